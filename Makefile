@@ -1,0 +1,41 @@
+# make demo: set up and run the main job. make test: set up and run the suite. make check: the gate for people and CI.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = true
+
+.PHONY: setup demo test check bench mini clean
+.DEFAULT_GOAL := check
+
+setup: $(READY)
+
+# torch comes first and by its exact pin: a looser spelling pulls gigabytes of GPU packages
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,data]" --group dev
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/tain demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(MAKE) test
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run_all.py
+
+mini: $(READY)
+	$(BIN)/python benchmarks/train_mini.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -1,0 +1,37 @@
+"""Turn any pretrained masked language model into a word and sentence encoder, with no labels, in seconds."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tain.foundation.errors import ShapeError, UserError
+    from tain.models.embedder import Embedder
+    from tain.recipes.mirror import mirror
+    from tain.recipes.mirror_config import MirrorConfig
+    from tain.recipes.pretrain import pretrain
+    from tain.recipes.pretrain_config import PretrainConfig
+
+__version__ = "0.1.0"
+
+# name -> where it lives: a public name costs its import only when it is used
+_PUBLIC = {
+    "Embedder": "tain.models.embedder",
+    "MirrorConfig": "tain.recipes.mirror_config",
+    "PretrainConfig": "tain.recipes.pretrain_config",
+    "ShapeError": "tain.foundation.errors",
+    "UserError": "tain.foundation.errors",
+    "mirror": "tain.recipes.mirror",
+    "pretrain": "tain.recipes.pretrain",
+}
+
+__all__ = ["Embedder", "MirrorConfig", "PretrainConfig", "ShapeError", "UserError", "__version__", "mirror", "pretrain"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'tain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

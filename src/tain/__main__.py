@@ -1,0 +1,5 @@
+"""``python -m tain``."""
+
+from tain.cli.main import main
+
+main()

@@ -1,0 +1,303 @@
+"""``tain demo``: the whole main job on this machine, with nothing given and nothing downloaded."""
+
+import json as json_format
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tain.foundation.errors import UserError, refuse_all
+from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.progress import Progress
+
+if TYPE_CHECKING:
+    from tain.evaluation.descriptions import Change, DescriptionRetrieval
+    from tain.evaluation.encoding import Encodes
+    from tain.evaluation.geometry import LabelFreeReport
+    from tain.text.docstrings import DocstringCorpus, FunctionDocstring
+
+MODEL = "tain-mini"
+
+_MARKER = "demo.json"  # says that a folder is a demo's own
+_ENCODER = "encoder"
+_PAGE = "page.html"
+_FEWEST_SENTENCES = 400  # two steps of the recipe
+_FEWEST_FUNCTIONS = 20
+_SHOWN_FUNCTIONS = 8
+_AFTERWARDS_S = 12.0  # measuring again and writing the page, on two cores
+
+
+def demo(
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for encoder and page; an earlier demo's is replaced")] = Path(
+        "tain-demo"
+    ),
+    minutes: Annotated[float, Parameter(help="time for everything, 0.5 or more; a slow machine trains on fewer texts")] = 2.0,
+    sentences: Annotated[int, Parameter(help="train on at most this many sentences, 400 or more")] = 10_000,
+    functions: Annotated[int, Parameter(help="measure on at most this many held-out functions, 20 or more")] = 1_000,
+    seed: Annotated[int, Parameter(help="fixes which modules are held out, and the training")] = 13,
+    overwrite: Annotated[bool, Parameter(negative="", help="replace OUTPUT even if something else is there")] = False,
+    json: Annotated[bool, Parameter(negative="", help="progress as JSON events on stderr")] = False,
+    quiet: Annotated[bool, Parameter(negative="", help="no progress; warnings only")] = False,
+) -> None:
+    """Turn the built-in model into an encoder, on text found on this machine, and show what it gained.
+
+    Example: ``tain demo`` writes tain-demo/page.html within two minutes on two cores.
+
+    Reads about ten thousand sentences from the docstrings of the installed Python packages (nothing is imported, nothing leaves
+    the machine), trains tain-mini on them without labels, and lets descriptions of held-out functions look for the rest of
+    their docstrings, before and after.
+    """
+    _refuse_settings(minutes=minutes, sentences=sentences, functions=functions)
+    replaces = _refuse_foreign(output, overwrite=overwrite)
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    made = run_demo(output, minutes=minutes, sentences=sentences, functions=functions, seed=seed, overwrite=replaces, progress=progress)
+    _print_result(made, output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What a demo found; see ``run_demo``."""
+
+    corpus: "DocstringCorpus"
+    before: "Measured"
+    after: "Measured"
+    changes: "list[Change]"
+    training: "Training"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One encoder, measured with and without labels."""
+
+    retrieval: "DescriptionRetrieval"
+    report: "LabelFreeReport"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the demo tells about the training.
+
+    Attributes:
+        texts: Texts trained on.
+        seconds: Time in the training loop.
+        settings: The recipe, in words for the page.
+    """
+
+    texts: int
+    seconds: float
+    settings: dict[str, object]
+
+
+def run_demo(
+    output: Path, *, minutes: float, sentences: int, functions: int, seed: int, overwrite: bool = False, progress: Progress
+) -> Demo:
+    """Gather, measure, mirror, measure again, and write encoder, page and figures as one whole folder.
+
+    Raises:
+        UserError: This machine's packages hold too little text.
+    """
+    import numpy as np
+
+    from tain.evaluation.descriptions import compare_retrieval
+
+    corpus = _gather(sentences=sentences, functions=functions, seed=seed, progress=progress)
+    before = _measure(_load(MODEL), corpus.functions, seed=seed)
+    progress.note(f"measured {MODEL} as it is")
+    with whole_folder(output, overwrite=overwrite) as folder:
+        training = _mirror(
+            corpus.sentences, folder / _ENCODER, budget_s=max(20.0, 60 * minutes - _AFTERWARDS_S), seed=seed, progress=progress
+        )
+        after = _measure(_load(folder / _ENCODER), corpus.functions, seed=seed)
+        changes = compare_retrieval(before.retrieval, after.retrieval, rng=np.random.default_rng(seed))
+        made = Demo(corpus=corpus, before=before, after=after, changes=changes, training=training)
+        (folder / _PAGE).write_text(_page(made, output, seed=seed), encoding="utf-8")
+        (folder / _MARKER).write_text(json_format.dumps(_record(made, seed=seed), indent=2) + "\n", encoding="utf-8")
+    return made
+
+
+# ---- before anything is loaded
+
+
+def _refuse_settings(*, minutes: float, sentences: int, functions: int) -> None:
+    problems = []
+    if not minutes >= 0.5:
+        problems.append(f"minutes is {minutes:g}, but loading and measuring alone take a quarter of a minute: give 0.5 or more")
+    if sentences < _FEWEST_SENTENCES:
+        problems.append(f"sentences is {sentences}, too few to train on: give {_FEWEST_SENTENCES} or more")
+    if functions < _FEWEST_FUNCTIONS:
+        problems.append(f"functions is {functions}, too few to measure on: give {_FEWEST_FUNCTIONS} or more")
+    refuse_all(problems)
+
+
+def _refuse_foreign(output: Path, *, overwrite: bool) -> bool:
+    """Tell whether ``output`` may be replaced: with ``overwrite``, or where it holds what an earlier demo wrote and no more.
+
+    Raises:
+        UserError: Something else is there, or nothing can be written.
+    """
+    replaces = overwrite or _is_own(output)
+    refuse_existing(output, overwrite=replaces)
+    return replaces
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        record = json_format.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    is_marked = isinstance(record, dict) and record.get("kind") == "demo"
+    return is_marked and {path.name for path in folder.iterdir()} <= {_MARKER, _ENCODER, _PAGE}
+
+
+# ---- the steps
+
+
+def _gather(*, sentences: int, functions: int, seed: int, progress: Progress) -> "DocstringCorpus":
+    import time
+
+    from tain.text.docstrings import gather_docstrings, python_roots
+
+    began_s = time.monotonic()
+    corpus = gather_docstrings(python_roots(), sentences=sentences, functions=functions, seed=seed)
+    if len(corpus.sentences) < _FEWEST_SENTENCES or len(corpus.functions) < _FEWEST_FUNCTIONS:
+        raise UserError(
+            f"the Python packages on this machine gave {len(corpus.sentences)} sentences and {len(corpus.functions)} documented functions,"
+            f" too few for a demo ({_FEWEST_SENTENCES} and {_FEWEST_FUNCTIONS}): use tain mirror {MODEL} with a text file of your own"
+        )
+    progress.note(
+        f"gathered {len(corpus.sentences):,} sentences and {len(corpus.functions):,} held-out functions"
+        f" from {corpus.packages} packages in {time.monotonic() - began_s:.1f} s"
+    )
+    return corpus
+
+
+def _load(model: str | Path) -> "Encodes":
+    from tain.models.embedder import Embedder
+
+    return Embedder.load(model, pooling="mean")
+
+
+def _measure(encoder: "Encodes", functions: "Sequence[FunctionDocstring]", *, seed: int) -> Measured:
+    import numpy as np
+
+    from tain.evaluation.descriptions import retrieve_by_description
+    from tain.evaluation.geometry import label_free_report
+
+    retrieval = retrieve_by_description(encoder, functions)
+    report = label_free_report(encoder, [function.rest for function in functions], rng=np.random.default_rng(seed))
+    return Measured(retrieval, report)
+
+
+def _mirror(sentences: Sequence[str], folder: Path, *, budget_s: float, seed: int, progress: Progress) -> Training:
+    """Train, the only place that knows how the recipe is called."""
+    from tain.recipes.mirror import mirror
+
+    made = mirror(MODEL, list(sentences), folder, level="sentence", budget_s=budget_s, seed=seed, progress=progress)
+    config, run = made.config, made.runs[made.best]
+    settings: dict[str, Any] = {
+        "method": "Mirror-BERT (identity contrastive)",
+        "sentences": f"{made.texts:,}",
+        "steps": run.steps,
+        "sentences a step": min(config.batch_texts, made.texts // max(run.steps, 1)),
+        "learning rate": f"{config.learning_rate:.2g}",
+        "temperature": config.temperature,
+        "dropout": config.dropout,
+        "characters erased": config.erased_chars,
+        "pooling": config.pooling,
+        "training": f"{run.seconds:.1f} s",
+    }
+    return Training(texts=made.texts, seconds=run.seconds, settings=settings)
+
+
+# ---- what is shown and kept
+
+
+def _page(made: Demo, output: Path, *, seed: int) -> str:
+    import random
+
+    from tain.evaluation.pages import BeforeAfter, before_after_page, label_free_properties, neighbour_cases
+
+    functions = made.corpus.functions
+    chosen = sorted(random.Random(seed).sample(range(len(functions)), min(_SHOWN_FUNCTIONS, len(functions))))
+    return before_after_page(
+        BeforeAfter(
+            model=MODEL,
+            training_s=made.training.seconds,
+            texts=made.training.texts,
+            functions=len(functions),
+            changes=made.changes,
+            properties=label_free_properties(made.before.report, made.after.report),
+            worse=made.after.report.is_worse_than(made.before.report),
+            cases=neighbour_cases(functions, made.before.retrieval, made.after.retrieval, chosen=chosen),
+            settings=made.training.settings,
+            usage=_usage(output),
+            origin=_origin(made.corpus, seed=seed),
+        )
+    )
+
+
+def _usage(output: Path) -> str:
+    folder = (output / _ENCODER).as_posix()
+    return "\n".join(
+        [
+            "from tain import Embedder",
+            f"encoder = Embedder.load({folder!r})  # sentence_transformers.SentenceTransformer reads it too",
+            'vectors = encoder.encode(["Read a file line by line.", "Iterate over the lines of a file."])  # (2, dim)',
+        ]
+    )
+
+
+def _origin(corpus: "DocstringCorpus", *, seed: int) -> dict[str, object]:
+    import os
+    import platform
+
+    from tain.foundation.runtime import versions
+
+    return {
+        "text": f"{len(corpus.sentences):,} sentences, {corpus.packages} packages",
+        "held out": f"{len(corpus.functions):,} functions, split by module",
+        "seed": seed,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **versions(),
+        "command": "tain demo",
+    }
+
+
+def _record(made: Demo, *, seed: int) -> dict[str, object]:
+    return {
+        "kind": "demo",
+        "format": 1,
+        "model": MODEL,
+        "seed": seed,
+        "sentences": made.training.texts,
+        "functions": len(made.corpus.functions),
+        "training_s": made.training.seconds,
+        "changes": [asdict(change) for change in made.changes],
+        "label_free": {"before": made.before.report.to_dict(), "after": made.after.report.to_dict()},
+    }
+
+
+def _print_result(made: Demo, output: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tain.evaluation.pages import figure, label_free_properties
+
+    table = Table(title=f"{MODEL} before and after {made.training.seconds:.0f} s of mirroring", title_justify="left")
+    for name in ("", "before", "after", ""):
+        table.add_column(name, justify="right" if name else "left")
+    for change in made.changes:
+        verdict = {1: "better", 0: "no clear difference", -1: "worse"}[change.direction]
+        table.add_row(f"description finds docstring, {change.name}", figure(change, change.before), figure(change, change.after), verdict)
+    table.add_section()
+    for row in label_free_properties(made.before.report, made.after.report):
+        table.add_row(row.name.replace("’", "'"), f"{row.before:.3f}", f"{row.after:.3f}", row.verdict)
+    console = Console()
+    console.print(table)
+    for reason in made.after.report.is_worse_than(made.before.report):
+        console.print(f"worse than the untouched model: {reason}")
+    print(f"encoder: {output / _ENCODER}")
+    print(f"page: {(output / _PAGE).resolve()}")

@@ -1,0 +1,108 @@
+"""``tain mirror``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tain.cli.settings import flags_of, seconds, settle
+from tain.recipes.mirror_config import MirrorConfig
+
+if TYPE_CHECKING:
+    from tain.recipes.mirror import Mirrored
+
+_Flags: Any = flags_of(MirrorConfig, without=("budget_s",))
+
+
+def mirror(
+    model: str,
+    texts: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the encoder")],
+    budget: Annotated[str | None, Parameter(help="be done in this time, process start to saved folder: 30s, 2m")] = None,
+    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
+    pairs: Annotated[
+        tuple[str, str] | None, Parameter(help="two columns of texts that mean the same, for weak supervision: --pairs left right")
+    ] = None,
+    settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
+    overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
+    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    config: Annotated[_Flags | None, Parameter(name="*")] = None,
+) -> None:
+    """Turn a masked language model and a file of texts into an encoder. No labels, no extra data.
+
+    tain mirror tain-mini sentences.txt -o encoder --budget 30s
+
+    Parameters
+    ----------
+    model
+        a folder, a hub name, or tain-mini (built in)
+    texts
+        txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard input; hf:NAME is a hub data set
+    """
+    settled = settle(MirrorConfig, config, file=settings, budget_s=seconds(budget) if budget is not None else None)
+    from tain.foundation.files import refuse_existing
+    from tain.foundation.progress import Progress
+    from tain.models.saved import locate
+
+    refuse_existing(output, overwrite=overwrite)
+    locate(model)
+    given = _read(texts, column, pairs)
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    from tain.recipes.mirror import mirror as run
+
+    result = run(model, given, output, config=settled, overwrite=overwrite, progress=progress)
+    from tain.training import distributed
+
+    if distributed.rank() == 0:
+        _show(result, as_json=json)
+    distributed.end_processes()
+
+
+def _read(source: str, column: str | None, pairs: tuple[str, str] | None) -> list[Any]:
+    from tain.text.readers import read_pairs, read_texts
+
+    return list(read_texts(source, column=column) if pairs is None else read_pairs(source, columns=pairs))
+
+
+def _show(result: "Mirrored", *, as_json: bool) -> None:
+    """Print the before-and-after table, or everything as one JSON object."""
+    from tain.recipes.mirror import spread
+    from tain.recipes.mirror_card import figure_rows
+
+    before = result.before.to_dict() if result.before else None
+    after = result.after.to_dict() if result.after else None
+    if as_json:
+        import json
+
+        everything = {"folder": str(result.folder), "before": before, "after": after, "steps": result.steps, "texts": result.texts}
+        everything |= {"counts": result.counts, "worse": result.worse, "seeds": [run.seed for run in result.runs]}
+        print(json.dumps(everything, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if before is not None and after is not None:
+        table = Table(title=f"{before['texts']} held-out texts, no labels", title_justify="left")
+        table.add_column("figure")
+        table.add_column("before", justify="right")
+        table.add_column("after", justify="right")
+        table.add_column("better is")
+        for row in figure_rows(before, after):
+            table.add_row(*row)
+        console.print(table)
+        if len(result.runs) > 1:
+            for figure, label in (("self_retrieval_mrr", "self-retrieval MRR"), ("alignment", "alignment"), ("uniformity", "uniformity")):
+                mean, deviation = spread(result.runs, figure)
+                console.print(f"{label} over {len(result.runs)} seeds: {mean:.3f}, standard deviation {deviation:.3f}")
+            console.print(f"kept: seed {result.runs[result.best].seed}")
+    counts = result.counts
+    console.print(
+        f"{result.texts:,} texts in {result.steps} steps, {result.runs[result.best].seconds:.1f} s; "
+        f"{counts['repeated']:,} repeated, {counts['held_out']:,} held out, {counts['left_over']:,} left over, {counts['truncated']:,} cut"
+    )
+    if result.folder is not None:
+        console.print(f"saved in {result.folder}", soft_wrap=True, highlight=False)

@@ -1,0 +1,53 @@
+"""``tain pretrain``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from tain.cli.settings import flags_of, settle
+from tain.recipes.pretrain_config import PretrainConfig
+
+_Flags: Any = flags_of(PretrainConfig)
+
+
+def pretrain(
+    model: str,
+    texts: list[str],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the model")],
+    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS are tables")] = None,
+    settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
+    overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
+    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    config: Annotated[_Flags | None, Parameter(name="*")] = None,
+) -> None:
+    """Train a masked language model on running text, from scratch or continued.
+
+    tain pretrain scratch book.txt -o model --tokens 1e6
+
+    Parameters
+    ----------
+    model
+        scratch for a new one; else a folder, a hub name or tain-mini to continue (then give --optimizer adamw)
+    texts
+        files as tain mirror reads them, one paragraph a line
+    """
+    settled = settle(PretrainConfig, config, file=settings)
+    from tain.foundation.progress import Progress
+    from tain.recipes.pretrain import pretrain as run
+
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    result = run(model, texts, output, config=settled, column=column, overwrite=overwrite, progress=progress)
+    if json:
+        import json as formatter
+
+        figures = {"tokens": result.tokens, "steps": result.steps, "validation": result.validation, "finished": result.finished}
+        print(formatter.dumps({**figures, "folder": str(result.folder) if result.folder else None}))
+        return
+    print(f"{result.tokens / 1e6:.2f}M tokens in {result.steps:,} steps, training loss {result.losses[-1]:.3f}")
+    if result.validation:
+        print(f"validation loss {result.validation[-1][1]:.3f}")
+    print(f"saved in {result.folder}" if result.finished else "time is up: the checkpoint is kept, go on with --resume")

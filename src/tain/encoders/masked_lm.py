@@ -1,0 +1,75 @@
+"""Any transformers masked language model, its head computed at the masked places only."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tain.foundation.errors import UserError
+
+
+class MaskedLanguageModel(nn.Module):
+    """Logits of a transformers masked LM at given places.
+
+    The model's own forward pass runs its encoder, then its head. A hook between the two keeps the wanted places, whatever
+    the head is made of, so that this works for every architecture.
+
+    Args:
+        model: As ``AutoModelForMaskedLM`` loads it.
+
+    Raises:
+        UserError: The model has no encoder of its own to hook into.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        encoder = getattr(model, model.base_model_prefix, None)
+        if encoder is None:
+            raise UserError(
+                f"{type(model).__name__} is no masked language model with an encoder inside: give one that AutoModelForMaskedLM loads"
+            )
+        self._places: Tensor | None = None
+        encoder.register_forward_hook(self._keep_places)
+
+    def _keep_places(self, encoder: nn.Module, inputs: Any, output: Any) -> Any:
+        if self._places is None:
+            return output
+        output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[self._places][None]
+        return output
+
+    def forward(self, ids: Int[Tensor, "rows tokens"], places: Int[Tensor, " masked"]) -> Float[Tensor, "masked vocabulary"]:
+        """Compute logits at flat ``places`` of ``ids``; rows are full, without padding."""
+        self._places = places
+        try:
+            return self.model(input_ids=ids).logits[0]
+        finally:
+            self._places = None
+
+
+def tied_names(model: Any) -> list[str]:
+    """Names of the token embedding's parameters (and of a separate output table), as ``named_parameters`` gives them."""
+    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    wanted = {id(table.weight) for table in tables if table is not None}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in wanted]
+
+
+@torch.no_grad()
+def start_embeddings(model: Any, table: Float[Tensor, "vocabulary dim"], unigram: Float[Tensor, " vocabulary"]) -> None:
+    """Start a new model's token embeddings from ``table`` and its output bias from log frequencies.
+
+    Args:
+        model: A masked LM that ties input and output embeddings.
+        table: One row a token; rows are scaled to the length the model's own start gives them.
+        unigram: How often each token occurs; zeros are counted as one.
+    """
+    weight = model.get_input_embeddings().weight
+    length = weight.norm(dim=1).mean()
+    rows = table / table.norm(dim=1, keepdim=True).clamp(min=1e-6) * length
+    is_known = table.norm(dim=1) > 0
+    weight[is_known] = rows[is_known].to(weight.dtype)
+    output = model.get_output_embeddings()
+    if output is not None and output.bias is not None:
+        counts = unigram.clamp(min=1).double()
+        output.bias.copy_((counts / counts.sum()).log())

@@ -1,0 +1,150 @@
+"""Any transformers encoder, run packed where its attention allows it and padded by length elsewhere."""
+
+import inspect
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tain.batches.packing import pack, pad
+from tain.batches.types import PackedTexts
+from tain.encoders import attention
+from tain.encoders.pooling import first_token, masked_mean
+from tain.foundation.choices import POOLINGS, Layout, Pooling
+from tain.foundation.errors import UserError
+
+_PROBE_TOLERANCE = 1e-3  # float32 runs agree to 1e-6; a model that reads its neighbours is off by far more
+
+
+class TransformerEncoder(nn.Module):
+    """Token vectors and text vectors of a transformers encoder.
+
+    Args:
+        model: An encoder as ``AutoModel`` loads it.
+        pooling: How token vectors become a text vector.
+        pad_id: Token id used where rows must be padded.
+        layout: ``packed`` runs texts end to end, ``padded`` in rows of equal length; ``auto`` tries the first on a
+            handful of tokens and takes the second when the outputs differ from the plain model's.
+        padded_to: Row length for ``mean-with-padding``, in tokens.
+
+    Raises:
+        UserError: ``packed`` was asked of a model that cannot run so, or the pooling is unknown.
+    """
+
+    def __init__(
+        self, model: Any, *, pooling: Pooling = "mean", pad_id: int = 0, layout: Layout = "auto", padded_to: int | None = None
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
+        self.model = model
+        self.pooling: Pooling = pooling
+        self.pad_id = pad_id
+        self.padded_to = padded_to
+        self.position_offset = position_offset_of(model)
+        self.layout, self.layout_reason = self._choose_layout(layout)
+
+    @property
+    def dim(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def tokens(
+        self, packed: PackedTexts, *, drophead: float = 0.0, capture: attention.Capture | None = None
+    ) -> Float[Tensor, "tokens dim"]:
+        """Compute the last layer's token vectors, in packed order.
+
+        Args:
+            packed: The batch.
+            drophead: Probability to drop a head, per text and layer; acts in train mode only.
+            capture: Shown every layer's attention weights and values; packed layout only.
+
+        Raises:
+            UserError: Drophead or capture is asked of a model that runs padded.
+        """
+        packed = packed.to(self.device)
+        if self.layout == "packed":
+            packing = attention.Packing(packed.groups, drophead=drophead, capture=capture)
+            output = self.model(
+                input_ids=packed.ids[None],
+                position_ids=packed.positions()[None] + self.position_offset,
+                attention_mask=None,
+                packing=packing,
+            )
+            return output.last_hidden_state[0]
+        if drophead or capture:
+            raise UserError(f"drophead and attention capture need the packed layout, but {self.layout_reason}")
+        ids, is_token = pad(packed, pad_id=self.pad_id)
+        return self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state[is_token]
+
+    def forward(self, packed: PackedTexts, *, drophead: float = 0.0) -> Float[Tensor, "texts dim"]:
+        """Compute one float32 vector a text, in the order the caller gave the texts to ``pack``."""
+        packed = packed.to(self.device)
+        if self.pooling == "mean-with-padding":
+            vectors = self._mean_with_padding(packed)
+        else:
+            hidden = self.tokens(packed, drophead=drophead)
+            vectors = first_token(hidden, packed) if self.pooling == "cls" else masked_mean(hidden, packed)
+        return vectors[packed.order.argsort()]
+
+    def _mean_with_padding(self, packed: PackedTexts) -> Float[Tensor, "texts dim"]:
+        ids, is_token = pad(packed, pad_id=self.pad_id)
+        missing = (self.padded_to or 0) - ids.shape[1]
+        if missing > 0:
+            ids = nn.functional.pad(ids, (0, missing), value=self.pad_id)
+            is_token = nn.functional.pad(is_token, (0, missing), value=False)
+        hidden = self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state
+        return hidden.mean(1, dtype=torch.float32)
+
+    def _choose_layout(self, asked: Layout) -> tuple[Literal["packed", "padded"], str]:
+        """Return the layout and why, in words a user can read."""
+        name = type(self.model).__name__
+        if asked == "padded":
+            return "padded", "the padded layout was asked for"
+        if not getattr(self.model, "_supports_attention_backend", False):
+            reason = f"{name} does not look its attention up in the registry of transformers"
+        elif "position_ids" not in inspect.signature(self.model.forward).parameters:
+            reason = f"{name} takes no position ids"
+        elif not self._packed_agrees():
+            reason = f"{name} gives other vectors when texts lie end to end"
+        else:
+            return "packed", f"{name} runs packed: no padding is computed"
+        if asked == "packed":
+            raise UserError(f"layout is 'packed', but {reason}: give 'padded' or 'auto'")
+        return "padded", f"{reason}; texts run padded, in batches of like length"
+
+    @torch.no_grad()
+    def _packed_agrees(self) -> bool:
+        """Run three tiny texts both ways and compare; leaves our attention switched on when they agree."""
+        before = self.model.config._attn_implementation
+        was_training = self.model.training
+        self.model.eval()
+        vocabulary = int(self.model.config.vocab_size)
+        texts = [[token % vocabulary for token in text] for text in ([5, 6, 7], [11, 12, 13], [8, 9, 10, 11, 12, 13, 14])]
+        try:
+            plain = [self.model(input_ids=torch.tensor([text], device=self.device)).last_hidden_state[0] for text in texts]
+            self.model.config._attn_implementation = attention.NAME
+            self.layout: Literal["packed", "padded"] = "packed"
+            packed = self.tokens(pack(texts))
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
+            agrees = False  # whatever a foreign model chokes on, the plain way is open to it
+        else:
+            tolerance = _PROBE_TOLERANCE if packed.dtype == torch.float32 else 0.1
+            agrees = torch.allclose(torch.cat(plain).float(), packed.float(), atol=tolerance, rtol=tolerance)
+        finally:
+            self.model.train(was_training)
+        if not agrees:
+            self.model.config._attn_implementation = before
+        return agrees
+
+
+def position_offset_of(model: Any) -> int:
+    """The position of a text's first token: RoBERTa and its kin count from the padding id on."""
+    embeddings = getattr(model, "embeddings", None)
+    if hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return int(embeddings.padding_idx) + 1
+    return 0

@@ -1,0 +1,338 @@
+"""Evaluates several encoders side by side: every figure with its 95% bootstrap interval and its difference to the first model."""
+
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tain.evaluation.encoding import EncodedOnce, Encodes
+from tain.evaluation.geometry import LabelFreeReport, Level, label_free_bootstrap
+from tain.evaluation.metrics import Interval, bootstrap_spearman, percentile_interval, spearman
+from tain.evaluation.pairs import ScoredSet, read_scored_table
+from tain.evaluation.sts import Split
+from tain.evaluation.suites import GEOMETRY, Suite, load_suites
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.foundation.runtime import versions
+
+SPEARMAN_UNIT = "Spearman x 100"
+_GEOMETRY_TEXTS = "stsb/stsb_dev.tsv"
+
+# field of LabelFreeReport: title, unit, factor, which way is better
+_GEOMETRY_ROWS: dict[str, tuple[str, str, float, Literal["higher", "lower"]]] = {
+    "self_retrieval_mrr": ("MRR", "x 100", 100.0, "higher"),
+    "self_retrieval_recall_at_1": ("R@1", "x 100", 100.0, "higher"),
+    "alignment": ("alignment", "", 1.0, "lower"),
+    "uniformity": ("uniformity", "", 1.0, "lower"),
+    "isotropy": ("IS", "", 1.0, "higher"),
+    "mean_vector_norm": ("MVN", "", 1.0, "lower"),
+    "mean_cosine": ("mean cosine", "", 1.0, "lower"),
+}
+_SELF_RETRIEVAL, _DISTRIBUTION = "self-retrieval", "distribution"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One model's figure, with the interval in which it may lie had other pairs been drawn.
+
+    Attributes:
+        value: The figure on all pairs; ``nan`` where it is undefined, such as when all of a model's cosines are equal.
+        interval: 95% percentile bootstrap interval.
+        difference: ``value`` less the first model's; ``None`` for the first model itself.
+        difference_interval: Its 95% interval, from resamples that both models share.
+    """
+
+    value: float
+    interval: Interval
+    difference: float | None = None
+    difference_interval: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a table: a set, a mean over sets, or a measure.
+
+    Attributes:
+        key: What JSON calls it.
+        title: What tables call it.
+        unit: The figures' unit, such as ``Spearman x 100``; empty for a pure number.
+        better: Which way is better.
+        items: How many pairs or texts the figures rest on.
+        figures: One for each model, in the order of ``EvaluationReport.models``.
+    """
+
+    key: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"]
+    items: int
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Rows that belong together.
+
+    Attributes:
+        title: Such as ``English, test``; may be empty.
+        rows: The sets or measures.
+        mean: The unweighted mean over ``rows``; ``None`` where there are fewer than two or they cannot be averaged.
+            Its interval takes the sets' resamples as independent of each other.
+        absent: Titles of the sets that are not there, and so not in the mean.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    mean: Row | None = None
+    absent: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteResult:
+    """What one suite gave."""
+
+    name: str
+    title: str
+    groups: tuple[Group, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSummary:
+    """One model of a report: its name, how many distinct texts it encoded, and how many of them it had to cut."""
+
+    name: str
+    texts: int
+    truncated: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """Everything an evaluation found, ready for a table, JSON or a chart.
+
+    Attributes:
+        models: In the order given; differences are to the first.
+        suites: In the order asked for.
+        geometry: Each model's label-free report where the suite ``geometry`` was asked for, else empty.
+        split: Which sets the suites stood for.
+        resamples: Bootstrap resamples behind each interval.
+        seed: Fixes the resamples.
+        versions: Of the packages that the figures depend on.
+    """
+
+    models: tuple[ModelSummary, ...]
+    suites: tuple[SuiteResult, ...]
+    geometry: tuple[LabelFreeReport, ...]
+    split: Split
+    resamples: int
+    seed: int
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, object]:
+        """Give everything for JSON, ``None`` where a figure is undefined."""
+        plain = _without_nan(asdict(self))
+        assert isinstance(plain, dict)
+        return plain
+
+    def headline(self) -> tuple[str, Row]:
+        """The row that sums the report up, and what it is on: the first group's mean, else its first row."""
+        suite = self.suites[0]
+        group = suite.groups[0]
+        place = f"{suite.title} ({group.title})" if group.title else suite.title
+        if group.mean is not None:
+            return f"{place}, {group.mean.title} sets", group.mean
+        return f"{place}, {group.rows[0].title}", group.rows[0]
+
+
+def evaluate(
+    encoders: Iterable[Encodes],
+    suites: Sequence[str] = ("sts",),
+    data: Path | None = None,
+    *,
+    split: Split = "test",
+    texts: Sequence[str] | None = None,
+    level: Level = "sentence",
+    resamples: int = 1000,
+    seed: int = 13,
+    progress: Progress | None = None,
+) -> EvaluationReport:
+    """Evaluate encoders on labelled sets, and without labels where ``geometry`` is among the suites.
+
+    Args:
+        encoders: One or more; each encodes every distinct text once. The first is what the others are compared with.
+            Taken up only when all sets are read, so that a generator may load them.
+        suites: Suites, single sets and own tables; see ``suites.load_suites``.
+        data: The folder with the suites' files.
+        split: Which sets a suite's name stands for.
+        texts: What ``geometry`` measures; without it the sentences of STS-B dev in ``data``.
+        level: What these texts are; see ``geometry.label_free_report``.
+        resamples: Bootstrap resamples, 1 or more.
+        seed: Fixes the resamples and, of many ``texts``, which are taken.
+        progress: Where to say what is going on.
+
+    Raises:
+        UserError: No encoder, fewer than one resample, no texts for ``geometry``, vectors with nan or infinity, or what
+            ``load_suites`` refuses.
+    """
+    progress = progress if progress is not None else Progress.silent()
+    if resamples < 1:
+        raise UserError(f"resamples is {resamples}, but an interval needs some: give 1000, or at least 1")
+    loaded = load_suites(suites, data, split=split)
+    geometry_texts = _geometry_texts(texts, data, level) if GEOMETRY in suites else []
+    encoders = list(encoders)
+    if not encoders:
+        raise UserError("no model is given, so there is nothing to evaluate: give one or more")
+    for suite in loaded:
+        if suite.absent:
+            progress.note(f"{suite.title}: absent and left out of the mean: {', '.join(title for _, title in suite.absent)}")
+
+    cosines: dict[str, list[np.ndarray]] = {scored.key: [] for suite in loaded for scored in suite.sets}
+    label_free: list[tuple[LabelFreeReport, dict[str, np.ndarray]]] = []
+    models = []
+    all_texts = list(dict.fromkeys(text for suite in loaded for scored in suite.sets for text in (*scored.left, *scored.right)))
+    for name, encoder in zip(_distinct_names(encoders), encoders, strict=True):
+        once = EncodedOnce(encoder, progress)
+        once.encode(all_texts)
+        for suite in loaded:
+            for scored in suite.sets:
+                cosines[scored.key].append(scored.cosines(once))
+        if geometry_texts:
+            rng = np.random.default_rng([seed, _number_of(GEOMETRY)])
+            label_free.append(label_free_bootstrap(once, geometry_texts, level=level, resamples=resamples, rng=rng))
+        models.append(ModelSummary(name=name, texts=once.distinct, truncated=once.truncated))
+
+    results = {suite.name: _suite_result(suite, cosines, resamples=resamples, seed=seed) for suite in loaded}
+    if label_free:
+        results[GEOMETRY] = _geometry_result(label_free)
+    order = [name for name in dict.fromkeys(suites) if name in results]
+    order += [name for name in results if name not in order]
+    return EvaluationReport(
+        models=tuple(models),
+        suites=tuple(results[name] for name in order),
+        geometry=tuple(report for report, _ in label_free),
+        split=split,
+        resamples=resamples,
+        seed=seed,
+        versions=versions(),
+    )
+
+
+# ---- labelled sets
+
+
+def _suite_result(suite: Suite, cosines: dict[str, list[np.ndarray]], *, resamples: int, seed: int) -> SuiteResult:
+    titles = dict.fromkeys([scored.group for scored in suite.sets] + [group for group, _ in suite.absent])
+    groups = []
+    for title in titles:
+        sets = [scored for scored in suite.sets if scored.group == title]
+        found = [_set_figures(scored, np.stack(cosines[scored.key]), resamples=resamples, seed=seed) for scored in sets]
+        rows = tuple(
+            Row(key=s.key, title=s.title, unit=SPEARMAN_UNIT, better="higher", items=len(s.gold), figures=_figures(*values))
+            for s, values in zip(sets, found, strict=True)
+        )
+        absent = tuple(absent_title for group, absent_title in suite.absent if group == title)
+        groups.append(Group(title=title, rows=rows, mean=_mean_row(title, rows, found), absent=absent))
+    return SuiteResult(name=suite.name, title=suite.title, groups=tuple(groups))
+
+
+def _set_figures(scored: ScoredSet, cosines: np.ndarray, *, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The models' figures (models,) and their bootstrap values (models, resamples), which depend on no other set."""
+    rng = np.random.default_rng([seed, _number_of(scored.key)])
+    values = np.array([spearman(scored.gold, row) for row in cosines])
+    return 100 * values, 100 * bootstrap_spearman(scored.gold, cosines, resamples=resamples, rng=rng)
+
+
+def _mean_row(title: str, rows: tuple[Row, ...], found: list[tuple[np.ndarray, np.ndarray]]) -> Row | None:
+    if len(rows) < 2:
+        return None
+    values, replicates = (np.mean([pair[part] for pair in found], axis=0) for part in (0, 1))
+    return Row(
+        key=f"mean of {title}" if title else "mean",
+        title=f"mean of {len(rows)}",
+        unit=SPEARMAN_UNIT,
+        better="higher",
+        items=sum(row.items for row in rows),
+        figures=_figures(values, replicates),
+    )
+
+
+def _figures(values: np.ndarray, replicates: np.ndarray) -> tuple[Figure, ...]:
+    """Put values (models,) and their paired bootstrap values (models, resamples) together."""
+    figures = [Figure(value=float(values[0]), interval=percentile_interval(replicates[0]))]
+    for value, row in zip(values[1:], replicates[1:], strict=True):
+        figures.append(
+            Figure(
+                value=float(value),
+                interval=percentile_interval(row),
+                difference=float(value - values[0]),
+                difference_interval=percentile_interval(row - replicates[0]),
+            )
+        )
+    return tuple(figures)
+
+
+# ---- geometry
+
+
+def _geometry_texts(texts: Sequence[str] | None, data: Path | None, level: Level) -> list[str]:
+    if texts is not None:
+        return list(texts)
+    if level != "sentence":
+        raise UserError(f"suite geometry at level {level!r} has no texts of its own: give --texts FILE, one text a line")
+    if data is None or not (data / _GEOMETRY_TEXTS).is_file():
+        raise UserError(f"suite geometry needs texts: give --texts FILE, one text a line, or --data DIR with {_GEOMETRY_TEXTS}")
+    left, right, _ = read_scored_table(data / _GEOMETRY_TEXTS)
+    return [*left, *right]
+
+
+def _geometry_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]]) -> SuiteResult:
+    rows: dict[str, Row] = {}
+    first = found[0][0]
+    for field, (title, unit, factor, better) in _GEOMETRY_ROWS.items():
+        values = factor * np.array([getattr(report, field) for report, _ in found])
+        replicates = factor * np.stack([bootstrap[field] for _, bootstrap in found])
+        items = first.texts - first.too_short if field.startswith("self_retrieval") else first.texts
+        rows[field] = Row(key=field, title=title, unit=unit, better=better, items=items, figures=_figures(values, replicates))
+    retrieval = tuple(row for field, row in rows.items() if field.startswith("self_retrieval"))
+    distribution = tuple(row for field, row in rows.items() if not field.startswith("self_retrieval"))
+    note = f"{first.texts} texts"
+    note += f", {first.repeated} repeats left out" if first.repeated else ""
+    note += f", {first.too_short} too short to be halved" if first.too_short else ""
+    return SuiteResult(
+        name=GEOMETRY,
+        title="Geometry",
+        groups=(Group(title=_SELF_RETRIEVAL, rows=retrieval), Group(title=_DISTRIBUTION, rows=distribution)),
+        note=note,
+    )
+
+
+# ---- small things
+
+
+def _distinct_names(encoders: Sequence[Encodes]) -> list[str]:
+    names: list[str] = []
+    for encoder in encoders:
+        name, number = encoder.name, 2
+        while name in names:
+            name, number = f"{encoder.name} ({number})", number + 1
+        names.append(name)
+    return names
+
+
+def _number_of(name: str) -> int:
+    """A number that is the same in every run; ``hash`` is not."""
+    return zlib.crc32(name.encode())
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return value

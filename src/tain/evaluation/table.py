@@ -1,0 +1,105 @@
+"""The report as a table for a terminal: readable at 80 columns with two models."""
+
+import math
+from typing import TYPE_CHECKING
+
+from tain.evaluation.metrics import Interval
+from tain.evaluation.report import EvaluationReport, Figure, Group, Row, SuiteResult
+
+if TYPE_CHECKING:
+    from rich.console import Group as Lines
+    from rich.table import Table
+
+_NAME_WIDTH = 17
+
+
+def as_table(report: EvaluationReport) -> "Lines":
+    """Build what rich prints: one table a suite, below each what is absent, at the end what was cut and what the intervals are."""
+    from rich.console import Group as Lines
+    from rich.text import Text
+
+    parts = []
+    for suite in report.suites:
+        heading = f"{suite.title}, {suite.note}" if suite.note else suite.title
+        parts += [Text(heading, style="bold"), _suite_table(suite, [model.name for model in report.models])]
+        for group in suite.groups:
+            if group.absent:
+                verb = "is" if len(group.absent) == 1 else "are"
+                parts.append(Text(f"{', '.join(group.absent)} {verb} absent and not in the mean.", style="italic"))
+        parts.append(Text(""))
+    for model in report.models:
+        if model.truncated:
+            parts.append(Text(f"{model.name}: {model.truncated} of {model.texts} distinct texts were cut at its length limit."))
+    scale = "Figures of sets are Spearman's correlation x 100. " if any(suite.name != "geometry" for suite in report.suites) else ""
+    against = f" Differences are to {report.models[0].name}, on the same resamples." if len(report.models) > 1 else ""
+    parts.append(Text(f"{scale}In brackets: 95% bootstrap interval, {report.resamples} resamples.{against}"))
+    return Lines(*parts)
+
+
+def _suite_table(suite: SuiteResult, names: list[str]) -> "Table":
+    from rich.box import Box
+    from rich.table import Table
+
+    only_a_rule = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+    table = Table(box=only_a_rule, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    if suite.name != "geometry":
+        table.add_column("pairs", justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(_folded(name), overflow="fold")
+    if len(names) == 2:
+        table.add_column("difference", overflow="fold")
+    for group in suite.groups:
+        _add_group(table, group, has_items=suite.name != "geometry")
+    return table
+
+
+def _add_group(table: "Table", group: Group, *, has_items: bool) -> None:
+    if group.title:
+        table.add_row(group.title, style="italic")
+    for row in (*group.rows, *((group.mean,) if group.mean is not None else ())):
+        is_mean = row is group.mean
+        items = [] if not has_items else [""] if is_mean else [str(row.items)]
+        arrow = "" if has_items else " ↑" if row.better == "higher" else " ↓"
+        table.add_row(row.title + arrow, *items, *_cells(row), style="bold" if is_mean else None)
+
+
+def _cells(row: Row) -> list[str]:
+    """One cell a model; with two models a third for the difference, with more the difference as a cell's second line."""
+    cells = [f"{_number(figure.value, row)} {_bracket(figure.interval, row)}" for figure in row.figures]
+    if len(row.figures) == 2:
+        cells.append(_difference(row.figures[1], row))
+    elif len(row.figures) > 2:
+        cells[1:] = [f"{cell}\n{_difference(figure, row)}" for cell, figure in zip(cells[1:], row.figures[1:], strict=True)]
+    return cells
+
+
+def _difference(figure: Figure, row: Row) -> str:
+    if figure.difference is None or figure.difference_interval is None or math.isnan(figure.difference):
+        return "undefined"
+    sign = "+" if figure.difference > 0 else ""
+    return f"{sign}{_number(figure.difference, row)} {_bracket(figure.difference_interval, row)}"
+
+
+def _bracket(interval: Interval, row: Row) -> str:
+    return "" if math.isnan(interval.low) else f"\\[{_number(interval.low, row)} {_number(interval.high, row)}]"
+
+
+def _number(value: float, row: Row) -> str:
+    """One decimal on a scale of 100; else two, or three and no leading zero below 1: ``13.79``, ``.043``."""
+    if math.isnan(value):
+        return "undefined"
+    if row.unit:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def _folded(name: str) -> str:
+    """A long model name in up to three lines of a column's width, its end kept: paths differ there."""
+    lines: list[str] = []
+    while len(name) > _NAME_WIDTH:
+        cut = max((name.rfind(mark, 0, _NAME_WIDTH) for mark in "/-_ ."), default=-1) + 1 or _NAME_WIDTH
+        lines.append(name[:cut])
+        name = name[cut:]
+    lines.append(name)
+    return "\n".join(["…", *lines[-2:]] if len(lines) > 3 else lines).replace("[", "\\[")

@@ -1,0 +1,104 @@
+"""Word similarity: English sets and sets of other languages, averaged apart; Spearman over all pairs of a set."""
+
+from functools import partial
+from pathlib import Path
+
+from tain.evaluation.pairs import SetSource, as_score, table_source
+from tain.evaluation.sts import Split
+from tain.foundation.errors import UserError
+
+_ENGLISH = "English"
+_ENGLISH_DEV = "English, dev"
+_OTHER_LANGUAGES = "other languages"
+_UNKNOWN = "sets unknown to tain"
+
+# file stem -> title; the order is the table's
+_ENGLISH_SETS = {
+    "simlex999": "SimLex-999",
+    "wordsim353": "WordSim-353",
+    "wordsim353_sim": "WordSim-353 sim",
+    "wordsim353_rel": "WordSim-353 rel",
+    "men": "MEN",
+    "rareword": "RareWord",
+    "card660": "CARD-660",
+    "semeval17_english": "SemEval-17 en",
+    "rg65": "RG-65",
+    "mc30": "MC-30",
+    "mturk287": "MTurk-287",
+    "yp130": "YP-130",
+}
+_OTHER_SETS = {
+    "simlex999_german": "SimLex-999 de",
+    "simlex999_italian": "SimLex-999 it",
+    "simlex999_russian": "SimLex-999 ru",
+    "wordsim353_german": "WordSim-353 de",
+    "wordsim353_italian": "WordSim-353 it",
+    "wordsim353_russian": "WordSim-353 ru",
+}
+_MULTISIMLEX_OTHERS = ("ARA", "CMN", "YUE", "CYM", "EST", "FIN", "FRA", "HEB", "POL", "RUS", "SPA")
+_MULTISIMLEX_FILES = ("multisimlex/translation.tsv", "multisimlex/scores.tsv")
+_PARTS_JOINED_BY_UNDERSCORE = {"card660"}
+
+
+def word_sources(data: Path | None, split: Split = "test") -> list[SetSource]:
+    """All word sets that tain knows, then every other table found in ``data``/wordsim.
+
+    Sets found there under a name that is not known have a group, and so a mean, of their own: their language is not guessed.
+    As ``dev`` there is SimLex-999 alone, on which the Mirror-BERT paper chose its settings for words.
+    """
+    if split == "dev":
+        return [_wordsim("simlex999", _ENGLISH_SETS["simlex999"], _ENGLISH_DEV)]
+    english = [_wordsim(stem, title, _ENGLISH) for stem, title in _ENGLISH_SETS.items()]
+    others = [_wordsim(stem, title, _OTHER_LANGUAGES) for stem, title in _OTHER_SETS.items()]
+    known = [
+        *english,
+        _multisimlex("ENG", _ENGLISH),
+        *others,
+        *(_multisimlex(language, _OTHER_LANGUAGES) for language in _MULTISIMLEX_OTHERS),
+    ]
+    return known + _unknown_sets(data)
+
+
+def _unknown_sets(data: Path | None) -> list[SetSource]:
+    stems = sorted(path.stem for path in (data / "wordsim").glob("*.tsv")) if data is not None else []
+    return [_wordsim(stem, stem, _UNKNOWN) for stem in stems if stem not in _ENGLISH_SETS and stem not in _OTHER_SETS]
+
+
+def _wordsim(stem: str, title: str, group: str) -> SetSource:
+    return table_source(stem, title, group, f"wordsim/{stem}.tsv", spaces_for_underscores=stem in _PARTS_JOINED_BY_UNDERSCORE)
+
+
+def _multisimlex(language: str, group: str) -> SetSource:
+    return SetSource(
+        key=f"multisimlex_{language.lower()}",
+        title=f"Multi-SimLex {language.lower()}",
+        group=group,
+        files=_MULTISIMLEX_FILES,
+        read=partial(_read_multisimlex, language=language),
+    )
+
+
+def _read_multisimlex(data: Path, *, language: str) -> tuple[list[str], list[str], list[float]]:
+    """Join the words and the scores of one language by the pair's id."""
+    from tain.text.readers import read_rows
+
+    words_file, scores_file = (data / file for file in _MULTISIMLEX_FILES)
+    words_header, word_rows = read_rows(words_file)
+    scores_header, score_rows = read_rows(scores_file)
+    left_column, right_column = f"{language} 1", f"{language} 2"
+    for needed, header, file in (
+        ({"id", left_column, right_column}, words_header, words_file),
+        ({"id", language}, scores_header, scores_file),
+    ):
+        if not needed <= set(header):
+            missing = ", ".join(sorted(needed - set(header)))
+            raise UserError(f"{str(file)!r} lacks the columns {missing}, which Multi-SimLex has: give the release's own file")
+    score_of = {row["id"]: row[language] for row in score_rows}
+    left, right, gold = [], [], []
+    for row in word_rows:
+        if row["id"] not in score_of:
+            raise UserError(f"{str(scores_file)!r} has no score for pair {row['id']!r} of {str(words_file)!r}: give files of one release")
+        left.append(row[left_column])
+        right.append(row[right_column])
+        gold.append(as_score(score_of[row["id"]], where=f"{str(scores_file)!r}, pair {row['id']!r}"))
+    return left, right, gold

@@ -1,0 +1,151 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tain.foundation.errors import UserError
+
+
+def refuse_existing(target: Path, *, overwrite: bool) -> None:
+    """Refuse an output path that is taken, or that cannot be written.
+
+    Raises:
+        UserError: The path exists and ``overwrite`` is off, it cannot be made, or ``overwrite`` would replace
+            a folder that holds more than an output: a root, the home or the working folder, or one above these.
+    """
+    target = Path(target)
+    shown = repr(str(target))
+    around = {folder for start in (Path.cwd(), _home()) for folder in (start, *start.parents)}
+    if not target.name or _resolved(target) in around:
+        raise UserError(f"output is {shown}, which would replace a whole working folder: name a new folder inside it")
+    if os.path.lexists(target) and not overwrite:
+        raise UserError(f"output {shown} already exists: choose another name or give --overwrite")
+    for parent in target.absolute().parents:
+        if os.path.lexists(parent):
+            if not os.path.isdir(parent):  # noqa: PTH112 - unlike Path.is_dir, never raises
+                raise UserError(f"output {shown} lies below {str(parent)!r}, which is a file: choose another place")
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise UserError(f"output {shown} cannot be written: no permission in {str(parent)!r}")
+            break
+
+
+@contextmanager
+def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a hidden folder beside ``target`` that takes its name when the block ends well.
+
+    A block that raises, or a process that is killed, leaves ``target`` as it was. Leftovers of a killed
+    process are hidden folders named ``.NAME.partial-*``. Old and new change names in one step where the
+    system can do that (Linux). Elsewhere it takes two, and a process killed between them leaves the old
+    folder whole, but under the hidden name ``.NAME.replaced-*``.
+
+    Raises:
+        UserError: As ``refuse_existing``, or ``target`` is a file, or it appeared while the block ran and
+            ``overwrite`` is off; the finished folder then stays under a name that the message tells.
+    """
+    target = Path(target)
+    if overwrite and os.path.isfile(target):  # noqa: PTH113 - unlike Path.is_file, never raises
+        raise UserError(f"output {str(target)!r} is a file, but a folder is to be written: choose another name")
+    partial = _partial_beside(target, overwrite=overwrite)
+    partial.mkdir()
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            _flush(path)
+        _refuse_late_arrival(partial, target, overwrite=overwrite)
+        if not os.path.lexists(target):
+            partial.rename(target)
+        elif not _swap(partial, target):  # swapped, what is removed below is the old folder
+            # a folder cannot be renamed onto a filled one: the old one steps aside first, and back if that fails
+            aside = target.with_name(f".{target.name}.replaced-{uuid.uuid4().hex[:8]}")
+            target.rename(aside)
+            try:
+                partial.rename(target)
+            except BaseException:
+                aside.rename(target)
+                raise
+            _remove(aside)
+    finally:
+        _remove(partial)
+
+
+@contextmanager
+def whole_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a hidden path beside ``target`` that takes its name when the block ends well.
+
+    Raises:
+        UserError: As ``whole_folder``, with file and folder exchanged.
+    """
+    target = Path(target)
+    if overwrite and os.path.isdir(target):  # noqa: PTH112
+        raise UserError(f"output {str(target)!r} is a folder, but a file is to be written: name a file inside it")
+    partial = _partial_beside(target, overwrite=overwrite)
+    try:
+        yield partial
+        _flush(partial)
+        _refuse_late_arrival(partial, target, overwrite=overwrite)
+        partial.replace(target)
+    finally:
+        _remove(partial)
+
+
+def _partial_beside(target: Path, *, overwrite: bool) -> Path:
+    refuse_existing(target, overwrite=overwrite)
+    partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()  # a read-only or full disk and a name too long show now, not when the work is done
+        partial.unlink()
+    except OSError as error:
+        raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): choose another place or name") from None
+    return partial
+
+
+def _refuse_late_arrival(partial: Path, target: Path, *, overwrite: bool) -> None:
+    if overwrite or not os.path.lexists(target):
+        return
+    kept = target.with_name(f"{target.name}-{uuid.uuid4().hex[:8]}")
+    partial.rename(kept)
+    raise UserError(f"output {str(target)!r} appeared while this ran and is left alone: the result is in {str(kept)!r}")
+
+
+def _swap(left: Path, right: Path) -> bool:
+    """Let two paths change names in one step; False, and nothing done, where the system or the disk cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    relative_to_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE: Python offers no call for it
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    return renameat2 is not None and renameat2(relative_to_cwd, os.fsencode(left), relative_to_cwd, os.fsencode(right), exchange) == 0
+
+
+def _resolved(path: Path) -> Path | None:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a loop of links is no folder anyone works in
+        return None
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
+def _flush(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

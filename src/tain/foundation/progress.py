@@ -1,0 +1,135 @@
+"""What a long job says while it runs: on stderr, as a bar, as plain lines, or as JSON events."""
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TextIO
+
+Style = Literal["bar", "lines", "json", "quiet", "silent"]
+
+_LINE_EVERY_S = 10.0  # plain logs get a line this often, not one a step
+_DRAW_EVERY_S = 0.1
+
+
+class Progress:
+    """Where a job reports to. Results never go through here: they are for stdout."""
+
+    def __init__(self, style: Style, stream: TextIO | None = None) -> None:
+        self.style: Style = style
+        self._stream = stream if stream is not None else sys.stderr
+        self._drawn = 0  # width of the bar on the current terminal line
+
+    @classmethod
+    def silent(cls) -> "Progress":
+        """Say nothing at all: the default of the Python functions, where warnings go to ``warnings``."""
+        return cls("silent")
+
+    @classmethod
+    def for_terminal(cls, *, json: bool = False, quiet: bool = False) -> "Progress":
+        """Choose by flags, then by what stderr is: a bar on a terminal, plain lines in a log."""
+        if json:
+            return cls("json")
+        if quiet:
+            return cls("quiet")
+        return cls("bar" if sys.stderr.isatty() else "lines")
+
+    def note(self, message: str) -> None:
+        """Say something worth knowing; left out when quiet."""
+        if self.style == "json":
+            self._event("note", message=message)
+        elif self.style in ("bar", "lines"):
+            self._line(message)
+
+    def warn(self, message: str) -> None:
+        """Say something the user should act on; said even when quiet."""
+        if self.style == "silent":
+            import warnings
+
+            warnings.warn(message, stacklevel=2)
+        elif self.style == "json":
+            self._event("warning", message=message)
+        else:
+            self._line(f"warning: {message}")
+
+    @contextmanager
+    def task(self, name: str, total: int | None) -> Iterator["Task"]:
+        """Count through ``total`` units of work (``None``: nobody knows how many) under ``name``."""
+        task = Task(self, name, total)
+        try:
+            yield task
+        finally:
+            task.finish()
+
+    def close(self) -> None:
+        """Leave the terminal line clean; reporting may go on afterwards."""
+        self._wipe()
+
+    def _line(self, text: str) -> None:
+        self._wipe()
+        print(text, file=self._stream, flush=True)
+
+    def _event(self, kind: str, /, **fields: object) -> None:
+        print(json.dumps({"event": kind, **fields}, ensure_ascii=False), file=self._stream, flush=True)
+
+    def _draw(self, text: str) -> None:
+        # a bar that wraps cannot be drawn over: the carriage return goes back one terminal line only
+        text = text[: shutil.get_terminal_size().columns - 1]
+        print("\r" + text.ljust(self._drawn), end="", file=self._stream, flush=True)
+        self._drawn = len(text)
+
+    def _wipe(self) -> None:
+        if self._drawn:
+            print("\r" + " " * self._drawn + "\r", end="", file=self._stream, flush=True)
+            self._drawn = 0
+
+
+class Task:
+    """One counted stretch of work, made by ``Progress.task``."""
+
+    def __init__(self, progress: Progress, name: str, total: int | None) -> None:
+        self._progress = progress
+        self._name = name
+        self._total = total
+        self._done = 0
+        self._figures: dict[str, float] = {}
+        self._began_s = self._shown_s = time.monotonic()
+
+    def advance(self, amount: int = 1, **figures: float) -> None:
+        """Say that ``amount`` more units are done; ``figures`` (such as ``loss``) are shown beside the count."""
+        self._done += amount
+        self._figures.update(figures)
+        pause = {"bar": _DRAW_EVERY_S, "lines": _LINE_EVERY_S, "json": 1.0}.get(self._progress.style)
+        now = time.monotonic()
+        if pause is not None and now - self._shown_s >= pause:
+            self._shown_s = now
+            self._show(last=False)
+
+    def finish(self) -> None:
+        self._progress._wipe()
+        if self._progress.style in ("bar", "lines", "json") and self._done:
+            self._show(last=True)
+
+    def _show(self, *, last: bool) -> None:
+        elapsed_s = time.monotonic() - self._began_s
+        if self._progress.style == "json":
+            counted = {"task": self._name, "done": self._done, "total": self._total, "elapsed_s": round(elapsed_s, 2)}
+            self._progress._event("progress", **{**self._numbers(), **counted})
+            return
+        count = f"{self._done:,}" if self._total is None else f"{self._done:,}/{self._total:,}"
+        text = f"{self._name}: {count} in {elapsed_s:.1f} s"
+        if not last and self._total and self._done:
+            text += f", {elapsed_s / self._done * (self._total - self._done):.0f} s left"
+        text += "".join(f", {name} {value:.4g}" for name, value in self._figures.items())
+        if last or self._progress.style == "lines":
+            self._progress._line(text)
+        else:
+            self._progress._draw(text)
+
+    def _numbers(self) -> dict[str, float | None]:
+        """Figures as JSON can say them: it has no spelling for infinity and not-a-number, and none for NumPy's types."""
+        plain = {name: float(value) for name, value in self._figures.items()}
+        return {name: value if math.isfinite(value) else None for name, value in plain.items()}

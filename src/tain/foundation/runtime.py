@@ -1,0 +1,104 @@
+"""What this machine is and how it is set for a run: device, number type, seeds, time since the start."""
+
+import os
+import sys
+import time
+from functools import cache
+from typing import TYPE_CHECKING
+
+from tain.foundation.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_IMPORTED_S = time.time()
+
+
+def process_age_s() -> float:
+    """Seconds since this process started; where the system does not tell, since tain was imported."""
+    try:
+        with open("/proc/self/stat", encoding="ascii") as stat:  # noqa: PTH123 - read once, no path work
+            started_ticks = int(stat.read().rpartition(")")[2].split()[19])
+        with open("/proc/uptime", encoding="ascii") as uptime:  # noqa: PTH123
+            return float(uptime.read().split()[0]) - started_ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return time.time() - _IMPORTED_S
+
+
+def seed_everything(seed: int) -> None:
+    """Fix Python's, NumPy's and torch's global random states (torch feeds dropout from its own)."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries below us still read the old global state
+    torch.manual_seed(seed)
+
+
+def choose_device(name: str | None = None) -> "torch.device":
+    """Turn a device name into a device; without a name take the GPU when there is one.
+
+    Raises:
+        UserError: The name means nothing to torch, or the device is not on this machine.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device is {name!r}, which torch does not know: give cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device is {name!r}, but torch finds no GPU here: give cpu, or install a CUDA build of torch")
+    return device
+
+
+@cache
+def fastest_dtype(device_type: str) -> "torch.dtype":
+    """Tell whether bfloat16 or float32 products are faster here, by timing both for a few milliseconds.
+
+    Processors with AVX512-BF16 or AMX multiply bfloat16 two to three times faster; others emulate it, far slower.
+    """
+    import torch
+
+    if device_type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device_type != "cpu":
+        return torch.float32
+
+    def best_of(dtype: torch.dtype) -> float:
+        rows, columns = torch.ones(512, 384, dtype=dtype), torch.ones(384, 512, dtype=dtype)
+        times_s = []
+        for _ in range(8):
+            began_s = time.perf_counter()
+            rows @ columns
+            times_s.append(time.perf_counter() - began_s)
+        return min(times_s[2:])  # the first products pay for set-up
+
+    return torch.bfloat16 if best_of(torch.bfloat16) < 0.8 * best_of(torch.float32) else torch.float32
+
+
+def set_number_type(model: "torch.nn.Module", number_type: "torch.dtype") -> None:
+    """Turn a model's parameters, and only those, into another number type.
+
+    Buffers stay: rotary frequencies in bfloat16 would turn the hundredth position by a quarter of a radian.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(number_type)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a saved figure depends on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": sys.version.split()[0]}
+    for package in ("tain", "torch", "transformers", "tokenizers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

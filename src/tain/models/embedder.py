@@ -1,0 +1,217 @@
+"""Texts in, vectors out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.tokenizing import tokenise
+from tain.encoders.transformer import TransformerEncoder, position_offset_of
+from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.foundation.runtime import choose_device, fastest_dtype, set_number_type
+from tain.models.saved import read_layout, write_layout
+
+_WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
+_UNLIMITED = 10**6  # tokenizers without a limit of their own report a number near 1e30
+
+
+class Embedder:
+    """A tokenizer, an encoder and a pooling: turns texts into vectors.
+
+    Args:
+        encoder: Computes the vectors.
+        tokenizer: A transformers tokenizer.
+        name: How the model is called in tables.
+        max_tokens: Texts are cut at this length, special tokens included.
+        normalise: Scale every vector to length 1.
+    """
+
+    def __init__(self, encoder: TransformerEncoder, tokenizer: Any, *, name: str, max_tokens: int, normalise: bool = False) -> None:
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.name = name
+        self.max_tokens = max_tokens
+        self.normalise = normalise
+        self.truncated = 0  # texts cut by the last call of encode
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        device: str | None = None,
+        dtype: Dtype = "auto",
+        pooling: Pooling | None = None,
+        max_tokens: int | None = None,
+        layout: Layout = "auto",
+        trust_remote_code: bool = False,
+    ) -> "Embedder":
+        """Load any transformers encoder, sentence-transformers folder or tain encoder.
+
+        Args:
+            name: A folder, a hub name, or ``tain-mini``.
+            device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
+            dtype: Number type of the weights; ``auto`` measures which is fastest here and takes float32 or bfloat16.
+            pooling: Default: what the folder says, else ``mean``.
+            max_tokens: Default: what the folder says, else the model's own limit.
+            layout: See ``TransformerEncoder``.
+            trust_remote_code: Let the model's folder bring Python code of its own.
+
+        Raises:
+            UserError: There is no such model, or it cannot be run.
+        """
+        if dtype not in ("auto", "float32", "bfloat16"):
+            raise UserError(f"dtype is {dtype!r}: give auto, float32 or bfloat16")
+        if pooling is not None and pooling not in POOLINGS:
+            raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
+        stored = read_layout(name)
+        target = choose_device(device)
+        number_type = fastest_dtype(target.type) if dtype == "auto" else getattr(torch, dtype)
+        model, tokenizer = load_pretrained("AutoModel", stored.path, trust_remote_code=trust_remote_code)
+        limit = max_length(model, tokenizer)
+        if max_tokens is not None and not 3 <= max_tokens <= limit:
+            raise UserError(f"max_tokens is {max_tokens}, but model {str(name)!r} reads 3 to {limit}: give a number in between")
+        model.to(device=target)
+        encoder = TransformerEncoder(
+            model,
+            pooling=pooling or stored.pooling or "mean",
+            pad_id=tokenizer.pad_token_id or 0,
+            layout=layout,
+            padded_to=max_tokens or stored.max_tokens,
+        )
+        set_number_type(encoder, number_type)
+        encoder.eval()
+        return cls(
+            encoder, tokenizer, name=str(name), max_tokens=min(max_tokens or stored.max_tokens or limit, limit), normalise=stored.normalise
+        )
+
+    @property
+    def dim(self) -> int:
+        return self.encoder.dim
+
+    @property
+    def pooling(self) -> Pooling:
+        return self.encoder.pooling
+
+    @property
+    def layout(self) -> Literal["packed", "padded"]:
+        return self.encoder.layout
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_tokens: int | None = None,
+        normalise: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "texts dim"]:
+        """Compute one vector a text, in order. Dropout is always off here.
+
+        Args:
+            texts: Any number of texts; not one string.
+            batch_tokens: Tokens a batch; changes speed and memory only.
+            normalise: Scale vectors to length 1; default: what the model's folder says.
+            progress: Told about every batch.
+
+        Raises:
+            UserError: ``texts`` is a single string, or holds something that is not text.
+        """
+        if isinstance(texts, str):
+            raise UserError("encode was given one string, which would be read letter by letter: give a list, encode([text])")
+        batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096)
+        was_training = self.encoder.training
+        self.encoder.eval()
+        self.truncated = 0
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        try:
+            with (progress or Progress.silent()).task("encode", len(texts)) as task:
+                for start in range(0, len(texts), _WINDOW_TEXTS):
+                    window = list(texts[start : start + _WINDOW_TEXTS])
+                    for place, text in enumerate(window):
+                        if not isinstance(text, str):
+                            raise UserError(f"text {start + place} is {type(text).__name__}, not text: give strings")
+                    tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
+                    self.truncated += tokens.truncated
+                    for batch in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
+                        found = self.encoder(pack([tokens.ids[text] for text in batch]))
+                        vectors[np.asarray(batch) + start] = found.cpu().numpy()
+                        task.advance(len(batch))
+        finally:
+            self.encoder.train(was_training)
+        if self.normalise if normalise is None else normalise:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
+    def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
+        """Write the encoder into an existing folder as sentence-transformers reads it, weights in float32.
+
+        Args:
+            folder: Where to; see ``whole_folder`` for making it appear whole.
+            record: Kind, config, base model, seeds and figures for ``tain.json``.
+            card: The model card, Markdown.
+        """
+        dtype = next(self.encoder.parameters()).dtype
+        set_number_type(self.encoder, torch.float32)
+        self.encoder.model.save_pretrained(folder)
+        set_number_type(self.encoder, dtype)
+        self.tokenizer.save_pretrained(folder)
+        write_layout(
+            folder,
+            pooling=self.pooling,
+            dim=self.dim,
+            max_tokens=self.max_tokens,
+            normalise=self.normalise,
+            record=record,
+            card=card,
+        )
+
+
+def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Load a float32 model and its tokenizer, in eval mode, from safetensors only.
+
+    Args:
+        auto_class: Name of a transformers class, such as ``AutoModel``.
+        path: A local folder or a hub name.
+        trust_remote_code: Let the folder bring Python code of its own.
+
+    Raises:
+        UserError: transformers cannot find or read it.
+    """
+    import transformers
+
+    said = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # "some weights were not used" is what loading an encoder means
+    transformers.logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model = getattr(transformers, auto_class).from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(f"model {path!r} brings its own code: read it, then give --trust-remote-code if you trust it") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"model {path!r} cannot be loaded ({reason}): give a model folder, a hub name you can reach, or tain-mini"
+        ) from None
+    finally:
+        transformers.logging.set_verbosity(said)
+    return model.eval(), tokenizer
+
+
+def max_length(model: Any, tokenizer: Any) -> int:
+    """The longest text a model reads, in tokens, special tokens included."""
+    limits = [int(tokenizer.model_max_length)]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions:
+        limits.append(int(positions) - position_offset_of(model))
+    longest = min(limits)
+    return 512 if longest > _UNLIMITED else longest

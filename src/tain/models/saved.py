@@ -1,0 +1,176 @@
+"""The saved encoder: a sentence-transformers folder in the key layout that its versions 2 to 6 read, plus ``tain.json``."""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tain.foundation.choices import Pooling
+from tain.foundation.errors import UserError
+from tain.foundation.runtime import versions
+
+FORMAT = 1
+BUILT_IN = {"tain-mini": "tain_mini"}
+
+_POOLING_KEYS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+_PICKLES = ("pytorch_model.bin", "model.bin", "pytorch_model.pt", "model.pt", "model.pkl", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a model's folder says about itself.
+
+    Attributes:
+        path: A local folder, or a hub name.
+        pooling: How its text vectors are pooled; None where only a bare model is stored.
+        max_tokens: Its length limit, special tokens included; None where it names none.
+        normalise: Its vectors are scaled to length 1.
+        record: Its ``tain.json``; empty where there is none.
+    """
+
+    path: str
+    pooling: Pooling | None
+    max_tokens: int | None
+    normalise: bool
+    record: dict[str, Any]
+
+
+def locate(name: str | Path) -> str:
+    """Turn a model name into what transformers loads: the built-in model's folder, a local folder, or a hub name.
+
+    Raises:
+        UserError: A local path is a file, holds no model, or holds only pickled weights.
+    """
+    if str(name) in BUILT_IN:
+        folder = Path(str(resources.files("tain") / "assets" / BUILT_IN[str(name)]))
+        if not (folder / "config.json").exists():
+            raise UserError(f"the built-in model {str(name)!r} is not in this installation: install tain again, or name another model")
+        return str(folder)
+    path = Path(name)
+    if not path.exists():
+        is_path = path.is_absolute() or str(name).startswith(("./", "../", "~")) or str(name).count("/") > 1
+        if is_path:
+            raise UserError(f"model {str(name)!r} does not exist: give a model folder, a hub name, or tain-mini")
+        return str(name)
+    if not path.is_dir():
+        raise UserError(f"model {str(name)!r} is a file: give the folder that holds config.json and model.safetensors")
+    if not (path / "config.json").exists() and not (path / "modules.json").exists():
+        raise UserError(
+            f"model folder {str(name)!r} has no config.json: give a folder written by transformers, sentence-transformers or tain"
+        )
+    return str(path)
+
+
+def refuse_pickles(path: str) -> None:
+    """Refuse a local folder whose weights could only be read by unpickling, which can run any code.
+
+    Raises:
+        UserError: There is no safetensors file, but a pickle.
+    """
+    folder = Path(path)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    for name in _PICKLES:
+        if (folder / name).exists():
+            raise UserError(
+                f"model {path!r} holds its weights in {name}, a pickle, which can run any code when read: "
+                "convert it with model.save_pretrained(..., safe_serialization=True) where you trust it"
+            )
+    raise UserError(f"model {path!r} holds no weights: model.safetensors is missing")
+
+
+def read_layout(name: str | Path) -> Layout:
+    """Read what a model's folder says about pooling, length limit and normalising, without loading weights.
+
+    Raises:
+        UserError: The folder is no model, or has parts that tain does not run.
+    """
+    path = locate(name)
+    folder = Path(path)
+    record = _read_json(folder / "tain.json")
+    if record.get("format", FORMAT) > FORMAT:
+        raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
+    modules = _read_json(folder / "modules.json") or []
+    transformer, pooling, normalise = path, None, False
+    for module in modules:
+        kind = str(module["type"]).rpartition(".")[2]
+        if kind == "Transformer":
+            transformer = str(folder / module["path"]) if module["path"] else path
+        elif kind == "Pooling":
+            pooling = _pooling(_read_json(folder / module["path"] / "config.json"), name)
+        elif kind == "Normalize":
+            normalise = True
+        else:
+            raise UserError(
+                f"model {str(name)!r} has a {kind} layer after its encoder, which tain does not run: use sentence-transformers for it"
+            )
+    limits = _read_json(Path(transformer) / "sentence_bert_config.json")
+    if folder.is_dir():
+        refuse_pickles(transformer)
+    return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record)
+
+
+def write_layout(folder: Path, *, pooling: Pooling, dim: int, max_tokens: int, normalise: bool, record: dict[str, Any], card: str) -> None:
+    """Write everything of a saved encoder but its weights and tokenizer.
+
+    Args:
+        folder: An existing folder that holds, or will hold, what transformers saves.
+        pooling: ``cls`` or ``mean``; sentence-transformers knows no mean over padding.
+        dim: Width of the vectors.
+        max_tokens: Length limit, special tokens included.
+        normalise: Scale vectors to length 1.
+        record: What ``tain.json`` keeps beside format and versions: kind, config, base model, seeds, figures.
+        card: The model card, Markdown.
+    """
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if normalise else [])
+    _write_json(
+        folder / "modules.json",
+        [
+            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for index, (path, kind) in enumerate(modules)
+        ],
+    )
+    for path, _ in modules[1:]:
+        (folder / path).mkdir(exist_ok=True)
+    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    chosen = "cls_token" if pooling == "cls" else "mean_tokens"
+    _write_json(
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": dim, **{f"pooling_mode_{mode}": mode == chosen for mode in modes}, "include_prompt": True},
+    )
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    found = versions()
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": {"sentence_transformers": "2.2.2", "transformers": found.get("transformers"), "pytorch": found.get("torch")},
+            "similarity_fn_name": "cosine",
+        },
+    )
+    _write_json(folder / "tain.json", {"format": FORMAT, **record, "versions": found})
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _pooling(config: dict[str, Any], name: str | Path) -> Pooling:
+    chosen = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+    if not chosen and config.get("pooling_mode") in ("cls", "mean"):
+        return config["pooling_mode"]
+    if len(chosen) != 1 or chosen[0] not in _POOLING_KEYS:
+        raise UserError(
+            f"model {str(name)!r} pools by {chosen or config.get('pooling_mode')}, which tain does not run: it knows cls and mean"
+        )
+    return _POOLING_KEYS[chosen[0]]
+
+
+def _read_json(path: Path) -> Any:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"model file {str(path)!r} is not JSON ({error}): save the model again") from None
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

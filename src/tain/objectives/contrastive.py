@@ -1,0 +1,47 @@
+"""Draw the two views of a text together, push other texts away."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tain.foundation.errors import ShapeError
+
+
+def info_nce(
+    left: Float[Tensor, "batch dim"],
+    right: Float[Tensor, "batch dim"],
+    *,
+    temperature: float,
+    is_same: Bool[Tensor, "batch batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Draw the two views of each text together and push the batch's other texts away.
+
+    Liu et al. 2021 (Mirror-BERT), section 2.3, in the form of the released code: the denominator keeps the positive
+    pair, as NT-Xent does. The form printed in the paper leaves it out and is unbounded below.
+
+    Args:
+        left: One view of each text; vectors of any length, compared by cosine.
+        right: The other view; row i is the twin of ``left[i]``.
+        temperature: Divides the cosines, above 0. The paper uses 0.04 (sentences), 0.2 (words).
+        is_same: True where two rows hold the same text, which must not push itself away. Symmetric; the diagonal is ignored.
+
+    Returns:
+        Mean over the 2 * batch anchors, in nats. Chance level is log(2 * batch - 1).
+
+    Raises:
+        ShapeError: With fewer than two texts there is nothing to push away.
+    """
+    batch = len(left)
+    if batch < 2:
+        raise ShapeError(f"info_nce needs at least 2 texts for negatives, got {tuple(left.shape)}")
+    views = F.normalize(torch.cat([left, right]).float(), dim=-1)  # (2 * batch, dim)
+    logits = views @ views.T / temperature  # (2 * batch, 2 * batch)
+    itself = torch.eye(2 * batch, dtype=torch.bool, device=logits.device)
+    is_barred = itself
+    if is_same is not None:
+        others = is_same & ~itself[:batch, :batch]
+        is_barred = itself | others.repeat(2, 2)
+    logits = logits.masked_fill(is_barred, -torch.inf)  # never its own candidate
+    twins = torch.arange(2 * batch, device=logits.device).roll(batch)
+    return F.cross_entropy(logits, twins)

@@ -1,0 +1,497 @@
+"""Identity fine-tuning: turn a masked language model into an encoder by showing it its own reflection.
+
+Liu et al. 2021 (Mirror-BERT). Each text is its own positive pair; dropout (or drophead) and an erased span make the two
+views differ; a step draws twins together and pushes the batch's other texts away.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tain.batches.order import ShuffledOrder, step_seed
+from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.tokenizing import mask_token, tokenise
+from tain.batches.types import PackedTexts
+from tain.batches.views import twin_views
+from tain.encoders.dropout import set_dropout
+from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_free_score
+from tain.foundation.errors import UserError
+from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.progress import Progress
+from tain.foundation.runtime import choose_device, fastest_dtype, process_age_s
+from tain.models.embedder import Embedder
+from tain.objectives.contrastive import info_nce
+from tain.recipes.mirror_card import model_card
+from tain.recipes.mirror_config import MirrorConfig
+from tain.text.cleaning import drop_repeats, same_text_key
+from tain.training import distributed
+from tain.training.gradcache import cached_gradients
+from tain.training.loop import Saving, Trained, train
+from tain.training.optimizer import MasterWeights, adamw
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed's training.
+
+    Attributes:
+        seed: Its seed.
+        steps: Steps done.
+        seconds: Time in the training loop.
+        losses: Loss of each step.
+        after: Its label-free report; None without held-out texts.
+    """
+
+    seed: int
+    steps: int
+    seconds: float
+    losses: list[float]
+    after: LabelFreeReport | None
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """What identity fine-tuning gives back.
+
+    Attributes:
+        embedder: The new encoder, in eval mode.
+        config: The settings it was trained with, all filled in.
+        before: The untouched model's label-free report; None without held-out texts.
+        runs: Every seed's run.
+        best: Place in ``runs`` of the run that ``embedder`` holds.
+        texts: Texts trained on.
+        counts: What happened to the rest: repeated, held_out, left_over, truncated.
+        worse: Reasons, in words, to think the encoder worse than the untouched model; empty is good.
+        folder: Where it was saved, if it was.
+    """
+
+    embedder: Embedder
+    config: MirrorConfig
+    before: LabelFreeReport | None
+    runs: list[Run]
+    best: int
+    texts: int
+    counts: dict[str, int]
+    worse: list[str]
+    folder: Path | None = None
+
+    @property
+    def after(self) -> LabelFreeReport | None:
+        return self.runs[self.best].after
+
+    @property
+    def steps(self) -> int:
+        return self.runs[self.best].steps
+
+
+@dataclass(frozen=True)
+class _Material:
+    """The texts of a run: pairs to train on (twins equal in identity mode) and held-out ones."""
+
+    left: list[str]
+    right: list[str]
+    is_identity: bool
+    held_left: list[str]
+    held_right: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def mirror(
+    model: str | Path,
+    texts: Iterable[str] | Iterable[tuple[str, str]],
+    output: str | Path | None = None,
+    *,
+    config: MirrorConfig | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Mirrored:
+    """Turn a masked language model into an encoder.
+
+    Args:
+        model: A folder, a hub name, or ``tain-mini``.
+        texts: Texts; or pairs of texts that mean the same, for weak supervision.
+        output: Folder to save the encoder in; None keeps it in memory only.
+        config: All settings at once; or give single ones by name.
+        overwrite: Replace ``output`` if it exists.
+        progress: Told what happens.
+        **settings: Fields of ``MirrorConfig``.
+
+    Returns:
+        The encoder with its figures.
+
+    Raises:
+        UserError: Settings, texts or model cannot work.
+    """
+    progress = progress or Progress.silent()
+    config = _config(config, settings)
+    if output is not None:
+        refuse_existing(Path(output), overwrite=overwrite)
+    distributed.start_processes()
+    material = _material(texts, config)
+    device = choose_device(config.device)
+    embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
+    config = _fit_to_model(config.resolved(width=embedder.dim), embedder)
+    progress.note(embedder.encoder.layout_reason)
+    return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
+
+
+def _config(config: MirrorConfig | None, settings: dict[str, Any]) -> MirrorConfig:
+    if config is not None and settings:
+        raise UserError(f"settings were given twice, as config and as {', '.join(settings)}: give one or the other")
+    unknown = sorted(set(settings) - {entry.name for entry in fields(MirrorConfig)})
+    if unknown:
+        raise UserError(f"mirror knows no setting {', '.join(unknown)}: it knows {', '.join(entry.name for entry in fields(MirrorConfig))}")
+    return config or MirrorConfig(**settings)
+
+
+def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
+    """Drop repeats, draw the texts to train on and keep others to measure on."""
+    given = list(texts)
+    is_identity = not given or isinstance(given[0], str)
+    kinds = {isinstance(text, str) for text in given}
+    if len(kinds) > 1:
+        raise UserError("texts and pairs are mixed: give all of one kind")
+    if is_identity:
+        kept = given if config.keep_repeats else drop_repeats(given).texts
+    else:
+        first = {(same_text_key(left), same_text_key(right)): (left, right) for left, right in reversed(given)}
+        kept = given if config.keep_repeats else list(reversed(first.values()))
+    if len(kept) < config.batch_texts and config.budget_s is None:
+        repeated = f" ({len(given) - len(kept):,} were repeats)" if len(kept) < len(given) else ""
+        raise UserError(
+            f"there are {len(kept):,} different texts{repeated}, fewer than a batch of {config.batch_texts}: "
+            f"give more texts, or --batch-texts {max(2, len(kept) // 2)}"
+        )
+    if len(kept) < 2:
+        raise UserError(f"there are {len(kept)} different texts, but a text needs others to be told from: give at least 2")
+    rng = np.random.default_rng([config.seed, 1])
+    order = rng.permutation(len(kept))
+    spare = len(kept) - config.max_texts if config.max_texts else 0
+    held = 0 if config.held_out == 0 else min(config.held_out, max(len(kept) // 10, min(spare, config.held_out)))
+    held = min(held, max(0, len(kept) - config.batch_texts)) if config.budget_s is None else held
+    trained = order[held:][: config.max_texts or None]
+    counts = {"given": len(given), "repeated": len(given) - len(kept), "held_out": held, "left_over": len(kept) - held - len(trained)}
+
+    def side(places: np.ndarray, number: int) -> list[str]:
+        return [kept[place] if is_identity else kept[place][number] for place in places]
+
+    return _Material(side(trained, 0), side(trained, 1), is_identity, side(order[:held], 0), side(order[:held], 1), counts)
+
+
+def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
+    assert config.max_tokens is not None and config.pooling is not None
+    longest = embedder.max_tokens
+    if config.max_tokens > longest:
+        raise UserError(f"max_tokens is {config.max_tokens}, but the model reads {longest} at most: give {longest} or fewer")
+    embedder.encoder.pooling = config.pooling
+    embedder.encoder.padded_to = config.max_tokens
+    return config
+
+
+class _Session:
+    """A model, its texts and settings, through all seeds to the saved folder."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        embedder: Embedder,
+        config: MirrorConfig,
+        material: _Material,
+        progress: Progress,
+        output: Path | None,
+        overwrite: bool,
+    ) -> None:
+        self.model, self.embedder, self.config, self.material = model, embedder, config, material
+        self.progress, self.output, self.overwrite = progress, output, overwrite
+        self.read_tokens = embedder.max_tokens  # what the saved encoder reads; training cuts at config.max_tokens
+        device = embedder.encoder.device
+        self.number_type = fastest_dtype(device.type) if config.dtype == "auto" else getattr(torch, config.dtype)
+        needs_mask = bool(config.erased_chars) and material.is_identity
+        self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
+        keys: dict[str, int] = {}
+        self.left_keys = np.array([keys.setdefault(same_text_key(text), len(keys)) for text in material.left])
+        self.right_keys = (
+            self.left_keys
+            if material.is_identity
+            else np.array([keys.setdefault(same_text_key(text), len(keys)) for text in material.right])
+        )
+
+    def run(self) -> Mirrored:
+        config, encoder = self.config, self.embedder.encoder
+        assert config.attention_dropout is not None and config.epochs is not None
+        before, report_s = self._timed_report()
+        set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
+        truncated = tokenise(self.embedder.tokenizer, self.material.left, max_tokens=config.max_tokens or 0).truncated
+        if truncated:
+            self.progress.warn(
+                f"{truncated:,} of {len(self.material.left):,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
+            )
+        self._check_views()
+        untouched = {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()} if config.seeds > 1 else {}
+        runs: list[Run] = []
+        best, best_state = 0, {}
+        for number in range(config.seeds):
+            if number:
+                encoder.load_state_dict(untouched)
+            run = self._train_one(config.seed + number, report_s if before is not None else 0.0)
+            runs.append(run)
+            if config.seeds > 1:
+                self.progress.note(f"seed {run.seed}: {_figures_in_words(run.after)}")
+                if number == 0 or _score(run) > _score(runs[best]):
+                    best, best_state = number, {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
+        if config.seeds > 1:
+            encoder.load_state_dict(best_state)
+        worse = runs[best].after.is_worse_than(before) if before is not None and runs[best].after is not None else []
+        counts = {**self.material.counts, "truncated": truncated}
+        self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
+        result = Mirrored(self.embedder, config, before, runs, best, self._texts_used(runs[best].steps), counts, worse, self.output)
+        if self.output is not None and distributed.rank() == 0:
+            self._save(result)
+        distributed.wait_for_all()
+        if worse:
+            self.progress.warn("THE NEW ENCODER LOOKS WORSE THAN THE UNTOUCHED MODEL: " + "; ".join(worse))
+        return result
+
+    def _texts_used(self, steps: int) -> int:
+        return min(len(self.material.left), steps * self._batch_texts)
+
+    def _timed_report(self) -> tuple[LabelFreeReport | None, float]:
+        began_s = time.monotonic()
+        report = self._report()
+        return report, time.monotonic() - began_s
+
+    def _report(self) -> LabelFreeReport | None:
+        if len(self.material.held_left) < 2:
+            return None
+        twins = None if self.material.is_identity else self.material.held_right
+        return label_free_report(
+            self.embedder,
+            self.material.held_left,
+            twins=twins,
+            level=self.config.level,
+            max_texts=500,
+            rng=np.random.default_rng([self.config.seed, 2]),
+        )
+
+    def _check_views(self) -> None:
+        """Measure that training has something to learn from: the two views of a text must differ.
+
+        Raises:
+            UserError: They are the same for every text of a sample.
+        """
+        if not self.material.is_identity or self.config.allow_identical_views:
+            return
+        places = np.arange(min(16, len(self.material.left)))
+        encoder = self.embedder.encoder.train()
+        torch.manual_seed(step_seed(self.config.seed, 0, 999))
+        with torch.no_grad():
+            left, right = (encoder(pack(ids), drophead=self.config.drophead) for ids in self._views(places, step=0, seed=self.config.seed))
+        apart = (left - right).norm(dim=1) / left.norm(dim=1).clamp(min=1e-12)
+        if apart.max().item() < 1e-5:
+            raise UserError(
+                f"the two views of every text are the same (dropout {self.config.dropout}, drophead {self.config.drophead}, "
+                f"{self.config.erased_chars} characters erased), so there is nothing to learn: raise one of them (dropout 0.1)"
+            )
+
+    def _views(self, places: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of the left and the right view of some texts."""
+        left = [self.material.left[place] for place in places]
+        right = [self.material.right[place] for place in places]
+        if self.material.is_identity:
+            assert self.config.erased_chars is not None and self.config.erase_floor is not None
+            left, right = twin_views(
+                left,
+                chars=self.config.erased_chars,
+                floor=self.config.erase_floor,
+                mask_token=self.mask_token,
+                rng=np.random.default_rng([seed, 3, step]),
+            )
+        assert self.config.max_tokens is not None
+        ids = tokenise(self.embedder.tokenizer, left + right, max_tokens=self.config.max_tokens).ids
+        return ids[: len(left)], ids[len(left) :]
+
+    def _is_same(self, places: np.ndarray) -> Tensor | None:
+        """Which pairs of the batch share a text; None where no two do."""
+        left, right = self.left_keys[places], self.right_keys[places]
+        shared = (left[:, None] == left) | (right[:, None] == right) | (left[:, None] == right) | (right[:, None] == left)
+        np.fill_diagonal(shared, False)
+        return torch.from_numpy(shared).to(self.embedder.encoder.device) if shared.any() else None
+
+    def gradient_step(self, places: np.ndarray, *, step: int, seed: int) -> float:
+        """Leave the gradient of one batch in the model and return its loss."""
+        encoder = self.embedder.encoder
+        left, right = self._views(places, step=step, seed=seed)
+        ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
+        mine = ids[distributed.share_of(len(ids))]
+        rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_tokens))
+        parts = [pack([mine[row] for row in part]) for part in rows]
+        is_same = self._is_same(places)
+
+        def embed(part: PackedTexts) -> Tensor:
+            return encoder(part, drophead=self.config.drophead)
+
+        def loss(vectors: Tensor) -> Tensor:
+            assert self.config.temperature is not None
+            return info_nce(vectors[0::2], vectors[1::2], temperature=self.config.temperature, is_same=is_same)
+
+        def reseed(part: int) -> None:
+            torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
+
+        value = cached_gradients(parts, rows=rows, embed=embed, loss=loss, reseed=reseed, total=len(ids))
+        distributed.sum_gradients(encoder)
+        return value
+
+    def _train_one(self, seed: int, report_s: float) -> Run:
+        config, encoder = self.config, self.embedder.encoder
+        assert config.learning_rate is not None and config.epochs is not None
+        weights = MasterWeights(encoder.model, number_type=self.number_type)
+        optimizer = adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+        encoder.train()
+        batch_texts, steps, enough = self._plan(seed, report_s)
+        self._batch_texts = batch_texts
+        order = ShuffledOrder(len(self.material.left), batch_texts=batch_texts, seed=seed)
+        trained = train(
+            lambda step: self.gradient_step(order.batch(step), step=step, seed=seed),
+            optimizer,
+            steps=steps,
+            progress=self.progress if distributed.rank() == 0 else Progress.silent(),
+            name="mirror" if config.seeds == 1 else f"mirror, seed {seed}",
+            saving=self._saving(seed, batch_texts, steps),
+            enough=enough,
+        )
+        weights.restore(encoder.model)
+        encoder.eval()
+        return self._finished(seed, trained)
+
+    def _finished(self, seed: int, trained: Trained) -> Run:
+        after = self._report()
+        return Run(seed, trained.steps, trained.seconds, trained.losses, after)
+
+    def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
+        if self.output is None:
+            return None
+        skipped = {"resume", "seeds", "held_out", "checkpoint_every_s", "device"}
+        identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
+        identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": len(self.material.left)}
+        identity |= {"number_type": str(self.number_type)}
+        every_s = self.config.checkpoint_every_s if distributed.rank() == 0 else None
+        folder = self._checkpoint_folder(seed)
+        return Saving(
+            folder, every_s, (self.config.resume and folder.exists()) or (self.config.resume and seed == self.config.seed), identity
+        )
+
+    def _checkpoint_folder(self, seed: int) -> Path:
+        assert self.output is not None
+        return self.output.parent / f".{self.output.name}.checkpoint-{seed}"
+
+    def _plan(self, seed: int, report_s: float) -> tuple[int, int, Callable[[int], bool] | None]:
+        """Choose batch size and steps: the preset's, or what fits the budget on this machine."""
+        config, texts = self.config, len(self.material.left)
+        assert config.epochs is not None
+        if config.budget_s is None:
+            return config.batch_texts, (texts // config.batch_texts) * config.epochs, None
+        reserve_s = report_s + _saving_estimate_s(self.embedder.encoder)
+        seconds_per_text = self._measure_text_s(seed)
+        room_s = config.budget_s - process_age_s() - reserve_s
+        fits = math.floor(room_s / seconds_per_text)
+        if fits < 2 * _FEWEST_STEPS:
+            needed_s = config.budget_s - room_s + 2 * _FEWEST_STEPS * seconds_per_text
+            raise UserError(
+                f"budget is {config.budget_s:g} s, but {needed_s:.0f} s are needed here with this model: give more, or a smaller model"
+            )
+        wanted = texts * config.epochs
+        batch_texts = min(config.batch_texts, max(2, min(fits, wanted) // _FEWEST_STEPS), texts)
+        steps = min(wanted, fits) // batch_texts
+        steps = min(steps, texts // batch_texts * config.epochs)
+        self.progress.note(
+            f"budget {config.budget_s:g} s: a text takes {1000 * seconds_per_text:.1f} ms here, so {steps} steps of {batch_texts} texts fit"
+        )
+        deadline_s = config.budget_s - reserve_s
+        step_s: list[float] = []
+        last = [process_age_s()]
+
+        def enough(done: int) -> bool:
+            now = process_age_s()
+            step_s.append(now - last[0])
+            last[0] = now
+            return now + float(np.median(step_s[-5:])) > deadline_s
+
+        return batch_texts, steps, enough
+
+    def _measure_text_s(self, seed: int) -> float:
+        """Time gradient steps on a few texts; the weights stay as they are."""
+        places = np.arange(min(len(self.material.left), 2 * _FEWEST_STEPS))
+        taken_s = []
+        for trial in range(3):
+            began_s = time.monotonic()
+            self.gradient_step(places, step=trial, seed=seed)
+            taken_s.append(time.monotonic() - began_s)
+        self.embedder.encoder.zero_grad(set_to_none=True)
+        return min(taken_s[1:]) / len(places)
+
+    def _save(self, result: Mirrored) -> None:
+        assert self.output is not None
+        record = {
+            "kind": "encoder",
+            "method": "Mirror-BERT (identity fine-tuning)",
+            "base_model": str(self.model),
+            "config": asdict(result.config),
+            "texts": result.texts,
+            "steps": result.steps,
+            "counts": result.counts,
+            "seeds": [run.seed for run in result.runs],
+            "best_seed": result.runs[result.best].seed,
+            "layout": self.embedder.layout,
+            "number_type": str(self.number_type).removeprefix("torch."),
+            "training_s": round(result.runs[result.best].seconds, 2),
+            "final_loss": result.runs[result.best].losses[-1] if result.runs[result.best].losses else None,
+            "figures": {
+                "before": result.before.to_dict() if result.before else None,
+                "after": result.after.to_dict() if result.after else None,
+                "all_seeds": [run.after.to_dict() if run.after else None for run in result.runs],
+            },
+            "worse": result.worse,
+        }
+        with whole_folder(self.output, overwrite=self.overwrite) as folder:
+            self.embedder.save(folder, record=record, card=model_card(self.output.name, record))
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        import shutil
+
+        for number in range(self.config.seeds):
+            shutil.rmtree(self._checkpoint_folder(self.config.seed + number), ignore_errors=True)
+
+
+_FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead
+
+
+def _saving_estimate_s(encoder: torch.nn.Module) -> float:
+    bytes_written = 4 * sum(parameter.numel() for parameter in encoder.parameters())
+    return 0.5 + bytes_written / 300e6
+
+
+def _score(run: Run) -> float:
+    return label_free_score(run.after) if run.after is not None else -run.losses[-1]
+
+
+def _figures_in_words(report: LabelFreeReport | None) -> str:
+    if report is None:
+        return "no held-out texts to measure on"
+    return f"self-retrieval MRR {report.self_retrieval_mrr:.3f}, alignment {report.alignment:.3f}, uniformity {report.uniformity:.3f}"
+
+
+def spread(runs: Sequence[Run], figure: str) -> tuple[float, float]:
+    """Mean and standard deviation of a label-free figure over runs (0 spread for a single one)."""
+    values = [getattr(run.after, figure) for run in runs if run.after is not None]
+    if not values:
+        return math.nan, math.nan
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -1,0 +1,89 @@
+"""The model card of a mirrored encoder, written from its record."""
+
+from typing import Any
+
+_FIGURES = (
+    ("self_retrieval_mrr", "self-retrieval MRR", "higher"),
+    ("self_retrieval_recall_at_1", "self-retrieval R@1", "higher"),
+    ("alignment", "alignment", "lower"),
+    ("uniformity", "uniformity", "lower"),
+    ("isotropy", "isotropy IS", "higher"),
+    ("mean_vector_norm", "mean-vector norm", "lower"),
+    ("mean_cosine", "mean cosine", "nearer 0"),
+)
+
+
+def figure_rows(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[tuple[str, str, str, str]]:
+    """Label-free figures as rows of (name, before, after, which way is better); empty without figures."""
+    if before is None or after is None:
+        return []
+    return [(label, _number(before.get(name)), _number(after.get(name)), better) for name, label, better in _FIGURES]
+
+
+def model_card(name: str, record: dict[str, Any]) -> str:
+    """Write the card.
+
+    Args:
+        name: The encoder's name.
+        record: What ``tain.json`` keeps.
+    """
+    config = record["config"]
+    views = f"{config['erased_chars']} characters erased, dropout {config['dropout']}, drophead {config['drophead']}"
+    rows = figure_rows(record["figures"]["before"], record["figures"]["after"])
+    table = "\n".join(f"| {label} | {was} | {now} | {better} |" for label, was, now, better in rows)
+    figures = (
+        f"Measured on {record['figures']['after']['texts']} held-out texts, without labels:\n\n"
+        f"| figure | {record['base_model']} | this encoder | better is |\n|---|---|---|---|\n{table}\n"
+        if rows
+        else "No texts were held out, so nothing was measured.\n"
+    )
+    worse = (
+        f"\n**By these figures the encoder is worse than the untouched model:** {'; '.join(record['worse'])}.\n" if record["worse"] else ""
+    )
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, feature-extraction, sentence-similarity, tain, mirror-bert]
+---
+
+# {name}
+
+A {config["level"]} encoder made from `{record["base_model"]}` without labels, by identity fine-tuning
+(Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP): each text is drawn to its own second view and pushed from the others.
+
+## Use
+
+```python
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("{name}").encode(["a first text", "a second text"])
+```
+
+or with tain, which is faster on a CPU:
+
+```python
+from tain import Embedder
+
+vectors = Embedder.load("{name}").encode(["a first text", "a second text"])
+```
+
+## Recipe
+
+- {record["texts"]:,} texts, {record["steps"]} steps of {config["batch_texts"]} texts at most, {record["training_s"]:.0f} s in the training loop
+- two views: {views}
+- temperature {config["temperature"]}, AdamW at {config["learning_rate"]:.2g}, weight decay {config["weight_decay"]}, pooling {config["pooling"]}
+- trained on texts cut at {config["max_tokens"]} tokens; seed {record["best_seed"]} of {record["seeds"]}
+- left out: {record["counts"]["repeated"]:,} repeated, {record["counts"]["held_out"]:,} held out, {record["counts"]["left_over"]:,} beyond the limit; {record["counts"]["truncated"]:,} cut
+
+Every setting is in `tain.json`.
+
+## Figures
+
+{figures}{worse}
+Self-retrieval: the two halves of a text must find each other among all halves. Isotropy and mean-vector norm are those of the
+paper and change when vectors are rescaled; the other figures do not. None of them replaces an evaluation on your own task.
+"""
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "–"

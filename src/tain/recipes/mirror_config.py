@@ -1,0 +1,112 @@
+"""Settings of identity fine-tuning. Light to import: the command line reads its help from here."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Literal
+
+from tain.foundation.choices import Dtype, Pooling
+from tain.foundation.errors import refuse_all
+
+Level = Literal["word", "phrase", "sentence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """The paper's values for one kind of text (table in section 3 and appendix)."""
+
+    temperature: float
+    erased_chars: int
+    erase_floor: int
+    epochs: int
+    max_tokens: int
+    pooling: Pooling
+
+
+PRESETS: dict[str, Preset] = {
+    "word": Preset(temperature=0.2, erased_chars=0, erase_floor=30, epochs=2, max_tokens=25, pooling="cls"),
+    # the released code's floor of 30 characters would leave nearly every name whole
+    "phrase": Preset(temperature=0.04, erased_chars=2, erase_floor=6, epochs=2, max_tokens=25, pooling="cls"),
+    "sentence": Preset(temperature=0.04, erased_chars=5, erase_floor=30, epochs=1, max_tokens=50, pooling="mean"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorConfig:
+    """Identity fine-tuning of a masked LM (Liu et al. 2021, section 2). What is None is filled from the level's preset."""
+
+    level: Annotated[Level, "what a text is; sets the paper's values for all that follow"] = "sentence"
+    temperature: Annotated[float | None, "divides the cosines, above 0; small makes near texts matter most (0.04; words 0.2)"] = None
+    erased_chars: Annotated[int | None, "characters erased in one view; 0 keeps both whole (5; phrases 2; words 0)"] = None
+    erase_floor: Annotated[int | None, "texts with fewer characters are never erased (30; phrases 6)"] = None
+    dropout: Annotated[float, "dropout everywhere but on attention weights; 0 to below 1"] = 0.1
+    attention_dropout: Annotated[float | None, "dropout on attention weights; default: as --dropout"] = None
+    drophead: Annotated[float, "drop whole attention heads instead, with this probability (BERT 0.2, RoBERTa 0.05)"] = 0.0
+    pooling: Annotated[Pooling | None, "how token vectors become one: cls or mean (sentences mean, else cls)"] = None
+    max_tokens: Annotated[int | None, "longer texts are cut, special tokens included (50; words and phrases 25)"] = None
+    batch_texts: Annotated[int, "texts a step, 2 or more; each is encoded twice"] = 200
+    epochs: Annotated[int | None, "passes over the texts; more soon hurts (1; words and phrases 2)"] = None
+    learning_rate: Annotated[float | None, "AdamW's step; default: 2e-5 at 768 wide as in the paper, larger for narrower models"] = None
+    weight_decay: Annotated[float, "AdamW's decay, on every parameter"] = 0.01
+    max_texts: Annotated[int, "train on at most this many texts, drawn at random; 0 takes all (the paper: best at 10k to 20k)"] = 10_000
+    keep_repeats: Annotated[bool, "train on repeated texts too; they never push each other away"] = False
+    held_out: Annotated[int, "texts kept from training to measure on, at most a tenth of all; 0 measures nothing"] = 500
+    budget_s: Annotated[float | None, "seconds from process start to saved folder; picks texts and steps that fit"] = None
+    seeds: Annotated[int, "train this many runs and keep the best by the label-free figures"] = 1
+    seed: Annotated[int, "fixes data order, erased spans and dropout of the first run"] = 13
+    micro_tokens: Annotated[int, "tokens in memory at once; less memory, same gradient, about a third more time"] = 32_768
+    allow_identical_views: Annotated[bool, "train even if the two views of a text are the same (an ablation of the paper)"] = False
+    checkpoint_every_s: Annotated[float, "seconds between checkpoints of a long run"] = 120.0
+    resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
+    device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU where there is one"] = None
+    dtype: Annotated[Dtype, "what the model computes in: float32, bfloat16, or auto, which measures"] = "auto"
+    trust_remote_code: Annotated[bool, "let the model's folder bring Python code of its own"] = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.level not in PRESETS:
+            problems.append(f"level is {self.level!r}: give word, phrase or sentence")
+        if self.temperature is not None and not self.temperature > 0:
+            problems.append(
+                f"temperature is {self.temperature}, but similarities are divided by it: give a number above 0 (sentences: 0.04, words: 0.2)"
+            )
+        for name in ("erased_chars", "erase_floor", "max_texts", "held_out"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                problems.append(f"{name} is {value}, but it counts something: give 0 or more")
+        for name in ("dropout", "attention_dropout", "drophead"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                problems.append(f"{name} is {value}, but it is a probability and 1 would drop everything: give 0 to below 1 (dropout: 0.1)")
+        if self.batch_texts < 2:
+            problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be told from: give 2 or more (the paper: 200)")
+        for name in ("epochs", "seeds", "micro_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.append(f"{name} is {value}: give 1 or more")
+        if self.max_tokens is not None and self.max_tokens < 3:
+            problems.append(f"max_tokens is {self.max_tokens}, but special tokens take 2 of them: give 3 or more")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            problems.append(f"learning_rate is {self.learning_rate}: give a number between 0 and 1 (the paper: 2e-5)")
+        if self.weight_decay < 0:
+            problems.append(f"weight_decay is {self.weight_decay}: give 0 or more (the paper: 0.01)")
+        if self.budget_s is not None and not self.budget_s > 0:
+            problems.append(f"budget is {self.budget_s} s: give a time above 0")
+        if self.budget_s is not None and (self.seeds > 1 or self.resume):
+            problems.append("a budget goes with one run from its beginning: leave out --seeds and --resume, or --budget")
+        refuse_all(problems)
+
+    def resolved(self, *, width: int) -> "MirrorConfig":
+        """Fill what is None from the level's preset, and the learning rate from the model's width."""
+        preset = asdict(PRESETS[self.level])
+        filled = {name: value for name, value in preset.items() if getattr(self, name) is None}
+        if self.attention_dropout is None:
+            filled["attention_dropout"] = self.dropout
+        if self.learning_rate is None:
+            filled["learning_rate"] = default_learning_rate(width)
+        if self.drophead > 0:
+            filled |= {"dropout": 0.0, "attention_dropout": 0.0}  # the paper's drophead variant replaces dropout
+        return replace(self, **filled)
+
+
+def default_learning_rate(width: int) -> float:
+    """The paper's 2e-5 was found on models 768 wide; narrower ones need larger steps (``docs/LOG.md``)."""
+    return 2e-5 * max(1.0, 768 / width)

@@ -1,0 +1,70 @@
+"""Settings of pretraining. Light to import: the command line reads its help from here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tain.foundation.choices import Dtype
+from tain.foundation.errors import refuse_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Masked language modelling on blocks of running text."""
+
+    tokens: Annotated[float, "tokens to train on in all, repeated passes counted again; 1e6 is a try, 1e8 a small model"] = 2e7
+    block_tokens: Annotated[int, "length of a block of text, special tokens included"] = 128
+    batch_blocks: Annotated[int, "blocks a step"] = 32
+    masking_rate: Annotated[float, "share of tokens to predict; 0.15 is BERT's, small models learn faster from 0.3"] = 0.3
+    optimizer: Annotated[
+        Literal["muon", "adamw"], "muon: Muon on matrices, AdamW on the rest; adamw: AdamW on all (to continue a model)"
+    ] = "muon"
+    matrix_rate: Annotated[float, "Muon's learning rate"] = 0.02
+    embedding_rate: Annotated[float, "AdamW's learning rate on token embeddings, under muon"] = 1e-3
+    learning_rate: Annotated[float, "AdamW's learning rate: on norms and biases under muon, else on everything"] = 3e-3
+    weight_decay: Annotated[float, "AdamW's decay, under adamw"] = 0.01
+    warmup_steps: Annotated[int, "steps over which learning rates rise from 0"] = 50
+    decay_share: Annotated[float, "last share of the run over which learning rates fall to 0; 0 keeps them level"] = 0.3
+    dropout: Annotated[float, "dropout everywhere, for new models; 0 learns fastest while text is plenty"] = 0.0
+    seed: Annotated[int, "fixes weights, blocks, order and masks"] = 13
+    validation: Annotated[tuple[Path, ...], "text files to measure the loss on"] = ()
+    validate_every_tokens: Annotated[float, "tokens between measurements"] = 1e6
+    snapshots: Annotated[bool, "keep the model at 1, 2, 4, ... million tokens, beside the output folder"] = False
+    cooccurrence_start: Annotated[bool, "start a new model's embeddings from counted co-occurrences"] = True
+    architecture: Annotated[Literal["modernbert", "bert"], "a new model's layout"] = "modernbert"
+    layers: Annotated[int, "a new model's layers"] = 5
+    width: Annotated[int, "a new model's width"] = 256
+    heads: Annotated[int, "a new model's attention heads; must divide the width"] = 4
+    feed_forward: Annotated[int, "inner width of a new model's feed-forward parts"] = 384
+    vocabulary: Annotated[int, "word pieces of a new model's tokenizer"] = 16_384
+    tokenizer: Annotated[str | None, "folder of a tokenizer for a new model; default: one is trained on the texts"] = None
+    compile: Annotated[bool, "compile the step first: a minute's wait, then about 1.4 times faster; needs a C++ compiler"] = False
+    minutes: Annotated[float | None, "stop after this many minutes, checkpoint kept; --resume goes on"] = None
+    checkpoint_every_s: Annotated[float, "seconds between checkpoints"] = 300.0
+    resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
+    save_dtype: Annotated[Literal["float32", "float16"], "number type of the saved weights"] = "float32"
+    device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU where there is one"] = None
+    dtype: Annotated[Dtype, "what the model computes in: float32, bfloat16, or auto, which measures"] = "auto"
+    trust_remote_code: Annotated[bool, "let the model's folder bring Python code of its own"] = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens"):
+            if not getattr(self, name) >= 1:
+                problems.append(f"{name} is {getattr(self, name)}: give 1 or more")
+        if self.block_tokens < 8:
+            problems.append(f"block_tokens is {self.block_tokens}, too little context to predict from: give 8 or more (128)")
+        if not 0 < self.masking_rate < 1:
+            problems.append(f"masking_rate is {self.masking_rate}: give a share above 0 and below 1 (0.15 to 0.4)")
+        for name in ("matrix_rate", "embedding_rate", "learning_rate"):
+            if not 0 < getattr(self, name) < 1:
+                problems.append(f"{name} is {getattr(self, name)}: give a number between 0 and 1")
+        if not 0 <= self.decay_share <= 1:
+            problems.append(f"decay_share is {self.decay_share}: give a share of the run, 0 to 1 (0.3)")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout is {self.dropout}: give 0 to below 1")
+        if self.heads >= 1 and self.width % self.heads:
+            problems.append(f"width {self.width} cannot be shared by {self.heads} heads: give a multiple")
+        if self.vocabulary < 300:
+            problems.append(f"vocabulary is {self.vocabulary}, hardly more than the letters: give 300 or more (16384)")
+        refuse_all(problems)

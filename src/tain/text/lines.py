@@ -1,0 +1,127 @@
+"""Lines of UTF-8 text out of a file or standard input, one at a time, so that memory does not grow with the file."""
+
+import difflib
+import gzip
+import io
+import lzma
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import IO
+
+from tain.foundation.errors import UserError
+
+MAX_LINE_BYTES = 10_000_000
+
+_READ_BYTES = MAX_LINE_BYTES + len("\r\n") + 1  # one byte more than the longest line allowed tells that there is more
+_BUFFER_BYTES = 1 << 18
+_BOM = b"\xef\xbb\xbf"
+
+# how files that are no UTF-8 text begin -> what they are, what to do
+_OTHER_STARTS = {
+    b"\x1f\x8b": ("gzip data", "let its name end in .gz"),
+    b"\xfd7zXZ\0": ("xz data", "let its name end in .xz"),
+    b"PK\x03\x04": ("a zip archive", "unpack it"),
+    b"\x28\xb5\x2f\xfd": ("zstd data", "unpack it, or pack it as .gz or .xz"),
+    b"\xff\xfe": ("UTF-16 text", "convert it with: iconv -f UTF-16 -t UTF-8"),
+    b"\xfe\xff": ("UTF-16 text", "convert it with: iconv -f UTF-16 -t UTF-8"),
+}
+
+
+def is_stdin(source: str | Path) -> bool:
+    return str(source) == "-"
+
+
+def source_name(source: str | Path) -> str:
+    """What messages call a source."""
+    return "standard input" if is_stdin(source) else repr(str(source))
+
+
+def read_lines(source: str | Path) -> Iterator[str]:
+    """Yield every line, blank ones too, without line end (LF or CRLF) and without a byte order mark at the start.
+
+    Only LF ends a line: form feeds, U+2028 and the like are part of the text. A name that ends in .gz or .xz is unpacked on the way.
+
+    Raises:
+        UserError: The source cannot be opened or unpacked, or a line is not UTF-8, has a NUL byte, or is longer
+            than ``MAX_LINE_BYTES``; such a line is named by its number and never held in memory whole.
+    """
+    name = source_name(source)
+    number = 0
+    with _open_bytes(source) as file:
+        try:
+            while raw := file.readline(_READ_BYTES):
+                number += 1
+                if number == 1:
+                    _refuse_other_starts(raw, source)
+                    raw = raw.removeprefix(_BOM)
+                raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+                if len(raw) > MAX_LINE_BYTES:
+                    raise UserError(f"{name} line {number} is longer than {MAX_LINE_BYTES:,} bytes: give one text per line")
+                if b"\0" in raw:
+                    raise UserError(f"{name} line {number} has a NUL byte, so it is no plain text: give a UTF-8 text file")
+                try:
+                    yield raw.decode()
+                except UnicodeDecodeError as error:
+                    byte = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
+                    raise UserError(f"{name} line {number} is not UTF-8 ({byte} of the line): save the file as UTF-8") from None
+        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise UserError(_unpacking_failed(source, number, error)) from None
+
+
+def refuse_unreadable(path: str | Path) -> None:
+    """Refuse a path that is missing (and name its likeliest neighbours), a folder, or not ours to read."""
+    name = source_name(path)
+    path = Path(path)
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, never raises
+        raise UserError(f"{name} is a folder, but one file is read: give a file, or pipe several in and give - (standard input)")
+    if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists, never raises
+        raise UserError(f"{name} does not exist: {_missing_advice(path)}")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{name} may not be read by you: change its permissions or give another file")
+
+
+def _open_bytes(source: str | Path) -> AbstractContextManager[IO[bytes]]:
+    if is_stdin(source):
+        return nullcontext(sys.stdin.buffer)  # not ours to close
+    refuse_unreadable(source)
+    path = Path(source)
+    # both unpackers answer readline in slow Python; a buffer around them does it in C
+    if path.suffix.lower() == ".gz":
+        return io.BufferedReader(gzip.GzipFile(path), _BUFFER_BYTES)  # type: ignore[arg-type]
+    if path.suffix.lower() == ".xz":
+        return io.BufferedReader(lzma.LZMAFile(path), _BUFFER_BYTES)  # type: ignore[arg-type]
+    return path.open("rb", buffering=_BUFFER_BYTES)
+
+
+def _refuse_other_starts(first_line: bytes, source: str | Path) -> None:
+    for start, (what, advice) in _OTHER_STARTS.items():
+        if first_line.startswith(start):
+            if is_stdin(source) and "its name" in advice:
+                advice = "unpack it on the way in, such as with: gzip -dc FILE | or xz -dc FILE |"
+            raise UserError(f"{source_name(source)} holds {what}, not UTF-8 text: {advice}")
+
+
+def _unpacking_failed(source: str | Path, lines_read: int, error: Exception) -> str:
+    kind = "gzip" if Path(source).suffix.lower() == ".gz" else "xz"
+    if isinstance(error, EOFError):
+        return f"{source_name(source)} ends in the middle of its {kind} data, after line {lines_read}: fetch or pack it again"
+    if lines_read == 0:
+        return f"{source_name(source)} is named like {kind} data but is none or is damaged: rename it or pack it again"
+    return f"{source_name(source)} has damaged {kind} data after line {lines_read}: fetch or pack it again"
+
+
+def _missing_advice(path: Path) -> str:
+    folder = path.parent
+    if not os.path.isdir(folder):  # noqa: PTH112
+        return f"there is no folder {str(folder)!r} either; check the path"
+    try:
+        near = difflib.get_close_matches(path.name, os.listdir(folder), n=3, cutoff=0.8)  # noqa: PTH208 - names alone
+    except OSError:
+        near = []
+    if near:
+        return "did you mean " + " or ".join(repr(str(folder / name)) for name in near) + "?"
+    return "check the path"

@@ -1,0 +1,248 @@
+"""Texts, pairs and rows out of whatever the user has: plain text, csv, tsv, jsonl, parquet, packed or not, stdin, hub data sets.
+
+Everything streams, nothing is guessed, and what cannot be read is refused in one line. `docs/input.md` is the user's view.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from tain.foundation.errors import UserError
+from tain.text.lines import MAX_LINE_BYTES, is_stdin, read_lines, source_name
+from tain.text.records import Pair
+from tain.text.tables import Table, kind_of, open_table, split_hub_source
+
+Item = TypeVar("Item")
+
+
+class Stream(Iterator[Item], Generic[Item]):
+    """Items as they are read, blank ones left out.
+
+    Attributes:
+        blank: How many blank lines, texts or pairs were skipped so far; final once the stream has ended.
+    """
+
+    def __init__(self, items: Iterator[Item | None], *, why_nothing: Callable[[int], str]) -> None:
+        """Read up to the first item, so that a source that cannot serve is refused before any work is done.
+
+        Args:
+            items: What was read; ``None`` for what is blank.
+            why_nothing: Says what is wrong with a source without items, given how many blank ones it had.
+
+        Raises:
+            UserError: There is no item at all.
+        """
+        self.blank = 0
+        self._items = items
+        self._next: Item | None = self._advance()
+        if self._next is None:
+            raise UserError(why_nothing(self.blank))
+
+    def __next__(self) -> Item:
+        item, self._next = self._next, None
+        if item is None:
+            item = self._advance()
+        if item is None:
+            raise StopIteration
+        return item
+
+    def _advance(self) -> Item | None:
+        for item in self._items:
+            if item is not None:
+                return item
+            self.blank += 1
+        return None
+
+
+def read_texts(source: str | Path, *, column: str | None = None) -> Stream[str]:
+    """Stream the texts of a source, unchanged but for line ends, in bounded memory.
+
+    Args:
+        source: A file (.txt and anything unknown: one text per line; .csv, .tsv, .jsonl, .ndjson, .parquet: a table;
+            .gz or .xz after it: packed), ``-`` for plain text on standard input, or ``hf:NAME[:SPLIT[:COLUMN]]``.
+        column: Where a table holds the texts; may be left out only if it has a single column.
+
+    Returns:
+        The texts in order, blank ones skipped and counted in ``.blank``.
+
+    Raises:
+        UserError: The source cannot be read, has no text, or the column is missing or not named; further on, at a line that
+            cannot be read (not UTF-8, a NUL byte, over 10,000,000 bytes, a wrong number of fields, no text).
+    """
+    name = source_name(source)
+    kind = kind_of(source)
+    if kind == "text":
+        if column is not None:
+            advice = (
+                "save the table under a name that ends in .csv, .tsv or .jsonl" if is_stdin(source) else "name a table .csv, .tsv or .jsonl"
+            )
+            raise UserError(f"{name} is read as plain text, which has no column {column!r}: leave the column out, or {advice}")
+        return Stream(_plain_texts(source), why_nothing=lambda blank: _no_texts(name, blank))
+    if kind == "hub":
+        column = _hub_column(source, column)
+    table = open_table(source)
+    chosen = None if column is None and len(table.columns) == 1 else [_checked_column(table, column)]
+    shown = chosen[0] if chosen else table.columns[0]
+    return Stream(_column_texts(table, chosen), why_nothing=lambda blank: _no_rows(table, blank, f"column {shown!r}"))
+
+
+def read_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) -> Stream[Pair]:
+    """Stream pairs of texts out of two columns of a table.
+
+    Args:
+        source: A table as in ``read_texts``, or ``hf:NAME[:SPLIT]``; plain text has no columns and is refused.
+        columns: Names of the left and the right column; may be left out only if the table has exactly two.
+
+    Returns:
+        The pairs in order. A pair with a blank side is skipped and counted in ``.blank``.
+
+    Raises:
+        UserError: As ``read_texts``.
+    """
+    kind = kind_of(source)
+    if kind == "text":
+        raise UserError(
+            f"{source_name(source)} is read as plain text, one text per line, but pairs need two columns: "
+            "give a .tsv file whose first line names its columns, and the two names with --columns"
+        )
+    if kind == "hub" and split_hub_source(source)[2] is not None:
+        raise UserError(f"{source_name(source)} names one column, but pairs need two: give hf:NAME:SPLIT, and the two names with --columns")
+    table = open_table(source)
+    if columns is None:
+        if len(table.columns) != 2:
+            raise UserError(
+                f"{table.name} has {len(table.columns)} columns ({table.listed_columns()}) and nothing is guessed: "
+                "name the two that hold the pairs with --columns"
+            )
+        chosen = None
+    else:
+        chosen = [_checked_column(table, column) for column in columns]
+        if len(chosen) != 2 or chosen[0] == chosen[1]:
+            raise UserError(f"columns are {', '.join(map(repr, columns))}, but a pair has two different sides: name two columns")
+    return Stream(_column_pairs(table, chosen), why_nothing=lambda blank: _no_rows(table, blank, "one side of the pair"))
+
+
+def read_rows(source: str | Path) -> tuple[list[str], Stream[dict[str, str]]]:
+    """Read a whole table: its column names, and its rows as they stream past.
+
+    Numbers and truth values of jsonl and parquet become their plain spelling, missing values become ``""``.
+
+    Returns:
+        The column names in order, and the rows; lines that are blank altogether are skipped and counted in ``.blank``.
+
+    Raises:
+        UserError: The source is plain text, cannot be read, has no rows, or a value is a list or an object.
+    """
+    if kind_of(source) == "text":
+        raise UserError(f"{source_name(source)} is read as plain text, but a table is needed: give .csv, .tsv, .jsonl or .parquet")
+    table = open_table(source)
+    return table.columns, Stream(_whole_rows(table), why_nothing=lambda blank: _no_rows(table, blank, "every column"))
+
+
+def _plain_texts(source: str | Path) -> Iterator[str | None]:
+    for line in read_lines(source):
+        yield None if not line or line.isspace() else line
+
+
+def _column_texts(table: Table, chosen: list[str] | None) -> Iterator[str | None]:
+    column = (chosen or table.columns)[0]
+    for number, values in table.rows(chosen):
+        yield None if values is None else _text_or_blank(values[0], table, number, column)
+
+
+def _column_pairs(table: Table, chosen: list[str] | None) -> Iterator[Pair | None]:
+    left_column, right_column = chosen or table.columns
+    for number, values in table.rows(chosen):
+        if values is None:
+            yield None
+            continue
+        left = _text_or_blank(values[0], table, number, left_column)
+        right = _text_or_blank(values[1], table, number, right_column)
+        yield None if left is None or right is None else Pair(left, right)
+
+
+def _whole_rows(table: Table) -> Iterator[dict[str, str] | None]:
+    for number, values in table.rows(None):
+        if values is None:
+            yield None
+        else:
+            yield {column: _cell(value, table, number, column) for column, value in zip(table.columns, values, strict=True)}
+
+
+def _text_or_blank(value: object, table: Table, number: int, column: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{table.name} {table.unit} {number}, column {column!r} holds {_shown(value)}, not text: name a column of texts")
+    if not value or value.isspace():
+        return None
+    _refuse_bad_text(value, table, number, column)
+    return value
+
+
+def _cell(value: object, table: Table, number: int, column: str) -> str:
+    if isinstance(value, str):
+        _refuse_bad_text(value, table, number, column)
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    raise UserError(
+        f"{table.name} {table.unit} {number}, column {column!r} holds {_shown(value)}, not text or a number: leave the column out"
+    )
+
+
+def _refuse_bad_text(text: str, table: Table, number: int, column: str) -> None:
+    # lines were checked as bytes; JSON escapes, parquet and hub values come past that check
+    try:
+        size_bytes = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        problem = "has half of a surrogate pair, which no UTF-8 text can hold: write the whole character"
+    else:
+        if "\0" in text:
+            problem = "has a NUL character, so it is no plain text: take it out"
+        elif size_bytes > MAX_LINE_BYTES:
+            problem = f"is longer than {MAX_LINE_BYTES:,} bytes: split it into shorter texts"
+        else:
+            return
+    raise UserError(f"{table.name} {table.unit} {number}, column {column!r} {problem}")
+
+
+def _checked_column(table: Table, column: str | None) -> str:
+    if column is None:
+        raise UserError(
+            f"{table.name} has {len(table.columns)} columns ({table.listed_columns()}) and nothing is guessed: "
+            "name the one that holds the texts with --column"
+        )
+    if column not in table.columns:
+        raise UserError(f"{table.name} has no column {column!r}: name one of {table.listed_columns()}")
+    return column
+
+
+def _hub_column(source: str | Path, column: str | None) -> str | None:
+    named = split_hub_source(source)[2]
+    if column is not None and named is not None and column != named:
+        raise UserError(f"{source_name(source)} names the column {named!r}, but --column says {column!r}: give one of the two")
+    return column if named is None else named
+
+
+def _no_texts(name: str, blank: int) -> str:
+    what = f"holds only blank lines ({blank:,})" if blank else "is empty"
+    return f"{name} {what}: give UTF-8 text with one text per line"
+
+
+def _no_rows(table: Table, blank: int, where: str) -> str:
+    if blank:
+        return f"{table.name} is blank in {where} of every row ({blank:,}): give another column or file (columns: {table.listed_columns()})"
+    return f"{table.name} has column names ({table.listed_columns()}) but no rows: give a table with texts below its first line"
+
+
+def _shown(value: object) -> str:
+    """Name a value's kind and, when it is short, the value."""
+    kinds = {bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
+    kind = kinds.get(type(value), f"a {type(value).__name__}")
+    spelled = repr(value)
+    return f"{kind} ({spelled})" if len(spelled) <= 30 else kind

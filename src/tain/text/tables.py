@@ -1,0 +1,283 @@
+"""Tables of any format as one thing: column names, and numbered rows that stream past."""
+
+import csv
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tain.foundation.errors import UserError
+from tain.text.lines import MAX_LINE_BYTES, is_stdin, read_lines, refuse_unreadable, source_name
+
+_PARQUET_ROWS = 1024
+_SHOWN_COLUMNS = 20
+
+# a row's number and its values; None for a blank line
+Row = tuple[int, list[object] | None]
+
+_TABLE_KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_UNREAD_KINDS = {
+    (".json",): "write one JSON object per line and name it .jsonl",
+    (".xls", ".xlsx", ".ods"): "save the sheet as .csv",
+    (".pdf", ".doc", ".docx", ".odt"): "save it as plain text, .txt",
+    (".zip", ".tar", ".tgz", ".bz2", ".zst", ".7z", ".rar"): "unpack it, or pack the text itself as .gz or .xz",
+    (".arrow", ".feather"): "write it as .parquet",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table being read.
+
+    Attributes:
+        name: What messages call it.
+        unit: What a row's number counts: ``line`` or ``row``, from 1.
+        columns: Its column names, each once.
+        rows: Streams the values of the columns asked for, in that order. ``None`` asks for all, and then
+            a row with a further column is refused instead of cut. To be called once.
+    """
+
+    name: str
+    unit: str
+    columns: list[str]
+    rows: Callable[[list[str] | None], Iterator[Row]]
+
+    def listed_columns(self) -> str:
+        names = ", ".join(repr(column) for column in self.columns[:_SHOWN_COLUMNS])
+        rest = len(self.columns) - _SHOWN_COLUMNS
+        return f"{names} and {rest} more" if rest > 0 else names
+
+
+def kind_of(source: str | Path) -> str:
+    """Tell by the name alone how a source is read: ``text``, ``csv``, ``tsv``, ``jsonl``, ``parquet`` or ``hub``.
+
+    Raises:
+        UserError: The name says a format that tain does not read.
+    """
+    if is_stdin(source):
+        return "text"
+    if str(source).startswith("hf:"):
+        return "hub"
+    path = Path(source)
+    is_packed = path.suffix.lower() in (".gz", ".xz")
+    suffix = Path(path.stem).suffix.lower() if is_packed else path.suffix.lower()
+    for suffixes, advice in _UNREAD_KINDS.items():
+        if suffix in suffixes:
+            refuse_unreadable(source)
+            raise UserError(f"{source_name(source)} is a {suffix} file, which tain does not read: {advice}")
+    if suffix == ".parquet" and is_packed:
+        raise UserError(f"{source_name(source)} is packed a second time, but parquet is packed inside already: unpack it to .parquet")
+    return _TABLE_KINDS.get(suffix, "text")
+
+
+def open_table(source: str | Path) -> Table:
+    """Read a table's column names and get its rows ready.
+
+    Raises:
+        UserError: It cannot be read, is empty, or names a column twice. ``Table.rows`` raises it for a bad row.
+    """
+    kind = kind_of(source)
+    if kind == "csv":
+        table = _delimited_table(source, _csv_records(source))
+        _refuse_other_delimiter(table)
+    elif kind == "tsv":
+        # no quoting: in a tsv a quotation mark is a plain character
+        table = _delimited_table(source, ((number, line.split("\t")) for number, line in enumerate(read_lines(source), start=1)))
+    elif kind == "jsonl":
+        table = _jsonl_table(source)
+    elif kind == "parquet":
+        table = _parquet_table(source)
+    else:
+        table = _hub_table(source)
+    twice = sorted({column for column in table.columns if table.columns.count(column) > 1})
+    if twice:
+        raise UserError(f"{table.name} has more than one column named {twice[0]!r}: give each column its own name")
+    return table
+
+
+def split_hub_source(source: str | Path) -> tuple[str, str, str | None]:
+    """Split ``hf:NAME[:SPLIT[:COLUMN]]`` into name, split (``train`` when left out) and column."""
+    name, *rest = str(source).removeprefix("hf:").split(":")
+    if not name or len(rest) > 2 or not all(rest):
+        raise UserError(
+            f"data set is {str(source)!r}, which is not of the form hf:NAME[:SPLIT[:COLUMN]]: give for example hf:ag_news:train:text"
+        )
+    return name, rest[0] if rest else "train", rest[1] if len(rest) > 1 else None
+
+
+def _csv_records(source: str | Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((line + "\n" for line in read_lines(source)), strict=True)
+    while True:
+        number = reader.line_num + 1
+        others_limit = csv.field_size_limit(MAX_LINE_BYTES)  # global: lent for one record, not set
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                f"{source_name(source)} line {number} is not valid csv ({error}): "
+                "check its quotation marks, or use .tsv, where they are plain characters"
+            ) from None
+        finally:
+            csv.field_size_limit(others_limit)
+        yield number, record
+
+
+def _delimited_table(source: str | Path, records: Iterator[tuple[int, list[str]]]) -> Table:
+    name = source_name(source)
+    header = next((record for _, record in records if not _is_blank(record)), None)
+    if header is None:
+        raise UserError(f"{name} is empty: give a table whose first line names the columns")
+
+    def rows(chosen: list[str] | None) -> Iterator[Row]:
+        places = [header.index(column) for column in (chosen or header)]
+        for number, record in records:
+            if _is_blank(record):
+                yield number, None
+            elif len(record) != len(header):
+                fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
+                raise UserError(f"{name} line {number} has {fields}, but the header names {len(header)}: mend the line, or the header")
+            else:
+                yield number, [record[place] for place in places]
+
+    return Table(name=name, unit="line", columns=header, rows=rows)
+
+
+def _is_blank(record: list[str]) -> bool:
+    # a plain loop: the first cell nearly always decides, and this runs once a row
+    for cell in record:  # noqa: SIM110
+        if cell and not cell.isspace():
+            return False
+    return True
+
+
+def _refuse_other_delimiter(table: Table) -> None:
+    # such a file would pass as a table of one column, delimiters and all
+    if len(table.columns) == 1:
+        for delimiter, shown in ((";", "';'"), ("\t", "tabs")):
+            if delimiter in table.columns[0]:
+                raise UserError(f"{table.name} seems to be separated by {shown}, but a .csv is separated by commas: save it so, or as .tsv")
+
+
+def _jsonl_table(source: str | Path) -> Table:
+    name = source_name(source)
+    objects = _json_objects(source)
+    skipped: list[Row] = []  # blank lines before the first object, to be counted like the others
+    for number, first in objects:
+        if first is not None:
+            break
+        skipped.append((number, None))
+    else:
+        raise UserError(f"{name} is empty: give one JSON object per line")
+    columns = list(first)
+    if not columns:
+        raise UserError(f"{name} line {number} is an object without keys: its keys name the columns")
+
+    def rows(chosen: list[str] | None) -> Iterator[Row]:
+        yield from skipped
+        wanted = chosen or columns
+        yield number, [first[column] for column in wanted]
+        for line, values in objects:
+            if values is None:
+                yield line, None
+                continue
+            missing = [column for column in wanted if column not in values]
+            if missing:
+                raise UserError(f"{name} line {line} has no key {missing[0]!r}, which is to be read: give every object the same keys")
+            if chosen is None and len(values) > len(columns):
+                further = next(key for key in values if key not in columns)
+                raise UserError(
+                    f"{name} line {line} has the key {further!r}, which the first object lacks: give every object the same keys"
+                )
+            yield line, [values[column] for column in wanted]
+
+    return Table(name=name, unit="line", columns=columns, rows=rows)
+
+
+def _json_objects(source: str | Path) -> Iterator[tuple[int, dict[str, object] | None]]:
+    for number, line in enumerate(read_lines(source), start=1):
+        if not line or line.isspace():
+            yield number, None
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            why = f"{error.msg}, character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
+            raise UserError(f"{source_name(source)} line {number} is broken JSON ({why}): give one whole JSON object per line") from None
+        if not isinstance(values, dict):
+            raise UserError(f'{source_name(source)} line {number} is no JSON object: give lines like {{"text": "..."}}')
+        yield number, values
+
+
+def _parquet_table(source: str | Path) -> Table:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UserError(
+            f'{source_name(source)} is parquet, which needs pyarrow: run pip install "tain[data]", or give .tsv or .jsonl'
+        ) from None
+    name = source_name(source)
+    refuse_unreadable(source)
+    try:
+        # a small buffer and no pre-buffering: otherwise a whole row group is fetched at once
+        file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{name} is no parquet file or is damaged ({_first_line(error)}): write it again") from None
+    columns = list(file.schema_arrow.names)
+
+    def rows(chosen: list[str] | None) -> Iterator[Row]:
+        wanted = chosen or columns
+        number = 0
+        with file:
+            try:
+                for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
+                    for values in zip(*(batch.column(column).to_pylist() for column in wanted), strict=True):
+                        number += 1
+                        yield number, list(values)
+            except UnicodeDecodeError:
+                raise UserError(f"{name} has text that is not UTF-8 after row {number}: write it again as UTF-8") from None
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{name} is damaged after row {number} ({_first_line(error)}): write it again") from None
+
+    return Table(name=name, unit="row", columns=columns, rows=rows)
+
+
+def _hub_table(source: str | Path) -> Table:
+    dataset_name, split, _ = split_hub_source(source)
+    name = source_name(source)
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise UserError(f'{name} is a hub data set, which needs datasets: run pip install "tain[data]", or give a local file') from None
+
+    def refusal(error: Exception) -> UserError:
+        return UserError(f"{name} could not be read ({_first_line(error)}): check name, split and network, or give a local file")
+
+    # the hub client fails in dozens of types (offline, no such set, no such split, a server's answer): all are news for the user
+    try:
+        examples = iter(datasets.load_dataset(dataset_name, split=split, streaming=True))
+        first = next(examples, None)
+    except Exception as error:
+        raise refusal(error) from error
+    if first is None:
+        raise UserError(f"{name} is empty: give another split")
+    columns = list(first)
+
+    def rows(chosen: list[str] | None) -> Iterator[Row]:
+        example, number = first, 0
+        while example is not None:
+            number += 1
+            yield number, [example.get(column) for column in (chosen or columns)]
+            try:
+                example = next(examples, None)
+            except Exception as error:
+                raise refusal(error) from error
+
+    return Table(name=name, unit="row", columns=columns, rows=rows)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

@@ -1,0 +1,57 @@
+"""Checkpoints that a killed run goes on from: tensors in safetensors, the rest in JSON, the folder whole or absent."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tain.foundation.errors import UserError
+from tain.foundation.files import whole_folder
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands.
+
+    Attributes:
+        step: Steps done.
+        identity: What the run was started with; a resumed run must be started with the same.
+        figures: Running figures the recipe wants back.
+    """
+
+    step: int
+    identity: dict[str, Any]
+    figures: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+    """Write a checkpoint in place of the folder's earlier one; a kill at any moment leaves one of the two whole."""
+    with whole_folder(folder, overwrite=True) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors")
+        content = {"step": checkpoint.step, "identity": checkpoint.identity, "figures": checkpoint.figures}
+        (partial / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(folder: Path, *, identity: dict[str, Any]) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """Read a checkpoint back.
+
+    Args:
+        folder: Where ``save_checkpoint`` wrote it.
+        identity: What this run was started with.
+
+    Raises:
+        UserError: There is no checkpoint, or it comes from a run with other settings (they are named).
+    """
+    if not (folder / "state.json").exists():
+        raise UserError(f"there is nothing to resume: {str(folder)!r} does not exist; start without --resume")
+    content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    # what went through JSON must be compared with what went through JSON
+    here = json.loads(json.dumps(identity))
+    changed = sorted(key for key in content["identity"].keys() | here.keys() if content["identity"].get(key) != here.get(key))
+    if changed:
+        said = ", ".join(f"{key} was {content['identity'].get(key)!r} and is {here.get(key)!r}" for key in changed)
+        raise UserError(f"the checkpoint was made with other settings ({said}): give the same, or start again without --resume")
+    return Checkpoint(content["step"], content["identity"], content["figures"]), load_file(folder / "state.safetensors")

@@ -1,0 +1,60 @@
+"""Gradients of a loss over many vectors, with the memory of a few: embed, differentiate the loss, embed again.
+
+Gao et al. 2021 ("Scaling deep contrastive learning batch size under memory limited setup"). The gradient is that of the
+whole batch whatever the micro-batches are, as long as the random numbers of the two passes agree.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tain.training import distributed
+
+Part = TypeVar("Part")
+
+
+def cached_gradients(
+    parts: Sequence[Part],
+    *,
+    rows: Sequence[Sequence[int]],
+    embed: Callable[[Part], Float[Tensor, "rows dim"]],
+    loss: Callable[[Float[Tensor, "all dim"]], Tensor],
+    reseed: Callable[[int], None],
+    total: int,
+) -> float:
+    """Leave this process's share of the gradient of ``loss`` in the model's parameters.
+
+    Args:
+        parts: This process's micro-batches. A single part is run once; several are run twice, first without gradients.
+        rows: For each part, the places of its vectors among this process's rows.
+        embed: Computes the vectors of a part, with gradients where torch records them.
+        loss: The loss of all rows, process after process.
+        reseed: Sets the random state for part number n, so that both passes drop the same elements.
+        total: Rows over all processes, shared out by ``distributed.share_of``.
+
+    Returns:
+        The loss, the same in every process. Add up the processes' gradients with ``distributed.sum_gradients``.
+    """
+    is_single = len(parts) == 1
+    vectors: list[Tensor] = []
+    with torch.set_grad_enabled(is_single):
+        for number, part in enumerate(parts):
+            reseed(number)
+            vectors.append(embed(part))
+    places = torch.tensor([place for part_rows in rows for place in part_rows], device=vectors[0].device)
+    mine = torch.cat(vectors)[places.argsort()]
+    everyone = distributed.gathered(mine.detach(), total=total).clone().requires_grad_()
+    value = loss(everyone)
+    value.backward()
+    assert everyone.grad is not None
+    gradient = everyone.grad[distributed.share_of(total)]
+    if is_single:
+        mine.backward(gradient)
+    else:
+        for number, (part, part_rows) in enumerate(zip(parts, rows, strict=True)):
+            reseed(number)
+            embed(part).backward(gradient[list(part_rows)])
+    return value.item()

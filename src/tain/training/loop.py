@@ -1,0 +1,127 @@
+"""The training loop: it knows a step function, an optimizer and a checkpoint, nothing else."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tain.training.optimizer import Optimizer
+
+StepFunction = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Whether and where a run keeps checkpoints.
+
+    Attributes:
+        folder: The checkpoint's folder.
+        every_s: Seconds between checkpoints; None writes none on the way.
+        resume: Go on from the folder's checkpoint.
+        identity: Settings that must not change between the runs.
+    """
+
+    folder: Path
+    every_s: float | None
+    resume: bool
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run did.
+
+    Attributes:
+        steps: Steps done in all, resumed ones included.
+        losses: Loss of each step.
+        seconds: Time in the loop, this process only.
+    """
+
+    steps: int
+    losses: list[float]
+    seconds: float
+
+
+def train(
+    step: StepFunction,
+    optimizer: Optimizer,
+    *,
+    steps: int,
+    progress: Progress,
+    name: str = "train",
+    rate_factor: Callable[[int], float] = lambda step: 1.0,
+    saving: Saving | None = None,
+    after_step: Callable[[int], None] | None = None,
+    enough: Callable[[int], bool] | None = None,
+) -> Trained:
+    """Run steps until ``steps`` are done or ``enough`` says so.
+
+    Args:
+        step: Computes the gradient of step number n (from 0) into the model's parameters and returns the loss.
+            All its randomness must come from n, so that a resumed run repeats what an uninterrupted one does.
+        optimizer: Applies the gradient.
+        steps: How many steps the whole run has.
+        progress: Told the loss of every step.
+        name: What progress calls the run.
+        rate_factor: Factor on all learning rates at a step.
+        saving: Checkpoints; None keeps none.
+        after_step: Called with the number of steps done, after each.
+        enough: Asked with the number of steps done, after each; True ends the run early.
+
+    Raises:
+        UserError: The loss is not a finite number. The optimizer has not been stepped with it, and with ``saving`` the
+            last good state is on disk.
+    """
+    losses: list[float] = []
+    first = 0
+    if saving is not None and saving.resume:
+        checkpoint, tensors = load_checkpoint(saving.folder, identity=saving.identity)
+        optimizer.load_state(tensors)
+        first, losses = checkpoint.step, list(checkpoint.figures["losses"])
+    began_s = saved_s = time.monotonic()
+
+    def keep(done: int) -> None:
+        assert saving is not None
+        save_checkpoint(saving.folder, Checkpoint(done, saving.identity, {"losses": losses}), optimizer.state())
+
+    done = first
+    with progress.task(name, steps) as task:
+        task.advance(first)
+        while done < steps:
+            loss = step(done)
+            if not math.isfinite(loss):
+                kept = ""
+                if saving is not None:
+                    keep(done)
+                    kept = f"; the state before it is kept in {str(saving.folder)!r}"
+                raise UserError(
+                    f"the loss became {loss} at step {done + 1}, so training stopped{kept}: lower the learning rate, or use float32"
+                )
+            optimizer.step(rate_factor=rate_factor(done))
+            losses.append(loss)
+            done += 1
+            task.advance(loss=loss)
+            if after_step is not None:
+                after_step(done)
+            if saving is not None and saving.every_s is not None and time.monotonic() - saved_s >= saving.every_s and done < steps:
+                keep(done)
+                saved_s = time.monotonic()
+            if enough is not None and enough(done):
+                break
+    return Trained(done, losses, time.monotonic() - began_s)
+
+
+def warmup_then_linear(steps: int, *, warmup_steps: int, decay_share: float = 1.0) -> Callable[[int], float]:
+    """Build a rate factor that rises over ``warmup_steps``, stays, and falls to zero over the last ``decay_share`` of the run."""
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / max(1, warmup_steps))
+        fall = min(1.0, (steps - step) / max(1.0, decay_share * steps))
+        return rise * fall
+
+    return factor

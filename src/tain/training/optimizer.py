@@ -1,0 +1,151 @@
+"""Float32 master weights over a model that computes in bfloat16, and the optimizers on top of them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tain.foundation.errors import UserError
+from tain.foundation.runtime import set_number_type
+
+
+class MasterWeights:
+    """Steps float32 copies of a model's parameters and writes them back in the model's own number type.
+
+    A model in bfloat16 throughout saves the casts that autocast makes around every product, and loses nothing over
+    fifty steps as long as updates far smaller than a bfloat16 step can add up: that is what the copies are for.
+    Parameters already in float32 are stepped in place.
+
+    Args:
+        model: The model; parameters that need no gradient are left alone.
+        number_type: What the model shall compute in. The copies are made before it is changed.
+    """
+
+    def __init__(self, model: nn.Module, *, number_type: torch.dtype) -> None:
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.names = [name for name, _ in named]
+        self.parameters = [parameter for _, parameter in named]
+        if number_type == torch.float32:
+            self.masters = list(self.parameters)
+        else:
+            self.masters = [parameter.detach().float().clone().requires_grad_() for parameter in self.parameters]
+            set_number_type(model, number_type)
+        self.is_copied = number_type != torch.float32
+
+    def take_gradients(self) -> None:
+        """Move the model's gradients onto the masters."""
+        if self.is_copied:
+            for master, parameter in zip(self.masters, self.parameters, strict=True):
+                master.grad = None if parameter.grad is None else parameter.grad.float()
+                parameter.grad = None
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Write the stepped masters into the model and drop the gradients."""
+        for master, parameter in zip(self.masters, self.parameters, strict=True):
+            master.grad = None
+            if self.is_copied:
+                parameter.copy_(master)
+
+    @torch.no_grad()
+    def restore(self, model: nn.Module) -> None:
+        """Turn the model back to float32 with the masters' values."""
+        if self.is_copied:
+            set_number_type(model, torch.float32)
+            for master, parameter in zip(self.masters, self.parameters, strict=True):
+                parameter.copy_(master)
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: master.detach() for name, master in zip(self.names, self.masters, strict=True)}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        if set(state) != set(self.names):
+            raise UserError("the checkpoint belongs to another model: its parameters have other names; start again without --resume")
+        for name, master in zip(self.names, self.masters, strict=True):
+            master.copy_(state[name])
+        if self.is_copied:
+            for master, parameter in zip(self.masters, self.parameters, strict=True):
+                parameter.copy_(master)
+
+
+class Optimizer:
+    """One or more torch optimizers over master weights, stepped together, with a warm-up and decay factor on all rates.
+
+    Args:
+        weights: What is stepped.
+        parts: The torch optimizers, built over ``weights.masters``.
+    """
+
+    def __init__(self, weights: MasterWeights, parts: Iterable[torch.optim.Optimizer]) -> None:
+        self.weights = weights
+        self.parts = list(parts)
+        self._base_rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
+
+    def step(self, *, rate_factor: float = 1.0) -> None:
+        """Take one step with every learning rate multiplied by ``rate_factor``, then clear the gradients."""
+        self.weights.take_gradients()
+        for part, rates in zip(self.parts, self._base_rates, strict=True):
+            for group, rate in zip(part.param_groups, rates, strict=True):
+                group["lr"] = rate * rate_factor
+            part.step()
+        self.weights.write_back()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, as flat tensors."""
+        tensors = {f"weights/{name}": tensor for name, tensor in self.weights.state().items()}
+        for number, part in enumerate(self.parts):
+            for place, values in part.state_dict()["state"].items():
+                for key, value in values.items():
+                    tensors[f"optimizer/{number}/{place}/{key}"] = torch.as_tensor(value)
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what ``state`` gave.
+
+        Raises:
+            UserError: The tensors belong to another model.
+        """
+        prefix = "weights/"
+        self.weights.load_state({name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)})
+        for number, part in enumerate(self.parts):
+            state: dict[int, dict[str, Any]] = {}
+            for name, tensor in tensors.items():
+                if name.startswith(f"optimizer/{number}/"):
+                    _, _, place, key = name.split("/")
+                    state.setdefault(int(place), {})[key] = tensor
+            part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+
+
+def adamw(weights: MasterWeights, *, learning_rate: float, weight_decay: float) -> Optimizer:
+    """AdamW on every parameter alike, bias and layer norm included, as the Mirror-BERT reference does."""
+    return Optimizer(weights, [torch.optim.AdamW(weights.masters, lr=learning_rate, weight_decay=weight_decay, fused=True)])
+
+
+def muon_and_adamw(
+    weights: MasterWeights,
+    *,
+    matrix_rate: float,
+    embedding_rate: float,
+    other_rate: float,
+    embeddings: Iterable[str],
+) -> Optimizer:
+    """Muon on the hidden layers' matrices, AdamW on embeddings, norms and biases; no weight decay.
+
+    Args:
+        weights: What is stepped.
+        matrix_rate: Muon's learning rate; updates are orthogonal matrices.
+        embedding_rate: AdamW's rate on token embeddings (tied to the output).
+        other_rate: AdamW's rate on norms and biases.
+        embeddings: Names of the parameters that count as embeddings.
+    """
+    embedding_names = set(embeddings)
+    named = list(zip(weights.names, weights.masters, strict=True))
+    matrices = [master for name, master in named if master.ndim == 2 and name not in embedding_names]
+    tables = [master for name, master in named if name in embedding_names]
+    others = [master for name, master in named if master.ndim != 2 and name not in embedding_names]
+    muon = torch.optim.Muon(matrices, lr=matrix_rate, momentum=0.95, weight_decay=0.0)
+    groups = [{"params": others, "lr": other_rate}, {"params": tables, "lr": embedding_rate}]
+    adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    return Optimizer(weights, [muon, adam])

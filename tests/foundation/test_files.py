@@ -1,0 +1,223 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tain.foundation import files
+from tain.foundation.errors import UserError
+from tain.foundation.files import refuse_existing, whole_file, whole_folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def visible(folder: Path) -> list[str]:
+    return [name for name in names(folder) if not name.startswith(".")]
+
+
+@pytest.fixture(params=["one step", "two steps"])
+def swap(request, monkeypatch):
+    """Replace folders in one step where this system can, and once in the two steps of other systems."""
+    if request.param == "two steps":
+        monkeypatch.setattr(files, "_swap", lambda left, right: False)
+
+
+def test_a_folder_appears_whole_and_leaves_nothing_else(tmp_path):
+    with whole_folder(tmp_path / "new" / "out") as partial:
+        (partial / "weights").write_text("all")
+        assert not (tmp_path / "new" / "out").exists()
+    assert (tmp_path / "new" / "out" / "weights").read_text() == "all"
+    assert names(tmp_path / "new") == ["out"]
+
+
+def test_a_file_appears_whole_and_leaves_nothing_else(tmp_path):
+    with whole_file(tmp_path / "new" / "out.npy") as partial:
+        partial.write_text("all")
+        assert not (tmp_path / "new" / "out.npy").exists()
+    assert (tmp_path / "new" / "out.npy").read_text() == "all"
+    assert names(tmp_path / "new") == ["out.npy"]
+
+
+@pytest.mark.parametrize("interrupt", [ValueError, KeyboardInterrupt])
+def test_a_block_that_raises_leaves_no_trace(tmp_path, interrupt):
+    with pytest.raises(interrupt), whole_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("half")
+        raise interrupt
+    with pytest.raises(interrupt), whole_file(tmp_path / "out.npy") as file:
+        file.write_text("half")
+        raise interrupt
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize("had_old", [False, True])
+def test_a_process_killed_while_it_writes_leaves_the_name_as_it_was(tmp_path, kind, had_old):
+    target = tmp_path / "out"
+    written = target / "weights" if kind == "folder" else target
+    if had_old:
+        written.parent.mkdir(exist_ok=True)
+        written.write_text("old")
+    place = "partial / 'weights'" if kind == "folder" else "partial"
+    script = (
+        "import sys, time\nfrom pathlib import Path\n"
+        f"from tain.foundation.files import whole_{kind}\n"
+        f"with whole_{kind}(Path(sys.argv[1]), overwrite={had_old}) as partial:\n"
+        f"    ({place}).write_text('half')\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(target)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"writing"
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert visible(tmp_path) == (["out"] if had_old else [])
+    if had_old:
+        assert written.read_text() == "old"
+
+    # what the dead process left does not stand in the way of the next one
+    with (whole_folder if kind == "folder" else whole_file)(target, overwrite=had_old) as partial:
+        (partial / "weights" if kind == "folder" else partial).write_text("new")
+    assert written.read_text() == "new"
+
+
+def test_overwrite_keeps_the_old_folder_until_the_new_one_is_whole(tmp_path, swap):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with whole_folder(target, overwrite=True) as partial:
+        (partial / "new").write_text("new")
+        assert names(target) == ["old"]
+    assert names(target) == ["new"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_overwriting_never_leaves_the_name_empty(tmp_path):
+    target = tmp_path / "out"
+    (tmp_path / "left").mkdir()
+    target.mkdir()
+    if not files._swap(tmp_path / "left", target):
+        pytest.skip("this disk cannot swap two names in one step")
+    seen, done = [], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            seen.append(target.exists())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(100):
+        with whole_folder(target, overwrite=True) as partial:
+            (partial / "weights").write_text("all")
+    done.set()
+    watcher.join()
+    assert seen
+    assert all(seen)
+
+
+def test_overwrite_that_fails_keeps_the_old_folder(tmp_path, swap):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(ValueError), whole_folder(target, overwrite=True):
+        raise ValueError
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+    rename = Path.rename
+    monkeypatch.setattr(files, "_swap", lambda left, right: False)
+
+    def fail_for_the_new_one(path, to):
+        if ".partial-" in path.name:
+            raise OSError("the disk went away")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
+    with pytest.raises(OSError, match="went away"), whole_folder(target, overwrite=True) as partial:
+        (partial / "new").write_text("new")
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_overwriting_a_link_replaces_the_link_and_not_what_it_points_to(tmp_path, swap):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "old").write_text("old")
+    (tmp_path / "out").symlink_to(kept)
+    with whole_folder(tmp_path / "out", overwrite=True) as partial:
+        (partial / "new").write_text("new")
+    assert not (tmp_path / "out").is_symlink()
+    assert names(kept) == ["old"]
+    assert names(tmp_path) == ["kept", "out"]
+
+
+@pytest.mark.parametrize("whole", [whole_folder, whole_file])
+def test_what_appeared_meanwhile_is_left_alone_and_the_result_is_kept(tmp_path, whole):
+    target = tmp_path / "out"
+    with pytest.raises(UserError, match="appeared while this ran") as caught, whole(target) as partial:
+        (partial / "weights" if whole is whole_folder else partial).write_text("mine")
+        target.write_text("theirs")
+    assert target.read_text() == "theirs"
+    (kept,) = set(visible(tmp_path)) - {"out"}
+    assert kept in str(caught.value)
+    path = tmp_path / kept
+    assert (path / "weights" if path.is_dir() else path).read_text() == "mine"
+
+
+def test_an_output_that_exists_is_refused_before_anything_is_written(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    with pytest.raises(UserError) as caught, whole_folder(target):
+        pytest.fail("the block must not run")
+    assert str(caught.value) == f"output {str(target)!r} already exists: choose another name or give --overwrite"
+
+
+def test_a_dangling_link_counts_as_taken(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="already exists"):
+        refuse_existing(tmp_path / "out", overwrite=False)
+
+
+def test_an_output_below_a_file_is_refused(tmp_path):
+    (tmp_path / "notes").write_text("text")
+    with pytest.raises(UserError, match=r"lies below .*notes', which is a file"):
+        refuse_existing(tmp_path / "notes" / "deep" / "out", overwrite=False)
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "/", "out/..", "~"])
+def test_working_folders_and_those_around_them_are_never_replaced(tmp_path, monkeypatch, target):
+    (tmp_path / "project" / "out").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    path = Path.home() if target == "~" else Path(target)
+    with pytest.raises(UserError, match="would replace a whole working folder"):
+        refuse_existing(path, overwrite=True)
+
+
+def test_overwrite_does_not_turn_a_folder_into_a_file_nor_back(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UserError, match="is a folder, but a file is to be written"), whole_file(tmp_path / "folder", overwrite=True):
+        pytest.fail("the block must not run")
+    with pytest.raises(UserError, match="is a file, but a folder is to be written"), whole_folder(tmp_path / "file", overwrite=True):
+        pytest.fail("the block must not run")
+
+
+def test_a_name_the_disk_cannot_hold_is_refused_at_once(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"), whole_folder(tmp_path / ("x" * 300)):
+        pytest.fail("the block must not run")
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # an administrator may write everywhere, whatever the mode says
+    with pytest.raises(UserError, match="cannot be written: no permission in"):
+        refuse_existing(tmp_path / "out", overwrite=False)
