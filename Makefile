@@ -34,8 +34,13 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py
 
+# tain-mini: trains for as long as it is left alone, checkpoints every five minutes, goes on where it was
+CORPUS ?= ../shared/corpus
+MINI = runs/mini
 mini: $(READY)
-	$(BIN)/python benchmarks/train_mini.py
+	$(BIN)/tain pretrain scratch $(filter-out $(wildcard $(CORPUS)/valid_*),$(wildcard $(CORPUS)/*.txt.xz)) --output $(MINI) \
+		--settings benchmarks/tain_mini.toml $(foreach file,$(wildcard $(CORPUS)/valid_*.txt.xz),--validation $(file)) \
+		$(if $(wildcard runs/.mini.pretrain/checkpoint),--resume)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -11,11 +11,13 @@ from cyclopts import Parameter
 from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
+from tain.foundation.runtime import process_age_s
 
 if TYPE_CHECKING:
     from tain.evaluation.descriptions import Change, DescriptionRetrieval
     from tain.evaluation.encoding import Encodes
     from tain.evaluation.geometry import LabelFreeReport
+    from tain.evaluation.pages import BeforeAfter
     from tain.text.docstrings import DocstringCorpus, FunctionDocstring
 
 MODEL = "tain-mini"
@@ -26,7 +28,9 @@ _PAGE = "page.html"
 _FEWEST_SENTENCES = 400  # two steps of the recipe
 _FEWEST_FUNCTIONS = 20
 _SHOWN_FUNCTIONS = 8
-_AFTERWARDS_S = 12.0  # measuring again and writing the page, on two cores
+_LABEL_FREE_TEXTS = 500
+_LEAST_TRAINING_S = 60.0  # what training gets on a machine too slow for the time given
+_WHOLE_TOKENS = 80  # forty words of code talk fit; longer limits cost nothing where nothing is padded
 
 
 def demo(
@@ -54,18 +58,16 @@ def demo(
     replaces = _refuse_foreign(output, overwrite=overwrite)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     made = run_demo(output, minutes=minutes, sentences=sentences, functions=functions, seed=seed, overwrite=replaces, progress=progress)
-    _print_result(made, output)
+    _print_result(made.page, output)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
     """What a demo found; see ``run_demo``."""
 
-    corpus: "DocstringCorpus"
     before: "Measured"
     after: "Measured"
-    changes: "list[Change]"
-    training: "Training"
+    page: "BeforeAfter"
 
 
 @dataclass(frozen=True)
@@ -102,18 +104,22 @@ def run_demo(
     import numpy as np
 
     from tain.evaluation.descriptions import compare_retrieval
+    from tain.evaluation.pages import before_after_page
 
     corpus = _gather(sentences=sentences, functions=functions, seed=seed, progress=progress)
+    began_s = process_age_s()
     before = _measure(_load(MODEL), corpus.functions, seed=seed)
-    progress.note(f"measured {MODEL} as it is")
+    measuring_s = process_age_s() - began_s
+    progress.note(f"measured {MODEL} as it is in {measuring_s:.1f} s")
     with whole_folder(output, overwrite=overwrite) as folder:
-        training = _mirror(
-            corpus.sentences, folder / _ENCODER, budget_s=max(20.0, 60 * minutes - _AFTERWARDS_S), seed=seed, progress=progress
-        )
+        # the second measuring takes as long as the first
+        budget_s = max(60 * minutes - 1.1 * measuring_s, process_age_s() + _LEAST_TRAINING_S)
+        training = _mirror(corpus.sentences, folder / _ENCODER, budget_s=budget_s, seed=seed, progress=progress)
         after = _measure(_load(folder / _ENCODER), corpus.functions, seed=seed)
         changes = compare_retrieval(before.retrieval, after.retrieval, rng=np.random.default_rng(seed))
-        made = Demo(corpus=corpus, before=before, after=after, changes=changes, training=training)
-        (folder / _PAGE).write_text(_page(made, output, seed=seed), encoding="utf-8")
+        page = _page(corpus, before, after, changes, training, output=output, seed=seed)
+        made = Demo(before=before, after=after, page=page)
+        (folder / _PAGE).write_text(before_after_page(page), encoding="utf-8")
         (folder / _MARKER).write_text(json_format.dumps(_record(made, seed=seed), indent=2) + "\n", encoding="utf-8")
     return made
 
@@ -187,7 +193,8 @@ def _measure(encoder: "Encodes", functions: "Sequence[FunctionDocstring]", *, se
     from tain.evaluation.geometry import label_free_report
 
     retrieval = retrieve_by_description(encoder, functions)
-    report = label_free_report(encoder, [function.rest for function in functions], rng=np.random.default_rng(seed))
+    rests = [function.rest for function in functions]
+    report = label_free_report(encoder, rests, max_texts=_LABEL_FREE_TEXTS, rng=np.random.default_rng(seed))
     return Measured(retrieval, report)
 
 
@@ -195,7 +202,9 @@ def _mirror(sentences: Sequence[str], folder: Path, *, budget_s: float, seed: in
     """Train, the only place that knows how the recipe is called."""
     from tain.recipes.mirror import mirror
 
-    made = mirror(MODEL, list(sentences), folder, level="sentence", budget_s=budget_s, seed=seed, progress=progress)
+    made = mirror(
+        MODEL, list(sentences), folder, level="sentence", max_tokens=_WHOLE_TOKENS, budget_s=budget_s, seed=seed, progress=progress
+    )
     config, run = made.config, made.runs[made.best]
     settings: dict[str, Any] = {
         "method": "Mirror-BERT (identity contrastive)",
@@ -215,37 +224,44 @@ def _mirror(sentences: Sequence[str], folder: Path, *, budget_s: float, seed: in
 # ---- what is shown and kept
 
 
-def _page(made: Demo, output: Path, *, seed: int) -> str:
+def _page(
+    corpus: "DocstringCorpus",
+    before: Measured,
+    after: Measured,
+    changes: "list[Change]",
+    training: Training,
+    *,
+    output: Path,
+    seed: int,
+) -> "BeforeAfter":
     import random
 
-    from tain.evaluation.pages import BeforeAfter, before_after_page, label_free_properties, neighbour_cases
+    from tain.evaluation.pages import BeforeAfter, label_free_properties, neighbour_cases
 
-    functions = made.corpus.functions
+    functions = corpus.functions
     chosen = sorted(random.Random(seed).sample(range(len(functions)), min(_SHOWN_FUNCTIONS, len(functions))))
-    return before_after_page(
-        BeforeAfter(
-            model=MODEL,
-            training_s=made.training.seconds,
-            texts=made.training.texts,
-            functions=len(functions),
-            changes=made.changes,
-            properties=label_free_properties(made.before.report, made.after.report),
-            worse=made.after.report.is_worse_than(made.before.report),
-            cases=neighbour_cases(functions, made.before.retrieval, made.after.retrieval, chosen=chosen),
-            settings=made.training.settings,
-            usage=_usage(output),
-            origin=_origin(made.corpus, seed=seed),
-        )
+    return BeforeAfter(
+        model=MODEL,
+        training_s=training.seconds,
+        texts=training.texts,
+        functions=len(functions),
+        changes=changes,
+        properties=label_free_properties(before.report, after.report),
+        worse=after.report.is_worse_than(before.report),
+        cases=neighbour_cases(functions, before.retrieval, after.retrieval, chosen=chosen),
+        settings=training.settings,
+        usage=_usage(output),
+        origin=_origin(corpus, seed=seed),
     )
 
 
 def _usage(output: Path) -> str:
-    folder = (output / _ENCODER).as_posix()
+    folder = json_format.dumps((output / _ENCODER).as_posix(), ensure_ascii=False)
     return "\n".join(
         [
             "from tain import Embedder",
-            f"encoder = Embedder.load({folder!r})  # sentence_transformers.SentenceTransformer reads it too",
-            'vectors = encoder.encode(["Read a file line by line.", "Iterate over the lines of a file."])  # (2, dim)',
+            f"encoder = Embedder.load({folder})",
+            'vectors = encoder.encode(["Read a file line by line.", "Iterate over its lines."])',
         ]
     )
 
@@ -267,37 +283,40 @@ def _origin(corpus: "DocstringCorpus", *, seed: int) -> dict[str, object]:
 
 
 def _record(made: Demo, *, seed: int) -> dict[str, object]:
+    from tain.evaluation.pages import headline
+
     return {
         "kind": "demo",
         "format": 1,
         "model": MODEL,
         "seed": seed,
-        "sentences": made.training.texts,
-        "functions": len(made.corpus.functions),
-        "training_s": made.training.seconds,
-        "changes": [asdict(change) for change in made.changes],
+        "finding": headline(made.page),
+        "sentences": made.page.texts,
+        "functions": made.page.functions,
+        "training_s": made.page.training_s,
+        "changes": [asdict(change) for change in made.page.changes],
         "label_free": {"before": made.before.report.to_dict(), "after": made.after.report.to_dict()},
     }
 
 
-def _print_result(made: Demo, output: Path) -> None:
+def _print_result(page: "BeforeAfter", output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tain.evaluation.pages import figure, label_free_properties
+    from tain.evaluation.pages import figure, headline
 
-    table = Table(title=f"{MODEL} before and after {made.training.seconds:.0f} s of mirroring", title_justify="left")
+    table = Table()
     for name in ("", "before", "after", ""):
         table.add_column(name, justify="right" if name else "left")
-    for change in made.changes:
+    for change in page.changes:
         verdict = {1: "better", 0: "no clear difference", -1: "worse"}[change.direction]
         table.add_row(f"description finds docstring, {change.name}", figure(change, change.before), figure(change, change.after), verdict)
     table.add_section()
-    for row in label_free_properties(made.before.report, made.after.report):
-        table.add_row(row.name.replace("’", "'"), f"{row.before:.3f}", f"{row.after:.3f}", row.verdict)
-    console = Console()
-    console.print(table)
-    for reason in made.after.report.is_worse_than(made.before.report):
-        console.print(f"worse than the untouched model: {reason}")
+    for row in page.properties:
+        table.add_row(row.name, f"{row.before:.3f}", f"{row.after:.3f}", row.verdict)
+    Console().print(table)
+    print(f"{headline(page)}.")
+    for reason in page.worse:
+        print(f"Worse than the untouched model: {reason}.")
     print(f"encoder: {output / _ENCODER}")
     print(f"page: {(output / _PAGE).resolve()}")

@@ -1,12 +1,32 @@
 """The command ``tain``: finds the verb, runs it, turns errors into lines and exit codes."""
 
+import os
 import sys
+from typing import TYPE_CHECKING
 
 from tain.foundation.errors import UserError
 
+if TYPE_CHECKING:
+    from cyclopts import App
 
-def build_app():
-    """Build the cyclopts app with every verb by its import path: a verb's module is imported when it is called."""
+# shown in the list of verbs, without importing any; a verb's own help comes from its docstring
+VERBS = {
+    "demo": "The whole main job on this machine, offline, in under two minutes.",
+    "mirror": "Turn a masked language model and a file of texts into an encoder.",
+    "pretrain": "Train a masked language model, from scratch or continued.",
+    "encode": "Turn texts into vectors.",
+    "evaluate": "Measure encoders on similarity tasks and on their geometry.",
+}
+
+_TRAINING_PACKAGES = ("torch", "transformers", "jaxtyping")
+
+
+def build_app(called: str | None = None) -> "App":
+    """Build the cyclopts app with every verb by its import path: a verb's module is imported when it is called.
+
+    Args:
+        called: The verb that runs. A line of help given here would stand in for its docstring and hide the example.
+    """
     from cyclopts import App
 
     import tain
@@ -17,15 +37,8 @@ def build_app():
         version=tain.__version__,
         help_format="plaintext",
     )
-    verbs = {
-        "demo": ("tain.cli.demo:demo", "The whole main job on this machine, offline, in under two minutes."),
-        "mirror": ("tain.cli.mirror:mirror", "Turn a masked language model and a file of texts into an encoder."),
-        "pretrain": ("tain.cli.pretrain:pretrain", "Train a masked language model, from scratch or continued."),
-        "encode": ("tain.cli.encode:encode", "Turn texts into vectors."),
-        "evaluate": ("tain.cli.evaluate:evaluate", "Measure encoders on similarity tasks and on their geometry."),
-    }
-    for name, (path, help_text) in verbs.items():
-        app.command(path, name=name, help=help_text)
+    for name, line in VERBS.items():
+        app.command(f"tain.cli.{name}:{name}", name=name, help=None if name == called else line)
     return app
 
 
@@ -33,23 +46,32 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exits 0 when done, 2 when the user's input cannot work; any other exception is our bug and shows."""
     from cyclopts.exceptions import CycloptsError
 
+    arguments = sys.argv[1:] if arguments is None else arguments
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        build_app()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        build_app(called)(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except UserError as error:
         _refuse(str(error))
     except CycloptsError as error:
         error.verbose = False
-        _refuse(" ".join(str(error).split()))
+        verb = f" {called}" if called in VERBS else ""
+        _refuse(f"{' '.join(str(error).split())} (see tain{verb} --help)")
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAINING_PACKAGES:
+            raise
+        _refuse(f'tain {called} needs {error.name}, which is not installed: run pip install "tain[train]"')
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away: nothing is left to say
+        # the reader of our output went away; what is left goes nowhere, or Python would complain about it at the very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 
 def _refuse(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(2)
 
 

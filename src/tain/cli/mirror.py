@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tain.recipes.mirror import Mirrored
 
 _Flags: Any = flags_of(MirrorConfig, without=("budget_s",))
+_NONE_GIVEN = _Flags()
 
 
 def mirror(
@@ -29,7 +30,7 @@ def mirror(
     overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
-    config: Annotated[_Flags | None, Parameter(name="*")] = None,
+    config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,
 ) -> None:
     """Turn a masked language model and a file of texts into an encoder. No labels, no extra data.
 

@@ -9,6 +9,7 @@ from tain.cli.settings import flags_of, settle
 from tain.recipes.pretrain_config import PretrainConfig
 
 _Flags: Any = flags_of(PretrainConfig)
+_NONE_GIVEN = _Flags()
 
 
 def pretrain(
@@ -22,7 +23,7 @@ def pretrain(
     overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
-    config: Annotated[_Flags | None, Parameter(name="*")] = None,
+    config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,
 ) -> None:
     """Train a masked language model on running text, from scratch or continued.
 

@@ -36,7 +36,10 @@ def flags_of(config_class: type, *, without: tuple[str, ...] = ()) -> type:
         parameter = Parameter(help=help_text, show_default=False, negative=negative)
         optional = kind if _allows_none(kind) else kind | None
         made.append((entry.name, Annotated[optional, parameter], None))
-    return make_dataclass(f"{config_class.__name__}Flags", made, frozen=True, kw_only=True)
+    # with the module of its making cyclopts would take it for a built-in type
+    return make_dataclass(
+        f"{config_class.__name__}Flags", made, frozen=True, kw_only=True, namespace={"__module__": config_class.__module__}
+    )
 
 
 def settle(config_class: type, flags: Any, *, file: Path | None, **more: Any) -> Any:

@@ -26,7 +26,7 @@ _MOST_MODELS = 6
 def headline_sentence(report: EvaluationReport) -> str:
     """Say what was found in one sentence: the difference of two models, the best of several, or the figure of one."""
     place, row = report.headline()
-    names = [_short(model.name) for model in report.models]
+    names = [_short(label) for label in report.labels()]
     values = [figure.value for figure in row.figures]
     if any(math.isnan(value) for value in values):
         undefined = ", ".join(name for name, value in zip(names, values, strict=True) if math.isnan(value))
@@ -35,12 +35,12 @@ def headline_sentence(report: EvaluationReport) -> str:
         return f"{names[0]} reaches {_value(row, values[0])} on {place} (95% interval {_range(row.figures[0].interval, row)})"
     if len(names) == 2:
         return _comparison(names, row, row.figures[1], place)
-    best = max(range(len(values)), key=lambda model: values[model] if row.better == "higher" else -values[model])
+    best = max(range(len(values)), key=lambda model: values[model])
     if best == 0:
-        return f"{names[0]} has the {row.better[:-2]}est figure of {len(names)} models on {place}: {_value(row, values[0])}"
+        return f"{names[0]} has the highest figure of {len(names)} models on {place}: {_value(row, values[0])}"
     gain = row.figures[best]
-    clause = _clause(gain, row)
-    return f"{names[best]} has the {row.better[:-2]}est figure of {len(names)} models on {place}: {_value(row, gain.value)}, {clause} {names[0]}"
+    comparison = f"{_clause(gain, row)} {names[0]}"
+    return f"{names[best]} has the highest figure of {len(names)} models on {place}: {_value(row, gain.value)}, {comparison}"
 
 
 def as_svg(report: EvaluationReport) -> str:
@@ -55,7 +55,7 @@ def as_svg(report: EvaluationReport) -> str:
     for heading, group in groups:
         canvas.heading(heading)
         for row in _rows(group):
-            canvas.row(row, scale, names=[_short(model.name) for model in report.models] if is_first else None, is_mean=row is group.mean)
+            canvas.row(row, scale, names=[_short(label) for label in report.labels()] if is_first else None, is_mean=row is group.mean)
             is_first = False
     canvas.axis(scale, top, _quantity(groups))
     canvas.notes(_notes(report, groups))
@@ -213,7 +213,7 @@ class _Canvas:
         if math.isnan(figure.value):
             self._text(_LEFT + 4, y + 4, f"undefined {name}".strip(), size=11, fill=_FAINT)
             return
-        colour, draw = _LOOKS[model % _MOST_MODELS]
+        colour, draw = _LOOKS[model % _MOST_MODELS if len(row.figures) > 1 else 1]  # faint is for what others are compared with
         low, high = (scale.x(end) if math.isfinite(end) else scale.x(figure.value) for end in (figure.interval.low, figure.interval.high))
         self._above.append(f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{y:.1f}' y2='{y:.1f}' stroke='{colour}' stroke-width='2.5'/>")
         self._above.append(draw(scale.x(figure.value), y, colour))

@@ -10,6 +10,7 @@ from tain.evaluation.geometry import LabelFreeReport
 from tain.text.docstrings import FunctionDocstring
 
 _SHOWN_CHARS = 190  # of a neighbour's text
+_SAME_WITHIN = 0.01  # smaller changes of a label-free figure are noise on a few hundred texts
 _TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -22,17 +23,15 @@ class Property:
     after: float
     better: Literal["higher", "lower"]
     meaning: str  # what it measures, one sentence
-    digits: int = 3
 
     @property
     def verdict(self) -> Literal["better", "worse", "same", "unknown"]:
-        """Whether it moved the right way, as far as the shown digits tell."""
+        """Whether it moved the right way, by 0.01 or more."""
         if self.before != self.before or self.after != self.after:  # nan: no answer
             return "unknown"
-        before, after = round(self.before, self.digits), round(self.after, self.digits)
-        if before == after:
+        if abs(self.after - self.before) < _SAME_WITHIN:
             return "same"
-        return "better" if (after > before) == (self.better == "higher") else "worse"
+        return "better" if (self.after > self.before) == (self.better == "higher") else "worse"
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ class BeforeAfter:
 def label_free_properties(before: LabelFreeReport, after: LabelFreeReport) -> list[Property]:
     """The rows of the label-free table."""
     texts: list[tuple[str, str, Literal["higher", "lower"], str]] = [
-        ("Self-retrieval, R@1", "self_retrieval_recall_at_1", "higher", "Share of half texts whose nearest neighbour is their other half."),
-        ("Self-retrieval, MRR", "self_retrieval_mrr", "higher", "Mean of 1 / place of the other half."),
+        ("Self-retrieval R@1", "self_retrieval_recall_at_1", "higher", "Share of half texts whose nearest neighbour is their other half."),
+        ("Self-retrieval MRR", "self_retrieval_mrr", "higher", "Mean of 1 / place of the other half."),
         ("Uniformity", "uniformity", "lower", "How evenly texts spread over the sphere: 0 all in one spot, −4 well spread."),
         (
             "Alignment",
@@ -182,7 +181,7 @@ def _property_summary(page: BeforeAfter) -> str:
     verdicts = [row.verdict for row in page.properties]
     counted = f"{verdicts.count('better')} of {len(verdicts)} figures got better"
     if verdicts.count("worse"):
-        names = ", ".join(row.name.lower() for row in page.properties if row.verdict == "worse")
+        names = ", ".join(row.name[:1].lower() + row.name[1:] for row in page.properties if row.verdict == "worse")
         counted += f", {verdicts.count('worse')} got worse ({names})"
     return counted + "."
 
@@ -214,9 +213,10 @@ def before_after_page(page: BeforeAfter) -> str:
 
 
 def _header(page: BeforeAfter, title: str) -> str:
+    name = escape(page.model)
     return f"""<header>
 <p class="brand">{_MARK}<span>tain</span></p>
-<h1>{escape(title)}</h1>
+<h1>{escape(title).replace(name, f'<span class="whole">{name}</span>')}</h1>
 <p class="lead">{escape(page.model)} read {page.texts:,} sentences from the docstrings of the Python packages on this machine,
 each one paired with itself: no labels, nothing downloaded. Then it was asked about functions from modules it had not seen.</p>
 </header>"""
@@ -234,7 +234,7 @@ def _labelled_section(page: BeforeAfter) -> str:
 <p>The first sentence of each of {page.functions:,} held-out functions looks for the rest of the same docstring among all
 {page.functions:,}. The function’s own name is removed from both. {escape(chance)}</p>
 <figure>
-{_chart(page.changes, width=720)}
+{_chart(page.changes, width=912)}
 {_chart(page.changes, width=340)}
 <figcaption>Higher is better. Lines are 95% intervals ({page.functions:,} functions resampled). R@k: share of functions whose right answer
 is among the first k. MRR: mean of 1 / place of the right answer, on the same scale (1 = 100%).</figcaption>
@@ -263,9 +263,12 @@ def _difference(change: Change) -> str:
 def _label_free_section(page: BeforeAfter) -> str:
     words = {"better": "▲ better", "worse": "▼ worse", "same": "= same", "unknown": "–"}
     rows = "".join(
-        f'<tr><th scope="row">{escape(row.name)}<span class="meaning">{escape(row.meaning)}</span></th>'
-        f'<td class="number">{_plain_number(row.before, row.digits)}</td><td class="number">{_plain_number(row.after, row.digits)}</td>'
-        f'<td class="quiet wanted">{row.better}</td><td class="verdict {row.verdict}">{words[row.verdict]}</td></tr>'
+        # the roles keep it a table to a screen reader where a narrow screen lays the rows out as a grid
+        f'<tr role="row"><th scope="row" role="rowheader">{escape(row.name)}<span class="meaning">{escape(row.meaning)}</span></th>'
+        f'<td role="cell" class="number" data-side="before">{_plain_number(row.before)}</td>'
+        f'<td role="cell" class="number" data-side="after">{_plain_number(row.after)}</td>'
+        f'<td role="cell" class="quiet wanted">{row.better}</td>'
+        f'<td role="cell" class="verdict {row.verdict}">{words[row.verdict]}</td></tr>'
         for row in page.properties
     )
     warning = ""
@@ -275,14 +278,14 @@ def _label_free_section(page: BeforeAfter) -> str:
 <h2 id="space">What changed in the space</h2>
 <p>Measured on the held-out docstrings without any labels. {escape(_property_summary(page))}</p>
 {warning}
-<div class="scroll"><table class="properties"><thead><tr><th scope="col">Figure</th><th scope="col" class="number">Before</th>
+<div class="scroll"><table class="properties" role="table"><thead><tr><th scope="col">Figure</th><th scope="col" class="number">Before</th>
 <th scope="col" class="number">After</th><th scope="col" class="wanted">Better is</th><th scope="col">It got</th></tr></thead>
 <tbody>{rows}</tbody></table></div>
 </section>"""
 
 
-def _plain_number(value: float, digits: int) -> str:
-    return "–" if value != value else f"{value:.{digits}f}".replace("-", "−")
+def _plain_number(value: float) -> str:
+    return "–" if value != value else f"{value:.3f}".replace("-", "−")
 
 
 def _neighbours_section(page: BeforeAfter) -> str:
@@ -332,6 +335,7 @@ def _use_section(page: BeforeAfter) -> str:
     return f"""<section aria-labelledby="use">
 <h2 id="use">Use it</h2>
 <pre tabindex="0"><code>{escape(page.usage.strip())}</code></pre>
+<p class="after-code">The folder is also a sentence-transformers model: <code>SentenceTransformer(folder)</code> gives the same vectors.</p>
 </section>"""
 
 
@@ -354,8 +358,8 @@ def _chart(changes: Sequence[Change], *, width: int) -> str:
     top = max(max(change.before_interval.high, change.after_interval.high, change.before, change.after) for change in changes)
     step = next((step for step in _TICK_STEPS if top / step <= (6 if is_wide else 4)), 0.25)
     end = min(1.0, step * max(1, -int(-top // step)))
-    left, right = (122, 80) if is_wide else (58, 62)
-    group, bar, offset = (72, 18, 8) if is_wide else (84, 16, 26)
+    left, right = (132, 76) if is_wide else (54, 58)
+    group, bar, offset = (76, 20, 10) if is_wide else (86, 16, 28)
     height = group * len(changes) + 34
 
     def across(value: float) -> float:
@@ -432,6 +436,7 @@ section { margin-top: 4rem; }
 .brand { display: flex; align-items: center; gap: .55rem; margin: 0; font-weight: 600; letter-spacing: .02em; }
 .mark { width: 1.7rem; height: 1.7rem; }
 .mark .glass { fill: var(--before); } .mark .tain { fill: var(--after); }
+.whole { white-space: nowrap; }
 .lead { font-size: 1.14rem; color: var(--quiet); }
 .quiet, figcaption { color: var(--quiet); }
 figure { margin: 1.5rem 0 1rem; }
@@ -454,7 +459,7 @@ thead th { font-size: .82rem; font-weight: 500; color: var(--quiet); padding-top
 tbody th { font-weight: 600; }
 td .quiet { font-size: .86rem; white-space: nowrap; }
 .number { text-align: right; padding-right: 1.5rem; }
-.meaning { display: block; font-weight: 400; font-size: .875rem; line-height: 1.45; color: var(--quiet); max-width: 30rem; }
+.meaning { display: block; font-weight: 400; font-size: .875rem; line-height: 1.45; color: var(--quiet); max-width: 34rem; }
 .verdict { white-space: nowrap; } .verdict.better { color: var(--after-ink); font-weight: 600; }
 .verdict.worse { color: var(--worse); font-weight: 600; } .verdict.same, .verdict.unknown { color: var(--quiet); }
 .warning { background: var(--warning); border-left: 4px solid var(--worse); padding: .8rem 1rem; border-radius: 0 .4rem .4rem 0; }
@@ -481,7 +486,7 @@ h4 { margin: 0 0 .3rem; font-size: .92rem; } .side.after h4 { color: var(--after
 h4 .quiet { font-weight: 400; font-size: .8rem; margin-left: .3rem; }
 ol { list-style: none; margin: 0; padding: 0; }
 li { display: grid; grid-template-columns: 2.5rem 1fr; gap: .6rem; padding: .55rem .6rem; margin: 0 -.6rem; border-radius: .5rem; }
-li p { margin: 0; font-size: .9rem; line-height: 1.45; } li code { font-size: .74rem; }
+li p { margin: 0; font-size: .9rem; line-height: 1.45; } li code { display: block; font-size: .74rem; line-height: 1.4; margin-top: .2rem; }
 li.right { background: var(--right); }
 .cosine { font-size: .82rem; color: var(--quiet); font-variant-numeric: tabular-nums; padding-top: .1rem; }
 .check { color: var(--after-ink); font-weight: 700; }
@@ -491,6 +496,7 @@ pre {
   overflow-x: auto; margin: .75rem 0 0;
 }
 pre code { font-size: .9rem; line-height: 1.7; color: var(--ink); overflow-wrap: normal; }
+.after-code { font-size: .875rem; color: var(--quiet); margin-top: .75rem; }
 .columns { display: grid; grid-template-columns: 1fr 1fr; gap: 2.5rem; }
 dl { margin: .5rem 0 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
 dl div { display: flex; justify-content: space-between; gap: 1.5rem; padding: .42rem 0; border-bottom: 1px solid var(--line); }
@@ -500,7 +506,13 @@ dt { color: var(--quiet); } dd { margin: 0; text-align: right; overflow-wrap: an
   .chart.wide { display: none; } .chart.narrow { display: block; }
   .sides, .columns { grid-template-columns: 1fr; } .sides { gap: 1.1rem; }
   .case { padding: 1.1rem 1.1rem .9rem; }
-  .properties .wanted { display: none; } .number { padding-right: .8rem; } th, td { padding-right: .6rem; }
+  th, td { padding-right: .6rem; }
+  .properties thead { display: none; }
+  .properties tr { display: grid; grid-template-columns: 1fr 1fr 1fr; padding: .8rem 0; border-bottom: 1px solid var(--line); }
+  .properties th { grid-column: 1 / -1; } .properties th, .properties td { border: 0; padding: 0; }
+  .properties .number { text-align: left; padding-top: .35rem; } .properties .verdict { text-align: right; padding-top: .35rem; }
+  .properties .wanted { display: none; }
+  .properties .number::before { content: attr(data-side) " "; color: var(--quiet); font-size: .82rem; }
 }
 @media print { .case { break-inside: avoid; } }
 """

@@ -138,8 +138,17 @@ class EvaluationReport:
         assert isinstance(plain, dict)
         return plain
 
+    def labels(self) -> list[str]:
+        """Short names for tables and charts: as many last parts of each model's path as tell it from the others."""
+        parts = [model.name.rstrip("/").split("/") for model in self.models]
+        for kept in range(1, max(map(len, parts))):
+            short = ["/".join(part[-kept:]) for part in parts]
+            if len(set(short)) == len(short):
+                return short
+        return [model.name for model in self.models]
+
     def headline(self) -> tuple[str, Row]:
-        """The row that sums the report up, and what it is on: the first group's mean, else its first row."""
+        """What sums the report up, where higher is better: the first group's mean, else its first row, and what it is on."""
         suite = self.suites[0]
         group = suite.groups[0]
         place = f"{suite.title} ({group.title})" if group.title else suite.title

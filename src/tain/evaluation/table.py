@@ -18,10 +18,10 @@ def as_table(report: EvaluationReport) -> "Lines":
     from rich.console import Group as Lines
     from rich.text import Text
 
-    parts = []
+    parts, labels = [], report.labels()
     for suite in report.suites:
         heading = f"{suite.title}, {suite.note}" if suite.note else suite.title
-        parts += [Text(heading, style="bold"), _suite_table(suite, [model.name for model in report.models])]
+        parts += [Text(heading, style="bold"), _suite_table(suite, labels)]
         for group in suite.groups:
             if group.absent:
                 verb = "is" if len(group.absent) == 1 else "are"
@@ -31,7 +31,7 @@ def as_table(report: EvaluationReport) -> "Lines":
         if model.truncated:
             parts.append(Text(f"{model.name}: {model.truncated} of {model.texts} distinct texts were cut at its length limit."))
     scale = "Figures of sets are Spearman's correlation x 100. " if any(suite.name != "geometry" for suite in report.suites) else ""
-    against = f" Differences are to {report.models[0].name}, on the same resamples." if len(report.models) > 1 else ""
+    against = f" Differences are to {labels[0]}, on the same resamples." if len(report.models) > 1 else ""
     parts.append(Text(f"{scale}In brackets: 95% bootstrap interval, {report.resamples} resamples.{against}"))
     return Lines(*parts)
 

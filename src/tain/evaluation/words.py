@@ -35,7 +35,7 @@ _OTHER_SETS = {
     "wordsim353_italian": "WordSim-353 it",
     "wordsim353_russian": "WordSim-353 ru",
 }
-_MULTISIMLEX_OTHERS = ("ARA", "CMN", "YUE", "CYM", "EST", "FIN", "FRA", "HEB", "POL", "RUS", "SPA")
+_MULTISIMLEX_LANGUAGES = ("ENG", "ARA", "CMN", "YUE", "CYM", "EST", "FIN", "FRA", "HEB", "POL", "RUS", "SPA")
 _MULTISIMLEX_FILES = ("multisimlex/translation.tsv", "multisimlex/scores.tsv")
 _PARTS_JOINED_BY_UNDERSCORE = {"card660"}
 
@@ -50,13 +50,10 @@ def word_sources(data: Path | None, split: Split = "test") -> list[SetSource]:
         return [_wordsim("simlex999", _ENGLISH_SETS["simlex999"], _ENGLISH_DEV)]
     english = [_wordsim(stem, title, _ENGLISH) for stem, title in _ENGLISH_SETS.items()]
     others = [_wordsim(stem, title, _OTHER_LANGUAGES) for stem, title in _OTHER_SETS.items()]
-    known = [
-        *english,
-        _multisimlex("ENG", _ENGLISH),
-        *others,
-        *(_multisimlex(language, _OTHER_LANGUAGES) for language in _MULTISIMLEX_OTHERS),
-    ]
-    return known + _unknown_sets(data)
+    multisimlex = [_multisimlex(language) for language in _multisimlex_languages(data)]
+    in_english = [source for source in multisimlex if source.group == _ENGLISH]
+    in_others = [source for source in multisimlex if source.group == _OTHER_LANGUAGES]
+    return [*english, *in_english, *others, *in_others, *_unknown_sets(data)]
 
 
 def _unknown_sets(data: Path | None) -> list[SetSource]:
@@ -68,11 +65,20 @@ def _wordsim(stem: str, title: str, group: str) -> SetSource:
     return table_source(stem, title, group, f"wordsim/{stem}.tsv", spaces_for_underscores=stem in _PARTS_JOINED_BY_UNDERSCORE)
 
 
-def _multisimlex(language: str, group: str) -> SetSource:
+def _multisimlex_languages(data: Path | None) -> list[str]:
+    """The languages of the file that is there (releases differ); of none, those that tain knows, so that they are named as absent."""
+    scores = None if data is None else data / _MULTISIMLEX_FILES[1]
+    if scores is None or not scores.is_file():
+        return list(_MULTISIMLEX_LANGUAGES)
+    with scores.open(encoding="utf-8-sig", errors="replace") as file:  # what is wrong with it is told when it is loaded
+        return [column for column in file.readline().rstrip("\r\n").split("\t") if column.isupper()]
+
+
+def _multisimlex(language: str) -> SetSource:
     return SetSource(
         key=f"multisimlex_{language.lower()}",
         title=f"Multi-SimLex {language.lower()}",
-        group=group,
+        group=_ENGLISH if language == "ENG" else _OTHER_LANGUAGES,
         files=_MULTISIMLEX_FILES,
         read=partial(_read_multisimlex, language=language),
     )

@@ -21,12 +21,12 @@ from tain.text.cleaning import same_text_key
 
 _HELD_OUT_SHARE = 0.4  # of the modules
 _PACKAGE_SHARE = 0.05  # no package gives more than this share of what was asked for
-_SENTENCES_PER_MODULE = 50
-_FUNCTIONS_PER_MODULE = 8  # siblings of one module are often one text with a word changed
+_SENTENCES_PER_MODULE = 80
+_FUNCTIONS_PER_MODULE = 10  # siblings of one module are often one text with a word changed
 _MODULE_BYTES = 100_000  # larger ones are mostly tables, and slow to parse
 _BYTES_PER_DOCSTRING = 2_500  # parsing is what takes the time: files that say less are not worth it
 _SENTENCE_WORDS = range(4, 41)
-_REST_WORDS = range(8, 81)
+_REST_WORDS = range(8, 61)
 
 _SKIPPED_FOLDERS = frozenset(
     (
@@ -46,11 +46,14 @@ _SKIPPED_FOLDERS = frozenset(
         "vendored",
     )
 )
-_GENERATED_MARKS = ("generated", "do not edit", "don't edit")  # looked for in a file's first lines
+_GENERATED_MARKS = re.compile(
+    r"auto(?:matically|matic)?[- ]?generated|@generated|generated (?:by|from|using|with)|do not edit|don't edit", re.IGNORECASE
+)
 
 _LEFT_OUT_SECTIONS = re.compile(
     r"((keyword|other|class|named) )?(arg|argument|attribute|param|parameter|kwarg|member|method)s?|deprecated|(example|usage)s?( usage)?"
-    r"|(in|out)puts?|optional|(raise|receive|return|warn|yield)s?|return type|references?|see also|shapes?|signature|since|todo|type|version",
+    r"|(in|out)puts?|optional|(raise|receive|return|warn|yield)s?|return type|references?|see also|shapes?"
+    r"|signature|since|todo|type|version",
     re.IGNORECASE,
 )
 _SECTION_LINE = re.compile(r"^\W{0,2}([A-Za-z][A-Za-z ]{2,24}?)\W{0,2}:(?:\s|$)")
@@ -160,7 +163,7 @@ def gather_docstrings(roots: Sequence[Path], *, sentences: int = 10_000, functio
     Args:
         roots: Folders whose entries are packages and modules, such as ``python_roots()``.
         sentences: How many sentences to learn from at most; they have 4 to 40 words each and are all different.
-        functions: How many held-out functions at most; no two share a description or a rest.
+        functions: How many held-out functions at most; no two share a sentence.
         seed: Fixes which modules are held out and the order in which files are read.
 
     Returns:
@@ -262,8 +265,7 @@ class _ModuleReader:
             docstrings = (source.count(b'"""') + source.count(b"'''")) // 2
             if len(source) > min(_MODULE_BYTES, docstrings * _BYTES_PER_DOCSTRING):
                 return []
-            head = source[:1500].decode(errors="replace").lower()
-            if any(mark in head for mark in _GENERATED_MARKS):
+            if _GENERATED_MARKS.search(source[:1500].decode(errors="replace")):
                 return []
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # other people's invalid escapes
@@ -292,7 +294,6 @@ def _held_out_functions(
     """Up to ``count`` functions, and the keys of every sentence that stands in their docstrings."""
     found: list[FunctionDocstring] = []
     keys: set[str] = set()
-    sentence_keys: set[str] = set()
     given: dict[str, int] = {}
     full: set[str] = set()
     for package, module in _in_turns(packages, full):
@@ -306,11 +307,11 @@ def _held_out_functions(
             function = _described(f"{module.name}.{name}", node.name, paragraphs)
             if function is None:
                 continue
-            description_key, rest_key = same_text_key(function.description), same_text_key(function.rest)
-            if description_key in keys or rest_key in keys:
+            own_keys = {same_text_key(sentence) for text in (function.description, function.rest) for sentence in split_sentences(text)}
+            own_keys.update(same_text_key(sentence) for paragraph in paragraphs for sentence in split_sentences(paragraph))
+            if own_keys & keys:  # an answer that stands in two docstrings would be right for both
                 continue
-            keys |= {description_key, rest_key}
-            sentence_keys.update(same_text_key(sentence) for paragraph in paragraphs for sentence in split_sentences(paragraph))
+            keys |= own_keys
             found.append(function)
             here += 1
             given[package] = given.get(package, 0) + 1
@@ -318,7 +319,7 @@ def _held_out_functions(
                 full.add(package)
             if here >= _FUNCTIONS_PER_MODULE or package in full or len(found) >= count:
                 break
-    return found, sentence_keys
+    return found, keys
 
 
 def _training_sentences(
@@ -479,5 +480,5 @@ def without_name(sentence: str, name: str) -> str:
         return sentence
     pattern = r"(?<!\w)(?:\w+\.)*_*" + r"[\s_-]*".join(map(re.escape, words)) + r"_*(?:\(\))?(?!\w)"
     left = re.sub(pattern, "", sentence, flags=re.I)
-    left = re.sub(r"\s+([,.;:!?)])", r"\1", re.sub(r"\s+", " ", left)).replace("( ", "(").replace(" ()", "").strip(" ,;:")
+    left = re.sub(r"\s+([,.;:!?)])(?!\w)", r"\1", re.sub(r"\s+", " ", left)).replace("( ", "(").replace(" ()", "").strip(" ,;:")
     return left[:1].upper() + left[1:]

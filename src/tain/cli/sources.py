@@ -1,0 +1,20 @@
+"""Where a verb's texts come from, as an argument of the command line."""
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from tain.foundation.errors import UserError
+
+
+def _refuse_flags(_: type, value: Any) -> None:
+    # a lone - is standard input; with that let through, the parser would take a misspelled flag for a file too
+    for token in [value] if isinstance(value, str) else value or ():
+        if token.startswith("-") and token != "-":
+            raise UserError(f"unknown option {token}: see --help, and write a file of that name as ./{token}")
+
+
+_HELP = "txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard input; hf:NAME is a hub data set"
+
+TextSource = Annotated[str, Parameter(help=_HELP, allow_leading_hyphen=True, validator=_refuse_flags)]
+TextSources = Annotated[list[str], Parameter(help=_HELP, allow_leading_hyphen=True, validator=_refuse_flags)]

@@ -1,0 +1,176 @@
+"""How the vectors of a file are laid out and appended to: npy, safetensors and parquet."""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+StoredDtype = Literal["float32", "float16"]
+
+ENDINGS = (".npy", ".parquet", ".safetensors")
+
+
+class Rows(ABC):
+    """Vectors on their way into a file of one format, kept in a folder window by window.
+
+    Args:
+        folder: Where they are kept.
+        dim: Numbers a vector.
+        dtype: Their type.
+    """
+
+    def __init__(self, folder: Path, *, dim: int, dtype: str) -> None:
+        self.folder = folder
+        self.dim = dim
+        self.dtype = dtype
+
+    @abstractmethod
+    def holds(self, *, windows: int, texts: int) -> bool:
+        """Tell whether so many windows with so many texts can be gone on from."""
+
+    @abstractmethod
+    def open(self, *, windows: int, texts: int) -> None:
+        """Get ready to append after these, dropping whatever a killed run wrote beyond them."""
+
+    @abstractmethod
+    def append(self, vectors: np.ndarray, texts: list[str]) -> None:
+        """Put a window on the disk, to stay."""
+
+    @abstractmethod
+    def finish(self, *, texts: int) -> Path:
+        """Make the file whole and say where it is."""
+
+    def close(self) -> None:  # noqa: B027 - not every format keeps a file open
+        """Let go of open files."""
+
+
+class _PlainRows(Rows):
+    """Rows one after the other behind a head of fixed length, which is written last, when their number is known."""
+
+    file: BinaryIO | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "vectors"
+
+    @abstractmethod
+    def head(self, texts: int) -> bytes:
+        """Write the head for so many texts; always of the same length."""
+
+    def _bytes(self, texts: int) -> int:
+        return texts * self.dim * np.dtype(self.dtype).itemsize
+
+    def holds(self, *, windows: int, texts: int) -> bool:
+        return self.path.is_file() and self.path.stat().st_size >= len(self.head(0)) + self._bytes(texts)
+
+    def open(self, *, windows: int, texts: int) -> None:
+        self.file = self.path.open("r+b" if texts else "w+b")
+        end = len(self.head(0)) + self._bytes(texts)
+        self.file.truncate(end)
+        self.file.seek(end)
+
+    def append(self, vectors: np.ndarray, texts: list[str]) -> None:
+        assert self.file is not None
+        self.file.write(np.ascontiguousarray(vectors).data)
+        flush(self.file)
+
+    def finish(self, *, texts: int) -> Path:
+        assert self.file is not None
+        self.file.seek(0)
+        self.file.write(self.head(texts))
+        flush(self.file)
+        self.close()
+        return self.path
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+class _NpyRows(_PlainRows):
+    """The bytes that ``numpy.save`` would write."""
+
+    def head(self, texts: int) -> bytes:
+        names = f"{{'descr': '{np.dtype(self.dtype).newbyteorder('<').str}', 'fortran_order': False, 'shape': ({texts}, {self.dim}), }}"
+        return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + names.ljust(117).encode("ascii") + b"\n"
+
+
+class _SafetensorsRows(_PlainRows):
+    """One tensor, ``vectors``."""
+
+    def head(self, texts: int) -> bytes:
+        kind = {"float32": "F32", "float16": "F16"}[self.dtype]
+        tensors = {"vectors": {"dtype": kind, "shape": [texts, self.dim], "data_offsets": [0, self._bytes(texts)]}}
+        length = 248  # blanks behind the JSON are part of the format
+        return length.to_bytes(8, "little") + json.dumps(tensors).ljust(length).encode("ascii")
+
+
+class _ParquetRows(Rows):
+    """A file of one row group a window, joined at the end: a parquet file cut short cannot be gone on with."""
+
+    def __init__(self, folder: Path, *, dim: int, dtype: str, with_texts: bool) -> None:
+        super().__init__(folder, dim=dim, dtype=dtype)
+        self.with_texts = with_texts
+        self.windows = self.texts = 0
+
+    def _window(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.parquet"
+
+    def holds(self, *, windows: int, texts: int) -> bool:
+        return all(self._window(number).is_file() for number in range(windows))
+
+    def open(self, *, windows: int, texts: int) -> None:
+        self.windows, self.texts = windows, texts
+
+    def append(self, vectors: np.ndarray, texts: list[str]) -> None:
+        import pyarrow as pa
+
+        numbers = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.dim)
+        columns = [pa.array(np.arange(self.texts, self.texts + len(texts))), *([pa.array(texts)] if self.with_texts else []), numbers]
+        with self._writer(self._window(self.windows)) as writer:
+            writer.write_table(pa.table(columns, schema=self._schema()))
+        self.windows, self.texts = self.windows + 1, self.texts + len(texts)
+
+    def finish(self, *, texts: int) -> Path:
+        import pyarrow.parquet as pq
+
+        whole = self.folder / "whole.parquet"
+        with self._writer(whole) as writer:
+            for number in range(self.windows):
+                writer.write_table(pq.read_table(self._window(number), schema=self._schema()))
+        return whole
+
+    def _schema(self) -> Any:
+        import pyarrow as pa
+
+        number = pa.float16() if self.dtype == "float16" else pa.float32()
+        fields = [("index", pa.int64()), ("text", pa.string()), ("vector", pa.list_(number, self.dim))]
+        return pa.schema([field for field in fields if self.with_texts or field[0] != "text"])
+
+    @contextmanager
+    def _writer(self, path: Path) -> Iterator[Any]:
+        import pyarrow.parquet as pq
+
+        with path.open("wb") as file:
+            # hardly a number of a vector comes twice: a dictionary of them only costs
+            with pq.ParquetWriter(file, self._schema(), use_dictionary=False, compression="zstd") as writer:
+                yield writer
+            flush(file)
+
+
+def rows_for(path: Path, folder: Path, *, dim: int, dtype: str, with_texts: bool) -> Rows:
+    """Choose the format by the ending of ``path``, one of ``ENDINGS``; ``folder`` is where its parts are kept meanwhile."""
+    if path.suffix == ".parquet":
+        return _ParquetRows(folder, dim=dim, dtype=dtype, with_texts=with_texts)
+    return (_NpyRows if path.suffix == ".npy" else _SafetensorsRows)(folder, dim=dim, dtype=dtype)
+
+
+def flush(file: Any) -> None:
+    """Put what was written on the disk, to survive a power cut too."""
+    file.flush()
+    os.fsync(file.fileno())

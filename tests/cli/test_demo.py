@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pytest
+
+import tain.cli.demo as module
+from tain.cli.demo import demo
+from tain.foundation.errors import UserError
+from tain.text.docstrings import DocstringCorpus, FunctionDocstring
+
+WORDS = ["apple", "birch", "cedar", "daisy", "elder", "fern", "grape", "hazel", "iris", "jasmin"]
+
+
+class Fake:
+    """Bags of words, drowned in a constant to the degree of ``cone``."""
+
+    name = "fake"
+
+    def __init__(self, cone: float):
+        self.cone = cone
+
+    def encode(self, texts):
+        rng = np.random.default_rng(0)
+        codes: dict[str, np.ndarray] = {}
+        rows = []
+        for text in texts:
+            vectors = [codes.setdefault(word, rng.normal(size=16)) for word in text.lower().split()]
+            rows.append(np.mean(vectors, axis=0) + self.cone * rng.normal(size=16))
+        return np.array(rows, dtype=np.float32)
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """A corpus, a model and a training that take no time; what was trained on is collected."""
+    functions = [
+        FunctionDocstring(
+            f"p.f{n}", f"Count {WORDS[n % 10]} {WORDS[n // 10]} in it.", f"The {WORDS[n % 10]} and the {WORDS[n // 10]} are kept."
+        )
+        for n in range(60)
+    ]
+    corpus = DocstringCorpus(tuple(f"This is sentence number {n} of many." for n in range(500)), tuple(functions), 3, 40, 0)
+    calls: dict[str, object] = {}
+
+    def mirror(sentences, folder, *, budget_s, seed, progress):
+        calls.update(sentences=list(sentences), budget_s=budget_s, seed=seed)
+        folder.mkdir()
+        (folder / "model").write_text("weights")
+        return module.Training(texts=len(sentences), seconds=1.5, settings={"steps": 3})
+
+    monkeypatch.setattr(module, "_gather", lambda **_: corpus)
+    monkeypatch.setattr(module, "_load", lambda model: Fake(3.0 if model == module.MODEL else 0.0))
+    monkeypatch.setattr(module, "_mirror", mirror)
+    return calls
+
+
+def test_the_demo_writes_encoder_page_and_figures_and_says_where(fakes, tmp_path, capsys):
+    output = tmp_path / "out"
+    demo(output=output, quiet=True)
+    assert sorted(path.name for path in output.iterdir()) == ["demo.json", "encoder", "page.html"]
+    printed = capsys.readouterr()
+    assert f"page: {output / 'page.html'}" in printed.out
+    assert "R@1" in printed.out and "better" in printed.out
+    assert not printed.err
+    record = json.loads((output / "demo.json").read_text())
+    assert record["changes"][0]["after"] > record["changes"][0]["before"]
+    assert "up from" in (output / "page.html").read_text()
+    assert fakes["seed"] == 13 and len(fakes["sentences"]) == 500
+
+
+def test_a_worse_encoder_is_called_worse(fakes, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module, "_load", lambda model: Fake(0.0 if model == module.MODEL else 3.0))
+    demo(output=tmp_path / "out", quiet=True)
+    assert "Mirroring made tain-mini worse here" in capsys.readouterr().out
+    assert "worse here: it finds" in (tmp_path / "out" / "page.html").read_text()
+
+
+def test_progress_goes_to_stderr(fakes, tmp_path, capsys):
+    demo(output=tmp_path / "out", json=True)
+    assert all(json.loads(line) for line in capsys.readouterr().err.splitlines())
+
+
+def test_an_earlier_demo_is_replaced(fakes, tmp_path):
+    demo(output=tmp_path / "out", quiet=True)
+    demo(output=tmp_path / "out", seed=14, quiet=True)
+    assert json.loads((tmp_path / "out" / "demo.json").read_text())["seed"] == 14
+
+
+@pytest.mark.parametrize("marker", [None, "not json", "[]", '{"kind": "encoder"}'])
+def test_a_folder_of_someone_else_is_refused_untouched(fakes, tmp_path, marker):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "thesis.txt").write_text("years of work")
+    if marker is not None:
+        (output / "demo.json").write_text(marker)
+    with pytest.raises(UserError, match="already exists"):
+        demo(output=output, quiet=True)
+    assert (output / "thesis.txt").read_text() == "years of work"
+    assert "sentences" not in fakes
+
+
+def test_an_earlier_demo_with_something_added_is_refused(fakes, tmp_path):
+    demo(output=tmp_path / "out", quiet=True)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="already exists"):
+        demo(output=tmp_path / "out", quiet=True)
+    demo(output=tmp_path / "out", overwrite=True, quiet=True)
+    assert not (tmp_path / "out" / "notes.txt").exists()
+
+
+def test_a_failed_training_leaves_nothing_and_the_earlier_demo_whole(fakes, monkeypatch, tmp_path):
+    demo(output=tmp_path / "out", quiet=True)
+
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module, "_mirror", fail)
+    with pytest.raises(RuntimeError):
+        demo(output=tmp_path / "out", quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "encoder" / "model").exists()
+
+
+def test_settings_that_cannot_work_are_refused_all_at_once(tmp_path):
+    with pytest.raises(UserError) as refused:
+        demo(output=tmp_path / "out", minutes=0.1, sentences=10, functions=1)
+    assert all(name in str(refused.value) for name in ("minutes is 0.1", "sentences is 10", "functions is 1"))
+
+
+def test_a_machine_without_text_is_told_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("tain.text.docstrings.python_roots", tuple)
+    with pytest.raises(UserError, match="gave 0 sentences and 0 documented functions"):
+        demo(output=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,128 @@
+import json
+import xml.etree.ElementTree as ElementTree
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tain.cli.main import main
+
+
+class FakeEmbedder:
+    """Stands in for a loaded model: counts hashed words into as many places as its name says."""
+
+    loaded: list[tuple[str, dict[str, Any]]]
+    truncated = 0
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+
+    @classmethod
+    def load(cls, name: str, **options: Any) -> "FakeEmbedder":
+        cls.loaded.append((name, options))
+        return cls(int(name.rpartition("-")[2]))
+
+    def encode(self, texts: list[str], *, batch_tokens: int | None = None) -> np.ndarray:
+        vectors = np.zeros((len(texts), self._dim), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for word in text.split():
+                vectors[row, zlib.crc32(word.encode()) % self._dim] += 1
+        return vectors
+
+
+@pytest.fixture(autouse=True)
+def fake_models(monkeypatch: pytest.MonkeyPatch) -> type[FakeEmbedder]:
+    FakeEmbedder.loaded = []
+    monkeypatch.setattr("tain.models.embedder.Embedder", FakeEmbedder)
+    return FakeEmbedder
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> str:
+    rng = np.random.default_rng(2)
+    lines = ["sentence1\tsentence2\tscore"]
+    for _ in range(30):
+        left = [f"word{n}" for n in rng.integers(0, 40, size=6)]
+        kept = int(rng.integers(0, 7))
+        right = left[:kept] + [f"word{n}" for n in rng.integers(0, 40, size=6 - kept)]
+        lines.append(f"{' '.join(left)}\t{' '.join(right)}\t{kept}")
+    path = tmp_path / "pairs.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exited:
+        main(["evaluate", *arguments])
+    assert exited.value.code == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1
+    return error
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(pairs: str, capsys: pytest.CaptureFixture[str]):
+    main(["evaluate", "model-128", "model-4", "--suite", pairs, "--resamples", "50"])
+    out, error = capsys.readouterr()
+    assert "pairs" in out and "model-4" in out and "below model-128 on Own sets, pairs" in " ".join(out.split())
+    assert "encoding with model-128" in error and "encoding" not in out
+
+
+def test_figures_are_written_as_json_and_drawn_as_svg(pairs: str, tmp_path: Path):
+    figures, chart = tmp_path / "new" / "figures.json", tmp_path / "chart.svg"
+    main(["evaluate", "model-64", "--suite", pairs, "--resamples", "20", "-o", str(figures), "--chart", str(chart), "--quiet"])
+    assert json.loads(figures.read_text())["models"][0]["name"] == "model-64"
+    assert ElementTree.fromstring(chart.read_text()).tag.endswith("svg")
+
+
+def test_json_prints_everything_as_one_object(pairs: str, capsys: pytest.CaptureFixture[str]):
+    main(["evaluate", "model-64", "--suite", pairs, "--resamples", "20", "--json"])
+    out, error = capsys.readouterr()
+    assert json.loads(out)["resamples"] == 20
+    assert all(json.loads(line)["event"] for line in error.splitlines())
+
+
+def test_options_reach_the_model(pairs: str, fake_models: type[FakeEmbedder]):
+    options = ["--pooling", "cls", "--max-tokens", "32", "--device", "cpu", "--dtype", "float32", "--batch-tokens", "512", "--quiet"]
+    main(["evaluate", "model-64", "--suite", pairs, "--resamples", "5", *options])
+    assert fake_models.loaded == [("model-64", {"pooling": "cls", "max_tokens": 32, "device": "cpu", "dtype": "float32"})]
+
+
+def test_geometry_reads_texts_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"word{n} word{n + 1} and word{n} word{n + 2}\n" for n in range(20)))
+    main(["evaluate", "model-64", "--suite", "geometry", "--texts", str(texts), "--resamples", "20"])
+    assert "uniformity ↓" in capsys.readouterr().out
+
+
+def test_without_data_it_says_what_to_give_and_loads_no_model(capsys: pytest.CaptureFixture[str], fake_models: type[FakeEmbedder]):
+    assert "suite sts needs data and none was given: give --data DIR" in refusal(["model-64"], capsys)
+    assert fake_models.loaded == []
+
+
+def test_a_taken_output_is_refused_before_any_work(pairs: str, capsys: pytest.CaptureFixture[str], fake_models: type[FakeEmbedder]):
+    assert "already exists" in refusal(["model-64", "--suite", pairs, "--chart", pairs], capsys)
+    assert fake_models.loaded == []
+
+
+def test_overwrite_replaces_the_files(pairs: str, tmp_path: Path):
+    target = tmp_path / "figures.json"
+    target.write_text("old")
+    main(["evaluate", "model-64", "--suite", pairs, "--resamples", "5", "-o", str(target), "--overwrite", "--quiet"])
+    assert json.loads(target.read_text())["split"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model-64", "--suite", "stz"], "suite is 'stz'"),
+        (["model-64", "./nowhere", "--suite", "PAIRS"], "'./nowhere' does not exist"),
+        (["model-64", "--suite", "PAIRS", "--batch-tokens", "0"], "batch_tokens is 0"),
+        (["model-64", "--suite", "PAIRS", "--resamples", "0"], "resamples is 0"),
+        (["model-64", "--suite", "geometry"], "needs texts"),
+        (["model-64", "--suite", "missing.tsv"], "missing.tsv"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(arguments: list[str], words: str, pairs: str, capsys: pytest.CaptureFixture[str]):
+    assert words in refusal([pairs if argument == "PAIRS" else argument for argument in arguments], capsys)

@@ -1,0 +1,183 @@
+"""Tiny models made in memory, so that the suite needs no network, and the check of every shape that tain's signatures promise."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: a test that reaches for a hub must fail, not wait
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+# before tain is imported: tests import it only after this file has run
+jaxtyping.install_import_hook("tain", "beartype.beartype")
+torch.set_num_threads(2)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+SENTENCES = [
+    "a thin layer of metal behind the glass makes a mirror",
+    "the quick brown fox jumps over the lazy dog",
+    "rivers carry sand and stones down to the sea",
+    "she reads old books about stars and planets",
+    "a child draws a red house under a yellow sun",
+    "mirrors turn left into right, but never up into down",
+    "every morning the baker sells warm bread in the market",
+    "two trains leave the station at the same hour",
+    "glass is made of sand, and mirrors are made of glass",
+    "the sea is deep and the stars are far away",
+    "small models learn slowly, large models learn quickly",
+    "he wrote a long letter and never sent it",
+]
+
+_WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.2}
+_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertConfig", {}),
+    "roberta": ("RobertaConfig", {"pad_token_id": 1, "type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRobertaConfig", {"pad_token_id": 1, "type_vocab_size": 1}),
+    "electra": ("ElectraConfig", {"embedding_size": 24}),
+    "albert": ("AlbertConfig", {"embedding_size": 16}),
+    "distilbert": ("DistilBertConfig", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}),
+    "modernbert": ("ModernBertConfig", {"num_hidden_layers": 3, "local_attention": 6, "global_attn_every_n_layers": 2}),
+    "mpnet": ("MPNetConfig", {"pad_token_id": 1}),
+    "deberta": ("DebertaConfig", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16}),
+    "deberta-v2": ("DebertaV2Config", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}),
+}
+
+
+def tiny_config(architecture: str, **changes: Any) -> transformers.PretrainedConfig:
+    class_name, settings = _CONFIGS[architecture]
+    common = {} if architecture == "distilbert" else _WIDTH
+    fixed = {"vocab_size": 120, "max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    if architecture == "modernbert":
+        fixed |= {"cls_token_id": 2, "sep_token_id": 3}
+    return getattr(transformers, class_name)(**(fixed | common | settings | changes))
+
+
+def randomise(model: Any, seed: int = 5) -> Any:
+    """Draw all weights wide, biases and norms too, so that no part of a model is without effect on its output."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_scale = "norm" in name.lower() and name.endswith("weight")
+            parameter.copy_(1.0 + 0.1 * noise if is_scale else 0.2 * noise)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder() -> Callable[..., Any]:
+    """Make a random encoder: two layers (ModernBERT three), width 32; keyword arguments change its config."""
+
+    def build(architecture: str, *, seed: int = 5, **changes: Any) -> Any:
+        return randomise(transformers.AutoModel.from_config(tiny_config(architecture, **changes)), seed).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_masked_lm() -> Callable[..., Any]:
+    """Make a random masked language model of the same shapes."""
+
+    def build(architecture: str, *, seed: int = 5, **changes: Any) -> Any:
+        return randomise(transformers.AutoModelForMaskedLM.from_config(tiny_config(architecture, **changes)), seed).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def token_ids() -> Callable[..., list[list[int]]]:
+    """Draw texts as random token ids that hold no special token."""
+
+    def draw(*lengths: int, seed: int = 1, vocabulary: int = 120) -> list[list[int]]:
+        rng = np.random.default_rng(seed)
+        return [rng.integers(5, vocabulary, size=length).tolist() for length in lengths]
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    return list(SENTENCES)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Callable[..., transformers.PreTrainedTokenizerFast]:
+    """Train an uncased WordPiece tokenizer of 120 tokens on a dozen sentences; RoBERTa's kin want ``pad_id=1``."""
+
+    def build(*, pad_id: int = 0, model_max_length: int = 40) -> transformers.PreTrainedTokenizerFast:
+        special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        special.insert(pad_id, "[PAD]")
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False))
+        ends = [("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))]
+        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends)
+        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, model_max_length=model_max_length, model_input_names=["input_ids", "attention_mask"], **names
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def save_masked_lm(
+    tmp_path_factory: pytest.TempPathFactory, tiny_masked_lm: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> Callable[..., Path]:
+    """Save a random masked language model with its tokenizer, as transformers does, and give its folder."""
+
+    def save(architecture: str, **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp(architecture)
+        tiny_masked_lm(architecture, **changes).save_pretrained(folder)
+        tiny_tokenizer(pad_id=tiny_config(architecture).pad_token_id).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def bert_folder(save_masked_lm: Callable[..., Path]) -> Path:
+    """A saved two-layer BERT masked language model. Shared by all tests: read only."""
+    return save_masked_lm("bert")
+
+
+@pytest.fixture(scope="session")
+def modernbert_folder(save_masked_lm: Callable[..., Path]) -> Path:
+    """A saved three-layer ModernBERT masked language model. Shared by all tests: read only."""
+    return save_masked_lm("modernbert")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Let a wrong argument reach tain's own refusal: outside the test run nothing checks types before it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(13)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(13)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The evaluation data beside the repository; the environment variable TAIN_DATA names another place."""
+    folder = Path(os.environ.get("TAIN_DATA") or Path(__file__).parents[1].parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"the evaluation data is not at {folder}: set TAIN_DATA to its folder")
+    return folder

@@ -1,0 +1,334 @@
+"""Identity fine-tuning end to end on a tiny model: figures, folders, resume, two processes, and every refusal."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.models.embedder import Embedder
+from tain.recipes import mirror as recipe
+from tain.recipes.mirror import mirror
+from tain.recipes.mirror_config import PRESETS, MirrorConfig
+
+SMALL = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_floor": 10}
+
+
+@pytest.fixture(scope="module")
+def texts(sentences):
+    words = sorted({word for sentence in sentences for word in sentence.replace(",", "").split()})
+    rng = np.random.default_rng(3)
+    return [" ".join(rng.choice(words, size=rng.integers(5, 12))) for _ in range(80)]
+
+
+def session(folder, texts, **settings):
+    """A training session that has not begun, for looking at single steps."""
+    config = MirrorConfig(**{**SMALL, "held_out": 0, **settings})
+    material = recipe._material(texts, config)
+    embedder = Embedder.load(folder, dtype="float32", device="cpu")
+    config = recipe._fit_to_model(config.resolved(width=embedder.dim), embedder)
+    made = recipe._Session(folder, embedder, config, material, Progress.silent(), None, False)
+    recipe.set_dropout(embedder.encoder.model, hidden=config.dropout, attention=config.attention_dropout)
+    embedder.encoder.train()
+    return made
+
+
+def gradients(made, places, **where):
+    made.embedder.encoder.zero_grad()
+    loss = made.gradient_step(np.asarray(places), step=0, seed=1)
+    return loss, {name: p.grad.clone() for name, p in made.embedder.encoder.named_parameters() if p.grad is not None}
+
+
+# ---- the whole run
+
+
+def test_a_run_saves_an_encoder_that_sentence_transformers_reads_alike(bert_folder, texts, sentences, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    result = mirror(bert_folder, texts, tmp_path / "encoder", epochs=3, learning_rate=1e-3, **SMALL)
+    assert result.steps == 27  # 80 texts less 8 held out make 9 steps of 8, three times
+    losses = result.runs[0].losses
+    assert np.mean(losses[-9:]) < np.mean(losses[:9])
+    ours = result.embedder.encode(sentences)
+    loaded = Embedder.load(tmp_path / "encoder", dtype="float32").encode(sentences)
+    theirs = SentenceTransformer(str(tmp_path / "encoder"), device="cpu").encode(sentences)
+    np.testing.assert_array_equal(loaded, ours)
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    untouched = Embedder.load(bert_folder, dtype="float32").encode(sentences)
+    assert np.abs(untouched - ours).max() > 1e-3
+    record = json.loads((tmp_path / "encoder" / "tain.json").read_text())
+    assert record["kind"] == "encoder"
+    assert record["config"]["temperature"] == 0.04
+    assert record["figures"]["after"]["texts"] == 8
+    card = (tmp_path / "encoder" / "README.md").read_text()
+    assert "SentenceTransformer" in card
+    assert "self-retrieval MRR" in card
+
+
+def test_fifty_steps_make_planted_clusters_stand_out(bert_folder, tmp_path):
+    """The toy win of papers.md 1f: with a large common component, mirroring raises what lies below it."""
+    rng = np.random.default_rng(0)
+    topics = [["rivers", "sand", "stones", "sea"], ["stars", "planets", "sun", "books"], ["glass", "mirrors", "metal", "house"]]
+    labels = rng.integers(0, 3, size=240)
+    planted = [" ".join(rng.choice(topics[label], size=8)) for label in labels]
+    before = mirror(bert_folder, planted, epochs=1, learning_rate=1e-9, seed=1, **{**SMALL, "held_out": 0}, keep_repeats=True).embedder
+    after = mirror(bert_folder, planted, epochs=2, learning_rate=2e-3, seed=1, **{**SMALL, "held_out": 0}, keep_repeats=True).embedder
+
+    def purity(embedder):
+        vectors = embedder.encode(planted, normalise=True)
+        cosines = vectors @ vectors.T
+        np.fill_diagonal(cosines, -2)
+        return float(np.mean(labels[cosines.argmax(1)] == labels)), float(cosines[cosines > -2].mean())
+
+    (pure_before, cosine_before), (pure_after, cosine_after) = purity(before), purity(after)
+    assert pure_after >= pure_before
+    assert cosine_after < cosine_before - 0.05
+
+
+def test_five_seeds_keep_the_best_and_report_the_spread(bert_folder, texts):
+    result = mirror(bert_folder, texts, seeds=3, learning_rate=1e-3, **SMALL)
+    scores = [recipe._score(run) for run in result.runs]
+    assert result.best == int(np.argmax(scores))
+    assert [run.seed for run in result.runs] == [13, 14, 15]
+    alone = mirror(bert_folder, texts, seeds=1, learning_rate=1e-3, seed=13, **SMALL)
+    assert alone.runs[0].losses == result.runs[0].losses  # a later seed starts from the untouched model, and so did the first
+    mean, deviation = recipe.spread(result.runs, "uniformity")
+    assert deviation > 0
+    assert mean == pytest.approx(np.mean([run.after.uniformity for run in result.runs]))
+    kept = recipe.label_free_report(
+        result.embedder,
+        recipe._material(texts, result.config).held_left,
+        level="sentence",
+        max_texts=500,
+        rng=np.random.default_rng([13, 2]),
+    )
+    assert kept.self_retrieval_mrr == pytest.approx(result.runs[result.best].after.self_retrieval_mrr, abs=1e-6)
+
+
+@pytest.mark.parametrize("level", ["word", "phrase", "sentence"])
+def test_presets_are_the_papers(level):
+    config = MirrorConfig(level=level).resolved(width=768)
+    assert (config.learning_rate, config.weight_decay, config.batch_texts, config.dropout) == (2e-5, 0.01, 200, 0.1)
+    expected = {"word": (0.2, 0, 2, 25, "cls"), "phrase": (0.04, 2, 2, 25, "cls"), "sentence": (0.04, 5, 1, 50, "mean")}[level]
+    assert (config.temperature, config.erased_chars, config.epochs, config.max_tokens, config.pooling) == expected
+    assert config.temperature == PRESETS[level].temperature
+
+
+def test_what_is_given_wins_over_the_preset():
+    assert MirrorConfig(level="word", temperature=0.5).resolved(width=768).temperature == 0.5
+
+
+def test_drophead_replaces_dropout(bert_folder, texts):
+    result = mirror(bert_folder, texts, drophead=0.2, **SMALL)
+    assert (result.config.dropout, result.config.attention_dropout) == (0.0, 0.0)
+    assert result.runs[0].losses[0] > 0
+
+
+def test_pairs_train_on_what_belongs_together(bert_folder, texts):
+    pairs = list(zip(texts[:40], texts[40:], strict=True))
+    result = mirror(bert_folder, pairs, epochs=6, learning_rate=2e-3, **{**SMALL, "held_out": 0})
+    assert result.runs[0].losses[-1] < result.runs[0].losses[0] - 0.3
+    assert result.texts == 40
+
+
+# ---- what a step does
+
+
+def test_any_micro_batch_gives_the_same_gradient(bert_folder, texts):
+    still = {"dropout": 0.0}
+    loss, whole = gradients(session(bert_folder, texts, **still), range(16))
+    for micro_tokens in (1, 40, 200):
+        part_loss, parts = gradients(session(bert_folder, texts, micro_tokens=micro_tokens, **still), range(16))
+        assert part_loss == pytest.approx(loss, rel=1e-5)
+        assert parts.keys() == whole.keys()
+        for name, gradient in whole.items():
+            torch.testing.assert_close(parts[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, texts):
+    made = session(bert_folder, texts)
+    first, _ = gradients(made, range(8))
+    torch.manual_seed(99)
+    again, _ = gradients(made, range(8))
+    assert first == again
+
+
+def test_repeated_texts_do_not_push_each_other_away(bert_folder, texts):
+    repeated = [*texts[:6], texts[0].upper(), f"  {texts[1]}"]
+    made = session(bert_folder, repeated, keep_repeats=True)
+    places = np.arange(8)
+    is_same = made._is_same(places)
+    assert is_same is not None
+    by_text = {text: place for place, text in enumerate(made.material.left)}
+    first, second = by_text[texts[0]], by_text[texts[0].upper()]
+    assert is_same[first, second]
+    assert is_same[second, first]
+    assert int(is_same.sum()) == 4
+    assert session(bert_folder, texts)._is_same(places) is None
+
+
+def test_two_processes_give_the_one_process_gradient(bert_folder, texts, tmp_path):
+    _, expected = gradients(session(bert_folder, texts, dropout=0.0), range(10))
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    script = tmp_path / "two.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import json, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch
+        torch.set_num_threads(1)
+        from test_mirror import gradients, session
+        from tain.training import distributed
+        distributed.start_processes()
+        assert distributed.world_size() == 2
+        texts = json.loads(open({str(tmp_path / "texts.json")!r}).read())
+        loss, found = gradients(session({str(bert_folder)!r}, texts, dropout=0.0, micro_tokens=60), range(10))
+        torch.save(found, {str(tmp_path)!r} + f"/gradients-{{distributed.rank()}}.pt")
+        distributed.end_processes()
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, tmp_path, monkeypatch):
+    settings = {**SMALL, "epochs": 2, "checkpoint_every_s": 0.0, "learning_rate": 1e-3}
+    expected = mirror(bert_folder, texts, tmp_path / "whole", **settings).embedder.encode(sentences)
+    real = recipe._Session.gradient_step
+
+    def interrupted(self, places, *, step, seed):
+        if step == 7:
+            raise KeyboardInterrupt
+        return real(self, places, step=step, seed=seed)
+
+    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(bert_folder, texts, tmp_path / "cut", **settings)
+    assert not (tmp_path / "cut").exists()
+    monkeypatch.setattr(recipe._Session, "gradient_step", real)
+    found = mirror(bert_folder, texts, tmp_path / "cut", resume=True, **settings).embedder.encode(sentences)
+    np.testing.assert_array_equal(found, expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]  # checkpoints are gone
+
+
+# ---- the budget
+
+
+def test_a_budget_picks_texts_and_steps_that_fit(bert_folder, texts, monkeypatch):
+    made = session(bert_folder, texts, budget_s=30.0, batch_texts=8)
+    monkeypatch.setattr(recipe, "process_age_s", lambda: 10.0)
+    monkeypatch.setattr(made, "_measure_text_s", lambda seed: 0.25)  # 19 s of room: some 75 texts
+    batch, steps, enough = made._plan(1, 0.3)
+    assert 16 <= steps <= 19
+    assert 17.0 <= batch * steps * 0.25 <= 19.5
+    monkeypatch.setattr(recipe, "process_age_s", lambda: 29.6)
+    assert enough is not None
+    assert enough(3)
+
+
+def test_a_budget_that_holds_nothing_is_refused_with_what_is_needed(bert_folder, texts, monkeypatch):
+    made = session(bert_folder, texts, budget_s=12.0)
+    monkeypatch.setattr(recipe, "process_age_s", lambda: 10.0)
+    monkeypatch.setattr(made, "_measure_text_s", lambda seed: 0.5)
+    with pytest.raises(UserError, match=r"budget is 12 s, but \d+ s are needed here"):
+        made._plan(1, 0.3)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0}, r"temperature is 0, but similarities are divided by it: give a number above 0 \(sentences: 0.04, words: 0.2\)"),
+        ({"batch_texts": 1}, "batch_texts is 1, but a text needs others to be told from"),
+        ({"dropout": 1.0}, "dropout is 1.0, but it is a probability"),
+        ({"epochs": 0}, "epochs is 0: give 1 or more"),
+        ({"erased_chars": -1}, "erased_chars is -1, but it counts something"),
+        ({"max_tokens": 2}, "max_tokens is 2, but special tokens take 2 of them"),
+        ({"learning_rate": 0}, "learning_rate is 0: give a number between 0 and 1"),
+        ({"weight_decay": -1}, "weight_decay is -1: give 0 or more"),
+        ({"budget_s": 0}, "budget is 0 s: give a time above 0"),
+        ({"budget_s": 9, "seeds": 2}, "a budget goes with one run from its beginning"),
+        ({"level": "chapter"}, "level is 'chapter': give word, phrase or sentence"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message, unchecked):
+    with pytest.raises(UserError, match=message):
+        MirrorConfig(**settings)
+
+
+def test_all_wrong_settings_are_named_at_once(unchecked):
+    with pytest.raises(UserError, match=r"temperature is -1.*batch_texts is 0.*seeds is 0"):
+        MirrorConfig(temperature=-1, batch_texts=0, seeds=0)
+
+
+def test_unknown_settings_are_refused(bert_folder, texts):
+    with pytest.raises(UserError, match="mirror knows no setting temprature"):
+        mirror(bert_folder, texts, temprature=0.1)
+
+
+def test_fewer_texts_than_a_batch_are_refused_with_the_repeats_counted(bert_folder, texts):
+    with pytest.raises(UserError, match=r"there are 3 different texts \(3 were repeats\), fewer than a batch of 200"):
+        mirror(bert_folder, texts[:3] * 2)
+
+
+def test_only_repeats_are_refused(bert_folder):
+    with pytest.raises(UserError, match=r"there are 1 different texts \(49 were repeats\)"):
+        mirror(bert_folder, ["the same"] * 50)
+
+
+def test_texts_mixed_with_pairs_are_refused(bert_folder, texts, unchecked):
+    with pytest.raises(UserError, match="texts and pairs are mixed"):
+        mirror(bert_folder, [*texts, ("a", "b")])
+
+
+def test_identical_views_are_refused_unless_asked_for(bert_folder, texts):
+    same = {**SMALL, "dropout": 0.0, "erased_chars": 0}
+    with pytest.raises(UserError, match="the two views of every text are the same"):
+        mirror(bert_folder, texts, **same)
+    assert mirror(bert_folder, texts, allow_identical_views=True, **same).steps == 9
+
+
+@pytest.mark.parametrize("architecture", ["albert", "modernbert"])
+def test_models_whose_config_has_no_dropout_get_views_that_differ(save_masked_lm, texts, architecture):
+    folder = save_masked_lm(architecture)
+    result = mirror(folder, texts, **{**SMALL, "erased_chars": 0})
+    assert result.runs[0].losses[0] > 1e-4
+
+
+def test_an_existing_output_is_refused_before_anything_is_loaded(texts, tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match=r"already exists: choose another name or give --overwrite"):
+        mirror("no/such/model/anywhere", texts, tmp_path / "taken")
+
+
+def test_a_text_longer_than_the_limit_is_counted_and_said(bert_folder, texts):
+    long = [*texts, " ".join(texts[:8])]
+    with pytest.warns(UserWarning, match=r"\d+ of \d+ texts are longer than 40 tokens and were cut"):
+        result = mirror(bert_folder, long, **{**SMALL, "held_out": 0})
+    assert result.counts["truncated"] >= 1
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_no_folder(bert_folder, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe._Session, "gradient_step", lambda self, places, *, step, seed: float("nan"))
+    with pytest.raises(UserError, match="the loss became nan at step 1"):
+        mirror(bert_folder, texts, tmp_path / "encoder", **SMALL)
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_an_encoder_that_got_worse_is_said_to_be_loudly(bert_folder, texts):
+    with pytest.warns(UserWarning, match="THE NEW ENCODER LOOKS WORSE"):
+        result = mirror(bert_folder, texts, epochs=8, learning_rate=0.3, **SMALL)
+    assert result.worse

@@ -1,0 +1,89 @@
+"""Master weights and the optimizers over them."""
+
+import pytest
+import torch
+from torch import nn
+
+from tain.foundation.errors import UserError
+from tain.training.optimizer import MasterWeights, adamw, muon_and_adamw
+
+
+def small_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+
+
+def one_step(model, optimizer, seed):
+    rows = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed)).to(next(model.parameters()).dtype)
+    model(rows).float().square().mean().backward()
+    optimizer.step()
+
+
+def test_float32_masters_are_the_parameters_and_step_as_torch_does():
+    model, reference = small_model(), small_model()
+    optimizer = adamw(MasterWeights(model, number_type=torch.float32), learning_rate=1e-2, weight_decay=0.1)
+    plain = torch.optim.AdamW(reference.parameters(), lr=1e-2, weight_decay=0.1)
+    for seed in range(4):
+        one_step(model, optimizer, seed)
+        rows = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
+        reference(rows).square().mean().backward()
+        plain.step()
+        plain.zero_grad()
+    for found, expected in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_updates_below_a_bfloat16_step_add_up_in_the_masters():
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    weights = MasterWeights(model, number_type=torch.bfloat16)
+    optimizer = adamw(weights, learning_rate=1e-4, weight_decay=0.0)
+    for _ in range(40):
+        model(torch.ones(1, 1, dtype=torch.bfloat16)).sum().backward()
+        optimizer.step()
+    assert weights.masters[0].item() == pytest.approx(1 - 40e-4, abs=2e-4)
+    assert model.weight.item() < 1.0  # 1e-4 alone is lost in bfloat16, forty of them are not
+    weights.restore(model)
+    assert model.weight.dtype == torch.float32
+    assert model.weight.item() == pytest.approx(1 - 40e-4, abs=2e-4)
+
+
+def test_rate_factor_scales_every_learning_rate_of_that_step_only():
+    model = small_model()
+    optimizer = adamw(MasterWeights(model, number_type=torch.float32), learning_rate=1e-2, weight_decay=0.0)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step(rate_factor=0.0)
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), old)
+    one_step(model, optimizer, 1)
+    assert any(not torch.equal(parameter.detach(), old) for parameter, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
+def test_state_brings_a_fresh_run_to_the_same_place(number_type):
+    def build():
+        model = small_model()
+        weights = MasterWeights(model, number_type=number_type)
+        return model, muon_and_adamw(weights, matrix_rate=0.02, embedding_rate=1e-3, other_rate=1e-2, embeddings=["2.weight"])
+
+    model, optimizer = build()
+    for seed in range(3):
+        one_step(model, optimizer, seed)
+    state = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    again, resumed = build()
+    resumed.load_state(state)
+    for seed in range(3, 6):
+        one_step(model, optimizer, seed)
+        one_step(again, resumed, seed)
+    for expected, found in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_state_of_another_model_is_refused():
+    _, other = small_model(), nn.Linear(2, 2)
+    foreign = adamw(MasterWeights(other, number_type=torch.float32), learning_rate=1e-2, weight_decay=0.0).state()
+    optimizer = adamw(MasterWeights(small_model(), number_type=torch.float32), learning_rate=1e-2, weight_decay=0.0)
+    with pytest.raises(UserError, match="another model"):
+        optimizer.load_state(foreign)
