@@ -164,6 +164,11 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(autouse=True)
+def _same_chance_every_run() -> None:
+    torch.manual_seed(13)  # dropout draws from torch's global state, on purpose
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(13)

@@ -222,7 +222,8 @@ def test_drophead_makes_two_training_passes_differ_and_leaves_eval_alone(archite
     packed = pack(token_ids(*LENGTHS))
     assert torch.equal(encoder(packed, drophead=0.5), encoder(packed))
     encoder.train()
-    assert (encoder(packed, drophead=0.5) - encoder(packed, drophead=0.5)).abs().amax(1).min() > 1e-3
+    first, second = encoder(packed, drophead=0.5), encoder(packed, drophead=0.5)
+    assert ((first - second).abs().amax(1) > 1e-3).sum() >= 5  # of 8 texts: with four heads two draws may agree
     assert torch.equal(encoder(packed), encoder(packed))
 
 

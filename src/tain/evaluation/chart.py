@@ -140,8 +140,8 @@ class _Scale:
         ends = [end for row in rows for f in row.figures for end in (f.value, f.interval.low, f.interval.high) if math.isfinite(end)]
         low, high = (min(ends), max(ends)) if ends else (0.0, 100.0)
         rough = max(high - low, 1.0) / 6
-        magnitude = 10 ** math.floor(math.log10(rough))
-        step = next(multiple * magnitude for multiple in (1, 2, 5, 10) if multiple * magnitude >= rough)
+        magnitude = 10.0 ** math.floor(math.log10(rough))
+        step = next(multiple * magnitude for multiple in (1.0, 2.0, 5.0, 10.0) if multiple * magnitude >= rough)
         return cls(low=math.floor(low / step) * step, high=math.ceil(high / step) * step + (step if low == high else 0), step=step)
 
     def x(self, value: float) -> float:

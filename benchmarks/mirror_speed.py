@@ -1,0 +1,143 @@
+"""A step of identity fine-tuning against the reference recipe, and against what the matrix products alone would take.
+
+The reference: two passes padded to 50 tokens in float32, NT-Xent over 400 views, AdamW on every parameter (Liu et al. 2021,
+released code). Both train the same MiniLM shape (6 x 384) on the same batches of 200 STS sentences, dropout 0.1, span mask 5.
+Tokenising and span masks count in both.
+"""
+
+import time
+
+import numpy as np
+import torch
+from measuring import Claim, arguments, finish, in_turns, minilm_folder, ratio_of, sts_sentences
+from transformers import AutoModel, AutoTokenizer
+
+from tain.batches.views import twin_views
+from tain.encoders.dropout import set_dropout
+from tain.foundation.progress import Progress
+from tain.models.embedder import Embedder
+from tain.objectives.contrastive import info_nce
+from tain.recipes import mirror as recipe
+from tain.recipes.mirror_config import MirrorConfig
+from tain.training.optimizer import MasterWeights, adamw
+
+BATCH, PADDED, LEARNING_RATE, SEED = 200, 50, 2e-5, 13
+
+
+class Reference:
+    """The released recipe, written with plain transformers."""
+
+    def __init__(self, folder, texts):
+        self.texts = texts
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+        self.number = 0
+
+    def step(self):
+        batch = self.texts[self.number * BATCH : (self.number + 1) * BATCH]
+        views = twin_views(batch, chars=5, floor=30, mask_token="[MASK]", rng=np.random.default_rng([SEED, 3, self.number]))
+        torch.manual_seed(self.number)
+        vectors = []
+        for view in views:
+            padded = self.tokenizer(view, padding="max_length", truncation=True, max_length=PADDED, return_tensors="pt")
+            hidden = self.model(**padded).last_hidden_state
+            is_token = padded["attention_mask"][..., None]
+            vectors.append((hidden * is_token).sum(1) / is_token.sum(1))
+        loss = info_nce(*vectors, temperature=0.04)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.number += 1
+        return loss.item()
+
+
+class Ours:
+    def __init__(self, folder, texts, number_type):
+        config = MirrorConfig(held_out=0, keep_repeats=True, learning_rate=LEARNING_RATE)
+        embedder = Embedder.load(folder, dtype="float32", device="cpu")
+        config = recipe._fit_to_model(config.resolved(width=embedder.dim), embedder)
+        material = recipe._Material(texts, texts, True, [], [])
+        self.session = recipe._Session(folder, embedder, config, material, Progress.silent(), None, False)
+        set_dropout(embedder.encoder.model, hidden=0.1, attention=0.1)
+        self.optimizer = adamw(MasterWeights(embedder.encoder.model, number_type=number_type), learning_rate=LEARNING_RATE, weight_decay=0.01)
+        embedder.encoder.train()
+        self.number = 0
+
+    def step(self):
+        loss = self.session.gradient_step(np.arange(self.number * BATCH, (self.number + 1) * BATCH), step=self.number, seed=SEED)
+        self.optimizer.step()
+        self.number += 1
+        return loss
+
+
+def product_rate(number_type):
+    """Multiply-add operations a second, times two, at the shapes of the feed-forward part."""
+    rows, weight = torch.randn(5760, 384).to(number_type), torch.randn(384, 1536).to(number_type)
+    best_s = float("inf")
+    for _ in range(30):
+        began_s = time.perf_counter()
+        rows @ weight
+        best_s = min(best_s, time.perf_counter() - began_s)
+    return 2 * rows.shape[0] * 384 * 1536 / best_s
+
+
+def product_floor_s(tokens, number_type):
+    """Seconds that the matrix products of one step alone would take: 6 layers, forward and twice that backward."""
+    per_token = 6 * (4 * 384 * 384 + 2 * 384 * 1536) * 2
+    return 3 * per_token * tokens / product_rate(number_type)
+
+
+def main():
+    chosen = arguments(__doc__)
+    folder = minilm_folder()
+    texts = sts_sentences(chosen.data)
+    rounds = 2 if chosen.quick else 7
+    losses = {"reference": [], "ours": [], "ours float32": []}
+    rivals = {"reference": Reference(folder, texts), "ours": Ours(folder, texts, torch.bfloat16), "ours float32": Ours(folder, texts, torch.float32)}
+
+    # first that the gradients agree: dropout off, one batch
+    equal_within = gradients_apart(folder, texts)
+    print(f"largest difference of the gradients, relative to the largest entry: {equal_within:.1e}")
+
+    times = in_turns({name: (lambda n=name, r=rival: losses[n].append(r.step())) for name, rival in rivals.items()}, repeats=rounds)
+    tokens = mean_tokens(rivals["ours"].session, rounds + 1)
+    floor_s = product_floor_s(tokens, torch.bfloat16)
+    ratio, spread = ratio_of(times["reference"], times["ours"])
+    ratio32, spread32 = ratio_of(times["reference"], times["ours float32"])
+    share, share_spread = ratio_of([floor_s] * rounds, times["ours"])
+    for name, values in losses.items():
+        print(f"loss curve, {name}: {' '.join(f'{value:.3f}' for value in values)}")
+    apart = float(np.abs(np.array(losses["reference"]) - np.array(losses["ours"])).max())
+    claims = [
+        Claim("a training step, default number type", ratio, "times the reference recipe", 10.0, spread, equal_within),
+        Claim("a training step, float32", ratio32, "times the reference recipe", 5.0, spread32, equal_within),
+        Claim("share of the matrix-product floor", share, "of one step's time", 0.6, share_spread, None),
+    ]
+    details = {"times_s": times, "losses": losses, "largest_loss_difference": apart, "tokens_a_step": tokens, "floor_s": floor_s}
+    finish("mirror_speed", claims, details, quick=chosen.quick)
+
+
+def mean_tokens(session, steps):
+    return float(np.mean([sum(map(len, [*left, *right])) for left, right in (
+        session._views(np.arange(n * BATCH, (n + 1) * BATCH), step=n, seed=SEED) for n in range(steps)
+    )]))
+
+
+def gradients_apart(folder, texts):
+    """Dropout off: the reference's gradient of the first batch against ours in float32."""
+    reference, ours = Reference(folder, texts), Ours(folder, texts, torch.float32)
+    set_dropout(reference.model, hidden=0.0, attention=0.0)
+    set_dropout(ours.session.embedder.encoder.model, hidden=0.0, attention=0.0)
+    reference.optimizer.step = lambda: None
+    reference.optimizer.zero_grad = lambda: None
+    reference.step()
+    ours.session.gradient_step(np.arange(BATCH), step=0, seed=SEED)
+    pairs = zip(reference.model.named_parameters(), ours.session.embedder.encoder.model.named_parameters(), strict=True)
+    return max(
+        ((left.grad - right.grad).abs().max() / left.grad.abs().max()).item() for (_, left), (_, right) in pairs if left.grad is not None
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Run every benchmark in turn and draw the plots of the docs from their results."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = ("start_speed.py", "mirror_speed.py", "encode_speed.py")
+
+
+def main():
+    here = Path(__file__).parent
+    failed = [script for script in SCRIPTS if subprocess.run([sys.executable, here / script, *sys.argv[1:]], check=False).returncode]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tain.encoders import attention
+from tain.encoders.attention import Packing, head_survival, packed_attention
+
+GROUPS = ((2, 1), (3, 4), (1, 9))  # (texts, tokens a text): 23 tokens in 6 texts
+SPANS = [(0, 1), (1, 2), (2, 6), (6, 10), (10, 14), (14, 23)]
+HEADS, WIDTH = 4, 8
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    return nn.Module()
+
+
+def states(key_heads: int = HEADS) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(1, heads, 23, WIDTH, generator=generator) for heads in (HEADS, key_heads, key_heads))
+    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
+
+
+def text_by_text(query: Tensor, key: Tensor, value: Tensor, *, window: int | None = None) -> Tensor:
+    """Attention as the textbook writes it, one text and one head at a time."""
+    repeats = query.shape[1] // key.shape[1]
+    mixed = torch.zeros(1, query.shape[2], query.shape[1], value.shape[3])
+    for start, end in SPANS:
+        for head in range(query.shape[1]):
+            scores = query[0, head, start:end] @ key[0, head // repeats, start:end].T / query.shape[3] ** 0.5
+            if window is not None:
+                places = torch.arange(end - start)
+                scores = scores.masked_fill((places[:, None] - places).abs() >= window, -torch.inf)
+            mixed[0, start:end, head] = scores.softmax(-1) @ value[0, head // repeats, start:end]
+    return mixed
+
+
+def run(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, packing: Packing | None, **settings) -> Tensor:
+    return packed_attention(module, query, key, value, None, packing=packing, **settings)[0]
+
+
+@pytest.mark.parametrize("captures", [False, True], ids=["fused", "by hand"])
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_outputs_and_gradients_equal_attention_text_by_text(module: nn.Module, key_heads: int, window: int | None, captures: bool):
+    packing = Packing(GROUPS, capture=(lambda *shown: None) if captures else None)
+    ours, naive = states(key_heads), states(key_heads)
+    found = run(module, *ours, packing, sliding_window=window)
+    expected = text_by_text(*naive, window=window)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(found.shape)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for left, right in zip(ours, naive, strict=True):
+        torch.testing.assert_close(left.grad, right.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_the_scale_is_the_models_own_where_it_names_one(module: nn.Module):
+    query, key, value = states()
+    found = run(module, query, key, value, Packing(GROUPS), scaling=1.0)
+    torch.testing.assert_close(found, text_by_text(query * WIDTH**0.5, key, value))
+
+
+def test_one_group_takes_the_same_path_as_many(module: nn.Module):
+    query, key, value = states()
+    whole = run(module, query, key, value, Packing(((1, 23),)))
+    torch.testing.assert_close(whole, run(module, query, key, value, None))
+
+
+def test_without_packing_a_window_still_holds(module: nn.Module):
+    query, key, value = states()
+    found = run(module, query, key, value, None, sliding_window=3)
+    torch.testing.assert_close(found, run(module, query, key, value, Packing(((1, 23),)), sliding_window=3))
+
+
+def test_attention_dropout_acts_on_the_weights_and_keeps_their_mean(module: nn.Module):
+    query, key, value = states()
+    plain = text_by_text(query, key, value)
+    draws = torch.stack([run(module, query, key, value, Packing(GROUPS), dropout=0.3).detach() for _ in range(4000)])
+    torch.testing.assert_close(draws.mean(0), plain.detach(), atol=0.08, rtol=0)
+    # a text of one token has one weight, 1: with a rate of 0.3 it is 0 in three draws of ten
+    assert (draws[:, 0, 0] == 0).all(-1).float().mean().item() == pytest.approx(0.3, abs=0.02)
+
+
+def test_drophead_zeroes_whole_heads_and_scales_the_others(module: nn.Module):
+    query, key, value = states()
+    plain = run(module, query, key, value, Packing(GROUPS))
+    mixed = run(module.train(), query, key, value, Packing(GROUPS, drophead=0.5))
+    for start, end in SPANS:
+        ratios = (mixed / plain)[0, start:end]  # (tokens, heads, width)
+        torch.testing.assert_close(ratios, ratios[:1, :, :1].expand_as(ratios))  # one number a head, for all of the text's tokens
+        alive = int((ratios[0, :, 0] != 0).sum())
+        assert alive >= 1
+        torch.testing.assert_close(ratios[0, :, 0][ratios[0, :, 0] != 0], torch.full((alive,), HEADS / alive))
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_drophead_of_zero_or_outside_training_changes_nothing(module: nn.Module, mode: str):
+    query, key, value = states()
+    plain = run(module, query, key, value, Packing(GROUPS))
+    drophead = 0.0 if mode == "train" else 0.9
+    assert torch.equal(run(module.train(mode == "train"), query, key, value, Packing(GROUPS, drophead=drophead)), plain)
+
+
+def test_drophead_expects_the_plain_output(module: nn.Module):
+    """Scaling by heads over living heads keeps the sum over heads at its full weight in every draw, given that one lives."""
+    query, key, value = states()
+    plain = run(module, query, key, value, Packing(GROUPS)).detach()
+    draws = torch.stack([run(module.train(), query, key, value, Packing(GROUPS, drophead=0.3)).detach() for _ in range(4000)])
+    error = draws.std(0) / 4000**0.5
+    assert ((draws.mean(0) - plain).abs() / error.clamp(min=1e-6)).max() < 5.0  # standard errors, over 736 numbers
+
+
+@pytest.mark.parametrize("probability", [0.05, 0.2, 0.6])
+def test_surviving_heads_are_scaled_by_all_over_living(probability: float):
+    scales = head_survival(20_000, 12, probability)
+    alive = (scales > 0).sum(1)
+    torch.testing.assert_close(scales.sum(1), torch.full((20_000,), 12.0))
+    torch.testing.assert_close(scales.amax(1), 12 / alive)
+    # heads are alike: each expects 1
+    torch.testing.assert_close(scales.mean(0), torch.ones(12), atol=0.05, rtol=0)
+    assert (scales == 0).float().mean().item() == pytest.approx(probability, abs=0.01)
+
+
+def test_never_are_all_heads_dropped():
+    scales = head_survival(5000, 4, 0.99)
+    assert bool(((scales > 0).sum(1) >= 1).all())
+    torch.testing.assert_close(scales.sum(1), torch.full((5000,), 4.0))
+    lone = scales[(scales > 0).sum(1) == 1].argmax(1)
+    assert torch.bincount(lone, minlength=4).float().std() < 100  # whichever lives is a matter of chance
+
+
+def test_each_text_draws_its_own_heads():
+    scales = head_survival(500, 12, 0.5) > 0
+    assert len(scales.unique(dim=0)) > 400  # of 4096 patterns
+
+
+def test_no_head_is_dropped_at_zero():
+    assert torch.equal(head_survival(7, 5, 0.0), torch.ones(7, 5))
+
+
+def test_captured_weights_come_once_a_group_before_dropout_and_drophead(module: nn.Module):
+    query, key, value = states()
+    seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+    run(module.train(), query, key, value, Packing(GROUPS, drophead=0.9, capture=lambda *shown: seen.append(shown)), dropout=0.9)
+    assert [weights.shape for _, weights, _ in seen] == [(texts, HEADS, tokens, tokens) for texts, tokens in GROUPS]
+    for shown_module, weights, values in seen:
+        assert shown_module is module
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+        assert values.shape == (*weights.shape[:3], WIDTH)
+    start, end = SPANS[3]
+    torch.testing.assert_close(seen[1][2][1], value[0, :, start:end])
+
+
+def test_the_function_is_found_by_its_name():
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    assert attention.NAME in ALL_ATTENTION_FUNCTIONS.valid_keys()
+    assert attention.NAME in ALL_MASK_ATTENTION_FUNCTIONS.valid_keys()
