@@ -124,7 +124,7 @@ def test_a_gain_elsewhere_is_not_claimed_for_the_first_figure(page):
     assert "reaches a mean reciprocal rank of 0.200, up from 0.100" in headline(second)
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(3.21, "3.2 seconds"), (59.6, "60 seconds"), (150, "2.5 minutes")])
+@pytest.mark.parametrize(("seconds", "words"), [(3.21, "3.2 seconds"), (59.6, "60 seconds"), (150.0, "2.5 minutes")])
 def test_time_is_told_in_fitting_units(page, seconds, words):
     assert f"After {words} of mirroring" in headline(replace(page, training_s=seconds))
 
@@ -186,7 +186,7 @@ def test_charts_stay_inside_their_frame(page, figures, width):
         after=figures[1],
         before_interval=Interval(figures[0], figures[0]),
         after_interval=Interval(figures[1], figures[1]),
-        difference=Interval(0, 0),
+        difference=Interval(0.0, 0.0),
     )
     html = before_after_page(replace(page, changes=[edge]))
     chart = html[html.index(f'class="chart {width}"') :]

@@ -191,7 +191,7 @@ def test_a_resumed_run_gives_the_same_bytes_and_encodes_only_the_rest(tmp_path, 
     embedder = fake()
     made = encode_to_file(embedder, TEXTS, path, window_texts=3, with_texts=with_texts, resume=True)
     assert path.read_bytes() == whole.read_bytes()
-    assert sum(embedder.calls, []) == TEXTS[6:]
+    assert [text for window in embedder.calls for text in window] == TEXTS[6:]
     assert (made.texts, made.resumed) == (11, 6)
     assert not partial_folder(path).exists()
 
@@ -206,6 +206,7 @@ def test_a_real_encoder_resumes_to_the_same_bytes(tmp_path, bert_folder, sentenc
     with pytest.raises(StoppedHereError):
         encode_to_file(load(), stopping(sentences, after=10), tmp_path / "vectors.npy", window_texts=5)
     embedder = load()
+    assert any("pooler." in name for name in embedder.encoder.state_dict())  # random at each loading, and not used
     embedder.encode(["an encoder that was used before is still the same one"])
     encode_to_file(embedder, sentences, tmp_path / "vectors.npy", window_texts=5, resume=True)
     assert (tmp_path / "vectors.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
@@ -334,6 +335,8 @@ sys.path.insert(0, sys.argv[1])
 from test_vectors import TEXTS, fake
 from tain.models.vectors import encode_to_file, partial_folder
 
+os.fsync = lambda _: None  # a killed process loses nothing that a flush would save, and it is slow
+
 folder, ending, stride = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 path, whole = folder / f"vectors{ending}", folder / f"whole{ending}"
 encode_to_file(fake(), TEXTS, whole, window_texts=4)
@@ -378,7 +381,7 @@ print(deaths, sorted(resumed))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system lacks")
-@pytest.mark.parametrize(("ending", "stride", "least"), [(".npy", 1, 150), (".parquet", 5, 40)])
+@pytest.mark.parametrize(("ending", "stride", "least"), [(".npy", 2, 100), (".parquet", 7, 30)])
 def test_killed_at_any_line_no_broken_file_is_seen_and_resume_gives_the_same_bytes(tmp_path, ending, stride, least):
     here = str(Path(__file__).parent)
     done = subprocess.run(

@@ -14,7 +14,8 @@ from tain.evaluation.metrics import Interval
 from tain.evaluation.report import SPEARMAN_UNIT, EvaluationReport, Figure, Group, Row
 
 _WIDTH = 800  # all lengths are SVG user units, which a browser shows as pixels
-_LEFT, _RIGHT = 170, 610  # where the scale begins and ends; labels of marks run on to the edge
+_EDGE = 16.0
+_LEFT, _RIGHT = 170.0, 610.0  # where the scale begins and ends; labels of marks run on to the edge
 _LANE = 15  # height of one model's mark in a row
 _FONT = "font-family='Helvetica, Arial, sans-serif'"
 _INK, _FAINT, _GRID = "#1a1a1a", "#666666", "#dddddd"
@@ -50,7 +51,7 @@ def as_svg(report: EvaluationReport) -> str:
     canvas = _Canvas()
     canvas.title(headline_sentence(report))
     top = canvas.y
-    canvas.space(20)
+    canvas.space(20.0)
     is_first = True
     for heading, group in groups:
         canvas.heading(heading)
@@ -165,19 +166,19 @@ class _Canvas:
     def title(self, sentence: str) -> None:
         for line in textwrap.wrap(sentence, _TITLE_CHARS):
             self.y += 4
-            self._text(16, self.y + 6, line, size=16, weight="bold")
+            self._text(_EDGE, self.y + 6, line, size=16, weight="bold")
             self.y += 18
 
     def heading(self, title: str) -> None:
         self.y += 20
-        self._text(16, self.y, title, size=13, weight="bold")
+        self._text(_EDGE, self.y, title, size=13, weight="bold")
         self.y += 8
 
     def row(self, row: Row, scale: _Scale, *, names: list[str] | None, is_mean: bool) -> None:
         height = _LANE * len(row.figures) + 8
         weight = "bold" if is_mean else "normal"
         if is_mean:
-            self._below.append(f"<rect x='16' y='{self.y:.1f}' width='{_WIDTH - 32}' height='{height}' fill='#f3f3f3'/>")
+            self._below.append(f"<rect x='{_EDGE}' y='{self.y:.1f}' width='{_WIDTH - 2 * _EDGE}' height='{height}' fill='#f3f3f3'/>")
         self._text(_LEFT - 12, self.y + height / 2 + 4, row.title, anchor="end", weight=weight)
         for model, figure in enumerate(row.figures):
             middle = self.y + 4 + _LANE * (model + 0.5)
@@ -198,7 +199,7 @@ class _Canvas:
         self.y += 10
         for line in (part for note in lines for part in textwrap.wrap(note, 125)):
             self.y += 15
-            self._text(16, self.y, line, size=11, fill=_FAINT)
+            self._text(_EDGE, self.y, line, size=11, fill=_FAINT)
         self.y += 14
 
     def svg(self, description: str) -> str:

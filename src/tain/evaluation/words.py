@@ -1,5 +1,6 @@
 """Word similarity: English sets and sets of other languages, averaged apart; Spearman over all pairs of a set."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def word_sources(data: Path | None, split: Split = "test") -> list[SetSource]:
         return [_wordsim("simlex999", _ENGLISH_SETS["simlex999"], _ENGLISH_DEV)]
     english = [_wordsim(stem, title, _ENGLISH) for stem, title in _ENGLISH_SETS.items()]
     others = [_wordsim(stem, title, _OTHER_LANGUAGES) for stem, title in _OTHER_SETS.items()]
-    multisimlex = [_multisimlex(language) for language in _multisimlex_languages(data)]
+    read = _MultiSimLex().read
+    multisimlex = [_multisimlex(language, read) for language in _multisimlex_languages(data)]
     in_english = [source for source in multisimlex if source.group == _ENGLISH]
     in_others = [source for source in multisimlex if source.group == _OTHER_LANGUAGES]
     return [*english, *in_english, *others, *in_others, *_unknown_sets(data)]
@@ -74,37 +76,47 @@ def _multisimlex_languages(data: Path | None) -> list[str]:
         return [column for column in file.readline().rstrip("\r\n").split("\t") if column.isupper()]
 
 
-def _multisimlex(language: str) -> SetSource:
+def _multisimlex(language: str, read: Callable[..., tuple[list[str], list[str], list[float]]]) -> SetSource:
     return SetSource(
         key=f"multisimlex_{language.lower()}",
         title=f"Multi-SimLex {language.lower()}",
         group=_ENGLISH if language == "ENG" else _OTHER_LANGUAGES,
         files=_MULTISIMLEX_FILES,
-        read=partial(_read_multisimlex, language=language),
+        read=partial(read, language=language),
     )
 
 
-def _read_multisimlex(data: Path, *, language: str) -> tuple[list[str], list[str], list[float]]:
-    """Join the words and the scores of one language by the pair's id."""
-    from tain.text.readers import read_rows
+class _MultiSimLex:
+    """The two tables that hold all languages, read once for all of them."""
 
-    words_file, scores_file = (data / file for file in _MULTISIMLEX_FILES)
-    words_header, word_rows = read_rows(words_file)
-    scores_header, score_rows = read_rows(scores_file)
-    left_column, right_column = f"{language} 1", f"{language} 2"
-    for needed, header, file in (
-        ({"id", left_column, right_column}, words_header, words_file),
-        ({"id", language}, scores_header, scores_file),
-    ):
+    def __init__(self) -> None:
+        self._tables: dict[Path, tuple[list[str], list[dict[str, str]]]] = {}
+
+    def read(self, data: Path, *, language: str) -> tuple[list[str], list[str], list[float]]:
+        """Join the words and the scores of one language by the pair's id."""
+        words_file, scores_file = (data / file for file in _MULTISIMLEX_FILES)
+        left_column, right_column = f"{language} 1", f"{language} 2"
+        word_rows = self._rows(words_file, {"id", left_column, right_column})
+        score_of = {row["id"]: row[language] for row in self._rows(scores_file, {"id", language})}
+        left, right, gold = [], [], []
+        for row in word_rows:
+            if row["id"] not in score_of:
+                raise UserError(
+                    f"{str(scores_file)!r} has no score for pair {row['id']!r} of {str(words_file)!r}: give files of one release"
+                )
+            left.append(row[left_column])
+            right.append(row[right_column])
+            gold.append(as_score(score_of[row["id"]], where=f"{str(scores_file)!r}, pair {row['id']!r}"))
+        return left, right, gold
+
+    def _rows(self, file: Path, needed: set[str]) -> list[dict[str, str]]:
+        from tain.text.readers import read_rows
+
+        if file not in self._tables:
+            header, rows = read_rows(file)
+            self._tables[file] = header, list(rows)
+        header, rows = self._tables[file]
         if not needed <= set(header):
             missing = ", ".join(sorted(needed - set(header)))
             raise UserError(f"{str(file)!r} lacks the columns {missing}, which Multi-SimLex has: give the release's own file")
-    score_of = {row["id"]: row[language] for row in score_rows}
-    left, right, gold = [], [], []
-    for row in word_rows:
-        if row["id"] not in score_of:
-            raise UserError(f"{str(scores_file)!r} has no score for pair {row['id']!r} of {str(words_file)!r}: give files of one release")
-        left.append(row[left_column])
-        right.append(row[right_column])
-        gold.append(as_score(score_of[row["id"]], where=f"{str(scores_file)!r}, pair {row['id']!r}"))
-    return left, right, gold
+        return rows

@@ -249,6 +249,8 @@ def _fingerprint(embedder: "Embedder") -> str:
     """Tell models apart by what they are: a folder keeps its name when it is trained anew, and changes it when it is moved."""
     digest = hashlib.sha256()
     for name, tensor in embedder.encoder.state_dict().items():
+        if "pooler." in name:
+            continue  # no part of our vectors, and drawn anew at each loading where the checkpoint has none
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(_raw_bytes(tensor))
     backend = getattr(embedder.tokenizer, "backend_tokenizer", None)
