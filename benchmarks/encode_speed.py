@@ -4,9 +4,9 @@ import random
 
 import numpy as np
 import torch
-from measuring import Claim, arguments, finish, in_turns, minilm_folder, ratio_of, sts_sentences
 from sentence_transformers import SentenceTransformer
 
+from measuring import Claim, arguments, finish, in_turns, minilm_folder, ratio_of, sts_sentences
 from tain.models.embedder import Embedder
 
 MAX_TOKENS = 256
@@ -25,7 +25,8 @@ def main():
     half = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.bfloat16})
     ours = Embedder.load(folder, dtype="float32", device="cpu", max_tokens=MAX_TOKENS)
     default = Embedder.load(folder, device="cpu", max_tokens=MAX_TOKENS)
-    claims, details = [], {"default_number_type": str(next(default.encoder.parameters()).dtype)}
+    claims: list[Claim] = []
+    details: dict[str, object] = {"default_number_type": str(next(default.encoder.parameters()).dtype)}
     for name, texts in {"short": short, "long": long, "mixed": mixed}.items():
         theirs_vectors, our_vectors = plain.encode(texts, batch_size=32), ours.encode(texts)
         apart = float(np.abs(theirs_vectors - our_vectors).max())
@@ -49,7 +50,11 @@ def main():
             Claim(f"encode, {name} texts, our default against their float32", ratio, unit, 2.5, spread, 1 - cosine),
             Claim(f"encode, {name} texts, our default against their best ({best})", ratio_best, unit, None, spread_best, 1 - cosine),
         ]
-        details[name] = {"texts": len(texts), "times_s": times, "texts_per_s": {n: len(texts) / float(np.median(t)) for n, t in times.items()}}
+        details[name] = {
+            "texts": len(texts),
+            "times_s": times,
+            "texts_per_s": {n: len(texts) / float(np.median(t)) for n, t in times.items()},
+        }
     finish("encode_speed", claims, details, quick=chosen.quick)
 
 

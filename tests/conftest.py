@@ -5,6 +5,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: a test that reaches for a hub must fail, not wait
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import string
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 # before tain is imported: tests import it only after this file has run
 jaxtyping.install_import_hook("tain", "beartype.beartype")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # a second thread costs tiny models more than it gives, and tests may run side by side
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -110,17 +112,27 @@ def sentences() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Callable[..., transformers.PreTrainedTokenizerFast]:
-    """Train an uncased WordPiece tokenizer of 120 tokens on a dozen sentences; RoBERTa's kin want ``pad_id=1``."""
+    """Make an uncased WordPiece tokenizer of 120 tokens: letters and the commonest words; RoBERTa's kin want ``pad_id=1``.
+
+    The vocabulary is counted here and not by a trainer, whose ids differ from run to run.
+    """
+    letters = [*string.ascii_lowercase, ",", ".", "!"]
+    counts = Counter(word for sentence in SENTENCES for word in sentence.replace(",", "").split() if len(word) > 1)
+    words = sorted(counts, key=lambda word: (-counts[word], word))
 
     def build(*, pad_id: int = 0, model_max_length: int = 40) -> transformers.PreTrainedTokenizerFast:
         special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         special.insert(pad_id, "[PAD]")
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        vocabulary = [*special, *letters, *(f"##{letter}" for letter in letters[:26]), *words][:120]
+        ids = {token: place for place, token in enumerate(vocabulary)}
+        tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False))
-        ends = [("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))]
-        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B [SEP]",
+            special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+        )
         names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
         return transformers.PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, model_max_length=model_max_length, model_input_names=["input_ids", "attention_mask"], **names

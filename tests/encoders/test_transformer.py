@@ -293,7 +293,9 @@ def test_a_registered_model_called_directly_is_the_plain_model(architecture: str
     ids = token_ids(*LENGTHS)
     ours = tiny_encoder(architecture)
     TransformerEncoder(ours)
-    torch.testing.assert_close(plain_means(ours, ids, pad_id=0), plain_means(tiny_encoder(architecture), ids, pad_id=0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        plain_means(ours, ids, pad_id=0), plain_means(tiny_encoder(architecture), ids, pad_id=0), atol=1e-5, rtol=1e-5
+    )
     rows = torch.tensor(token_ids(20, 20))
     expected = tiny_encoder(architecture)(input_ids=rows).last_hidden_state
     torch.testing.assert_close(ours(input_ids=rows).last_hidden_state, expected, atol=1e-5, rtol=1e-5)

@@ -69,9 +69,7 @@ def test_same_texts_do_not_push_each_other_away_and_equal_the_double_loop(genera
 def test_a_same_diagonal_does_not_bar_the_twin(generator):
     left, right = torch.randn(2, 4, 6, generator=generator)
     only_itself = torch.eye(4, dtype=torch.bool)
-    torch.testing.assert_close(
-        info_nce(left, right, temperature=0.1, is_same=only_itself), info_nce(left, right, temperature=0.1)
-    )
+    torch.testing.assert_close(info_nce(left, right, temperature=0.1, is_same=only_itself), info_nce(left, right, temperature=0.1))
 
 
 def test_vector_length_sides_and_order_do_not_matter(generator):

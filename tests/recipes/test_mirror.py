@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tain.recipes import mirror as recipe
 from tain.recipes.mirror import mirror
 from tain.recipes.mirror_config import PRESETS, MirrorConfig
 
-SMALL = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_floor": 10}
+SMALL: dict[str, Any] = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_floor": 10}
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +252,10 @@ def test_a_budget_that_holds_nothing_is_refused_with_what_is_needed(bert_folder,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0}, r"temperature is 0, but similarities are divided by it: give a number above 0 \(sentences: 0.04, words: 0.2\)"),
+        (
+            {"temperature": 0},
+            r"temperature is 0, but similarities are divided by it: give a number above 0 \(sentences: 0.04, words: 0.2\)",
+        ),
         ({"batch_texts": 1}, "batch_texts is 1, but a text needs others to be told from"),
         ({"dropout": 1.0}, "dropout is 1.0, but it is a probability"),
         ({"epochs": 0}, "epochs is 0: give 1 or more"),

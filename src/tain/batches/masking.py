@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tain.foundation.errors import ShapeError
+
 
 @dataclass(frozen=True)
 class MaskedTokens:
@@ -48,10 +50,16 @@ def mask_at_random(
         generator: Draws places and tokens.
         mask_share: Share of chosen places that show the mask token.
         random_share: Share that shows a random token; the rest is unchanged.
+
+    Raises:
+        ShapeError: No place is maskable.
     """
+    maskable = int(is_maskable.sum())
+    if maskable == 0:
+        raise ShapeError(f"no token of this batch may be masked: all {ids.numel()} are special tokens or padding")
     flat = ids.flatten()
     draws = torch.rand(flat.shape, generator=generator, device=flat.device).masked_fill_(~is_maskable.flatten(), 2.0)
-    chosen = max(1, round(rate * int(is_maskable.sum())))
+    chosen = max(1, round(rate * maskable))
     places = draws.topk(chosen, largest=False).indices.sort().values
     targets = flat[places]
     kind = torch.rand(chosen, generator=generator, device=flat.device)

@@ -26,7 +26,7 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
             encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
         return TokenisedTexts(encoded, truncated)
     # the wrapper around this backend spends more time on Python objects than the tokenising takes
-    backend.enable_truncation(max_tokens)
+    backend.enable_truncation(max_tokens, direction=tokenizer.truncation_side)
     backend.no_padding()
     encodings = backend.encode_batch(list(texts))
     return TokenisedTexts([encoding.ids for encoding in encodings], sum(bool(encoding.overflowing) for encoding in encodings))

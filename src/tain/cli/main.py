@@ -36,6 +36,7 @@ def build_app(called: str | None = None) -> "App":
         help="Turn any pretrained masked language model into a word and sentence encoder, with no labels, in seconds.",
         version=tain.__version__,
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,  # main tells of it
     )
     for name, line in VERBS.items():
         app.command(f"tain.cli.{name}:{name}", name=name, help=None if name == called else line)
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError as error:
         error.verbose = False
         verb = f" {called}" if called in VERBS else ""
-        _refuse(f"{' '.join(str(error).split())} (see tain{verb} --help)")
+        _refuse(f"{' '.join(str(error).split()).rstrip('.')} (see tain{verb} --help)")
     except ModuleNotFoundError as error:
         if error.name not in _TRAINING_PACKAGES:
             raise

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tain.cli.settings import flags_of, seconds, settle
+from tain.cli.sources import TextSource
 from tain.recipes.mirror_config import MirrorConfig
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _NONE_GIVEN = _Flags()
 
 def mirror(
     model: str,
-    texts: str,
+    texts: TextSource,
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the encoder")],
@@ -30,7 +31,7 @@ def mirror(
     overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
-    config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,
+    config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Turn a masked language model and a file of texts into an encoder. No labels, no extra data.
 
@@ -40,8 +41,6 @@ def mirror(
     ----------
     model
         a folder, a hub name, or tain-mini (built in)
-    texts
-        txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard input; hf:NAME is a hub data set
     """
     settled = settle(MirrorConfig, config, file=settings, budget_s=seconds(budget) if budget is not None else None)
     from tain.foundation.files import refuse_existing

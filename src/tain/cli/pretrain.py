@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tain.cli.settings import flags_of, settle
+from tain.cli.sources import TextSources
 from tain.recipes.pretrain_config import PretrainConfig
 
 _Flags: Any = flags_of(PretrainConfig)
@@ -14,7 +15,7 @@ _NONE_GIVEN = _Flags()
 
 def pretrain(
     model: str,
-    texts: list[str],
+    texts: TextSources,
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the model")],
@@ -23,7 +24,7 @@ def pretrain(
     overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
-    config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,
+    config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Train a masked language model on running text, from scratch or continued.
 
@@ -33,8 +34,6 @@ def pretrain(
     ----------
     model
         scratch for a new one; else a folder, a hub name or tain-mini to continue (then give --optimizer adamw)
-    texts
-        files as tain mirror reads them, one paragraph a line
     """
     settled = settle(PretrainConfig, config, file=settings)
     from tain.foundation.progress import Progress

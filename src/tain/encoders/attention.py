@@ -57,23 +57,23 @@ def packed_attention(
     fewer than ``sliding_window`` places away. Without ``packing`` (the model was called directly, with rows
     of equal length) this is ordinary attention under ``attention_mask``.
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if key.shape[1] != query.shape[1]:
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     if packing is None:
         if attention_mask is None:
             attention_mask = _window(query.shape[2], sliding_window, query.device)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
         return mixed.transpose(1, 2), None
     if len(packing.groups) == 1:
         texts, tokens = packing.groups[0]
-        parts = [_attend(module, query, key, value, texts, tokens, scaling, dropout, sliding_window, packing)]
+        parts = [_attend(module, query, key, value, texts, tokens, scale, dropout, sliding_window, packing)]
         return parts[0], None
     # one split along time: its backward is one cat, where every slice would fill a full-size zero tensor
     sizes = [texts * tokens for texts, tokens in packing.groups]
     parts = [
-        _attend(module, *states, texts, tokens, scaling, dropout, sliding_window, packing)
+        _attend(module, *states, texts, tokens, scale, dropout, sliding_window, packing)
         for states, (texts, tokens) in zip(
             zip(query.split(sizes, dim=2), key.split(sizes, dim=2), value.split(sizes, dim=2), strict=True), packing.groups, strict=True
         )

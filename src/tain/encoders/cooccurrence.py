@@ -48,26 +48,24 @@ def cooccurrence_vectors(
     counts = torch.zeros(vocabulary * vocabulary)
     is_special = np.zeros(vocabulary, dtype=bool)
     is_special[list(special_ids)] = True
-    for start in range(0, len(stream) - window, _CHUNK_TOKENS):
+    for start in range(0, len(stream), _CHUNK_TOKENS):
         chunk = stream[start : start + _CHUNK_TOKENS + window].astype(np.int64)
         tokens = torch.from_numpy(chunk)
-        is_wall = torch.from_numpy(is_special[chunk])
-        left = tokens[:-window]
-        is_open = ~is_wall[:-window]
-        for distance in range(1, window + 1):
-            ends = len(tokens) - window + distance
-            right = tokens[distance:ends]
-            is_open &= ~is_wall[distance:ends]
-            pairs = (left * vocabulary + right)[is_open]
+        is_word = torch.from_numpy(~is_special[chunk])
+        is_open = is_word[:_CHUNK_TOKENS]
+        for distance in range(1, min(window, len(tokens) - 1) + 1):
+            lefts = min(_CHUNK_TOKENS, len(tokens) - distance)
+            is_open = is_open[:lefts] & is_word[distance : distance + lefts]
+            pairs = (tokens[:lefts] * vocabulary + tokens[distance : distance + lefts])[is_open]
             counts.index_add_(0, pairs, torch.full((len(pairs),), (window + 1 - distance) / window))
     counts = counts.view(vocabulary, vocabulary)
     counts += counts.T.clone()
     unigram = torch.from_numpy(np.bincount(stream, minlength=vocabulary)).float()
     information = _positive_information(counts)
     vectors = _leading_vectors(information, dim, generator)
-    vectors -= vectors[~torch.from_numpy(is_special)].mean(0)
-    vectors[list(special_ids)] = 0
-    vectors[unigram == 0] = 0
+    has_vector = ~torch.from_numpy(is_special) & (unigram > 0)
+    vectors -= vectors[has_vector].mean(0)
+    vectors[~has_vector] = 0
     return vectors, unigram
 
 

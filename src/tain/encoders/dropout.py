@@ -18,7 +18,7 @@ def dropped(states: Tensor, probability: float) -> Tensor:
         return nn.functional.dropout(states, probability, training=True)
     elements = states.numel()
     bits = torch.empty((elements + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    threshold = round(probability * 2**16) - 2**15
+    threshold = min(round(probability * 2**16), 2**16 - 1) - 2**15
     is_kept = bits.view(torch.int16)[:elements].view(states.shape) >= threshold
     return states * is_kept.to(states.dtype).mul_(2**16 / (2**15 - threshold))
 

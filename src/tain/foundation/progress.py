@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TextIO
+from io import TextIOBase
+from typing import Literal
 
 Style = Literal["bar", "lines", "json", "quiet", "silent"]
 
@@ -18,7 +19,7 @@ _DRAW_EVERY_S = 0.1
 class Progress:
     """Where a job reports to. Results never go through here: they are for stdout."""
 
-    def __init__(self, style: Style, stream: TextIO | None = None) -> None:
+    def __init__(self, style: Style, stream: TextIOBase | None = None) -> None:
         self.style: Style = style
         self._stream = stream if stream is not None else sys.stderr
         self._drawn = 0  # width of the bar on the current terminal line

@@ -1,12 +1,13 @@
 """Texts in, vectors out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32
+from safetensors import SafetensorError
 
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import tokenise
@@ -183,7 +184,7 @@ def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = Fal
         trust_remote_code: Let the folder bring Python code of its own.
 
     Raises:
-        UserError: transformers cannot find or read it.
+        UserError: transformers cannot find or read it, or its weights are not all there.
     """
     import transformers
 
@@ -192,10 +193,10 @@ def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = Fal
     transformers.logging.disable_progress_bar()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        model = getattr(transformers, auto_class).from_pretrained(
-            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+        model, loading = getattr(transformers, auto_class).from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(f"model {path!r} brings its own code: read it, then give --trust-remote-code if you trust it") from None
         reason = " ".join(str(error).split())[:300]
@@ -204,7 +205,19 @@ def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = Fal
         ) from None
     finally:
         transformers.logging.set_verbosity(said)
+    _refuse_lacking(path, model, loading["missing_keys"])
     return model.eval(), tokenizer
+
+
+def _refuse_lacking(path: str, model: Any, missing: Collection[str]) -> None:
+    """Refuse an encoder that transformers has filled up with random weights; a new head or pooler is no harm."""
+    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    lacking = sorted(name for name in missing if name.startswith(prefix) and "pooler" not in name)
+    if lacking:
+        raise UserError(
+            f"model {path!r} lacks weights of its encoder ({len(lacking)} of them, such as {lacking[0]}), "
+            "which would be random: give a folder whose config.json and weights belong together"
+        )
 
 
 def max_length(model: Any, tokenizer: Any) -> int:

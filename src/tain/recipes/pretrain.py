@@ -100,6 +100,8 @@ def pretrain(
     config = config or PretrainConfig(**settings)
     output = Path(output)
     refuse_existing(output, overwrite=overwrite)
+    for source in (*texts, *config.validation):
+        read_texts(source, column=column if source in texts else None)  # a file that cannot be read is refused here, not after an hour
     return _Session(str(model), [str(source) for source in texts], output, config, column, overwrite, progress).run()
 
 
@@ -412,7 +414,7 @@ def tokens_of(texts: Iterator[str], tokenizer: Any, progress: Progress) -> np.nd
     def flush() -> None:
         ids = [token for encoding in backend.encode_batch(batch, add_special_tokens=False) for token in (*encoding.ids, separator)]
         pieces.append(np.array(ids, dtype=number_type))
-        task.advance(len(batch), tokens=sum(map(len, pieces)))
+        task.advance(len(batch), tokens=float(sum(map(len, pieces))))
         batch.clear()
 
     with progress.task("tokenise", None) as task:

@@ -22,7 +22,7 @@ def cached_gradients(
     rows: Sequence[Sequence[int]],
     embed: Callable[[Part], Float[Tensor, "rows dim"]],
     loss: Callable[[Float[Tensor, "all dim"]], Tensor],
-    reseed: Callable[[int], None],
+    reseed: Callable[[int], object],
     total: int,
 ) -> float:
     """Leave this process's share of the gradient of ``loss`` in the model's parameters.

@@ -1,0 +1,75 @@
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import transformers
+
+from tain.batches.tokenizing import mask_token, tokenise
+from tain.foundation.errors import UserError
+
+Build = Callable[..., Any]
+
+TEXTS = ["Glass and sand", "", "the sea the sea the sea the sea the sea", "[MASK] is far", "an ünknown ✓ 漢字, far away"]
+
+
+def test_ids_equal_the_tokenizers_own(tiny_tokenizer: Build):
+    tokenizer = tiny_tokenizer()
+    found = tokenise(tokenizer, TEXTS, max_tokens=40)
+    assert found.ids == tokenizer(TEXTS)["input_ids"]
+    assert len(found) == 5
+    assert found.truncated == 0
+
+
+def test_cut_texts_keep_their_special_tokens_and_are_counted(tiny_tokenizer: Build):
+    tokenizer = tiny_tokenizer()
+    whole = tokenise(tokenizer, TEXTS, max_tokens=40)
+    cut = tokenise(tokenizer, TEXTS, max_tokens=6)
+    assert cut.ids == tokenizer(TEXTS, truncation=True, max_length=6)["input_ids"]
+    assert cut.truncated == sum(len(ids) > 6 for ids in whole.ids) > 0
+    assert all(ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id for ids in cut.ids)
+
+
+def test_a_text_of_exactly_the_limit_is_not_cut(tiny_tokenizer: Build):
+    tokenizer = tiny_tokenizer()
+    length = len(tokenizer("glass and sand")["input_ids"])
+    assert tokenise(tokenizer, ["glass and sand"], max_tokens=length).truncated == 0
+    assert tokenise(tokenizer, ["glass and sand"], max_tokens=length - 1).truncated == 1
+
+
+def test_an_earlier_limit_or_padding_does_not_linger(tiny_tokenizer: Build):
+    tokenizer = tiny_tokenizer()
+    tokenizer(TEXTS, padding="max_length", truncation=True, max_length=12)
+    tokenise(tokenizer, TEXTS, max_tokens=4)
+    assert tokenise(tokenizer, TEXTS, max_tokens=40).ids == tiny_tokenizer()(TEXTS)["input_ids"]
+
+
+def test_a_tokenizer_that_cuts_on_the_left_still_does(tiny_tokenizer: Build):
+    tokenizer = tiny_tokenizer()
+    tokenizer.truncation_side = "left"
+    found = tokenise(tokenizer, TEXTS, max_tokens=6)
+    assert found.ids == tokenizer(TEXTS, truncation=True, max_length=6)["input_ids"]
+    assert found.ids[4] != tokenise(tiny_tokenizer(), TEXTS, max_tokens=6).ids[4]
+
+
+def test_a_tokenizer_in_python_does_the_same():
+    tokenizer = transformers.CanineTokenizer()
+    found = tokenise(tokenizer, ["ab", "abcdefgh"], max_tokens=6)
+    assert found.ids == tokenizer(["ab", "abcdefgh"], truncation=True, max_length=6)["input_ids"]
+    assert [len(ids) for ids in found.ids] == [4, 6]
+    assert found.truncated == 1
+    assert tokenise(tokenizer, ["ab", "abcdefgh"], max_tokens=10).truncated == 0
+
+
+def test_no_texts_are_no_error(tiny_tokenizer: Build):
+    assert tokenise(tiny_tokenizer(), [], max_tokens=6).ids == []
+
+
+def test_the_mask_token_is_the_tokenizers_own(tiny_tokenizer: Build):
+    assert mask_token(tiny_tokenizer()) == "[MASK]"
+
+
+@pytest.mark.parametrize("tokenizer", [SimpleNamespace(mask_token=None), SimpleNamespace()])
+def test_a_tokenizer_without_a_mask_token_is_refused(tokenizer: SimpleNamespace):
+    with pytest.raises(UserError, match=r"the tokenizer has no mask token.*give a masked language model, or --erased-chars 0"):
+        mask_token(tokenizer)

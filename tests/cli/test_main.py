@@ -1,0 +1,146 @@
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+import tain
+from tain.cli.main import VERBS, main
+from tain.foundation.errors import UserError
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Put an error in the place of what ``tain encode`` does."""
+
+    def raising(error: BaseException) -> None:
+        def encode() -> None:
+            raise error
+
+        monkeypatch.setattr("tain.cli.encode.encode", encode)
+
+    return raising
+
+
+def exit_code(arguments: list[str]) -> object:
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    return exited.value.code
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+
+def test_done_is_zero(monkeypatch, capsys):
+    def encode() -> None:
+        sys.stdout.write("result\n")
+
+    monkeypatch.setattr("tain.cli.encode.encode", encode)
+    main(["encode"])
+    assert capsys.readouterr() == ("result\n", "")
+
+
+def test_a_user_error_is_one_line_on_stderr_and_two(verb, capsys):
+    verb(UserError("the number is 3,\nbut it must be even: give 4"))
+    assert exit_code(["encode"]) == 2
+    assert capsys.readouterr() == ("", "error: the number is 3, but it must be even: give 4\n")
+
+
+def test_any_other_error_keeps_its_traceback(verb):
+    verb(ValueError("our bug"))
+    with pytest.raises(ValueError, match="our bug"):
+        main(["encode"])
+
+
+def test_any_other_error_exits_with_one_and_shows_where():
+    done = python(
+        "import tain.cli.encode as e, tain.cli.main as m\n"
+        "def encode() -> None: raise ZeroDivisionError('our bug')\n"
+        "e.encode = encode\n"
+        "m.main(['encode'])"
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback") and "ZeroDivisionError: our bug" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["encode", "a", "b", "-o", "c.npy", "--nope"], r"Unknown option: --nope.* \(see tain encode --help\)"),
+        (["--nope"], r'Unknown command "--nope"\. .*evaluate \(see tain --help\)'),
+        (["nope"], r'Unknown command "nope"\. .*evaluate \(see tain --help\)'),
+        (["encode"], r".*MODEL.* requires an argument \(see tain encode --help\)"),
+        (["encode", "a", "b"], r".*--output.* requires an argument \(see tain encode --help\)"),
+        (
+            ["encode", "a", "b", "-o", "c.npy", "--batch-tokens", "x"],
+            r'Invalid value for --batch-tokens: unable to convert "x" into int \(.*',
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_two(arguments, said, capsys):
+    assert exit_code(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"error: {said}\n", error)
+
+
+def test_ctrl_c_is_one_word_and_130(verb, capsys):
+    verb(KeyboardInterrupt())
+    assert exit_code(["encode"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_a_missing_training_package_says_what_to_install(verb, capsys):
+    verb(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert exit_code(["encode"]) == 2
+    assert capsys.readouterr().err == 'error: tain encode needs torch, which is not installed: run pip install "tain[train]"\n'
+
+
+def test_any_other_missing_module_is_our_bug(verb):
+    verb(ModuleNotFoundError("No module named 'tain.nothing'", name="tain.nothing"))
+    with pytest.raises(ModuleNotFoundError):
+        main(["encode"])
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr() == (f"{tain.__version__}\n", "")
+
+
+def test_output_nobody_reads_is_no_error():
+    done = python(
+        "import os, tain.cli.encode as e, tain.cli.main as m\n"
+        "def encode() -> None: print('result')\n"
+        "e.encode = encode\n"
+        "left, right = os.pipe()\n"
+        "os.close(left)\n"
+        "os.dup2(right, 1)\n"
+        "m.main(['encode'])"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_list_of_verbs_imports_none_of_them():
+    done = python("import sys, tain.cli.main as m\nm.main(['--help'])\nprint([name for name in sys.modules if name.startswith('tain.')])")
+    assert all(f" {verb} " in done.stdout for verb in VERBS)
+    assert done.stdout.splitlines()[-1] == "['tain.cli', 'tain.foundation', 'tain.foundation.errors', 'tain.cli.main']"
+
+
+def test_every_verb_tells_its_help_with_an_example_and_without_torch():
+    program = (
+        "import sys, tain.cli.main as m\n"
+        "for verb in m.VERBS:\n"
+        "    print('====', verb)\n"
+        "    m.main([verb, '--help'])\n"
+        "    print('loaded', [name for name in ('torch', 'transformers', 'pyarrow', 'scipy') if name in sys.modules])\n"
+    )
+    done = python(program)
+    assert done.returncode == 0, done.stderr
+    for page in done.stdout.split("==== ")[1:]:
+        verb = page.split()[0]
+        assert page.rstrip().endswith("loaded []"), verb
+        usage, _, told = page.partition("Usage:")[2].partition("\n")
+        assert f"tain {verb}" in usage
+        assert f"tain {verb}" in told.partition("─ Parameters")[0], f"the help of {verb} opens with no example"

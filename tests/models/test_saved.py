@@ -1,0 +1,278 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tain.foundation.errors import UserError
+from tain.models import saved
+from tain.models.embedder import Embedder
+from tain.models.saved import FORMAT, locate, read_layout, refuse_pickles, write_layout
+
+Save = Callable[..., Path]
+
+LONG = "the sea is deep and the stars are far away, " * 6  # longer than every limit here
+
+
+def encoder_of(folder: Path, **settings: Any) -> Embedder:
+    return Embedder.load(folder, device="cpu", dtype="float32", **settings)
+
+
+def write(embedder: Embedder, folder: Path) -> Path:
+    folder.mkdir()
+    embedder.save(folder, record={"kind": "encoder", "seed": 13}, card="# A model\n")
+    return folder
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def copied(bert_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bert_folder, tmp_path / "copied"))
+
+
+@pytest.fixture
+def encoder_folder(bert_folder: Path, tmp_path: Path) -> Path:
+    return write(encoder_of(bert_folder, pooling="cls", max_tokens=16), tmp_path / "encoder")
+
+
+# ---- there and back
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "roberta", "albert", "distilbert", "mpnet"])
+def test_save_then_load_gives_equal_bits(architecture: str, pooling: Any, save_masked_lm: Save, sentences: list[str], tmp_path: Path):
+    before = encoder_of(save_masked_lm(architecture), pooling=pooling, max_tokens=20)
+    after = encoder_of(write(before, tmp_path / "encoder"))
+    texts = [*sentences, LONG, ""]
+    assert np.array_equal(after.encode(texts), before.encode(texts))
+    assert (after.pooling, after.max_tokens, after.layout) == (pooling, 20, before.layout)
+    assert after.truncated == before.truncated > 0
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "roberta", "albert", "distilbert", "electra", "mpnet"])
+def test_sentence_transformers_gives_the_same_vectors(
+    architecture: str, pooling: Any, save_masked_lm: Save, sentences: list[str], tmp_path: Path
+):
+    from sentence_transformers import SentenceTransformer
+
+    ours = encoder_of(save_masked_lm(architecture), pooling=pooling, max_tokens=20)
+    theirs = SentenceTransformer(str(write(ours, tmp_path / "encoder")), device="cpu")
+    texts = [*sentences, LONG, "Ein Wort", ""]
+    np.testing.assert_allclose(theirs.encode(texts), ours.encode(texts), atol=1e-5)
+    assert theirs.max_seq_length == 20
+    assert theirs.similarity_fn_name == "cosine"
+
+
+def test_normalising_is_kept_here_and_in_sentence_transformers(bert_folder: Path, sentences: list[str], tmp_path: Path):
+    from sentence_transformers import SentenceTransformer
+
+    ours = encoder_of(bert_folder)
+    ours.normalise = True
+    folder = write(ours, tmp_path / "encoder")
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(sentences)
+    np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(encoder_of(folder).encode(sentences), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_what_sentence_transformers_saves_loads_here(pooling: Any, bert_folder: Path, sentences: list[str], tmp_path: Path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    transformer = Transformer(str(bert_folder), max_seq_length=14)
+    theirs = SentenceTransformer(modules=[transformer, Pooling(32, pooling_mode=pooling), Normalize()], device="cpu")
+    theirs.save(str(tmp_path / "theirs"))
+    ours = encoder_of(tmp_path / "theirs")
+    assert (ours.pooling, ours.normalise, ours.max_tokens) == (pooling, True, 14)
+    texts = [*sentences, LONG]
+    np.testing.assert_allclose(ours.encode(texts), theirs.encode(texts), atol=1e-5)
+
+
+def test_an_encoder_run_in_bfloat16_is_saved_in_float32_and_goes_on_in_bfloat16(bert_folder: Path, sentences: list[str], tmp_path: Path):
+    from safetensors import safe_open
+
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="bfloat16")
+    before = embedder.encode(sentences)
+    folder = write(embedder, tmp_path / "encoder")
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.float32}  # noqa: SIM118 - no mapping
+    assert next(embedder.encoder.parameters()).dtype == torch.bfloat16
+    assert np.array_equal(embedder.encode(sentences), before)
+    assert np.array_equal(Embedder.load(folder, device="cpu", dtype="bfloat16").encode(sentences), before)
+
+
+# ---- what lies in the folder
+
+
+def test_the_folder_has_the_old_key_layout_and_nothing_of_ours_in_the_models_config(encoder_folder: Path):
+    def read(name: str) -> Any:
+        return json.loads((encoder_folder / name).read_text())
+
+    assert [(module["path"], module["type"]) for module in read("modules.json")] == [
+        ("", "sentence_transformers.models.Transformer"),
+        ("1_Pooling", "sentence_transformers.models.Pooling"),
+    ]
+    assert read("1_Pooling/config.json") == {
+        "word_embedding_dimension": 32,
+        "pooling_mode_cls_token": True,
+        "pooling_mode_mean_tokens": False,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+        "include_prompt": True,
+    }
+    assert read("sentence_bert_config.json") == {"max_seq_length": 16, "do_lower_case": False}
+    assert "tain" not in (encoder_folder / "config.json").read_text()
+    record = read("tain.json")
+    assert (record["format"], record["kind"], record["seed"]) == (FORMAT, "encoder", 13)
+    assert {"python", "torch", "transformers"} <= set(record["versions"])
+    assert (encoder_folder / "README.md").read_text() == "# A model\n"
+    assert not [path.name for path in encoder_folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pickle")]
+
+
+def test_what_was_written_is_what_is_read(tmp_path: Path):
+    (tmp_path / "model.safetensors").touch()
+    write_layout(tmp_path, pooling="mean", dim=8, max_tokens=9, normalise=True, record={"kind": "encoder"}, card="")
+    layout = read_layout(tmp_path)
+    assert (layout.pooling, layout.max_tokens, layout.normalise, layout.record["kind"]) == ("mean", 9, True, "encoder")
+
+
+def test_a_bare_masked_lm_says_nothing_about_pooling(bert_folder: Path):
+    layout = read_layout(bert_folder)
+    assert (layout.path, layout.pooling, layout.max_tokens, layout.normalise, layout.record) == (str(bert_folder), None, None, False, {})
+
+
+def test_an_encoder_below_its_folder_is_found(encoder_folder: Path):
+    below = encoder_folder / "0_Transformer"
+    below.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"):
+        (encoder_folder / name).rename(below / name)
+    modules = json.loads((encoder_folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (encoder_folder / "modules.json").write_text(json.dumps(modules))
+    layout = read_layout(encoder_folder)
+    assert (layout.path, layout.max_tokens) == (str(below), 16)
+    assert encoder_of(encoder_folder).encode(["glass"]).shape == (1, 32)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt"])
+def test_pickled_weights_are_refused_with_the_reason(name: str, copied: Path):
+    (copied / "model.safetensors").rename(copied / name)
+    with pytest.raises(UserError, match=rf"holds its weights in {name}, a pickle, which can run any code when read: convert it"):
+        Embedder.load(copied)
+
+
+def test_a_pickle_beside_safetensors_is_never_opened(copied: Path):
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return pytest.fail, ("unpickled",)
+
+    torch.save(Bomb(), copied / "pytorch_model.bin")
+    refuse_pickles(str(copied))
+    assert encoder_of(copied).encode(["glass"]).shape == (1, 32)
+
+
+def test_missing_weights_are_named(copied: Path):
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"holds no weights: model.safetensors is missing"):
+        Embedder.load(copied)
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "../nowhere", "a/b/c"])
+def test_a_path_to_nothing_is_refused(name: str):
+    with pytest.raises(UserError, match=rf"model '{name}' does not exist: give a model folder, a hub name, or tain-mini"):
+        Embedder.load(name)
+
+
+def test_a_hub_name_out_of_reach_is_refused_in_one_line():
+    with pytest.raises(UserError, match=r"model 'no-such-owner/no-such-model' cannot be loaded") as refused:
+        Embedder.load("no-such-owner/no-such-model")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match=r"is a file: give the folder that holds config.json and model.safetensors"):
+        locate(tmp_path / "model.safetensors")
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"has no config.json: give a folder written by transformers, sentence-transformers or tain"):
+        locate(tmp_path)
+
+
+def test_the_built_in_model_is_found_by_its_name_or_its_absence_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(saved.BUILT_IN, "tain-mini", "no_such_folder")
+    with pytest.raises(UserError, match="the built-in model 'tain-mini' is not in this installation"):
+        locate("tain-mini")
+
+
+@pytest.mark.parametrize("content", ["not json", "", "\xff"])
+def test_a_broken_json_file_is_named(content: str, encoder_folder: Path):
+    (encoder_folder / "modules.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"model file '.*modules.json' is not JSON .*: save the model again"):
+        read_layout(encoder_folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_broken_file_of_transformers_is_refused(name: str, copied: Path):
+    (copied / name).write_text("{")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Embedder.load(copied)
+
+
+def test_cut_off_weights_are_refused(copied: Path):
+    weights = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Embedder.load(copied)
+
+
+def test_weights_of_another_shape_are_refused(copied: Path):
+    edit(copied / "config.json", hidden_size=64)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Embedder.load(copied)
+
+
+def test_weights_of_another_model_are_refused_and_not_drawn_at_random(copied: Path):
+    edit(copied / "config.json", num_hidden_layers=3)
+    with pytest.raises(UserError, match=r"lacks weights of its encoder \(16 of them, such as encoder.layer.2"):
+        Embedder.load(copied)
+
+
+def test_a_folder_of_a_later_format_is_refused(encoder_folder: Path):
+    edit(encoder_folder / "tain.json", format=FORMAT + 1)
+    with pytest.raises(UserError, match=r"was saved in format 2, newer than this tain reads \(1\): upgrade tain"):
+        Embedder.load(encoder_folder)
+
+
+def test_a_layer_that_tain_does_not_run_is_refused(encoder_folder: Path):
+    modules = json.loads((encoder_folder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (encoder_folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UserError, match="has a Dense layer after its encoder, which tain does not run"):
+        Embedder.load(encoder_folder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"pooling_mode_max_tokens": True, "pooling_mode_cls_token": False},
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+        {"pooling_mode_cls_token": False},
+    ],
+)
+def test_a_pooling_that_tain_does_not_run_is_refused(config: dict[str, bool], encoder_folder: Path):
+    edit(encoder_folder / "1_Pooling" / "config.json", **config)
+    with pytest.raises(UserError, match=r"which tain does not run: it knows cls and mean"):
+        Embedder.load(encoder_folder)

@@ -1,0 +1,138 @@
+"""Pretraining end to end on a few sentences: it learns, resumes exactly, continues foreign models, and refuses what cannot work."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from tain.foundation.errors import UserError
+from tain.models.embedder import Embedder
+from tain.recipes import pretrain as recipe
+from tain.recipes.pretrain import pretrain
+from tain.recipes.pretrain_config import PretrainConfig
+
+TINY: dict[str, Any] = {
+    "vocabulary": 300,
+    "width": 32,
+    "heads": 2,
+    "feed_forward": 48,
+    "layers": 2,
+    "block_tokens": 16,
+    "batch_blocks": 8,
+    "warmup_steps": 2,
+}
+TINY |= {"dtype": "float32", "device": "cpu", "tokens": 16.0 * 8 * 12}
+
+
+@pytest.fixture(scope="module")
+def corpus(sentences, tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "texts.txt"
+    rng = np.random.default_rng(0)
+    path.write_text("\n".join(sentences[place] for place in rng.integers(0, len(sentences), size=600)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("architecture", ["modernbert", "bert"])
+def test_a_new_model_learns_and_loads_as_a_masked_lm_and_as_an_encoder(corpus, tmp_path, architecture):
+    result = pretrain(
+        "scratch",
+        [corpus],
+        tmp_path / "model",
+        **{**TINY, "tokens": 16.0 * 8 * 60},
+        architecture=architecture,
+        validation=(corpus,),
+        validate_every_tokens=16.0 * 8 * 30,
+    )
+    assert result.finished
+    assert result.steps == 60
+    assert [tokens for tokens, _ in result.validation] == [30 * 128, 60 * 128]
+    assert result.validation[-1][1] < result.losses[0] - 0.1
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    for name, parameter in result.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], parameter), name
+    assert tokenizer("glass")["input_ids"][0] == tokenizer.cls_token_id
+    assert Embedder.load(tmp_path / "model", dtype="float32").encode(["a red house"]).shape == (1, 32)
+    record = json.loads((tmp_path / "model" / "tain.json").read_text())
+    assert record["kind"] == "masked language model"
+    assert record["tokens"] == 60 * 128
+
+
+def test_an_interrupted_run_resumes_bit_for_bit(corpus, tmp_path):
+    pretrain("scratch", [corpus], tmp_path / "whole", **TINY)
+    # training a tokenizer breaks ties between equally frequent pieces at random, so both runs take the first one's
+    settings = {**TINY, "decay_share": 0.0, "tokenizer": str(tmp_path / "whole")}
+    whole = pretrain("scratch", [corpus], tmp_path / "again", **settings)
+    longer = {**settings, "tokens": 16.0 * 8 * 100, "minutes": 1e-9, "checkpoint_every_s": 0.0}
+    cut = pretrain("scratch", [corpus], tmp_path / "cut", **longer)
+    assert not cut.finished
+    assert not (tmp_path / "cut").exists()
+    resumed = pretrain("scratch", [corpus], tmp_path / "cut", **settings, resume=True)
+    assert resumed.losses == whole.losses
+    for name, parameter in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], parameter), name
+
+
+def test_resuming_with_another_rate_names_it(corpus, tmp_path):
+    pretrain("scratch", [corpus], tmp_path / "model", **TINY, minutes=1e-9, checkpoint_every_s=0.0)
+    with pytest.raises(UserError, match=r"masking_rate was 0\.3 and is 0\.5"):
+        pretrain("scratch", [corpus], tmp_path / "model", **TINY, masking_rate=0.5, resume=True)
+
+
+def test_a_model_is_continued_with_its_own_tokenizer(bert_folder, corpus, tmp_path):
+    settings = {"block_tokens": 16, "batch_blocks": 8, "dtype": "float32", "device": "cpu", "tokens": 16.0 * 8 * 40, "warmup_steps": 2}
+    result = pretrain(bert_folder, [corpus], tmp_path / "more", optimizer="adamw", learning_rate=3e-3, **settings)
+    assert np.mean(result.losses[-5:]) < np.mean(result.losses[:5])
+    before = AutoTokenizer.from_pretrained(bert_folder)
+    assert AutoTokenizer.from_pretrained(tmp_path / "more")("a red house")["input_ids"] == before("a red house")["input_ids"]
+
+
+def test_snapshots_are_whole_models_at_doubling_counts(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "_doubling_steps", lambda step_tokens: {2, 4})
+    pretrain("scratch", [corpus], tmp_path / "model", **TINY, snapshots=True)
+    kept = sorted(path for path in (tmp_path / ".model.pretrain").iterdir() if path.name.startswith("snapshot"))
+    assert kept
+    assert AutoModelForMaskedLM.from_pretrained(kept[0], dtype=torch.float32).config.hidden_size == 32
+
+
+def test_float16_weights_are_half_the_size_and_nearly_the_same(corpus, tmp_path):
+    result = pretrain("scratch", [corpus], tmp_path / "model", **TINY, save_dtype="float16")
+    saved = AutoModelForMaskedLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    for name, parameter in result.model.state_dict().items():
+        torch.testing.assert_close(saved.state_dict()[name], parameter, atol=1e-3, rtol=1e-3)
+    weights = (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert weights < 2.2 * sum(parameter.numel() for parameter in result.model.parameters()) + 10_000
+
+
+def test_the_cooccurrence_start_beats_a_random_one_at_equal_steps(corpus, tmp_path):
+    losses = {}
+    for start in (True, False):
+        settings = {**TINY, "tokens": 16.0 * 8 * 20, "cooccurrence_start": start, "validation": (corpus,), "validate_every_tokens": 1e9}
+        losses[start] = pretrain("scratch", [corpus], tmp_path / f"model-{start}", **settings).validation[-1][1]
+    assert losses[True] < losses[False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"masking_rate": 1.0}, "masking_rate is 1.0: give a share above 0 and below 1"),
+        ({"width": 250, "heads": 4}, "width 250 cannot be shared by 4 heads"),
+        ({"tokens": 0}, "tokens is 0: give 1 or more"),
+        ({"block_tokens": 4}, "block_tokens is 4, too little context"),
+        ({"vocabulary": 10}, "vocabulary is 10, hardly more than the letters"),
+        ({"decay_share": 2.0}, "decay_share is 2.0: give a share of the run"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message, unchecked):
+    with pytest.raises(UserError, match=message):
+        PretrainConfig(**settings)
+
+
+def test_too_little_text_is_refused_with_the_counts(tmp_path):
+    (tmp_path / "short.txt").write_text("a few words only\n" * 3, encoding="utf-8")
+    with pytest.raises(UserError, match=r"the texts have \d+ tokens, fewer than one step takes \(144\)"):
+        pretrain("scratch", [tmp_path / "short.txt"], tmp_path / "model", **TINY)
+    assert not (tmp_path / "model").exists()
