@@ -145,6 +145,6 @@ class TransformerEncoder(nn.Module):
 def position_offset_of(model: Any) -> int:
     """The position of a text's first token: RoBERTa and its kin (MPNet too) count from the padding id on."""
     embeddings = getattr(model, "embeddings", None)
-    if hasattr(embeddings, "create_position_ids_from_inputs_embeds"):
+    if embeddings is not None and hasattr(embeddings, "create_position_ids_from_inputs_embeds"):
         return int(embeddings.padding_idx) + 1
     return 0

@@ -249,7 +249,8 @@ class _Session:
                     best, best_state = number, {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
         if config.seeds > 1:
             encoder.load_state_dict(best_state)
-        worse = runs[best].after.is_worse_than(before) if before is not None and runs[best].after is not None else []
+        after = runs[best].after
+        worse = after.is_worse_than(before) if before is not None and after is not None else []
         counts = {**self.material.counts, "truncated": truncated}
         self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
         result = Mirrored(self.embedder, config, before, runs, best, self._texts_used(runs[best].steps), counts, worse, self.output)

@@ -362,9 +362,9 @@ def new_model(config: PretrainConfig, tokenizer: Any) -> Any:
     if config.architecture == "bert":
         settings = transformers.BertConfig(**shared, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout)
     else:
+        shared["global_attn_every_n_layers"] = 1  # every layer sees the whole text: blocks are short
         settings = transformers.ModernBertConfig(
             **shared,
-            global_attn_every_n_layers=1,  # every layer sees the whole text: blocks are short
             embedding_dropout=config.dropout,
             mlp_dropout=config.dropout,
             attention_dropout=config.dropout,
@@ -388,7 +388,7 @@ def train_wordpiece(texts: Iterator[str], *, vocabulary: int) -> Any:
         vocab_size=vocabulary, min_frequency=2, limit_alphabet=256, special_tokens=list(SPECIAL_TOKENS), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    first, last = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    first, last = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")  # the trainer numbers them in this order
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", last), ("[CLS]", first))
     return wrapped_tokenizer(tokenizer)
 
