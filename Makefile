@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: setup demo test check bench mini clean
+.PHONY: setup demo test check bench mini mini-ship clean
 .DEFAULT_GOAL := check
 
 setup: $(READY)
@@ -36,11 +36,17 @@ bench: $(READY)
 
 # tain-mini: trains for as long as it is left alone, checkpoints every five minutes, goes on where it was
 CORPUS ?= ../shared/corpus
-MINI = runs/mini
+PRETRAIN = $(BIN)/tain pretrain scratch $(filter-out $(wildcard $(CORPUS)/valid_*),$(wildcard $(CORPUS)/*.txt.xz)) \
+	--settings benchmarks/tain_mini.toml $(foreach file,$(wildcard $(CORPUS)/valid_*.txt.xz),--validation $(file))
 mini: $(READY)
-	$(BIN)/tain pretrain scratch $(filter-out $(wildcard $(CORPUS)/valid_*),$(wildcard $(CORPUS)/*.txt.xz)) --output $(MINI) \
-		--settings benchmarks/tain_mini.toml $(foreach file,$(wildcard $(CORPUS)/valid_*.txt.xz),--validation $(file)) \
-		$(if $(wildcard runs/.mini.pretrain/checkpoint),--resume)
+	$(PRETRAIN) --output runs/mini $(if $(wildcard runs/.mini.pretrain/checkpoint),--resume)
+
+# cools a copy of the run down, to TOKENS in all, into runs/mini-ship; the run itself stays as it is
+TOKENS ?= 7.2e6
+DECAY ?= 0.5
+mini-ship: $(READY)
+	test -d runs/.mini-ship.pretrain || cp -r runs/.mini.pretrain runs/.mini-ship.pretrain
+	$(PRETRAIN) --output runs/mini-ship --overwrite --resume --tokens $(TOKENS) --decay-share $(DECAY)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

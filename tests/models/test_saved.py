@@ -276,3 +276,17 @@ def test_a_pooling_that_tain_does_not_run_is_refused(config: dict[str, bool], en
     edit(encoder_folder / "1_Pooling" / "config.json", **config)
     with pytest.raises(UserError, match=r"which tain does not run: it knows cls and mean"):
         Embedder.load(encoder_folder)
+
+
+def test_a_hub_name_is_read_as_its_folder_would_be(encoder_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Pooling and limits of a hub model are in files beside its weights: without them a cls model would silently be averaged."""
+
+    def from_cache(name: str, file: str, **_: object) -> str | None:
+        assert name == "somebody/encoder"
+        return str(encoder_folder / file) if (encoder_folder / file).exists() else None
+
+    monkeypatch.setattr("transformers.utils.hub.cached_file", from_cache)
+    edit(encoder_folder / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+    edit(encoder_folder / "sentence_bert_config.json", max_seq_length=17)
+    found = read_layout("somebody/encoder")
+    assert (found.path, found.pooling, found.max_tokens) == ("somebody/encoder", "cls", 17)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOBase
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 Style = Literal["bar", "lines", "json", "quiet", "silent"]
 
@@ -57,9 +57,9 @@ class Progress:
             self._line(f"warning: {message}")
 
     @contextmanager
-    def task(self, name: str, total: int | None) -> Iterator["Task"]:
-        """Count through ``total`` units of work (``None``: nobody knows how many) under ``name``."""
-        task = Task(self, name, total)
+    def task(self, name: str, total: int | None, *, already: int = 0) -> Iterator["Task"]:
+        """Count through ``total`` units of work (``None``: nobody knows how many) under ``name``; ``already`` were done by an earlier run."""
+        task = Task(self, name, total, already)
         try:
             yield task
         finally:
@@ -91,15 +91,15 @@ class Progress:
 class Task:
     """One counted stretch of work, made by ``Progress.task``."""
 
-    def __init__(self, progress: Progress, name: str, total: int | None) -> None:
+    def __init__(self, progress: Progress, name: str, total: int | None, already: int = 0) -> None:
         self._progress = progress
         self._name = name
         self._total = total
-        self._done = 0
-        self._figures: dict[str, float] = {}
+        self._done = self._already = already
+        self._figures: dict[str, SupportsFloat] = {}
         self._began_s = self._shown_s = time.monotonic()
 
-    def advance(self, amount: int = 1, **figures: float) -> None:
+    def advance(self, amount: int = 1, **figures: SupportsFloat) -> None:
         """Say that ``amount`` more units are done; ``figures`` (such as ``loss``) are shown beside the count."""
         self._done += amount
         self._figures.update(figures)
@@ -122,9 +122,10 @@ class Task:
             return
         count = f"{self._done:,}" if self._total is None else f"{self._done:,}/{self._total:,}"
         text = f"{self._name}: {count} in {elapsed_s:.1f} s"
-        if not last and self._total and self._done:
-            text += f", {elapsed_s / self._done * (self._total - self._done):.0f} s left"
-        text += "".join(f", {name} {value:.4g}" for name, value in self._figures.items())
+        done_here = self._done - self._already
+        if not last and self._total and done_here:
+            text += f", {elapsed_s / done_here * (self._total - self._done):.0f} s left"
+        text += "".join(f", {name} {float(value):.4g}" for name, value in self._figures.items())
         if last or self._progress.style == "lines":
             self._progress._line(text)
         else:

@@ -87,27 +87,33 @@ def read_layout(name: str | Path) -> Layout:
         UserError: The folder is no model, or has parts that tain does not run.
     """
     path = locate(name)
-    folder = Path(path)
-    record = _read_json(folder / "tain.json")
+
+    def stored(file: str) -> Any:
+        return _read_json(_stored_file(path, file))
+
+    record = stored("tain.json")
     if record.get("format", FORMAT) > FORMAT:
         raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
-    modules = _read_json(folder / "modules.json") or []
-    transformer, pooling, normalise = path, None, False
+    modules = stored("modules.json") or []
+    transformer, pooling, normalise, inner = path, None, False, ""
     for module in modules:
         kind = str(module["type"]).rpartition(".")[2]
         if kind == "Transformer":
-            transformer = str(folder / module["path"]) if module["path"] else path
+            inner = f"{module['path']}/" if module["path"] else ""
         elif kind == "Pooling":
-            pooling = _pooling(_read_json(folder / module["path"] / "config.json"), name)
+            pooling = _pooling(stored(f"{module['path']}/config.json"), name)
         elif kind == "Normalize":
             normalise = True
         else:
             raise UserError(
                 f"model {str(name)!r} has a {kind} layer after its encoder, which tain does not run: use sentence-transformers for it"
             )
-    limits = _read_json(Path(transformer) / "sentence_bert_config.json")
-    if folder.is_dir():
+    limits = stored(f"{inner}sentence_bert_config.json")
+    if Path(path).is_dir():
+        transformer = str(Path(path) / inner)
         refuse_pickles(transformer)
+    elif inner:
+        raise UserError(f"model {str(name)!r} keeps its encoder in the subfolder {inner!r}: download it and give the local folder")
     return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record)
 
 
@@ -163,8 +169,27 @@ def _pooling(config: dict[str, Any], name: str | Path) -> Pooling:
     return _POOLING_KEYS[chosen[0]]
 
 
-def _read_json(path: Path) -> Any:
-    if not path.exists():
+def _stored_file(path: str, file: str) -> Path | None:
+    """Where a file of a model lies: in its local folder, or in the hub's cache, fetched there when a network is at hand."""
+    if Path(path).is_dir():
+        return Path(path) / file
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(
+            path,
+            file,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        return None  # no such model: loading its weights says so, with the reason
+    return Path(found) if found else None
+
+
+def _read_json(path: Path | None) -> Any:
+    if path is None or not path.exists():
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -91,7 +91,10 @@ def pretrain(
     Raises:
         UserError: Settings, texts or model cannot work.
     """
+    import transformers
+
     progress = progress or Progress.silent()
+    transformers.logging.disable_progress_bar()
     if config is not None and settings:
         raise UserError(f"settings were given twice, as config and as {', '.join(settings)}: give one or the other")
     unknown = sorted(set(settings) - {entry.name for entry in fields(PretrainConfig)})

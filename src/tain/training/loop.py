@@ -90,8 +90,7 @@ def train(
         save_checkpoint(saving.folder, Checkpoint(done, saving.identity, {"losses": losses}), optimizer.state())
 
     done = first
-    with progress.task(name, steps) as task:
-        task.advance(first)
+    with progress.task(name, steps, already=first) as task:
         while done < steps:
             loss = step(done)
             if not math.isfinite(loss):

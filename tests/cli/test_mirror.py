@@ -1,0 +1,93 @@
+"""``tain mirror`` as it is typed: results on stdout, one line and exit code 2 for what cannot work."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from tain.cli.main import main
+
+
+def run(*arguments):
+    """Run the command line in this process and return its exit code."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+@pytest.fixture
+def texts_file(sentences, tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(f"{first} while {second}" for first in sentences for second in sentences[:4]), encoding="utf-8")
+    return path
+
+
+SMALL = ("--batch-texts", 8, "--max-tokens", 40, "--dtype", "float32", "--held-out", 4, "--device", "cpu")
+
+
+def test_a_file_becomes_an_encoder_and_a_table(bert_folder, texts_file, tmp_path, capsys):
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", *SMALL) == 0
+    said = capsys.readouterr()
+    assert "self-retrieval MRR" in said.out
+    assert "saved in" in said.out
+    assert (tmp_path / "encoder" / "modules.json").exists()
+
+
+def test_json_results_are_one_object(bert_folder, texts_file, tmp_path, capsys):
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", "--json", *SMALL) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["steps"] == 5
+    assert found["counts"]["held_out"] == 4
+
+
+def test_standard_input_is_read(bert_folder, texts_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(texts_file.read_bytes())))
+    assert run("mirror", bert_folder, "-", "-o", tmp_path / "encoder", *SMALL) == 0
+    assert (tmp_path / "encoder").exists()
+
+
+def test_pairs_are_two_named_columns(bert_folder, sentences, tmp_path):
+    table = tmp_path / "pairs.tsv"
+    rows = [f"{first}\t{second}" for first, second in zip(sentences * 2, sentences[1:] + sentences[:1] + sentences, strict=False)]
+    table.write_text("\n".join(["one\tother", *rows]), encoding="utf-8")
+    assert run("mirror", bert_folder, table, "-o", tmp_path / "encoder", "--pairs", "one", "other", *SMALL) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ("--temperature", "0"),
+            "error: temperature is 0.0, but similarities are divided by it: give a number above 0 (sentences: 0.04, words: 0.2)\n",
+        ),
+        (("--budget", "soon"), "error: 'soon' is no duration: give one like 30s, 2m or 1h\n"),
+        (
+            ("--batch-texts", "500"),
+            "error: there are 48 different texts, fewer than a batch of 500: give more texts, or --batch-texts 24\n",
+        ),
+        (("--max-tokens", "41"), "error: max_tokens is 41, but the model reads 40 at most: give 40 or fewer\n"),
+        (("--device", "abacus"), "error: device is 'abacus', which torch does not know: give cpu, cuda or cuda:N\n"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_code_2(bert_folder, texts_file, tmp_path, capsys, more, message):
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", *more) == 2
+    assert capsys.readouterr().err == message
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_missing_files_are_refused(bert_folder, texts_file, tmp_path, capsys):
+    assert run("mirror", bert_folder, tmp_path / "none.txt", "-o", tmp_path / "encoder") == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert run("mirror", tmp_path / "no-model", texts_file, "-o", tmp_path / "encoder") == 2
+    assert "does not exist: give a model folder, a hub name, or tain-mini" in capsys.readouterr().err
+
+
+def test_an_existing_output_is_left_alone(bert_folder, texts_file, tmp_path, capsys):
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "mine.txt").write_text("mine")
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", *SMALL) == 2
+    assert "already exists: choose another name or give --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "encoder" / "mine.txt").read_text() == "mine"

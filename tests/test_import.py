@@ -1,0 +1,70 @@
+"""What a user waits for before anything happens: importing and help texts load nothing heavy."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "datasets",
+    "jaxtyping",
+    "sentence_transformers",
+}
+VERBS = ["demo", "mirror", "pretrain", "encode", "evaluate"]
+
+
+def loaded_by(code: str) -> set[str]:
+    """Names of the top-level packages that a fresh Python has loaded after running the code."""
+    script = f"""
+import json, sys
+try:
+    {code}
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print()
+print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_importing_the_package_loads_the_standard_library_alone():
+    new = loaded_by("import tain") - loaded_by("pass") - set(sys.stdlib_module_names)
+    assert new == {"tain"}
+
+
+def test_the_public_errors_cost_nothing_more():
+    assert not loaded_by("import tain; tain.UserError, tain.ShapeError, dir(tain)") & (HEAVY | {"rich", "cyclopts"})
+
+
+def test_the_settings_can_be_read_without_torch():
+    assert not loaded_by("import tain; tain.MirrorConfig, tain.PretrainConfig") & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_texts_load_nothing_heavy(arguments: list[str]):
+    heavy = loaded_by(f"from tain.cli.main import main; main({arguments!r})") & HEAVY
+    assert not heavy, f"tain {' '.join(arguments)} loads {sorted(heavy)}"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    import tain
+
+    with pytest.raises(AttributeError, match="module 'tain' has no attribute 'mirorr'"):
+        _ = tain.mirorr
+
+
+def test_every_public_name_can_be_had():
+    import tain
+
+    assert all(getattr(tain, name) is not None for name in tain.__all__)
+    assert set(dir(tain)) == set(tain.__all__)

@@ -1,0 +1,130 @@
+"""Imports go one way: text, batches, encoders, then objectives and training, models, and what uses a saved model."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "tain"
+
+_USERS = ("evaluation", "ranking", "inspection", "export")  # of a saved model; none of them knows another
+
+# folder -> what it may import besides itself and foundation: folders, or single modules
+MAY_IMPORT: dict[str, set[str]] = {
+    "foundation": set(),
+    "text": set(),
+    "batches": {"text"},
+    "encoders": {"batches.types", "batches.packing"},  # packing: a padded encoder turns packed batches into rows
+    "objectives": set(),
+    "training": set(),
+    "models": {"text", "batches", "encoders"},
+    **{folder: {"text", "batches.types", "encoders", "models"} for folder in _USERS},
+    "runtime": {"text", "batches.types"},
+    "recipes": {"text", "batches", "encoders", "objectives", "training", "models", *_USERS, "runtime"},
+    "serving": {"models", "ranking", "runtime"},
+    "cli": {"text", "batches", "encoders", "objectives", "training", "models", *_USERS, "runtime", "recipes", "serving"},
+}
+
+# what a help text must not wait for; settings are the one part of a recipe that the command line reads
+HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pyarrow", "datasets", "jaxtyping", "rich"}
+LIGHT_FOR_CLI = {"text", "recipes.mirror_config", "recipes.pretrain_config"}
+NEVER: dict[str, set[str]] = {"text": {"torch", "transformers"}, "runtime": {"torch", "transformers"}}
+
+
+@dataclass(frozen=True)
+class Import:
+    path: str  # dotted, absolute: "tain.batches.types" or "torch"
+    line: int
+    is_at_top: bool  # runs when the module is imported
+
+
+def imports_of(tree: ast.Module) -> Iterator[Import]:
+    """Every import of a module; those that only type checkers follow do not run, so they are never at the top."""
+
+    def walk(node: ast.AST, is_at_top: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(alias.name, child.lineno, is_at_top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                yield from (
+                    Import(f"{'.' * child.level}{child.module or ''}.{alias.name}", child.lineno, is_at_top) for alias in child.names
+                )
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                yield from walk(child, False)
+            else:
+                yield from walk(child, is_at_top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+    yield from walk(tree, True)
+
+
+def is_within(path: str, allowed: set[str]) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for name in allowed)
+
+
+def offences(source: Path) -> list[str]:
+    """Every import that goes against the arrow, as ``file:line imports what``."""
+    found = []
+    for file in sorted(source.rglob("*.py")):
+        place = file.relative_to(source)
+        if len(place.parts) == 1:
+            continue  # the package's front door names things of every folder, lazily
+        folder = place.parts[0]
+        if folder not in MAY_IMPORT:
+            found.append(f"{place}: the folder {folder!r} is not in the table of imports")
+            continue
+        for imported in imports_of(ast.parse(file.read_text(encoding="utf-8"))):
+            inside = imported.path.removeprefix("tain.") if imported.path.startswith("tain.") else None
+            if inside is None:
+                wrong = (
+                    imported.path.startswith(".")  # absolute imports are the ones this test can read
+                    or is_within(imported.path, NEVER.get(folder, set()))
+                    or (folder in ("cli", "foundation") and imported.is_at_top and is_within(imported.path, HEAVY))
+                )
+            elif is_within(inside, {folder, "foundation", "__version__"}):
+                wrong = False
+            elif folder == "cli" and imported.is_at_top:
+                wrong = not is_within(inside, LIGHT_FOR_CLI)
+            else:
+                wrong = not is_within(inside, MAY_IMPORT[folder])
+            if wrong:
+                found.append(f"{place}:{imported.line} imports {imported.path}")
+    return found
+
+
+def test_imports_follow_the_arrow():
+    wrong = offences(SOURCE)
+    assert not wrong, "against the table of imports:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "offence"),
+    [
+        (
+            "encoders/a.py",
+            "from tain.objectives.contrastive import info_nce",
+            "encoders/a.py:1 imports tain.objectives.contrastive.info_nce",
+        ),
+        ("encoders/a.py", "from tain.batches.types import PackedTexts", None),
+        ("encoders/a.py", "from tain.batches import masking", "encoders/a.py:1 imports tain.batches.masking"),
+        ("batches/a.py", "from tain import encoders", "batches/a.py:1 imports tain.encoders"),
+        ("batches/a.py", "def late():\n    import tain.models.saved", "batches/a.py:2 imports tain.models.saved"),
+        ("models/a.py", "from ..training import loop", "models/a.py:1 imports ..training.loop"),
+        ("training/a.py", "from tain.foundation.choices import Pooling", None),
+        ("text/a.py", "def late():\n    import torch.nn", "text/a.py:2 imports torch.nn"),
+        ("evaluation/a.py", "from tain.ranking.index import Index", "evaluation/a.py:1 imports tain.ranking.index.Index"),
+        ("recipes/a.py", "from tain.evaluation.geometry import x\nfrom tain.cli.main import y", "recipes/a.py:2 imports tain.cli.main.y"),
+        ("cli/a.py", "def verb():\n    import torch\n    from tain.models.embedder import Embedder", None),
+        ("cli/a.py", "from tain.models.embedder import Embedder", "cli/a.py:1 imports tain.models.embedder.Embedder"),
+        ("cli/a.py", "import torch", "cli/a.py:1 imports torch"),
+        ("cli/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch", None),
+        ("cli/a.py", "from tain.recipes.mirror_config import MirrorConfig", None),
+        ("foundation/a.py", "class A:\n    import torch", "foundation/a.py:2 imports torch"),
+        ("helpers/a.py", "", "helpers/a.py: the folder 'helpers' is not in the table of imports"),
+    ],
+)
+def test_an_offender_is_named_with_its_file(file: str, code: str, offence: str | None, tmp_path: Path):
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(code)
+    assert offences(tmp_path) == ([offence] if offence else [])
