@@ -135,6 +135,8 @@ def mirror(
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
     distributed.start_processes()
+    if distributed.rank() > 0:
+        progress = Progress.silent()  # one voice is enough
     material = _material(texts, config)
     device = choose_device(config.device)
     embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
