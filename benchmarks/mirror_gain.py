@@ -54,16 +54,17 @@ def main():
     print("raw", json.dumps(raw), f"mean {np.mean(list(raw.values())):.2f}", file=sys.stderr, flush=True)
     outcomes = []
     for rate in chosen.rates:
-        runs, seconds = [], []
+        runs, seconds, rates = [], [], []
         for seed in range(13, 13 + chosen.seeds):
             began_s = time.perf_counter()
             result = mirror(chosen.model, texts, level=chosen.level, seed=seed, learning_rate=rate, **settings)
+            rates.append(result.config.learning_rate)
             seconds.append(time.perf_counter() - began_s)
             runs.append(scores(result.embedder, chosen.level, chosen.data, chosen.split))
             print(rate, seed, json.dumps(runs[-1]), f"mean {np.mean(list(runs[-1].values())):.2f}", file=sys.stderr, flush=True)
         mean = {key: round(float(np.mean([run[key] for run in runs])), 2) for key in raw}
         deviation = {key: round(float(np.std([run[key] for run in runs], ddof=1)), 2) if len(runs) > 1 else 0.0 for key in raw}
-        outcomes.append({"learning_rate": result.config.learning_rate, "mirrored": mean, "deviation": deviation, "seconds": seconds})
+        outcomes.append({"learning_rate": rates[-1], "mirrored": mean, "deviation": deviation, "seconds": seconds})
     print(f"{'set':24}{'raw':>8}" + "".join(f"{outcome['learning_rate']:>16.1e}" for outcome in outcomes))
     for key in raw:
         print(f"{key:24}{raw[key]:8.1f}" + "".join(f"{o['mirrored'][key]:9.1f} ±{o['deviation'][key]:5.2f}" for o in outcomes))

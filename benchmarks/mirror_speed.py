@@ -60,7 +60,7 @@ class Ours:
     def __init__(self, folder, texts, number_type):
         config = MirrorConfig(held_out=0, keep_repeats=True, learning_rate=LEARNING_RATE)
         embedder = Embedder.load(folder, dtype="float32", device="cpu")
-        config = recipe._fit_to_model(config.resolved(width=embedder.dim), embedder)
+        config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=0.063), embedder)
         material = recipe._Material(texts, texts, True, [], [])
         self.session = recipe._Session(folder, embedder, config, material, Progress.silent(), None, False)
         set_dropout(embedder.encoder.model, hidden=0.1, attention=0.1)

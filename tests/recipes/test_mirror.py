@@ -33,7 +33,7 @@ def session(folder, texts, **settings):
     config = MirrorConfig(**{**SMALL, "held_out": 0, **settings})
     material = recipe._material(texts, config)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
-    config = recipe._fit_to_model(config.resolved(width=embedder.dim), embedder)
+    config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=recipe._weight_rms(embedder.encoder)), embedder)
     made = recipe._Session(folder, embedder, config, material, Progress.silent(), None, False)
     recipe.set_dropout(embedder.encoder.model, hidden=config.dropout, attention=config.attention_dropout)
     embedder.encoder.train()
@@ -114,15 +114,29 @@ def test_five_seeds_keep_the_best_and_report_the_spread(bert_folder, texts):
 
 @pytest.mark.parametrize("level", ["word", "phrase", "sentence"])
 def test_presets_are_the_papers(level):
-    config = MirrorConfig(level=level).resolved(width=768)
+    config = MirrorConfig(level=level).resolved(width=768, weight_rms=0.043)
     assert (config.learning_rate, config.weight_decay, config.batch_texts, config.dropout) == (2e-5, 0.01, 200, 0.1)
     expected = {"word": (0.2, 0, 2, 25, "cls"), "phrase": (0.04, 2, 2, 25, "cls"), "sentence": (0.04, 5, 1, 50, "mean")}[level]
     assert (config.temperature, config.erased_chars, config.epochs, config.max_tokens, config.pooling) == expected
     assert config.temperature == PRESETS[level].temperature
 
 
+def test_the_default_learning_rate_grows_with_the_weights_and_as_models_narrow(bert_folder):
+    rate = MirrorConfig().resolved(width=768, weight_rms=0.086).learning_rate
+    assert rate == pytest.approx(4e-5)
+    assert MirrorConfig().resolved(width=384, weight_rms=0.043).learning_rate == pytest.approx(2e-5 * 2**2.1, rel=0.05)
+    assert MirrorConfig().resolved(width=1024, weight_rms=0.043).learning_rate == pytest.approx(2e-5)
+    encoder = Embedder.load(bert_folder, dtype="float32").encoder
+    before = recipe._weight_rms(encoder)
+    with torch.no_grad():
+        encoder.model.embeddings.word_embeddings.weight.mul_(100)  # tables do not count
+        for parameter in encoder.model.encoder.parameters():
+            parameter.mul_(2)
+    assert recipe._weight_rms(encoder) > 1.8 * before
+
+
 def test_what_is_given_wins_over_the_preset():
-    assert MirrorConfig(level="word", temperature=0.5).resolved(width=768).temperature == 0.5
+    assert MirrorConfig(level="word", temperature=0.5).resolved(width=768, weight_rms=0.043).temperature == 0.5
 
 
 def test_drophead_replaces_dropout(bert_folder, texts):

@@ -381,7 +381,7 @@ class _PartOfTask(Progress):
         self._task = task
 
     @contextmanager
-    def task(self, name: str, total: int | None) -> Iterator[Task]:
+    def task(self, name: str, total: int | None, *, already: int = 0) -> Iterator[Task]:
         yield self._task
 
 

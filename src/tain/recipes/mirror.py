@@ -140,7 +140,7 @@ def mirror(
     material = _material(texts, config)
     device = choose_device(config.device)
     embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
-    config = _fit_to_model(config.resolved(width=embedder.dim), embedder)
+    config = _fit_to_model(config.resolved(width=embedder.dim, weight_rms=_weight_rms(embedder.encoder)), embedder)
     progress.note(embedder.encoder.layout_reason)
     return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
 
@@ -196,6 +196,13 @@ def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
     embedder.encoder.pooling = config.pooling
     embedder.encoder.padded_to = config.max_tokens
     return config
+
+
+def _weight_rms(encoder: torch.nn.Module) -> float:
+    """Root mean square of the hidden layers' matrices, each counted alike."""
+    tables = {id(module.weight) for module in encoder.modules() if isinstance(module, torch.nn.Embedding)}
+    matrices = [weight.detach() for weight in encoder.parameters() if weight.ndim == 2 and id(weight) not in tables]
+    return float(np.mean([matrix.float().square().mean().sqrt().item() for matrix in matrices]))
 
 
 class _Session:

@@ -44,7 +44,9 @@ class MirrorConfig:
     max_tokens: Annotated[int | None, "longer texts are cut, special tokens included (50; words and phrases 25)"] = None
     batch_texts: Annotated[int, "texts a step, 2 or more; each is encoded twice"] = 200
     epochs: Annotated[int | None, "passes over the texts; more soon hurts (1; words and phrases 2)"] = None
-    learning_rate: Annotated[float | None, "AdamW's step; default: 2e-5 at 768 wide as in the paper, larger for narrower models"] = None
+    learning_rate: Annotated[
+        float | None, "AdamW's step; default: the paper's 2e-5 for BERT-base, scaled to the model's width and weights"
+    ] = None
     weight_decay: Annotated[float, "AdamW's decay, on every parameter"] = 0.01
     max_texts: Annotated[int, "train on at most this many texts, drawn at random; 0 takes all (the paper: best at 10k to 20k)"] = 10_000
     keep_repeats: Annotated[bool, "train on repeated texts too; they never push each other away"] = False
@@ -94,19 +96,30 @@ class MirrorConfig:
             problems.append("a budget goes with one run from its beginning: leave out --seeds and --resume, or --budget")
         refuse_all(problems)
 
-    def resolved(self, *, width: int) -> "MirrorConfig":
-        """Fill what is None from the level's preset, and the learning rate from the model's width."""
+    def resolved(self, *, width: int, weight_rms: float) -> "MirrorConfig":
+        """Fill what is None from the level's preset, and the learning rate from the model's width and weights."""
         preset = asdict(PRESETS[self.level])
         filled = {name: value for name, value in preset.items() if getattr(self, name) is None}
         if self.attention_dropout is None:
             filled["attention_dropout"] = self.dropout
         if self.learning_rate is None:
-            filled["learning_rate"] = default_learning_rate(width)
+            filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
         if self.drophead > 0:
             filled |= {"dropout": 0.0, "attention_dropout": 0.0}  # the paper's drophead variant replaces dropout
         return replace(self, **filled)
 
 
-def default_learning_rate(width: int) -> float:
-    """The paper's 2e-5 was found on models 768 wide; narrower ones need far larger steps (``docs/LOG.md``)."""
-    return 2e-5 * max(1.0, 768 / width) ** 2.5
+def default_learning_rate(width: int, weight_rms: float) -> float:
+    """Scale the paper's 2e-5, found on BERT-base, to other widths and sizes of weights.
+
+    AdamW moves every weight by about the learning rate a step, so what matters is that step over the weights' own size: 2e-5 over
+    0.043 for BERT-base. Narrow models want larger relative steps; the exponent is fitted to our own searches (``docs/LOG.md``).
+
+    Args:
+        width: Width of the hidden states.
+        weight_rms: Root mean square of the hidden layers' matrices.
+    """
+    return _PAPERS_RELATIVE_STEP * weight_rms * max(1.0, 768 / width) ** 2.1
+
+
+_PAPERS_RELATIVE_STEP = 2e-5 / 0.043

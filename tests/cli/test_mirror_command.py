@@ -68,8 +68,8 @@ def test_pairs_are_two_named_columns(bert_folder, sentences, tmp_path):
             ("--batch-texts", "500"),
             "error: there are 48 different texts, fewer than a batch of 500: give more texts, or --batch-texts 24\n",
         ),
-        (("--max-tokens", "41"), "error: max_tokens is 41, but the model reads 40 at most: give 40 or fewer\n"),
-        (("--device", "abacus"), "error: device is 'abacus', which torch does not know: give cpu, cuda or cuda:N\n"),
+        (("--batch-texts", "8", "--max-tokens", "41"), "error: max_tokens is 41, but the model reads 40 at most: give 40 or fewer\n"),
+        (("--batch-texts", "8", "--device", "abacus"), "error: device is 'abacus', which torch does not know: give cpu, cuda or cuda:N\n"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_code_2(bert_folder, texts_file, tmp_path, capsys, more, message):
