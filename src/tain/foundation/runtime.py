@@ -81,6 +81,25 @@ def fastest_dtype(device_type: str) -> "torch.dtype":
     return torch.bfloat16 if best_of(torch.bfloat16) < 0.8 * best_of(torch.float32) else torch.float32
 
 
+def keep_freed_memory() -> None:
+    """Tell the C library to keep freed memory instead of handing it back to the system; does nothing where it is not glibc.
+
+    Every tensor of a few megabytes is otherwise mapped, zeroed page by page and unmapped again, in every step: 5 to 15% of a
+    training step on a CPU. The process stays at its peak memory.
+    """
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 2**30)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
 def set_number_type(model: "torch.nn.Module", number_type: "torch.dtype") -> None:
     """Turn a model's parameters, and only those, into another number type.
 

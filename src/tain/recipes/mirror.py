@@ -25,7 +25,7 @@ from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_f
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, fastest_dtype, process_age_s
+from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, process_age_s
 from tain.models.embedder import Embedder
 from tain.objectives.contrastive import info_nce
 from tain.recipes.mirror_card import model_card
@@ -139,6 +139,8 @@ def mirror(
         progress = Progress.silent()  # one voice is enough
     material = _material(texts, config)
     device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
     config = _fit_to_model(config.resolved(width=embedder.dim, weight_rms=_weight_rms(embedder.encoder)), embedder)
     progress.note(embedder.encoder.layout_reason)

@@ -25,7 +25,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel, start_embeddings, tied_
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, fastest_dtype, set_number_type, versions
+from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, set_number_type, versions
 from tain.models.embedder import load_pretrained
 from tain.models.saved import locate
 from tain.objectives.masked_lm import masked_cross_entropy
@@ -117,6 +117,8 @@ class _Session:
         self.model_name, self.sources, self.output, self.config = model, sources, output, config
         self.column, self.overwrite, self.progress = column, overwrite, progress
         self.device = choose_device(config.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.number_type = fastest_dtype(self.device.type) if config.dtype == "auto" else getattr(torch, config.dtype)
         self.work = output.parent / f".{output.name}.pretrain"
         self.validation: list[tuple[int, float]] = []
