@@ -10,6 +10,7 @@ SCRIPTS = ("start_speed.py", "mirror_speed.py", "encode_speed.py")
 def main():
     here = Path(__file__).parent
     failed = [script for script in SCRIPTS if subprocess.run([sys.executable, here / script, *sys.argv[1:]], check=False).returncode]
+    failed += [script for script in ("draw_gain.py",) if subprocess.run([sys.executable, here / script], check=False).returncode]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
