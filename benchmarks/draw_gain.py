@@ -15,7 +15,9 @@ def main():
     for name in ("mini_gain_sentence", "mini_gain_word"):
         content = json.loads((RESULTS / f"{name}.json").read_text())
         after = content["runs"][0]
-        rows += [(TITLES[key], raw, after["mirrored"][key], after["deviation"][key]) for key, raw in content["raw"].items() if key in TITLES]
+        rows += [
+            (TITLES[key], raw, after["mirrored"][key], after["deviation"][key]) for key, raw in content["raw"].items() if key in TITLES
+        ]
     PLOT.write_text(drawn(rows), encoding="utf-8")
 
 
