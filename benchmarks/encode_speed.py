@@ -15,9 +15,9 @@ MAX_TOKENS = 256
 def main():
     chosen = arguments(__doc__)
     sentences = sts_sentences(chosen.data)
-    short = sentences[: 500 if chosen.quick else 4000]
+    short = sentences[: 500 if chosen.quick else 2000]
     joined = [" ".join(sentences[start : start + 12]) for start in range(0, 6000, 12)]
-    long = joined[: 40 if chosen.quick else 300]
+    long = joined[: 40 if chosen.quick else 100]
     mixed = [*short[: len(short) // 2], *long[: len(long) // 3]]
     random.Random(0).shuffle(mixed)
     folder = str(minilm_folder())
@@ -39,7 +39,7 @@ def main():
             "ours float32": lambda t=texts: ours.encode(t),
             "ours": lambda t=texts: default.encode(t),
         }
-        times = in_turns(rivals, repeats=1 if chosen.quick else 5)
+        times = in_turns(rivals, repeats=1 if chosen.quick else 3)
         best = min(("theirs", "theirs, bfloat16"), key=lambda rival, t=times: np.median(t[rival]))
         ratio32, spread32 = ratio_of(times["theirs"], times["ours float32"])
         ratio, spread = ratio_of(times["theirs"], times["ours"])

@@ -284,14 +284,16 @@ class _Session:
         if len(self.material.held_left) < 2:
             return None
         twins = None if self.material.is_identity else self.material.held_right
-        return label_free_report(
-            self.embedder,
-            self.material.held_left,
-            twins=twins,
-            level=self.config.level,
-            max_texts=500,
-            rng=np.random.default_rng([self.config.seed, 2]),
-        )
+        # before and after in the number type of the training: in float32 the first step would wait twice as long
+        with torch.autocast(self.embedder.encoder.device.type, dtype=torch.bfloat16, enabled=self.number_type == torch.bfloat16):
+            return label_free_report(
+                self.embedder,
+                self.material.held_left,
+                twins=twins,
+                level=self.config.level,
+                max_texts=500,
+                rng=np.random.default_rng([self.config.seed, 2]),
+            )
 
     def _check_views(self) -> None:
         """Measure that training has something to learn from: the two views of a text must differ.
@@ -421,10 +423,10 @@ class _Session:
             )
         wanted = texts * config.epochs
         batch_texts = min(config.batch_texts, max(2, min(fits, wanted) // _FEWEST_STEPS), texts)
-        steps = min(wanted, fits) // batch_texts
-        steps = min(steps, texts // batch_texts * config.epochs)
+        steps = texts // batch_texts * config.epochs  # the most there is: the clock ends the run, the measurement only picks the batch
+        expected = min(steps, fits // batch_texts)
         self.progress.note(
-            f"budget {config.budget_s:g} s: a text takes {1000 * seconds_per_text:.1f} ms here, so {steps} steps of {batch_texts} texts fit"
+            f"budget {config.budget_s:g} s: a text takes {1000 * seconds_per_text:.1f} ms here, so about {expected} steps of {batch_texts} texts fit"
         )
         deadline_s = config.budget_s - reserve_s
         step_s: list[float] = []
