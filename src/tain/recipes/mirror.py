@@ -33,7 +33,7 @@ from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.training import distributed
 from tain.training.gradcache import cached_gradients
-from tain.training.loop import Saving, Trained, train
+from tain.training.loop import Saving, train
 from tain.training.optimizer import MasterWeights, adamw
 
 
@@ -222,7 +222,6 @@ class _Session:
     ) -> None:
         self.model, self.embedder, self.config, self.material = model, embedder, config, material
         self.progress, self.output, self.overwrite = progress, output, overwrite
-        self.read_tokens = embedder.max_tokens  # what the saved encoder reads; training cuts at config.max_tokens
         device = embedder.encoder.device
         self.number_type = fastest_dtype(device.type) if config.dtype == "auto" else getattr(torch, config.dtype)
         needs_mask = bool(config.erased_chars) and material.is_identity
@@ -383,11 +382,7 @@ class _Session:
         )
         weights.restore(encoder.model)
         encoder.eval()
-        return self._finished(seed, trained)
-
-    def _finished(self, seed: int, trained: Trained) -> Run:
-        after = self._report()
-        return Run(seed, trained.steps, trained.seconds, trained.losses, after)
+        return Run(seed, trained.steps, trained.seconds, trained.losses, self._report())
 
     def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
         if self.output is None:

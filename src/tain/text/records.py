@@ -12,15 +12,6 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredPair:
-    """Two texts and how alike people judged them, on the data set's own scale."""
-
-    left: str
-    right: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
 class Deduplicated:
     """The first of each text, in the order given, and how many repeats were dropped."""
 
