@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tain.batches.packing import batches_by_tokens, pack, pad
+from tain.batches.packing import ROW_TOKENS, batches_by_tokens, fill_rows, pack, pad, shared_rows
 
 IDS = [[1, 2, 3], [4], [5, 6], [7], [8, 9, 10]]
 
@@ -24,9 +24,9 @@ def test_groups_are_runs_of_equal_length():
 
 def test_positions_count_from_each_texts_start():
     packed = pack(IDS)
-    assert packed.positions().tolist() == [0, 0, 0, 1, 0, 1, 2, 0, 1, 2]
-    assert packed.starts().tolist() == [0, 1, 2, 4, 7]
-    assert packed.ids[packed.starts()].tolist() == [4, 7, 5, 1, 8]
+    assert packed.positions.tolist() == [0, 0, 0, 1, 0, 1, 2, 0, 1, 2]
+    assert packed.starts.tolist() == [0, 1, 2, 4, 7]
+    assert packed.ids[packed.starts].tolist() == [4, 7, 5, 1, 8]
     assert packed.length_tensor().tolist() == [1, 1, 2, 3, 3]
     assert packed.texts == 5
 
@@ -37,6 +37,67 @@ def test_the_order_leads_back(token_ids: Callable[..., list[list[int]]]):
     cut = packed.ids.split(packed.lengths)
     back = packed.order.argsort().tolist()
     assert [cut[place].tolist() for place in back] == ids
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_hold_every_text_that_fits_once_and_none_is_overfull(seed: int):
+    lengths = np.random.default_rng(seed).integers(1, 60, size=300).tolist()
+    rows = fill_rows(lengths, row_tokens=48)
+    assert sorted(text for row in rows for text in row) == [text for text, length in enumerate(lengths) if length <= 48]
+    assert all(0 < sum(lengths[text] for text in row) <= 48 for row in rows)
+
+
+def test_rows_of_short_texts_are_nearly_full():
+    lengths = np.random.default_rng(1).integers(4, 30, size=400).tolist()
+    assert sum(lengths) > 0.98 * 48 * len(fill_rows(lengths, row_tokens=48))
+
+
+def test_sharing_takes_the_longest_that_still_fits():
+    assert fill_rows([5, 9, 3, 10, 7, 1], row_tokens=10) == [[3], [1, 5], [4, 2], [0]]
+
+
+def test_texts_share_rows_only_where_it_is_cheaper():
+    assert shared_rows([20] * 400) == []  # two to a row of 48 would waste a sixth, for the sake of a single group
+    assert shared_rows([60, 70, 80]) == []  # nothing fits
+    assert len(shared_rows(list(range(4, 40)) * 10)) > 0
+
+
+def test_the_number_of_shared_rows_is_one_of_few():
+    sizes = set()
+    for texts in range(380, 420):
+        lengths = np.random.default_rng(texts).integers(4, 40, size=texts).tolist()
+        rows, needed = len(shared_rows(lengths)), len(fill_rows(lengths, row_tokens=ROW_TOKENS))
+        assert needed <= rows <= 1.0625 * needed
+        sizes.add(rows)
+    assert len(sizes) <= 6
+
+
+def test_shared_rows_come_first_and_keep_their_texts_apart(token_ids: Callable[..., list[list[int]]]):
+    ids = token_ids(*range(2, 20), 60, 55, 60)
+    packed = pack(ids, share_rows=True)
+    rows, row_tokens = packed.shared
+    assert packed.groups == ((rows, 48), (1, 55), (2, 60))
+    assert len(packed.ids) == rows * row_tokens + 175
+    back = packed.order.argsort().tolist()
+    for text, tokens in enumerate(ids):
+        start = int(packed.starts[back[text]])
+        place = slice(start, start + len(tokens))
+        assert packed.ids[place].tolist() == tokens
+        assert packed.positions[place].tolist() == list(range(len(tokens)))
+        assert set(packed.owners[place].tolist()) == {back[text]}
+        assert packed.lengths[back[text]] == len(tokens)
+    is_filler = packed.owners == len(ids)
+    assert int(is_filler.sum()) == len(packed.ids) - sum(map(len, ids))
+    assert packed.shared_owners is not None
+    assert torch.equal(packed.shared_owners.flatten(), packed.owners[: rows * row_tokens])
+
+
+def test_padding_leaves_out_the_fillers_of_shared_rows(token_ids: Callable[..., list[list[int]]]):
+    ids = token_ids(*range(2, 20))
+    packed = pack(ids, share_rows=True)
+    rows, is_token = pad(packed, pad_id=77)
+    back = packed.order.argsort().tolist()
+    assert [rows[place][is_token[place]].tolist() for place in back] == ids
 
 
 def test_padding_and_unpadding_are_inverse(token_ids: Callable[..., list[list[int]]]):

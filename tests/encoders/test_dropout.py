@@ -141,6 +141,7 @@ def test_attention_is_handed_the_attention_rate(architecture: str, tiny_encoder:
     model = tiny_encoder(architecture)
     encoder = TransformerEncoder(model)
     set_dropout(model, hidden=0.25, attention=0.125)
+    rates.clear()  # what the choice of the layout asked for
     encoder.train()(pack(token_ids(3, 5)))
     assert rates == [(4, 0.125)] * 2 * model.config.num_hidden_layers
 

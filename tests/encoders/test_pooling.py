@@ -14,8 +14,16 @@ Build = Callable[..., Any]
 def test_the_mean_is_over_each_texts_own_tokens():
     packed = pack([[1, 2, 3], [4], [5, 6], [7], [8, 9, 10]])
     hidden = torch.randn(len(packed.ids), 6)
-    expected = [hidden[start : start + length].mean(0) for start, length in zip(packed.starts().tolist(), packed.lengths, strict=True)]
+    expected = [hidden[start : start + length].mean(0) for start, length in zip(packed.starts.tolist(), packed.lengths, strict=True)]
     torch.testing.assert_close(masked_mean(hidden, packed), torch.stack(expected))
+
+
+def test_pooling_leaves_out_the_fillers_of_shared_rows():
+    packed = pack([[1] * length for length in range(2, 20)], share_rows=True)
+    hidden = packed.ids[:, None] * torch.ones(1, 2)  # 0 at fillers
+    assert (packed.ids == 0).any()
+    assert (masked_mean(hidden, packed) == 1).all()
+    assert (first_token(hidden, packed) == 1).all()
 
 
 def test_the_first_token_is_each_texts_own():

@@ -9,7 +9,7 @@ from tain.batches.packing import pack
 from tain.encoders.attention import Packing
 from tain.encoders.dropout import set_dropout
 from tain.encoders.transformer import TransformerEncoder, position_offset_of
-from tain.foundation.errors import UserError
+from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.runtime import set_number_type
 
 Build = Callable[..., Any]
@@ -38,8 +38,10 @@ def gradients(model: Any, vectors: Tensor) -> dict[str, Tensor | None]:
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("architecture", PACKED + PADDED)
-def test_outputs_and_gradients_equal_the_plain_padded_models(architecture: str, mode: str, tiny_encoder: Build, token_ids: Build):
+@pytest.mark.parametrize(("architecture", "share_rows"), [*((name, False) for name in PACKED + PADDED), *((name, True) for name in PACKED)])
+def test_outputs_and_gradients_equal_the_plain_padded_models(
+    architecture: str, share_rows: bool, mode: str, tiny_encoder: Build, token_ids: Build
+):
     ids = token_ids(*LENGTHS)
     plain, ours = tiny_encoder(architecture, attn_implementation="eager"), tiny_encoder(architecture)
     encoder = TransformerEncoder(ours, pad_id=ours.config.pad_token_id)
@@ -47,8 +49,10 @@ def test_outputs_and_gradients_equal_the_plain_padded_models(architecture: str, 
         set_dropout(model, hidden=0.0, attention=0.0)
         model.train(mode == "train")
 
-    expected, found = plain_means(plain, ids, pad_id=plain.config.pad_token_id), encoder(pack(ids))
+    packed = pack(ids, share_rows=share_rows)
+    expected, found = plain_means(plain, ids, pad_id=plain.config.pad_token_id), encoder(packed)
 
+    assert (packed.shared_owners is not None) is share_rows
     assert encoder.layout == ("packed" if architecture in PACKED else "padded")
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     expected_gradients, found_gradients = gradients(plain, expected), gradients(ours, found)
@@ -96,12 +100,15 @@ def test_vectors_depend_neither_on_the_other_texts_nor_on_their_order(architectu
     torch.testing.assert_close(backwards, together, atol=1e-5, rtol=1e-5)
 
 
-def test_no_gradient_crosses_from_one_text_to_another(tiny_encoder: Build, token_ids: Build):
+@pytest.mark.parametrize("share_rows", [False, True])
+def test_no_gradient_crosses_from_one_text_to_another(share_rows: bool, tiny_encoder: Build, token_ids: Build):
     model = tiny_encoder("bert")
     encoder = TransformerEncoder(model)
-    ids = token_ids(5, 7, 5)
-    ids = [[5 + 30 * text + token % 30 for token in tokens] for text, tokens in enumerate(ids)]  # no token in common
-    encoder(pack(ids))[1].sum().backward()
+    ids = token_ids(5, 7, 5, 3, 2)
+    ids = [[5 + 15 * text + token % 15 for token in tokens] for text, tokens in enumerate(ids)]  # no token in common
+    packed = pack(ids, share_rows=share_rows)
+    assert packed.shared[0] == share_rows
+    encoder(packed)[1].sum().backward()
     touched = model.embeddings.word_embeddings.weight.grad.abs().sum(1).nonzero().flatten().tolist()
     assert set(touched) == set(ids[1])
 
@@ -245,6 +252,25 @@ def test_each_text_and_each_layer_draws_its_own_heads(tiny_encoder: Build, monke
     assert [heads.shape for heads in drawn] == [(40, 4)] * 2
     assert not torch.equal(*drawn)
     assert len(vectors.detach().round(decimals=4).unique(dim=0)) > 15  # one text, many draws
+
+
+def test_drophead_draws_for_each_text_of_a_shared_row(tiny_encoder: Build):
+    model = tiny_encoder("bert")
+    set_dropout(model, hidden=0.0, attention=0.0)
+    encoder = TransformerEncoder(model)
+    packed = pack([[7, 8, 9], [7, 8], [7, 8, 9], [4]] * 12, share_rows=True)
+    assert packed.shared == (3, 48)
+    same = encoder.train()(packed, drophead=0.5).view(12, 4, -1)
+    alone = {tuple(vector.tolist()) for vector in same[:, 0]} | {tuple(vector.tolist()) for vector in same[:, 2]}
+    assert len(alone) > 20  # of 24 draws over 2 layers of 4 heads hardly two agree
+    torch.testing.assert_close(encoder.eval()(packed, drophead=0.5), encoder(pack([[7, 8, 9], [7, 8], [7, 8, 9], [4]] * 12)))
+
+
+@torch.no_grad()
+def test_shared_rows_are_refused_where_texts_run_padded(tiny_encoder: Build, token_ids: Build):
+    encoder = TransformerEncoder(tiny_encoder("mpnet"), pad_id=1)
+    with pytest.raises(ShapeError, match="texts share rows, which only packed attention can keep apart"):
+        encoder(pack(token_ids(*LENGTHS), share_rows=True))
 
 
 @pytest.mark.parametrize("asked", ["drophead", "capture"])

@@ -22,33 +22,48 @@ class TokenisedTexts:
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """Texts of one batch laid end to end without padding, shortest first.
+    """Texts of one batch laid end to end, so that attention runs on plain views of the same memory.
 
-    Sorting puts texts of equal length side by side, so that attention runs on plain views of the same memory.
+    Two ways, in this order of memory. Short texts may share rows of equal length, several to a row, the few places left over
+    filled with tokens that nobody sees. All others lie side by side with those of their own length, shortest first, without
+    any padding.
+
+    Attributes:
+        ids: Token ids, fillers included (id 0).
+        lengths: Tokens of each text, in packed order.
+        order: ``order[k]`` tells which of the caller's texts lies at place k.
+        shared: Shared rows as (rows, tokens a row); (0, 0) without any.
+        starts: Where each text begins in ``ids``.
+        positions: Each token's place in its own text, from 0; fillers have 0.
+        owners: The packed place of the text that each token belongs to; fillers belong to ``len(lengths)``, which is nobody.
     """
 
     ids: Int[Tensor, " tokens"]
-    lengths: tuple[int, ...]  # tokens of each text, ascending
-    order: Int[Tensor, " texts"]  # order[k]: which of the caller's texts lies at place k
+    lengths: tuple[int, ...]
+    order: Int[Tensor, " texts"]
+    shared: tuple[int, int]
+    starts: Int[Tensor, " texts"]
+    positions: Int[Tensor, " tokens"]
+    owners: Int[Tensor, " tokens"]
 
     @cached_property
     def groups(self) -> tuple[tuple[int, int], ...]:
-        """Runs of equal length as (texts, tokens a text), in memory order."""
-        return tuple((len(list(run)), length) for length, run in groupby(self.lengths))
+        """Runs of equal rows as (rows, tokens a row), in memory order; the shared rows, if any, are the first."""
+        rows, row_tokens = self.shared
+        is_shared = row_tokens > 0
+        alone = self.lengths[int((self.starts < rows * row_tokens).sum()) :] if is_shared else self.lengths
+        runs = tuple((len(list(run)), length) for length, run in groupby(alone))
+        return ((rows, row_tokens), *runs) if is_shared else runs
+
+    @cached_property
+    def shared_owners(self) -> Int[Tensor, "rows row_tokens"] | None:
+        """``owners`` of the shared rows; None without any."""
+        rows, row_tokens = self.shared
+        return self.owners[: rows * row_tokens].view(rows, row_tokens) if rows else None
 
     @property
     def texts(self) -> int:
         return len(self.lengths)
-
-    def positions(self) -> Int[Tensor, " tokens"]:
-        """Each token's place in its own text, from 0."""
-        steps = torch.arange(len(self.ids), device=self.ids.device)
-        return steps - self.starts().repeat_interleave(self.length_tensor(), output_size=len(self.ids))
-
-    def starts(self) -> Int[Tensor, " texts"]:
-        """Where each text begins in ``ids``."""
-        lengths = self.length_tensor()
-        return lengths.cumsum(0) - lengths
 
     def length_tensor(self) -> Int[Tensor, " texts"]:
         return torch.tensor(self.lengths, device=self.ids.device)
@@ -56,4 +71,6 @@ class PackedTexts:
     def to(self, device: torch.device) -> "PackedTexts":
         if self.ids.device == device:
             return self
-        return PackedTexts(self.ids.to(device, non_blocking=True), self.lengths, self.order.to(device, non_blocking=True))
+        tensors = (entry.to(device, non_blocking=True) for entry in (self.order, self.starts, self.positions, self.owners))
+        order, starts, positions, owners = tensors
+        return PackedTexts(self.ids.to(device, non_blocking=True), self.lengths, order, self.shared, starts, positions, owners)

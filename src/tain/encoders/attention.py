@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from tain.encoders.dropout import dropped
 
 NAME = "tain_packed"
+_SHORT_ROW = 64  # tokens
 
 Capture = Callable[[nn.Module, Tensor, Tensor], None]
 
@@ -28,13 +29,16 @@ class Packing:
     """How the texts of a packed batch lie in memory, and what attention does to them besides.
 
     Attributes:
-        groups: Runs of texts of equal length as (texts, tokens a text), in memory order.
+        groups: Runs of equal rows as (rows, tokens a row), in memory order.
+        owners: Which text each token of the first group's rows belongs to, where several texts share a row; None where every
+            row is one text.
         drophead: Probability that a head's output is dropped for a text in a layer; 0 outside training.
         capture: Called once a group and layer with the attention module, the weights
-            (texts, heads, tokens, tokens) and the values (texts, heads, tokens, head width).
+            (rows, heads, tokens, tokens) and the values (rows, heads, tokens, head width).
     """
 
     groups: tuple[tuple[int, int], ...]
+    owners: Int[Tensor, "rows tokens"] | None = None
     drophead: float = 0.0
     capture: Capture | None = None
 
@@ -66,49 +70,62 @@ def packed_attention(
             attention_mask = _window(query.shape[2], sliding_window, query.device)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
         return mixed.transpose(1, 2), None
+    settings = {"module": module, "scaling": scale, "dropout": dropout, "sliding_window": sliding_window, "packing": packing}
     if len(packing.groups) == 1:
-        texts, tokens = packing.groups[0]
-        parts = [_attend(module, query, key, value, texts, tokens, scale, dropout, sliding_window, packing)]
-        return parts[0], None
+        return _attend(query, key, value, *packing.groups[0], owners=packing.owners, **settings), None
     # one split along time: its backward is one cat, where every slice would fill a full-size zero tensor
-    sizes = [texts * tokens for texts, tokens in packing.groups]
-    parts = [
-        _attend(module, *states, texts, tokens, scale, dropout, sliding_window, packing)
-        for states, (texts, tokens) in zip(
-            zip(query.split(sizes, dim=2), key.split(sizes, dim=2), value.split(sizes, dim=2), strict=True), packing.groups, strict=True
-        )
-    ]
+    sizes = [rows * tokens for rows, tokens in packing.groups]
+    states = zip(query.split(sizes, dim=2), key.split(sizes, dim=2), value.split(sizes, dim=2), strict=True)
+    owners = [packing.owners, *[None] * (len(sizes) - 1)]
+    parts = [_attend(*each, *group, owners=theirs, **settings) for each, group, theirs in zip(states, packing.groups, owners, strict=True)]
     return torch.cat(parts, dim=1), None
 
 
 def _attend(
-    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    texts: int,
+    rows: int,
     tokens: int,
+    *,
+    module: nn.Module,
+    owners: Tensor | None,
     scaling: float,
     dropout: float,
     sliding_window: int | None,
     packing: Packing,
 ) -> Float[Tensor, "1 group_tokens heads width"]:
-    """Run attention over ``texts`` texts of ``tokens`` tokens each that lie side by side."""
-    query, key, value = (_by_text(states, texts, tokens) for states in (query, key, value))  # (texts, heads, tokens, width)
+    """Run attention over ``rows`` rows of ``tokens`` tokens each that lie side by side."""
+    query, key, value = (_by_row(states, rows, tokens) for states in (query, key, value))  # (rows, heads, tokens, width)
     is_visible = _window(tokens, sliding_window, query.device)
-    if dropout == 0.0 and packing.capture is None:
+    if owners is not None:
+        is_same_text = (owners[:, :, None] == owners[:, None, :])[:, None]  # (rows, 1, tokens, tokens)
+        is_visible = is_same_text if is_visible is None else is_same_text & is_visible
+    # the fused kernel gains where weights are many; on short rows plain products are three times faster on a CPU
+    is_short = query.device.type == "cpu" and tokens <= _SHORT_ROW
+    if dropout == 0.0 and packing.capture is None and not is_short:
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible, scale=scaling)
     else:
-        scores = (query * scaling) @ key.transpose(-1, -2)  # (texts, heads, tokens, tokens)
+        scores = (query * scaling) @ key.transpose(-1, -2)  # (rows, heads, tokens, tokens)
         if is_visible is not None:
-            scores = scores.masked_fill(~is_visible, -torch.inf)
+            scores = scores + torch.zeros_like(is_visible, dtype=scores.dtype).masked_fill_(~is_visible, -torch.inf)
         weights = scores.softmax(-1)
         if packing.capture is not None:
             packing.capture(module, weights, value)
         mixed = dropped(weights, dropout) @ value
     if packing.drophead > 0.0 and module.training:
-        mixed = mixed * head_survival(texts, query.shape[1], packing.drophead, device=mixed.device)[:, :, None, None].to(mixed.dtype)
-    return mixed.transpose(1, 2).reshape(1, texts * tokens, mixed.shape[1], -1)
+        mixed = mixed * _living_heads(mixed, owners, packing.drophead)
+    return mixed.transpose(1, 2).reshape(1, rows * tokens, mixed.shape[1], -1)
+
+
+def _living_heads(mixed: Float[Tensor, "rows heads tokens width"], owners: Tensor | None, probability: float) -> Tensor:
+    """Draw ``head_survival`` for each text and lay it out as a factor on ``mixed``."""
+    rows, heads = mixed.shape[:2]
+    if owners is None:
+        factors = head_survival(rows, heads, probability, device=mixed.device)[:, :, None, None]
+    else:
+        factors = head_survival(int(owners.max()) + 1, heads, probability, device=mixed.device)[owners].transpose(1, 2)[..., None]
+    return factors.to(mixed.dtype)
 
 
 def head_survival(texts: int, heads: int, probability: float, *, device: torch.device | None = None) -> Float[Tensor, "texts heads"]:
@@ -124,9 +141,9 @@ def head_survival(texts: int, heads: int, probability: float, *, device: torch.d
     return is_alive * (heads / is_alive.sum(dim=1, keepdim=True))
 
 
-def _by_text(states: Tensor, texts: int, tokens: int) -> Tensor:
-    """View (1, heads, texts * tokens, width) as (texts, heads, tokens, width), without a copy."""
-    return states[0].unflatten(1, (texts, tokens)).transpose(0, 1)
+def _by_row(states: Tensor, rows: int, tokens: int) -> Tensor:
+    """View (1, heads, rows * tokens, width) as (rows, heads, tokens, width), without a copy."""
+    return states[0].unflatten(1, (rows, tokens)).transpose(0, 1)
 
 
 def _window(tokens: int, sliding_window: int | None, device: torch.device) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Dropout whose random numbers cost little on a CPU, and setting it on any model."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,18 +10,21 @@ from tain.foundation.errors import UserError
 def dropped(states: Tensor, probability: float) -> Tensor:
     """Zero each element with the given probability and scale the rest to keep the mean.
 
-    On a CPU torch draws one random number an element in one thread; we draw 64 random bits for four elements and compare
-    16 of them each, which is about four times faster. The probability is rounded to a multiple of 2**-16.
+    On a CPU torch draws one Bernoulli number an element in one thread; we compare 16 random bits an element, from a generator
+    that torch's own state seeds: about ten times faster. The probability is rounded to a multiple of 2**-16.
     """
-    if probability <= 0.0:
+    if probability <= 0.0 or states.numel() == 0:
         return states
     if states.device.type != "cpu":
         return nn.functional.dropout(states, probability, training=True)
     elements = states.numel()
-    bits = torch.empty((elements + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    bits = torch.from_numpy(np.random.SFC64(seed).random_raw((elements + 3) // 4))
     threshold = min(round(probability * 2**16), 2**16 - 1) - 2**15
-    is_kept = bits.view(torch.int16)[:elements].view(states.shape) >= threshold
-    return states * is_kept.to(states.dtype).mul_(2**16 / (2**15 - threshold))
+    factors = torch.empty(states.shape, dtype=states.dtype)
+    # compared straight into the factors: a conversion from bool takes longer than all the rest
+    torch.ge(bits.view(torch.int16)[:elements].view(states.shape), threshold, out=factors)
+    return states * factors.mul_(2**16 / (2**15 - threshold))
 
 
 class FastDropout(nn.Dropout):

@@ -12,7 +12,7 @@ from tain.batches.types import PackedTexts
 from tain.encoders import attention
 from tain.encoders.pooling import first_token, masked_mean
 from tain.foundation.choices import POOLINGS, Layout, Pooling
-from tain.foundation.errors import UserError
+from tain.foundation.errors import ShapeError, UserError
 
 _PROBE_TOLERANCE = 1e-3  # float32 runs agree to 1e-6; a model that reads its neighbours is off by far more
 
@@ -56,7 +56,7 @@ class TransformerEncoder(nn.Module):
     def tokens(
         self, packed: PackedTexts, *, drophead: float = 0.0, capture: attention.Capture | None = None
     ) -> Float[Tensor, "tokens dim"]:
-        """Compute the last layer's token vectors, in packed order.
+        """Compute the last layer's token vectors, in packed order; what fillers of shared rows get means nothing.
 
         Args:
             packed: The batch.
@@ -65,19 +65,22 @@ class TransformerEncoder(nn.Module):
 
         Raises:
             UserError: Drophead or capture is asked of a model that runs padded.
+            ShapeError: Texts share rows and the model runs padded.
         """
         packed = packed.to(self.device)
         if self.layout == "packed":
-            packing = attention.Packing(packed.groups, drophead=drophead, capture=capture)
+            packing = attention.Packing(packed.groups, owners=packed.shared_owners, drophead=drophead, capture=capture)
             output = self.model(
                 input_ids=packed.ids[None],
-                position_ids=packed.positions()[None] + self.position_offset,
+                position_ids=packed.positions[None] + self.position_offset,
                 attention_mask=None,
                 packing=packing,
             )
             return output.last_hidden_state[0]
         if drophead or capture:
             raise UserError(f"drophead and attention capture need the packed layout, but {self.layout_reason}")
+        if packed.shared_owners is not None:
+            raise ShapeError("texts share rows, which only packed attention can keep apart: pack them without share_rows")
         ids, is_token = pad(packed, pad_id=self.pad_id)
         return self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state[is_token]
 

@@ -345,7 +345,7 @@ class _Session:
         ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
         mine = ids[distributed.share_of(len(ids))]
         rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_tokens))
-        parts = [pack([mine[row] for row in part]) for part in rows]
+        parts = [pack([mine[row] for row in part], share_rows=encoder.layout == "packed") for part in rows]
         is_same = self._is_same(places)
 
         def embed(part: PackedTexts) -> Tensor:

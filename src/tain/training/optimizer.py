@@ -32,13 +32,19 @@ class MasterWeights:
             self.masters = [parameter.detach().float().clone().requires_grad_() for parameter in self.parameters]
             set_number_type(model, number_type)
         self.is_copied = number_type != torch.float32
+        self._gradients: list[Tensor | None] = [None] * len(self.masters)  # kept from step to step: fresh memory is slow
 
     def take_gradients(self) -> None:
         """Move the model's gradients onto the masters."""
-        if self.is_copied:
-            for master, parameter in zip(self.masters, self.parameters, strict=True):
-                master.grad = None if parameter.grad is None else parameter.grad.float()
-                parameter.grad = None
+        if not self.is_copied:
+            return
+        for place, (master, parameter) in enumerate(zip(self.masters, self.parameters, strict=True)):
+            if parameter.grad is None:
+                continue
+            kept = self._gradients[place]
+            kept = torch.empty_like(master) if kept is None else kept
+            self._gradients[place] = master.grad = kept.copy_(parameter.grad)
+            parameter.grad = None
 
     @torch.no_grad()
     def write_back(self) -> None:
