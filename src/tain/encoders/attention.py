@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from tain.encoders.dropout import dropped
 
 NAME = "tain_packed"
-_SHORT_ROW = 64  # tokens
+_SHORT_ROW = 128  # tokens
 
 Capture = Callable[[nn.Module, Tensor, Tensor], None]
 
@@ -101,9 +101,7 @@ def _attend(
     if owners is not None:
         is_same_text = (owners[:, :, None] == owners[:, None, :])[:, None]  # (rows, 1, tokens, tokens)
         is_visible = is_same_text if is_visible is None else is_same_text & is_visible
-    # the fused kernel gains where weights are many; on short rows plain products are three times faster on a CPU
-    is_short = query.device.type == "cpu" and tokens <= _SHORT_ROW
-    if dropout == 0.0 and packing.capture is None and not is_short:
+    if dropout == 0.0 and packing.capture is None and not _products_are_faster(query, tokens):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible, scale=scaling)
     else:
         scores = (query * scaling) @ key.transpose(-1, -2)  # (rows, heads, tokens, tokens)
@@ -116,6 +114,11 @@ def _attend(
     if packing.drophead > 0.0 and module.training:
         mixed = mixed * _living_heads(mixed, owners, packing.drophead)
     return mixed.transpose(1, 2).reshape(1, rows * tokens, mixed.shape[1], -1)
+
+
+def _products_are_faster(query: Tensor, tokens: int) -> bool:
+    """Tell where plain products beat the fused kernel: short rows on a CPU, in half precision or where gradients are wanted."""
+    return query.device.type == "cpu" and tokens <= _SHORT_ROW and (query.dtype != torch.float32 or query.requires_grad)
 
 
 def _living_heads(mixed: Float[Tensor, "rows heads tokens width"], owners: Tensor | None, probability: float) -> Tensor:
