@@ -59,8 +59,8 @@ class Lexicon:
     tested: tuple[tuple[str, ...], ...]
 
     @property
-    def remark(self) -> str:
-        return f"CSLS with k = {NEIGHBOURS} after an orthogonal map; candidates: the target words of both dictionaries"
+    def remarks(self) -> tuple[str, ...]:
+        return (f"CSLS with k = {NEIGHBOURS} after an orthogonal map; candidates: the target words of both dictionaries",)
 
     def words(self) -> tuple[list[str], list[str]]:
         """The distinct words of either side: what is centred, and, on the right, what is chosen from."""

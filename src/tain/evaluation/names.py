@@ -45,10 +45,10 @@ class NameSet:
     rows_of: dict[str, list[int]]
 
     @property
-    def remark(self) -> str:
+    def remarks(self) -> tuple[str, ...]:
         lost = sum(not any(concept in self.rows_of for concept in concepts) for concepts in self.gold)
         unnamed = f", {lost} of {len(self.mentions):,} mentions have no name there and count as wrong" if lost else ""
-        return f"{self.title}: {len(self.names):,} names{unnamed}"
+        return (f"{self.title}: {len(self.names):,} names{unnamed}",)
 
     def texts(self) -> dict[str, list[str]]:
         """Every distinct mention and name, under English."""

@@ -321,7 +321,7 @@ def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, res
     groups = tuple(
         _group(suite, title, tuple(row for row, _ in found), [values for _, values in found]) for title, found in by_group.items()
     )
-    note = "; ".join(dict.fromkeys(task.remark for task in suite.tasks if task.remark))
+    note = "; ".join(dict.fromkeys(remark for task in suite.tasks for remark in task.remarks))
     return SuiteResult(name=suite.name, title=suite.title, groups=groups, note=note, counted=suite.counted)
 
 

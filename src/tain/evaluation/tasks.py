@@ -41,8 +41,8 @@ class Task(Protocol):
         ...
 
     @property
-    def remark(self) -> str:
-        """What a reader of the figures must know; may be empty."""
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the figures must know; the same remark of several sets is shown once."""
         ...
 
     def texts(self) -> Mapping[str, Sequence[str]]:
@@ -69,8 +69,13 @@ class TaskSource(Source):
         return self.read(data)
 
 
-def read_columns(file: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+def read_columns(file: Path, columns: Sequence[str], *, keep_blank: bool = False) -> list[tuple[str, ...]]:
     """Read the rows of a table, in these columns alone.
+
+    Args:
+        file: The table.
+        columns: Their names.
+        keep_blank: Let blank cells through.
 
     Raises:
         UserError: A column is not there, or a cell of them is blank.
@@ -86,7 +91,7 @@ def read_columns(file: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     found = []
     for number, row in enumerate(rows, start=1):
         blank = [column for column in columns if not row[column].strip()]
-        if blank:
+        if blank and not keep_blank:
             raise UserError(f"{str(file)!r}, row {number}: column {blank[0]!r} is blank: fill it in or drop the row")
         found.append(tuple(row[column] for column in columns))
     return found

@@ -42,6 +42,7 @@ class TransferSet:
         chosen_on: Rows to choose the strength on; empty where that is done by folds.
         tested: Rows that are scored; empty for a set without parts, whose every row is scored when its fold is held out.
         strengths: What C is chosen from, the strongest penalty first.
+        blank: Rows of the files that have no text and were left out (CR has one).
     """
 
     key: str
@@ -54,10 +55,11 @@ class TransferSet:
     chosen_on: np.ndarray
     tested: np.ndarray
     strengths: tuple[float, ...]
+    blank: int = 0
 
     @property
-    def remark(self) -> str:
-        return _REMARK
+    def remarks(self) -> tuple[str, ...]:
+        return (_REMARK, f"{self.title}: {self.blank} without text left out") if self.blank else (_REMARK,)
 
     def texts(self) -> dict[str, list[str]]:
         """Every distinct text, under English."""
@@ -136,7 +138,8 @@ def _source(key: str, title: str, *, files: tuple[str, ...], columns: tuple[str,
 
 
 def _read(data: Path, *, key: str, title: str, files: tuple[str, ...], columns: tuple[str, ...]) -> TransferSet:
-    parts = [read_columns(data / file, columns) for file in files]
+    given = [read_columns(data / file, columns, keep_blank=True) for file in files]
+    parts = [[row for row in part if all(cell.strip() for cell in row[1:])] for part in given]
     for file, rows in zip(files, parts, strict=True):
         _refuse_too_little(data / file, rows, is_trained=file == files[0], has_folds=len(files) < 3)
     rows = [row for part in parts for row in part]
@@ -157,10 +160,13 @@ def _read(data: Path, *, key: str, title: str, files: tuple[str, ...], columns: 
         chosen_on=places[1] if len(places) == 3 else none,
         tested=places[-1] if len(places) > 1 else none,
         strengths=_STRENGTHS_OF_SPLITS if len(places) == 2 else _STRENGTHS,
+        blank=sum(map(len, given)) - len(rows),
     )
 
 
 def _refuse_too_little(file: Path, rows: list[tuple[str, ...]], *, is_trained: bool, has_folds: bool) -> None:
+    if not rows:
+        raise UserError(f"{str(file)!r} has no row with a text: give a table with texts")
     if is_trained and len({row[0] for row in rows}) < 2:
         raise UserError(f"{str(file)!r} has the one class {rows[0][0]!r}, so there is nothing to tell apart: give at least 2 classes")
     if is_trained and has_folds and len(rows) <= FOLDS:
