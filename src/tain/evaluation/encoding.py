@@ -166,8 +166,14 @@ class OnePerLanguage:
         self.truncated = 0
         self._encoders = dict(encoders)
 
-    def encode(self, texts: list[str], /, *, language: str) -> np.ndarray:
-        """Encode ``texts`` with the encoder of their language."""
+    def encode(self, texts: list[str], /, *, language: str | None = None) -> np.ndarray:
+        """Encode ``texts`` with the encoder of their language.
+
+        Raises:
+            UserError: There is none for it, or no language is given.
+        """
+        refuse_unknown_languages(self, [language])
+        assert language is not None
         encoder = self._encoders[language]
         vectors = encoder.encode(texts)
         self.truncated = int(getattr(encoder, "truncated", 0) or 0)
