@@ -107,7 +107,7 @@ def correct(
         moments[language], cut = _moments(embedder, stream, language, config, progress)
         truncated += cut
     if truncated:
-        progress.warn(f"{truncated:,} texts are longer than {embedder.max_tokens} tokens and were cut")
+        progress.warn(f"texts longer than {embedder.max_tokens} tokens were cut: {truncated:,}")
     result = _fitted(embedder, moments, config, truncated)
     return result if output is None else _saved(result, str(model), Path(output), overwrite=overwrite)
 
