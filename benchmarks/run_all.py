@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("start_speed.py", "mirror_speed.py", "encode_speed.py", "mirror_gpu.py")
+SCRIPTS = ("start_speed.py", "mirror_speed.py", "encode_speed.py", "mirror_gpu.py", "transfer_speed.py", "language_bias.py")
 
 
 def main():

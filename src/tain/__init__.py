@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tain.foundation.errors import ShapeError, UserError
     from tain.models.embedder import Embedder
+    from tain.recipes.correct import correct
+    from tain.recipes.correct_config import CorrectConfig
     from tain.recipes.mirror import mirror
     from tain.recipes.mirror_config import MirrorConfig
     from tain.recipes.pretrain import pretrain
@@ -15,16 +17,29 @@ __version__ = "0.1.0"
 
 # name -> where it lives: a public name costs its import only when it is used
 _PUBLIC = {
+    "CorrectConfig": "tain.recipes.correct_config",
     "Embedder": "tain.models.embedder",
     "MirrorConfig": "tain.recipes.mirror_config",
     "PretrainConfig": "tain.recipes.pretrain_config",
     "ShapeError": "tain.foundation.errors",
     "UserError": "tain.foundation.errors",
+    "correct": "tain.recipes.correct",
     "mirror": "tain.recipes.mirror",
     "pretrain": "tain.recipes.pretrain",
 }
 
-__all__ = ["Embedder", "MirrorConfig", "PretrainConfig", "ShapeError", "UserError", "__version__", "mirror", "pretrain"]
+__all__ = [
+    "CorrectConfig",
+    "Embedder",
+    "MirrorConfig",
+    "PretrainConfig",
+    "ShapeError",
+    "UserError",
+    "__version__",
+    "correct",
+    "mirror",
+    "pretrain",
+]
 
 
 def __getattr__(name: str) -> object:

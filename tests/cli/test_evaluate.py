@@ -65,7 +65,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_results_go_to_stdout_and_progress_to_stderr(pairs: str, capsys: pytest.CaptureFixture[str]):
     main(["evaluate", "model-128", "model-4", "--suite", pairs, "--resamples", "50"])
     out, error = capsys.readouterr()
-    assert "pairs" in out and "model-4" in out and "below model-128 on Own sets, pairs" in " ".join(out.split())
+    assert "pairs" in out and "model-4" in out and "model-128 on Own sets, pairs" in " ".join(out.split())
     assert "encoding with model-128" in error and "encoding" not in out
 
 
@@ -113,9 +113,42 @@ def test_overwrite_replaces_the_files(pairs: str, tmp_path: Path):
     assert json.loads(target.read_text())["split"] == "test"
 
 
+def test_one_model_a_language_is_told_each_texts_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rng = np.random.default_rng(5)
+    (tmp_path / "bli").mkdir()
+    for part in ("train", "test"):
+        lines = ["en\tde", *(f"{word} x\t{word} y" for word in (f"w{n}" for n in rng.integers(0, 90, 40)))]
+        (tmp_path / "bli" / f"en-de.{part}.tsv").write_text("\n".join(dict.fromkeys(lines)) + "\n")
+    main(["evaluate", "en=model-64,de=model-64", "--suite", "bli_en-de", "--data", str(tmp_path), "--resamples", "10", "--json", "--quiet"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["models"][0]["name"] == "en=model-64,de=model-64"
+    assert report["suites"][0]["groups"][0]["rows"][0]["figures"][0]["value"] > 20
+
+
+def test_word_vectors_in_text_are_a_model(tmp_path: Path, pairs: str, capsys: pytest.CaptureFixture[str]):
+    words = tmp_path / "words.vec"
+    rng = np.random.default_rng(5)
+    words.write_text("".join(f"word{n} {' '.join(map(str, rng.normal(size=30).round(3)))}\n" for n in range(40)))
+    main(["evaluate", str(words), "--suite", pairs, "--resamples", "10", "--json"])
+    assert json.loads(capsys.readouterr().out)["suites"][0]["groups"][0]["rows"][0]["figures"][0]["value"] > 30
+
+
+def test_a_model_by_language_is_told_the_language_of_an_own_table(pairs: str, capsys: pytest.CaptureFixture[str]):
+    by_language = "en=model-64,es=model-64"
+    assert "texts whose language nobody has told: give --language" in refusal([by_language, "--suite", pairs, "--quiet"], capsys)
+    refused = refusal([by_language, "--suite", pairs, "--quiet", "--language", "en,tr"], capsys)
+    assert "knows en, es, but there are texts in tr" in refused
+    main(["evaluate", by_language, "--suite", pairs, "--resamples", "10", "--language", "en,es", "--quiet"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["en=model-64,de", "--suite", "PAIRS"], "'de' is no language with its model"),
+        (["en=model-64,en=model-32", "--suite", "PAIRS"], "each language once"),
+        (["missing.vec", "--suite", "PAIRS"], "'missing.vec' does not exist"),
+        (["model-64", "--suite", "PAIRS", "--language", "en,de,fr"], "language is 'en,de,fr'"),
+        (["model-64", "--suite", "transfer", "--data", "."], "none of the sets of 'transfer' is in '.'"),
         (["model-64", "--suite", "stz"], "suite is 'stz'"),
         (["model-64", "./nowhere", "--suite", "PAIRS"], "'./nowhere' does not exist"),
         (["model-64", "--suite", "PAIRS", "--batch-tokens", "0"], "batch_tokens is 0"),

@@ -29,11 +29,21 @@ class FakeEmbedder:
             state_dict=dict, parameters=lambda: iter([SimpleNamespace(dtype="torch.float32")]), device=SimpleNamespace(type="cpu")
         )
         self.tokenizer = SimpleNamespace(get_vocab=lambda: {"a": 1})
+        self.correction = None
         self.calls: list[list[str]] = []
         vars(self).update(changes)
 
+    def refuse_language(self, language: str | None) -> None:
+        assert language is None
+
     def encode(
-        self, texts: list[str], *, batch_tokens: int | None = None, normalise: bool = False, progress: Progress | None = None
+        self,
+        texts: list[str],
+        *,
+        language: None = None,
+        batch_tokens: int | None = None,
+        normalise: bool = False,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         self.calls.append(list(texts))
         self.truncated = sum("long" in text for text in texts)

@@ -21,6 +21,7 @@ def encode(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="file for the vectors, ending in .npy, .parquet or .safetensors")],
     column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
+    language: Annotated[str | None, Parameter(help="the texts' language, for a model corrected by language (tain correct)")] = None,
     with_texts: Annotated[bool, Parameter(help="store the texts beside their vectors; parquet only", negative=())] = False,
     dtype: Annotated[
         Literal["float32", "float16"], Parameter(help="number type of the stored vectors; float16 takes half the room, three digits stay")
@@ -77,6 +78,7 @@ def encode(
         given,
         output,
         dtype=dtype,
+        language=language,
         normalise=normalise,
         batch_tokens=batch_tokens,
         with_texts=with_texts,

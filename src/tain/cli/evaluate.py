@@ -8,10 +8,7 @@ from cyclopts import Parameter
 from tain.foundation.choices import Dtype, Pooling
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tain.evaluation.report import EvaluationReport
-    from tain.models.embedder import Embedder
 
 
 def evaluate(
@@ -21,13 +18,16 @@ def evaluate(
     suite: Annotated[
         tuple[str, ...],
         Parameter(
-            help="sts, sts17, words, geometry, one set (stsb_dev, simlex999, ...), or a tsv of your own with the columns"
-            " sentence1, sentence2, score; repeat the option for several; default: sts",
+            help="sts, sts17, words, transfer (classifiers on frozen vectors), bli (word translation), names (name linking), geometry,"
+            " one set (stsb_dev, simlex999, mr, bli_en-de, ncbi, ...), or a tsv of your own with the columns sentence1, sentence2,"
+            " score; repeat the option for several; default: sts",
             negative=(),
             show_default=False,
         ),
     ] = ("sts",),
-    data: Annotated[Path | None, Parameter(help="folder with the suites' files (sts/, stsb/, sick/, ...); your own tsv needs none")] = None,
+    data: Annotated[
+        Path | None, Parameter(help="folder with the suites' files (sts/, transfer/, bli/, ...); your own tsv needs none")
+    ] = None,
     split: Annotated[Literal["test", "dev"], Parameter(help="which sets a suite stands for; choose settings on dev only")] = "test",
     texts: Annotated[
         str | None, Parameter(help="texts for geometry that the models were not tuned on, one a line; default: STS-B dev's sentences")
@@ -35,6 +35,13 @@ def evaluate(
     level: Annotated[Literal["word", "phrase", "sentence"], Parameter(help="what a text is for geometry; words are halved by letters")] = (
         "sentence"
     ),
+    language: Annotated[
+        str | None,
+        Parameter(
+            help="language of your own tsv and of --texts, for models that treat each in its own way: en, or es,en for the two columns;"
+            " the suites know theirs"
+        ),
+    ] = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
     chart: Annotated[Path | None, Parameter(help="draw the figures into this SVG file")] = None,
     overwrite: Annotated[bool, Parameter(help="replace the JSON or SVG file if it exists", negative=())] = False,
@@ -50,7 +57,7 @@ def evaluate(
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
 ) -> None:
-    """Compare encoders on STS, word similarity, your own scored pairs, or without labels.
+    """Compare encoders on STS, word similarity, transfer, word translation, name linking, your own scored pairs, or without labels.
 
     tain evaluate tain-mini --suite my_pairs.tsv
 
@@ -60,13 +67,14 @@ def evaluate(
     Parameters
     ----------
     models
-        folders, hub names or tain-mini; the first is what the others are compared with
+        folders, hub names, tain-mini, or word vectors in text (.vec, .vec.gz); the first is what the others are compared with.
+        One model a language, as the suites bli and sts17 can use it: en=MODEL,de=MODEL
     """
+    from tain.cli.models import find_model, load_model
     from tain.evaluation.report import evaluate as evaluate_encoders
     from tain.foundation.errors import UserError
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
-    from tain.models.saved import locate
 
     if batch_tokens is not None and batch_tokens < 1:
         raise UserError(f"batch_tokens is {batch_tokens}, but a batch needs some: give at least 1, or leave it out")
@@ -74,53 +82,35 @@ def evaluate(
         if target is not None:
             refuse_existing(target, overwrite=overwrite)
     for model in models:
-        locate(model)  # the last of five models may be the one that is not there
+        find_model(model)  # the last of five models may be the one that is not there
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    options = {"pooling": pooling, "max_tokens": max_tokens, "device": device, "dtype": dtype}
     report = evaluate_encoders(
-        (  # loaded when the sets are read: a wrong path is told before torch is imported
-            _load(model, pooling=pooling, max_tokens=max_tokens, batch_tokens=batch_tokens, device=device, dtype=dtype) for model in models
-        ),
+        # loaded when the sets are read: a wrong path is told before torch is imported
+        (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models),
         suite,
         data,
         split=split,
         texts=_read(texts),
         level=level,
+        languages=_languages(language),
         resamples=resamples,
         seed=seed,
-        progress=Progress.for_terminal(json=json, quiet=quiet),
+        progress=progress,
     )
     _write(report, output=output, chart=chart, overwrite=overwrite)
     _show(report, as_json=json)
 
 
-class _Loaded:
-    """An embedder with the options of this run, named as the user named it."""
+def _languages(given: str | None) -> tuple[str | None, str | None]:
+    from tain.foundation.errors import UserError
 
-    def __init__(self, embedder: "Embedder", name: str, *, batch_tokens: int | None) -> None:
-        self.name = name
-        self._embedder = embedder
-        self._batch_tokens = batch_tokens
-
-    @property
-    def truncated(self) -> int:
-        return self._embedder.truncated
-
-    def encode(self, texts: list[str], /) -> "np.ndarray":
-        return self._embedder.encode(texts, batch_tokens=self._batch_tokens)
-
-
-def _load(
-    name: str,
-    *,
-    pooling: Pooling | None,
-    max_tokens: int | None,
-    batch_tokens: int | None,
-    device: str | None,
-    dtype: Dtype,
-) -> _Loaded:
-    from tain.models.embedder import Embedder
-
-    embedder = Embedder.load(name, pooling=pooling, max_tokens=max_tokens, device=device, dtype=dtype)
-    return _Loaded(embedder, name, batch_tokens=batch_tokens)
+    if given is None:
+        return None, None
+    parts = given.lower().split(",")
+    if len(parts) > 2 or not all(parts):
+        raise UserError(f"language is {given!r}: give one such as en, or two for two columns, such as es,en")
+    return parts[0], parts[-1]
 
 
 def _read(source: str | None) -> list[str] | None:

@@ -15,6 +15,7 @@ VERBS = {
     "mirror": "Turn a masked language model and a file of texts into an encoder.",
     "pretrain": "Train a masked language model, from scratch or continued.",
     "encode": "Turn texts into vectors.",
+    "correct": "Take from an encoder's vectors what all of them share, or all of one language.",
     "evaluate": "Measure encoders on similarity tasks and on their geometry.",
 }
 

@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape
 
 from tain.evaluation.metrics import Interval
 from tain.evaluation.report import SPEARMAN_UNIT, EvaluationReport, Figure, Group, Row
+from tain.evaluation.tasks import ACCURACY_UNIT
 
 _WIDTH = 800  # all lengths are SVG user units, which a browser shows as pixels
 _EDGE = 16.0
@@ -105,7 +106,8 @@ def _notes(report: EvaluationReport, groups: list[tuple[str, Group]]) -> list[st
 def _quantity(groups: list[tuple[str, Group]]) -> str:
     units = {row.unit for _, group in groups for row in group.rows}
     names = ["Spearman's correlation x 100"] if SPEARMAN_UNIT in units else []
-    names += ["R@1 and MRR of self-retrieval x 100"] if units - {SPEARMAN_UNIT} else []
+    names += [ACCURACY_UNIT] if ACCURACY_UNIT in units else []
+    names += ["R@1 and MRR of self-retrieval x 100"] if units - {SPEARMAN_UNIT, ACCURACY_UNIT} else []
     return "; ".join(names)
 
 

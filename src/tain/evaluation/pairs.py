@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tain.evaluation.encoding import Encodes
+from tain.evaluation.encoding import EncodedOnce
 from tain.evaluation.metrics import cosine_rows
 from tain.foundation.errors import UserError
 
@@ -27,6 +27,7 @@ class ScoredSet:
         left: One text of each pair.
         right: The other text of each pair.
         gold: The human scores, float64 (pairs,), on any scale: only their order counts.
+        languages: Of the left and of the right texts; ``None`` where nobody has said.
     """
 
     key: str
@@ -35,25 +36,43 @@ class ScoredSet:
     left: tuple[str, ...]
     right: tuple[str, ...]
     gold: np.ndarray
+    languages: tuple[str | None, str | None] = (None, None)
 
-    def cosines(self, encoder: Encodes) -> np.ndarray:
+    def texts(self) -> list[tuple[str | None, tuple[str, ...]]]:
+        """Both sides, each with its language."""
+        return list(zip(self.languages, (self.left, self.right), strict=True))
+
+    def cosines(self, encoder: EncodedOnce) -> np.ndarray:
         """The encoder's similarity of each pair: the cosine of its two vectors, float64 (pairs,)."""
-        return cosine_rows(encoder.encode(list(self.left)), encoder.encode(list(self.right)))
+        left, right = (encoder.encode(side, language=language) for language, side in self.texts())
+        return cosine_rows(left, right)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetSource:
-    """A set that tain knows: its names, its files below the data folder, and how they are read."""
+class Source:
+    """What tain knows of a set before it is read: its names, and its files below the data folder."""
 
     key: str
     title: str
     group: str
     files: tuple[str, ...]
-    read: Callable[[Path], tuple[list[str], list[str], list[float]]]
 
     def is_in(self, data: Path) -> bool:
         """True where all its files are there."""
         return all((data / file).is_file() for file in self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetSource(Source):
+    """A set of scored pairs that tain knows.
+
+    Attributes:
+        read: Gives its left texts, right texts and scores, of the data folder.
+        languages: Of the left and of the right texts, as two-letter codes where there are such; ``None`` where nobody has said.
+    """
+
+    read: Callable[[Path], tuple[list[str], list[str], list[float]]]
+    languages: tuple[str | None, str | None]
 
     def load(self, data: Path) -> ScoredSet:
         """Read the set from the folder ``data``.
@@ -62,20 +81,23 @@ class SetSource:
             UserError: A file is not the table it should be.
         """
         left, right, gold = self.read(data)
-        return _scored_set(self.key, self.title, self.group, left, right, gold, where=self.files[0])
+        return _scored_set(self.key, self.title, self.group, left, right, gold, languages=self.languages, where=self.files[0])
 
 
-def table_source(key: str, title: str, group: str, file: str, *, spaces_for_underscores: bool = False) -> SetSource:
+def table_source(
+    key: str, title: str, group: str, file: str, *, languages: tuple[str | None, str | None], spaces_for_underscores: bool = False
+) -> SetSource:
     """Describe a set that is one table with two text columns and ``score``."""
     read = partial(_read_below, file=file, spaces_for_underscores=spaces_for_underscores)
-    return SetSource(key=key, title=title, group=group, files=(file,), read=read)
+    return SetSource(key=key, title=title, group=group, files=(file,), read=read, languages=languages)
 
 
-def own_set(source: str) -> ScoredSet:
+def own_set(source: str, *, languages: tuple[str | None, str | None] = (None, None)) -> ScoredSet:
     """Read a user's own table: ``sentence1, sentence2, score``, ``word1, word2, score``, or two columns and ``score``.
 
     Args:
         source: A path to a tsv, csv, jsonl or parquet table, or ``hf:NAME`` for a hub data set.
+        languages: Of its two columns, where an encoder has to be told.
 
     Raises:
         UserError: The table cannot be read, has no ``score`` column or two others, a score is no number, or it
@@ -83,7 +105,7 @@ def own_set(source: str) -> ScoredSet:
     """
     left, right, gold = read_scored_table(source)
     title = source.removeprefix("hf:") if source.startswith("hf:") else Path(source).name.split(".")[0]
-    return _scored_set(source, title, "", left, right, gold, where=source)
+    return _scored_set(source, title, "", left, right, gold, languages=languages, where=source)
 
 
 def read_scored_table(source: str | Path) -> tuple[list[str], list[str], list[float]]:
@@ -140,9 +162,18 @@ def _read_below(data: Path, *, file: str, spaces_for_underscores: bool) -> tuple
 
 
 def _scored_set(
-    key: str, title: str, group: str, left: Iterable[str], right: Iterable[str], gold: Iterable[float], *, where: str
+    key: str,
+    title: str,
+    group: str,
+    left: Iterable[str],
+    right: Iterable[str],
+    gold: Iterable[float],
+    *,
+    languages: tuple[str | None, str | None],
+    where: str,
 ) -> ScoredSet:
-    scored = ScoredSet(key=key, title=title, group=group, left=tuple(left), right=tuple(right), gold=np.array(list(gold), dtype=np.float64))
+    scores = np.array(list(gold), dtype=np.float64)
+    scored = ScoredSet(key=key, title=title, group=group, left=tuple(left), right=tuple(right), gold=scores, languages=languages)
     if len(scored.gold) < _FEWEST_PAIRS:
         raise UserError(f"{where!r} has {len(scored.gold)} scored pairs, too few for a rank correlation: give at least {_FEWEST_PAIRS}")
     return scored

@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from tain.evaluation.encoding import EncodedOnce, Encodes
+from tain.evaluation.encoding import EncodedOnce, Encodes, refuse_unknown_languages
 from tain.evaluation.geometry import LabelFreeReport, Level, label_free_bootstrap
-from tain.evaluation.metrics import Interval, bootstrap_spearman, percentile_interval, spearman
+from tain.evaluation.metrics import Interval, bootstrap_means, bootstrap_spearman, percentile_interval, spearman
 from tain.evaluation.pairs import ScoredSet, read_scored_table
 from tain.evaluation.sts import Split
 from tain.evaluation.suites import GEOMETRY, Suite, load_suites
+from tain.evaluation.tasks import ACCURACY_UNIT, Outcomes
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import versions
@@ -93,12 +94,13 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteResult:
-    """What one suite gave."""
+    """What one suite gave; ``counted`` is what the items of its rows are called, empty where they are not shown."""
 
     name: str
     title: str
     groups: tuple[Group, ...]
     note: str = ""
+    counted: str = "pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,7 @@ def evaluate(
     split: Split = "test",
     texts: Sequence[str] | None = None,
     level: Level = "sentence",
+    languages: tuple[str | None, str | None] = (None, None),
     resamples: int = 1000,
     seed: int = 13,
     progress: Progress | None = None,
@@ -179,19 +182,22 @@ def evaluate(
         split: Which sets a suite's name stands for.
         texts: What ``geometry`` measures; without it the sentences of STS-B dev in ``data``.
         level: What these texts are; see ``geometry.label_free_report``.
+        languages: Of the two columns of own tables, for encoders that treat each language in its own way; the first is also that of
+            ``texts``. The suites know their languages.
         resamples: Bootstrap resamples, 1 or more.
         seed: Fixes the resamples and, of many ``texts``, which are taken.
         progress: Where to say what is going on.
 
     Raises:
-        UserError: No encoder, fewer than one resample, no texts for ``geometry``, vectors with nan or infinity, or what
-            ``load_suites`` refuses.
+        UserError: No encoder, fewer than one resample, no texts for ``geometry``, vectors with nan or infinity, a language that an
+            encoder has to be told and is not, or that it does not know, or what ``load_suites`` refuses.
     """
     progress = progress if progress is not None else Progress.silent()
     if resamples < 1:
         raise UserError(f"resamples is {resamples}, but an interval needs some: give 1000, or at least 1")
-    loaded = load_suites(suites, data, split=split)
+    loaded = load_suites(suites, data, split=split, own_languages=languages)
     geometry_texts = _geometry_texts(texts, data, level) if GEOMETRY in suites else []
+    geometry_language = languages[0] if texts is not None else "en"
     encoders = list(encoders)
     if not encoders:
         raise UserError("no model is given, so there is nothing to evaluate: give one or more")
@@ -200,21 +206,30 @@ def evaluate(
             progress.note(f"{suite.title}: absent and left out of the mean: {', '.join(title for _, title in suite.absent)}")
 
     cosines: dict[str, list[np.ndarray]] = {scored.key: [] for suite in loaded for scored in suite.sets}
+    outcomes: dict[str, list[list[Outcomes]]] = {task.key: [] for suite in loaded for task in suite.tasks}
     label_free: list[tuple[LabelFreeReport, dict[str, np.ndarray]]] = []
     models = []
-    all_texts = list(dict.fromkeys(text for suite in loaded for scored in suite.sets for text in (*scored.left, *scored.right)))
+    by_language = [pair for suite in loaded for scored in suite.sets for pair in scored.texts()]
+    by_language += [pair for suite in loaded for task in suite.tasks for pair in task.texts().items()]
+    for encoder in encoders:
+        wanted = {language for language, _ in by_language} | ({geometry_language} if geometry_texts else set())
+        refuse_unknown_languages(encoder, wanted)
     for name, encoder in zip(_distinct_names(encoders), encoders, strict=True):
         once = EncodedOnce(encoder, progress)
-        once.encode(all_texts)
+        once.prepare(by_language)
         for suite in loaded:
             for scored in suite.sets:
                 cosines[scored.key].append(scored.cosines(once))
+            for task in suite.tasks:
+                outcomes[task.key].append(task.outcomes(once))
         if geometry_texts:
             rng = np.random.default_rng([seed, _number_of(GEOMETRY)])
-            label_free.append(label_free_bootstrap(once, geometry_texts, level=level, resamples=resamples, rng=rng))
+            told = once.told(geometry_language)
+            label_free.append(label_free_bootstrap(told, geometry_texts, level=level, resamples=resamples, rng=rng))
         models.append(ModelSummary(name=name, texts=once.distinct, truncated=once.truncated))
 
-    results = {suite.name: _suite_result(suite, cosines, resamples=resamples, seed=seed) for suite in loaded}
+    results = {suite.name: _suite_result(suite, cosines, resamples=resamples, seed=seed) for suite in loaded if suite.sets}
+    results |= {suite.name: _task_result(suite, outcomes, resamples=resamples, seed=seed) for suite in loaded if suite.tasks}
     if label_free:
         results[GEOMETRY] = _geometry_result(label_free)
     order = [name for name in dict.fromkeys(suites) if name in results]
@@ -243,9 +258,13 @@ def _suite_result(suite: Suite, cosines: dict[str, list[np.ndarray]], *, resampl
             Row(key=s.key, title=s.title, unit=SPEARMAN_UNIT, better="higher", items=len(s.gold), figures=_figures(*values))
             for s, values in zip(sets, found, strict=True)
         )
-        absent = tuple(absent_title for group, absent_title in suite.absent if group == title)
-        groups.append(Group(title=title, rows=rows, mean=_mean_row(title, rows, found), absent=absent))
+        groups.append(_group(suite, title, rows, found))
     return SuiteResult(name=suite.name, title=suite.title, groups=tuple(groups))
+
+
+def _group(suite: Suite, title: str, rows: tuple[Row, ...], found: list[tuple[np.ndarray, np.ndarray]]) -> Group:
+    absent = tuple(absent_title for group, absent_title in suite.absent if group == title)
+    return Group(title=title, rows=rows, mean=_mean_row(title, rows, found), absent=absent)
 
 
 def _set_figures(scored: ScoredSet, cosines: np.ndarray, *, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -262,7 +281,7 @@ def _mean_row(title: str, rows: tuple[Row, ...], found: list[tuple[np.ndarray, n
     return Row(
         key=f"mean of {title}" if title else "mean",
         title=f"mean of {len(rows)}",
-        unit=SPEARMAN_UNIT,
+        unit=rows[0].unit,
         better="higher",
         items=sum(row.items for row in rows),
         figures=_figures(values, replicates),
@@ -282,6 +301,28 @@ def _figures(values: np.ndarray, replicates: np.ndarray) -> tuple[Figure, ...]:
             )
         )
     return tuple(figures)
+
+
+# ---- tasks
+
+
+def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, resamples: int, seed: int) -> SuiteResult:
+    """Accuracies with their intervals: items are drawn anew, what was trained on stays."""
+    by_group: dict[str, list[tuple[Row, tuple[np.ndarray, np.ndarray]]]] = {}
+    for task in suite.tasks:
+        for of_models in zip(*outcomes[task.key], strict=True):
+            first = of_models[0]
+            rng = np.random.default_rng([seed, _number_of(first.key)])
+            shares = 100 * np.stack([outcome.shares for outcome in of_models])
+            values = shares.mean(axis=1), bootstrap_means(shares, resamples=resamples, rng=rng)
+            items, figures = shares.shape[1], _figures(*values)
+            row = Row(key=first.key, title=first.title, unit=ACCURACY_UNIT, better="higher", items=items, figures=figures)
+            by_group.setdefault(first.group, []).append((row, values))
+    groups = tuple(
+        _group(suite, title, tuple(row for row, _ in found), [values for _, values in found]) for title, found in by_group.items()
+    )
+    note = "; ".join(dict.fromkeys(remark for task in suite.tasks for remark in task.remarks))
+    return SuiteResult(name=suite.name, title=suite.title, groups=groups, note=note, counted=suite.counted)
 
 
 # ---- geometry
@@ -316,6 +357,7 @@ def _geometry_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]])
         title="Geometry",
         groups=(Group(title=_SELF_RETRIEVAL, rows=retrieval), Group(title=_DISTRIBUTION, rows=distribution)),
         note=note,
+        counted="",
     )
 
 

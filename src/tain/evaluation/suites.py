@@ -5,17 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tain.evaluation.pairs import ScoredSet, SetSource, own_set
+from tain.evaluation.lexicon import lexicon_sources
+from tain.evaluation.names import name_sources
+from tain.evaluation.pairs import ScoredSet, SetSource, Source, own_set
 from tain.evaluation.sts import Split, sts17_sources, sts_sources
+from tain.evaluation.tasks import Task, TaskSource
+from tain.evaluation.transfer import transfer_sources
 from tain.evaluation.words import word_sources
 from tain.foundation.errors import UserError, refuse_all
 
 GEOMETRY = "geometry"
-SUITES = ("sts", "sts17", "words", GEOMETRY)
+SUITES = ("sts", "sts17", "words", "transfer", "bli", "names", GEOMETRY)
 
 _TITLES = {"sts": "STS", "sts17": "STS 2017", "words": "Word similarity"}
+_TITLES |= {"transfer": "Transfer", "bli": "Bilingual lexicon induction", "names": "Name linking"}
+_COUNTED = {"transfer": "texts", "bli": "words", "names": "mentions"}  # what a figure rests on, where that is not pairs
 _TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz")
-_WHAT_DATA_IS = "a folder that holds sts/, stsb/, sick/, sts17/, wordsim/ or multisimlex/ with one tsv file a set (docs/evaluation.md)"
+_FOLDERS = "sts/, stsb/, sick/, sts17/, wordsim/, multisimlex/, transfer/, bli/ or biomed/"
+_WHAT_DATA_IS = f"a folder that holds {_FOLDERS} with one tsv file a set (docs/evaluation.md)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +32,35 @@ class Suite:
     Attributes:
         name: What the command line calls it; ``own`` for a user's tables.
         title: What tables call it.
-        sets: The sets that were found, in order.
+        sets: The sets of scored pairs that were found, in order.
+        tasks: The sets of any other kind that were found, in order; a suite has sets or tasks.
         absent: Group and title of each set whose file is not there.
+        counted: What the items of a set are called.
     """
 
     name: str
     title: str
-    sets: tuple[ScoredSet, ...]
+    sets: tuple[ScoredSet, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    counted: str = "pairs"
     absent: tuple[tuple[str, str], ...] = ()
 
 
-def load_suites(names: Sequence[str], data: Path | None = None, *, split: Split = "test") -> list[Suite]:
+def load_suites(
+    names: Sequence[str],
+    data: Path | None = None,
+    *,
+    split: Split = "test",
+    own_languages: tuple[str | None, str | None] = (None, None),
+) -> list[Suite]:
     """Load what ``names`` stand for; ``geometry`` is passed over, for it has no sets.
 
     Args:
-        names: Suites (``sts``, ``sts17``, ``words``), single sets (``sts12``, ``stsb_dev``, ``simlex999``, ...), and a user's own
-            tables (a path, or ``hf:NAME``; see ``pairs.own_set``).
+        names: Suites (see ``SUITES``), single sets (``sts12``, ``stsb_dev``, ``simlex999``, ``mr``, ``bli_en-de``, ...), and a
+            user's own tables (a path, or ``hf:NAME``; see ``pairs.own_set``).
         data: The folder that holds the suites' files; not needed for a user's own tables.
         split: Which sets a suite's name stands for. ``dev`` gives those that settings may be chosen on.
+        own_languages: Of the two columns of a user's own tables, where an encoder has to be told.
 
     Returns:
         One entry a suite in the order first named, a user's own tables last.
@@ -54,7 +72,7 @@ def load_suites(names: Sequence[str], data: Path | None = None, *, split: Split 
     known = {name: _sources(name, data, split) for name in _TITLES}
     by_key = _sources_by_key(data)
     refuse_all(_problems(names, data, split, known, by_key))
-    wanted: dict[str, list[SetSource]] = {}
+    wanted: dict[str, list[Source]] = {}
     own: list[str] = []
     for name in dict.fromkeys(names):
         if name in known:
@@ -66,19 +84,22 @@ def load_suites(names: Sequence[str], data: Path | None = None, *, split: Split 
             own.append(name)
     suites = [_load(name, sources, data) for name, sources in wanted.items() if data is not None]
     if own:
-        suites.append(Suite(name="own", title="Own sets", sets=tuple(own_set(source) for source in own)))
+        suites.append(Suite(name="own", title="Own sets", sets=tuple(own_set(source, languages=own_languages) for source in own)))
     return suites
 
 
-def _sources(suite: str, data: Path | None, split: Split) -> list[SetSource]:
+def _sources(suite: str, data: Path | None, split: Split) -> Sequence[Source]:
     if suite == "sts":
         return sts_sources(split)
     if suite == "words":
         return word_sources(data, split)
-    return sts17_sources() if split == "test" else []
+    if suite == "names":
+        return name_sources(split)
+    only_tests = {"sts17": sts17_sources, "transfer": transfer_sources, "bli": lexicon_sources}
+    return only_tests[suite]() if split == "test" else []
 
 
-def _sources_by_key(data: Path | None) -> dict[str, tuple[str, SetSource]]:
+def _sources_by_key(data: Path | None) -> dict[str, tuple[str, Source]]:
     sources = [(suite, source) for suite in _TITLES for split in ("dev", "test") for source in _sources(suite, data, split)]
     return {source.key: (suite, source) for suite, source in sources}  # test comes last: SimLex-999 is in both
 
@@ -87,8 +108,8 @@ def _problems(
     names: Sequence[str],
     data: Path | None,
     split: Split,
-    known: dict[str, list[SetSource]],
-    by_key: dict[str, tuple[str, SetSource]],
+    known: dict[str, Sequence[Source]],
+    by_key: dict[str, tuple[str, Source]],
 ) -> list[str]:
     problems = []
     if not names:
@@ -101,7 +122,7 @@ def _problems(
         )
     without_split = [name for name in names if name in known and not known[name]]
     if without_split:
-        problems.append(f"suite {', '.join(without_split)} has no {split} split: leave --split out, or name sts or words")
+        problems.append(f"suite {', '.join(without_split)} has no {split} split: leave --split out, or name sts, words or names")
     needs_data = [name for name in names if name in known or name in by_key]
     if needs_data and data is None:
         problems.append(f"suite {', '.join(needs_data)} needs data and none was given: give --data DIR, {_WHAT_DATA_IS}")
@@ -114,7 +135,7 @@ def _is_table(name: str) -> bool:
     return name.startswith("hf:") or os.sep in name or name.lower().endswith(_TABLE_ENDINGS)
 
 
-def _load(name: str, sources: list[SetSource], data: Path) -> Suite:
+def _load(name: str, sources: list[Source], data: Path) -> Suite:
     sources = list({source.key: source for source in sources}.values())
     present = [source for source in sources if source.is_in(data)]
     if not present:
@@ -123,6 +144,8 @@ def _load(name: str, sources: list[SetSource], data: Path) -> Suite:
     return Suite(
         name=name,
         title=_TITLES[name],
-        sets=tuple(source.load(data) for source in present),
+        sets=tuple(source.load(data) for source in present if isinstance(source, SetSource)),
+        tasks=tuple(source.load(data) for source in present if isinstance(source, TaskSource)),
+        counted=_COUNTED.get(name, "pairs"),
         absent=tuple((source.group, source.title) for source in sources if not source.is_in(data)),
     )

@@ -4,13 +4,14 @@ import math
 from typing import TYPE_CHECKING
 
 from tain.evaluation.metrics import Interval
-from tain.evaluation.report import EvaluationReport, Figure, Group, Row, SuiteResult
+from tain.evaluation.report import SPEARMAN_UNIT, EvaluationReport, Figure, Group, Row, SuiteResult
 
 if TYPE_CHECKING:
     from rich.console import Group as Lines
     from rich.table import Table
 
 _NAME_WIDTH = 17
+_UNITS = {SPEARMAN_UNIT: "Spearman's correlation x 100"}  # spelled out; others are as they stand
 
 
 def as_table(report: EvaluationReport) -> "Lines":
@@ -30,7 +31,8 @@ def as_table(report: EvaluationReport) -> "Lines":
     for model in report.models:
         if model.truncated:
             parts.append(Text(f"{model.name}: {model.truncated} of {model.texts} distinct texts were cut at its length limit."))
-    scale = "Figures of sets are Spearman's correlation x 100. " if any(suite.name != "geometry" for suite in report.suites) else ""
+    units = list(dict.fromkeys(row.unit for suite in report.suites if suite.counted for group in suite.groups for row in group.rows))
+    scale = f"Figures of sets are {' or '.join(_UNITS.get(unit, unit) for unit in units)}. " if units else ""
     against = f" Differences are to {labels[0]}, on the same resamples." if len(report.models) > 1 else ""
     parts.append(Text(f"{scale}In brackets: 95% bootstrap interval, {report.resamples} resamples.{against}"))
     return Lines(*parts)
@@ -43,14 +45,14 @@ def _suite_table(suite: SuiteResult, names: list[str]) -> "Table":
     only_a_rule = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
     table = Table(box=only_a_rule, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
-    if suite.name != "geometry":
-        table.add_column("pairs", justify="right", no_wrap=True)
+    if suite.counted:
+        table.add_column(suite.counted, justify="right", no_wrap=True)
     for name in names:
         table.add_column(_folded(name), overflow="fold")
     if len(names) == 2:
         table.add_column("difference", overflow="fold")
     for group in suite.groups:
-        _add_group(table, group, has_items=suite.name != "geometry")
+        _add_group(table, group, has_items=bool(suite.counted))
     return table
 
 

@@ -28,7 +28,7 @@ _ENGLISH_SETS = {
     "mturk287": "MTurk-287",
     "yp130": "YP-130",
 }
-_OTHER_SETS = {
+_OTHER_SETS = {  # the last part of a title is the language
     "simlex999_german": "SimLex-999 de",
     "simlex999_italian": "SimLex-999 it",
     "simlex999_russian": "SimLex-999 ru",
@@ -36,6 +36,8 @@ _OTHER_SETS = {
     "wordsim353_italian": "WordSim-353 it",
     "wordsim353_russian": "WordSim-353 ru",
 }
+_TWO_LETTERS = {"ENG": "en", "ARA": "ar", "CMN": "zh", "CYM": "cy", "EST": "et", "FIN": "fi", "FRA": "fr", "HEB": "he"}
+_TWO_LETTERS |= {"POL": "pl", "RUS": "ru", "SPA": "es"}
 _MULTISIMLEX_LANGUAGES = ("ENG", "ARA", "CMN", "YUE", "CYM", "EST", "FIN", "FRA", "HEB", "POL", "RUS", "SPA")
 _MULTISIMLEX_FILES = ("multisimlex/translation.tsv", "multisimlex/scores.tsv")
 _PARTS_JOINED_BY_UNDERSCORE = {"card660"}
@@ -48,9 +50,9 @@ def word_sources(data: Path | None, split: Split = "test") -> list[SetSource]:
     As ``dev`` there is SimLex-999 alone, on which the Mirror-BERT paper chose its settings for words.
     """
     if split == "dev":
-        return [_wordsim("simlex999", _ENGLISH_SETS["simlex999"], _ENGLISH_DEV)]
-    english = [_wordsim(stem, title, _ENGLISH) for stem, title in _ENGLISH_SETS.items()]
-    others = [_wordsim(stem, title, _OTHER_LANGUAGES) for stem, title in _OTHER_SETS.items()]
+        return [_wordsim("simlex999", _ENGLISH_SETS["simlex999"], _ENGLISH_DEV, "en")]
+    english = [_wordsim(stem, title, _ENGLISH, "en") for stem, title in _ENGLISH_SETS.items()]
+    others = [_wordsim(stem, title, _OTHER_LANGUAGES, title.rpartition(" ")[2]) for stem, title in _OTHER_SETS.items()]
     read = _MultiSimLex().read
     multisimlex = [_multisimlex(language, read) for language in _multisimlex_languages(data)]
     in_english = [source for source in multisimlex if source.group == _ENGLISH]
@@ -60,11 +62,12 @@ def word_sources(data: Path | None, split: Split = "test") -> list[SetSource]:
 
 def _unknown_sets(data: Path | None) -> list[SetSource]:
     stems = sorted(path.stem for path in (data / "wordsim").glob("*.tsv")) if data is not None else []
-    return [_wordsim(stem, stem, _UNKNOWN) for stem in stems if stem not in _ENGLISH_SETS and stem not in _OTHER_SETS]
+    return [_wordsim(stem, stem, _UNKNOWN, None) for stem in stems if stem not in _ENGLISH_SETS and stem not in _OTHER_SETS]
 
 
-def _wordsim(stem: str, title: str, group: str) -> SetSource:
-    return table_source(stem, title, group, f"wordsim/{stem}.tsv", spaces_for_underscores=stem in _PARTS_JOINED_BY_UNDERSCORE)
+def _wordsim(stem: str, title: str, group: str, language: str | None) -> SetSource:
+    joined = stem in _PARTS_JOINED_BY_UNDERSCORE
+    return table_source(stem, title, group, f"wordsim/{stem}.tsv", languages=(language, language), spaces_for_underscores=joined)
 
 
 def _multisimlex_languages(data: Path | None) -> list[str]:
@@ -77,12 +80,14 @@ def _multisimlex_languages(data: Path | None) -> list[str]:
 
 
 def _multisimlex(language: str, read: Callable[..., tuple[list[str], list[str], list[float]]]) -> SetSource:
+    code = _TWO_LETTERS.get(language, language.lower())
     return SetSource(
         key=f"multisimlex_{language.lower()}",
         title=f"Multi-SimLex {language.lower()}",
         group=_ENGLISH if language == "ENG" else _OTHER_LANGUAGES,
         files=_MULTISIMLEX_FILES,
         read=partial(read, language=language),
+        languages=(code, code),
     )
 
 

@@ -16,6 +16,7 @@ from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, fastest_dtype, set_number_type
+from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.saved import read_layout, write_layout
 
 _WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
@@ -32,10 +33,24 @@ class Embedder:
         name: How the model is called in tables.
         max_tokens: Texts are cut at this length, special tokens included.
         normalise: Scale every vector to length 1.
+        correction: What is done to the vectors before that; see ``models.correction``.
+        record: What the folder's ``tain.json`` says; empty where there is none.
     """
 
-    def __init__(self, encoder: TransformerEncoder, tokenizer: Any, *, name: str, max_tokens: int, normalise: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: TransformerEncoder,
+        tokenizer: Any,
+        *,
+        name: str,
+        max_tokens: int,
+        normalise: bool = False,
+        correction: LinearCorrection | LanguageCorrection | None = None,
+        record: dict[str, Any] | None = None,
+    ) -> None:
         self.encoder = encoder
+        self.correction = correction
+        self.record = record or {}
         self.tokenizer = tokenizer
         self.name = name
         self.max_tokens = max_tokens
@@ -73,6 +88,10 @@ class Embedder:
         if pooling is not None and pooling not in POOLINGS:
             raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
         stored = read_layout(name)
+        if stored.correction is not None and pooling not in (None, stored.pooling):
+            raise UserError(
+                f"pooling is {pooling!r}, but model {str(name)!r} carries a correction of vectors pooled by {stored.pooling}: leave it out"
+            )
         target = choose_device(device)
         number_type = fastest_dtype(target.type) if dtype == "auto" else getattr(torch, dtype)
         model, tokenizer = load_pretrained("AutoModel", stored.path, trust_remote_code=trust_remote_code)
@@ -89,13 +108,26 @@ class Embedder:
         )
         set_number_type(encoder, number_type)
         encoder.eval()
-        return cls(
-            encoder, tokenizer, name=str(name), max_tokens=min(max_tokens or stored.max_tokens or limit, limit), normalise=stored.normalise
+        embedder = cls(
+            encoder,
+            tokenizer,
+            name=str(name),
+            max_tokens=min(max_tokens or stored.max_tokens or limit, limit),
+            normalise=stored.normalise,
+            correction=stored.correction,
+            record=stored.record,
         )
+        embedder._refuse_foreign_correction()
+        return embedder
 
     @property
     def dim(self) -> int:
-        return self.encoder.dim
+        return self.correction.dim if isinstance(self.correction, LinearCorrection) else self.encoder.dim
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages it has to be told apart; empty where it treats all texts alike."""
+        return self.correction.languages if isinstance(self.correction, LanguageCorrection) else ()
 
     @property
     def pooling(self) -> Pooling:
@@ -110,6 +142,7 @@ class Embedder:
         self,
         texts: Sequence[str],
         *,
+        language: str | Sequence[str] | None = None,
         batch_tokens: int | None = None,
         normalise: bool | None = None,
         progress: Progress | None = None,
@@ -118,20 +151,23 @@ class Embedder:
 
         Args:
             texts: Any number of texts; not one string.
+            language: The texts' language, or one a text. Needed by a model that is corrected by language, refused by others.
             batch_tokens: Tokens a batch; changes speed and memory only.
             normalise: Scale vectors to length 1; default: what the model's folder says.
             progress: Told about every batch.
 
         Raises:
-            UserError: ``texts`` is a single string, or holds something that is not text.
+            UserError: ``texts`` is a single string, or holds something that is not text; a language is missing, unknown, or given
+                to a model that treats all texts alike.
         """
         if isinstance(texts, str):
             raise UserError("encode was given one string, which would be read letter by letter: give a list, encode([text])")
+        self.refuse_language(language)
         batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096)
         was_training = self.encoder.training
         self.encoder.eval()
         self.truncated = 0
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        vectors = np.empty((len(texts), self.encoder.dim), dtype=np.float32)
         try:
             with (progress or Progress.silent()).task("encode", len(texts)) as task:
                 for start in range(0, len(texts), _WINDOW_TEXTS):
@@ -147,9 +183,44 @@ class Embedder:
                         task.advance(len(batch))
         finally:
             self.encoder.train(was_training)
+        vectors = self._corrected(vectors, language)
         if self.normalise if normalise is None else normalise:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
+
+    def refuse_language(self, language: str | Sequence[str] | None) -> None:
+        """Refuse what ``encode`` would refuse as a language, before anything is encoded.
+
+        Raises:
+            UserError: A language is missing, unknown, or given to a model that treats all texts alike.
+        """
+        if isinstance(self.correction, LanguageCorrection):
+            self.correction.refuse_unknown(language, name=self.name)
+        elif language is not None:
+            raise UserError(
+                f"language is {language!r}, but model {self.name!r} treats all texts alike: leave it out, or fit a correction with tain correct"
+            )
+
+    def _corrected(
+        self, vectors: Float32[np.ndarray, "texts width"], language: str | Sequence[str] | None
+    ) -> Float32[np.ndarray, "texts dim"]:
+        if isinstance(self.correction, LinearCorrection):
+            return self.correction.apply(vectors)
+        if isinstance(self.correction, LanguageCorrection):
+            assert language is not None
+            return self.correction.apply(vectors, language)
+        return vectors
+
+    def _refuse_foreign_correction(self) -> None:
+        if isinstance(self.correction, LinearCorrection):
+            widths = {self.correction.weight.shape[1]}
+        else:
+            widths = {rows.shape[-1] for rows in self.correction.directions.values()} if self.correction else set()
+        if widths - {self.encoder.dim}:
+            raise UserError(
+                f"model {self.name!r} carries a correction of vectors of {min(widths)} numbers, but its encoder gives {self.encoder.dim}:"
+                " fit it again with tain correct"
+            )
 
     def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
         """Write the encoder into an existing folder as sentence-transformers reads it, weights in float32.
@@ -167,9 +238,10 @@ class Embedder:
         write_layout(
             folder,
             pooling=self.pooling,
-            dim=self.dim,
+            dim=self.encoder.dim,
             max_tokens=self.max_tokens,
             normalise=self.normalise,
+            correction=self.correction,
             record=record,
             card=card,
         )

@@ -9,6 +9,7 @@ from typing import Any
 from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.runtime import versions
+from tain.models.correction import LANGUAGE_FILE, LanguageCorrection, LinearCorrection, read_by_language, read_linear
 
 FORMAT = 1
 BUILT_IN = {"tain-mini": "tain_mini"}
@@ -27,6 +28,7 @@ class Layout:
         max_tokens: Its length limit, special tokens included; None where it names none.
         normalise: Its vectors are scaled to length 1.
         record: Its ``tain.json``; empty where there is none.
+        correction: What is done to its vectors after pooling; None where nothing is.
     """
 
     path: str
@@ -34,6 +36,7 @@ class Layout:
     max_tokens: int | None
     normalise: bool
     record: dict[str, Any]
+    correction: LinearCorrection | LanguageCorrection | None = None
 
 
 def locate(name: str | Path) -> str:
@@ -95,7 +98,7 @@ def read_layout(name: str | Path) -> Layout:
     if record.get("format", FORMAT) > FORMAT:
         raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
     modules = stored("modules.json") or []
-    transformer, pooling, normalise, inner = path, None, False, ""
+    transformer, pooling, normalise, inner, correction = path, None, False, "", None
     for module in modules:
         kind = str(module["type"]).rpartition(".")[2]
         if kind == "Transformer":
@@ -104,32 +107,50 @@ def read_layout(name: str | Path) -> Layout:
             pooling = _pooling(stored(f"{module['path']}/config.json"), name)
         elif kind == "Normalize":
             normalise = True
+        elif kind == "Dense" and correction is None and not normalise:
+            weights = _stored_file(path, f"{module['path']}/model.safetensors")
+            correction = read_linear(stored(f"{module['path']}/config.json"), weights, name=str(name))
         else:
             raise UserError(
                 f"model {str(name)!r} has a {kind} layer after its encoder, which tain does not run: use sentence-transformers for it"
             )
+    if record.get("correction", {}).get("method") == "languages":
+        correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
     limits = stored(f"{inner}sentence_bert_config.json")
     if Path(path).is_dir():
         transformer = str(Path(path) / inner)
         refuse_pickles(transformer)
     elif inner:
         raise UserError(f"model {str(name)!r} keeps its encoder in the subfolder {inner!r}: download it and give the local folder")
-    return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record)
+    return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record, correction)
 
 
-def write_layout(folder: Path, *, pooling: Pooling, dim: int, max_tokens: int, normalise: bool, record: dict[str, Any], card: str) -> None:
+def write_layout(
+    folder: Path,
+    *,
+    pooling: Pooling,
+    dim: int,
+    max_tokens: int,
+    normalise: bool,
+    record: dict[str, Any],
+    card: str,
+    correction: LinearCorrection | LanguageCorrection | None = None,
+) -> None:
     """Write everything of a saved encoder but its weights and tokenizer.
 
     Args:
         folder: An existing folder that holds, or will hold, what transformers saves.
         pooling: ``cls`` or ``mean``; sentence-transformers knows no mean over padding.
-        dim: Width of the vectors.
+        dim: Width of the pooled vectors.
         max_tokens: Length limit, special tokens included.
         normalise: Scale vectors to length 1.
         record: What ``tain.json`` keeps beside format and versions: kind, config, base model, seeds, figures.
         card: The model card, Markdown.
+        correction: What is done to pooled vectors. A linear one becomes a Dense layer, which sentence-transformers runs too; one by
+            language a file of its own, which it passes over, and ``record`` must say so.
     """
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if normalise else [])
+    kinds = ["Pooling", *(["Dense"] if isinstance(correction, LinearCorrection) else []), *(["Normalize"] if normalise else [])]
+    modules = [("", "Transformer"), *((f"{place}_{kind}", kind) for place, kind in enumerate(kinds, start=1))]
     _write_json(
         folder / "modules.json",
         [
@@ -139,6 +160,10 @@ def write_layout(folder: Path, *, pooling: Pooling, dim: int, max_tokens: int, n
     )
     for path, _ in modules[1:]:
         (folder / path).mkdir(exist_ok=True)
+    if isinstance(correction, LinearCorrection):
+        correction.save(folder / "2_Dense")
+    elif correction is not None:
+        correction.save(folder)
     modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
     chosen = "cls_token" if pooling == "cls" else "mean_tokens"
     _write_json(

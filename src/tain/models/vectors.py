@@ -57,6 +57,7 @@ def encode_to_file(
     path: str | Path,
     *,
     dtype: StoredDtype = "float32",
+    language: str | None = None,
     normalise: bool | None = None,
     batch_tokens: int | None = None,
     with_texts: bool = False,
@@ -77,6 +78,7 @@ def encode_to_file(
         texts: Any number of texts, read once. A run that resumes needs them all again, from the first one.
         path: Ends in ``.npy`` (one array), ``.parquet`` (columns ``index`` and ``vector``) or ``.safetensors`` (one tensor, ``vectors``).
         dtype: Number type of the stored vectors.
+        language: The texts' language, for a model that is corrected by language.
         normalise: Scale vectors to length 1; default: what the embedder says.
         batch_tokens: Tokens a batch; changes speed and memory only.
         with_texts: Store the texts too, in the column ``text``; parquet only.
@@ -96,9 +98,11 @@ def encode_to_file(
     refuse_output(
         path, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, window_texts=window_texts, resume=resume, overwrite=overwrite
     )
+    embedder.refuse_language(language)
     normalise = embedder.normalise if normalise is None else normalise
     progress = progress or Progress.silent()
-    run = _begun(embedder, normalise=normalise, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, window_texts=window_texts)
+    settings = {"dtype": dtype, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
+    run = _begun(embedder, settings | {"normalise": normalise, "language": language})
     folder = partial_folder(path)
     with _alone_in(folder, path):
         rows = rows_for(path, folder, dim=embedder.dim, dtype=dtype, with_texts=with_texts)
@@ -117,7 +121,9 @@ def encode_to_file(
                 with _disk_trouble_named(path):
                     rows.open(windows=run.windows, texts=run.texts)
                 for window in windows:
-                    vectors = embedder.encode(window, batch_tokens=batch_tokens, normalise=normalise, progress=_PartOfTask(task))
+                    vectors = embedder.encode(
+                        window, language=language, batch_tokens=batch_tokens, normalise=normalise, progress=_PartOfTask(task)
+                    )
                     stored = _stored(vectors, dtype, first_text=run.texts)
                     with _disk_trouble_named(path):
                         rows.append(stored, window)
@@ -229,16 +235,12 @@ class _Run:
         )
 
 
-def _begun(embedder: "Embedder", *, normalise: bool, dtype: str, batch_tokens: int | None, with_texts: bool, window_texts: int) -> _Run:
+def _begun(embedder: "Embedder", settings: dict[str, Any]) -> _Run:
     settings = {
+        **settings,
         "pooling": embedder.pooling,
         "max-tokens": embedder.max_tokens,
-        "normalise": normalise,
-        "dtype": dtype,
         "compute-dtype": str(next(embedder.encoder.parameters()).dtype).removeprefix("torch."),
-        "batch-tokens": batch_tokens,
-        "with-texts": with_texts,
-        "window-texts": window_texts,
         "layout": embedder.layout,
         "device": embedder.encoder.device.type,
     }
@@ -261,6 +263,9 @@ def _fingerprint(embedder: "Embedder") -> str:
         # what stands before the added tokens is the length limit of the last call
         spelled = whole[max(whole.find('"added_tokens"'), 0) :]
     digest.update(spelled.encode())
+    if embedder.correction is not None:
+        for name, array in sorted(embedder.correction.arrays().items()):
+            digest.update(f"{name} {array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
 

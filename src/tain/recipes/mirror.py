@@ -142,6 +142,11 @@ def mirror(
     if device.type == "cpu":
         keep_freed_memory()
     embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
+    if embedder.correction is not None:
+        embedder.correction = None
+        progress.warn(
+            f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit it anew afterwards"
+        )
     config = _fit_to_model(config.resolved(width=embedder.dim, weight_rms=_weight_rms(embedder.encoder)), embedder)
     progress.note(embedder.encoder.layout_reason)
     return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()

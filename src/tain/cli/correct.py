@@ -1,0 +1,145 @@
+"""``tain correct``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tain.cli.sources import TextSources
+from tain.foundation.errors import UserError
+from tain.recipes.correct_config import CorrectConfig, language_code
+
+if TYPE_CHECKING:
+    from tain.recipes.correct import Corrected
+
+
+def correct(
+    model: str,
+    texts: TextSources | None = None,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the encoder with its correction")],
+    language: Annotated[
+        tuple[str, ...],
+        Parameter(help="CODE=FILE: texts of one language; repeat it for each", negative=(), show_default=False),
+    ] = (),
+    whiten: Annotated[bool, Parameter(help="fit a whitening to TEXTS", negative=())] = False,
+    remove_top: Annotated[int | None, Parameter(help="take the so many strongest components of TEXTS out")] = None,
+    components: Annotated[int | None, Parameter(help="directions removed of each language; default: 1, the paper's")] = None,
+    dimensions: Annotated[int | None, Parameter(help="components that a whitening keeps, the strongest; default: all")] = None,
+    most_texts: Annotated[int | None, Parameter(help="texts read of each source; default: all; the paper has 10000")] = None,
+    column: Annotated[str | None, Parameter(help="the texts' column, where sources are tables")] = None,
+    batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory only")] = None,
+    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
+    overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
+    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+) -> None:
+    """Take from an encoder's vectors what all of them share, or all of one language; no labels, no training.
+
+    tain correct tain-mini sentences.txt -o corrected --remove-top 1
+
+    By language: tain correct MODEL -o DIR --language en=en.txt --language de=de.txt. Vectors of a language often share a direction
+    that says only which language it is. Without it translations come nearer; the texts' language must be told from then on. It
+    can hurt within one language: compare with tain evaluate.
+
+    Parameters
+    ----------
+    model
+        a folder, a hub name, or tain-mini (built in)
+    texts
+        for --whiten and --remove-top: txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard input
+    """
+    config = _config(
+        texts, language, whiten=whiten, remove_top=remove_top, components=components, dimensions=dimensions, most_texts=most_texts,
+        batch_tokens=batch_tokens,
+    )  # fmt: skip
+    from tain.foundation.files import refuse_existing
+    from tain.foundation.progress import Progress
+    from tain.models.saved import locate
+
+    refuse_existing(output, overwrite=overwrite)
+    locate(model)
+    given = _read(texts or [], _by_language(language), column)
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    from tain.recipes.correct import correct as run
+
+    _show(run(model, given, output, config=config, device=device, overwrite=overwrite, progress=progress), as_json=json)
+
+
+def _config(
+    texts: list[str] | None, language: tuple[str, ...], *, whiten: bool, remove_top: int | None, components: int | None, **settings: Any
+) -> CorrectConfig:
+    chosen = [name for name, given in (("--language", language), ("--whiten", whiten), ("--remove-top", remove_top is not None)) if given]
+    if len(chosen) != 1:
+        was = f"{' and '.join(chosen)} are given" if chosen else "no correction is named"
+        raise UserError(f"{was}, but one is fitted: give --language CODE=FILE for each language, or TEXTS with --whiten or --remove-top N")
+    if language and texts:
+        raise UserError(f"texts are {', '.join(texts)} beside --language: give every file with its language, --language en={texts[0]}")
+    if not language and not texts:
+        raise UserError(f"{chosen[0]} has no texts to be fitted on: name a file of them after the model")
+    if components is not None and not language:
+        raise UserError(f"components is {components}, which is for --language: give --remove-top {components}")
+    method = "languages" if language else "whiten" if whiten else "remove-top"
+    return CorrectConfig(method=method, components=1 if (removed := components or remove_top) is None else removed, **settings)
+
+
+def _by_language(given: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in given:
+        code, mark, source = entry.partition("=")
+        if not mark or not source:
+            raise UserError(f"language is {entry!r}, which names no file: give CODE=FILE, such as en=english.txt")
+        code = language_code(code)
+        if code in found:
+            raise UserError(f"language {code!r} is given twice, as {found[code]} and {source}: give one file a language")
+        found[code] = source
+    return found
+
+
+def _read(texts: list[str], languages: dict[str, str], column: str | None) -> Any:
+    """Open every source, so that one that cannot be read is told before a model is loaded."""
+    from itertools import chain
+
+    from tain.text.readers import read_texts
+
+    if languages:
+        return {code: read_texts(source, column=column) for code, source in languages.items()}
+    return chain.from_iterable([read_texts(source, column=column) for source in texts])
+
+
+def _show(result: "Corrected", *, as_json: bool) -> None:
+    """Print what was removed, or everything as one JSON object."""
+    if as_json:
+        import json
+
+        print(json.dumps({"folder": str(result.folder), **result.to_dict()}, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if result.linear is not None:
+        fit = result.linear
+        console.print(
+            f"{fit.texts:,} texts; {100 * fit.removed_share:.1f}% of the variance taken out, vectors of {result.embedder.dim} numbers;"
+            f" the mean vector had {fit.mean_before:.2f} of the vectors' length, now 0"
+        )
+    else:
+        _show_languages(console, result)
+    console.print(f"saved in {result.folder}", soft_wrap=True)
+
+
+def _show_languages(console: Any, result: "Corrected") -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("language", "texts", "removed", "cosine to mean", "mean before", "mean after"):
+        table.add_column(title, justify="left" if title == "language" else "right")
+    for fit in result.languages:
+        row = (f"{fit.texts:,}", f"{100 * fit.removed_share:.1f}%", f"{fit.cosine_to_mean:.3f}", f"{fit.mean_before:.3f}")
+        table.add_row(fit.language, *row, f"{fit.mean_after:.3f}")
+    console.print(table)
+    for (left, right), (before, after) in result.mean_cosines.items():
+        console.print(f"cosine of the means of {left} and {right}: {before:.3f} before, {after:.3f} after")
+    console.print("Removed: share of the vectors' squared length. Mean: its length over the vectors'.")
+    console.print("Give --language with this encoder from now on; sentence-transformers does not apply the correction.")

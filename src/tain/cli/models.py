@@ -1,0 +1,85 @@
+"""The models that a verb compares: embedders, word vectors in a file, and one of these a language."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tain.foundation.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tain.evaluation.encoding import Encodes
+    from tain.foundation.progress import Progress
+    from tain.models.embedder import Embedder
+
+_ONE_A_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)?=")
+
+
+def find_model(given: str) -> None:
+    """Refuse a model that is not there, before anything is loaded.
+
+    Raises:
+        UserError: As ``saved.locate``; a vector file is missing, or a language is named twice or without a model.
+    """
+    from tain.models.saved import locate
+    from tain.models.word_vectors import is_word_vectors
+    from tain.text.lines import refuse_unreadable
+
+    for _, name in _parts(given):
+        if is_word_vectors(name):
+            refuse_unreadable(name)
+        else:
+            locate(name)
+
+
+def load_model(given: str, *, batch_tokens: int | None, progress: "Progress", **options: Any) -> "Encodes":
+    """Load what ``given`` names; ``options`` are those of ``Embedder.load`` and mean nothing to word vectors."""
+    from tain.evaluation.encoding import OnePerLanguage
+
+    loaded = {language: _load_one(name, batch_tokens=batch_tokens, progress=progress, **options) for language, name in _parts(given)}
+    if None in loaded:
+        return loaded[None]
+    return OnePerLanguage({language: encoder for language, encoder in loaded.items() if language is not None})
+
+
+def _parts(given: str) -> list[tuple[str | None, str]]:
+    if not _ONE_A_LANGUAGE.match(given):
+        return [(None, given)]
+    found: dict[str | None, str] = {}
+    for part in given.split(","):
+        language, mark, name = part.partition("=")
+        if not mark or not name or not _ONE_A_LANGUAGE.match(f"{language}=") or language in found:
+            raise UserError(
+                f"model is {given!r}, in which {part!r} is no language with its model: give en=MODEL,de=MODEL, each language once"
+            )
+        found[language] = name
+    return list(found.items())
+
+
+def _load_one(name: str, *, batch_tokens: int | None, progress: "Progress", **options: Any) -> "Encodes":
+    from tain.models.word_vectors import WordVectors, is_word_vectors
+
+    if is_word_vectors(name):
+        return WordVectors.load(name, progress=progress)
+    from tain.models.embedder import Embedder
+
+    return _Loaded(Embedder.load(name, **options), name, batch_tokens=batch_tokens)
+
+
+class _Loaded:
+    """An embedder with the options of this run, named as the user named it."""
+
+    def __init__(self, embedder: "Embedder", name: str, *, batch_tokens: int | None) -> None:
+        self.name = name
+        self.languages = getattr(embedder, "languages", ())
+        self._embedder = embedder
+        self._batch_tokens = batch_tokens
+
+    @property
+    def truncated(self) -> int:
+        return self._embedder.truncated
+
+    def encode(self, texts: Sequence[str], /, *, language: str | None = None) -> "np.ndarray":
+        told = {} if language is None else {"language": language}
+        return self._embedder.encode(texts, batch_tokens=self._batch_tokens, **told)

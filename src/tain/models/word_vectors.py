@@ -1,0 +1,94 @@
+"""Static word vectors from a text file, as word2vec, fastText and GloVe write them, behind the same ``encode`` as an embedder."""
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+
+ENDINGS = (".vec", ".vec.gz", ".vec.xz")
+_MOST_WORDS = 200_000  # what lexicon induction compares over, and 240 MB at 300 numbers each
+
+
+def is_word_vectors(name: str | Path) -> bool:
+    """True where a model's name is that of a vector file."""
+    return str(name).lower().endswith(ENDINGS)
+
+
+class WordVectors:
+    """Words with their vectors.
+
+    Args:
+        words: The words, each once.
+        vectors: Theirs, in that order.
+        name: How the model is called in tables.
+    """
+
+    def __init__(self, words: Sequence[str], vectors: Float32[np.ndarray, "words dim"], *, name: str) -> None:
+        self.name = name
+        self._vectors = vectors
+        self._rows = {word: row for row, word in enumerate(words)}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def dim(self) -> int:
+        return self._vectors.shape[1]
+
+    @classmethod
+    def load(cls, path: str | Path, *, most_words: int = _MOST_WORDS, progress: Progress | None = None) -> "WordVectors":
+        """Read a text file: one word and its numbers a line, separated by blanks, under an optional line ``words dim``.
+
+        Args:
+            path: Ends in ``.vec``, ``.vec.gz`` or ``.vec.xz``.
+            most_words: Words read, the first of the file; files are sorted by frequency. What is left is told to ``progress``.
+            progress: Told how much was read.
+
+        Raises:
+            UserError: The file cannot be read, or a line has another number of numbers than the first.
+        """
+        from tain.text.lines import read_lines, source_name
+
+        name = source_name(path)
+        lines = read_lines(path)
+        first = next(lines, "")
+        head = first.split()
+        has_head = len(head) == 2 and all(part.isdigit() for part in head)
+        dim = int(head[1]) if has_head else len(head) - 1
+        if dim < 1:
+            raise UserError(
+                f"{name} begins with {first[:40]!r}, which is no word with its vector: give a file as word2vec writes it in text"
+            )
+        words: dict[str, np.ndarray] = {}
+        for number, line in enumerate(lines if has_head else chain([first], lines), start=2 if has_head else 1):
+            if len(words) == most_words:
+                (progress or Progress.silent()).note(f"{name}: the first {most_words:,} words are taken, the others left out")
+                break
+            word, *numbers = line.rstrip().rsplit(" ", dim)
+            try:
+                vector = np.array(numbers, dtype=np.float32)
+            except ValueError:
+                vector = np.empty(0, dtype=np.float32)
+            if len(vector) != dim or not np.isfinite(vector).all():
+                raise UserError(f"{name} line {number} has no {dim} finite numbers behind its word: mend or drop the line")
+            words.setdefault(word, vector)
+        if not words:
+            raise UserError(f"{name} has no words: give a file with one word and its vector a line")
+        return cls(list(words), np.stack(list(words.values())), name=str(path))
+
+    def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
+        """Give each text the vector of the word it is, or the mean of its words' vectors; zeros where none of them is known."""
+        if isinstance(texts, str):
+            raise UserError("encode was given one string, which would be read letter by letter: give a list, encode([text])")
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for place, text in enumerate(texts):
+            parts = [text] if text in self._rows else text.split()
+            rows = [self._rows[part] for part in parts if part in self._rows]
+            if rows:
+                vectors[place] = self._vectors[rows].mean(axis=0)
+        return vectors
