@@ -57,3 +57,28 @@ class PackedTexts:
         if self.ids.device == device:
             return self
         return PackedTexts(self.ids.to(device, non_blocking=True), self.lengths, self.order.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class ConditionalBatch:
+    """Corrupted texts, and the neighbours whose vectors help to restore them.
+
+    Attributes:
+        conditions: One whole text a condition and target: all targets' first neighbours, then all their second ones.
+        texts: The corrupted targets.
+        places: Where to predict, as flat places into ``texts.ids``.
+        targets: The true ids there.
+    """
+
+    conditions: PackedTexts
+    texts: PackedTexts
+    places: Int[Tensor, " masked"]
+    targets: Int[Tensor, " masked"]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that pass through the encoder, pseudo-tokens not counted."""
+        return len(self.conditions.ids) + len(self.texts.ids)
+
+    def to(self, device: torch.device) -> "ConditionalBatch":
+        return ConditionalBatch(self.conditions.to(device), self.texts.to(device), self.places.to(device), self.targets.to(device))

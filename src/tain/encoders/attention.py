@@ -32,11 +32,13 @@ class Packing:
         drophead: Probability that a head's output is dropped for a text in a layer; 0 outside training.
         capture: Called once a group and layer with the attention module, the weights
             (texts, heads, tokens, tokens) and the values (texts, heads, tokens, head width).
+        prefix: Tokens in front of each text that have no place in it: a sliding window neither hides nor counts them.
     """
 
     groups: tuple[tuple[int, int], ...]
     drophead: float = 0.0
     capture: Capture | None = None
+    prefix: int = 0
 
 
 def packed_attention(
@@ -95,7 +97,7 @@ def _attend(
 ) -> Float[Tensor, "1 group_tokens heads width"]:
     """Run attention over ``texts`` texts of ``tokens`` tokens each that lie side by side."""
     query, key, value = (_by_text(states, texts, tokens) for states in (query, key, value))  # (texts, heads, tokens, width)
-    is_visible = _window(tokens, sliding_window, query.device)
+    is_visible = _window(tokens, sliding_window, query.device, prefix=packing.prefix)
     if dropout == 0.0 and packing.capture is None:
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible, scale=scaling)
     else:
@@ -129,12 +131,14 @@ def _by_text(states: Tensor, texts: int, tokens: int) -> Tensor:
     return states[0].unflatten(1, (texts, tokens)).transpose(0, 1)
 
 
-def _window(tokens: int, sliding_window: int | None, device: torch.device) -> Tensor | None:
+def _window(tokens: int, sliding_window: int | None, device: torch.device, *, prefix: int = 0) -> Tensor | None:
     """Which tokens see which, or None where all see all."""
-    if sliding_window is None or tokens <= sliding_window:
+    if sliding_window is None or tokens - prefix <= sliding_window:
         return None
     places = torch.arange(tokens, device=device)
-    return (places[:, None] - places).abs() < sliding_window
+    is_near = (places[:, None] - places).abs() < sliding_window
+    is_near[:prefix] = is_near[:, :prefix] = True
+    return is_near
 
 
 def _mask(*arguments: Any, attention_mask: Tensor | None = None, **settings: Any) -> Tensor | None:
