@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tain.batches.types import TokenisedTexts
 from tain.foundation.errors import UserError
 
@@ -98,3 +100,25 @@ def _special_id(tokenizer: Any, *names: str) -> int:
         if getattr(tokenizer, name, None) is not None:
             return int(getattr(tokenizer, name))
     raise UserError(f"the tokenizer has neither {' nor '.join(names)}: give a BERT-like masked language model")
+
+
+def continues_word(tokenizer: Any) -> np.ndarray:
+    """Tell for each id of a tokenizer whether it goes on with the word before it.
+
+    WordPiece marks what continues (``##ing``), the byte-level and SentencePiece kinds mark what begins (``Ġred``, ``▁red``).
+    Special tokens and added words always begin one.
+
+    Raises:
+        UserError: Neither mark is found in the vocabulary.
+    """
+    pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    starts_with = {mark: np.array([piece.startswith(mark) for piece in pieces]) for mark in ("##", "Ġ", "▁")}
+    mark = max(starts_with, key=lambda mark: int(starts_with[mark].sum()))  # the others may stand in it by chance
+    if not starts_with[mark].any():
+        raise UserError(
+            "the tokenizer marks neither where words begin (Ġ, ▁) nor where they go on (##), so whole words cannot be masked: "
+            "mask tokens or spans instead"
+        )
+    continuing = starts_with[mark] if mark == "##" else ~starts_with[mark]
+    continuing[[place for place in tokenizer.get_added_vocab().values() if place < len(pieces)]] = False
+    return continuing
