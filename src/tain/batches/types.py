@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+
+@runtime_checkable
+class TokenIds(Protocol):
+    """A long run of token ids that is read in slices: an array, or shards on disk."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, places: slice, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ def pretrain(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the model")],
     column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS are tables")] = None,
+    document_column: Annotated[
+        str | None, Parameter(help="the column that is the same throughout a document; default: each row is a document")
+    ] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
     overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
@@ -33,14 +36,17 @@ def pretrain(
     Parameters
     ----------
     model
-        scratch for a new one; else a folder, a hub name or tain-mini to continue (then give --optimizer adamw)
+        scratch for a new one; else a folder, a hub name or tain-mini to continue (then give --optimizer adamw); an encoder without a
+        prediction head gets a new one
     """
     settled = settle(PretrainConfig, config, file=settings)
     from tain.foundation.progress import Progress
     from tain.recipes.pretrain import pretrain as run
 
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    result = run(model, texts, output, config=settled, column=column, overwrite=overwrite, progress=progress)
+    result = run(
+        model, texts, output, config=settled, column=column, document_column=document_column, overwrite=overwrite, progress=progress
+    )
     if json:
         import json as formatter
 

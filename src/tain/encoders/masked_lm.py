@@ -88,3 +88,26 @@ def start_embeddings(model: Any, table: Float[Tensor, "vocabulary dim"], unigram
     if output is not None and output.bias is not None:
         counts = unigram.clamp(min=1).double()
         output.bias.copy_((counts / counts.sum()).log())
+
+
+@torch.no_grad()
+def grow_embeddings(model: Any, pieces: dict[int, list[int]]) -> None:
+    """Give a model rows for new tokens: the mean of the rows (and of the output biases) of the pieces they were cut into before.
+
+    Args:
+        model: A masked LM; its vocabulary is made larger where the new ids ask for it.
+        pieces: For each new id the old ids.
+    """
+    if not pieces:
+        return
+    if max(pieces) >= model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(max(pieces) + 1, mean_resizing=False)
+    output = model.get_output_embeddings()
+    tables = [model.get_input_embeddings().weight]
+    if output is not None and output.weight is not tables[0]:
+        tables.append(output.weight)
+    if output is not None and output.bias is not None:
+        tables.append(output.bias)
+    for table in tables:
+        for place, old in pieces.items():
+            table[place] = table[old].mean(0)

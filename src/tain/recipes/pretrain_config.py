@@ -1,5 +1,6 @@
 """Settings of pretraining. Light to import: the command line reads its help from here."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +17,18 @@ class PretrainConfig:
     block_tokens: Annotated[int, "length of a block of text, special tokens included"] = 128
     batch_blocks: Annotated[int, "blocks a step"] = 32
     masking_rate: Annotated[float, "share of tokens to predict; 0.15 is BERT's, small models learn faster from 0.3"] = 0.3
+    objective: Annotated[
+        Literal["random", "whole-word", "span", "fully-explored"],
+        "what is masked: single tokens, whole words or spans, once a text; or fully-explored: several masks of one text that never overlap",
+    ] = "random"
+    explored_parts: Annotated[
+        int | None, "fully-explored: masks of a text, each of masking_rate; default: as many as there is room for, floor(1 / masking_rate)"
+    ] = None
+    masked_units: Annotated[Literal["token", "word", "span"], "fully-explored: what is masked as a whole"] = "token"
+    spread_over_epochs: Annotated[
+        bool, "fully-explored: one mask an epoch, at no extra cost, instead of all in one step, which takes as many passes"
+    ] = False
+    span_tokens: Annotated[int, "length of a span, where spans are masked"] = 3
     optimizer: Annotated[
         Literal["muon", "adamw"], "muon: Muon on matrices, AdamW on the rest; adamw: AdamW on all (to continue a model)"
     ] = "muon"
@@ -38,6 +51,11 @@ class PretrainConfig:
     feed_forward: Annotated[int, "inner width of a new model's feed-forward parts"] = 384
     vocabulary: Annotated[int, "word pieces of a new model's tokenizer"] = 16_384
     tokenizer: Annotated[str | None, "folder of a tokenizer for a new model; default: one is trained on the texts"] = None
+    add_words: Annotated[
+        int, "teach a continued model's tokenizer this many words of the texts that it cuts into 3 pieces or more, frequent ones first"
+    ] = 0
+    words: Annotated[Path | None, "file of words to teach the tokenizer, one a line"] = None
+    shards: Annotated[Path | None, "folder to keep the tokenised texts in, or to take them from; default: beside the output"] = None
     compile: Annotated[bool, "compile the step first: a minute's wait, then about 1.4 times faster; needs a C++ compiler"] = False
     minutes: Annotated[float | None, "stop after this many minutes, checkpoint kept; --resume goes on"] = None
     checkpoint_every_s: Annotated[float, "seconds between checkpoints"] = 300.0
@@ -49,7 +67,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens"):
+        for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens", "span_tokens"):
             if not getattr(self, name) >= 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")
         if self.block_tokens < 8:
@@ -67,4 +85,45 @@ class PretrainConfig:
             problems.append(f"width {self.width} cannot be shared by {self.heads} heads: give a multiple")
         if self.vocabulary < 300:
             problems.append(f"vocabulary is {self.vocabulary}, hardly more than the letters: give 300 or more (16384)")
-        refuse_all(problems)
+        if self.add_words < 0:
+            problems.append(f"add_words is {self.add_words}: give 0 or more")
+        refuse_all([*problems, *self._problems_of_exploring()])
+
+    @property
+    def parts(self) -> int:
+        """Masks of one text: K of fully-explored masking, 1 elsewhere."""
+        if self.objective != "fully-explored":
+            return 1
+        return self.explored_parts or _most_parts(self.masking_rate)
+
+    @property
+    def units(self) -> str:
+        """What is masked as a whole: token, word or span."""
+        if self.objective == "fully-explored":
+            return self.masked_units
+        return {"whole-word": "word", "span": "span"}.get(self.objective, "token")
+
+    def _problems_of_exploring(self) -> list[str]:
+        explores = self.objective == "fully-explored"
+        given = {"explored_parts": self.explored_parts is not None, "spread_over_epochs": self.spread_over_epochs}
+        given["masked_units"] = self.masked_units != "token"
+        problems = [
+            f"{name} is for objective fully-explored, but objective is {self.objective!r}: leave it out, or give --objective fully-explored"
+            for name, is_given in given.items()
+            if is_given and not explores
+        ]
+        if explores and self.explored_parts is not None and 0 < self.masking_rate < 1:
+            most = _most_parts(self.masking_rate)
+            if self.explored_parts < 1:
+                problems.append(f"explored_parts is {self.explored_parts}: give 1 or more")
+            elif self.explored_parts > most:
+                problems.append(
+                    f"explored_parts is {self.explored_parts} at masking_rate {self.masking_rate}, which asks for"
+                    f" {self.explored_parts * self.masking_rate:.0%} of the tokens: give at most {most}, or a rate of at most"
+                    f" {math.floor(1e4 / self.explored_parts) / 1e4:g}"
+                )
+        return problems
+
+
+def _most_parts(rate: float) -> int:
+    return math.floor(1 / rate + 1e-9)

@@ -34,11 +34,18 @@ class MasterWeights:
         self.is_copied = number_type != torch.float32
 
     def take_gradients(self) -> None:
-        """Move the model's gradients onto the masters."""
-        if self.is_copied:
-            for master, parameter in zip(self.masters, self.parameters, strict=True):
-                master.grad = None if parameter.grad is None else parameter.grad.float()
-                parameter.grad = None
+        """Add the model's gradients to the masters', in float32, and clear the model's.
+
+        To be called after each backward pass where several make up a step: sums in bfloat16 would lose the small ones.
+        """
+        if not self.is_copied:
+            return
+        for master, parameter in zip(self.masters, self.parameters, strict=True):
+            if parameter.grad is None:
+                continue
+            gradient = parameter.grad.float()
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            parameter.grad = None
 
     @torch.no_grad()
     def write_back(self) -> None:
