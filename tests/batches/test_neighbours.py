@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tain.batches import neighbours as module
-from tain.batches.neighbours import NeighbourOrder, Neighbours
+from tain.batches.masking import mask_at_random
+from tain.batches.neighbours import NeighbourOrder, Neighbours, conditional_batch
 from tain.foundation.errors import UserError
 
 CLS, SEP, MASK = 1, 2, 3
@@ -128,29 +129,24 @@ def test_the_overlap_at_the_limit_is_kept(most_overlap, kept):
 
 
 def order(built, seed=7, batch_targets=8):
-    settings = {"masking_rate": 0.3, "mask_id": MASK, "vocabulary": 100, "first_ordinary_id": 4, "special_ids": (0, CLS, SEP, MASK)}
-    return NeighbourOrder(built, batch_targets=batch_targets, seed=seed, **settings)
+    return NeighbourOrder(built, batch_targets=batch_targets, seed=seed)
 
 
 def test_steps_are_a_pure_function_of_seed_and_number(corpus):
     built = build(*corpus)
     straight, jumped = order(built), order(built)
-    for step in range(2 * straight.steps_per_epoch):
-        expected = straight.batch(step, generator=torch.Generator().manual_seed(step))
-        if step % 3 == 0:
-            found = jumped.batch(step, generator=torch.Generator().manual_seed(step))
-            assert torch.equal(found.texts.ids, expected.texts.ids)
-            assert torch.equal(found.conditions.ids, expected.conditions.ids)
-            assert torch.equal(found.places, expected.places)
-    other = order(built, seed=8).batch(0, generator=torch.Generator().manual_seed(0))
-    first = straight.batch(0, generator=torch.Generator().manual_seed(0))
-    assert other.texts.lengths != first.texts.lengths or not torch.equal(other.texts.ids, first.texts.ids)
+    every = [straight.targets(step).tolist() for step in range(2 * straight.steps_per_epoch)]
+    for step in (5, 2 * straight.steps_per_epoch - 1, 0):
+        assert jumped.targets(step).tolist() == every[step]
+    assert order(built, seed=8).targets(0).tolist() != every[0]
+    assert every[: straight.steps_per_epoch] != every[straight.steps_per_epoch :]
 
 
 def test_an_epoch_restores_each_sentence_once_at_most(corpus):
     built = build(*corpus)
     ordered = order(built)
-    seen = [target for step in range(ordered.steps_per_epoch) for target in built.targets[ordered._order.batch(step)].tolist()]
+    seen = [target for step in range(ordered.steps_per_epoch) for target in ordered.targets(step).tolist()]
+    assert set(seen) <= set(built.targets.tolist())
     assert len(seen) == len(set(seen)) == ordered.steps_per_epoch * 8
     assert len(built.targets) - len(seen) < 8
 
@@ -158,7 +154,13 @@ def test_an_epoch_restores_each_sentence_once_at_most(corpus):
 def test_a_batch_shows_whole_neighbours_and_corrupted_targets(corpus):
     built = build(*corpus, side="both")
     targets = built.targets[:8]
-    batch = order(built).masked(targets, generator=torch.Generator().manual_seed(3))
+
+    def mask(ids):
+        is_maskable = ~torch.isin(ids, torch.tensor([CLS, SEP, MASK]))
+        generator = torch.Generator().manual_seed(3)
+        return mask_at_random(ids, is_maskable=is_maskable, rate=0.3, mask_id=MASK, vocabulary=100, generator=generator)
+
+    batch = conditional_batch(built, targets, mask=mask)
     texts = built.texts(targets)
     flat = torch.tensor([token for place in batch.texts.order.tolist() for token in texts[place]])
     restored = batch.texts.ids.clone()

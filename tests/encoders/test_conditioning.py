@@ -10,7 +10,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from tain.batches.neighbours import Neighbours
+from tain.batches.masking import MaskedTokens
+from tain.batches.neighbours import Neighbours, conditional_batch
 from tain.batches.packing import pack
 from tain.batches.types import ConditionalBatch
 from tain.encoders.conditioning import ConditionalMaskedLM, Conditioning
@@ -296,12 +297,12 @@ def topic_corpus(rng: np.random.Generator, documents: int) -> tuple[list[np.ndar
 
 def topic_batch(neighbours: Neighbours, targets: np.ndarray) -> ConditionalBatch:
     """Mask the word that the topic decides, and that alone."""
-    texts = pack(neighbours.texts(targets))
-    places = texts.starts() + 3
-    ids = texts.ids.clone()
-    ids[places] = MASK
-    corrupted = type(texts)(ids, texts.lengths, texts.order)
-    return ConditionalBatch(pack(neighbours.conditions_of(targets)), corrupted, places, texts.ids[places])
+
+    def mask(ids: Tensor) -> MaskedTokens:
+        places = (ids >= FIRST + TOPICS * WORDS + 4).nonzero().flatten()
+        return MaskedTokens(ids.index_fill(0, places, MASK), places, ids[places])
+
+    return conditional_batch(neighbours, targets, mask=mask)
 
 
 def train_on_topics(*, pseudo_tokens: int, shuffled: bool) -> tuple[ConditionalMaskedLM, float, Neighbours, np.ndarray]:

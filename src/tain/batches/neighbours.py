@@ -4,15 +4,15 @@ Yang et al. 2021 (CMLM), section 2, trains on consecutive sentences. What counts
 to teach anything, is ours: see ``Neighbours``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from tain.batches.masking import mask_at_random
+from tain.batches.masking import MaskedTokens
 from tain.batches.order import ShuffledOrder
 from tain.batches.packing import pack
 from tain.batches.types import ConditionalBatch, PackedTexts
@@ -188,29 +188,13 @@ class NeighbourOrder:
     Args:
         neighbours: The corpus.
         batch_targets: Sentences restored a step.
-        masking_rate: Share of their tokens to predict.
-        mask_id: The mask token's id.
-        vocabulary: Random replacements are drawn below this id ...
-        first_ordinary_id: ... and from this one on.
-        special_ids: Never masked.
         seed: Fixes the order of every epoch.
 
     Raises:
         UserError: There are fewer targets than a step takes.
     """
 
-    def __init__(
-        self,
-        neighbours: Neighbours,
-        *,
-        batch_targets: int,
-        masking_rate: float,
-        mask_id: int,
-        vocabulary: int,
-        first_ordinary_id: int = 0,
-        special_ids: Sequence[int] = (),
-        seed: int,
-    ) -> None:
+    def __init__(self, neighbours: Neighbours, *, batch_targets: int, seed: int) -> None:
         if len(neighbours.targets) < batch_targets:
             raise UserError(
                 f"the texts have {len(neighbours.targets):,} sentences with a neighbour, fewer than one step takes ({batch_targets:,}): "
@@ -218,32 +202,22 @@ class NeighbourOrder:
             )
         self.neighbours = neighbours
         self._order = ShuffledOrder(len(neighbours.targets), batch_texts=batch_targets, seed=seed)
-        self._rate, self._mask_id = masking_rate, mask_id
-        self._vocabulary, self._first_ordinary_id = vocabulary, first_ordinary_id
-        self._special = torch.tensor(list(special_ids), dtype=torch.long)
 
     @property
     def steps_per_epoch(self) -> int:
         return self._order.steps_per_epoch
 
-    def batch(self, step: int, *, generator: torch.Generator) -> ConditionalBatch:
-        """Make the batch of step ``step`` (from 0); ``generator`` draws its masks."""
-        return self.masked(self.neighbours.targets[self._order.batch(step)], generator=generator)
+    def targets(self, step: int) -> np.ndarray:
+        """The sentences of step ``step`` (from 0)."""
+        return self.neighbours.targets[self._order.batch(step)]
 
-    def masked(self, targets: np.ndarray, *, generator: torch.Generator) -> ConditionalBatch:
-        """Mask these sentences and pack them and their neighbours."""
-        texts = pack(self.neighbours.texts(targets))
-        masked = mask_at_random(
-            texts.ids,
-            is_maskable=~torch.isin(texts.ids, self._special),
-            rate=self._rate,
-            mask_id=self._mask_id,
-            vocabulary=self._vocabulary,
-            first_ordinary_id=self._first_ordinary_id,
-            generator=generator,
-        )
-        corrupted = PackedTexts(masked.ids, texts.lengths, texts.order)
-        return ConditionalBatch(pack(self.neighbours.conditions_of(targets)), corrupted, masked.places, masked.targets)
+
+def conditional_batch(neighbours: Neighbours, targets: np.ndarray, *, mask: Callable[[Tensor], MaskedTokens]) -> ConditionalBatch:
+    """Pack sentences, corrupted by ``mask``, and their whole neighbours."""
+    texts = pack(neighbours.texts(targets))
+    masked = mask(texts.ids)
+    corrupted = PackedTexts(masked.ids, texts.lengths, texts.order)
+    return ConditionalBatch(pack(neighbours.conditions_of(targets)), corrupted, masked.places, masked.targets)
 
 
 def _joined_units(sizes: np.ndarray, document_starts: np.ndarray, least_tokens: int) -> tuple[np.ndarray, np.ndarray]:

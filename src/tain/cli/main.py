@@ -16,6 +16,7 @@ VERBS = {
     "pretrain": "Train a masked language model, from scratch or continued.",
     "encode": "Turn texts into vectors.",
     "evaluate": "Measure encoders on similarity tasks and on their geometry.",
+    "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",
 }
 
 _TRAINING_PACKAGES = ("torch", "transformers", "jaxtyping")

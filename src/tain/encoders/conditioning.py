@@ -99,6 +99,12 @@ class ConditionalMaskedLM(nn.Module):
         # tables of positions and types, which add to every token what pseudo-tokens shall not have
         self._added = [part for part in base.modules() if isinstance(part, nn.Embedding) and part is not base.get_input_embeddings()]
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.model.get_output_embeddings()
+
     @property
     def is_conditional(self) -> bool:
         return self.conditioning.pseudo_tokens > 0 or self.conditioning.skip is not None

@@ -65,15 +65,21 @@ class GradientReport:
             saved = (
                 f"{count} disjoint masks of a text save nothing measurable over {count} independent ones ({kept.value:.2f}, {_range(kept)})"
             )
-        cost = f"{count} times as many texts under one mask each cost the same and give a step"
+        cost = f"{count} times as many texts under one mask each cost a step the same and give it"
         if step.low > 1:
-            compared = f"But {cost} {step.value:.1f} times ({_range(step)}) less variance: while there is new text, exploring fully within a step cannot help."
+            compared = (
+                f"But {cost} {1 / step.value:.2g} times the variance ({_range(step.inverse())}): "
+                "while there is new text, exploring fully within a step cannot help."
+            )
             if kept.high < 1:
                 compared += " On few texts, read many times, disjoint masks spread over epochs cost nothing and keep the saving."
         elif step.high < 1:
-            compared = f"{cost[0].upper()}{cost[1:]} {1 / step.value:.1f} times more variance: exploring fully can help."
+            compared = f"Even {cost} {1 / step.value:.2g} times the variance ({_range(step.inverse())}): exploring fully can help."
         else:
-            compared = f"{cost[0].upper()}{cost[1:]} about the same variance ({step.value:.2f}, {_range(step)}): exploring fully makes no clear difference."
+            compared = (
+                f"But {cost} about the same variance ({1 / step.value:.2g} times, {_range(step.inverse())}): "
+                "exploring fully within a step makes no clear difference."
+            )
         return f"{saved}. {compared}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,13 +136,16 @@ def as_table(report: GradientReport) -> "Group":
     signal = found.squared_mean
     parts.add_row("mean gradient, squared length", f"{signal.value:.3g}", "", _range(signal))
 
-    by_distance = _table("masks' distance, tokens", "in common", "correlation", "95% interval", "if additive")
+    by_distance = _table("distance", "in common", "correlation", "95% interval", "additive")
     for share, distance, figure in zip(SHARES, report.distances(), found.correlations, strict=True):
         expected = additive_correlation(share, report.masking_rate)
         by_distance.add_row(f"{distance:.0f}", f"{share:.0%}", f"{figure.value:+.3f}", _range(figure), f"{expected:+.3f}")
 
     folded = "exact" if report.kept == report.parameters else f"folded to {report.kept:,} elements"
-    note = f"Gradients of all {report.parameters:,} parameters, {folded}; dropout off. Intervals: bootstrap over blocks."
+    note = (
+        f"Gradients of all {report.parameters:,} parameters, {folded}; dropout off. Distance: tokens in one mask but not in both. "
+        "Additive: the correlation if no masked token changed another's gradient. Intervals: bootstrap over blocks."
+    )
     return Group(Text(heading, style="bold"), parts, Text(""), by_distance, Text(""), Text(note))
 
 

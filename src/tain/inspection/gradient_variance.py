@@ -206,8 +206,8 @@ class Estimate:
     low: float
     high: float
 
-    def to_dict(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
+    def inverse(self) -> "Estimate":
+        return Estimate(1 / self.value, 1 / self.high, 1 / self.low)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tain.foundation.files import refuse_existing, whole_file, whole_folder
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, set_number_type, versions
 from tain.models.masked_lm import load_masked_lm, refuse_without_mask
+from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, write_conditional_layout
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
 from tain.recipes.pretrain_start import new_model, train_wordpiece
@@ -35,6 +36,8 @@ from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
 SCRATCH = "scratch"
+
+_OBJECTIVES: dict[str, Callable[[Material], Objective]] = {**OBJECTIVES, "cmlm": ConditionalSentences}
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Pretrained:
         seconds: Time in the training loop, this process only.
         losses: Training loss of each step, nats.
         validation: (tokens, loss) wherever it was measured: 15% masked, the same places every time.
+        held_out: (tokens, figures) at the same moments: what the objective itself measures.
         finished: False when ``minutes`` ran out first.
         folder: Where it was saved; None while unfinished.
     """
@@ -60,6 +64,7 @@ class Pretrained:
     seconds: float
     losses: list[float]
     validation: list[tuple[int, float]]
+    held_out: list[tuple[int, dict[str, float]]]
     finished: bool
     folder: Path | None
 
@@ -124,6 +129,7 @@ class _Session:
         self.number_type = fastest_dtype(self.device.type) if config.dtype == "auto" else getattr(torch, config.dtype)
         self.work = output.parent / f".{output.name}.pretrain"
         self.validation: list[tuple[int, float]] = []
+        self.held_out: list[tuple[int, dict[str, float]]] = []
         self.facts: dict[str, Any] = {}  # about the start, for the saved record
 
     def run(self) -> Pretrained:
@@ -133,10 +139,13 @@ class _Session:
         held = HeldOut(config.validation, self.tokenizer, config)
         model.to(self.device)
         network = MaskedLanguageModel(model)
-        weights = MasterWeights(model, number_type=self.number_type)
-        objective = OBJECTIVES[config.objective](Material(network, weights, self.tokenizer, shards, config, self.device))
+        conditional = conditional_model(model, config) if config.objective == "cmlm" else None
+        trained = conditional if conditional is not None else model
+        weights = MasterWeights(trained, number_type=self.number_type)
+        objective = _OBJECTIVES[config.objective](Material(network, weights, self.tokenizer, shards, config, self.device, conditional))
+        self._tell(objective.facts)
         steps = max(1, round(config.tokens / objective.step_tokens))
-        run = self._loop(network, self._optimizer(model, weights), objective, held, steps)
+        run = self._loop(network, self._optimizer(trained, weights), objective, held, steps)
         weights.restore(model)
         model.eval()
         finished = run.steps >= steps
@@ -144,7 +153,18 @@ class _Session:
         if finished:
             self._save(model, tokens)
         result_folder = self.output if finished else None
-        return Pretrained(model, self.tokenizer, tokens, run.steps, run.seconds, run.losses, self.validation, finished, result_folder)
+        return Pretrained(
+            model,
+            self.tokenizer,
+            tokens,
+            run.steps,
+            run.seconds,
+            run.losses,
+            self.validation,
+            self.held_out,
+            finished,
+            result_folder,
+        )
 
     def _new(self) -> tuple[Any, Shards]:
         self.tokenizer = self._new_tokenizer()
@@ -229,6 +249,15 @@ class _Session:
         start_embeddings(model, table, unigram)
         self.progress.note(f"embeddings start from co-occurrence counts ({time.monotonic() - began_s:.0f} s)")
 
+    def _tell(self, facts: dict[str, Any]) -> None:
+        """Keep what an objective found in its texts for the saved record, and say it."""
+        self.facts |= facts
+        for name, found in facts.items():
+            shown = (
+                ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in found.items()) if isinstance(found, dict) else f"{found:,}"
+            )
+            self.progress.note(f"{name.replace('_', ' ')}: {shown}")
+
     def _optimizer(self, model: Any, weights: MasterWeights) -> Optimizer:
         config = self.config
         if config.optimizer == "adamw":
@@ -251,8 +280,11 @@ class _Session:
             tokens = done * step_tokens
             if held.batches and (done % every == 0 or done == steps):
                 loss = held.loss(network, self.device)
+                figures = objective.held_out()
                 self.validation.append((tokens, round(loss, 4)))
-                self._log(done, tokens, loss)
+                if figures:
+                    self.held_out.append((tokens, figures))
+                self._log(done, tokens, {"validation_loss": round(loss, 4), **figures})
             if done in marks:
                 self._snapshot(network.model, optimizer, tokens)
 
@@ -279,11 +311,12 @@ class _Session:
         free |= {"validation", "validate_every_tokens", "snapshots"}
         return {"model": self.model_name, **{name: value for name, value in _plain(self.config).items() if name not in free}}
 
-    def _log(self, done: int, tokens: int, loss: float) -> None:
+    def _log(self, done: int, tokens: int, figures: dict[str, float]) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"tokens": tokens, "step": done, "validation_loss": round(loss, 4), "time": round(time.time())}) + "\n")
-        self.progress.note(f"{tokens / 1e6:.1f}M tokens: validation loss {loss:.3f}")
+            log.write(json.dumps({"tokens": tokens, "step": done, **figures, "time": round(time.time())}) + "\n")
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
+        self.progress.note(f"{tokens / 1e6:.1f}M tokens: {shown}")
 
     def _snapshot(self, model: Any, optimizer: Optimizer, tokens: int) -> None:
         number_type = next(model.parameters()).dtype
@@ -303,12 +336,16 @@ class _Session:
             **self.facts,
             "tokens": tokens,
             "validation": self.validation,
+            "held_out": self.held_out,
             "versions": versions(),
         }
         with whole_folder(self.output, overwrite=self.overwrite) as folder:
             _save_weights(model, folder, getattr(torch, self.config.save_dtype))
             self.tokenizer.save_pretrained(folder)
-            (folder / "tain.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            if self.config.objective == "cmlm":
+                write_conditional_layout(folder, model, self.tokenizer, record)
+            else:
+                (folder / "tain.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Settings of pretraining. Light to import: the command line reads its help from here."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,8 +18,9 @@ class PretrainConfig:
     batch_blocks: Annotated[int, "blocks a step"] = 32
     masking_rate: Annotated[float, "share of tokens to predict; 0.15 is BERT's, small models learn faster from 0.3"] = 0.3
     objective: Annotated[
-        Literal["random", "whole-word", "span", "fully-explored"],
-        "what is masked: single tokens, whole words or spans, once a text; or fully-explored: several masks of one text that never overlap",
+        Literal["random", "whole-word", "span", "fully-explored", "cmlm"],
+        "what is masked: single tokens, whole words or spans, once a text; fully-explored: several masks of one text that never overlap; "
+        "cmlm: sentences, restored with the help of their neighbours' vectors (patented in the US: see docs/cmlm.md)",
     ] = "random"
     explored_parts: Annotated[
         int | None, "fully-explored: masks of a text, each of masking_rate; default: as many as there is room for, floor(1 / masking_rate)"
@@ -29,6 +30,16 @@ class PretrainConfig:
         bool, "fully-explored: one mask an epoch, at no extra cost, instead of all in one step, which takes as many passes"
     ] = False
     span_tokens: Annotated[int, "length of a span, where spans are masked"] = 3
+    neighbour: Annotated[Literal["left", "right", "both"], "cmlm: which neighbour's vector helps: the sentence before, behind, or both"] = (
+        "left"
+    )
+    pseudo_tokens: Annotated[int, "cmlm: pseudo-tokens that a neighbour's vector is spread over; 0 leaves the neighbour out"] = 15
+    skip_connection: Annotated[bool, "cmlm: show the vector to the prediction head too"] = False
+    split_sentences: Annotated[bool, "cmlm: cut lines into sentences; without it each line is one"] = True
+    least_tokens: Annotated[int, "cmlm: shorter sentences are joined to the next one"] = 8
+    most_overlap: Annotated[
+        float, "cmlm: neighbours with a larger share of tokens in common (of those in either) are dropped; 1 drops none"
+    ] = 0.7
     optimizer: Annotated[
         Literal["muon", "adamw"], "muon: Muon on matrices, AdamW on the rest; adamw: AdamW on all (to continue a model)"
     ] = "muon"
@@ -87,7 +98,7 @@ class PretrainConfig:
             problems.append(f"vocabulary is {self.vocabulary}, hardly more than the letters: give 300 or more (16384)")
         if self.add_words < 0:
             problems.append(f"add_words is {self.add_words}: give 0 or more")
-        refuse_all([*problems, *self._problems_of_exploring()])
+        refuse_all([*problems, *self._problems_of_exploring(), *self._problems_of_conditioning()])
 
     @property
     def parts(self) -> int:
@@ -122,6 +133,25 @@ class PretrainConfig:
                     f" {self.explored_parts * self.masking_rate:.0%} of the tokens: give at most {most}, or a rate of at most"
                     f" {math.floor(1e4 / self.explored_parts) / 1e4:g}"
                 )
+        return problems
+
+    def _problems_of_conditioning(self) -> list[str]:
+        names = ("neighbour", "pseudo_tokens", "skip_connection", "split_sentences", "least_tokens", "most_overlap")
+        problems = []
+        if self.objective != "cmlm":
+            given = [entry.name for entry in fields(self) if entry.name in names and getattr(self, entry.name) != entry.default]
+            return [
+                f"{name} is for objective cmlm, but objective is {self.objective!r}: leave it out, or give --objective cmlm"
+                for name in given
+            ]
+        if self.pseudo_tokens < 0:
+            problems.append(f"pseudo_tokens is {self.pseudo_tokens}: give 0 (no neighbour) or more (15)")
+        if self.least_tokens < 1:
+            problems.append(f"least_tokens is {self.least_tokens}: give 1 or more (8)")
+        if not 0 < self.most_overlap <= 1:
+            problems.append(f"most_overlap is {self.most_overlap}: give a share above 0, up to 1 (0.7)")
+        if self.compile:
+            problems.append("compile needs batches of one shape, but sentences differ in length: leave it out with objective cmlm")
         return problems
 
 

@@ -18,6 +18,7 @@ from tain.batches.order import step_seed
 from tain.batches.shards import Shards
 from tain.batches.tokenizing import continues_word, first_ordinary_id, opening_id, separator_id
 from tain.batches.types import TokenIds
+from tain.encoders.conditioning import ConditionalMaskedLM
 from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain_config import PretrainConfig
@@ -29,13 +30,19 @@ class Objective(Protocol):
     """What the loop steps on.
 
     Attributes:
-        step_tokens: Tokens that a step passes through the encoder, repeated passes counted again.
+        step_tokens: Tokens that a step passes through the encoder, repeated passes counted again; the mean where steps differ.
+        facts: What the saved record shall say of the objective's texts.
     """
 
     step_tokens: int
+    facts: dict[str, Any]
 
     def gradient(self, step: int) -> float:
         """Leave the gradient of step number ``step`` (from 0) in the model and return the loss, nats a token."""
+        ...
+
+    def held_out(self) -> dict[str, float]:
+        """What the objective measures on the validation texts by itself, beside the loss that all objectives share."""
         ...
 
 
@@ -50,6 +57,7 @@ class Material:
         shards: The texts: packed tokens, or sentences and where documents begin.
         config: All settings.
         device: Where the model is.
+        conditional: The model with what conditions it on neighbours, for the objective that trains both.
     """
 
     network: MaskedLanguageModel
@@ -58,6 +66,7 @@ class Material:
     shards: Shards
     config: PretrainConfig
     device: torch.device
+    conditional: ConditionalMaskedLM | None = None
 
 
 class Masker:
@@ -95,6 +104,7 @@ class RandomMasks:
         self.order = block_order(material.shards.tokens, material.tokenizer, config)
         self.masker = Masker(material.tokenizer, rate=config.masking_rate)
         self.step_tokens = config.batch_blocks * config.block_tokens
+        self.facts: dict[str, Any] = {}
         self._loss = _MaskedLoss(material)
 
     def masks(self, step: int) -> list[MaskedTokens]:
@@ -103,6 +113,9 @@ class RandomMasks:
 
     def gradient(self, step: int) -> float:
         return self._loss.gradient(self.masks(step), seed=step_seed(self.seed, step, 8))
+
+    def held_out(self) -> dict[str, float]:
+        return {}
 
 
 class DisjointMasks(RandomMasks):
