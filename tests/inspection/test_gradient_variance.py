@@ -219,7 +219,8 @@ def test_a_short_vector_is_left_alone_and_a_long_one_keeps_inner_products_on_ave
         ({"disjoint": 1}, "masks is 1, but covariance needs pairs of masks"),
         ({"rounds": 1}, "rounds is 1, but a squared mean is estimated from independent rounds"),
         ({"texts": 1}, "1 block of text was given, but data variance needs 2 or more"),
-        ({"disjoint": 5}, r"5 disjoint masks of 2 tokens do not fit into a block of 8 maskable tokens: give --masks 4 or fewer"),
+        ({"disjoint": 5}, "5 disjoint masks of 25% each are more than the whole text: give --masks 4 or fewer"),
+        ({"disjoint": 9, "masking_rate": 0.1}, "a block has 8 tokens that may be masked, too few for 9 disjoint masks"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message, parts):

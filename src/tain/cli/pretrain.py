@@ -50,10 +50,13 @@ def pretrain(
     if json:
         import json as formatter
 
-        figures = {"tokens": result.tokens, "steps": result.steps, "validation": result.validation, "finished": result.finished}
+        figures = {"tokens": result.tokens, "steps": result.steps, "validation": result.validation}
+        figures |= {"held_out": result.held_out, "finished": result.finished}
         print(formatter.dumps({**figures, "folder": str(result.folder) if result.folder else None}))
         return
     print(f"{result.tokens / 1e6:.2f}M tokens in {result.steps:,} steps, training loss {result.losses[-1]:.3f}")
     if result.validation:
         print(f"validation loss {result.validation[-1][1]:.3f}")
+    if result.held_out:
+        print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in result.held_out[-1][1].items()))
     print(f"saved in {result.folder}" if result.finished else "time is up: the checkpoint is kept, go on with --resume")

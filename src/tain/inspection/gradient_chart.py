@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 from tain.inspection.gradient_report import GradientReport
 from tain.inspection.gradient_variance import SHARES, additive_correlation
 
-_WIDTH, _HEIGHT = 760, 460  # SVG user units, which a browser shows as pixels
+_WIDTH, _HEIGHT, _EDGE = 760.0, 460.0, 16.0  # SVG user units, which a browser shows as pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80.0, 590.0, 92.0, 372.0
 _INK, _FAINT, _GRID, _MARK = "#1a1a1a", "#666666", "#dddddd", "#0b4f8a"
 
@@ -25,7 +25,7 @@ def as_svg(report: GradientReport) -> str:
     def y(value: float) -> float:
         return _BOTTOM - (value - low) / (high - low) * (_BOTTOM - _TOP)
 
-    parts = [_text(16, 28 + 20 * line, words, size=16, weight="bold") for line, words in enumerate(textwrap.wrap(report.claim(), 84))]
+    parts = [_text(_EDGE, 28.0 + 20 * line, words, size=16, weight="bold") for line, words in enumerate(textwrap.wrap(report.claim(), 84))]
     for number in range(round((high - low) / step) + 1):
         tick = low + number * step
         colour = _FAINT if abs(tick) < step / 2 else _GRID
@@ -44,17 +44,17 @@ def as_svg(report: GradientReport) -> str:
     parts.append(_text(_RIGHT + 14, measured - apart + 4, f"measured: {found[-1].value:+.3f}", fill=_MARK, weight="bold"))
     parts.append(_text(_RIGHT + 14, additive + apart + 4, f"if additive: {expected[-1]:+.3f}", fill=_FAINT))
     parts.append(_text((_LEFT + _RIGHT) / 2, _BOTTOM + 56, "Hamming distance of two masks, tokens", anchor="middle"))
-    parts.append(_text(16, _TOP - 14, "correlation of their gradients"))
+    parts.append(_text(_EDGE, _TOP - 14, "correlation of their gradients"))
     note = (
         f"{report.model}, {report.variance.texts} blocks of {report.block_tokens} tokens, {report.masking_rate:.0%} masked. "
         "Bars: 95% bootstrap interval over blocks."
     )
-    parts.append(_text(16, _HEIGHT - 12, note, size=11, fill=_FAINT))
+    parts.append(_text(_EDGE, _HEIGHT - 12, note, size=11, fill=_FAINT))
     head = (
-        f"<svg xmlns='http://www.w3.org/2000/svg' role='img' width='{_WIDTH}' height='{_HEIGHT}' viewBox='0 0 {_WIDTH} {_HEIGHT}'"
+        f"<svg xmlns='http://www.w3.org/2000/svg' role='img' width='{_WIDTH:g}' height='{_HEIGHT:g}' viewBox='0 0 {_WIDTH:g} {_HEIGHT:g}'"
         " font-family='Helvetica, Arial, sans-serif'>"
     )
-    background = f"<rect width='{_WIDTH}' height='{_HEIGHT}' fill='#ffffff'/>"
+    background = f"<rect width='{_WIDTH:g}' height='{_HEIGHT:g}' fill='#ffffff'/>"
     return "\n".join([head, f"<title>{escape(report.claim())}</title>", background, *parts, "</svg>\n"])
 
 

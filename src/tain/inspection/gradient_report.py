@@ -56,28 +56,24 @@ class GradientReport:
         found, count = self.variance, self.disjoint
         kept, step = found.disjoint_ratio, found.step_ratio
         if kept.high < 1:
-            saved = (
-                f"{count} disjoint masks of a text leave {kept.value:.2f} ({_range(kept)}) of the mask variance of {count} independent ones"
-            )
+            saved = f"{count} disjoint masks of a text leave {kept.value:.2f} ({_hundredths(kept)}) of the mask variance of {count} independent ones"
         elif kept.low > 1:
-            saved = f"{count} disjoint masks of a text leave more mask variance than {count} independent ones: {kept.value:.2f} ({_range(kept)}) times as much"
+            saved = f"{count} disjoint masks of a text leave more mask variance than {count} independent ones: {kept.value:.2f} ({_hundredths(kept)}) times as much"
         else:
-            saved = (
-                f"{count} disjoint masks of a text save nothing measurable over {count} independent ones ({kept.value:.2f}, {_range(kept)})"
-            )
+            saved = f"{count} disjoint masks of a text save nothing measurable over {count} independent ones ({kept.value:.2f}, {_hundredths(kept)})"
         cost = f"{count} times as many texts under one mask each cost a step the same and give it"
         if step.low > 1:
             compared = (
-                f"But {cost} {1 / step.value:.2g} times the variance ({_range(step.inverse())}): "
+                f"But {cost} {1 / step.value:.2f} times the variance ({_hundredths(step.inverse())}): "
                 "while there is new text, exploring fully within a step cannot help."
             )
             if kept.high < 1:
                 compared += " On few texts, read many times, disjoint masks spread over epochs cost nothing and keep the saving."
         elif step.high < 1:
-            compared = f"Even {cost} {1 / step.value:.2g} times the variance ({_range(step.inverse())}): exploring fully can help."
+            compared = f"Even {cost} {1 / step.value:.2f} times the variance ({_hundredths(step.inverse())}): exploring fully can help."
         else:
             compared = (
-                f"But {cost} about the same variance ({1 / step.value:.2g} times, {_range(step.inverse())}): "
+                f"But {cost} about the same variance ({1 / step.value:.2f} times, {_hundredths(step.inverse())}): "
                 "exploring fully within a step makes no clear difference."
             )
         return f"{saved}. {compared}"
@@ -162,3 +158,7 @@ def _table(*headings: str) -> Any:
 
 def _range(figure: Estimate) -> str:
     return f"{figure.low:.3g} to {figure.high:.3g}"
+
+
+def _hundredths(figure: Estimate) -> str:
+    return f"{figure.low:.2f} to {figure.high:.2f}"

@@ -102,7 +102,7 @@ class GradientProducts:
 
 def measure_products(
     gradient: Gradient,
-    texts: Sequence[Int64[np.ndarray, " places"]],
+    texts: Sequence[Int64[np.ndarray, " _"]],
     *,
     masking_rate: float,
     disjoint: int,
@@ -130,7 +130,7 @@ def measure_products(
     sizes = []
     with progress.task("gradients", len(texts)) as task:
         for number, maskable in enumerate(texts):
-            masked = max(1, round(masking_rate * len(maskable)))
+            masked = min(max(1, round(masking_rate * len(maskable))), len(maskable) // disjoint)  # rounding up may leave no room
             masks = [draw_masks(maskable, masked=masked, disjoint=disjoint, rng=rng) for _ in range(rounds)]
             gradients = torch.stack([gradient(number, mask) for drawn in masks for mask in drawn])  # (rounds * masks, size)
             products = (gradients @ gradients.T).double().cpu().numpy().reshape(rounds, len(masks[0]), rounds, len(masks[0]))
@@ -180,12 +180,15 @@ def _refuse_settings(texts: Sequence[np.ndarray], masking_rate: float, disjoint:
         raise UserError(f"rounds is {rounds}, but a squared mean is estimated from independent rounds: give 2 or more")
     if len(texts) < 2:
         raise UserError(f"{len(texts)} block of text was given, but data variance needs 2 or more (64): give more text")
-    shortest = min(len(maskable) for maskable in texts)
-    masked = max(1, round(masking_rate * shortest))
-    if disjoint * masked > shortest:
+    if disjoint * masking_rate > 1 + 1e-9:
         raise UserError(
-            f"{disjoint} disjoint masks of {masked} tokens do not fit into a block of {shortest} maskable tokens: "
-            f"give --masks {shortest // masked} or fewer, or a lower --masking-rate"
+            f"{disjoint} disjoint masks of {masking_rate:.0%} each are more than the whole text: "
+            f"give --masks {int(1 / masking_rate + 1e-9)} or fewer, or a lower --masking-rate"
+        )
+    shortest = min(len(maskable) for maskable in texts)
+    if shortest < disjoint:
+        raise UserError(
+            f"a block has {shortest} tokens that may be masked, too few for {disjoint} disjoint masks: give longer --block-tokens"
         )
 
 
