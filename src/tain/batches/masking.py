@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tain.foundation.errors import ShapeError
@@ -54,17 +54,137 @@ def mask_at_random(
     Raises:
         ShapeError: No place is maskable.
     """
+    maskable = _count(is_maskable)
+    draws = torch.rand(ids.numel(), generator=generator, device=ids.device).masked_fill_(~is_maskable.flatten(), 2.0)
+    places = draws.topk(max(1, round(rate * maskable)), largest=False).indices.sort().values
+    return corrupted(
+        ids,
+        places,
+        mask_id=mask_id,
+        vocabulary=vocabulary,
+        first_ordinary_id=first_ordinary_id,
+        generator=generator,
+        mask_share=mask_share,
+        random_share=random_share,
+    )
+
+
+def corrupted(
+    ids: Int[Tensor, "*shape"],
+    places: Int[Tensor, " masked"],
+    *,
+    mask_id: int,
+    vocabulary: int,
+    first_ordinary_id: int = 0,
+    generator: torch.Generator,
+    mask_share: float = 0.8,
+    random_share: float = 0.1,
+) -> MaskedTokens:
+    """Hide the given places: by the mask token, by a random token, or (the rest) by nothing. Arguments as in ``mask_at_random``."""
+    flat = ids.flatten()
+    targets = flat[places]
+    kind = torch.rand(len(places), generator=generator, device=flat.device)
+    random_ids = torch.randint(first_ordinary_id, vocabulary, (len(places),), generator=generator, device=flat.device)
+    shown = torch.where(kind < mask_share, mask_id, torch.where(kind < mask_share + random_share, random_ids, targets))
+    seen = flat.clone()
+    seen[places] = shown
+    return MaskedTokens(seen.view(ids.shape), places, targets)
+
+
+def disjoint_places(
+    draws: Float[Tensor, "rows tokens"],
+    *,
+    is_maskable: Bool[Tensor, "rows tokens"],
+    parts: int,
+    rate: float,
+    begins_unit: Bool[Tensor, "rows tokens"] | None = None,
+    each_row: bool = False,
+) -> list[Int[Tensor, " masked"]]:
+    """Cut one random order of the maskable places into parts that never overlap: the masks of fully-explored masking.
+
+    Zheng et al. 2020 (arXiv 2010.06040). With ``parts * rate == 1`` every maskable place is in exactly one part. Sizes of parts
+    of single tokens differ by one at most; a word or span that lies across a border goes whole to the side where its middle is,
+    so sizes then differ by the longest unit at most. With one part this is a mask of (nearly) fixed size.
+
+    Args:
+        draws: Uniform numbers that fix the order: places (or units, by their first place) come by ascending draw.
+        is_maskable: False on special tokens and padding.
+        parts: How many masks, K in the paper.
+        rate: Share of the maskable places in each.
+        begins_unit: True where a unit that is masked as a whole begins; None masks token by token.
+        each_row: Order and cut every row by itself, so that a row's parts depend on nothing but its own draws; otherwise the
+            batch is ordered and cut as one.
+
+    Returns:
+        For each part the flat places, ascending.
+
+    Raises:
+        ShapeError: The parts hold more than all places, or one of them would be empty.
+    """
+    if parts * rate > 1 + 1e-9:
+        raise ShapeError(f"{parts} parts of {rate:.0%} each are more than the whole text")
+    maskable = _count(is_maskable)
+    places = is_maskable.flatten().nonzero().flatten()
+    row = places // is_maskable.shape[1] if each_row else torch.zeros_like(places)
+    begins = torch.ones_like(places, dtype=torch.bool) if begins_unit is None else begins_unit.flatten()[places]
+    unit = begins.cumsum(0) - 1
+    order = draws.flatten()[places][begins][unit].argsort(stable=True)  # stable: a unit's places stay together
+    order = order[row[order].argsort(stable=True)]
+    ordered_row, ordered_unit = row[order], unit[order]
+    row_sizes = torch.bincount(row)
+    middle = _unit_middles(ordered_unit) - (row_sizes.cumsum(0) - row_sizes)[ordered_row]  # counted from the row's begin
+    borders = (torch.arange(1, parts + 1, device=row.device) * (rate * row_sizes.double())[:, None]).round()  # (rows, parts)
+    part = (middle[:, None] >= borders[ordered_row]).sum(1)
+    found = [places[order[part == number]].sort().values for number in range(parts)]
+    if not all(map(len, found)):
+        raise ShapeError(f"{maskable} maskable places cannot be cut into {parts} parts of {rate:.0%}: one would be empty")
+    return found
+
+
+def word_beginnings(
+    ids: Int[Tensor, "rows tokens"], *, is_maskable: Bool[Tensor, "rows tokens"], continues_word: Bool[Tensor, " vocabulary"]
+) -> Bool[Tensor, "rows tokens"]:
+    """Tell where words begin: at every token that is no continuation, and behind whatever cannot be masked.
+
+    Args:
+        ids: Token ids.
+        is_maskable: False on special tokens and padding.
+        continues_word: For each id of the vocabulary, whether it goes on with the word before it.
+    """
+    return is_maskable & (~continues_word[ids] | _after_border(is_maskable))
+
+
+def span_beginnings(
+    phases: Int[Tensor, " rows"], *, is_maskable: Bool[Tensor, "rows tokens"], span_tokens: int
+) -> Bool[Tensor, "rows tokens"]:
+    """Cut rows into spans of ``span_tokens`` neighbours, shorter at the borders of what can be masked.
+
+    Args:
+        phases: Where the first cut of each row lies, 0 to below ``span_tokens``.
+        is_maskable: False on special tokens and padding, which no span crosses.
+        span_tokens: Length of a span.
+    """
+    steps = torch.arange(is_maskable.shape[1], device=phases.device)
+    return is_maskable & (((steps + phases[:, None]) % span_tokens == 0) | _after_border(is_maskable))
+
+
+def _count(is_maskable: Tensor) -> int:
     maskable = int(is_maskable.sum())
     if maskable == 0:
-        raise ShapeError(f"no token of this batch may be masked: all {ids.numel()} are special tokens or padding")
-    flat = ids.flatten()
-    draws = torch.rand(flat.shape, generator=generator, device=flat.device).masked_fill_(~is_maskable.flatten(), 2.0)
-    chosen = max(1, round(rate * maskable))
-    places = draws.topk(chosen, largest=False).indices.sort().values
-    targets = flat[places]
-    kind = torch.rand(chosen, generator=generator, device=flat.device)
-    random_ids = torch.randint(first_ordinary_id, vocabulary, (chosen,), generator=generator, device=flat.device)
-    shown = torch.where(kind < mask_share, mask_id, torch.where(kind < mask_share + random_share, random_ids, targets))
-    corrupted = flat.clone()
-    corrupted[places] = shown
-    return MaskedTokens(corrupted.view(ids.shape), places, targets)
+        raise ShapeError(f"no token of this batch may be masked: all {is_maskable.numel()} are special tokens or padding")
+    return maskable
+
+
+def _after_border(is_maskable: Tensor) -> Tensor:
+    """True at a row's first place and behind every place that cannot be masked."""
+    before = torch.zeros_like(is_maskable)
+    before[:, 1:] = is_maskable[:, :-1]
+    return ~before
+
+
+def _unit_middles(ordered_unit: Tensor) -> Tensor:
+    """The middle of each place's unit, counted in places from the begin of the order; a unit's places are neighbours in it."""
+    lengths = torch.bincount(ordered_unit)
+    steps = torch.arange(len(ordered_unit), device=ordered_unit.device)
+    begins = torch.full_like(lengths, len(ordered_unit)).scatter_reduce_(0, ordered_unit, steps, "amin")
+    return (begins + lengths / 2)[ordered_unit]

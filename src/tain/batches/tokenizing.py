@@ -1,7 +1,11 @@
 """Texts to token ids, with the cut ones counted."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from tain.batches.types import TokenisedTexts
 from tain.foundation.errors import UserError
@@ -44,3 +48,77 @@ def mask_token(tokenizer: Any) -> str:
             "the tokenizer has no mask token, so texts cannot be span-masked: give a masked language model, or --erased-chars 0"
         )
     return str(token)
+
+
+def bare_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Turn texts into token ids, whole and without special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    backend.no_truncation()
+    backend.no_padding()
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def opening_id(tokenizer: Any) -> int:
+    """The id that a text begins with, such as BERT's ``[CLS]``.
+
+    Raises:
+        UserError: The tokenizer has none.
+    """
+    return _special_id(tokenizer, "cls_token_id", "bos_token_id")
+
+
+def separator_id(tokenizer: Any) -> int:
+    """The id that a text ends with, such as BERT's ``[SEP]``.
+
+    Raises:
+        UserError: The tokenizer has none.
+    """
+    return _special_id(tokenizer, "sep_token_id", "eos_token_id")
+
+
+def first_ordinary_id(tokenizer: Any) -> int:
+    """The id from which random replacements are drawn: behind the special tokens where those come first."""
+    special = sorted(tokenizer.all_special_ids)
+    return special[-1] + 1 if special == list(range(len(special))) else 0
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """Sixteen hexadecimal digits that differ between tokenizers which could cut some text differently."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        content = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    else:
+        content = json.loads(backend.to_str())
+        content |= {"truncation": None, "padding": None}  # settings of the last call, which say nothing about the tokens
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _special_id(tokenizer: Any, *names: str) -> int:
+    for name in names:
+        if getattr(tokenizer, name, None) is not None:
+            return int(getattr(tokenizer, name))
+    raise UserError(f"the tokenizer has neither {' nor '.join(names)}: give a BERT-like masked language model")
+
+
+def continues_word(tokenizer: Any) -> np.ndarray:
+    """Tell for each id of a tokenizer whether it goes on with the word before it.
+
+    WordPiece marks what continues (``##ing``), the byte-level and SentencePiece kinds mark what begins (``Ġred``, ``▁red``).
+    Special tokens and added words always begin one.
+
+    Raises:
+        UserError: Neither mark is found in the vocabulary.
+    """
+    pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    starts_with = {mark: np.array([piece.startswith(mark) for piece in pieces]) for mark in ("##", "Ġ", "▁")}
+    mark = max(starts_with, key=lambda mark: int(starts_with[mark].sum()))  # the others may stand in it by chance
+    if not starts_with[mark].any():
+        raise UserError(
+            "the tokenizer marks neither where words begin (Ġ, ▁) nor where they go on (##), so whole words cannot be masked: "
+            "mask tokens or spans instead"
+        )
+    continuing = starts_with[mark] if mark == "##" else ~starts_with[mark]
+    continuing[[place for place in tokenizer.get_added_vocab().values() if place < len(pieces)]] = False
+    return continuing

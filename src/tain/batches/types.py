@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+
+@runtime_checkable
+class TokenIds(Protocol):
+    """A long run of token ids that is read in slices: an array, or shards on disk."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, places: slice, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -74,3 +84,28 @@ class PackedTexts:
         tensors = (entry.to(device, non_blocking=True) for entry in (self.order, self.starts, self.positions, self.owners))
         order, starts, positions, owners = tensors
         return PackedTexts(self.ids.to(device, non_blocking=True), self.lengths, order, self.shared, starts, positions, owners)
+
+
+@dataclass(frozen=True)
+class ConditionalBatch:
+    """Corrupted texts, and the neighbours whose vectors help to restore them.
+
+    Attributes:
+        conditions: One whole text a condition and target: all targets' first neighbours, then all their second ones.
+        texts: The corrupted targets.
+        places: Where to predict, as flat places into ``texts.ids``.
+        targets: The true ids there.
+    """
+
+    conditions: PackedTexts
+    texts: PackedTexts
+    places: Int[Tensor, " masked"]
+    targets: Int[Tensor, " masked"]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that pass through the encoder, pseudo-tokens not counted."""
+        return len(self.conditions.ids) + len(self.texts.ids)
+
+    def to(self, device: torch.device) -> "ConditionalBatch":
+        return ConditionalBatch(self.conditions.to(device), self.texts.to(device), self.places.to(device), self.targets.to(device))

@@ -17,6 +17,7 @@ VERBS = {
     "encode": "Turn texts into vectors.",
     "correct": "Take from an encoder's vectors what all of them share, or all of one language.",
     "evaluate": "Measure encoders on similarity tasks and on their geometry.",
+    "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",
 }
 
 _TRAINING_PACKAGES = ("torch", "transformers", "jaxtyping")

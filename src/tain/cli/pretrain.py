@@ -20,6 +20,9 @@ def pretrain(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the model")],
     column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS are tables")] = None,
+    document_column: Annotated[
+        str | None, Parameter(help="the column that is the same throughout a document; default: each row is a document")
+    ] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
     overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
@@ -33,21 +36,27 @@ def pretrain(
     Parameters
     ----------
     model
-        scratch for a new one; else a folder, a hub name or tain-mini to continue (then give --optimizer adamw)
+        scratch for a new one; else a folder, a hub name or tain-mini to continue (then give --optimizer adamw); an encoder without a
+        prediction head gets a new one
     """
     settled = settle(PretrainConfig, config, file=settings)
     from tain.foundation.progress import Progress
     from tain.recipes.pretrain import pretrain as run
 
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    result = run(model, texts, output, config=settled, column=column, overwrite=overwrite, progress=progress)
+    result = run(
+        model, texts, output, config=settled, column=column, document_column=document_column, overwrite=overwrite, progress=progress
+    )
     if json:
         import json as formatter
 
-        figures = {"tokens": result.tokens, "steps": result.steps, "validation": result.validation, "finished": result.finished}
+        figures = {"tokens": result.tokens, "steps": result.steps, "validation": result.validation}
+        figures |= {"held_out": result.held_out, "finished": result.finished}
         print(formatter.dumps({**figures, "folder": str(result.folder) if result.folder else None}))
         return
     print(f"{result.tokens / 1e6:.2f}M tokens in {result.steps:,} steps, training loss {result.losses[-1]:.3f}")
     if result.validation:
         print(f"validation loss {result.validation[-1][1]:.3f}")
+    if result.held_out:
+        print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in result.held_out[-1][1].items()))
     print(f"saved in {result.folder}" if result.finished else "time is up: the checkpoint is kept, go on with --resume")

@@ -93,6 +93,8 @@ def _checked(file: Path, name: str, value: Any, kind: Any) -> Any:
             return tuple(get_args(option)[0](item) for item in value)
         if option is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
+        if option is Path and isinstance(value, str):
+            return Path(value)
         if option in (int, float, bool, str) and type(value) is option:
             return value
         if get_args(option) and value in get_args(option):

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from tain.foundation.errors import UserError
 
 
-def _refuse_flags(_: object, value: Any) -> None:
+def _refuse_flags(_: Any, value: Any) -> None:
     # a lone - is standard input; with that let through, the parser would take a misspelled flag for a file too
     for token in [value] if isinstance(value, str) else value or ():
         if token.startswith("-") and token != "-":

@@ -35,12 +35,14 @@ class Packing:
         drophead: Probability that a head's output is dropped for a text in a layer; 0 outside training.
         capture: Called once a group and layer with the attention module, the weights
             (rows, heads, tokens, tokens) and the values (rows, heads, tokens, head width).
+        prefix: Tokens in front of each text that have no place in it: a sliding window neither hides nor counts them.
     """
 
     groups: tuple[tuple[int, int], ...]
     owners: Int[Tensor, "rows tokens"] | None = None
     drophead: float = 0.0
     capture: Capture | None = None
+    prefix: int = 0
 
 
 def packed_attention(
@@ -97,7 +99,7 @@ def _attend(
 ) -> Float[Tensor, "1 group_tokens heads width"]:
     """Run attention over ``rows`` rows of ``tokens`` tokens each that lie side by side."""
     query, key, value = (_by_row(states, rows, tokens) for states in (query, key, value))  # (rows, heads, tokens, width)
-    is_visible = _window(tokens, sliding_window, query.device)
+    is_visible = _window(tokens, sliding_window, query.device, prefix=packing.prefix)
     if owners is not None:
         is_same_text = (owners[:, :, None] == owners[:, None, :])[:, None]  # (rows, 1, tokens, tokens)
         is_visible = is_same_text if is_visible is None else is_same_text & is_visible
@@ -149,12 +151,14 @@ def _by_row(states: Tensor, rows: int, tokens: int) -> Tensor:
     return states[0].unflatten(1, (rows, tokens)).transpose(0, 1)
 
 
-def _window(tokens: int, sliding_window: int | None, device: torch.device) -> Tensor | None:
+def _window(tokens: int, sliding_window: int | None, device: torch.device, *, prefix: int = 0) -> Tensor | None:
     """Which tokens see which, or None where all see all."""
-    if sliding_window is None or tokens <= sliding_window:
+    if sliding_window is None or tokens - prefix <= sliding_window:
         return None
     places = torch.arange(tokens, device=device)
-    return (places[:, None] - places).abs() < sliding_window
+    is_near = (places[:, None] - places).abs() < sliding_window
+    is_near[:prefix] = is_near[:, :prefix] = True
+    return is_near
 
 
 def _mask(*arguments: Any, attention_mask: Tensor | None = None, **settings: Any) -> Tensor | None:

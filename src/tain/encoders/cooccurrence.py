@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tain.batches.types import TokenIds
 from tain.foundation.errors import UserError
 
 _LARGEST_VOCABULARY = 40_000  # the table of counts is dense: 6.4 GB at this size
@@ -18,7 +19,7 @@ _CHUNK_TOKENS = 4_000_000
 
 
 def cooccurrence_vectors(
-    stream: np.ndarray,
+    stream: TokenIds,
     *,
     vocabulary: int,
     dim: int,
@@ -46,11 +47,13 @@ def cooccurrence_vectors(
     if vocabulary > _LARGEST_VOCABULARY:
         raise UserError(f"the vocabulary has {vocabulary:,} tokens, too many to count pairs of in memory: give --no-cooccurrence-start")
     counts = torch.zeros(vocabulary * vocabulary)
+    unigram = np.zeros(vocabulary, dtype=np.int64)
     is_special = np.zeros(vocabulary, dtype=bool)
     is_special[list(special_ids)] = True
     for start in range(0, len(stream), _CHUNK_TOKENS):
         chunk = stream[start : start + _CHUNK_TOKENS + window].astype(np.int64)
         tokens = torch.from_numpy(chunk)
+        unigram += np.bincount(chunk[:_CHUNK_TOKENS], minlength=vocabulary)
         is_word = torch.from_numpy(~is_special[chunk])
         is_open = is_word[:_CHUNK_TOKENS]
         for distance in range(1, min(window, len(tokens) - 1) + 1):
@@ -60,13 +63,13 @@ def cooccurrence_vectors(
             counts.index_add_(0, pairs, torch.full((len(pairs),), (window + 1 - distance) / window))
     counts = counts.view(vocabulary, vocabulary)
     counts += counts.T.clone()
-    unigram = torch.from_numpy(np.bincount(stream, minlength=vocabulary)).float()
     information = _positive_information(counts)
     vectors = _leading_vectors(information, dim, generator)
-    has_vector = ~torch.from_numpy(is_special) & (unigram > 0)
+    occurrences = torch.from_numpy(unigram).float()
+    has_vector = ~torch.from_numpy(is_special) & (occurrences > 0)
     vectors -= vectors[has_vector].mean(0)
     vectors[~has_vector] = 0
-    return vectors, unigram
+    return vectors, occurrences
 
 
 def _positive_information(counts: Tensor) -> Tensor:

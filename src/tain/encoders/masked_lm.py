@@ -1,5 +1,6 @@
 """Any transformers masked language model, its head computed at the masked places only."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,21 +32,35 @@ class MaskedLanguageModel(nn.Module):
                 f"{type(model).__name__} is no masked language model with an encoder inside: give one that AutoModelForMaskedLM loads"
             )
         self._places: Tensor | None = None
+        self._change: Callable[[Tensor], Tensor] | None = None
         encoder.register_forward_hook(self._keep_places)
 
     def _keep_places(self, encoder: nn.Module, inputs: Any, output: Any) -> Any:
         if self._places is None:
             return output
-        output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[self._places][None]
+        hidden = output.last_hidden_state.flatten(0, 1)[self._places]
+        output.last_hidden_state = (hidden if self._change is None else self._change(hidden))[None]
         return output
 
     def forward(self, ids: Int[Tensor, "rows tokens"], places: Int[Tensor, " masked"]) -> Float[Tensor, "masked vocabulary"]:
         """Compute logits at flat ``places`` of ``ids``; rows are full, without padding."""
-        self._places = places
+        return self.logits_at(places, input_ids=ids)
+
+    def logits_at(
+        self, places: Int[Tensor, " masked"], *, change: Callable[[Tensor], Tensor] | None = None, **inputs: Any
+    ) -> Float[Tensor, "masked vocabulary"]:
+        """Compute logits at flat ``places`` of whatever the model is given.
+
+        Args:
+            places: Where to predict, counted over all rows.
+            change: Turns the encoder's vectors at the places (masked, dim) into those that the head sees.
+            **inputs: What the model's own forward pass takes.
+        """
+        self._places, self._change = places, change
         try:
-            return self.model(input_ids=ids).logits[0]
+            return self.model(**inputs).logits[0]
         finally:
-            self._places = None
+            self._places = self._change = None
 
 
 def tied_names(model: Any) -> list[str]:
@@ -73,3 +88,26 @@ def start_embeddings(model: Any, table: Float[Tensor, "vocabulary dim"], unigram
     if output is not None and output.bias is not None:
         counts = unigram.clamp(min=1).double()
         output.bias.copy_((counts / counts.sum()).log())
+
+
+@torch.no_grad()
+def grow_embeddings(model: Any, pieces: dict[int, list[int]]) -> None:
+    """Give a model rows for new tokens: the mean of the rows (and of the output biases) of the pieces they were cut into before.
+
+    Args:
+        model: A masked LM; its vocabulary is made larger where the new ids ask for it.
+        pieces: For each new id the old ids.
+    """
+    if not pieces:
+        return
+    if max(pieces) >= model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(max(pieces) + 1, mean_resizing=False)
+    output = model.get_output_embeddings()
+    tables = [model.get_input_embeddings().weight]
+    if output is not None and output.weight is not tables[0]:
+        tables.append(output.weight)
+    if output is not None and output.bias is not None:
+        tables.append(output.bias)
+    for table in tables:
+        for place, old in pieces.items():
+            table[place] = table[old].mean(0)

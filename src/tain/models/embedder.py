@@ -258,6 +258,12 @@ def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = Fal
     Raises:
         UserError: transformers cannot find or read it, or its weights are not all there.
     """
+    model, tokenizer, _ = load_with_missing(auto_class, path, trust_remote_code=trust_remote_code)
+    return model, tokenizer
+
+
+def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = False) -> tuple[Any, Any, Collection[str]]:
+    """Load as ``load_pretrained``, and tell which parameters (of a head or pooler) the folder lacks, so that they are random."""
     import transformers
 
     said = transformers.logging.get_verbosity()
@@ -278,7 +284,7 @@ def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = Fal
     finally:
         transformers.logging.set_verbosity(said)
     _refuse_lacking(path, model, loading["missing_keys"])
-    return model.eval(), tokenizer
+    return model.eval(), tokenizer, loading["missing_keys"]
 
 
 def _refuse_lacking(path: str, model: Any, missing: Collection[str]) -> None:

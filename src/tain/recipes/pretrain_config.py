@@ -1,6 +1,7 @@
 """Settings of pretraining. Light to import: the command line reads its help from here."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,29 @@ class PretrainConfig:
     block_tokens: Annotated[int, "length of a block of text, special tokens included"] = 128
     batch_blocks: Annotated[int, "blocks a step"] = 32
     masking_rate: Annotated[float, "share of tokens to predict; 0.15 is BERT's, small models learn faster from 0.3"] = 0.3
+    objective: Annotated[
+        Literal["random", "whole-word", "span", "fully-explored", "cmlm"],
+        "what is masked: single tokens, whole words or spans, once a text; fully-explored: several masks of one text that never overlap; "
+        "cmlm: sentences, restored with the help of their neighbours' vectors (patented in the US: see docs/cmlm.md)",
+    ] = "random"
+    explored_parts: Annotated[
+        int | None, "fully-explored: masks of a text, each of masking_rate; default: as many as there is room for, floor(1 / masking_rate)"
+    ] = None
+    masked_units: Annotated[Literal["token", "word", "span"], "fully-explored: what is masked as a whole"] = "token"
+    spread_over_epochs: Annotated[
+        bool, "fully-explored: one mask an epoch, at no extra cost, instead of all in one step, which takes as many passes"
+    ] = False
+    span_tokens: Annotated[int, "length of a span, where spans are masked"] = 3
+    neighbour: Annotated[Literal["left", "right", "both"], "cmlm: which neighbour's vector helps: the sentence before, behind, or both"] = (
+        "left"
+    )
+    pseudo_tokens: Annotated[int, "cmlm: pseudo-tokens that a neighbour's vector is spread over; 0 leaves the neighbour out"] = 15
+    skip_connection: Annotated[bool, "cmlm: show the vector to the prediction head too"] = False
+    split_sentences: Annotated[bool, "cmlm: cut lines into sentences; without it each line is one"] = True
+    least_tokens: Annotated[int, "cmlm: shorter sentences are joined to the next one"] = 8
+    most_overlap: Annotated[
+        float, "cmlm: neighbours with a larger share of tokens in common (of those in either) are dropped; 1 drops none"
+    ] = 0.7
     optimizer: Annotated[
         Literal["muon", "adamw"], "muon: Muon on matrices, AdamW on the rest; adamw: AdamW on all (to continue a model)"
     ] = "muon"
@@ -38,6 +62,11 @@ class PretrainConfig:
     feed_forward: Annotated[int, "inner width of a new model's feed-forward parts"] = 384
     vocabulary: Annotated[int, "word pieces of a new model's tokenizer"] = 16_384
     tokenizer: Annotated[str | None, "folder of a tokenizer for a new model; default: one is trained on the texts"] = None
+    add_words: Annotated[
+        int, "teach a continued model's tokenizer this many words of the texts that it cuts into 3 pieces or more, frequent ones first"
+    ] = 0
+    words: Annotated[Path | None, "file of words to teach the tokenizer, one a line"] = None
+    shards: Annotated[Path | None, "folder to keep the tokenised texts in, or to take them from; default: beside the output"] = None
     compile: Annotated[bool, "compile the step first: a minute's wait, then about 1.4 times faster; needs a C++ compiler"] = False
     minutes: Annotated[float | None, "stop after this many minutes, checkpoint kept; --resume goes on"] = None
     checkpoint_every_s: Annotated[float, "seconds between checkpoints"] = 300.0
@@ -49,7 +78,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens"):
+        for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens", "span_tokens"):
             if not getattr(self, name) >= 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")
         if self.block_tokens < 8:
@@ -67,4 +96,64 @@ class PretrainConfig:
             problems.append(f"width {self.width} cannot be shared by {self.heads} heads: give a multiple")
         if self.vocabulary < 300:
             problems.append(f"vocabulary is {self.vocabulary}, hardly more than the letters: give 300 or more (16384)")
-        refuse_all(problems)
+        if self.add_words < 0:
+            problems.append(f"add_words is {self.add_words}: give 0 or more")
+        refuse_all([*problems, *self._problems_of_exploring(), *self._problems_of_conditioning()])
+
+    @property
+    def parts(self) -> int:
+        """Masks of one text: K of fully-explored masking, 1 elsewhere."""
+        if self.objective != "fully-explored":
+            return 1
+        return self.explored_parts or _most_parts(self.masking_rate)
+
+    @property
+    def units(self) -> str:
+        """What is masked as a whole: token, word or span."""
+        if self.objective == "fully-explored":
+            return self.masked_units
+        return {"whole-word": "word", "span": "span"}.get(self.objective, "token")
+
+    def _problems_of_exploring(self) -> list[str]:
+        explores = self.objective == "fully-explored"
+        given = {"explored_parts": self.explored_parts is not None, "spread_over_epochs": self.spread_over_epochs}
+        given["masked_units"] = self.masked_units != "token"
+        problems = [
+            f"{name} is for objective fully-explored, but objective is {self.objective!r}: leave it out, or give --objective fully-explored"
+            for name, is_given in given.items()
+            if is_given and not explores
+        ]
+        if explores and self.explored_parts is not None and 0 < self.masking_rate < 1:
+            most = _most_parts(self.masking_rate)
+            if self.explored_parts < 1:
+                problems.append(f"explored_parts is {self.explored_parts}: give 1 or more")
+            elif self.explored_parts > most:
+                problems.append(
+                    f"explored_parts is {self.explored_parts} at masking_rate {self.masking_rate}, which asks for"
+                    f" {self.explored_parts * self.masking_rate:.0%} of the tokens: give at most {most}, or a rate of at most"
+                    f" {math.floor(1e4 / self.explored_parts) / 1e4:g}"
+                )
+        return problems
+
+    def _problems_of_conditioning(self) -> list[str]:
+        names = ("neighbour", "pseudo_tokens", "skip_connection", "split_sentences", "least_tokens", "most_overlap")
+        problems = []
+        if self.objective != "cmlm":
+            given = [entry.name for entry in fields(self) if entry.name in names and getattr(self, entry.name) != entry.default]
+            return [
+                f"{name} is for objective cmlm, but objective is {self.objective!r}: leave it out, or give --objective cmlm"
+                for name in given
+            ]
+        if self.pseudo_tokens < 0:
+            problems.append(f"pseudo_tokens is {self.pseudo_tokens}: give 0 (no neighbour) or more (15)")
+        if self.least_tokens < 1:
+            problems.append(f"least_tokens is {self.least_tokens}: give 1 or more (8)")
+        if not 0 < self.most_overlap <= 1:
+            problems.append(f"most_overlap is {self.most_overlap}: give a share above 0, up to 1 (0.7)")
+        if self.compile:
+            problems.append("compile needs batches of one shape, but sentences differ in length: leave it out with objective cmlm")
+        return problems
+
+
+def _most_parts(rate: float) -> int:
+    return math.floor(1 / rate + 1e-9)

@@ -9,10 +9,12 @@ from typing import Generic, TypeVar
 
 from tain.foundation.errors import UserError
 from tain.text.lines import MAX_LINE_BYTES, is_stdin, read_lines, source_name
-from tain.text.records import Pair
+from tain.text.records import Pair, Sentence
 from tain.text.tables import Table, kind_of, open_table, split_hub_source
 
 Item = TypeVar("Item")
+
+_NO_DOCUMENT = object()  # unlike every value of a table, a missing one too
 
 
 class Stream(Iterator[Item], Generic[Item]):
@@ -69,21 +71,43 @@ def read_texts(source: str | Path, *, column: str | None = None) -> Stream[str]:
         UserError: The source cannot be read, has no text, or the column is missing or not named; further on, at a line that
             cannot be read (not UTF-8, a NUL byte, over 10,000,000 bytes, a wrong number of fields, no text).
     """
-    name = source_name(source)
     kind = kind_of(source)
     if kind == "text":
-        if column is not None:
-            advice = (
-                "save the table under a name that ends in .csv, .tsv or .jsonl" if is_stdin(source) else "name a table .csv, .tsv or .jsonl"
-            )
-            raise UserError(f"{name} is read as plain text, which has no column {column!r}: leave the column out, or {advice}")
-        return Stream(_plain_texts(source), why_nothing=lambda blank: _no_texts(name, blank))
+        _refuse_columns(source, column)
+        return Stream(_plain_texts(source), why_nothing=lambda blank: _no_texts(source_name(source), blank))
     if kind == "hub":
         column = _hub_column(source, column)
     table = open_table(source)
     chosen = None if column is None and len(table.columns) == 1 else [_checked_column(table, column)]
     shown = chosen[0] if chosen else table.columns[0]
     return Stream(_column_texts(table, chosen), why_nothing=lambda blank: _no_rows(table, blank, f"column {shown!r}"))
+
+
+def read_sentences(source: str | Path, *, column: str | None = None, document_column: str | None = None) -> Stream[Sentence]:
+    """Stream the same texts as ``read_texts``, and tell where documents begin.
+
+    In plain text an empty line, one or several, ends a document, and so does the end of the file. Rows of a table are rarely
+    neighbours in one text, so each is a document of its own, unless ``document_column`` tells which belong together.
+
+    Args:
+        source: As in ``read_texts``.
+        column: As in ``read_texts``.
+        document_column: A table's column whose value is the same throughout a document; a document's rows follow each other.
+
+    Raises:
+        UserError: As ``read_texts``.
+    """
+    if kind_of(source) == "text":
+        _refuse_columns(source, column, document_column)
+        return Stream(_marked(_plain_texts(source)), why_nothing=lambda blank: _no_texts(source_name(source), blank))
+    if document_column is None:
+        texts = read_texts(source, column=column)
+        return Stream((Sentence(text, True) for text in texts), why_nothing=lambda blank: _no_texts(source_name(source), blank))
+    if kind_of(source) == "hub":
+        column = _hub_column(source, column)
+    table = open_table(source)
+    columns = [_checked_column(table, name) for name in (column, document_column)]
+    return Stream(_rows_of_documents(table, columns), why_nothing=lambda blank: _no_rows(table, blank, f"column {columns[0]!r}"))
 
 
 def read_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) -> Stream[Pair]:
@@ -142,6 +166,24 @@ def read_rows(source: str | Path) -> tuple[list[str], Stream[dict[str, str]]]:
 def _plain_texts(source: str | Path) -> Iterator[str | None]:
     for line in read_lines(source):
         yield None if not line or line.isspace() else line
+
+
+def _marked(texts: Iterator[str | None]) -> Iterator[Sentence | None]:
+    begins_document = True
+    for text in texts:
+        yield None if text is None else Sentence(text, begins_document)
+        begins_document = text is None
+
+
+def _rows_of_documents(table: Table, columns: list[str]) -> Iterator[Sentence | None]:
+    before: object = _NO_DOCUMENT
+    for number, values in table.rows(columns):
+        text = None if values is None else _text_or_blank(values[0], table, number, columns[0])
+        if values is None or text is None:
+            yield None
+            continue
+        yield Sentence(text, values[1] != before)
+        before = values[1]
 
 
 def _column_texts(table: Table, chosen: list[str] | None) -> Iterator[str | None]:
@@ -209,6 +251,18 @@ def _refuse_bad_text(text: str, table: Table, number: int, column: str) -> None:
         else:
             return
     raise UserError(f"{table.name} {table.unit} {number}, column {column!r} {problem}")
+
+
+def _refuse_columns(source: str | Path, *columns: str | None) -> None:
+    """Refuse a column asked of plain text, which has none."""
+    for column in columns:
+        if column is not None:
+            advice = (
+                "save the table under a name that ends in .csv, .tsv or .jsonl" if is_stdin(source) else "name a table .csv, .tsv or .jsonl"
+            )
+            raise UserError(
+                f"{source_name(source)} is read as plain text, which has no column {column!r}: leave the column out, or {advice}"
+            )
 
 
 def _checked_column(table: Table, column: str | None) -> str:

@@ -11,6 +11,13 @@ class Pair(NamedTuple):
     right: str
 
 
+class Sentence(NamedTuple):
+    """A line (or a table's cell) of running text, which may be a whole paragraph, and whether a document begins with it."""
+
+    text: str
+    begins_document: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Deduplicated:
     """The first of each text, in the order given, and how many repeats were dropped."""

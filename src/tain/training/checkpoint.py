@@ -35,12 +35,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, tensors: dict[str, Ten
         (partial / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(folder: Path, *, identity: dict[str, Any]) -> tuple[Checkpoint, dict[str, Tensor]]:
+def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[str, Any]) -> tuple[Checkpoint, dict[str, Tensor]]:
     """Read a checkpoint back.
 
     Args:
         folder: Where ``save_checkpoint`` wrote it.
         identity: What this run was started with.
+        defaults: What a setting is where the checkpoint, older than the setting, does not say.
 
     Raises:
         UserError: There is no checkpoint, or it comes from a run with other settings (they are named).
@@ -50,8 +51,9 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any]) -> tuple[Checkpoi
     content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     # what went through JSON must be compared with what went through JSON
     here = json.loads(json.dumps(identity))
-    changed = sorted(key for key in content["identity"].keys() | here.keys() if content["identity"].get(key) != here.get(key))
+    there = {name: defaults.get(name) for name in here} | content["identity"]
+    changed = sorted(name for name in there if there[name] != here.get(name))
     if changed:
-        said = ", ".join(f"{key} was {content['identity'].get(key)!r} and is {here.get(key)!r}" for key in changed)
+        said = ", ".join(f"{name} was {there[name]!r} and is {here.get(name)!r}" for name in changed)
         raise UserError(f"the checkpoint was made with other settings ({said}): give the same, or start again without --resume")
     return Checkpoint(content["step"], content["identity"], content["figures"]), load_file(folder / "state.safetensors")

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ class Saving:
         every_s: Seconds between checkpoints; None writes none on the way.
         resume: Go on from the folder's checkpoint.
         identity: Settings that must not change between the runs.
+        defaults: What a setting is where a checkpoint, older than the setting, does not say.
     """
 
     folder: Path
     every_s: float | None
     resume: bool
     identity: dict[str, Any]
+    defaults: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def train(
     losses: list[float] = []
     first = 0
     if saving is not None and saving.resume:
-        checkpoint, tensors = load_checkpoint(saving.folder, identity=saving.identity)
+        checkpoint, tensors = load_checkpoint(saving.folder, identity=saving.identity, defaults=saving.defaults)
         optimizer.load_state(tensors)
         first, losses = checkpoint.step, list(checkpoint.figures["losses"])
     began_s = saved_s = time.monotonic()

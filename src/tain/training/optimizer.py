@@ -35,15 +35,21 @@ class MasterWeights:
         self._gradients: list[Tensor | None] = [None] * len(self.masters)  # kept from step to step: fresh memory is slow
 
     def take_gradients(self) -> None:
-        """Move the model's gradients onto the masters."""
+        """Add the model's gradients to the masters', in float32, and clear the model's.
+
+        To be called after each backward pass where several make up a step: sums in bfloat16 would lose the small ones.
+        """
         if not self.is_copied:
             return
         for place, (master, parameter) in enumerate(zip(self.masters, self.parameters, strict=True)):
             if parameter.grad is None:
                 continue
-            kept = self._gradients[place]
-            kept = torch.empty_like(master) if kept is None else kept
-            self._gradients[place] = master.grad = kept.copy_(parameter.grad)
+            if master.grad is None:
+                kept = self._gradients[place]
+                kept = torch.empty_like(master) if kept is None else kept
+                self._gradients[place] = master.grad = kept.copy_(parameter.grad)
+            else:
+                master.grad += parameter.grad
             parameter.grad = None
 
     @torch.no_grad()

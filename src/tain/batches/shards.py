@@ -1,0 +1,352 @@
+"""Running text as token ids on disk: cut into tokens once, then read through the system's page cache, larger than memory or not.
+
+A folder holds the ids of all texts one after the other, a separator behind each sentence (``tokens-00000.bin``, ...), where
+sentences and documents begin (``sentences.bin``, ``documents.bin``), and what it was made from (``shards.json``). A sentence is
+whatever the readers give as one text: a line of a file, or a table's cell.
+"""
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from tain.batches.tokenizing import bare_ids, fingerprint, separator_id
+from tain.foundation.errors import UserError
+from tain.foundation.files import whole_folder
+from tain.foundation.progress import Progress
+from tain.text.lines import is_stdin
+from tain.text.readers import read_sentences
+from tain.text.records import Sentence
+
+FORMAT = 1
+
+_SHARD_TOKENS = 2**28  # half a gigabyte a file at two bytes a token
+_BATCH_TEXTS = 4096
+_PROBED_BYTES = 2**20  # of a source's start and end: enough to tell files apart without reading them whole
+_PLACES = np.dtype(np.int64)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Which texts are read, and how.
+
+    Attributes:
+        paths: Files or hub data sets, as ``read_sentences`` takes them.
+        column: The texts' column, where they are tables.
+        document_column: The column that tells a table's documents apart.
+    """
+
+    paths: tuple[str, ...]
+    column: str | None = None
+    document_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if any(is_stdin(path) for path in self.paths):
+            raise UserError("texts are '-' (standard input), which cannot be read again when a run goes on: save them to a file first")
+
+    def sentences(self) -> Iterator[Sentence]:
+        """Read every source in turn; a document never goes on from one to the next."""
+        for path in self.paths:
+            try:
+                yield from read_sentences(path, column=self.column, document_column=self.document_column)
+            except OSError as error:
+                raise UserError(f"{path!r} could not be read to its end ({error.strerror}): check its disk or give a copy") from error
+
+    def texts(self) -> Iterator[str]:
+        return (sentence.text for sentence in self.sentences())
+
+    def facts(self) -> dict[str, Any]:
+        """What tells these texts from others: names, sizes, and a digest of each file's first and last megabyte."""
+        return {
+            "files": [_facts_of(path) for path in self.paths],
+            "column": self.column,
+            "document_column": self.document_column,
+        }
+
+
+class TokenStream:
+    """Ids of all texts one after the other, read from one or more files as if they were one array.
+
+    Slices (without a step) give NumPy arrays; what lies within one file is not copied.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts = list(parts)
+        self.dtype = self.parts[0].dtype
+        self._begins = np.cumsum([0, *map(len, self.parts)])
+
+    def __len__(self) -> int:
+        return int(self._begins[-1])
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        start, stop, _ = places.indices(len(self))
+        first = int(np.searchsorted(self._begins, start, side="right")) - 1
+        pieces = []
+        for number in range(first, len(self.parts)):
+            begin = int(self._begins[number])
+            if begin >= stop:
+                break
+            pieces.append(self.parts[number][max(start - begin, 0) : stop - begin])
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype=self.dtype)
+
+
+class Sentences(Sequence[np.ndarray]):
+    """The ids of each sentence without special tokens; read when asked for."""
+
+    def __init__(self, tokens: TokenStream, starts: np.ndarray) -> None:
+        self._tokens = tokens
+        self._starts = starts  # one more than there are sentences
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> Integer[np.ndarray, " tokens"]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[np.ndarray]: ...
+    def __getitem__(self, place: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        number = place + len(self) if place < 0 else place
+        if not 0 <= number < len(self):
+            raise IndexError(f"there is no sentence {place}: there are {len(self)}")
+        return self._tokens[int(self._starts[number]) : int(self._starts[number + 1]) - 1]  # the last one is the separator
+
+    def lengths(self) -> Int64[np.ndarray, " sentences"]:
+        """Tokens of each sentence."""
+        return np.diff(self._starts) - 1
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Tokenised text in a folder.
+
+    Attributes:
+        folder: Where it lies.
+        tokens: All ids in reading order, a separator behind each sentence.
+        sentences: The ids of sentence i, without special tokens.
+        document_starts: Places in ``sentences`` where a document begins, ascending from 0.
+        separator: Id behind each sentence.
+        facts: What ``shards.json`` says.
+    """
+
+    folder: Path
+    tokens: TokenStream
+    sentences: Sentences
+    document_starts: Int64[np.ndarray, " documents"]
+    separator: int
+    facts: dict[str, Any]
+
+    @cached_property
+    def documents(self) -> int:
+        return len(self.document_starts)
+
+
+def tokenised(
+    folder: Path, sources: Sources, tokenizer: Any, *, progress: Progress | None = None, shard_tokens: int = _SHARD_TOKENS
+) -> Shards:
+    """Open a folder of shards, or make it where there is none.
+
+    Args:
+        folder: Where the shards lie, or shall lie.
+        sources: The texts.
+        tokenizer: A transformers tokenizer.
+        progress: Told about every batch of sentences.
+        shard_tokens: Most tokens a file.
+
+    Raises:
+        UserError: The folder holds something else, half of something, or shards of another tokenizer or of other texts; a
+            source cannot be read; or the disk is full. Then nothing is left behind.
+    """
+    if not folder.exists():
+        _write(folder, sources, tokenizer, progress or Progress.silent(), shard_tokens)
+    shards = open_shards(folder)
+    if shards.facts["tokenizer"] != fingerprint(tokenizer):
+        raise UserError(
+            f"shards {str(folder)!r} were cut by another tokenizer ({shards.facts['vocabulary']:,} tokens; this one has"
+            f" {len(tokenizer):,}): name another folder, or remove this one"
+        )
+    if shards.facts["sources"] != sources.facts():
+        names = ", ".join(entry["name"] for entry in shards.facts["sources"]["files"])
+        raise UserError(
+            f"shards {str(folder)!r} were made from other texts or columns (from {names}): name another folder, or remove this one"
+        )
+    return shards
+
+
+def open_shards(folder: Path) -> Shards:
+    """Open a folder of shards whatever its texts and tokenizer.
+
+    Raises:
+        UserError: The folder holds no shards, or not all of them.
+    """
+    try:
+        facts = json.loads((folder / "shards.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{str(folder)!r} holds no finished shards (shards.json is missing or broken): remove it, or name another"
+        ) from None
+    if facts.get("format") != FORMAT:
+        raise UserError(
+            f"shards {str(folder)!r} have format {facts.get('format')}, and this tain reads {FORMAT}: remove them to have them made again"
+        )
+    number_type = np.dtype(facts["number_type"])
+    parts = [_mapped(folder / name, number_type, length) for name, length in facts["shards"]]
+    tokens = TokenStream(parts)
+    starts = _mapped(folder / "sentences.bin", _PLACES, facts["sentences"] + 1)
+    document_starts = _mapped(folder / "documents.bin", _PLACES, facts["documents"])
+    return Shards(folder, tokens, Sentences(tokens, starts), document_starts, facts["separator"], facts)
+
+
+def token_batches(
+    sentences: Iterable[Sentence], tokenizer: Any, *, batch_texts: int = _BATCH_TEXTS
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Tokenise sentences in batches; the next batch is cut on the other cores while the caller deals with the last one.
+
+    Yields:
+        Ids of the batch's sentences one after the other, a separator behind each; each sentence's tokens, separator
+        included; and whether a document begins with it.
+    """
+    separator = separator_id(tokenizer)
+    number_type = number_type_for(len(tokenizer))
+    source = iter(sentences)
+
+    def cut(batch: list[Sentence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = bare_ids(tokenizer, [sentence.text for sentence in batch])
+        for row in rows:
+            row.append(separator)
+        lengths = np.fromiter(map(len, rows), dtype=_PLACES, count=len(rows))
+        ids = np.fromiter(chain.from_iterable(rows), dtype=number_type, count=int(lengths.sum()))
+        return ids, lengths, np.array([sentence.begins_document for sentence in batch])
+
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        ahead = None
+        while batch := list(islice(source, batch_texts)):
+            started = worker.submit(cut, batch)
+            if ahead is not None:
+                yield ahead.result()
+            ahead = started
+        if ahead is not None:
+            yield ahead.result()
+
+
+def number_type_for(vocabulary: int) -> np.dtype:
+    """The smallest of the two number types of shards that holds every id."""
+    return np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
+
+
+def _write(folder: Path, sources: Sources, tokenizer: Any, progress: Progress, shard_tokens: int) -> None:
+    with _clear_of_disk_errors(folder), whole_folder(folder) as partial:
+        with closing(_Writer(partial, number_type_for(len(tokenizer)), shard_tokens)) as writer, progress.task("tokenise", None) as task:
+            for ids, lengths, begins_document in token_batches(sources.sentences(), tokenizer):
+                writer.add(ids, lengths, begins_document)
+                task.advance(len(lengths), tokens=float(writer.tokens))
+        facts = {
+            "format": FORMAT,
+            "tokenizer": fingerprint(tokenizer),
+            "vocabulary": len(tokenizer),
+            "separator": separator_id(tokenizer),
+            "number_type": writer.number_type.name,
+            "tokens": writer.tokens,
+            "sentences": writer.sentences,
+            "documents": writer.documents,
+            "shards": writer.shards,
+            "sources": sources.facts(),
+        }
+        (partial / "shards.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _clear_of_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one line; the half-written folder is gone by then."""
+    try:
+        yield
+    except OSError as error:
+        room = "make room there, or " if error.errno in _NO_ROOM else ""
+        raise UserError(
+            f"shards cannot be written to {str(folder)!r} ({error.strerror}), and nothing of them was kept:"
+            f" {room}name a folder on another disk with --shards"
+        ) from error
+
+
+class _Writer:
+    """Appends batches of tokens to files of limited length."""
+
+    def __init__(self, folder: Path, number_type: np.dtype, shard_tokens: int) -> None:
+        self.folder, self.number_type, self.shard_tokens = folder, number_type, shard_tokens
+        self.shards: list[tuple[str, int]] = []
+        self.tokens = self.sentences = self.documents = 0
+        self._starts = (folder / "sentences.bin").open("wb")
+        self._documents = (folder / "documents.bin").open("wb")
+        self._shard: IO[bytes] | None = None
+        self._starts.write(_PLACES.type(0).tobytes())
+
+    def add(self, ids: np.ndarray, lengths: np.ndarray, begins_document: np.ndarray) -> None:
+        self._starts.write((self.tokens + lengths.cumsum()).tobytes())
+        begins = np.flatnonzero(begins_document) + self.sentences
+        self._documents.write(begins.astype(_PLACES).tobytes())
+        self.sentences += len(lengths)
+        self.documents += len(begins)
+        self.tokens += len(ids)
+        while len(ids):
+            room = self._room()
+            self._append(ids[:room])
+            ids = ids[room:]
+
+    def close(self) -> None:
+        with ExitStack() as files:  # closes all, even where the disk is full and the first one cannot be
+            for file in (self._starts, self._documents, self._shard):
+                if file is not None:
+                    files.enter_context(file)
+
+    def _room(self) -> int:
+        """How many tokens the current file still takes; begins a new one when it takes none."""
+        if self._shard is None or self.shards[-1][1] == self.shard_tokens:
+            if self._shard is not None:
+                self._shard.close()
+            name = f"tokens-{len(self.shards):05d}.bin"
+            self._shard = (self.folder / name).open("wb")
+            self.shards.append((name, 0))
+        return self.shard_tokens - self.shards[-1][1]
+
+    def _append(self, ids: np.ndarray) -> None:
+        assert self._shard is not None
+        self._shard.write(ids.tobytes())
+        name, length = self.shards[-1]
+        self.shards[-1] = (name, length + len(ids))
+
+
+def _mapped(path: Path, number_type: np.dtype, length: int) -> np.ndarray:
+    wanted = length * number_type.itemsize
+    found = path.stat().st_size if path.exists() else 0
+    if found != wanted or not length:
+        raise UserError(
+            f"shards file {str(path)!r} has {found:,} bytes and should have {wanted:,}: remove its folder to have it made again"
+        )
+    return np.memmap(path, dtype=number_type, mode="r", shape=(length,))
+
+
+def _facts_of(path: str) -> dict[str, Any]:
+    file = Path(path)
+    if not file.is_file():
+        return {"name": path}
+    size = file.stat().st_size
+    digest = hashlib.sha256()
+    with file.open("rb") as source:
+        digest.update(source.read(_PROBED_BYTES))
+        source.seek(max(0, size - _PROBED_BYTES))
+        digest.update(source.read(_PROBED_BYTES))
+    return {"name": file.name, "bytes": size, "digest": digest.hexdigest()[:16]}

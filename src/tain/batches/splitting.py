@@ -1,0 +1,111 @@
+"""Lines of token ids cut into sentences, for corpora whose lines are whole paragraphs.
+
+The cut is made among tokens, not letters: what is tokenised once serves every objective. An uncased tokenizer has forgotten capitals and
+blanks, so the rule is plain, and errs towards longer sentences.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Int64
+
+_ENDS = set(".!?…。！？।؟")
+_CLOSERS = set("\"'”’»)]」』")
+_MARKS = "Ġ▁#"  # how tokenizers write "a blank before" and "the word goes on"
+_LINE_END = -1  # no token's id
+_SCAN_TOKENS = 1_000_000  # looked at together; bounds memory, changes nothing
+
+
+@dataclass(frozen=True)
+class SentenceEnds:
+    """Which tokens end a sentence, and which tell that a full stop is none.
+
+    Attributes:
+        ends: Full stops and their like.
+        closers: Quotes and brackets that belong to the sentence before them when they follow its end.
+        letters: Single letters: behind one, a full stop makes an initial or an abbreviation.
+        digits: Tokens that begin with a digit: before one, a full stop may be a decimal point.
+    """
+
+    ends: Int64[np.ndarray, " ends"]
+    closers: Int64[np.ndarray, " closers"]
+    letters: Int64[np.ndarray, " letters"]
+    digits: Int64[np.ndarray, " digits"]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "SentenceEnds":
+        """Look through a transformers tokenizer's vocabulary."""
+        bare = {place: token.lstrip(_MARKS) or token for token, place in tokenizer.get_vocab().items()}
+
+        def places(is_wanted: Any) -> np.ndarray:
+            return np.array(sorted(place for place, token in bare.items() if is_wanted(token)), dtype=np.int64)
+
+        return cls(
+            ends=places(lambda token: set(token) <= _ENDS),
+            closers=places(lambda token: set(token) <= _CLOSERS),
+            letters=places(lambda token: len(token) == 1 and token.isalpha() and token.isascii()),
+            digits=places(lambda token: token[0].isdigit()),
+        )
+
+    def cuts(self, tokens: Int64[np.ndarray, " tokens"]) -> Int64[np.ndarray, " cuts"]:
+        """Places that sentences begin at, other than lines' starts; ``tokens`` are lines with ``_LINE_END`` behind each."""
+        is_end, is_closer = np.isin(tokens, self.ends), np.isin(tokens, self.closers)
+        before, after = np.roll(tokens, 1), np.roll(tokens, -1)  # what wraps around is a line's end
+        closes = is_end & ~np.isin(before, self.letters) & ~np.isin(after, self.digits)
+        for _ in range(2):  # a quote and a bracket may follow
+            closes |= is_closer & np.roll(closes, 1)
+        goes_on = np.roll(is_end | is_closer | (tokens == _LINE_END), -1)
+        return (closes & ~goes_on).nonzero()[0] + 1
+
+
+class SplitSentences(Sequence[np.ndarray]):
+    """The same tokens as ``lines``, one sentence an item.
+
+    Args:
+        lines: Token ids of each line, without special tokens.
+        document_starts: Places of the lines that documents begin with.
+        ends: Where sentences end; never across lines.
+
+    Attributes:
+        document_starts: Places of the sentences that documents begin with.
+    """
+
+    def __init__(self, lines: Sequence[np.ndarray], document_starts: np.ndarray, ends: SentenceEnds) -> None:
+        self._lines = lines
+        owners, begins = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        for first, tokens, starts in _chunks(lines):
+            places = np.union1d(starts, ends.cuts(tokens))
+            line = np.searchsorted(starts, places, side="right") - 1
+            owners.append(line + first)
+            begins.append(places - starts[line])
+        self._owners, self._begins = np.concatenate(owners), np.concatenate(begins)
+        self.document_starts: np.ndarray = np.searchsorted(self._owners, document_starts)
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    @overload
+    def __getitem__(self, place: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[np.ndarray]: ...
+    def __getitem__(self, place: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        owner = int(self._owners[place])
+        is_last = place + 1 == len(self) or int(self._owners[place + 1]) != owner
+        line = self._lines[owner]
+        return line[int(self._begins[place]) : len(line) if is_last else int(self._begins[place + 1])]
+
+
+def _chunks(lines: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Lines laid end to end, many at a time: the first one's place, their tokens with ``_LINE_END`` behind each, and where each begins."""
+    first, held, starts, tokens = 0, [], [], 0
+    for place in range(len(lines)):
+        starts.append(tokens)
+        held += [lines[place].astype(np.int64), np.array([_LINE_END])]
+        tokens += len(lines[place]) + 1
+        if tokens >= _SCAN_TOKENS or place == len(lines) - 1:
+            yield first, np.concatenate(held), np.array(starts)
+            first, held, starts, tokens = place + 1, [], [], 0

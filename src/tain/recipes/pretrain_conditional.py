@@ -1,0 +1,173 @@
+"""Conditional masked language modelling (Yang et al. 2021, CMLM) as an objective of pretraining.
+
+Each step restores sentences with the help of their neighbours' vectors, so that what makes a good sentence vector is learnt on the way.
+`docs/cmlm.md` tells what differs from the paper.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tain.batches.neighbours import NeighbourOrder, Neighbours, conditional_batch
+from tain.batches.order import step_seed
+from tain.batches.shards import token_batches
+from tain.batches.splitting import SentenceEnds, SplitSentences
+from tain.batches.tokenizing import opening_id, separator_id
+from tain.encoders.conditioning import ConditionalMaskedLM
+from tain.foundation.errors import UserError
+from tain.models.embedder import max_length
+from tain.models.saved import write_layout
+from tain.objectives.masked_lm import masked_cross_entropy
+from tain.recipes.pretrain_config import PretrainConfig
+from tain.recipes.pretrain_objectives import Masker, Material
+from tain.text.readers import read_sentences
+
+_CARD = """# Sentence encoder and masked language model
+
+Trained by tain with conditional masked language modelling (Yang et al. 2021), from {base}, on {tokens:.2f}M tokens. A text's vector is the mean of
+its token vectors; `tain mirror` goes on from here. Settings and figures are in `tain.json`.
+
+The training method is covered by US patent 11,769,011: check before commercial use.
+"""
+_HELD_OUT_LINES = 2000  # a file
+_HELD_OUT_TARGETS = 400  # in all
+_BATCH_TARGETS = 50
+
+
+def conditional_model(model: Any, config: PretrainConfig) -> ConditionalMaskedLM:
+    """Put between a masked language model's two passes what the settings ask for."""
+    return ConditionalMaskedLM(
+        model,
+        pseudo_tokens=config.pseudo_tokens,
+        conditions=2 if config.neighbour == "both" else 1,
+        skip_connection=config.skip_connection,
+    )
+
+
+def write_conditional_layout(folder: Path, model: Any, tokenizer: Any, record: dict[str, Any]) -> None:
+    """Make a saved model the encoder that it was trained to be: a mean over tokens, as sentence-transformers folders say it."""
+    write_layout(
+        folder,
+        pooling="mean",
+        dim=int(model.config.hidden_size),
+        max_tokens=max_length(model, tokenizer),
+        normalise=False,
+        record={"pooling": "mean", **record},
+        card=_CARD.format(base=record["base_model"], tokens=record["tokens"] / 1e6),
+    )
+
+
+class ConditionalSentences:
+    """Restore sentences from their neighbours.
+
+    A step takes as many sentences as, with their neighbours and pseudo-tokens, have about ``batch_blocks * block_tokens`` tokens, so
+    that a step costs what it costs under the other objectives. ``step_tokens`` is the mean over the corpus.
+    """
+
+    def __init__(self, material: Material) -> None:
+        config = material.config
+        assert material.conditional is not None
+        self.conditional = material.conditional
+        self.config, self.device = config, material.device
+        self.masker = Masker(material.tokenizer, rate=config.masking_rate)
+        self.neighbours = _neighbours(material.shards.sentences, material.shards.document_starts, material.tokenizer, config)
+        tokens = self.neighbours.mean_tokens + self.neighbours.conditions * config.pseudo_tokens
+        batch_targets = max(1, round(config.batch_blocks * config.block_tokens / tokens))
+        self.order = NeighbourOrder(self.neighbours, batch_targets=batch_targets, seed=config.seed)
+        self.step_tokens = round(batch_targets * tokens)
+        self.facts = {"sentences": self.neighbours.counts.to_dict(), "step_sentences": batch_targets}
+        self._bottleneck = _Bottleneck(config.validation, material.tokenizer, config) if config.validation else None
+
+    def gradient(self, step: int) -> float:
+        seed = self.config.seed
+        batch = conditional_batch(
+            self.neighbours,
+            self.order.targets(step),
+            mask=lambda ids: self.masker.at_random(ids, seed=step_seed(seed, step, 7)),
+        ).to(self.device)
+        torch.manual_seed(step_seed(seed, step, 8))  # dropout draws from torch's global state
+        loss = masked_cross_entropy(self.conditional(batch), batch.targets)
+        loss.backward()
+        return loss.item()
+
+    def held_out(self) -> dict[str, float]:
+        if self._bottleneck is None or not self.conditional.is_conditional:
+            return {}
+        return self._bottleneck.losses(self.conditional, self.device)
+
+
+class _Bottleneck:
+    """What the vector is worth: the loss of restoring held-out sentences with the neighbour's vector, with another's, and without.
+
+    The other vector is that of a sentence from another document, as long as no document has most of the sentences.
+    """
+
+    def __init__(self, files: Sequence[Path], tokenizer: Any, config: PretrainConfig) -> None:
+        lines, starts = _held_out_lines(files, tokenizer)
+        try:
+            neighbours = _neighbours(lines, starts, tokenizer, config)
+        except UserError as error:
+            raise UserError(f"validation files cannot show what neighbours are worth: {error}") from None
+        masker = Masker(tokenizer, rate=config.masking_rate)
+        count = min(_HELD_OUT_TARGETS, len(neighbours.targets))
+        targets = neighbours.targets[np.linspace(0, len(neighbours.targets) - 1, count).astype(int)]
+        # in the order of the text, so that a shift by the largest document's count leads out of every document
+        self._shift = int(np.unique(neighbours.documents_of(targets), return_counts=True)[1].max())
+        self._batches = [
+            conditional_batch(
+                neighbours,
+                targets[first : first + _BATCH_TARGETS],
+                mask=lambda ids, first=first: masker.at_random(ids, seed=step_seed(1, first, 9)),
+            )
+            for first in range(0, count, _BATCH_TARGETS)
+        ]
+
+    @torch.no_grad()
+    def losses(self, conditional: ConditionalMaskedLM, device: torch.device) -> dict[str, float]:
+        """Mean losses over all masked tokens, nats, dropout off."""
+        was_training = conditional.training
+        conditional.eval()
+        batches = [batch.to(device) for batch in self._batches]
+        own = [conditional.vectors(batch) for batch in batches]
+        other = torch.cat(own, dim=1).roll(self._shift, dims=1).split([part.shape[1] for part in own], dim=1)
+        sums, places = np.zeros(3), 0
+        for batch, *vectors in zip(batches, own, other, [None] * len(own), strict=True):
+            losses = [masked_cross_entropy(conditional.logits(batch, given), batch.targets).item() for given in vectors]
+            sums += np.array(losses) * len(batch.places)
+            places += len(batch.places)
+        conditional.train(was_training)
+        return dict(zip(("loss_with_neighbour", "loss_with_another", "loss_without"), (sums / places).round(4).tolist(), strict=True))
+
+
+def _neighbours(lines: Sequence[np.ndarray], document_starts: np.ndarray, tokenizer: Any, config: PretrainConfig) -> Neighbours:
+    if config.split_sentences:
+        lines = SplitSentences(lines, document_starts, SentenceEnds.of(tokenizer))
+        document_starts = lines.document_starts
+    return Neighbours(
+        lines,
+        document_starts,
+        side=config.neighbour,
+        first_id=opening_id(tokenizer),
+        last_id=separator_id(tokenizer),
+        least_tokens=config.least_tokens,
+        most_tokens=config.block_tokens,
+        most_overlap=config.most_overlap,
+    )
+
+
+def _held_out_lines(files: Sequence[Path], tokenizer: Any) -> tuple[list[np.ndarray], np.ndarray]:
+    """The first lines of each file as token ids, and where documents begin among them."""
+    lines: list[np.ndarray] = []
+    starts: list[int] = []
+    for path in files:
+        wanted = len(lines) + _HELD_OUT_LINES
+        for ids, lengths, begins_document in token_batches(read_sentences(path), tokenizer, batch_texts=256):
+            starts += (begins_document.nonzero()[0] + len(lines)).tolist()
+            ends = lengths.cumsum()
+            lines += [ids[end - length : end - 1] for end, length in zip(ends, lengths, strict=True)]  # the last one is the separator
+            if len(lines) >= wanted:
+                break
+    return lines, np.array(starts)

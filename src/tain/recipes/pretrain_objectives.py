@@ -1,0 +1,212 @@
+"""What a pretraining step predicts: an objective turns a step's number into a gradient and a loss.
+
+``OBJECTIVES`` is where a further objective gets its name. All of an objective's randomness comes from the seed and the step's
+number, so that a resumed run repeats what an uninterrupted one does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tain.batches.blocks import BlockOrder
+from tain.batches.masking import MaskedTokens, corrupted, disjoint_places, mask_at_random, span_beginnings, word_beginnings
+from tain.batches.order import step_seed
+from tain.batches.shards import Shards
+from tain.batches.tokenizing import continues_word, first_ordinary_id, opening_id, separator_id
+from tain.batches.types import TokenIds
+from tain.encoders.conditioning import ConditionalMaskedLM
+from tain.encoders.masked_lm import MaskedLanguageModel
+from tain.objectives.masked_lm import masked_cross_entropy
+from tain.recipes.pretrain_config import PretrainConfig
+from tain.training.optimizer import MasterWeights
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the loop steps on.
+
+    Attributes:
+        step_tokens: Tokens that a step passes through the encoder, repeated passes counted again; the mean where steps differ.
+        facts: What the saved record shall say of the objective's texts.
+    """
+
+    step_tokens: int
+    facts: dict[str, Any]
+
+    def gradient(self, step: int) -> float:
+        """Leave the gradient of step number ``step`` (from 0) in the model and return the loss, nats a token."""
+        ...
+
+    def held_out(self) -> dict[str, float]:
+        """What the objective measures on the validation texts by itself, beside the loss that all objectives share."""
+        ...
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an objective is made from.
+
+    Attributes:
+        network: The model, on its device, in train mode.
+        weights: Its master weights; gradients of several backward passes a step are gathered there.
+        tokenizer: Its tokenizer.
+        shards: The texts: packed tokens, or sentences and where documents begin.
+        config: All settings.
+        device: Where the model is.
+        conditional: The model with what conditions it on neighbours, for the objective that trains both.
+    """
+
+    network: MaskedLanguageModel
+    weights: MasterWeights
+    tokenizer: Any
+    shards: Shards
+    config: PretrainConfig
+    device: torch.device
+    conditional: ConditionalMaskedLM | None = None
+
+
+class Masker:
+    """Hides tokens of a tokenizer's texts from the model.
+
+    Args:
+        tokenizer: A tokenizer with a mask token.
+        rate: Share of tokens to hide.
+    """
+
+    def __init__(self, tokenizer: Any, *, rate: float) -> None:
+        self.rate = rate
+        self.special = torch.tensor(tokenizer.all_special_ids)
+        self._shown = {"mask_id": tokenizer.mask_token_id, "vocabulary": len(tokenizer), "first_ordinary_id": first_ordinary_id(tokenizer)}
+
+    def is_maskable(self, ids: Tensor) -> Tensor:
+        return ~torch.isin(ids, self.special)
+
+    def at_random(self, ids: Tensor, *, seed: int) -> MaskedTokens:
+        """Hide a fixed number of single tokens."""
+        generator = torch.Generator().manual_seed(seed)
+        return mask_at_random(ids, is_maskable=self.is_maskable(ids), rate=self.rate, generator=generator, **self._shown)
+
+    def at(self, ids: Tensor, places: Tensor, *, generator: torch.Generator) -> MaskedTokens:
+        """Hide the given places."""
+        return corrupted(ids, places, generator=generator, **self._shown)
+
+
+class RandomMasks:
+    """One mask a text, of a fixed number of single tokens (Devlin et al. 2019)."""
+
+    def __init__(self, material: Material) -> None:
+        config = material.config
+        self.seed = config.seed
+        self.order = block_order(material.shards.tokens, material.tokenizer, config)
+        self.masker = Masker(material.tokenizer, rate=config.masking_rate)
+        self.step_tokens = config.batch_blocks * config.block_tokens
+        self.facts: dict[str, Any] = {}
+        self._loss = _MaskedLoss(material)
+
+    def masks(self, step: int) -> list[MaskedTokens]:
+        """The corrupted copies of the step's blocks that go through the model."""
+        return [self.masker.at_random(self.order.batch(step), seed=step_seed(self.seed, step, 7))]
+
+    def gradient(self, step: int) -> float:
+        return self._loss.gradient(self.masks(step), seed=step_seed(self.seed, step, 8))
+
+    def held_out(self) -> dict[str, float]:
+        return {}
+
+
+class DisjointMasks(RandomMasks):
+    """Masks of words or spans, and masks of one text that never overlap: fully-explored masking (Zheng et al. 2020).
+
+    One order of each text's words is drawn and cut into parts. All parts are masked one after the other within a step, or
+    part e mod K in epoch e; then the order belongs to the text, whose blocks keep their cuts for K epochs.
+    """
+
+    def __init__(self, material: Material) -> None:
+        super().__init__(material)
+        config = material.config
+        self.config = config
+        self.parts = config.parts
+        self.continues_word = torch.from_numpy(continues_word(material.tokenizer)) if config.units == "word" else None
+        if not config.spread_over_epochs:
+            self.step_tokens *= self.parts
+
+    def masks(self, step: int) -> list[MaskedTokens]:
+        ids = self.order.batch(step)
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, 7))
+        if self.config.spread_over_epochs:
+            epoch = self.order.epoch(step)
+            draws = self._draws_of_texts(self.order.starts(step), cycle=epoch // self.parts)
+            places = [self._places(ids, draws, each_row=True)[epoch % self.parts]]
+        else:
+            places = self._places(ids, torch.rand(ids.shape, generator=generator), each_row=False)
+        return [self.masker.at(ids, part, generator=generator) for part in places]
+
+    def _places(self, ids: Tensor, draws: Tensor, *, each_row: bool) -> list[Tensor]:
+        is_maskable = self.masker.is_maskable(ids)
+        begins_unit = None
+        if self.continues_word is not None:
+            begins_unit = word_beginnings(ids, is_maskable=is_maskable, continues_word=self.continues_word)
+        elif self.config.units == "span":
+            span = self.config.span_tokens
+            phases = (draws[:, 0] * span).long()  # the first token is special: its draw has no other use
+            begins_unit = span_beginnings(phases, is_maskable=is_maskable, span_tokens=span)
+        return disjoint_places(
+            draws, is_maskable=is_maskable, parts=self.parts, rate=self.masker.rate, begins_unit=begins_unit, each_row=each_row
+        )
+
+    def _draws_of_texts(self, starts: np.ndarray, *, cycle: int) -> Tensor:
+        """Draws that depend on the text and on how often it was explored before, not on the step that meets it."""
+        tokens = self.config.block_tokens
+        rows = [np.random.default_rng([self.seed, 12, cycle, int(start)]).random(tokens, dtype=np.float32) for start in starts]
+        return torch.from_numpy(np.stack(rows))
+
+
+OBJECTIVES: dict[str, Callable[[Material], Objective]] = {
+    "random": RandomMasks,
+    "whole-word": DisjointMasks,
+    "span": DisjointMasks,
+    "fully-explored": DisjointMasks,
+}
+
+
+def block_order(stream: TokenIds, tokenizer: Any, config: PretrainConfig) -> BlockOrder:
+    """Cut a stream into blocks as the settings say."""
+    return BlockOrder(
+        stream,
+        block_tokens=config.block_tokens,
+        batch_blocks=config.batch_blocks,
+        first_id=opening_id(tokenizer),
+        last_id=separator_id(tokenizer),
+        seed=config.seed,
+        phase_epochs=config.parts if config.spread_over_epochs else 1,
+    )
+
+
+class _MaskedLoss:
+    """The mean loss over all tokens hidden in a step, differentiated mask by mask: memory is that of one."""
+
+    def __init__(self, material: Material) -> None:
+        self.weights = material.weights
+        self.device = material.device
+
+        def loss_of(ids: Tensor, places: Tensor, targets: Tensor) -> Tensor:
+            return masked_cross_entropy(material.network(ids, places), targets)
+
+        self._loss_of = torch.compile(loss_of) if material.config.compile else loss_of
+
+    def gradient(self, masks: list[MaskedTokens], *, seed: int) -> float:
+        torch.manual_seed(seed)  # dropout draws from torch's global state
+        hidden = sum(len(mask.places) for mask in masks)
+        total = 0.0
+        for mask in masks:
+            loss = self._loss_of(mask.ids.to(self.device), mask.places.to(self.device), mask.targets.to(self.device))
+            share = len(mask.places) / hidden  # every token counts alike, whatever the sizes of the masks
+            (loss * share).backward()
+            if len(masks) > 1:
+                self.weights.take_gradients()
+            total += loss.item() * share
+        return total

@@ -1,0 +1,64 @@
+"""What pretraining starts from: a new model and tokenizer, or someone's, grown by words of the texts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tain.recipes.pretrain_config import PretrainConfig
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def new_model(config: PretrainConfig, tokenizer: Any) -> Any:
+    """Build a masked language model with random weights, dropout as the config says, input and output embeddings tied."""
+    import transformers
+
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.feed_forward,
+        "max_position_embeddings": 512,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+    }
+    if config.architecture == "bert":
+        settings = transformers.BertConfig(**shared, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout)
+    else:
+        shared["global_attn_every_n_layers"] = 1  # every layer sees the whole text: blocks are short
+        settings = transformers.ModernBertConfig(
+            **shared,
+            embedding_dropout=config.dropout,
+            mlp_dropout=config.dropout,
+            attention_dropout=config.dropout,
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+            bos_token_id=tokenizer.cls_token_id,
+            eos_token_id=tokenizer.sep_token_id,
+        )
+    return transformers.AutoModelForMaskedLM.from_config(settings)
+
+
+def train_wordpiece(texts: Iterator[str], *, vocabulary: int) -> Any:
+    """Train an uncased WordPiece tokenizer and return it as transformers wraps it."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, min_frequency=2, limit_alphabet=256, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    first, last = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")  # the trainer numbers them in this order
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", last), ("[CLS]", first))
+    return wrapped_tokenizer(tokenizer)
+
+
+def wrapped_tokenizer(tokenizer: Any) -> Any:
+    """Give a ``tokenizers`` tokenizer with BERT's special tokens the form that transformers saves and loads."""
+    import transformers
+
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **names)
