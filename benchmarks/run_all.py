@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("start_speed.py", "mirror_speed.py", "encode_speed.py")
+SCRIPTS = ("start_speed.py", "mirror_speed.py", "encode_speed.py", "pretrain_speed.py", "mlm_loss_spread.py")
 
 
 def main():

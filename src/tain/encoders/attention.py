@@ -20,6 +20,8 @@ from tain.encoders.dropout import dropped
 
 NAME = "tain_packed"
 
+_MOST_SCORES = 2**24  # of a layer, kept for the backward pass: 64 MB in bfloat16; beyond, memory counts more than time
+
 Capture = Callable[[nn.Module, Tensor, Tensor], None]
 
 
@@ -64,8 +66,7 @@ def packed_attention(
     if packing is None:
         if attention_mask is None:
             attention_mask = _window(query.shape[2], sliding_window, query.device)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
-        return mixed.transpose(1, 2), None
+        return _mixed(query, key, value, attention_mask, scale=scale, dropout=dropout).transpose(1, 2), None
     if len(packing.groups) == 1:
         texts, tokens = packing.groups[0]
         parts = [_attend(module, query, key, value, texts, tokens, scale, dropout, sliding_window, packing)]
@@ -96,19 +97,43 @@ def _attend(
     """Run attention over ``texts`` texts of ``tokens`` tokens each that lie side by side."""
     query, key, value = (_by_text(states, texts, tokens) for states in (query, key, value))  # (texts, heads, tokens, width)
     is_visible = _window(tokens, sliding_window, query.device)
-    if dropout == 0.0 and packing.capture is None:
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible, scale=scaling)
-    else:
-        scores = (query * scaling) @ key.transpose(-1, -2)  # (texts, heads, tokens, tokens)
-        if is_visible is not None:
-            scores = scores.masked_fill(~is_visible, -torch.inf)
-        weights = scores.softmax(-1)
-        if packing.capture is not None:
-            packing.capture(module, weights, value)
-        mixed = dropped(weights, dropout) @ value
+    capture = packing.capture
+    show = None if capture is None else lambda weights: capture(module, weights, value)
+    mixed = _mixed(query, key, value, is_visible, scale=scaling, dropout=dropout, show=show)
     if packing.drophead > 0.0 and module.training:
         mixed = mixed * head_survival(texts, query.shape[1], packing.drophead, device=mixed.device)[:, :, None, None].to(mixed.dtype)
     return mixed.transpose(1, 2).reshape(1, texts * tokens, mixed.shape[1], -1)
+
+
+def _mixed(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scale: float,
+    dropout: float,
+    show: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Attention of (texts, heads, tokens, width) states under a mask, True where a token sees another or added to the scores."""
+    if show is None and not _products_are_faster(query, dropout):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    scores = (query * scale) @ key.transpose(-1, -2)  # (texts, heads, tokens, tokens)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    weights = scores.softmax(-1)
+    if show is not None:
+        show(weights)
+    return dropped(weights, dropout) @ value
+
+
+def _products_are_faster(query: Tensor, dropout: float) -> bool:
+    """Tell where two plain products and a softmax beat the fused kernel: in training on a CPU.
+
+    There the kernel's backward pass takes four times as long, and with dropout it is none.
+    """
+    texts, heads, tokens, _ = query.shape
+    return query.device.type == "cpu" and (dropout > 0.0 or (query.requires_grad and texts * heads * tokens**2 <= _MOST_SCORES))
 
 
 def head_survival(texts: int, heads: int, probability: float, *, device: torch.device | None = None) -> Float[Tensor, "texts heads"]:
