@@ -11,6 +11,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -50,6 +54,19 @@ def ratio_of(slow: list[float], fast: list[float]) -> tuple[float, tuple[float, 
     """Median of the rounds' ratios, and their range."""
     ratios = sorted(a / b for a, b in zip(slow, fast, strict=True))
     return round(statistics.median(ratios), 3), (round(ratios[0], 3), round(ratios[-1], 3))
+
+
+def product_s(rows: int, inner: int, columns: int, number_type: "torch.dtype") -> float:
+    """Seconds that one matrix product takes at its best."""
+    import torch
+
+    left, right = torch.randn(rows, inner).to(number_type), torch.randn(inner, columns).to(number_type)
+    best_s = float("inf")
+    for _ in range(30):
+        began_s = time.perf_counter()
+        torch.mm(left, right)
+        best_s = min(best_s, time.perf_counter() - began_s)
+    return best_s
 
 
 def machine() -> dict[str, object]:

@@ -6,7 +6,6 @@ Tokenising and span masks count in both.
 """
 
 import multiprocessing
-import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from measuring import Claim, arguments, finish, in_turns, minilm_folder, ratio_of, sts_sentences
+from measuring import Claim, arguments, finish, in_turns, minilm_folder, product_s, ratio_of, sts_sentences
 from tain.batches.views import twin_views
 from tain.encoders.dropout import set_dropout
 from tain.foundation.progress import Progress
@@ -120,13 +119,7 @@ def serve(pipe, name, folder, texts):
 
 def product_rate(number_type):
     """Multiply-add operations a second, times two, at the shapes of the feed-forward part."""
-    rows, weight = torch.randn(5760, 384).to(number_type), torch.randn(384, 1536).to(number_type)
-    best_s = float("inf")
-    for _ in range(30):
-        began_s = time.perf_counter()
-        torch.mm(rows, weight)
-        best_s = min(best_s, time.perf_counter() - began_s)
-    return 2 * rows.shape[0] * 384 * 1536 / best_s
+    return 2 * 5760 * 384 * 1536 / product_s(5760, 384, 1536, number_type)
 
 
 def product_operations(tokens):

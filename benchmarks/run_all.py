@@ -4,7 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("start_speed.py", "mirror_speed.py", "encode_speed.py", "mirror_gpu.py", "transfer_speed.py", "language_bias.py")
+SCRIPTS = (
+    "start_speed.py",
+    "mirror_speed.py",
+    "encode_speed.py",
+    "pretrain_speed.py",
+    "mlm_loss_spread.py",
+    "transfer_speed.py",
+    "language_bias.py",
+    "mirror_gpu.py",
+)
 
 
 def main():

@@ -136,3 +136,106 @@ def test_too_little_text_is_refused_with_the_counts(tmp_path):
     with pytest.raises(UserError, match=r"the texts have \d+ tokens, fewer than one step takes \(144\)"):
         pretrain("scratch", [tmp_path / "short.txt"], tmp_path / "model", **TINY)
     assert not (tmp_path / "model").exists()
+
+
+CONTINUED: dict[str, Any] = {"block_tokens": 16, "batch_blocks": 8, "dtype": "float32", "device": "cpu", "tokens": 16.0 * 8 * 4}
+CONTINUED |= {"optimizer": "adamw", "learning_rate": 1e-4, "warmup_steps": 2}
+
+
+def test_words_of_the_texts_become_tokens_that_start_as_the_mean_of_their_pieces(bert_folder, tmp_path, sentences):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"{sentence} the zanzibar kiosks" for sentence in sentences * 30), encoding="utf-8")
+    (tmp_path / "words.txt").write_text("obelisk\nred\n", encoding="utf-8")
+    settings = {**CONTINUED, "learning_rate": 1e-30, "weight_decay": 0.0, "add_words": 2, "words": tmp_path / "words.txt"}
+    result = pretrain(bert_folder, [texts], tmp_path / "grown", **settings)
+    old_tokenizer, old = AutoTokenizer.from_pretrained(bert_folder), AutoModelForMaskedLM.from_pretrained(bert_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "grown")
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "grown")
+    assert tokenizer.tokenize("the zanzibar kiosks and obelisk") == ["the", "zanzibar", "kiosks", "and", "obelisk"]
+    assert len(tokenizer) == model.config.vocab_size == 120 + 3
+    assert json.loads((tmp_path / "grown" / "tain.json").read_text())["added_words"] == 3
+    for word in ("zanzibar", "kiosks", "obelisk"):
+        pieces = old_tokenizer(word, add_special_tokens=False)["input_ids"]
+        assert len(pieces) >= 3
+        place = tokenizer.convert_tokens_to_ids(word)
+        expected = old.get_input_embeddings().weight[pieces].mean(0)
+        torch.testing.assert_close(model.get_input_embeddings().weight[place], expected)
+        torch.testing.assert_close(model.get_output_embeddings().weight[place], expected)
+        torch.testing.assert_close(model.get_output_embeddings().bias[place], old.get_output_embeddings().bias[pieces].mean())
+    assert torch.equal(result.model.get_input_embeddings().weight[:120], old.get_input_embeddings().weight)
+
+
+def test_too_few_words_to_add_is_said(bert_folder, corpus, tmp_path, capsys):
+    from tain.foundation.progress import Progress
+
+    pretrain(bert_folder, [corpus], tmp_path / "grown", **CONTINUED, add_words=10_000, progress=Progress.for_terminal())
+    assert "words of the texts are frequent and cut into 3 pieces or more" in capsys.readouterr().err
+
+
+def test_words_are_for_continued_models_only(corpus, tmp_path):
+    with pytest.raises(UserError, match="teach a continued model, but a new one's tokenizer is trained on the texts"):
+        pretrain("scratch", [corpus], tmp_path / "model", **TINY, add_words=5)
+
+
+@pytest.mark.parametrize("kind", ["bare", "sentence-transformers", "masked"])
+def test_a_head_is_kept_where_there_is_one_and_else_made_and_said(kind, bert_folder, corpus, tmp_path, tiny_encoder, capsys):
+    from tain.foundation.progress import Progress
+
+    folder = bert_folder
+    if kind == "bare":
+        folder = tmp_path / "bare"
+        tiny_encoder("bert").save_pretrained(folder)
+        AutoTokenizer.from_pretrained(bert_folder).save_pretrained(folder)
+    if kind == "sentence-transformers":
+        folder = tmp_path / "encoder"
+        folder.mkdir()
+        Embedder.load(bert_folder, dtype="float32").save(folder, record={}, card="")
+    before = AutoModelForMaskedLM.from_pretrained(folder).bert.embeddings.word_embeddings.weight
+    settings = {**CONTINUED, "learning_rate": 1e-30, "weight_decay": 0.0}
+    result = pretrain(folder, [corpus], tmp_path / "more", **settings, progress=Progress.for_terminal())
+    record = json.loads((tmp_path / "more" / "tain.json").read_text())
+    said = capsys.readouterr().err
+    assert ("has no prediction head" in said) == (kind != "masked")
+    assert bool(record["new_head"]) == (kind != "masked")
+    assert torch.equal(result.model.bert.embeddings.word_embeddings.weight, before)
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "more").config.vocab_size == 120
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused(bert_folder, corpus, tmp_path):
+    folder = tmp_path / "unmasked"
+    AutoModelForMaskedLM.from_pretrained(bert_folder).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match="has no mask token: give a masked language model"):
+        pretrain(folder, [corpus], tmp_path / "more", **CONTINUED)
+    with pytest.raises(UserError, match="has no mask token: give a masked language model"):
+        pretrain("scratch", [corpus], tmp_path / "new", **TINY, tokenizer=str(folder))
+    assert not (tmp_path / "more").exists()
+
+
+def test_a_model_that_knows_fewer_tokens_than_its_tokenizer_is_refused(bert_folder, corpus, tmp_path):
+    folder = tmp_path / "apart"
+    AutoModelForMaskedLM.from_pretrained(bert_folder).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    tokenizer.add_tokens(["kalimba"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match="has vectors for 120 tokens, but its tokenizer knows 121"):
+        pretrain(folder, [corpus], tmp_path / "more", **CONTINUED)
+
+
+def test_shards_are_kept_where_asked_and_shared_by_runs_of_one_tokenizer(bert_folder, corpus, tmp_path):
+    first = pretrain(bert_folder, [corpus], tmp_path / "first", **CONTINUED, shards=tmp_path / "shards")
+    assert (tmp_path / "shards" / "shards.json").exists()
+    beside = pretrain(bert_folder, [corpus], tmp_path / "second", **CONTINUED)
+    assert beside.losses == first.losses
+    with pytest.raises(UserError, match="were cut by another tokenizer"):
+        pretrain("scratch", [corpus], tmp_path / "third", **TINY, shards=tmp_path / "shards")
+
+
+def test_a_continued_model_with_dropout_resumes_bit_for_bit(bert_folder, corpus, tmp_path):
+    settings = {**CONTINUED, "tokens": 16.0 * 8 * 12, "learning_rate": 1e-3, "decay_share": 0.0}
+    assert AutoModelForMaskedLM.from_pretrained(bert_folder).config.hidden_dropout_prob > 0
+    whole = pretrain(bert_folder, [corpus], tmp_path / "whole", **settings)
+    pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, minutes=1e-9, checkpoint_every_s=0.0)
+    assert pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, resume=True).losses == whole.losses

@@ -98,13 +98,14 @@ def disjoint_places(
     parts: int,
     rate: float,
     begins_unit: Bool[Tensor, "rows tokens"] | None = None,
+    turns: Float[Tensor, " rows"] | None = None,
     each_row: bool = False,
 ) -> list[Int[Tensor, " masked"]]:
     """Cut one random order of the maskable places into parts that never overlap: the masks of fully-explored masking.
 
     Zheng et al. 2020 (arXiv 2010.06040). With ``parts * rate == 1`` every maskable place is in exactly one part. Sizes of parts
     of single tokens differ by one at most; a word or span that lies across a border goes whole to the side where its middle is,
-    so sizes then differ by the longest unit at most. With one part this is a mask of (nearly) fixed size.
+    so that a part may be off by the longest unit at most. With one part this is a mask of (nearly) fixed size.
 
     Args:
         draws: Uniform numbers that fix the order: places (or units, by their first place) come by ascending draw.
@@ -112,6 +113,8 @@ def disjoint_places(
         parts: How many masks, K in the paper.
         rate: Share of the maskable places in each.
         begins_unit: True where a unit that is masked as a whole begins; None masks token by token.
+        turns: Uniform numbers by which each row's order is turned like a wheel before it is cut (the first one turns the batch's,
+            unless ``each_row``). Single tokens need none; without it a long unit would be in the outer parts less often.
         each_row: Order and cut every row by itself, so that a row's parts depend on nothing but its own draws; otherwise the
             batch is ordered and cut as one.
 
@@ -133,6 +136,8 @@ def disjoint_places(
     ordered_row, ordered_unit = row[order], unit[order]
     row_sizes = torch.bincount(row)
     middle = _unit_middles(ordered_unit) - (row_sizes.cumsum(0) - row_sizes)[ordered_row]  # counted from the row's begin
+    if turns is not None:
+        middle = (middle + (turns[: len(row_sizes)] * row_sizes).floor()[ordered_row]) % row_sizes[ordered_row]
     borders = (torch.arange(1, parts + 1, device=row.device) * (rate * row_sizes.double())[:, None]).round()  # (rows, parts)
     part = (middle[:, None] >= borders[ordered_row]).sum(1)
     found = [places[order[part == number]].sort().values for number in range(parts)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from tain.batches.types import TokenisedTexts
 from tain.foundation.errors import UserError
@@ -102,23 +103,27 @@ def _special_id(tokenizer: Any, *names: str) -> int:
     raise UserError(f"the tokenizer has neither {' nor '.join(names)}: give a BERT-like masked language model")
 
 
-def continues_word(tokenizer: Any) -> np.ndarray:
-    """Tell for each id of a tokenizer whether it goes on with the word before it.
+def word_mark(tokenizer: Any) -> str | None:
+    """How a tokenizer's pieces show where words are: ``##`` goes on with one, ``Ġ`` (a blank's byte) and ``▁`` begin one; None if nothing does."""
+    pieces = tokenizer.get_vocab()
+    counts = {mark: sum(piece.startswith(mark) for piece in pieces) for mark in ("##", "Ġ", "▁")}
+    mark = max(counts, key=lambda mark: counts[mark])  # the others may stand in it by chance
+    return mark if counts[mark] else None
 
-    WordPiece marks what continues (``##ing``), the byte-level and SentencePiece kinds mark what begins (``Ġred``, ``▁red``).
-    Special tokens and added words always begin one.
+
+def continues_word(tokenizer: Any) -> Bool[np.ndarray, " vocabulary"]:
+    """Tell for each id of a tokenizer whether it goes on with the word before it; special tokens and added words begin one.
 
     Raises:
-        UserError: Neither mark is found in the vocabulary.
+        UserError: The vocabulary does not show it.
     """
-    pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
-    starts_with = {mark: np.array([piece.startswith(mark) for piece in pieces]) for mark in ("##", "Ġ", "▁")}
-    mark = max(starts_with, key=lambda mark: int(starts_with[mark].sum()))  # the others may stand in it by chance
-    if not starts_with[mark].any():
+    mark = word_mark(tokenizer)
+    if mark is None:
         raise UserError(
             "the tokenizer marks neither where words begin (Ġ, ▁) nor where they go on (##), so whole words cannot be masked: "
             "mask tokens or spans instead"
         )
-    continuing = starts_with[mark] if mark == "##" else ~starts_with[mark]
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    continuing = np.array([str(piece).startswith(mark) == (mark == "##") for piece in pieces])
     continuing[[place for place in tokenizer.get_added_vocab().values() if place < len(pieces)]] = False
     return continuing

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tain.batches.tokenizing import bare_ids
+from tain.batches.tokenizing import bare_ids, word_mark
 
 _WORD = re.compile(r"[^\W\d_][^\W_]*")  # begins with a letter; hyphens and apostrophes end it
 _BATCH_WORDS = 4096
@@ -15,10 +15,11 @@ _MOST_COUNTED = 5_000_000  # different words held at a time; beyond it those see
 def count_words(texts: Iterable[str], tokenizer: Any) -> Counter[str]:
     """Count the words of texts as the tokenizer sees them (an uncased one lower-cases first)."""
     normaliser = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
-    marks_blanks = normaliser is not None and "▁" in normaliser.normalize_str("a b")
+    if word_mark(tokenizer) == "▁":
+        normaliser = None  # it would write the marks into the words
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(_WORD.findall(text if normaliser is None or marks_blanks else normaliser.normalize_str(text)))
+        counts.update(_WORD.findall(text if normaliser is None else normaliser.normalize_str(text)))
         if len(counts) > _MOST_COUNTED:
             counts = Counter({word: count for word, count in counts.items() if count > 1})
     return counts
@@ -60,9 +61,10 @@ def add_words(tokenizer: Any, words: Iterable[str]) -> dict[int, list[int]]:
     """
     import tokenizers
 
-    wanted = list(dict.fromkeys(words))
+    known = tokenizer.get_vocab()
+    wanted = [word for word in dict.fromkeys(words) if word not in known]
     before = {word: ids for word, ids in zip(wanted, pieces_of(wanted, tokenizer), strict=True) if len(ids) > 1}
-    # where the blank belongs to the token that follows it (▁red, Ġred), a new word must swallow the one before it
-    takes_blank = len(pieces_of(["a a"], tokenizer)[0]) == 2 and tokenizer.convert_ids_to_tokens(pieces_of(["a"], tokenizer)[0])[0] != "a"
+    # where a blank belongs to the token that follows it, a new word must swallow the one before it
+    takes_blank = word_mark(tokenizer) in ("Ġ", "▁")
     tokenizer.add_tokens([tokenizers.AddedToken(word, single_word=True, normalized=True, lstrip=takes_blank) for word in before])
     return {tokenizer.convert_tokens_to_ids(word): ids for word, ids in before.items()}

@@ -61,6 +61,8 @@ def evaluate(
 
     tain evaluate tain-mini --suite my_pairs.tsv
 
+    --suite mlm measures masked language models instead: their loss on --texts, or on the valid_* files of --data.
+
     Every figure has its 95% bootstrap interval; with several models also the difference to the first. A set whose file is
     absent is named and left out of the mean.
 
@@ -70,6 +72,27 @@ def evaluate(
         folders, hub names, tain-mini, or word vectors in text (.vec, .vec.gz); the first is what the others are compared with.
         One model a language, as the suites bli and sts17 can use it: en=MODEL,de=MODEL
     """
+    if "mlm" in suite:  # another kind of model and another figure
+        from tain.cli.evaluate_mlm import evaluate_mlm
+
+        evaluate_mlm(
+            models,
+            suite=suite,
+            texts=texts,
+            data=data,
+            output=output,
+            chart=chart,
+            overwrite=overwrite,
+            resamples=resamples,
+            seed=seed,
+            block_tokens=max_tokens,
+            device=device,
+            dtype=dtype,
+            json=json,
+            quiet=quiet,
+        )
+        return
+
     from tain.cli.models import find_model, load_model
     from tain.evaluation.report import evaluate as evaluate_encoders
     from tain.foundation.errors import UserError

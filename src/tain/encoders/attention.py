@@ -20,6 +20,7 @@ from tain.encoders.dropout import dropped
 
 NAME = "tain_packed"
 _SHORT_ROW = 128  # tokens
+_MOST_SCORES = 2**24  # of a layer, kept for the backward pass: 64 MB in bfloat16; beyond, memory counts more than time
 
 Capture = Callable[[nn.Module, Tensor, Tensor], None]
 
@@ -70,8 +71,7 @@ def packed_attention(
     if packing is None:
         if attention_mask is None:
             attention_mask = _window(query.shape[2], sliding_window, query.device)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
-        return mixed.transpose(1, 2), None
+        return _mixed(query, key, value, attention_mask, scale=scale, dropout=dropout).transpose(1, 2), None
     settings = {"module": module, "scaling": scale, "dropout": dropout, "sliding_window": sliding_window, "packing": packing}
     if len(packing.groups) == 1:
         return _attend(query, key, value, *packing.groups[0], owners=packing.owners, **settings), None
@@ -103,24 +103,12 @@ def _attend(
     if owners is not None:
         is_same_text = (owners[:, :, None] == owners[:, None, :])[:, None]  # (rows, 1, tokens, tokens)
         is_visible = is_same_text if is_visible is None else is_same_text & is_visible
-    if dropout == 0.0 and packing.capture is None and not _products_are_faster(query, tokens):
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible, scale=scaling)
-    else:
-        scores = (query * scaling) @ key.transpose(-1, -2)  # (rows, heads, tokens, tokens)
-        if is_visible is not None:
-            scores = scores + torch.zeros_like(is_visible, dtype=scores.dtype).masked_fill_(~is_visible, -torch.inf)
-        weights = scores.softmax(-1)
-        if packing.capture is not None:
-            packing.capture(module, weights, value)
-        mixed = dropped(weights, dropout) @ value
+    capture = packing.capture
+    show = None if capture is None else lambda weights: capture(module, weights, value)
+    mixed = _mixed(query, key, value, is_visible, scale=scaling, dropout=dropout, show=show)
     if packing.drophead > 0.0 and module.training:
         mixed = mixed * _living_heads(mixed, owners, packing.drophead)
     return mixed.transpose(1, 2).reshape(1, rows * tokens, mixed.shape[1], -1)
-
-
-def _products_are_faster(query: Tensor, tokens: int) -> bool:
-    """Tell where plain products beat the fused kernel: short rows on a CPU, in half precision or where gradients are wanted."""
-    return query.device.type == "cpu" and tokens <= _SHORT_ROW and (query.dtype != torch.float32 or query.requires_grad)
 
 
 def _living_heads(mixed: Float[Tensor, "rows heads tokens width"], owners: Tensor | None, probability: float) -> Tensor:
@@ -131,6 +119,46 @@ def _living_heads(mixed: Float[Tensor, "rows heads tokens width"], owners: Tenso
     else:
         factors = head_survival(int(owners.max()) + 1, heads, probability, device=mixed.device)[owners].transpose(1, 2)[..., None]
     return factors.to(mixed.dtype)
+
+
+def _mixed(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scale: float,
+    dropout: float,
+    show: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Attention of (rows, heads, tokens, width) states under a mask, True where a token sees another or added to the scores."""
+    if show is None and not _products_are_faster(query, dropout):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    scores = (query * scale) @ key.transpose(-1, -2)  # (rows, heads, tokens, tokens)
+    if mask is not None:
+        scores = scores + (_as_addend(mask, scores.dtype) if mask.dtype == torch.bool else mask)
+    weights = scores.softmax(-1)
+    if show is not None:
+        show(weights)
+    return dropped(weights, dropout) @ value
+
+
+def _as_addend(is_visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a token sees another, -inf elsewhere; one addend serves all heads, where filling would go through every score."""
+    return torch.zeros_like(is_visible, dtype=dtype).masked_fill_(~is_visible, -torch.inf)
+
+
+def _products_are_faster(query: Tensor, dropout: float) -> bool:
+    """Tell where two plain products and a softmax beat the fused kernel: on a CPU, in training and on short rows in half precision.
+
+    In training the kernel's backward pass takes four times as long, and with dropout it is none.
+    """
+    rows, heads, tokens, _ = query.shape
+    if query.device.type != "cpu":
+        return False
+    if query.requires_grad:
+        return dropout > 0.0 or rows * heads * tokens**2 <= _MOST_SCORES
+    return dropout > 0.0 or (query.dtype != torch.float32 and tokens <= _SHORT_ROW)
 
 
 def head_survival(texts: int, heads: int, probability: float, *, device: torch.device | None = None) -> Float[Tensor, "texts heads"]:

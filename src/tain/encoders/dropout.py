@@ -58,6 +58,14 @@ def set_dropout(model: nn.Module, *, hidden: float, attention: float) -> None:
                 setattr(parent, name, attention)
 
 
+def quicken_dropout(model: nn.Module) -> None:
+    """Replace every ``nn.Dropout`` by a ``FastDropout`` of the same rate."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Dropout):
+                setattr(parent, name, FastDropout(child.p))
+
+
 def _is_attention(module: nn.Module) -> bool:
     """Tell the modules that compute attention weights: they hold a query projection, or a joint one."""
     children = dict(module.named_children())

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tain.encoders.transformer import switch_attention
 from tain.foundation.errors import UserError
 
 
@@ -14,7 +15,7 @@ class MaskedLanguageModel(nn.Module):
     """Logits of a transformers masked LM at given places.
 
     The model's own forward pass runs its encoder, then its head. A hook between the two keeps the wanted places, whatever
-    the head is made of, so that this works for every architecture.
+    the head is made of, so that this works for every architecture. Where the encoder can run our attention, it does.
 
     Args:
         model: As ``AutoModelForMaskedLM`` loads it.
@@ -31,6 +32,7 @@ class MaskedLanguageModel(nn.Module):
             raise UserError(
                 f"{type(model).__name__} is no masked language model with an encoder inside: give one that AutoModelForMaskedLM loads"
             )
+        switch_attention(encoder)
         self._places: Tensor | None = None
         self._change: Callable[[Tensor], Tensor] | None = None
         encoder.register_forward_hook(self._keep_places)

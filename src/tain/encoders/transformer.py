@@ -145,6 +145,11 @@ class TransformerEncoder(nn.Module):
         return agrees
 
 
+def switch_attention(model: Any) -> bool:
+    """Let a transformers encoder run our attention from now on, if it gives the same vectors with it; tell whether."""
+    return TransformerEncoder(model).layout == "packed"
+
+
 def position_offset_of(model: Any) -> int:
     """The position of a text's first token: RoBERTa and its kin (MPNet too) count from the padding id on."""
     embeddings = getattr(model, "embeddings", None)

@@ -20,6 +20,7 @@ from tain.batches.shards import Shards, Sources, tokenised
 from tain.batches.tokenizing import fingerprint
 from tain.batches.vocabulary import add_words, count_words, words_cut_up
 from tain.encoders.cooccurrence import cooccurrence_vectors
+from tain.encoders.dropout import quicken_dropout
 from tain.encoders.masked_lm import MaskedLanguageModel, grow_embeddings, start_embeddings, tied_names
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_file, whole_folder
@@ -138,6 +139,7 @@ class _Session:
         model, shards = self._new() if self.model_name == SCRATCH else self._continued()
         held = HeldOut(config.validation, self.tokenizer, config)
         model.to(self.device)
+        quicken_dropout(model)
         network = MaskedLanguageModel(model)
         conditional = conditional_model(model, config) if config.objective == "cmlm" else None
         trained = conditional if conditional is not None else model

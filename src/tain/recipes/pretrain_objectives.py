@@ -152,10 +152,16 @@ class DisjointMasks(RandomMasks):
             begins_unit = word_beginnings(ids, is_maskable=is_maskable, continues_word=self.continues_word)
         elif self.config.units == "span":
             span = self.config.span_tokens
-            phases = (draws[:, 0] * span).long()  # the first token is special: its draw has no other use
+            phases = (draws[:, 0] * span).long()  # the first and last token are special: their draws have no other use
             begins_unit = span_beginnings(phases, is_maskable=is_maskable, span_tokens=span)
         return disjoint_places(
-            draws, is_maskable=is_maskable, parts=self.parts, rate=self.masker.rate, begins_unit=begins_unit, each_row=each_row
+            draws,
+            is_maskable=is_maskable,
+            parts=self.parts,
+            rate=self.masker.rate,
+            begins_unit=begins_unit,
+            turns=None if begins_unit is None else draws[:, -1],
+            each_row=each_row,
         )
 
     def _draws_of_texts(self, starts: np.ndarray, *, cycle: int) -> Tensor:

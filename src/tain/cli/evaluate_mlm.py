@@ -1,0 +1,66 @@
+"""``tain evaluate --suite mlm``: the loss of masked language models on held-out text."""
+
+from pathlib import Path
+
+from tain.foundation.choices import Dtype
+
+
+def evaluate_mlm(
+    models: list[str],
+    *,
+    suite: tuple[str, ...],
+    texts: str | None,
+    data: Path | None,
+    output: Path | None,
+    chart: Path | None,
+    overwrite: bool,
+    resamples: int,
+    seed: int,
+    block_tokens: int | None,
+    device: str | None,
+    dtype: Dtype,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Measure, print a table or one JSON object, and write the file that was asked for. Arguments as in ``evaluate``."""
+    from tain.evaluation.masked_loss import masked_losses, validation_files
+    from tain.foundation.errors import UserError
+    from tain.foundation.files import refuse_existing, whole_file
+    from tain.foundation.progress import Progress
+    from tain.models.masked_lm import MaskedPredictor
+    from tain.models.saved import locate
+
+    if len(set(suite)) > 1:
+        raise UserError(f"suite mlm measures another kind of model than {', '.join(sorted(set(suite) - {'mlm'}))}: run it by itself")
+    if chart is not None:
+        raise UserError("suite mlm draws no chart: leave --chart out")
+    if (texts is None) == (data is None):
+        raise UserError(
+            "suite mlm needs texts: give a file by --texts, or by --data a file or a folder with files named valid_* (not both)"
+        )
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite)
+    sources = [texts] if texts is not None else validation_files(data) if data is not None and data.is_dir() else [data]
+    for model in models:
+        locate(model)
+    report = masked_losses(
+        (MaskedPredictor.load(model, device=device, dtype=dtype) for model in dict.fromkeys(models)),
+        [source for source in sources if source is not None],
+        block_tokens=block_tokens,
+        resamples=resamples,
+        seed=seed,
+        progress=Progress.for_terminal(json=json, quiet=quiet),
+    )
+    if output is not None or json:
+        import json as formatter
+
+        content = formatter.dumps(report.to_dict(), ensure_ascii=False, indent=None if json else 2)
+        if output is not None:
+            with whole_file(output, overwrite=overwrite) as path:
+                path.write_text(content + "\n", encoding="utf-8")
+        if json:
+            print(content)
+            return
+    from rich.console import Console
+
+    Console(highlight=False).print(report.as_table())

@@ -1,0 +1,194 @@
+"""How well masked language models guess held-out text: validation loss by full exploration."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tain.evaluation.metrics import Interval, percentile_interval, resample_counts
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.models.masked_lm import ExploredLoss, MaskedPredictor
+from tain.text.lines import source_name
+from tain.text.readers import read_texts
+
+if TYPE_CHECKING:
+    from rich.console import Group as Lines
+
+SUITE = "mlm"
+
+_TEXT_BYTES = 100_000  # read from the start of each source: some 25,000 tokens of English
+_BLOCK_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """One model on one text.
+
+    Attributes:
+        text: The text's name; ``all`` for all of them together.
+        model: The model's name.
+        loss: Nats a token.
+        interval: Its 95% bootstrap interval over blocks.
+        bits_per_byte: Comparable between models of different tokenizers.
+        tokens: Tokens guessed.
+    """
+
+    text: str
+    model: str
+    loss: float
+    interval: Interval
+    bits_per_byte: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return float(np.exp(self.loss))
+
+    def to_dict(self) -> dict[str, Any]:
+        interval = [round(self.interval.low, 5), round(self.interval.high, 5)]
+        figures = {"loss": round(self.loss, 5), "interval": interval, "perplexity": round(self.perplexity, 3)}
+        return {"text": self.text, "model": self.model, **figures, "bits_per_byte": round(self.bits_per_byte, 5), "tokens": self.tokens}
+
+
+@dataclass(frozen=True)
+class LossReport:
+    """All models on all texts.
+
+    Attributes:
+        rows: Text by text, models in the order given, ``all`` last where there are several texts.
+        passes: How often every block went through a model.
+        block_tokens: Tokens a block.
+        resamples: Bootstrap resamples behind the intervals.
+        seed: Fixed the partition and the resamples.
+    """
+
+    rows: tuple[LossRow, ...]
+    passes: int
+    block_tokens: int
+    resamples: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        settings = {"passes": self.passes, "block_tokens": self.block_tokens, "resamples": self.resamples, "seed": self.seed}
+        return {"suite": SUITE, **settings, "rows": [row.to_dict() for row in self.rows]}
+
+    def as_table(self) -> "Lines":
+        """What rich prints."""
+        from rich.console import Group as Lines
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for title in ("text", "model"):
+            table.add_column(title, overflow="fold")
+        for title in ("loss", "95% interval", "perplexity", "bits/byte", "tokens"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in self.rows:
+            interval = f"{row.interval.low:.3f} {row.interval.high:.3f}"
+            figures = (f"{row.loss:.3f}", interval, f"{row.perplexity:.2f}", f"{row.bits_per_byte:.3f}", f"{row.tokens:,}")
+            table.add_row(Text(row.text), Text(row.model), *figures, style="bold" if row.text == "all" else None)
+        return Lines(
+            table,
+            Text(
+                f"\nNats a token; every token was hidden once, in {self.passes} passes over blocks of {self.block_tokens} tokens, and showed the mask token."
+                " Bits/byte compares models of different tokenizers; what a"
+                " tokenizer does not know is not guessed and counts as nothing. Interval: bootstrap over blocks,"
+                f" {self.resamples} resamples."
+            ),
+        )
+
+
+def masked_losses(
+    models: Iterable[MaskedPredictor],
+    sources: Sequence[str | Path],
+    *,
+    block_tokens: int | None = None,
+    resamples: int = 1000,
+    seed: int = 13,
+    progress: Progress | None = None,
+) -> LossReport:
+    """Measure models on the first 100,000 bytes of each source, the same text for all.
+
+    Args:
+        models: Loaded one after the other, as they are asked for.
+        sources: Text files, as ``read_texts`` takes them.
+        block_tokens: Tokens that a model reads at a time; default 128.
+        resamples: Bootstrap resamples.
+        seed: Fixes the partition and the resamples.
+        progress: Told what is measured.
+
+    Raises:
+        UserError: A source cannot be read or is shorter than a block, or a model reads no blocks of that length.
+    """
+    progress = progress or Progress.silent()
+    block_tokens = block_tokens or _BLOCK_TOKENS
+    if resamples < 1:
+        raise UserError(f"resamples is {resamples}, but an interval needs some: give 1 or more (1000)")
+    texts = {_short_name(source, sources): _beginning(source) for source in sources}
+    passes = 0
+    found: dict[tuple[str, str], ExploredLoss] = {}
+    names = []
+    for model in models:
+        names.append(model.name)
+        if not 16 <= block_tokens <= model.max_tokens:
+            raise UserError(
+                f"max_tokens is {block_tokens}, but blocks for {model.name!r} have 16 to {model.max_tokens}: give a number in between"
+            )
+        for text, lines in texts.items():
+            progress.note(f"measuring {model.name} on {text}")
+            found[text, model.name] = model.explored_loss(lines, block_tokens=block_tokens, seed=seed, progress=progress)
+            passes = found[text, model.name].passes
+    if len(texts) > 1:
+        for name in names:
+            found["all", name] = _together([found[text, name] for text in texts])
+    rows = [_row(text, name, loss, resamples=resamples, seed=seed) for (text, name), loss in found.items()]
+    order = {text: number for number, text in enumerate([*texts, "all"])}
+    rows.sort(key=lambda row: (order[row.text], names.index(row.model)))
+    return LossReport(tuple(rows), passes, block_tokens, resamples, seed)
+
+
+def validation_files(folder: Path) -> list[Path]:
+    """The files of a folder whose names begin with ``valid_``.
+
+    Raises:
+        UserError: There are none.
+    """
+    files = sorted(folder.glob("valid_*"))
+    if not files:
+        raise UserError(f"data is {str(folder)!r}, which has no file named valid_*: name one file, or a folder with such files")
+    return files
+
+
+def _beginning(source: str | Path) -> list[str]:
+    room = _TEXT_BYTES
+
+    def is_needed(text: str) -> bool:
+        nonlocal room
+        had_room = room > 0
+        room -= len(text.encode())
+        return had_room
+
+    return list(takewhile(is_needed, read_texts(source)))
+
+
+def _short_name(source: str | Path, sources: Sequence[str | Path]) -> str:
+    """A file's name without its endings, unless two would be the same."""
+    short = [Path(entry).name.split(".")[0] for entry in sources]
+    name = Path(source).name.split(".")[0]
+    return name if name and short.count(name) == 1 else source_name(source)
+
+
+def _together(losses: list[ExploredLoss]) -> ExploredLoss:
+    nats, tokens = (np.concatenate([getattr(loss, name) for loss in losses]) for name in ("nats", "tokens"))
+    return ExploredLoss(nats, tokens, sum(loss.bytes for loss in losses), losses[0].passes)
+
+
+def _row(text: str, model: str, loss: ExploredLoss, *, resamples: int, seed: int) -> LossRow:
+    rng = np.random.default_rng(seed)
+    drawn = [counts @ loss.nats / (counts @ loss.tokens) for counts in resample_counts(len(loss.nats), resamples=resamples, rng=rng)]
+    interval = percentile_interval(np.concatenate(drawn))
+    return LossRow(text, model, loss.loss, interval, loss.bits_per_byte, int(loss.tokens.sum()))
