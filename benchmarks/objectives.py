@@ -1,0 +1,224 @@
+"""Which pretraining objective makes the better encoder? Random masks, fully-explored masks (both forms) and CMLM, alone and mirrored.
+
+    python benchmarks/objectives.py --tokens 5e5 --seeds 3
+    python benchmarks/objectives.py --plot        (draws docs/objectives.svg from the results)
+
+Every run starts from the same weights, passes the same number of tokens through the encoder in steps of the same size, and
+sees the same text: each part of it three times over (in three epochs; for masks explored within a step three times in one).
+Rows go to WORK/rows.jsonl as they are found, and a row that is there is not measured again, so that a run can be cut off.
+"""
+
+import argparse
+import json
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from measuring import RESULTS, machine
+from mirror_gain import TEXTS, scores
+from tain.evaluation.report import evaluate
+from tain.foundation.files import whole_file
+from tain.models.embedder import Embedder
+from tain.models.masked_lm import MaskedPredictor
+from tain.recipes.mirror import mirror
+from tain.recipes.pretrain import pretrain
+from tain.text.readers import read_sentences, read_texts
+
+VISITS = 3  # of each part of the text: the parts of one partition at a masking rate of 0.3
+RATE, BLOCK_TOKENS, BATCH_BLOCKS = 0.3, 128, 24
+OBJECTIVES = {
+    "random": {"objective": "random"},
+    "explored in a step": {"objective": "fully-explored", "explored_parts": VISITS, "batch_blocks": BATCH_BLOCKS // VISITS},
+    "explored over epochs": {"objective": "fully-explored", "explored_parts": VISITS, "spread_over_epochs": True},
+    "cmlm": {"objective": "cmlm"},
+}
+FIGURES = {"mlm": "validation loss, nats", "sts": "STS", "words": "words", "transfer": "transfer"}
+VALIDATION_LINES = 60  # of each validation file
+CHARACTERS_A_TOKEN = 4.3  # of this tokenizer on this text; only the length of the excerpt hangs on it
+
+
+def main():
+    chosen = arguments()
+    if chosen.plot:
+        draw()
+        return
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    rows_file = chosen.work / "rows.jsonl"
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file.exists() else []
+    done = {(row["objective"], row["seed"], row["mirrored"]) for row in rows}
+    text = excerpt(chosen)
+
+    def keep(row):
+        rows.append(row)
+        with rows_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), file=sys.stderr, flush=True)
+
+    seeds = range(13, 13 + chosen.seeds)
+    for seed in seeds:
+        for name in ("untouched", *OBJECTIVES):
+            if {(name, seed, False), (name, seed, True)} <= done:
+                continue
+            folder = chosen.model if name == "untouched" else trained(name, seed, text, chosen)
+            for is_mirrored in (False, True):
+                if (name, seed, is_mirrored) not in done:
+                    keep(
+                        {
+                            "objective": name,
+                            "seed": seed,
+                            "mirrored": is_mirrored,
+                            **measured(folder, seed, chosen, is_mirrored=is_mirrored),
+                        }
+                    )
+    summary = [summed_up(rows, name, is_mirrored) for is_mirrored in (False, True) for name in ("untouched", *OBJECTIVES)]
+    show(summary)
+    RESULTS.mkdir(exist_ok=True)
+    content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "model": str(chosen.model), "tokens": chosen.tokens}
+    (RESULTS / "objectives.json").write_text(json.dumps({**content, "summary": summary, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path(__file__).parents[2] / "shared"
+    parser.add_argument("--model", default="tain-mini", help="the weights that all start from")
+    parser.add_argument("--tokens", type=float, default=5e5, help="tokens that each run passes through the encoder")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="AdamW's, of all runs")
+    parser.add_argument("--work", type=Path, default=Path("runs/objectives"), help="folder for models and rows")
+    parser.add_argument("--data", type=Path, default=shared / "data")
+    parser.add_argument("--corpus", type=Path, default=shared / "corpus")
+    parser.add_argument("--no-transfer", action="store_true", help="leave the transfer tasks out")
+    parser.add_argument("--plot", action="store_true", help="only draw the plot")
+    return parser.parse_args()
+
+
+def excerpt(chosen):
+    """The text of all runs, as long as a third of their tokens."""
+    path = chosen.work / "text.txt"
+    if path.exists():
+        return path
+    wanted, kept = chosen.tokens / VISITS * CHARACTERS_A_TOKEN, []
+    for sentence in read_sentences(str(chosen.corpus / "enwiki_core.txt.xz")):
+        if sentence.begins_document and wanted <= 0:
+            break
+        if sentence.begins_document and kept:
+            kept.append("")
+        kept.append(sentence.text)
+        wanted -= len(sentence.text)
+    with whole_file(path) as partial:
+        partial.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return path
+
+
+def trained(name, seed, text, chosen):
+    folder = chosen.work / f"{name.replace(' ', '-')}-{seed}"
+    if not folder.exists():
+        settings = {"batch_blocks": BATCH_BLOCKS, **OBJECTIVES[name]}
+        pretrain(
+            chosen.model,
+            [text],
+            folder,
+            tokens=chosen.tokens,
+            masking_rate=RATE,
+            block_tokens=BLOCK_TOKENS,
+            optimizer="adamw",
+            learning_rate=chosen.learning_rate,
+            weight_decay=0.01,
+            warmup_steps=10,
+            decay_share=1.0,
+            seed=seed,
+            shards=chosen.work / "shards",
+            **settings,
+        )
+    return folder
+
+
+def measured(folder, seed, chosen, *, is_mirrored):
+    began_s = time.monotonic()
+    found = {}
+    if is_mirrored:
+        texts = (chosen.data / "mirror_corpus" / TEXTS["sentence"]).read_text(encoding="utf-8").splitlines()
+        embedder = mirror(folder, texts, level="sentence", seed=seed).embedder
+    else:
+        predictor = MaskedPredictor.load(str(folder))
+        held_out = [line for path in sorted(chosen.corpus.glob("valid_*")) for line in islice(read_texts(path), VALIDATION_LINES)]
+        found["mlm"] = round(predictor.explored_loss(held_out, block_tokens=BLOCK_TOKENS, passes=7, seed=0).loss, 4)
+        embedder = Embedder.load(folder, pooling="mean")
+    sts = scores(embedder, "sentence", chosen.data, "test")
+    words = scores(embedder, "word", chosen.data, "test")
+    found |= {"sts": mean_of(sts), "words": mean_of(words), "sets": {**sts, **words}}
+    if not chosen.no_transfer:
+        (suite,) = evaluate([embedder], ("transfer",), chosen.data, resamples=10).suites
+        transfer = {row.key: round(row.figures[0].value, 2) for group in suite.groups for row in group.rows}
+        found |= {"transfer": mean_of(transfer)}
+        found["sets"] |= transfer
+    return {**found, "seconds": round(time.monotonic() - began_s, 1)}
+
+
+def mean_of(figures):
+    return round(float(np.mean(list(figures.values()))), 2)
+
+
+def summed_up(rows, name, is_mirrored):
+    mine = [row for row in rows if row["objective"] == name and row["mirrored"] == is_mirrored]
+    summary = {"objective": name, "mirrored": is_mirrored, "seeds": len(mine)}
+    for figure in FIGURES:
+        values = [row[figure] for row in mine if figure in row]
+        if values:
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            summary[figure] = [round(float(np.mean(values)), 3), round(spread, 3)]
+    return summary
+
+
+def show(summary):
+    print(f"{'':32}" + "".join(f"{name:>24}" for name in FIGURES.values()))
+    for row in summary:
+        cells = "".join(f"{row[figure][0]:17.2f} ±{row[figure][1]:5.2f}" if figure in row else f"{'':>24}" for figure in FIGURES)
+        print(f"{row['objective'] + (', mirrored' if row['mirrored'] else ''):32}" + cells)
+
+
+def draw():
+    """One row an objective: mean STS alone (open) and mirrored (filled), a thin line as long as the seeds' standard deviation to either side."""
+    found = json.loads((RESULTS / "objectives.json").read_text(encoding="utf-8"))
+    rows = {(row["objective"], row["mirrored"]): row for row in found["summary"] if "sts" in row}
+    names = [name for name in ("untouched", *OBJECTIVES) if (name, True) in rows]
+    values = [row["sts"][0] for row in rows.values()]
+    low, high = 2 * (int(min(values) - 2) // 2), 2 * (int(max(values) + 4) // 2)
+    width, left, right, top, step = 720, 170, 40, 70, 40
+    bottom = top + step * len(names)
+
+    def x(value):
+        return left + (value - low) / (high - low) * (width - left - right)
+
+    best = max(names, key=lambda name: rows[name, True]["sts"][0])
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 64}" font-family="system-ui, sans-serif" font-size="13">',
+        f'<rect width="{width}" height="{bottom + 64}" fill="#ffffff"/>',
+        f'<text x="16" y="26" font-size="16" fill="#111">Mirrored, {best} comes first; the pretraining objectives at equal cost</text>',
+        '<text x="16" y="46" fill="#555">open: as pretrained, filled: mirrored; the number is the validation loss as pretrained</text>',
+    ]
+    for value in range(low, high + 1, 2):
+        parts.append(f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top - 12}" y2="{bottom - 8}" stroke="#e4e4e4"/>')
+        parts.append(f'<text x="{x(value):.1f}" y="{bottom + 10}" text-anchor="middle" fill="#555">{value}</text>')
+    for number, name in enumerate(names):
+        y = top + step * number + 8
+        loss = rows[name, False]["mlm"][0]
+        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end" fill="#111">{name} ({loss:.2f})</text>')
+        for is_mirrored in (False, True):
+            mean, spread = rows[name, is_mirrored]["sts"]
+            parts.append(
+                f'<line x1="{x(mean - spread):.1f}" x2="{x(mean + spread):.1f}" y1="{y}" y2="{y}" stroke="#0b5cad" stroke-width="2"/>'
+            )
+            fill = "#0b5cad" if is_mirrored else "#ffffff"
+            parts.append(f'<circle cx="{x(mean):.1f}" cy="{y}" r="5" fill="{fill}" stroke="#0b5cad" stroke-width="2"/>')
+    seeds = max(row["seeds"] for row in rows.values())
+    foot = f"mean STS, Spearman x 100; {seeds} seeds, lines one standard deviation to either side"
+    parts.append(f'<text x="{left}" y="{bottom + 32}" fill="#555">{foot}</text></svg>')
+    (Path(__file__).parents[1] / "docs" / "objectives.svg").write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
