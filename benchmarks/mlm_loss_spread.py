@@ -48,7 +48,7 @@ def main():
     files = sorted(chosen.corpus.glob("valid_*"))
     if not files:
         sys.exit(f"error: {chosen.corpus} has no file named valid_*: give the corpus by --corpus")
-    lines, seeds = (12, 8) if chosen.quick else (40, 20)
+    lines, seeds = (8, 6) if chosen.quick else (15, 12)
     model = MaskedPredictor.load(chosen.model)
     texts = {path.name.split(".")[0]: list(islice(read_texts(path), lines)) for path in (files[:1] if chosen.quick else files)}
     found, spreads = {}, {}

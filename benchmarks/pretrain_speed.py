@@ -36,7 +36,7 @@ SHAPES = {
         architecture="bert", layers=6, width=384, heads=12, feed_forward=1536, masking_rate=0.15, dropout=0.1, **SHARED
     ),
 }
-STEPS_HELD = 60  # more than any run takes
+STEPS_HELD = 20  # more than any run takes
 
 
 def same_start(config):
@@ -214,7 +214,7 @@ def main():
         shards_of(folder, same_start(SHAPES["tain-mini"])[0])
         for shape, config in list(SHAPES.items())[: 1 if chosen.quick else None]:
             # compiling alone takes longer than a quick run may
-            rivals, rounds = (("Trainer", "ours"), 2) if chosen.quick else (tuple(RIVALS), 30)
+            rivals, rounds = (("Trainer", "ours"), 2) if chosen.quick else (tuple(RIVALS), 12)
             found, details[shape] = measured(shape, config, folder, rivals=rivals, rounds=rounds)
             claims += found
     finish("pretrain_speed", claims, details, quick=chosen.quick)

@@ -174,16 +174,13 @@ def test_the_function_is_found_by_its_name():
     assert attention.NAME in ALL_MASK_ATTENTION_FUNCTIONS.valid_keys()
 
 
-@pytest.mark.parametrize("mask", ["none", "true where seen", "added"])
-def test_rows_without_packing_are_the_same_by_products_and_fused(module: nn.Module, mask: str, monkeypatch: pytest.MonkeyPatch):
-    is_visible = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(3)) < 0.7
-    is_visible |= torch.eye(6, dtype=torch.bool)
-    given = {"none": None, "true where seen": is_visible, "added": torch.zeros(2, 1, 6, 6).masked_fill(~is_visible, -torch.inf)}[mask]
+@pytest.mark.parametrize("window", [None, 2])
+def test_rows_without_packing_are_the_same_by_products_and_fused(module: nn.Module, window: int | None, monkeypatch: pytest.MonkeyPatch):
     found = []
     for most_scores in (0, 2**24):
         monkeypatch.setattr(attention, "_MOST_SCORES", most_scores)
         rows = [torch.randn(2, HEADS, 6, WIDTH, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in range(3)]
-        mixed = packed_attention(module, *rows, given)[0]
+        mixed = packed_attention(module, *rows, None, sliding_window=window)[0]
         mixed.square().sum().backward()
         found.append([mixed, *(row.grad for row in rows)])
     for fused, products in zip(*found, strict=True):

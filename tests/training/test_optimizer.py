@@ -99,3 +99,10 @@ def test_gradients_of_several_passes_add_up_in_float32():
     assert weights.masters[0].grad.item() == 1.0 + 8 * 2.0**-9
     weights.write_back()
     assert weights.masters[0].grad is None
+
+
+def test_state_of_a_model_of_another_size_is_refused():
+    state = adamw(MasterWeights(nn.Linear(4, 3), number_type=torch.float32), learning_rate=0.1, weight_decay=0.0).state()
+    other = adamw(MasterWeights(nn.Linear(4, 5), number_type=torch.float32), learning_rate=0.1, weight_decay=0.0)
+    with pytest.raises(UserError, match=r"weight has the shape \(3, 4\) there"):
+        other.load_state(state)
