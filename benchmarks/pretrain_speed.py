@@ -173,7 +173,8 @@ def product_floor_s(config, vocabulary):
     attention = [(tokens, width, 3 * width), (tokens, width, width)]
     layer = [*attention, (tokens, width, gates * inner), (tokens, inner, width)]
     head = [(masked, width, width), (masked, width, vocabulary)]
-    return 3 * sum(product_s(*shape, torch.bfloat16) for shape in [*layer * config.layers, *head])
+    shapes = [*layer * config.layers, *head]
+    return 3 * sum(product_s(rows, depth, columns, torch.bfloat16) for rows, depth, columns in shapes)
 
 
 def measured(shape, config, folder, *, rivals, rounds):
