@@ -123,6 +123,8 @@ def test_the_cooccurrence_start_beats_a_random_one_at_equal_steps(corpus, tmp_pa
         ({"tokens": 0}, "tokens is 0: give 1 or more"),
         ({"block_tokens": 4}, "block_tokens is 4, too little context"),
         ({"vocabulary": 10}, "vocabulary is 10, hardly more than the letters"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1: give 0 or more"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0, which would leave no gradient"),
         ({"decay_share": 2.0}, "decay_share is 2.0: give a share of the run"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tain.foundation.errors import UserError
-from tain.training.optimizer import MasterWeights, adamw, muon_and_adamw
+from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
 
 def small_model():
@@ -62,11 +62,45 @@ def test_rate_factor_scales_every_learning_rate_of_that_step_only():
 
 
 @pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
+def test_long_gradients_are_scaled_to_the_norm_and_short_ones_left(number_type):
+    moved = []
+    for scale, clip_norm in ((1.0, None), (1e4, 1.0), (1e-4, 1.0)):
+        model = small_model()
+        weights = MasterWeights(model, number_type=number_type)
+        optimizer = Optimizer(weights, [torch.optim.SGD(weights.masters, lr=1e-2)], clip_norm=clip_norm)
+        before = [master.detach().clone() for master in weights.masters]
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, scale)
+        optimizer.step()
+        with torch.no_grad():
+            moved.append(sum((master - old).square().sum() for master, old in zip(weights.masters, before, strict=True)).sqrt().item())
+    length = sum(parameter.numel() for parameter in small_model().parameters()) ** 0.5
+    assert moved == pytest.approx([1e-2 * length, 1e-2, 1e-6 * length], rel=1e-2)
+
+
+def test_muon_lets_matrices_decay_and_nothing_else():
+    def after_a_step(weight_decay):
+        model = small_model()
+        weights = MasterWeights(model, number_type=torch.float32)
+        rates = {"matrix_rate": 0.02, "embedding_rate": 1e-3, "other_rate": 1e-2}
+        one_step(model, muon_and_adamw(weights, **rates, embeddings=["2.weight"], weight_decay=weight_decay), 0)
+        return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    start = dict(small_model().named_parameters())
+    without, decayed = after_a_step(0.0), after_a_step(0.5)
+    for name, parameter in decayed.items():
+        expected = without[name] - 0.02 * 0.5 * start[name].detach() if name == "0.weight" else without[name]
+        torch.testing.assert_close(parameter, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
 def test_state_brings_a_fresh_run_to_the_same_place(number_type):
     def build():
         model = small_model()
         weights = MasterWeights(model, number_type=number_type)
-        return model, muon_and_adamw(weights, matrix_rate=0.02, embedding_rate=1e-3, other_rate=1e-2, embeddings=["2.weight"])
+        return model, muon_and_adamw(
+            weights, matrix_rate=0.02, embedding_rate=1e-3, other_rate=1e-2, embeddings=["2.weight"], weight_decay=0.01
+        )
 
     model, optimizer = build()
     for seed in range(3):

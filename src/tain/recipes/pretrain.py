@@ -263,13 +263,15 @@ class _Session:
     def _optimizer(self, model: Any, weights: MasterWeights) -> Optimizer:
         config = self.config
         if config.optimizer == "adamw":
-            return adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+            return adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
         return muon_and_adamw(
             weights,
             matrix_rate=config.matrix_rate,
             embedding_rate=config.embedding_rate,
             other_rate=config.learning_rate,
             embeddings=[*tied_names(model), *(name for name in weights.names if "embedding" in name)],
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
         )
 
     def _loop(self, network: MaskedLanguageModel, optimizer: Optimizer, objective: Objective, held: HeldOut, steps: int) -> Trained:

@@ -46,7 +46,8 @@ class PretrainConfig:
     matrix_rate: Annotated[float, "Muon's learning rate"] = 0.02
     embedding_rate: Annotated[float, "AdamW's learning rate on token embeddings, under muon"] = 1e-3
     learning_rate: Annotated[float, "AdamW's learning rate: on norms and biases under muon, else on everything"] = 3e-3
-    weight_decay: Annotated[float, "AdamW's decay, under adamw"] = 0.01
+    weight_decay: Annotated[float, "decay of all weights under adamw, of the matrices under muon"] = 0.01
+    clip_norm: Annotated[float, "longest gradient that a step takes; longer ones are scaled down"] = 1.0
     warmup_steps: Annotated[int, "steps over which learning rates rise from 0"] = 50
     decay_share: Annotated[float, "last share of the run over which learning rates fall to 0; 0 keeps them level"] = 0.3
     dropout: Annotated[float, "dropout everywhere, for new models; 0 learns fastest while text is plenty"] = 0.0
@@ -88,6 +89,10 @@ class PretrainConfig:
         for name in ("matrix_rate", "embedding_rate", "learning_rate"):
             if not 0 < getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}: give a number between 0 and 1")
+        if not self.weight_decay >= 0:
+            problems.append(f"weight_decay is {self.weight_decay}: give 0 or more (0.01)")
+        if not self.clip_norm > 0:
+            problems.append(f"clip_norm is {self.clip_norm}, which would leave no gradient: give a number above 0 (1.0; inf clips nothing)")
         if not 0 <= self.decay_share <= 1:
             problems.append(f"decay_share is {self.decay_share}: give a share of the run, 0 to 1 (0.3)")
         if not 0 <= self.dropout < 1:

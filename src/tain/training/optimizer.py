@@ -94,16 +94,20 @@ class Optimizer:
     Args:
         weights: What is stepped.
         parts: The torch optimizers, built over ``weights.masters``.
+        clip_norm: Longer gradients are scaled down to this length, over all parameters together; None leaves them.
     """
 
-    def __init__(self, weights: MasterWeights, parts: Iterable[torch.optim.Optimizer]) -> None:
+    def __init__(self, weights: MasterWeights, parts: Iterable[torch.optim.Optimizer], *, clip_norm: float | None = None) -> None:
         self.weights = weights
+        self.clip_norm = clip_norm
         self.parts = list(parts)
         self._base_rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def step(self, *, rate_factor: float = 1.0) -> None:
         """Take one step with every learning rate multiplied by ``rate_factor``, then clear the gradients."""
         self.weights.take_gradients()
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.weights.masters, self.clip_norm)
         for part, rates in zip(self.parts, self._base_rates, strict=True):
             for group, rate in zip(part.param_groups, rates, strict=True):
                 group["lr"] = rate * rate_factor
@@ -136,9 +140,10 @@ class Optimizer:
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 
-def adamw(weights: MasterWeights, *, learning_rate: float, weight_decay: float) -> Optimizer:
+def adamw(weights: MasterWeights, *, learning_rate: float, weight_decay: float, clip_norm: float | None = None) -> Optimizer:
     """AdamW on every parameter alike, bias and layer norm included, as the Mirror-BERT reference does."""
-    return Optimizer(weights, [torch.optim.AdamW(weights.masters, lr=learning_rate, weight_decay=weight_decay, fused=True)])
+    stepped = torch.optim.AdamW(weights.masters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    return Optimizer(weights, [stepped], clip_norm=clip_norm)
 
 
 def muon_and_adamw(
@@ -148,8 +153,13 @@ def muon_and_adamw(
     embedding_rate: float,
     other_rate: float,
     embeddings: Iterable[str],
+    weight_decay: float,
+    clip_norm: float | None = None,
 ) -> Optimizer:
-    """Muon on the hidden layers' matrices, AdamW on embeddings, norms and biases; no weight decay.
+    """Muon on the hidden layers' matrices, AdamW on embeddings, norms and biases.
+
+    Muon's updates have all the same size, so without decay the matrices grow with every step, queries and keys among them, until
+    attention is so sharp that one step can throw the model off (``docs/LOG.md``).
 
     Args:
         weights: What is stepped.
@@ -157,13 +167,15 @@ def muon_and_adamw(
         embedding_rate: AdamW's rate on token embeddings (tied to the output).
         other_rate: AdamW's rate on norms and biases.
         embeddings: Names of the parameters that count as embeddings.
+        weight_decay: Share of a matrix, times the learning rate, that a step takes away; the other parameters have none.
+        clip_norm: See ``Optimizer``.
     """
     embedding_names = set(embeddings)
     named = list(zip(weights.names, weights.masters, strict=True))
     matrices = [master for name, master in named if master.ndim == 2 and name not in embedding_names]
     tables = [master for name, master in named if name in embedding_names]
     others = [master for name, master in named if master.ndim != 2 and name not in embedding_names]
-    muon = torch.optim.Muon(matrices, lr=matrix_rate, momentum=0.95, weight_decay=0.0)
+    muon = torch.optim.Muon(matrices, lr=matrix_rate, momentum=0.95, weight_decay=weight_decay)
     groups = [{"params": others, "lr": other_rate}, {"params": tables, "lr": embedding_rate}]
     adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    return Optimizer(weights, [muon, adam])
+    return Optimizer(weights, [muon, adam], clip_norm=clip_norm)
