@@ -74,6 +74,7 @@ class Ranker(ABC):
         self.name = name
         self.record = record or {}
         self.truncated = 0
+        self._fingerprint: str | None = None
 
     @staticmethod
     def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False) -> "Ranker":
@@ -112,10 +113,19 @@ class Ranker(ABC):
     def towers(self) -> tuple[Embedder, ...]:
         """Its distinct encoders."""
 
-    @property
     @abstractmethod
+    def _fingerprinted(self) -> str: ...
+
+    @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that differ between models which could make different cached vectors, or scores."""
+        if self._fingerprint is None:
+            self._fingerprint = self._fingerprinted()
+        return self._fingerprint
+
+    def weights_changed(self) -> None:
+        """Forget the fingerprint: the weights are no more what they were."""
+        self._fingerprint = None
 
     @abstractmethod
     def score(
@@ -187,7 +197,6 @@ class DualRanker(Ranker):
         self.head = head.to(context.encoder.device)
         self.normalise = normalise
         self.type = "bi" if head.kind == "pooled" else "poly"
-        self._fingerprint: str | None = None
 
     @classmethod
     def around(cls, embedder: Embedder, *, name: str) -> "DualRanker":
@@ -269,17 +278,10 @@ class DualRanker(Ranker):
     def towers(self) -> tuple[Embedder, ...]:
         return (self.context,) if self.is_shared else (self.context, self.candidate)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of all that a cached candidate vector depends on: the candidates' tower, the scale, the tokenizer."""
-        if self._fingerprint is None:
-            about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.normalise)
-            self._fingerprint = _digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
-        return self._fingerprint
-
-    def weights_changed(self) -> None:
-        """Forget the fingerprint: the weights are no more what they were."""
-        self._fingerprint = None
+    def _fingerprinted(self) -> str:
+        """Take in all that a cached candidate vector depends on: the candidates' tower, the scale, the tokenizer."""
+        about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.normalise)
+        return _digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
 
     # ---- vectors
 
@@ -341,7 +343,11 @@ class DualRanker(Ranker):
     # ---- scores
 
     def score(
-        self, contexts: Sequence[str], candidates: Sequence[str] | Float32[np.ndarray, "candidates dim"], *, progress: Progress | None = None
+        self,
+        contexts: Sequence[str],
+        candidates: Sequence[str] | Float32[np.ndarray, "candidates dim"],
+        *,
+        progress: Progress | None = None,
     ) -> Float32[np.ndarray, "contexts candidates"]:
         """Score every candidate for every context; candidates may be vectors of ``encode_candidates``."""
         cut = 0
@@ -459,9 +465,7 @@ class CrossRanker(Ranker):
     def towers(self) -> tuple[Embedder, ...]:
         return (self.tower,)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of weights, tokenizer and length limits."""
+    def _fingerprinted(self) -> str:
         about = (tokenizer_fingerprint(self.tower.tokenizer), self.context.max_tokens, self.candidate.max_tokens)
         return _digest({**self.tower.encoder.state_dict(), **self.head.state_dict()}, about)
 
@@ -517,9 +521,7 @@ class CrossRanker(Ranker):
 def refuse_correction(embedder: Embedder) -> None:
     """Refuse an encoder whose vectors are corrected after pooling: a ranker has no place for that."""
     if embedder.correction is not None:
-        raise UserError(
-            f"model {embedder.name!r} carries a correction, which rankers do not apply: give the encoder that it was made from"
-        )
+        raise UserError(f"model {embedder.name!r} carries a correction, which rankers do not apply: give the encoder that it was made from")
 
 
 def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str) -> Embedder:

@@ -97,8 +97,7 @@ def read_layout(name: str | Path) -> Layout:
     record = stored("tain.json")
     if record.get("kind") == "ranker" and not (record["ranker"]["type"] == "bi" and record["ranker"]["shared"]):
         raise UserError(f"model {str(name)!r} is a ranker, not one encoder: use it with tain rank, or give one of the encoders inside it")
-    if record.get("format", FORMAT) > FORMAT:
-        raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
+    _refuse_newer(record, name)
     modules = stored("modules.json") or []
     transformer, pooling, normalise, inner, correction = path, None, False, "", None
     for module in modules:
@@ -193,9 +192,13 @@ def read_record(name: str | Path) -> dict[str, Any]:
     """
     folder = Path(name)
     record = _read_json(folder / "tain.json") if folder.is_dir() else {}
+    _refuse_newer(record, name)
+    return record
+
+
+def _refuse_newer(record: dict[str, Any], name: str | Path) -> None:
     if record.get("format", FORMAT) > FORMAT:
         raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
-    return record
 
 
 def write_router(folder: Path, *, query: str, document: str) -> None:

@@ -37,9 +37,7 @@ class Best:
     scores: np.ndarray
 
 
-def scan_all(
-    candidates: Float[np.ndarray, "candidates dim"], context: Float[Tensor, "vectors dim"]
-) -> Float[np.ndarray, " candidates"]:
+def scan_all(candidates: Float[np.ndarray, "candidates dim"], context: Float[Tensor, "vectors dim"]) -> Float[np.ndarray, " candidates"]:
     """Score every candidate for one context.
 
     Args:

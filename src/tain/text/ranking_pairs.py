@@ -61,7 +61,9 @@ def read_ranking_examples(
         if negatives is not None:
             wrong.setdefault(context, {}).update(dict.fromkeys(_listed(cells[2], place, negatives)))
     if not rows:
-        raise UserError(f"{table.name} has column names ({table.listed_columns()}) but no rows: give a table with pairs below its first line")
+        raise UserError(
+            f"{table.name} has column names ({table.listed_columns()}) but no rows: give a table with pairs below its first line"
+        )
     examples = [
         RankingExample(context, tuple(answers), tuple(text for text in wrong.get(context, ()) if text not in answers))
         for context, answers in right.items()
