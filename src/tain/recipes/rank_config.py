@@ -110,7 +110,9 @@ class RankConfig:
         if self.type == "cross" and self.shared_towers:
             problems.append("a cross-encoder has one encoder anyway: leave out --shared-towers")
         if self.freeze == "encoder" and not (self.type == "poly" and self.code_kind == "learned"):
-            problems.append("--freeze encoder trains the learned codes alone, and this ranker has none: give --type poly --code-kind learned")
+            problems.append(
+                "--freeze encoder trains the learned codes alone, and this ranker has none: give --type poly --code-kind learned"
+            )
         if self.teacher is not None and self.negatives == 0:
             problems.append("a teacher orders lists, and without negatives there are none: give --negatives 7 or more")
         if self.mine_with is not None and self.negatives == 0:
