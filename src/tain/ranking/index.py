@@ -344,3 +344,13 @@ def _last_state(folder: Path, dim: int) -> tuple[_State, int]:
 
 def _key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def digest_of(texts: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits that differ between files of candidates, whatever their format."""
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        encoded = text.encode("utf-8")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tain.batches.order import ShuffledOrder, step_seed
-from tain.batches.packing import batches_by_tokens
+from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import tokenise
 from tain.encoders.dropout import set_dropout
 from tain.encoders.heads import PAPER_SCALE, poly_scores
@@ -300,8 +300,6 @@ class _Session:
             squares = self.ranker.candidate_vectors(self.candidate_ids[:_SAMPLE]).square().sum(1).mean()
             head.log_scale.copy_((_START_SCORE / squares).log() / 2)
             if head.codes is not None:
-                from tain.batches.packing import pack
-
                 tokens = self.ranker.context.encoder.tokens(pack(self.context_ids[:_SAMPLE]))
                 head.draw_codes(token_length=float(tokens.float().square().sum(1).mean().sqrt()), generator=generator)
 
