@@ -198,7 +198,7 @@ def test_what_is_no_index_is_refused(tmp_path, index):
         CandidateIndex.create(index.folder, dim=DIM, fingerprint="abc", model="ranker")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "index.json").write_text("{")
-    with pytest.raises(UserError, match="damaged index.json"):
+    with pytest.raises(UserError, match=r"damaged index\.json"):
         CandidateIndex.open(tmp_path / "bad")
     (tmp_path / "bad" / "index.json").write_text('{"kind": "candidate index", "format": 99, "dim": 8}')
     with pytest.raises(UserError, match="of a format that this tain does not read"):
