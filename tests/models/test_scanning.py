@@ -87,6 +87,6 @@ def test_a_read_only_map_is_scanned_too(candidates, contexts, tmp_path):
     np.testing.assert_array_equal(scan_all(mapped, contexts[0]), scan_all(candidates, contexts[0]))
 
 
-def test_another_width_is_refused(candidates):
+def test_another_width_is_refused(candidates, unchecked):
     with pytest.raises(ShapeError, match="the widths must agree"):
         scan_all(candidates, torch.ones(1, 8))

@@ -30,7 +30,8 @@ _Flags: Any = flags_of(RankConfig)
 _NONE_GIVEN = _Flags()
 
 _Columns = Annotated[
-    tuple[str, str] | None, Parameter(help="the contexts' and the answers' column; default: context and answer, or the only two")
+    tuple[str, str] | None,
+    Parameter(help="the contexts' and the answers' column; default: context and answer, or the only two", negative=()),
 ]
 _Negatives = Annotated[str | None, Parameter(help='column of wrong answers: a list in jsonl and parquet, ["one", "other"] in tsv and csv')]
 _Label = Annotated[str | None, Parameter(help="column that says by 1 or 0 whether a row's answer is right")]

@@ -33,7 +33,7 @@ def attended(
 ) -> Float[Tensor, "texts codes dim"]:
     """Let every code attend over a text's tokens: sum_j softmax_j(c_i . h_j) h_j (section 4.4).
 
-    A code of zeros gives the mean of the tokens. A text without tokens gives zeros.
+    A code of zeros gives the mean of the tokens. A text without tokens gives the mean of its padding: zeros, from ``rows_of_tokens``.
     """
     logits = tokens @ queries.T  # (texts, longest, codes)
     # the smallest finite number, not -inf: a text without tokens would become nan, in half precision too
