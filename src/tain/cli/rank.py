@@ -159,6 +159,10 @@ def search(
     ] = False,
     delete: Annotated[str | None, Parameter(help="texts that shall no more be found; they are deleted first")] = None,
     k: Annotated[int, Parameter(name=["--k", "-k"], help="hits a context")] = 10,
+    probes: Annotated[
+        int | None,
+        Parameter(help="score a short list alone, found by FAISS in so many of its lists: for millions; default: every candidate"),
+    ] = None,
     rerank: Annotated[str | None, Parameter(help="a second ranker, poly or cross, that orders the best --depth anew")] = None,
     depth: Annotated[int, Parameter(help="hits that the second ranker sees; more is better and slower")] = 100,
     column: Annotated[str | None, Parameter(help="the contexts' column, where they are a table")] = None,
@@ -199,7 +203,7 @@ def search(
 
     ranker = _dual(Ranker.load(model, device=device, dtype=dtype))
     found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
-    hits = ranking.search(ranker, found, asked, k=max(k, depth) if rerank else k, progress=progress)
+    hits = ranking.search(ranker, found, asked, k=max(k, depth) if rerank else k, probes=probes, progress=progress)
     _tell_truncated(ranker, progress)
     if rerank is not None:
         hits = ranking.rerank(Ranker.load(rerank, device=device, dtype=dtype), asked, hits, k=k, progress=progress)

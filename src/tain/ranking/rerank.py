@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from torch import Tensor
+
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.rankers import DualRanker, Ranker
-from tain.models.scanning import scan_best
+from tain.models.scanning import Best, scan_best
+from tain.ranking.approximate import ShortLists
 from tain.ranking.index import CandidateIndex
 
 
@@ -26,35 +30,55 @@ class Hit:
 
 
 def search(
-    ranker: DualRanker, index: CandidateIndex, contexts: Sequence[str], *, k: int, progress: Progress | None = None
+    ranker: DualRanker,
+    index: CandidateIndex,
+    contexts: Sequence[str],
+    *,
+    k: int,
+    probes: int | None = None,
+    progress: Progress | None = None,
 ) -> list[list[Hit]]:
-    """Find each context's ``k`` best candidates, the same as scoring every one would find.
+    """Find each context's ``k`` best candidates, the same as scoring every one would find unless ``probes`` is given.
 
     Args:
         ranker: A bi- or poly-encoder, the one that made the index.
         index: The candidates.
         contexts: Any number.
         k: How many; fewer come back from a smaller index.
+        probes: Score a short list alone, by FAISS, looking into so many of its lists; default: every candidate.
         progress: Told how far it is.
 
     Raises:
-        UserError: The index was made by another model or holds nothing, or ``k`` is below 1.
+        UserError: The index was made by another model or holds nothing, ``k`` or ``probes`` is below 1, or FAISS is not there.
     """
     index.refuse_other_model(ranker.fingerprint, ranker.name)
     if k < 1:
         raise UserError(f"k is {k}, but something must be looked for: give 1 or more")
     if not index.living:
         raise UserError(f"index {str(index.folder)!r} holds no candidates: give --candidates FILE with --update")
+    if probes is not None and probes < 1:
+        raise UserError(f"probes is {probes}, but some lists must be looked into: give 1 or more")
+    short = None if probes is None else ShortLists.of(index, progress=progress)
     is_gone = index.is_gone if index.is_gone.any() else None
     hits = []
     with (progress or Progress.silent()).task("search", len(contexts)) as task:
         for _, window in ranker.windows(contexts):
             asked = [window.of(place) for place in range(len(window))]
-            for best in scan_best(index.vectors, asked, k=k, is_gone=is_gone, squares=index.squares):
+            if short is None:
+                bests = scan_best(index.vectors, asked, k=k, is_gone=is_gone, squares=index.squares)
+            else:
+                bests = [_best_of(index, context, short.rows(context, size=k, probes=probes or 1), k=k) for context in asked]
+            for best in bests:
                 found = zip(best.rows.tolist(), best.scores.tolist(), strict=True)
                 hits.append([Hit(index.text(row), row, score) for row, score in found])
             task.advance(len(window))
     return hits
+
+
+def _best_of(index: CandidateIndex, context: Tensor, rows: np.ndarray, *, k: int) -> Best:
+    """The best of some rows, scored exactly."""
+    (best,) = scan_best(index.vectors[rows], [context], k=k)
+    return Best(rows[best.rows], best.scores)
 
 
 def rerank(
