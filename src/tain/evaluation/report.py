@@ -4,7 +4,7 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -269,7 +269,7 @@ def _group(suite: Suite, title: str, rows: tuple[Row, ...], found: list[tuple[np
 
 def _set_figures(scored: ScoredSet, cosines: np.ndarray, *, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The models' figures (models,) and their bootstrap values (models, resamples), which depend on no other set."""
-    rng = np.random.default_rng([seed, _number_of(scored.key)])
+    rng = np.random.default_rng([seed, _number_of(PurePath(scored.key).name)])  # a table of one's own may move to another folder
     values = np.array([spearman(scored.gold, row) for row in cosines])
     return 100 * values, 100 * bootstrap_spearman(scored.gold, cosines, resamples=resamples, rng=rng)
 

@@ -290,6 +290,9 @@ class _Session:
             if done in marks:
                 self._snapshot(network.model, optimizer, tokens)
 
+        identity = self._identity()
+        # what a checkpoint that is older than a setting does not say; one that does not know its texts is believed
+        defaults = {entry.name: entry.default for entry in fields(PretrainConfig)} | {"texts": identity["texts"]}
         began_s = time.monotonic()
         out_of_time: Callable[[int], bool] | None = None
         if config.minutes is not None:
@@ -302,7 +305,7 @@ class _Session:
             progress=self.progress,
             name="pretrain",
             rate_factor=warmup_then_linear(steps, warmup_steps=config.warmup_steps, decay_share=config.decay_share),
-            saving=Saving(self.work / "checkpoint", config.checkpoint_every_s, config.resume, self._identity(), _defaults()),
+            saving=Saving(self.work / "checkpoint", config.checkpoint_every_s, config.resume, identity, defaults),
             after_step=after_step,
             enough=out_of_time,
         )
@@ -311,7 +314,9 @@ class _Session:
         """What must not change when a run goes on; how long it runs, where and how it cools down may."""
         free = {"tokens", "decay_share", "resume", "minutes", "checkpoint_every_s", "compile", "device", "save_dtype", "shards"}
         free |= {"validation", "validate_every_tokens", "snapshots"}
-        return {"model": self.model_name, **{name: value for name, value in _plain(self.config).items() if name not in free}}
+        texts = hashlib.sha256(json.dumps(self.sources.facts()).encode()).hexdigest()[:16]
+        settings = {name: value for name, value in _plain(self.config).items() if name not in free}
+        return {"model": self.model_name, "texts": texts, **settings}
 
     def _log(self, done: int, tokens: int, figures: dict[str, float]) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -359,11 +364,6 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain_value(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _defaults() -> dict[str, Any]:
-    """What a setting is in a checkpoint that is older than the setting."""
-    return {entry.name: entry.default for entry in fields(PretrainConfig)}
 
 
 def _doubling_steps(step_tokens: int) -> set[int]:
