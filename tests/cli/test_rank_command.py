@@ -82,12 +82,12 @@ def test_scores_are_lines_and_may_be_json(ranker_folder, pairs_file, tmp_path, c
 
 def test_candidates_are_indexed_once_then_searched_changed_and_deleted(ranker_folder, sentences, texts, tmp_path, capsys):
     asked, answers = texts("asked.txt", sentences[:2]), texts("answers.txt", sentences[:8])
-    base = ("search", ranker_folder, asked, "--index", tmp_path / "index", "--json", "-k", 3, *HERE)
-    assert run(*base, "--candidates", answers) == 0
+    base = ("search", ranker_folder, asked, "--index", tmp_path / "index", "--json", *HERE)
+    assert run(*base, "--candidates", answers, "-k", 3) == 0
     first = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [entry["context"] for entry in first] == sentences[:2]
     assert all(len(entry["hits"]) == 3 for entry in first)
-    assert run(*base) == 0  # without the file
+    assert run(*base, "-k", 3) == 0  # without the file
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == first
     answers.write_text("\n".join(sentences[4:12]) + "\n")
     assert f"error: candidate file '{answers}' changed since index" in refused(capsys, *base, "--candidates", answers)

@@ -75,10 +75,14 @@ def test_fewer_candidates_than_wanted_come_all(candidates, contexts):
         assert sorted(best.rows) == [5, 9]
 
 
-def test_equal_scores_come_in_the_order_of_rows(contexts):
-    same = np.ones((50, 16), dtype=np.float32)
-    for best in scan_best(same, contexts, k=50):
-        assert list(best.rows) == list(range(50))
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("vectors", [1, 3, 24])
+def test_of_equal_scores_the_earlier_rows_come_first(vectors):
+    candidates = np.ones((500, 16), dtype=np.float32)  # whole numbers: sums are exact in any order
+    candidates[[450, 30]] = 2
+    contexts = [torch.ones(vectors, 16)] * 2
+    for best in scan_best(candidates, contexts, k=7):
+        assert list(best.rows) == [30, 450, 0, 1, 2, 3, 4]
 
 
 def test_a_read_only_map_is_scanned_too(candidates, contexts, tmp_path):

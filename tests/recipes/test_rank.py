@@ -141,13 +141,15 @@ def test_seeds_keep_the_best_run(bert_folder, pairs):
 
 
 def test_the_codes_alone_are_trained_on_a_frozen_encoder(bert_folder, pairs):
-    result = rank(bert_folder, pairs, freeze="encoder", head_rate=0.02, **SMALL)
+    result = rank(bert_folder, pairs, freeze="encoder", head_rate=0.02, schedule="linear", **{**SMALL, "epochs": 8})
     untouched = Embedder.load(bert_folder, dtype="float32", device="cpu").encoder.state_dict()
     for side in (result.ranker.context, result.ranker.candidate):
         for name, tensor in side.encoder.state_dict().items():
+            if "pooler." in name:
+                continue  # random at each loading, and not used
             torch.testing.assert_close(tensor, untouched[name], atol=0, rtol=0)
-    losses = result.runs[0].losses
-    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    losses, epoch = result.runs[0].losses, result.runs[0].steps // 8
+    assert np.mean(losses[-epoch:]) < np.mean(losses[:epoch])
 
 
 def test_frozen_states_give_the_loss_of_the_encoder_itself(bert_folder, pairs):

@@ -12,7 +12,8 @@ from tain.foundation.errors import UserError
 from tain.recipes.rank_config import RankConfig
 
 if TYPE_CHECKING:
-    from tain.evaluation.candidates import CandidateLists, RankerResult, RankingReport
+    from tain.evaluation.candidates import CandidateLists, RankingReport
+    from tain.evaluation.report import Figure
     from tain.foundation.progress import Progress
     from tain.models.rankers import DualRanker, Ranker
     from tain.ranking.index import CandidateIndex
@@ -457,15 +458,19 @@ def _show_report(report: "RankingReport") -> None:
     console = Console(highlight=False)
     first = report.rankers[0]
     table = Table(title=f"{report.queries:,} queries, candidates: {report.kind}", title_justify="left", box=None, pad_edge=False)
-    table.add_column("ranker", overflow="fold")
-    for name in first.figures:
-        table.add_column(name, justify="right", no_wrap=True)
-    for time in first.latencies:
-        table.add_column(f"ms, {_short(time.candidates)}", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for ranker in report.rankers:
-        table.add_row(*_cells(ranker))
+        kind = f"{ranker.type}-{ranker.vectors}" if ranker.type == "poly" else ranker.type
+        table.add_column(f"{ranker.name}\n{kind}".replace("[", "\\["), overflow="fold")
+    for name in first.figures:
+        table.add_row(f"{name} ↑", *(_figure_cell(ranker.figures[name]) for ranker in report.rankers))
+    for place, time in enumerate(first.latencies):
+        times = [ranker.latencies[place] for ranker in report.rankers]
+        cells = [f"{each.ms:,.1f}{'*' if each.is_extrapolated else ''}" for each in times]
+        table.add_row(f"ms, {_short(time.candidates)} ↓", *cells)
     console.print(table)
-    console.print(f"x 100. Below each figure: 95% bootstrap interval, {report.resamples} resamples; then the difference to {first.name}.")
+    against = f"; below it the difference to {first.name}" if len(report.rankers) > 1 else ""
+    console.print(f"x 100, in brackets 95% bootstrap intervals of {report.resamples} resamples{against}.", soft_wrap=True)
     if first.latencies:
         console.print("ms: a query, from text to the scores of so many cached candidates, on this machine.")
     if any(time.is_extrapolated for ranker in report.rankers for time in ranker.latencies):
@@ -475,16 +480,13 @@ def _show_report(report: "RankingReport") -> None:
             console.print(f"{ranker.name}: {ranker.truncated:,} texts were cut at its length limits.")
 
 
-def _cells(ranker: "RankerResult") -> list[str]:
-    kind = f"{ranker.type}-{ranker.vectors}" if ranker.type == "poly" else ranker.type
-    cells = [f"{ranker.name}\n{kind}"]
-    for figure in ranker.figures.values():
-        lines = [f"{figure.value:.1f}", f"\\[{figure.interval.low:.1f} {figure.interval.high:.1f}]"]
-        if figure.difference is not None and figure.difference_interval is not None:
-            interval = figure.difference_interval
-            lines.append(f"{figure.difference:+.1f} \\[{interval.low:.1f} {interval.high:.1f}]")
-        cells.append("\n".join(lines))
-    return cells + [f"{time.ms:,.1f}{'*' if time.is_extrapolated else ''}" for time in ranker.latencies]
+def _figure_cell(figure: "Figure") -> str:
+    """The figure and its interval; the difference to the first ranker below."""
+    cell = f"{figure.value:.1f} \\[{figure.interval.low:.1f} {figure.interval.high:.1f}]"
+    if figure.difference is None or figure.difference_interval is None:
+        return cell
+    interval = figure.difference_interval
+    return f"{cell}\n{figure.difference:+.1f} \\[{interval.low:.1f} {interval.high:.1f}]"
 
 
 def _short(count: int) -> str:

@@ -93,11 +93,8 @@ def _best_by_products(candidates: np.ndarray, contexts: Tensor, k: int, is_gone:
         found = contexts @ block.T  # (contexts, rows)
         if is_gone is not None:
             found[:, torch.from_numpy(is_gone[start : start + len(block)])] = -torch.inf
-        top = found.topk(min(k, len(block)), dim=1)
-        scores, rows = torch.cat([scores, top.values], 1), torch.cat([rows, top.indices + start], 1)
-        if scores.shape[1] > k:
-            scores, places = scores.topk(k, dim=1)
-            rows = rows.gather(1, places)
+        top, places = _top_of_block(found, k)
+        scores, rows = _first(torch.cat([scores, top], 1), torch.cat([rows, places + start], 1), k)
     return [_in_order(mine, places, k) for mine, places in zip(scores, rows, strict=True)]
 
 
@@ -172,8 +169,7 @@ class _Search:
     def _take(self, scores: Tensor, rows: Tensor) -> None:
         scores, rows = torch.cat([self.scores, scores]), torch.cat([self.rows, rows])
         if len(scores) > self.k:
-            scores, places = scores.topk(self.k)
-            rows = rows[places]
+            scores, rows = _first(scores, rows, self.k)
         self.scores, self.rows = scores, rows
         if len(scores) == self.k:
             self.threshold = float(scores.min())
@@ -186,6 +182,23 @@ def _mixed(similarities: Float[Tensor, "vectors rows"]) -> Float[Tensor, " rows"
     weights = (similarities - similarities.amax(0)).exp_()
     total = weights.sum(0)
     return weights.mul_(similarities).sum(0).div_(total)
+
+
+def _top_of_block(scores: Float[Tensor, "contexts rows"], k: int) -> tuple[Tensor, Tensor]:
+    """Each context's ``k`` best scores and their places; where equal scores would not all fit, the earlier ones."""
+    if scores.shape[1] > k:
+        top = scores.topk(k + 1, dim=1)
+        if not (top.values[:, k - 1] == top.values[:, k]).any():
+            return top.values[:, :k], top.indices[:, :k]
+    values, places = scores.sort(dim=1, descending=True, stable=True)
+    return values[:, :k], places[:, :k]
+
+
+def _first(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` best along the last axis; of equal scores those of earlier rows."""
+    order = rows.argsort(dim=-1)
+    scores, places = scores.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return scores[..., :k], rows.gather(-1, order).gather(-1, places[..., :k])
 
 
 def _in_order(scores: Tensor, rows: Tensor, k: int) -> Best:

@@ -272,7 +272,7 @@ class _Session:
             return
         teacher = Ranker.load(config.teacher, **options)
         rng = np.random.default_rng([config.seed, 4])
-        drawn = [self.material.draw_negatives(context, config.negatives, rng=rng) for context, _ in self.material.pairs]
+        drawn = [self.material.draw_negatives(context, config.negatives, rng=rng) for context in self.material.pairs[:, 0].tolist()]
         self.negatives = np.array(drawn, dtype=np.int64)
         texts = self.material.candidates
         lists = [
@@ -441,7 +441,7 @@ class _Session:
         else:
             rng = np.random.default_rng([seed, 3, step])
             assert self.config.negatives is not None
-            drawn = [self.material.draw_negatives(context, self.config.negatives, rng=rng) for context, _ in pairs]
+            drawn = [self.material.draw_negatives(context, self.config.negatives, rng=rng) for context in pairs[:, 0].tolist()]
             negatives = np.array(drawn, dtype=np.int64).reshape(len(pairs), self.config.negatives)
         teacher = None if self.teacher_scores is None else self.teacher_scores[torch.from_numpy(places)]
         if isinstance(self.ranker, CrossRanker):
