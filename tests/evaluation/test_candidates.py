@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score
 
 from tain.evaluation.candidates import (
@@ -140,7 +141,14 @@ def test_rankers_are_compared_on_the_same_lists_with_what_a_query_costs(bert_fol
 def test_a_constant_ranker_gets_chance_level(rng, examples):
     class Constant(Ranker):
         type = "cross"
-        module = towers = None
+
+        @property
+        def module(self):
+            return torch.nn.Module()
+
+        @property
+        def towers(self):
+            return ()
 
         def _fingerprinted(self):
             return ""

@@ -48,6 +48,19 @@ def pairs():
     return made
 
 
+def dual(made: Any) -> DualRanker:
+    assert isinstance(made.ranker, DualRanker)
+    return made.ranker
+
+
+def sides_of(made: Any) -> tuple[Embedder, Embedder]:
+    return dual(made).context, dual(made).candidate
+
+
+def mrr(measured: Any) -> float:
+    return measured.after["MRR"]
+
+
 def session(folder, pairs, **settings):
     """A training session that has not begun, for looking at single steps."""
     config = RankConfig(**{**SMALL, "held_out": 0, "dropout": 0.0, **settings})
@@ -97,21 +110,22 @@ def test_a_run_learns_and_saves_a_ranker_with_its_figures(bert_folder, pairs, tm
 def test_the_two_towers_start_alike_and_are_trained_apart(bert_folder, pairs):
     made = session(bert_folder, pairs)
     assert isinstance(made.ranker, DualRanker)
-    sides = [dict(side.encoder.named_parameters()) for side in (made.ranker.context, made.ranker.candidate)]
+    sides = [dict(side.encoder.named_parameters()) for side in sides_of(made)]
     for name, parameter in sides[0].items():
         torch.testing.assert_close(parameter, sides[1][name])
     result = rank(bert_folder, pairs, **SMALL)
-    sides = [dict(side.encoder.named_parameters()) for side in (result.ranker.context, result.ranker.candidate)]
+    sides = [dict(side.encoder.named_parameters()) for side in sides_of(result)]
     assert any(not torch.equal(parameter, sides[1][name]) for name, parameter in sides[0].items())
     shared = rank(bert_folder, pairs, shared_towers=True, **SMALL)
-    assert shared.ranker.context.encoder is shared.ranker.candidate.encoder
+    context, candidate = sides_of(shared)
+    assert context.encoder is candidate.encoder
 
 
 def test_the_best_validation_is_kept_and_the_rate_falls_without_gains(bert_folder, pairs):
     result = rank(bert_folder, pairs, **{**SMALL, "epochs": 5})
     figures = [figure for _, figure in result.runs[0].validations]
     assert len(figures) >= 5
-    assert result.after["MRR"] == pytest.approx(max(figures))
+    assert mrr(result) == pytest.approx(max(figures))
     made = session(bert_folder, pairs)
     made.config = RankConfig(schedule="plateau", held_out=9, warmup_steps=4)
     memory = {"misses": 0}
@@ -123,13 +137,15 @@ def test_the_best_validation_is_kept_and_the_rate_falls_without_gains(bert_folde
 
 def test_the_papers_scaling_is_taken_as_it_is_and_comes_back_exactly(bert_folder, pairs):
     result = rank(bert_folder, pairs, paper_scaling=True, **{**SMALL, "dtype": "bfloat16"})
-    assert float(result.ranker.head.scale) == pytest.approx(0.06, rel=1e-6)
-    assert 0.3 < float(result.ranker.head.codes.mean()) < 0.7
+    head = dual(result).head
+    assert head.codes is not None
+    assert head.scale.item() == pytest.approx(0.06, rel=1e-6)
+    assert 0.3 < head.codes.mean().item() < 0.7
 
 
 def test_a_learned_scale_starts_where_a_text_scores_twenty_with_itself(bert_folder, pairs):
     made = session(bert_folder, pairs, type="bi")
-    vectors = made.ranker.encode_candidates(made.material.candidates[:64])
+    vectors = dual(made).encode_candidates(made.material.candidates[:64])
     assert float((vectors**2).sum(1).mean()) == pytest.approx(20.0, rel=1e-3)
 
 
@@ -137,13 +153,13 @@ def test_seeds_keep_the_best_run(bert_folder, pairs):
     result = rank(bert_folder, pairs, seeds=2, **SMALL)
     assert [run.seed for run in result.runs] == [13, 14]
     assert result.runs[0].losses != result.runs[1].losses
-    assert result.after["MRR"] == max(run.after["MRR"] for run in result.runs)
+    assert mrr(result) == max(mrr(run) for run in result.runs)
 
 
 def test_the_codes_alone_are_trained_on_a_frozen_encoder(bert_folder, pairs):
     result = rank(bert_folder, pairs, freeze="encoder", head_rate=0.02, schedule="linear", **{**SMALL, "epochs": 8})
     untouched = Embedder.load(bert_folder, dtype="float32", device="cpu").encoder.state_dict()
-    for side in (result.ranker.context, result.ranker.candidate):
+    for side in sides_of(result):
         for name, tensor in side.encoder.state_dict().items():
             if "pooler." in name:
                 continue  # random at each loading, and not used
@@ -163,7 +179,7 @@ def test_frozen_states_give_the_loss_of_the_encoder_itself(bert_folder, pairs):
 def test_frozen_word_embeddings_stay_to_the_bit(bert_folder, pairs):
     result = rank(bert_folder, pairs, freeze="embeddings", **{**SMALL, "dtype": "bfloat16", "epochs": 1})
     untouched = Embedder.load(bert_folder, dtype="float32", device="cpu").encoder.model.get_input_embeddings().weight
-    torch.testing.assert_close(result.ranker.context.encoder.model.get_input_embeddings().weight, untouched, atol=0, rtol=0)
+    torch.testing.assert_close(sides_of(result)[0].encoder.model.get_input_embeddings().weight, untouched, atol=0, rtol=0)
 
 
 # ---- what a step does
@@ -335,6 +351,8 @@ def test_a_teachers_loss_is_the_divergence_on_each_contexts_own_list(bert_folder
     rank(bert_folder, pairs, tmp_path / "teacher", type="cross", **{**SMALL, "epochs": 1, "negatives": 3})
     made = session(bert_folder, pairs, teacher=str(tmp_path / "teacher"), teacher_share=1.0, negatives=2)
     assert isinstance(made.ranker, DualRanker)
+    assert made.negatives is not None
+    assert made.teacher_scores is not None
     loss, _ = gradients(made, range(8))
     texts = made.material.candidates
     made.ranker.module.eval()
