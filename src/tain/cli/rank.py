@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 rank = App(
     name="rank",
-    help="Train, use and compare rankers: bi-, poly- and cross-encoders behind one interface.",
+    help="Train, use and compare rankers: bi-, poly- and cross-encoders behind one interface.\n\ntain rank train tain-mini pairs.tsv -o ranker",
     help_format="plaintext",
 )
 
