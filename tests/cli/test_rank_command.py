@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from tain.cli.main import main
+from tain.foundation.errors import UserError
 
 SMALL = ("--batch-contexts", 8, "--codes", 3, "--epochs", 1, "--context-tokens", 20, "--candidate-tokens", 16, "--held-out", 4)
 HERE = ("--device", "cpu", "--dtype", "float32", "--quiet")
@@ -151,6 +152,7 @@ def test_an_index_of_another_model_or_version_is_refused(bert_folder, ranker_fol
         (("search", "MODEL", "ASKED", "--index", "OUT"), "does not exist: make it by giving --candidates FILE"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "--update"), "--update brings an index in line with candidates"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "-k", 0), "k is 0: give 1 or more"),
+        (("search", "MODEL", "ASKED", "--index", "OUT", "--candidates", "ASKED", "--probes", 0), "probes is 0: give 1 or more"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "--rerank", "MODEL", "--depth", 5), "depth is 5, fewer than the 10 hits"),
         (("score", "MODEL", "ONE"), "has one column ('text'), but a pair needs two"),
     ],
@@ -166,6 +168,56 @@ def test_what_cannot_work_is_one_line_and_code_2(arguments, message, bert_folder
     }
     assert message in refused(capsys, *(places.get(argument, argument) for argument in arguments))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_search_that_was_cut_off_while_indexing_goes_on_by_the_same_command(
+    ranker_folder, sentences, texts, tmp_path, capsys, monkeypatch
+):
+    base = ("search", ranker_folder, texts("asked.txt", sentences[:2]), "--index", tmp_path / "index", "--json", *HERE)
+    candidates = ("--candidates", texts("answers.txt", sentences))
+
+    def cut_off(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tain.ranking.index.CandidateIndex.append", cut_off)
+        assert run(*base, *candidates) == 130
+    capsys.readouterr()
+    assert "lacks candidates" in refused(capsys, *base)
+    assert run(*base, *candidates, "-k", 100) == 0
+    assert len(json.loads(capsys.readouterr().out.splitlines()[0])["hits"]) == 12
+    assert run(*base) == 0
+
+
+def test_cut_candidates_and_contexts_are_told_by_both_rankers(bert_folder, ranker_folder, sentences, texts, tmp_path, capsys):
+    long = texts("long.txt", [" ".join(sentences[:4]), "short"])
+    common = ("--index", tmp_path / "index", "--candidates", long, "-k", 1, "--depth", 2, *HERE)
+    assert run("search", ranker_folder, long, *common, "--rerank", bert_folder) == 0
+    said = capsys.readouterr().err
+    assert f"1 candidates are longer than the limit of model '{ranker_folder}' and were cut" in said
+    assert f"1 contexts are longer than the limit of model '{ranker_folder}' and were cut" in said
+    assert f"1 candidates are longer than the limit of model '{bert_folder}'" in said
+
+
+def test_without_faiss_nothing_is_indexed_first(ranker_folder, texts, tmp_path, capsys, monkeypatch):
+    def absent():
+        raise UserError("no FAISS")
+
+    monkeypatch.setattr("tain.ranking.approximate._faiss", absent)
+    asked, index = texts("asked.txt", ["hello"]), tmp_path / "index"
+    assert "no FAISS" in refused(capsys, "search", ranker_folder, asked, "--index", index, "--candidates", asked, "--probes", 1, *HERE)
+    assert not index.exists()
+
+
+def test_a_second_ranker_that_cannot_be_loaded_is_refused_before_anything_is_indexed(ranker_folder, texts, tmp_path, capsys):
+    asked, index, broken = texts("asked.txt", ["hello"]), tmp_path / "index", tmp_path / "broken"
+    shutil.copytree(ranker_folder, broken)
+    (broken / "head.safetensors").write_bytes((broken / "head.safetensors").read_bytes()[:20])
+    said = refused(
+        capsys, "search", ranker_folder, asked, "--index", index, "--candidates", asked, "-k", 1, "--rerank", broken, "--depth", 2, *HERE
+    )
+    assert "has no head that fits it" in said
+    assert not index.exists()
 
 
 def test_a_cross_encoder_is_not_searched_with(bert_folder, pairs_file, texts, tmp_path, capsys):

@@ -76,6 +76,22 @@ def test_a_writer_with_an_old_view_appends_behind_what_others_appended(index):
     assert [text for _, text in CandidateIndex.open(index.folder).living_texts()] == ["a", "b"]
 
 
+def test_two_writers_of_the_same_texts_add_each_once(index):
+    other = CandidateIndex.open(index.folder)
+    assert index.append(["a", "b"], vectors_of(2), only_new=True) == range(2)
+    assert other.append(["b", "c"], vectors_of(2, seed=1), only_new=True) == range(2, 3)  # though it has not seen the first's
+    assert list(other.living_texts()) == [(0, "a"), (1, "b"), (2, "c")]
+    np.testing.assert_array_equal(other.vectors[2], vectors_of(2, seed=1)[1])
+    assert index.append(["a"], vectors_of(1), only_new=True) == range(3, 3)
+
+
+def test_a_text_is_deleted_from_all_its_rows(index):
+    other = CandidateIndex.open(index.folder)
+    index.append(["a", "b", "a"], vectors_of(3))
+    assert other.delete_texts(["a", "x"]) == 2
+    assert list(other.living_texts()) == [(1, "b")]
+
+
 def test_an_append_cut_off_anywhere_loses_nothing_acknowledged(index, tmp_path):
     """Cut every file where a killed append could leave it: any length between what was acknowledged and what it wrote."""
     index.append(["a", "b"], vectors_of(2))
@@ -151,7 +167,17 @@ def test_opening_reads_one_commit_whatever_the_number_of_candidates(index, monke
     monkeypatch.setattr(index_module._State, "unpacked", lambda content: reads.append(len(content)) or unpacked(content))
     opened = CandidateIndex.open(index.folder)
     assert reads == [index_module._COMMIT_BYTES]
-    assert not {"vectors", "is_gone", "_texts"} & set(opened.__dict__)  # nothing is mapped before it is asked for
+    assert "is_gone" not in opened.__dict__  # which would take a pass over the rows
+    assert isinstance(opened.vectors, np.memmap)
+
+
+def test_a_view_does_not_mix_with_an_index_that_takes_the_folders_place(index):
+    index.append(["a", "b"], vectors_of(2))
+    view = CandidateIndex.open(index.folder)
+    other = CandidateIndex.create(index.folder, dim=DIM, fingerprint="def", model="other", overwrite=True)
+    other.append(["x", "y", "z"], vectors_of(3, seed=1))
+    assert [text for _, text in view.living_texts()] == ["a", "b"]
+    np.testing.assert_array_equal(view.vectors, vectors_of(2))
 
 
 def test_beside_the_vectors_little_is_stored(tmp_path):
@@ -183,7 +209,7 @@ def test_vectors_of_another_width_are_refused_and_nothing_is_written(index):
 
 
 def test_a_changed_candidate_file_is_refused(index):
-    index.tell_source(name="answers.txt", digest=digest_of(["a", "b"]))
+    index.tell_source(name="answers.txt", digest=digest_of(["a", "b"]), is_complete=True)
     again = CandidateIndex.open(index.folder)
     again.refuse_changed_source(name="answers.txt", digest=digest_of(["a", "b"]))
     for changed in (["a", "c"], ["ab"], ["a", "b", ""]):
@@ -203,8 +229,32 @@ def test_what_is_no_index_is_refused(tmp_path, index):
     (tmp_path / "bad" / "index.json").write_text('{"kind": "candidate index", "format": 99, "dim": 8}')
     with pytest.raises(UserError, match="of a format that this tain does not read"):
         CandidateIndex.open(tmp_path / "bad")
+    for content in ("[]", '{"kind": "something"}'):
+        (tmp_path / "bad" / "index.json").write_text(content)
+        with pytest.raises(UserError, match=r"has an index\.json that tain did not write"):
+            CandidateIndex.open(tmp_path / "bad")
+    (tmp_path / "bad" / "index.json").write_text('{"kind": "candidate index", "format": 1}')
+    with pytest.raises(UserError, match=r"damaged index\.json"):
+        CandidateIndex.open(tmp_path / "bad")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is there, but holds no index: give another name, or remove it"):
+        CandidateIndex.open(tmp_path / "empty")
     with pytest.raises(UserError, match="has no row 3: it has 0"):
         index.delete([3])
+
+
+@pytest.mark.parametrize("file", ["commits.bin", "vectors.bin", "gone.bin"])
+def test_a_missing_file_is_damage(index, file):
+    (index.folder / file).unlink()
+    with pytest.raises(UserError, match=f"is damaged: it has no {file}; restore it, or make it again"):
+        CandidateIndex.open(index.folder)
+
+
+def test_a_damaged_source_is_refused(index):
+    for content in ("{", "[]"):
+        (index.folder / "source.json").write_text(content)
+        with pytest.raises(UserError, match=r"has a damaged source\.json: remove that file"):
+            index.refuse_incomplete()
 
 
 def test_a_file_shorter_than_was_acknowledged_is_damage(index):

@@ -7,7 +7,7 @@ import torch
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, DualRanker
-from tain.ranking.index import CandidateIndex
+from tain.ranking.index import CandidateIndex, digest_of
 from tain.ranking.rerank import add_candidates, bring_in_line, rerank, search
 
 LIMITS = {"context_tokens": 20, "candidate_tokens": 20}
@@ -44,12 +44,47 @@ def test_candidates_are_encoded_once(ranker, index, sentences, monkeypatch):
 
 
 def test_an_index_is_brought_in_line_with_a_changed_file(ranker, index, sentences):
-    assert bring_in_line(ranker, index, sentences[:8]) == (8, 0)
-    assert bring_in_line(ranker, index, sentences[2:10]) == (2, 2)
+    assert bring_in_line(ranker, index, sentences[:8], name="first.txt") == (8, 0)
+    assert bring_in_line(ranker, index, sentences[2:10], name="second.txt") == (2, 2)
+    assert index.source["name"] == "second.txt"
     assert sorted(text for _, text in index.living_texts()) == sorted(sentences[2:10])
     found = search(ranker, index, sentences[:1], k=100)
     assert len(found[0]) == 8
     assert sentences[0] not in [hit.text for hit in found[0]]
+
+
+def test_an_index_that_was_cut_off_is_not_searched_until_it_is_finished(ranker, index, sentences, monkeypatch):
+    assert not index.is_complete
+    append, calls = CandidateIndex.append, []
+
+    def cut_off(self, texts, vectors, **more):
+        calls.append(texts)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return append(self, texts, vectors, **more)
+
+    monkeypatch.setattr(CandidateIndex, "append", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        bring_in_line(ranker, index, sentences, name="answers.txt", batch_texts=5)
+    again = CandidateIndex.open(index.folder)
+    assert again.living == 5
+    assert not again.is_complete
+    with pytest.raises(UserError, match=r"lacks candidates: putting in those of 'answers.txt' was cut off; give --candidates answers.txt"):
+        search(ranker, again, sentences[:1], k=3)
+    again.refuse_changed_source(name="answers.txt", digest=digest_of(sentences))
+    assert bring_in_line(ranker, again, sentences, name="answers.txt") == (7, 0)
+    assert again.is_complete
+    assert len(search(ranker, again, sentences[:1], k=100)[0]) == 12
+
+
+def test_candidates_that_were_cut_are_counted_over_all_batches(ranker, index, sentences):
+    long = [f"{letter} " * 30 for letter in "abc"]
+    add_candidates(ranker, index, [*long, *sentences], batch_texts=2)
+    counted = ranker.truncated_candidates
+    assert counted >= 3
+    assert counted == sum(len(ids) > 20 for ids in ranker.candidate.tokenizer([*long, *sentences])["input_ids"])
+    search(ranker, index, [long[0], "short"], k=1)
+    assert (ranker.truncated_contexts, ranker.truncated_candidates) == (1, counted)
 
 
 def test_a_second_ranker_orders_the_hits_anew(ranker, index, sentences, bert_folder):

@@ -188,7 +188,7 @@ def search(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    _refuse_search(k=k, depth=depth, rerank=rerank, update=update, candidates=candidates)
+    _refuse_search(k=k, depth=depth, probes=probes, rerank=rerank, update=update, candidates=candidates)
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
     for name in filter(None, (model, rerank)):
@@ -201,13 +201,18 @@ def search(
     progress = Progress.for_terminal(quiet=quiet)
     from tain.models.rankers import Ranker
     from tain.ranking import rerank as ranking
+    from tain.ranking.approximate import refuse_missing_faiss
 
+    if probes is not None:
+        refuse_missing_faiss()
+    second = Ranker.load(rerank, device=device, dtype=dtype) if rerank is not None else None
     ranker = _dual(Ranker.load(model, device=device, dtype=dtype))
     found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
     hits = ranking.search(ranker, found, asked, k=max(k, depth) if rerank else k, probes=probes, progress=progress)
     _tell_truncated(ranker, progress)
-    if rerank is not None:
-        hits = ranking.rerank(Ranker.load(rerank, device=device, dtype=dtype), asked, hits, k=k, progress=progress)
+    if second is not None:
+        hits = ranking.rerank(second, asked, hits, k=k, progress=progress)
+        _tell_truncated(second, progress)
     if output is not None:
         with whole_file(output, overwrite=overwrite) as path:
             path.write_text("".join(_hits_line(*each) + "\n" for each in zip(asked, hits, strict=True)), encoding="utf-8")
@@ -313,10 +318,11 @@ def _lists(examples: "list[RankingExample]", candidates: int | None, *, pool: bo
     return sampled_lists(examples, size=20 if candidates is None else candidates, rng=np.random.default_rng([seed, 6]))
 
 
-def _refuse_search(*, k: int, depth: int, rerank: str | None, update: bool, candidates: str | None) -> None:
+def _refuse_search(*, k: int, depth: int, probes: int | None, rerank: str | None, update: bool, candidates: str | None) -> None:
     from tain.foundation.errors import refuse_all
 
-    problems = [f"{name} is {value}: give 1 or more" for name, value in (("k", k), ("depth", depth)) if value < 1]
+    given = (("k", k), ("depth", depth), ("probes", 1 if probes is None else probes))
+    problems = [f"{name} is {value}: give 1 or more" for name, value in given if value < 1]
     if rerank is not None and 1 <= depth < k:
         problems.append(f"depth is {depth}, fewer than the {k} hits that are wanted: give --depth {10 * k}")
     if update and candidates is None:
@@ -348,23 +354,21 @@ def _index(
     from tain.ranking.index import CandidateIndex, digest_of
     from tain.ranking.rerank import bring_in_line
 
-    is_new = pool is not None and not folder.exists()
-    if is_new:
+    if pool is not None and not folder.exists():
         index = CandidateIndex.create(folder, dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name)
     else:
         index = CandidateIndex.open(folder)
         index.refuse_other_model(ranker.fingerprint, ranker.name)
-    if pool is not None:
-        digest = digest_of(pool)
-        if not is_new and not update:
-            index.refuse_changed_source(name=source, digest=digest)
-        else:
-            added, deleted = bring_in_line(ranker, index, pool, progress=progress)
-            index.tell_source(name=source, digest=digest)
+    if pool is None:
+        index.refuse_incomplete()
+    else:
+        if len(index) and not update:
+            index.refuse_changed_source(name=source, digest=digest_of(pool))
+        if update or not index.is_complete:
+            added, deleted = bring_in_line(ranker, index, pool, name=source, progress=progress)
             progress.note(f"index {folder}: {added:,} added, {deleted:,} deleted, {index.living:,} candidates")
     if unwanted:
-        rows = [row for row in index.rows_of(unwanted) if row is not None]
-        progress.note(f"index {folder}: {index.delete(rows):,} of {len(unwanted):,} texts deleted")
+        progress.note(f"index {folder}: {index.delete_texts(unwanted):,} candidates deleted for {len(unwanted):,} texts")
     return index
 
 
@@ -397,8 +401,9 @@ def _show_hits(contexts: list[str], hits: "list[list[Hit]]") -> None:
 
 
 def _tell_truncated(ranker: "Ranker", progress: "Progress") -> None:
-    if ranker.truncated:
-        progress.warn(f"{ranker.truncated:,} texts are longer than model {ranker.name!r} reads and were cut")
+    for what, cut in (("contexts", ranker.truncated_contexts), ("candidates", ranker.truncated_candidates)):
+        if cut:
+            progress.warn(f"{cut:,} {what} are longer than the limit of model {ranker.name!r} and were cut")
 
 
 def _show_trained(result: "Ranked", *, as_json: bool) -> None:

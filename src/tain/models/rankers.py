@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -65,7 +66,8 @@ class Ranker(ABC):
     Attributes:
         name: How it is called in tables.
         record: What its ``tain.json`` says; empty for a plain encoder.
-        truncated: Distinct texts that the last call cut at a length limit.
+        truncated_contexts: How many contexts were cut at the length limit when some were last encoded.
+        truncated_candidates: How many different candidates were, likewise.
     """
 
     type: RankerType
@@ -73,7 +75,7 @@ class Ranker(ABC):
     def __init__(self, *, name: str, record: dict[str, Any] | None = None) -> None:
         self.name = name
         self.record = record or {}
-        self.truncated = 0
+        self.truncated_contexts = self.truncated_candidates = 0
         self._fingerprint: str | None = None
 
     @staticmethod
@@ -156,6 +158,11 @@ class Ranker(ABC):
             record: Config, base model, seeds and figures for ``tain.json``.
             card: The model card, Markdown.
         """
+
+    @property
+    def truncated(self) -> int:
+        """Texts cut at a length limit."""
+        return self.truncated_contexts + self.truncated_candidates
 
     @property
     def device(self) -> torch.device:
@@ -309,7 +316,7 @@ class DualRanker(Ranker):
         Raises:
             UserError: Something given is no text.
         """
-        ids, self.truncated = _token_ids(self.candidate, texts, "candidates")
+        ids, self.truncated_candidates = _token_ids(self.candidate, texts, "candidates")
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         with _evaluating(self.module), (progress or Progress.silent()).task("encode candidates", len(texts)) as task:
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
@@ -324,7 +331,7 @@ class DualRanker(Ranker):
         Raises:
             UserError: Something given is no text.
         """
-        ids, self.truncated = _token_ids(self.context, texts, "contexts")
+        ids, self.truncated_contexts = _token_ids(self.context, texts, "contexts")
         vectors = torch.empty(len(texts), self.head.vectors, self.dim)
         with _evaluating(self.module):
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
@@ -336,9 +343,10 @@ class DualRanker(Ranker):
         at_once = max(1, _WINDOW_NUMBERS // (self.head.vectors * self.dim))
         cut = 0
         for start in range(0, len(contexts), at_once):
-            yield start, self.encode_contexts(contexts[start : start + at_once])
-            cut += self.truncated
-        self.truncated = cut
+            window = self.encode_contexts(contexts[start : start + at_once])
+            cut += self.truncated_contexts
+            yield start, window
+        self.truncated_contexts = cut
 
     # ---- scores
 
@@ -350,17 +358,14 @@ class DualRanker(Ranker):
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "contexts candidates"]:
         """Score every candidate for every context; candidates may be vectors of ``encode_candidates``."""
-        cut = 0
         if not isinstance(candidates, np.ndarray):
             candidates = self.encode_candidates(candidates, progress=progress)
-            cut = self.truncated
         scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):
                 for place in range(len(window)):
                     scores[start + place] = scan_all(candidates, window.of(place))
                 task.advance(len(window))
-        self.truncated += cut
         return scores
 
     def score_lists(
@@ -369,7 +374,6 @@ class DualRanker(Ranker):
         _refuse_uneven(contexts, lists)
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
         vectors = self.encode_candidates(list(row_of), progress=progress)
-        cut = self.truncated
         scores: list[np.ndarray] = []
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):
@@ -377,7 +381,6 @@ class DualRanker(Ranker):
                     rows = [row_of[text] for text in lists[start + place]]
                     scores.append(scan_all(vectors[rows], window.of(place)))
                 task.advance(len(window))
-        self.truncated += cut
         return scores
 
     # ---- saving
@@ -494,9 +497,8 @@ class CrossRanker(Ranker):
     ) -> list[Float32[np.ndarray, " listed"]]:
         _refuse_uneven(contexts, lists)
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
-        context_ids, cut_contexts = _token_ids(self.context, contexts, "contexts")
-        candidate_ids, cut_candidates = _token_ids(self.candidate, list(row_of), "candidates")
-        self.truncated = cut_contexts + cut_candidates
+        context_ids, self.truncated_contexts = _token_ids(self.context, contexts, "contexts")
+        candidate_ids, self.truncated_candidates = _token_ids(self.candidate, list(row_of), "candidates")
         pairs = [(context, row_of[text]) for context, listed in enumerate(lists) for text in listed]
         lengths = [len(context_ids[context]) + len(candidate_ids[row]) for context, row in pairs]
         scores = np.empty(len(pairs), dtype=np.float32)
@@ -565,7 +567,7 @@ def _save_head(head: nn.Module, folder: Path) -> None:
 def _load_head(head: nn.Module, folder: Path) -> None:
     try:
         head.load_state_dict(load_file(folder / _HEAD_FILE))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"ranker {str(folder)!r} has no head that fits it ({reason}): train it again") from None
 

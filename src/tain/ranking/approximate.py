@@ -6,6 +6,7 @@ the greatest similarity bounds the score (the mixture over vectors itself cannot
 """
 
 import importlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,16 @@ from tain.ranking.index import CandidateIndex
 
 _TRAINED_A_LIST = 64  # vectors that one list's centre is fitted to
 _ADDED_AT_ONCE = 65_536
-_STALE = 1.5  # more rows than this times those covered: made anew
+_STALE = 1.5  # more rows than this times those that the lists were made for: made anew
+_OVERSAMPLED, _FEWEST = 4, 100  # candidates a vector asks for, for every hit wanted, and at least
 
 
 class ShortLists:
-    """Inverted lists over the first rows of an index; rows appended since are always on the short list.
+    """Inverted lists over the rows of an index.
 
     Args:
         index: The index they cover.
-        lists: A FAISS index of the first rows.
+        lists: A FAISS index of its rows.
     """
 
     def __init__(self, index: CandidateIndex, lists: Any) -> None:
@@ -36,34 +38,43 @@ class ShortLists:
 
     @classmethod
     def of(cls, index: CandidateIndex, *, progress: Progress | None = None) -> "ShortLists":
-        """Read them from the index's folder, or make and keep them there where there are none or most rows came later.
+        """Read them from the index's folder and add what was appended since; make them anew, and keep them there, where that is a third.
 
         Raises:
             UserError: FAISS is not installed.
         """
         faiss = _faiss()
         path = index.folder / "short.faiss"
-        if path.exists():
-            lists = faiss.read_index(str(path))
-            if lists.ntotal <= len(index) <= _STALE * lists.ntotal:
-                return cls(index, lists)
+        lists = _read(faiss, path)
+        if lists is not None and lists.d == index.dim and lists.ntotal <= len(index) <= _STALE * lists.ntotal:
+            _add(lists, index.vectors[lists.ntotal :], progress or Progress.silent())
+            return cls(index, lists)
         lists = _made(faiss, index.vectors, progress or Progress.silent())
         _write(faiss, lists, path)
         return cls(index, lists)
 
-    def rows(self, context: Float[Tensor, "vectors dim"], *, size: int, probes: int) -> np.ndarray:
+    def rows(self, context: Float[Tensor, "vectors dim"], *, k: int, probes: int) -> np.ndarray:
         """Give the short list for one context: living rows in order, without repeats.
 
         Args:
-            context: The context's vectors; each asks for ``size`` candidates.
-            size: Candidates a vector.
+            context: The context's vectors, of which each asks on its own.
+            k: Hits that are wanted. Each vector asks for four times as many and 100 at least: the lists know vectors in one byte a
+                number, and the best by their mixture need not be the best for any one of them.
             probes: Lists looked into a vector; more finds more and takes longer.
         """
-        self.lists.nprobe = min(probes, self.lists.nlist)
-        _, found = self.lists.search(np.ascontiguousarray(context.numpy(), dtype=np.float32), size)
-        late = np.arange(self.lists.ntotal, len(self.index))
-        rows = np.union1d(found[found >= 0], late)
-        return rows[~self.index.is_gone[rows]]
+        faiss = _faiss()
+        options = {"nprobe": min(probes, self.lists.nlist)}
+        if self._living is not None:
+            options["sel"] = faiss.IDSelectorBitmap(self._living)
+        asked = np.ascontiguousarray(context.numpy(), dtype=np.float32)
+        _, found = self.lists.search(asked, max(_OVERSAMPLED * k, _FEWEST), params=faiss.SearchParametersIVF(**options))
+        return np.unique(found[found >= 0])
+
+    @cached_property
+    def _living(self) -> np.ndarray | None:
+        """One bit a row, set where it was not deleted; None where none was."""
+        is_gone = self.index.is_gone
+        return np.packbits(~is_gone, bitorder="little") if is_gone.any() else None
 
 
 def _made(faiss: Any, vectors: np.ndarray, progress: Progress) -> Any:
@@ -73,19 +84,42 @@ def _made(faiss: Any, vectors: np.ndarray, progress: Progress) -> Any:
     lists = faiss.IndexIVFScalarQuantizer(centres, dim, count, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
     sample = np.random.default_rng(0).permutation(number)[: count * _TRAINED_A_LIST]
     lists.train(np.ascontiguousarray(vectors[np.sort(sample)]))
-    with progress.task("short lists", number) as task:
-        for start in range(0, number, _ADDED_AT_ONCE):
-            block = np.ascontiguousarray(vectors[start : start + _ADDED_AT_ONCE])
-            lists.add(block)
-            task.advance(len(block))
+    _add(lists, vectors, progress)
     lists.own_fields = True
     centres.this.disown()  # the lists free their centres; Python must not do it too
     return lists
 
 
+def _add(lists: Any, vectors: np.ndarray, progress: Progress) -> None:
+    with progress.task("short lists", len(vectors)) as task:
+        for start in range(0, len(vectors), _ADDED_AT_ONCE):
+            block = np.ascontiguousarray(vectors[start : start + _ADDED_AT_ONCE])
+            lists.add(block)
+            task.advance(len(block))
+
+
+def _read(faiss: Any, path: Path) -> Any:
+    """The lists that a file holds; None where it is not there or damaged, for they can be made anew from the vectors."""
+    if not path.exists():
+        return None
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError:
+        return None
+
+
 def _write(faiss: Any, lists: Any, path: Path) -> None:
     with whole_file(path, overwrite=True) as partial:
         faiss.write_index(lists, str(partial))
+
+
+def refuse_missing_faiss() -> None:
+    """Refuse an approximate search before anything is computed.
+
+    Raises:
+        UserError: FAISS is not installed.
+    """
+    _faiss()
 
 
 def _faiss() -> Any:

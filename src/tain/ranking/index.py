@@ -8,7 +8,7 @@ commit alone, whatever the number of candidates. Readers keep the view they open
     vectors.bin    float32 rows           squares.bin   each row's squared length
     texts.bin      UTF-8, end to end      ends.bin      where each text ends
     keys.bin       a 64-bit key a text    gone.bin      rows that were deleted
-    commits.bin    the log                source.json   the candidate file it was last brought in line with, if any
+    commits.bin    the log                source.json   the candidate file it is brought in line with, if any, and whether that is done
 """
 
 import hashlib
@@ -76,6 +76,10 @@ class CandidateIndex:
         folder: Where it is.
         about: What ``index.json`` says.
         state: How much of the files counts.
+
+    Attributes:
+        vectors: Float32 (rows, dim), memory-mapped; what is written into it stays in memory.
+        squares: Squared length of each vector, float32 (rows,), memory-mapped.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any], state: _State) -> None:
@@ -116,11 +120,17 @@ class CandidateIndex:
         try:
             about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
+            if folder.exists():
+                raise UserError(f"index {str(folder)!r} is there, but holds no index: give another name, or remove it") from None
             raise UserError(f"index {str(folder)!r} does not exist: make it by giving --candidates FILE with it") from None
         except (ValueError, IsADirectoryError):
             raise UserError(f"index {str(folder)!r} has a damaged index.json: make the index again") from None
-        if about.get("kind") != "candidate index" or about.get("format", 0) > FORMAT:
+        if not isinstance(about, dict) or about.get("kind") != "candidate index":
+            raise UserError(f"index {str(folder)!r} has an index.json that tain did not write: give the folder of an index, or a new one")
+        if about.get("format", 0) > FORMAT:
             raise UserError(f"index {str(folder)!r} is of a format that this tain does not read ({FORMAT}): upgrade tain, or make it again")
+        if not isinstance(about.get("dim"), int) or not {"fingerprint", "model"} <= set(about):
+            raise UserError(f"index {str(folder)!r} has a damaged index.json: make the index again")
         return cls(folder, about, _last_state(folder, about["dim"])[0])
 
     def refuse_other_model(self, fingerprint: str, name: str) -> None:
@@ -147,20 +157,10 @@ class CandidateIndex:
         return self._state.rows - self._state.gone
 
     @cached_property
-    def vectors(self) -> np.ndarray:
-        """Float32 (rows, dim), memory-mapped; what is written into it stays in memory."""
-        return self._mapped("vectors.bin", np.float32, (self._state.rows, self.dim))
-
-    @cached_property
-    def squares(self) -> np.ndarray:
-        """Squared length of each vector, float32 (rows,), memory-mapped."""
-        return self._mapped("squares.bin", np.float32, (self._state.rows,))
-
-    @cached_property
     def is_gone(self) -> np.ndarray:
         """True on deleted rows (rows,)."""
         gone = np.zeros(self._state.rows, dtype=bool)
-        gone[self._mapped("gone.bin", np.int64, (self._state.gone,))] = True
+        gone[self._gone] = True
         return gone
 
     def text(self, row: int) -> str:
@@ -175,10 +175,17 @@ class CandidateIndex:
 
     def rows_of(self, texts: Sequence[str]) -> list[int | None]:
         """Living rows of texts; None for one that is not there. Takes one pass over the keys, 8 bytes a candidate."""
-        wanted = np.array(sorted({_key(text) for text in texts}), dtype=np.uint64)
-        at = np.flatnonzero(np.isin(self._keys, wanted) & ~self.is_gone)
-        row_of = {self.text(int(row)): int(row) for row in at}
+        row_of = {text: row for row, text in self._living_rows(texts)}
         return [row_of.get(text) for text in texts]
+
+    def _living_rows(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """Every living row of these texts."""
+        wanted = np.array(sorted({_key(text) for text in texts}), dtype=np.uint64)
+        known = set(texts)
+        for row in np.flatnonzero(np.isin(self._keys, wanted) & ~self.is_gone):
+            text = self.text(int(row))
+            if text in known:  # another text may have the same key
+                yield int(row), text
 
     def refresh(self) -> bool:
         """Take up what was committed since; True where there was something."""
@@ -188,15 +195,16 @@ class CandidateIndex:
         self._show(state)
         return True
 
-    def append(self, texts: Sequence[str], vectors: np.ndarray) -> range:
+    def append(self, texts: Sequence[str], vectors: np.ndarray, *, only_new: bool = False) -> range:
         """Add candidates; when this returns they are on the disk to stay.
 
         Args:
             texts: Their texts.
             vectors: Their vectors (texts, dim).
+            only_new: Leave out those that the index holds by now: another writer may have been faster.
 
         Returns:
-            Their rows.
+            The rows that were added.
 
         Raises:
             UserError: The vectors are of another width, not finite, or not one a text.
@@ -212,8 +220,12 @@ class CandidateIndex:
         if not np.isfinite(vectors).all():
             raise UserError("vectors hold nan or infinity, which no score can compare: check the model's weights")
         added = np.ascontiguousarray(vectors, dtype=np.float32)
-        encoded = [text.encode("utf-8") for text in texts]
         with self._writing() as (state, files):
+            if only_new:
+                self._show(state)
+                chosen = [place for place, row in enumerate(self.rows_of(texts)) if row is None]
+                texts, added = [texts[place] for place in chosen], added[chosen]
+            encoded = [text.encode("utf-8") for text in texts]
             ends = state.text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
             files["vectors.bin"].write(added.tobytes())
             files["squares.bin"].write(np.einsum("nd,nd->n", added, added).tobytes())
@@ -238,21 +250,60 @@ class CandidateIndex:
             if wrong:
                 raise UserError(f"index {str(self.folder)!r} has no row {wrong[0]}: it has {state.rows:,}")
             self._show(state)
-            living = sorted({row for row in rows if not self.is_gone[row]})
-            files["gone.bin"].write(np.array(living, dtype=np.int64).tobytes())
-            self._commit(files, _State(state.rows, state.text_bytes, state.gone + len(living), state.number + 1))
+            return self._mark_gone(rows, state, files)
+
+    def delete_texts(self, texts: Sequence[str]) -> int:
+        """Let texts no more be found, in whatever rows they are; when this returns that is on the disk.
+
+        Returns:
+            How many rows that took.
+        """
+        with self._writing() as (state, files):
+            self._show(state)
+            return self._mark_gone([row for row, _ in self._living_rows(texts)], state, files)
+
+    def _mark_gone(self, rows: Sequence[int], state: _State, files: dict[str, Any]) -> int:
+        living = sorted({row for row in rows if not self.is_gone[row]})
+        files["gone.bin"].write(np.array(living, dtype=np.int64).tobytes())
+        self._commit(files, _State(state.rows, state.text_bytes, state.gone + len(living), state.number + 1))
         return len(living)
 
     @property
     def source(self) -> dict[str, Any]:
         """What ``tell_source`` was told; empty where it never was."""
         path = self.folder / "source.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            source = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError:
+            source = None
+        if not isinstance(source, dict):
+            raise UserError(
+                f"index {str(self.folder)!r} has a damaged source.json: remove that file and give --candidates FILE with --update"
+            )
+        return source
 
-    def tell_source(self, *, name: str, digest: str) -> None:
-        """Remember the candidate file that the index now agrees with."""
+    def tell_source(self, *, name: str, digest: str, is_complete: bool) -> None:
+        """Remember the candidate file that the index agrees with, or is about to."""
         with whole_file(self.folder / "source.json", overwrite=True) as path:
-            path.write_text(json.dumps({"name": name, "digest": digest}, indent=2) + "\n", encoding="utf-8")
+            content = {"name": name, "digest": digest, "complete": is_complete}
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def is_complete(self) -> bool:
+        """False where bringing it in line with a candidate file was begun and cut off, or nothing was ever put in."""
+        return self.source.get("complete", len(self) > 0)
+
+    def refuse_incomplete(self) -> None:
+        """Refuse to search where bringing the index in line with a candidate file was cut off.
+
+        Raises:
+            UserError: It was.
+        """
+        if self.source and not self.is_complete:
+            name = self.source["name"]
+            raise UserError(
+                f"index {str(self.folder)!r} lacks candidates: putting in those of {name!r} was cut off; give --candidates {name} to finish it"
+            )
 
     def refuse_changed_source(self, *, name: str, digest: str) -> None:
         """Refuse a candidate file whose content differs from what was indexed.
@@ -269,21 +320,15 @@ class CandidateIndex:
     # ---- files
 
     def _show(self, state: _State) -> None:
+        """Map every file as far as it counts: all at once, so that a folder replaced later does not mix in. Reads nothing."""
         self._state = state
-        for name in ("vectors", "squares", "is_gone", "_texts", "_ends", "_keys"):
-            self.__dict__.pop(name, None)
-
-    @cached_property
-    def _texts(self) -> np.ndarray:
-        return self._mapped("texts.bin", np.uint8, (self._state.text_bytes,))
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        return self._mapped("ends.bin", np.int64, (self._state.rows,))
-
-    @cached_property
-    def _keys(self) -> np.ndarray:
-        return self._mapped("keys.bin", np.uint64, (self._state.rows,))
+        self.vectors = self._mapped("vectors.bin", np.float32, (state.rows, self.dim))
+        self.squares = self._mapped("squares.bin", np.float32, (state.rows,))
+        self._texts = self._mapped("texts.bin", np.uint8, (state.text_bytes,))
+        self._ends = self._mapped("ends.bin", np.int64, (state.rows,))
+        self._keys = self._mapped("keys.bin", np.uint64, (state.rows,))
+        self._gone = self._mapped("gone.bin", np.int64, (state.gone,))
+        self.__dict__.pop("is_gone", None)
 
     def _mapped(self, file: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         if not np.prod(shape):
@@ -327,6 +372,9 @@ def _last_state(folder: Path, dim: int) -> tuple[_State, int]:
     Raises:
         UserError: A file is shorter than that commit says: it was damaged from outside.
     """
+    missing = [file for file in _FILES if not (folder / file).is_file()]
+    if missing:
+        raise UserError(f"index {str(folder)!r} is damaged: it has no {missing[0]}; restore it, or make it again")
     state, end = _State(), 0
     with (folder / "commits.bin").open("rb") as log:
         commits = os.fstat(log.fileno()).st_size // _COMMIT_BYTES

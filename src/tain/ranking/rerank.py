@@ -11,7 +11,7 @@ from tain.foundation.progress import Progress
 from tain.models.rankers import DualRanker, Ranker
 from tain.models.scanning import Best, scan_best
 from tain.ranking.approximate import ShortLists
-from tain.ranking.index import CandidateIndex
+from tain.ranking.index import CandidateIndex, digest_of
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ def search(
         progress: Told how far it is.
 
     Raises:
-        UserError: The index was made by another model or holds nothing, ``k`` or ``probes`` is below 1, or FAISS is not there.
+        UserError: The index was made by another model, lacks candidates or holds none, ``k`` or ``probes`` is below 1, or FAISS is not
+            there.
     """
     index.refuse_other_model(ranker.fingerprint, ranker.name)
+    index.refuse_incomplete()
     if k < 1:
         raise UserError(f"k is {k}, but something must be looked for: give 1 or more")
     if not index.living:
@@ -67,7 +69,7 @@ def search(
             if short is None:
                 bests = scan_best(index.vectors, asked, k=k, is_gone=is_gone, squares=index.squares)
             else:
-                bests = [_best_of(index, context, short.rows(context, size=k, probes=probes or 1), k=k) for context in asked]
+                bests = [_best_of(index, context, short.rows(context, k=k, probes=probes or 1), k=k) for context in asked]
             for best in bests:
                 found = zip(best.rows.tolist(), best.scores.tolist(), strict=True)
                 hits.append([Hit(index.text(row), row, score) for row, score in found])
@@ -107,7 +109,7 @@ def add_candidates(
     """Encode the texts that an index does not hold yet and append them, some at a time; those appended stay if the rest is cut off.
 
     Returns:
-        How many were new.
+        How many were new; ``ranker.truncated_candidates`` says how many of these were cut.
 
     Raises:
         UserError: The index was made by another model.
@@ -116,19 +118,47 @@ def add_candidates(
     index.refresh()
     distinct = list(dict.fromkeys(texts))
     new = [text for text, row in zip(distinct, index.rows_of(distinct), strict=True) if row is None]
+    added = cut = 0
     for start in range(0, len(new), batch_texts):
         batch = new[start : start + batch_texts]
-        index.append(batch, ranker.encode_candidates(batch, progress=progress))
-    return len(new)
+        vectors = ranker.encode_candidates(batch, progress=progress)
+        cut += ranker.truncated_candidates
+        added += len(index.append(batch, vectors, only_new=True))
+    ranker.truncated_candidates = cut
+    return added
 
 
-def bring_in_line(ranker: DualRanker, index: CandidateIndex, texts: Sequence[str], *, progress: Progress | None = None) -> tuple[int, int]:
-    """Let an index hold just these texts: add what is new, delete what is gone.
+def bring_in_line(
+    ranker: DualRanker,
+    index: CandidateIndex,
+    texts: Sequence[str],
+    *,
+    name: str,
+    batch_texts: int = 16_384,
+    progress: Progress | None = None,
+) -> tuple[int, int]:
+    """Let an index hold just these texts: add what is new, delete what is gone. Where that is cut off, the index says so.
+
+    Args:
+        ranker: The ranker that made the index.
+        index: The index.
+        texts: All that it shall hold.
+        name: Where they come from, for messages.
+        batch_texts: Texts that are encoded and put on the disk together.
+        progress: Told how far it is.
 
     Returns:
         How many were added and how many deleted.
+
+    Raises:
+        UserError: The index was made by another model.
     """
-    added = add_candidates(ranker, index, texts, progress=progress)
+    index.refuse_other_model(ranker.fingerprint, ranker.name)
+    digest = digest_of(texts)
+    index.tell_source(name=name, digest=digest, is_complete=False)
+    added = add_candidates(ranker, index, texts, batch_texts=batch_texts, progress=progress)
     wanted = set(texts)
     gone = [row for row, text in index.living_texts() if text not in wanted]
-    return added, index.delete(gone) if gone else 0
+    deleted = index.delete(gone) if gone else 0
+    index.tell_source(name=name, digest=digest, is_complete=True)
+    return added, deleted
