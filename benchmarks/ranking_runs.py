@@ -153,7 +153,7 @@ def measured(model, kind, seed, parts, chosen):
     found = {"seconds": round(result.runs[0].seconds, 1), "steps": result.runs[0].steps}
     lists = test_lists(parts["test"], chosen)
     for name, each in lists.items():
-        figures = list_figures(list_scores(result.ranker, each), each.is_right)
+        figures = list_figures(list_scores(result.ranker, each), each)
         found[name] = {figure: round(float(100 * values.mean()), 2) for figure, values in figures.items()}
     some = next(iter(lists.values()))
     sizes = (1000,) if chosen.quick else (1000, 100_000)

@@ -194,6 +194,13 @@ def test_what_cannot_be_scored_is_refused(build, unchecked):
     ranker = build()
     with pytest.raises(UserError, match="contexts are one string, which would be read letter by letter"):
         ranker.score("a context", ["a"])
+    for one in (ranker, build("cross")):
+        with pytest.raises(UserError, match="candidates are one string, which would be read letter by letter"):
+            one.score(["a context"], "abc")
+        with pytest.raises(UserError, match="a context's candidates are one string, which would be read letter by letter"):
+            one.score_lists(["a", "b"], ["ab", "c"])
+        with pytest.raises(UserError, match="contexts are one string"):
+            one.score_lists("ab", [["a"], ["b"]])
     with pytest.raises(UserError, match="candidates hold int at place 1, not text"):
         ranker.score(["a context"], ["a", 3])
     with pytest.raises(UserError, match="2 contexts came with 1 lists of candidates"):

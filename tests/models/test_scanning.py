@@ -85,6 +85,23 @@ def test_of_equal_scores_the_earlier_rows_come_first(vectors):
         assert list(best.rows) == [30, 450, 0, 1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_many_contexts_are_multiplied_a_few_at_a_time_and_only_tied_rows_are_sorted(candidates, generator, monkeypatch):
+    contexts = [torch.randn(1, 16, generator=generator) for _ in range(25)]
+    expected = scan_best(candidates, contexts, k=5)
+    monkeypatch.setattr(scanning, "_PRODUCT_CONTEXTS", 4)
+    widest, sorted_rows = [], []
+    real_top, real_sort = scanning._top_of_block, torch.Tensor.sort
+    monkeypatch.setattr(scanning, "_top_of_block", lambda scores, k: widest.append(len(scores)) or real_top(scores, k))
+    for found, wanted in zip(scan_best(candidates, contexts, k=5), expected, strict=True):
+        assert list(found.rows) == list(wanted.rows)
+    assert max(widest) == 4
+    scores = torch.tensor([[1.0, 3.0, 2.0, 0.0], [1.0, 2.0, 2.0, 2.0]])
+    monkeypatch.setattr(torch.Tensor, "sort", lambda self, **more: sorted_rows.append(len(self)) or real_sort(self, **more))
+    assert real_top(scores, 2)[1].tolist() == [[1, 2], [1, 2]]
+    assert sorted_rows == [1]
+
+
 def test_a_read_only_map_is_scanned_too(candidates, contexts, tmp_path):
     candidates.tofile(tmp_path / "vectors")
     mapped = np.memmap(tmp_path / "vectors", dtype=np.float32, mode="r", shape=candidates.shape)

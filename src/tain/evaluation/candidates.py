@@ -5,7 +5,7 @@ R@1 = 1/C, where counting ties as hits would make it look perfect.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,11 +18,13 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import versions
 from tain.models.rankers import DualRanker, Ranker
 from tain.models.scanning import scan_all
+from tain.text.cleaning import drop_repeats, same_text_key
 from tain.text.records import RankingExample
 
 LATENCY_CANDIDATES = (1_000, 100_000)
 _RECALLS = (1, 2, 5, 10)
 _SCORES_AT_ONCE = 10_000_000  # of the whole pool: 40 MB
+_PAIRS_AT_ONCE = 100_000  # of a cross-encoder, which holds the tokens of each
 _TIMED_PAIRS = 32  # of a cross-encoder, whose time is that of its pairs
 
 
@@ -35,14 +37,14 @@ class CandidateLists:
 
     Attributes:
         contexts: One a query.
-        lists: Each query's candidates, all different; the whole pool is one tuple that all queries share.
-        is_right: For each query, True on right candidates; at least one.
+        lists: Each query's candidates, all different by ``same_text_key``; the whole pool is one tuple that all queries share.
+        right: Places of each query's right candidates in its list; one at least.
         kind: In words: ``20 sampled``, ``listed``, ``whole pool of 812``.
     """
 
     contexts: tuple[str, ...]
     lists: tuple[tuple[str, ...], ...]
-    is_right: tuple[np.ndarray, ...]
+    right: tuple[np.ndarray, ...]
     kind: str
 
     def __len__(self) -> int:
@@ -63,8 +65,9 @@ def sampled_lists(
     Raises:
         UserError: The pool is too small.
     """
-    texts = list(dict.fromkeys(pool if pool is not None else (answer for example in examples for answer in example.answers)))
-    most_right = max(len(example.answers) for example in examples)
+    texts = drop_repeats(pool if pool is not None else (answer for example in examples for answer in example.answers)).texts
+    keys = [same_text_key(text) for text in texts]
+    most_right = max(len(drop_repeats(example.answers).texts) for example in examples)
     if size < 2:
         raise UserError(f"candidates are {size} a query, but a right one needs others to be told from: give 2 or more (the paper: 20)")
     if len(texts) - most_right + 1 < size:
@@ -74,17 +77,16 @@ def sampled_lists(
         )
     contexts, lists = [], []
     for example in examples:
-        right = set(example.answers)
-        for answer in example.answers:
+        right = {same_text_key(answer) for answer in example.answers}
+        for answer in drop_repeats(example.answers).texts:
             drawn: dict[str, None] = {}
             while len(drawn) < size - 1:
                 for place in rng.integers(len(texts), size=size):
-                    if texts[place] not in right and len(drawn) < size - 1:
+                    if keys[place] not in right and len(drawn) < size - 1:
                         drawn[texts[place]] = None
             contexts.append(example.context)
             lists.append((answer, *drawn))
-    first = np.arange(size) == 0
-    return CandidateLists(tuple(contexts), tuple(lists), (first,) * len(lists), f"{size} sampled")
+    return CandidateLists(tuple(contexts), tuple(lists), (np.zeros(1, dtype=np.int64),) * len(lists), f"{size} sampled")
 
 
 def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
@@ -93,12 +95,19 @@ def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
     Raises:
         UserError: No context has negatives.
     """
-    kept = [example for example in examples if example.negatives]
-    if not kept:
-        raise UserError("no context has negatives, so there is no list to rank: name their column with --negatives or --label, or sample")
-    lists = tuple((*example.answers, *example.negatives) for example in kept)
-    is_right = tuple(np.arange(len(listed)) < len(example.answers) for listed, example in zip(lists, kept, strict=True))
-    return CandidateLists(tuple(example.context for example in kept), lists, is_right, "listed")
+    contexts, lists, right = [], [], []
+    for example in examples:
+        answers = drop_repeats(example.answers).texts
+        listed = drop_repeats([*answers, *example.negatives]).texts  # the right ones come first, also as those that are kept
+        if len(listed) > len(answers):
+            contexts.append(example.context)
+            lists.append(tuple(listed))
+            right.append(np.arange(len(answers)))
+    if not lists:
+        raise UserError(
+            "no context has negatives, so there is no list to rank: name their column with --negatives-column or --label, or sample"
+        )
+    return CandidateLists(tuple(contexts), tuple(lists), tuple(right), "listed")
 
 
 def whole_pool(examples: Sequence[RankingExample]) -> CandidateLists:
@@ -107,17 +116,13 @@ def whole_pool(examples: Sequence[RankingExample]) -> CandidateLists:
     Raises:
         UserError: There is only one candidate.
     """
-    pool = tuple(dict.fromkeys(text for example in examples for text in (*example.answers, *example.negatives)))
+    pool = tuple(drop_repeats(text for example in examples for text in (*example.answers, *example.negatives)).texts)
     if len(pool) < 2:
         raise UserError("the whole pool is one candidate, which would always come first: give pairs with different answers")
-    row_of = {text: row for row, text in enumerate(pool)}
-    is_right = []
-    for example in examples:
-        marks = np.zeros(len(pool), dtype=bool)
-        marks[[row_of[answer] for answer in example.answers]] = True
-        is_right.append(marks)
+    row_of = {same_text_key(text): row for row, text in enumerate(pool)}
+    right = tuple(np.unique([row_of[same_text_key(answer)] for answer in example.answers]) for example in examples)
     contexts = tuple(example.context for example in examples)
-    return CandidateLists(contexts, (pool,) * len(contexts), tuple(is_right), f"whole pool of {len(pool):,}")
+    return CandidateLists(contexts, (pool,) * len(contexts), right, f"whole pool of {len(pool):,}")
 
 
 # ---- figures of one list
@@ -159,18 +164,24 @@ def average_precision(scores: np.ndarray, is_right: np.ndarray) -> float:
     return total / float(rights.sum())
 
 
-def list_figures(scores: Sequence[np.ndarray], is_right: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[str, np.ndarray]:
     """Figures of every list (queries,): ``R@1``, ``R@2``, ``R@5``, ``R@10`` where lists are longer, ``MRR``, and ``MAP`` where some have several right.
+
+    Args:
+        scores: Of each query's candidates; may stream past.
+        lists: The queries.
 
     Raises:
         UserError: A score is not finite.
     """
-    shortest = min(map(len, scores))
+    shortest = min(map(len, lists.lists))
     found: dict[str, list[float]] = {f"R@{k}": [] for k in _RECALLS if k < shortest} | {"MRR": []}
-    has_several = any(marks.sum() > 1 for marks in is_right)
+    has_several = any(len(places) > 1 for places in lists.right)
     if has_several:
         found["MAP"] = []
-    for row, marks in zip(scores, is_right, strict=True):
+    for row, places in zip(scores, lists.right, strict=True):
+        marks = np.zeros(len(row), dtype=bool)
+        marks[places] = True
         if not np.isfinite(row).all():
             raise UserError("a ranker gave a score that is nan or infinite, which cannot be ranked: check its weights, or use float32")
         better, chances = first_place_chances(row, marks)
@@ -183,17 +194,23 @@ def list_figures(scores: Sequence[np.ndarray], is_right: Sequence[np.ndarray]) -
     return {name: np.array(values) for name, values in found.items()}
 
 
-def list_scores(ranker: Ranker, lists: CandidateLists, *, progress: Progress | None = None) -> list[np.ndarray]:
-    """Score every query's candidates; those that all queries share are encoded once."""
+def list_scores(ranker: Ranker, lists: CandidateLists, *, progress: Progress | None = None) -> Iterator[np.ndarray]:
+    """Score every query's candidates, query by query; those that all queries share are encoded once."""
     is_shared = all(listed is lists.lists[0] for listed in lists.lists)
     if not is_shared:
-        return ranker.score_lists(lists.contexts, lists.lists, progress=progress)
+        yield from ranker.score_lists(lists.contexts, lists.lists, progress=progress)
+        return
     pool: Any = lists.lists[0]
+    scores_at_once = _PAIRS_AT_ONCE
     if isinstance(ranker, DualRanker):
-        pool = ranker.encode_candidates(pool, progress=progress)
-    at_once = max(1, _SCORES_AT_ONCE // len(pool))
-    blocks = (lists.contexts[start : start + at_once] for start in range(0, len(lists), at_once))
-    return [row for block in blocks for row in ranker.score(block, pool, progress=progress)]
+        pool, scores_at_once = ranker.encode_candidates(pool, progress=progress), _SCORES_AT_ONCE
+    at_once = max(1, scores_at_once // len(pool))
+    cut = 0
+    for start in range(0, len(lists), at_once):
+        scores = ranker.score(lists.contexts[start : start + at_once], pool, progress=progress)
+        cut += ranker.truncated_contexts
+        yield from scores
+    ranker.truncated_contexts = cut
 
 
 # ---- what a query costs
@@ -323,9 +340,10 @@ def evaluate_rankers(
     """
     results: list[tuple[Ranker, dict[str, np.ndarray], list[Latency], int]] = []
     for ranker in rankers:
-        found = list_figures(list_scores(ranker, lists, progress=progress), lists.is_right)
+        found = list_figures(list_scores(ranker, lists, progress=progress), lists)
         truncated = ranker.truncated
-        candidates = list(dict.fromkeys(text for listed in dict.fromkeys(lists.lists) for text in listed))
+        different = {id(listed): listed for listed in lists.lists}.values()  # a shared pool once
+        candidates = list(dict.fromkeys(text for listed in different for text in listed))
         results.append((ranker, found, latencies(ranker, lists.contexts, candidates, sizes=sizes) if sizes else [], truncated))
     if not results:
         raise UserError("no ranker is given, so there is nothing to evaluate: give one or more")

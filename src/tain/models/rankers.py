@@ -488,6 +488,7 @@ class CrossRanker(Ranker):
         self, contexts: Sequence[str], candidates: Sequence[str], *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "contexts candidates"]:
         """Score every candidate for every context: one pass of the encoder a pair."""
+        _refuse_string(candidates, "candidates")
         found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
         return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
 
@@ -533,9 +534,13 @@ def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str) -> Emb
     return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens)
 
 
-def _token_ids(side: Embedder, texts: Sequence[str], what: str) -> tuple[list[list[int]], int]:
+def _refuse_string(texts: Sequence[str], what: str) -> None:
     if isinstance(texts, str):
         raise UserError(f"{what} are one string, which would be read letter by letter: give a list of texts")
+
+
+def _token_ids(side: Embedder, texts: Sequence[str], what: str) -> tuple[list[list[int]], int]:
+    _refuse_string(texts, what)
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"{what} hold {type(text).__name__} at place {place}, not text: give strings")
@@ -544,8 +549,11 @@ def _token_ids(side: Embedder, texts: Sequence[str], what: str) -> tuple[list[li
 
 
 def _refuse_uneven(contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> None:
+    _refuse_string(contexts, "contexts")
     if len(contexts) != len(lists):
         raise UserError(f"{len(contexts):,} contexts came with {len(lists):,} lists of candidates: give one list a context")
+    for listed in lists:
+        _refuse_string(listed, "a context's candidates")
 
 
 @contextmanager

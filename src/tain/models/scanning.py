@@ -17,6 +17,7 @@ from tain.foundation.errors import ShapeError
 
 _BLOCK_NUMBERS = 2**18  # similarities of a block: they stay in the cache between the passes over them
 _BLOCK_ROWS = (512, 8192)
+_PRODUCT_CONTEXTS = 2048  # of one vector each, multiplied with a block at once: 64 MB of scores
 _FEWEST_VECTORS = 8  # below, the whole product costs no more than bounds do
 _DIRECTIONS = 16  # of the bound
 _WORTH_BOUNDING = 0.3  # share of a block's candidates that may survive before its whole product is cheaper
@@ -87,15 +88,18 @@ def scan_best(
 
 def _best_by_products(candidates: np.ndarray, contexts: Tensor, k: int, is_gone: np.ndarray | None) -> list[Best]:
     """One vector a context: one product serves all contexts, and each block's best are kept."""
-    scores = torch.empty(len(contexts), 0)
-    rows = torch.empty(len(contexts), 0, dtype=torch.int64)
+    groups = contexts.split(_PRODUCT_CONTEXTS)
+    bests = [(torch.empty(len(group), 0), torch.empty(len(group), 0, dtype=torch.int64)) for group in groups]
     for start, block in _blocks(candidates, _BLOCK_ROWS[1]):
-        found = contexts @ block.T  # (contexts, rows)
-        if is_gone is not None:
-            found[:, torch.from_numpy(is_gone[start : start + len(block)])] = -torch.inf
-        top, places = _top_of_block(found, k)
-        scores, rows = _first(torch.cat([scores, top], 1), torch.cat([rows, places + start], 1), k)
-    return [_in_order(mine, places, k) for mine, places in zip(scores, rows, strict=True)]
+        gone = None if is_gone is None else torch.from_numpy(is_gone[start : start + len(block)])
+        for number, group in enumerate(groups):
+            found = group @ block.T  # (contexts, rows)
+            if gone is not None:
+                found[:, gone] = -torch.inf
+            top, places = _top_of_block(found, k)
+            scores, rows = bests[number]
+            bests[number] = _first(torch.cat([scores, top], 1), torch.cat([rows, places + start], 1), k)
+    return [_in_order(mine, places, k) for scores, rows in bests for mine, places in zip(scores, rows, strict=True)]
 
 
 class _Search:
@@ -186,12 +190,15 @@ def _mixed(similarities: Float[Tensor, "vectors rows"]) -> Float[Tensor, " rows"
 
 def _top_of_block(scores: Float[Tensor, "contexts rows"], k: int) -> tuple[Tensor, Tensor]:
     """Each context's ``k`` best scores and their places; where equal scores would not all fit, the earlier ones."""
-    if scores.shape[1] > k:
-        top = scores.topk(k + 1, dim=1)
-        if not (top.values[:, k - 1] == top.values[:, k]).any():
-            return top.values[:, :k], top.indices[:, :k]
-    values, places = scores.sort(dim=1, descending=True, stable=True)
-    return values[:, :k], places[:, :k]
+    if scores.shape[1] <= k:
+        return scores.sort(dim=1, descending=True, stable=True)
+    top = scores.topk(k + 1, dim=1)
+    values, places = top.values[:, :k].clone(), top.indices[:, :k].clone()
+    is_tied = top.values[:, k - 1] == top.values[:, k]
+    if is_tied.any():
+        ordered = scores[is_tied].sort(dim=1, descending=True, stable=True)
+        values[is_tied], places[is_tied] = ordered.values[:, :k], ordered.indices[:, :k]
+    return values, places
 
 
 def _first(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

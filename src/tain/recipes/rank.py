@@ -249,8 +249,15 @@ class _Session:
     def _validation_lists(self) -> CandidateLists | None:
         if not self.material.held:
             return None
-        if all(example.negatives for example in self.material.held):
-            return given_lists(self.material.held)
+        listing = sum(bool(example.negatives) for example in self.material.held)
+        if 2 * listing >= len(self.material.held):
+            lists = given_lists(self.material.held)
+            left_out = len(self.material.held) - len(lists)
+            if left_out:
+                self.progress.note(
+                    f"{left_out:,} of {len(self.material.held):,} held-out contexts list no negatives and are not measured on"
+                )
+            return lists
         rng = np.random.default_rng([self.config.seed, 2])
         most_right = max(len(example.answers) for example in self.material.held)
         possible = len(self.material.texts) - most_right + 1
@@ -359,7 +366,7 @@ class _Session:
     def _measure(self) -> dict[str, float] | None:
         if self.lists is None:
             return None
-        found = list_figures(list_scores(self.ranker, self.lists), self.lists.is_right)
+        found = list_figures(list_scores(self.ranker, self.lists), self.lists)
         return {name: float(100 * values.mean()) for name, values in found.items()}
 
     def _train_one(self, seed: int) -> RankRun:

@@ -9,7 +9,7 @@ from tain.foundation.errors import UserError
 from tain.models.rankers import DualRanker
 from tain.models.scanning import scan_best
 from tain.recipes.rank_config import RankConfig
-from tain.text.cleaning import same_text_key
+from tain.text.cleaning import drop_repeats, same_text_key
 from tain.text.records import RankingExample
 
 _MOST_DRAWS = 50  # tries to draw a wrong candidate before one is said to be missing
@@ -95,9 +95,9 @@ def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, v
         raise UserError(
             f"there are {len(pairs)} pairs with {len(texts)} different candidates to train on, but a right answer must be told from others: give more pairs"
         )
-    everything = dict.fromkeys([*texts, *(text for example in held for text in (*example.answers, *example.negatives))])
+    everything = drop_repeats([*texts, *(text for example in held for text in (*example.answers, *example.negatives))]).texts
     return Material(
-        [example.context for example in kept], texts, pairs, [frozenset(answers) for answers in right], listed, held, list(everything)
+        [example.context for example in kept], texts, pairs, [frozenset(answers) for answers in right], listed, held, everything
     )
 
 
