@@ -81,6 +81,22 @@ def test_scores_are_lines_and_may_be_json(ranker_folder, pairs_file, tmp_path, c
     assert first["score"] == pytest.approx(float(lines[1].split("\t")[2]), rel=1e-4)
 
 
+def test_scores_keep_the_tables_rows(ranker_folder, texts, capsys):
+    rows = ["a mirror\tglass", "the sea\tsand", "a mirror\tthe sun", "a mirror\tglass"]
+    assert run("score", ranker_folder, texts("pairs.tsv", ["context\tanswer", *rows]), *HERE) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.rpartition("\t")[0] for line in lines] == rows
+    assert lines[0] == lines[3]
+
+
+def test_names_with_brackets_are_shown_as_they_are(bert_folder, pairs_file, tmp_path, capsys):
+    folder = tmp_path / "run[bold]one[/]"
+    assert run("train", bert_folder, pairs_file, "-o", folder, *SMALL, *HERE) == 0
+    assert f"saved in {folder}" in capsys.readouterr().out
+    assert run("evaluate", folder, bert_folder, "--pairs", pairs_file, "--resamples", 5, "--candidates", 4, "--no-latency", *HERE) == 0
+    assert f"the difference to {folder}" in capsys.readouterr().out
+
+
 def test_candidates_are_indexed_once_then_searched_changed_and_deleted(ranker_folder, sentences, texts, tmp_path, capsys):
     asked, answers = texts("asked.txt", sentences[:2]), texts("answers.txt", sentences[:8])
     base = ("search", ranker_folder, asked, "--index", tmp_path / "index", "--json", *HERE)

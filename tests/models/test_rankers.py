@@ -214,6 +214,17 @@ def test_a_ranker_is_not_taken_for_an_encoder(build, tmp_path):
     assert Embedder.load(folder / "context", device="cpu", dtype="float32").dim == 32
 
 
+@pytest.mark.parametrize(("type", "towers"), [("bi", 2), ("cross", 1)])
+def test_the_encoders_of_a_ranker_may_bring_code_where_that_is_allowed(build, tmp_path, monkeypatch, type, towers):
+    folder = saved(build(type), tmp_path / "ranker")
+    real, asked = Embedder.load, []
+    monkeypatch.setattr(
+        Embedder, "load", lambda name, trust_remote_code, **options: asked.append(trust_remote_code) or real(name, **options)
+    )
+    Ranker.load(folder, device="cpu", dtype="float32", trust_remote_code=True)
+    assert asked == [True] * towers
+
+
 def test_a_damaged_or_newer_ranker_is_refused(build, tmp_path):
     folder = saved(build(), tmp_path / "ranker")
     (folder / "head.safetensors").unlink()

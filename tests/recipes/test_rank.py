@@ -1,6 +1,8 @@
 """Training rankers end to end on a tiny model: gradients, repeats, resume, processes, negatives, teachers, and every refusal."""
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,8 +16,9 @@ import torch
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
-from tain.models.rankers import DualRanker, Ranker
+from tain.models.rankers import CrossRanker, DualRanker, Ranker
 from tain.recipes import rank as recipe
+from tain.recipes import rank_frozen
 from tain.recipes.rank import rank
 from tain.recipes.rank_config import RankConfig
 from tain.recipes.rank_material import gather_material, mine_negatives
@@ -242,15 +245,21 @@ def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, pairs):
     assert first == again
 
 
-def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, monkeypatch):
-    settings = {**SMALL, "checkpoint_every_s": 0.0, "negatives": 1}
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"type": "cross"}, {"freeze": "encoder"}, {"seeds": 2, "epochs": 1}],
+    ids=["poly", "cross", "frozen", "second seed"],
+)
+def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, monkeypatch, options):
+    settings = {**SMALL, "checkpoint_every_s": 0.0, "negatives": 1, **options}
+    cut_seed, cut_step = (14, 5) if "seeds" in options else (13, 11)
     contexts, answers = [pair.context for pair in pairs[:3]], [pair.answers[0] for pair in pairs]
     whole = rank(bert_folder, pairs, tmp_path / "whole", **settings)
     expected = whole.ranker.score(contexts, answers)
     real = recipe._Session.gradient_step
 
     def interrupted(self, places, *, step, seed):
-        if step == 11:
+        if (seed, step) == (cut_seed, cut_step):
             raise KeyboardInterrupt
         return real(self, places, step=step, seed=seed)
 
@@ -261,8 +270,62 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, mo
     monkeypatch.setattr(recipe._Session, "gradient_step", real)
     again = rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
     np.testing.assert_array_equal(again.ranker.score(contexts, answers), expected)
-    assert again.runs[0].validations == whole.runs[0].validations
+    assert [run.validations for run in again.runs] == [run.validations for run in whole.runs]
+    assert again.best == whole.best
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]  # checkpoints are gone
+
+
+def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, monkeypatch):
+    settings = {**SMALL, "checkpoint_every_s": 0.0, "epochs": 1}
+    real = recipe._Session.gradient_step
+
+    def interrupted(self, places, *, step, seed):
+        if step == 3:
+            raise KeyboardInterrupt
+        return real(self, places, step=step, seed=seed)
+
+    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rank(bert_folder, pairs, tmp_path / "cut", **settings)
+    changed = [RankingExample(pair.context, (f"{pair.answers[0]} a",)) for pair in pairs]
+    with pytest.raises(UserError, match=r"the checkpoint was made with other settings \(content of the pairs was"):
+        rank(bert_folder, changed, tmp_path / "cut", resume=True, **settings)
+
+
+def test_a_ranker_worse_than_untrained_is_told_loudly_and_recorded(bert_folder, pairs, tmp_path, monkeypatch):
+    figures = iter([50.0, 20.0, 30.0, 30.0, 30.0])  # before, three on the way, after
+    monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": next(figures)})
+    settings = {**SMALL, "epochs": 1, "validations_per_epoch": 2}
+    with pytest.warns(UserWarning, match=r"THE RANKER LOOKS WORSE THAN THE UNTRAINED ONE: MRR 30.0, untrained 50.0 on 6 held-out lists"):
+        result = rank(bert_folder, pairs, tmp_path / "worse", **settings)
+    assert result.worse == ["MRR 30.0, untrained 50.0"]
+    assert json.loads((tmp_path / "worse" / "tain.json").read_text())["worse"] == result.worse
+    assert "Looks worse than the untrained one" in (tmp_path / "worse" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("options", [{"negatives": 2}, {"code_kind": "last", "negatives": 1}])
+def test_scores_in_parts_give_the_same_gradient_with_less_in_memory(bert_folder, pairs, monkeypatch, options):
+    loss, whole = gradients(session(bert_folder, pairs, **options), range(8))
+    sizes = []
+    real = recipe.poly_scores
+    monkeypatch.setattr(recipe, "_SIMILARITIES", 3 * 4 * 8 * (1 + options["negatives"]))
+    monkeypatch.setattr(recipe, "poly_scores", lambda contexts, *rest, **more: sizes.append(len(contexts)) or real(contexts, *rest, **more))
+    part_loss, parts = gradients(session(bert_folder, pairs, **options), range(8))
+    assert sizes == [3, 3, 2, 2, 3, 3] or sorted(sizes) == [2, 2, 3, 3, 3, 3]  # once forwards, once backwards
+    assert part_loss == pytest.approx(loss, rel=1e-6)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("type", ["bi", "cross"])
+def test_gradients_of_parts_are_added_up_in_float32(bert_folder, pairs, type):
+    made = session(bert_folder, pairs, type=type, negatives=1, micro_tokens=1)
+    made.weights = recipe.MasterWeights(made.ranker.module, number_type=torch.bfloat16)
+    made.gradient_step(np.arange(8), step=0, seed=1)
+    assert all(parameter.grad is None for parameter in made.ranker.module.parameters())
+    found = [master.grad for master in made.weights.masters if master.grad is not None]
+    assert found
+    assert any((gradient != gradient.bfloat16()).any() for gradient in found)  # sums that bfloat16 cannot hold
 
 
 @pytest.mark.parametrize("type", ["poly", "cross"])
@@ -298,6 +361,50 @@ def test_two_processes_give_the_one_process_gradient(bert_folder, pairs, tmp_pat
             torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-3)
 
 
+def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folder, pairs, tmp_path):
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    script = tmp_path / "two.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import json, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch
+        torch.set_num_threads(1)
+        from test_rank import SMALL, recipe
+        from tain.foundation.errors import UserError
+        from tain.text.records import RankingExample
+        from tain.training import distributed
+        real_lists, real_mine = recipe.list_figures, recipe.mine_negatives
+
+        def measured(*given):
+            figures = real_lists(*given)
+            return {{**figures, "MRR": figures["MRR"] + distributed.rank()}}
+
+        def mined(ranker, material, *, count):
+            return [near[distributed.rank():] for near in real_mine(ranker, material, count=count)]
+
+        recipe.list_figures, recipe.mine_negatives = measured, mined
+        pairs = [RankingExample(c, tuple(a), tuple(n)) for c, a, n in json.loads(open({str(tmp_path / "pairs.json")!r}).read())]
+        options = dict(SMALL, epochs=1, negatives=2, mine_with={str(bert_folder)!r}, mined_from=4)
+        result = recipe.rank({str(bert_folder)!r}, pairs, **options)
+        codes = result.ranker.head.codes.tolist()
+        try:
+            recipe.rank({str(bert_folder)!r}, pairs, **dict(options, type="cross", batch_contexts=1))
+        except UserError as error:
+            said = str(error)
+        with open({str(tmp_path)!r} + f"/run-{{distributed.rank()}}.json", "w") as file:
+            json.dump([result.before, result.after, result.runs[0].validations, result.runs[0].losses, codes, said], file)
+        distributed.end_processes()
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"run-{process}.json").read_text()) for process in (0, 1))
+    assert first == second
+    assert first[-1].startswith("batch_contexts is 1, fewer than the 2 processes that share a batch: give 2 or more")
+
+
 # ---- negatives and teachers
 
 
@@ -318,8 +425,14 @@ def test_negatives_are_the_contexts_own_then_any_others_and_never_right(rng):
 
 def test_a_context_for_which_all_is_right_is_refused(rng):
     material = material_of([RankingExample("q", ("a", "b"))])
-    with pytest.raises(UserError, match="a context has no wrong candidates to learn from: all 2 are right for it"):
+    with pytest.raises(UserError, match="the context 'q' has no wrong candidates to learn from: all 2 are right for it"):
         material.draw_negatives(0, 1, rng=rng)
+
+
+def test_the_one_wrong_candidate_among_many_right_ones_is_found(rng):
+    many = tuple(f"a{number}" for number in range(3000))
+    material = material_of([RankingExample("q", many), RankingExample("p", ("x",))])
+    assert material.draw_negatives(0, 2, rng=rng) == [3000, 3000]  # repeated: there is no other
 
 
 def test_mined_negatives_are_the_best_wrong_ones(bert_folder, pairs):
@@ -335,6 +448,13 @@ def test_mined_negatives_are_the_best_wrong_ones(bert_folder, pairs):
 def test_mined_negatives_are_trained_on(bert_folder, pairs):
     made = session(bert_folder, pairs, mine_with=str(bert_folder), mined_from=3, negatives=3)
     assert all(len(near) == 3 for near in made.material.hard)
+    seen = []
+    made._dual_step = lambda ranker, given, negatives, teacher, **more: seen.append((given, negatives)) or 0.0
+    for step in range(3):
+        made.gradient_step(np.arange(8), step=step, seed=1)
+    for given, negatives in seen:
+        for (context, _), drawn in zip(given, negatives, strict=True):
+            assert set(drawn) == set(made.material.hard[context])
 
 
 def test_a_student_comes_nearer_to_its_teachers_order(bert_folder, pairs, tmp_path):
@@ -366,6 +486,36 @@ def test_a_teachers_loss_is_the_divergence_on_each_contexts_own_list(bert_folder
     assert loss == pytest.approx(torch.stack(terms).mean().item(), abs=1e-3)
 
 
+def test_held_out_lists_are_the_tables_own_where_most_contexts_have_some(bert_folder, pairs):
+    def lists_of(listing):
+        held = [
+            RankingExample(pair.context, pair.answers, ("a wrong one", "another") if number < listing else ())
+            for number, pair in enumerate(pairs[:6])
+        ]
+        return rank(bert_folder, pairs[6:], validation=held, **{**SMALL, "epochs": 1}).measured_on
+
+    assert lists_of(6) == "6 held-out lists, listed"
+    assert lists_of(3) == "3 held-out lists, listed"
+    assert lists_of(2) == "6 held-out lists, 20 sampled"
+
+
+def test_a_full_disk_is_told_before_the_encoder_runs(bert_folder, pairs, tmp_path, monkeypatch):
+    def full(descriptor, start, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rank_frozen.os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"keeps 0\.0 GB of token vectors in .*but there is no room \(No space left on device\)"):
+        rank(bert_folder, pairs, tmp_path / "new" / "out", freeze="encoder", **SMALL)
+
+
+def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypatch):
+    made = session(bert_folder, pairs, trust_remote_code=True)
+    asked = []
+    monkeypatch.setattr(recipe.Ranker, "load", lambda name, **options: asked.append(options["trust_remote_code"]) or made.ranker)
+    made._helper("x")
+    assert asked == [True]
+
+
 # ---- refusals
 
 
@@ -374,7 +524,12 @@ def test_a_teachers_loss_is_the_divergence_on_each_contexts_own_list(bert_folder
     [
         ({"codes": 0}, r"codes is 0, but a context needs a vector: give 1 or more \(the paper: 16, 64, 360\)"),
         ({"type": "tri"}, "type is 'tri': give bi, poly or cross"),
-        ({"pooling": "mean-with-padding"}, "which no saved encoder can have"),
+        ({"pooling": "mean-with-padding"}, "pooling is 'mean-with-padding': give cls or mean"),
+        ({"code_kind": "pooled"}, "code_kind is 'pooled': give learned, first, last or last-and-first"),
+        ({"freeze": "all"}, "freeze is 'all': give nothing, embeddings or encoder"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd': give adamax or adamw"),
+        ({"schedule": "cosine"}, "schedule is 'cosine': give plateau or linear"),
+        ({"dtype": "float16"}, "dtype is 'float16': give auto, float32 or bfloat16"),
         ({"context_tokens": 2}, "context_tokens is 2, but special tokens take 2 of them"),
         ({"batch_contexts": 1}, "batch_contexts is 1, but an answer needs others to be told from"),
         ({"type": "cross", "negatives": 0}, "negatives is 0: give 1 or more"),
@@ -389,7 +544,6 @@ def test_a_teachers_loss_is_the_divergence_on_each_contexts_own_list(bert_folder
         ({"type": "bi", "freeze": "encoder"}, "--freeze encoder trains the learned codes alone, and this ranker has none"),
         ({"teacher": "x", "negatives": 0}, "a teacher orders lists, and without negatives there are none"),
         ({"mine_with": "x", "negatives": 0}, "hard negatives are mined, but none are used"),
-        ({"schedule": "plateau", "held_out": 0}, "the schedule plateau goes by held-out contexts, and there are none"),
         ({"validation_candidates": 1}, "validation_candidates is 1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
     ],
@@ -413,6 +567,17 @@ def test_defaults_are_the_papers_where_the_pairs_allow():
     assert RankConfig(type="bi").resolved(pairs=80, has_held_out=True).batch_contexts == 10
 
 
+def test_a_plateau_without_held_out_contexts_is_refused_and_with_a_validation_file_is_fine(bert_folder, pairs):
+    settings = {**SMALL, "schedule": "plateau", "epochs": 1, "held_out": 0}
+    with pytest.raises(UserError, match="the schedule plateau goes by held-out contexts, and there are none: give --validation FILE"):
+        rank(bert_folder, pairs, **settings)
+    with pytest.raises(UserError, match="the schedule plateau goes by held-out contexts"):
+        rank(bert_folder, pairs[:9], **{**settings, "held_out": 5})  # a tenth of nine is none
+    plain = [(pair.context, pair.answers[0]) for pair in pairs[:8]]
+    result = rank(bert_folder, pairs[8:], validation=plain, **settings)
+    assert (result.counts["held_out"], result.config.schedule) == (8, "plateau")
+
+
 def test_pairs_that_cannot_be_trained_on_are_refused(bert_folder, pairs):
     with pytest.raises(UserError, match="the pair of context 'a' has an empty side"):
         rank(bert_folder, [("a", " ")], **SMALL)
@@ -426,6 +591,18 @@ def test_pairs_that_cannot_be_trained_on_are_refused(bert_folder, pairs):
         rank(bert_folder, pairs, **{**SMALL, "batch_contexts": 500, "held_out": 20})
     with pytest.raises(UserError, match="rank knows no setting code"):
         rank(bert_folder, pairs, code=3)
+
+
+def test_a_folders_own_length_limit_is_not_the_models(save_masked_lm, pairs, tmp_path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(save_masked_lm("bert"), folder)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 12}')
+    assert Embedder.load(folder, dtype="float32", device="cpu").max_tokens == 12
+    result = rank(folder, pairs, tmp_path / "cross", type="cross", **{**SMALL, "epochs": 1, "negatives": 1})
+    assert result.config.context_tokens == 20
+    again = Ranker.load(tmp_path / "cross", device="cpu", dtype="float32")
+    assert isinstance(again, CrossRanker)
+    assert (again.tower.max_tokens, again.context.max_tokens) == (40, 20)
 
 
 def test_length_limits_beyond_the_model_are_refused(bert_folder, pairs):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tain.foundation.errors import UserError
-from tain.text.ranking_pairs import read_ranking_examples
+from tain.text.ranking_pairs import read_ranking_examples, read_ranking_pairs
 from tain.text.records import RankingExample
 
 
@@ -76,6 +76,24 @@ def test_labels_tell_right_from_wrong_and_contexts_without_a_right_answer_are_le
 def test_what_cannot_be_pairs_is_refused(table, lines, options, message):
     with pytest.raises(UserError, match=message):
         read_ranking_examples(table("pairs.tsv", *lines), **options)
+
+
+@pytest.mark.parametrize("key", ["context", "answer", "negatives"])
+def test_text_that_is_none_is_refused_wherever_it_stands(table, key):
+    row = {"context": "hi", "answer": "hello", "negatives": ["no"]}
+    for bad, message in (("a\0b", "has a NUL character"), ("\ud800", "has half of a surrogate pair")):
+        path = table("bad.jsonl", json.dumps({**row, key: [bad] if key == "negatives" else bad}))
+        with pytest.raises(UserError, match=f"line 1, column '{key}' {message}"):
+            read_ranking_examples(path, negatives="negatives")
+
+
+def test_rows_are_read_as_they_stand(table):
+    path = table("rows.tsv", "context\tanswer", "hi\thello", "bye\tso long", "hi\tgood day", "hi\thello")
+    assert read_ranking_pairs(path) == [("hi", "hello"), ("bye", "so long"), ("hi", "good day"), ("hi", "hello")]
+    lists = table("lists.jsonl", json.dumps({"q": "hi", "a": ["hello", "hey"]}))
+    assert read_ranking_pairs(lists) == [("hi", "hello"), ("hi", "hey")]
+    with pytest.raises(UserError, match="but no rows"):
+        read_ranking_pairs(table("none.tsv", "context\tanswer"))
 
 
 def test_plain_text_and_numbers_are_refused(table):

@@ -1,5 +1,6 @@
 """``tain rank train``, ``score``, ``search`` and ``evaluate``."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,7 @@ _Negatives = Annotated[str | None, Parameter(help='column of wrong answers: a li
 _Label = Annotated[str | None, Parameter(help="column that says by 1 or 0 whether a row's answer is right")]
 _Device = Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")]
 _Dtype = Annotated[Dtype, Parameter(help="number type; auto takes what is fastest here")]
+_Trust = Annotated[bool, Parameter(help="let the models' folders bring Python code of their own", negative=())]
 _Overwrite = Annotated[bool, Parameter(help="replace the output if it exists", negative=())]
 _Json = Annotated[bool, Parameter(help="results and progress as JSON", negative=())]
 _Quiet = Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())]
@@ -104,11 +106,12 @@ def score(
     ] = None,
     device: _Device = None,
     dtype: _Dtype = "auto",
+    trust_remote_code: _Trust = False,
     overwrite: _Overwrite = False,
     json: Annotated[bool, Parameter(help="one JSON object a line instead of tab-separated lines", negative=())] = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Score every pair of a table; only scores of the same context compare.
+    """Score every pair of a table, a line for each row; only scores of the same context compare.
 
     tain rank score ranker pairs.tsv
 
@@ -126,18 +129,22 @@ def score(
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
     locate(model)
-    examples = _examples(pairs, columns, None, None)
+    from tain.text.ranking_pairs import read_ranking_pairs
+
+    rows = read_ranking_pairs(pairs, columns=columns)
     progress = Progress.for_terminal(quiet=quiet)
     from tain.models.rankers import Ranker
 
-    ranker = Ranker.load(model, device=device, dtype=dtype)
-    scores = ranker.score_lists([one.context for one in examples], [one.answers for one in examples], progress=progress)
+    ranker = Ranker.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    answers: dict[str, dict[str, None]] = {}
+    for context, answer in rows:
+        answers.setdefault(context, {})[answer] = None
+    scores = ranker.score_lists(list(answers), [list(listed) for listed in answers.values()], progress=progress)
     _tell_truncated(ranker, progress)
-    lines = [
-        _line({"context": one.context, "answer": answer, "score": float(value)}, as_json=json)
-        for one, row in zip(examples, scores, strict=True)
-        for answer, value in zip(one.answers, row, strict=True)
-    ]
+    score_of = {
+        context: dict(zip(listed, found.tolist(), strict=True)) for (context, listed), found in zip(answers.items(), scores, strict=True)
+    }
+    lines = [_line({"context": context, "answer": answer, "score": score_of[context][answer]}, as_json=json) for context, answer in rows]
     if not json:
         lines.insert(0, "context\tanswer\tscore")
     if output is None:
@@ -171,6 +178,7 @@ def search(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write one JSON object a context to this file")] = None,
     device: _Device = None,
     dtype: _Dtype = "auto",
+    trust_remote_code: _Trust = False,
     overwrite: _Overwrite = False,
     json: Annotated[bool, Parameter(help="one JSON object a context instead of a list to read", negative=())] = False,
     quiet: _Quiet = False,
@@ -205,8 +213,9 @@ def search(
 
     if probes is not None:
         refuse_missing_faiss()
-    second = Ranker.load(rerank, device=device, dtype=dtype) if rerank is not None else None
-    ranker = _dual(Ranker.load(model, device=device, dtype=dtype))
+    load = partial(Ranker.load, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    second = None if rerank is None else load(rerank)
+    ranker = _dual(load(model))
     found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
     hits = ranking.search(ranker, found, asked, k=max(k, depth) if rerank else k, probes=probes, progress=progress)
     _tell_truncated(ranker, progress)
@@ -245,6 +254,7 @@ def evaluate(
     seed: Annotated[int, Parameter(help="fixes drawn candidates and resamples")] = 13,
     device: _Device = None,
     dtype: _Dtype = "auto",
+    trust_remote_code: _Trust = False,
     overwrite: _Overwrite = False,
     json: _Json = False,
     quiet: _Quiet = False,
@@ -253,7 +263,7 @@ def evaluate(
 
     tain rank evaluate tain-mini ranker --pairs test.tsv --candidates 20
 
-    Equal scores count by expectation; intervals are 95% bootstrap over contexts; differences are to the first ranker.
+    Equal scores count by expectation; intervals are 95% bootstrap over queries (each right answer drawn among others is one); differences are to the first ranker.
 
     Parameters
     ----------
@@ -281,7 +291,7 @@ def evaluate(
 
     lists = _lists(examples, candidates, pool=pool, listed=listed, seed=seed)
     report = evaluate_rankers(
-        (Ranker.load(name, device=device, dtype=dtype) for name in models),
+        (Ranker.load(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code) for name in models),
         lists,
         sizes=() if no_latency else tuple(dict.fromkeys(latency)),
         resamples=resamples,
@@ -420,7 +430,13 @@ def _show_trained(result: "Ranked", *, as_json: bool) -> None:
             "before": result.before,
             "after": result.after,
         }
-        everything |= {"measured_on": result.measured_on, "steps": run.steps, "seconds": run.seconds, "counts": result.counts}
+        everything |= {
+            "worse": result.worse,
+            "measured_on": result.measured_on,
+            "steps": run.steps,
+            "seconds": run.seconds,
+            "counts": result.counts,
+        }
         everything |= {"seeds": [{"seed": each.seed, "after": each.after} for each in result.runs], "best_seed": run.seed}
         print(json.dumps(everything, ensure_ascii=False))
         return
@@ -447,7 +463,7 @@ def _show_trained(result: "Ranked", *, as_json: bool) -> None:
         soft_wrap=True,
     )
     if result.folder is not None:
-        console.print(f"saved in {result.folder}", soft_wrap=True)
+        console.print(f"saved in {result.folder}", markup=False, soft_wrap=True)
 
 
 def _report_json(report: "RankingReport", *, indent: int | None = None) -> str:
@@ -458,6 +474,7 @@ def _report_json(report: "RankingReport", *, indent: int | None = None) -> str:
 
 def _show_report(report: "RankingReport") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
@@ -466,7 +483,7 @@ def _show_report(report: "RankingReport") -> None:
     table.add_column("", no_wrap=True)
     for ranker in report.rankers:
         kind = f"{ranker.type}-{ranker.vectors}" if ranker.type == "poly" else ranker.type
-        table.add_column(f"{ranker.name}\n{kind}".replace("[", "\\["), overflow="fold")
+        table.add_column(f"{escape(ranker.name)}\n{kind}", overflow="fold")
     for name in first.figures:
         table.add_row(f"{name} ↑", *(_figure_cell(ranker.figures[name]) for ranker in report.rankers))
     for place, time in enumerate(first.latencies):
@@ -475,14 +492,14 @@ def _show_report(report: "RankingReport") -> None:
         table.add_row(f"ms, {_short(time.candidates)} ↓", *cells)
     console.print(table)
     against = f"; below it the difference to {first.name}" if len(report.rankers) > 1 else ""
-    console.print(f"x 100, in brackets 95% bootstrap intervals of {report.resamples} resamples{against}.", soft_wrap=True)
+    console.print(f"x 100, in brackets 95% bootstrap intervals of {report.resamples} resamples{against}.", markup=False, soft_wrap=True)
     if first.latencies:
         console.print("ms: a query, from text to the scores of so many cached candidates, on this machine.")
     if any(time.is_extrapolated for ranker in report.rankers for time in ranker.latencies):
         console.print("*: extrapolated from fewer candidates; a cross-encoder reads every pair anew.")
     for ranker in report.rankers:
         if ranker.truncated:
-            console.print(f"{ranker.name}: {ranker.truncated:,} texts were cut at its length limits.")
+            console.print(f"{ranker.name}: {ranker.truncated:,} texts were cut at its length limits.", markup=False, soft_wrap=True)
 
 
 def _figure_cell(figure: "Figure") -> str:

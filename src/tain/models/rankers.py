@@ -86,7 +86,7 @@ class Ranker(ABC):
             name: A folder, a hub name, or ``tain-mini``.
             device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
             dtype: What the towers compute in; ``auto`` measures.
-            trust_remote_code: Let a plain encoder's folder bring Python code of its own.
+            trust_remote_code: Let the encoders' folders bring Python code of their own.
 
         Raises:
             UserError: There is no such model, or it cannot be run.
@@ -98,9 +98,9 @@ class Ranker(ABC):
             embedder = Embedder.load(name, device=device, dtype="float32", trust_remote_code=trust_remote_code)
             ranker = DualRanker.around(embedder, name=str(name))
         elif record["ranker"]["type"] == "cross":
-            ranker = CrossRanker.read(Path(name), record, device=device)
+            ranker = CrossRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
         else:
-            ranker = DualRanker.read(Path(name), record, device=device)
+            ranker = DualRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
         _ = ranker.fingerprint  # of the weights as they are stored, before they are rounded
         ranker.compute_in(number_type)
         return ranker
@@ -250,12 +250,13 @@ class DualRanker(Ranker):
         return cls(context, candidate, head, name=embedder.name)
 
     @classmethod
-    def read(cls, folder: Path, record: dict[str, Any], *, device: str | None) -> "DualRanker":
+    def read(cls, folder: Path, record: dict[str, Any], *, device: str | None, trust_remote_code: bool) -> "DualRanker":
         """Load what ``save`` wrote, in float32."""
         about = record["ranker"]
+        layout = record.get("layout", "auto")
 
         def tower(path: Path) -> Embedder:
-            return Embedder.load(path, device=device, dtype="float32", layout=record.get("layout", "auto"))
+            return Embedder.load(path, device=device, dtype="float32", layout=layout, trust_remote_code=trust_remote_code)
 
         if about["shared"]:
             loaded = tower(folder if about["type"] == "bi" else folder / "encoder")
@@ -451,10 +452,11 @@ class CrossRanker(Ranker):
         return cls(embedder, head, context_tokens=context_tokens, candidate_tokens=candidate_tokens, name=embedder.name)
 
     @classmethod
-    def read(cls, folder: Path, record: dict[str, Any], *, device: str | None) -> "CrossRanker":
+    def read(cls, folder: Path, record: dict[str, Any], *, device: str | None, trust_remote_code: bool) -> "CrossRanker":
         """Load what ``save`` wrote, in float32."""
         about = record["ranker"]
-        tower = Embedder.load(folder / "encoder", device=device, dtype="float32", layout=record.get("layout", "auto"))
+        layout = record.get("layout", "auto")
+        tower = Embedder.load(folder / "encoder", device=device, dtype="float32", layout=layout, trust_remote_code=trust_remote_code)
         head = PairHead(tower.encoder.dim)
         _load_head(head, folder)
         limits = {name: about[name] for name in ("context_tokens", "candidate_tokens")}

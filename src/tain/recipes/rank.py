@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.packing import batches_by_tokens, pack
@@ -24,7 +25,7 @@ from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, set_number_type
-from tain.models.embedder import Embedder
+from tain.models.embedder import Embedder, max_length
 from tain.models.rankers import CANDIDATE_TOKENS, CONTEXT_TOKENS, CrossRanker, DualRanker, Ranker, refuse_correction
 from tain.objectives.ranking import candidate_cross_entropy, listwise_distillation
 from tain.recipes.rank_card import ranker_card
@@ -40,6 +41,7 @@ from tain.training.optimizer import MasterWeights, Optimizer, two_rates
 
 _START_SCORE = 20.0  # of a candidate's vector with itself, with a learned scale: cosines times twenty
 _SAMPLE = 64  # texts that the scale and the codes are fitted to
+_SIMILARITIES = 2**24  # of contexts' vectors with a batch's candidates, in memory at once: 64 MB, and about four times that with gradients
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,12 @@ class Ranked:
     Attributes:
         ranker: The trained ranker.
         config: The settings it was trained with, all filled in.
-        before: Figures of the untrained one, x 100; None without held-out contexts.
+        before: Figures of the untrained one, with its drawn codes or score, x 100; None without held-out contexts.
         measured_on: What the figures are on, in words.
         runs: Every seed's run.
         best: Place in ``runs`` of the run that ``ranker`` holds.
         counts: Contexts, pairs, candidates, held-out contexts and texts cut.
+        worse: Reasons, in words, to think the ranker worse than the untrained one; empty is good.
         folder: Where it was saved, if it was.
     """
 
@@ -85,6 +88,7 @@ class Ranked:
     runs: list[RankRun]
     best: int
     counts: dict[str, int]
+    worse: list[str]
     folder: Path | None = None
 
     @property
@@ -97,7 +101,7 @@ def rank(
     pairs: Sequence[RankingExample] | Sequence[tuple[str, str]],
     output: str | Path | None = None,
     *,
-    validation: Sequence[RankingExample] = (),
+    validation: Sequence[RankingExample] | Sequence[tuple[str, str]] = (),
     config: RankConfig | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -125,13 +129,18 @@ def rank(
     distributed.start_processes()
     if distributed.rank() > 0:
         progress = Progress.silent()  # one voice is enough
-    material = gather_material(_examples(pairs), config, validation=validation)
+    material = gather_material(_examples(pairs), config, validation=_examples(validation))
     config = config.resolved(pairs=len(material.pairs), has_held_out=bool(material.held))
     assert config.batch_contexts is not None
     if len(material.pairs) < config.batch_contexts:
         raise UserError(
             f"there are {len(material.pairs):,} pairs to train on, fewer than a batch of {config.batch_contexts}: "
             f"give more pairs, or --batch-contexts {max(2, len(material.pairs) // 2)}"
+        )
+    if config.batch_contexts < distributed.world_size():
+        raise UserError(
+            f"batch_contexts is {config.batch_contexts}, fewer than the {distributed.world_size()} processes that share a batch: "
+            f"give {distributed.world_size()} or more, or start fewer processes"
         )
     device = choose_device(config.device)
     if device.type == "cpu":
@@ -167,7 +176,8 @@ def _examples(pairs: Sequence[RankingExample] | Sequence[tuple[str, str]]) -> li
 
 def _fit_to_model(config: RankConfig, embedder: Embedder) -> RankConfig:
     """Fill in the length limits, and refuse those that the model cannot read."""
-    longest = embedder.max_tokens
+    longest = max_length(embedder.encoder.model, embedder.tokenizer)  # a folder's own limit is a setting of the use it was made for
+    embedder.max_tokens = longest
     is_cross = config.type == "cross"
     candidate = config.candidate_tokens or min(CANDIDATE_TOKENS, longest // 2 if is_cross else longest)
     room = longest - candidate if is_cross else longest  # of a pair the candidate's opening token is left out or made a separator
@@ -204,7 +214,11 @@ class _Session:
     ) -> None:
         self.model, self.config, self.material = model, config, material
         self.progress, self.output, self.overwrite = progress, output, overwrite
-        self.number_type = fastest_dtype(embedder.encoder.device.type) if config.dtype == "auto" else getattr(torch, config.dtype)
+        # measured by one process: others might find another one faster
+        chosen = (
+            distributed.from_first(lambda: str(fastest_dtype(embedder.encoder.device.type))) if config.dtype == "auto" else config.dtype
+        )
+        self.number_type: torch.dtype = getattr(torch, chosen.removeprefix("torch."))
         self.ranker = self._build(embedder)
         self.device = self.ranker.device
         self.context_ids, self.candidate_ids, self.truncated = self._tokenised()
@@ -212,6 +226,7 @@ class _Session:
         self.negatives: np.ndarray | None = None  # (pairs, negatives), where lists stay the same all along
         self.teacher_scores: Tensor | None = None  # (pairs, 1 + negatives), the right one first
         self.frozen: FrozenTower | None = None
+        self.weights = MasterWeights(self.ranker.module, number_type=torch.float32)  # until a run has its own
 
     # ---- getting ready
 
@@ -269,24 +284,36 @@ class _Session:
         """Mine hard negatives, and let the teacher score every pair's list, once for all seeds."""
         config = self.config
         assert config.negatives is not None
-        options: dict[str, Any] = {"device": str(self.device), "dtype": config.dtype}
         if config.mine_with is not None:
-            miner = Ranker.load(config.mine_with, **options)
-            if not isinstance(miner, DualRanker):
-                raise UserError(f"mine_with is {config.mine_with!r}, a cross-encoder, which would take hours: give a bi- or poly-encoder")
-            self.material = replace(self.material, hard=mine_negatives(miner, self.material, count=config.mined_from))
+            found = distributed.from_first(self._mined)
+            self.material = replace(self.material, hard=[tuple(near) for near in found])
         if config.teacher is None:
             return
-        teacher = Ranker.load(config.teacher, **options)
         rng = np.random.default_rng([config.seed, 4])
         drawn = [self.material.draw_negatives(context, config.negatives, rng=rng) for context in self.material.pairs[:, 0].tolist()]
         self.negatives = np.array(drawn, dtype=np.int64)
+        self.teacher_scores = torch.tensor(distributed.from_first(self._taught))
+
+    def _helper(self, name: str) -> Ranker:
+        """Load a ranker that helps with the training."""
+        return Ranker.load(name, device=str(self.device), dtype=self.config.dtype, trust_remote_code=self.config.trust_remote_code)
+
+    def _mined(self) -> list[tuple[int, ...]]:
+        assert self.config.mine_with is not None
+        miner = self._helper(self.config.mine_with)
+        if not isinstance(miner, DualRanker):
+            raise UserError(f"mine_with is {self.config.mine_with!r}, a cross-encoder, which would take hours: give a bi- or poly-encoder")
+        return mine_negatives(miner, self.material, count=self.config.mined_from)
+
+    def _taught(self) -> list[list[float]]:
+        """The teacher's scores of each pair's right answer and negatives."""
+        assert self.config.teacher is not None and self.negatives is not None
         texts = self.material.candidates
         lists = [
             [texts[answer], *(texts[wrong] for wrong in row)] for (_, answer), row in zip(self.material.pairs, self.negatives, strict=True)
         ]
         contexts = [self.material.contexts[context] for context, _ in self.material.pairs]
-        self.teacher_scores = torch.from_numpy(np.stack(teacher.score_lists(contexts, lists, progress=self.progress)))
+        return [row.tolist() for row in self._helper(self.config.teacher).score_lists(contexts, lists, progress=self.progress)]
 
     def _start_head(self, seed: int) -> None:
         """Draw what starts from nothing; with a learned scale fit it, and the codes, to what the untouched encoder puts out."""
@@ -346,10 +373,15 @@ class _Session:
         }
         self.ranker.name = str(self.output or f"{self.model} ranking")
         measured_on = f"{len(self.lists):,} held-out lists, {self.lists.kind}" if self.lists else "nothing held out"
-        result = Ranked(self.ranker, config, before, measured_on, runs, best, counts, self.output)
+        worse = _worse(before, runs[best].after)
+        result = Ranked(self.ranker, config, before, measured_on, runs, best, counts, worse, self.output)
         if self.output is not None and distributed.rank() == 0:
             self._save(result)
         distributed.wait_for_all()
+        if worse:
+            self.progress.warn(
+                f"THE RANKER LOOKS WORSE THAN THE UNTRAINED ONE: {'; '.join(worse)} on {measured_on}; give more pairs, or a lower --learning-rate"
+            )
         return result
 
     def _freeze(self) -> None:
@@ -361,11 +393,17 @@ class _Session:
             assert isinstance(self.ranker, DualRanker)
             for tower in self.ranker.towers:
                 tower.encoder.requires_grad_(False)
-            self.frozen = FrozenTower(self.ranker, self.context_ids, self.candidate_ids, progress=self.progress)
+            folder = None if self.output is None else self.output.parent
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            self.frozen = FrozenTower(self.ranker, self.context_ids, self.candidate_ids, folder=folder, progress=self.progress)
 
     def _measure(self) -> dict[str, float] | None:
-        if self.lists is None:
-            return None
+        """The figures on held-out contexts, the same in every process: they decide on rates and on what is kept."""
+        return None if self.lists is None else distributed.from_first(self._measured)
+
+    def _measured(self) -> dict[str, float]:
+        assert self.lists is not None
         found = list_figures(list_scores(self.ranker, self.lists), self.lists)
         return {name: float(100 * values.mean()) for name, values in found.items()}
 
@@ -378,7 +416,7 @@ class _Session:
             for name, parameter in module.named_parameters()
             if name.startswith("head.") or not parameter.requires_grad
         }
-        weights = MasterWeights(module, number_type=self.number_type)
+        self.weights = weights = MasterWeights(module, number_type=self.number_type)
         set_number_type(module["head"], torch.float32)  # type: ignore[index]
         _put(module, {name: tensor for name, tensor in exact.items() if name.startswith("head.")})
         optimizer = two_rates(
@@ -470,7 +508,7 @@ class _Session:
         own = torch.cat([torch.arange(batch)[:, None], batch + torch.arange(batch * count).view(batch, count)], dim=1).to(self.device)
 
         def ranking_loss(contexts: Tensor, candidates: Tensor) -> Tensor:
-            scores = poly_scores(contexts, candidates, is_vector=is_vector)
+            scores = _scores_in_parts(contexts, candidates, is_vector)
             loss = candidate_cross_entropy(scores, targets, is_barred=is_barred)
             if teacher is None:
                 return loss
@@ -505,8 +543,9 @@ class _Session:
             reseed=reseed,
             total=batch,
             rows_each=vectors + 1 + count,
+            after_part=self.weights.take_gradients,
         )
-        distributed.sum_gradients(ranker.module)
+        self._sum_gradients()
         return value
 
     def _parts(self, pairs: np.ndarray, negatives: np.ndarray, vectors: int) -> list[_Part]:
@@ -559,8 +598,15 @@ class _Session:
             loss = candidate_cross_entropy(scores, targets) * (len(chosen) / len(pairs))
             loss.backward()
             total += loss.item()
-        distributed.sum_gradients(ranker.module)
+            self.weights.take_gradients()
+        self._sum_gradients()
         return distributed.summed(total)
+
+    def _sum_gradients(self) -> None:
+        """Add up the processes' gradients, in float32."""
+        if distributed.world_size() > 1:
+            self.weights.take_gradients()
+            distributed.sum_gradients(self.weights.masters)
 
     # ---- checkpoints and the saved folder
 
@@ -576,7 +622,13 @@ class _Session:
     def _identity(self, seed: int) -> dict[str, Any]:
         skipped = {"resume", "seeds", "checkpoint_every_s", "device"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
-        return identity | {"model": str(self.model), "seed": seed, "pairs": len(self.material.pairs), "number_type": str(self.number_type)}
+        return identity | {
+            "model": str(self.model),
+            "seed": seed,
+            "pairs": len(self.material.pairs),
+            "content of the pairs": self.material.digest,
+            "number_type": str(self.number_type),
+        }
 
     def _checkpoint_folder(self, seed: int) -> Path:
         assert self.output is not None
@@ -603,6 +655,7 @@ class _Session:
             "final_loss": run.losses[-1],
             "validations": run.validations,
             "measured_on": result.measured_on,
+            "worse": result.worse,
             "figures": {"before": result.before, "after": run.after, "all_seeds": [each.after for each in result.runs]},
             "fingerprint": self.ranker.fingerprint,
         }
@@ -653,11 +706,32 @@ def _columns(columns: np.ndarray, right: Sequence[frozenset[int]]) -> tuple[Tens
     return torch.tensor(targets), torch.from_numpy(is_barred)
 
 
+def _scores_in_parts(contexts: Tensor, candidates: Tensor, is_vector: Tensor | None) -> Tensor:
+    """``poly_scores``, so many contexts at a time that their similarities fit in memory; gradients compute them anew."""
+    at_once = max(1, _SIMILARITIES // (contexts.shape[1] * len(candidates)))
+    if at_once >= len(contexts):
+        return poly_scores(contexts, candidates, is_vector=is_vector)
+    parts = contexts.split(at_once)
+    are_vectors = [None] * len(parts) if is_vector is None else is_vector.split(at_once)
+    return torch.cat(
+        [
+            checkpoint(poly_scores, part, candidates, is_vector=is_there, use_reentrant=False, preserve_rng_state=False)
+            for part, is_there in zip(parts, are_vectors, strict=True)
+        ]
+    )
+
+
 @torch.no_grad()
 def _put(module: torch.nn.Module, values: dict[str, Tensor]) -> None:
     parameters = dict(module.named_parameters())
     for name, tensor in values.items():
         parameters[name].copy_(tensor)
+
+
+def _worse(before: dict[str, float] | None, after: dict[str, float] | None) -> list[str]:
+    if before is None or after is None or after["MRR"] >= before["MRR"]:
+        return []
+    return [f"MRR {after['MRR']:.1f}, untrained {before['MRR']:.1f}"]
 
 
 def _figure(run: RankRun) -> float:

@@ -27,8 +27,9 @@ def ranker_card(name: str, type: str, record: dict[str, Any]) -> str:
     config, counts = record["config"], record["counts"]
     rows = figure_rows(record["figures"]["before"], record["figures"]["after"])
     table = "\n".join(f"| {label} | {was} | {now} |" for label, was, now in rows)
+    worse = f"\n**Looks worse than the untrained one:** {'; '.join(record['worse'])}.\n" if record["worse"] else ""
     figures = (
-        f"On {record['measured_on']}; x 100, ties by expectation:\n\n| figure | untrained | trained |\n|---|---|---|\n{table}\n"
+        f"On {record['measured_on']}; x 100, ties by expectation:\n\n| figure | untrained | trained |\n|---|---|---|\n{table}\n{worse}"
         if rows
         else "No contexts were held out, so nothing was measured.\n"
     )

@@ -1,18 +1,28 @@
 """Settings of ranker training. Light to import: the command line reads its help from here."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tain.foundation.choices import Dtype, Pooling, RankerType
-from tain.foundation.errors import refuse_all
+from tain.foundation.errors import UserError, refuse_all
 
 Codes = Literal["learned", "first", "last", "last-and-first"]
 Optimizing = Literal["adamax", "adamw"]
 Frozen = Literal["nothing", "embeddings", "encoder"]
+Schedule = Literal["plateau", "linear"]
 
 PAPER_BATCH: dict[str, int] = {"bi": 512, "poly": 256, "cross": 16}
 PAPER_WARMUP: dict[str, int] = {"bi": 100, "poly": 100, "cross": 1000}
 CROSS_NEGATIVES = 15
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "type": get_args(RankerType),
+    "code_kind": get_args(Codes),
+    "pooling": (None, "cls", "mean"),  # no saved encoder can have mean-with-padding
+    "freeze": get_args(Frozen),
+    "optimizer": get_args(Optimizing),
+    "schedule": (None, *get_args(Schedule)),
+    "dtype": get_args(Dtype),
+}
 _LEARNING_RATE, _PLATEAU_FACTOR = 5e-5, 0.4
 
 
@@ -47,7 +57,7 @@ class RankConfig:
     weight_decay: Annotated[float, "of the encoders"] = 0.0
     warmup_steps: Annotated[int | None, "the rate rises over so many steps (100, cross 1000; at most a tenth of all)"] = None
     schedule: Annotated[
-        Literal["plateau", "linear"] | None,
+        Schedule | None,
         "plateau: times 0.4 whenever the held-out contexts show no gain; linear: down to 0 (plateau, without held-out contexts linear)",
     ] = None
     validations_per_epoch: Annotated[int, "measurements on held-out contexts an epoch; the best one's weights are kept"] = 2
@@ -66,12 +76,12 @@ class RankConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.type not in PAPER_BATCH:
-            problems.append(f"type is {self.type!r}: give bi, poly or cross")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                named = [choice for choice in choices if choice is not None]
+                problems.append(f"{name} is {getattr(self, name)!r}: give {', '.join(named[:-1])} or {named[-1]}")
         if self.codes < 1:
             problems.append(f"codes is {self.codes}, but a context needs a vector: give 1 or more (the paper: 16, 64, 360)")
-        if self.pooling == "mean-with-padding":
-            problems.append("pooling is mean-with-padding, which no saved encoder can have: give cls or mean")
         for name in ("context_tokens", "candidate_tokens"):
             value = getattr(self, name)
             if value is not None and value < 3:
@@ -117,12 +127,19 @@ class RankConfig:
             problems.append("a teacher orders lists, and without negatives there are none: give --negatives 7 or more")
         if self.mine_with is not None and self.negatives == 0:
             problems.append("hard negatives are mined, but none are used: give --negatives 1 or more, or leave out --mine-with")
-        if self.schedule == "plateau" and self.held_out == 0:
-            problems.append("the schedule plateau goes by held-out contexts, and there are none: give --held-out 200, or --schedule linear")
         return problems
 
     def resolved(self, *, pairs: int, has_held_out: bool) -> "RankConfig":
-        """Fill what is None from the type and the number of training pairs."""
+        """Fill what is None from the type and the number of training pairs.
+
+        Raises:
+            UserError: The schedule goes by held-out contexts, and there are none.
+        """
+        if self.schedule == "plateau" and not has_held_out:
+            raise UserError(
+                "the schedule plateau goes by held-out contexts, and there are none: give --validation FILE, --held-out 200 with 10 "
+                "contexts or more, or --schedule linear"
+            )
         batch = self.batch_contexts or min(PAPER_BATCH[self.type], max(2, pairs // 8))
         steps = max(1, pairs // batch) * self.epochs
         needs_lists = self.type == "cross" or self.teacher is not None or self.mine_with is not None

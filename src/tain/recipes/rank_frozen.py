@@ -1,7 +1,10 @@
 """What a frozen encoder puts out, computed once: training the codes alone then costs no pass of the encoder."""
 
+import errno
+import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tain.batches.packing import batches_by_tokens, pack
+from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.rankers import DualRanker
 
@@ -22,18 +26,29 @@ class FrozenTower:
         ranker: Whose encoders; dropout is off while they run.
         contexts: Tokenised contexts.
         candidates: Tokenised candidates.
+        folder: Where the file shall be; None: where the system has its temporary files.
         progress: Told how far it is.
+
+    Raises:
+        UserError: There is no room for the file.
     """
 
     @torch.no_grad()
     def __init__(
-        self, ranker: DualRanker, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: Progress
+        self,
+        ranker: DualRanker,
+        contexts: Sequence[Sequence[int]],
+        candidates: Sequence[Sequence[int]],
+        *,
+        folder: Path | None,
+        progress: Progress,
     ) -> None:
         ranker.module.eval()
         self.device = ranker.device
         self.lengths = np.array([len(ids) for ids in contexts])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object; half precision, for it may be large
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - as long as this object; half precision, for it may be large
+        _take_room(self._file.fileno(), 2 * int(self.starts[-1]) * ranker.dim, folder or Path(tempfile.gettempdir()))
         self._states = np.memmap(self._file, dtype=np.float16, mode="w+", shape=(int(self.starts[-1]), ranker.dim))
         self._candidates = torch.empty(len(candidates), ranker.dim, device=self.device)
         with progress.task("encode once", len(contexts) + len(candidates)) as task:
@@ -60,3 +75,18 @@ class FrozenTower:
     def candidates(self, rows: np.ndarray) -> Float[Tensor, "candidates dim"]:
         """Pooled vectors of some candidates."""
         return self._candidates[torch.from_numpy(rows).to(self.device)]
+
+
+def _take_room(descriptor: int, size_bytes: int, folder: Path) -> None:
+    """Take a file's room on the disk now: a full disk met later, through a memory map, kills the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell beforehand
+            return
+        raise UserError(
+            f"--freeze encoder keeps {size_bytes / 1e9:,.1f} GB of token vectors in {str(folder)!r} while it runs, but there is no room "
+            f"({error.strerror}): free some, give fewer pairs, or a smaller --context-tokens"
+        ) from None

@@ -1,5 +1,7 @@
 """The pairs a ranker trains on as numbers: which candidate is right, listed or merely there for which context."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +14,7 @@ from tain.recipes.rank_config import RankConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.text.records import RankingExample
 
-_MOST_DRAWS = 50  # tries to draw a wrong candidate before one is said to be missing
+_MOST_DRAWS = 50  # tries to draw a wrong candidate before all are looked at
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Material:
     texts: list[str]
     hard: list[tuple[int, ...]] = field(default_factory=list)
 
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that differ between pairs to train or to measure on."""
+        content = [self.contexts, self.candidates, self.pairs.tolist(), self.listed, self.held]
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+
     def draw_negatives(self, context: int, count: int, *, rng: np.random.Generator) -> list[int]:
         """Draw wrong candidates: mined ones, else listed ones, and where these are too few any others; all different where possible."""
         near = (self.hard or self.listed)[context]
@@ -46,13 +54,19 @@ class Material:
             if len(drawn) == count:
                 break
             one = int(rng.integers(len(self.candidates)))
-            if one not in self.right[context] and (one not in drawn or len(self.candidates) <= count + len(self.right[context])):
+            if one not in self.right[context] and one not in drawn:
                 drawn.append(one)
-        if len(drawn) < count:
+        if len(drawn) == count:
+            return drawn
+        # few are left that are not right: look at every one
+        left = [one for one in range(len(self.candidates)) if one not in self.right[context] and one not in drawn]
+        drawn += [left[place] for place in rng.permutation(len(left))[: count - len(drawn)]]
+        if not drawn:
             raise UserError(
-                f"a context has no wrong candidates to learn from: all {len(self.candidates):,} are right for it; give more pairs"
+                f"the context {self.contexts[context][:40]!r} has no wrong candidates to learn from: all {len(self.candidates):,} are right "
+                "for it; give pairs with other answers"
             )
-        return drawn
+        return drawn + [drawn[place] for place in rng.integers(len(drawn), size=count - len(drawn))]
 
 
 def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, validation: Sequence[RankingExample]) -> Material:

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tain.foundation.errors import UserError
 from tain.text.lines import source_name
+from tain.text.readers import refuse_bad_text
 from tain.text.records import RankingExample
 from tain.text.tables import Table, kind_of, open_table
 
@@ -48,22 +50,14 @@ def read_ranking_examples(
     right: dict[str, dict[str, None]] = {}
     wrong: dict[str, dict[str, None]] = {}
     rows = 0
-    for number, cells in _rows(table, chosen):
+    for place, cells in _rows(table, chosen):
         rows += 1
-        place = f"{table.name} {table.unit} {number}"
-        context = _text(cells[0], place, context_column, "context")
-        answers = _texts(cells[1], place, answer_column)
-        if not answers:
-            raise UserError(f"{place} has an empty answer in column {answer_column!r}: fill it in or drop the row")
+        context, answers = _pair(cells, place, context_column, answer_column)
         is_right = label is None or _is_right(cells[-1], place, label)
         right.setdefault(context, {})
         (right if is_right else wrong).setdefault(context, {}).update(dict.fromkeys(answers))
         if negatives is not None:
             wrong.setdefault(context, {}).update(dict.fromkeys(_listed(cells[2], place, negatives)))
-    if not rows:
-        raise UserError(
-            f"{table.name} has column names ({table.listed_columns()}) but no rows: give a table with pairs below its first line"
-        )
     examples = [
         RankingExample(context, tuple(answers), tuple(text for text in wrong.get(context, ()) if text not in answers))
         for context, answers in right.items()
@@ -72,6 +66,28 @@ def read_ranking_examples(
     if not examples:
         raise UserError(f"{table.name} has no right answer: column {label!r} is 0 in all {rows:,} rows; mark right answers by 1")
     return examples
+
+
+def read_ranking_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) -> list[tuple[str, str]]:
+    """Read a table of contexts and answers row by row; a row whose answer is a list becomes a pair for each.
+
+    Args:
+        source: A table as in ``readers.read_pairs``.
+        columns: The context's and the answer's column; default: ``context`` and ``answer``, or the only two there are.
+
+    Returns:
+        Context and answer of every row, in order, repeats too.
+
+    Raises:
+        UserError: The source is no table of pairs, or a context or answer is blank.
+    """
+    table = _open(source)
+    chosen = _columns(table, columns)
+    pairs = []
+    for place, cells in _rows(table, list(chosen)):
+        context, answers = _pair(cells, place, *chosen)
+        pairs += [(context, answer) for answer in answers]
+    return pairs
 
 
 def _open(source: str | Path) -> Table:
@@ -107,26 +123,47 @@ def _refuse_missing(table: Table, column: str) -> None:
         raise UserError(f"{table.name} has no column {column!r}: name one of {table.listed_columns()}")
 
 
-def _rows(table: Table, chosen: list[str]) -> Iterator[tuple[int, list[object]]]:
+@dataclass(frozen=True)
+class _Place:
+    """A row, for messages."""
+
+    table: Table
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.table.name} {self.table.unit} {self.number}"
+
+
+def _rows(table: Table, chosen: list[str]) -> Iterator[tuple[_Place, list[object]]]:
+    is_empty = True
     for number, cells in table.rows(chosen):
         if cells is not None:
-            yield number, cells
+            is_empty = False
+            yield _Place(table, number), cells
+    if is_empty:
+        raise UserError(
+            f"{table.name} has column names ({table.listed_columns()}) but no rows: give a table with pairs below its first line"
+        )
 
 
-def _text(value: object, place: str, column: str, what: str) -> str:
+def _pair(cells: list[object], place: _Place, context_column: str, answer_column: str) -> tuple[str, list[str]]:
+    context = _text(cells[0], place, context_column, "context")
+    values = cells[1] if isinstance(cells[1], list) else [cells[1]]
+    if not values:
+        raise UserError(f"{place} has an empty answer in column {answer_column!r}: fill it in or drop the row")
+    return context, [_text(value, place, answer_column, "answer") for value in values]
+
+
+def _text(value: object, place: _Place, column: str, what: str) -> str:
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
         raise UserError(f"{place} has an empty {what} in column {column!r}: fill it in or drop the row")
     if not isinstance(value, str):
         raise UserError(f"{place}, column {column!r} holds {type(value).__name__} {str(value)[:30]!r}, not text: name a column of texts")
+    refuse_bad_text(value, place.table, place.number, column)
     return value
 
 
-def _texts(value: object, place: str, column: str) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [_text(text, place, column, "answer") for text in values]
-
-
-def _listed(value: object, place: str, column: str) -> list[str]:
+def _listed(value: object, place: _Place, column: str) -> list[str]:
     """Read a cell of negatives: a list, or one written as JSON."""
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
         return []
@@ -140,7 +177,7 @@ def _listed(value: object, place: str, column: str) -> list[str]:
     return [_text(text, place, column, "negative") for text in value]
 
 
-def _is_right(value: object, place: str, column: str) -> bool:
+def _is_right(value: object, place: _Place, column: str) -> bool:
     spelled = str(value).strip().lower()
     if spelled not in _RIGHT | _WRONG:
         raise UserError(f"{place}, column {column!r} holds {spelled!r}: give 1 where the answer is right and 0 where it is not")

@@ -25,6 +25,7 @@ def cached_gradients(
     reseed: Callable[[int], object],
     total: int,
     rows_each: int = 1,
+    after_part: Callable[[], object] = lambda: None,
 ) -> float:
     """Leave this process's share of the gradient of ``loss`` in the model's parameters.
 
@@ -36,6 +37,7 @@ def cached_gradients(
         reseed: Sets the random state for part number n, so that both passes drop the same elements.
         total: Items over all processes, shared out by ``distributed.share_of``.
         rows_each: Rows that belong to one item, next to each other.
+        after_part: Called where a part's gradient was added to the model's and others follow or went before.
 
     Returns:
         The loss, the same in every process. Add up the processes' gradients with ``distributed.sum_gradients``.
@@ -61,4 +63,5 @@ def cached_gradients(
         for number, (part, part_rows) in enumerate(zip(parts, rows, strict=True)):
             reseed(number)
             embed(part).backward(gradient[list(part_rows)])
+            after_part()
     return value.item()
