@@ -83,7 +83,7 @@ def test_scores_are_lines_and_may_be_json(ranker_folder, pairs_file, tmp_path, c
 
 def test_scores_keep_the_tables_rows(ranker_folder, texts, capsys):
     rows = ["a mirror\tglass", "the sea\tsand", "a mirror\tthe sun", "a mirror\tglass"]
-    assert run("score", ranker_folder, texts("pairs.tsv", ["context\tanswer", *rows]), *HERE) == 0
+    assert run("score", ranker_folder, texts("pairs.tsv", ["context\tanswer", *rows]), "--trust-remote-code", *HERE) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.rpartition("\t")[0] for line in lines] == rows
     assert lines[0] == lines[3]

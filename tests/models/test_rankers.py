@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tain.encoders.heads import poly_scores
 from tain.foundation.errors import UserError
@@ -86,6 +87,18 @@ def test_cached_candidates_and_another_order_change_nothing(build, sentences):
     np.testing.assert_allclose(ranker.score(sentences[:2], cached[::-1].copy()), expected[:, ::-1], atol=1e-5)
     alone = np.concatenate([ranker.encode_candidates([text]) for text in sentences[2:8]])
     np.testing.assert_allclose(alone, cached, atol=1e-5)
+
+
+def test_long_candidates_cost_a_poly_encoders_query_nothing_and_a_cross_encoder_much(build):
+    def multiply_adds(ranker, candidates):
+        with FlopCounterMode(display=False) as counter:
+            ranker.score(["a context"], candidates)
+        return counter.get_total_flops() // 2
+
+    poly, cross = build("poly"), build("cross")
+    short, long = ["a b"] * 4, ["a b c d e f g h"] * 4
+    assert multiply_adds(poly, poly.encode_candidates(short)) == multiply_adds(poly, poly.encode_candidates(long)) > 0
+    assert multiply_adds(cross, long) > 1.3 * multiply_adds(cross, short) > 0
 
 
 def test_a_cross_encoder_reads_the_pair_as_its_model_does(build):

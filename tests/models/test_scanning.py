@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tain.encoders.heads import poly_scores
 from tain.foundation.errors import ShapeError
@@ -36,6 +37,19 @@ def naive(candidates, context):
 def test_all_scores_are_the_heads(candidates, contexts):
     for context in contexts:
         np.testing.assert_allclose(scan_all(candidates, context), naive(candidates, context), atol=1e-4)
+
+
+def test_what_poly_costs_beyond_bi_grows_with_vectors_times_candidates(candidates, generator):
+    """papers.md 6f, 8: in multiply-adds."""
+
+    def multiply_adds(vectors, number):
+        with FlopCounterMode(display=False) as counter:
+            scan_all(candidates[:number], torch.randn(vectors, 16, generator=generator))
+        return counter.get_total_flops() // 2
+
+    for vectors in (2, 16, 64):
+        for number in (500, 1000, 3000):
+            assert multiply_adds(vectors, number) - multiply_adds(1, number) == (vectors - 1) * number * 16
 
 
 @pytest.mark.usefixtures("small_blocks")
