@@ -445,11 +445,11 @@ def test_mined_negatives_are_the_best_wrong_ones(bert_folder, pairs):
         assert set(found) == set(wrong[:5])
 
 
-def test_mined_negatives_are_trained_on(bert_folder, pairs):
+def test_mined_negatives_are_trained_on(bert_folder, pairs, monkeypatch):
     made = session(bert_folder, pairs, mine_with=str(bert_folder), mined_from=3, negatives=3)
     assert all(len(near) == 3 for near in made.material.hard)
     seen = []
-    made._dual_step = lambda ranker, given, negatives, teacher, **more: seen.append((given, negatives)) or 0.0
+    monkeypatch.setattr(made, "_dual_step", lambda ranker, given, negatives, teacher, **more: seen.append((given, negatives)) or 0.0)
     for step in range(3):
         made.gradient_step(np.arange(8), step=step, seed=1)
     for given, negatives in seen:
@@ -504,7 +504,9 @@ def test_a_full_disk_is_told_before_the_encoder_runs(bert_folder, pairs, tmp_pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(rank_frozen.os, "posix_fallocate", full)
-    with pytest.raises(UserError, match=r"keeps 0\.0 GB of token vectors in .*but there is no room \(No space left on device\)"):
+    with pytest.raises(
+        UserError, match=r"keeps 0\.0 GB of token vectors in .*new' while it runs, but there is no room \(No space left on device\)"
+    ):
         rank(bert_folder, pairs, tmp_path / "new" / "out", freeze="encoder", **SMALL)
 
 

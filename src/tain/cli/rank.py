@@ -378,7 +378,7 @@ def _index(
             added, deleted = bring_in_line(ranker, index, pool, name=source, progress=progress)
             progress.note(f"index {folder}: {added:,} added, {deleted:,} deleted, {index.living:,} candidates")
     if unwanted:
-        progress.note(f"index {folder}: {index.delete_texts(unwanted):,} candidates deleted for {len(unwanted):,} texts")
+        progress.note(f"index {folder}: {index.delete_texts(unwanted):,} candidates deleted ({len(unwanted):,} texts were given)")
     return index
 
 
