@@ -18,7 +18,7 @@ HEAVY = {
     "jaxtyping",
     "sentence_transformers",
 }
-VERBS = ["demo", "mirror", "pretrain", "encode", "evaluate"]
+VERBS = ["demo", "mirror", "pretrain", "encode", "evaluate", "rank"]
 
 
 def loaded_by(code: str) -> set[str]:

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tain.foundation.errors import ShapeError, UserError
     from tain.models.embedder import Embedder
+    from tain.models.rankers import Ranker
     from tain.recipes.correct import correct
     from tain.recipes.correct_config import CorrectConfig
     from tain.recipes.mirror import mirror
     from tain.recipes.mirror_config import MirrorConfig
     from tain.recipes.pretrain import pretrain
     from tain.recipes.pretrain_config import PretrainConfig
+    from tain.recipes.rank import rank
+    from tain.recipes.rank_config import RankConfig
 
 __version__ = "0.1.0"
 
@@ -21,11 +24,14 @@ _PUBLIC = {
     "Embedder": "tain.models.embedder",
     "MirrorConfig": "tain.recipes.mirror_config",
     "PretrainConfig": "tain.recipes.pretrain_config",
+    "RankConfig": "tain.recipes.rank_config",
+    "Ranker": "tain.models.rankers",
     "ShapeError": "tain.foundation.errors",
     "UserError": "tain.foundation.errors",
     "correct": "tain.recipes.correct",
     "mirror": "tain.recipes.mirror",
     "pretrain": "tain.recipes.pretrain",
+    "rank": "tain.recipes.rank",
 }
 
 __all__ = [
@@ -33,12 +39,15 @@ __all__ = [
     "Embedder",
     "MirrorConfig",
     "PretrainConfig",
+    "RankConfig",
+    "Ranker",
     "ShapeError",
     "UserError",
     "__version__",
     "correct",
     "mirror",
     "pretrain",
+    "rank",
 ]
 
 

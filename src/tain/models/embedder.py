@@ -222,13 +222,14 @@ class Embedder:
                 " fit it again with tain correct"
             )
 
-    def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
+    def save(self, folder: Path, *, record: dict[str, Any], card: str, similarity: Literal["cosine", "dot"] = "cosine") -> None:
         """Write the encoder into an existing folder as sentence-transformers reads it, weights in float32.
 
         Args:
             folder: Where to; see ``whole_folder`` for making it appear whole.
             record: Kind, config, base model, seeds and figures for ``tain.json``.
             card: The model card, Markdown.
+            similarity: How its vectors are to be compared.
         """
         dtype = next(self.encoder.parameters()).dtype
         set_number_type(self.encoder, torch.float32)
@@ -244,6 +245,7 @@ class Embedder:
             correction=self.correction,
             record=record,
             card=card,
+            similarity=similarity,
         )
 
 

@@ -364,7 +364,7 @@ class _Session:
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
 
         value = cached_gradients(parts, rows=rows, embed=embed, loss=loss, reseed=reseed, total=len(ids))
-        distributed.sum_gradients(encoder)
+        distributed.sum_gradients(encoder.parameters())
         return value
 
     def _train_one(self, seed: int, report_s: float) -> Run:

@@ -26,8 +26,9 @@ from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_file, whole_folder
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, set_number_type, versions
+from tain.models.embedder import max_length
 from tain.models.masked_lm import load_masked_lm, refuse_without_mask
-from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, write_conditional_layout
+from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
 from tain.recipes.pretrain_start import new_model, train_wordpiece
@@ -171,8 +172,9 @@ class _Session:
     def _new(self) -> tuple[Any, Shards]:
         self.tokenizer = self._new_tokenizer()
         refuse_without_mask(self.tokenizer, self.config.tokenizer or self.model_name)
-        shards = self._shards()
         model = new_model(self.config, self.tokenizer)
+        self._refuse_long_blocks(model)
+        shards = self._shards()
         if self.config.cooccurrence_start and not self.config.resume:
             self._start_embeddings(model, shards)
         return model, shards
@@ -180,6 +182,7 @@ class _Session:
     def _continued(self) -> tuple[Any, Shards]:
         loaded = load_masked_lm(self.model_name, trust_remote_code=self.config.trust_remote_code)
         self.tokenizer = loaded.tokenizer
+        self._refuse_long_blocks(loaded.model)
         self.facts["new_head"] = loaded.new_head
         if loaded.new_head:
             self.progress.note(f"{self.model_name!r} has no prediction head ({len(loaded.new_head)} parameters): a new one starts random")
@@ -190,6 +193,17 @@ class _Session:
             self.facts["added_words"] = len(new)
             self.progress.note(f"the tokenizer learned {len(new):,} words" + self._examples(new))
         return loaded.model, self._shards()
+
+    def _refuse_long_blocks(self, model: Any) -> None:
+        """Refuse blocks that are longer than the model's positions, before any text is tokenised."""
+        positions = max_length(model, self.tokenizer)
+        pseudo_tokens = pseudo_tokens_of(self.config)
+        if self.config.block_tokens + pseudo_tokens > positions:
+            beside = f" beside {pseudo_tokens} pseudo-tokens" if pseudo_tokens else ""
+            raise UserError(
+                f"block_tokens is {self.config.block_tokens}, but model {self.model_name!r} reads {positions} tokens{beside} at most: "
+                f"give {positions - pseudo_tokens} or fewer"
+            )
 
     def _new_tokenizer(self) -> Any:
         import transformers

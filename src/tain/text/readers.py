@@ -218,13 +218,13 @@ def _text_or_blank(value: object, table: Table, number: int, column: str) -> str
         raise UserError(f"{table.name} {table.unit} {number}, column {column!r} holds {_shown(value)}, not text: name a column of texts")
     if not value or value.isspace():
         return None
-    _refuse_bad_text(value, table, number, column)
+    refuse_bad_text(value, table, number, column)
     return value
 
 
 def _cell(value: object, table: Table, number: int, column: str) -> str:
     if isinstance(value, str):
-        _refuse_bad_text(value, table, number, column)
+        refuse_bad_text(value, table, number, column)
         return value
     if value is None:
         return ""
@@ -237,7 +237,12 @@ def _cell(value: object, table: Table, number: int, column: str) -> str:
     )
 
 
-def _refuse_bad_text(text: str, table: Table, number: int, column: str) -> None:
+def refuse_bad_text(text: str, table: Table, number: int, column: str) -> None:
+    """Refuse text that UTF-8 cannot hold, that has a NUL character, or that is longer than ``MAX_LINE_BYTES``.
+
+    Raises:
+        UserError: It is such text; the message names its place.
+    """
     # lines were checked as bytes; JSON escapes, parquet and hub values come past that check
     try:
         size_bytes = len(text) if text.isascii() else len(text.encode())

@@ -1,17 +1,23 @@
 """What changes under ``torchrun``: each process embeds a share of the batch, all see every vector."""
 
+import json
 import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+_PATIENCE = timedelta(days=1)  # others wait while process 0 works alone; one that died is noticed by torchrun
 
 
 def start_processes() -> None:
     """Join the process group when ``torchrun`` started this process; do nothing otherwise."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
@@ -47,20 +53,51 @@ def gathered(mine: Float[Tensor, "share dim"], *, total: int) -> Float[Tensor, "
     return torch.cat([part[: share.stop - share.start] for part, share in zip(rows, shares, strict=True)])
 
 
-def sum_gradients(model: nn.Module) -> None:
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Add up the processes' gradients: each holds the part that its own texts caused."""
     if world_size() == 1:
         return
-    for parameter in model.parameters():
+    for parameter in parameters:
         if parameter.requires_grad:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
 
 
+def summed(value: float) -> float:
+    """Add up a number over the processes."""
+    if world_size() == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=_device())
+    dist.all_reduce(total)
+    return total.item()
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """Let process 0 alone compute something and tell the others: figures that decide must not differ in their last digit.
+
+    Args:
+        make: Computes something that JSON knows.
+    """
+    if world_size() == 1:
+        return make()
+    content = json.dumps(make()).encode() if rank() == 0 else b""
+    size = torch.tensor(len(content), device=_device())
+    dist.broadcast(size, 0)
+    told = torch.zeros(int(size), dtype=torch.uint8, device=_device())
+    if content:
+        told.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    dist.broadcast(told, 0)
+    return json.loads(bytes(told.cpu().numpy()))
+
+
 def wait_for_all() -> None:
     if world_size() > 1:
         dist.barrier()
+
+
+def _device() -> str:
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def _share(items: int, number: int) -> slice:

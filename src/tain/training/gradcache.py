@@ -24,6 +24,8 @@ def cached_gradients(
     loss: Callable[[Float[Tensor, "all dim"]], Tensor],
     reseed: Callable[[int], object],
     total: int,
+    rows_each: int = 1,
+    after_part: Callable[[], object] = lambda: None,
 ) -> float:
     """Leave this process's share of the gradient of ``loss`` in the model's parameters.
 
@@ -33,7 +35,9 @@ def cached_gradients(
         embed: Computes the vectors of a part, with gradients where torch records them.
         loss: The loss of all rows, process after process.
         reseed: Sets the random state for part number n, so that both passes drop the same elements.
-        total: Rows over all processes, shared out by ``distributed.share_of``.
+        total: Items over all processes, shared out by ``distributed.share_of``.
+        rows_each: Rows that belong to one item, next to each other.
+        after_part: Called where a part's gradient was added to the model's and others follow or went before.
 
     Returns:
         The loss, the same in every process. Add up the processes' gradients with ``distributed.sum_gradients``.
@@ -46,15 +50,18 @@ def cached_gradients(
             vectors.append(embed(part))
     places = torch.tensor([place for part_rows in rows for place in part_rows], device=vectors[0].device)
     mine = torch.cat(vectors)[places.argsort()]
-    everyone = distributed.gathered(mine.detach(), total=total).clone().requires_grad_()
+    items = distributed.gathered(mine.detach().reshape(-1, rows_each * mine.shape[1]), total=total)
+    everyone = items.reshape(total * rows_each, -1).clone().requires_grad_()
     value = loss(everyone)
     value.backward()
     assert everyone.grad is not None
-    gradient = everyone.grad[distributed.share_of(total)]
+    share = distributed.share_of(total)
+    gradient = everyone.grad[share.start * rows_each : share.stop * rows_each]
     if is_single:
         mine.backward(gradient)
     else:
         for number, (part, part_rows) in enumerate(zip(parts, rows, strict=True)):
             reseed(number)
             embed(part).backward(gradient[list(part_rows)])
+            after_part()
     return value.item()

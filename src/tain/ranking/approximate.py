@@ -1,0 +1,131 @@
+"""A short list out of a very large index, by FAISS: inverted lists over vectors in one byte a number.
+
+Optional (``pip install "tain[scale]"``), and the one search here that may miss: whatever is on the short list is scored exactly, but a
+good candidate whose list was not looked into is not on it. For a poly-encoder every vector of the context asks on its own, because
+the greatest similarity bounds the score (the mixture over vectors itself cannot be searched so: Luan et al. 2021).
+"""
+
+import importlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from tain.foundation.errors import UserError
+from tain.foundation.files import whole_file
+from tain.foundation.progress import Progress
+from tain.ranking.index import CandidateIndex
+
+_TRAINED_A_LIST = 64  # vectors that one list's centre is fitted to
+_ADDED_AT_ONCE = 65_536
+_STALE = 1.5  # more rows than this times those that the lists were made for: made anew
+_OVERSAMPLED, _FEWEST = 4, 100  # candidates a vector asks for, for every hit wanted, and at least
+
+
+class ShortLists:
+    """Inverted lists over the rows of an index.
+
+    Args:
+        index: The index they cover.
+        lists: A FAISS index of its rows.
+    """
+
+    def __init__(self, index: CandidateIndex, lists: Any) -> None:
+        self.index, self.lists = index, lists
+
+    @classmethod
+    def of(cls, index: CandidateIndex, *, progress: Progress | None = None) -> "ShortLists":
+        """Read them from the index's folder and add what was appended since; make them anew, and keep them there, where that is a third.
+
+        Raises:
+            UserError: FAISS is not installed.
+        """
+        faiss = _faiss()
+        path = index.folder / "short.faiss"
+        lists = _read(faiss, path)
+        if lists is not None and lists.d == index.dim and lists.ntotal <= len(index) <= _STALE * lists.ntotal:
+            _add(lists, index.vectors[lists.ntotal :], progress or Progress.silent())
+            return cls(index, lists)
+        lists = _made(faiss, index.vectors, progress or Progress.silent())
+        _write(faiss, lists, path)
+        return cls(index, lists)
+
+    def rows(self, context: Float[Tensor, "vectors dim"], *, k: int, probes: int) -> np.ndarray:
+        """Give the short list for one context: living rows in order, without repeats.
+
+        Args:
+            context: The context's vectors, of which each asks on its own.
+            k: Hits that are wanted. Each vector asks for four times as many and 100 at least: the lists know vectors in one byte a
+                number, and the best by their mixture need not be the best for any one of them.
+            probes: Lists looked into a vector; more finds more and takes longer.
+        """
+        faiss = _faiss()
+        options = {"nprobe": min(probes, self.lists.nlist)}
+        if self._living is not None:
+            options["sel"] = faiss.IDSelectorBitmap(self._living)
+        asked = np.ascontiguousarray(context.numpy(), dtype=np.float32)
+        _, found = self.lists.search(asked, max(_OVERSAMPLED * k, _FEWEST), params=faiss.SearchParametersIVF(**options))
+        return np.unique(found[found >= 0])
+
+    @cached_property
+    def _living(self) -> np.ndarray | None:
+        """One bit a row, set where it was not deleted; None where none was."""
+        is_gone = self.index.is_gone
+        return np.packbits(~is_gone, bitorder="little") if is_gone.any() else None
+
+
+def _made(faiss: Any, vectors: np.ndarray, progress: Progress) -> Any:
+    number, dim = vectors.shape
+    count = max(1, min(int(4 * number**0.5), number // _TRAINED_A_LIST))
+    centres = faiss.IndexFlatIP(dim)
+    lists = faiss.IndexIVFScalarQuantizer(centres, dim, count, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+    sample = np.random.default_rng(0).permutation(number)[: count * _TRAINED_A_LIST]
+    lists.train(np.ascontiguousarray(vectors[np.sort(sample)]))
+    _add(lists, vectors, progress)
+    lists.own_fields = True
+    centres.this.disown()  # the lists free their centres; Python must not do it too
+    return lists
+
+
+def _add(lists: Any, vectors: np.ndarray, progress: Progress) -> None:
+    with progress.task("short lists", len(vectors)) as task:
+        for start in range(0, len(vectors), _ADDED_AT_ONCE):
+            block = np.ascontiguousarray(vectors[start : start + _ADDED_AT_ONCE])
+            lists.add(block)
+            task.advance(len(block))
+
+
+def _read(faiss: Any, path: Path) -> Any:
+    """The lists that a file holds; None where it is not there or damaged, for they can be made anew from the vectors."""
+    if not path.exists():
+        return None
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError:
+        return None
+
+
+def _write(faiss: Any, lists: Any, path: Path) -> None:
+    with whole_file(path, overwrite=True) as partial:
+        faiss.write_index(lists, str(partial))
+
+
+def refuse_missing_faiss() -> None:
+    """Refuse an approximate search before anything is computed.
+
+    Raises:
+        UserError: FAISS is not installed.
+    """
+    _faiss()
+
+
+def _faiss() -> Any:
+    try:
+        return importlib.import_module("faiss")
+    except ImportError:
+        raise UserError(
+            'an approximate search needs FAISS, which is not installed: run pip install "tain[scale]", or leave it out'
+        ) from None
