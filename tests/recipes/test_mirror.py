@@ -1,6 +1,7 @@
 """Identity fine-tuning end to end on a tiny model: figures, folders, resume, two processes, and every refusal."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -133,6 +134,20 @@ def test_the_default_learning_rate_grows_with_the_weights_and_as_models_narrow(b
         for parameter in encoder.model.encoder.parameters():
             parameter.mul_(2)
     assert recipe._weight_rms(encoder) > 1.8 * before
+
+
+def test_a_folder_says_how_it_wants_to_be_mirrored_and_what_is_given_wins(bert_folder, texts, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(bert_folder, folder)
+    record = {"format": 1, "kind": "masked language model", "mirror": {"learning_rate": 3e-4, "dropout": 0.05}}
+    (folder / "tain.json").write_text(json.dumps(record))
+    config = mirror(folder, texts, **SMALL).config
+    assert (config.learning_rate, config.dropout, config.attention_dropout) == (3e-4, 0.05, 0.05)
+    config = mirror(folder, texts, learning_rate=1e-3, dropout=0.2, **SMALL).config
+    assert (config.learning_rate, config.dropout, config.attention_dropout) == (1e-3, 0.2, 0.2)
+    (folder / "tain.json").write_text(json.dumps({**record, "mirror": {"temperature": 0.1}}))
+    with pytest.raises(UserError, match=r"suggests .* for mirroring: it may name learning_rate and dropout"):
+        mirror(folder, texts, **SMALL)
 
 
 def test_what_is_given_wins_over_the_preset():

@@ -1,7 +1,8 @@
 """Settings of identity fine-tuning. Light to import: the command line reads its help from here."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tain.foundation.choices import Dtype, Pooling
 from tain.foundation.errors import refuse_all
@@ -37,7 +38,9 @@ class MirrorConfig:
     temperature: Annotated[float | None, "divides the cosines, above 0; small makes near texts matter most (0.04; words 0.2)"] = None
     erased_chars: Annotated[int | None, "characters erased in one view; 0 keeps both whole (5; phrases 2; words 0)"] = None
     erase_floor: Annotated[int | None, "texts with fewer characters are never erased (30; phrases 6)"] = None
-    dropout: Annotated[float, "dropout everywhere but on attention weights; 0 to below 1"] = 0.1
+    dropout: Annotated[
+        float | None, "dropout everywhere but on attention weights; 0 to below 1 (0.1, unless the model's folder says otherwise)"
+    ] = None
     attention_dropout: Annotated[float | None, "dropout on attention weights; default: as --dropout"] = None
     drophead: Annotated[float, "drop whole attention heads instead, with this probability (BERT 0.2, RoBERTa 0.05)"] = 0.0
     pooling: Annotated[Pooling | None, "how token vectors become one: cls or mean (sentences mean, else cls)"] = None
@@ -45,7 +48,7 @@ class MirrorConfig:
     batch_texts: Annotated[int, "texts a step, 2 or more; each is encoded twice"] = 200
     epochs: Annotated[int | None, "passes over the texts; more soon hurts (1; words and phrases 2)"] = None
     learning_rate: Annotated[
-        float | None, "AdamW's step; default: the paper's 2e-5 for BERT-base, scaled to the model's width and weights"
+        float | None, "AdamW's step; default: what the model's folder says, else the paper's 2e-5, scaled to width and weights"
     ] = None
     weight_decay: Annotated[float, "AdamW's decay, on every parameter"] = 0.01
     max_texts: Annotated[int, "train on at most this many texts, drawn at random; 0 takes all (the paper: best at 10k to 20k)"] = 10_000
@@ -96,14 +99,20 @@ class MirrorConfig:
             problems.append("a budget goes with one run from its beginning: leave out --seeds and --resume, or --budget")
         refuse_all(problems)
 
-    def resolved(self, *, width: int, weight_rms: float) -> "MirrorConfig":
-        """Fill what is None from the level's preset, and the learning rate from the model's width and weights."""
-        preset = asdict(PRESETS[self.level])
-        filled = {name: value for name, value in preset.items() if getattr(self, name) is None}
+    def resolved(self, *, width: int, weight_rms: float, suggested: Mapping[str, float] | None = None) -> "MirrorConfig":
+        """Fill what is None from the level's preset, and learning rate and dropout from the model.
+
+        Args:
+            width: Width of the hidden states.
+            weight_rms: Root mean square of the hidden layers' matrices.
+            suggested: ``learning_rate`` and ``dropout`` as the model's own folder wants them; either may be missing.
+        """
+        filled: dict[str, Any] = {**asdict(PRESETS[self.level]), "dropout": _PAPERS_DROPOUT}
+        filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
+        filled |= suggested or {}
+        filled = {name: value for name, value in filled.items() if getattr(self, name) is None}
         if self.attention_dropout is None:
-            filled["attention_dropout"] = self.dropout
-        if self.learning_rate is None:
-            filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
+            filled["attention_dropout"] = filled.get("dropout", self.dropout)
         if self.drophead > 0:
             filled |= {"dropout": 0.0, "attention_dropout": 0.0}  # the paper's drophead variant replaces dropout
         return replace(self, **filled)
@@ -122,4 +131,5 @@ def default_learning_rate(width: int, weight_rms: float) -> float:
     return _PAPERS_RELATIVE_STEP * weight_rms * max(1.0, 768 / width) ** 2.1
 
 
+_PAPERS_DROPOUT = 0.1
 _PAPERS_RELATIVE_STEP = 2e-5 / 0.043
