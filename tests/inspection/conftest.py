@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tain.batches.packing import pack
 from tain.encoders.transformer import TransformerEncoder
-from tain.inspection.capturing import Watched
+from tain.inspection.capturing import BlockStates, Watched
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,12 @@ ANATOMIES = {
     "eurobert": Anatomy("layers", "self_attn.v_proj", "self_attn.o_proj", None, "post_attention_layernorm"),
     "roberta-prelayernorm": Anatomy("encoder.layer", "attention.self.value", "attention.output.dense", None, "intermediate.LayerNorm"),
 }
-FAMILIES = tuple(ANATOMIES)
+
+
+@pytest.fixture(params=ANATOMIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Every kind of encoder that can be taken apart, one after the other."""
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -154,3 +160,28 @@ def watched(tiny_encoder: Callable[..., Any]) -> Callable[..., Watched]:
         return Watched(TransformerEncoder(tiny_encoder(architecture, **changes).to(dtype)))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def states_of() -> Callable[[Watched, list[list[int]]], list[BlockStates]]:
+    """Run texts as one packed batch and keep every layer's states."""
+
+    def run(model: Watched, ids: list[list[int]]) -> list[BlockStates]:
+        shown: list[BlockStates] = []
+        model.run(pack(ids), lambda _, states: shown.append(states))
+        return shown
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def full_parts() -> Callable[[BlockStates], Tensor]:
+    """Write out what each token has from every token before normalisation, of captured states of a single text."""
+
+    def write_out(states: BlockStates) -> Tensor:
+        ((_, weights, values),) = states.texts()
+        output = states.block.output.weight.unflatten(1, (len(weights), -1))
+        parts = torch.einsum("hij,hjw,dhw->ijd", weights, values, output)
+        return parts + torch.eye(len(parts), dtype=parts.dtype)[..., None] * states.inputs
+
+    return write_out
