@@ -67,6 +67,8 @@ class Watched:
     Attributes:
         blocks: Its layers; ALBERT runs the same one again and again.
         layers: How many layers a run goes through.
+        error: The largest difference of a block's recomputed output from its real one on a handful of tokens, as a share of the largest
+            number there.
 
     Raises:
         UserError: It is a decoder, does not run our attention, or its layers cannot be taken apart.
@@ -77,7 +79,7 @@ class Watched:
         if encoder.layout != "packed":
             raise UserError(f"attention cannot be captured: {encoder.layout_reason}; give a BERT-like model")
         self.encoder = encoder.eval()
-        self.layers = self._probe()
+        self.layers, self.error = self._probe()
 
     @property
     def is_post(self) -> bool:
@@ -89,8 +91,8 @@ class Watched:
         with _watching(self.blocks, show) as capture:
             return self.encoder.tokens(packed, capture=capture)
 
-    def _probe(self) -> int:
-        """Check on five tokens that each layer's parts give the layer's own output; count the layers on the way."""
+    def _probe(self) -> tuple[int, float]:
+        """Check on five tokens that each block's parts give the block's own output; return how many layers there are, and the error."""
         errors: list[float] = []
 
         def check(_: int, states: BlockStates) -> None:
@@ -107,7 +109,7 @@ class Watched:
                 f"{name} computes something else in its attention blocks than attention, residual connection and normalisation, "
                 "so they cannot be taken apart: give a BERT-like model"
             )
-        return len(errors)
+        return len(errors), max(errors)
 
 
 def recomputed(states: BlockStates) -> Float[Tensor, "tokens dim"]:

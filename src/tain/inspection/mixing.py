@@ -130,7 +130,7 @@ class MixingMeter:
         assert self.tokens, "statistics of no tokens"
         pieces = np.flatnonzero(self._counts)
         kinds = np.array([kind_of(int(piece)) for piece in pieces])
-        order = [*special, *sorted(set(kinds) - set(special))]
+        order = [*special, *sorted(set(kinds.tolist()) - set(special))]
         means = self._sums.sum(0) / self.tokens
         variances = np.maximum(self._squares / self.tokens - means**2, 0.0)
         words = pieces[kinds == "words"]
@@ -195,8 +195,9 @@ class PieceKinds:
 
     @property
     def special(self) -> tuple[str, ...]:
-        """The special tokens' spellings, in the tokenizer's order."""
-        return tuple(self._special.values())
+        """The special tokens' spellings, those of a text's beginning and end first."""
+        first = [self._tokenizer.cls_token, self._tokenizer.sep_token, self._tokenizer.mask_token]
+        return tuple(dict.fromkeys([token for token in first if token] + list(self._special.values())))
 
     def __call__(self, piece: int) -> str:
         """Name a piece's kind."""
