@@ -16,6 +16,8 @@ from tain.inspection.mixing import GroupMixing, MixingStatistics
 from tain.inspection.norms import METHODS
 from tain.inspection.rollout import rollout
 
+_SAME_WITHIN = 0.001  # smaller differences of a mean ratio are the same in every table
+
 ROLLED = ("AttnRes-W", "AttnRes-N", "AttnResLn-N", "Layer-N")  # methods with the residual connection: a roll-out needs it
 
 
@@ -147,11 +149,16 @@ class Inspection:
     def methods(self) -> tuple[str, ...]:
         return self.statistics.methods
 
+    @property
+    def title(self) -> str:
+        """The model's name without the folders far above it."""
+        return "/".join(self.model.rstrip("/").split("/")[-2:])
+
     def claim(self) -> str:
         """Say in one sentence how much comes from other tokens."""
         overall = dict(zip(self.methods, self.statistics.overall, strict=True))
         return (
-            f"{overall['AttnResLn-N']:.1%} of a token's vector comes from other tokens in a layer of {self.model}, "
+            f"{overall['AttnResLn-N']:.1%} of a token's vector comes from other tokens in a layer of {self.title}, "
             f"where attention weights alone would say {overall['Attn-W']:.1%}"
         )
 
@@ -201,7 +208,7 @@ class Inspection:
     def _repr_html_(self) -> str:
         from tain.inspection.pages import in_notebook
 
-        return in_notebook((self,))
+        return in_notebook(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +226,13 @@ class Comparison:
     second: Inspection
     geometry: tuple[Mapping[str, float], Mapping[str, float]] | None
 
+    @property
+    def titles(self) -> tuple[str, str]:
+        """What tables call the two: short names, or whole ones where the short ones are the same."""
+        if self.first.title == self.second.title:
+            return self.first.model, self.second.model
+        return self.first.title, self.second.title
+
     def change(self) -> Float64[np.ndarray, " methods"]:
         """By how much each method's mean ratio differs, the second less the first."""
         return self.second.statistics.overall - self.first.statistics.overall
@@ -226,10 +240,11 @@ class Comparison:
     def claim(self) -> str:
         """Say in one sentence what changed, by the paper's method."""
         before, after = (each.statistics.overall[METHODS.index("AttnResLn-N")] for each in (self.first, self.second))
+        first, second = self.titles
+        if abs(after - before) < _SAME_WITHIN:
+            return f"{second} mixes in as much of other tokens as {first}: {after:.1%} of a token's vector in a layer"
         way = "more" if after > before else "less"
-        if abs(after - before) < 0.001:
-            return f"{self.second.model} mixes other tokens in as {self.first.model} does: {after:.1%} of a token's vector in a layer"
-        return f"{self.second.model} mixes {way} of other tokens in than {self.first.model}: {after:.1%} of a token's vector in a layer, {before:.1%} there"
+        return f"{second} mixes in {way} of other tokens than {first}: {after:.1%} of a token's vector in a layer, there {before:.1%}"
 
     def to_dict(self, *, matrices: bool = False) -> dict[str, Any]:
         """Everything as plain data for JSON."""
@@ -246,7 +261,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         from tain.inspection.pages import in_notebook
 
-        return in_notebook((self.first, self.second), geometry=self.geometry)
+        return in_notebook(self)
 
 
 def _refuse_unknown(method: str, known: tuple[str, ...]) -> None:
