@@ -19,7 +19,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(scope="module")
 def found(bert_folder: Path, sentences: list[str]) -> Inspection:
     """Read only."""
-    return inspect(bert_folder, ["a <b> & " + sentences[0], *sentences])
+    return inspect(bert_folder, ["a <b> & " + sentences[0], *sentences], shown=len(sentences) + 1, whole_layer=True)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def words_of(picture: ElementTree.Element) -> list[str]:
     return [element.text or "" for element in picture.iter(f"{SVG}text")]
 
 
-@pytest.mark.parametrize("method", ["Attn-W", "AttnResLn-N"])
+@pytest.mark.parametrize("method", ["Attn-W", "AttnResLn-N", "Layer-N"])
 def test_every_cell_is_drawn_and_says_its_number(found: Inspection, method: str):
     picture = ElementTree.fromstring(as_svg(found, method=method))
     kinds, tokens = found.statistics.kinds, found.texts[0].tokens
@@ -62,9 +62,9 @@ def test_two_models_are_drawn_one_below_the_other(compared: Comparison):
     assert len(set(compared.titles)) == 2
 
 
-def test_a_method_that_was_not_measured_is_refused(found: Inspection):
+def test_a_method_that_was_not_measured_is_refused(compared: Comparison):
     with pytest.raises(UserError, match="method is 'Layer-N'"):
-        as_svg(found, method="Layer-N")
+        as_svg(compared, method="Layer-N")
 
 
 def shown(found: Inspection | Comparison, width: int = 80) -> str:

@@ -22,7 +22,7 @@ def as_table(found: Inspection | Comparison) -> "Group":
     if found.geometry is not None:
         table = ruled_table("vectors of these texts", *found.titles)
         for name in found.geometry[0]:
-            table.add_row(name.replace("_", " "), *(f"{each[name]:.3f}" for each in found.geometry))
+            table.add_row(name.replace("_", " "), *(f"{each[name]:.3g}" for each in found.geometry))
         parts.append(table)
     return Group(*parts)
 
@@ -32,7 +32,7 @@ def _inspection(found: Inspection, title: str) -> list[Any]:
 
     read = found.statistics
     heading = f"{title}: share of a token's vector that comes from other tokens ({_counted(read.texts, 'text')}, {read.tokens:,} tokens)"
-    table = ruled_table("layer", *found.methods, "expansion")
+    table = ruled_table("layer", *found.methods, "expands")
     for layer, (means, rate) in enumerate(zip(read.means, found.expansion_rates, strict=True), start=1):
         table.add_row(str(layer), *(f"{value:.1%}" for value in means), f"{rate:.2f}")
     mean_rate = sum(found.expansion_rates) / len(found.expansion_rates)
@@ -48,7 +48,7 @@ def _inspection(found: Inspection, title: str) -> list[Any]:
         )
         if correlations:
             parts += [Text(""), Text(f"Rank correlation of a piece's frequency rank with its ratio, words only: {correlations}.")]
-    for each in found.similarities:
+    for each in found.similarities if read.texts == len(found.texts) else ():  # of the first of many texts they say little
         parts.append(Text(f"Texts {each.left + 1} and {each.right + 1}: cosine {each.cosine:.4f}; most from {_strongest(found, each)}."))
     return parts
 

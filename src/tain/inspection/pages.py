@@ -201,7 +201,7 @@ def _correlation_rows(found: MixingStatistics) -> list[tuple[str, list[str]]]:
 def _geometry(titles: Sequence[str], geometry: Geometry) -> str:
     if geometry is None:
         return ""
-    rows = [(words, [f"{each[name]:.3f}".replace("-", "−") for each in geometry]) for name, words in _GEOMETRY.items()]
+    rows = [(words, [f"{each[name]:.3g}".replace("-", "−") for each in geometry]) for name, words in _GEOMETRY.items()]
     return _table("How the vectors of these texts lie", "Figure", titles, rows)
 
 
