@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tain.batches.packing import pack
 from tain.encoders.transformer import TransformerEncoder
@@ -185,6 +187,30 @@ def test_a_normalisation_of_a_sum_is_the_sum_of_its_parts_gone_through_it(centre
         real = nn.functional.rms_norm(totals, (16,), scale, eps=0.3)
     found = (norm.shaped(parts) / norm.spread(totals)[:, None]).sum(1) + (shift if centres else 0.0)
     torch.testing.assert_close(found, real, atol=1e-12, rtol=1e-12)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes how many numbers the largest tensor had that was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self.numbers = max(self.numbers, *(each.numel() for each in tree_leaves(result) if isinstance(each, Tensor)), 0)
+        return result
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "eurobert"])
+def test_no_tensor_holds_a_vector_for_every_pair_of_tokens(family: str, watched: Build, token_ids: Build, states_of: Build):
+    tokens, heads, dim = 200, 4, 32
+    (states, *_) = states_of(watched(family, max_position_embeddings=256), token_ids(tokens))
+    with LargestTensor() as largest:
+        text_norms(states)
+        mixing_ratios(states)
+    assert largest.numbers <= heads * tokens**2
+    assert largest.numbers < tokens**2 * dim / 4
 
 
 def affine_block(value: Affine, output: Affine) -> Block:

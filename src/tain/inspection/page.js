@@ -184,12 +184,19 @@ function drawMaps() {
     if (state.layer < model.layers && state.token < count) {
       drawing.strokeRect(MAP_LEFT + cell * state.token, ROW * state.layer, Math.max(cell - 1, 3), ROW - 1);
     }
+    bringIntoView(canvas.parentElement, { left: MAP_LEFT + cell * state.token, width: cell });
     const label = `Heat map of ${model.name}: ${method}, ${model.layers} layers by ${count} tokens. Arrow keys move by layer and token.`;
     canvas.setAttribute("aria-label", label);
   });
 }
 
 // ---- one layer's flows
+
+// scrolls a box, and not the page, until one of its parts can be seen
+function bringIntoView(box, { left = box.scrollLeft, top = box.scrollTop, width = 0, height = 0 }) {
+  if (left < box.scrollLeft || left + width > box.scrollLeft + box.clientWidth) box.scrollLeft = left - box.clientWidth / 2;
+  if (top < box.scrollTop || top + height > box.scrollTop + box.clientHeight) box.scrollTop = top - box.clientHeight / 2;
+}
 
 function drawTokens() {
   const model = data.models[state.model], text = model.texts[state.text];
@@ -210,6 +217,8 @@ function drawTokens() {
         make("td", { class: "number" }, String(place + 1)),
         make("td", { class: "number" }, shown(value)),
         make("td", { class: "bars" }, make("span", { class: "bar", style: `width:${(100 * Math.max(0, value) / largest).toFixed(1)}%` })))));
+  const list = element("tokens"), chosen = list.children[state.token];
+  bringIntoView(list, { top: chosen.offsetTop - list.offsetTop, height: chosen.offsetHeight });
   const head = state.head === "all" ? "all heads together" : `head ${Number(state.head) + 1}`;
   const where = `Layer ${state.layer + 1}, ${head}, ${state.method}: token ${state.token + 1} ${named(text, state.token)}`;
   const others = found.filter(([place]) => place !== state.token);
@@ -230,7 +239,9 @@ function drawMatrix() {
   drawing.fillStyle = palette.at(0);
   drawing.fillRect(0, 0, cell * count, cell * count);
   for (let row = 0; row < count; row++) {
-    const found = sources(model, text, state, row), largest = Math.max(...found.map(([, value]) => value), 1e-30);
+    const found = sources(model, text, state, row);
+    // a token's own part would make all others pale
+    const largest = Math.max(...found.filter(([place]) => place !== row).map(([, value]) => value), 1e-30);
     for (const [place, value] of found) {
       drawing.fillStyle = palette.at(value / largest);
       drawing.fillRect(cell * place, cell * row, cell, cell);

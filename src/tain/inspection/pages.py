@@ -123,7 +123,7 @@ cell, in dark mode the lighter one, takes more from others. Click a cell, or go 
 <div><table><caption>Its largest sources</caption><thead><tr><th scope="col">Token</th><th scope="col" class="number">Place</th>
 <th scope="col" class="number">Part</th><th scope="col"><span class="quiet">as a bar</span></th></tr></thead><tbody id="sources"></tbody></table>
 <p class="quiet" id="kept"></p></div>
-<div><h3>All tokens: from (across) and into (down)</h3><div class="scroll"><canvas id="matrix" role="img"
+<div><h3>All tokens: from (across) and into (down), dark is a token’s largest</h3><div class="scroll"><canvas id="matrix" role="img"
 aria-label="Table of all parts; the list of sources says the same for the chosen token"></canvas></div></div>
 </div>
 <dl>{methods}</dl>{same}

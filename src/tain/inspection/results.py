@@ -244,7 +244,7 @@ class Comparison:
         if abs(after - before) < _SAME_WITHIN:
             return f"{second} mixes in as much of other tokens as {first}: {after:.1%} of a token's vector in a layer"
         way = "more" if after > before else "less"
-        return f"{second} mixes in {way} of other tokens than {first}: {after:.1%} of a token's vector in a layer, there {before:.1%}"
+        return f"{second} mixes in {way} of other tokens than {first}: {after:.1%} of a token's vector in a layer, against {before:.1%}"
 
     def to_dict(self, *, matrices: bool = False) -> dict[str, Any]:
         """Everything as plain data for JSON."""
