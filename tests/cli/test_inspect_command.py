@@ -12,7 +12,7 @@ from tain.cli.main import main
 SMALL = ("--device", "cpu", "--quiet")
 
 
-def run(*arguments: object) -> int:
+def run(*arguments: object) -> object:
     """Run the command line in this process and return its exit code."""
     try:
         main([str(argument) for argument in arguments])

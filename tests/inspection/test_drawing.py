@@ -49,7 +49,7 @@ def test_every_cell_is_drawn_and_says_its_number(found: Inspection, method: str)
 
 def test_more_from_others_is_darker(found: Inspection):
     picture = ElementTree.fromstring(as_svg(found, method="Attn-W"))
-    cells = [element.get("fill") for element in picture.iter(f"{SVG}rect") if element.get("stroke")]
+    cells = [element.get("fill", "") for element in picture.iter(f"{SVG}rect") if element.get("stroke")]
     shares = [kind.means[layer, 0] for layer in range(found.layers) for kind in found.statistics.kinds]
     light = [sum(int(colour[place : place + 2], 16) for place in (1, 3, 5)) for colour in cells[: len(shares)]]
     order = sorted(range(len(shares)), key=lambda cell: shares[cell])

@@ -231,6 +231,7 @@ def test_the_expansion_rate_is_that_of_the_affine_map_in_homogeneous_coordinates
     value, output = (Affine(torch.randn(6, 6, generator=generator), torch.randn(6, generator=generator)) for _ in range(2))
 
     def homogeneous(affine: Affine) -> Tensor:
+        assert affine.bias is not None
         corner = torch.cat([affine.weight.T, affine.bias[None]])  # rows: features, then the bias
         return torch.cat([corner, torch.eye(7)[:, 6:]], dim=1)
 

@@ -129,7 +129,7 @@ def test_everything_goes_into_json_and_csv(found: Inspection):
 
 def test_results_are_frozen(found: Inspection):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        found.model = "another"
+        setattr(found, "model", "another")  # noqa: B010 - a type checker would refuse it sooner
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,11 @@ def test_half_precision_is_refused(bert_folder: Path):
         inspect(Embedder.load(bert_folder, dtype="bfloat16", device="cpu"), "a mirror")
 
 
+def test_settings_of_loading_are_refused_for_a_loaded_model(bert_folder: Path):
+    with pytest.raises(UserError, match="is loaded already"):
+        inspect(Embedder.load(bert_folder, dtype="float32", device="cpu"), "a mirror", max_tokens=10)
+
+
 @pytest.fixture(scope="module")
 def compared(save_masked_lm: Callable[..., Path], bert_folder: Path, sentences: list[str]) -> Comparison:
     """Read only. Against the same architecture with fewer layers, from a stream."""
@@ -191,6 +196,7 @@ def test_their_geometry_is_that_of_the_label_free_report(compared: Comparison, b
     from tain.evaluation.geometry import label_free_report
 
     report = label_free_report(Embedder.load(bert_folder, dtype="float32"), sentences, rng=np.random.default_rng(13))
+    assert compared.geometry is not None
     assert compared.geometry[0]["isotropy"] == pytest.approx(report.isotropy, rel=1e-4)
     assert compared.geometry[0]["mean_vector_share"] == pytest.approx(report.mean_vector_share, rel=1e-4)
 

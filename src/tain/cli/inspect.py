@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -126,7 +126,7 @@ def _open(source: str, column: str | None) -> "Stream[str]":
     return read_texts(source, column=column)
 
 
-def _look(model: str, against: str | None, texts: Iterable[str], **settings: object) -> "Inspection | Comparison":
+def _look(model: str, against: str | None, texts: Iterable[str], **settings: Any) -> "Inspection | Comparison":
     from tain.recipes.inspect import inspect as look_inside
     from tain.recipes.inspect import inspect_against
 

@@ -261,7 +261,7 @@ def _chunk(affine: Affine, number: int, *, parts: int) -> Affine:
     return Affine(affine.weight.chunk(parts)[number], bias)
 
 
-def _value(value: Affine, attention: nn.Module, *, joint: bool) -> Affine:
+def _value(value: Affine, attention: Any, *, joint: bool) -> Affine:
     if joint:
         return _chunk(value, 2, parts=3)
     heads_a_value = int(getattr(attention, "num_key_value_groups", 1))
@@ -279,11 +279,14 @@ def _repeated(rows: Tensor, times: int, width: int) -> Tensor:
 
 
 def _normalisation(layer: Any) -> Normalisation | None:
-    if isinstance(layer, nn.LayerNorm) and layer.weight is not None:
+    scale = getattr(layer, "weight", None)
+    if not isinstance(scale, Tensor):
+        return None
+    if isinstance(layer, nn.LayerNorm):
         shift = None if layer.bias is None else layer.bias.detach()
-        return Normalisation(layer.weight.detach(), shift, float(layer.eps), centres=True)
-    epsilon = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
-    if "RMSNorm" in type(layer).__name__ and isinstance(getattr(layer, "weight", None), Tensor):
-        epsilon = torch.finfo(layer.weight.dtype).eps if epsilon is None else epsilon  # as nn.RMSNorm reads None
-        return Normalisation(layer.weight.detach(), None, float(epsilon), centres=False)
+        return Normalisation(scale.detach(), shift, float(layer.eps), centres=True)
+    if "RMSNorm" in type(layer).__name__:
+        epsilon = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
+        epsilon = torch.finfo(scale.dtype).eps if epsilon is None else epsilon  # as nn.RMSNorm reads None
+        return Normalisation(scale.detach(), None, float(epsilon), centres=False)
     return None

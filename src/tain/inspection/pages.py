@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
+from tain.foundation.runtime import versions
 from tain.inspection.mixing import GroupMixing, MixingStatistics
 from tain.inspection.page_data import ROLL_OUT, page_data
 from tain.inspection.results import Comparison, Inspection
@@ -206,8 +207,6 @@ def _geometry(titles: Sequence[str], geometry: Geometry) -> str:
 
 
 def _origin(models: Sequence[Inspection]) -> str:
-    from tain.foundation.runtime import versions
-
     def facts(model: Inspection) -> dict[str, str]:
         return {
             "model": f"{model.model} ({model.architecture})",

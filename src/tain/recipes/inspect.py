@@ -77,7 +77,7 @@ def inspect(
             ratios, and 0 for their correlation with frequency.
         max_tokens: Cut texts at this length, special tokens included; default: the model's limit.
         batch_tokens: Tokens that go through the model at a time; changes speed and memory only.
-        dtype: Number type; ``float64`` for audits.
+        dtype: Number type of a model given by its name; ``float64`` for audits.
         device: As torch names it; default: a GPU where there is one.
         seed: Fixes which tokens are masked.
         progress: Told what happens.
@@ -86,22 +86,102 @@ def inspect(
         UserError: Settings, texts or model cannot work.
     """
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype)
-    progress = progress or Progress.silent()
     given = [texts] if isinstance(texts, str) else texts
     if isinstance(given, Sequence):
         _refuse_blank(given)
-    embedder = model if isinstance(model, Embedder) else _load(model, max_tokens=max_tokens, dtype=dtype, device=device)
-    _refuse_half_precision(embedder)
+    embedder = _loaded(model, max_tokens=max_tokens, dtype=dtype, device=device)
+    return _inspected(
+        embedder,
+        Watched(embedder.encoder),
+        given,
+        shown=shown,
+        whole_layer=whole_layer,
+        masking_rate=masking_rate,
+        batch_tokens=batch_tokens,
+        seed=seed,
+        progress=progress or Progress.silent(),
+    )
+
+
+def inspect_against(
+    model: str | Path | Embedder,
+    against: str | Path | Embedder,
+    texts: str | Iterable[str],
+    *,
+    shown: int = 4,
+    whole_layer: bool = False,
+    masking_rate: float = 0.0,
+    max_tokens: int | None = None,
+    batch_tokens: int = 4096,
+    dtype: InspectionDtype = "float32",
+    device: str | None = None,
+    seed: int = 13,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Inspect two models on the same texts: before and after mirroring, for one.
+
+    Args:
+        model: The first model, as in ``inspect``.
+        against: The second; changes are told as the second less the first.
+        texts: As in ``inspect``; all of them are kept in memory, for both models read them.
+        shown: As in ``inspect``, and so all below.
+        whole_layer: Whole layers too.
+        masking_rate: Share of tokens that show the mask token for the statistics.
+        max_tokens: Length limit; default: each model's own.
+        batch_tokens: Tokens at a time.
+        dtype: Number type.
+        device: As torch names it.
+        seed: Fixes which tokens are masked, and directions of the geometry's figures.
+        progress: Told what happens.
+
+    Raises:
+        UserError: As in ``inspect``.
+    """
+    _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype)
+    kept = [texts] if isinstance(texts, str) else texts if isinstance(texts, Sequence) else _Kept(texts)
+    if isinstance(kept, Sequence):
+        _refuse_blank(kept)
+    loaded = [_loaded(each, max_tokens=max_tokens, dtype=dtype, device=device) for each in (model, against)]
+    watched = [Watched(each.encoder) for each in loaded]  # what cannot be taken apart is told before the other is
+    first, second = (
+        _inspected(
+            embedder,
+            watching,
+            kept,
+            shown=shown,
+            whole_layer=whole_layer,
+            masking_rate=masking_rate,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            progress=progress or Progress.silent(),
+        )
+        for embedder, watching in zip(loaded, watched, strict=True)
+    )
+    return Comparison(first=first, second=second, geometry=_geometry(loaded, list(kept), seed=seed))
+
+
+def _inspected(
+    embedder: Embedder,
+    watched: Watched,
+    texts: Iterable[str],
+    *,
+    shown: int,
+    whole_layer: bool,
+    masking_rate: float,
+    batch_tokens: int,
+    seed: int,
+    progress: Progress,
+) -> Inspection:
+    """Read all texts once for the statistics, then look at the first ones token by token."""
     if masking_rate:
         refuse_without_mask(embedder.tokenizer, embedder.name)
-    watched = Watched(embedder.encoder)
     kinds = PieceKinds(embedder.tokenizer)
-    reading = _Reading(embedder, given, kinds=kinds)
+    reading = _Reading(embedder, texts)
     methods = (*METHODS, LAYER_METHOD) if whole_layer else METHODS
     meter = MixingMeter(methods, layers=watched.layers, vocabulary=_vocabulary(embedder))
     rng = np.random.default_rng(seed)
     first: list[_Tokenised] = []
-    with progress.task("inspect", len(given) if isinstance(given, Sequence) else None) as task:
+    with progress.task("inspect", len(texts) if isinstance(texts, Sequence) else None) as task:
         for window in reading.windows():
             first.extend(window[: max(0, shown - len(first))])
             ids = [_masked(text.ids, embedder.tokenizer, rate=masking_rate, rng=rng) for text in window]
@@ -113,13 +193,12 @@ def inspect(
     looked_at = [_look(text, watched, embedder, kinds, methods=methods) for text in first]
     found = tuple(text for text, _ in looked_at)
     why_not = _why_no_similarity(embedder)
-    heads = found[0].weights.shape[1] if found else int(embedder.encoder.model.config.num_attention_heads)
     return Inspection(
         model=embedder.name,
         architecture=type(embedder.encoder.model).__name__,
         is_post=watched.is_post,
         layers=watched.layers,
-        heads=heads,
+        heads=int(embedder.encoder.model.config.num_attention_heads),
         statistics=meter.statistics(kinds, special=kinds.special, correlation=spearman),
         expansion_rates=_expansion_rates(watched),
         texts=found,
@@ -135,34 +214,8 @@ def inspect(
     )
 
 
-def inspect_against(
-    model: str | Path | Embedder, against: str | Path | Embedder, texts: Iterable[str], *, progress: Progress | None = None, **settings: Any
-) -> Comparison:
-    """Inspect two models on the same texts: before and after mirroring, for one.
-
-    Args:
-        model: The first model.
-        against: The second; changes are told as the second less the first.
-        texts: As in ``inspect``; all of them are kept in memory, for both models read them.
-        progress: Told what happens.
-        settings: As in ``inspect``.
-
-    Raises:
-        UserError: As in ``inspect``.
-    """
-    kept = [texts] if isinstance(texts, str) else texts if isinstance(texts, Sequence) else _Kept(texts)
-    loaded = [
-        each
-        if isinstance(each, Embedder)
-        else _load(each, max_tokens=settings.get("max_tokens"), dtype=settings.get("dtype", "float32"), device=settings.get("device"))
-        for each in (model, against)
-    ]
-    first, second = (inspect(each, kept, progress=progress, **settings) for each in loaded)
-    return Comparison(first=first, second=second, geometry=_geometry(loaded, list(kept), seed=settings.get("seed", 13)))
-
-
 class _Kept(Iterable[str]):
-    """A stream that can be read again: its texts are kept the first time, and stay a stream to what asks."""
+    """A stream's texts, to be read more than once; unlike a list's, some of them may hold nothing."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = list(texts)
@@ -174,7 +227,7 @@ class _Kept(Iterable[str]):
 class _Reading:
     """Texts as they are read, tokenised a window at a time; counts what was cut and left out."""
 
-    def __init__(self, embedder: Embedder, texts: Iterable[str], *, kinds: PieceKinds) -> None:
+    def __init__(self, embedder: Embedder, texts: Iterable[str]) -> None:
         self._embedder = embedder
         self._texts = texts
         self._is_list = isinstance(texts, Sequence)
@@ -217,12 +270,13 @@ def _measure(ids: list[list[int]], watched: Watched, meter: MixingMeter, *, whol
     packed = pack(ids)
     by_layer: list[Tensor] = []
 
-    def show(_: int, states: BlockStates) -> None:
-        ratios = mixing_ratios(states)
-        by_layer.append(torch.cat([ratios, layer_ratios(states)[None]]) if whole_layer else ratios)
-
-    watched.run(packed, show)
+    watched.run(packed, lambda _, states: by_layer.append(_ratios(states, whole_layer=whole_layer)))
     meter.add(packed.ids.to(by_layer[0].device), torch.stack(by_layer), texts=len(ids))
+
+
+def _ratios(states: BlockStates, *, whole_layer: bool) -> Float[Tensor, "methods tokens"]:
+    ratios = mixing_ratios(states)
+    return torch.cat([ratios, layer_ratios(states)[None]]) if whole_layer else ratios
 
 
 def _look(
@@ -238,8 +292,7 @@ def _look(
 
     def show(_: int, states: BlockStates) -> None:
         (found,) = text_norms(states)
-        mixed = mixing_ratios(states)
-        ratios.append(torch.cat([mixed, layer_ratios(states)[None]]) if whole_layer else mixed)
+        ratios.append(_ratios(states, whole_layer=whole_layer))
         weights.append(found.weights)
         lengths.append(found.head_lengths)
         for name, matrix in (("Attn-N", found.attention), ("AttnRes-N", found.with_residual), ("AttnResLn-N", found.normed)):
@@ -313,19 +366,20 @@ def _masked(ids: list[int], tokenizer: Any, *, rate: float, rng: np.random.Gener
     return [tokenizer.mask_token_id if place in hidden else piece for place, piece in enumerate(ids)]
 
 
-def _load(model: str | Path, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None) -> Embedder:
-    embedder = Embedder.load(model, device=device, dtype="float32", max_tokens=max_tokens)
-    set_number_type(embedder.encoder, getattr(torch, dtype))
-    return embedder
-
-
-def _refuse_half_precision(embedder: Embedder) -> None:
-    number_type = next(embedder.encoder.parameters()).dtype
+def _loaded(model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None) -> Embedder:
+    if not isinstance(model, Embedder):
+        embedder = Embedder.load(model, device=device, dtype="float32", max_tokens=max_tokens)
+        set_number_type(embedder.encoder, getattr(torch, dtype))
+        return embedder
+    if max_tokens is not None or device is not None:
+        raise UserError(f"max_tokens or device is given, but model {model.name!r} is loaded already: give them to Embedder.load")
+    number_type = next(model.encoder.parameters()).dtype
     if number_type not in (torch.float32, torch.float64):
         raise UserError(
-            f"model {embedder.name!r} is loaded in {str(number_type).removeprefix('torch.')}, too coarse for parts to sum to their whole: "
+            f"model {model.name!r} is loaded in {str(number_type).removeprefix('torch.')}, too coarse for parts to sum to their whole: "
             "load it with dtype='float32'"
         )
+    return model
 
 
 def _vocabulary(embedder: Embedder) -> int:
