@@ -51,32 +51,28 @@ def long_text(*, layers: int, heads: int, tokens: int) -> TextInspection:
     )
 
 
-def test_a_text_of_512_tokens_in_twelve_layers_of_twelve_heads_stays_under_two_megabytes(found: Inspection):
+def test_a_text_of_512_tokens_in_twelve_layers_of_twelve_heads_stays_under_two_megabytes(compared: Comparison):
     text = long_text(layers=12, heads=12, tokens=512)
-    whole = replace(
-        found,
-        layers=12,
-        heads=12,
-        texts=(text,),
-        similarities=(),
-        statistics=replace(found.statistics, methods=text.methods),
-    )
+    whole = replace(compared.first, layers=12, heads=12, texts=(text,), similarities=())
     plan = choose_plan([whole])
     assert plan.kept_head >= 1  # heads can be looked at too
     data = json.dumps(page_data([whole], titles=["one"]))
     assert 1_000_000 < len(data) < 1_900_000
 
 
-@pytest.mark.parametrize("texts", [4, 1])
-def test_what_has_no_room_is_left_out_from_the_end_and_counted(found: Inspection, texts: int, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("room", "texts"), [(40_000, 4), (5_000, 2), (100, 0)])
+def test_what_has_no_room_is_left_out_from_the_end_and_told(compared: Comparison, room: int, texts: int, monkeypatch: pytest.MonkeyPatch):
     text = long_text(layers=2, heads=2, tokens=40)
-    pair = SimilarityInspection(left=0, right=1, cosine=0.5, contributions=np.full((40, 40), 0.5 / 1600))
-    many = replace(found, heads=2, texts=(text,) * 4, similarities=(pair,), statistics=replace(found.statistics, methods=text.methods))
-    monkeypatch.setattr("tain.inspection.page_data._ROOM_BYTES", 6000 * texts)
-    data = page_data([many], titles=["one"])
-    assert len(data["models"][0]["texts"]) + data["textsLeftOut"] == 4
-    assert (data["textsLeftOut"] == 0) == (texts == 4)
-    assert all(each["right"] < len(data["models"][0]["texts"]) for each in data["models"][0]["similarities"])
+    pair = SimilarityInspection(left=0, right=3, cosine=0.5, contributions=np.full((40, 40), 0.5 / 1600))
+    many = replace(compared.first, heads=2, texts=(text,) * 4, similarities=(pair,))
+    monkeypatch.setattr("tain.inspection.page_data._ROOM_BYTES", room)
+    (model,) = page_data([many], titles=["one"])["models"]
+    assert len(model["texts"]) == texts
+    assert len(model["similarities"]) == (texts == 4)
+    page = inspection_page(many)
+    assert ("of the shown texts had no room" in page) == (texts == 2)
+    assert ("have no room on a page" in page) == (texts == 0)
+    assert ("<canvas" in page) == (texts > 0)
 
 
 def halves(text: str) -> np.ndarray:

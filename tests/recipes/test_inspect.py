@@ -124,7 +124,7 @@ def test_everything_goes_into_json_and_csv(found: Inspection):
     assert np.array(plain["texts"][0]["norms"]["AttnResLn-N"]).shape == (2, len(found.texts[0].tokens), len(found.texts[0].tokens))
     lines = found.to_csv().splitlines()
     assert len(lines) == 1 + sum(text.ratios.size for text in found.texts)
-    assert lines[1].startswith("1,1,[CLS],[CLS],1,Attn-W,0.")
+    assert lines[1].startswith(f"{found.title},1,1,[CLS],[CLS],1,Attn-W,0.")
 
 
 def test_results_are_frozen(found: Inspection):
@@ -177,6 +177,15 @@ def test_settings_of_loading_are_refused_for_a_loaded_model(bert_folder: Path):
         inspect(Embedder.load(bert_folder, dtype="float32", device="cpu"), "a mirror", max_tokens=10)
 
 
+def test_texts_too_long_to_be_shown_are_refused_but_can_be_counted(
+    bert_folder: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tain.recipes.inspect._MOST_WEIGHTS", 1000)
+    with pytest.raises(UserError, match="attention weights would fill the memory"):
+        inspect(bert_folder, sentences)
+    assert inspect(bert_folder, sentences, shown=0).statistics.texts == len(sentences)
+
+
 @pytest.fixture(scope="module")
 def compared(save_masked_lm: Callable[..., Path], bert_folder: Path, sentences: list[str]) -> Comparison:
     """Read only. Against the same architecture with fewer layers, from a stream."""
@@ -189,6 +198,8 @@ def test_two_models_read_the_same_texts(compared: Comparison, sentences: list[st
     np.testing.assert_allclose(compared.change(), compared.second.statistics.overall - compared.first.statistics.overall)
     assert compared.first.texts[0].tokens == compared.second.texts[0].tokens
     assert "than" in compared.claim()
+    lines = compared.to_csv().splitlines()
+    assert len(lines) == 1 + sum(text.ratios.size for each in (compared.first, compared.second) for text in each.texts)
     json.dumps(compared.to_dict(), allow_nan=False)
 
 

@@ -34,9 +34,7 @@ def inspect(
     shown: Annotated[int, Parameter(help="the first so many texts are shown token by token; more take more memory; 0 for none")] = 4,
     page: Annotated[Path | None, Parameter(help="write an HTML page to look around in; one file, under 2 MB, no network")] = None,
     svg: Annotated[Path | None, Parameter(help="draw the mixing ratios of --method into this SVG file")] = None,
-    csv: Annotated[
-        Path | None, Parameter(help="write every shown token's ratios to this CSV file; with --against the first model's")
-    ] = None,
+    csv: Annotated[Path | None, Parameter(help="write every shown token's ratios to this CSV file")] = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
     matrices: Annotated[
         bool, Parameter(help="also put the shown texts' weights and norms into the JSON: long texts make it large", negative=())
@@ -169,7 +167,7 @@ def _write(
     makers = (
         (page, lambda: inspection_page(found)),
         (svg, lambda: as_svg(found, method=method)),
-        (csv, lambda: _models(found)[0].to_csv()),
+        (csv, found.to_csv),
         (output, lambda: _as_json(found, matrices=matrices) + "\n"),
     )
     for target, make in makers:

@@ -40,10 +40,7 @@ class Plan:
 def page_data(models: Sequence[Inspection], *, titles: Sequence[str]) -> dict[str, Any]:
     """Everything that the page's script reads, as plain data for JSON."""
     plan = choose_plan(models)
-    return {
-        "models": [_model(each, title, plan) for each, title in zip(models, titles, strict=True)],
-        "textsLeftOut": max(len(each.texts) for each in models) - plan.texts,
-    }
+    return {"models": [_model(each, title, plan) for each, title in zip(models, titles, strict=True)]}
 
 
 def choose_plan(models: Sequence[Inspection]) -> Plan:

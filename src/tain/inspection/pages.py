@@ -46,7 +46,12 @@ def inspection_page(found: Inspection | Comparison) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = page_data(models, titles=titles)
     content = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    sections = [_header(found, models), _looking(models, titles, data["textsLeftOut"]), _tables(models, titles, geometry), _origin(models)]
+    sections = [
+        _header(found, models),
+        _looking(models, titles, shown=len(data["models"][0]["texts"])),
+        _tables(models, titles, geometry),
+        _origin(models),
+    ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -83,9 +88,11 @@ def _how_exactly(models: Sequence[Inspection]) -> str:
     return f"within {error:.0e} of the largest number" if error else "to the last bit"
 
 
-def _looking(models: Sequence[Inspection], titles: Sequence[str], left_out: int) -> str:
-    if not any(each.texts for each in models):
-        return '<section><p class="quiet">No text is shown token by token here: the figures below are over all texts.</p></section>'
+def _looking(models: Sequence[Inspection], titles: Sequence[str], *, shown: int) -> str:
+    left_out = len(models[0].texts) - shown
+    if not shown:
+        why = f": the {left_out} that were asked for have no room on a page" if left_out else ""
+        return f'<section><p class="quiet">No text is shown token by token here{why}. The figures below are over all texts.</p></section>'
     names = {"model": "Model", "text": "Text", "layer": "Layer", "head": "Head", "method": "Method"}
     controls = "".join(f'<label>{words}<select id="{name}"></select></label>' for name, words in names.items())
     methods = "".join(

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,16 +194,8 @@ class Inspection:
         }
 
     def to_csv(self) -> str:
-        """One line for each shown token, layer and method, with its mixing ratio."""
-        stream = io.StringIO()
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(["text", "place", "token", "kind", "layer", "method", "mixing_ratio"])
-        for number, text in enumerate(self.texts, start=1):
-            for layer, methods in enumerate(text.ratios, start=1):
-                for method, ratios in zip(text.methods, methods, strict=True):
-                    for place, (token, kind, ratio) in enumerate(zip(text.tokens, text.kinds, ratios, strict=True), start=1):
-                        table.writerow([number, place, token, kind, layer, method, f"{ratio:.6f}"])
-        return stream.getvalue()
+        """One line for each shown token, layer and method, with its mixing ratio; layers, places and texts count from 1."""
+        return _csv((self,), titles=(self.title,))
 
     def _repr_html_(self) -> str:
         from tain.inspection.pages import in_notebook
@@ -258,6 +250,10 @@ class Comparison:
             "models": [each.to_dict(matrices=matrices) for each in (self.first, self.second)],
         }
 
+    def to_csv(self) -> str:
+        """The lines of both models, as ``Inspection.to_csv`` gives them."""
+        return _csv((self.first, self.second), titles=self.titles)
+
     def _repr_html_(self) -> str:
         from tain.inspection.pages import in_notebook
 
@@ -267,6 +263,19 @@ class Comparison:
 def _refuse_unknown(method: str, known: tuple[str, ...]) -> None:
     if method not in known:
         raise UserError(f"method is {method!r}: give one of {', '.join(known)}")
+
+
+def _csv(models: Sequence[Inspection], *, titles: Sequence[str]) -> str:
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(["model", "text", "place", "token", "kind", "layer", "method", "mixing_ratio"])
+    for model, title in zip(models, titles, strict=True):
+        for number, text in enumerate(model.texts, start=1):
+            for layer, methods in enumerate(text.ratios, start=1):
+                for method, ratios in zip(text.methods, methods, strict=True):
+                    for place, (token, kind, ratio) in enumerate(zip(text.tokens, text.kinds, ratios, strict=True), start=1):
+                        table.writerow([title, number, place, token, kind, layer, method, f"{ratio:.6f}"])
+    return stream.getvalue()
 
 
 def _statistics(found: MixingStatistics) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from tain.text.cleaning import same_text_key
 
 _WINDOW_TEXTS = 2048  # tokenised and sorted by length together
 _UNCUT = 10**9  # tokens
+_MOST_WEIGHTS = 2**30  # of the shown texts: 4 GB in float32
 _GEOMETRY = ("isotropy", "mean_vector_norm", "mean_vector_share", "mean_length", "mean_cosine", "uniformity")
 
 InspectionDtype = Literal["float32", "float64"]
@@ -180,10 +181,12 @@ def _inspected(
     methods = (*METHODS, LAYER_METHOD) if whole_layer else METHODS
     meter = MixingMeter(methods, layers=watched.layers, vocabulary=_vocabulary(embedder))
     rng = np.random.default_rng(seed)
+    heads = int(embedder.encoder.model.config.num_attention_heads)
     first: list[_Tokenised] = []
     with progress.task("inspect", len(texts) if isinstance(texts, Sequence) else None) as task:
         for window in reading.windows():
             first.extend(window[: max(0, shown - len(first))])
+            _refuse_large(first, layers=watched.layers, heads=heads)
             ids = [_masked(text.ids, embedder.tokenizer, rate=masking_rate, rng=rng) for text in window]
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=batch_tokens):
                 _measure([ids[place] for place in batch], watched, meter, whole_layer=whole_layer)
@@ -198,7 +201,7 @@ def _inspected(
         architecture=type(embedder.encoder.model).__name__,
         is_post=watched.is_post,
         layers=watched.layers,
-        heads=int(embedder.encoder.model.config.num_attention_heads),
+        heads=heads,
         statistics=meter.statistics(kinds, special=kinds.special, correlation=spearman),
         expansion_rates=_expansion_rates(watched),
         texts=found,
@@ -397,6 +400,16 @@ def _refuse_settings(*, shown: int, masking_rate: float, batch_tokens: int, dtyp
     if dtype not in ("float32", "float64"):
         problems.append(f"dtype is {dtype!r}: give float32 or float64")
     refuse_all(problems)
+
+
+def _refuse_large(texts: Sequence[_Tokenised], *, layers: int, heads: int) -> None:
+    weights = sum(layers * heads * len(text.ids) ** 2 for text in texts)
+    if weights > _MOST_WEIGHTS:
+        longest = max(len(text.ids) for text in texts)
+        raise UserError(
+            f"the texts to be shown have up to {longest:,} tokens, and their {weights:,} attention weights would fill the memory: "
+            "cut them with --max-tokens 1024, or show fewer with --shown"
+        )
 
 
 def _refuse_blank(texts: Sequence[str]) -> None:
