@@ -257,6 +257,15 @@ document.body.dataset.focus = document.activeElement.parentElement.id + document
 
 
 @in_browser
+def test_pointing_at_a_token_shows_its_sources(found: Inspection, tmp_path: Path):
+    script = 'element("tokens").children[5].dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));'
+    page = page_in_browser(found, tmp_path, address="layer=1", script=script)
+    text = found.texts[0]
+    assert float(attributes_of(page, "said")["data-ratio"]) == pytest.approx(text.ratios[1, 4, 5], abs=2e-5)
+    assert next(iter(source_rows(page))) == int(text.matrix("AttnResLn-N", layer=1)[5].argmax())
+
+
+@in_browser
 def test_the_similarity_view_shows_the_strongest_pairs_and_the_cosine(found: Inspection, tmp_path: Path):
     page = page_in_browser(found, tmp_path, address="pair=1")
     similarity = found.similarities[1]
