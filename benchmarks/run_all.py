@@ -13,6 +13,7 @@ SCRIPTS = (
     "transfer_speed.py",
     "language_bias.py",
     "ranking_speed.py",
+    "inspection_speed.py",
     "mirror_gpu.py",
 )
 

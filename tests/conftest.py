@@ -48,6 +48,8 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "albert": ("AlbertConfig", {"embedding_size": 16}),
     "distilbert": ("DistilBertConfig", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}),
     "modernbert": ("ModernBertConfig", {"num_hidden_layers": 3, "local_attention": 6, "global_attn_every_n_layers": 2}),
+    "eurobert": ("EuroBertConfig", {"num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True}),
+    "roberta-prelayernorm": ("RobertaPreLayerNormConfig", {"pad_token_id": 1, "type_vocab_size": 1}),
     "mpnet": ("MPNetConfig", {"pad_token_id": 1}),
     "deberta": ("DebertaConfig", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16}),
     "deberta-v2": ("DebertaV2Config", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}),

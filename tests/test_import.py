@@ -18,7 +18,7 @@ HEAVY = {
     "jaxtyping",
     "sentence_transformers",
 }
-VERBS = ["demo", "mirror", "pretrain", "encode", "evaluate", "rank"]
+VERBS = ["demo", "mirror", "pretrain", "encode", "evaluate", "rank", "inspect"]
 
 
 def loaded_by(code: str) -> set[str]:

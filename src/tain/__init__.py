@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tain.models.rankers import Ranker
     from tain.recipes.correct import correct
     from tain.recipes.correct_config import CorrectConfig
+    from tain.recipes.inspect import inspect, inspect_against
     from tain.recipes.mirror import mirror
     from tain.recipes.mirror_config import MirrorConfig
     from tain.recipes.pretrain import pretrain
@@ -29,6 +30,8 @@ _PUBLIC = {
     "ShapeError": "tain.foundation.errors",
     "UserError": "tain.foundation.errors",
     "correct": "tain.recipes.correct",
+    "inspect": "tain.recipes.inspect",
+    "inspect_against": "tain.recipes.inspect",
     "mirror": "tain.recipes.mirror",
     "pretrain": "tain.recipes.pretrain",
     "rank": "tain.recipes.rank",
@@ -45,6 +48,8 @@ __all__ = [
     "UserError",
     "__version__",
     "correct",
+    "inspect",
+    "inspect_against",
     "mirror",
     "pretrain",
     "rank",

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tain.inspection.gradient_variance import SHARES, Estimate, GradientVariance, additive_correlation
+from tain.inspection.ruled_table import ruled_table
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -126,13 +127,13 @@ def as_table(report: GradientReport) -> "Group":
         f"({found.products.masked:.0f} tokens), {found.products.masks} masks a block"
     )
     total = found.mask_variance.value + found.data_variance.value
-    parts = _table("variance of one text's gradient", "", "share", "95% interval")
+    parts = ruled_table("variance of one text's gradient", "", "share", "95% interval", gap=2)
     for name, figure in (("choice of text", found.data_variance), ("choice of mask", found.mask_variance)):
         parts.add_row(name, f"{figure.value:.3g}", f"{figure.value / total:.0%}", _range(figure))
     signal = found.squared_mean
     parts.add_row("mean gradient, squared length", f"{signal.value:.3g}", "", _range(signal))
 
-    by_distance = _table("distance", "in common", "correlation", "95% interval", "additive")
+    by_distance = ruled_table("distance", "in common", "correlation", "95% interval", "additive", gap=2)
     for share, distance, figure in zip(SHARES, report.distances(), found.correlations, strict=True):
         expected = additive_correlation(share, report.masking_rate)
         by_distance.add_row(f"{distance:.0f}", f"{share:.0%}", f"{figure.value:+.3f}", _range(figure), f"{expected:+.3f}")
@@ -143,17 +144,6 @@ def as_table(report: GradientReport) -> "Group":
         "Additive: the correlation if no masked token changed another's gradient. Intervals: bootstrap over blocks."
     )
     return Group(Text(heading, style="bold"), parts, Text(""), by_distance, Text(""), Text(note))
-
-
-def _table(*headings: str) -> Any:
-    from rich.box import Box
-    from rich.table import Table
-
-    only_a_rule = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
-    table = Table(box=only_a_rule, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    return table
 
 
 def _range(figure: Estimate) -> str:

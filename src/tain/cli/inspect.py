@@ -1,0 +1,195 @@
+"""``tain inspect``: what a model's vectors are made of, token by token, and why two texts are similar."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from tain.foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from tain.foundation.progress import Progress
+    from tain.inspection.results import Comparison, Inspection
+    from tain.text.readers import Stream
+
+Method = Literal["Attn-W", "Attn-N", "AttnRes-W", "AttnRes-N", "AttnResLn-N", "Layer-N"]
+
+
+def inspect(
+    model: str,
+    given: list[str] | None = None,
+    /,
+    *,
+    texts: Annotated[
+        str | None,
+        Parameter(
+            help="read texts from a file instead: txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard"
+            " input; hf:NAME is a hub data set",
+            allow_leading_hyphen=True,
+        ),
+    ] = None,
+    column: Annotated[str | None, Parameter(help="the texts' column, where --texts is a table")] = None,
+    against: Annotated[str | None, Parameter(help="a second model on the same texts: before and after mirroring, for one")] = None,
+    shown: Annotated[int, Parameter(help="the first so many texts are shown token by token; more take more memory; 0 for none")] = 4,
+    page: Annotated[Path | None, Parameter(help="write an HTML page to look around in; one file, under 2 MB, no network")] = None,
+    svg: Annotated[Path | None, Parameter(help="draw the mixing ratios of --method into this SVG file")] = None,
+    csv: Annotated[Path | None, Parameter(help="write every shown token's ratios to this CSV file")] = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
+    matrices: Annotated[
+        bool, Parameter(help="also put the shown texts' weights and norms into the JSON: long texts make it large", negative=())
+    ] = False,
+    method: Annotated[Method, Parameter(help="which ratios the SVG file shows")] = "AttnResLn-N",
+    whole_layer: Annotated[
+        bool, Parameter(help="also take whole layers apart, feed-forward part included (Layer-N); slow for long texts", negative=())
+    ] = False,
+    masking_rate: Annotated[
+        float, Parameter(help="share of tokens that show the mask token while figures over all texts are taken; the paper has 0.12")
+    ] = 0.0,
+    max_tokens: Annotated[
+        int | None, Parameter(help="cut texts at this many tokens; default: the model's limit; cut ones are counted")
+    ] = None,
+    batch_tokens: Annotated[int, Parameter(help="tokens that go through the model at a time; changes speed and memory only")] = 4096,
+    dtype: Annotated[Literal["float32", "float64"], Parameter(help="number type; float64 is slower and leaves nothing over")] = "float32",
+    seed: Annotated[int, Parameter(help="fixes which tokens are masked")] = 13,
+    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
+    overwrite: Annotated[bool, Parameter(help="replace files that exist", negative=())] = False,
+    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+) -> None:
+    """See what a model's token vectors are made of: the token itself, or its neighbours, and which.
+
+    tain inspect tain-mini "mirrors turn left into right" "glass and metal make a mirror" --page look.html
+
+    Attention, residual connection and layer normalisation are split exactly into one vector for each token that went in
+    (Kobayashi et al. 2021). Of two texts it also tells which pairs of tokens make them similar.
+
+    Parameters
+    ----------
+    model
+        a folder, a hub name, or tain-mini (built in)
+    given
+        the texts themselves, each in quotation marks; or give a file by --texts
+    """
+    from tain.foundation.files import refuse_existing
+    from tain.foundation.progress import Progress
+    from tain.models.saved import locate
+
+    for target in (page, svg, csv, output):
+        if target is not None:
+            refuse_existing(target, overwrite=overwrite)
+    _refuse_options(given, texts, column, method=method, whole_layer=whole_layer, shown=shown, csv=csv)
+    for name in (model, against):
+        if name is not None:
+            locate(name)  # a wrong path is told before torch is imported
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    stream = None if texts is None else _open(texts, column)
+    found = _look(
+        model,
+        against,
+        given or [] if stream is None else stream,
+        progress=progress,
+        shown=shown,
+        whole_layer=whole_layer,
+        masking_rate=masking_rate,
+        max_tokens=max_tokens,
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+        seed=seed,
+        device=device,
+    )
+    _warn(found, blank=stream.blank if stream is not None else 0, progress=progress)
+    _write(found, page=page, svg=svg, csv=csv, output=output, matrices=matrices, method=method, overwrite=overwrite)
+    _show(found, as_json=json, matrices=matrices)
+
+
+def _refuse_options(
+    given: list[str] | None, texts: str | None, column: str | None, *, method: Method, whole_layer: bool, shown: int, csv: Path | None
+) -> None:
+    if given and texts is not None:
+        raise UserError(f"texts are given by hand and by --texts {texts}: give one of the two")
+    if not given and texts is None:
+        raise UserError("no text is given: give one or more in quotation marks, or a file by --texts FILE")
+    if column is not None and texts is None:
+        raise UserError("--column names a column of a table, but texts are given by hand: leave it out, or give the table by --texts")
+    if method == "Layer-N" and not whole_layer:
+        raise UserError("method is Layer-N, which is measured with --whole-layer only: give that too")
+    if csv is not None and not shown:
+        raise UserError("the CSV file holds the shown texts, but --shown is 0: give 1 or more")
+
+
+def _open(source: str, column: str | None) -> "Stream[str]":
+    from tain.text.readers import read_texts
+
+    return read_texts(source, column=column)
+
+
+def _look(model: str, against: str | None, texts: Iterable[str], **settings: Any) -> "Inspection | Comparison":
+    from tain.recipes.inspect import inspect as look_inside
+    from tain.recipes.inspect import inspect_against
+
+    return look_inside(model, texts, **settings) if against is None else inspect_against(model, against, texts, **settings)
+
+
+def _models(found: "Inspection | Comparison") -> list["Inspection"]:
+    from tain.inspection.results import Inspection
+
+    return [found] if isinstance(found, Inspection) else [found.first, found.second]
+
+
+def _warn(found: "Inspection | Comparison", *, blank: int, progress: "Progress") -> None:
+    if blank:
+        progress.warn(f"{blank:,} blank lines were skipped")
+    for each in _models(found):
+        if each.truncated:
+            progress.warn(f"{each.title}: texts cut at {each.max_tokens:,} tokens: {each.truncated:,}, {each.cut_tokens:,} tokens lost")
+        if each.left_out:
+            progress.warn(f"{each.title}: texts without any but special tokens, left out: {each.left_out:,}")
+        if len(each.texts) > 1 and each.why_no_similarity:
+            progress.note(f"{each.title}: no similarity is explained, for {each.why_no_similarity}")
+
+
+def _write(
+    found: "Inspection | Comparison",
+    *,
+    page: Path | None,
+    svg: Path | None,
+    csv: Path | None,
+    output: Path | None,
+    matrices: bool,
+    method: Method,
+    overwrite: bool,
+) -> None:
+    from tain.foundation.files import whole_file
+    from tain.inspection.drawing import as_svg
+    from tain.inspection.pages import inspection_page
+
+    makers = (
+        (page, lambda: inspection_page(found)),
+        (svg, lambda: as_svg(found, method=method)),
+        (csv, found.to_csv),
+        (output, lambda: _as_json(found, matrices=matrices) + "\n"),
+    )
+    for target, make in makers:
+        if target is not None:
+            with whole_file(target, overwrite=overwrite) as path:
+                path.write_text(make(), encoding="utf-8")
+
+
+def _show(found: "Inspection | Comparison", *, as_json: bool, matrices: bool) -> None:
+    if as_json:
+        print(_as_json(found, matrices=matrices))
+        return
+    from rich.console import Console
+
+    from tain.inspection.inspection_table import as_table
+
+    console = Console(highlight=False)
+    console.print(as_table(found))
+    console.print(f"\n{found.claim()}.", markup=False)
+
+
+def _as_json(found: "Inspection | Comparison", *, matrices: bool) -> str:
+    import json
+
+    return json.dumps(found.to_dict(matrices=matrices), ensure_ascii=False, allow_nan=False)

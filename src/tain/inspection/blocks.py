@@ -1,0 +1,292 @@
+"""Where the parts of a layer lie in the encoders of transformers: attention, its output, normalisation, feed-forward part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tain.foundation.errors import UserError
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x becomes x @ weight.T + bias.
+
+    Attributes:
+        weight: As ``nn.Linear`` has it.
+        bias: None where there is none.
+    """
+
+    weight: Float[Tensor, "outs ins"]
+    bias: Float[Tensor, " outs"] | None
+
+    def linear(self, vectors: Float[Tensor, "*places ins"]) -> Float[Tensor, "*places outs"]:
+        """Apply it without its bias: what it does to one part of a sum."""
+        return vectors @ self.weight.T
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """LayerNorm or RMSNorm, as a sum's parts go through it.
+
+    Attributes:
+        scale: gamma.
+        shift: beta; None where there is none.
+        epsilon: Added to the mean square under the root.
+        centres: The mean over features is taken off (LayerNorm), or not (RMSNorm).
+    """
+
+    scale: Float[Tensor, " dim"]
+    shift: Float[Tensor, " dim"] | None
+    epsilon: float
+    centres: bool
+
+    def spread(self, totals: Float[Tensor, "*places dim"]) -> Float[Tensor, "*places 1"]:
+        """What whole vectors are divided by."""
+        centred = totals - totals.mean(-1, keepdim=True) if self.centres else totals
+        return (centred.square().mean(-1, keepdim=True) + self.epsilon).sqrt()
+
+    def shaped(self, parts: Float[Tensor, "*places dim"]) -> Float[Tensor, "*places dim"]:
+        """Centre each part by its own mean and scale its features; only the division by the whole's spread is left."""
+        return (parts - parts.mean(-1, keepdim=True) if self.centres else parts) * self.scale
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """outer(activation(inner(x))), or outer(activation(inner(x)) * gate(x)).
+
+    Attributes:
+        inner: Widens.
+        gate: The second factor; None without.
+        activation: Acts on each number alone.
+        outer: Brings back to the model's width.
+        norm: Of what goes in (pre-LN), or of what comes out with the residual added (post-LN).
+    """
+
+    inner: Affine
+    gate: Affine | None
+    activation: Callable[[Tensor], Tensor]
+    outer: Affine
+    norm: Normalisation
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer's parts.
+
+    Attributes:
+        layer: The whole layer; the residual connection carries its input.
+        attention: What calls the attention function.
+        output_layer: The layer that mixes the heads, W_O and b_O.
+        norm_layer: Normalises attention plus residual (post-LN); None where normalisation comes before attention (pre-LN).
+        next_norm_layer: The feed-forward part's normalisation.
+        value: W_V and b_V with a row for each head, also where heads share theirs.
+        output: W_O and b_O.
+        norm: What ``norm_layer`` computes; None with it.
+        feed_forward: The other half of the layer.
+    """
+
+    layer: nn.Module
+    attention: nn.Module
+    output_layer: nn.Module
+    norm_layer: nn.Module | None
+    next_norm_layer: nn.Module
+    value: Affine
+    output: Affine
+    norm: Normalisation | None
+    feed_forward: FeedForward
+
+    @property
+    def is_post(self) -> bool:
+        """Tell whether normalisation follows the residual connection (BERT), or precedes attention (ModernBERT)."""
+        return self.norm is not None
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Where a family of models keeps a layer's parts, as dotted names below the layer."""
+
+    attention: str
+    value: str
+    output: str
+    norm: str
+    inner: str
+    activation: str
+    outer: str
+    next_norm: str
+    gate: str | None = None
+    is_post: bool = True
+
+
+_FAMILIES = (
+    _Names(  # BERT, RoBERTa, XLM-R, ELECTRA and their kin
+        attention="attention.self",
+        value="attention.self.value",
+        output="attention.output.dense",
+        norm="attention.output.LayerNorm",
+        inner="intermediate.dense",
+        activation="intermediate.intermediate_act_fn",
+        outer="output.dense",
+        next_norm="output.LayerNorm",
+    ),
+    _Names(  # ALBERT
+        attention="attention",
+        value="attention.value",
+        output="attention.dense",
+        norm="attention.LayerNorm",
+        inner="ffn",
+        activation="activation",
+        outer="ffn_output",
+        next_norm="full_layer_layer_norm",
+    ),
+    _Names(  # DistilBERT
+        attention="attention",
+        value="attention.v_lin",
+        output="attention.out_lin",
+        norm="sa_layer_norm",
+        inner="ffn.lin1",
+        activation="ffn.activation",
+        outer="ffn.lin2",
+        next_norm="output_layer_norm",
+    ),
+    _Names(  # ModernBERT: queries, keys and values are one layer, and so are the inner layer and its gate
+        attention="attn",
+        value="attn.Wqkv",
+        output="attn.Wo",
+        norm="attn_norm",
+        inner="mlp.Wi",
+        activation="mlp.act",
+        outer="mlp.Wo",
+        next_norm="mlp_norm",
+        is_post=False,
+    ),
+    _Names(  # EuroBERT: a Llama that looks both ways
+        attention="self_attn",
+        value="self_attn.v_proj",
+        output="self_attn.o_proj",
+        norm="input_layernorm",
+        inner="mlp.gate_proj",
+        gate="mlp.up_proj",
+        activation="mlp.act_fn",
+        outer="mlp.down_proj",
+        next_norm="post_attention_layernorm",
+        is_post=False,
+    ),
+    _Names(  # RoBERTa-PreLayerNorm
+        attention="attention.self",
+        value="attention.self.value",
+        output="attention.output.dense",
+        norm="attention.LayerNorm",
+        inner="intermediate.dense",
+        activation="intermediate.intermediate_act_fn",
+        outer="output.dense",
+        next_norm="intermediate.LayerNorm",
+        is_post=False,
+    ),
+)
+
+
+def find_blocks(model: nn.Module) -> list[Block]:
+    """Find the layers of a transformers encoder and their parts, each once, in the order the model holds them.
+
+    Raises:
+        UserError: The model looks one way only, or its layers are built in none of the ways known here.
+    """
+    name = type(model).__name__
+    if any(getattr(module, "is_causal", False) for module in model.modules()) or getattr(model.config, "is_decoder", False):
+        raise UserError(
+            f"{name} is a decoder, whose tokens see only those before them: give an encoder such as BERT, RoBERTa or ModernBERT"
+        )
+    found = [block for module in model.modules() if (block := _block_of(module)) is not None]
+    if not found:
+        raise UserError(
+            f"{name} has no layers built like those of BERT, RoBERTa, ELECTRA, ALBERT, DistilBERT, ModernBERT or EuroBERT, "
+            "so its attention cannot be taken apart: give a model of one of these"
+        )
+    return found
+
+
+def _block_of(module: nn.Module) -> Block | None:
+    for names in _FAMILIES:
+        block = _named_block(module, names)
+        if block is not None:
+            return block
+    return None
+
+
+def _named_block(layer: nn.Module, names: _Names) -> Block | None:
+    wanted = (names.attention, names.value, names.output, names.norm, names.inner, names.activation, names.outer, names.next_norm)
+    if any(_part(layer, name) is None for name in wanted) or (names.gate is not None and _part(layer, names.gate) is None):
+        return None
+    next_norm = _normalisation(_part(layer, names.next_norm))
+    norm = _normalisation(_part(layer, names.norm)) if names.is_post else None
+    if next_norm is None or (names.is_post and norm is None):
+        return None
+    attention, output = _part(layer, names.attention), _part(layer, names.output)
+    inner, gate = _affine(_part(layer, names.inner)), None
+    outer = _affine(_part(layer, names.outer))
+    if names.gate is not None:
+        gate = _affine(_part(layer, names.gate))
+    elif inner.weight.shape[0] == 2 * outer.weight.shape[1]:
+        inner, gate = _chunk(inner, 0, parts=2), _chunk(inner, 1, parts=2)
+    return Block(
+        layer=layer,
+        attention=attention,
+        output_layer=output,
+        norm_layer=_part(layer, names.norm) if names.is_post else None,
+        next_norm_layer=_part(layer, names.next_norm),
+        value=_value(_affine(_part(layer, names.value)), attention, joint=names.value.endswith("qkv")),
+        output=_affine(output),
+        norm=norm,
+        feed_forward=FeedForward(inner, gate, _part(layer, names.activation), outer, next_norm),
+    )
+
+
+def _part(layer: nn.Module, name: str) -> Any:
+    found: Any = layer
+    for step in name.split("."):
+        found = getattr(found, step, None)
+    return found
+
+
+def _affine(layer: Any) -> Affine:
+    return Affine(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+
+
+def _chunk(affine: Affine, number: int, *, parts: int) -> Affine:
+    bias = None if affine.bias is None else affine.bias.chunk(parts)[number]
+    return Affine(affine.weight.chunk(parts)[number], bias)
+
+
+def _value(value: Affine, attention: Any, *, joint: bool) -> Affine:
+    if joint:
+        return _chunk(value, 2, parts=3)
+    heads_a_value = int(getattr(attention, "num_key_value_groups", 1))
+    if heads_a_value == 1:
+        return value
+    width = int(attention.head_dim)
+    return Affine(
+        _repeated(value.weight, heads_a_value, width), None if value.bias is None else _repeated(value.bias, heads_a_value, width)
+    )
+
+
+def _repeated(rows: Tensor, times: int, width: int) -> Tensor:
+    """Give each head its copy of the rows that it shares with others."""
+    return rows.unflatten(0, (-1, width)).repeat_interleave(times, dim=0).flatten(0, 1)
+
+
+def _normalisation(layer: Any) -> Normalisation | None:
+    scale = getattr(layer, "weight", None)
+    if not isinstance(scale, Tensor):
+        return None
+    if isinstance(layer, nn.LayerNorm):
+        shift = None if layer.bias is None else layer.bias.detach()
+        return Normalisation(scale.detach(), shift, float(layer.eps), centres=True)
+    if "RMSNorm" in type(layer).__name__:
+        epsilon = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
+        epsilon = torch.finfo(scale.dtype).eps if epsilon is None else epsilon  # as nn.RMSNorm reads None
+        return Normalisation(scale.detach(), None, float(epsilon), centres=False)
+    return None

@@ -1,0 +1,169 @@
+"""Attention, residual connection and normalisation, split into one vector for each token that went in.
+
+Kobayashi et al. 2020 and 2021 (papers of the norm-based analysis), section 2 of each. For token i of a post-LN block
+
+    y_i   = sum_j sum_h a^h_ij f^h(x_j) + b_O + x_i          f^h(x) = (x W_V^h + b_V^h) W_O^h
+    out_i = sum_j F_i(x_j) + g(b_O) + beta                   F_i(x_j) = g(sum_h a^h_ij f^h(x_j) + [i = j] x_i)
+
+where g centres a vector by its own mean, divides it by the spread of the whole y_i and scales it by gamma. The sum is exact; beta and
+b_O belong to no token and are in no norm or ratio. In a pre-LN block x_j goes through the normalisation before W_V, so that f^h holds
+it, and out_i is y_i: with and without normalisation are the same there.
+
+The table of all vectors F_i(x_j) (n x n x d numbers) is never made. A ratio needs two vectors a token, its own part and the sum of
+all others. A norm needs the products of a token's heads with each other: |sum_h a_h f_h|^2 = a^T G a, where G is heads x heads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from tain.inspection.blocks import Block, Normalisation
+from tain.inspection.capturing import BlockStates
+
+METHODS = ("Attn-W", "Attn-N", "AttnRes-W", "AttnRes-N", "AttnResLn-N")
+MATRICES = ("Attn-W", "Attn-N", "AttnRes-N", "AttnResLn-N")  # of AttnRes-W all is said by Attn-W
+
+_SOURCES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Split:
+    """Attention's output without b_O, as two sums.
+
+    Attributes:
+        own: What a token takes from itself: sum_h a^h_ii f^h(x_i).
+        context: What it takes from all others.
+        kept_weights: The weight a token gives itself, averaged over heads.
+    """
+
+    own: Float[Tensor, "tokens dim"]
+    context: Float[Tensor, "tokens dim"]
+    kept_weights: Float[Tensor, " tokens"]
+
+
+def split(states: BlockStates) -> Split:
+    """Separate what tokens take from themselves and from others, in memory of a few token vectors."""
+    weights = torch.cat([shown.diagonal(dim1=-2, dim2=-1).transpose(1, 2).flatten(0, 1) for shown, _ in states.groups])  # (tokens, heads)
+    values = torch.cat([shown.transpose(1, 2).flatten(0, 1) for _, shown in states.groups])  # (tokens, heads, width)
+    own = (weights[..., None] * values).flatten(1)
+    # the context goes through W_O and the rest is subtracted, not the other way round: of a token alone it is exactly nothing
+    context = states.block.output.linear(states.mixed - own)
+    bias = states.block.output.bias
+    return Split((states.attended if bias is None else states.attended - bias) - context, context, weights.mean(1))
+
+
+def mixing_ratios(states: BlockStates) -> Float[Tensor, "methods tokens"]:
+    """How much of each token's vector comes from other tokens, 0 to 1, by each of ``METHODS``.
+
+    The norm of the sum over other tokens, as a share of that and the norm of the token's own part; by weights (W), the weight given to
+    other tokens. 0 where both parts are nothing.
+    """
+    parts, norm = split(states), states.block.norm
+    whole = parts.own + states.inputs  # with the residual connection
+    by_weight = 1 - parts.kept_weights
+    with_residual = ratio(own=whole, context=parts.context)
+    # both parts are divided by the same spread, which makes no difference
+    normed = with_residual if norm is None else ratio(own=norm.shaped(whole), context=norm.shaped(parts.context))
+    return torch.stack([by_weight, ratio(own=parts.own, context=parts.context), by_weight / 2, with_residual, normed])
+
+
+def ratio(*, own: Float[Tensor, "*places dim"], context: Float[Tensor, "*places dim"]) -> Float[Tensor, "*places"]:
+    """|context| / (|context| + |own|); 0 where both are nothing."""
+    from_others = context.norm(dim=-1)
+    together = from_others + own.norm(dim=-1)
+    return torch.where(together > 0, from_others / together.clamp_min(torch.finfo(together.dtype).tiny), 0.0)
+
+
+@dataclass(frozen=True)
+class TextNorms:
+    """Norms of one text's parts in one layer; row i tells what token i is made of.
+
+    Attributes:
+        weights: Attention weights.
+        head_lengths: |f^h(x_j)|: the norm that a head's part has at weight 1.
+        attention: |sum_h a^h_ij f^h(x_j)| (Attn-N).
+        with_residual: The same with x_i on the diagonal (AttnRes-N).
+        normed: |F_i(x_j)| (AttnResLn-N); in a pre-LN block the same as ``with_residual``.
+    """
+
+    weights: Float[Tensor, "heads tokens tokens"]
+    head_lengths: Float[Tensor, "heads tokens"]
+    attention: Float[Tensor, "tokens tokens"]
+    with_residual: Float[Tensor, "tokens tokens"]
+    normed: Float[Tensor, "tokens tokens"]
+
+    @property
+    def head_norms(self) -> Float[Tensor, "heads tokens tokens"]:
+        """|a^h_ij f^h(x_j)|."""
+        return self.weights * self.head_lengths[:, None, :]
+
+
+def text_norms(states: BlockStates) -> list[TextNorms]:
+    """Norms of every text of a batch, in packed order."""
+    parts, norm = split(states), states.block.norm
+    whole = parts.own + states.inputs
+    found = []
+    for place, weights, values in states.texts():
+        output = states.block.output.weight.unflatten(1, (len(weights), -1))  # (dim, heads, width)
+        squares, lengths = _source_squares(weights, values, output, norm=None)
+        attention = squares.sqrt().to(weights.dtype)
+        with_residual = _with_diagonal(attention, whole[place].norm(dim=-1))
+        normed = with_residual
+        if norm is not None:
+            spread = norm.spread(states.totals[place])  # (tokens, 1)
+            shaped = _source_squares(weights, values, output, norm=norm)[0].sqrt().to(weights.dtype)
+            normed = _with_diagonal(shaped / spread, (norm.shaped(whole[place]) / spread).norm(dim=-1))
+        found.append(TextNorms(weights, lengths.sqrt().to(weights.dtype), attention, with_residual, normed))
+    return found
+
+
+def _source_squares(
+    weights: Float[Tensor, "heads tokens tokens"],
+    values: Float[Tensor, "heads tokens width"],
+    output: Float[Tensor, "dim heads width"],
+    *,
+    norm: Normalisation | None,
+) -> tuple[Float64[Tensor, "tokens tokens"], Float64[Tensor, "heads tokens"]]:
+    """Squares of |sum_h a^h_ij f^h(x_j)| and of |f^h(x_j)|, f^h shaped by ``norm`` where there is one.
+
+    In float64: the difference of near numbers under the root would cost float32 half its digits.
+    """
+    heads, tokens, _ = weights.shape
+    squares = torch.empty(tokens, tokens, dtype=torch.float64, device=weights.device)
+    lengths = torch.empty(heads, tokens, dtype=torch.float64, device=weights.device)
+    for start in range(0, tokens, _SOURCES_AT_ONCE):
+        place = slice(start, start + _SOURCES_AT_ONCE)
+        sources = torch.einsum("hjw,dhw->jhd", values[:, place].double(), output.double())  # (sources, heads, dim)
+        if norm is not None:
+            sources = norm.shaped(sources)
+        products = sources @ sources.transpose(1, 2)  # (sources, heads, heads)
+        given = weights[:, :, place].permute(2, 1, 0).double()  # (sources, tokens, heads)
+        squares[:, place] = ((given @ products) * given).sum(-1).T.clamp_min(0.0)
+        lengths[:, place] = products.diagonal(dim1=1, dim2=2).T
+    return squares, lengths
+
+
+def _with_diagonal(matrix: Float[Tensor, "tokens tokens"], diagonal: Float[Tensor, " tokens"]) -> Float[Tensor, "tokens tokens"]:
+    """A copy with another diagonal."""
+    changed = matrix.clone()
+    changed.diagonal().copy_(diagonal)
+    return changed
+
+
+def expansion_rate(block: Block) -> float:
+    """How much attention's affine map (W_V, b_V, then W_O, b_O, all heads together) lengthens vectors, on average over directions.
+
+    Kobayashi et al. 2021: |M| / sqrt(dim + 1), the Frobenius norm of the map in homogeneous coordinates. Needs weights only. b_O is a
+    row beside those of the weights, as an affine map has it; the authors' script has it as a column.
+    """
+    value, output = block.value, block.output
+    weight = output.weight.double() @ value.weight.double()  # (dim, dim)
+    bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
+    if value.bias is not None:
+        bias = bias + output.weight.double() @ value.bias.double()
+    if output.bias is not None:
+        bias = bias + output.bias.double()
+    squares = weight.square().sum() + bias.square().sum() + 1.0  # the last row of the map keeps the 1
+    return float((squares / (weight.shape[1] + 1)).sqrt())
