@@ -4,13 +4,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tain.encoders.quantisation import QuantisedLinear, fake_quantise_weight
+from tain.encoders.quantisation import fake_quantise_weight
 
 
 class StaticStudent(nn.Module):
     """Token vectors, their mean, and a linear layer to the outputs.
 
-    Row 0 of the table is padding and stays zero. How much a token counts lies in the length of its vector.
+    Row 0 of the table is padding and stays zero. How much a token counts lies in the length of its vector. The table is of eight bits, the
+    layer, small beside it, of float32.
 
     Args:
         tokens: Rows of the table, padding included.
@@ -21,7 +22,7 @@ class StaticStudent(nn.Module):
     def __init__(self, *, tokens: int, dim: int, outputs: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(tokens, dim) * dim**-0.5)
-        self.text_head = QuantisedLinear(dim, outputs)
+        self.text_head = nn.Linear(dim, outputs)
         with torch.no_grad():
             self.table[0] = 0.0
 
