@@ -69,7 +69,7 @@ def evaluate(
     Parameters
     ----------
     models
-        folders, hub names, tain-mini, or word vectors in text (.vec, .vec.gz); the first is what the others are compared with.
+        folders, students' too, hub names, tain-mini, or word vectors in text (.vec, .vec.gz); the first is what the others are compared with.
         One model a language, as the suites bli and sts17 can use it: en=MODEL,de=MODEL
     """
     if "mlm" in suite:  # another kind of model and another figure

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tain.evaluation.encoding import Encodes
     from tain.foundation.progress import Progress
     from tain.models.embedder import Embedder
+    from tain.runtime.student import Student
 
 _ONE_A_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)?=")
 
@@ -22,7 +23,6 @@ def find_model(given: str) -> None:
     Raises:
         UserError: As ``saved.locate``; a vector file is missing, or a language is named twice or without a model.
     """
-    from tain.models.saved import locate
     from tain.models.word_vectors import is_word_vectors
     from tain.text.lines import refuse_unreadable
 
@@ -30,7 +30,20 @@ def find_model(given: str) -> None:
         if is_word_vectors(name):
             refuse_unreadable(name)
         else:
-            locate(name)
+            find_encoder(name)
+
+
+def find_encoder(name: str) -> None:
+    """Refuse an encoder that is not there, before anything is loaded.
+
+    Raises:
+        UserError: As ``saved.locate``.
+    """
+    from tain.models.saved import locate
+    from tain.runtime.student import is_student
+
+    if not is_student(name):
+        locate(name)
 
 
 def load_model(given: str, *, batch_tokens: int | None, progress: "Progress", **options: Any) -> "Encodes":
@@ -62,15 +75,34 @@ def _load_one(name: str, *, batch_tokens: int | None, progress: "Progress", **op
 
     if is_word_vectors(name):
         return WordVectors.load(name, progress=progress)
+    return _Loaded(load_encoder(name, **options), name, batch_tokens=batch_tokens)
+
+
+def load_encoder(name: str, **options: Any) -> "Embedder | Student":
+    """Load an encoder's folder, hub name, or student; a student needs no torch.
+
+    Raises:
+        UserError: As ``Embedder.load`` and ``Student.load``; a student is given options that it has no use for.
+    """
+    from tain.runtime.student import Student, is_student
+
+    if is_student(name):
+        for option in ("pooling", "max_tokens", "device", "dtype"):
+            if options.get(option) not in (None, "auto"):
+                raise UserError(f"{option} is {options[option]!r}, but {name!r} is a student, which was made with its own: leave it out")
+        student = Student.load(name)
+        if student.task != "embed":
+            raise UserError(f"student {name!r} was made to {student.task}, so it has no vectors: distil one with --task embed")
+        return student
     from tain.models.embedder import Embedder
 
-    return _Loaded(Embedder.load(name, **options), name, batch_tokens=batch_tokens)
+    return Embedder.load(name, **options)
 
 
 class _Loaded:
-    """An embedder with the options of this run, named as the user named it."""
+    """An encoder with the options of this run, named as the user named it."""
 
-    def __init__(self, embedder: "Embedder", name: str, *, batch_tokens: int | None) -> None:
+    def __init__(self, embedder: "Embedder | Student", name: str, *, batch_tokens: int | None) -> None:
         self.name = name
         self.languages = getattr(embedder, "languages", ())
         self._embedder = embedder
