@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ _PARTIAL_FORMAT = 1
 _STATE, _LOCK = "state.json", "lock"
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What computes the vectors of a file: ``models.embedder.Embedder``, or ``runtime.student.Student``."""
 

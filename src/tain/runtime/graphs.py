@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ _UNIT_STEP, _UNIT_ZERO = np.float32(1 / 127), 128
 _NEVER = np.float32(-1e6)
 
 
+@runtime_checkable
 class Graph(Protocol):
     """What both ways have in common."""
 
