@@ -18,7 +18,7 @@ HEAVY = {
     "jaxtyping",
     "sentence_transformers",
 }
-VERBS = ["demo", "mirror", "pretrain", "encode", "evaluate"]
+VERBS = ["demo", "mirror", "pretrain", "distil", "encode", "evaluate"]
 
 
 def loaded_by(code: str) -> set[str]:
@@ -47,7 +47,7 @@ def test_the_public_errors_cost_nothing_more():
 
 
 def test_the_settings_can_be_read_without_torch():
-    assert not loaded_by("import tain; tain.MirrorConfig, tain.PretrainConfig") & HEAVY
+    assert not loaded_by("import tain; tain.DistilConfig, tain.MirrorConfig, tain.PretrainConfig") & HEAVY
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)

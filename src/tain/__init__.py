@@ -8,35 +8,44 @@ if TYPE_CHECKING:
     from tain.models.embedder import Embedder
     from tain.recipes.correct import correct
     from tain.recipes.correct_config import CorrectConfig
+    from tain.recipes.distil import distil
+    from tain.recipes.distil_config import DistilConfig
     from tain.recipes.mirror import mirror
     from tain.recipes.mirror_config import MirrorConfig
     from tain.recipes.pretrain import pretrain
     from tain.recipes.pretrain_config import PretrainConfig
+    from tain.runtime.student import Student
 
 __version__ = "0.1.0"
 
 # name -> where it lives: a public name costs its import only when it is used
 _PUBLIC = {
     "CorrectConfig": "tain.recipes.correct_config",
+    "DistilConfig": "tain.recipes.distil_config",
     "Embedder": "tain.models.embedder",
     "MirrorConfig": "tain.recipes.mirror_config",
     "PretrainConfig": "tain.recipes.pretrain_config",
     "ShapeError": "tain.foundation.errors",
+    "Student": "tain.runtime.student",
     "UserError": "tain.foundation.errors",
     "correct": "tain.recipes.correct",
+    "distil": "tain.recipes.distil",
     "mirror": "tain.recipes.mirror",
     "pretrain": "tain.recipes.pretrain",
 }
 
 __all__ = [
     "CorrectConfig",
+    "DistilConfig",
     "Embedder",
     "MirrorConfig",
     "PretrainConfig",
     "ShapeError",
+    "Student",
     "UserError",
     "__version__",
     "correct",
+    "distil",
     "mirror",
     "pretrain",
 ]

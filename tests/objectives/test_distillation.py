@@ -13,6 +13,7 @@ from tain.objectives.distillation import (
     mixed_cross_entropy,
     similarity_matching,
     soft_cross_entropy,
+    vector_matching,
 )
 
 
@@ -78,6 +79,13 @@ def test_turned_and_stretched_vectors_match_in_similarity():
     turn = torch.linalg.qr(torch.randn(7, 4)).Q
     assert similarity_matching(3 * teacher @ turn.T, teacher).item() == pytest.approx(0.0, abs=1e-10)
     assert similarity_matching(torch.randn(6, 4), teacher) > 0.01
+
+
+def test_vectors_match_whatever_their_length_and_not_when_they_share_a_shift():
+    teacher = torch.randn(6, 4)
+    assert vector_matching(3 * teacher, teacher).item() == pytest.approx(0.0, abs=1e-6)
+    assert vector_matching(-teacher, teacher).item() == pytest.approx(2.0)
+    assert vector_matching(teacher + 5, teacher) > 0.1
 
 
 @pytest.mark.parametrize("loss", [lambda v: contrastive_distillation(v, v, temperature=1.0), lambda v: similarity_matching(v, v)])

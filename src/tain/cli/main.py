@@ -14,13 +14,14 @@ VERBS = {
     "demo": "The whole main job on this machine, offline, in under two minutes.",
     "mirror": "Turn a masked language model and a file of texts into an encoder.",
     "pretrain": "Train a masked language model, from scratch or continued.",
+    "distil": "Teach a student of one or two megabytes what a large model says of texts.",
     "encode": "Turn texts into vectors.",
     "correct": "Take from an encoder's vectors what all of them share, or all of one language.",
     "evaluate": "Measure encoders on similarity tasks and on their geometry.",
     "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",
 }
 
-_TRAINING_PACKAGES = ("torch", "transformers", "jaxtyping")
+_TRAINING_PACKAGES = ("torch", "transformers", "onnx")
 
 
 def build_app(called: str | None = None) -> "App":

@@ -84,6 +84,14 @@ def contrastive_distillation(
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
+def vector_matching(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    """One minus the mean cosine of a text's two vectors.
+
+    Contrast alone leaves free what all vectors share, and with it whether the student's can be looked up among the teacher's.
+    """
+    return 1 - F.cosine_similarity(student, teacher, dim=-1).mean()
+
+
 def similarity_matching(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch width"]) -> Float[Tensor, ""]:
     """Mean squared difference between the student's and the teacher's cosines over all pairs of different rows.
 

@@ -24,3 +24,18 @@ class Deduplicated:
 
     texts: list[str]
     dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text with what is known of it.
+
+    Attributes:
+        text: The text; where it has tags, its tokens are what blanks part.
+        label: Its class; None where nobody gave one.
+        tags: One a token, in BIO form; None where nobody gave any.
+    """
+
+    text: str
+    label: str | None = None
+    tags: tuple[str, ...] | None = None

@@ -1,0 +1,124 @@
+"""Students where torch is not installed: the same outputs, the command line, and what is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tain.foundation.errors import UserError
+from tain.recipes.distil import distil
+from tain.runtime.student import Student, is_student
+from tain.text.records import Example
+
+SMALL = {"features": 64, "bottleneck": 16, "state": 12, "layers": 2, "batch_texts": 8, "epochs": 1, "held_out": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def embedding_student(bert_folder, sentences, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("students") / "embedding"
+    distil(bert_folder, sentences, folder, **SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tagging_student(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("students") / "tagging"
+    examples = [Example(f"go to {city}", "go", ("O", "O", "B-city")) for city in "abcdefghijkl"]
+    distil("none", examples, folder, task="tag", max_tokens=5, **SMALL)
+    return folder
+
+
+def without_torch(code: str) -> str:
+    """Run code in a Python that has no torch, no transformers and no onnx."""
+    blocked = "import sys\nfor name in ('torch', 'transformers', 'onnx', 'sentence_transformers'): sys.modules[name] = None\n"
+    done = subprocess.run([sys.executable, "-c", blocked + code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("backend", ["onnx", "numpy"])
+def test_batches_and_order_change_no_vector(embedding_student, sentences, backend):
+    student = Student.load(embedding_student, backend=backend)
+    together = student.encode(sentences)
+    np.testing.assert_allclose(student.encode(sentences, batch_tokens=1), together, atol=1e-5)
+    np.testing.assert_allclose(student.encode(sentences[::-1])[::-1], together, atol=1e-5)
+    lengths = np.linalg.norm(student.encode(sentences, normalise=True), axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+    assert student.encode([]).shape == (0, student.dim)
+
+
+def test_a_student_encodes_and_is_evaluated_without_torch(embedding_student, sentences, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(sentences), encoding="utf-8")
+    rows = [f"{one}\t{other}\t{place}" for place, (one, other) in enumerate(pairwise(sentences))]
+    (tmp_path / "pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]), encoding="utf-8")
+    without_torch(
+        "from tain.cli.main import main\n"
+        f"main(['encode', {str(embedding_student)!r}, {str(tmp_path / 'texts.txt')!r}, '-o', {str(tmp_path / 'v.npy')!r}, '--quiet'])"
+    )
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), Student.load(embedding_student).encode(sentences), atol=1e-6)
+    said = without_torch(
+        "from tain.cli.main import main\n"
+        f"main(['evaluate', {str(embedding_student)!r}, '--suite', {str(tmp_path / 'pairs.tsv')!r}, '--resamples', '50', '--json', '--quiet'])"
+    )
+    assert json.loads(said)["models"][0]["name"] == str(embedding_student)
+
+
+def test_numpy_alone_runs_a_student(embedding_student, sentences):
+    said = without_torch(
+        "sys.modules['onnxruntime'] = None\n"
+        "from tain.runtime.student import Student\n"
+        f"print(Student.load({str(embedding_student)!r}, backend='numpy').encode({sentences[:2]!r}).shape)"
+    )
+    assert said.strip() == f"(2, {Student.load(embedding_student).dim})"
+
+
+def test_every_token_has_a_tag_and_those_beyond_the_limit_are_outside(tagging_student):
+    student = Student.load(tagging_student)
+    said = student.predict(["go to a", "go to a and then to b and to c"])
+    assert [len(one.tags) for one in said] == [3, 10]
+    assert said[1].tags[5:] == ["O"] * 5
+    assert student.truncated == 1
+    assert said[0].label == "go"
+
+
+# ---- refusals
+
+
+def test_what_a_student_cannot_do_is_refused(embedding_student, tagging_student, unchecked):
+    with pytest.raises(UserError, match="was made to tag, so it has no vectors"):
+        Student.load(tagging_student).encode(["a"])
+    student = Student.load(embedding_student)
+    with pytest.raises(UserError, match="was made to embed, so it knows no labels"):
+        student.predict(["a"])
+    with pytest.raises(UserError, match="treats all texts alike: leave it out"):
+        student.encode(["a"], language="en")
+    with pytest.raises(UserError, match="read letter by letter"):
+        student.encode("a")
+    with pytest.raises(UserError, match="text 1 is int, not text"):
+        student.encode(["a", 3])
+    with pytest.raises(UserError, match="backend is 'abacus'"):
+        Student.load(embedding_student, backend="abacus")
+
+
+@pytest.mark.parametrize("missing", ["projection.json", "tain.json", "student.onnx"])
+def test_a_folder_that_is_not_whole_is_refused(embedding_student, missing, tmp_path):
+    shutil.copytree(embedding_student, tmp_path / "student")
+    (tmp_path / "student" / missing).unlink()
+    assert is_student(tmp_path / "student") == (missing != "student.onnx")
+    with pytest.raises(UserError, match="that tain distil wrote"):
+        Student.load(tmp_path / "student")
+
+
+def test_files_of_different_students_are_refused(embedding_student, tmp_path):
+    shutil.copytree(embedding_student, tmp_path / "student")
+    path = tmp_path / "student" / "projection.json"
+    path.write_text(path.read_text().replace('"features": 64', '"features": 65'))
+    with pytest.raises(UserError, match="the files come from different students"):
+        Student.load(tmp_path / "student")
+    path.write_text(path.read_text().replace('"format": 1', '"format": 3'))
+    with pytest.raises(UserError, match="has version 3, this tain reads 1"):
+        Student.load(tmp_path / "student")
