@@ -302,3 +302,48 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     assert "text 160 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
     assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
     assert "distil knows no setting epoch" in refused(bert_folder, texts, epoch=3)
+
+
+# ---- what it is all for
+
+
+def test_keywords_are_spotted_among_more_words_than_there_are_parameters():
+    """Papers.md 4f, check 9: against a table of the same size, whose few buckets the fillers flood."""
+    rng = np.random.default_rng(8)
+    keywords = {f"key{number}": "even" if number % 2 == 0 else "odd" for number in range(10)}
+
+    def text(keyword):
+        words = [*(f"w{rng.integers(10**9)}" for _ in range(12)), keyword]
+        return Example(" ".join(rng.permutation(words)), keywords[keyword])
+
+    examples = [text(str(rng.choice(list(keywords)))) for _ in range(800)]
+    unseen = [text(str(rng.choice(list(keywords)))) for _ in range(400)]
+    settings = {"features": 128, "ngram_features": 0, "bottleneck": 8, "state": 8, "layers": 1, "kernel_width": 1, "held_out": 0}
+    fixed = {"augmented_copies": 0, "distortion": 0.0, "zoneout": 0.0, "learning_rate": 1e-2, "batch_texts": 32, "epochs": 12}
+    result = distil("none", examples, task="classify", device="cpu", **settings, **fixed)
+    parameters = result.sizes["parameters"]
+    different = len({word for example in examples for word in example.text.split()})
+    assert different > 4 * parameters
+    said = result.student.predict([example.text for example in unseen])
+    ours = np.mean([one.label == example.label for one, example in zip(said, unseen, strict=True)])
+
+    dim = 16
+    buckets = parameters // dim
+    table = torch.nn.EmbeddingBag(buckets, dim, mode="mean")
+    head = torch.nn.Linear(dim, 2)
+    optimizer = torch.optim.AdamW([*table.parameters(), *head.parameters()], lr=1e-2)
+
+    def ids(some):
+        return torch.tensor([[sum(map(ord, word)) * 31 % buckets for word in example.text.split()] for example in some])
+
+    def numbers(some):
+        return torch.tensor([int(example.label == "odd") for example in some])
+
+    for step in range(12 * 25):
+        part = examples[32 * (step % 25) : 32 * (step % 25) + 32]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(table(ids(part))), numbers(part)).backward()
+        optimizer.step()
+    theirs = (head(table(ids(unseen))).argmax(1) == numbers(unseen)).float().mean().item()
+    assert ours > 0.9
+    assert ours > theirs + 0.1
