@@ -1,6 +1,7 @@
 """Distillation end to end on tiny models: every task, teacher and student; resume; and every refusal."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -334,7 +335,7 @@ def test_keywords_are_spotted_among_more_words_than_there_are_parameters():
     optimizer = torch.optim.AdamW([*table.parameters(), *head.parameters()], lr=1e-2)
 
     def ids(some):
-        return torch.tensor([[sum(map(ord, word)) * 31 % buckets for word in example.text.split()] for example in some])
+        return torch.tensor([[zlib.crc32(word.encode()) % buckets for word in example.text.split()] for example in some])
 
     def numbers(some):
         return torch.tensor([int(example.label == "odd") for example in some])
