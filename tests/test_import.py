@@ -17,6 +17,8 @@ HEAVY = {
     "datasets",
     "jaxtyping",
     "sentence_transformers",
+    "onnx",
+    "onnxruntime",
 }
 VERBS = ["demo", "mirror", "pretrain", "distil", "encode", "evaluate"]
 

@@ -28,7 +28,20 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # what a help text must not wait for; settings are the one part of a recipe that the command line reads
-HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pyarrow", "datasets", "jaxtyping", "rich"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "datasets",
+    "jaxtyping",
+    "rich",
+    "onnx",
+    "onnxruntime",
+}
 LIGHT_FOR_CLI = {"text", "recipes.correct_config", "recipes.distil_config", "recipes.mirror_config", "recipes.pretrain_config"}
 NEVER: dict[str, set[str]] = {"text": {"torch", "transformers"}, "runtime": {"torch", "transformers"}}
 

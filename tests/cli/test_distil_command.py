@@ -90,6 +90,12 @@ def test_missing_columns_and_files_are_refused(table, texts_file, tmp_path, caps
     assert "does not exist: give a matrix of outputs, or a model" in capsys.readouterr().err
 
 
+def test_what_a_preset_turns_on_can_be_turned_off(bert_folder, texts_file, tmp_path):
+    for name, flag in (("on", ()), ("off", ("--no-separate",))):
+        assert run("distil", bert_folder, texts_file, "-o", tmp_path / name, "--quiet", *flag, *SMALL) == 0
+        assert json.loads((tmp_path / name / "projection.json").read_text())["separate"] == (name == "on")
+
+
 def test_a_student_refuses_options_that_were_settled_in_its_making(bert_folder, texts_file, tmp_path, capsys):
     assert run("distil", bert_folder, texts_file, "-o", tmp_path / "student", "--quiet", *SMALL) == 0
     assert run("encode", tmp_path / "student", texts_file, "-o", tmp_path / "v.npy", "--pooling", "cls") == 2
