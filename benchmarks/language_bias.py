@@ -43,10 +43,11 @@ def commands(data, part):
     """The commands of each language in one order: those that every language has, and of those with the same English words the first."""
     rows = [row for row in read_rows(data / "xsid" / f"xsid_{part}.tsv")[1] if row["lang"] in LANGUAGES]
     english = [row["text"] for row in rows if row["lang"] == "en"]
-    by_language = {language: [None] * len(english) for language in LANGUAGES} | {"en": english}
-    for row in rows:
-        if row["lang"] != "en":
-            by_language[row["lang"]][int(row["id"]) - 1] = row["text"]  # numbered in English's order, which has no numbers
+    numbered = {
+        (row["lang"], int(row["id"]) - 1): row["text"] for row in rows if row["lang"] != "en"
+    }  # in English's order, which has no numbers
+    numbered |= {("en", place): text for place, text in enumerate(english)}
+    by_language = {language: [numbered.get((language, place)) for place in range(len(english))] for language in LANGUAGES}
     first_of = {same_text_key(text): place for place, text in reversed(list(enumerate(english)))}
     kept = [place for place in sorted(first_of.values()) if all(texts[place] is not None for texts in by_language.values())]
     return {language: [texts[place] for place in kept] for language, texts in by_language.items()}

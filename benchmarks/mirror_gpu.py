@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 import tain
 from measuring import Claim, arguments, finish, sts_sentences
@@ -30,7 +30,7 @@ def bert_base(folder, vocabulary, **shape):
     """Save a BERT-base shape with random weights."""
     torch.manual_seed(SEED)
     BertModel(BertConfig(vocab_size=sum(1 for _ in vocabulary.open(encoding="utf-8")), **shape)).save_pretrained(folder)
-    BertTokenizerFast(vocab_file=str(vocabulary), model_max_length=512).save_pretrained(folder)
+    BertTokenizer(vocab=str(vocabulary), model_max_length=512).save_pretrained(folder)
 
 
 def reference_loop_s(folder, texts):

@@ -58,6 +58,7 @@ def main():
         print(json.dumps(row), file=sys.stderr, flush=True)
 
     seeds = range(13, 13 + chosen.seeds)
+    transfer_seeds = chosen.seeds if chosen.transfer_seeds is None else chosen.transfer_seeds
     for seed in seeds:
         for name in ("untouched", *OBJECTIVES):
             if {(name, seed, False), (name, seed, True)} <= done:
@@ -70,7 +71,7 @@ def main():
                             "objective": name,
                             "seed": seed,
                             "mirrored": is_mirrored,
-                            **measured(folder, seed, chosen, is_mirrored=is_mirrored),
+                            **measured(folder, seed, chosen, is_mirrored=is_mirrored, has_transfer=seed - seeds[0] < transfer_seeds),
                         }
                     )
     summary = [summed_up(rows, name, is_mirrored) for is_mirrored in (False, True) for name in ("untouched", *OBJECTIVES)]
@@ -90,7 +91,9 @@ def arguments():
     parser.add_argument("--work", type=Path, default=Path("runs/objectives"), help="folder for models and rows")
     parser.add_argument("--data", type=Path, default=shared / "data")
     parser.add_argument("--corpus", type=Path, default=shared / "corpus")
-    parser.add_argument("--no-transfer", action="store_true", help="leave the transfer tasks out")
+    parser.add_argument(
+        "--transfer-seeds", type=int, help="measure the transfer tasks, which take longest, with so many seeds; default: all"
+    )
     parser.add_argument("--plot", action="store_true", help="only draw the plot")
     return parser.parse_args()
 
@@ -136,7 +139,7 @@ def trained(name, seed, text, chosen):
     return folder
 
 
-def measured(folder, seed, chosen, *, is_mirrored):
+def measured(folder, seed, chosen, *, is_mirrored, has_transfer):
     began_s = time.monotonic()
     found = {}
     if is_mirrored:
@@ -150,7 +153,7 @@ def measured(folder, seed, chosen, *, is_mirrored):
     sts = scores(embedder, "sentence", chosen.data, "test")
     words = scores(embedder, "word", chosen.data, "test")
     found |= {"sts": mean_of(sts), "words": mean_of(words), "sets": {**sts, **words}}
-    if not chosen.no_transfer:
+    if has_transfer:
         (suite,) = evaluate([embedder], ("transfer",), chosen.data, resamples=10).suites
         transfer = {row.key: round(row.figures[0].value, 2) for group in suite.groups for row in group.rows}
         found |= {"transfer": mean_of(transfer)}

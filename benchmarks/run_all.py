@@ -12,6 +12,7 @@ SCRIPTS = (
     "mlm_loss_spread.py",
     "transfer_speed.py",
     "language_bias.py",
+    "ranking_speed.py",
     "distil_speed.py",
     "mirror_gpu.py",
 )

@@ -20,7 +20,7 @@ HEAVY = {
     "onnx",
     "onnxruntime",
 }
-VERBS = ["demo", "mirror", "pretrain", "distil", "encode", "evaluate"]
+VERBS = ["demo", "mirror", "pretrain", "distil", "encode", "evaluate", "rank"]
 
 
 def loaded_by(code: str) -> set[str]:

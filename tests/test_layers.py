@@ -42,7 +42,14 @@ HEAVY = {
     "onnx",
     "onnxruntime",
 }
-LIGHT_FOR_CLI = {"text", "recipes.correct_config", "recipes.distil_config", "recipes.mirror_config", "recipes.pretrain_config"}
+LIGHT_FOR_CLI = {
+    "text",
+    "recipes.correct_config",
+    "recipes.distil_config",
+    "recipes.mirror_config",
+    "recipes.pretrain_config",
+    "recipes.rank_config",
+}
 NEVER: dict[str, set[str]] = {"text": {"torch", "transformers"}, "runtime": {"torch", "transformers"}}
 
 

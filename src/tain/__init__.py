@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tain.foundation.errors import ShapeError, UserError
     from tain.models.embedder import Embedder
+    from tain.models.rankers import Ranker
     from tain.recipes.correct import correct
     from tain.recipes.correct_config import CorrectConfig
     from tain.recipes.distil import distil
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from tain.recipes.mirror_config import MirrorConfig
     from tain.recipes.pretrain import pretrain
     from tain.recipes.pretrain_config import PretrainConfig
+    from tain.recipes.rank import rank
+    from tain.recipes.rank_config import RankConfig
     from tain.runtime.student import Student
 
 __version__ = "0.1.0"
@@ -25,6 +28,8 @@ _PUBLIC = {
     "Embedder": "tain.models.embedder",
     "MirrorConfig": "tain.recipes.mirror_config",
     "PretrainConfig": "tain.recipes.pretrain_config",
+    "RankConfig": "tain.recipes.rank_config",
+    "Ranker": "tain.models.rankers",
     "ShapeError": "tain.foundation.errors",
     "Student": "tain.runtime.student",
     "UserError": "tain.foundation.errors",
@@ -32,6 +37,7 @@ _PUBLIC = {
     "distil": "tain.recipes.distil",
     "mirror": "tain.recipes.mirror",
     "pretrain": "tain.recipes.pretrain",
+    "rank": "tain.recipes.rank",
 }
 
 __all__ = [
@@ -40,6 +46,8 @@ __all__ = [
     "Embedder",
     "MirrorConfig",
     "PretrainConfig",
+    "RankConfig",
+    "Ranker",
     "ShapeError",
     "Student",
     "UserError",
@@ -48,6 +56,7 @@ __all__ = [
     "distil",
     "mirror",
     "pretrain",
+    "rank",
 ]
 
 

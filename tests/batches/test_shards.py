@@ -191,3 +191,12 @@ def test_plain_text_has_no_column_of_documents(tmp_path):
     (tmp_path / "a.txt").write_text("one\n", encoding="utf-8")
     with pytest.raises(UserError, match="is read as plain text, which has no column 'page'"):
         read_sentences(tmp_path / "a.txt", document_column="page")
+
+
+@pytest.mark.real_data
+def test_the_corpus_has_the_documents_that_its_readme_counts(real_data):
+    path = real_data.parent / "corpus" / "valid_simplewiki.txt.xz"
+    if not path.exists():
+        pytest.skip(f"the corpus is not at {path.parent}")
+    begins = [sentence.begins_document for sentence in read_sentences(path)]
+    assert (sum(begins), len(begins)) == (821, 2570)

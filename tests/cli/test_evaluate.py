@@ -69,6 +69,18 @@ def test_results_go_to_stdout_and_progress_to_stderr(pairs: str, capsys: pytest.
     assert "encoding with model-128" in error and "encoding" not in out
 
 
+def test_intervals_do_not_depend_on_the_folder_a_table_lies_in(pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    moved = tmp_path / "elsewhere" / Path(pairs).name
+    moved.parent.mkdir()
+    moved.write_bytes(Path(pairs).read_bytes())
+    intervals = []
+    for place in (pairs, str(moved)):
+        main(["evaluate", "model-64", "--suite", place, "--resamples", "20", "--json"])
+        (row,) = json.loads(capsys.readouterr().out)["suites"][0]["groups"][0]["rows"]
+        intervals.append(row["figures"])
+    assert intervals[0] == intervals[1]
+
+
 def test_figures_are_written_as_json_and_drawn_as_svg(pairs: str, tmp_path: Path):
     figures, chart = tmp_path / "new" / "figures.json", tmp_path / "chart.svg"
     main(["evaluate", "model-64", "--suite", pairs, "--resamples", "20", "-o", str(figures), "--chart", str(chart), "--quiet"])

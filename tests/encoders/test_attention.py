@@ -39,11 +39,15 @@ def run(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, packing: P
     return packed_attention(module, query, key, value, None, packing=packing, **settings)[0]
 
 
-@pytest.mark.parametrize("captures", [False, True], ids=["fused", "by hand"])
+@pytest.mark.parametrize("way", ["fused", "products", "shown"])
 @pytest.mark.parametrize("window", [None, 1, 3, 100])
 @pytest.mark.parametrize("key_heads", [4, 2])
-def test_outputs_and_gradients_equal_attention_text_by_text(module: nn.Module, key_heads: int, window: int | None, captures: bool):
-    packing = Packing(GROUPS, capture=(lambda *shown: None) if captures else None)
+def test_outputs_and_gradients_equal_attention_text_by_text(
+    module: nn.Module, key_heads: int, window: int | None, way: str, monkeypatch: pytest.MonkeyPatch
+):
+    if way == "fused":
+        monkeypatch.setattr(attention, "_MOST_SCORES", 0)
+    packing = Packing(GROUPS, capture=(lambda *shown: None) if way == "shown" else None)
     ours, naive = states(key_heads), states(key_heads)
     found = run(module, *ours, packing, sliding_window=window)
     expected = text_by_text(*naive, window=window)
@@ -168,3 +172,28 @@ def test_the_function_is_found_by_its_name():
 
     assert attention.NAME in ALL_ATTENTION_FUNCTIONS.valid_keys()
     assert attention.NAME in ALL_MASK_ATTENTION_FUNCTIONS.valid_keys()
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_rows_without_packing_are_the_same_by_products_and_fused(module: nn.Module, window: int | None, monkeypatch: pytest.MonkeyPatch):
+    found = []
+    for most_scores in (0, 2**24):
+        monkeypatch.setattr(attention, "_MOST_SCORES", most_scores)
+        rows = [torch.randn(2, HEADS, 6, WIDTH, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in range(3)]
+        mixed = packed_attention(module, *rows, None, sliding_window=window)[0]
+        mixed.square().sum().backward()
+        found.append([mixed, *(row.grad for row in rows)])
+    for fused, products in zip(*found, strict=True):
+        torch.testing.assert_close(products, fused, atol=1e-5, rtol=1e-5)
+
+
+def test_plain_products_are_for_training_of_what_fits_in_memory(monkeypatch: pytest.MonkeyPatch):
+    def products(query: Tensor, dropout: float = 0.0) -> bool:
+        return attention._products_are_faster(query, dropout)
+
+    query = torch.zeros(2, HEADS, 6, WIDTH)
+    assert not products(query)
+    assert products(query, 0.1)
+    assert products(query.requires_grad_())
+    monkeypatch.setattr(attention, "_MOST_SCORES", 2 * HEADS * 36 - 1)
+    assert not products(query)

@@ -48,10 +48,12 @@ def naive_logits(model: Any, ours: ConditionalMaskedLM, batch: ConditionalBatch,
         if hasattr(embeddings, "token_type_embeddings"):
             real = real + embeddings.token_type_embeddings(torch.zeros(length, dtype=torch.long))
         vector = vectors[:, batch.texts.order[place]]  # (conditions, dim)
+        projections = ours.conditioning.projections
+        assert projections is not None
         pseudo = [
             row + ours.conditioning.side_embedding[side]
             for side, condition in enumerate(vector)
-            for row in [condition, *(ours.conditioning.projections(condition).view(-1, len(condition)))]
+            for row in [condition, *(projections(condition).view(-1, len(condition)))]
         ]
         hidden = embeddings.LayerNorm(torch.cat([torch.stack(pseudo), real]))[None]
         layers = base.encoder if hasattr(base, "encoder") else base.transformer
@@ -146,7 +148,8 @@ def test_the_gradient_goes_through_the_vector_into_the_first_pass_unless_stopped
         gradient = model.get_input_embeddings().weight.grad
         assert bool(gradient[6:14].abs().sum(1).all())
         assert bool((gradient[50:56].abs().sum(1) > 0).all()) is not stop
-        assert bool(ours.conditioning.projections[0].weight.grad.any())
+        assert ours.conditioning.projections is not None
+        assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in ours.conditioning.projections.parameters())
 
 
 def test_there_is_one_set_of_encoder_weights(tiny_masked_lm: Build):
@@ -223,7 +226,8 @@ def test_a_new_skip_connection_changes_nothing_and_then_listens_to_the_vector(ti
     ours.conditioning.skip.weight.normal_()
     hidden: list[Tensor] = []
     ours.model.cls.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0][0]))
-    ours.logits(batch, vectors), without.model.cls.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0][0]))
+    ours.logits(batch, vectors)
+    without.model.cls.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0][0]))
     without.logits(batch, vectors)
     owner = torch.arange(len(LENGTHS)).repeat_interleave(batch.texts.length_tensor())[batch.places]
     joined = torch.cat([hidden[1], vectors[0, batch.texts.order[owner]]], dim=1)

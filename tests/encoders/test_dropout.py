@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tain.batches.packing import pack
-from tain.encoders.dropout import FastDropout, dropped, set_dropout
+from tain.encoders.dropout import FastDropout, dropped, quicken_dropout, set_dropout
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.errors import UserError
 
@@ -150,3 +150,12 @@ def test_attention_is_handed_the_attention_rate(architecture: str, tiny_encoder:
 def test_a_rate_that_is_no_probability_is_refused(rates: dict[str, float], tiny_encoder: Build):
     with pytest.raises(UserError, match="a probability below 1 is needed"):
         set_dropout(tiny_encoder("bert"), **rates)
+
+
+def test_quickened_modules_keep_their_rates(tiny_encoder: Build):
+    model = tiny_encoder("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    before = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    quicken_dropout(model)
+    after = {name: module for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    assert {name: module.p for name, module in after.items()} == before
+    assert all(isinstance(module, FastDropout) for module in after.values())

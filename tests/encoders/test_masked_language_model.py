@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tain.encoders.masked_lm import MaskedLanguageModel, start_embeddings, tied_names
+from tain.encoders.masked_lm import MaskedLanguageModel, grow_embeddings, start_embeddings, tied_names
 from tain.foundation.errors import UserError
 
 Build = Callable[..., Any]
@@ -40,8 +40,8 @@ def test_the_head_sees_the_wanted_places_only(tiny_masked_lm: Build, token_ids: 
 def test_the_model_itself_still_answers_everywhere(tiny_masked_lm: Build, token_ids: Build):
     model = tiny_masked_lm("bert")
     ids = torch.tensor(token_ids(10, 10))
-    before = model(input_ids=ids).logits
     wrapped = MaskedLanguageModel(model)
+    before = model(input_ids=ids).logits
     wrapped(ids, torch.tensor([3]))
     assert torch.equal(model(input_ids=ids).logits, before)
     with pytest.raises(IndexError):
@@ -105,3 +105,28 @@ def test_the_wrapper_is_an_ordinary_module(tiny_masked_lm: Build):
     wrapped = MaskedLanguageModel(tiny_masked_lm("bert"))
     assert isinstance(wrapped, nn.Module)
     assert wrapped.train().model.training
+
+
+@pytest.mark.parametrize("architecture", ["bert", "albert", "electra", "modernbert", "distilbert", "roberta"])
+def test_new_tokens_start_as_the_mean_of_their_pieces(architecture: str, tiny_masked_lm: Build):
+    model, before = tiny_masked_lm(architecture), tiny_masked_lm(architecture)
+    grow_embeddings(model, {120: [7, 9, 11], 121: [20]})
+    old, new = before.get_input_embeddings().weight, model.get_input_embeddings().weight
+    assert new.shape[0] == 122
+    assert torch.equal(new[:120], old)
+    torch.testing.assert_close(new[120], old[[7, 9, 11]].mean(0))
+    torch.testing.assert_close(new[121], old[20])
+    ids = torch.tensor([[2, 120, 121, 3]])
+    logits = model(input_ids=ids).logits[0]
+    assert logits.shape == (4, 122)
+    # output rows and biases are means too, so a new word's logit is the mean of its pieces'
+    torch.testing.assert_close(logits[:, 120], logits[:, [7, 9, 11]].mean(1), atol=1e-4, rtol=1e-4)
+
+
+def test_rows_that_a_model_has_in_store_are_used_before_it_grows(tiny_masked_lm: Build):
+    model = tiny_masked_lm("bert")
+    grow_embeddings(model, {118: [7, 9]})
+    weight = model.get_input_embeddings().weight
+    assert weight.shape[0] == 120
+    torch.testing.assert_close(weight[118], weight[[7, 9]].mean(0))
+    grow_embeddings(model, {})

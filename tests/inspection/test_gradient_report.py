@@ -90,4 +90,4 @@ def test_the_chart_is_well_formed_and_draws_every_share():
     assert len(list(root.iter(f"{space}circle"))) == 5
     heights = [float(circle.get("cy")) for circle in root.iter(f"{space}circle")]
     assert heights == sorted(heights)  # lower on the page as correlation falls
-    assert any("a/model <1>" in word for word in words)  # escaped, and read back
+    assert any("a/model <1>" in (word or "") for word in words)  # escaped, and read back

@@ -9,11 +9,10 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tain.encoders.masked_lm import MaskedLanguageModel
-from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.saved import locate
-from tain.recipes import pretrain
 from tain.recipes.pretrain_config import PretrainConfig
+from tain.recipes.pretrain_validation import HeldOut
 
 PARTS = ("enwiki_core", "enwiki_sample", "novels", "simplewiki")
 
@@ -49,9 +48,7 @@ def test_its_validation_loss_is_the_one_on_its_card(real_data):
     folder = locate("tain-mini")
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
     record = json.loads((Path(folder) / "tain.json").read_text())
-    config = PretrainConfig(validation=files, dtype="float32", device="cpu")
-    made = pretrain._Session(folder, [], Path("unused"), config, None, False, Progress.silent())
-    made.tokenizer = tokenizer
-    loss = made._validation_loss(MaskedLanguageModel(model.eval()), made._validation_batches())
+    held = HeldOut(files, tokenizer, PretrainConfig(validation=files))
+    loss = held.loss(MaskedLanguageModel(model.eval()), torch.device("cpu"))
     assert loss == pytest.approx(record["validation"][-1][1], abs=0.02)
     assert np.isfinite(loss)

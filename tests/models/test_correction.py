@@ -228,6 +228,7 @@ def test_a_correction_by_language_is_applied_here_and_passed_over_by_sentence_tr
     folder = saved(embedder, tmp_path / "encoder", correction={"method": "languages"})
     again = Embedder.load(folder, device="cpu", dtype="float32")
     assert again.languages == ("de", "en") and again.dim == 32
+    assert isinstance(again.correction, LanguageCorrection)
     german, english = (again.encode(sentences, language=code) for code in ("de", "en"))
     np.testing.assert_allclose(german @ again.correction.directions["de"].T, 0, atol=1e-5)
     assert np.abs(german - english).max() > 0.1

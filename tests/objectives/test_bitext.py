@@ -45,7 +45,8 @@ def test_equal_vectors_give_chance_level_and_the_margins_closed_form():
 
 def test_vector_length_does_not_matter_and_both_sides_get_gradients(generator):
     left, right = torch.randn(2, 5, 4, generator=generator)
-    left.requires_grad_(), right.requires_grad_()
+    left.requires_grad_()
+    right.requires_grad_()
     loss = bitext_retrieval(left, right, margin=0.3, scale=10.0)
     torch.testing.assert_close(bitext_retrieval(3.0 * left, 0.5 * right, margin=0.3, scale=10.0), loss)
     loss.backward()

@@ -138,6 +138,14 @@ def test_too_little_text_is_refused_with_the_counts(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def test_blocks_longer_than_the_model_reads_are_refused_before_tokenising(bert_folder, corpus, tmp_path):
+    with pytest.raises(UserError, match=r"block_tokens is 600, but model 'scratch' reads 512 tokens at most: give 512 or fewer"):
+        pretrain("scratch", [corpus], tmp_path / "model", **{**TINY, "block_tokens": 600})
+    with pytest.raises(UserError, match=r"block_tokens is 4096, but model .* reads \d+ tokens at most"):
+        pretrain(bert_folder, [corpus], tmp_path / "model", **{**TINY, "block_tokens": 4096})
+    assert not list(tmp_path.glob(".model.pretrain/shards*"))
+
+
 CONTINUED: dict[str, Any] = {"block_tokens": 16, "batch_blocks": 8, "dtype": "float32", "device": "cpu", "tokens": 16.0 * 8 * 4}
 CONTINUED |= {"optimizer": "adamw", "learning_rate": 1e-4, "warmup_steps": 2}
 

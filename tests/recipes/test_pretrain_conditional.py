@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tain.foundation.errors import UserError
-from tain.models.embedder import Embedder
+from tain.models.embedder import Embedder, max_length
 from tain.recipes.mirror import mirror
 from tain.recipes.pretrain import pretrain
 from tain.recipes.pretrain_config import PretrainConfig
@@ -137,6 +137,12 @@ def test_validation_without_neighbours_is_refused_before_training(bert_folder, c
     (tmp_path / "held.txt").write_text("the red glass .\n" * 20, encoding="utf-8")
     with pytest.raises(UserError, match=r"validation files cannot show what neighbours are worth: the texts have no document breaks"):
         pretrain(bert_folder, [corpus], tmp_path / "model", **TINY, validation=(tmp_path / "held.txt",))
+
+
+def test_sentences_that_leave_no_room_for_their_neighbours_are_refused(bert_folder, corpus, tmp_path):
+    longest = max_length(AutoModelForMaskedLM.from_pretrained(bert_folder), AutoTokenizer.from_pretrained(bert_folder))
+    with pytest.raises(UserError, match=rf"reads {longest} tokens beside 6 pseudo-tokens at most: give {longest - 6} or fewer"):
+        pretrain(bert_folder, [corpus], tmp_path / "model", **{**TINY, "neighbour": "both", "pseudo_tokens": 3, "block_tokens": longest})
 
 
 def test_a_model_that_cannot_be_conditioned_is_refused(save_masked_lm, corpus, tmp_path):

@@ -128,9 +128,9 @@ def test_every_token_counts_alike_in_loss_and_gradient(material, number_type):
 
     plain = material(objective="random")
     masks = objective.masks(2)
-    total = sum(masked_cross_entropy(plain.network(mask.ids, mask.places), mask.targets) * len(mask.places) for mask in masks) / sum(
-        len(mask.places) for mask in masks
-    )
+    losses = torch.stack([masked_cross_entropy(plain.network(mask.ids, mask.places), mask.targets) for mask in masks])
+    sizes = torch.tensor([len(mask.places) for mask in masks])
+    total = (losses * sizes).sum() / sizes.sum()
     total.backward()
     expected = [parameter.grad for parameter in plain.weights.parameters if parameter.grad is not None]
     tolerance = 1e-5 if number_type == torch.float32 else 0.1
@@ -194,12 +194,20 @@ def test_a_checkpoint_older_than_the_settings_goes_on(bert_folder, corpus, tmp_p
     pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, minutes=1e-9, checkpoint_every_s=0.0)
     state = tmp_path / ".cut.pretrain" / "checkpoint" / "state.json"
     content = json.loads(state.read_text())
-    for name in ("objective", "explored_parts", "masked_units", "spread_over_epochs", "span_tokens", "add_words", "words"):
+    for name in ("texts", "objective", "explored_parts", "masked_units", "spread_over_epochs", "span_tokens", "add_words", "words"):
         del content["identity"][name]
     state.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"objective was 'random' and is 'span'"):
         pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, resume=True, objective="span")
     assert pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, resume=True).losses == whole.losses
+
+
+def test_other_texts_are_no_continuation(bert_folder, corpus, tmp_path, sentences):
+    settings = {**SMALL, "optimizer": "adamw", "learning_rate": 1e-3, "tokens": 64.0 * 20}
+    pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, minutes=1e-9, checkpoint_every_s=0.0)
+    (tmp_path / "others.txt").write_text("\n".join(sentences * 20), encoding="utf-8")
+    with pytest.raises(UserError, match="the checkpoint was made with other settings \\(texts was"):
+        pretrain(bert_folder, [tmp_path / "others.txt"], tmp_path / "cut", **settings, resume=True)
 
 
 @pytest.mark.parametrize(

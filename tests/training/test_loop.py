@@ -78,6 +78,22 @@ def test_resume_with_other_settings_names_them(tmp_path):
         run(model, optimizer, saving=saving(tmp_path, resume=True, temperature=0.2))
 
 
+def test_a_setting_that_the_checkpoint_does_not_know_counts_as_its_default(tmp_path):
+    model, optimizer = build()
+    run(model, optimizer, steps=3, saving=saving(tmp_path, rate=1), enough=lambda done: done == 2)
+
+    def resumed(**identity):
+        model, optimizer = build()
+        going_on = Saving(tmp_path / "checkpoint", every_s=0.0, resume=True, identity=identity, defaults={"kind": "plain", "rate": 7})
+        return run(model, optimizer, steps=3, saving=going_on)
+
+    assert resumed(rate=1, kind="plain").steps == 3
+    with pytest.raises(UserError, match="kind was 'plain' and is 'fancy'"):
+        resumed(rate=1, kind="fancy")
+    with pytest.raises(UserError, match="rate was 1 and is 7"):
+        resumed(rate=7, kind="plain")
+
+
 def test_rates_rise_stay_and_fall():
     factor = warmup_then_linear(100, warmup_steps=10, decay_share=0.5)
     assert factor(0) == pytest.approx(0.1)

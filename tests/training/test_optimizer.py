@@ -87,3 +87,22 @@ def test_state_of_another_model_is_refused():
     optimizer = adamw(MasterWeights(small_model(), number_type=torch.float32), learning_rate=1e-2, weight_decay=0.0)
     with pytest.raises(UserError, match="another model"):
         optimizer.load_state(foreign)
+
+
+def test_gradients_of_several_passes_add_up_in_float32():
+    model = nn.Linear(1, 1, bias=False)
+    weights = MasterWeights(model, number_type=torch.bfloat16)
+    for size in (1.0, *[2.0**-9] * 8):  # each too small to change 1 in bfloat16
+        model.weight.grad = torch.full((1, 1), size, dtype=torch.bfloat16)
+        weights.take_gradients()
+        assert model.weight.grad is None
+    assert weights.masters[0].grad.item() == 1.0 + 8 * 2.0**-9
+    weights.write_back()
+    assert weights.masters[0].grad is None
+
+
+def test_state_of_a_model_of_another_size_is_refused():
+    state = adamw(MasterWeights(nn.Linear(4, 3), number_type=torch.float32), learning_rate=0.1, weight_decay=0.0).state()
+    other = adamw(MasterWeights(nn.Linear(4, 5), number_type=torch.float32), learning_rate=0.1, weight_decay=0.0)
+    with pytest.raises(UserError, match=r"weight has the shape \(3, 4\) there"):
+        other.load_state(state)

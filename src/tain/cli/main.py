@@ -18,6 +18,7 @@ VERBS = {
     "encode": "Turn texts into vectors.",
     "correct": "Take from an encoder's vectors what all of them share, or all of one language.",
     "evaluate": "Measure encoders on similarity tasks and on their geometry.",
+    "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, evaluate.",
     "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",
 }
 

@@ -113,5 +113,6 @@ class _Loaded:
         return self._embedder.truncated
 
     def encode(self, texts: Sequence[str], /, *, language: str | None = None) -> "np.ndarray":
-        told = {} if language is None else {"language": language}
-        return self._embedder.encode(texts, batch_tokens=self._batch_tokens, **told)
+        if language is None:
+            return self._embedder.encode(texts, batch_tokens=self._batch_tokens)
+        return self._embedder.encode(texts, batch_tokens=self._batch_tokens, language=language)

@@ -70,8 +70,11 @@ def packed_attention(
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     if packing is None:
         if attention_mask is None:
-            attention_mask = _window(query.shape[2], sliding_window, query.device)
-        return _mixed(query, key, value, attention_mask, scale=scale, dropout=dropout).transpose(1, 2), None
+            is_visible = _window(query.shape[2], sliding_window, query.device)
+            mixed = _mixed(query, key, value, is_visible, scale=scale, dropout=dropout)
+        else:  # padding may leave a row nothing to see, which the kernel knows to answer
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
+        return mixed.transpose(1, 2), None
     settings = {"module": module, "scaling": scale, "dropout": dropout, "sliding_window": sliding_window, "packing": packing}
     if len(packing.groups) == 1:
         return _attend(query, key, value, *packing.groups[0], owners=packing.owners, **settings), None
@@ -125,27 +128,23 @@ def _mixed(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    is_visible: Tensor | None,
     *,
     scale: float,
     dropout: float,
     show: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Attention of (rows, heads, tokens, width) states under a mask, True where a token sees another or added to the scores."""
+    """Attention of (rows, heads, tokens, width) states; ``is_visible`` tells which tokens see which, each at least itself."""
     if show is None and not _products_are_faster(query, dropout):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible, dropout_p=dropout, scale=scale)
     scores = (query * scale) @ key.transpose(-1, -2)  # (rows, heads, tokens, tokens)
-    if mask is not None:
-        scores = scores + (_as_addend(mask, scores.dtype) if mask.dtype == torch.bool else mask)
+    if is_visible is not None:
+        # an addend serves all heads, where filling would go through every score
+        scores = scores + torch.zeros_like(is_visible, dtype=scores.dtype).masked_fill_(~is_visible, -torch.inf)
     weights = scores.softmax(-1)
     if show is not None:
         show(weights)
     return dropped(weights, dropout) @ value
-
-
-def _as_addend(is_visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a token sees another, -inf elsewhere; one addend serves all heads, where filling would go through every score."""
-    return torch.zeros_like(is_visible, dtype=dtype).masked_fill_(~is_visible, -torch.inf)
 
 
 def _products_are_faster(query: Tensor, dropout: float) -> bool:

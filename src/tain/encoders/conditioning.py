@@ -130,16 +130,12 @@ class ConditionalMaskedLM(nn.Module):
         """
         packed = batch.texts.to(self._encoder.device)
         table = self._encoder.model.get_input_embeddings()
-        owner = packed.owners
+        owner = packed.owners  # of each token
+        given = self._in_packed_order(vectors, packed, table.weight)
         if vectors is None:
-            vectors = table.weight.new_zeros(self.conditioning.conditions, packed.texts, self._encoder.dim)
-            pseudo = vectors.new_empty(packed.texts, 0, self._encoder.dim)
+            pseudo = given.new_empty(packed.texts, 0, self._encoder.dim)
         else:
-            if vectors.shape[:2] != (self.conditioning.conditions, packed.texts):
-                raise ShapeError(f"{self.conditioning.conditions} x {packed.texts} vectors are needed, got {tuple(vectors.shape)}")
-            vectors = vectors[:, packed.order].to(table.weight.dtype)
-            typed = self.conditioning.spread(vectors) + self.conditioning.side_embedding[:, None]
-            pseudo = typed.flatten(1, 2)  # (texts, prefix, dim)
+            pseudo = (self.conditioning.spread(given) + self.conditioning.side_embedding[:, None]).flatten(1, 2)  # (texts, prefix, dim)
         prefix = pseudo.shape[1]
         layout = _Layout.of(packed, owner, prefix)
         places = batch.places.to(packed.ids.device)
@@ -147,12 +143,21 @@ class ConditionalMaskedLM(nn.Module):
         with self._without_additions(layout.is_pseudo):
             return self._network.logits_at(
                 places + (owner[places] + 1) * prefix,
-                change=self._skip_over(vectors, owner[places]),
+                change=self._skip_over(given, owner[places]),
                 inputs_embeds=embeddings[None],
                 position_ids=layout.positions[None] + self._encoder.position_offset,
                 attention_mask=None,
                 packing=Packing(layout.groups, prefix=prefix),
             )
+
+    def _in_packed_order(self, vectors: Tensor | None, packed: PackedTexts, like: Tensor) -> Float[Tensor, "conditions texts dim"]:
+        """Sort vectors as the texts lie in memory, in the model's number type; zeros where there are none."""
+        needed = (self.conditioning.conditions, packed.texts)
+        if vectors is None:
+            return like.new_zeros(*needed, self._encoder.dim)
+        if vectors.shape[:2] != needed:
+            raise ShapeError(f"{needed[0]} x {needed[1]} vectors are needed, got {tuple(vectors.shape)}")
+        return vectors[:, packed.order].to(like.dtype)
 
     def _skip_over(self, vectors: Tensor, owner: Tensor) -> Any:
         """What the head is shown in place of the encoder's output, or None for the output itself."""
@@ -164,7 +169,11 @@ class ConditionalMaskedLM(nn.Module):
     def _without_additions(self, is_pseudo: Tensor) -> Iterator[None]:
         """Keep what position and type tables add away from the pseudo-tokens."""
         keep = ~is_pseudo[:, None]  # every element True where there are no pseudo-tokens: nothing changes then, to the bit
-        hooks = [part.register_forward_hook(lambda module, inputs, output: output * keep) for part in self._added]
+
+        def kept(part: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            return output * keep
+
+        hooks = [part.register_forward_hook(kept) for part in self._added]
         try:
             yield
         finally:

@@ -15,7 +15,7 @@ def dropped(states: Tensor, probability: float) -> Tensor:
     """
     if probability <= 0.0 or states.numel() == 0:
         return states
-    if states.device.type != "cpu":
+    if states.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler draws numbers of its own, within its loops
         return nn.functional.dropout(states, probability, training=True)
     elements = states.numel()
     seed = int(torch.empty((), dtype=torch.int64).random_())

@@ -4,7 +4,7 @@ import inspect
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tain.batches.packing import pack, pad
@@ -53,8 +53,19 @@ class TransformerEncoder(nn.Module):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def has_segments(self) -> bool:
+        """Tell whether the model knows a first and a second part of its input."""
+        kinds = getattr(self.model.config, "type_vocab_size", 0) or 0
+        return kinds > 1 and "token_type_ids" in inspect.signature(self.model.forward).parameters
+
     def tokens(
-        self, packed: PackedTexts, *, drophead: float = 0.0, capture: attention.Capture | None = None
+        self,
+        packed: PackedTexts,
+        *,
+        drophead: float = 0.0,
+        capture: attention.Capture | None = None,
+        second_parts: Int[Tensor, " texts"] | None = None,
     ) -> Float[Tensor, "tokens dim"]:
         """Compute the last layer's token vectors, in packed order; what fillers of shared rows get means nothing.
 
@@ -62,19 +73,24 @@ class TransformerEncoder(nn.Module):
             packed: The batch.
             drophead: Probability to drop a head, per text and layer; acts in train mode only.
             capture: Shown every layer's attention weights and values; packed layout only.
+            second_parts: Where each text's second part begins, in tokens, in the order given to ``pack``: from there on tokens are of
+                segment 1. Of no account to a model without segments.
 
         Raises:
             UserError: Drophead or capture is asked of a model that runs padded.
             ShapeError: Texts share rows and the model runs padded.
         """
         packed = packed.to(self.device)
+        segments = None if second_parts is None or not self.has_segments else _segments(packed, second_parts.to(self.device))
         if self.layout == "packed":
             packing = attention.Packing(packed.groups, owners=packed.shared_owners, drophead=drophead, capture=capture)
+            more = {} if segments is None else {"token_type_ids": segments[None]}
             output = self.model(
                 input_ids=packed.ids[None],
                 position_ids=packed.positions[None] + self.position_offset,
                 attention_mask=None,
                 packing=packing,
+                **more,
             )
             return output.last_hidden_state[0]
         if drophead or capture:
@@ -82,7 +98,11 @@ class TransformerEncoder(nn.Module):
         if packed.shared_owners is not None:
             raise ShapeError("texts share rows, which only packed attention can keep apart: pack them without share_rows")
         ids, is_token = pad(packed, pad_id=self.pad_id)
-        return self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state[is_token]
+        more = {}
+        if segments is not None:
+            more["token_type_ids"] = torch.zeros_like(ids)
+            more["token_type_ids"][is_token] = segments[packed.owners < packed.texts]
+        return self.model(input_ids=ids, attention_mask=is_token.long(), **more).last_hidden_state[is_token]
 
     def forward(self, packed: PackedTexts, *, drophead: float = 0.0) -> Float[Tensor, "texts dim"]:
         """Compute one float32 vector a text, in the order the caller gave the texts to ``pack``."""
@@ -143,6 +163,12 @@ class TransformerEncoder(nn.Module):
         if not agrees:
             self.model.config._attn_implementation = before
         return agrees
+
+
+def _segments(packed: PackedTexts, second_parts: Int[Tensor, " texts"]) -> Int[Tensor, " tokens"]:
+    """0 on the tokens of each text's first part, 1 on those of its second; fillers have 0."""
+    begins = torch.cat([second_parts[packed.order], second_parts.new_full((1,), int(packed.ids.numel()))])
+    return (packed.positions >= begins[packed.owners]).long()
 
 
 def switch_attention(model: Any) -> bool:

@@ -92,7 +92,7 @@ class Lexicon:
                 f" {self.languages[1]}, but an orthogonal map needs one width: give models of one width"
             )
         left_row, right_row = ({word: row for row, word in enumerate(side)} for side in self.words())
-        left_known, right_known = left.any(axis=1), right.any(axis=1)
+        left_known, right_known = np.any(left, axis=1), np.any(right, axis=1)
         pairs = np.array([(left_row[source], right_row[target]) for source, target in self.trained])
         pairs = pairs[left_known[pairs[:, 0]] & right_known[pairs[:, 1]]]
         if len(pairs) == 0 or right_known.sum() < NEIGHBOURS or left_known.sum() < NEIGHBOURS:

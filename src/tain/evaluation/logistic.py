@@ -120,6 +120,7 @@ class LogisticRegressions:
     ) -> tuple[Tensor, Tensor]:
         """Halve each open fit's step until its loss falls enough; fits that are done, or cannot fall, keep a step of 0."""
         length = is_open.to(torch.float64)
+        found, falls = loss, torch.zeros_like(is_open)
         for _ in range(_MOST_HALVINGS):
             at = length[None, :, None]
             found = self._loss(weights + at * direction, logits + at * logits_direction, counted)

@@ -1,6 +1,6 @@
 """Linking names to concepts without training: a mention belongs to the concept whose name is nearest.
 
-Liu et al. 2021 (Mirror-BERT), section 4.2, as in Sung et al. 2020 (BioSyn): accuracy@k is the share of mentions with a gold concept
+Biomedical entity linking in Liu et al. 2021 (Mirror-BERT), after Sung et al. 2020 (BioSyn): accuracy@k is the share of mentions with a gold concept
 among the concepts of the k nearest names. Names are compared as they are written: nothing is lower-cased, no abbreviation expanded.
 """
 

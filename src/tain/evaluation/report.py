@@ -4,7 +4,7 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -255,7 +255,7 @@ def _suite_result(suite: Suite, cosines: dict[str, list[np.ndarray]], *, resampl
         sets = [scored for scored in suite.sets if scored.group == title]
         found = [_set_figures(scored, np.stack(cosines[scored.key]), resamples=resamples, seed=seed) for scored in sets]
         rows = tuple(
-            Row(key=s.key, title=s.title, unit=SPEARMAN_UNIT, better="higher", items=len(s.gold), figures=_figures(*values))
+            Row(key=s.key, title=s.title, unit=SPEARMAN_UNIT, better="higher", items=len(s.gold), figures=figures_of(*values))
             for s, values in zip(sets, found, strict=True)
         )
         groups.append(_group(suite, title, rows, found))
@@ -269,7 +269,7 @@ def _group(suite: Suite, title: str, rows: tuple[Row, ...], found: list[tuple[np
 
 def _set_figures(scored: ScoredSet, cosines: np.ndarray, *, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The models' figures (models,) and their bootstrap values (models, resamples), which depend on no other set."""
-    rng = np.random.default_rng([seed, _number_of(scored.key)])
+    rng = np.random.default_rng([seed, _number_of(PurePath(scored.key).name)])  # a table of one's own may move to another folder
     values = np.array([spearman(scored.gold, row) for row in cosines])
     return 100 * values, 100 * bootstrap_spearman(scored.gold, cosines, resamples=resamples, rng=rng)
 
@@ -284,11 +284,11 @@ def _mean_row(title: str, rows: tuple[Row, ...], found: list[tuple[np.ndarray, n
         unit=rows[0].unit,
         better="higher",
         items=sum(row.items for row in rows),
-        figures=_figures(values, replicates),
+        figures=figures_of(values, replicates),
     )
 
 
-def _figures(values: np.ndarray, replicates: np.ndarray) -> tuple[Figure, ...]:
+def figures_of(values: np.ndarray, replicates: np.ndarray) -> tuple[Figure, ...]:
     """Put values (models,) and their paired bootstrap values (models, resamples) together."""
     figures = [Figure(value=float(values[0]), interval=percentile_interval(replicates[0]))]
     for value, row in zip(values[1:], replicates[1:], strict=True):
@@ -315,7 +315,7 @@ def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, res
             rng = np.random.default_rng([seed, _number_of(first.key)])
             shares = 100 * np.stack([outcome.shares for outcome in of_models])
             values = shares.mean(axis=1), bootstrap_means(shares, resamples=resamples, rng=rng)
-            items, figures = shares.shape[1], _figures(*values)
+            items, figures = shares.shape[1], figures_of(*values)
             row = Row(key=first.key, title=first.title, unit=ACCURACY_UNIT, better="higher", items=items, figures=figures)
             by_group.setdefault(first.group, []).append((row, values))
     groups = tuple(
@@ -346,7 +346,7 @@ def _geometry_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]])
         values = factor * np.array([getattr(report, field) for report, _ in found])
         replicates = factor * np.stack([bootstrap[field] for _, bootstrap in found])
         items = first.texts - first.too_short if field.startswith("self_retrieval") else first.texts
-        rows[field] = Row(key=field, title=title, unit=unit, better=better, items=items, figures=_figures(values, replicates))
+        rows[field] = Row(key=field, title=title, unit=unit, better=better, items=items, figures=figures_of(values, replicates))
     retrieval = tuple(row for field, row in rows.items() if field.startswith("self_retrieval"))
     distribution = tuple(row for field, row in rows.items() if not field.startswith("self_retrieval"))
     note = f"{first.texts} texts"

@@ -58,7 +58,7 @@ class LinearCorrection:
 class LanguageCorrection:
     """v becomes v - C C^T v with the directions C of its language, and keeps its length otherwise.
 
-    Yang et al. 2021 (CMLM), section 5: the directions are the first left singular vectors of one language's vectors, not centred.
+    Yang et al. 2021 (CMLM), principal component removal: the directions are the first left singular vectors of one language's vectors, not centred.
 
     Attributes:
         directions: For each language float32 (components, dim), rows of length 1 at right angles.

@@ -109,7 +109,7 @@ class LinearFit:
 def fit_language(moments: Moments, *, language: str, components: int) -> LanguageFit:
     """Find the ``components`` directions in which a language's vectors, not centred, are strongest.
 
-    Yang et al. 2021 (CMLM), section 5, where one direction is removed.
+    Yang et al. 2021 (CMLM), where one direction is removed.
 
     Raises:
         UserError: Fewer vectors than directions, directions for every dimension, or nothing but zeros.

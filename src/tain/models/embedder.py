@@ -255,13 +255,14 @@ class Embedder:
                 digest.update(f"{name} {array.shape}".encode() + array.tobytes())
         return digest.hexdigest()
 
-    def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
+    def save(self, folder: Path, *, record: dict[str, Any], card: str, similarity: Literal["cosine", "dot"] = "cosine") -> None:
         """Write the encoder into an existing folder as sentence-transformers reads it, weights in float32.
 
         Args:
             folder: Where to; see ``whole_folder`` for making it appear whole.
             record: Kind, config, base model, seeds and figures for ``tain.json``.
             card: The model card, Markdown.
+            similarity: How its vectors are to be compared.
         """
         dtype = next(self.encoder.parameters()).dtype
         set_number_type(self.encoder, torch.float32)
@@ -277,6 +278,7 @@ class Embedder:
             correction=self.correction,
             record=record,
             card=card,
+            similarity=similarity,
         )
 
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
@@ -58,7 +58,7 @@ def locate(name: str | Path) -> str:
         return str(name)
     if not path.is_dir():
         raise UserError(f"model {str(name)!r} is a file: give the folder that holds config.json and model.safetensors")
-    if not (path / "config.json").exists() and not (path / "modules.json").exists():
+    if not any((path / file).exists() for file in ("config.json", "modules.json", "tain.json")):
         raise UserError(
             f"model folder {str(name)!r} has no config.json: give a folder written by transformers, sentence-transformers or tain"
         )
@@ -95,8 +95,9 @@ def read_layout(name: str | Path) -> Layout:
         return _read_json(_stored_file(path, file))
 
     record = stored("tain.json")
-    if record.get("format", FORMAT) > FORMAT:
-        raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
+    if record.get("kind") == "ranker" and not (record["ranker"]["type"] == "bi" and record["ranker"]["shared"]):
+        raise UserError(f"model {str(name)!r} is a ranker, not one encoder: use it with tain rank, or give one of the encoders inside it")
+    _refuse_newer(record, name)
     modules = stored("modules.json") or []
     transformer, pooling, normalise, inner, correction = path, None, False, "", None
     for module in modules:
@@ -135,6 +136,7 @@ def write_layout(
     record: dict[str, Any],
     card: str,
     correction: LinearCorrection | LanguageCorrection | None = None,
+    similarity: Literal["cosine", "dot"] = "cosine",
 ) -> None:
     """Write everything of a saved encoder but its weights and tokenizer.
 
@@ -148,6 +150,7 @@ def write_layout(
         card: The model card, Markdown.
         correction: What is done to pooled vectors. A linear one becomes a Dense layer, which sentence-transformers runs too; one by
             language a file of its own, which it passes over, and ``record`` must say so.
+        similarity: How its vectors are to be compared.
     """
     kinds = ["Pooling", *(["Dense"] if isinstance(correction, LinearCorrection) else []), *(["Normalize"] if normalise else [])]
     modules = [("", "Transformer"), *((f"{place}_{kind}", kind) for place, kind in enumerate(kinds, start=1))]
@@ -171,16 +174,55 @@ def write_layout(
         {"word_embedding_dimension": dim, **{f"pooling_mode_{mode}": mode == chosen for mode in modes}, "include_prompt": True},
     )
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
-    found = versions()
-    _write_json(
-        folder / "config_sentence_transformers.json",
-        {
-            "__version__": {"sentence_transformers": "2.2.2", "transformers": found.get("transformers"), "pytorch": found.get("torch")},
-            "similarity_fn_name": "cosine",
-        },
-    )
-    _write_json(folder / "tain.json", {"format": FORMAT, **record, "versions": found})
+    _write_similarity(folder, similarity)
+    write_record(folder, record)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write ``tain.json``: format and versions beside what is given."""
+    _write_json(folder / "tain.json", {"format": FORMAT, **record, "versions": versions()})
+
+
+def read_record(name: str | Path) -> dict[str, Any]:
+    """Read a model's ``tain.json``; empty where it has none, and for what is no local folder.
+
+    Raises:
+        UserError: It is of a newer format, or damaged.
+    """
+    folder = Path(name)
+    record = _read_json(folder / "tain.json") if folder.is_dir() else {}
+    _refuse_newer(record, name)
+    return record
+
+
+def _refuse_newer(record: dict[str, Any], name: str | Path) -> None:
+    if record.get("format", FORMAT) > FORMAT:
+        raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
+
+
+def write_router(folder: Path, *, query: str, document: str) -> None:
+    """Let sentence-transformers (5 and later) read two saved encoders below ``folder`` as one model with two towers.
+
+    Args:
+        folder: An existing folder.
+        query: Name of the subfolder that encodes queries (``encode_query``).
+        document: Name of the one that encodes documents (``encode_document``).
+    """
+    _write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Router"}])
+    kinds = {"": "Transformer", "/1_Pooling": "Pooling"}
+    towers = {"query": query, "document": document}
+    types = {f"{tower}{part}": f"sentence_transformers.models.{kind}" for tower in towers.values() for part, kind in kinds.items()}
+    structure = {route: [f"{tower}{part}" for part in kinds] for route, tower in towers.items()}
+    routes = {"types": types, "structure": structure, "parameters": {"default_route": "query", "allow_empty_key": True}}
+    _write_json(folder / "router_config.json", routes)
+    _write_similarity(folder, "dot")
+
+
+def _write_similarity(folder: Path, similarity: str) -> None:
+    found = versions()
+    written_for = {"sentence_transformers": "2.2.2", "transformers": found.get("transformers"), "pytorch": found.get("torch")}
+    _write_json(folder / "config_sentence_transformers.json", {"__version__": written_for, "similarity_fn_name": similarity})
 
 
 def _pooling(config: dict[str, Any], name: str | Path) -> Pooling:

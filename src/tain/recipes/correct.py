@@ -1,7 +1,8 @@
 """Correct an encoder's vectors after the fact: by language, by whitening, or by removing the strongest components.
 
-By language: Yang et al. 2021 (CMLM), section 5. Vectors of one language share directions that say nothing but which language it is;
-without them translations come nearer than strangers of the same language. Nothing is trained, no labels and no translations are used.
+By language: Yang et al. 2021 (CMLM), principal component removal. Vectors of one language share directions that say nothing but which
+language it is; without them translations come nearer than strangers of the same language. Nothing is trained, no labels and no
+translations are used.
 """
 
 from collections.abc import Iterable, Mapping

@@ -3,7 +3,7 @@
 from typing import Any
 
 _WHAT = {
-    "languages": "the directions that the vectors of one language share are taken out of them (Yang et al. 2021, CMLM, section 5)",
+    "languages": "the directions that the vectors of one language share are taken out of them (Yang et al. 2021, CMLM)",
     "whiten": "its vectors are centred, turned to their principal components and brought to variance 1 in each",
     "remove-top": "its vectors are centred and their strongest principal components taken out (Mu and Viswanath 2018)",
 }

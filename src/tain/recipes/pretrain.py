@@ -26,8 +26,9 @@ from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_file, whole_folder
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, set_number_type, versions
+from tain.models.embedder import max_length
 from tain.models.masked_lm import load_masked_lm, refuse_without_mask
-from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, write_conditional_layout
+from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
 from tain.recipes.pretrain_start import new_model, train_wordpiece
@@ -171,8 +172,9 @@ class _Session:
     def _new(self) -> tuple[Any, Shards]:
         self.tokenizer = self._new_tokenizer()
         refuse_without_mask(self.tokenizer, self.config.tokenizer or self.model_name)
-        shards = self._shards()
         model = new_model(self.config, self.tokenizer)
+        self._refuse_long_blocks(model)
+        shards = self._shards()
         if self.config.cooccurrence_start and not self.config.resume:
             self._start_embeddings(model, shards)
         return model, shards
@@ -180,6 +182,7 @@ class _Session:
     def _continued(self) -> tuple[Any, Shards]:
         loaded = load_masked_lm(self.model_name, trust_remote_code=self.config.trust_remote_code)
         self.tokenizer = loaded.tokenizer
+        self._refuse_long_blocks(loaded.model)
         self.facts["new_head"] = loaded.new_head
         if loaded.new_head:
             self.progress.note(f"{self.model_name!r} has no prediction head ({len(loaded.new_head)} parameters): a new one starts random")
@@ -190,6 +193,17 @@ class _Session:
             self.facts["added_words"] = len(new)
             self.progress.note(f"the tokenizer learned {len(new):,} words" + self._examples(new))
         return loaded.model, self._shards()
+
+    def _refuse_long_blocks(self, model: Any) -> None:
+        """Refuse blocks that are longer than the model's positions, before any text is tokenised."""
+        positions = max_length(model, self.tokenizer)
+        pseudo_tokens = pseudo_tokens_of(self.config)
+        if self.config.block_tokens + pseudo_tokens > positions:
+            beside = f" beside {pseudo_tokens} pseudo-tokens" if pseudo_tokens else ""
+            raise UserError(
+                f"block_tokens is {self.config.block_tokens}, but model {self.model_name!r} reads {positions} tokens{beside} at most: "
+                f"give {positions - pseudo_tokens} or fewer"
+            )
 
     def _new_tokenizer(self) -> Any:
         import transformers
@@ -290,6 +304,9 @@ class _Session:
             if done in marks:
                 self._snapshot(network.model, optimizer, tokens)
 
+        identity = self._identity()
+        # what a checkpoint that is older than a setting does not say; one that does not know its texts is believed
+        defaults = {entry.name: entry.default for entry in fields(PretrainConfig)} | {"texts": identity["texts"]}
         began_s = time.monotonic()
         out_of_time: Callable[[int], bool] | None = None
         if config.minutes is not None:
@@ -302,7 +319,7 @@ class _Session:
             progress=self.progress,
             name="pretrain",
             rate_factor=warmup_then_linear(steps, warmup_steps=config.warmup_steps, decay_share=config.decay_share),
-            saving=Saving(self.work / "checkpoint", config.checkpoint_every_s, config.resume, self._identity(), _defaults()),
+            saving=Saving(self.work / "checkpoint", config.checkpoint_every_s, config.resume, identity, defaults),
             after_step=after_step,
             enough=out_of_time,
         )
@@ -311,7 +328,9 @@ class _Session:
         """What must not change when a run goes on; how long it runs, where and how it cools down may."""
         free = {"tokens", "decay_share", "resume", "minutes", "checkpoint_every_s", "compile", "device", "save_dtype", "shards"}
         free |= {"validation", "validate_every_tokens", "snapshots"}
-        return {"model": self.model_name, **{name: value for name, value in _plain(self.config).items() if name not in free}}
+        texts = hashlib.sha256(json.dumps(self.sources.facts()).encode()).hexdigest()[:16]
+        settings = {name: value for name, value in _plain(self.config).items() if name not in free}
+        return {"model": self.model_name, "texts": texts, **settings}
 
     def _log(self, done: int, tokens: int, figures: dict[str, float]) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -359,11 +378,6 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain_value(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _defaults() -> dict[str, Any]:
-    """What a setting is in a checkpoint that is older than the setting."""
-    return {entry.name: entry.default for entry in fields(PretrainConfig)}
 
 
 def _doubling_steps(step_tokens: int) -> set[int]:

@@ -37,6 +37,13 @@ _HELD_OUT_TARGETS = 400  # in all
 _BATCH_TARGETS = 50
 
 
+def pseudo_tokens_of(config: PretrainConfig) -> int:
+    """Tokens that a sentence's neighbours put before it."""
+    if config.objective != "cmlm":
+        return 0
+    return config.pseudo_tokens * (2 if config.neighbour == "both" else 1)
+
+
 def conditional_model(model: Any, config: PretrainConfig) -> ConditionalMaskedLM:
     """Put between a masked language model's two passes what the settings ask for."""
     return ConditionalMaskedLM(

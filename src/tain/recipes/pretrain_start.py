@@ -1,4 +1,4 @@
-"""What pretraining starts from: a new model and tokenizer, or someone's, grown by words of the texts."""
+"""What pretraining from scratch starts from: a model with random weights, and a tokenizer trained on the texts."""
 
 from collections.abc import Iterator
 from typing import Any

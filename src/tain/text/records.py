@@ -11,6 +11,14 @@ class Pair(NamedTuple):
     right: str
 
 
+class RankingExample(NamedTuple):
+    """A context, every text that answers it rightly, and texts that are known not to."""
+
+    context: str
+    answers: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+
+
 class Sentence(NamedTuple):
     """A line (or a table's cell) of running text, which may be a whole paragraph, and whether a document begins with it."""
 

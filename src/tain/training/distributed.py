@@ -58,6 +58,15 @@ def sum_gradients(model: nn.Module) -> None:
             dist.all_reduce(parameter.grad)
 
 
+def summed(value: float) -> float:
+    """Add up a number over the processes."""
+    if world_size() == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(total)
+    return total.item()
+
+
 def wait_for_all() -> None:
     if world_size() > 1:
         dist.barrier()

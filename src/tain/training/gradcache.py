@@ -24,6 +24,7 @@ def cached_gradients(
     loss: Callable[[Float[Tensor, "all dim"]], Tensor],
     reseed: Callable[[int], object],
     total: int,
+    rows_each: int = 1,
 ) -> float:
     """Leave this process's share of the gradient of ``loss`` in the model's parameters.
 
@@ -33,7 +34,8 @@ def cached_gradients(
         embed: Computes the vectors of a part, with gradients where torch records them.
         loss: The loss of all rows, process after process.
         reseed: Sets the random state for part number n, so that both passes drop the same elements.
-        total: Rows over all processes, shared out by ``distributed.share_of``.
+        total: Items over all processes, shared out by ``distributed.share_of``.
+        rows_each: Rows that belong to one item, next to each other.
 
     Returns:
         The loss, the same in every process. Add up the processes' gradients with ``distributed.sum_gradients``.
@@ -46,11 +48,13 @@ def cached_gradients(
             vectors.append(embed(part))
     places = torch.tensor([place for part_rows in rows for place in part_rows], device=vectors[0].device)
     mine = torch.cat(vectors)[places.argsort()]
-    everyone = distributed.gathered(mine.detach(), total=total).clone().requires_grad_()
+    items = distributed.gathered(mine.detach().reshape(-1, rows_each * mine.shape[1]), total=total)
+    everyone = items.reshape(total * rows_each, -1).clone().requires_grad_()
     value = loss(everyone)
     value.backward()
     assert everyone.grad is not None
-    gradient = everyone.grad[distributed.share_of(total)]
+    share = distributed.share_of(total)
+    gradient = everyone.grad[share.start * rows_each : share.stop * rows_each]
     if is_single:
         mine.backward(gradient)
     else:

@@ -60,6 +60,7 @@ def train(
     saving: Saving | None = None,
     after_step: Callable[[int], None] | None = None,
     enough: Callable[[int], bool] | None = None,
+    memory: dict[str, Any] | None = None,
 ) -> Trained:
     """Run steps until ``steps`` are done or ``enough`` says so.
 
@@ -74,6 +75,7 @@ def train(
         saving: Checkpoints; None keeps none.
         after_step: Called with the number of steps done, after each.
         enough: Asked with the number of steps done, after each; True ends the run early.
+        memory: What ``after_step`` and ``rate_factor`` go by, as JSON knows it; kept in checkpoints, and given back in place on resuming.
 
     Raises:
         UserError: The loss is not a finite number. The optimizer has not been stepped with it, and with ``saving`` the
@@ -85,11 +87,14 @@ def train(
         checkpoint, tensors = load_checkpoint(saving.folder, identity=saving.identity, defaults=saving.defaults)
         optimizer.load_state(tensors)
         first, losses = checkpoint.step, list(checkpoint.figures["losses"])
+        if memory is not None:
+            memory.update(checkpoint.figures["memory"])
     began_s = saved_s = time.monotonic()
 
     def keep(done: int) -> None:
         assert saving is not None
-        save_checkpoint(saving.folder, Checkpoint(done, saving.identity, {"losses": losses}), optimizer.state())
+        figures = {"losses": losses} if memory is None else {"losses": losses, "memory": memory}
+        save_checkpoint(saving.folder, Checkpoint(done, saving.identity, figures), optimizer.state())
 
     done = first
     with progress.task(name, steps, already=first) as task:

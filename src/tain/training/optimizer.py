@@ -1,7 +1,7 @@
 """Float32 master weights over a model that computes in bfloat16, and the optimizers on top of them."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,12 @@ class MasterWeights:
     def load_state(self, state: dict[str, Tensor]) -> None:
         if set(state) != set(self.names):
             raise UserError("the checkpoint belongs to another model: its parameters have other names; start again without --resume")
+        resized = [name for name, master in zip(self.names, self.masters, strict=True) if state[name].shape != master.shape]
+        if resized:
+            raise UserError(
+                f"the checkpoint belongs to another model: {resized[0]} has the shape {tuple(state[resized[0]].shape)} there;"
+                " start again without --resume"
+            )
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(state[name])
         if self.is_copied:
@@ -141,6 +147,38 @@ def adamw(weights: MasterWeights, *, learning_rate: float, weight_decay: float, 
     """AdamW on every parameter alike, bias and layer norm included, as the Mirror-BERT reference does."""
     part = torch.optim.AdamW(weights.masters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     return Optimizer(weights, [part], buffers=buffers)
+
+
+def two_rates(
+    weights: MasterWeights,
+    *,
+    method: Literal["adamax", "adamw"],
+    learning_rate: float,
+    head_rate: float,
+    head_prefix: str,
+    weight_decay: float,
+) -> Optimizer:
+    """Adamax or AdamW with a learning rate of its own for a head, which starts from nothing while its encoder was trained before.
+
+    Args:
+        weights: What is stepped.
+        method: Adamax is the poly-encoders' released commands', AdamW their paper's with BERT's weights.
+        learning_rate: Of the encoder.
+        head_rate: Of the head; its parameters have no weight decay.
+        head_prefix: How the names of its parameters begin.
+        weight_decay: Of the encoder.
+    """
+    named = list(zip(weights.names, weights.masters, strict=True))
+    head = [master for name, master in named if name.startswith(head_prefix)]
+    encoder = [master for name, master in named if not name.startswith(head_prefix)]
+    groups: list[dict[str, Any]] = [
+        {"params": encoder, "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": head, "lr": head_rate, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if method == "adamax":
+        return Optimizer(weights, [torch.optim.Adamax(groups)])
+    return Optimizer(weights, [torch.optim.AdamW(groups, fused=True)])
 
 
 def muon_and_adamw(

@@ -1,0 +1,271 @@
+"""Bi-, poly- and cross-encoders on dialogue responses and answer sentences: quality against latency.
+
+    python benchmarks/ranking_runs.py --seeds 3
+    python benchmarks/ranking_runs.py --quick          (a few steps of each kind, no results file)
+    python benchmarks/ranking_runs.py --plot           (draws docs/ranking.svg from the results)
+
+sgd: the next system turn given the dialogue so far. ubuntu_irc: a message given the one it answers, and those before it.
+trec_qa: the sentences that answer a question, among those listed. Settings are the same for all rankers of a kind; what is best
+on the dev part is kept, the test part is measured once. Rows go to WORK/rows.jsonl as they are found, and a row that is there is
+not measured again, so that a run can be cut off.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from measuring import RESULTS, machine, minilm_folder
+from tain.evaluation.candidates import given_lists, latencies, list_figures, list_scores, sampled_lists
+from tain.recipes.rank import rank
+from tain.text.ranking_pairs import read_ranking_examples
+from tain.text.readers import read_rows
+from tain.text.records import RankingExample
+
+KINDS = {
+    "bi": {"type": "bi"},
+    "poly-16": {"type": "poly", "codes": 16},
+    "poly-64": {"type": "poly", "codes": 64},
+    "poly-360": {"type": "poly", "codes": 360, "code_kind": "first"},
+    "cross": {"type": "cross"},
+}
+TASKS = ("sgd", "ubuntu_irc", "trec_qa")
+CANDIDATES = (20, 100)
+HISTORY_TURNS = 20  # the paper's
+
+
+def main():
+    chosen = arguments()
+    if chosen.plot:
+        draw()
+        return
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    rows_file = chosen.work / "rows.jsonl"
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file.exists() and not chosen.quick else []
+    done = {(row["task"], row["model"], row["kind"], row["seed"]) for row in rows}
+    models = {"tain-mini": "tain-mini", "all-MiniLM-L6-v2": str(minilm_folder())}
+    for task in chosen.tasks:
+        parts = {part: examples(task, part, chosen) for part in ("train", "dev", "test")}
+        for seed in range(13, 13 + chosen.seeds):
+            for model, folder in models.items():
+                for kind in chosen.kinds:
+                    if model in chosen.models and (task, model, kind, seed) not in done:
+                        row = {"task": task, "model": model, "kind": kind, "seed": seed, **measured(folder, kind, seed, parts, chosen)}
+                        rows.append(row)
+                        print(json.dumps(row), file=sys.stderr, flush=True)
+                        if not chosen.quick:
+                            with rows_file.open("a", encoding="utf-8") as file:
+                                file.write(json.dumps(row) + "\n")
+    summary = summed_up(rows)
+    show(summary)
+    if not chosen.quick:
+        RESULTS.mkdir(exist_ok=True)
+        content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "settings": KINDS, "summary": summary, "rows": rows}
+        (RESULTS / "ranking_runs.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--models", nargs="+", default=["tain-mini", "all-MiniLM-L6-v2"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=20_000, help="training pairs of a task, at most")
+    parser.add_argument("--queries", type=int, default=1000, help="test contexts of a task, at most")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--batch-contexts", type=int, default=64, help="of bi and poly; cross takes a quarter")
+    parser.add_argument("--work", type=Path, default=Path("runs/ranking"), help="folder for rows")
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--quick", action="store_true", help="few pairs, one epoch, one seed, tain-mini; no results file")
+    parser.add_argument("--plot", action="store_true", help="only draw the plot")
+    chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.pairs, chosen.queries, chosen.epochs, chosen.seeds, chosen.batch_contexts = 96, 24, 1, 1, 16
+        chosen.models = ["tain-mini"]
+    return chosen
+
+
+# ---- the three tasks as contexts and answers
+
+
+def examples(task, part, chosen):
+    limit = chosen.pairs if part == "train" else chosen.queries
+    path = next((chosen.data / task).glob(f"{task}_{part}.tsv*"), None)
+    if path is None:
+        sys.exit(f"error: {chosen.data / task} has no {task}_{part}.tsv: give the evaluation data by --data")
+    if task == "trec_qa":
+        return read_ranking_examples(path, columns=("question", "answer"), label="label")[:limit]
+    pairs = list((dialogue_pairs if task == "sgd" else reply_pairs)(path))
+    order = np.random.default_rng(1).permutation(len(pairs))[:limit]
+    joined = {}
+    for place in sorted(order):
+        context, answer = pairs[place]
+        joined.setdefault(context, {})[answer] = None
+    return [RankingExample(context, tuple(answers)) for context, answers in joined.items()]
+
+
+def dialogue_pairs(path):
+    """Every system turn with the turns before it."""
+    before, dialogue = [], None
+    for row in read_rows(path)[1]:
+        if row["dialogue"] != dialogue:
+            before, dialogue = [], row["dialogue"]
+        if row["speaker"] == "SYSTEM" and before:
+            yield "\n".join(before[-HISTORY_TURNS:]), row["text"]
+        before.append(f"{row['speaker'].lower()}: {row['text']}")
+
+
+def reply_pairs(path):
+    """Every message that answers others, with the last of these and what that one answered, as far back as links go."""
+    messages = {(row["log"], row["message"]): row for row in read_rows(path)[1]}
+    for (log, _), row in messages.items():
+        chain, place = [], row["reply_to"]
+        while place and len(chain) < HISTORY_TURNS:
+            earlier = messages.get((log, place.split(",")[-1]))
+            if earlier is None or earlier["text"] in chain:
+                break
+            chain.append(earlier["text"])
+            place = earlier["reply_to"]
+        if chain:
+            yield "\n".join(reversed(chain)), row["text"]
+
+
+# ---- one row
+
+
+def measured(model, kind, seed, parts, chosen):
+    is_cross = kind == "cross"
+    batch = max(2, chosen.batch_contexts // 4) if is_cross else chosen.batch_contexts
+    result = rank(
+        model,
+        parts["train"],
+        validation=parts["dev"][: 20 if chosen.quick else 200],
+        epochs=chosen.epochs,
+        learning_rate=chosen.learning_rate,
+        batch_contexts=min(batch, len(parts["train"]) // 2),
+        negatives=(3 if chosen.quick else 15) if is_cross else 0,
+        seed=seed,
+        **KINDS[kind],
+    )
+    found = {"seconds": round(result.runs[0].seconds, 1), "steps": result.runs[0].steps}
+    lists = test_lists(parts["test"], chosen)
+    for name, each in lists.items():
+        figures = list_figures(list_scores(result.ranker, each), each.is_right)
+        found[name] = {figure: round(float(100 * values.mean()), 2) for figure, values in figures.items()}
+    some = next(iter(lists.values()))
+    sizes = (1000,) if chosen.quick else (1000, 100_000)
+    texts = list(dict.fromkeys(text for listed in some.lists for text in listed))
+    found["ms"] = {str(each.candidates): round(each.ms, 2) for each in latencies(result.ranker, some.contexts, texts, sizes=sizes)}
+    return found
+
+
+def test_lists(examples, chosen):
+    if any(example.negatives for example in examples):
+        return {"listed": given_lists(examples)}
+    sizes = (5,) if chosen.quick else CANDIDATES
+    return {f"of {size}": sampled_lists(examples, size=size, rng=np.random.default_rng(size)) for size in sizes}
+
+
+# ---- table and plot
+
+
+def summed_up(rows):
+    """Mean and standard deviation over seeds of every figure, by task, model and kind."""
+    summary = []
+    for task, model, kind in dict.fromkeys((row["task"], row["model"], row["kind"]) for row in rows):
+        mine = [row for row in rows if (row["task"], row["model"], row["kind"]) == (task, model, kind)]
+        entry = {"task": task, "model": model, "kind": kind, "seeds": len(mine), "figures": {}}
+        for name in (key for key in mine[0] if key == "listed" or key.startswith("of ")):
+            for figure in mine[0][name]:
+                entry["figures"][f"{figure} {name}"] = spread([row[name][figure] for row in mine])
+        entry["ms"] = {size: spread([row["ms"][size] for row in mine]) for size in mine[0]["ms"]}
+        entry["seconds"] = spread([row["seconds"] for row in mine])
+        summary.append(entry)
+    return summary
+
+
+def spread(values):
+    return [round(float(np.mean(values)), 2), round(float(np.std(values, ddof=1)) if len(values) > 1 else 0.0, 2)]
+
+
+def show(summary):
+    for task, model in dict.fromkeys((row["task"], row["model"]) for row in summary):
+        mine = [row for row in summary if (row["task"], row["model"]) == (task, model)]
+        print(f"\n{task}, from {model}; mean of {mine[0]['seeds']} seeds, standard deviation after ±")
+        names = [*mine[0]["figures"], *(f"ms at {int(size):,}" for size in mine[0]["ms"])]
+        print(f"{'':10}" + "".join(f"{name:>18}" for name in names))
+        for row in mine:
+            cells = [*row["figures"].values(), *row["ms"].values()]
+            print(f"{row['kind']:10}" + "".join(f"{mean:11.2f} ±{deviation:5.2f}" for mean, deviation in cells))
+
+
+def main_figure(row):
+    """R@1 of 20 where candidates are drawn, MAP where they are listed."""
+    return next(name for name in ("R@1 of 20", "MAP listed") if name in row["figures"])
+
+
+def draw():
+    """One panel a task: quality up, time of a query with 1,000 candidates to the right (logarithmic); one shape a kind, filled for MiniLM."""
+    summary = json.loads((RESULTS / "ranking_runs.json").read_text(encoding="utf-8"))["summary"]
+    tasks = list(dict.fromkeys(row["task"] for row in summary))
+    width, panel, top, height = 300 * len(tasks) + 40, 300, 84, 260
+    colours = {"tain-mini": "#8a8a8a", "all-MiniLM-L6-v2": "#0b4f8a"}
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + height + 76}" font-family="system-ui, sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{top + height + 76}" fill="#ffffff"/>',
+        f'<text x="16" y="26" font-size="16" fill="#111">{headline(summary)}</text>',
+        '<text x="16" y="46" fill="#555">blue: from all-MiniLM-L6-v2, grey: from tain-mini; vertical lines: one standard deviation of seeds</text>',
+    ]
+    for number, task in enumerate(tasks):
+        mine = [row for row in summary if row["task"] == task]
+        figure = main_figure(mine[0])
+        left, right = 40 + panel * number + 20, 40 + panel * (number + 1) - 40
+        times = [row["ms"]["1000"][0] for row in mine]
+        values = [value for row in mine for value in (row["figures"][figure][0] - 2, row["figures"][figure][0] + 2)]
+        low, high = np.floor(min(values) / 5) * 5, np.ceil(max(values) / 5) * 5
+        first, last = np.floor(np.log10(min(times))), np.ceil(np.log10(max(times)))
+
+        def x(ms, left=left, right=right, first=first, last=last):
+            return left + (np.log10(ms) - first) / max(1.0, last - first) * (right - left)
+
+        def y(value, low=low, high=high):
+            return top + height - (value - low) / (high - low) * height
+
+        parts.append(f'<text x="{left}" y="{top - 12}" font-size="13" fill="#111">{task}: {figure}, x 100</text>')
+        for value in np.linspace(low, high, 5):
+            parts.append(f'<line x1="{left}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#e4e4e4"/>')
+            parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value:.0f}</text>')
+        for power in range(int(first), int(last) + 1):
+            parts.append(f'<text x="{x(10.0**power):.1f}" y="{top + height + 18}" text-anchor="middle" fill="#555">{10**power:,}</text>')
+        for row in mine:
+            (mean, deviation), colour = row["figures"][figure], colours[row["model"]]
+            across, up = x(row["ms"]["1000"][0]), y(mean)
+            parts.append(
+                f'<line x1="{across:.1f}" x2="{across:.1f}" y1="{y(mean - deviation):.1f}" y2="{y(mean + deviation):.1f}" stroke="{colour}"/>'
+            )
+            parts.append(f'<circle cx="{across:.1f}" cy="{up:.1f}" r="4" fill="{colour}"/>')
+            parts.append(f'<text x="{across + 7:.1f}" y="{up + 4:.1f}" fill="{colour}">{row["kind"]}</text>')
+    parts.append(
+        f'<text x="60" y="{top + height + 42}" fill="#555">milliseconds a query, 1,000 candidates, candidates cached (cross: extrapolated)</text>'
+    )
+    parts.append("</svg>")
+    (Path(__file__).parents[1] / "docs" / "ranking.svg").write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def headline(summary):
+    """Say where a poly-encoder beat its bi-encoder by more than both spreads."""
+    won, others = [], []
+    for task, model in dict.fromkeys((row["task"], row["model"]) for row in summary):
+        mine = {row["kind"]: row["figures"][main_figure(row)] for row in summary if (row["task"], row["model"]) == (task, model)}
+        best = max((values for kind, values in mine.items() if kind.startswith("poly")), default=None)
+        if best is None or "bi" not in mine:
+            continue
+        (won if best[0] - mine["bi"][0] > best[1] + mine["bi"][1] else others).append(f"{task} ({model})")
+    return f"Poly beats bi clearly in {len(won)} of {len(won) + len(others)} settings"
+
+
+if __name__ == "__main__":
+    main()

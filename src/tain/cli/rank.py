@@ -1,0 +1,493 @@
+"""``tain rank train``, ``score``, ``search`` and ``evaluate``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from tain.cli.settings import flags_of, settle
+from tain.cli.sources import TextSource
+from tain.foundation.choices import Dtype
+from tain.foundation.errors import UserError
+from tain.recipes.rank_config import RankConfig
+
+if TYPE_CHECKING:
+    from tain.evaluation.candidates import CandidateLists, RankingReport
+    from tain.evaluation.report import Figure
+    from tain.foundation.progress import Progress
+    from tain.models.rankers import DualRanker, Ranker
+    from tain.ranking.index import CandidateIndex
+    from tain.ranking.rerank import Hit
+    from tain.recipes.rank import Ranked
+    from tain.text.records import RankingExample
+
+rank = App(
+    name="rank",
+    help="Train, use and compare rankers: bi-, poly- and cross-encoders behind one interface.\n\ntain rank train tain-mini pairs.tsv -o ranker",
+    help_format="plaintext",
+)
+
+_Flags: Any = flags_of(RankConfig)
+_NONE_GIVEN = _Flags()
+
+_Columns = Annotated[
+    tuple[str, str] | None,
+    Parameter(help="the contexts' and the answers' column; default: context and answer, or the only two", negative=()),
+]
+_Negatives = Annotated[str | None, Parameter(help='column of wrong answers: a list in jsonl and parquet, ["one", "other"] in tsv and csv')]
+_Label = Annotated[str | None, Parameter(help="column that says by 1 or 0 whether a row's answer is right")]
+_Device = Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")]
+_Dtype = Annotated[Dtype, Parameter(help="number type; auto takes what is fastest here")]
+_Overwrite = Annotated[bool, Parameter(help="replace the output if it exists", negative=())]
+_Json = Annotated[bool, Parameter(help="results and progress as JSON", negative=())]
+_Quiet = Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())]
+
+
+@rank.command
+def train(
+    model: str,
+    pairs: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the ranker")],
+    validation: Annotated[str | None, Parameter(help="table of held-out pairs, with the same columns; default: some of PAIRS")] = None,
+    columns: _Columns = None,
+    negatives_column: _Negatives = None,
+    label: _Label = None,
+    settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
+    overwrite: _Overwrite = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+    config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
+) -> None:
+    """Train a ranker from contexts and their right answers, starting from any encoder.
+
+    tain rank train tain-mini pairs.tsv -o ranker --type poly --codes 64
+
+    Parameters
+    ----------
+    model
+        the encoder to start from: a folder, a hub name, or tain-mini (built in)
+    pairs
+        csv, tsv, jsonl or parquet with a context and a right answer a row; several rows of one context are several right answers
+    """
+    settled = settle(RankConfig, config, file=settings)
+    from tain.foundation.files import refuse_existing
+    from tain.foundation.progress import Progress
+    from tain.models.saved import locate
+
+    refuse_existing(output, overwrite=overwrite)
+    for name in filter(None, (model, settled.mine_with, settled.teacher)):
+        locate(name)
+    given = _examples(pairs, columns, negatives_column, label)
+    held = _examples(validation, columns, negatives_column, label) if validation is not None else []
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    from tain.recipes.rank import rank as run
+
+    result = run(model, given, output, validation=held, config=settled, overwrite=overwrite, progress=progress)
+    from tain.training import distributed
+
+    if distributed.rank() == 0:
+        _show_trained(result, as_json=json)
+    distributed.end_processes()
+
+
+@rank.command
+def score(
+    model: str,
+    pairs: str,
+    /,
+    *,
+    columns: _Columns = None,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="write context, answer and score to this tsv; default: print")
+    ] = None,
+    device: _Device = None,
+    dtype: _Dtype = "auto",
+    overwrite: _Overwrite = False,
+    json: Annotated[bool, Parameter(help="one JSON object a line instead of tab-separated lines", negative=())] = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Score every pair of a table; only scores of the same context compare.
+
+    tain rank score ranker pairs.tsv
+
+    Parameters
+    ----------
+    model
+        a ranker, or any encoder, which then is a bi-encoder
+    pairs
+        csv, tsv, jsonl or parquet with a context and an answer a row
+    """
+    from tain.foundation.files import refuse_existing, whole_file
+    from tain.foundation.progress import Progress
+    from tain.models.saved import locate
+
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite)
+    locate(model)
+    examples = _examples(pairs, columns, None, None)
+    progress = Progress.for_terminal(quiet=quiet)
+    from tain.models.rankers import Ranker
+
+    ranker = Ranker.load(model, device=device, dtype=dtype)
+    scores = ranker.score_lists([one.context for one in examples], [one.answers for one in examples], progress=progress)
+    _tell_truncated(ranker, progress)
+    lines = [
+        _line({"context": one.context, "answer": answer, "score": float(value)}, as_json=json)
+        for one, row in zip(examples, scores, strict=True)
+        for answer, value in zip(one.answers, row, strict=True)
+    ]
+    if not json:
+        lines.insert(0, "context\tanswer\tscore")
+    if output is None:
+        print("\n".join(lines))
+        return
+    with whole_file(output, overwrite=overwrite) as path:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@rank.command
+def search(
+    model: str,
+    contexts: TextSource,
+    /,
+    *,
+    index: Annotated[Path, Parameter(help="folder of the candidates' vectors; made from --candidates where it is not there")],
+    candidates: Annotated[str | None, Parameter(help="texts to be found; must be those that the index was made from")] = None,
+    update: Annotated[
+        bool, Parameter(help="bring the index in line with --candidates: add what is new, delete what is gone", negative=())
+    ] = False,
+    delete: Annotated[str | None, Parameter(help="texts that shall no more be found; they are deleted first")] = None,
+    k: Annotated[int, Parameter(name=["--k", "-k"], help="hits a context")] = 10,
+    probes: Annotated[
+        int | None,
+        Parameter(help="score a short list alone, found by FAISS in so many of its lists: for millions; default: every candidate"),
+    ] = None,
+    rerank: Annotated[str | None, Parameter(help="a second ranker, poly or cross, that orders the best --depth anew")] = None,
+    depth: Annotated[int, Parameter(help="hits that the second ranker sees; more is better and slower")] = 100,
+    column: Annotated[str | None, Parameter(help="the contexts' column, where they are a table")] = None,
+    candidate_column: Annotated[str | None, Parameter(help="the candidates' column, where they are a table")] = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write one JSON object a context to this file")] = None,
+    device: _Device = None,
+    dtype: _Dtype = "auto",
+    overwrite: _Overwrite = False,
+    json: Annotated[bool, Parameter(help="one JSON object a context instead of a list to read", negative=())] = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Find the best of many candidates, which are encoded once; exact, whatever their number.
+
+    tain rank search ranker questions.txt --index answers.index --candidates answers.txt
+
+    Parameters
+    ----------
+    model
+        a bi- or poly-encoder, or any encoder
+    """
+    from tain.foundation.files import refuse_existing, whole_file
+    from tain.foundation.progress import Progress
+    from tain.models.saved import locate
+
+    _refuse_search(k=k, depth=depth, rerank=rerank, update=update, candidates=candidates)
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite)
+    for name in filter(None, (model, rerank)):
+        locate(name)
+    from tain.text.readers import read_texts
+
+    asked = list(read_texts(contexts, column=column))
+    pool = list(read_texts(candidates, column=candidate_column)) if candidates is not None else None
+    unwanted = list(read_texts(delete, column=candidate_column)) if delete is not None else []
+    progress = Progress.for_terminal(quiet=quiet)
+    from tain.models.rankers import Ranker
+    from tain.ranking import rerank as ranking
+
+    ranker = _dual(Ranker.load(model, device=device, dtype=dtype))
+    found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
+    hits = ranking.search(ranker, found, asked, k=max(k, depth) if rerank else k, probes=probes, progress=progress)
+    _tell_truncated(ranker, progress)
+    if rerank is not None:
+        hits = ranking.rerank(Ranker.load(rerank, device=device, dtype=dtype), asked, hits, k=k, progress=progress)
+    if output is not None:
+        with whole_file(output, overwrite=overwrite) as path:
+            path.write_text("".join(_hits_line(*each) + "\n" for each in zip(asked, hits, strict=True)), encoding="utf-8")
+    elif json:
+        print("\n".join(_hits_line(*each) for each in zip(asked, hits, strict=True)))
+    else:
+        _show_hits(asked, hits)
+
+
+@rank.command
+def evaluate(
+    models: list[str],
+    /,
+    *,
+    pairs: Annotated[str, Parameter(help="csv, tsv, jsonl or parquet with a context and a right answer a row")],
+    candidates: Annotated[
+        int | None, Parameter(help="candidates a context, C of R@k of C: the right one and others drawn from all; default: 20")
+    ] = None,
+    pool: Annotated[bool, Parameter(help="rank every answer in PAIRS for every context instead", negative=())] = False,
+    listed: Annotated[bool, Parameter(help="rank each context's own answers and negatives instead", negative=())] = False,
+    columns: _Columns = None,
+    negatives_column: _Negatives = None,
+    label: _Label = None,
+    latency: Annotated[
+        tuple[int, ...], Parameter(help="numbers of candidates to time a query with; repeat it", negative=(), show_default=False)
+    ] = (1_000, 100_000),
+    no_latency: Annotated[bool, Parameter(help="time nothing", negative=())] = False,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
+    resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; under 200 its ends are rough")] = 1000,
+    seed: Annotated[int, Parameter(help="fixes drawn candidates and resamples")] = 13,
+    device: _Device = None,
+    dtype: _Dtype = "auto",
+    overwrite: _Overwrite = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Compare rankers on the same candidates: R@k, MRR, and what a query costs on this machine.
+
+    tain rank evaluate tain-mini ranker --pairs test.tsv --candidates 20
+
+    Equal scores count by expectation; intervals are 95% bootstrap over contexts; differences are to the first ranker.
+
+    Parameters
+    ----------
+    models
+        rankers, or any encoders, which then are bi-encoders
+    """
+    from tain.foundation.files import refuse_existing, whole_file
+    from tain.foundation.progress import Progress
+    from tain.models.saved import locate
+
+    chosen = [name for name, on in (("--candidates", candidates is not None), ("--pool", pool), ("--listed", listed)) if on]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)} are given, but candidates come from one place: give one of them")
+    for what, value in (("resamples", resamples), *(("latency", size) for size in latency)):
+        if value < 1:
+            raise UserError(f"{what} is {value}: give 1 or more")
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite)
+    for name in models:
+        locate(name)
+    examples = _examples(pairs, columns, negatives_column, label)
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    from tain.evaluation.candidates import evaluate_rankers
+    from tain.models.rankers import Ranker
+
+    lists = _lists(examples, candidates, pool=pool, listed=listed, seed=seed)
+    report = evaluate_rankers(
+        (Ranker.load(name, device=device, dtype=dtype) for name in models),
+        lists,
+        sizes=() if no_latency else tuple(dict.fromkeys(latency)),
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
+    )
+    if output is not None:
+        with whole_file(output, overwrite=overwrite) as path:
+            path.write_text(_report_json(report, indent=2) + "\n", encoding="utf-8")
+    if json:
+        print(_report_json(report))
+    else:
+        _show_report(report)
+
+
+# ---- reading
+
+
+def _examples(source: str, columns: tuple[str, str] | None, negatives: str | None, label: str | None) -> "list[RankingExample]":
+    from tain.text.ranking_pairs import read_ranking_examples
+
+    return read_ranking_examples(source, columns=columns, negatives=negatives, label=label)
+
+
+def _lists(examples: "list[RankingExample]", candidates: int | None, *, pool: bool, listed: bool, seed: int) -> "CandidateLists":
+    import numpy as np
+
+    from tain.evaluation.candidates import given_lists, sampled_lists, whole_pool
+
+    if pool:
+        return whole_pool(examples)
+    if listed:
+        return given_lists(examples)
+    return sampled_lists(examples, size=20 if candidates is None else candidates, rng=np.random.default_rng([seed, 6]))
+
+
+def _refuse_search(*, k: int, depth: int, rerank: str | None, update: bool, candidates: str | None) -> None:
+    from tain.foundation.errors import refuse_all
+
+    problems = [f"{name} is {value}: give 1 or more" for name, value in (("k", k), ("depth", depth)) if value < 1]
+    if rerank is not None and 1 <= depth < k:
+        problems.append(f"depth is {depth}, fewer than the {k} hits that are wanted: give --depth {10 * k}")
+    if update and candidates is None:
+        problems.append("--update brings an index in line with candidates, and none are given: give --candidates FILE")
+    refuse_all(problems)
+
+
+def _dual(ranker: "Ranker") -> "DualRanker":
+    from tain.models.rankers import DualRanker
+
+    if not isinstance(ranker, DualRanker):
+        raise UserError(
+            f"model {ranker.name!r} is a cross-encoder, which has no vectors to search: give a bi- or poly-encoder, and this one as --rerank"
+        )
+    return ranker
+
+
+def _index(
+    ranker: "DualRanker",
+    folder: Path,
+    pool: list[str] | None,
+    source: str,
+    unwanted: list[str],
+    *,
+    update: bool,
+    progress: "Progress",
+) -> "CandidateIndex":
+    """Open the index, or make it from the candidates; refuse one that is not of this model or these candidates."""
+    from tain.ranking.index import CandidateIndex, digest_of
+    from tain.ranking.rerank import bring_in_line
+
+    is_new = pool is not None and not folder.exists()
+    if is_new:
+        index = CandidateIndex.create(folder, dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name)
+    else:
+        index = CandidateIndex.open(folder)
+        index.refuse_other_model(ranker.fingerprint, ranker.name)
+    if pool is not None:
+        digest = digest_of(pool)
+        if not is_new and not update:
+            index.refuse_changed_source(name=source, digest=digest)
+        else:
+            added, deleted = bring_in_line(ranker, index, pool, progress=progress)
+            index.tell_source(name=source, digest=digest)
+            progress.note(f"index {folder}: {added:,} added, {deleted:,} deleted, {index.living:,} candidates")
+    if unwanted:
+        rows = [row for row in index.rows_of(unwanted) if row is not None]
+        progress.note(f"index {folder}: {index.delete(rows):,} of {len(unwanted):,} texts deleted")
+    return index
+
+
+# ---- showing
+
+
+def _line(values: dict[str, Any], *, as_json: bool) -> str:
+    if as_json:
+        import json
+
+        return json.dumps(values, ensure_ascii=False)
+    return "\t".join(f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split()) for value in values.values())
+
+
+def _hits_line(context: str, hits: "list[Hit]") -> str:
+    import json
+    from dataclasses import asdict
+
+    return json.dumps({"context": context, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False)
+
+
+def _show_hits(contexts: list[str], hits: "list[list[Hit]]") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for context, found in zip(contexts, hits, strict=True):
+        console.print(context, markup=False, style="bold", soft_wrap=True)
+        for place, hit in enumerate(found, start=1):
+            console.print(f"{place:>4}  {hit.score:>9.4f}  {hit.text}", markup=False, soft_wrap=True)
+
+
+def _tell_truncated(ranker: "Ranker", progress: "Progress") -> None:
+    if ranker.truncated:
+        progress.warn(f"{ranker.truncated:,} texts are longer than model {ranker.name!r} reads and were cut")
+
+
+def _show_trained(result: "Ranked", *, as_json: bool) -> None:
+    """Print the table of before and after, or everything as one JSON object."""
+    from tain.recipes.rank_card import figure_rows
+
+    run = result.runs[result.best]
+    if as_json:
+        import json
+
+        everything: dict[str, Any] = {
+            "folder": str(result.folder),
+            "type": result.ranker.type,
+            "before": result.before,
+            "after": result.after,
+        }
+        everything |= {"measured_on": result.measured_on, "steps": run.steps, "seconds": run.seconds, "counts": result.counts}
+        everything |= {"seeds": [{"seed": each.seed, "after": each.after} for each in result.runs], "best_seed": run.seed}
+        print(json.dumps(everything, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    rows = figure_rows(result.before, result.after)
+    if rows:
+        table = Table(title=f"{result.measured_on}; x 100, ties by expectation", title_justify="left")
+        for title in ("figure", "untrained", "trained"):
+            table.add_column(title, justify="left" if title == "figure" else "right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    if len(result.runs) > 1:
+        for each in result.runs:
+            figures = ", ".join(f"{name} {value:.1f}" for name, value in (each.after or {}).items())
+            console.print(f"seed {each.seed}: {figures}{' (kept)' if each is run else ''}")
+    counts = result.counts
+    console.print(
+        f"{counts['pairs']:,} pairs of {counts['contexts']:,} contexts and {counts['candidates']:,} candidates in {run.steps} steps, "
+        f"{run.seconds:.1f} s; {counts['held_out']:,} contexts held out, {counts['truncated']:,} texts cut",
+        soft_wrap=True,
+    )
+    if result.folder is not None:
+        console.print(f"saved in {result.folder}", soft_wrap=True)
+
+
+def _report_json(report: "RankingReport", *, indent: int | None = None) -> str:
+    import json
+
+    return json.dumps(report.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def _show_report(report: "RankingReport") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    first = report.rankers[0]
+    table = Table(title=f"{report.queries:,} queries, candidates: {report.kind}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for ranker in report.rankers:
+        kind = f"{ranker.type}-{ranker.vectors}" if ranker.type == "poly" else ranker.type
+        table.add_column(f"{ranker.name}\n{kind}".replace("[", "\\["), overflow="fold")
+    for name in first.figures:
+        table.add_row(f"{name} ↑", *(_figure_cell(ranker.figures[name]) for ranker in report.rankers))
+    for place, time in enumerate(first.latencies):
+        times = [ranker.latencies[place] for ranker in report.rankers]
+        cells = [f"{each.ms:,.1f}{'*' if each.is_extrapolated else ''}" for each in times]
+        table.add_row(f"ms, {_short(time.candidates)} ↓", *cells)
+    console.print(table)
+    against = f"; below it the difference to {first.name}" if len(report.rankers) > 1 else ""
+    console.print(f"x 100, in brackets 95% bootstrap intervals of {report.resamples} resamples{against}.", soft_wrap=True)
+    if first.latencies:
+        console.print("ms: a query, from text to the scores of so many cached candidates, on this machine.")
+    if any(time.is_extrapolated for ranker in report.rankers for time in ranker.latencies):
+        console.print("*: extrapolated from fewer candidates; a cross-encoder reads every pair anew.")
+    for ranker in report.rankers:
+        if ranker.truncated:
+            console.print(f"{ranker.name}: {ranker.truncated:,} texts were cut at its length limits.")
+
+
+def _figure_cell(figure: "Figure") -> str:
+    """The figure and its interval; the difference to the first ranker below."""
+    cell = f"{figure.value:.1f} \\[{figure.interval.low:.1f} {figure.interval.high:.1f}]"
+    if figure.difference is None or figure.difference_interval is None:
+        return cell
+    interval = figure.difference_interval
+    return f"{cell}\n{figure.difference:+.1f} \\[{interval.low:.1f} {interval.high:.1f}]"
+
+
+def _short(count: int) -> str:
+    return f"{count // 1000}k" if count % 1000 == 0 else f"{count:,}"

@@ -1,0 +1,355 @@
+"""How well rankers find right answers among candidates: R@k of C, MRR and MAP, side by side, with what a query costs.
+
+Humeau et al. 2020, tables 3 and 5 in one. Equal scores are a tie, and a tie counts by expectation: a ranker that scores all alike gets
+R@1 = 1/C, where counting ties as hits would make it look perfect.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tain.evaluation.metrics import bootstrap_means
+from tain.evaluation.report import Figure, figures_of
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.foundation.runtime import versions
+from tain.models.rankers import DualRanker, Ranker
+from tain.models.scanning import scan_all
+from tain.text.records import RankingExample
+
+LATENCY_CANDIDATES = (1_000, 100_000)
+_RECALLS = (1, 2, 5, 10)
+_SCORES_AT_ONCE = 10_000_000  # of the whole pool: 40 MB
+_TIMED_PAIRS = 32  # of a cross-encoder, whose time is that of its pairs
+
+
+# ---- lists of candidates
+
+
+@dataclass(frozen=True)
+class CandidateLists:
+    """Queries with their candidates.
+
+    Attributes:
+        contexts: One a query.
+        lists: Each query's candidates, all different; the whole pool is one tuple that all queries share.
+        is_right: For each query, True on right candidates; at least one.
+        kind: In words: ``20 sampled``, ``listed``, ``whole pool of 812``.
+    """
+
+    contexts: tuple[str, ...]
+    lists: tuple[tuple[str, ...], ...]
+    is_right: tuple[np.ndarray, ...]
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+
+def sampled_lists(
+    examples: Sequence[RankingExample], *, size: int, rng: np.random.Generator, pool: Sequence[str] | None = None
+) -> CandidateLists:
+    """Set each right answer among ``size - 1`` others drawn from a pool, none of them right for its context.
+
+    Args:
+        examples: Contexts with right answers; every answer is a query of its own.
+        size: Candidates a query, C of R@k/C.
+        rng: Draws the others.
+        pool: Where from; default: all the examples' answers.
+
+    Raises:
+        UserError: The pool is too small.
+    """
+    texts = list(dict.fromkeys(pool if pool is not None else (answer for example in examples for answer in example.answers)))
+    most_right = max(len(example.answers) for example in examples)
+    if size < 2:
+        raise UserError(f"candidates are {size} a query, but a right one needs others to be told from: give 2 or more (the paper: 20)")
+    if len(texts) - most_right + 1 < size:
+        raise UserError(
+            f"the pool holds {len(texts):,} different candidates (up to {most_right} of them right for one context), fewer than the {size} "
+            f"of a list: give --candidates {max(2, len(texts) - most_right + 1)} or fewer, a larger file, or --pool"
+        )
+    contexts, lists = [], []
+    for example in examples:
+        right = set(example.answers)
+        for answer in example.answers:
+            drawn: dict[str, None] = {}
+            while len(drawn) < size - 1:
+                for place in rng.integers(len(texts), size=size):
+                    if texts[place] not in right and len(drawn) < size - 1:
+                        drawn[texts[place]] = None
+            contexts.append(example.context)
+            lists.append((answer, *drawn))
+    first = np.arange(size) == 0
+    return CandidateLists(tuple(contexts), tuple(lists), (first,) * len(lists), f"{size} sampled")
+
+
+def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
+    """Take each context's own right answers and negatives as its list; contexts without negatives are left out.
+
+    Raises:
+        UserError: No context has negatives.
+    """
+    kept = [example for example in examples if example.negatives]
+    if not kept:
+        raise UserError("no context has negatives, so there is no list to rank: name their column with --negatives or --label, or sample")
+    lists = tuple((*example.answers, *example.negatives) for example in kept)
+    is_right = tuple(np.arange(len(listed)) < len(example.answers) for listed, example in zip(lists, kept, strict=True))
+    return CandidateLists(tuple(example.context for example in kept), lists, is_right, "listed")
+
+
+def whole_pool(examples: Sequence[RankingExample]) -> CandidateLists:
+    """Rank every answer and negative there is, for every context.
+
+    Raises:
+        UserError: There is only one candidate.
+    """
+    pool = tuple(dict.fromkeys(text for example in examples for text in (*example.answers, *example.negatives)))
+    if len(pool) < 2:
+        raise UserError("the whole pool is one candidate, which would always come first: give pairs with different answers")
+    row_of = {text: row for row, text in enumerate(pool)}
+    is_right = []
+    for example in examples:
+        marks = np.zeros(len(pool), dtype=bool)
+        marks[[row_of[answer] for answer in example.answers]] = True
+        is_right.append(marks)
+    contexts = tuple(example.context for example in examples)
+    return CandidateLists(contexts, (pool,) * len(contexts), tuple(is_right), f"whole pool of {len(pool):,}")
+
+
+# ---- figures of one list
+
+
+def first_place_chances(scores: np.ndarray, is_right: np.ndarray) -> tuple[int, np.ndarray]:
+    """Where the best right candidate stands when equal scores fall in random order.
+
+    Args:
+        scores: Of one list (candidates,).
+        is_right: True on right ones, at least one.
+
+    Returns:
+        How many wrong ones stand above it for sure, and its chance (tied,) to be the next, the one after, and so on.
+    """
+    best = scores[is_right].max()
+    better = int((scores > best).sum())
+    is_tied = scores == best
+    tied, right = int(is_tied.sum()), int((is_tied & is_right).sum())
+    places = np.arange(tied)
+    still_wrong = np.concatenate([[1.0], np.cumprod(np.clip((tied - right - places) / (tied - places), 0.0, 1.0))])
+    return better, still_wrong[:-1] - still_wrong[1:]
+
+
+def average_precision(scores: np.ndarray, is_right: np.ndarray) -> float:
+    """Mean over right candidates of the precision at their place, in expectation over the order of equal scores.
+
+    McSherry and Najork 2008, "Computing information retrieval performance measures efficiently in the presence of tied scores".
+    """
+    _, level = np.unique(-scores, return_inverse=True)
+    sizes, rights = np.bincount(level), np.bincount(level, weights=is_right)
+    total, above, right_above = 0.0, 0, 0.0
+    for size, right in zip(sizes, rights, strict=True):
+        if right:
+            steps = np.arange(size)
+            others = steps * (right - 1) / (size - 1) if size > 1 else np.zeros(1)  # right ones among the tied before it
+            total += right / size * float(((right_above + others + 1) / (above + steps + 1)).sum())
+        above, right_above = above + int(size), right_above + float(right)
+    return total / float(rights.sum())
+
+
+def list_figures(scores: Sequence[np.ndarray], is_right: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Figures of every list (queries,): ``R@1``, ``R@2``, ``R@5``, ``R@10`` where lists are longer, ``MRR``, and ``MAP`` where some have several right.
+
+    Raises:
+        UserError: A score is not finite.
+    """
+    shortest = min(map(len, scores))
+    found: dict[str, list[float]] = {f"R@{k}": [] for k in _RECALLS if k < shortest} | {"MRR": []}
+    has_several = any(marks.sum() > 1 for marks in is_right)
+    if has_several:
+        found["MAP"] = []
+    for row, marks in zip(scores, is_right, strict=True):
+        if not np.isfinite(row).all():
+            raise UserError("a ranker gave a score that is nan or infinite, which cannot be ranked: check its weights, or use float32")
+        better, chances = first_place_chances(row, marks)
+        for name, values in found.items():
+            if name.startswith("R@"):
+                values.append(float(chances[: max(0, int(name[2:]) - better)].sum()))
+        found["MRR"].append(float((chances / (better + 1 + np.arange(len(chances)))).sum()))
+        if has_several:
+            found["MAP"].append(average_precision(row, marks))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def list_scores(ranker: Ranker, lists: CandidateLists, *, progress: Progress | None = None) -> list[np.ndarray]:
+    """Score every query's candidates; those that all queries share are encoded once."""
+    is_shared = all(listed is lists.lists[0] for listed in lists.lists)
+    if not is_shared:
+        return ranker.score_lists(lists.contexts, lists.lists, progress=progress)
+    pool: Any = lists.lists[0]
+    if isinstance(ranker, DualRanker):
+        pool = ranker.encode_candidates(pool, progress=progress)
+    at_once = max(1, _SCORES_AT_ONCE // len(pool))
+    blocks = (lists.contexts[start : start + at_once] for start in range(0, len(lists), at_once))
+    return [row for block in blocks for row in ranker.score(block, pool, progress=progress)]
+
+
+# ---- what a query costs
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time from a context's text to all candidates' scores.
+
+    Attributes:
+        candidates: How many.
+        ms: Median over queries, in milliseconds.
+        is_extrapolated: The time of a few candidates was multiplied: a cross-encoder's grows with their number.
+    """
+
+    candidates: int
+    ms: float
+    is_extrapolated: bool
+
+
+def latencies(
+    ranker: Ranker, contexts: Sequence[str], candidates: Sequence[str], *, sizes: Sequence[int] = LATENCY_CANDIDATES, queries: int = 5
+) -> list[Latency]:
+    """Measure what one query costs on this machine, one context at a time, candidates cached where the ranker can.
+
+    Args:
+        ranker: What is measured.
+        contexts: Texts to ask with; the first ``queries`` are used, after one that is not counted.
+        candidates: Texts; their vectors are repeated where there are too few. Every one is scored: nothing is pruned.
+        sizes: Numbers of candidates.
+        queries: Timed ones.
+    """
+    asked = [contexts[place % len(contexts)] for place in range(queries + 1)]
+    if not isinstance(ranker, DualRanker):
+        some = [candidates[place % len(candidates)] for place in range(_TIMED_PAIRS)]
+        pairs_s = _median_s(lambda context: ranker.score([context], some), asked)
+        return [Latency(size, 1000 * pairs_s * size / _TIMED_PAIRS, size != _TIMED_PAIRS) for size in sizes]
+    few = ranker.encode_candidates(list(dict.fromkeys(candidates))[: max(sizes)])
+    found = []
+    for size in sizes:
+        vectors = np.resize(few, (size, ranker.dim))
+        found.append(
+            Latency(size, 1000 * _median_s(lambda context, v=vectors: scan_all(v, ranker.encode_contexts([context]).of(0)), asked), False)
+        )
+    return found
+
+
+def _median_s(ask: Callable[[str], object], contexts: Sequence[str]) -> float:
+    taken_s = []
+    for context in contexts:
+        began_s = time.perf_counter()
+        ask(context)
+        taken_s.append(time.perf_counter() - began_s)
+    return float(np.median(taken_s[1:]))
+
+
+# ---- the report
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerResult:
+    """One ranker's line of the table.
+
+    Attributes:
+        name: Its folder or name.
+        type: ``bi``, ``poly`` or ``cross``.
+        vectors: Vectors a context; 0 for a cross-encoder.
+        figures: By name, x 100.
+        latencies: One a number of candidates.
+        truncated: Texts it cut at a length limit.
+    """
+
+    name: str
+    type: str
+    vectors: int
+    figures: dict[str, Figure]
+    latencies: tuple[Latency, ...]
+    truncated: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingReport:
+    """Rankers side by side on the same lists; differences are to the first.
+
+    Attributes:
+        rankers: In the order given.
+        queries: How many lists.
+        kind: What the lists are; see ``CandidateLists``.
+        resamples: Bootstrap resamples behind each interval; queries are drawn anew.
+        seed: Fixes lists and resamples.
+        versions: Of the packages that the figures depend on.
+    """
+
+    rankers: tuple[RankerResult, ...]
+    queries: int
+    kind: str
+    resamples: int
+    seed: int
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything for JSON."""
+        return asdict(self)
+
+
+def evaluate_rankers(
+    rankers: Iterable[Ranker],
+    lists: CandidateLists,
+    *,
+    sizes: Sequence[int] = LATENCY_CANDIDATES,
+    resamples: int = 1000,
+    seed: int = 13,
+    progress: Progress | None = None,
+) -> RankingReport:
+    """Rank the same lists with several rankers.
+
+    Args:
+        rankers: One or more; a generator may load them one after the other.
+        lists: What is ranked.
+        sizes: Numbers of candidates to time a query with; empty times nothing.
+        resamples: Bootstrap resamples, 1 or more.
+        seed: Fixes the resamples.
+        progress: Told what happens.
+
+    Raises:
+        UserError: There is no ranker, or a score is not finite.
+    """
+    results: list[tuple[Ranker, dict[str, np.ndarray], list[Latency], int]] = []
+    for ranker in rankers:
+        found = list_figures(list_scores(ranker, lists, progress=progress), lists.is_right)
+        truncated = ranker.truncated
+        candidates = list(dict.fromkeys(text for listed in dict.fromkeys(lists.lists) for text in listed))
+        results.append((ranker, found, latencies(ranker, lists.contexts, candidates, sizes=sizes) if sizes else [], truncated))
+    if not results:
+        raise UserError("no ranker is given, so there is nothing to evaluate: give one or more")
+    figures: list[dict[str, Figure]] = [{} for _ in results]
+    for name in results[0][1]:
+        values = 100 * np.stack([found[name] for _, found, _, _ in results])  # (rankers, queries)
+        replicates = bootstrap_means(values, resamples=resamples, rng=np.random.default_rng([seed, 5]))
+        for mine, figure in zip(figures, figures_of(values.mean(axis=1), replicates), strict=True):
+            mine[name] = figure
+    return RankingReport(
+        rankers=tuple(
+            RankerResult(
+                name=ranker.name,
+                type=ranker.type,
+                vectors=ranker.head.vectors if isinstance(ranker, DualRanker) else 0,
+                figures=mine,
+                latencies=tuple(times),
+                truncated=truncated,
+            )
+            for (ranker, _, times, truncated), mine in zip(results, figures, strict=True)
+        ),
+        queries=len(lists),
+        kind=lists.kind,
+        resamples=resamples,
+        seed=seed,
+        versions=versions(),
+    )

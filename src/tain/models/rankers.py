@@ -1,0 +1,580 @@
+"""Contexts and candidates in, scores out: bi-, poly- and cross-encoders behind one interface.
+
+Humeau et al. 2020 (Poly-encoders), section 4. Two towers share nothing, or everything; a bi-encoder is a poly-encoder whose contexts
+have one vector each.
+"""
+
+import copy
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
+from tain.batches.tokenizing import separator_id, tokenise
+from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
+from tain.foundation.choices import CodeKind, Dtype, RankerType
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.foundation.runtime import choose_device, fastest_dtype, set_number_type
+from tain.models.embedder import Embedder
+from tain.models.saved import read_record, write_record, write_router
+from tain.models.scanning import scan_all
+
+CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
+_HEAD_FILE = "head.safetensors"
+_WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
+
+
+@dataclass(frozen=True)
+class ContextVectors:
+    """The vectors of some contexts.
+
+    Attributes:
+        vectors: Zeros where there is none.
+        is_vector: False where a context is too short to have so many.
+    """
+
+    vectors: Float[Tensor, "contexts codes dim"]
+    is_vector: Bool[Tensor, "contexts codes"]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def of(self, context: int) -> Float[Tensor, "own dim"]:
+        """The vectors that this context has."""
+        return self.vectors[context][self.is_vector[context]]
+
+
+class Ranker(ABC):
+    """Scores candidates for contexts; higher is better, and only scores of one context compare.
+
+    Attributes:
+        name: How it is called in tables.
+        record: What its ``tain.json`` says; empty for a plain encoder.
+        truncated: Distinct texts that the last call cut at a length limit.
+    """
+
+    type: RankerType
+
+    def __init__(self, *, name: str, record: dict[str, Any] | None = None) -> None:
+        self.name = name
+        self.record = record or {}
+        self.truncated = 0
+        self._fingerprint: str | None = None
+
+    @staticmethod
+    def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False) -> "Ranker":
+        """Load what ``tain rank train`` saved; any other encoder is taken as a bi-encoder with one tower.
+
+        Args:
+            name: A folder, a hub name, or ``tain-mini``.
+            device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
+            dtype: What the towers compute in; ``auto`` measures.
+            trust_remote_code: Let a plain encoder's folder bring Python code of its own.
+
+        Raises:
+            UserError: There is no such model, or it cannot be run.
+        """
+        record = read_record(name)
+        target = choose_device(device)
+        number_type = fastest_dtype(target.type) if dtype == "auto" else getattr(torch, dtype)
+        if record.get("kind") != "ranker":
+            embedder = Embedder.load(name, device=device, dtype="float32", trust_remote_code=trust_remote_code)
+            ranker = DualRanker.around(embedder, name=str(name))
+        elif record["ranker"]["type"] == "cross":
+            ranker = CrossRanker.read(Path(name), record, device=device)
+        else:
+            ranker = DualRanker.read(Path(name), record, device=device)
+        _ = ranker.fingerprint  # of the weights as they are stored, before they are rounded
+        ranker.compute_in(number_type)
+        return ranker
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """Everything that can be trained."""
+
+    @property
+    @abstractmethod
+    def towers(self) -> tuple[Embedder, ...]:
+        """Its distinct encoders."""
+
+    @abstractmethod
+    def _fingerprinted(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that differ between models which could make different cached vectors, or scores."""
+        if self._fingerprint is None:
+            self._fingerprint = self._fingerprinted()
+        return self._fingerprint
+
+    def weights_changed(self) -> None:
+        """Forget the fingerprint: the weights are no more what they were."""
+        self._fingerprint = None
+
+    @abstractmethod
+    def score(
+        self, contexts: Sequence[str], candidates: Sequence[str], *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "contexts candidates"]:
+        """Score every candidate for every context.
+
+        Raises:
+            UserError: Something given is no text.
+        """
+
+    @abstractmethod
+    def score_lists(
+        self, contexts: Sequence[str], lists: Sequence[Sequence[str]], *, progress: Progress | None = None
+    ) -> list[Float32[np.ndarray, " listed"]]:
+        """Score each context's own list of candidates.
+
+        Raises:
+            UserError: Something given is no text, or there is not one list a context.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
+        """Write it into an existing folder, weights in float32.
+
+        Args:
+            folder: Where to; see ``whole_folder`` for making it appear whole.
+            record: Config, base model, seeds and figures for ``tain.json``.
+            card: The model card, Markdown.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        return self.towers[0].encoder.device
+
+    def compute_in(self, number_type: torch.dtype) -> None:
+        """Let the towers compute in this number type; heads stay in float32."""
+        for tower in self.towers:
+            set_number_type(tower.encoder, number_type)
+
+    def _batch_tokens(self) -> int:
+        return _BATCH_TOKENS.get(self.device.type, 4096)
+
+
+class DualRanker(Ranker):
+    """A bi- or poly-encoder: candidates have vectors of their own, which can be cached.
+
+    Args:
+        context: Encodes contexts, up to its ``max_tokens``, and cuts them on the side its tokenizer says.
+        candidate: Encodes candidates; may share its encoder with ``context``.
+        head: Scale and codes.
+        name: How it is called in tables.
+        normalise: Scale pooled vectors to length 1 first, as the folder of a plain encoder may say; bi-encoders only.
+        record: What its ``tain.json`` says.
+    """
+
+    def __init__(
+        self,
+        context: Embedder,
+        candidate: Embedder,
+        head: DualHead,
+        *,
+        name: str,
+        normalise: bool = False,
+        record: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name=name, record=record)
+        self.context, self.candidate = context, candidate
+        self.head = head.to(context.encoder.device)
+        self.normalise = normalise
+        self.type = "bi" if head.kind == "pooled" else "poly"
+
+    @classmethod
+    def around(cls, embedder: Embedder, *, name: str) -> "DualRanker":
+        """Take a plain encoder as a bi-encoder with one tower; scores are its dot products, or cosines where it says so.
+
+        Raises:
+            UserError: It carries a correction.
+        """
+        refuse_correction(embedder)
+        head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False)
+        return cls(embedder, embedder, head, name=name, normalise=embedder.normalise)
+
+    @classmethod
+    def start(
+        cls,
+        embedder: Embedder,
+        *,
+        kind: CodeKind,
+        codes: int,
+        scale: float,
+        is_scale_learned: bool,
+        is_shared: bool,
+        context_tokens: int,
+        candidate_tokens: int,
+        generator: torch.Generator,
+    ) -> "DualRanker":
+        """Build an untrained ranker around an encoder: two towers with the same weights, or one.
+
+        Args:
+            embedder: The encoder; becomes the context's tower.
+            kind: See ``DualHead``.
+            codes: See ``DualHead``.
+            scale: See ``DualHead``.
+            is_scale_learned: See ``DualHead``.
+            is_shared: One tower for both sides.
+            context_tokens: Contexts are cut at this length, their beginning first: what was said last counts most.
+            candidate_tokens: Candidates are cut at this length.
+            generator: Draws the codes.
+        """
+        encoder = embedder.encoder
+        context = _side(embedder, encoder, max_tokens=context_tokens, cut="left")
+        candidate = _side(embedder, encoder if is_shared else copy.deepcopy(encoder), max_tokens=candidate_tokens, cut="right")
+        head = DualHead(kind, codes=codes, dim=embedder.encoder.dim, scale=scale, is_scale_learned=is_scale_learned, generator=generator)
+        return cls(context, candidate, head, name=embedder.name)
+
+    @classmethod
+    def read(cls, folder: Path, record: dict[str, Any], *, device: str | None) -> "DualRanker":
+        """Load what ``save`` wrote, in float32."""
+        about = record["ranker"]
+
+        def tower(path: Path) -> Embedder:
+            return Embedder.load(path, device=device, dtype="float32", layout=record.get("layout", "auto"))
+
+        if about["shared"]:
+            loaded = tower(folder if about["type"] == "bi" else folder / "encoder")
+            encoders = loaded, loaded
+        else:
+            encoders = tower(folder / "context"), tower(folder / "candidate")
+        context = _side(encoders[0], encoders[0].encoder, max_tokens=about["context_tokens"], cut="left")
+        candidate = _side(encoders[1], encoders[1].encoder, max_tokens=about["candidate_tokens"], cut="right")
+        dim = encoders[0].encoder.dim
+        head = DualHead(about["kind"], codes=about["codes"], dim=dim, scale=1.0, is_scale_learned=about["learned_scale"])
+        _load_head(head, folder)
+        return cls(context, candidate, head, name=str(folder), record=record)
+
+    @property
+    def is_shared(self) -> bool:
+        return self.context.encoder is self.candidate.encoder
+
+    @property
+    def dim(self) -> int:
+        return self.candidate.encoder.dim
+
+    @property
+    def module(self) -> nn.Module:
+        return nn.ModuleDict({"context": self.context.encoder, "candidate": self.candidate.encoder, "head": self.head})
+
+    @property
+    def towers(self) -> tuple[Embedder, ...]:
+        return (self.context,) if self.is_shared else (self.context, self.candidate)
+
+    def _fingerprinted(self) -> str:
+        """Take in all that a cached candidate vector depends on: the candidates' tower, the scale, the tokenizer."""
+        about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.normalise)
+        return _digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
+
+    # ---- vectors
+
+    def context_vectors(self, ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> Float[Tensor, "contexts vectors dim"]:
+        """Compute the vectors of tokenised contexts, with gradients where torch records them."""
+        encoder = self.context.encoder
+        packed = pack(ids, share_rows=share_rows and encoder.layout == "packed").to(encoder.device)
+        if self.head.kind == "pooled":
+            return self.head.pooled_contexts(self._pooled(encoder(packed)))
+        return self.head.contexts(*rows_of_tokens(encoder.tokens(packed), packed))
+
+    def candidate_vectors(self, ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> Float[Tensor, "candidates dim"]:
+        """Compute the vectors of tokenised candidates, with gradients where torch records them."""
+        encoder = self.candidate.encoder
+        packed = pack(ids, share_rows=share_rows and encoder.layout == "packed")
+        return self.head.candidates(self._pooled(encoder(packed)))
+
+    def _pooled(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.normalise else vectors
+
+    @torch.inference_mode()
+    def encode_candidates(self, texts: Sequence[str], *, progress: Progress | None = None) -> Float32[np.ndarray, "texts dim"]:
+        """Compute one vector a candidate, to be cached.
+
+        Raises:
+            UserError: Something given is no text.
+        """
+        ids, self.truncated = _token_ids(self.candidate, texts, "candidates")
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        with _evaluating(self.module), (progress or Progress.silent()).task("encode candidates", len(texts)) as task:
+            for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
+                vectors[batch] = self.candidate_vectors([ids[text] for text in batch]).cpu().numpy()
+                task.advance(len(batch))
+        return vectors
+
+    @torch.inference_mode()
+    def encode_contexts(self, texts: Sequence[str]) -> ContextVectors:
+        """Compute the vectors of contexts; they are many numbers, so give few contexts at a time.
+
+        Raises:
+            UserError: Something given is no text.
+        """
+        ids, self.truncated = _token_ids(self.context, texts, "contexts")
+        vectors = torch.empty(len(texts), self.head.vectors, self.dim)
+        with _evaluating(self.module):
+            for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
+                vectors[batch] = self.context_vectors([ids[text] for text in batch]).cpu()
+        return ContextVectors(vectors, self.head.is_vector(torch.tensor([len(text) for text in ids], dtype=torch.long)))
+
+    def windows(self, contexts: Sequence[str]) -> Iterator[tuple[int, ContextVectors]]:
+        """Encode contexts so many at a time that their vectors fit in memory; each window with its first context's place."""
+        at_once = max(1, _WINDOW_NUMBERS // (self.head.vectors * self.dim))
+        cut = 0
+        for start in range(0, len(contexts), at_once):
+            yield start, self.encode_contexts(contexts[start : start + at_once])
+            cut += self.truncated
+        self.truncated = cut
+
+    # ---- scores
+
+    def score(
+        self,
+        contexts: Sequence[str],
+        candidates: Sequence[str] | Float32[np.ndarray, "candidates dim"],
+        *,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "contexts candidates"]:
+        """Score every candidate for every context; candidates may be vectors of ``encode_candidates``."""
+        cut = 0
+        if not isinstance(candidates, np.ndarray):
+            candidates = self.encode_candidates(candidates, progress=progress)
+            cut = self.truncated
+        scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
+        with (progress or Progress.silent()).task("score", len(contexts)) as task:
+            for start, window in self.windows(contexts):
+                for place in range(len(window)):
+                    scores[start + place] = scan_all(candidates, window.of(place))
+                task.advance(len(window))
+        self.truncated += cut
+        return scores
+
+    def score_lists(
+        self, contexts: Sequence[str], lists: Sequence[Sequence[str]], *, progress: Progress | None = None
+    ) -> list[Float32[np.ndarray, " listed"]]:
+        _refuse_uneven(contexts, lists)
+        row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
+        vectors = self.encode_candidates(list(row_of), progress=progress)
+        cut = self.truncated
+        scores: list[np.ndarray] = []
+        with (progress or Progress.silent()).task("score", len(contexts)) as task:
+            for start, window in self.windows(contexts):
+                for place in range(len(window)):
+                    rows = [row_of[text] for text in lists[start + place]]
+                    scores.append(scan_all(vectors[rows], window.of(place)))
+                task.advance(len(window))
+        self.truncated += cut
+        return scores
+
+    # ---- saving
+
+    def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
+        about = {
+            "type": self.type,
+            "kind": self.head.kind,
+            "codes": self.head.count,
+            "learned_scale": self.head.log_scale.requires_grad,
+            "scale": float(self.head.scale.detach()),
+            "context_tokens": self.context.max_tokens,
+            "candidate_tokens": self.candidate.max_tokens,
+            "shared": self.is_shared,
+        }
+        record = {**record, "kind": "ranker", "ranker": about}
+        part = {"kind": "encoder", "part_of": "ranker", "base_model": record.get("base_model")}
+        _save_head(self.head, folder)
+        if self.is_shared and self.type == "bi":
+            self.context.save(folder, record=record, card=card, similarity="dot")
+            return
+        for name, tower in (("encoder", self.context),) if self.is_shared else (("context", self.context), ("candidate", self.candidate)):
+            (folder / name).mkdir()
+            tower.save(folder / name, record=part, card=card, similarity="dot")
+        if self.type == "bi":
+            write_router(folder, query="context", document="candidate")
+        write_record(folder, record)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+class CrossRanker(Ranker):
+    """A cross-encoder: every pair goes through the encoder together, so nothing can be cached.
+
+    Args:
+        tower: The encoder; its ``max_tokens`` is the limit of a pair.
+        head: Turns the first token's vector into a score.
+        context_tokens: Contexts are cut at this length, special tokens included, their beginning first.
+        candidate_tokens: Candidates are cut at this length.
+        name: How it is called in tables.
+        record: What its ``tain.json`` says.
+    """
+
+    type = "cross"
+
+    def __init__(
+        self,
+        tower: Embedder,
+        head: PairHead,
+        *,
+        context_tokens: int,
+        candidate_tokens: int,
+        name: str,
+        record: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name=name, record=record)
+        self.tower = tower
+        self.head = head.to(tower.encoder.device)
+        self.context = _side(tower, tower.encoder, max_tokens=context_tokens, cut="left")
+        self.candidate = _side(tower, tower.encoder, max_tokens=candidate_tokens, cut="right")
+        self._separator = separator_id(tower.tokenizer)
+        # RoBERTa's kin put two separators between the texts, BERT's one
+        self._is_doubly_separated = tower.tokenizer.num_special_tokens_to_add(pair=True) > 3
+
+    @classmethod
+    def start(cls, embedder: Embedder, *, context_tokens: int, candidate_tokens: int, generator: torch.Generator) -> "CrossRanker":
+        """Build an untrained ranker around an encoder."""
+        head = PairHead(embedder.encoder.dim, generator=generator)
+        return cls(embedder, head, context_tokens=context_tokens, candidate_tokens=candidate_tokens, name=embedder.name)
+
+    @classmethod
+    def read(cls, folder: Path, record: dict[str, Any], *, device: str | None) -> "CrossRanker":
+        """Load what ``save`` wrote, in float32."""
+        about = record["ranker"]
+        tower = Embedder.load(folder / "encoder", device=device, dtype="float32", layout=record.get("layout", "auto"))
+        head = PairHead(tower.encoder.dim)
+        _load_head(head, folder)
+        limits = {name: about[name] for name in ("context_tokens", "candidate_tokens")}
+        return cls(tower, head, name=str(folder), record=record, **limits)
+
+    @property
+    def module(self) -> nn.Module:
+        return nn.ModuleDict({"encoder": self.tower.encoder, "head": self.head})
+
+    @property
+    def towers(self) -> tuple[Embedder, ...]:
+        return (self.tower,)
+
+    def _fingerprinted(self) -> str:
+        about = (tokenizer_fingerprint(self.tower.tokenizer), self.context.max_tokens, self.candidate.max_tokens)
+        return _digest({**self.tower.encoder.state_dict(), **self.head.state_dict()}, about)
+
+    def pair_ids(self, context: Sequence[int], candidate: Sequence[int]) -> tuple[list[int], int]:
+        """Join a tokenised context and candidate; also where the candidate begins."""
+        second = [self._separator, *candidate[1:]] if self._is_doubly_separated else list(candidate[1:])
+        return [*context, *second], len(context)
+
+    def pair_scores(self, pairs: Sequence[tuple[list[int], int]], *, share_rows: bool = False) -> Float[Tensor, " pairs"]:
+        """Score joined pairs, with gradients where torch records them."""
+        encoder = self.tower.encoder
+        packed = pack([ids for ids, _ in pairs], share_rows=share_rows and encoder.layout == "packed").to(encoder.device)
+        hidden = encoder.tokens(packed, second_parts=torch.tensor([begins for _, begins in pairs]))
+        return self.head(hidden[packed.starts])[packed.order.argsort()]
+
+    def score(
+        self, contexts: Sequence[str], candidates: Sequence[str], *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "contexts candidates"]:
+        """Score every candidate for every context: one pass of the encoder a pair."""
+        found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
+        return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
+
+    @torch.inference_mode()
+    def score_lists(
+        self, contexts: Sequence[str], lists: Sequence[Sequence[str]], *, progress: Progress | None = None
+    ) -> list[Float32[np.ndarray, " listed"]]:
+        _refuse_uneven(contexts, lists)
+        row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
+        context_ids, cut_contexts = _token_ids(self.context, contexts, "contexts")
+        candidate_ids, cut_candidates = _token_ids(self.candidate, list(row_of), "candidates")
+        self.truncated = cut_contexts + cut_candidates
+        pairs = [(context, row_of[text]) for context, listed in enumerate(lists) for text in listed]
+        lengths = [len(context_ids[context]) + len(candidate_ids[row]) for context, row in pairs]
+        scores = np.empty(len(pairs), dtype=np.float32)
+        with _evaluating(self.module), (progress or Progress.silent()).task("score pairs", len(pairs)) as task:
+            for batch in batches_by_tokens(lengths, batch_tokens=self._batch_tokens()):
+                joined = [self.pair_ids(context_ids[pairs[pair][0]], candidate_ids[pairs[pair][1]]) for pair in batch]
+                scores[batch] = self.pair_scores(joined).cpu().numpy()
+                task.advance(len(batch))
+        ends = np.cumsum([len(listed) for listed in lists])
+        return np.split(scores, ends[:-1]) if lists else []
+
+    def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
+        about = {"type": "cross", "context_tokens": self.context.max_tokens, "candidate_tokens": self.candidate.max_tokens}
+        (folder / "encoder").mkdir()
+        part = {"kind": "encoder", "part_of": "ranker", "base_model": record.get("base_model")}
+        self.tower.save(folder / "encoder", record=part, card=card)
+        _save_head(self.head, folder)
+        write_record(folder, {**record, "kind": "ranker", "ranker": about})
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def refuse_correction(embedder: Embedder) -> None:
+    """Refuse an encoder whose vectors are corrected after pooling: a ranker has no place for that."""
+    if embedder.correction is not None:
+        raise UserError(f"model {embedder.name!r} carries a correction, which rankers do not apply: give the encoder that it was made from")
+
+
+def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str) -> Embedder:
+    """The same model with a length limit of its own and a tokenizer that cuts on its own side."""
+    tokenizer = copy.deepcopy(embedder.tokenizer)
+    tokenizer.truncation_side = cut
+    return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens)
+
+
+def _token_ids(side: Embedder, texts: Sequence[str], what: str) -> tuple[list[list[int]], int]:
+    if isinstance(texts, str):
+        raise UserError(f"{what} are one string, which would be read letter by letter: give a list of texts")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"{what} hold {type(text).__name__} at place {place}, not text: give strings")
+    tokens = tokenise(side.tokenizer, texts, max_tokens=side.max_tokens)
+    return tokens.ids, tokens.truncated
+
+
+def _refuse_uneven(contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> None:
+    if len(contexts) != len(lists):
+        raise UserError(f"{len(contexts):,} contexts came with {len(lists):,} lists of candidates: give one list a context")
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _save_head(head: nn.Module, folder: Path) -> None:
+    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in head.state_dict().items()}, folder / _HEAD_FILE)
+
+
+def _load_head(head: nn.Module, folder: Path) -> None:
+    try:
+        head.load_state_dict(load_file(folder / _HEAD_FILE))
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"ranker {str(folder)!r} has no head that fits it ({reason}): train it again") from None
+
+
+def _digest(tensors: dict[str, Tensor], about: tuple[object, ...]) -> str:
+    digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=8)
+    for name, tensor in sorted(tensors.items()):
+        if "pooler." in name:
+            continue  # no part of any score, and drawn anew at each loading where the checkpoint has none
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

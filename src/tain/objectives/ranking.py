@@ -1,0 +1,61 @@
+"""Find the right candidate among others, and follow a teacher that finds it."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tain.foundation.errors import ShapeError
+
+
+def candidate_cross_entropy(
+    scores: Float[Tensor, "contexts candidates"],
+    targets: Int[Tensor, " contexts"],
+    *,
+    is_barred: Bool[Tensor, "contexts candidates"] | None = None,
+) -> Float[Tensor, ""]:
+    """Softmax cross-entropy of each context's right candidate among all that are not barred.
+
+    Humeau et al. 2020 (Poly-encoders), section 4: over the batch's answers for bi- and poly-encoders (a row's target is its own
+    answer), over a list for cross-encoders (the target comes first).
+
+    Args:
+        scores: Every candidate's score for every context.
+        targets: The column of each context's right candidate.
+        is_barred: True where a candidate must not count against a context: another right answer, or a repeat of a text
+            that has a column already. Never bars a target.
+
+    Returns:
+        The mean over contexts, in nats. Chance level is log(candidates).
+
+    Raises:
+        ShapeError: With fewer than two candidates there is nothing to tell apart.
+    """
+    if scores.shape[1] < 2:
+        raise ShapeError(f"a ranking loss needs at least 2 candidates, got scores of shape {tuple(scores.shape)}")
+    if is_barred is not None:
+        is_target = F.one_hot(targets, scores.shape[1]).bool()
+        scores = scores.masked_fill(is_barred & ~is_target, -torch.inf)
+    return F.cross_entropy(scores.float(), targets)
+
+
+def listwise_distillation(
+    student: Float[Tensor, "contexts listed"], teacher: Float[Tensor, "contexts listed"], *, temperature: float = 1.0
+) -> Float[Tensor, ""]:
+    """Let a student order each context's list as a teacher does: KL divergence of the softmax over the list.
+
+    Args:
+        student: The student's scores of each context's listed candidates.
+        teacher: The teacher's scores of the same; no gradient flows into them.
+        temperature: Divides the teacher's scores, above 0: higher says more about the wrong ones.
+
+    Returns:
+        The mean over contexts, in nats; 0 where the two agree.
+
+    Raises:
+        ShapeError: With fewer than two candidates a list has no order.
+    """
+    if student.shape[1] < 2:
+        raise ShapeError(f"listwise distillation needs lists of at least 2, got scores of shape {tuple(student.shape)}")
+    wanted = (teacher.detach().float() / temperature).log_softmax(1)
+    return F.kl_div(student.float().log_softmax(1), wanted, reduction="batchmean", log_target=True)

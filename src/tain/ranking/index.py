@@ -1,0 +1,356 @@
+"""Cached candidates on disk: vectors memory-mapped, appended to and deleted from without a rebuild, tied to the model that made them.
+
+A folder of append-only files. Data goes first, then one commit of fixed length in ``commits.bin`` that says how much of each file counts:
+what a commit covers is on the disk and acknowledged, what lies beyond the last whole one never happened. Opening reads that last
+commit alone, whatever the number of candidates. Readers keep the view they opened with while a writer appends.
+
+    index.json     format, width, fingerprint and name of the model
+    vectors.bin    float32 rows           squares.bin   each row's squared length
+    texts.bin      UTF-8, end to end      ends.bin      where each text ends
+    keys.bin       a 64-bit key a text    gone.bin      rows that were deleted
+    commits.bin    the log                source.json   the candidate file it was last brought in line with, if any
+"""
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tain.foundation.errors import UserError
+from tain.foundation.files import whole_file, whole_folder
+
+FORMAT = 1
+
+_COMMIT = struct.Struct("<8sQQQQ")  # mark, rows, bytes of texts, deletions, number of the commit; then a checksum
+_CHECKSUM = struct.Struct("<I")
+_COMMIT_BYTES = _COMMIT.size + _CHECKSUM.size
+_MARK = b"tainidx1"
+_FILES = ("vectors.bin", "squares.bin", "texts.bin", "ends.bin", "keys.bin", "gone.bin", "commits.bin")
+
+
+@dataclass(frozen=True)
+class _State:
+    """How much of the files counts."""
+
+    rows: int = 0
+    text_bytes: int = 0
+    gone: int = 0
+    number: int = 0
+
+    def sizes(self, dim: int) -> dict[str, int]:
+        return {
+            "vectors.bin": 4 * dim * self.rows,
+            "squares.bin": 4 * self.rows,
+            "texts.bin": self.text_bytes,
+            "ends.bin": 8 * self.rows,
+            "keys.bin": 8 * self.rows,
+            "gone.bin": 8 * self.gone,
+        }
+
+    def packed(self) -> bytes:
+        content = _COMMIT.pack(_MARK, self.rows, self.text_bytes, self.gone, self.number)
+        return content + _CHECKSUM.pack(zlib.crc32(content))
+
+    @classmethod
+    def unpacked(cls, content: bytes) -> "_State | None":
+        """Read a commit; None where it is damaged or cut short."""
+        if len(content) < _COMMIT_BYTES or _CHECKSUM.unpack(content[_COMMIT.size :])[0] != zlib.crc32(content[: _COMMIT.size]):
+            return None
+        mark, rows, text_bytes, gone, number = _COMMIT.unpack(content[: _COMMIT.size])
+        return cls(rows, text_bytes, gone, number) if mark == _MARK else None
+
+
+class CandidateIndex:
+    """A view of an index, as of its last commit when it was opened or refreshed.
+
+    Args:
+        folder: Where it is.
+        about: What ``index.json`` says.
+        state: How much of the files counts.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any], state: _State) -> None:
+        self.folder = folder
+        self.about = about
+        self.dim: int = about["dim"]
+        self._show(state)
+
+    @classmethod
+    def create(cls, folder: str | Path, *, dim: int, fingerprint: str, model: str, overwrite: bool = False) -> "CandidateIndex":
+        """Make an empty index.
+
+        Args:
+            folder: Where to; appears whole or not at all.
+            dim: Width of the vectors.
+            fingerprint: Of the model that will make them.
+            model: The model's name, for messages.
+            overwrite: Replace what is there.
+
+        Raises:
+            UserError: As ``whole_folder``.
+        """
+        with whole_folder(Path(folder), overwrite=overwrite) as partial:
+            about = {"format": FORMAT, "kind": "candidate index", "dim": dim, "fingerprint": fingerprint, "model": model}
+            (partial / "index.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            for file in _FILES:
+                (partial / file).touch()
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "CandidateIndex":
+        """Open an index in the time that one commit takes to read.
+
+        Raises:
+            UserError: There is none, it is of a newer format, or its files are shorter than its last commit says.
+        """
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"index {str(folder)!r} does not exist: make it by giving --candidates FILE with it") from None
+        except (ValueError, IsADirectoryError):
+            raise UserError(f"index {str(folder)!r} has a damaged index.json: make the index again") from None
+        if about.get("kind") != "candidate index" or about.get("format", 0) > FORMAT:
+            raise UserError(f"index {str(folder)!r} is of a format that this tain does not read ({FORMAT}): upgrade tain, or make it again")
+        return cls(folder, about, _last_state(folder, about["dim"])[0])
+
+    def refuse_other_model(self, fingerprint: str, name: str) -> None:
+        """Refuse a model that did not make these vectors, or did in another version.
+
+        Raises:
+            UserError: The fingerprints differ.
+        """
+        if fingerprint != self.about["fingerprint"]:
+            was = self.about["model"]
+            which = "another version of this model" if was == name else f"another model, {was!r}"
+            raise UserError(
+                f"index {str(self.folder)!r} was made by {which} (fingerprint {self.about['fingerprint']}; {name!r} has {fingerprint}), "
+                "so its vectors mean something else: make a new index with this model"
+            )
+
+    def __len__(self) -> int:
+        """Rows, deleted ones included."""
+        return self._state.rows
+
+    @property
+    def living(self) -> int:
+        """Candidates that can be found."""
+        return self._state.rows - self._state.gone
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """Float32 (rows, dim), memory-mapped; what is written into it stays in memory."""
+        return self._mapped("vectors.bin", np.float32, (self._state.rows, self.dim))
+
+    @cached_property
+    def squares(self) -> np.ndarray:
+        """Squared length of each vector, float32 (rows,), memory-mapped."""
+        return self._mapped("squares.bin", np.float32, (self._state.rows,))
+
+    @cached_property
+    def is_gone(self) -> np.ndarray:
+        """True on deleted rows (rows,)."""
+        gone = np.zeros(self._state.rows, dtype=bool)
+        gone[self._mapped("gone.bin", np.int64, (self._state.gone,))] = True
+        return gone
+
+    def text(self, row: int) -> str:
+        """The candidate's text."""
+        begin = int(self._ends[row - 1]) if row else 0
+        return bytes(self._texts[begin : int(self._ends[row])]).decode("utf-8")
+
+    def living_texts(self) -> Iterator[tuple[int, str]]:
+        """Rows and texts of the candidates that can be found."""
+        for row in np.flatnonzero(~self.is_gone):
+            yield int(row), self.text(int(row))
+
+    def rows_of(self, texts: Sequence[str]) -> list[int | None]:
+        """Living rows of texts; None for one that is not there. Takes one pass over the keys, 8 bytes a candidate."""
+        wanted = np.array(sorted({_key(text) for text in texts}), dtype=np.uint64)
+        at = np.flatnonzero(np.isin(self._keys, wanted) & ~self.is_gone)
+        row_of = {self.text(int(row)): int(row) for row in at}
+        return [row_of.get(text) for text in texts]
+
+    def refresh(self) -> bool:
+        """Take up what was committed since; True where there was something."""
+        state, _ = _last_state(self.folder, self.dim)
+        if state == self._state:
+            return False
+        self._show(state)
+        return True
+
+    def append(self, texts: Sequence[str], vectors: np.ndarray) -> range:
+        """Add candidates; when this returns they are on the disk to stay.
+
+        Args:
+            texts: Their texts.
+            vectors: Their vectors (texts, dim).
+
+        Returns:
+            Their rows.
+
+        Raises:
+            UserError: The vectors are of another width, not finite, or not one a text.
+        """
+        vectors = np.asarray(vectors)
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise UserError(
+                f"vectors are of shape {vectors.shape}, but index {str(self.folder)!r} holds vectors of {self.dim} numbers: "
+                "give vectors of the model that made the index"
+            )
+        if len(vectors) != len(texts):
+            raise UserError(f"{len(texts):,} texts came with {len(vectors):,} vectors: give one a text")
+        if not np.isfinite(vectors).all():
+            raise UserError("vectors hold nan or infinity, which no score can compare: check the model's weights")
+        added = np.ascontiguousarray(vectors, dtype=np.float32)
+        encoded = [text.encode("utf-8") for text in texts]
+        with self._writing() as (state, files):
+            ends = state.text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
+            files["vectors.bin"].write(added.tobytes())
+            files["squares.bin"].write(np.einsum("nd,nd->n", added, added).tobytes())
+            files["texts.bin"].write(b"".join(encoded))
+            files["ends.bin"].write(ends.tobytes())
+            files["keys.bin"].write(np.array([_key(text) for text in texts], dtype=np.uint64).tobytes())
+            end = state.text_bytes + sum(map(len, encoded))
+            self._commit(files, _State(state.rows + len(texts), end, state.gone, state.number + 1))
+        return range(state.rows, state.rows + len(texts))
+
+    def delete(self, rows: Sequence[int]) -> int:
+        """Let candidates no more be found; when this returns that is on the disk. Their rows are never given to others.
+
+        Returns:
+            How many were living.
+
+        Raises:
+            UserError: There is no such row.
+        """
+        with self._writing() as (state, files):
+            wrong = [row for row in rows if not 0 <= row < state.rows]
+            if wrong:
+                raise UserError(f"index {str(self.folder)!r} has no row {wrong[0]}: it has {state.rows:,}")
+            self._show(state)
+            living = sorted({row for row in rows if not self.is_gone[row]})
+            files["gone.bin"].write(np.array(living, dtype=np.int64).tobytes())
+            self._commit(files, _State(state.rows, state.text_bytes, state.gone + len(living), state.number + 1))
+        return len(living)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What ``tell_source`` was told; empty where it never was."""
+        path = self.folder / "source.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def tell_source(self, *, name: str, digest: str) -> None:
+        """Remember the candidate file that the index now agrees with."""
+        with whole_file(self.folder / "source.json", overwrite=True) as path:
+            path.write_text(json.dumps({"name": name, "digest": digest}, indent=2) + "\n", encoding="utf-8")
+
+    def refuse_changed_source(self, *, name: str, digest: str) -> None:
+        """Refuse a candidate file whose content differs from what was indexed.
+
+        Raises:
+            UserError: It does, or the index was made from no file.
+        """
+        if self.source.get("digest") != digest:
+            raise UserError(
+                f"candidate file {name!r} changed since index {str(self.folder)!r} was made from it: "
+                "give --update to add its new candidates and delete those that are gone, or leave --candidates out"
+            )
+
+    # ---- files
+
+    def _show(self, state: _State) -> None:
+        self._state = state
+        for name in ("vectors", "squares", "is_gone", "_texts", "_ends", "_keys"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def _texts(self) -> np.ndarray:
+        return self._mapped("texts.bin", np.uint8, (self._state.text_bytes,))
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return self._mapped("ends.bin", np.int64, (self._state.rows,))
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return self._mapped("keys.bin", np.uint64, (self._state.rows,))
+
+    def _mapped(self, file: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+        if not np.prod(shape):
+            return np.empty(shape, dtype=dtype)  # nothing cannot be mapped
+        # copy on write: torch takes such an array as it lies, and would warn of one that may not be written
+        return np.memmap(self.folder / file, dtype=dtype, mode="c", shape=shape)
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[_State, dict[str, Any]]]:
+        """Be the only writer, go back to the last commit, and open every file at its end."""
+        import fcntl  # readers do without it, also where a system has none
+
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a killed process lets go of it
+            state, commits_bytes = _last_state(self.folder, self.dim)
+            files: dict[str, Any] = {}
+            try:
+                for file, size in {**state.sizes(self.dim), "commits.bin": commits_bytes}.items():
+                    files[file] = (self.folder / file).open("r+b")
+                    files[file].truncate(size)  # what a cut-off append left; no reader has it in view
+                    files[file].seek(size)
+                yield state, files
+            finally:
+                for file in files.values():
+                    file.close()
+
+    def _commit(self, files: dict[str, Any], state: _State) -> None:
+        for name, file in files.items():
+            if name != "commits.bin":
+                file.flush()
+                os.fsync(file.fileno())
+        files["commits.bin"].write(state.packed())
+        files["commits.bin"].flush()
+        os.fsync(files["commits.bin"].fileno())
+        self._show(state)
+
+
+def _last_state(folder: Path, dim: int) -> tuple[_State, int]:
+    """The last whole commit, and how long the log is up to it.
+
+    Raises:
+        UserError: A file is shorter than that commit says: it was damaged from outside.
+    """
+    state, end = _State(), 0
+    with (folder / "commits.bin").open("rb") as log:
+        commits = os.fstat(log.fileno()).st_size // _COMMIT_BYTES
+        for number in range(commits, 0, -1):  # the last one, unless a power cut spoilt it
+            log.seek((number - 1) * _COMMIT_BYTES)
+            found = _State.unpacked(log.read(_COMMIT_BYTES))
+            if found is not None:
+                state, end = found, number * _COMMIT_BYTES
+                break
+    short = [file for file, size in state.sizes(dim).items() if (folder / file).stat().st_size < size]
+    if short:
+        raise UserError(f"index {str(folder)!r} is damaged: {short[0]} is shorter than was acknowledged; restore it, or make it again")
+    return state, end
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def digest_of(texts: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits that differ between files of candidates, whatever their format."""
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        encoded = text.encode("utf-8")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()

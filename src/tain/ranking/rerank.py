@@ -1,0 +1,134 @@
+"""Find the best candidates of an index for contexts, and let a slower ranker order the best of them anew."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.models.rankers import DualRanker, Ranker
+from tain.models.scanning import Best, scan_best
+from tain.ranking.approximate import ShortLists
+from tain.ranking.index import CandidateIndex
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A candidate that was found.
+
+    Attributes:
+        text: Its text.
+        row: Its place in the index.
+        score: The score of the ranker that had the last word.
+    """
+
+    text: str
+    row: int
+    score: float
+
+
+def search(
+    ranker: DualRanker,
+    index: CandidateIndex,
+    contexts: Sequence[str],
+    *,
+    k: int,
+    probes: int | None = None,
+    progress: Progress | None = None,
+) -> list[list[Hit]]:
+    """Find each context's ``k`` best candidates, the same as scoring every one would find unless ``probes`` is given.
+
+    Args:
+        ranker: A bi- or poly-encoder, the one that made the index.
+        index: The candidates.
+        contexts: Any number.
+        k: How many; fewer come back from a smaller index.
+        probes: Score a short list alone, by FAISS, looking into so many of its lists; default: every candidate.
+        progress: Told how far it is.
+
+    Raises:
+        UserError: The index was made by another model or holds nothing, ``k`` or ``probes`` is below 1, or FAISS is not there.
+    """
+    index.refuse_other_model(ranker.fingerprint, ranker.name)
+    if k < 1:
+        raise UserError(f"k is {k}, but something must be looked for: give 1 or more")
+    if not index.living:
+        raise UserError(f"index {str(index.folder)!r} holds no candidates: give --candidates FILE with --update")
+    if probes is not None and probes < 1:
+        raise UserError(f"probes is {probes}, but some lists must be looked into: give 1 or more")
+    short = None if probes is None else ShortLists.of(index, progress=progress)
+    is_gone = index.is_gone if index.is_gone.any() else None
+    hits = []
+    with (progress or Progress.silent()).task("search", len(contexts)) as task:
+        for _, window in ranker.windows(contexts):
+            asked = [window.of(place) for place in range(len(window))]
+            if short is None:
+                bests = scan_best(index.vectors, asked, k=k, is_gone=is_gone, squares=index.squares)
+            else:
+                bests = [_best_of(index, context, short.rows(context, size=k, probes=probes or 1), k=k) for context in asked]
+            for best in bests:
+                found = zip(best.rows.tolist(), best.scores.tolist(), strict=True)
+                hits.append([Hit(index.text(row), row, score) for row, score in found])
+            task.advance(len(window))
+    return hits
+
+
+def _best_of(index: CandidateIndex, context: Tensor, rows: np.ndarray, *, k: int) -> Best:
+    """The best of some rows, scored exactly."""
+    (best,) = scan_best(index.vectors[rows], [context], k=k)
+    return Best(rows[best.rows], best.scores)
+
+
+def rerank(
+    reranker: Ranker, contexts: Sequence[str], hits: Sequence[Sequence[Hit]], *, k: int, progress: Progress | None = None
+) -> list[list[Hit]]:
+    """Order hits by another ranker's scores and keep the ``k`` best of each context.
+
+    Args:
+        reranker: A poly- or cross-encoder, or any other.
+        contexts: The contexts that were asked.
+        hits: What ``search`` found, more than ``k`` of them.
+        k: How many to keep.
+        progress: Told how far it is.
+    """
+    scores = reranker.score_lists(contexts, [[hit.text for hit in found] for found in hits], progress=progress)
+    ordered = []
+    for found, theirs in zip(hits, scores, strict=True):
+        anew = [Hit(hit.text, hit.row, float(score)) for hit, score in zip(found, theirs, strict=True)]
+        ordered.append(sorted(anew, key=lambda hit: (-hit.score, hit.row))[:k])
+    return ordered
+
+
+def add_candidates(
+    ranker: DualRanker, index: CandidateIndex, texts: Sequence[str], *, batch_texts: int = 16_384, progress: Progress | None = None
+) -> int:
+    """Encode the texts that an index does not hold yet and append them, some at a time; those appended stay if the rest is cut off.
+
+    Returns:
+        How many were new.
+
+    Raises:
+        UserError: The index was made by another model.
+    """
+    index.refuse_other_model(ranker.fingerprint, ranker.name)
+    index.refresh()
+    distinct = list(dict.fromkeys(texts))
+    new = [text for text, row in zip(distinct, index.rows_of(distinct), strict=True) if row is None]
+    for start in range(0, len(new), batch_texts):
+        batch = new[start : start + batch_texts]
+        index.append(batch, ranker.encode_candidates(batch, progress=progress))
+    return len(new)
+
+
+def bring_in_line(ranker: DualRanker, index: CandidateIndex, texts: Sequence[str], *, progress: Progress | None = None) -> tuple[int, int]:
+    """Let an index hold just these texts: add what is new, delete what is gone.
+
+    Returns:
+        How many were added and how many deleted.
+    """
+    added = add_candidates(ranker, index, texts, progress=progress)
+    wanted = set(texts)
+    gone = [row for row, text in index.living_texts() if text not in wanted]
+    return added, index.delete(gone) if gone else 0

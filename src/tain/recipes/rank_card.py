@@ -1,0 +1,96 @@
+"""The model card of a ranker, written from its record."""
+
+from typing import Any
+
+_WHAT = {
+    "bi": "A bi-encoder: contexts and candidates have one vector each, and their dot product is the score.",
+    "poly": "A poly-encoder: a context has some vectors, a candidate one, and the candidate attends over the context's vectors.",
+    "cross": "A cross-encoder: context and candidate pass through the encoder together. The most exact, and the slowest.",
+}
+
+
+def figure_rows(before: dict[str, float] | None, after: dict[str, float] | None) -> list[tuple[str, str, str]]:
+    """Figures as rows of (name, before, after); empty without any."""
+    if after is None:
+        return []
+    return [(name, f"{before[name]:.1f}" if before else "–", f"{value:.1f}") for name, value in after.items()]
+
+
+def ranker_card(name: str, type: str, record: dict[str, Any]) -> str:
+    """Write the card.
+
+    Args:
+        name: The ranker's name.
+        type: ``bi``, ``poly`` or ``cross``.
+        record: What ``tain.json`` keeps.
+    """
+    config, counts = record["config"], record["counts"]
+    rows = figure_rows(record["figures"]["before"], record["figures"]["after"])
+    table = "\n".join(f"| {label} | {was} | {now} |" for label, was, now in rows)
+    figures = (
+        f"On {record['measured_on']}; x 100, ties by expectation:\n\n| figure | untrained | trained |\n|---|---|---|\n{table}\n"
+        if rows
+        else "No contexts were held out, so nothing was measured.\n"
+    )
+    return f"""---
+library_name: {"sentence-transformers" if type == "bi" else "tain"}
+pipeline_tag: text-ranking
+tags: [tain, {type}-encoder, text-ranking{", sentence-transformers" if type == "bi" else ""}]
+---
+
+# {name}
+
+{_WHAT[type]} Made from `{record["base_model"]}` by `tain rank train` (Humeau et al. 2020, "Poly-encoders", ICLR).
+
+## Use
+
+```python
+from tain import Ranker
+
+ranker = Ranker.load("{name}")
+scores = ranker.score(["a context"], ["a candidate", "another candidate"])  # (1, 2), higher is better
+```
+{_sentence_transformers(name, is_shared=config["shared_towers"]) if type == "bi" else ""}
+## Recipe
+
+- {counts["pairs"]:,} pairs of {counts["contexts"]:,} contexts and {counts["candidates"]:,} candidates; {record["steps"]} steps of {config["batch_contexts"]} contexts, {record["training_s"]:.0f} s in the training loop
+- {_vectors(type, config)}
+- {config["optimizer"]} at {config["learning_rate"]:.2g}, head at {config["head_rate"]:.2g}, schedule {config["schedule"]}, {config["negatives"]} negatives a context{_sources(config)}
+- contexts cut at {config["context_tokens"]} tokens (their beginning), candidates at {config["candidate_tokens"]}: {counts["truncated"]:,} texts
+- seed {record["best_seed"]} of {record["seeds"]}
+
+Every setting is in `tain.json`.
+
+## Figures
+
+{figures}"""
+
+
+def _sentence_transformers(name: str, *, is_shared: bool) -> str:
+    encode = ("encode", "encode") if is_shared else ("encode_query", "encode_document")
+    return f"""
+or with sentence-transformers{"" if is_shared else " (5 or later)"}, whose dot products rank alike:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}")
+scores = model.{encode[0]}(["a context"]) @ model.{encode[1]}(["a candidate", "another candidate"]).T
+```
+"""
+
+
+def _vectors(type: str, config: dict[str, Any]) -> str:
+    if type == "cross":
+        return "one encoder, linear score on the first token"
+    towers = "one encoder for both sides" if config["shared_towers"] else "two encoders trained apart"
+    scaling = "outputs times 0.06, as released" if config["paper_scaling"] else "learned scale"
+    codes = "" if type == "bi" else f"{config['codes']} vectors a context ({config['code_kind']}), "
+    frozen = {"nothing": "", "embeddings": ", word embeddings frozen", "encoder": ", encoder frozen: only codes and scale were trained"}
+    return f"{codes}{towers}, pooling {config['pooling']}, {scaling}{frozen[config['freeze']]}"
+
+
+def _sources(config: dict[str, Any]) -> str:
+    mined = f" mined by `{config['mine_with']}`" if config["mine_with"] else ""
+    taught = f"; order of lists learned from `{config['teacher']}` (share {config['teacher_share']})" if config["teacher"] else ""
+    return mined + taught

@@ -1,0 +1,141 @@
+"""Settings of ranker training. Light to import: the command line reads its help from here."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from tain.foundation.choices import Dtype, Pooling, RankerType
+from tain.foundation.errors import refuse_all
+
+Codes = Literal["learned", "first", "last", "last-and-first"]
+Optimizing = Literal["adamax", "adamw"]
+Frozen = Literal["nothing", "embeddings", "encoder"]
+
+PAPER_BATCH: dict[str, int] = {"bi": 512, "poly": 256, "cross": 16}
+PAPER_WARMUP: dict[str, int] = {"bi": 100, "poly": 100, "cross": 1000}
+CROSS_NEGATIVES = 15
+_LEARNING_RATE, _PLATEAU_FACTOR = 5e-5, 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankConfig:
+    """A bi-, poly- or cross-encoder (Humeau et al. 2020, section 4). What is None is filled from type and data."""
+
+    type: Annotated[RankerType, "bi: one vector a context, fastest; poly: some vectors; cross: every pair together, slowest"] = "poly"
+    codes: Annotated[int, "poly: vectors a context; 1 is close to bi (the paper: 16, 64, 360)"] = 64
+    code_kind: Annotated[Codes, "poly: learned codes, or a context's first or last outputs as they are"] = "learned"
+    shared_towers: Annotated[bool, "bi, poly: one encoder for contexts and candidates; default: two, trained apart"] = False
+    paper_scaling: Annotated[
+        bool, "outputs times 0.06 and codes drawn from 0 to 1, as released; default: a learned temperature, codes fitted to the outputs"
+    ] = False
+    pooling: Annotated[Pooling | None, "how a candidate's (bi: a text's) tokens become one vector; default: the model's, else mean"] = None
+    context_tokens: Annotated[int | None, "longer contexts lose their beginning (360, or what the model reads)"] = None
+    candidate_tokens: Annotated[int | None, "longer candidates lose their end (72)"] = None
+    freeze: Annotated[Frozen, "embeddings stay as they are; encoder: only learned codes and scale are trained, in minutes"] = "nothing"
+    batch_contexts: Annotated[int | None, "contexts a step (bi 512, poly 256, cross 16; at most an eighth of the pairs)"] = None
+    negatives: Annotated[
+        int | None, "wrong candidates a context, from its own list, else drawn from all (cross 15; bi, poly 0: the batch's other answers)"
+    ] = None
+    mine_with: Annotated[str | None, "bi- or poly-encoder that finds hard negatives among all candidates"] = None
+    mined_from: Annotated[int, "hard negatives are drawn from so many of its best wrong ones; small is harder, and oftener not wrong"] = 50
+    teacher: Annotated[str | None, "bi, poly: cross-encoder whose order of each list is learned too"] = None
+    teacher_share: Annotated[float, "weight of the teacher beside the right answers, 0 to 1"] = 0.5
+    teacher_temperature: Annotated[float, "divides the teacher's scores, above 0"] = 1.0
+    epochs: Annotated[int, "passes over the pairs, 1 or more (the paper: up to 8 poly, 10 bi, 12 cross)"] = 3
+    optimizer: Annotated[Optimizing, "adamax (the released commands) or adamw"] = "adamax"
+    learning_rate: Annotated[float, "of the encoders"] = _LEARNING_RATE
+    head_rate: Annotated[float, "of codes, scale and the cross-encoder's score, which start from nothing"] = 1e-3
+    weight_decay: Annotated[float, "of the encoders"] = 0.0
+    warmup_steps: Annotated[int | None, "the rate rises over so many steps (100, cross 1000; at most a tenth of all)"] = None
+    schedule: Annotated[
+        Literal["plateau", "linear"] | None,
+        "plateau: times 0.4 whenever the held-out contexts show no gain; linear: down to 0 (plateau, without held-out contexts linear)",
+    ] = None
+    validations_per_epoch: Annotated[int, "measurements on held-out contexts an epoch; the best one's weights are kept"] = 2
+    validation_candidates: Annotated[int, "candidates a held-out context, where it lists none"] = 20
+    held_out: Annotated[int, "contexts kept from training to measure on, at most a tenth of all; 0 measures nothing"] = 200
+    dropout: Annotated[float, "dropout everywhere but on attention weights; 0 to below 1"] = 0.1
+    attention_dropout: Annotated[float | None, "dropout on attention weights; default: as --dropout"] = None
+    seeds: Annotated[int, "train this many runs and keep the best by the held-out contexts"] = 1
+    seed: Annotated[int, "fixes data order, negatives, codes and dropout of the first run"] = 13
+    micro_tokens: Annotated[int, "tokens in memory at once; less memory, same gradient, about a third more time"] = 32_768
+    checkpoint_every_s: Annotated[float, "seconds between checkpoints of a long run"] = 120.0
+    resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
+    device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU where there is one"] = None
+    dtype: Annotated[Dtype, "what the encoders compute in: float32, bfloat16, or auto, which measures"] = "auto"
+    trust_remote_code: Annotated[bool, "let the model's folder bring Python code of its own"] = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.type not in PAPER_BATCH:
+            problems.append(f"type is {self.type!r}: give bi, poly or cross")
+        if self.codes < 1:
+            problems.append(f"codes is {self.codes}, but a context needs a vector: give 1 or more (the paper: 16, 64, 360)")
+        if self.pooling == "mean-with-padding":
+            problems.append("pooling is mean-with-padding, which no saved encoder can have: give cls or mean")
+        for name in ("context_tokens", "candidate_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 3:
+                problems.append(f"{name} is {value}, but special tokens take 2 of them: give 3 or more")
+        if self.batch_contexts is not None and self.batch_contexts < (1 if self.type == "cross" else 2):
+            problems.append(f"batch_contexts is {self.batch_contexts}, but an answer needs others to be told from: give 2 or more")
+        if self.negatives is not None and self.negatives < (1 if self.type == "cross" else 0):
+            problems.append(f"negatives is {self.negatives}: give {'1' if self.type == 'cross' else '0'} or more (the paper, cross: 15)")
+        for name in ("mined_from", "epochs", "validations_per_epoch", "seeds", "micro_tokens"):
+            if getattr(self, name) < 1:
+                problems.append(f"{name} is {getattr(self, name)}: give 1 or more")
+        if self.validation_candidates < 2:
+            problems.append(f"validation_candidates is {self.validation_candidates}: give 2 or more (the paper: 20)")
+        if self.held_out < 0:
+            problems.append(f"held_out is {self.held_out}, but it counts contexts: give 0 or more")
+        for name in ("learning_rate", "head_rate"):
+            if not 0 < getattr(self, name) < 1:
+                problems.append(f"{name} is {getattr(self, name)}: give a number between 0 and 1")
+        if self.weight_decay < 0:
+            problems.append(f"weight_decay is {self.weight_decay}: give 0 or more")
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                problems.append(f"{name} is {value}, but it is a probability and 1 would drop everything: give 0 to below 1 (dropout: 0.1)")
+        if not 0 <= self.teacher_share <= 1:
+            problems.append(f"teacher_share is {self.teacher_share}, but it is a share: give 0 to 1")
+        if not self.teacher_temperature > 0:
+            problems.append(f"teacher_temperature is {self.teacher_temperature}, but scores are divided by it: give a number above 0")
+        refuse_all(problems + self._contradictions())
+
+    def _contradictions(self) -> list[str]:
+        """Settings that do not go together."""
+        problems = []
+        if self.type == "cross" and self.teacher is not None:
+            problems.append("a cross-encoder is the teacher, not taught: leave out --teacher, or give --type bi or poly")
+        if self.type == "cross" and self.shared_towers:
+            problems.append("a cross-encoder has one encoder anyway: leave out --shared-towers")
+        if self.freeze == "encoder" and not (self.type == "poly" and self.code_kind == "learned"):
+            problems.append(
+                "--freeze encoder trains the learned codes alone, and this ranker has none: give --type poly --code-kind learned"
+            )
+        if self.teacher is not None and self.negatives == 0:
+            problems.append("a teacher orders lists, and without negatives there are none: give --negatives 7 or more")
+        if self.mine_with is not None and self.negatives == 0:
+            problems.append("hard negatives are mined, but none are used: give --negatives 1 or more, or leave out --mine-with")
+        if self.schedule == "plateau" and self.held_out == 0:
+            problems.append("the schedule plateau goes by held-out contexts, and there are none: give --held-out 200, or --schedule linear")
+        return problems
+
+    def resolved(self, *, pairs: int, has_held_out: bool) -> "RankConfig":
+        """Fill what is None from the type and the number of training pairs."""
+        batch = self.batch_contexts or min(PAPER_BATCH[self.type], max(2, pairs // 8))
+        steps = max(1, pairs // batch) * self.epochs
+        needs_lists = self.type == "cross" or self.teacher is not None or self.mine_with is not None
+        filled = {
+            "batch_contexts": batch,
+            "negatives": (CROSS_NEGATIVES if needs_lists else 0) if self.negatives is None else self.negatives,
+            "warmup_steps": min(PAPER_WARMUP[self.type], steps // 10) if self.warmup_steps is None else self.warmup_steps,
+            "schedule": self.schedule or ("plateau" if has_held_out else "linear"),
+            "attention_dropout": self.dropout if self.attention_dropout is None else self.attention_dropout,
+        }
+        return replace(self, **filled)
+
+
+def plateau_factor(misses: int) -> float:
+    """Factor on the learning rate after so many validations without a gain."""
+    return _PLATEAU_FACTOR**misses

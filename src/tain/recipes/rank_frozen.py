@@ -1,0 +1,62 @@
+"""What a frozen encoder puts out, computed once: training the codes alone then costs no pass of the encoder."""
+
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tain.batches.packing import batches_by_tokens, pack
+from tain.foundation.progress import Progress
+from tain.models.rankers import DualRanker
+
+_BATCH_TOKENS = 4096
+
+
+class FrozenTower:
+    """Token vectors of contexts in a file without a name, and candidates' pooled vectors in memory, none of them scaled.
+
+    Args:
+        ranker: Whose encoders; dropout is off while they run.
+        contexts: Tokenised contexts.
+        candidates: Tokenised candidates.
+        progress: Told how far it is.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, ranker: DualRanker, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: Progress
+    ) -> None:
+        ranker.module.eval()
+        self.device = ranker.device
+        self.lengths = np.array([len(ids) for ids in contexts])
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object; half precision, for it may be large
+        self._states = np.memmap(self._file, dtype=np.float16, mode="w+", shape=(int(self.starts[-1]), ranker.dim))
+        self._candidates = torch.empty(len(candidates), ranker.dim, device=self.device)
+        with progress.task("encode once", len(contexts) + len(candidates)) as task:
+            for batch in batches_by_tokens(self.lengths.tolist(), batch_tokens=_BATCH_TOKENS):
+                packed = pack([contexts[text] for text in batch])
+                hidden = ranker.context.encoder.tokens(packed).cpu().to(torch.float16).numpy()
+                for place, start in zip(packed.order.tolist(), packed.starts.tolist(), strict=True):
+                    text = batch[place]
+                    self._states[self.starts[text] : self.starts[text + 1]] = hidden[start : start + self.lengths[text]]
+                task.advance(len(batch))
+            for batch in batches_by_tokens([len(ids) for ids in candidates], batch_tokens=_BATCH_TOKENS):
+                self._candidates[batch] = ranker.candidate.encoder(pack([candidates[text] for text in batch]))
+                task.advance(len(batch))
+
+    def tokens(self, contexts: np.ndarray) -> tuple[Float[Tensor, "texts longest dim"], Bool[Tensor, "texts longest"]]:
+        """Rows of token vectors of some contexts; True on real tokens."""
+        lengths = self.lengths[contexts]
+        rows = np.zeros((len(contexts), int(lengths.max()), self._states.shape[1]), dtype=np.float16)
+        for row, context in enumerate(contexts):
+            rows[row, : lengths[row]] = self._states[self.starts[context] : self.starts[context + 1]]
+        is_token = np.arange(rows.shape[1]) < lengths[:, None]
+        return torch.from_numpy(rows).to(self.device).float(), torch.from_numpy(is_token).to(self.device)
+
+    def candidates(self, rows: np.ndarray) -> Float[Tensor, "candidates dim"]:
+        """Pooled vectors of some candidates."""
+        return self._candidates[torch.from_numpy(rows).to(self.device)]

@@ -1,0 +1,114 @@
+"""The pairs a ranker trains on as numbers: which candidate is right, listed or merely there for which context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tain.foundation.errors import UserError
+from tain.models.rankers import DualRanker
+from tain.models.scanning import scan_best
+from tain.recipes.rank_config import RankConfig
+from tain.text.cleaning import same_text_key
+from tain.text.records import RankingExample
+
+_MOST_DRAWS = 50  # tries to draw a wrong candidate before one is said to be missing
+
+
+@dataclass(frozen=True)
+class Material:
+    """Training pairs and held-out examples.
+
+    Attributes:
+        contexts: Different contexts.
+        candidates: Different candidates, by ``same_text_key``: texts that differ in case or white space are one.
+        pairs: Context and right candidate of each pair (pairs, 2).
+        right: Each context's right candidates.
+        listed: Each context's own wrong candidates.
+        held: Examples kept from training.
+        texts: Every candidate there is, held-out ones too, as written.
+    """
+
+    contexts: list[str]
+    candidates: list[str]
+    pairs: np.ndarray
+    right: list[frozenset[int]]
+    listed: list[tuple[int, ...]]
+    held: list[RankingExample]
+    texts: list[str]
+    hard: list[tuple[int, ...]] = field(default_factory=list)
+
+    def draw_negatives(self, context: int, count: int, *, rng: np.random.Generator) -> list[int]:
+        """Draw wrong candidates: mined ones, else listed ones, and where these are too few any others; all different where possible."""
+        near = (self.hard or self.listed)[context]
+        drawn = [near[place] for place in rng.permutation(len(near))[:count]]
+        for _ in range(_MOST_DRAWS * count):
+            if len(drawn) == count:
+                break
+            one = int(rng.integers(len(self.candidates)))
+            if one not in self.right[context] and (one not in drawn or len(self.candidates) <= count + len(self.right[context])):
+                drawn.append(one)
+        if len(drawn) < count:
+            raise UserError(
+                f"a context has no wrong candidates to learn from: all {len(self.candidates):,} are right for it; give more pairs"
+            )
+        return drawn
+
+
+def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, validation: Sequence[RankingExample]) -> Material:
+    """Keep some contexts to measure on and number what is left.
+
+    Args:
+        examples: Contexts, right answers and listed negatives.
+        config: Says how many are held out.
+        validation: Measured on instead, where there are any.
+
+    Raises:
+        UserError: There are fewer than two pairs, or only one candidate.
+    """
+    if not examples:
+        raise UserError("there are no pairs to train on: give at least 2")
+    held: list[RankingExample] = list(validation)
+    kept = list(examples)
+    if not held and config.held_out:
+        order = np.random.default_rng([config.seed, 1]).permutation(len(kept))
+        count = min(config.held_out, len(kept) // 10)
+        held = [kept[place] for place in order[:count]]
+        kept = [kept[place] for place in sorted(order[count:])]
+    number: dict[str, int] = {}
+    texts: list[str] = []
+
+    def numbered(text: str) -> int:
+        key = same_text_key(text)
+        if key not in number:
+            number[key] = len(texts)
+            texts.append(text)
+        return number[key]
+
+    right = [tuple(dict.fromkeys(numbered(answer) for answer in example.answers)) for example in kept]
+    listed = [
+        tuple(place for place in dict.fromkeys(numbered(text) for text in example.negatives) if place not in answers)
+        for example, answers in zip(kept, right, strict=True)
+    ]
+    pairs = np.array([(context, answer) for context, answers in enumerate(right) for answer in answers], dtype=np.int64)
+    if len(pairs) < 2 or len(texts) < 2:
+        raise UserError(
+            f"there are {len(pairs)} pairs with {len(texts)} different candidates to train on, but a right answer must be told from others: give more pairs"
+        )
+    everything = dict.fromkeys([*texts, *(text for example in held for text in (*example.answers, *example.negatives))])
+    return Material(
+        [example.context for example in kept], texts, pairs, [frozenset(answers) for answers in right], listed, held, list(everything)
+    )
+
+
+def mine_negatives(ranker: DualRanker, material: Material, *, count: int) -> list[tuple[int, ...]]:
+    """Find each context's ``count`` best wrong candidates by a bi- or poly-encoder."""
+    vectors = ranker.encode_candidates(material.candidates)
+    most_right = max(map(len, material.right))
+    found: list[tuple[int, ...]] = []
+    for start, window in ranker.windows(material.contexts):
+        asked = [window.of(place) for place in range(len(window))]
+        for place, best in enumerate(scan_best(vectors, asked, k=count + most_right)):
+            right = material.right[start + place]
+            found.append(tuple(row for row in best.rows.tolist() if row not in right)[:count])
+    return found

@@ -1,0 +1,147 @@
+"""Contexts with their right answers, and negatives where the table has them: what rankers train on and are measured by."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from tain.foundation.errors import UserError
+from tain.text.lines import source_name
+from tain.text.records import RankingExample
+from tain.text.tables import Table, kind_of, open_table
+
+COLUMNS = ("context", "answer")
+_RIGHT, _WRONG = {"1", "1.0", "true"}, {"0", "0.0", "false"}
+
+
+def read_ranking_examples(
+    source: str | Path,
+    *,
+    columns: tuple[str, str] | None = None,
+    negatives: str | None = None,
+    label: str | None = None,
+) -> list[RankingExample]:
+    """Read a table of contexts and answers; rows of one context become one example, in the order of its first row.
+
+    Args:
+        source: A table as in ``readers.read_pairs``.
+        columns: The context's and the answer's column; default: ``context`` and ``answer``, or the only two there are.
+        negatives: A column of texts that do not answer the context: in jsonl and parquet a list of texts (an answer may be one too:
+            several right answers), in tsv and csv the same written as JSON, ``["one", "other"]``; blank for none.
+        label: A column that says by 1 or 0 whether the row's answer is right.
+
+    Returns:
+        The examples, each with one right answer at least. Contexts without a right one are left out.
+
+    Raises:
+        UserError: The source is no table of pairs, a context or answer is blank, a list is none, a label is neither 0 nor 1, or no
+            context has a right answer.
+    """
+    table = _open(source)
+    context_column, answer_column = _columns(table, columns)
+    chosen = [context_column, answer_column]
+    for column in (negatives, label):
+        if column is not None:
+            _refuse_missing(table, column)
+            chosen.append(column)
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"columns are {', '.join(map(repr, chosen))}, of which two are the same: name different columns")
+    right: dict[str, dict[str, None]] = {}
+    wrong: dict[str, dict[str, None]] = {}
+    rows = 0
+    for number, cells in _rows(table, chosen):
+        rows += 1
+        place = f"{table.name} {table.unit} {number}"
+        context = _text(cells[0], place, context_column, "context")
+        answers = _texts(cells[1], place, answer_column)
+        if not answers:
+            raise UserError(f"{place} has an empty answer in column {answer_column!r}: fill it in or drop the row")
+        is_right = label is None or _is_right(cells[-1], place, label)
+        right.setdefault(context, {})
+        (right if is_right else wrong).setdefault(context, {}).update(dict.fromkeys(answers))
+        if negatives is not None:
+            wrong.setdefault(context, {}).update(dict.fromkeys(_listed(cells[2], place, negatives)))
+    if not rows:
+        raise UserError(
+            f"{table.name} has column names ({table.listed_columns()}) but no rows: give a table with pairs below its first line"
+        )
+    examples = [
+        RankingExample(context, tuple(answers), tuple(text for text in wrong.get(context, ()) if text not in answers))
+        for context, answers in right.items()
+        if answers
+    ]
+    if not examples:
+        raise UserError(f"{table.name} has no right answer: column {label!r} is 0 in all {rows:,} rows; mark right answers by 1")
+    return examples
+
+
+def _open(source: str | Path) -> Table:
+    if kind_of(source) == "text":
+        raise UserError(
+            f"{source_name(source)} is read as plain text, but pairs need two columns, context and answer: "
+            "give .tsv, .csv, .jsonl or .parquet"
+        )
+    return open_table(source)
+
+
+def _columns(table: Table, columns: tuple[str, str] | None) -> tuple[str, str]:
+    if len(table.columns) < 2:
+        raise UserError(
+            f"{table.name} has one column ({table.listed_columns()}), but a pair needs two: a context and an answer that is right for it"
+        )
+    if columns is not None:
+        for column in columns:
+            _refuse_missing(table, column)
+        return columns
+    if set(COLUMNS) <= set(table.columns):
+        return COLUMNS
+    if len(table.columns) == 2:
+        return table.columns[0], table.columns[1]
+    raise UserError(
+        f"{table.name} has {len(table.columns)} columns ({table.listed_columns()}) and nothing is guessed: "
+        "name the contexts' and the answers' with --columns"
+    )
+
+
+def _refuse_missing(table: Table, column: str) -> None:
+    if column not in table.columns:
+        raise UserError(f"{table.name} has no column {column!r}: name one of {table.listed_columns()}")
+
+
+def _rows(table: Table, chosen: list[str]) -> Iterator[tuple[int, list[object]]]:
+    for number, cells in table.rows(chosen):
+        if cells is not None:
+            yield number, cells
+
+
+def _text(value: object, place: str, column: str, what: str) -> str:
+    if value is None or (isinstance(value, str) and (not value or value.isspace())):
+        raise UserError(f"{place} has an empty {what} in column {column!r}: fill it in or drop the row")
+    if not isinstance(value, str):
+        raise UserError(f"{place}, column {column!r} holds {type(value).__name__} {str(value)[:30]!r}, not text: name a column of texts")
+    return value
+
+
+def _texts(value: object, place: str, column: str) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [_text(text, place, column, "answer") for text in values]
+
+
+def _listed(value: object, place: str, column: str) -> list[str]:
+    """Read a cell of negatives: a list, or one written as JSON."""
+    if value is None or (isinstance(value, str) and (not value or value.isspace())):
+        return []
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, list):
+        raise UserError(f'{place}, column {column!r} holds no list of negatives: write it as ["one", "other"], or leave it blank')
+    return [_text(text, place, column, "negative") for text in value]
+
+
+def _is_right(value: object, place: str, column: str) -> bool:
+    spelled = str(value).strip().lower()
+    if spelled not in _RIGHT | _WRONG:
+        raise UserError(f"{place}, column {column!r} holds {spelled!r}: give 1 where the answer is right and 0 where it is not")
+    return spelled in _RIGHT

@@ -1,0 +1,178 @@
+"""``tain rank`` as it is typed: train, score, search, evaluate, and one line for what cannot work."""
+
+import json
+import shutil
+
+import pytest
+
+from tain.cli.main import main
+
+SMALL = ("--batch-contexts", 8, "--codes", 3, "--epochs", 1, "--context-tokens", 20, "--candidate-tokens", 16, "--held-out", 4)
+HERE = ("--device", "cpu", "--dtype", "float32", "--quiet")
+
+
+def run(*arguments):
+    """Run the command line in this process and return its exit code."""
+    try:
+        main(["rank", *(str(argument) for argument in arguments)])
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def pairs_file(sentences, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
+    rows = [f"{text} {other}\t{text}" for text in sentences for other in ("a", "b", "c", "d")]
+    path.write_text("\n".join(["context\tanswer", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def ranker_folder(bert_folder, pairs_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rank") / "ranker"
+    assert run("train", bert_folder, pairs_file, "-o", folder, *SMALL, *HERE) == 0
+    return folder
+
+
+@pytest.fixture
+def texts(tmp_path):
+    def write(name, lines):
+        path = tmp_path / name
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    return write
+
+
+def refused(capsys, *arguments):
+    assert run(*arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_training_shows_what_it_gained(bert_folder, pairs_file, tmp_path, capsys):
+    assert run("train", bert_folder, pairs_file, "-o", tmp_path / "bi", "--type", "bi", *SMALL, *HERE) == 0
+    said = capsys.readouterr().out
+    assert "untrained" in said
+    assert "R@1" in said
+    assert "MRR" in said
+    assert "44 pairs of 44 contexts and 12 candidates" in said
+    assert "saved in" in said
+
+
+def test_training_results_are_one_json_object(bert_folder, pairs_file, tmp_path, capsys):
+    more = ("--device", "cpu", "--dtype", "float32", "--json")
+    assert run("train", bert_folder, pairs_file, "-o", tmp_path / "cross", "--type", "cross", "--negatives", 2, *SMALL, *more) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["type"], found["counts"]["held_out"], found["before"].keys()) == ("cross", 4, found["after"].keys())
+
+
+def test_scores_are_lines_and_may_be_json(ranker_folder, pairs_file, tmp_path, capsys):
+    assert run("score", ranker_folder, pairs_file, *HERE) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "context\tanswer\tscore"
+    assert len(lines) == 49
+    assert float(lines[1].split("\t")[2])
+    assert run("score", ranker_folder, pairs_file, "--json", "-o", tmp_path / "scores.jsonl", *HERE) == 0
+    first = json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0])
+    assert first["score"] == pytest.approx(float(lines[1].split("\t")[2]), rel=1e-4)
+
+
+def test_candidates_are_indexed_once_then_searched_changed_and_deleted(ranker_folder, sentences, texts, tmp_path, capsys):
+    asked, answers = texts("asked.txt", sentences[:2]), texts("answers.txt", sentences[:8])
+    base = ("search", ranker_folder, asked, "--index", tmp_path / "index", "--json", *HERE)
+    assert run(*base, "--candidates", answers, "-k", 3) == 0
+    first = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["context"] for entry in first] == sentences[:2]
+    assert all(len(entry["hits"]) == 3 for entry in first)
+    assert run(*base, "-k", 3) == 0  # without the file
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == first
+    answers.write_text("\n".join(sentences[4:12]) + "\n")
+    assert f"error: candidate file '{answers}' changed since index" in refused(capsys, *base, "--candidates", answers)
+    assert run(*base, "--candidates", answers, "--update") == 0
+    capsys.readouterr()
+    assert run(*base, "--candidates", answers, "-k", 100) == 0
+    hits = json.loads(capsys.readouterr().out.splitlines()[0])["hits"]
+    assert sorted(hit["text"] for hit in hits) == sorted(sentences[4:12])
+    assert run(*base, "--delete", texts("gone.txt", sentences[4:10]), "-k", 100) == 0
+    hits = json.loads(capsys.readouterr().out.splitlines()[0])["hits"]
+    assert sorted(hit["text"] for hit in hits) == sorted(sentences[10:12])
+
+
+def test_hits_are_reordered_by_a_second_ranker_and_listed_to_read(bert_folder, ranker_folder, sentences, texts, tmp_path, capsys):
+    asked, answers = texts("asked.txt", sentences[:2]), texts("answers.txt", sentences)
+    common = ("--index", tmp_path / "index", "--candidates", answers, "-k", 2, *HERE)
+    assert run("search", bert_folder, asked, *common, "--rerank", ranker_folder, "--depth", 5) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == sentences[0]
+    assert len(said) == 6
+    assert said[1].split()[0] == "1"
+
+
+def test_rankers_are_compared_with_what_a_query_costs(bert_folder, ranker_folder, pairs_file, tmp_path, capsys):
+    common = ("evaluate", bert_folder, ranker_folder, "--pairs", pairs_file, "--resamples", 20, *HERE)
+    out = tmp_path / "report.json"
+    assert run(*common, "--candidates", 6, "--latency", 10, "--latency", 2000, "-o", out) == 0
+    said = capsys.readouterr().out
+    assert "6 sampled" in said
+    assert "ms, 2k" in said
+    report = json.loads(out.read_text())
+    assert [ranker["type"] for ranker in report["rankers"]] == ["bi", "poly"]
+    assert report["queries"] == 48
+    assert run(*common, "--pool", "--no-latency") == 0
+    assert "whole pool of 12" in capsys.readouterr().out
+
+
+def test_an_index_of_another_model_or_version_is_refused(bert_folder, ranker_folder, sentences, texts, tmp_path, capsys):
+    asked, index = texts("asked.txt", sentences[:2]), tmp_path / "index"
+    assert run("search", ranker_folder, asked, "--index", index, "--candidates", texts("answers.txt", sentences), *HERE) == 0
+    capsys.readouterr()
+    assert "was made by another model" in refused(capsys, "search", bert_folder, asked, "--index", index, *HERE)
+    other = tmp_path / "ranker"
+    shutil.copytree(ranker_folder, other)
+    about = json.loads((index / "index.json").read_text())
+    (index / "index.json").write_text(json.dumps({**about, "model": str(other), "fingerprint": "0" * 16}))
+    assert "was made by another version of this model" in refused(capsys, "search", other, asked, "--index", index, *HERE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "MODEL", "ONE", "-o", "OUT"), "has one column ('text'), but a pair needs two"),
+        (("train", "MODEL", "EMPTY", "-o", "OUT"), "line 2 has an empty answer in column 'answer'"),
+        (("train", "MODEL", "PAIRS", "-o", "OUT", "--codes", 0), "codes is 0, but a context needs a vector"),
+        (("train", "MODEL", "PAIRS", "-o", "OUT", "--batch-contexts", 100), "fewer than a batch of 100"),
+        (("train", "MODEL", "PAIRS", "-o", "OUT", "--teacher", "./nowhere"), "'./nowhere' does not exist"),
+        (("evaluate", "MODEL", "--pairs", "PAIRS", "--candidates", 20), "fewer than the 20 of a list"),
+        (("evaluate", "MODEL", "--pairs", "PAIRS", "--pool", "--listed"), "--pool and --listed are given"),
+        (("evaluate", "MODEL", "--pairs", "PAIRS", "--listed"), "no context has negatives"),
+        (("search", "MODEL", "ASKED", "--index", "OUT"), "does not exist: make it by giving --candidates FILE"),
+        (("search", "MODEL", "ASKED", "--index", "OUT", "--update"), "--update brings an index in line with candidates"),
+        (("search", "MODEL", "ASKED", "--index", "OUT", "-k", 0), "k is 0: give 1 or more"),
+        (("search", "MODEL", "ASKED", "--index", "OUT", "--rerank", "MODEL", "--depth", 5), "depth is 5, fewer than the 10 hits"),
+        (("score", "MODEL", "ONE"), "has one column ('text'), but a pair needs two"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_code_2(arguments, message, bert_folder, pairs_file, texts, tmp_path, capsys):
+    places = {
+        "MODEL": bert_folder,
+        "PAIRS": pairs_file,
+        "OUT": tmp_path / "out",
+        "ONE": texts("one.tsv", ["text", "hello"]),
+        "EMPTY": texts("empty.tsv", ["context\tanswer", "hello\t "]),
+        "ASKED": texts("asked.txt", ["hello"]),
+    }
+    assert message in refused(capsys, *(places.get(argument, argument) for argument in arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cross_encoder_is_not_searched_with(bert_folder, pairs_file, texts, tmp_path, capsys):
+    cross = tmp_path / "cross"
+    assert run("train", bert_folder, pairs_file, "-o", cross, "--type", "cross", "--negatives", 1, *SMALL, *HERE) == 0
+    capsys.readouterr()
+    message = refused(
+        capsys, "search", cross, texts("asked.txt", ["hello"]), "--index", tmp_path / "i", "--candidates", texts("c.txt", ["x"])
+    )
+    assert "is a cross-encoder, which has no vectors to search" in message

@@ -1,0 +1,181 @@
+"""Figures of ranked lists: closed forms, ties by expectation, lists that cannot be made, rankers side by side."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from tain.evaluation.candidates import (
+    CandidateLists,
+    average_precision,
+    evaluate_rankers,
+    first_place_chances,
+    given_lists,
+    latencies,
+    list_figures,
+    sampled_lists,
+    whole_pool,
+)
+from tain.foundation.errors import UserError
+from tain.models.rankers import Ranker
+from tain.text.records import RankingExample
+
+
+@pytest.fixture
+def examples():
+    return [RankingExample(f"question {number}", (f"answer {number}",), (f"wrong {number}", f"worse {number}")) for number in range(30)]
+
+
+def marks(*right, of):
+    return np.isin(np.arange(of), right)
+
+
+# ---- one list
+
+
+def test_constant_scores_give_one_in_c(rng):
+    found = list_figures([np.zeros(20)] * 3, [marks(0, of=20)] * 3)
+    assert found["R@1"].tolist() == pytest.approx([1 / 20] * 3)
+    assert found["R@10"].tolist() == pytest.approx([10 / 20] * 3)
+    assert found["MRR"].tolist() == pytest.approx([sum(1 / place for place in range(1, 21)) / 20] * 3)
+
+
+def test_recall_at_1_of_20_is_not_hits_among_20():
+    scores, right = np.arange(20.0)[::-1], marks(5, of=20)  # the right one comes sixth
+    found = list_figures([scores], [right])
+    assert (found["R@1"][0], found["R@5"][0], found["R@10"][0]) == (0.0, 0.0, 1.0)
+    assert found["MRR"][0] == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize("right", [(0,), (0, 1), (2, 4), (1, 2, 5)])
+def test_ties_are_the_mean_over_all_orders_of_equal_scores(right):
+    scores, is_right = np.array([2.0, 1.0, 1.0, 1.0, 0.0, 0.0]), marks(*right, of=6)
+    orders = [order for order in itertools.permutations(range(6)) if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))]
+    firsts = [next(place for place, item in enumerate(order) if is_right[item]) for order in orders]
+    better, chances = first_place_chances(scores, is_right)
+    expected = [np.mean([first == better + step for first in firsts]) for step in range(len(chances))]
+    np.testing.assert_allclose(chances, expected, atol=1e-12)
+
+    def precision(order):
+        hits = np.cumsum([is_right[item] for item in order])
+        return np.mean([hits[place] / (place + 1) for place, item in enumerate(order) if is_right[item]])
+
+    assert average_precision(scores, is_right) == pytest.approx(np.mean([precision(order) for order in orders]))
+
+
+def test_average_precision_is_the_known_one_without_ties(rng):
+    for _ in range(20):
+        scores, is_right = rng.permutation(12).astype(float), rng.random(12) < 0.4
+        is_right[0] = True
+        assert average_precision(scores, is_right) == pytest.approx(average_precision_score(is_right, scores))
+
+
+def test_map_is_given_where_lists_have_several_right_answers_alone():
+    assert "MAP" not in list_figures([np.arange(3.0)], [marks(0, of=3)])
+    assert list_figures([np.array([3.0, 2.0, 1.0])], [marks(0, 1, of=3)])["MAP"][0] == 1.0
+
+
+def test_a_score_that_is_no_number_is_refused():
+    with pytest.raises(UserError, match="a score that is nan or infinite"):
+        list_figures([np.array([1.0, np.nan])], [marks(0, of=2)])
+
+
+# ---- making lists
+
+
+def test_sampled_lists_hold_the_right_answer_once_and_no_other_right_one(rng):
+    examples = [RankingExample(str(number), (f"a{number}", f"b{number}")) for number in range(10)]
+    lists = sampled_lists(examples, size=12, rng=rng)
+    assert len(lists) == 20
+    for context, listed, is_right in zip(lists.contexts, lists.lists, lists.is_right, strict=True):
+        assert len(set(listed)) == 12
+        assert sum(text in (f"a{context}", f"b{context}") for text in listed) == 1
+        assert list(np.flatnonzero(is_right)) == [0]
+    same = sampled_lists(examples, size=12, rng=np.random.default_rng(13))
+    assert same.lists == sampled_lists(examples, size=12, rng=np.random.default_rng(13)).lists
+
+
+def test_a_pool_smaller_than_a_list_is_refused(examples, rng):
+    with pytest.raises(UserError, match=r"the pool holds 30 different candidates .*fewer than the 31 of a list: give --candidates 30"):
+        sampled_lists(examples, size=31, rng=rng)
+    with pytest.raises(UserError, match="candidates are 1 a query, but a right one needs others"):
+        sampled_lists(examples, size=1, rng=rng)
+
+
+def test_given_lists_are_the_tables_own(examples):
+    lists = given_lists([*examples[:2], RankingExample("alone", ("x",))])
+    assert lists.contexts == ("question 0", "question 1")
+    assert lists.lists[0] == ("answer 0", "wrong 0", "worse 0")
+    with pytest.raises(UserError, match="no context has negatives"):
+        given_lists([RankingExample("alone", ("x",))])
+
+
+def test_the_whole_pool_is_every_text_for_every_context(examples):
+    lists = whole_pool(examples)
+    assert len(lists.lists[0]) == 90
+    assert [lists.lists[0][int(np.flatnonzero(right)[0])] for right in lists.is_right] == [f"answer {number}" for number in range(30)]
+    with pytest.raises(UserError, match="the whole pool is one candidate"):
+        whole_pool([RankingExample("a", ("x",)), RankingExample("b", ("x",))])
+
+
+# ---- side by side
+
+
+def test_rankers_are_compared_on_the_same_lists_with_what_a_query_costs(bert_folder, sentences, rng):
+    examples = [RankingExample(text, (text,)) for text in sentences]  # an encoder finds a text by itself
+    lists = sampled_lists(examples, size=6, rng=rng)
+    ranker = Ranker.load(bert_folder, device="cpu", dtype="float32")
+    report = evaluate_rankers([ranker, ranker], lists, sizes=(10, 3000), resamples=50)
+    first, second = report.rankers
+    assert first.figures["R@1"].value > 50
+    assert second.figures["R@1"].difference == 0
+    assert [time.candidates for time in first.latencies] == [10, 3000]
+    assert all(time.ms > 0 and not time.is_extrapolated for time in first.latencies)
+    assert report.to_dict()["kind"] == "6 sampled"
+    pool = evaluate_rankers([ranker], whole_pool(examples), sizes=(), resamples=10)
+    assert pool.rankers[0].figures["MRR"].value > 30
+
+
+def test_a_constant_ranker_gets_chance_level(rng, examples):
+    class Constant(Ranker):
+        type = "cross"
+
+        @property
+        def module(self):
+            return torch.nn.Module()
+
+        @property
+        def towers(self):
+            return ()
+
+        def _fingerprinted(self):
+            return ""
+
+        def score(self, contexts, candidates, *, progress=None):
+            return np.zeros((len(contexts), len(candidates)), dtype=np.float32)
+
+        def score_lists(self, contexts, lists, *, progress=None):
+            return [np.zeros(len(listed), dtype=np.float32) for listed in lists]
+
+        def save(self, folder, *, record, card): ...
+
+    lists = sampled_lists(examples, size=20, rng=rng)
+    (result,) = evaluate_rankers([Constant(name="constant")], lists, sizes=(100,), resamples=20).rankers
+    assert result.figures["R@1"].value == pytest.approx(5.0)
+    assert result.figures["R@1"].interval.low == pytest.approx(5.0)
+    assert result.latencies[0].is_extrapolated
+
+
+def test_no_ranker_is_refused(examples, rng):
+    with pytest.raises(UserError, match="no ranker is given"):
+        evaluate_rankers([], sampled_lists(examples, size=5, rng=rng))
+
+
+def test_the_lists_of_all_queries_need_not_be_of_one_length(bert_folder):
+    lists = CandidateLists(("a", "b"), (("x", "y", "z"), ("x", "y")), (marks(0, of=3), marks(1, of=2)), "listed")
+    ranker = Ranker.load(bert_folder, device="cpu", dtype="float32")
+    (result,) = evaluate_rankers([ranker], lists, sizes=(), resamples=10).rankers
+    assert set(result.figures) == {"R@1", "MRR"}
+    assert [time.candidates for time in latencies(ranker, ["a"], ["x"], sizes=(4,), queries=1)] == [4]

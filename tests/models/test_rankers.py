@@ -1,0 +1,217 @@
+"""Bi-, poly- and cross-encoders behind one interface: what a score means, saving and loading, sentence-transformers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tain.encoders.heads import poly_scores
+from tain.foundation.errors import UserError
+from tain.models.embedder import Embedder
+from tain.models.rankers import CrossRanker, DualRanker, Ranker
+
+LIMITS = {"context_tokens": 20, "candidate_tokens": 12}
+KINDS = ["bi", "poly", "cross"]
+
+
+@pytest.fixture
+def build(bert_folder, generator):
+    """Make an untrained ranker whose two towers differ."""
+
+    def make(type="poly", *, folder=bert_folder, kind=None, codes=3, is_shared=False):
+        embedder = Embedder.load(folder, device="cpu", dtype="float32")
+        if type == "cross":
+            return CrossRanker.start(embedder, **LIMITS, generator=generator)
+        ranker = DualRanker.start(
+            embedder,
+            kind="pooled" if type == "bi" else kind or "learned",
+            codes=1 if type == "bi" else codes,
+            scale=0.3,
+            is_scale_learned=True,
+            is_shared=is_shared,
+            generator=generator,
+            **LIMITS,
+        )
+        if not is_shared:
+            with torch.no_grad():
+                for parameter in ranker.candidate.encoder.parameters():
+                    parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+        return ranker
+
+    return make
+
+
+def saved(ranker, folder):
+    folder.mkdir()
+    ranker.save(folder, record={"base_model": "tiny"}, card="a card")
+    return folder
+
+
+# ---- what a score is
+
+
+@pytest.mark.parametrize("type", KINDS)
+def test_scores_of_all_pairs_and_of_lists_agree(build, sentences, type):
+    ranker = build(type)
+    scores = ranker.score(sentences[:3], sentences[4:9])
+    assert scores.shape == (3, 5)
+    lists = [sentences[4:9], sentences[6:4:-1], [sentences[8]]]
+    expected = [scores[0], scores[1][[2, 1]], scores[2][[4]]]
+    for found, wanted in zip(ranker.score_lists(sentences[:3], lists), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["learned", "first", "last", "last-and-first"])
+def test_a_poly_encoder_scores_by_the_papers_equations(build, sentences, kind):
+    ranker = build(kind=kind)
+    contexts = ranker.encode_contexts(sentences[:3])
+    candidates = torch.from_numpy(ranker.encode_candidates(sentences[3:7]))
+    expected = poly_scores(contexts.vectors, candidates, is_vector=contexts.is_vector)
+    np.testing.assert_allclose(ranker.score(sentences[:3], sentences[3:7]), expected.numpy(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_bi_encoder_scores_by_the_dot_product_of_its_towers(build, sentences):
+    ranker = build("bi")
+    scale = float(ranker.head.scale)
+    expected = scale**2 * ranker.context.encode(sentences[:3]) @ ranker.candidate.encode(sentences[3:7]).T
+    np.testing.assert_allclose(ranker.score(sentences[:3], sentences[3:7]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_cached_candidates_and_another_order_change_nothing(build, sentences):
+    ranker = build()
+    expected = ranker.score(sentences[:2], sentences[2:8])
+    cached = ranker.encode_candidates(sentences[2:8])
+    np.testing.assert_allclose(ranker.score(sentences[:2], cached), expected, atol=1e-5)
+    np.testing.assert_allclose(ranker.score(sentences[:2], cached[::-1].copy()), expected[:, ::-1], atol=1e-5)
+    alone = np.concatenate([ranker.encode_candidates([text]) for text in sentences[2:8]])
+    np.testing.assert_allclose(alone, cached, atol=1e-5)
+
+
+def test_a_cross_encoder_reads_the_pair_as_its_model_does(build):
+    ranker = build("cross")
+    pair = ranker.tower.tokenizer("the sea is deep", "a red house")
+    assert pair["input_ids"].count(ranker._separator) == 2
+    second = pair["input_ids"].index(ranker._separator) + 1
+    segments = [0] * second + [1] * (len(pair["input_ids"]) - second)
+    model = ranker.tower.encoder.model.eval()
+    model.config._attn_implementation = "eager"
+    with torch.no_grad():
+        hidden = model(input_ids=torch.tensor([pair["input_ids"]]), token_type_ids=torch.tensor([segments])).last_hidden_state
+        other = model(input_ids=torch.tensor([pair["input_ids"]])).last_hidden_state
+    expected = ranker.head(hidden[:, 0]).item()
+    assert abs(expected - ranker.head(other[:, 0]).item()) > 1e-4  # the segments do count
+    model.config._attn_implementation = "tain_packed"
+    assert ranker.score(["the sea is deep"], ["a red house"])[0, 0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "distilbert", "modernbert", "mpnet"])
+def test_other_architectures_are_cross_encoders_too(build, save_masked_lm, architecture, sentences):
+    ranker = build("cross", folder=save_masked_lm(architecture))
+    scores = ranker.score(sentences[:2], sentences[2:6])
+    one_by_one = [[ranker.score([context], [candidate])[0, 0] for candidate in sentences[2:6]] for context in sentences[:2]]
+    np.testing.assert_allclose(scores, one_by_one, atol=1e-4)
+    assert np.isfinite(scores).all()
+
+
+def test_contexts_lose_their_beginning_and_candidates_their_end(build):
+    ranker = build("bi")
+    long = " ".join("abcdefghijklmnopqrstuvwxyz")
+    end, start = " ".join("ijklmnopqrstuvwxyz"), " ".join("abcdefghij")
+    np.testing.assert_allclose(ranker.encode_contexts([long]).vectors, ranker.encode_contexts([end]).vectors, atol=1e-5)
+    np.testing.assert_allclose(ranker.encode_candidates([long]), ranker.encode_candidates([start]), atol=1e-5)
+    ranker.score([long], [long, "short"])
+    assert ranker.truncated == 2
+
+
+# ---- folders
+
+
+@pytest.mark.parametrize(
+    ("type", "options"),
+    [("bi", {}), ("bi", {"is_shared": True}), ("poly", {}), ("poly", {"is_shared": True, "kind": "last"}), ("cross", {})],
+)
+def test_saving_then_loading_gives_the_same_scores(build, sentences, tmp_path, type, options):
+    ranker = build(type, **options)
+    folder = saved(ranker, tmp_path / "ranker")
+    again = Ranker.load(folder, device="cpu", dtype="float32")
+    assert again.type == type
+    assert again.fingerprint == ranker.fingerprint
+    np.testing.assert_array_equal(again.score(sentences[:3], sentences[3:]), ranker.score(sentences[:3], sentences[3:]))
+    assert json.loads((folder / "tain.json").read_text())["kind"] == "ranker"
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_bi_encoders_load_in_sentence_transformers_and_rank_alike(build, sentences, tmp_path, is_shared):
+    from sentence_transformers import SentenceTransformer
+
+    ranker = build("bi", is_shared=is_shared)
+    sentences = [" ".join(sentence.split()[:2]) for sentence in sentences]  # a shared tower cuts all texts at the contexts' limit there
+    model = SentenceTransformer(str(saved(ranker, tmp_path / "ranker")), device="cpu")
+    assert all(len(ids) <= LIMITS["candidate_tokens"] for ids in ranker.candidate.tokenizer(sentences)["input_ids"])
+    theirs = model.encode_query(sentences[:3]) @ model.encode_document(sentences[3:6]).T
+    expected = ranker.score(sentences[:3], sentences[3:6]) / float(ranker.head.scale) ** 2
+    np.testing.assert_allclose(theirs, expected, atol=1e-3, rtol=1e-4)
+    assert model.similarity_fn_name == "dot"
+
+
+def test_an_encoder_without_a_pooler_is_the_same_one_each_time(bert_folder):
+    first, again = (Ranker.load(bert_folder, device="cpu", dtype="float32") for _ in range(2))
+    assert any("pooler." in name for name in first.module.state_dict())  # random at each loading, and not used
+    assert first.fingerprint == again.fingerprint
+
+
+def test_any_encoder_is_a_bi_encoder_of_its_dot_products(bert_folder, sentences):
+    ranker = Ranker.load(bert_folder, device="cpu", dtype="float32")
+    vectors = Embedder.load(bert_folder, device="cpu", dtype="float32").encode(sentences)
+    np.testing.assert_allclose(ranker.score(sentences, sentences), vectors @ vectors.T, atol=1e-4, rtol=1e-4)
+
+
+def test_the_fingerprint_follows_the_weights_the_scale_and_the_limits(build):
+    ranker = build()
+    first = ranker.fingerprint
+    assert ranker.fingerprint == first
+    for change in (lambda: ranker.head.log_scale.data.add_(0.1), lambda: next(ranker.candidate.encoder.parameters()).data.add_(0.1)):
+        change()
+        ranker.weights_changed()
+        assert ranker.fingerprint != first
+        first = ranker.fingerprint
+    ranker.head.codes.data.add_(1.0)  # codes are the contexts' affair: cached candidates stay what they are
+    ranker.weights_changed()
+    assert ranker.fingerprint == first
+
+
+def test_the_fingerprint_is_that_of_the_stored_weights_in_any_number_type(build, tmp_path):
+    folder = saved(build(), tmp_path / "ranker")
+    fingerprints = {Ranker.load(folder, device="cpu", dtype=dtype).fingerprint for dtype in ("float32", "bfloat16")}
+    assert len(fingerprints) == 1
+
+
+# ---- refusals
+
+
+def test_what_cannot_be_scored_is_refused(build, unchecked):
+    ranker = build()
+    with pytest.raises(UserError, match="contexts are one string, which would be read letter by letter"):
+        ranker.score("a context", ["a"])
+    with pytest.raises(UserError, match="candidates hold int at place 1, not text"):
+        ranker.score(["a context"], ["a", 3])
+    with pytest.raises(UserError, match="2 contexts came with 1 lists of candidates"):
+        ranker.score_lists(["a", "b"], [["c"]])
+
+
+def test_a_ranker_is_not_taken_for_an_encoder(build, tmp_path):
+    folder = saved(build(), tmp_path / "ranker")
+    with pytest.raises(UserError, match="is a ranker, not one encoder: use it with tain rank"):
+        Embedder.load(folder, device="cpu")
+    assert Embedder.load(folder / "context", device="cpu", dtype="float32").dim == 32
+
+
+def test_a_damaged_or_newer_ranker_is_refused(build, tmp_path):
+    folder = saved(build(), tmp_path / "ranker")
+    (folder / "head.safetensors").unlink()
+    with pytest.raises(UserError, match="has no head that fits it"):
+        Ranker.load(folder, device="cpu")
+    (folder / "tain.json").write_text('{"format": 99, "kind": "ranker"}')
+    with pytest.raises(UserError, match="was saved in format 99, newer than this tain reads"):
+        Ranker.load(folder, device="cpu")

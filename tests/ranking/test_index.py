@@ -1,0 +1,215 @@
+"""The candidate index: what was acknowledged stays, whatever is cut off or killed, and readers keep their view."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tain.foundation.errors import UserError
+from tain.ranking import index as index_module
+from tain.ranking.index import CandidateIndex, digest_of
+
+DIM = 8
+
+
+def vectors_of(count, *, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+@pytest.fixture
+def index(tmp_path):
+    return CandidateIndex.create(tmp_path / "index", dim=DIM, fingerprint="abc", model="ranker")
+
+
+def test_what_was_appended_is_there_when_it_is_opened_again(index):
+    vectors = vectors_of(5)
+    assert index.append(["a", "béé", "", "d\ne", "f"], vectors) == range(5)
+    assert index.append(["g"], vectors[:1]) == range(5, 6)
+    again = CandidateIndex.open(index.folder)
+    assert len(again) == 6
+    np.testing.assert_array_equal(again.vectors, np.concatenate([vectors, vectors[:1]]))
+    np.testing.assert_allclose(again.squares, (again.vectors**2).sum(1), rtol=1e-6)
+    assert [again.text(row) for row in range(6)] == ["a", "béé", "", "d\ne", "f", "g"]
+
+
+def test_texts_are_found_by_what_they_say(index):
+    index.append(["a", "b", "c"], vectors_of(3))
+    assert index.rows_of(["c", "x", "a"]) == [2, None, 0]
+    assert index.rows_of([]) == []
+
+
+def test_deleted_candidates_are_gone_and_their_rows_stay_taken(index):
+    index.append(["a", "b", "c"], vectors_of(3))
+    assert index.delete([1, 1]) == 1
+    assert index.delete([1]) == 0
+    assert index.living == 2
+    assert list(index.living_texts()) == [(0, "a"), (2, "c")]
+    assert index.rows_of(["b"]) == [None]
+    assert index.append(["b"], vectors_of(1)) == range(3, 4)
+    assert CandidateIndex.open(index.folder).rows_of(["b"]) == [3]
+
+
+def test_a_reader_keeps_its_view_while_others_append_and_delete(index):
+    index.append(["a", "b"], vectors_of(2))
+    reader = CandidateIndex.open(index.folder)
+    before = np.array(reader.vectors)
+    index.append(["c"] * 500, vectors_of(500, seed=1))
+    index.delete([0])
+    assert len(reader) == 2
+    np.testing.assert_array_equal(reader.vectors, before)
+    assert reader.living == 2
+    assert reader.refresh()
+    assert (len(reader), reader.living) == (502, 501)
+    assert not reader.refresh()
+
+
+def test_a_writer_with_an_old_view_appends_behind_what_others_appended(index):
+    other = CandidateIndex.open(index.folder)
+    index.append(["a"], vectors_of(1))
+    assert other.append(["b"], vectors_of(1, seed=1)) == range(1, 2)
+    assert [text for _, text in CandidateIndex.open(index.folder).living_texts()] == ["a", "b"]
+
+
+def test_an_append_cut_off_anywhere_loses_nothing_acknowledged(index, tmp_path):
+    """Cut every file where a killed append could leave it: any length between what was acknowledged and what it wrote."""
+    index.append(["a", "b"], vectors_of(2))
+    sizes = {path.name: path.stat().st_size for path in index.folder.iterdir() if path.suffix == ".bin"}
+    index.append(["c", "d", "e"], vectors_of(3, seed=1))
+    longer = {name: (index.folder / name).stat().st_size for name in sizes}
+    rng = np.random.default_rng(4)
+    for number in range(30):
+        copy = tmp_path / f"cut-{number}"
+        shutil.copytree(index.folder, copy)
+        for name, size in sizes.items():
+            with (copy / name).open("r+b") as file:
+                end = longer[name] - 1 if name == "commits.bin" else longer[name]  # the commit is what was not yet whole
+                file.truncate(int(rng.integers(size, end + 1)))
+        cut = CandidateIndex.open(copy)
+        assert [text for _, text in cut.living_texts()] == ["a", "b"]
+        np.testing.assert_array_equal(cut.vectors, vectors_of(2))
+        assert cut.append(["f"], vectors_of(1, seed=2)) == range(2, 3)
+        again = CandidateIndex.open(copy)
+        assert [text for _, text in again.living_texts()] == ["a", "b", "f"]
+        np.testing.assert_array_equal(again.vectors[2:], vectors_of(1, seed=2))
+
+
+def test_a_commit_of_noise_is_passed_over(index):
+    index.append(["a"], vectors_of(1))
+    with (index.folder / "commits.bin").open("ab") as log:
+        log.write(os.urandom(index_module._COMMIT_BYTES))
+    assert len(CandidateIndex.open(index.folder)) == 1
+    assert index.append(["b"], vectors_of(1)) == range(1, 2)
+    assert len(CandidateIndex.open(index.folder)) == 2
+
+
+def test_a_writer_killed_at_any_moment_loses_nothing_it_acknowledged(index, tmp_path):
+    writer = tmp_path / "writer.py"
+    writer.write_text(
+        textwrap.dedent(f"""
+        import sys
+        import numpy as np
+        from tain.ranking.index import CandidateIndex
+        index = CandidateIndex.open({str(index.folder)!r})
+        number = 0
+        while True:
+            rows = index.append([f"text {{number}} {{place}}" for place in range(50)], np.full((50, {DIM}), number, dtype=np.float32))
+            print(number, flush=True)
+            number += 1
+        """)
+    )
+    for after in (1, 7, 20):
+        known = len(CandidateIndex.open(index.folder))
+        process = subprocess.Popen([sys.executable, str(writer)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        acknowledged = [process.stdout.readline() for _ in range(after)]
+        process.send_signal(signal.SIGKILL)
+        acknowledged += process.stdout.readlines()
+        process.wait()
+        process.stdout.close()
+        said = [int(line) for line in acknowledged if line.endswith("\n")]
+        found = CandidateIndex.open(index.folder)
+        assert said == list(range(len(said)))
+        assert len(found) >= known + 50 * len(said)
+        assert (len(found) - known) % 50 == 0
+        for number in said:
+            rows = slice(known + 50 * number, known + 50 * (number + 1))
+            assert (found.vectors[rows] == number).all()
+            assert found.text(rows.start) == f"text {number} 0"
+
+
+def test_opening_reads_one_commit_whatever_the_number_of_candidates(index, monkeypatch):
+    for start in range(0, 200, 20):
+        index.append([f"t{start + place}" for place in range(20)], vectors_of(20))
+    reads = []
+    unpacked = index_module._State.unpacked
+    monkeypatch.setattr(index_module._State, "unpacked", lambda content: reads.append(len(content)) or unpacked(content))
+    opened = CandidateIndex.open(index.folder)
+    assert reads == [index_module._COMMIT_BYTES]
+    assert not {"vectors", "is_gone", "_texts"} & set(opened.__dict__)  # nothing is mapped before it is asked for
+
+
+def test_beside_the_vectors_little_is_stored(tmp_path):
+    index = CandidateIndex.create(tmp_path / "wide", dim=384, fingerprint="abc", model="ranker")
+    index.append(["x" * 60] * 100, np.ones((100, 384), dtype=np.float32))
+    total = sum(path.stat().st_size for path in index.folder.iterdir())
+    assert total < 1.1 * 100 * 384 * 4
+
+
+# ---- refusals
+
+
+def test_another_model_or_another_version_of_it_is_refused(index):
+    index.refuse_other_model("abc", "ranker")
+    with pytest.raises(UserError, match=r"was made by another model, 'ranker' \(fingerprint abc; 'other' has def\).*make a new index"):
+        index.refuse_other_model("def", "other")
+    with pytest.raises(UserError, match=r"was made by another version of this model \(fingerprint abc; 'ranker' has def\)"):
+        index.refuse_other_model("def", "ranker")
+
+
+def test_vectors_of_another_width_are_refused_and_nothing_is_written(index):
+    with pytest.raises(UserError, match=r"vectors are of shape \(2, 9\), but index .* holds vectors of 8 numbers"):
+        index.append(["a", "b"], np.ones((2, 9), dtype=np.float32))
+    with pytest.raises(UserError, match="2 texts came with 1 vectors: give one a text"):
+        index.append(["a", "b"], vectors_of(1))
+    with pytest.raises(UserError, match="vectors hold nan or infinity"):
+        index.append(["a"], np.full((1, DIM), np.nan, dtype=np.float32))
+    assert len(CandidateIndex.open(index.folder)) == 0
+
+
+def test_a_changed_candidate_file_is_refused(index):
+    index.tell_source(name="answers.txt", digest=digest_of(["a", "b"]))
+    again = CandidateIndex.open(index.folder)
+    again.refuse_changed_source(name="answers.txt", digest=digest_of(["a", "b"]))
+    for changed in (["a", "c"], ["ab"], ["a", "b", ""]):
+        with pytest.raises(UserError, match=r"candidate file 'answers.txt' changed since index .* was made from it: give --update"):
+            again.refuse_changed_source(name="answers.txt", digest=digest_of(changed))
+
+
+def test_what_is_no_index_is_refused(tmp_path, index):
+    with pytest.raises(UserError, match="does not exist: make it by giving --candidates FILE"):
+        CandidateIndex.open(tmp_path / "none")
+    with pytest.raises(UserError, match="already exists"):
+        CandidateIndex.create(index.folder, dim=DIM, fingerprint="abc", model="ranker")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "index.json").write_text("{")
+    with pytest.raises(UserError, match=r"damaged index\.json"):
+        CandidateIndex.open(tmp_path / "bad")
+    (tmp_path / "bad" / "index.json").write_text('{"kind": "candidate index", "format": 99, "dim": 8}')
+    with pytest.raises(UserError, match="of a format that this tain does not read"):
+        CandidateIndex.open(tmp_path / "bad")
+    with pytest.raises(UserError, match="has no row 3: it has 0"):
+        index.delete([3])
+
+
+def test_a_file_shorter_than_was_acknowledged_is_damage(index):
+    index.append(["a", "b"], vectors_of(2))
+    with (index.folder / "vectors.bin").open("r+b") as file:
+        file.truncate(DIM)
+    with pytest.raises(UserError, match=r"is damaged: vectors.bin is shorter than was acknowledged"):
+        CandidateIndex.open(Path(index.folder))

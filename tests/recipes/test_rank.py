@@ -1,0 +1,445 @@
+"""Training rankers end to end on a tiny model: gradients, repeats, resume, processes, negatives, teachers, and every refusal."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.models.embedder import Embedder
+from tain.models.rankers import DualRanker, Ranker
+from tain.recipes import rank as recipe
+from tain.recipes.rank import rank
+from tain.recipes.rank_config import RankConfig
+from tain.recipes.rank_material import gather_material, mine_negatives
+from tain.text.records import RankingExample
+
+SMALL: dict[str, Any] = {
+    "codes": 4,
+    "batch_contexts": 8,
+    "dtype": "float32",
+    "device": "cpu",
+    "held_out": 6,
+    "context_tokens": 20,
+    "candidate_tokens": 16,
+    "learning_rate": 1e-3,
+    "epochs": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Contexts that name a letter among words; the answer names it too."""
+    rng = np.random.default_rng(3)
+    words = ["the", "sea", "sand", "glass", "mirror", "stars", "house", "sun"]
+    letters = "abcdefghij"
+    made = []
+    for number in range(80):
+        letter = letters[number % 10]
+        context = " ".join([*rng.choice(words, size=3), letter, letter, *rng.choice(words, size=2)])
+        made.append(RankingExample(context, (f"{letter} {letter} {rng.choice(words)} {rng.choice(words)}",)))
+    return made
+
+
+def dual(made: Any) -> DualRanker:
+    assert isinstance(made.ranker, DualRanker)
+    return made.ranker
+
+
+def sides_of(made: Any) -> tuple[Embedder, Embedder]:
+    return dual(made).context, dual(made).candidate
+
+
+def mrr(measured: Any) -> float:
+    return measured.after["MRR"]
+
+
+def session(folder, pairs, **settings):
+    """A training session that has not begun, for looking at single steps."""
+    config = RankConfig(**{**SMALL, "held_out": 0, "dropout": 0.0, **settings})
+    material = gather_material(recipe._examples(pairs), config, validation=())
+    config = config.resolved(pairs=len(material.pairs), has_held_out=False)
+    embedder = Embedder.load(folder, dtype="float32", device="cpu")
+    made = recipe._Session(folder, embedder, recipe._fit_to_model(config, embedder), material, Progress.silent(), None, False)
+    made._prepare_negatives()
+    made._freeze()
+    made._start_head(config.seed)
+    for tower in made.ranker.towers:
+        recipe.set_dropout(tower.encoder.model, hidden=config.dropout, attention=config.attention_dropout)
+    made.ranker.module.train()
+    return made
+
+
+def gradients(made, places):
+    made.ranker.module.zero_grad()
+    loss = made.gradient_step(np.asarray(places), step=0, seed=1)
+    return loss, {name: p.grad.clone() for name, p in made.ranker.module.named_parameters() if p.grad is not None}
+
+
+# ---- the whole run
+
+
+@pytest.mark.parametrize("type", ["bi", "poly", "cross"])
+def test_a_run_learns_and_saves_a_ranker_with_its_figures(bert_folder, pairs, tmp_path, type):
+    settings = {**SMALL, "epochs": 4, "negatives": 3 if type == "cross" else 0}
+    result = rank(bert_folder, pairs, tmp_path / "ranker", type=type, **settings)
+    losses = result.runs[0].losses
+    assert np.mean(losses[-6:]) < np.mean(losses[:6])
+    assert result.after is not None
+    again = Ranker.load(tmp_path / "ranker", device="cpu", dtype="float32")
+    contexts, answers = [pair.context for pair in pairs[:4]], [pair.answers[0] for pair in pairs[:6]]
+    np.testing.assert_array_equal(again.score(contexts, answers), result.ranker.score(contexts, answers))
+    record = json.loads((tmp_path / "ranker" / "tain.json").read_text())
+    assert record["ranker"]["type"] == type
+    assert record["figures"]["after"] == pytest.approx(result.after)
+    assert record["counts"]["held_out"] == 6
+    assert record["fingerprint"] == again.fingerprint
+    card = (tmp_path / "ranker" / "README.md").read_text()
+    assert "Ranker.load" in card
+    assert ("sentence-transformers" in card) == (type == "bi")
+    assert not list(tmp_path.glob(".ranker*"))
+
+
+def test_the_two_towers_start_alike_and_are_trained_apart(bert_folder, pairs):
+    made = session(bert_folder, pairs)
+    assert isinstance(made.ranker, DualRanker)
+    sides = [dict(side.encoder.named_parameters()) for side in sides_of(made)]
+    for name, parameter in sides[0].items():
+        torch.testing.assert_close(parameter, sides[1][name])
+    result = rank(bert_folder, pairs, **SMALL)
+    sides = [dict(side.encoder.named_parameters()) for side in sides_of(result)]
+    assert any(not torch.equal(parameter, sides[1][name]) for name, parameter in sides[0].items())
+    shared = rank(bert_folder, pairs, shared_towers=True, **SMALL)
+    context, candidate = sides_of(shared)
+    assert context.encoder is candidate.encoder
+
+
+def test_the_best_validation_is_kept_and_the_rate_falls_without_gains(bert_folder, pairs):
+    result = rank(bert_folder, pairs, **{**SMALL, "epochs": 5})
+    figures = [figure for _, figure in result.runs[0].validations]
+    assert len(figures) >= 5
+    assert mrr(result) == pytest.approx(max(figures))
+    made = session(bert_folder, pairs)
+    made.config = RankConfig(schedule="plateau", held_out=9, warmup_steps=4)
+    memory = {"misses": 0}
+    factor = made._rate_factor(100, memory)
+    assert [factor(step) for step in (0, 1, 3, 50)] == pytest.approx([0.25, 0.5, 1.0, 1.0])
+    memory["misses"] = 2
+    assert factor(50) == pytest.approx(0.16)
+
+
+def test_the_papers_scaling_is_taken_as_it_is_and_comes_back_exactly(bert_folder, pairs):
+    result = rank(bert_folder, pairs, paper_scaling=True, **{**SMALL, "dtype": "bfloat16"})
+    head = dual(result).head
+    assert head.codes is not None
+    assert head.scale.item() == pytest.approx(0.06, rel=1e-6)
+    assert 0.3 < head.codes.mean().item() < 0.7
+
+
+def test_a_learned_scale_starts_where_a_text_scores_twenty_with_itself(bert_folder, pairs):
+    made = session(bert_folder, pairs, type="bi")
+    vectors = dual(made).encode_candidates(made.material.candidates[:64])
+    assert float((vectors**2).sum(1).mean()) == pytest.approx(20.0, rel=1e-3)
+
+
+def test_seeds_keep_the_best_run(bert_folder, pairs):
+    result = rank(bert_folder, pairs, seeds=2, **SMALL)
+    assert [run.seed for run in result.runs] == [13, 14]
+    assert result.runs[0].losses != result.runs[1].losses
+    assert mrr(result) == max(mrr(run) for run in result.runs)
+
+
+def test_the_codes_alone_are_trained_on_a_frozen_encoder(bert_folder, pairs):
+    result = rank(bert_folder, pairs, freeze="encoder", head_rate=0.02, schedule="linear", **{**SMALL, "epochs": 8})
+    untouched = Embedder.load(bert_folder, dtype="float32", device="cpu").encoder.state_dict()
+    for side in sides_of(result):
+        for name, tensor in side.encoder.state_dict().items():
+            if "pooler." in name:
+                continue  # random at each loading, and not used
+            torch.testing.assert_close(tensor, untouched[name], atol=0, rtol=0)
+    losses, epoch = result.runs[0].losses, result.runs[0].steps // 8
+    assert np.mean(losses[-epoch:]) < np.mean(losses[:epoch])
+
+
+def test_frozen_states_give_the_loss_of_the_encoder_itself(bert_folder, pairs):
+    made, thawed = session(bert_folder, pairs, freeze="encoder"), session(bert_folder, pairs)
+    loss, found = gradients(made, range(8))
+    expected, whole = gradients(thawed, range(8))
+    assert loss == pytest.approx(expected, rel=1e-2)  # kept in half precision
+    torch.testing.assert_close(found["head.codes"], whole["head.codes"], atol=5e-3, rtol=5e-2)
+
+
+def test_frozen_word_embeddings_stay_to_the_bit(bert_folder, pairs):
+    result = rank(bert_folder, pairs, freeze="embeddings", **{**SMALL, "dtype": "bfloat16", "epochs": 1})
+    untouched = Embedder.load(bert_folder, dtype="float32", device="cpu").encoder.model.get_input_embeddings().weight
+    torch.testing.assert_close(sides_of(result)[0].encoder.model.get_input_embeddings().weight, untouched, atol=0, rtol=0)
+
+
+# ---- what a step does
+
+
+@pytest.mark.parametrize("type", ["bi", "poly", "cross"])
+def test_any_micro_batch_gives_the_same_gradient(bert_folder, pairs, type):
+    options = {"type": type, "negatives": 2}
+    loss, whole = gradients(session(bert_folder, pairs, **options), range(8))
+    for micro_tokens in (1, 150):
+        part_loss, parts = gradients(session(bert_folder, pairs, micro_tokens=micro_tokens, **options), range(8))
+        assert part_loss == pytest.approx(loss, rel=1e-5)
+        assert parts.keys() == whole.keys()
+        for name, gradient in whole.items():
+            torch.testing.assert_close(parts[name], gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_gradients_reach_the_codes_the_scale_and_both_towers(bert_folder, pairs):
+    _, found = gradients(session(bert_folder, pairs), range(8))
+    assert found["head.codes"].abs().sum() > 0
+    assert found["head.log_scale"].abs() > 0
+    for tower in ("context", "candidate"):
+        assert any(name.startswith(tower) and gradient.abs().sum() > 0 for name, gradient in found.items())
+
+
+def test_a_repeated_answer_gives_the_loss_of_the_batch_without_repeats(generator):
+    columns = np.array([4, 7, 4, 9, 7])  # four contexts' answers and one negative
+    right = [frozenset({4}), frozenset({7}), frozenset({4, 9}), frozenset({9})]
+    targets, is_barred = recipe._columns(columns, right)
+    assert targets.tolist() == [0, 1, 0, 3]
+    assert is_barred.tolist() == [
+        [True, False, True, False, True],
+        [False, True, True, False, True],
+        [True, False, True, True, True],  # its other right answer counts for nobody
+        [False, False, True, True, True],
+    ]
+    by_candidate = torch.randn(4, 10, generator=generator)
+    scores = by_candidate[:, torch.from_numpy(columns)]
+    found = recipe.candidate_cross_entropy(scores, targets, is_barred=is_barred)
+    wanted = [([4, 7, 9], 0), ([4, 7, 9], 1), ([4, 7], 0), ([4, 7, 9], 2)]
+    expected = [-by_candidate[row, candidates].log_softmax(0)[place] for row, (candidates, place) in enumerate(wanted)]
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
+def test_texts_that_differ_in_case_and_space_alone_are_one_candidate():
+    material = gather_material(
+        [RankingExample("a", ("Yes it is",)), RankingExample("b", ("yes  it is",)), RankingExample("c", ("no",))],
+        RankConfig(held_out=0),
+        validation=(),
+    )
+    assert material.candidates == ["Yes it is", "no"]
+    assert material.pairs.tolist() == [[0, 0], [1, 0], [2, 1]]
+
+
+def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, pairs):
+    made = session(bert_folder, pairs, dropout=0.1, negatives=2)
+    first, _ = gradients(made, range(8))
+    torch.manual_seed(99)
+    again, _ = gradients(made, range(8))
+    assert first == again
+
+
+def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, monkeypatch):
+    settings = {**SMALL, "checkpoint_every_s": 0.0, "negatives": 1}
+    contexts, answers = [pair.context for pair in pairs[:3]], [pair.answers[0] for pair in pairs]
+    whole = rank(bert_folder, pairs, tmp_path / "whole", **settings)
+    expected = whole.ranker.score(contexts, answers)
+    real = recipe._Session.gradient_step
+
+    def interrupted(self, places, *, step, seed):
+        if step == 11:
+            raise KeyboardInterrupt
+        return real(self, places, step=step, seed=seed)
+
+    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rank(bert_folder, pairs, tmp_path / "cut", **settings)
+    assert not (tmp_path / "cut").exists()
+    monkeypatch.setattr(recipe._Session, "gradient_step", real)
+    again = rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
+    np.testing.assert_array_equal(again.ranker.score(contexts, answers), expected)
+    assert again.runs[0].validations == whole.runs[0].validations
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]  # checkpoints are gone
+
+
+@pytest.mark.parametrize("type", ["poly", "cross"])
+def test_two_processes_give_the_one_process_gradient(bert_folder, pairs, tmp_path, type):
+    options = {"type": type, "negatives": 2}
+    expected_loss, expected = gradients(session(bert_folder, pairs, **options), range(7))  # an odd batch: shares differ
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    script = tmp_path / "two.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import json, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch
+        torch.set_num_threads(1)
+        from test_rank import gradients, session
+        from tain.text.records import RankingExample
+        from tain.training import distributed
+        distributed.start_processes()
+        assert distributed.world_size() == 2
+        pairs = [RankingExample(c, tuple(a), tuple(n)) for c, a, n in json.loads(open({str(tmp_path / "pairs.json")!r}).read())]
+        loss, found = gradients(session({str(bert_folder)!r}, pairs, micro_tokens=100, **{options!r}), range(7))
+        torch.save((loss, found), {str(tmp_path)!r} + f"/gradients-{{distributed.rank()}}.pt")
+        distributed.end_processes()
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for process in (0, 1):
+        loss, found = torch.load(tmp_path / f"gradients-{process}.pt", weights_only=True)
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-3)
+
+
+# ---- negatives and teachers
+
+
+def material_of(pairs):
+    return gather_material(recipe._examples(pairs), RankConfig(held_out=0), validation=())
+
+
+def test_negatives_are_the_contexts_own_then_any_others_and_never_right(rng):
+    listed = [RankingExample(f"q{number}", (f"a{number}",), (f"n{number}", f"m{number}")) for number in range(5)]
+    material = material_of(listed)
+    for context in range(5):
+        drawn = material.draw_negatives(context, 4, rng=rng)
+        assert set(material.listed[context]) <= set(drawn)
+        assert len(set(drawn)) == 4
+        assert not set(drawn) & material.right[context]
+        assert set(material.draw_negatives(context, 1, rng=rng)) <= set(material.listed[context])
+
+
+def test_a_context_for_which_all_is_right_is_refused(rng):
+    material = material_of([RankingExample("q", ("a", "b"))])
+    with pytest.raises(UserError, match="a context has no wrong candidates to learn from: all 2 are right for it"):
+        material.draw_negatives(0, 1, rng=rng)
+
+
+def test_mined_negatives_are_the_best_wrong_ones(bert_folder, pairs):
+    material = material_of(pairs[:20])
+    miner = Ranker.load(bert_folder, device="cpu", dtype="float32")
+    assert isinstance(miner, DualRanker)
+    scores = miner.score(material.contexts, material.candidates)
+    for context, found in enumerate(mine_negatives(miner, material, count=5)):
+        wrong = [row for row in np.argsort(-scores[context]) if row not in material.right[context]]
+        assert set(found) == set(wrong[:5])
+
+
+def test_mined_negatives_are_trained_on(bert_folder, pairs):
+    made = session(bert_folder, pairs, mine_with=str(bert_folder), mined_from=3, negatives=3)
+    assert all(len(near) == 3 for near in made.material.hard)
+
+
+def test_a_student_comes_nearer_to_its_teachers_order(bert_folder, pairs, tmp_path):
+    rank(bert_folder, pairs, tmp_path / "teacher", type="cross", **{**SMALL, "negatives": 3})
+    teacher = str(tmp_path / "teacher")
+    settings = {**SMALL, "epochs": 6, "held_out": 0, "teacher": teacher, "teacher_share": 1.0, "negatives": 3, "teacher_temperature": 0.2}
+    for type in ("bi", "poly"):
+        result = rank(bert_folder, pairs, type=type, **settings)
+        losses = result.runs[0].losses
+        assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_a_teachers_loss_is_the_divergence_on_each_contexts_own_list(bert_folder, pairs, tmp_path):
+    rank(bert_folder, pairs, tmp_path / "teacher", type="cross", **{**SMALL, "epochs": 1, "negatives": 3})
+    made = session(bert_folder, pairs, teacher=str(tmp_path / "teacher"), teacher_share=1.0, negatives=2)
+    assert isinstance(made.ranker, DualRanker)
+    assert made.negatives is not None
+    assert made.teacher_scores is not None
+    loss, _ = gradients(made, range(8))
+    texts = made.material.candidates
+    made.ranker.module.eval()
+    terms = []
+    for place in range(8):
+        context, answer = made.material.pairs[place]
+        listed = [texts[answer], *(texts[wrong] for wrong in made.negatives[place])]
+        student = torch.from_numpy(made.ranker.score([made.material.contexts[context]], listed)[0])
+        teacher = made.teacher_scores[place].softmax(0)
+        terms.append((teacher * (teacher.log() - student.log_softmax(0))).sum())
+    assert loss == pytest.approx(torch.stack(terms).mean().item(), abs=1e-3)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"codes": 0}, r"codes is 0, but a context needs a vector: give 1 or more \(the paper: 16, 64, 360\)"),
+        ({"type": "tri"}, "type is 'tri': give bi, poly or cross"),
+        ({"pooling": "mean-with-padding"}, "which no saved encoder can have"),
+        ({"context_tokens": 2}, "context_tokens is 2, but special tokens take 2 of them"),
+        ({"batch_contexts": 1}, "batch_contexts is 1, but an answer needs others to be told from"),
+        ({"type": "cross", "negatives": 0}, "negatives is 0: give 1 or more"),
+        ({"epochs": 0}, "epochs is 0: give 1 or more"),
+        ({"held_out": -1}, "held_out is -1, but it counts contexts"),
+        ({"head_rate": 0.0}, "head_rate is 0.0: give a number between 0 and 1"),
+        ({"dropout": 1.0}, "dropout is 1.0, but it is a probability"),
+        ({"teacher_share": 2.0}, "teacher_share is 2.0, but it is a share"),
+        ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0, but scores are divided by it"),
+        ({"type": "cross", "teacher": "x"}, "a cross-encoder is the teacher, not taught"),
+        ({"type": "cross", "shared_towers": True}, "a cross-encoder has one encoder anyway"),
+        ({"type": "bi", "freeze": "encoder"}, "--freeze encoder trains the learned codes alone, and this ranker has none"),
+        ({"teacher": "x", "negatives": 0}, "a teacher orders lists, and without negatives there are none"),
+        ({"mine_with": "x", "negatives": 0}, "hard negatives are mined, but none are used"),
+        ({"schedule": "plateau", "held_out": 0}, "the schedule plateau goes by held-out contexts, and there are none"),
+        ({"validation_candidates": 1}, "validation_candidates is 1"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message, unchecked):
+    with pytest.raises(UserError, match=message):
+        RankConfig(**settings)
+
+
+def test_all_wrong_settings_are_named_at_once(unchecked):
+    with pytest.raises(UserError, match=r"codes is 0.*epochs is 0.*leave out --teacher"):
+        RankConfig(type="cross", codes=0, epochs=0, teacher="x")
+
+
+def test_defaults_are_the_papers_where_the_pairs_allow():
+    assert RankConfig(type="bi").resolved(pairs=10**6, has_held_out=True).batch_contexts == 512
+    poly = RankConfig(type="poly").resolved(pairs=10**6, has_held_out=True)
+    assert (poly.batch_contexts, poly.negatives, poly.warmup_steps, poly.schedule) == (256, 0, 100, "plateau")
+    cross = RankConfig(type="cross").resolved(pairs=10**6, has_held_out=False)
+    assert (cross.batch_contexts, cross.negatives, cross.warmup_steps, cross.schedule) == (16, 15, 1000, "linear")
+    assert RankConfig(type="bi").resolved(pairs=80, has_held_out=True).batch_contexts == 10
+
+
+def test_pairs_that_cannot_be_trained_on_are_refused(bert_folder, pairs):
+    with pytest.raises(UserError, match="the pair of context 'a' has an empty side"):
+        rank(bert_folder, [("a", " ")], **SMALL)
+    with pytest.raises(UserError, match="there are no pairs to train on"):
+        rank(bert_folder, [], **SMALL)
+    with pytest.raises(UserError, match="there are 2 pairs with 1 different candidates to train on"):
+        rank(bert_folder, [("a", "x"), ("b", "X ")], **SMALL)
+    with pytest.raises(
+        UserError, match=r"there are 72 pairs to train on, fewer than a batch of 500: give more pairs, or --batch-contexts 36"
+    ):
+        rank(bert_folder, pairs, **{**SMALL, "batch_contexts": 500, "held_out": 20})
+    with pytest.raises(UserError, match="rank knows no setting code"):
+        rank(bert_folder, pairs, code=3)
+
+
+def test_length_limits_beyond_the_model_are_refused(bert_folder, pairs):
+    with pytest.raises(UserError, match="context_tokens is 41 and candidate_tokens 16, but the model reads 40 at most: give fewer"):
+        rank(bert_folder, pairs, **{**SMALL, "context_tokens": 41})
+    with pytest.raises(UserError, match="but the model reads 40 at most together, as a cross-encoder reads them"):
+        rank(bert_folder, pairs, type="cross", **{**SMALL, "context_tokens": 30})
+
+
+def test_a_cross_encoder_does_not_mine(bert_folder, pairs, tmp_path):
+    rank(bert_folder, pairs, tmp_path / "cross", type="cross", **{**SMALL, "epochs": 1, "negatives": 1})
+    with pytest.raises(UserError, match="a cross-encoder, which would take hours: give a bi- or poly-encoder"):
+        rank(bert_folder, pairs, mine_with=str(tmp_path / "cross"), **SMALL)
+
+
+def test_plain_pairs_of_the_same_context_are_joined():
+    assert recipe._examples([("a", "x"), ("b", "y"), ("a", "z")]) == [RankingExample("a", ("x", "z")), RankingExample("b", ("y",))]
