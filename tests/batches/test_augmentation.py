@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tain.batches.augmentation import augmented, recombine, slot_values, swap_spans, tokens_of
+from tain.batches.augmentation import augmented, recombine, slot_values, swap_spans
 from tain.text.records import Example
-from tain.text.tags import slots_of
+from tain.text.tags import slots_of, tokens_of
 
 EXAMPLES = [
     Example("fly to new york today", "go", ("O", "O", "B-city", "I-city", "B-day")),

@@ -67,6 +67,7 @@ def test_logits_and_their_names_are_files(table, texts_file, tmp_path, capsys):
     ("more", "message"),
     [
         (("--labels", "names.txt"), "error: --labels says nothing to --task embed: leave it out, or give --task classify\n"),
+        (("--tags", "names.txt"), "error: --tags says nothing to --task embed: leave it out, or give --task tag\n"),
         (("--temperature", "0"), "error: temperature is 0.0: give a number above 0\n"),
         (
             ("--task", "tag", "--student", "static"),

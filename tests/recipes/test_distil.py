@@ -2,7 +2,6 @@
 
 import json
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,13 @@ from safetensors.numpy import save_file
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.recipes import distil as recipe
-from tain.recipes.distil import distil, vector_figures
+from tain.recipes.distil import distil
 from tain.recipes.distil_config import PRESETS, DistilConfig
+from tain.recipes.distil_figures import label_figures, vector_figures
+from tain.recipes.distil_material import Lesson, Material
+from tain.recipes.distil_teacher import Lessons, load_teacher
 from tain.runtime.student import Student
-from tain.text.records import Example
+from tain.text.records import Example, Prediction
 
 SMALL: dict[str, Any] = {
     "features": 64,
@@ -31,6 +33,8 @@ SMALL: dict[str, Any] = {
 }
 STATIC: dict[str, Any] = {"student": "static", "static_dim": 16, "batch_texts": 8, "held_out": 8, "device": "cpu"}
 
+OPENINGS = ["please", "hello", "well now", "ok then", "i say", "dear me"]
+CLOSINGS = ["today", "please", "for me", "at noon", "if you can", "right now"]
 CITIES = ["rome", "oslo", "lima", "new york", "san jose"]
 
 
@@ -43,41 +47,18 @@ def texts(sentences):
 
 @pytest.fixture(scope="module")
 def flights():
-    """Texts with an intent and a slot, which a few rules tell."""
+    """Texts with an intent and a slot, which a few rules tell; few are the same."""
     rng = np.random.default_rng(4)
     made = []
     for _ in range(160):
         city = CITIES[int(rng.integers(len(CITIES)))]
+        is_flight = rng.random() < 0.5
+        opening = f"{rng.choice(OPENINGS)} {'show flights to' if is_flight else 'what is the weather in'}"
+        closing = str(rng.choice(CLOSINGS))
         tags = ["B-city", *["I-city"] * (len(city.split()) - 1)]
-        if rng.random() < 0.5:
-            made.append(Example(f"show flights to {city} please", "flight", ("O", "O", "O", *tags, "O")))
-        else:
-            made.append(Example(f"what is the weather in {city}", "weather", ("O", "O", "O", "O", "O", *tags)))
+        outside = [["O"] * len(part.split()) for part in (opening, closing)]
+        made.append(Example(f"{opening} {city} {closing}", "flight" if is_flight else "weather", (*outside[0], *tags, *outside[1])))
     return made
-
-
-@pytest.fixture(scope="module")
-def labelling_folder(tmp_path_factory, tiny_tokenizer):
-    """Make a folder of a classifier or tagger with random weights and named labels."""
-
-    def save(kind: str, names: list[str]) -> Path:
-        folder = tmp_path_factory.mktemp(kind)
-        config = transformers.BertConfig(
-            vocab_size=120,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=40,
-            id2label=dict(enumerate(names)),
-            label2id={name: number for number, name in enumerate(names)},
-        )
-        torch.manual_seed(0)
-        getattr(transformers, f"BertFor{kind}")(config).save_pretrained(folder)
-        tiny_tokenizer().save_pretrained(folder)
-        return folder
-
-    return save
 
 
 def intents_of(examples):
@@ -188,8 +169,8 @@ def test_given_labels_teach_without_a_teacher(flights):
 
 
 @pytest.mark.parametrize("student", ["pqrnn", "static"])
-def test_a_classifier_teaches_labelled_and_unlabelled_texts(labelling_folder, bert_folder, flights, student, tmp_path):
-    folder = labelling_folder("SequenceClassification", ["weather", "flight"])
+def test_a_classifier_teaches_labelled_and_unlabelled_texts(save_labeller, bert_folder, flights, student, tmp_path):
+    folder = save_labeller("SequenceClassification", ["weather", "flight"])
     settings = SMALL if student == "pqrnn" else STATIC | {"token_vectors": str(bert_folder), "epochs": 1}
     mixed = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
     result = distil(folder, mixed, tmp_path / "student", task="classify", **settings)
@@ -201,9 +182,9 @@ def test_a_classifier_teaches_labelled_and_unlabelled_texts(labelling_folder, be
     assert 0 < said.chance <= 1
 
 
-def test_a_taggers_logits_are_those_of_each_words_first_piece(labelling_folder, flights):
-    folder = labelling_folder("TokenClassification", ["O", "B-city", "I-city"])
-    teacher = recipe.load_teacher(folder, task="tag", given=2, labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False)
+def test_a_taggers_logits_are_those_of_each_words_first_piece(save_labeller, flights):
+    folder = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
+    teacher = load_teacher(folder, task="tag", given=2, labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False)
     texts = ["show flights to rome", "mirrors"]
     found = teacher.teach(texts, places=None, progress=recipe.Progress.silent()).tokens
     assert [part.shape for part in found] == [(4, 3), (1, 3)]
@@ -215,6 +196,67 @@ def test_a_taggers_logits_are_those_of_each_words_first_piece(labelling_folder, 
     np.testing.assert_allclose(found[0], logits[firsts], atol=1e-5)
     result = distil(folder, flights, task="tag", **SMALL)
     assert {"teacher_slot_f1", "student_exact"} <= set(result.figures)
+
+
+def test_a_classifier_beside_a_tagger_labels_the_whole_texts(save_labeller, flights, tmp_path):
+    tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
+    classifier = save_labeller("SequenceClassification", ["weather", "flight"])
+    bare = [Example(example.text) for example in flights]
+    result = distil(tagger, bare, tmp_path / "student", task="tag", classifier=classifier, **SMALL)
+    said = Student.load(tmp_path / "student")
+    assert (said.labels, said.tags) == (("weather", "flight"), ("O", "B-city", "I-city"))
+    assert "agreement" in result.figures
+    assert result.sizes["teacher_bytes"] > 0
+    assert "it helps a tagger alone" in refused(classifier, flights, task="classify", classifier=classifier, **SMALL)
+
+
+def test_anything_that_labels_texts_can_teach(flights):
+    class Rule:
+        name, labels, tags, reads, size_bytes, embedder = "rule", ("flight", "weather"), None, True, None, None
+
+        def teach(self, texts, *, places, progress):
+            return Lessons(text=np.array([[8.0, 0.0] if "flights" in text else [0.0, 8.0] for text in texts], dtype=np.float32))
+
+    texts = [example.text for example in flights]
+    settings = SMALL | {"epochs": 8, "learning_rate": 1e-2, "features": 256}
+    result = distil(Rule(), texts, task="classify", **settings)
+    assert result.figures["agreement"] > 0.9
+    assert "this one brings its own" in refused(Rule(), texts, task="classify", labels=["a", "b"], **SMALL)
+
+
+def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
+    seen = []
+    step = recipe._Session.gradient_step
+
+    def watched(self, places, *, step: int, kept=step):
+        seen.extend(self.material.train.examples[place].text for place in places)
+        seen_held.update(example.text for example in self.material.held.examples)
+        return kept(self, places, step=step)
+
+    seen_held: set[str] = set()
+    monkeypatch.setattr(recipe._Session, "gradient_step", watched)
+    twice = [*flights, *flights]
+    result = distil("none", twice, task="classify", **(SMALL | {"epochs": 1, "augmented_copies": 0}))
+    assert len(seen_held) == 8
+    assert not seen_held & set(seen)
+    assert result.counts["repeated"] >= 8  # the other copies of what was held out
+
+
+def test_figures_count_what_people_said_and_the_teacher_beside_it():
+    examples = [Example("fly to oslo", "go", ("O", "O", "B-city")), Example("rain in rome", "weather", ("O", "O", "B-city")), Example("hm")]
+    logits = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    held = Lesson(examples, Lessons(text=logits), np.array([0, 1, -1]), [None, None, None])
+    said = [Prediction("go", 1.0, ["O", "O", "B-city"]), Prediction("weather", 1.0, ["O", "O", "O"]), Prediction("go", 1.0, ["O"])]
+    found = label_figures(said, Material(held, held, ("go", "weather"), ("B-city", "O"), {}))
+    assert found == pytest.approx(
+        {
+            "student_accuracy": 1.0,
+            "student_slot_f1": 2 / 3,
+            "student_exact": 0.5,
+            "teacher_accuracy": 0.5,
+            "agreement": 1 / 3,
+        }
+    )
 
 
 # ---- refusals
@@ -289,7 +331,7 @@ def test_matrices_of_other_shapes_are_refused(flights, texts, tmp_path):
 
 def test_teachers_that_cannot_teach_are_refused(bert_folder, flights, texts):
     assert "vectors are learnt from a teacher alone" in refused("none", texts, **SMALL)
-    assert "has no trained head for --task classify" in refused(bert_folder, flights, task="classify", **SMALL)
+    assert "has no trained head to classify with" in refused(bert_folder, flights, task="classify", **SMALL)
     assert "name one with --token-vectors" in refused("none", flights, task="classify", **STATIC)
 
 
@@ -302,6 +344,10 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     wrong = [*flights, Example("two tokens", "flight", ("O",))]
     assert "text 160 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
     assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
+    half = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
+    assert "80 of 160 texts have no label (text 0 first), and without a teacher nobody gives them one" in refused(
+        "none", half, task="classify", **SMALL
+    )
     assert "distil knows no setting epoch" in refused(bert_folder, texts, epoch=3)
 
 

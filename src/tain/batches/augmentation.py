@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tain.text.records import Example
-from tain.text.tags import slots_of
+from tain.text.tags import slots_of, tokens_of
 
 _FEWEST_TOKENS = 4  # shorter texts fall apart when spans change places
 
@@ -66,8 +66,3 @@ def swap_spans(example: Example, *, rng: np.random.Generator) -> Example:
     order = [*range(first), *range(middle, last), *range(first, middle), *range(last, len(tokens))]
     moved = tuple(tags[place] for place in order) if example.tags else example.tags
     return Example(" ".join(tokens[place] for place in order), example.label, moved)
-
-
-def tokens_of(text: str) -> list[str]:
-    """What stands between blanks: that is what tags belong to."""
-    return [token for token in text.split(" ") if token]

@@ -92,6 +92,9 @@ class ProjectionConfig:
             )
         if unknown := sorted(set(content) - {entry.name for entry in fields(cls)}):
             raise UserError(f"projection file {str(path)!r} has unknown settings {', '.join(unknown)}: distil the student again")
+        wrong = sorted(entry.name for entry in fields(cls) if type(content.get(entry.name)) is not type(entry.default))
+        if wrong:
+            raise UserError(f"projection file {str(path)!r} lacks {', '.join(wrong)}, or says it in another type: distil the student again")
         return cls(**content)
 
 
@@ -121,7 +124,8 @@ class Projection:
 
     Args:
         config: How.
-        cached_tokens: Different tokens remembered; each takes ``config.features`` bytes. Beyond it all are forgotten at once.
+        cached_tokens: Different tokens, and different spellings of them in texts, remembered; each token takes ``config.features`` bytes.
+            Beyond that many all are forgotten at once.
     """
 
     def __init__(self, config: ProjectionConfig, *, cached_tokens: int = 50_000) -> None:
@@ -137,7 +141,7 @@ class Projection:
             distortion: Chance of a token to be misspelt; see ``distort``. For training.
             rng: Draws the misspellings; needed where ``distortion`` is above 0.
         """
-        if len(self._row_of_token) > self.cached_tokens:
+        if max(len(self._row_of_token), len(self._rows_of_chunk)) > self.cached_tokens:
             self._forget()
         if distortion > 0:
             assert rng is not None, "distortion draws from rng"

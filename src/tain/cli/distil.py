@@ -30,6 +30,7 @@ def distil(
         str | None, Parameter(help="the tags' column: one tag a token, parted by blanks, in BIO form (O B-city I-city)")
     ] = None,
     unlabelled: Annotated[str | None, Parameter(help="more texts, without labels: the teacher labels them")] = None,
+    classifier: Annotated[str | None, Parameter(help="with a tagger as teacher: the classifier that labels the whole texts")] = None,
     labels: Annotated[Path | None, Parameter(help="names of the teacher's classes, one a line, in the order of its logits")] = None,
     tags: Annotated[Path | None, Parameter(help="the same for its tags")] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
@@ -49,12 +50,15 @@ def distil(
         disk, a row a text (.npy, .safetensors: vectors, intents, slots); or none, for given labels alone
     """
     settled = settle(DistilConfig, config, file=settings)
-    _refuse_idle(settled.task, label_column=label_column, tags_column=tags_column, unlabelled=unlabelled, labels=labels, tags=tags)
+    of_labels = {"label_column": label_column, "unlabelled": unlabelled, "labels": labels}
+    _refuse_idle(settled.task, **of_labels, tags_column=tags_column, tags=tags, classifier=classifier)
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
 
     refuse_existing(output, overwrite=overwrite)
     _find(teacher)
+    if classifier is not None:
+        _find(classifier)
     given = _read(texts, column, label_column, tags_column)
     if unlabelled is not None:
         given += _read(unlabelled, None, None, None)
@@ -62,15 +66,17 @@ def distil(
     progress = Progress.for_terminal(json=json, quiet=quiet)
     from tain.recipes.distil import distil as run
 
-    _show(run(teacher, given, output, config=settled, overwrite=overwrite, progress=progress, **names), as_json=json)
+    _show(run(teacher, given, output, config=settled, classifier=classifier, overwrite=overwrite, progress=progress, **names), as_json=json)
 
 
 def _refuse_idle(task: str, **given: object) -> None:
     """Refuse what the task has no use for."""
-    idle = {"embed": tuple(given), "classify": ("tags_column", "tags"), "tag": ()}[task]
-    if named := [f"--{name.replace('_', '-')}" for name in idle if given[name] is not None]:
+    of_tags = {"tags_column", "tags", "classifier"}
+    idle = {"embed": set(given), "classify": of_tags, "tag": set()}[task]
+    if named := [name for name in given if name in idle and given[name] is not None]:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in named)
         raise UserError(
-            f"{', '.join(named)} says nothing to --task {task}: leave it out, or give --task {'tag' if task == 'classify' else 'classify'}"
+            f"{flags} says nothing to --task {task}: leave it out, or give --task {'tag' if of_tags & set(named) else 'classify'}"
         )
 
 

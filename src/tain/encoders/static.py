@@ -27,21 +27,23 @@ class StaticStudent(nn.Module):
             self.table[0] = 0.0
 
     @torch.no_grad()
-    def start_from(self, vectors: Float[Tensor, "tokens width"], weights: Float[Tensor, " tokens"]) -> None:
-        """Take over a teacher's token vectors, reduced to their main directions; the head turns them back into the teacher's space.
+    def start_from(self, vectors: Float[Tensor, "tokens width"], weights: Float[Tensor, " tokens"], *, with_head: bool = True) -> None:
+        """Take over a teacher's token vectors, reduced to their main directions.
 
         Args:
             vectors: One a token of the vocabulary, without padding.
             weights: How much each token counts in a mean.
+            with_head: Let the head turn them back into the teacher's space; it has as many outputs as they are wide.
         """
         kept = min(self.table.shape[1], *vectors.shape)
         mean = vectors.mean(dim=0)
         directions = torch.linalg.svd(vectors - mean, full_matrices=False).Vh[:kept]  # (kept, width)
         self.table.zero_()
         self.table[1:, :kept] = (vectors - mean) @ directions.T * weights[:, None]
-        self.text_head.weight.zero_()
-        self.text_head.bias.zero_()
-        self.text_head.weight[:, :kept] = directions.T
+        if with_head:
+            self.text_head.weight.zero_()
+            self.text_head.bias.zero_()
+            self.text_head.weight[:, :kept] = directions.T
 
     def forward(self, ids: Int[Tensor, "texts tokens"]) -> Float[Tensor, "texts outputs"]:
         """Compute each text's outputs; ``ids`` are 0 behind a text's end."""

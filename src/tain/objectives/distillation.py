@@ -31,6 +31,7 @@ def mixed_cross_entropy(
     *,
     scale: float,
     hard_share: float,
+    is_taught: Bool[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mix the teacher's labels with given ones, where there are any.
 
@@ -40,11 +41,20 @@ def mixed_cross_entropy(
         labels: The right classes; -1 where nobody gave one, which leaves the row to the teacher alone.
         scale: See ``soft_cross_entropy``.
         hard_share: Share of the given label in a row that has one, 0 to 1; at 1 the teacher counts only where there is none.
+        is_taught: False where the teacher did not read so far: the given label counts alone there, and a row without one not at all.
+
+    Returns:
+        Mean over the rows that somebody labelled; 0 where nobody did.
     """
+    if is_taught is None:
+        is_taught = torch.ones_like(labels, dtype=torch.bool)
+    is_given = labels >= 0
     soft = F.cross_entropy(student, (scale * teacher).softmax(dim=-1), reduction="none")
     hard = F.cross_entropy(student, labels.clamp(min=0), reduction="none")
-    share = hard_share * (labels >= 0).to(student.dtype)
-    return ((1 - share) * soft + share * hard).mean()
+    soft_weight = torch.where(is_given, 1 - hard_share, 1.0) * is_taught
+    hard_weight = torch.where(is_taught, hard_share, 1.0) * is_given
+    labelled = (is_given | is_taught).sum().clamp(min=1)
+    return (soft_weight * soft + hard_weight * hard).sum() / labelled
 
 
 def labelled_cross_entropy(student: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
@@ -57,15 +67,13 @@ def contrastive_distillation(
     teacher: Float[Tensor, "batch dim"],
     *,
     temperature: float,
-    is_same: Bool[Tensor, "batch batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Let each text's student vector find its teacher vector among the batch's, and the other way round.
 
     Args:
-        student: Vectors of any length, compared by cosine.
+        student: Vectors of any length, compared by cosine; no text twice.
         teacher: Row i is the vector of the same text.
         temperature: Divides the cosines, above 0.
-        is_same: True where two rows hold the same text, which is no negative. The diagonal is ignored.
 
     Returns:
         Mean over both directions, in nats. Chance level is log(batch).
@@ -77,9 +85,6 @@ def contrastive_distillation(
     if batch < 2:
         raise ShapeError(f"contrastive_distillation needs at least 2 texts for negatives, got {tuple(student.shape)}")
     logits = F.normalize(student, dim=-1) @ F.normalize(teacher, dim=-1).T / temperature
-    if is_same is not None:
-        itself = torch.eye(batch, dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(is_same & ~itself, -torch.inf)
     own = torch.arange(batch, device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 

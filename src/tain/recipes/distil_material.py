@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tain.batches.augmentation import augmented, tokens_of
+from tain.batches.augmentation import augmented
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.recipes.distil_config import DistilConfig
-from tain.recipes.distil_teacher import Lessons, Teacher
+from tain.recipes.distil_teacher import NONE, Lessons, Teacher
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example
+from tain.text.tags import tokens_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Material:
         held: Kept from training to measure on.
         labels: Names of the classes; empty without.
         tags: Names of the tags; empty without.
-        counts: given, repeated, held_out, left_over, augmented.
+        counts: given, repeated (dropped, since another is the same), held_out, left_over, augmented.
     """
 
     train: Lesson
@@ -52,17 +53,20 @@ class Material:
     tags: tuple[str, ...]
     counts: dict[str, int]
 
+    @property
+    def text_outputs(self) -> int:
+        """Numbers that a student says of a whole text: classes, or dimensions; 0 where it only tags."""
+        taught = self.train.taught.text
+        return len(self.labels) or (taught.shape[1] if taught is not None else 0)
+
 
 def gather(examples: Sequence[Example], teacher: Teacher, config: DistilConfig, progress: Progress) -> Material:
-    """Check the texts, draw those to train on, keep others, and have the teacher label them all.
+    """Draw the texts to train on, keep others, and have the teacher label them all.
 
     Raises:
         UserError: Texts, labels or tags cannot work.
     """
-    _refuse_untokened(examples)
-    lengths = _tagged_lengths(examples, config)
-    if hasattr(teacher, "split_by"):
-        teacher.split_by(lengths)  # pyright: ignore[reportAttributeAccessIssue]
+    _refuse_unlabelled(examples, teacher)
     labels = _classes(teacher.labels, [example.label for example in examples], "label", teacher) if config.task != "embed" else ()
     tags = (
         _classes(teacher.tags, [tag for example in examples for tag in example.tags or ()], "tag", teacher) if config.task == "tag" else ()
@@ -71,9 +75,7 @@ def gather(examples: Sequence[Example], teacher: Teacher, config: DistilConfig, 
         raise UserError("no text has a label and the teacher gives none: name the labels' column with --label-column, or give a classifier")
     if config.task == "tag" and not tags:
         raise UserError("no text has tags and the teacher gives none: name their column with --tags-column, or give a tagger")
-    kept = _different(examples) if config.task == "embed" else np.arange(len(examples))
-    order = np.random.default_rng([config.seed, 1]).permutation(kept)
-    held = min(config.held_out, len(order) // 10)
+    order, held = _drawn(examples, config)
     trained = order[held:][: config.max_texts or None]
     assert config.batch_texts is not None
     if len(trained) < config.batch_texts:
@@ -83,7 +85,7 @@ def gather(examples: Sequence[Example], teacher: Teacher, config: DistilConfig, 
         )
     counts = {
         "given": len(examples),
-        "repeated": len(examples) - len(kept),
+        "repeated": len(examples) - len(order),
         "held_out": held,
         "left_over": len(order) - held - len(trained),
     }
@@ -93,7 +95,9 @@ def gather(examples: Sequence[Example], teacher: Teacher, config: DistilConfig, 
     measured = _lesson([examples[place] for place in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
     copies = _copies(train.examples, teacher, config, progress)
     if copies.examples:
-        more = _lesson(copies.examples, copies.taught, labels, tags, is_given=not teacher.reads)
+        # a copy keeps what people said of its text only where no teacher has looked at the copy itself
+        has_labels, has_tags = copies.taught.text is None, copies.taught.tokens is None
+        more = _lesson(copies.examples, copies.taught, labels, tags, has_labels=has_labels, has_tags=has_tags)
         train = _joined(train, more)
     counts["augmented"] = len(copies.examples)
     return Material(train, measured, labels, tags, counts)
@@ -119,13 +123,21 @@ def _copies(examples: list[Example], teacher: Teacher, config: DistilConfig, pro
     return _Copies(made, teacher.teach([example.text for example in made], places=None, progress=progress) if made else Lessons())
 
 
-def _lesson(examples: list[Example], taught: Lessons, labels: tuple[str, ...], tags: tuple[str, ...], *, is_given: bool = True) -> Lesson:
-    """Number labels and tags; ``is_given`` off where they belong to a text that has been changed since."""
+def _lesson(
+    examples: list[Example],
+    taught: Lessons,
+    labels: tuple[str, ...],
+    tags: tuple[str, ...],
+    *,
+    has_labels: bool = True,
+    has_tags: bool = True,
+) -> Lesson:
+    """Number the labels and tags that people gave, or leave them out."""
     number_of_label = {label: number for number, label in enumerate(labels)}
     number_of_tag = {tag: number for number, tag in enumerate(tags)}
-    numbers = [number_of_label.get(example.label or "", -1) if is_given else -1 for example in examples]
+    numbers = [number_of_label.get(example.label or "", -1) if has_labels else -1 for example in examples]
     tagged = [
-        np.array([number_of_tag[tag] for tag in example.tags], dtype=np.int64) if example.tags and tags and is_given else None
+        np.array([number_of_tag[tag] for tag in example.tags], dtype=np.int64) if example.tags and tags and has_tags else None
         for example in examples
     ]
     return Lesson(examples, taught, np.array(numbers, dtype=np.int64), tagged)
@@ -146,24 +158,34 @@ def _joined(one: Lesson, other: Lesson) -> Lesson:
     return Lesson([*one.examples, *other.examples], taught, np.concatenate([one.labels, other.labels]), [*one.tags, *other.tags])
 
 
-def _refuse_untokened(examples: Sequence[Example]) -> None:
+def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:
+    """Refuse texts that cannot serve, before any model is loaded; give the number of each text's tokens.
+
+    Raises:
+        UserError: There are none, one has no tokens, or more or fewer of them than it has tags.
+    """
     if not examples:
         raise UserError("there are no texts: give some")
-    for place, example in enumerate(examples):
+    counts = [len(tokens_of(example.text)) for example in examples]
+    for place, (example, count) in enumerate(zip(examples, counts, strict=True)):
         if not example.text or example.text.isspace():
             raise UserError(f"text {place} has no tokens ({example.text!r}): leave such texts out")
-
-
-def _tagged_lengths(examples: Sequence[Example], config: DistilConfig) -> list[int]:
-    if config.task != "tag":
-        return []
-    lengths = [len(tokens_of(example.text)) for example in examples]
-    for place, (example, length) in enumerate(zip(examples, lengths, strict=True)):
-        if example.tags is not None and len(example.tags) != length:
+        if config.task == "tag" and example.tags is not None and len(example.tags) != count:
             raise UserError(
-                f"text {place} has {length} tokens (what stands between blanks) and {len(example.tags)} tags: give a tag a token"
+                f"text {place} has {count} tokens (what stands between blanks) and {len(example.tags)} tags: give a tag a token"
             )
-    return lengths
+    return counts
+
+
+def _refuse_unlabelled(examples: Sequence[Example], teacher: Teacher) -> None:
+    if teacher.name != NONE:
+        return
+    bare = [place for place, example in enumerate(examples) if not example.label and not example.tags]
+    if bare and len(bare) < len(examples):  # where no text has a label, the advice is another
+        raise UserError(
+            f"{len(bare):,} of {len(examples):,} texts have no label (text {bare[0]} first), and without a teacher nobody gives them one:"
+            " give a teacher, or drop these texts"
+        )
 
 
 def _classes(names: tuple[str, ...] | None, given: Sequence[str | None], what: str, teacher: Teacher) -> tuple[str, ...]:
@@ -178,8 +200,21 @@ def _classes(names: tuple[str, ...] | None, given: Sequence[str | None], what: s
     return names
 
 
-def _different(examples: Sequence[Example]) -> np.ndarray:
+def _drawn(examples: Sequence[Example], config: DistilConfig) -> tuple[np.ndarray, int]:
+    """Put texts in random order, those to be held out first; gives the order and how many these are.
+
+    No text that is held out is trained on, however often it was given. For vectors a text is taken once; with labels it stays as often as
+    it came, since how often a label occurs is knowledge, too.
+    """
+    keys = [same_text_key(example.text) for example in examples]
     first: dict[str, int] = {}
-    for place, example in enumerate(examples):
-        first.setdefault(same_text_key(example.text), place)
-    return np.fromiter(first.values(), np.int64, len(first))
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
+    rng = np.random.default_rng([config.seed, 1])
+    different = rng.permutation(np.fromiter(first.values(), np.int64, len(first)))
+    held = min(config.held_out, len(different) // 10)
+    if config.task == "embed":
+        return different, held
+    is_held = {keys[place] for place in different[:held]}
+    rest = [place for place, key in enumerate(keys) if key not in is_held]
+    return np.concatenate([different[:held], rng.permutation(np.array(rest, dtype=np.int64))]), held

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from tain.batches.projection import Projection, ProjectionConfig
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.runtime.graphs import Graph, NumpyGraph, OnnxGraph
+from tain.text.records import Prediction
+from tain.text.tags import tokens_of
 
 Backend = Literal["onnx", "numpy"]
 
@@ -26,21 +28,6 @@ _BATCH_TOKENS = 4096
 def is_student(folder: str | Path) -> bool:
     """True where a folder holds a student that ``tain distil`` wrote."""
     return (Path(folder) / GRAPH_FILE).is_file()
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a student says of a text.
-
-    Attributes:
-        label: Its class; None where the student tells none.
-        chance: The probability it gives that class.
-        tags: One a token; None where the student tags none. Tokens beyond the limit have the tag ``O``.
-    """
-
-    label: str | None
-    chance: float | None
-    tags: list[str] | None
 
 
 @dataclass(frozen=True)
@@ -114,6 +101,16 @@ class Student:
         return self.record["task"]
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes it tells; empty where it tells none."""
+        return tuple(self.record.get("labels") or ())
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Names of the tags it gives tokens; empty where it gives none."""
+        return tuple(self.record.get("tags") or ())
+
+    @property
     def dim(self) -> int:
         return int(self.record["dim"])
 
@@ -166,21 +163,28 @@ class Student:
         """
         if self.task == "embed":
             raise UserError(f"student {self.name!r} was made to embed, so it knows no labels: use encode")
-        labels, tags = self.record.get("labels") or [], self.record.get("tags") or []
         found: dict[int, Prediction] = {}
         for places, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
             for row, place in enumerate(places):
-                label = chance = spelt = None
-                if "text" in outputs:
-                    shares = np.exp(outputs["text"][row] - outputs["text"][row].max())
-                    label, chance = labels[int(shares.argmax())], float(shares.max() / shares.sum())
-                if "tokens" in outputs:
-                    tokens = len([token for token in texts[place].split(" ") if token])
-                    best = outputs["tokens"][row][:tokens].argmax(axis=1)
-                    read = min(tokens, self.max_tokens or tokens)
-                    spelt = [tags[int(tag)] for tag in best[:read]] + ["O"] * (tokens - read)
-                found[int(place)] = Prediction(label, chance, spelt)
+                tokens = len(tokens_of(texts[place]))
+                found[int(place)] = self.said({name: values[row] for name, values in outputs.items()}, tokens=tokens)
         return [found[place] for place in range(len(texts))]
+
+    def said(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
+        """Put a text's outputs into words.
+
+        Args:
+            outputs: ``text`` (classes,) and ``tokens`` (tokens read and more, tags), those that the student has.
+            tokens: How many the text has.
+        """
+        label = chance = tags = None
+        if "text" in outputs:
+            shares = np.exp(outputs["text"] - outputs["text"].max())
+            label, chance = self.labels[int(shares.argmax())], float(shares.max() / shares.sum())
+        if "tokens" in outputs:
+            read = min(tokens, self.max_tokens or tokens)
+            tags = [self.tags[int(tag)] for tag in outputs["tokens"][:read].argmax(axis=1)] + ["O"] * (tokens - read)
+        return Prediction(label, chance, tags)
 
     def refuse_language(self, language: object) -> None:
         """Refuse a language, which no student tells apart.

@@ -47,3 +47,18 @@ class Example:
     text: str
     label: str | None = None
     tags: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a student, a classifier or a tagger says of a text.
+
+    Attributes:
+        label: Its class; None from a model that tells none.
+        chance: The probability it gives that class.
+        tags: One a token; None from a model that tags none. Tokens beyond its limit have the tag ``O``.
+    """
+
+    label: str | None = None
+    chance: float | None = None
+    tags: list[str] | None = None

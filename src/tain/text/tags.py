@@ -1,6 +1,11 @@
-"""Slots of a tagged text, in BIO form."""
+"""Tokens of a tagged text, and its slots in BIO form."""
 
 from collections.abc import Sequence
+
+
+def tokens_of(text: str) -> list[str]:
+    """What stands between blanks: that is what tags belong to."""
+    return [token for token in text.split(" ") if token]
 
 
 def slots_of(tags: Sequence[str]) -> list[tuple[int, int, str]]:
