@@ -85,6 +85,59 @@ def test_every_token_has_a_tag_and_those_beyond_the_limit_are_outside(tagging_st
     assert said[0].label == "go"
 
 
+# ---- text that is still being typed
+
+
+@pytest.fixture(scope="module")
+def forward_student(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("students") / "forward"
+    examples = [Example(f"{verb} to {city} now", verb, ("O", "O", "B-city", "O")) for city in "abcdefghijkl" for verb in ("go", "fly")]
+    distil("none", examples, folder, task="tag", forward_only=True, max_tokens=6, **(SMALL | {"epochs": 4}))
+    return folder
+
+
+@pytest.mark.parametrize("pieces", [["g", "o", " t", "o a", " n", "ow"], ["fly to b ", "", " now and for ever and a day"], ["go to a now"]])
+def test_typing_says_at_each_point_what_the_whole_beginning_says(forward_student, pieces):
+    student = Student.load(forward_student, backend="numpy")
+    typed, text = student.stream(), ""
+    for piece in pieces:
+        typed.type(piece)
+        text += piece
+        said, whole = typed.predict(), student.predict([text])[0]
+        assert said == typed.predict()  # looking changes nothing
+        assert (said.label, said.tags) == (whole.label, whole.tags)
+        assert said.chance == pytest.approx(whole.chance, abs=0.05)  # a state between two steps may round either way
+
+
+def test_vectors_of_a_text_being_typed_are_those_of_its_beginning(bert_folder, sentences, tmp_path):
+    distil(bert_folder, sentences, tmp_path / "student", forward_only=True, kernel_width=3, **SMALL)
+    student = Student.load(tmp_path / "student", backend="numpy")
+    typed, text = student.stream(), ""
+    for piece in ("The quick, ", "brown fo", "x jumps."):
+        typed.type(piece)
+        text += piece
+        np.testing.assert_allclose(typed.encode(), student.encode([text])[0], atol=0.02)
+
+
+def test_a_beginning_costs_nothing_again(forward_student, monkeypatch):
+    typed = Student.load(forward_student, backend="numpy").stream()
+    read = []
+    kept = typed._graph.read_on
+    monkeypatch.setattr(typed._graph, "read_on", lambda past, rows: read.append(len(rows)) or kept(past, rows))
+    typed.type("go to a ")
+    typed.type("now ")
+    assert read == [1, 1, 1, 1]
+
+
+def test_students_that_cannot_be_streamed_are_refused(forward_student, tagging_student, embedding_student):
+    with pytest.raises(UserError, match=r"does not read forwards alone.*: distil with --forward-only"):
+        Student.load(tagging_student, backend="numpy").stream()
+    with pytest.raises(UserError, match="load it with backend='numpy' to stream"):
+        Student.load(forward_student).stream()
+    with pytest.raises(UserError, match="was made to tag, so it has no vectors"):
+        Student.load(forward_student, backend="numpy").stream().encode()
+
+
 # ---- refusals
 
 

@@ -22,7 +22,7 @@ UNIT = 127  # a feature of 1.0 as a stored byte
 
 Split = Literal["space", "code-point"]
 
-_BEGIN, _END, _NULL = "<BOS>", "<EOS>", "<null>"
+BEGIN, END, _NULL = "<BOS>", "<EOS>", "<null>"
 _FEATURES_PER_CODE = 32
 _TOKENS_AT_ONCE = 1024  # bounds the memory for their n-grams
 
@@ -193,8 +193,8 @@ class Projection:
 
     def _ended(self, rows: list[list[int]]) -> tuple[list[list[int]], int]:
         limit = self.config.max_tokens
-        before = [self._row_of_token[_BEGIN]] if self.config.begin else []
-        behind = [self._row_of_token[_END]] if self.config.end else []
+        before = [self._row_of_token[BEGIN]] if self.config.begin else []
+        behind = [self._row_of_token[END]] if self.config.end else []
         truncated = sum(len(line) > limit for line in rows)
         return [[*before, *line[:limit], *behind] for line in rows] if truncated or before or behind else rows, truncated
 
@@ -217,7 +217,7 @@ class Projection:
         self._row_of_token: dict[str, int] = {}
         self._rows = np.empty((256, self.config.features), dtype=np.int8)
         self._used = 0
-        self._learn([_BEGIN, _END])
+        self._learn([BEGIN, END])
 
 
 def token_features(tokens: Sequence[str], config: ProjectionConfig) -> Int8[np.ndarray, "tokens features"]:

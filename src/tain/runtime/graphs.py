@@ -1,6 +1,7 @@
 """Run a student's graph: with onnxruntime, or with NumPy alone. Both take the same arrays and give the same names."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,6 +55,36 @@ class OnnxGraph:
         return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
 
 
+@dataclass(frozen=True)
+class LayerPast:
+    """What a layer that reads forwards keeps of what it has read.
+
+    Attributes:
+        window: Its last inputs, as many as a gate sees before its own, float32 (kernel width - 1, texts, width).
+        state: float32 (texts, state).
+    """
+
+    window: np.ndarray
+    state: np.ndarray
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a forward-only student keeps of a text's beginning; reading on makes a new one, so that it can be read on from twice.
+
+    Attributes:
+        layers: A layer's each.
+        highest: The highest attention logit so far, float32 (texts, 1).
+        weight: Sum of the attention weights over ``exp(highest)``, float32 (texts, 1).
+        weighted: Sum of the weighted states over the same, float32 (texts, state).
+    """
+
+    layers: tuple[LayerPast, ...]
+    highest: np.ndarray
+    weight: np.ndarray
+    weighted: np.ndarray
+
+
 class NumpyGraph:
     """The same graph in NumPy: products of the same whole numbers, held in float32.
 
@@ -78,7 +109,8 @@ class NumpyGraph:
             return {"text": self._mean_of_table(ids, is_token)}
         values = self._bottleneck(inputs["rows"], ids, is_token)
         for number in range(self.metadata["layers"]):
-            values = self._layer(f"layer{number}", values, is_token)
+            nothing = self._nothing_read(values)
+            values, _ = self._layer(f"layer{number}", values, is_token, nothing)
         outputs = {}
         if self.metadata["text"]:
             logits = np.where(is_token, self._product(values, "attention"), _NEVER)
@@ -88,6 +120,47 @@ class NumpyGraph:
         if self.metadata["tokens"]:
             outputs["tokens"] = self._product(values, "tokens").swapaxes(0, 1)
         return outputs
+
+    def nothing(self) -> Past:
+        """What a forward-only student knows of one text before its first token."""
+        state, none = self.metadata["state"], np.zeros((1, 1), np.float32)
+        widths = [self._stored["bottleneck.shift"].size, *[state] * (self.metadata["layers"] - 1)]
+        layers = tuple(self._nothing_read(np.empty((0, 1, width), np.float32)) for width in widths)
+        return Past(layers, none + _NEVER, none, np.zeros((1, state), np.float32))
+
+    def read_on(self, past: Past, rows: np.ndarray) -> tuple[Past, np.ndarray | None]:
+        """Let a forward-only student read the next tokens of one text.
+
+        Args:
+            past: What it has read.
+            rows: The tokens' features as bytes plus 128, uint8 (tokens, features), 1 or more.
+
+        Returns:
+            What it has read by then, and the tokens' logits (tokens, labels) if it tags.
+        """
+        ids, is_token = np.arange(len(rows))[:, None], np.ones((len(rows), 1, 1), dtype=bool)
+        values, layers = self._bottleneck(rows, ids, is_token), []
+        for number, before in enumerate(past.layers):
+            values, after = self._layer(f"layer{number}", values, is_token, before)
+            layers.append(after)
+        highest, weight, weighted = past.highest, past.weight, past.weighted
+        if self.metadata["text"]:
+            logits = self._product(values, "attention")
+            highest = np.maximum(past.highest, logits.max(axis=0))
+            older, weights = np.exp(past.highest - highest), np.exp(logits - highest)
+            weight = past.weight * older + weights.sum(axis=0)
+            weighted = past.weighted * older + (weights * values * _UNIT_STEP).sum(axis=0)
+        tags = self._product(values, "tokens")[:, 0] if self.metadata["tokens"] else None
+        return Past(tuple(layers), highest, weight, weighted), tags
+
+    def text_of(self, past: Past) -> np.ndarray:
+        """What the student says of the text as far as it has read it, (1, outputs)."""
+        return self._product(_rounded(past.weighted / np.maximum(past.weight, np.float32(1e-30))), "text")
+
+    def _nothing_read(self, values: np.ndarray) -> LayerPast:
+        _, texts, width = values.shape
+        window = np.zeros((self.metadata["kernel_width"] - 1, texts, width), np.float32)
+        return LayerPast(window, np.zeros((texts, self.metadata["state"]), np.float32))
 
     def _product(self, values: np.ndarray, name: str) -> np.ndarray:
         return values @ self._weights[name] * self._stored[f"{name}.scale"] + self._stored[f"{name}.shift"]
@@ -99,22 +172,25 @@ class NumpyGraph:
         steps = np.clip(np.rint(positive / np.float32(self.metadata["step"])), -zero, 255 - zero)
         return np.where(is_token, steps[ids], np.float32(0))
 
-    def _layer(self, name: str, values: np.ndarray, is_token: np.ndarray) -> np.ndarray:
+    def _layer(self, name: str, values: np.ndarray, is_token: np.ndarray, past: LayerPast) -> tuple[np.ndarray, LayerPast]:
+        """Read tokens (tokens, texts, into); gives the states, and what a layer that reads forwards keeps for the next tokens."""
         state, width = self.metadata["state"], self.metadata["kernel_width"]
-        parts = []
+        parts, after = [], past
         for direction in range(self.metadata["directions"]):
             turn = slice(None, None, -1 if direction else 1)
-            padded = np.concatenate([np.zeros((width - 1, *values.shape[1:]), np.float32), values[turn]])
+            padded = np.concatenate([past.window, values[turn]])
             read = np.concatenate([padded[start : start + len(values)] for start in range(width)], axis=2)
             gates = self._product(read, f"{name}.direction{direction}")
             z, f, o = np.tanh(gates[..., :state]), _sigmoid(gates[..., state : 2 * state]), _sigmoid(gates[..., 2 * state :])
             there = is_token[turn]
             keep = np.where(there, f, np.float32(1))
-            states = (1 - keep) * z
-            for place in range(1, len(states)):
-                states[place] += keep[place] * states[place - 1]
+            states, before = (1 - keep) * z, past.state
+            for place in range(len(states)):
+                states[place] += keep[place] * before
+                before = states[place]
+            after = LayerPast(padded[len(padded) - (width - 1) :], before)
             parts.append(np.where(there, o * states, np.float32(0))[turn])
-        return _rounded(np.concatenate(parts, axis=2))
+        return _rounded(np.concatenate(parts, axis=2)), after
 
     def _mean_of_table(self, ids: np.ndarray, is_token: np.ndarray) -> np.ndarray:
         rows = (self._stored["table"][ids].astype(np.float32) - self.metadata["zero"]) * np.float32(self.metadata["step"])

@@ -3,17 +3,18 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
 
-from tain.batches.projection import Projection, ProjectionConfig
+from tain.batches.projection import ProjectionConfig
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.runtime.graphs import Graph, NumpyGraph, OnnxGraph
+from tain.runtime.reading import HashedReader, TokenReader
+from tain.runtime.typed_text import TypedText
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
 
@@ -30,15 +31,6 @@ def is_student(folder: str | Path) -> bool:
     return (Path(folder) / GRAPH_FILE).is_file()
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """A batch as the graph takes it."""
-
-    arrays: dict[str, np.ndarray]
-    lengths: np.ndarray
-    truncated: int
-
-
 class Student:
     """A student's graph and what turns texts into its inputs.
 
@@ -50,9 +42,7 @@ class Student:
         fingerprint: Tells this student from every other.
     """
 
-    def __init__(
-        self, graph: Graph, reader: "_HashedReader | _TokenReader", *, record: dict[str, Any], name: str, fingerprint: str
-    ) -> None:
+    def __init__(self, graph: Graph, reader: HashedReader | TokenReader, *, record: dict[str, Any], name: str, fingerprint: str) -> None:
         self.graph = graph
         self.record = record
         self.name = name
@@ -82,7 +72,7 @@ class Student:
         record = _record(folder)
         graph = NumpyGraph(folder / GRAPH_FILE) if backend == "numpy" else OnnxGraph(folder / GRAPH_FILE, threads=threads)
         if graph.metadata["student"] == "static":
-            reader_file, reader = TOKENIZER_FILE, _TokenReader(folder / TOKENIZER_FILE)
+            reader_file, reader = TOKENIZER_FILE, TokenReader(folder / TOKENIZER_FILE)
         else:
             projection = ProjectionConfig.load(folder / PROJECTION_FILE)
             if projection.features != graph.metadata["features"]:
@@ -90,7 +80,7 @@ class Student:
                     f"student {str(folder)!r} reads {graph.metadata['features']} features a token, its projection gives"
                     f" {projection.features}: the files come from different students; give a folder as tain distil wrote it"
                 )
-            reader_file, reader = PROJECTION_FILE, _HashedReader(projection)
+            reader_file, reader = PROJECTION_FILE, HashedReader(projection)
         digest = hashlib.sha256()
         for file in (GRAPH_FILE, reader_file):
             digest.update((folder / file).read_bytes())
@@ -170,6 +160,20 @@ class Student:
                 found[int(place)] = self.said({name: values[row] for name, values in outputs.items()}, tokens=tokens)
         return [found[place] for place in range(len(texts))]
 
+    def stream(self) -> TypedText:
+        """Begin to read a text that is still being typed; each token is read once.
+
+        Raises:
+            UserError: The student reads from both ends or has no order of reading, or was not loaded with ``backend="numpy"``.
+        """
+        if not isinstance(self._reader, HashedReader) or self.graph.metadata["directions"] != 1:
+            raise UserError(
+                f"student {self.name!r} does not read forwards alone, so all may change with each token: distil with --forward-only"
+            )
+        if not isinstance(self.graph, NumpyGraph):
+            raise UserError(f"student {self.name!r} runs in onnxruntime, which reads whole texts: load it with backend='numpy' to stream")
+        return TypedText(self, self.graph, self._reader)
+
     def said(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
         """Put a text's outputs into words.
 
@@ -222,48 +226,6 @@ class Student:
                 self.truncated += inputs.truncated
                 yield places, self.graph.run(inputs.arrays)
                 task.advance(len(places))
-
-
-class _HashedReader:
-    """Texts as features of hashed tokens."""
-
-    def __init__(self, config: ProjectionConfig) -> None:
-        self.max_tokens = config.max_tokens
-        self._projection = Projection(config)
-
-    def estimate(self, text: str) -> int:
-        tokens = len(text) if self._projection.config.split == "code-point" else text.count(" ") + 1
-        return min(tokens, self.max_tokens) + 2
-
-    def __call__(self, texts: list[str]) -> _Inputs:
-        projected = self._projection(texts)
-        rows = projected.rows.view(np.uint8) ^ np.uint8(0x80)  # a signed byte plus 128
-        return _Inputs({"rows": rows, "ids": projected.ids}, projected.lengths, projected.truncated)
-
-
-class _TokenReader:
-    """Texts as the ids of a tokenizer, one up: 0 is padding."""
-
-    def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer
-
-        if not path.is_file():
-            raise UserError(f"tokenizer file {str(path)!r} does not exist: give the whole folder that tain distil wrote")
-        self.max_tokens = None
-        self._tokenizer = Tokenizer.from_file(str(path))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-
-    def estimate(self, text: str) -> int:
-        return text.count(" ") + 1
-
-    def __call__(self, texts: list[str]) -> _Inputs:
-        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
-        lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
-        ids = np.zeros((len(texts), max(1, int(lengths.max(initial=0)))), dtype=np.int64)
-        for row, mine in enumerate(encoded):
-            ids[row, : len(mine)] = np.asarray(mine, dtype=np.int64) + 1
-        return _Inputs({"ids": ids}, lengths, 0)
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> Iterator[np.ndarray]:
