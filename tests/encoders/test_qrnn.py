@@ -99,6 +99,7 @@ def test_reading_forwards_sees_nothing_that_comes_later():
 def test_a_gate_sees_as_many_tokens_as_the_kernel_is_wide(kernel_width):
     values = torch.rand(1, 9, 4).requires_grad_()
     windows(values, kernel_width)[0, 5].sum().backward()
+    assert values.grad is not None
     assert values.grad[0].any(dim=1).nonzero().flatten().tolist() == list(range(6 - kernel_width, 6))
 
 

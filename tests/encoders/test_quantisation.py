@@ -66,7 +66,8 @@ def test_masked_norm_is_batch_norm_of_the_real_tokens():
     values, is_token = torch.randn(2, 4, 3) * 3 + 1, torch.tensor([[True] * 4, [True, False, False, False]])
     torch.testing.assert_close(norm(values, is_token)[is_token], plain(values[is_token]))
     torch.testing.assert_close((norm.mean, norm.variance), (plain.running_mean, plain.running_var))
-    norm.eval(), plain.eval()
+    norm.eval()
+    plain.eval()
     torch.testing.assert_close(norm(values, is_token)[is_token], plain(values[is_token]))
 
 

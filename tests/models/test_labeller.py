@@ -25,10 +25,10 @@ def test_a_classifier_says_what_transformers_says(save_labeller, sentences):
 def test_a_tagger_tags_every_token_and_those_beyond_its_limit_are_outside(save_labeller):
     labeller = Labeller.load(save_labeller("TokenClassification", ["B-a", "I-a"]), device="cpu")
     long = " ".join(["mirror"] * 60)
-    short, cut = labeller.predict(["a thin mirror", long])
-    assert len(short.tags) == 3 and set(short.tags) <= {"B-a", "I-a"}
-    assert len(cut.tags) == 60
-    assert cut.tags[-1] == "O" and cut.tags[0] in ("B-a", "I-a")
+    short, cut = (said.tags or [] for said in labeller.predict(["a thin mirror", long]))
+    assert len(short) == 3 and set(short) <= {"B-a", "I-a"}
+    assert len(cut) == 60
+    assert cut[-1] == "O" and cut[0] in ("B-a", "I-a")
     assert labeller.truncated == 1
 
 

@@ -87,7 +87,7 @@ class _Recurrence(torch.autograd.Function):
         return states
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         keep, states = context.saved_tensors
         later = F.pad(keep[:, 1:], (0, 0, 0, 1))
         reached = _joined(later.flip(1), gradients[0].flip(1)).flip(1)

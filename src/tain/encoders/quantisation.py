@@ -91,8 +91,8 @@ class MovingRange(nn.Module):
 class QuantisedLinear(nn.Linear):
     """A linear layer whose weights are rounded to eight bits."""
 
-    def forward(self, values: Float[Tensor, "... into"]) -> Float[Tensor, "... out"]:
-        return nn.functional.linear(values, fake_quantise_weight(self.weight), self.bias)
+    def forward(self, input: Float[Tensor, "... into"]) -> Float[Tensor, "... out"]:
+        return nn.functional.linear(input, fake_quantise_weight(self.weight), self.bias)
 
 
 class MaskedBatchNorm(nn.Module):

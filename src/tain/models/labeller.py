@@ -99,7 +99,7 @@ class Labeller:
 
     def _said(self, logits: np.ndarray) -> Prediction:
         if self.tags:
-            is_read = ~np.isnan(logits).any(axis=1)
+            is_read = np.isfinite(logits[:, 0])
             best = np.where(is_read[:, None], logits, -np.inf).argmax(axis=1)
             return Prediction(tags=[self.tags[int(tag)] if read else "O" for tag, read in zip(best, is_read, strict=True)])
         shares = np.exp(logits - logits.max())

@@ -52,7 +52,7 @@ class OnnxGraph:
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: dict[str, np.ndarray], /) -> dict[str, np.ndarray]:
-        return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
+        return dict(zip(self._outputs, map(np.asarray, self._session.run(None, inputs)), strict=True))
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,10 @@ class TokenReader:
         if not path.is_file():
             raise UserError(f"tokenizer file {str(path)!r} does not exist: give the whole folder that tain distil wrote")
         self.max_tokens = None
-        self._tokenizer = Tokenizer.from_file(str(path))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises nothing narrower
+            raise UserError(f"tokenizer file {str(path)!r} cannot be read ({error}): distil the student again") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 

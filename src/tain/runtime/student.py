@@ -156,7 +156,7 @@ class Student:
         found: dict[int, Prediction] = {}
         for places, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
             for row, place in enumerate(places):
-                tokens = len(tokens_of(texts[place]))
+                tokens = len(tokens_of(texts[int(place)]))
                 found[int(place)] = self.said({name: values[row] for name, values in outputs.items()}, tokens=tokens)
         return [found[place] for place in range(len(texts))]
 
@@ -219,7 +219,7 @@ class Student:
         self.truncated = 0
         with (progress or Progress.silent()).task(name, len(texts)) as task:
             for places in _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS):
-                inputs = self._reader([texts[place] for place in places])
+                inputs = self._reader([texts[int(place)] for place in places])
                 if not inputs.lengths.all():
                     first = texts[int(places[int(np.argmin(inputs.lengths))])]
                     raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
@@ -245,6 +245,8 @@ def _record(folder: Path) -> dict[str, Any]:
         raise UserError(f"student {str(folder)!r} has no {RECORD_FILE}: give the whole folder that tain distil wrote") from None
     except ValueError as error:
         raise UserError(f"{str(folder / RECORD_FILE)!r} is not JSON ({error}): distil the student again") from None
+    if not isinstance(record, dict) or record.get("kind") != "student":
+        raise UserError(f"{str(folder / RECORD_FILE)!r} describes no student: give the whole folder that tain distil wrote")
     if record.get("format", 0) > RECORD_FORMAT:
         raise UserError(f"student {str(folder)!r} was saved in format {record['format']}, this tain reads {RECORD_FORMAT}: upgrade tain")
     return record
