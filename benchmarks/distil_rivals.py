@@ -1,6 +1,7 @@
 """Whom students are measured against: an encoder fine-tuned on intents and slots together, and an LSTM with its own embedding table."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tain.text.tags import tokens_of
 class _TwoHeads:
     """Intents and slots from a module that gives a vector a text and a vector a token; learns from labels, predicts, teaches."""
 
-    body: nn.Module
+    body: Any
     reads = True
     embedder: Embedder | None = None
 

@@ -5,6 +5,7 @@ onnxruntime fuses what it can.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,7 +52,7 @@ def write(path: Path) -> None:
     weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     heads, layers = model.config.num_attention_heads, model.config.num_hidden_layers
     nodes: list[onnx.NodeProto] = []
-    stored: dict[str, np.ndarray] = {}
+    stored: dict[str, Any] = {}
 
     def node(operation, *inputs, **attributes):
         name = f"{operation}_{len(nodes)}"

@@ -9,8 +9,10 @@ from tain.encoders.quantisation import (
     MaskedBatchNorm,
     MovingRange,
     fake_quantise,
+    fake_quantise_table,
     fake_quantise_weight,
     grid_of,
+    stored_table,
     stored_weight,
 )
 
@@ -40,15 +42,38 @@ def test_the_gradient_passes_inside_the_range_and_nowhere_else():
 
 def test_stored_weights_mean_what_training_saw():
     weight = torch.randn(7, 5)
-    stored, scale, zero = stored_weight(weight)
+    weight[3] = 0.0
+    stored, steps = stored_weight(weight)
+    assert stored.dtype == torch.int8
+    torch.testing.assert_close(stored.float() * steps[:, None], fake_quantise_weight(weight))
+
+
+def test_stored_tables_mean_what_training_saw():
+    table = torch.randn(7, 5) + 1
+    stored, step, zero = stored_table(table)
     assert stored.dtype == torch.uint8
-    torch.testing.assert_close((stored.float() - zero) * scale, fake_quantise_weight(weight))
+    torch.testing.assert_close((stored.float() - zero) * step, fake_quantise_table(table))
 
 
-def test_stacked_matrices_have_a_grid_each():
+def test_each_output_has_a_step_of_its_own():
+    weight = torch.tensor([[1.0, -0.5, 0.3], [100.0, 1.0, -50.0]])
+    rounded = fake_quantise_weight(weight)
+    assert ((rounded - weight).abs() <= weight.abs().amax(1, keepdim=True) / 63 / 2 * 1.001).all()
+    torch.testing.assert_close(fake_quantise_weight(rounded), rounded)
     stacked = torch.stack([torch.randn(4, 6), 100 * torch.randn(4, 6)])
-    apart = torch.stack([fake_quantise_weight(matrix) for matrix in stacked])
-    torch.testing.assert_close(fake_quantise_weight(stacked), apart)
+    torch.testing.assert_close(fake_quantise_weight(stacked), torch.stack([fake_quantise_weight(matrix) for matrix in stacked]))
+
+
+def test_two_products_fit_sixteen_bits():
+    """What processors add up without instructions of their own for bytes; see ``fake_quantise_weight``."""
+    stored, _ = stored_weight(torch.randn(50, 40) * 10)
+    assert 2 * 255 * int(stored.abs().max()) < 2**15
+
+
+def test_the_gradient_passes_through_weights_that_are_rounded():
+    weight = torch.randn(3, 4, requires_grad=True)
+    fake_quantise_weight(weight).sum().backward()
+    torch.testing.assert_close(weight.grad, torch.ones(3, 4))
 
 
 def test_the_moving_range_is_mostly_the_old_one():

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tain.encoders.quantisation import fake_quantise_weight
+from tain.encoders.quantisation import fake_quantise_table
 
 
 class StaticStudent(nn.Module):
@@ -48,7 +48,7 @@ class StaticStudent(nn.Module):
     def forward(self, ids: Int[Tensor, "texts tokens"]) -> Float[Tensor, "texts outputs"]:
         """Compute each text's outputs; ``ids`` are 0 behind a text's end."""
         is_token = (ids > 0)[..., None]
-        vectors = nn.functional.embedding(ids, fake_quantise_weight(self.table)) * is_token
+        vectors = nn.functional.embedding(ids, fake_quantise_table(self.table)) * is_token
         return self.text_head(vectors.sum(dim=1) / is_token.sum(dim=1).clamp(min=1))
 
 

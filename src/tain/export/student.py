@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from tain.encoders.qrnn import PQRNN, QRNNLayer
-from tain.encoders.quantisation import UNIT_SCALE, UNIT_ZERO, QuantisedLinear, stored_weight
+from tain.encoders.quantisation import UNIT_SCALE, UNIT_ZERO, QuantisedLinear, stored_table, stored_weight
 from tain.encoders.static import StaticStudent
 
 FORMAT = 1  # of the metadata and names that the NumPy path reads
@@ -79,12 +79,12 @@ class _Graph:
 
     def product(self, values: str, name: str, *, zero: int) -> str:
         """Multiply bytes with the stored matrix of that name, and scale and shift the whole numbers that come out."""
-        sums = self.node("MatMulInteger", values, f"{name}.weight", self.byte(zero), f"{name}.zero")
+        sums = self.node("MatMulInteger", values, f"{name}.weight", self.byte(zero))
         scaled = self.node("Mul", self.node("Cast", sums, to=TensorProto.FLOAT), f"{name}.scale")
         return self.node("Add", scaled, f"{name}.shift")
 
     def store_product(self, name: str, matrices: list[Tensor], *, step: float, scale: Tensor, shift: Tensor) -> None:
-        """Store matrices (out, into) side by side, each on its grid.
+        """Store matrices (out, into) side by side, each output on its own steps.
 
         Args:
             name: What the product is called.
@@ -94,9 +94,8 @@ class _Graph:
             shift: Added to that.
         """
         parts = [stored_weight(matrix) for matrix in matrices]
-        steps = np.concatenate([np.full(len(stored), weight_step) for stored, weight_step, _ in parts])
-        self.store(f"{name}.weight", np.concatenate([stored.numpy() for stored, _, _ in parts]).T, np.uint8)
-        self.store(f"{name}.zero", np.concatenate([np.full(len(stored), zero) for stored, _, zero in parts]), np.uint8)
+        steps = np.concatenate([own_steps.double().numpy() for _, own_steps in parts])
+        self.store(f"{name}.weight", np.concatenate([stored.numpy() for stored, _ in parts]).T, np.int8)
         self.store(f"{name}.scale", steps * step * scale.detach().double().numpy())
         self.store(f"{name}.shift", shift.detach().numpy())
 
@@ -193,23 +192,22 @@ def _windows(graph: _Graph, values: str, kernel_width: int, zero: int) -> str:
 
 
 def _recurrence(graph: _Graph, keep: str, add: str) -> str:
-    """Walk c = keep * c + add along the first axis, both directions and all texts at once."""
-    parts = ["state", "keep", "add", "state_after", "state_out"]
-    inside = [
-        helper.make_node("Mul", ["keep", "state"], ["kept"]),
-        helper.make_node("Add", ["kept", "add"], ["state_after"]),
-        helper.make_node("Identity", ["state_after"], ["state_out"]),
-    ]
+    """Walk c = keep * c + add along the first axis, both directions and all texts at once.
+
+    What is kept at each step is what comes out: with ``add`` on top it is the state, and each step is a node shorter.
+    """
+    parts = ["state", "keep", "add", "state_after", "kept"]
+    inside = [helper.make_node("Mul", ["keep", "state"], ["kept"]), helper.make_node("Add", ["kept", "add"], ["state_after"])]
     infos = {part: helper.make_tensor_value_info(part, TensorProto.FLOAT, None) for part in parts}
     body = helper.make_graph(inside, "step", [infos[part] for part in parts[:3]], [infos[part] for part in parts[3:]])
     one_step = graph.node("Slice", graph.node("Shape", add), graph.whole(1), graph.whole(_ALL), graph.whole(0))
     begin = graph.node("ConstantOfShape", one_step)
-    _, states = graph.node("Scan", begin, keep, add, outputs=2, body=body, num_scan_inputs=2)
-    return states
+    _, kept = graph.node("Scan", begin, keep, add, outputs=2, body=body, num_scan_inputs=2)
+    return graph.node("Add", kept, add)
 
 
 def _static(student: StaticStudent) -> _Graph:
-    stored, step, zero = stored_weight(student.table)
+    stored, step, zero = stored_table(student.table)
     graph = _Graph({"student": "static", "step": step, "zero": zero, "text": True, "tokens": False})
     graph.inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["texts", "tokens"])]
     graph.store("table", stored.numpy(), np.uint8)

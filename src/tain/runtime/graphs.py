@@ -96,10 +96,7 @@ class NumpyGraph:
         self._stored, metadata = read_onnx(path)
         self.metadata = _metadata(metadata, path)
         self._weights = {
-            name.removesuffix(".weight"): values.astype(np.float32)
-            - self._stored.get(f"{name.removesuffix('.weight')}.zero", np.zeros((), np.uint8)).astype(np.float32)
-            for name, values in self._stored.items()
-            if name.endswith(".weight")
+            name.removesuffix(".weight"): values.astype(np.float32) for name, values in self._stored.items() if name.endswith(".weight")
         }
 
     def run(self, inputs: dict[str, np.ndarray], /) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ Backend = Literal["onnx", "numpy"]
 GRAPH_FILE, PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE = "student.onnx", "projection.json", "tokenizer.json", "tain.json"
 RECORD_FORMAT = 1
 
-_BATCH_TOKENS = 4096
+_BATCH_TOKENS = 512  # more fall out of the cache between one step and the next
 
 
 def is_student(folder: str | Path) -> bool:
