@@ -200,6 +200,13 @@ def test_punctuation_and_other_white_space_can_be_parted():
     assert projection.tokens("One\ttwo, three\u00a0(four).") == ["one", "two", ",", "three", "(", "four", ")", "."]
 
 
+@pytest.mark.parametrize("settings", [{}, {"separate": True}, {"split": "code-point"}, {"begin": True, "end": False, "max_tokens": 3}])
+def test_the_quick_count_is_the_number_of_tokens_read(settings, sentences):
+    projection = Projection(ProjectionConfig(features=64, **settings))
+    texts = [*sentences, "Wait -- what?!", "one  two", "(a)(b)", ""]
+    assert [projection.count(text) for text in texts] == projection(texts).lengths.tolist()
+
+
 def test_code_points_can_be_tokens():
     projection = Projection(ProjectionConfig(features=64, split="code-point", end=False))
     assert projection.tokens("鏡 Ab") == ["鏡", " ", "a", "b"]

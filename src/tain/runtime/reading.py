@@ -35,8 +35,7 @@ class HashedReader:
         return _as_bytes(token_features(tokens, self._projection.config))
 
     def estimate(self, text: str) -> int:
-        tokens = len(text) if self.is_by_code_point else text.count(" ") + 1
-        return min(tokens, self.max_tokens) + 2
+        return max(1, self._projection.count(text))
 
     def __call__(self, texts: list[str]) -> Inputs:
         projected = self._projection(texts)
