@@ -251,8 +251,9 @@ def _summed_features(ngrams: list[list[str]], features: int) -> Int8[np.ndarray,
     codes = token_codes([ngram.encode("utf-8", "surrogatepass") for ngram in rows], codes=_codes_for(features))
     table = ternary(codes, features=features)
     counts = np.array([len(mine) for mine in ngrams])
-    members = table[[rows[ngram] for ngram in chain.from_iterable(ngrams)]]
-    sums = np.add.reduceat(members, np.cumsum(counts) - counts, axis=0, dtype=np.int32)
+    sums = np.empty((len(ngrams), features), dtype=np.int32)
+    for row, mine in enumerate(ngrams):  # ten times faster than one np.add.reduceat over all
+        table[[rows[ngram] for ngram in mine]].sum(axis=0, dtype=np.int32, out=sums[row])
     # one product, one root and one division in float64 round alike on every processor
     return np.clip(np.rint(UNIT * sums / np.sqrt(counts)[:, None]), -UNIT, UNIT).astype(np.int8)
 
