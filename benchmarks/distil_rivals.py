@@ -19,7 +19,7 @@ class _TwoHeads:
     """Intents and slots from a module that gives a vector a text and a vector a token; learns from labels, predicts, teaches."""
 
     body: Any
-    reads = True
+    reads, truncated = True, 0
     embedder: Embedder | None = None
 
     def __init__(self, name: str, examples: Sequence[Example], dim: int) -> None:

@@ -20,7 +20,7 @@ HEAVY = {
     "onnx",
     "onnxruntime",
 }
-VERBS = ["demo", "mirror", "pretrain", "distil", "encode", "evaluate", "rank"]
+VERBS = ["demo", "mirror", "pretrain", "distil", "encode", "label", "evaluate", "rank"]
 
 
 def loaded_by(code: str) -> set[str]:

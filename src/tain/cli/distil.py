@@ -46,8 +46,7 @@ def distil(
     Parameters
     ----------
     teacher
-        an encoder (a folder, a hub name, tain-mini), for --task classify or tag a fine-tuned transformers model; or its outputs on
-        disk, a row a text (.npy, .safetensors: vectors, intents, slots); or none, for given labels alone
+        an encoder (a folder, a hub name, tain-mini), for --task classify or tag a fine-tuned transformers model; its outputs on disk, a row a text (.npy, .safetensors: vectors, intents, slots); or none, for given labels alone
     """
     settled = settle(DistilConfig, config, file=settings)
     of_labels = {"label_column": label_column, "unlabelled": unlabelled, "labels": labels}

@@ -1,13 +1,7 @@
 """``tain evaluate --suite tagging``: intents and slots, told by students, classifiers and taggers."""
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from tain.evaluation.tagging import Tells
-
-_TWO_HEADS = re.compile(r"intents=(.+),slots=(.+)")
+from typing import Literal
 
 
 def evaluate_tagging(
@@ -31,7 +25,7 @@ def evaluate_tagging(
 
     ``idle`` are those that mean nothing here.
     """
-    from tain.cli.models import find_encoder
+    from tain.cli.models import find_labeller, load_labeller
     from tain.evaluation.tagging import measure_tagging
     from tain.evaluation.tagging_sets import is_tagging, load_tagging
     from tain.foundation.errors import UserError
@@ -45,11 +39,10 @@ def evaluate_tagging(
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
     for model in models:
-        for name in _parts(model):
-            find_encoder(name)
+        find_labeller(model)
     sets, absent = load_tagging(suite, data, part=split)
     report = measure_tagging(
-        (load_labels(model, device=device) for model in dict.fromkeys(models)),
+        (load_labeller(model, device=device) for model in dict.fromkeys(models)),
         sets,
         named=[one.key for one in sets] if data is not None and data.is_file() else _named(suite, [one.key for one in sets]),
         typos=typos or (0.0,),
@@ -72,40 +65,6 @@ def evaluate_tagging(
     from rich.console import Console
 
     Console(highlight=False).print(report.as_table())
-
-
-def load_labels(given: str, *, device: str | None) -> "Tells":
-    """Load a student (without torch), a classifier, a tagger, or the last two side by side: ``intents=MODEL,slots=MODEL``.
-
-    Raises:
-        UserError: It is not there, or tells no labels.
-    """
-    from tain.evaluation.tagging import SideBySide
-
-    names = _parts(given)
-    if len(names) == 2:
-        classifier, tagger = (_load_one(name, device=device) for name in names)
-        return SideBySide(classifier, tagger, name=given)
-    return _load_one(given, device=device)
-
-
-def _parts(given: str) -> list[str]:
-    match = _TWO_HEADS.fullmatch(given)
-    return [given] if match is None else [match[1], match[2]]
-
-
-def _load_one(name: str, *, device: str | None) -> "Tells":
-    from tain.foundation.errors import UserError
-    from tain.runtime.student import Student, is_student
-
-    if not is_student(name):
-        from tain.models.labeller import Labeller
-
-        return Labeller.load(name, device=device)
-    student = Student.load(name)
-    if student.task == "embed":
-        raise UserError(f"student {name!r} was made to embed, so it tells no labels: distil one with --task classify or tag")
-    return student
 
 
 def _named(suite: tuple[str, ...], keys: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ VERBS = {
     "pretrain": "Train a masked language model, from scratch or continued.",
     "distil": "Teach a student of one or two megabytes what a large model says of texts.",
     "encode": "Turn texts into vectors.",
+    "label": "Tell each text's class, or its tokens' tags, by a student, a classifier or a tagger.",
     "correct": "Take from an encoder's vectors what all of them share, or all of one language.",
     "evaluate": "Measure encoders on similarity tasks and on their geometry.",
     "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, evaluate.",

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tain.evaluation.encoding import Encodes
+    from tain.evaluation.tagging import Tells
     from tain.foundation.progress import Progress
     from tain.models.embedder import Embedder
     from tain.runtime.student import Student
 
+_TWO_HEADS = re.compile(r"intents=(.+),slots=(.+)")
 _ONE_A_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)?=")
 
 
@@ -92,11 +94,53 @@ def load_encoder(name: str, **options: Any) -> "Embedder | Student":
                 raise UserError(f"{option} is {options[option]!r}, but {name!r} is a student, which was made with its own: leave it out")
         student = Student.load(name)
         if student.task != "embed":
-            raise UserError(f"student {name!r} was made to {student.task}, so it has no vectors: distil one with --task embed")
+            raise UserError(
+                f"student {name!r} was made to {student.task}, so it has no vectors: use tain label, or distil one with --task embed"
+            )
         return student
     from tain.models.embedder import Embedder
 
     return Embedder.load(name, **options)
+
+
+def find_labeller(given: str) -> None:
+    """Refuse what tells labels and is not there, before anything is loaded.
+
+    Raises:
+        UserError: As ``saved.locate``.
+    """
+    for name in _heads(given):
+        find_encoder(name)
+
+
+def load_labeller(given: str, *, device: str | None) -> "Tells":
+    """Load a student (without torch), a classifier, a tagger, or the last two side by side: ``intents=MODEL,slots=MODEL``.
+
+    Raises:
+        UserError: It is not there, or tells no labels.
+    """
+    from tain.evaluation.tagging import SideBySide
+
+    loaded = [_load_head(name, device=device) for name in _heads(given)]
+    return loaded[0] if len(loaded) == 1 else SideBySide(*loaded, name=given)
+
+
+def _heads(given: str) -> list[str]:
+    match = _TWO_HEADS.fullmatch(given)
+    return [given] if match is None else [match[1], match[2]]
+
+
+def _load_head(name: str, *, device: str | None) -> "Tells":
+    from tain.runtime.student import Student, is_student
+
+    if not is_student(name):
+        from tain.models.labeller import Labeller
+
+        return Labeller.load(name, device=device)
+    student = Student.load(name)
+    if student.task == "embed":
+        raise UserError(f"student {name!r} was made to embed, so it tells no labels: distil one with --task classify or tag")
+    return student
 
 
 class _Loaded:

@@ -36,6 +36,11 @@ class Tells(Protocol):
     @property
     def tags(self) -> tuple[str, ...]: ...
 
+    @property
+    def truncated(self) -> int:
+        """Texts that the last call cut."""
+        ...
+
     def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]: ...
 
 
@@ -45,6 +50,10 @@ class SideBySide:
     def __init__(self, classifier: Tells, tagger: Tells, *, name: str) -> None:
         self.name, self.labels, self.tags = name, classifier.labels, tagger.tags
         self._classifier, self._tagger = classifier, tagger
+
+    @property
+    def truncated(self) -> int:
+        return max(self._classifier.truncated, self._tagger.truncated)
 
     def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]:
         whole, spelt = self._classifier.predict(texts, progress=progress), self._tagger.predict(texts, progress=progress)
@@ -243,6 +252,8 @@ def _measured(model: Tells, one: TaggingSet, *, share: float, resamples: int, se
         for place, example in enumerate(one.examples)
     ]
     said = model.predict(texts, progress=progress)
+    if model.truncated and not share:
+        progress.warn(f"{model.name} cut {model.truncated:,} of {len(texts):,} texts of {one.key} at its length limit")
     tells_labels, tells_tags = one.has_labels and bool(model.labels), one.has_tags and bool(model.tags)
     is_right = np.array([each.label == example.label for each, example in zip(said, one.examples, strict=True)], dtype=float)
     tagged = [list(each.tags or ()) for each in said]
