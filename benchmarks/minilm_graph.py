@@ -40,7 +40,8 @@ class MiniLM:
             rows = max(1, batch_tokens // length)
             for start in range(0, len(places), rows):
                 part = places[start : start + rows]
-                vectors[part] = self._session.run(None, {"ids": np.array([found[place] for place in part], dtype=np.int64)})[0]
+                ids = np.array([found[place] for place in part], dtype=np.int64)
+                vectors[part] = np.asarray(self._session.run(None, {"ids": ids})[0])
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
