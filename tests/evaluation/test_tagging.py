@@ -138,17 +138,17 @@ def test_labels_unseen_in_training_are_refused_or_count_as_wrong():
     with pytest.raises(
         UserError, match=r"3 of 4 texts of trips have labels .* was not taught \(I-city, greet, weather\): give --unseen wrong"
     ):
-        measure_tagging([model], [SET])
-    report = measure_tagging([model], [SET], unseen="wrong")
+        measure_tagging([model], [SET], named=["trips"])
+    report = measure_tagging([model], [SET], named=["trips"], unseen="wrong")
     assert report.rows[0].unseen == 3
     assert report.rows[0].figures["accuracy"].value == 0.5
 
 
-def test_sets_of_which_a_model_knows_nothing_are_left_out_unless_they_are_named():
+def test_sets_that_a_model_was_not_made_for_are_left_out_unless_they_are_named():
     other = TaggingSet("other", (Example("play a song", "music", ("O", "O", "B-song")),))
     report = measure_tagging([Fixed(right())], [SET, other])
     assert [row.set for row in report.rows] == ["trips"]
-    assert report.left_out == ("other (fixed knows none of its labels)",)
+    assert report.left_out == ("other (most of the labels unknown to fixed)",)
     with pytest.raises(UserError, match="1 of 1 texts of other have labels"):
         measure_tagging([Fixed(right())], [SET, other], named=["other"])
     with pytest.raises(UserError, match="no set is left to measure: other"):

@@ -161,7 +161,8 @@ def measure_tagging(
     Args:
         models: Students, classifiers, taggers; all are loaded before anything is measured.
         sets: What they are measured on.
-        named: Keys of sets that are measured whatever the models know; others are left out where a model knows none of their labels.
+        named: Keys of sets that are measured whatever the models know; others are left out where most texts have labels that a model was not
+            taught.
         typos: Shares of characters to misspell, 0 for the texts as they are.
         unseen: What texts with labels get that a model was not taught: ``refuse`` the whole measurement, or count them as ``wrong``.
         resamples: Bootstrap resamples.
@@ -181,13 +182,16 @@ def measure_tagging(
     for model in loaded:
         if not model.labels and not model.tags:
             raise UserError(f"model {model.name!r} tells neither intents nor slots: give one that was made to classify or to tag")
-    kept, dropped = [], list(left_out)
+    kept: list[TaggingSet] = []
+    strange: dict[str, list[str]] = {}  # sets that a model was not made for, by that model
     for one in sets:
-        strangers = [model.name for model in loaded if not _knows_any(model, one)]
-        if strangers and one.key not in named:
-            dropped.append(f"{one.key} ({strangers[0]} knows none of its labels)")
-        else:
+        stranger = next((model.name for model in loaded if len(_unseen(model, one)) > len(one.examples) / 2), None)
+        if stranger is None or one.key in named:
             kept.append(one)
+        else:
+            strange.setdefault(stranger, []).append(one.key.partition("_")[0])  # xsid once, not language by language
+    dropped = list(left_out)
+    dropped += [f"{', '.join(dict.fromkeys(keys))} (most of the labels unknown to {name})" for name, keys in strange.items()]
     if not kept:
         raise UserError(f"no set is left to measure: {'; '.join(dropped)}")
     if unseen == "refuse":
@@ -302,12 +306,6 @@ def _unseen(model: Tells, one: TaggingSet) -> dict[int, str]:
         if given:
             found[place] = given[0]
     return found
-
-
-def _knows_any(model: Tells, one: TaggingSet) -> bool:
-    labels = {example.label for example in one.examples}
-    tags = {tag for example in one.examples for tag in example.tags or () if tag != "O"}
-    return bool(labels & set(model.labels)) or bool(tags & set(model.tags))
 
 
 def _refuse_unseen(model: Tells, one: TaggingSet) -> None:
