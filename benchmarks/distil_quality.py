@@ -185,9 +185,13 @@ def latency_ms(model, examples):
 
 
 def measure_embedding(rows, chosen):
-    teacher_name = "all-MiniLM-L6-v2"
+    teacher_name = "tain-mini" if chosen.quick else "all-MiniLM-L6-v2"
     seeds = range(13, 13 + chosen.seeds)
-    names = [{"part": "embed", "set": "sts", "teacher": teacher_name, "who": who, "seed": seed} for seed in seeds for who in EMBEDDING]
+    names = [
+        {"part": "embed", "set": "sts", "teacher": teacher_name, "who": who, "seed": seed}
+        for seed in seeds
+        for who in EMBEDDING[: 3 if chosen.quick else 4]
+    ]
     if not any(rows.lacks(**name) for name in names):
         return
     teacher = Embedder.load(TEACHERS[teacher_name], device="cpu", dtype="float32")
@@ -211,7 +215,7 @@ def embedding_student(who, file, texts, teacher, seed, rows, chosen):
     settings = like_for_like(chosen.settings, rows, {"part": "embed", "who": "pqrnn", "seed": seed}, teacher, outputs=teacher.dim)
     if who == "static, untrained":
         settings["epochs"] = 0
-    return distilled(file, texts, seed=seed, token_vectors=TEACHERS["all-MiniLM-L6-v2"], **settings)
+    return distilled(file, texts, seed=seed, token_vectors=teacher.name, **settings)
 
 
 def like_for_like(settings, rows, rival, embedder, *, outputs):
