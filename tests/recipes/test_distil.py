@@ -210,6 +210,14 @@ def test_a_classifier_beside_a_tagger_labels_the_whole_texts(save_labeller, flig
     assert "it helps a tagger alone" in refused(classifier, flights, task="classify", classifier=classifier, **SMALL)
 
 
+def test_names_of_labels_that_nobody_gives_are_no_outputs(save_labeller, flights):
+    tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
+    bare = [Example(example.text) for example in flights]
+    result = distil(tagger, bare, task="tag", labels=["flight", "weather"], **(SMALL | {"epochs": 1, "augmented_copies": 0}))
+    assert result.student.labels == ()
+    assert result.student.predict(["show flights"])[0].label is None
+
+
 def test_anything_that_labels_texts_can_teach(flights):
     class Rule:
         name, labels, tags, reads, size_bytes, embedder = "rule", ("flight", "weather"), None, True, None, None
@@ -341,6 +349,8 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     assert "fewer than a batch of 8: give more texts, or --batch-texts 2" in refused(bert_folder, texts[:5], **SMALL)
     assert "no text has a label" in refused("none", texts, task="classify", **SMALL)
     assert "no text has tags" in refused("none", texts, task="tag", **SMALL)
+    assert "no text has a label" in refused("none", texts, task="classify", labels=["a", "b"], **SMALL)
+    assert "no text has tags" in refused("none", texts, task="tag", tags=["O", "B-a"], **SMALL)
     wrong = [*flights, Example("two tokens", "flight", ("O",))]
     assert "text 160 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
     assert "read letter by letter" in refused(bert_folder, "one", **SMALL)

@@ -71,10 +71,6 @@ def gather(examples: Sequence[Example], teacher: Teacher, config: DistilConfig, 
     tags = (
         _classes(teacher.tags, [tag for example in examples for tag in example.tags or ()], "tag", teacher) if config.task == "tag" else ()
     )
-    if config.task == "classify" and not labels:
-        raise UserError("no text has a label and the teacher gives none: name the labels' column with --label-column, or give a classifier")
-    if config.task == "tag" and not tags:
-        raise UserError("no text has tags and the teacher gives none: name their column with --tags-column, or give a tagger")
     order, held = _drawn(examples, config)
     trained = order[held:][: config.max_texts or None]
     assert config.batch_texts is not None
@@ -91,6 +87,12 @@ def gather(examples: Sequence[Example], teacher: Teacher, config: DistilConfig, 
     }
     both = np.concatenate([trained, order[:held]])
     taught = teacher.teach([examples[place].text for place in both], places=both, progress=progress)
+    is_labelled = taught.text is not None or any(example.label for example in examples)
+    if config.task == "classify" and not is_labelled:
+        raise UserError("no text has a label and the teacher gives none: name the labels' column with --label-column, or give a classifier")
+    if config.task == "tag" and taught.tokens is None and not any(example.tags for example in examples):
+        raise UserError("no text has tags and the teacher gives none: name their column with --tags-column, or give a tagger")
+    labels = labels if is_labelled else ()  # names alone teach nothing
     train = _lesson([examples[place] for place in trained], _part(taught, slice(0, len(trained))), labels, tags)
     measured = _lesson([examples[place] for place in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
     copies = _copies(train.examples, teacher, config, progress)
