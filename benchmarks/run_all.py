@@ -14,6 +14,7 @@ SCRIPTS = (
     "language_bias.py",
     "ranking_speed.py",
     "inspection_speed.py",
+    "distil_speed.py",
     "mirror_gpu.py",
 )
 

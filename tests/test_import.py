@@ -17,8 +17,10 @@ HEAVY = {
     "datasets",
     "jaxtyping",
     "sentence_transformers",
+    "onnx",
+    "onnxruntime",
 }
-VERBS = ["demo", "mirror", "pretrain", "encode", "evaluate", "rank", "inspect"]
+VERBS = ["demo", "mirror", "pretrain", "distil", "encode", "label", "evaluate", "rank", "inspect"]
 
 
 def loaded_by(code: str) -> set[str]:
@@ -47,7 +49,7 @@ def test_the_public_errors_cost_nothing_more():
 
 
 def test_the_settings_can_be_read_without_torch():
-    assert not loaded_by("import tain; tain.MirrorConfig, tain.PretrainConfig") & HEAVY
+    assert not loaded_by("import tain; tain.DistilConfig, tain.MirrorConfig, tain.PretrainConfig") & HEAVY
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)

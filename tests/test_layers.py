@@ -21,15 +21,35 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": set(),
     "models": {"text", "batches", "encoders"},
     **{folder: {"text", "batches.types", "encoders", "models"} for folder in _USERS},
-    "runtime": {"text", "batches.types"},
+    "runtime": {"text", "batches.projection"},  # students read texts where torch is not installed
     "recipes": {"text", "batches", "encoders", "objectives", "training", "models", *_USERS, "runtime"},
     "serving": {"models", "ranking", "runtime"},
     "cli": {"text", "batches", "encoders", "objectives", "training", "models", *_USERS, "runtime", "recipes", "serving"},
 }
 
 # what a help text must not wait for; settings are the one part of a recipe that the command line reads
-HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pyarrow", "datasets", "jaxtyping", "rich"}
-LIGHT_FOR_CLI = {"text", "recipes.correct_config", "recipes.mirror_config", "recipes.pretrain_config", "recipes.rank_config"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "datasets",
+    "jaxtyping",
+    "rich",
+    "onnx",
+    "onnxruntime",
+}
+LIGHT_FOR_CLI = {
+    "text",
+    "recipes.correct_config",
+    "recipes.distil_config",
+    "recipes.mirror_config",
+    "recipes.pretrain_config",
+    "recipes.rank_config",
+}
 NEVER: dict[str, set[str]] = {"text": {"torch", "transformers"}, "runtime": {"torch", "transformers"}}
 
 

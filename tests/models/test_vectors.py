@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,16 +24,18 @@ class FakeEmbedder:
     def __init__(self, **changes: Any) -> None:
         self.name, self.dim, self.pooling, self.max_tokens, self.layout, self.normalise = "fake", 5, "mean", 64, "packed", False
         self.truncated = 0
-        self.encoder = SimpleNamespace(
-            state_dict=dict, parameters=lambda: iter([SimpleNamespace(dtype="torch.float32")]), device=SimpleNamespace(type="cpu")
-        )
-        self.tokenizer = SimpleNamespace(get_vocab=lambda: {"a": 1})
-        self.correction = None
+        self.weights = "w"
         self.calls: list[list[str]] = []
         vars(self).update(changes)
 
     def refuse_language(self, language: str | None) -> None:
         assert language is None
+
+    def settings(self) -> dict[str, Any]:
+        return {"pooling": self.pooling, "max-tokens": self.max_tokens, "layout": self.layout}
+
+    def fingerprint(self) -> str:
+        return self.weights
 
     def encode(
         self,
@@ -276,7 +277,7 @@ def test_an_interrupted_run_is_neither_gone_on_with_nor_lost_unless_told(tmp_pat
         ({}, {"normalise": True}, "normalise was off, now on"),
         ({}, {"batch_tokens": 128}, "batch-tokens was not given, now 128"),
         ({}, {"window_texts": 4}, "window-texts was 3, now 4"),
-        ({"name": "other", "tokenizer": SimpleNamespace(get_vocab=dict)}, {}, "model was 'fake', now 'other'"),
+        ({"name": "other", "weights": "v"}, {}, "model was 'fake', now 'other'"),
     ],
 )
 def test_changed_settings_are_named_and_the_run_kept(tmp_path, changes, settings, said):

@@ -55,22 +55,20 @@ def encode(
     Parameters
     ----------
     model
-        a folder, a hub name, or tain-mini (built in)
+        a folder, a student's too, a hub name, or tain-mini (built in)
     """
+    from tain.cli.models import find_encoder, load_encoder
     from tain.foundation.progress import Progress
-    from tain.models.saved import locate
     from tain.models.vectors import encode_to_file, refuse_output
     from tain.text.readers import read_texts
 
     refuse_output(output, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, resume=resume, overwrite=overwrite)
-    locate(model)
+    find_encoder(model)
     given = read_texts(texts, column=column)
     total = _count_texts(texts)
     progress = Progress.for_terminal(json=json, quiet=quiet)
 
-    from tain.models.embedder import Embedder  # loads torch: what is wrong with files has been told by now
-
-    embedder = Embedder.load(
+    embedder = load_encoder(  # loads torch: what is wrong with files has been told by now
         model, device=device, dtype=compute_dtype, pooling=pooling, max_tokens=max_tokens, trust_remote_code=trust_remote_code
     )
     made = encode_to_file(

@@ -18,7 +18,7 @@ def evaluate(
     suite: Annotated[
         tuple[str, ...],
         Parameter(
-            help="sts, sts17, words, transfer (classifiers on frozen vectors), bli (word translation), names (name linking), geometry,"
+            help="sts, sts17, words, transfer (classifiers on frozen vectors), bli (word translation), names (name linking), geometry, tagging,"
             " one set (stsb_dev, simlex999, mr, bli_en-de, ncbi, ...), or a tsv of your own with the columns sentence1, sentence2,"
             " score; repeat the option for several; default: sts",
             negative=(),
@@ -45,6 +45,16 @@ def evaluate(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
     chart: Annotated[Path | None, Parameter(help="draw the figures into this SVG file")] = None,
     overwrite: Annotated[bool, Parameter(help="replace the JSON or SVG file if it exists", negative=())] = False,
+    typos: Annotated[
+        tuple[float, ...],
+        Parameter(
+            help="tagging: shares of characters to misspell, 0 for none; repeat the option for a table", negative=(), show_default=False
+        ),
+    ] = (),
+    unseen: Annotated[
+        Literal["refuse", "wrong"],
+        Parameter(help="tagging: what texts get whose labels a model was not taught: refuse to measure, or count them as wrong"),
+    ] = "refuse",
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; under 200 its ends are rough")] = 1000,
     seed: Annotated[int, Parameter(help="fixes the resamples")] = 13,
     pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: what each model says, else mean")] = None,
@@ -61,7 +71,9 @@ def evaluate(
 
     tain evaluate tain-mini --suite my_pairs.tsv
 
-    --suite mlm measures masked language models instead: their loss on --texts, or on the valid_* files of --data.
+    --suite mlm measures masked language models instead: their loss on --texts, or on the valid_* files of --data. --suite tagging (or
+    atis, snips, clinc150, slurp, xsid, xsid_de, ...; or --data TABLE with the columns text, intent, slots) measures students,
+    classifiers and taggers: intents, slots, and what typing errors cost.
 
     Every figure has its 95% bootstrap interval; with several models also the difference to the first. A set whose file is
     absent is named and left out of the mean.
@@ -69,7 +81,7 @@ def evaluate(
     Parameters
     ----------
     models
-        folders, hub names, tain-mini, or word vectors in text (.vec, .vec.gz); the first is what the others are compared with.
+        folders, students' too, hub names, tain-mini, or word vectors in text (.vec, .vec.gz); the first is what the others are compared with.
         One model a language, as the suites bli and sts17 can use it: en=MODEL,de=MODEL
     """
     if "mlm" in suite:  # another kind of model and another figure
@@ -93,6 +105,29 @@ def evaluate(
         )
         return
 
+    from tain.evaluation.tagging_sets import is_tagging
+
+    if any(map(is_tagging, suite)):
+        from tain.cli.evaluate_tagging import evaluate_tagging
+
+        evaluate_tagging(
+            models,
+            suite=suite,
+            data=data,
+            split=split,
+            typos=typos,
+            unseen=unseen,
+            output=output,
+            overwrite=overwrite,
+            resamples=resamples,
+            seed=seed,
+            device=device,
+            idle={"texts": texts, "chart": chart, "language": language, "pooling": pooling, "max_tokens": max_tokens},
+            json=json,
+            quiet=quiet,
+        )
+        return
+
     from tain.cli.models import find_model, load_model
     from tain.evaluation.report import evaluate as evaluate_encoders
     from tain.foundation.errors import UserError
@@ -101,6 +136,8 @@ def evaluate(
 
     if batch_tokens is not None and batch_tokens < 1:
         raise UserError(f"batch_tokens is {batch_tokens}, but a batch needs some: give at least 1, or leave it out")
+    if typos or unseen != "refuse":
+        raise UserError("typos and unseen belong to the suite tagging: leave them out")
     for target in (output, chart):
         if target is not None:
             refuse_existing(target, overwrite=overwrite)

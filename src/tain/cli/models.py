@@ -10,9 +10,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tain.evaluation.encoding import Encodes
+    from tain.evaluation.tagging import Tells
     from tain.foundation.progress import Progress
     from tain.models.embedder import Embedder
+    from tain.runtime.student import Student
 
+_TWO_HEADS = re.compile(r"intents=(.+),slots=(.+)")
 _ONE_A_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)?=")
 
 
@@ -22,7 +25,6 @@ def find_model(given: str) -> None:
     Raises:
         UserError: As ``saved.locate``; a vector file is missing, or a language is named twice or without a model.
     """
-    from tain.models.saved import locate
     from tain.models.word_vectors import is_word_vectors
     from tain.text.lines import refuse_unreadable
 
@@ -30,7 +32,20 @@ def find_model(given: str) -> None:
         if is_word_vectors(name):
             refuse_unreadable(name)
         else:
-            locate(name)
+            find_encoder(name)
+
+
+def find_encoder(name: str) -> None:
+    """Refuse an encoder that is not there, before anything is loaded.
+
+    Raises:
+        UserError: As ``saved.locate``.
+    """
+    from tain.models.saved import locate
+    from tain.runtime.student import is_student
+
+    if not is_student(name):
+        locate(name)
 
 
 def load_model(given: str, *, batch_tokens: int | None, progress: "Progress", **options: Any) -> "Encodes":
@@ -62,15 +77,76 @@ def _load_one(name: str, *, batch_tokens: int | None, progress: "Progress", **op
 
     if is_word_vectors(name):
         return WordVectors.load(name, progress=progress)
+    return _Loaded(load_encoder(name, **options), name, batch_tokens=batch_tokens)
+
+
+def load_encoder(name: str, **options: Any) -> "Embedder | Student":
+    """Load an encoder's folder, hub name, or student; a student needs no torch.
+
+    Raises:
+        UserError: As ``Embedder.load`` and ``Student.load``; a student is given options that it has no use for.
+    """
+    from tain.runtime.student import Student, is_student
+
+    if is_student(name):
+        for option in ("pooling", "max_tokens", "device", "dtype"):
+            if options.get(option) not in (None, "auto"):
+                raise UserError(f"{option} is {options[option]!r}, but {name!r} is a student, which was made with its own: leave it out")
+        student = Student.load(name)
+        if student.task != "embed":
+            raise UserError(
+                f"student {name!r} was made to {student.task}, so it has no vectors: use tain label, or distil one with --task embed"
+            )
+        return student
     from tain.models.embedder import Embedder
 
-    return _Loaded(Embedder.load(name, **options), name, batch_tokens=batch_tokens)
+    return Embedder.load(name, **options)
+
+
+def find_labeller(given: str) -> None:
+    """Refuse what tells labels and is not there, before anything is loaded.
+
+    Raises:
+        UserError: As ``saved.locate``.
+    """
+    for name in _heads(given):
+        find_encoder(name)
+
+
+def load_labeller(given: str, *, device: str | None) -> "Tells":
+    """Load a student (without torch), a classifier, a tagger, or the last two side by side: ``intents=MODEL,slots=MODEL``.
+
+    Raises:
+        UserError: It is not there, or tells no labels.
+    """
+    from tain.evaluation.tagging import SideBySide
+
+    loaded = [_load_head(name, device=device) for name in _heads(given)]
+    return loaded[0] if len(loaded) == 1 else SideBySide(*loaded, name=given)
+
+
+def _heads(given: str) -> list[str]:
+    match = _TWO_HEADS.fullmatch(given)
+    return [given] if match is None else [match[1], match[2]]
+
+
+def _load_head(name: str, *, device: str | None) -> "Tells":
+    from tain.runtime.student import Student, is_student
+
+    if not is_student(name):
+        from tain.models.labeller import Labeller
+
+        return Labeller.load(name, device=device)
+    student = Student.load(name)
+    if student.task == "embed":
+        raise UserError(f"student {name!r} was made to embed, so it tells no labels: distil one with --task classify or tag")
+    return student
 
 
 class _Loaded:
-    """An embedder with the options of this run, named as the user named it."""
+    """An encoder with the options of this run, named as the user named it."""
 
-    def __init__(self, embedder: "Embedder", name: str, *, batch_tokens: int | None) -> None:
+    def __init__(self, embedder: "Embedder | Student", name: str, *, batch_tokens: int | None) -> None:
         self.name = name
         self.languages = getattr(embedder, "languages", ())
         self._embedder = embedder

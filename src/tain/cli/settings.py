@@ -32,7 +32,8 @@ def flags_of(config_class: type, *, without: tuple[str, ...] = ()) -> type:
             kind, help_text, *_ = get_args(kind)
         if entry.default is not None and not isinstance(entry.default, bool) and entry.default != ():
             help_text += f" [{_plain(entry.default)}]"
-        negative = () if not isinstance(entry.default, bool) or not entry.default else None
+        can_be_on = entry.default is True or (entry.default is None and bool in get_args(kind))
+        negative = None if can_be_on else ()  # what may be on unasked has a --no-... to turn it off
         parameter = Parameter(help=help_text, show_default=False, negative=negative)
         optional = kind if _allows_none(kind) else kind | None
         made.append((entry.name, Annotated[optional, parameter], None))

@@ -115,7 +115,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0]}
-    for package in ("tain", "torch", "transformers", "tokenizers", "numpy"):
+    for package in ("tain", "torch", "transformers", "tokenizers", "numpy", "onnxruntime"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

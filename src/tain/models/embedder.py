@@ -1,5 +1,7 @@
 """Texts in, vectors out."""
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -221,6 +223,37 @@ class Embedder:
                 f"model {self.name!r} carries a correction of vectors of {min(widths)} numbers, but its encoder gives {self.encoder.dim}:"
                 " fit it again with tain correct"
             )
+
+    def settings(self) -> dict[str, Any]:
+        """What vectors depend on beside weights, tokenizer and correction."""
+        return {
+            "pooling": self.pooling,
+            "max-tokens": self.max_tokens,
+            "compute-dtype": str(next(self.encoder.parameters()).dtype).removeprefix("torch."),
+            "layout": self.layout,
+            "device": self.encoder.device.type,
+        }
+
+    def fingerprint(self) -> str:
+        """SHA-256 of weights, tokenizer and correction."""
+        digest = hashlib.sha256()
+        for name, tensor in self.encoder.state_dict().items():
+            if "pooler." in name:
+                continue  # no part of our vectors, and drawn anew at each loading where the checkpoint has none
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            spelled = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        else:
+            whole = backend.to_str()
+            # what stands before the added tokens is the length limit of the last call
+            spelled = whole[max(whole.find('"added_tokens"'), 0) :]
+        digest.update(spelled.encode())
+        if self.correction is not None:
+            for name, array in sorted(self.correction.arrays().items()):
+                digest.update(f"{name} {array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
 
     def save(self, folder: Path, *, record: dict[str, Any], card: str, similarity: Literal["cosine", "dot"] = "cosine") -> None:
         """Write the encoder into an existing folder as sentence-transformers reads it, weights in float32.

@@ -5,11 +5,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -18,12 +18,40 @@ from tain.foundation.files import refuse_existing
 from tain.foundation.progress import Progress, Task
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
 
-if TYPE_CHECKING:
-    from tain.models.embedder import Embedder
-
 _WINDOW_CHARS = 2_000_000  # a window of long texts ends here: minutes of work at most are lost when a run is killed
 _PARTIAL_FORMAT = 1
 _STATE, _LOCK = "state.json", "lock"
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What computes the vectors of a file: ``models.embedder.Embedder``, or ``runtime.student.Student``."""
+
+    name: str
+    normalise: bool
+    truncated: int
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        language: str | None = None,
+        batch_tokens: int | None = None,
+        normalise: bool | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray: ...
+    def refuse_language(self, language: str | None) -> None: ...
+    def fingerprint(self) -> str:
+        """Tell models apart by what they are: a folder keeps its name when it is trained anew, and changes it when it is moved."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What vectors depend on beside that."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +80,7 @@ class EncodedFile:
 
 
 def encode_to_file(
-    embedder: "Embedder",
+    embedder: Encoder,
     texts: Iterable[str],
     path: str | Path,
     *,
@@ -235,44 +263,8 @@ class _Run:
         )
 
 
-def _begun(embedder: "Embedder", settings: dict[str, Any]) -> _Run:
-    settings = {
-        **settings,
-        "pooling": embedder.pooling,
-        "max-tokens": embedder.max_tokens,
-        "compute-dtype": str(next(embedder.encoder.parameters()).dtype).removeprefix("torch."),
-        "layout": embedder.layout,
-        "device": embedder.encoder.device.type,
-    }
-    return _Run(settings=settings, model=embedder.name, weights=_fingerprint(embedder))
-
-
-def _fingerprint(embedder: "Embedder") -> str:
-    """Tell models apart by what they are: a folder keeps its name when it is trained anew, and changes it when it is moved."""
-    digest = hashlib.sha256()
-    for name, tensor in embedder.encoder.state_dict().items():
-        if "pooler." in name:
-            continue  # no part of our vectors, and drawn anew at each loading where the checkpoint has none
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_raw_bytes(tensor))
-    backend = getattr(embedder.tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        spelled = json.dumps(embedder.tokenizer.get_vocab(), sort_keys=True)
-    else:
-        whole = backend.to_str()
-        # what stands before the added tokens is the length limit of the last call
-        spelled = whole[max(whole.find('"added_tokens"'), 0) :]
-    digest.update(spelled.encode())
-    if embedder.correction is not None:
-        for name, array in sorted(embedder.correction.arrays().items()):
-            digest.update(f"{name} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
-
-
-def _raw_bytes(tensor: Any) -> memoryview:
-    import torch
-
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def _begun(embedder: Encoder, settings: dict[str, Any]) -> _Run:
+    return _Run(settings={**settings, **embedder.settings()}, model=embedder.name, weights=embedder.fingerprint())
 
 
 def _digest(before: str, window: list[str]) -> str:

@@ -32,3 +32,33 @@ class Deduplicated:
 
     texts: list[str]
     dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text with what is known of it.
+
+    Attributes:
+        text: The text; where it has tags, its tokens are what blanks part.
+        label: Its class; None where nobody gave one.
+        tags: One a token, in BIO form; None where nobody gave any.
+    """
+
+    text: str
+    label: str | None = None
+    tags: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a student, a classifier or a tagger says of a text.
+
+    Attributes:
+        label: Its class; None from a model that tells none.
+        chance: The probability it gives that class.
+        tags: One a token; None from a model that tags none. Tokens beyond its limit have the tag ``O``.
+    """
+
+    label: str | None = None
+    chance: float | None = None
+    tags: list[str] | None = None

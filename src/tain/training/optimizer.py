@@ -1,6 +1,6 @@
 """Float32 master weights over a model that computes in bfloat16, and the optimizers on top of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -95,11 +95,20 @@ class Optimizer:
         weights: What is stepped.
         parts: The torch optimizers, built over ``weights.masters``.
         clip_norm: Longer gradients are scaled down to this length, over all parameters together; None leaves them.
+        buffers: Moving statistics that steps change too, kept with the rest.
     """
 
-    def __init__(self, weights: MasterWeights, parts: Iterable[torch.optim.Optimizer], *, clip_norm: float | None = None) -> None:
+    def __init__(
+        self,
+        weights: MasterWeights,
+        parts: Iterable[torch.optim.Optimizer],
+        *,
+        clip_norm: float | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.weights = weights
         self.clip_norm = clip_norm
+        self.buffers = dict(buffers or {})
         self.parts = list(parts)
         self._base_rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
@@ -117,6 +126,7 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, as flat tensors."""
         tensors = {f"weights/{name}": tensor for name, tensor in self.weights.state().items()}
+        tensors |= {f"buffers/{name}": tensor for name, tensor in self.buffers.items()}
         for number, part in enumerate(self.parts):
             for place, values in part.state_dict()["state"].items():
                 for key, value in values.items():
@@ -131,6 +141,8 @@ class Optimizer:
         """
         prefix = "weights/"
         self.weights.load_state({name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)})
+        for name, buffer in self.buffers.items():
+            buffer.copy_(tensors[f"buffers/{name}"])
         for number, part in enumerate(self.parts):
             state: dict[int, dict[str, Any]] = {}
             for name, tensor in tensors.items():
@@ -140,10 +152,17 @@ class Optimizer:
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 
-def adamw(weights: MasterWeights, *, learning_rate: float, weight_decay: float, clip_norm: float | None = None) -> Optimizer:
+def adamw(
+    weights: MasterWeights,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    clip_norm: float | None = None,
+    buffers: Mapping[str, Tensor] | None = None,
+) -> Optimizer:
     """AdamW on every parameter alike, bias and layer norm included, as the Mirror-BERT reference does."""
     stepped = torch.optim.AdamW(weights.masters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    return Optimizer(weights, [stepped], clip_norm=clip_norm)
+    return Optimizer(weights, [stepped], clip_norm=clip_norm, buffers=buffers)
 
 
 def two_rates(

@@ -1,0 +1,389 @@
+"""How much of its teacher a tiny student keeps, and what it costs in bytes and milliseconds.
+
+    python benchmarks/distil_quality.py --seeds 3
+    python benchmarks/distil_quality.py --quick        (a few texts of each, no results file)
+    python benchmarks/distil_quality.py --plot         (draws docs/distillation.svg from the results)
+
+labels: intents and slots of ATIS, SNIPS, CLINC150, SLURP (trained on nlu_home) and xSID (trained on its validation part, all languages
+together). Teachers are fine-tuned on the same texts, both heads together; students are distilled from them with copies of the texts that the
+teacher labels, or trained on the given labels alone; the static student tells intents only; the LSTM has an embedding table of its own. Labels
+that no training text has count as wrong for all.
+embed: STS of students of all-MiniLM-L6-v2 on raw text of the corpus, against a static student of as many bytes.
+
+Settings are the recipe's own and the same for all sets. Rows go to WORK/rows.jsonl as they are found, and a row that is there is not measured
+again, so that a run can be cut off.
+"""
+
+import argparse
+import json
+import lzma
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distil_rivals import FineTuned, Lstm
+from measuring import RESULTS, Claim, finish, minilm_folder
+from tain.evaluation.report import evaluate
+from tain.evaluation.tagging import measure_tagging
+from tain.evaluation.tagging_sets import load_tagging
+from tain.models.embedder import Embedder
+from tain.recipes.distil import distil
+from tain.runtime.student import Student
+from tain.text.cleaning import drop_repeats
+
+PARTS = ("labels", "embed")
+SETS = ("atis", "snips", "clinc150", "slurp", "xsid")
+TEACHERS = {"all-MiniLM-L6-v2": str(minilm_folder()), "tain-mini": "tain-mini"}
+TYPOS = (0.0, 0.05, 0.1, 0.2)
+EMBEDDING = ("teacher", "pqrnn", "static", "static, untrained")
+CORPUS_FILES = ("simplewiki.txt.xz", "enwiki_core.txt.xz")
+GOALS = {"labels kept": 0.96, "labels MB": 2.2, "labels smaller": 40.0, "embed kept": 0.9, "embed MB": 4.0, "beyond static": 1.0}
+TINY = {"features": 128, "bottleneck": 16, "state": 16, "layers": 1, "epochs": 1, "batch_texts": 16}  # for --quick
+
+
+def main():
+    chosen = arguments()
+    if chosen.plot:
+        draw()
+        return
+    rows = Rows(chosen.work / "rows.jsonl", is_kept=not chosen.quick)
+    if "labels" in chosen.parts:
+        for key in chosen.sets:
+            for seed in range(13, 13 + chosen.seeds):
+                measure_labels(rows, key, seed, chosen)
+    if "embed" in chosen.parts:
+        measure_embedding(rows, chosen)
+    show(rows.found)
+    finish("distil_quality", claims_of(rows.found), {"rows": rows.found}, quick=chosen.quick)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--teachers", nargs="+", choices=list(TEACHERS), default=list(TEACHERS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=200_000, help="of the corpus, for embed")
+    parser.add_argument("--epochs", type=int, help="of the students; default: the recipe's own")
+    parser.add_argument("--work", type=Path, default=Path("runs/distil"), help="folder for rows")
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--quick", action="store_true", help="a hundred texts, tiny students, one seed, tain-mini, no results file")
+    parser.add_argument("--plot", action="store_true", help="only draw the plot")
+    chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.seeds, chosen.texts, chosen.teachers, chosen.sets = 1, 100, ["tain-mini"], ["atis", "clinc150"]
+    chosen.settings = TINY if chosen.quick else {} if chosen.epochs is None else {"epochs": chosen.epochs}
+    return chosen
+
+
+class Rows:
+    """What has been measured, kept in a file line by line."""
+
+    def __init__(self, file: Path, *, is_kept: bool) -> None:
+        self.file, self.is_kept = file, is_kept
+        is_there = is_kept and file.exists()
+        self.found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if is_there else []
+
+    def lacks(self, **name) -> bool:
+        return not any(all(row[key] == value for key, value in name.items()) for row in self.found)
+
+    def add(self, **row) -> None:
+        self.found.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        if self.is_kept:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+# ---- intents and slots
+
+
+def measure_labels(rows, key, seed, chosen):
+    """Teacher by teacher and rival by rival, what of one set and seed is not there yet."""
+    trained, tested = (part_of(key, part, chosen) for part in ("train", "test"))
+    examples = [example for one in trained for example in one.examples]
+    task = "tag" if examples[0].tags else "classify"
+    for who in ("lstm", "pqrnn on labels"):
+        name = {"part": "labels", "set": key, "teacher": "none", "who": who, "seed": seed}
+        if rows.lacks(**name):
+            began_s = time.perf_counter()
+            if who == "lstm":
+                torch.manual_seed(seed)
+                model = Lstm(examples)
+                rate = {"epochs": 1 if chosen.quick else 30, "learning_rate": 2e-3, "batch_texts": 64}
+                model.learn(examples, **rate, seed=seed)
+                size = model.size_bytes
+            else:
+                model, size = distilled("none", examples, task=task, held_out=0, seed=seed, **chosen.settings)
+            rows.add(**name, **measured(model, tested, size, began_s))
+    for teacher in chosen.teachers:
+        wanted = ["teacher", "pqrnn", *(["static"] if task == "classify" else [])]
+        names = {who: {"part": "labels", "set": key, "teacher": teacher, "who": who, "seed": seed} for who in wanted}
+        if not any(rows.lacks(**name) for name in names.values()):
+            continue
+        began_s = time.perf_counter()
+        torch.manual_seed(seed)
+        tuned = FineTuned(teacher, TEACHERS[teacher], examples)
+        tuned.learn(examples, epochs=1 if chosen.quick else 8, learning_rate=1e-4, batch_texts=32, seed=seed)
+        if rows.lacks(**names["teacher"]):
+            rows.add(**names["teacher"], **measured(tuned, tested, tuned.size_bytes, began_s))
+        for who in wanted[1:]:
+            if rows.lacks(**names[who]):
+                began_s = time.perf_counter()
+                settings = chosen.settings
+                if who == "static":
+                    settings = like_for_like(settings, rows, names["pqrnn"], tuned.embedder, outputs=len(tuned.labels))
+                model, size = distilled(tuned, examples, task=task, held_out=0, seed=seed, **settings)
+                rows.add(**names[who], **measured(model, tested, size, began_s))
+
+
+def part_of(key, part, chosen):
+    sets, _ = load_tagging([key], chosen.data, part=part)
+    if chosen.quick:
+        places = np.linspace(0, len(sets[0].examples) - 1, 100).astype(int)
+        sets = [type(one)(one.key, tuple(one.examples[place] for place in places)) for one in sets[:1]]
+    return sets
+
+
+def distilled(teacher, examples, **settings):
+    """A student as anyone would load it, on one thread, and its bytes."""
+    with tempfile.TemporaryDirectory() as place:
+        result = distil(teacher, examples, Path(place) / "student", **settings)
+        return Student.load(Path(place) / "student", threads=1), result.sizes["student_bytes"]
+
+
+def measured(model, sets, size, began_s):
+    """Figures at every share of typing errors (mean over a set's languages), bytes, and one text's time on one core."""
+    trained_s = time.perf_counter() - began_s
+    report = measure_tagging([model], sets, named=[one.key for one in sets], typos=TYPOS, unseen="wrong", resamples=20)
+    summary = [row for row in report.rows if row.set == ("mean" if len(sets) > 1 else sets[0].key)]
+    figures = {f"{row.typos:g}": {name: round(100 * each.value, 2) for name, each in row.figures.items()} for row in summary}
+    return {"figures": figures, "bytes": size, "ms": latency_ms(model, sets[0].examples), "trained_s": round(trained_s, 1)}
+
+
+def latency_ms(model, examples):
+    """Median of single texts on one thread; the teachers run in torch here (see distil_speed.py for onnxruntime)."""
+    threads, times_s = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for example in examples[:60]:
+            began_s = time.perf_counter()
+            model.predict([example.text])
+            times_s.append(time.perf_counter() - began_s)
+    finally:
+        torch.set_num_threads(threads)
+    return round(1000 * float(np.median(times_s[10:])), 3)
+
+
+# ---- vectors
+
+
+def measure_embedding(rows, chosen):
+    teacher_name = "tain-mini" if chosen.quick else "all-MiniLM-L6-v2"
+    seeds = range(13, 13 + chosen.seeds)
+    names = [
+        {"part": "embed", "set": "sts", "teacher": teacher_name, "who": who, "seed": seed}
+        for seed in seeds
+        for who in EMBEDDING[: 3 if chosen.quick else 4]
+    ]
+    if not any(rows.lacks(**name) for name in names):
+        return
+    teacher = Embedder.load(TEACHERS[teacher_name], device="cpu", dtype="float32")
+    texts = sentences_of(chosen.data.parent / "corpus", texts=chosen.texts)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "vectors.npy"
+        np.save(file, teacher.encode(texts))  # once for all students
+        for name in names:
+            if rows.lacks(**name):
+                began_s = time.perf_counter()
+                made, size = embedding_student(name["who"], file, texts, teacher, name["seed"], rows, chosen)
+                trained_s = round(time.perf_counter() - began_s, 1)
+                rows.add(**name, figures={"0": {"spearman": sts_of(made, chosen)}}, bytes=size, texts=len(texts), trained_s=trained_s)
+
+
+def embedding_student(who, file, texts, teacher, seed, rows, chosen):
+    if who == "teacher":
+        return teacher, 4 * sum(parameter.numel() for parameter in teacher.encoder.parameters())
+    if who == "pqrnn":
+        return distilled(file, texts, seed=seed, **chosen.settings)
+    settings = like_for_like(chosen.settings, rows, {"part": "embed", "who": "pqrnn", "seed": seed}, teacher, outputs=teacher.dim)
+    if who == "static, untrained":
+        settings["epochs"] = 0
+    return distilled(file, texts, seed=seed, token_vectors=teacher.name, **settings)
+
+
+def like_for_like(settings, rows, rival, embedder, *, outputs):
+    """Settings of a static student that weighs what the pQRNN of that name does: as many numbers a token as fit beside the tokenizer's file."""
+    room = next(row["bytes"] for row in rows.found if all(row[key] == value for key, value in rival.items()))
+    tokenizer_bytes = len(embedder.tokenizer.backend_tokenizer.to_str().encode())
+    dim = max(8, (room - tokenizer_bytes) // (len(embedder.tokenizer) + 4 * outputs))
+    return {"student": "static", "static_dim": dim} | {name: settings[name] for name in ("epochs", "batch_texts") if name in settings}
+
+
+def sts_of(encoder, chosen):
+    _, mean = evaluate([encoder], ("stsb",) if chosen.quick else ("sts",), chosen.data, resamples=10).headline()
+    return round(mean.figures[0].value, 2)
+
+
+def sentences_of(corpus, *, texts):
+    """Sentences of 4 to 40 words, drawn from all over the files' beginnings."""
+    found = []
+    for name in CORPUS_FILES:
+        ours = []
+        with lzma.open(corpus / name, "rt", encoding="utf-8") as file:
+            for line in file:
+                parts = line.strip().replace("? ", "?\n").replace(". ", ".\n").split("\n")
+                ours += [part for part in parts if 4 <= len(part.split()) <= 40]
+                if len(ours) > 5 * texts:
+                    break
+        found += ours
+    return drop_repeats(random.Random(0).sample(found, min(texts, len(found)))).texts
+
+
+# ---- what it comes to
+
+
+def score(row):
+    """A row's one number: texts with nothing wrong where there are slots, else accuracy; Spearman for vectors."""
+    figures = row["figures"]["0"]
+    return next(figures[name] for name in ("exact", "accuracy", "spearman") if name in figures)
+
+
+def pairs_of(rows, part, left, right):
+    """Rows of the same set and seed, and of the same teacher where both have one, as (left, right), by (teacher, seed)."""
+    found = {}
+    for one in rows:
+        for other in rows:
+            same = one["part"] == other["part"] == part and (one["set"], one["seed"]) == (other["set"], other["seed"])
+            is_kin = one["teacher"] == other["teacher"] or "none" in (one["teacher"], other["teacher"])
+            if same and is_kin and (one["who"], other["who"]) == (left, right):
+                teacher = one["teacher"] if other["teacher"] == "none" else other["teacher"]
+                found.setdefault((teacher, one["seed"]), []).append((one, other))
+    return found
+
+
+def kept(rows, part, left, right, title, goal):
+    """Claims, one a teacher: mean over sets of left's score over right's; median and range of the seeds."""
+    found = pairs_of(rows, part, left, right)
+    claims = []
+    for teacher in dict.fromkeys(teacher for teacher, _ in found):
+        # a score of 0 comes of --quick alone
+        by_seed = sorted(
+            float(np.mean([score(one) / max(score(other), 0.01) for one, other in pairs]))
+            for (name, _), pairs in found.items()
+            if name == teacher
+        )
+        suffix = "" if teacher == "none" else f" ({teacher})"
+        claims.append(Claim(title + suffix, round(float(np.median(by_seed)), 3), "times its", goal, (by_seed[0], by_seed[-1]), None))
+    return claims
+
+
+def claims_of(rows):
+    claims = kept(rows, "labels", "pqrnn", "teacher", "labels, score beside the teacher's", GOALS["labels kept"])
+    claims += kept(rows, "labels", "pqrnn on labels", "teacher", "labels, without distillation, beside the teacher's", None)
+    claims += kept(rows, "labels", "pqrnn", "static", "labels, intents, score beside the static student's", GOALS["beyond static"])
+    claims += kept(rows, "labels", "pqrnn on labels", "lstm", "labels, without distillation, beside the LSTM's", None)
+    claims += kept(rows, "embed", "pqrnn", "teacher", "embed, mean STS Spearman beside the teacher's", GOALS["embed kept"])
+    claims += kept(rows, "embed", "pqrnn", "static", "embed, beside a static student of equal bytes", GOALS["beyond static"])
+    for part in PARTS:
+        sizes = [row["bytes"] / 1e6 for row in rows if row["part"] == part and row["who"].startswith("pqrnn")]
+        if sizes:
+            claims.append(Claim(f"{part}, largest student", max(sizes), "MB", GOALS[f"{part} MB"], (min(sizes), max(sizes)), None))
+    smaller = [
+        other["bytes"] / one["bytes"]
+        for (teacher, _), pairs in pairs_of(rows, "labels", "pqrnn", "teacher").items()
+        for one, other in pairs
+        if teacher == "all-MiniLM-L6-v2"
+    ]
+    if smaller:
+        spread = (min(smaller), max(smaller))
+        claims.append(Claim("labels, teacher's bytes", min(smaller), "times the student's", GOALS["labels smaller"], spread, None))
+    return claims
+
+
+def summed_up(rows):
+    """Means over seeds, by part, set, teacher and rival."""
+    keys = list(dict.fromkeys((row["part"], row["set"], row["teacher"], row["who"]) for row in rows))
+    summary = []
+    for key in keys:
+        mine = [row for row in rows if (row["part"], row["set"], row["teacher"], row["who"]) == key]
+        scores = [score(row) for row in mine]
+        entry = dict(zip(("part", "set", "teacher", "who"), key, strict=True)) | {"seeds": len(mine), "score": float(np.mean(scores))}
+        entry |= {
+            "deviation": float(np.std(scores, ddof=1)) if len(mine) > 1 else 0.0,
+            "bytes": float(np.mean([row["bytes"] for row in mine])),
+        }
+        entry["ms"] = float(np.mean([row["ms"] for row in mine])) if "ms" in mine[0] else None
+        entry["typos"] = {
+            typos: float(np.mean([row["figures"][typos].get("accuracy", score(row)) for row in mine])) for typos in mine[0]["figures"]
+        }
+        summary.append(entry)
+    return summary
+
+
+def show(rows):
+    print(
+        "score: texts with nothing wrong (accuracy without slots, Spearman for vectors), x 100, mean of seeds; typos: accuracy of intents"
+    )
+    for entry in summed_up(rows):
+        typos = "  ".join(f"{float(share):.0%} {value:5.1f}" for share, value in entry["typos"].items()) if len(entry["typos"]) > 1 else ""
+        name = f"{entry['set']:9} {entry['teacher']:17} {entry['who']:18}"
+        print(f"{name} {entry['score']:6.2f} ±{entry['deviation']:5.2f} {entry['bytes'] / 1e6:7.2f} MB  {typos}")
+
+
+def draw():
+    """Score against bytes (logarithmic), one dot a rival, with the milliseconds of one text beside its name; means over the sets of labels."""
+    rows = json.loads((RESULTS / "distil_quality.json").read_text(encoding="utf-8"))["rows"]
+    summary = [entry for entry in summed_up(rows) if entry["part"] == "labels"]
+    sets = set.intersection(*({entry["set"] for entry in summary if entry["who"] == who} for who in ("teacher", "pqrnn", "lstm")))
+    dots = []
+    for who, teacher in dict.fromkeys((entry["who"], entry["teacher"]) for entry in summary):
+        mine = [entry for entry in summary if (entry["who"], entry["teacher"]) == (who, teacher) and entry["set"] in sets]
+        if {entry["set"] for entry in mine} == sets:
+            name = teacher if who == "teacher" else f"{who} of {teacher}" if teacher != "none" else who
+            means = [float(np.mean([entry[key] for entry in mine])) for key in ("bytes", "score", "ms")]
+            dots.append((name, *means, float(np.mean([entry["deviation"] for entry in mine]))))
+    width, height, left, top = 760, 300, 60, 84
+    low, high = np.floor(min(dot[2] for dot in dots) / 5) * 5, 100.0
+    first, last = np.floor(np.log10(min(dot[1] for dot in dots))), np.ceil(np.log10(max(dot[1] for dot in dots)))
+
+    def x(size):
+        return left + (np.log10(size) - first) / (last - first) * (width - left - 200)
+
+    def y(value):
+        return top + height - (value - low) / (high - low) * height
+
+    means = {dot[0]: dot[2] for dot in dots}
+    kept = means["pqrnn of all-MiniLM-L6-v2"] / means["all-MiniLM-L6-v2"]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + height + 60}" font-family="system-ui, sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{top + height + 60}" fill="#ffffff"/>',
+        f'<text x="16" y="26" font-size="16" fill="#111">A student keeps {kept:.1%} of MiniLM\'s score</text>',
+        f'<text x="16" y="46" fill="#555">up: texts with nothing wrong, x 100, mean of {len(sets)} sets; beside names: ms a text on one core</text>',
+        '<text x="16" y="63" fill="#555">vertical lines: one standard deviation of seeds to either side</text>',
+    ]
+    for value in np.arange(low, high + 1, 5 if high - low <= 40 else 10):
+        parts.append(f'<line x1="{left}" x2="{width - 200}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#e4e4e4"/>')
+        parts.append(f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value:.0f}</text>')
+    for power in range(int(first), int(last) + 1):
+        parts.append(
+            f'<text x="{x(10.0**power):.1f}" y="{top + height + 20}" text-anchor="middle" fill="#555">{10.0**power / 1e6:g} MB</text>'
+        )
+    for name, size, value, ms, deviation in dots:
+        colour = "#0b4f8a" if name.startswith("pqrnn") else "#8a8a8a"
+        ends = f'y1="{y(value - deviation):.1f}" y2="{y(value + deviation):.1f}"'
+        parts.append(f'<line x1="{x(size):.1f}" x2="{x(size):.1f}" {ends} stroke="{colour}"/>')
+        parts.append(f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{x(size) + 8:.1f}" y="{y(value) + 4:.1f}" fill="{colour}">{name}, {ms:.1f} ms</text>')
+    parts.append(f'<text x="{left}" y="{top + height + 44}" fill="#555">bytes of everything that is needed (logarithmic)</text></svg>')
+    (Path(__file__).parents[1] / "docs" / "distillation.svg").write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""More texts of the kind at hand, made of the texts at hand: the paper's paraphrases without a translator.
+
+Kaliamoorthi et al. 2021 (pQRNN) widen the training texts by translating them to another language and back. What stands in for it here:
+slot values exchanged between texts, and neighbouring spans that change places. A teacher labels the result.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tain.text.records import Example
+from tain.text.tags import slots_of, tokens_of
+
+_FEWEST_TOKENS = 4  # shorter texts fall apart when spans change places
+
+
+def augmented(examples: Sequence[Example], *, copies: int, rng: np.random.Generator) -> list[Example]:
+    """Make changed copies of each text; labels and tags go along. A text that no change applies to has none.
+
+    Args:
+        examples: The texts.
+        copies: Copies of each.
+        rng: Draws the changes.
+    """
+    values = slot_values(examples)
+    made = []
+    for example in examples:
+        for _ in range(copies):
+            changed = recombine(example, values, rng=rng) if example.tags else example
+            if changed.text == example.text or rng.random() < 0.5:
+                changed = swap_spans(changed, rng=rng)
+            if changed.text != example.text:
+                made.append(changed)
+    return made
+
+
+def slot_values(examples: Sequence[Example]) -> dict[str, list[tuple[str, ...]]]:
+    """Every value that a slot has in the texts, as often as it occurs."""
+    values: dict[str, list[tuple[str, ...]]] = {}
+    for example in examples:
+        tokens = tokens_of(example.text)
+        for begin, end, slot in slots_of(example.tags or ()):
+            values.setdefault(slot, []).append(tuple(tokens[begin:end]))
+    return values
+
+
+def recombine(example: Example, values: dict[str, list[tuple[str, ...]]], *, rng: np.random.Generator) -> Example:
+    """Put into each slot, with an even chance, a value that it has in another text."""
+    tokens, tags = tokens_of(example.text), list(example.tags or ())
+    for begin, end, slot in reversed(slots_of(tags)):
+        if rng.random() < 0.5:
+            value = values[slot][int(rng.integers(len(values[slot])))]
+            tokens[begin:end] = value
+            tags[begin:end] = [f"B-{slot}", *[f"I-{slot}"] * (len(value) - 1)]
+    return Example(" ".join(tokens), example.label, tuple(tags) if example.tags else example.tags)
+
+
+def swap_spans(example: Example, *, rng: np.random.Generator) -> Example:
+    """Let two neighbouring spans change places; no slot is cut, and tags move with their tokens."""
+    tokens, tags = tokens_of(example.text), list(example.tags or ())
+    inside = {place for begin, end, _ in slots_of(tags) for place in range(begin + 1, end)}
+    cuts = [place for place in range(len(tokens) + 1) if place not in inside]
+    if len(tokens) < _FEWEST_TOKENS or len(cuts) < 3:
+        return example
+    first, middle, last = sorted(int(cut) for cut in rng.choice(cuts, size=3, replace=False))
+    order = [*range(first), *range(middle, last), *range(first, middle), *range(last, len(tokens))]
+    moved = tuple(tags[place] for place in order) if example.tags else example.tags
+    return Example(" ".join(tokens[place] for place in order), example.label, moved)

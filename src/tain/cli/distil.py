@@ -1,0 +1,157 @@
+"""``tain distil``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tain.cli.settings import flags_of, settle
+from tain.cli.sources import TextSource
+from tain.foundation.errors import UserError
+from tain.recipes.distil_config import DistilConfig
+
+if TYPE_CHECKING:
+    from tain.recipes.distil import Distilled
+    from tain.text.records import Example
+
+_Flags: Any = flags_of(DistilConfig)
+_NONE_GIVEN = _Flags()
+
+
+def distil(
+    teacher: str,
+    texts: TextSource,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the student")],
+    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
+    label_column: Annotated[str | None, Parameter(help="the labels' column; an empty label is one that nobody gave")] = None,
+    tags_column: Annotated[
+        str | None, Parameter(help="the tags' column: one tag a token, parted by blanks, in BIO form (O B-city I-city)")
+    ] = None,
+    unlabelled: Annotated[str | None, Parameter(help="more texts, without labels: the teacher labels them")] = None,
+    classifier: Annotated[str | None, Parameter(help="with a tagger as teacher: the classifier that labels the whole texts")] = None,
+    labels: Annotated[Path | None, Parameter(help="names of the teacher's classes, one a line, in the order of its logits")] = None,
+    tags: Annotated[Path | None, Parameter(help="the same for its tags")] = None,
+    settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
+    overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
+    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
+) -> None:
+    """Teach a student of one or two megabytes what a large model says of texts. It needs no GPU and no torch.
+
+    tain distil tain-mini sentences.txt -o student --epochs 1
+
+    Parameters
+    ----------
+    teacher
+        an encoder (a folder, a hub name, tain-mini), for --task classify or tag a fine-tuned transformers model; its outputs on disk, a row a text (.npy, .safetensors: vectors, intents, slots); or none, for given labels alone
+    """
+    settled = settle(DistilConfig, config, file=settings)
+    of_labels = {"label_column": label_column, "unlabelled": unlabelled, "labels": labels}
+    _refuse_idle(settled.task, **of_labels, tags_column=tags_column, tags=tags, classifier=classifier)
+    from tain.foundation.files import refuse_existing
+    from tain.foundation.progress import Progress
+
+    refuse_existing(output, overwrite=overwrite)
+    _find(teacher)
+    if classifier is not None:
+        _find(classifier)
+    given = _read(texts, column, label_column, tags_column)
+    if unlabelled is not None:
+        given += _read(unlabelled, None, None, None)
+    names = {"labels": _names(labels), "tags": _names(tags)}
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    from tain.recipes.distil import distil as run
+
+    _show(run(teacher, given, output, config=settled, classifier=classifier, overwrite=overwrite, progress=progress, **names), as_json=json)
+
+
+def _refuse_idle(task: str, **given: object) -> None:
+    """Refuse what the task has no use for."""
+    of_tags = {"tags_column", "tags", "classifier"}
+    idle = {"embed": set(given), "classify": of_tags, "tag": set()}[task]
+    if named := [name for name in given if name in idle and given[name] is not None]:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in named)
+        raise UserError(
+            f"{flags} says nothing to --task {task}: leave it out, or give --task {'tag' if of_tags & set(named) else 'classify'}"
+        )
+
+
+def _find(teacher: str) -> None:
+    from tain.models.saved import locate
+    from tain.recipes.distil_teacher import MATRIX_ENDINGS, NONE
+
+    if teacher.endswith(MATRIX_ENDINGS):
+        if not Path(teacher).is_file():
+            raise UserError(f"teacher file {teacher!r} does not exist: give a matrix of outputs, or a model")
+    elif teacher != NONE:
+        locate(teacher)
+
+
+def _read(source: str, column: str | None, label_column: str | None, tags_column: str | None) -> "list[Example]":
+    from tain.text.readers import read_rows, read_texts
+    from tain.text.records import Example
+
+    if label_column is None and tags_column is None:
+        return [Example(text) for text in read_texts(source, column=column)]
+    names, rows = read_rows(source)
+    wanted = [("--column", column), ("--label-column", label_column), ("--tags-column", tags_column)]
+    for flag, name in wanted:
+        if name is not None and name not in names:
+            raise UserError(f"{source!r} has no column {name!r}: give {flag} one of {', '.join(names)}")
+    if column is None:
+        raise UserError(f"{source!r} has the columns {', '.join(names)}: name the texts' one with --column")
+    return [
+        Example(
+            row[column],
+            (row[label_column] or None) if label_column is not None else None,
+            tuple(row[tags_column].split()) or None if tags_column is not None else None,
+        )
+        for row in rows
+    ]
+
+
+def _names(file: Path | None) -> list[str] | None:
+    if file is None:
+        return None
+    from tain.text.readers import read_texts
+
+    return [name.strip() for name in read_texts(file)]
+
+
+def _show(result: "Distilled", *, as_json: bool) -> None:
+    """Print figures and sizes, or everything as one JSON object."""
+    from tain.recipes.distil_card import figure_rows, size_rows
+
+    if as_json:
+        import json
+
+        everything = {"folder": str(result.folder), "figures": result.figures, "sizes": result.sizes, "counts": result.counts}
+        print(json.dumps(everything | {"steps": result.trained.steps}, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if result.figures:
+        table = Table(title=f"{result.counts['held_out']:,} texts kept from training", title_justify="left")
+        table.add_column("figure")
+        table.add_column("value", justify="right")
+        for row in figure_rows(result.figures):
+            table.add_row(*row)
+        console.print(table)
+    table = Table(title=f"{result.sizes['parameters']:,} parameters", title_justify="left")
+    table.add_column("size")
+    table.add_column("bytes", justify="right")
+    for name, value in size_rows(result.sizes):
+        table.add_row(name, value.removesuffix(" bytes"))
+    console.print(table)
+    counts = result.counts
+    console.print(
+        f"{counts['given']:,} texts, {result.trained.steps:,} steps, {result.trained.seconds:.1f} s; {counts['repeated']:,} repeated, "
+        f"{counts['held_out']:,} held out, {counts['left_over']:,} left over, {counts['augmented']:,} changed copies added, {counts['truncated']:,} cut"
+    )
+    if result.folder is not None:
+        console.print(f"saved in {result.folder}", soft_wrap=True)

@@ -1,0 +1,72 @@
+"""``tain evaluate --suite tagging``: intents and slots, told by students, classifiers and taggers."""
+
+from pathlib import Path
+from typing import Literal
+
+
+def evaluate_tagging(
+    models: list[str],
+    *,
+    suite: tuple[str, ...],
+    data: Path | None,
+    split: Literal["test", "dev"],
+    typos: tuple[float, ...],
+    unseen: Literal["refuse", "wrong"],
+    output: Path | None,
+    overwrite: bool,
+    resamples: int,
+    seed: int,
+    device: str | None,
+    idle: dict[str, object],
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Measure, print a table or one JSON object, and write the file that was asked for. Arguments as in ``evaluate``.
+
+    ``idle`` are those that mean nothing here.
+    """
+    from tain.cli.models import find_labeller, load_labeller
+    from tain.evaluation.tagging import measure_tagging
+    from tain.evaluation.tagging_sets import is_tagging, load_tagging
+    from tain.foundation.errors import UserError
+    from tain.foundation.files import refuse_existing, whole_file
+    from tain.foundation.progress import Progress
+
+    if others := sorted(name for name in set(suite) if not is_tagging(name)):
+        raise UserError(f"suite {suite[0]} measures another kind of model than {', '.join(others)}: run them by themselves")
+    if named := [f"--{name.replace('_', '-')}" for name, value in idle.items() if value is not None]:
+        raise UserError(f"{', '.join(named)} says nothing to suite {suite[0]}: leave it out")
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite)
+    for model in models:
+        find_labeller(model)
+    sets, absent = load_tagging(suite, data, part=split)
+    report = measure_tagging(
+        (load_labeller(model, device=device) for model in dict.fromkeys(models)),
+        sets,
+        named=[one.key for one in sets] if data is not None and data.is_file() else _named(suite, [one.key for one in sets]),
+        typos=typos or (0.0,),
+        unseen=unseen,
+        resamples=resamples,
+        seed=seed,
+        left_out=[f"{key} (no file)" for key in absent],
+        progress=Progress.for_terminal(json=json, quiet=quiet),
+    )
+    if output is not None or json:
+        import json as formatter
+
+        content = formatter.dumps(report.to_dict(), ensure_ascii=False, indent=None if json else 2)
+        if output is not None:
+            with whole_file(output, overwrite=overwrite) as path:
+                path.write_text(content + "\n", encoding="utf-8")
+        if json:
+            print(content)
+            return
+    from rich.console import Console
+
+    Console(highlight=False).print(report.as_table())
+
+
+def _named(suite: tuple[str, ...], keys: list[str]) -> list[str]:
+    """Sets that were asked for by name, the languages of xsid one by one."""
+    return [key for key in keys if key in suite or ("xsid" in suite and key.startswith("xsid_"))]

@@ -1,0 +1,74 @@
+"""``tain label``."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from tain.cli.sources import TextSource
+
+if TYPE_CHECKING:
+    from tain.evaluation.tagging import Tells
+    from tain.foundation.progress import Progress
+
+_WINDOW_TEXTS = 4096
+
+
+def label(
+    model: str,
+    texts: TextSource,
+    /,
+    *,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="JSON lines file for the labels; default: standard output")
+    ] = None,
+    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
+    device: Annotated[
+        str | None, Parameter(help="where a transformers model runs: cpu, cuda or cuda:N; default: a GPU where there is one")
+    ] = None,
+    overwrite: Annotated[bool, Parameter(help="replace the file if it exists", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+) -> None:
+    """Tell each text's class, its tokens' tags, or both: one JSON object a line, with text, label, chance and tags.
+
+    tain label student texts.txt -o labels.jsonl
+
+    Parameters
+    ----------
+    model
+        a student of --task classify or tag (no torch needed), a transformers classifier or tagger, or both: intents=MODEL,slots=MODEL
+    """
+    from tain.cli.models import find_labeller, load_labeller
+    from tain.foundation.files import refuse_existing, whole_file
+    from tain.foundation.progress import Progress
+    from tain.text.readers import read_texts
+
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite)
+    find_labeller(model)
+    given = read_texts(texts, column=column)
+    progress = Progress.for_terminal(json=False, quiet=quiet)
+    lines = _lines(load_labeller(model, device=device), given, progress)
+    if output is None:
+        for line in lines:
+            print(line)
+        return
+    with whole_file(output, overwrite=overwrite) as path, path.open("w", encoding="utf-8") as file:
+        count = sum(1 for line in lines if file.write(f"{line}\n"))
+    print(f"{count:,} texts labelled, saved in {output}")
+
+
+def _lines(model: "Tells", texts: Iterable[str], progress: "Progress") -> Iterator[str]:
+    """Label texts a window at a time, as they stream past."""
+    import json
+
+    stream, cut = iter(texts), 0
+    while window := list(islice(stream, _WINDOW_TEXTS)):
+        for text, said in zip(window, model.predict(window, progress=progress), strict=True):
+            found = {"text": text, "label": said.label, "chance": said.chance and round(said.chance, 5), "tags": said.tags}
+            yield json.dumps({name: value for name, value in found.items() if value is not None}, ensure_ascii=False)
+        cut += model.truncated
+    if cut:
+        progress.warn(f"{cut:,} texts were cut at the model's length limit; tokens beyond it have the tag O")

@@ -1,0 +1,160 @@
+"""Training for eight-bit arithmetic: values on a grid of 256 steps, gradients as if they were not.
+
+Kaliamoorthi et al. 2021 (pQRNN). Quantised is what is stored and multiplied: every weight matrix, and what goes into every matrix product.
+What lies between (gates, norms, the recurrence) stays in float32: it costs little, and products are where eight bits pay.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int, Int8, UInt8
+from torch import Tensor, nn
+
+_TOP = 255  # stored values are 0 to 255
+_WEIGHT_TOP = 63  # stored weights are -63 to 63
+
+UNIT_SCALE, UNIT_ZERO = 1 / 127, 128
+"""The fixed grid of states, pooled states and features, which lie within -1 and 1."""
+
+
+def grid_of(low: Float[Tensor, "*places"], high: Float[Tensor, "*places"]) -> tuple[Float[Tensor, "*places"], Int[Tensor, "*places"]]:
+    """Lay 256 steps over a range, widened to include 0 and shifted so that 0 is one of them.
+
+    A padded place must be exactly zero, and so must a weight that training has driven there.
+
+    Returns:
+        The step, and the stored value that means 0.
+    """
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    scale = ((high - low) / _TOP).clamp(min=1e-8)
+    return scale, (-low / scale).round().clamp(0, _TOP).to(torch.int32)
+
+
+def fake_quantise(values: Float[Tensor, "..."], *, scale: Tensor | float, zero: Tensor | int) -> Float[Tensor, "..."]:
+    """Round values to their grid; the gradient passes inside its range and is zero outside."""
+    scale = torch.as_tensor(scale, dtype=torch.float32, device=values.device)
+    zero = torch.as_tensor(zero, dtype=torch.int32, device=values.device)
+    return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, _TOP)
+
+
+def fake_quantise_table(table: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
+    """Round a table of vectors, which is looked up and never multiplied, to the grid of its present range."""
+    scale, zero = grid_of(*table.detach().aminmax())
+    return fake_quantise(table, scale=scale, zero=zero)
+
+
+def stored_table(table: Float[Tensor, "rows dim"]) -> tuple[UInt8[Tensor, "rows dim"], float, int]:
+    """The bytes of a table, with the step and the byte that means 0."""
+    scale, zero = grid_of(*table.detach().aminmax())
+    stored = (table.detach() / scale).round() + zero
+    return stored.clamp(0, _TOP).to(torch.uint8), scale.item(), int(zero.item())
+
+
+def fake_quantise_weight(weight: Float[Tensor, "*matrices out into"]) -> Float[Tensor, "*matrices out into"]:
+    """Round the weights of each output to steps of their own, 63 to either side of 0.
+
+    The paper has one range of 256 steps a matrix. Seven bits in a signed byte, because processors without instructions for such products
+    add two of them in sixteen bits: with eight bits these sums would be cut, silently and on some machines alone. A step for each output
+    gives the lost bit back, and costs nothing: outputs are scaled one by one anyway.
+    """
+    rows = weight.flatten(0, -2)
+    zeros = torch.zeros(len(rows), dtype=torch.int32, device=weight.device)
+    return torch.fake_quantize_per_channel_affine(rows, _weight_steps(rows), zeros, 0, -_WEIGHT_TOP, _WEIGHT_TOP).view_as(weight)
+
+
+def stored_weight(weight: Float[Tensor, "out into"]) -> tuple[Int8[Tensor, "out into"], Float[Tensor, " out"]]:
+    """The bytes of a weight matrix, with the step of each output."""
+    steps = _weight_steps(weight)
+    return (weight.detach() / steps[:, None]).round().clamp(-_WEIGHT_TOP, _WEIGHT_TOP).to(torch.int8), steps
+
+
+def _weight_steps(rows: Float[Tensor, "out into"]) -> Float[Tensor, " out"]:
+    return (rows.detach().abs().amax(dim=1) / _WEIGHT_TOP).clamp(min=1e-8)
+
+
+class MovingRange(nn.Module):
+    """Rounds activations to the grid of their moving smallest and largest value.
+
+    The average is new = decay * old + (1 - decay) * batch, begun with the first batch. The released code has it the other way round, so
+    that its average is little more than the last batch.
+
+    Args:
+        decay: How much of the old range stays at each step.
+    """
+
+    low: Tensor
+    high: Tensor
+    is_begun: Tensor
+
+    def __init__(self, *, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.ones(()))
+        self.register_buffer("is_begun", torch.zeros((), dtype=torch.bool))
+
+    def forward(
+        self, values: Float[Tensor, "texts tokens dim"], is_token: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts tokens dim"]:
+        if self.training and bool(is_token.any()):
+            with torch.no_grad():
+                low, high = values[is_token].aminmax()
+                decay = torch.where(self.is_begun, self.decay, 0.0)
+                self.low.copy_(decay * self.low + (1 - decay) * low)
+                self.high.copy_(decay * self.high + (1 - decay) * high)
+                self.is_begun.fill_(True)
+        scale, zero = self.grid()
+        return fake_quantise(values, scale=scale, zero=zero)
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        return grid_of(self.low, self.high)
+
+
+class QuantisedLinear(nn.Linear):
+    """A linear layer whose weights are rounded as they will be stored."""
+
+    def forward(self, input: Float[Tensor, "... into"]) -> Float[Tensor, "... out"]:
+        return nn.functional.linear(input, fake_quantise_weight(self.weight), self.bias)
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch norm over real tokens only, so that padding changes nothing.
+
+    The released code divides by the second moment instead of the variance and has its moving averages the wrong way round; this
+    does neither.
+
+    Args:
+        dim: Channels.
+        momentum: Weight of the new batch in the moving averages.
+        eps: Added to the variance.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, dim: int, *, momentum: float = 0.1, eps: float = 1e-3) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+
+    def forward(
+        self, values: Float[Tensor, "texts tokens dim"], is_token: Bool[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts tokens dim"]:
+        count = is_token.sum()
+        if not self.training or not bool(count):
+            scale, shift = self.scale_and_shift()
+            return values * scale + shift
+        weight = is_token[..., None].to(values.dtype) / count
+        mean = (values * weight).sum(dim=(0, 1))
+        variance = ((values - mean).square() * weight).sum(dim=(0, 1))
+        with torch.no_grad():
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            self.mean.lerp_(mean, self.momentum)
+            self.variance.lerp_(unbiased, self.momentum)
+        return (values - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+    def scale_and_shift(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
+        """What it does outside training: values * scale + shift."""
+        scale = self.weight * (self.variance + self.eps).rsqrt()
+        return scale, self.bias - self.mean * scale

@@ -1,0 +1,174 @@
+"""Transformers classifiers and taggers: texts in, logits or labels out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.foundation.runtime import choose_device
+from tain.models.embedder import load_with_missing, max_length
+from tain.models.saved import locate, refuse_pickles
+from tain.text.records import Prediction
+from tain.text.tags import tokens_of
+
+Kind = Literal["classify", "tag"]
+
+_HEADS: dict[Kind, str] = {"classify": "SequenceClassification", "tag": "TokenClassification"}
+_BATCH_TEXTS = 64
+
+
+class Labeller:
+    """A fine-tuned transformers model with a head for whole texts, or one for tokens.
+
+    Attributes:
+        name: What the user called it.
+        labels: Names of its classes, in the order of its logits; empty for a tagger.
+        tags: Names of its tags; empty for a classifier.
+        size_bytes: Its weights in float32.
+        truncated: Texts that the last call cut at the model's limit.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, labels: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> None:
+        self.name, self.labels, self.tags = name, labels, tags
+        self.size_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+        self.max_tokens = max_length(model, tokenizer)
+        self.truncated = 0
+        self._model, self._tokenizer = model, tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        kind: Kind | None = None,
+        names: Sequence[str] | None = None,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "Labeller":
+        """Load a model's folder or hub name.
+
+        Args:
+            name: Which.
+            kind: The head to load it with; default: the one that its config names.
+            names: Of its classes (or tags), in the order of its logits; default: what its config says.
+            device: Where it runs; default: a GPU where there is one.
+            trust_remote_code: Let the folder bring Python code of its own.
+
+        Raises:
+            UserError: It is not there, has no trained head of that kind, or another number of outputs than there are names.
+        """
+        path = locate(str(name))
+        refuse_pickles(path)
+        kind = kind or _kind_of(path, str(name))
+        model, tokenizer, missing = load_with_missing(f"AutoModelFor{_HEADS[kind]}", path, trust_remote_code=trust_remote_code)
+        if heads := [weight for weight in missing if "pooler" not in weight]:
+            raise UserError(
+                f"model {str(name)!r} has no trained head to {kind} with ({heads[0]} is not in its weights): give a fine-tuned model"
+                " (as a teacher, a matrix of its logits will do)"
+            )
+        if kind == "tag" and not getattr(tokenizer, "is_fast", False):
+            raise UserError(f"model {str(name)!r} has a tokenizer that does not tell which word a token is of: give a matrix of its logits")
+        own = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
+        outputs = checked_names(names or own, outputs=len(own), what="labels" if kind == "classify" else "tags", model=str(name))
+        return cls(model.to(choose_device(device)), tokenizer, name=str(name), **{"labels" if kind == "classify" else "tags": outputs})
+
+    def logits(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[np.ndarray]:
+        """Compute the logits of each text (classes,), or of its tokens (tokens, tags): what blanks part, each by its first piece.
+
+        A token beyond the model's limit has nan.
+        """
+        found: list[Any] = [None] * len(texts)
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        self.truncated = 0
+        with (progress or Progress.silent()).task("label", len(texts)) as task, torch.inference_mode():
+            for start in range(0, len(order), _BATCH_TEXTS):
+                batch = [int(place) for place in order[start : start + _BATCH_TEXTS]]
+                for place, logits in zip(batch, self._logits([texts[place] for place in batch]), strict=True):
+                    found[place] = logits
+                task.advance(len(batch))
+        return found
+
+    def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]:
+        """Tell each text's class, or its tokens' tags."""
+        return [self._said(logits) for logits in self.logits(texts, progress=progress)]
+
+    def _said(self, logits: np.ndarray) -> Prediction:
+        if self.tags:
+            is_read = np.isfinite(logits[:, 0])
+            best = np.where(is_read[:, None], logits, -np.inf).argmax(axis=1)
+            return Prediction(tags=[self.tags[int(tag)] if read else "O" for tag, read in zip(best, is_read, strict=True)])
+        shares = np.exp(logits - logits.max())
+        return Prediction(label=self.labels[int(shares.argmax())], chance=float(shares.max() / shares.sum()))
+
+    def _logits(self, texts: list[str]) -> list[np.ndarray]:
+        words = [tokens_of(text) for text in texts] if self.tags else []
+        encoded = self._tokenizer(
+            words or texts,
+            is_split_into_words=bool(self.tags),
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        )
+        lengths = encoded["attention_mask"].sum(dim=1).tolist()
+        full = [place for place, length in enumerate(lengths) if length == self.max_tokens]  # cut, unless they just fit
+        logits = self._model(**encoded.to(self._model.device)).logits.float().cpu().numpy()
+        if not self.tags:
+            longer = self.max_tokens + 1
+            self.truncated += sum(
+                len(self._tokenizer(texts[place], truncation=True, max_length=longer)["input_ids"]) == longer for place in full
+            )
+            return list(logits)
+        found = [_first_pieces(row, encoded.word_ids(place), len(words[place])) for place, row in enumerate(logits)]
+        self.truncated += sum(bool(np.isnan(found[place][-1]).any()) for place in full)
+        return found
+
+
+def checked_names(names: Sequence[str], *, outputs: int, what: str, model: str) -> tuple[str, ...]:
+    """Give names of outputs back, if they can be.
+
+    Args:
+        names: Of classes or tags.
+        outputs: How many the model has.
+        what: ``labels`` or ``tags``.
+        model: What the user called it.
+
+    Raises:
+        UserError: They are more or fewer, or one of them occurs twice.
+    """
+    if len(names) != outputs:
+        raise UserError(
+            f"teacher {model!r} has logits of {outputs} {what}, but {len(names)} names are given: give the file that belongs to it"
+        )
+    if len(set(names)) != len(names):
+        raise UserError(f"the {what} of teacher {model!r} name one twice: give each once")
+    return tuple(names)
+
+
+def _kind_of(path: str, name: str) -> Kind:
+    """Which head the folder's config names."""
+    import transformers
+
+    try:
+        architectures = transformers.AutoConfig.from_pretrained(path).architectures or []
+    except (OSError, ValueError, KeyError, json.JSONDecodeError):
+        architectures = []
+    for kind, head in _HEADS.items():
+        if any(architecture.endswith(head) for architecture in architectures):
+            return kind
+    raise UserError(f"model {name!r} is no classifier and no tagger: give a student, or a fine-tuned transformers model with such a head")
+
+
+def _first_pieces(logits: np.ndarray, owners: Sequence[int | None], words: int) -> np.ndarray:
+    """A word's logits are those of its first piece, as taggers are trained; nan where it was cut off."""
+    found = np.full((words, logits.shape[1]), np.nan, dtype=np.float32)
+    for place in range(len(owners) - 1, -1, -1):
+        owner = owners[place]
+        if owner is not None:
+            found[owner] = logits[place]
+    return found

@@ -1,0 +1,113 @@
+"""Make a student say what its teacher says: logits for labels, vectors for texts."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tain.foundation.errors import ShapeError
+
+
+def soft_cross_entropy(
+    student: Float[Tensor, "rows classes"], teacher: Float[Tensor, "rows classes"], *, scale: float
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the student's logits to the teacher's probabilities, in nats.
+
+    Kaliamoorthi et al. 2021 (pQRNN), teacher logit scaling. The gradient on the student's logits is its probabilities minus the
+    teacher's, over the rows.
+
+    Args:
+        student: Logits.
+        teacher: Logits of the same classes.
+        scale: Multiplies the teacher's logits, above 0; more than 1 makes it surer of itself.
+    """
+    return F.cross_entropy(student, (scale * teacher).softmax(dim=-1))
+
+
+def mixed_cross_entropy(
+    student: Float[Tensor, "rows classes"],
+    teacher: Float[Tensor, "rows classes"],
+    labels: Int[Tensor, " rows"],
+    *,
+    scale: float,
+    hard_share: float,
+    is_taught: Bool[Tensor, " rows"] | None = None,
+) -> Float[Tensor, ""]:
+    """Mix the teacher's labels with given ones, where there are any.
+
+    Args:
+        student: Logits.
+        teacher: Logits of the same classes.
+        labels: The right classes; -1 where nobody gave one, which leaves the row to the teacher alone.
+        scale: See ``soft_cross_entropy``.
+        hard_share: Share of the given label in a row that has one, 0 to 1; at 1 the teacher counts only where there is none.
+        is_taught: False where the teacher did not read so far: the given label counts alone there, and a row without one not at all.
+
+    Returns:
+        Mean over the rows that somebody labelled; 0 where nobody did.
+    """
+    if is_taught is None:
+        is_taught = torch.ones_like(labels, dtype=torch.bool)
+    is_given = labels >= 0
+    soft = F.cross_entropy(student, (scale * teacher).softmax(dim=-1), reduction="none")
+    hard = F.cross_entropy(student, labels.clamp(min=0), reduction="none")
+    soft_weight = torch.where(is_given, 1 - hard_share, 1.0) * is_taught
+    hard_weight = torch.where(is_taught, hard_share, 1.0) * is_given
+    labelled = (is_given | is_taught).sum().clamp(min=1)
+    return (soft_weight * soft + hard_weight * hard).sum() / labelled
+
+
+def labelled_cross_entropy(student: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
+    """Cross-entropy to given labels over the rows that have one (not -1), without a teacher; 0 where no row has."""
+    return F.cross_entropy(student, labels, ignore_index=-1, reduction="sum") / (labels >= 0).sum().clamp(min=1)
+
+
+def contrastive_distillation(
+    student: Float[Tensor, "batch dim"],
+    teacher: Float[Tensor, "batch dim"],
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Let each text's student vector find its teacher vector among the batch's, and the other way round.
+
+    Args:
+        student: Vectors of any length, compared by cosine; no text twice.
+        teacher: Row i is the vector of the same text.
+        temperature: Divides the cosines, above 0.
+
+    Returns:
+        Mean over both directions, in nats. Chance level is log(batch).
+
+    Raises:
+        ShapeError: With fewer than two texts there is nothing to tell apart.
+    """
+    batch = len(student)
+    if batch < 2:
+        raise ShapeError(f"contrastive_distillation needs at least 2 texts for negatives, got {tuple(student.shape)}")
+    logits = F.normalize(student, dim=-1) @ F.normalize(teacher, dim=-1).T / temperature
+    own = torch.arange(batch, device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def vector_matching(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
+    """One minus the mean cosine of a text's two vectors.
+
+    Contrast alone leaves free what all vectors share, and with it whether the student's can be looked up among the teacher's.
+    """
+    return 1 - F.cosine_similarity(student, teacher, dim=-1).mean()
+
+
+def similarity_matching(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch width"]) -> Float[Tensor, ""]:
+    """Mean squared difference between the student's and the teacher's cosines over all pairs of different rows.
+
+    The vectors may have different widths: only how alike texts are is compared.
+
+    Raises:
+        ShapeError: Fewer than two texts make no pair.
+    """
+    batch = len(student)
+    if batch < 2:
+        raise ShapeError(f"similarity_matching needs at least 2 texts for a pair, got {tuple(student.shape)}")
+    ours, theirs = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
+    apart = ours @ ours.T - theirs @ theirs.T  # 0 on the diagonal
+    return apart.square().sum() / (batch * (batch - 1))

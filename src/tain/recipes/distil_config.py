@@ -1,0 +1,157 @@
+"""Settings of distillation. Light to import: the command line reads its help from here."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Literal, get_args
+
+from tain.foundation.errors import refuse_all
+
+Task = Literal["embed", "classify", "tag"]
+StudentKind = Literal["pqrnn", "static"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Sizes and lengths for one kind of task."""
+
+    features: int
+    ngram_features: int
+    bottleneck: int
+    state: int
+    layers: int
+    separate: bool
+    distortion: float
+    zoneout: float
+    batch_texts: int
+    epochs: int
+
+
+PRESETS: dict[str, Preset] = {
+    # under 4 MB with 384 outputs
+    "embed": Preset(
+        features=2048,
+        ngram_features=1024,
+        bottleneck=384,
+        state=192,
+        layers=3,
+        separate=True,
+        distortion=0.0,
+        zoneout=0.0,
+        batch_texts=256,
+        epochs=3,
+    ),
+    # the paper's "2M, 8-bit" shape
+    "classify": Preset(
+        features=1024,
+        ngram_features=512,
+        bottleneck=256,
+        state=128,
+        layers=4,
+        separate=True,
+        distortion=0.1,
+        zoneout=0.1,
+        batch_texts=64,
+        epochs=30,
+    ),
+    # a tag belongs to what stands between blanks, so nothing is parted further
+    "tag": Preset(
+        features=1024,
+        ngram_features=512,
+        bottleneck=256,
+        state=128,
+        layers=4,
+        separate=False,
+        distortion=0.1,
+        zoneout=0.1,
+        batch_texts=64,
+        epochs=30,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilConfig:
+    """Distillation into a tiny student (Kaliamoorthi et al. 2021). What is None is filled from the task's preset."""
+
+    task: Annotated[Task, "embed: vectors from raw texts; classify: a label a text; tag: a tag a token, and a label"] = "embed"
+    student: Annotated[StudentKind, "pqrnn: reads in order, no vocabulary; static: a mean of token vectors, fastest"] = "pqrnn"
+    features: Annotated[int | None, "hashed features a token (embed 2048, else 1024)"] = None
+    ngram_features: Annotated[int | None, "how many of these come from character n-grams; 0 as in the paper (half of them)"] = None
+    bottleneck: Annotated[int | None, "width behind the features (embed 384, else 256)"] = None
+    state: Annotated[int | None, "width of a layer's state, each direction (embed 192, else 128)"] = None
+    layers: Annotated[int | None, "quasi-recurrent layers (embed 3, else 4)"] = None
+    kernel_width: Annotated[int, "tokens that a gate sees"] = 2
+    forward_only: Annotated[bool, "read forwards only, for text that is still being typed"] = False
+    separate: Annotated[bool | None, "make punctuation marks tokens of their own (yes; tag never)"] = None
+    max_tokens: Annotated[int, "longer texts are cut"] = 128
+    static_dim: Annotated[int, "width of a static student's token vectors, a byte each"] = 64
+    token_vectors: Annotated[str | None, "encoder whose token vectors a static student starts from; default: the teacher"] = None
+    temperature: Annotated[float, "embed: divides the cosines to the teacher's vectors, above 0"] = 0.05
+    similarity_weight: Annotated[float, "embed: weight of matching the teacher's cosines between texts; 0 leaves it out"] = 10.0
+    vector_weight: Annotated[float, "embed: weight of matching the teacher's vectors themselves; 0 leaves it out"] = 1.0
+    logit_scale: Annotated[float, "labels: multiplies the teacher's logits; above 1 makes it surer of itself"] = 1.0
+    hard_share: Annotated[float, "labels: share of the given label where there is one; 0 trusts the teacher alone, 1 the label"] = 0.3
+    augmented_copies: Annotated[
+        int | None, "labels: changed copies of each text, which the teacher labels (2; without a teacher that can read, 0)"
+    ] = None
+    distortion: Annotated[float | None, "chance of a token to be misspelt in training (embed 0, else 0.1)"] = None
+    zoneout: Annotated[float | None, "chance p of a state to stay as it is, p squared in the second layer, ... (embed 0, else 0.1)"] = None
+    batch_texts: Annotated[int | None, "texts a step, 2 or more (embed 256, else 64)"] = None
+    epochs: Annotated[int | None, "passes over the texts; 0 leaves a static student as it starts (embed 3, else 30)"] = None
+    learning_rate: Annotated[float, "AdamW's step at its height; it falls to 0"] = 2e-3
+    weight_decay: Annotated[float, "AdamW's decay"] = 0.01
+    max_texts: Annotated[int, "train on at most this many texts, drawn at random; 0 takes all"] = 200_000
+    held_out: Annotated[int, "texts kept from training to measure on, at most a tenth of all; 0 measures nothing"] = 500
+    seed: Annotated[int, "fixes weights, data order, misspellings and zoneout"] = 13
+    checkpoint_every_s: Annotated[float, "seconds between checkpoints of a long run"] = 120.0
+    resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
+    device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU where there is one"] = None
+    trust_remote_code: Annotated[bool, "let the teacher's folder bring Python code of its own"] = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.task not in get_args(Task):
+            problems.append(f"task is {self.task!r}: give {', '.join(get_args(Task))}")
+        if self.student not in get_args(StudentKind):
+            problems.append(f"student is {self.student!r}: give {' or '.join(get_args(StudentKind))}")
+        if self.student == "static" and self.task == "tag":
+            problems.append("a static student sees each token alone, so it cannot tag: give --student pqrnn")
+        if self.student == "pqrnn" and self.token_vectors is not None:
+            problems.append("token_vectors are what a static student starts from, a pqrnn has none: leave them out")
+        if self.task == "tag" and self.separate:
+            problems.append("separate parts tokens further than their tags: leave it out with --task tag")
+        for name in ("features", "bottleneck", "state", "layers", "kernel_width", "max_tokens", "static_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.append(f"{name} is {value}: give 1 or more")
+        for name in (
+            "ngram_features",
+            "augmented_copies",
+            "epochs",
+            "max_texts",
+            "held_out",
+            "similarity_weight",
+            "vector_weight",
+            "weight_decay",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                problems.append(f"{name} is {value}: give 0 or more")
+        for name in ("hard_share", "distortion", "zoneout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                problems.append(f"{name} is {value}, but it is a share: give 0 to 1")
+        for name in ("temperature", "logit_scale", "learning_rate"):
+            if not getattr(self, name) > 0:
+                problems.append(f"{name} is {getattr(self, name)}: give a number above 0")
+        if self.batch_texts is not None and self.batch_texts < 2:
+            problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be told from: give 2 or more")
+        if self.epochs == 0 and self.student == "pqrnn":
+            problems.append("epochs is 0, but a pqrnn begins with random weights: give 1 or more")
+        refuse_all(problems)
+
+    def resolved(self) -> "DistilConfig":
+        """Fill what is None from the task's preset; the number of copies waits for the teacher."""
+        preset = asdict(PRESETS[self.task])
+        if self.features is not None and self.ngram_features is None:
+            preset["ngram_features"] = self.features // 2
+        return replace(self, **{name: value for name, value in preset.items() if getattr(self, name) is None})

@@ -1,0 +1,162 @@
+"""How students read texts while they are trained, and how each begins."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.projection import UNIT, Projection, ProjectionConfig
+from tain.batches.tokenizing import bare_ids, tokenise
+from tain.encoders.qrnn import PQRNN, StudentShape
+from tain.encoders.static import StaticStudent, frequency_weights
+from tain.foundation.errors import UserError
+from tain.models.correction import LinearCorrection
+from tain.models.embedder import Embedder
+from tain.recipes.distil_config import DistilConfig
+from tain.recipes.distil_material import Material
+from tain.recipes.distil_teacher import Teacher
+from tain.runtime.student import PROJECTION_FILE, TOKENIZER_FILE
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Turns texts into a student's inputs."""
+
+    def module(self, material: Material) -> PQRNN | StaticStudent:
+        """Make the untrained student."""
+        ...
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        """Count the texts that are longer than the student reads."""
+        ...
+
+    def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
+        """Run the student on texts in training: what it says of them (texts, outputs), and of their tokens (texts, tokens, tags)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the file that reads for the student from now on."""
+        ...
+
+
+def reader_for(teacher: Teacher, config: DistilConfig, device: torch.device) -> Reader:
+    """The reader of the kind of student that is asked for.
+
+    Raises:
+        UserError: A static student has no encoder to start from.
+    """
+    return StaticReader(teacher, config, device) if config.student == "static" else HashedReader(config, device)
+
+
+class HashedReader:
+    """Texts as features of hashed tokens, for a pQRNN."""
+
+    def __init__(self, config: DistilConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        assert config.features is not None and config.ngram_features is not None and config.separate is not None
+        self.projection = Projection(
+            ProjectionConfig(
+                features=config.features,
+                ngram_features=config.ngram_features,
+                separate=config.separate,
+                max_tokens=config.max_tokens,
+            )
+        )
+
+    def module(self, material: Material) -> PQRNN:
+        config = self.config
+        assert config.features is not None and config.bottleneck is not None and config.state is not None and config.layers is not None
+        assert config.zoneout is not None
+        shape = StudentShape(
+            features=config.features,
+            bottleneck=config.bottleneck,
+            state=config.state,
+            layers=config.layers,
+            kernel_width=config.kernel_width,
+            bidirectional=not config.forward_only,
+            text_outputs=material.text_outputs,
+            token_outputs=len(material.tags),
+        )
+        module = PQRNN(shape, zoneout=config.zoneout)
+        taught = material.train.taught.text
+        if config.task == "embed" and module.text_head is not None and taught is not None:
+            with torch.no_grad():  # what all vectors share need not be learnt
+                module.text_head.bias.copy_(torch.from_numpy(taught.mean(axis=0)))
+        return module
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        return sum(self.projection(texts[start : start + 1024]).truncated for start in range(0, len(texts), 1024))
+
+    def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
+        assert self.config.distortion is not None
+        projected = self.projection(texts, distortion=self.config.distortion, rng=rng)
+        rows = torch.from_numpy(projected.rows).to(self.device).float() / UNIT
+        return module(rows, torch.from_numpy(projected.ids).to(self.device))
+
+    def save(self, folder: Path) -> None:
+        self.projection.config.save(folder / PROJECTION_FILE)
+
+
+class StaticReader:
+    """Texts as ids of an encoder's tokenizer, for a static student."""
+
+    def __init__(self, teacher: Teacher, config: DistilConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        embedder = teacher.embedder
+        if config.token_vectors is not None:
+            embedder = Embedder.load(config.token_vectors, device=str(device), dtype="float32", trust_remote_code=config.trust_remote_code)
+        if embedder is None:
+            raise UserError(
+                f"a static student starts from an encoder's token vectors, which teacher {teacher.name!r} has not: name one with --token-vectors"
+            )
+        self.embedder = embedder
+        if getattr(embedder.tokenizer, "backend_tokenizer", None) is None:
+            raise UserError(
+                f"the tokenizer of {embedder.name!r} has no form that runs without transformers: name another with --token-vectors"
+            )
+
+    def module(self, material: Material) -> StaticStudent:
+        vocabulary = len(self.embedder.tokenizer)
+        counts = np.zeros(vocabulary)
+        for ids in bare_ids(self.embedder.tokenizer, [example.text for example in material.train.examples]):
+            np.add.at(counts, ids, 1)
+        vectors = self._token_vectors(vocabulary)
+        module = StaticStudent(tokens=vocabulary + 1, dim=self.config.static_dim, outputs=material.text_outputs)
+        # the head leads back to the vectors' own space, which is the right one for a student of vectors of that width alone
+        is_space_of_vectors = self.config.task == "embed" and material.text_outputs == vectors.shape[1]
+        module.start_from(vectors, frequency_weights(torch.from_numpy(counts).float()), with_head=is_space_of_vectors)
+        return module
+
+    @torch.inference_mode()
+    def _token_vectors(self, vocabulary: int) -> Tensor:
+        """The encoder's vector of each token alone, between the special tokens that texts have."""
+        embedder = self.embedder
+        (bare,), (whole,) = bare_ids(embedder.tokenizer, ["a"]), tokenise(embedder.tokenizer, ["a"], max_tokens=embedder.max_tokens).ids
+        begin = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+        alone = [[*whole[:begin], token, *whole[begin + len(bare) :]] for token in range(vocabulary)]
+        vectors = torch.empty(vocabulary, embedder.encoder.dim)
+        for batch in batches_by_tokens([len(ids) for ids in alone], batch_tokens=4096):
+            vectors[np.asarray(batch)] = embedder.encoder(pack([alone[token] for token in batch])).float().cpu()
+        if isinstance(embedder.correction, LinearCorrection):
+            vectors = torch.from_numpy(embedder.correction.apply(vectors.numpy()))
+        return vectors.clone()
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        return 0  # a mean has room for any number of tokens
+
+    def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
+        found = bare_ids(self.embedder.tokenizer, texts)
+        ids = torch.zeros(len(texts), max(1, *map(len, found)), dtype=torch.long)
+        for row, mine in enumerate(found):
+            ids[row, : len(mine)] = torch.tensor(mine, dtype=torch.long) + 1
+        return module(ids.to(self.device)), None
+
+    def save(self, folder: Path) -> None:
+        backend = self.embedder.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.save(str(folder / TOKENIZER_FILE))

@@ -1,0 +1,243 @@
+"""What a student learns from: an encoder, a classifier, a tagger, or their outputs on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.models.embedder import Embedder
+from tain.models.labeller import Labeller, checked_names
+
+NONE = "none"  # the name that stands for no teacher
+MATRIX_ENDINGS = (".npy", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """A teacher's outputs for some texts.
+
+    Attributes:
+        text: Vectors or logits, float32 (texts, outputs); None where the teacher says nothing of whole texts.
+        tokens: Logits of each text's tokens, float32 (tokens, tags), nan where the teacher did not read so far; None without tags.
+    """
+
+    text: np.ndarray | None = None
+    tokens: list[np.ndarray] | None = None
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Labels texts. Anything of this shape can teach: see the arguments of ``distil``."""
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of its classes, in the order of its logits; None where it has none."""
+        ...
+
+    @property
+    def tags(self) -> tuple[str, ...] | None:
+        """Names of its tags; None where it has none."""
+        ...
+
+    @property
+    def reads(self) -> bool:
+        """It can label any text, not only those whose outputs are on disk."""
+        ...
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Its weights in float32; None where they are not known."""
+        ...
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The encoder whose token vectors a static student can start from."""
+        ...
+
+    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+        """Label texts; ``places`` are theirs among those the user gave, None where nobody gave them."""
+        ...
+
+
+def load_teacher(
+    name: str | Path,
+    *,
+    task: str,
+    given: int,
+    token_counts: Sequence[int] = (),
+    classifier: str | Path | None = None,
+    labels: Sequence[str] | None,
+    tags: Sequence[str] | None,
+    device: torch.device,
+    trust_remote_code: bool,
+) -> Teacher:
+    """Load what labels the texts.
+
+    Args:
+        name: A model's folder or hub name, a matrix (.npy, .safetensors), or ``none``.
+        task: What the student shall do.
+        given: Texts that the user gave: as many rows a matrix must have.
+        token_counts: Tokens of each, where they are to be tagged: as many rows a matrix of tags must have in all.
+        classifier: What labels the whole texts where ``name`` is a tagger.
+        labels: Names of the classes, in the order of the logits; default: what a model's config says.
+        tags: The same for tags.
+        device: Where a model runs.
+        trust_remote_code: Let a model's folder bring Python code of its own.
+
+    Raises:
+        UserError: It is not there, gives other outputs than the task needs, or as many as the names do not match.
+    """
+    is_model = str(name) != NONE and not str(name).endswith(MATRIX_ENDINGS)
+    if classifier is not None and not (is_model and task == "tag"):
+        raise UserError(f"classifier is {str(classifier)!r}, but it helps a tagger alone: leave it out, or give a tagger and --task tag")
+    if str(name) == NONE:
+        if task == "embed":
+            raise UserError("teacher is none, but vectors are learnt from a teacher alone: give an encoder, or a matrix of vectors")
+        return _NoTeacher(labels, tags)
+    if not is_model:
+        return _MatrixTeacher(Path(name), task=task, given=given, token_counts=token_counts, labels=labels, tags=tags)
+    if task == "embed":
+        return _EncoderTeacher(Embedder.load(name, device=str(device), dtype="float32", trust_remote_code=trust_remote_code))
+    whole = name if task == "classify" else classifier
+    options = {"device": str(device), "trust_remote_code": trust_remote_code}
+    return _LabellerTeacher(
+        str(name),
+        tagger=Labeller.load(name, kind="tag", names=tags, **options) if task == "tag" else None,
+        classifier=Labeller.load(whole, kind="classify", names=labels, **options) if whole is not None else None,
+        labels=labels,
+    )
+
+
+class _NoTeacher:
+    name, reads, size_bytes, embedder = NONE, False, None, None
+
+    def __init__(self, labels: Sequence[str] | None, tags: Sequence[str] | None) -> None:
+        self.labels, self.tags = _as_given(labels), _as_given(tags)
+
+    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+        return Lessons()
+
+
+class _EncoderTeacher:
+    reads, labels, tags = True, None, None
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder, self.name = embedder, embedder.name
+        self.size_bytes = 4 * sum(parameter.numel() for parameter in embedder.encoder.parameters())
+
+    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+        vectors = self.embedder.encode(texts, progress=progress)
+        _tell_of_cuts(self.embedder, texts, progress)
+        return Lessons(text=vectors)
+
+
+class _LabellerTeacher:
+    """A classifier, a tagger, or both beside each other."""
+
+    reads, embedder = True, None
+
+    def __init__(self, name: str, *, tagger: Labeller | None, classifier: Labeller | None, labels: Sequence[str] | None) -> None:
+        self.name, self._tagger, self._classifier = name, tagger, classifier
+        self.labels = classifier.labels if classifier is not None else _as_given(labels)
+        self.tags = tagger.tags if tagger is not None else None
+        self.size_bytes = sum(labeller.size_bytes for labeller in (tagger, classifier) if labeller is not None)
+
+    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+        said: list[list[np.ndarray] | None] = []
+        for labeller in (self._classifier, self._tagger):
+            said.append(None if labeller is None else labeller.logits(texts, progress=progress))
+            if labeller is not None:
+                _tell_of_cuts(labeller, texts, progress)
+        return Lessons(text=np.stack(said[0]) if said[0] else None, tokens=said[1])
+
+
+def _tell_of_cuts(model: Embedder | Labeller, texts: Sequence[str], progress: Progress) -> None:
+    if model.truncated:
+        progress.warn(f"the teacher cut {model.truncated:,} of {len(texts):,} texts at {model.max_tokens} tokens")
+
+
+class _MatrixTeacher:
+    """Outputs on disk: row i belongs to the i-th text. A .npy file holds one matrix, a .safetensors file ``vectors``, ``intents`` or ``slots``.
+
+    ``slots`` has one row a token, all texts end to end.
+    """
+
+    reads, size_bytes, embedder = False, None, None
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        task: str,
+        given: int,
+        token_counts: Sequence[int],
+        labels: Sequence[str] | None,
+        tags: Sequence[str] | None,
+    ) -> None:
+        self.name = str(path)
+        whole = "vectors" if task == "embed" else "intents"
+        found = _read_matrices(path, whole)
+        self._text = found.get(whole)
+        self._slots = found.get("slots") if task == "tag" else None
+        if self._text is None and self._slots is None:
+            wanted = {"embed": "vectors", "classify": "intents", "tag": "slots (and intents)"}[task]
+            raise UserError(f"teacher file {self.name!r} has {', '.join(found) or 'nothing'}, but --task {task} needs {wanted}: name it so")
+        if self._text is not None and len(self._text) != given:
+            raise UserError(f"teacher file {self.name!r} has {len(self._text):,} rows, but there are {given:,} texts: give a row a text")
+        if self._slots is not None and sum(token_counts) != len(self._slots):
+            raise UserError(
+                f"teacher file {self.name!r} has {len(self._slots):,} rows of slots, but the texts have {sum(token_counts):,} tokens"
+                " (what stands between blanks): give a row a token"
+            )
+        self._starts = np.concatenate([[0], np.cumsum(token_counts)]).astype(np.int64)
+        self.labels = _as_given(labels)
+        if task != "embed" and self._text is not None:
+            self.labels = _matrix_names(labels, self._text, "labels", self.name)
+        self.tags = _matrix_names(tags, self._slots, "tags", self.name) if self._slots is not None else _as_given(tags)
+
+    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+        assert places is not None, "a matrix labels no other texts"
+        tokens = None
+        if self._slots is not None:
+            tokens = [self._slots[self._starts[place] : self._starts[place + 1]] for place in places]
+        return Lessons(text=self._text[places] if self._text is not None else None, tokens=tokens)
+
+
+def _as_given(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    return tuple(names) if names else None
+
+
+def _matrix_names(names: Sequence[str] | None, logits: np.ndarray, what: str, path: str) -> tuple[str, ...]:
+    if not names:
+        raise UserError(
+            f"teacher {path!r} has {logits.shape[1]} {what}, and nobody tells their names: give a file with --{what}, a name a line"
+        )
+    return checked_names(names, outputs=logits.shape[1], what=what, model=path)
+
+
+def _read_matrices(path: Path, only: str) -> dict[str, np.ndarray]:
+    try:
+        found = {only: np.load(path, allow_pickle=False)} if path.suffix == ".npy" else load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"teacher file {str(path)!r} cannot be read ({' '.join(str(error).split())[:200]}): give .npy or .safetensors"
+        ) from None
+    for name, values in found.items():
+        if values.ndim != 2 or values.dtype.kind != "f" or not np.isfinite(values).all():
+            raise UserError(
+                f"teacher file {str(path)!r} holds {name} of shape {values.shape} and type {values.dtype}: give a matrix of finite"
+                " floating-point numbers, a row a text (or a token)"
+            )
+    return {name: values.astype(np.float32) for name, values in found.items()}

@@ -1,0 +1,252 @@
+"""A distilled student where torch is not installed: texts in, vectors or labels out."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from tain.batches.projection import ProjectionConfig
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.runtime.graphs import Graph, NumpyGraph, OnnxGraph
+from tain.runtime.reading import HashedReader, TokenReader
+from tain.runtime.typed_text import TypedText
+from tain.text.records import Prediction
+from tain.text.tags import tokens_of
+
+Backend = Literal["onnx", "numpy"]
+
+GRAPH_FILE, PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE = "student.onnx", "projection.json", "tokenizer.json", "tain.json"
+RECORD_FORMAT = 1
+
+_BATCH_TOKENS = 512  # more fall out of the cache between one step and the next
+
+
+def is_student(folder: str | Path) -> bool:
+    """True where a folder holds a student that ``tain distil`` wrote."""
+    return (Path(folder) / GRAPH_FILE).is_file()
+
+
+class Student:
+    """A student's graph and what turns texts into its inputs.
+
+    Args:
+        graph: Runs it.
+        reader: Turns texts into the graph's inputs.
+        record: The folder's ``tain.json``.
+        name: How the student is called in tables.
+        fingerprint: Tells this student from every other.
+    """
+
+    def __init__(self, graph: Graph, reader: HashedReader | TokenReader, *, record: dict[str, Any], name: str, fingerprint: str) -> None:
+        self.graph = graph
+        self.record = record
+        self.name = name
+        self.languages: tuple[str, ...] = ()
+        self.truncated = 0  # texts cut by the last call
+        self.normalise = bool(record.get("normalise", False))
+        self._reader = reader
+        self._fingerprint = fingerprint
+
+    @classmethod
+    def load(cls, folder: str | Path, *, backend: Backend = "onnx", threads: int | None = None) -> "Student":
+        """Load a folder that ``tain distil`` wrote.
+
+        Args:
+            folder: Holds the graph, the projection (or, for static students, the tokenizer) and ``tain.json``.
+            backend: ``onnx`` runs it with onnxruntime; ``numpy`` needs nothing else.
+            threads: Threads of onnxruntime; one is best for single short texts. Default: its own choice.
+
+        Raises:
+            UserError: A file is missing, broken, or of another version.
+        """
+        folder = Path(folder)
+        if backend not in ("onnx", "numpy"):
+            raise UserError(f"backend is {backend!r}: give onnx or numpy")
+        if not is_student(folder):
+            raise UserError(f"{str(folder)!r} holds no {GRAPH_FILE}: give a folder that tain distil wrote")
+        record = _record(folder)
+        graph = NumpyGraph(folder / GRAPH_FILE) if backend == "numpy" else OnnxGraph(folder / GRAPH_FILE, threads=threads)
+        if graph.metadata["student"] == "static":
+            reader_file, reader = TOKENIZER_FILE, TokenReader(folder / TOKENIZER_FILE)
+        else:
+            projection = ProjectionConfig.load(folder / PROJECTION_FILE)
+            if projection.features != graph.metadata["features"]:
+                raise UserError(
+                    f"student {str(folder)!r} reads {graph.metadata['features']} features a token, its projection gives"
+                    f" {projection.features}: the files come from different students; give a folder as tain distil wrote it"
+                )
+            reader_file, reader = PROJECTION_FILE, HashedReader(projection)
+        digest = hashlib.sha256()
+        for file in (GRAPH_FILE, reader_file):
+            digest.update((folder / file).read_bytes())
+        return cls(graph, reader, record=record, name=str(folder), fingerprint=digest.hexdigest())
+
+    @property
+    def task(self) -> str:
+        return self.record["task"]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes it tells; empty where it tells none."""
+        return tuple(self.record.get("labels") or ())
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Names of the tags it gives tokens; empty where it gives none."""
+        return tuple(self.record.get("tags") or ())
+
+    @property
+    def dim(self) -> int:
+        return int(self.record["dim"])
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens read of a text; None without a limit."""
+        return self._reader.max_tokens
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        language: str | Sequence[str] | None = None,
+        batch_tokens: int | None = None,
+        normalise: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "texts dim"]:
+        """Compute one vector a text, in order.
+
+        Args:
+            texts: Any number of texts; not one string.
+            language: Refused: students treat all texts alike.
+            batch_tokens: Tokens a batch; changes speed and memory only.
+            normalise: Scale vectors to length 1; default: what the folder says.
+            progress: Told about every batch.
+
+        Raises:
+            UserError: The student gives labels, not vectors; or as ``Embedder.encode``.
+        """
+        if self.task != "embed":
+            raise UserError(f"student {self.name!r} was made to {self.task}, so it has no vectors: distil one with --task embed")
+        self.refuse_language(language)
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        for places, outputs in self._outputs(texts, batch_tokens, progress, "encode"):
+            vectors[places] = outputs["text"]
+        if self.normalise if normalise is None else normalise:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
+    def predict(self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Progress | None = None) -> list[Prediction]:
+        """Tell each text's class, its tokens' tags, or both.
+
+        Args:
+            texts: Any number of texts. For tags, their tokens are what blanks part.
+            batch_tokens: Tokens a batch; changes speed and memory only.
+            progress: Told about every batch.
+
+        Raises:
+            UserError: The student gives vectors.
+        """
+        if self.task == "embed":
+            raise UserError(f"student {self.name!r} was made to embed, so it knows no labels: use encode")
+        found: dict[int, Prediction] = {}
+        for places, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
+            for row, place in enumerate(places):
+                tokens = len(tokens_of(texts[int(place)]))
+                found[int(place)] = self.said({name: values[row] for name, values in outputs.items()}, tokens=tokens)
+        return [found[place] for place in range(len(texts))]
+
+    def stream(self) -> TypedText:
+        """Begin to read a text that is still being typed; each token is read once.
+
+        Raises:
+            UserError: The student reads from both ends or has no order of reading, or was not loaded with ``backend="numpy"``.
+        """
+        if not isinstance(self._reader, HashedReader) or self.graph.metadata["directions"] != 1:
+            raise UserError(
+                f"student {self.name!r} does not read forwards alone, so all may change with each token: distil with --forward-only"
+            )
+        if not isinstance(self.graph, NumpyGraph):
+            raise UserError(f"student {self.name!r} runs in onnxruntime, which reads whole texts: load it with backend='numpy' to stream")
+        return TypedText(self, self.graph, self._reader)
+
+    def said(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
+        """Put a text's outputs into words.
+
+        Args:
+            outputs: ``text`` (classes,) and ``tokens`` (tokens read and more, tags), those that the student has.
+            tokens: How many the text has.
+        """
+        label = chance = tags = None
+        if "text" in outputs:
+            shares = np.exp(outputs["text"] - outputs["text"].max())
+            label, chance = self.labels[int(shares.argmax())], float(shares.max() / shares.sum())
+        if "tokens" in outputs:
+            read = min(tokens, self.max_tokens or tokens)
+            tags = [self.tags[int(tag)] for tag in outputs["tokens"][:read].argmax(axis=1)] + ["O"] * (tokens - read)
+        return Prediction(label, chance, tags)
+
+    def refuse_language(self, language: object) -> None:
+        """Refuse a language, which no student tells apart.
+
+        Raises:
+            UserError: One is given.
+        """
+        if language is not None:
+            raise UserError(f"language is {language!r}, but student {self.name!r} treats all texts alike: leave it out")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that its outputs depend on."""
+        return self._fingerprint
+
+    def settings(self) -> dict[str, Any]:
+        """What a file of vectors depends on beside that."""
+        return {"backend": type(self.graph).__name__}
+
+    def _outputs(
+        self, texts: Sequence[str], batch_tokens: int | None, progress: Progress | None, name: str
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Run texts of like length together; gives their places and the graph's outputs."""
+        if isinstance(texts, str):
+            raise UserError(f"{name} was given one string, which would be read letter by letter: give a list, {name}([text])")
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"text {place} is {type(text).__name__}, not text: give strings")
+        self.truncated = 0
+        with (progress or Progress.silent()).task(name, len(texts)) as task:
+            for places in _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS):
+                inputs = self._reader([texts[int(place)] for place in places])
+                if not inputs.lengths.all():
+                    first = texts[int(places[int(np.argmin(inputs.lengths))])]
+                    raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
+                self.truncated += inputs.truncated
+                yield places, self.graph.run(inputs.arrays)
+                task.advance(len(places))
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[np.ndarray]:
+    """Places of texts of like length, as many as fit when all are as long as the longest."""
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens:
+            yield order[start:end]
+            start = end
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"student {str(folder)!r} has no {RECORD_FILE}: give the whole folder that tain distil wrote") from None
+    except ValueError as error:
+        raise UserError(f"{str(folder / RECORD_FILE)!r} is not JSON ({error}): distil the student again") from None
+    if not isinstance(record, dict) or record.get("kind") != "student":
+        raise UserError(f"{str(folder / RECORD_FILE)!r} describes no student: give the whole folder that tain distil wrote")
+    if record.get("format", 0) > RECORD_FORMAT:
+        raise UserError(f"student {str(folder)!r} was saved in format {record['format']}, this tain reads {RECORD_FORMAT}: upgrade tain")
+    return record

@@ -1,0 +1,22 @@
+"""Tokens of a tagged text, and its slots in BIO form."""
+
+from collections.abc import Sequence
+
+
+def tokens_of(text: str) -> list[str]:
+    """What stands between blanks: that is what tags belong to."""
+    return [token for token in text.split(" ") if token]
+
+
+def slots_of(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Slots as (first token, behind the last, kind), in order, as the conlleval script reads them: an I- that goes on nothing begins one."""
+    found: list[tuple[int, int, str]] = []
+    for place, tag in enumerate(tags):
+        mark, _, kind = tag.partition("-")
+        if not kind:
+            continue
+        if mark == "I" and found and found[-1][1:] == (place, kind):
+            found[-1] = (found[-1][0], place + 1, kind)
+        else:
+            found.append((place, place + 1, kind))
+    return found

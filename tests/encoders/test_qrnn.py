@@ -1,0 +1,208 @@
+"""The pQRNN's body: the recurrence against a loop, what each token may see, padding, zoneout, and the count of parameters."""
+
+import pytest
+import torch
+
+from tain.encoders.qrnn import PQRNN, QRNNLayer, StudentShape, parameter_count, recur, windows, zoneout_chance
+
+SHAPE = StudentShape(features=40, bottleneck=12, state=6, layers=2, text_outputs=5, token_outputs=3)
+
+
+def looped(keep, add):
+    state, states = torch.zeros_like(add[:, 0]), []
+    for place in range(keep.shape[1]):
+        state = keep[:, place] * state + add[:, place]
+        states.append(state)
+    return torch.stack(states, dim=1)
+
+
+def layer(into=4, state=3, **changes):
+    settings = {"kernel_width": 2, "bidirectional": True, "zoneout": 0.0} | changes
+    made = QRNNLayer(into, state, **settings)
+    with torch.no_grad():
+        made.bias.normal_()
+        for norm in made.norms:
+            norm.mean.normal_()
+            norm.variance.uniform_(0.5, 2)
+    return made.eval()
+
+
+def everywhere(values):
+    return torch.ones(values.shape[:2], dtype=torch.bool)
+
+
+def student(shape=SHAPE, **settings):
+    """A student whose moving statistics are not those of a fresh one."""
+    made = PQRNN(shape, **settings)
+    made.train()
+    for _ in range(3):
+        made(*batch())
+    return made
+
+
+def batch(seed=0, lengths=(7, 4, 1), longest=None):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(-1, 2, (15, 40), generator=generator).float()
+    rows[0] = 0
+    ids = torch.zeros(len(lengths), longest or max(lengths), dtype=torch.long)
+    for place, length in enumerate(lengths):
+        ids[place, :length] = torch.randint(1, 15, (length,), generator=generator)
+    return rows, ids
+
+
+# ---- the recurrence
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 7, 8, 9, 33])
+def test_the_scan_equals_the_loop_and_so_does_its_gradient(tokens):
+    keep = torch.rand(3, tokens, 5, dtype=torch.float64).requires_grad_()
+    add = torch.randn(3, tokens, 5, dtype=torch.float64).requires_grad_()
+    torch.testing.assert_close(recur(keep, add), looped(keep, add))
+    weight = torch.randn(3, tokens, 5, dtype=torch.float64)
+    ours = torch.autograd.grad((recur(keep, add) * weight).sum(), (keep, add))
+    plain = torch.autograd.grad((looped(keep, add) * weight).sum(), (keep, add))
+    torch.testing.assert_close(ours, plain)
+
+
+def test_keeping_all_keeps_the_state_and_keeping_nothing_copies():
+    add = torch.randn(2, 6, 3)
+    first_only = torch.cat([add[:, :1], torch.zeros(2, 5, 3)], dim=1)
+    torch.testing.assert_close(recur(torch.ones(2, 6, 3), first_only), add[:, :1].expand(-1, 6, -1))
+    torch.testing.assert_close(recur(torch.zeros(2, 6, 3), add), add)
+
+
+def test_a_layer_equals_its_equations_step_by_step():
+    made, values = layer(bidirectional=False), torch.rand(2, 5, 4)
+    read = windows(values, 2)
+    scale, shift = made.norms[0].scale_and_shift()
+    sums = (read @ made.weight.detach().flatten(0, 1).T + made.bias.flatten()) * scale + shift
+    z, f, o = sums[..., :3].tanh(), sums[..., 3:6].sigmoid(), sums[..., 6:].sigmoid()
+    state = torch.zeros(2, 3)
+    for place in range(5):
+        state = f[:, place] * state + (1 - f[:, place]) * z[:, place]
+        torch.testing.assert_close(made(values, everywhere(values))[:, place], o[:, place] * state, atol=0.02, rtol=0)  # eight bits
+
+
+# ---- what a token may see
+
+
+def test_reading_forwards_sees_nothing_that_comes_later():
+    made, values = layer(bidirectional=False), torch.rand(1, 8, 4)
+    changed = values.clone()
+    changed[:, 5:] = torch.rand(1, 3, 4)
+    before, after = made(values, everywhere(values)), made(changed, everywhere(values))
+    torch.testing.assert_close(before[:, :5], after[:, :5], atol=0, rtol=0)
+    assert (before[:, 5:] != after[:, 5:]).any()
+
+
+@pytest.mark.parametrize("kernel_width", [1, 2, 3])
+def test_a_gate_sees_as_many_tokens_as_the_kernel_is_wide(kernel_width):
+    values = torch.rand(1, 9, 4).requires_grad_()
+    windows(values, kernel_width)[0, 5].sum().backward()
+    assert values.grad is not None
+    assert values.grad[0].any(dim=1).nonzero().flatten().tolist() == list(range(6 - kernel_width, 6))
+
+
+def test_reading_backwards_is_reading_the_turned_text_forwards():
+    both, forwards, values = layer(), layer(bidirectional=False), torch.rand(2, 6, 4)
+    with torch.no_grad():
+        forwards.weight.copy_(both.weight[3:])
+        forwards.bias.copy_(both.bias[3:])
+    forwards.norms[0].load_state_dict(both.norms[1].state_dict())
+    turned = forwards(values.flip(1), everywhere(values)).flip(1)
+    torch.testing.assert_close(both(values, everywhere(values))[..., 3:], turned)
+
+
+def test_a_forward_student_gives_the_same_while_the_text_grows():
+    shape = StudentShape(features=40, bottleneck=12, state=6, layers=3, token_outputs=4, bidirectional=False)
+    made = student(shape).eval()
+    rows, ids = batch(lengths=(7,))
+    whole = made(rows, ids)[1]
+    torch.testing.assert_close(made(rows, ids[:, :4])[1], whole[:, :4])
+
+
+# ---- padding
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_padding_changes_nothing(is_training):
+    made = student().train(is_training)
+    state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    text, tokens = made(*batch())
+    kept = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    made.load_state_dict(state)
+    padded_text, padded_tokens = made(*batch(longest=19))
+    torch.testing.assert_close(padded_text, text)
+    torch.testing.assert_close(padded_tokens[:, :7], tokens)
+    torch.testing.assert_close(dict(made.state_dict()), kept)  # moving statistics too
+
+
+def test_a_text_without_tokens_is_finite():
+    text, _ = student().eval()(*batch(lengths=(3, 0)))
+    assert text.isfinite().all()
+
+
+# ---- zoneout
+
+
+def test_no_zoneout_changes_nothing_and_certain_zoneout_gives_zero():
+    values = torch.rand(2, 6, 4)
+    plain, never, always = layer(), layer(), layer(zoneout=1.0)
+    for made in (never, always):
+        made.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(plain.train()(values, everywhere(values)), never.train()(values, everywhere(values)))
+    assert not always.train()(values, everywhere(values)).any()
+    always.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(always.eval()(values, everywhere(values)), plain.eval()(values, everywhere(values)))  # in training only
+
+
+def test_the_share_of_kept_states_falls_with_the_layer(monkeypatch):
+    shape = StudentShape(features=40, bottleneck=4, state=64, layers=3, token_outputs=2)
+    made = PQRNN(shape, zoneout=0.5).train()
+    shares = []
+
+    def watched(keep, add):
+        is_token = ids > 0
+        shares.append((keep[is_token][:, :64] == 1.0).float().mean().item())
+        assert not add[keep == 1.0].any()
+        return recur(keep, add)
+
+    monkeypatch.setattr("tain.encoders.qrnn.recur", watched)
+    rows, ids = batch(lengths=(40, 30, 30))
+    made(rows, ids)
+    assert shares == pytest.approx([0.5, 0.25, 0.125], abs=0.02)
+    assert [zoneout_chance(0.5, layer) for layer in (1, 2, 3)] == [0.5, 0.25, 0.125]
+
+
+# ---- sizes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layers": 1},
+        {"kernel_width": 3},
+        {"bidirectional": False},
+        {"text_outputs": 0},
+        {"token_outputs": 0},
+        {"layers": 4, "state": 9},
+    ],
+)
+def test_the_count_of_parameters_is_the_formulas(changes):
+    shape = StudentShape(**{**vars(SHAPE), **changes})
+    assert sum(parameter.numel() for parameter in PQRNN(shape).parameters()) == parameter_count(shape)
+
+
+def test_the_papers_size_comes_to_two_million():
+    body = parameter_count(StudentShape(features=1024, bottleneck=256, state=128, layers=4))
+    assert body == 1024 * 256 + 3 * 256 + 4 * 6 * (2 * 256 * 128 + 3 * 128)
+    assert body == pytest.approx(1.85e6, rel=0.01)
+
+
+def test_a_gradient_reaches_every_parameter():
+    made = student()
+    text, tokens = made(*batch())
+    (text.square().sum() + tokens.square().sum()).backward()
+    for name, parameter in made.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name

@@ -1,0 +1,50 @@
+"""Transformers classifiers and taggers: their logits, what they say, what is cut, and what is refused."""
+
+import numpy as np
+import pytest
+import transformers
+
+from tain.foundation.errors import UserError
+from tain.models.labeller import Labeller
+
+
+def test_a_classifier_says_what_transformers_says(save_labeller, sentences):
+    folder = save_labeller("SequenceClassification", ["no", "yes", "perhaps"])
+    labeller = Labeller.load(folder, device="cpu")
+    assert (labeller.labels, labeller.tags) == (("no", "yes", "perhaps"), ())
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    for text, said, logits in zip(sentences, labeller.predict(sentences), labeller.logits(sentences), strict=True):
+        alone = model(**tokenizer(text, truncation=True, max_length=40, return_tensors="pt")).logits[0].detach()
+        np.testing.assert_allclose(logits, alone.numpy(), atol=1e-5)
+        assert said.label == labeller.labels[int(alone.argmax())]
+        assert said.chance == pytest.approx(alone.softmax(-1).max().item(), rel=1e-4)
+        assert said.tags is None
+
+
+def test_a_tagger_tags_every_token_and_those_beyond_its_limit_are_outside(save_labeller):
+    labeller = Labeller.load(save_labeller("TokenClassification", ["B-a", "I-a"]), device="cpu")
+    long = " ".join(["mirror"] * 60)
+    short, cut = (said.tags or [] for said in labeller.predict(["a thin mirror", long]))
+    assert len(short) == 3 and set(short) <= {"B-a", "I-a"}
+    assert len(cut) == 60
+    assert cut[-1] == "O" and cut[0] in ("B-a", "I-a")
+    assert labeller.truncated == 1
+
+
+def test_texts_that_just_fit_are_not_counted_as_cut(save_labeller):
+    labeller = Labeller.load(save_labeller("SequenceClassification", ["no", "yes"]), device="cpu")
+    labeller.predict([" ".join(["a"] * 38), " ".join(["a"] * 39)])  # 40 tokens with both ends, and 41
+    assert labeller.truncated == 1
+
+
+def test_what_cannot_label_is_refused(save_labeller, bert_folder):
+    with pytest.raises(UserError, match="is no classifier and no tagger: give a student, or a fine-tuned"):
+        Labeller.load(bert_folder)
+    with pytest.raises(UserError, match="has no trained head to classify with"):
+        Labeller.load(bert_folder, kind="classify")
+    folder = save_labeller("SequenceClassification", ["no", "yes"])
+    with pytest.raises(UserError, match="has logits of 2 labels, but 3 names are given"):
+        Labeller.load(folder, names=["a", "b", "c"])
+    with pytest.raises(UserError, match="name one twice"):
+        Labeller.load(folder, names=["a", "a"])

@@ -1,0 +1,406 @@
+"""Distillation end to end on tiny models: every task, teacher and student; resume; and every refusal."""
+
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import save_file
+
+from tain.foundation.errors import UserError
+from tain.models.embedder import Embedder
+from tain.recipes import distil as recipe
+from tain.recipes.distil import distil
+from tain.recipes.distil_config import PRESETS, DistilConfig
+from tain.recipes.distil_figures import label_figures, vector_figures
+from tain.recipes.distil_material import Lesson, Material
+from tain.recipes.distil_teacher import Lessons, load_teacher
+from tain.runtime.student import Student
+from tain.text.records import Example, Prediction
+
+SMALL: dict[str, Any] = {
+    "features": 64,
+    "bottleneck": 16,
+    "state": 12,
+    "layers": 1,
+    "batch_texts": 8,
+    "epochs": 2,
+    "held_out": 8,
+    "device": "cpu",
+}
+STATIC: dict[str, Any] = {"student": "static", "static_dim": 16, "batch_texts": 8, "held_out": 8, "device": "cpu"}
+
+OPENINGS = ["please", "hello", "well now", "ok then", "i say", "dear me"]
+CLOSINGS = ["today", "please", "for me", "at noon", "if you can", "right now"]
+CITIES = ["rome", "oslo", "lima", "new york", "san jose"]
+
+
+@pytest.fixture(scope="module")
+def texts(sentences):
+    words = sorted({word for sentence in sentences for word in sentence.replace(",", "").split()})
+    rng = np.random.default_rng(3)
+    return [" ".join(rng.choice(words, size=rng.integers(4, 9))) for _ in range(96)]
+
+
+@pytest.fixture(scope="module")
+def flights():
+    """Texts with an intent and a slot, which a few rules tell; few are the same."""
+    rng = np.random.default_rng(4)
+    made = []
+    for _ in range(160):
+        city = CITIES[int(rng.integers(len(CITIES)))]
+        is_flight = rng.random() < 0.5
+        opening = f"{rng.choice(OPENINGS)} {'show flights to' if is_flight else 'what is the weather in'}"
+        closing = str(rng.choice(CLOSINGS))
+        tags = ["B-city", *["I-city"] * (len(city.split()) - 1)]
+        outside = [["O"] * len(part.split()) for part in (opening, closing)]
+        made.append(Example(f"{opening} {city} {closing}", "flight" if is_flight else "weather", (*outside[0], *tags, *outside[1])))
+    return made
+
+
+def intents_of(examples):
+    return np.array([[4.0, -4.0] if example.label == "flight" else [-4.0, 4.0] for example in examples], dtype=np.float32)
+
+
+def slots_of(examples):
+    names = ["B-city", "I-city", "O"]
+    return np.array([[8.0 * (name == tag) for name in names] for example in examples for tag in example.tags], dtype=np.float32)
+
+
+# ---- embed
+
+
+@pytest.mark.parametrize("settings", [SMALL, STATIC], ids=["pqrnn", "static"])
+def test_a_student_of_vectors_is_saved_and_runs_from_its_folder_alone(bert_folder, texts, tmp_path, settings):
+    result = distil(bert_folder, texts, tmp_path / "student", **settings)
+    assert result.trained.losses[-1] < result.trained.losses[0]
+    loaded = Student.load(tmp_path / "student")
+    np.testing.assert_array_equal(loaded.encode(texts[:9]), result.student.encode(texts[:9]))
+    np.testing.assert_allclose(Student.load(tmp_path / "student", backend="numpy").encode(texts[:9]), loaded.encode(texts[:9]), atol=0.05)
+    assert loaded.dim == Embedder.load(bert_folder).dim
+    record = json.loads((tmp_path / "student" / "tain.json").read_text())
+    assert record["kind"] == "student"
+    assert set(record["figures"]) == {"cosine", "pairs", "found"}
+    assert record["sizes"]["student_bytes"] == sum(
+        path.stat().st_size
+        for path in (tmp_path / "student").iterdir()
+        if path.name in ("student.onnx", "projection.json", "tokenizer.json")
+    )
+    assert "Student.load" in (tmp_path / "student" / "README.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]  # no checkpoint is left
+
+
+def test_training_brings_a_student_nearer_to_its_teacher(bert_folder, texts):
+    settings = SMALL | {"state": 32, "bottleneck": 32, "features": 256, "learning_rate": 5e-3}
+    short, long = (distil(bert_folder, texts, **(settings | {"epochs": epochs})) for epochs in (1, 25))
+    assert long.figures["pairs"] > short.figures["pairs"] + 0.1
+    assert long.figures["found"] > short.figures["found"]
+
+
+def test_a_static_student_can_stay_as_it_starts(bert_folder, texts):
+    result = distil(bert_folder, texts, epochs=0, **(STATIC | {"static_dim": 32}))
+    assert result.trained.steps == 0
+    assert result.figures["pairs"] > 0.2  # its teacher's vectors of single tokens already tell texts apart
+
+
+def test_vectors_on_disk_teach_what_the_model_does(bert_folder, texts, tmp_path):
+    vectors = Embedder.load(bert_folder, dtype="float32").encode(texts)
+    np.save(tmp_path / "vectors.npy", vectors)
+    from_disk, from_model = distil(tmp_path / "vectors.npy", texts, **SMALL), distil(bert_folder, texts, **SMALL)
+    assert from_disk.trained.losses == pytest.approx(from_model.trained.losses, rel=1e-4)
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(bert_folder, texts, tmp_path, monkeypatch):
+    settings = SMALL | {"epochs": 3, "checkpoint_every_s": 0.0, "distortion": 0.2, "zoneout": 0.2}
+    whole = distil(bert_folder, texts, tmp_path / "whole", **settings)
+    step = recipe._Session.gradient_step
+
+    def stopping(self, places, *, step: int, kept=step):
+        if step == 14:
+            raise KeyboardInterrupt
+        return kept(self, places, step=step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe._Session, "gradient_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            distil(bert_folder, texts, tmp_path / "student", **settings)
+    resumed = distil(bert_folder, texts, tmp_path / "student", **settings, resume=True)
+    assert resumed.trained.losses == whole.trained.losses
+    # the last bit of a loaded moment may round otherwise, and with it a weight between two steps
+    np.testing.assert_allclose(resumed.student.encode(texts), whole.student.encode(texts), atol=0.05)
+
+
+def test_equal_seeds_give_equal_students_and_others_do_not(bert_folder, texts):
+    first, again, other = (distil(bert_folder, texts, **SMALL, seed=seed) for seed in (1, 1, 2))
+    assert first.trained.losses == again.trained.losses != other.trained.losses
+
+
+def test_vector_figures_are_perfect_for_the_teacher_itself(rng):
+    vectors = rng.normal(size=(20, 6)).astype(np.float32)
+    assert vector_figures(3 * vectors, vectors) == pytest.approx({"cosine": 1.0, "pairs": 1.0, "found": 1.0})
+
+
+# ---- classify and tag
+
+
+def test_intents_and_slots_are_learnt_together_from_logits_on_disk(flights, tmp_path):
+    save_file({"intents": intents_of(flights), "slots": slots_of(flights)}, tmp_path / "logits.safetensors")
+    bare = [Example(example.text) for example in flights]
+    settings = SMALL | {"epochs": 14, "learning_rate": 1e-2, "features": 256, "task": "tag"}
+    names = {"labels": ["flight", "weather"], "tags": ["B-city", "I-city", "O"]}
+    result = distil(tmp_path / "logits.safetensors", bare, tmp_path / "student", **names, **settings)
+    said = Student.load(tmp_path / "student").predict([example.text for example in flights[:20]])
+    assert np.mean([one.label == example.label for one, example in zip(said, flights, strict=False)]) > 0.9
+    assert np.mean([tuple(one.tags) == example.tags for one, example in zip(said, flights, strict=False)]) > 0.8
+    assert result.figures["agreement"] > 0.9
+    assert "student_slot_f1" not in result.figures  # nobody has tagged the texts
+
+
+def test_given_labels_teach_without_a_teacher(flights):
+    settings = SMALL | {"epochs": 14, "learning_rate": 1e-2, "features": 256, "augmented_copies": 1}
+    result = distil("none", flights, task="tag", **settings)
+    assert result.counts["augmented"] > 100
+    assert result.figures["student_accuracy"] > 0.9
+    assert result.figures["student_slot_f1"] > 0.8
+    assert "teacher_accuracy" not in result.figures
+
+
+@pytest.mark.parametrize("student", ["pqrnn", "static"])
+def test_a_classifier_teaches_labelled_and_unlabelled_texts(save_labeller, bert_folder, flights, student, tmp_path):
+    folder = save_labeller("SequenceClassification", ["weather", "flight"])
+    settings = SMALL if student == "pqrnn" else STATIC | {"token_vectors": str(bert_folder), "epochs": 1}
+    mixed = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
+    result = distil(folder, mixed, tmp_path / "student", task="classify", **settings)
+    assert Student.load(tmp_path / "student").record["labels"] == ["weather", "flight"]  # in the order of the teacher's logits
+    assert result.counts["augmented"] > 0
+    assert {"student_accuracy", "teacher_accuracy", "agreement"} <= set(result.figures)
+    said = result.student.predict(["show flights to rome"])[0]
+    assert said.tags is None
+    assert said.chance is not None and 0 < said.chance <= 1
+
+
+def test_a_taggers_logits_are_those_of_each_words_first_piece(save_labeller, flights):
+    folder = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
+    teacher = load_teacher(folder, task="tag", given=2, labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False)
+    texts = ["show flights to rome", "mirrors"]
+    found = teacher.teach(texts, places=None, progress=recipe.Progress.silent()).tokens
+    assert found is not None and [part.shape for part in found] == [(4, 3), (1, 3)]
+    model = transformers.AutoModelForTokenClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    encoded = tokenizer(texts[0].split(), is_split_into_words=True, return_tensors="pt")
+    logits = model(**encoded).logits[0].detach().numpy()
+    firsts = [encoded.word_ids(0).index(word) for word in range(4)]
+    np.testing.assert_allclose(found[0], logits[firsts], atol=1e-5)
+    result = distil(folder, flights, task="tag", **SMALL)
+    assert {"teacher_slot_f1", "student_exact"} <= set(result.figures)
+
+
+def test_a_classifier_beside_a_tagger_labels_the_whole_texts(save_labeller, flights, tmp_path):
+    tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
+    classifier = save_labeller("SequenceClassification", ["weather", "flight"])
+    bare = [Example(example.text) for example in flights]
+    result = distil(tagger, bare, tmp_path / "student", task="tag", classifier=classifier, **SMALL)
+    said = Student.load(tmp_path / "student")
+    assert (said.labels, said.tags) == (("weather", "flight"), ("O", "B-city", "I-city"))
+    assert "agreement" in result.figures
+    assert result.sizes["teacher_bytes"]
+    assert "it helps a tagger alone" in refused(classifier, flights, task="classify", classifier=classifier, **SMALL)
+
+
+def test_names_of_labels_that_nobody_gives_are_no_outputs(save_labeller, flights):
+    tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
+    bare = [Example(example.text) for example in flights]
+    result = distil(tagger, bare, task="tag", labels=["flight", "weather"], **(SMALL | {"epochs": 1, "augmented_copies": 0}))
+    assert result.student.labels == ()
+    assert result.student.predict(["show flights"])[0].label is None
+
+
+def test_anything_that_labels_texts_can_teach(flights):
+    class Rule:
+        name, labels, tags, reads, size_bytes, embedder = "rule", ("flight", "weather"), None, True, None, None
+
+        def teach(self, texts, *, places, progress):
+            return Lessons(text=np.array([[8.0, 0.0] if "flights" in text else [0.0, 8.0] for text in texts], dtype=np.float32))
+
+    texts = [example.text for example in flights]
+    settings = SMALL | {"epochs": 8, "learning_rate": 1e-2, "features": 256}
+    result = distil(Rule(), texts, task="classify", **settings)
+    assert result.figures["agreement"] > 0.9
+    assert "this one brings its own" in refused(Rule(), texts, task="classify", labels=["a", "b"], **SMALL)
+
+
+def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
+    seen = []
+    step = recipe._Session.gradient_step
+
+    def watched(self, places, *, step: int, kept=step):
+        seen.extend(self.material.train.examples[place].text for place in places)
+        seen_held.update(example.text for example in self.material.held.examples)
+        return kept(self, places, step=step)
+
+    seen_held: set[str] = set()
+    monkeypatch.setattr(recipe._Session, "gradient_step", watched)
+    twice = [*flights, *flights]
+    result = distil("none", twice, task="classify", **(SMALL | {"epochs": 1, "augmented_copies": 0}))
+    assert len(seen_held) == 8
+    assert not seen_held & set(seen)
+    assert result.counts["repeated"] >= 8  # the other copies of what was held out
+
+
+def test_figures_count_what_people_said_and_the_teacher_beside_it():
+    examples = [Example("fly to oslo", "go", ("O", "O", "B-city")), Example("rain in rome", "weather", ("O", "O", "B-city")), Example("hm")]
+    logits = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    held = Lesson(examples, Lessons(text=logits), np.array([0, 1, -1]), [None, None, None])
+    said = [Prediction("go", 1.0, ["O", "O", "B-city"]), Prediction("weather", 1.0, ["O", "O", "O"]), Prediction("go", 1.0, ["O"])]
+    found = label_figures(said, Material(held, held, ("go", "weather"), ("B-city", "O"), {}))
+    assert found == pytest.approx(
+        {
+            "student_accuracy": 1.0,
+            "student_slot_f1": 2 / 3,
+            "student_exact": 0.5,
+            "teacher_accuracy": 0.5,
+            "agreement": 1 / 3,
+        }
+    )
+
+
+# ---- refusals
+
+
+def refused(*arguments, **settings) -> str:
+    with pytest.raises(UserError) as stopped:
+        distil(*arguments, **settings)
+    return str(stopped.value)
+
+
+def test_all_wrong_settings_are_refused_at_once(unchecked):
+    with pytest.raises(UserError) as stopped:
+        DistilConfig(task="sing", student="parrot", temperature=0.0, hard_share=2.0, batch_texts=1, epochs=-1, layers=0)
+    for part in (
+        "task is 'sing'",
+        "student is 'parrot'",
+        "temperature is 0.0",
+        "hard_share is 2.0",
+        "batch_texts is 1",
+        "epochs is -1",
+        "layers is 0",
+    ):
+        assert part in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "tag", "student": "static"}, "cannot tag: give --student pqrnn"),
+        ({"task": "tag", "separate": True}, "separate parts tokens further than their tags"),
+        ({"epochs": 0}, "a pqrnn begins with random weights"),
+        ({"token_vectors": "x"}, "a pqrnn has none: leave them out"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        DistilConfig(**settings)
+
+
+def test_presets_fill_what_is_not_given():
+    config = DistilConfig(task="classify", state=7).resolved()
+    assert (config.state, config.layers, config.epochs) == (7, PRESETS["classify"].layers, PRESETS["classify"].epochs)
+    assert DistilConfig(features=100).resolved().ngram_features == 50
+
+
+def test_logits_that_do_not_match_the_names_are_refused(flights, tmp_path):
+    np.save(tmp_path / "logits.npy", intents_of(flights))
+    where = (tmp_path / "logits.npy", flights)
+    assert "has logits of 2 labels, but 3 names are given" in refused(*where, task="classify", labels=["a", "b", "c"], **SMALL)
+    assert "nobody tells their names: give a file with --labels" in refused(*where, task="classify", **SMALL)
+    assert "does not know (flight, weather)" in refused(*where, task="classify", labels=["a", "b"], **SMALL)
+    assert "name one twice" in refused(*where, task="classify", labels=["a", "a"], **SMALL)
+    assert "a matrix, which labels no new texts" in refused(
+        *where, task="classify", labels=["flight", "weather"], augmented_copies=1, **SMALL
+    )
+
+
+def test_matrices_of_other_shapes_are_refused(flights, texts, tmp_path):
+    np.save(tmp_path / "logits.npy", intents_of(flights[:9]))
+    assert "has 9 rows, but there are 96 texts" in refused(tmp_path / "logits.npy", texts, **SMALL)
+    save_file({"slots": slots_of(flights)[:-1]}, tmp_path / "slots.safetensors")
+    assert "tokens (what stands between blanks): give a row a token" in refused(
+        tmp_path / "slots.safetensors", flights, task="tag", tags=["B-city", "I-city", "O"], **SMALL
+    )
+    assert "needs vectors: name it so" in refused(tmp_path / "slots.safetensors", texts, **SMALL)
+    np.save(tmp_path / "bad.npy", np.full((96, 3), np.nan, np.float32))
+    assert "give a matrix of finite floating-point numbers" in refused(tmp_path / "bad.npy", texts, **SMALL)
+    (tmp_path / "none.npy").write_bytes(b"nothing")
+    assert "cannot be read" in refused(tmp_path / "none.npy", texts, **SMALL)
+
+
+def test_teachers_that_cannot_teach_are_refused(bert_folder, flights, texts):
+    assert "vectors are learnt from a teacher alone" in refused("none", texts, **SMALL)
+    assert "has no trained head to classify with" in refused(bert_folder, flights, task="classify", **SMALL)
+    assert "name one with --token-vectors" in refused("none", flights, task="classify", **STATIC)
+
+
+def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
+    assert "text 1 has no tokens" in refused(bert_folder, [texts[0], "  "], **SMALL)
+    assert "there are no texts" in refused(bert_folder, [], **SMALL)
+    assert "fewer than a batch of 8: give more texts, or --batch-texts 2" in refused(bert_folder, texts[:5], **SMALL)
+    assert "no text has a label" in refused("none", texts, task="classify", **SMALL)
+    assert "no text has tags" in refused("none", texts, task="tag", **SMALL)
+    assert "no text has a label" in refused("none", texts, task="classify", labels=["a", "b"], **SMALL)
+    assert "no text has tags" in refused("none", texts, task="tag", tags=["O", "B-a"], **SMALL)
+    wrong = [*flights, Example("two tokens", "flight", ("O",))]
+    assert "text 160 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
+    assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
+    half = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
+    assert "80 of 160 texts have no label (text 0 first), and without a teacher nobody gives them one" in refused(
+        "none", half, task="classify", **SMALL
+    )
+    assert "distil knows no setting epoch" in refused(bert_folder, texts, epoch=3)
+
+
+# ---- what it is all for
+
+
+def test_keywords_are_spotted_among_more_words_than_there_are_parameters():
+    """Papers.md 4f, check 9: against a table of the same size, whose few buckets the fillers flood."""
+    rng = np.random.default_rng(8)
+    keywords = {f"key{number}": "even" if number % 2 == 0 else "odd" for number in range(10)}
+
+    def text(keyword):
+        words = [*(f"w{rng.integers(10**9)}" for _ in range(12)), keyword]
+        return Example(" ".join(rng.permutation(words)), keywords[keyword])
+
+    examples = [text(str(rng.choice(list(keywords)))) for _ in range(800)]
+    unseen = [text(str(rng.choice(list(keywords)))) for _ in range(400)]
+    settings = {"features": 128, "ngram_features": 0, "bottleneck": 8, "state": 8, "layers": 1, "kernel_width": 1, "held_out": 0}
+    fixed = {"augmented_copies": 0, "distortion": 0.0, "zoneout": 0.0, "learning_rate": 1e-2, "batch_texts": 32, "epochs": 12}
+    result = distil("none", examples, task="classify", device="cpu", **settings, **fixed)
+    parameters = result.sizes["parameters"] or 0
+    different = len({word for example in examples for word in example.text.split()})
+    assert different > 4 * parameters
+    said = result.student.predict([example.text for example in unseen])
+    ours = np.mean([one.label == example.label for one, example in zip(said, unseen, strict=True)])
+
+    dim = 16
+    buckets = parameters // dim
+    table = torch.nn.EmbeddingBag(buckets, dim, mode="mean")
+    head = torch.nn.Linear(dim, 2)
+    optimizer = torch.optim.AdamW([*table.parameters(), *head.parameters()], lr=1e-2)
+
+    def ids(some):
+        return torch.tensor([[zlib.crc32(word.encode()) % buckets for word in example.text.split()] for example in some])
+
+    def numbers(some):
+        return torch.tensor([int(example.label == "odd") for example in some])
+
+    for step in range(12 * 25):
+        part = examples[32 * (step % 25) : 32 * (step % 25) + 32]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(table(ids(part))), numbers(part)).backward()
+        optimizer.step()
+    theirs = (head(table(ids(unseen))).argmax(1) == numbers(unseen)).float().mean().item()
+    assert ours > 0.9
+    assert ours > theirs + 0.1
