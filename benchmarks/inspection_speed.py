@@ -40,7 +40,7 @@ def direct(states):
     heads, tokens, _ = weights.shape
     dense, norm = states.block.output_layer, states.block.norm_layer
     matrices = dense.weight.unflatten(1, (heads, -1))
-    head_norms, parts = [], 0.0
+    head_norms, parts = [], torch.zeros(())
     for head in range(heads):
         transformed = values[head] @ matrices[:, head].T  # (tokens, dim)
         weighted = weights[head][..., None] * transformed  # (tokens, tokens, dim)

@@ -257,7 +257,7 @@ class _Session:
 
     def run(self) -> Mirrored:
         config, encoder = self.config, self.embedder.encoder
-        assert config.attention_dropout is not None and config.epochs is not None
+        assert config.dropout is not None and config.attention_dropout is not None and config.epochs is not None
         before, report_s = self._timed_report()
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
         truncated = tokenise(self.embedder.tokenizer, self.material.left, max_tokens=config.max_tokens or 0).truncated
