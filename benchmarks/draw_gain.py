@@ -25,6 +25,7 @@ def drawn(rows):
     width, left, right, top, step = 720, 150, 110, 64, 30
     height = top + step * len(rows) + 50
     high = 10 * (int(max(after + spread for _, _, after, spread in rows) / 10) + 1)
+    raised = sum(after > raw for _, raw, after, _ in rows)
 
     def x(value):
         return left + value / high * (width - left - right)
@@ -32,7 +33,7 @@ def drawn(rows):
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="13">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="{left}" y="26" font-size="16" fill="#111">Mirroring raises tain-mini on each of these sets, without a label</text>',
+        f'<text x="{left}" y="26" font-size="16" fill="#111">Mirroring raises tain-mini on {raised} of these {len(rows)} sets, without a label</text>',
         f'<text x="{left}" y="46" fill="#555">hollow: untouched; filled: mirrored, mean of 5 seeds, bar: one standard deviation</text>',
     ]
     for value in range(0, high + 1, 10):
