@@ -1,16 +1,21 @@
 """At which pretraining loss does mirroring begin to pay? Raw and mirrored STS (dev sets) of a run's snapshots.
 
+Every snapshot is centred as the shipped model is, and mirrored with its settings (``ship_mini.py``).
+
 python benchmarks/mini_curve.py runs/.mini.pretrain runs/.mini-ship.pretrain runs/mini-ship
 """
 
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from measuring import RESULTS, machine
 from mirror_gain import TEXTS, scores
+from ship_mini import KEPT, MIRROR, write_centred
 from tain.models.embedder import Embedder
 from tain.recipes.mirror import mirror
 
@@ -39,8 +44,12 @@ def main():
     texts = (DATA / "mirror_corpus" / TEXTS["sentence"]).read_text(encoding="utf-8").splitlines()
     rows = []
     for tokens, loss, folder in points(sys.argv[1:]):
-        raw = scores(Embedder.load(folder, pooling="mean"), "sentence", DATA, "dev")
-        mirrored = scores(mirror(folder, texts).embedder, "sentence", DATA, "dev")
+        with tempfile.TemporaryDirectory() as centred:
+            write_centred(folder, Path(centred))
+            for name in KEPT:
+                shutil.copy(folder / name, centred)
+            raw = scores(Embedder.load(centred, pooling="mean"), "sentence", DATA, "dev")
+            mirrored = scores(mirror(centred, texts, **MIRROR).embedder, "sentence", DATA, "dev")
         rows.append({"tokens": tokens, "loss": loss, "raw": raw, "mirrored": mirrored})
         print(json.dumps(rows[-1]), flush=True)
     RESULTS.mkdir(exist_ok=True)
