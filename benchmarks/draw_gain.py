@@ -47,7 +47,7 @@ def drawn(rows):
             f'<line x1="{x(after - spread):.1f}" x2="{x(after + spread):.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="#0b3d75" stroke-width="7" opacity="0.45"/>',
             f'<circle cx="{x(raw):.1f}" cy="{y:.1f}" r="5" fill="#fff" stroke="#555" stroke-width="1.8"/>',
             f'<circle cx="{x(after):.1f}" cy="{y:.1f}" r="5.5" fill="#0b3d75"/>',
-            f'<text x="{x(after + spread) + 10:.1f}" y="{y + 4:.1f}" fill="#0b3d75">{raw:.0f} → {after:.0f}</text>',
+            f'<text x="{x(max(raw, after + spread)) + 10:.1f}" y="{y + 4:.1f}" fill="#0b3d75">{raw:.0f} → {after:.0f}</text>',
         ]
     parts.append(f'<text x="{width - right}" y="{height - 8}" text-anchor="end" fill="#555">Spearman x 100</text></svg>')
     return "\n".join(parts) + "\n"
