@@ -18,7 +18,6 @@ import argparse
 import json
 import lzma
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 
 from distil_rivals import FineTuned, Lstm
-from measuring import RESULTS, Claim, finish, minilm_folder
+from measuring import RESULTS, Claim, Rows, finish, minilm_folder
 from tain.evaluation.report import evaluate
 from tain.evaluation.tagging import measure_tagging
 from tain.evaluation.tagging_sets import load_tagging
@@ -79,26 +78,6 @@ def arguments():
         chosen.seeds, chosen.texts, chosen.teachers, chosen.sets = 1, 100, ["tain-mini"], ["atis", "clinc150"]
     chosen.settings = TINY if chosen.quick else {} if chosen.epochs is None else {"epochs": chosen.epochs}
     return chosen
-
-
-class Rows:
-    """What has been measured, kept in a file line by line."""
-
-    def __init__(self, file: Path, *, is_kept: bool) -> None:
-        self.file, self.is_kept = file, is_kept
-        is_there = is_kept and file.exists()
-        self.found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if is_there else []
-
-    def lacks(self, **name) -> bool:
-        return not any(all(row[key] == value for key, value in name.items()) for row in self.found)
-
-    def add(self, **row) -> None:
-        self.found.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
-        if self.is_kept:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
 
 
 # ---- intents and slots

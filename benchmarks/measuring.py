@@ -69,6 +69,32 @@ def product_s(rows: int, inner: int, columns: int, number_type: "torch.dtype") -
     return best_s
 
 
+class Rows:
+    """What has been measured so far, kept in a file line by line, so that a long run can be cut off and gone on with.
+
+    Attributes:
+        found: All rows, those of earlier runs first.
+    """
+
+    def __init__(self, file: Path, *, is_kept: bool = True) -> None:
+        self.file, self.is_kept, self.found = file, is_kept, []
+        if is_kept and file.exists():
+            whole, newline, _ = file.read_text(encoding="utf-8").rpartition("\n")
+            file.write_text(whole + newline, encoding="utf-8")  # a last line that was cut off goes
+            self.found = [json.loads(line) for line in whole.splitlines()]
+
+    def lacks(self, **name: object) -> bool:
+        return not any(all(row.get(key) == value for key, value in name.items()) for row in self.found)
+
+    def add(self, **row: object) -> None:
+        self.found.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        if self.is_kept:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
 def machine() -> dict[str, object]:
     model = next(
         (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),

@@ -6,7 +6,6 @@ python benchmarks/mini_curve.py runs/.mini.pretrain runs/.mini-ship.pretrain run
 """
 
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from measuring import RESULTS, machine
 from mirror_gain import TEXTS, scores
-from ship_mini import KEPT, MIRROR, write_centred
+from ship_mini import MIRROR, write_centred
 from tain.models.embedder import Embedder
 from tain.recipes.mirror import mirror
 
@@ -46,8 +45,6 @@ def main():
     for tokens, loss, folder in points(sys.argv[1:]):
         with tempfile.TemporaryDirectory() as centred:
             write_centred(folder, Path(centred))
-            for name in KEPT:
-                shutil.copy(folder / name, centred)
             raw = scores(Embedder.load(centred, pooling="mean"), "sentence", DATA, "dev")
             mirrored = scores(mirror(centred, texts, **MIRROR).embedder, "sentence", DATA, "dev")
         rows.append({"tokens": tokens, "loss": loss, "raw": raw, "mirrored": mirrored})

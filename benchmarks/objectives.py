@@ -1,10 +1,11 @@
 """Which pretraining objective makes the better encoder? Random masks, fully-explored masks (both forms) and CMLM, alone and mirrored.
 
-    python benchmarks/objectives.py --tokens 5e5 --seeds 3
+    python benchmarks/objectives.py --model runs/.mini.pretrain/snapshot-8M --tokens 5e5 --seeds 3
     python benchmarks/objectives.py --plot        (draws docs/objectives.svg from the results)
 
-Every run starts from the same weights, passes the same number of tokens through the encoder in steps of the same size, and
-sees the same text: each part of it three times over (in three epochs; for masks explored within a step three times in one).
+Every run starts from the same weights, a snapshot of tain-mini centred as the shipped one is, passes the same number of tokens
+through the encoder in steps of the same size, and sees the same text: each part of it three times over (in three epochs; for
+masks explored within a step three times in one). All are mirrored with the shipped model's settings.
 Rows go to WORK/rows.jsonl as they are found, and a row that is there is not measured again, so that a run can be cut off.
 """
 
@@ -17,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from measuring import RESULTS, machine
+from measuring import RESULTS, Rows, machine
 from mirror_gain import TEXTS, scores
+from ship_mini import MIRROR, write_centred
 from tain.evaluation.report import evaluate
-from tain.foundation.files import whole_file
+from tain.foundation.files import whole_file, whole_folder
 from tain.models.embedder import Embedder
 from tain.models.masked_lm import MaskedPredictor
 from tain.recipes.mirror import mirror
@@ -46,45 +48,33 @@ def main():
         draw()
         return
     chosen.work.mkdir(parents=True, exist_ok=True)
-    rows_file = chosen.work / "rows.jsonl"
-    rows = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file.exists() else []
-    done = {(row["objective"], row["seed"], row["mirrored"]) for row in rows}
-    text = excerpt(chosen)
-
-    def keep(row):
-        rows.append(row)
-        with rows_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), file=sys.stderr, flush=True)
+    rows = Rows(chosen.work / "rows.jsonl")
+    text, start = excerpt(chosen), centred(chosen)
 
     seeds = range(13, 13 + chosen.seeds)
     transfer_seeds = chosen.seeds if chosen.transfer_seeds is None else chosen.transfer_seeds
     for seed in seeds:
         for name in ("untouched", *OBJECTIVES):
-            if {(name, seed, False), (name, seed, True)} <= done:
+            missing = [is_mirrored for is_mirrored in (False, True) if rows.lacks(objective=name, seed=seed, mirrored=is_mirrored)]
+            if not missing:
                 continue
-            folder = chosen.model if name == "untouched" else trained(name, seed, text, chosen)
-            for is_mirrored in (False, True):
-                if (name, seed, is_mirrored) not in done:
-                    keep(
-                        {
-                            "objective": name,
-                            "seed": seed,
-                            "mirrored": is_mirrored,
-                            **measured(folder, seed, chosen, is_mirrored=is_mirrored, has_transfer=seed - seeds[0] < transfer_seeds),
-                        }
-                    )
-    summary = [summed_up(rows, name, is_mirrored) for is_mirrored in (False, True) for name in ("untouched", *OBJECTIVES)]
+            folder = start if name == "untouched" else trained(name, seed, start, text, chosen)
+            for is_mirrored in missing:
+                figures = measured(folder, seed, chosen, is_mirrored=is_mirrored, has_transfer=seed - seeds[0] < transfer_seeds)
+                rows.add(objective=name, seed=seed, mirrored=is_mirrored, **figures)
+    summary = [summed_up(rows.found, name, is_mirrored) for is_mirrored in (False, True) for name in ("untouched", *OBJECTIVES)]
     show(summary)
     RESULTS.mkdir(exist_ok=True)
     content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "model": str(chosen.model), "tokens": chosen.tokens}
-    (RESULTS / "objectives.json").write_text(json.dumps({**content, "summary": summary, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    (RESULTS / "objectives.json").write_text(
+        json.dumps({**content, "summary": summary, "rows": rows.found}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--model", default="tain-mini", help="the weights that all start from")
+    parser.add_argument("--model", type=Path, required=True, help="snapshot of tain-mini's training whose weights all start from")
     parser.add_argument("--tokens", type=float, default=5e5, help="tokens that each run passes through the encoder")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="AdamW's, of all runs")
@@ -116,12 +106,20 @@ def excerpt(chosen):
     return path
 
 
-def trained(name, seed, text, chosen):
+def centred(chosen):
+    folder = chosen.work / "start"
+    if not folder.exists():
+        with whole_folder(folder) as partial:
+            write_centred(chosen.model, partial)
+    return folder
+
+
+def trained(name, seed, start, text, chosen):
     folder = chosen.work / f"{name.replace(' ', '-')}-{seed}"
     if not folder.exists():
         settings = {"batch_blocks": BATCH_BLOCKS, **OBJECTIVES[name]}
         pretrain(
-            chosen.model,
+            start,
             [text],
             folder,
             tokens=chosen.tokens,
@@ -144,7 +142,7 @@ def measured(folder, seed, chosen, *, is_mirrored, has_transfer):
     found = {}
     if is_mirrored:
         texts = (chosen.data / "mirror_corpus" / TEXTS["sentence"]).read_text(encoding="utf-8").splitlines()
-        embedder = mirror(folder, texts, level="sentence", seed=seed).embedder
+        embedder = mirror(folder, texts, level="sentence", seed=seed, **MIRROR).embedder
     else:
         predictor = MaskedPredictor.load(str(folder))
         held_out = [line for path in sorted(chosen.corpus.glob("valid_*")) for line in islice(read_texts(path), VALIDATION_LINES)]

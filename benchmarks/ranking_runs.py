@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from measuring import RESULTS, machine, minilm_folder
+from measuring import RESULTS, Rows, machine, minilm_folder
 from tain.evaluation.candidates import given_lists, latencies, list_figures, list_scores, sampled_lists
 from tain.recipes.rank import rank
 from tain.text.ranking_pairs import read_ranking_examples
@@ -42,29 +42,23 @@ def main():
         draw()
         return
     chosen.work.mkdir(parents=True, exist_ok=True)
-    rows_file = chosen.work / "rows.jsonl"
-    rows = [] if chosen.quick else rows_so_far(rows_file, chosen)
-    done = {(row["task"], row["model"], row["kind"], row["seed"]) for row in rows}
+    rows = Rows(chosen.work / "rows.jsonl", is_kept=not chosen.quick)
     models = {"tain-mini": "tain-mini", "all-MiniLM-L6-v2": str(minilm_folder())}
     for task in chosen.tasks:
         parts = {part: examples(task, part, chosen) for part in ("train", "dev", "test")}
         for seed in range(13, 13 + chosen.seeds):
             for model, folder in models.items():
                 for kind in chosen.kinds:
-                    if model in chosen.models and (task, model, kind, seed) not in done:
-                        settings = settings_of(kind, chosen)
-                        row = {"task": task, "model": model, "kind": kind, "seed": seed, "settings": settings}
-                        row |= measured(folder, seed, parts, settings, chosen)
-                        rows.append(row)
-                        print(json.dumps(row), file=sys.stderr, flush=True)
-                        if not chosen.quick:
-                            with rows_file.open("a", encoding="utf-8") as file:
-                                file.write(json.dumps(row) + "\n")
-    summary = summed_up(rows)
+                    settings = settings_of(kind, chosen)
+                    name = {"task": task, "model": model, "kind": kind, "seed": seed, "settings": settings}
+                    if model in chosen.models and rows.lacks(**name):
+                        rows.add(**name, **measured(folder, seed, parts, settings, chosen))
+    found = [row for row in rows.found if row["settings"] == settings_of(row["kind"], chosen)]
+    summary = summed_up(found)
     show(summary)
     if not chosen.quick:
         RESULTS.mkdir(exist_ok=True)
-        content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "summary": summary, "rows": rows}
+        content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "summary": summary, "rows": found}
         (RESULTS / "ranking_runs.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -102,16 +96,6 @@ def settings_of(kind, chosen):
         "batch_contexts": max(2, chosen.batch_contexts // 4) if is_cross else chosen.batch_contexts,
         "negatives": (3 if chosen.quick else 15) if is_cross else 0,
     }
-
-
-def rows_so_far(file, chosen):
-    """The rows that were found with these settings; a last line that was cut off goes from the file."""
-    if not file.exists():
-        return []
-    whole, newline, _ = file.read_text(encoding="utf-8").rpartition("\n")
-    file.write_text(whole + newline, encoding="utf-8")
-    rows = [json.loads(line) for line in whole.splitlines()]
-    return [row for row in rows if row.get("settings") == settings_of(row["kind"], chosen)]
 
 
 # ---- the three tasks as contexts and answers

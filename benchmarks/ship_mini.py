@@ -20,7 +20,6 @@ from tain.text.readers import read_texts
 ASSET = Path(__file__).parents[1] / "src" / "tain" / "assets" / "tain_mini"
 LARGEST_BYTES = 40 * 2**20
 CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
-KEPT = ("tokenizer.json", "tokenizer_config.json")
 CENTRING_LINES = 1000  # of each validation file
 MIRROR = {"learning_rate": 2e-4, "dropout": 0.02}  # found on the dev sets of STS-B and SICK: docs/LOG.md
 
@@ -100,6 +99,8 @@ def write_centred(source, target):
     save_file(
         {name: tensor.half().contiguous() for name, tensor in weights.items()}, target / "model.safetensors", metadata={"format": "pt"}
     )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, target / name)
 
 
 def main():
@@ -112,8 +113,6 @@ def main():
     shutil.rmtree(ASSET, ignore_errors=True)
     ASSET.mkdir(parents=True)
     write_centred(source, ASSET)
-    for name in KEPT:
-        shutil.copy(source / name, ASSET / name)
     record["mirror"] = MIRROR
     (ASSET / "tain.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (ASSET / "README.md").write_text(card(record), encoding="utf-8")

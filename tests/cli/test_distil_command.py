@@ -4,18 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from command_line import run
 
-from tain.cli.main import main
 from tain.runtime.student import Student
-
-
-def run(*arguments):
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
-
 
 SMALL = ("--features", 64, "--bottleneck", 16, "--state", 8, "--layers", 1, "--batch-texts", 8, "--epochs", 1, "--device", "cpu")
 

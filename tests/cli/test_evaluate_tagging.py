@@ -5,20 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from command_line import run
 
-from tain.cli.main import main
 from tain.recipes.distil import distil
 from tain.text.records import Example
 
 CITIES = "abcdefghijkl"
-
-
-def run(*arguments):
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
 
 
 @pytest.fixture(scope="module")

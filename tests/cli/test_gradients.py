@@ -4,19 +4,9 @@ import json
 from xml.etree import ElementTree
 
 import pytest
-
-from tain.cli.main import main
+from command_line import run
 
 SMALL = ("--blocks", 4, "--block-tokens", 18, "--masking-rate", 0.25, "--device", "cpu", "--quiet")
-
-
-def run(*arguments):
-    """Run the command line in this process and return its exit code."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
 
 
 @pytest.fixture

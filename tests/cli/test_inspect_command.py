@@ -6,19 +6,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
-from tain.cli.main import main
+from command_line import run
 
 SMALL = ("--device", "cpu", "--quiet")
-
-
-def run(*arguments: object) -> object:
-    """Run the command line in this process and return its exit code."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
 
 
 @pytest.fixture

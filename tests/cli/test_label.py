@@ -5,21 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from command_line import run
 
-from tain.cli.main import main
 from tain.recipes.distil import distil
 from tain.runtime.student import Student
 from tain.text.records import Example
 
 TEXTS = ["go to a", "go to b and then on to c and d"]
-
-
-def run(*arguments):
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
 
 
 @pytest.fixture(scope="module")

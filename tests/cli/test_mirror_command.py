@@ -5,17 +5,7 @@ import json
 import sys
 
 import pytest
-
-from tain.cli.main import main
-
-
-def run(*arguments):
-    """Run the command line in this process and return its exit code."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
+from command_line import run
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import json
 import shutil
 
+import command_line
 import pytest
 
-from tain.cli.main import main
 from tain.foundation.errors import UserError
 
 SMALL = ("--batch-contexts", 8, "--codes", 3, "--epochs", 1, "--context-tokens", 20, "--candidate-tokens", 16, "--held-out", 4)
@@ -13,12 +13,7 @@ HERE = ("--device", "cpu", "--dtype", "float32", "--quiet")
 
 
 def run(*arguments):
-    """Run the command line in this process and return its exit code."""
-    try:
-        main(["rank", *(str(argument) for argument in arguments)])
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
+    return command_line.run("rank", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -203,29 +199,17 @@ def test_repeated_texts_do_not_push_each_other_away(bert_folder, texts):
     assert session(bert_folder, texts)._is_same(places) is None
 
 
-def test_two_processes_give_the_one_process_gradient(bert_folder, texts, tmp_path):
+def test_two_processes_give_the_one_process_gradient(bert_folder, texts, tmp_path, in_two_processes):
     _, expected = gradients(session(bert_folder, texts, dropout=0.0), range(10))
     (tmp_path / "texts.json").write_text(json.dumps(texts))
-    script = tmp_path / "two.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import json, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import torch
-        torch.set_num_threads(1)
+    in_two_processes(f"""
+        import json
         from test_mirror import gradients, session
         from tain.training import distributed
-        distributed.start_processes()
-        assert distributed.world_size() == 2
         texts = json.loads(open({str(tmp_path / "texts.json")!r}).read())
         loss, found = gradients(session({str(bert_folder)!r}, texts, dropout=0.0, micro_tokens=60), range(10))
         torch.save(found, {str(tmp_path)!r} + f"/gradients-{{distributed.rank()}}.pt")
-        distributed.end_processes()
         """)
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         found = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
         for name, gradient in expected.items():

@@ -3,10 +3,6 @@
 import errno
 import json
 import shutil
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -329,31 +325,19 @@ def test_gradients_of_parts_are_added_up_in_float32(bert_folder, pairs, type):
 
 
 @pytest.mark.parametrize("type", ["poly", "cross"])
-def test_two_processes_give_the_one_process_gradient(bert_folder, pairs, tmp_path, type):
+def test_two_processes_give_the_one_process_gradient(bert_folder, pairs, tmp_path, type, in_two_processes):
     options = {"type": type, "negatives": 2}
     expected_loss, expected = gradients(session(bert_folder, pairs, **options), range(7))  # an odd batch: shares differ
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
-    script = tmp_path / "two.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import json, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import torch
-        torch.set_num_threads(1)
+    in_two_processes(f"""
+        import json
         from test_rank import gradients, session
         from tain.text.records import RankingExample
         from tain.training import distributed
-        distributed.start_processes()
-        assert distributed.world_size() == 2
         pairs = [RankingExample(c, tuple(a), tuple(n)) for c, a, n in json.loads(open({str(tmp_path / "pairs.json")!r}).read())]
         loss, found = gradients(session({str(bert_folder)!r}, pairs, micro_tokens=100, **{options!r}), range(7))
         torch.save((loss, found), {str(tmp_path)!r} + f"/gradients-{{distributed.rank()}}.pt")
-        distributed.end_processes()
         """)
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
     for process in (0, 1):
         loss, found = torch.load(tmp_path / f"gradients-{process}.pt", weights_only=True)
         assert loss == pytest.approx(expected_loss, rel=1e-5)
@@ -361,15 +345,10 @@ def test_two_processes_give_the_one_process_gradient(bert_folder, pairs, tmp_pat
             torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-3)
 
 
-def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folder, pairs, tmp_path):
+def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folder, pairs, tmp_path, in_two_processes):
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
-    script = tmp_path / "two.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import json, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import torch
-        torch.set_num_threads(1)
+    in_two_processes(f"""
+        import json
         from test_rank import SMALL, recipe
         from tain.foundation.errors import UserError
         from tain.text.records import RankingExample
@@ -394,12 +373,7 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
             said = str(error)
         with open({str(tmp_path)!r} + f"/run-{{distributed.rank()}}.json", "w") as file:
             json.dump([result.before, result.after, result.runs[0].validations, result.runs[0].losses, codes, said], file)
-        distributed.end_processes()
         """)
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"run-{process}.json").read_text()) for process in (0, 1))
     assert first == second
     assert first[-1].startswith("batch_contexts is 1, fewer than the 2 processes that share a batch: give 2 or more")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from tain.cli.objects import as_object, write_object
 from tain.foundation.choices import Dtype, Pooling
 
 if TYPE_CHECKING:
@@ -186,8 +187,7 @@ def _write(report: "EvaluationReport", *, output: Path | None, chart: Path | Non
     from tain.foundation.files import whole_file
 
     if output is not None:
-        with whole_file(output, overwrite=overwrite) as path:
-            path.write_text(_as_json(report, indent=2) + "\n", encoding="utf-8")
+        write_object(report.to_dict(), output, overwrite=overwrite)
     if chart is not None:
         with whole_file(chart, overwrite=overwrite) as path:
             path.write_text(as_svg(report), encoding="utf-8")
@@ -196,7 +196,7 @@ def _write(report: "EvaluationReport", *, output: Path | None, chart: Path | Non
 def _show(report: "EvaluationReport", *, as_json: bool) -> None:
     """Print the table and the finding below it, or everything as one JSON object."""
     if as_json:
-        print(_as_json(report))
+        print(as_object(report.to_dict()))
         return
     from rich.console import Console
 
@@ -206,9 +206,3 @@ def _show(report: "EvaluationReport", *, as_json: bool) -> None:
     console = Console(highlight=False)
     console.print(as_table(report))
     console.print(f"\n{headline_sentence(report)}.", markup=False)
-
-
-def _as_json(report: "EvaluationReport", *, indent: int | None = None) -> str:
-    import json
-
-    return json.dumps(report.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)

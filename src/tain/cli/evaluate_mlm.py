@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tain.cli.objects import as_object, write_object
 from tain.foundation.choices import Dtype
 
 
@@ -25,7 +26,7 @@ def evaluate_mlm(
     """Measure, print a table or one JSON object, and write the file that was asked for. Arguments as in ``evaluate``."""
     from tain.evaluation.masked_loss import masked_losses, validation_files
     from tain.foundation.errors import UserError
-    from tain.foundation.files import refuse_existing, whole_file
+    from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
     from tain.models.masked_lm import MaskedPredictor
     from tain.models.saved import locate
@@ -51,16 +52,11 @@ def evaluate_mlm(
         seed=seed,
         progress=Progress.for_terminal(json=json, quiet=quiet),
     )
-    if output is not None or json:
-        import json as formatter
-
-        content = formatter.dumps(report.to_dict(), ensure_ascii=False, indent=None if json else 2)
-        if output is not None:
-            with whole_file(output, overwrite=overwrite) as path:
-                path.write_text(content + "\n", encoding="utf-8")
-        if json:
-            print(content)
-            return
+    if output is not None:
+        write_object(report.to_dict(), output, overwrite=overwrite)
+    if json:
+        print(as_object(report.to_dict()))
+        return
     from rich.console import Console
 
     Console(highlight=False).print(report.as_table())

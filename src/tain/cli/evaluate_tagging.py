@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from tain.cli.objects import as_object, write_object
+
 
 def evaluate_tagging(
     models: list[str],
@@ -29,7 +31,7 @@ def evaluate_tagging(
     from tain.evaluation.tagging import measure_tagging
     from tain.evaluation.tagging_sets import is_tagging, load_tagging
     from tain.foundation.errors import UserError
-    from tain.foundation.files import refuse_existing, whole_file
+    from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
 
     if others := sorted(name for name in set(suite) if not is_tagging(name)):
@@ -52,16 +54,11 @@ def evaluate_tagging(
         left_out=[f"{key} (no file)" for key in absent],
         progress=Progress.for_terminal(json=json, quiet=quiet),
     )
-    if output is not None or json:
-        import json as formatter
-
-        content = formatter.dumps(report.to_dict(), ensure_ascii=False, indent=None if json else 2)
-        if output is not None:
-            with whole_file(output, overwrite=overwrite) as path:
-                path.write_text(content + "\n", encoding="utf-8")
-        if json:
-            print(content)
-            return
+    if output is not None:
+        write_object(report.to_dict(), output, overwrite=overwrite)
+    if json:
+        print(as_object(report.to_dict()))
+        return
     from rich.console import Console
 
     Console(highlight=False).print(report.as_table())

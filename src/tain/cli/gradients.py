@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tain.cli.objects import as_object, write_object
 from tain.cli.sources import TextSources
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ def _write(report: "GradientReport", *, output: Path | None, chart: Path | None,
     from tain.inspection.gradient_chart import as_svg
 
     if output is not None:
-        with whole_file(output, overwrite=overwrite) as path:
-            path.write_text(_as_json(report, indent=2) + "\n", encoding="utf-8")
+        write_object(report.to_dict(), output, overwrite=overwrite)
     if chart is not None:
         with whole_file(chart, overwrite=overwrite) as path:
             path.write_text(as_svg(report), encoding="utf-8")
@@ -91,7 +91,7 @@ def _write(report: "GradientReport", *, output: Path | None, chart: Path | None,
 
 def _show(report: "GradientReport", *, as_json: bool) -> None:
     if as_json:
-        print(_as_json(report))
+        print(as_object(report.to_dict()))
         return
     from rich.console import Console
 
@@ -100,9 +100,3 @@ def _show(report: "GradientReport", *, as_json: bool) -> None:
     console = Console(highlight=False)
     console.print(as_table(report))
     console.print(f"\n{report.claim()}.\n\n{report.verdict()}", markup=False)
-
-
-def _as_json(report: "GradientReport", *, indent: int | None = None) -> str:
-    import json
-
-    return json.dumps(report.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)

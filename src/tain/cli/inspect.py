@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from tain.cli.objects import as_object
 from tain.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _write(
         (page, lambda: inspection_page(found)),
         (svg, lambda: as_svg(found, method=method)),
         (csv, found.to_csv),
-        (output, lambda: _as_json(found, matrices=matrices) + "\n"),
+        (output, lambda: as_object(found.to_dict(matrices=matrices)) + "\n"),
     )
     for target, make in makers:
         if target is not None:
@@ -178,7 +179,7 @@ def _write(
 
 def _show(found: "Inspection | Comparison", *, as_json: bool, matrices: bool) -> None:
     if as_json:
-        print(_as_json(found, matrices=matrices))
+        print(as_object(found.to_dict(matrices=matrices)))
         return
     from rich.console import Console
 
@@ -187,9 +188,3 @@ def _show(found: "Inspection | Comparison", *, as_json: bool, matrices: bool) ->
     console = Console(highlight=False)
     console.print(as_table(found))
     console.print(f"\n{found.claim()}.", markup=False)
-
-
-def _as_json(found: "Inspection | Comparison", *, matrices: bool) -> str:
-    import json
-
-    return json.dumps(found.to_dict(matrices=matrices), ensure_ascii=False, allow_nan=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from tain.cli.objects import as_object, write_object
 from tain.cli.settings import flags_of, settle
 from tain.cli.sources import TextSource
 from tain.foundation.choices import Dtype
@@ -270,7 +271,7 @@ def evaluate(
     models
         rankers, or any encoders, which then are bi-encoders
     """
-    from tain.foundation.files import refuse_existing, whole_file
+    from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
@@ -299,10 +300,9 @@ def evaluate(
         progress=progress,
     )
     if output is not None:
-        with whole_file(output, overwrite=overwrite) as path:
-            path.write_text(_report_json(report, indent=2) + "\n", encoding="utf-8")
+        write_object(report.to_dict(), output, overwrite=overwrite)
     if json:
-        print(_report_json(report))
+        print(as_object(report.to_dict()))
     else:
         _show_report(report)
 
@@ -464,12 +464,6 @@ def _show_trained(result: "Ranked", *, as_json: bool) -> None:
     )
     if result.folder is not None:
         console.print(f"saved in {result.folder}", markup=False, soft_wrap=True)
-
-
-def _report_json(report: "RankingReport", *, indent: int | None = None) -> str:
-    import json
-
-    return json.dumps(report.to_dict(), ensure_ascii=False, indent=indent, allow_nan=False)
 
 
 def _show_report(report: "RankingReport") -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tain.evaluation.metrics import Interval
 from tain.evaluation.report import SPEARMAN_UNIT, EvaluationReport, Figure, Group, Row, SuiteResult
+from tain.foundation.ruled_table import ruled
 
 if TYPE_CHECKING:
     from rich.console import Group as Lines
@@ -39,11 +40,7 @@ def as_table(report: EvaluationReport) -> "Lines":
 
 
 def _suite_table(suite: SuiteResult, names: list[str]) -> "Table":
-    from rich.box import Box
-    from rich.table import Table
-
-    only_a_rule = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
-    table = Table(box=only_a_rule, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    table = ruled()
     table.add_column("", no_wrap=True)
     if suite.counted:
         table.add_column(suite.counted, justify="right", no_wrap=True)

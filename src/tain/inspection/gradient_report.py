@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tain.foundation.ruled_table import ruled_table
 from tain.inspection.gradient_variance import SHARES, Estimate, GradientVariance, additive_correlation
-from tain.inspection.ruled_table import ruled_table
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tain.foundation.ruled_table import ruled_table
 from tain.inspection.results import Comparison, Inspection, SimilarityInspection
-from tain.inspection.ruled_table import ruled_table
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from tain.objectives.distillation import (
     similarity_matching,
     vector_matching,
 )
+from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.distil_card import student_card
 from tain.recipes.distil_config import DistilConfig
 from tain.recipes.distil_figures import label_figures, vector_figures
@@ -101,7 +102,7 @@ def distil(
         UserError: Settings, texts or teacher cannot work.
     """
     progress = progress or Progress.silent()
-    config = _config(config, settings).resolved()
+    config = chosen_settings(DistilConfig, "distil", config, settings).resolved()
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
     if isinstance(texts, str):
@@ -138,15 +139,6 @@ def distil(
     session = _Session(teacher, config, material, reader, module, progress, Path(output) if output is not None else None)
     trained = session.train()
     return session.finish(trained, overwrite=overwrite)
-
-
-def _config(config: DistilConfig | None, settings: dict[str, Any]) -> DistilConfig:
-    if config is not None and settings:
-        raise UserError(f"settings were given twice, as config and as {', '.join(settings)}: give one or the other")
-    known = [entry.name for entry in fields(DistilConfig)]
-    if unknown := sorted(set(settings) - set(known)):
-        raise UserError(f"distil knows no setting {', '.join(unknown)}: it knows {', '.join(known)}")
-    return config or DistilConfig(**settings)
 
 
 # ---- a run

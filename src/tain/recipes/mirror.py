@@ -7,7 +7,7 @@ views differ; a step draws twins together and pushes the batch's other texts awa
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_mem
 from tain.models.embedder import Embedder
 from tain.models.saved import locate, read_record
 from tain.objectives.contrastive import info_nce
+from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.mirror_card import model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
@@ -132,7 +133,7 @@ def mirror(
         UserError: Settings, texts or model cannot work.
     """
     progress = progress or Progress.silent()
-    config = _config(config, settings)
+    config = chosen_settings(MirrorConfig, "mirror", config, settings)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
     distributed.start_processes()
@@ -152,15 +153,6 @@ def mirror(
     config = _fit_to_model(resolved, embedder)
     progress.note(embedder.encoder.layout_reason)
     return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
-
-
-def _config(config: MirrorConfig | None, settings: dict[str, Any]) -> MirrorConfig:
-    if config is not None and settings:
-        raise UserError(f"settings were given twice, as config and as {', '.join(settings)}: give one or the other")
-    unknown = sorted(set(settings) - {entry.name for entry in fields(MirrorConfig)})
-    if unknown:
-        raise UserError(f"mirror knows no setting {', '.join(unknown)}: it knows {', '.join(entry.name for entry in fields(MirrorConfig))}")
-    return config or MirrorConfig(**settings)
 
 
 def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:

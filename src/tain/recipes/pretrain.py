@@ -28,6 +28,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, set_number_type, versions
 from tain.models.embedder import max_length
 from tain.models.masked_lm import load_masked_lm, refuse_without_mask
+from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
@@ -103,12 +104,7 @@ def pretrain(
 
     progress = progress or Progress.silent()
     transformers.logging.disable_progress_bar()
-    if config is not None and settings:
-        raise UserError(f"settings were given twice, as config and as {', '.join(settings)}: give one or the other")
-    unknown = sorted(set(settings) - {entry.name for entry in fields(PretrainConfig)})
-    if unknown:
-        raise UserError(f"pretrain knows no setting {', '.join(unknown)}")
-    config = config or PretrainConfig(**settings)
+    config = chosen_settings(PretrainConfig, "pretrain", config, settings)
     output = Path(output)
     refuse_existing(output, overwrite=overwrite)
     if str(model) == SCRATCH and (config.add_words or config.words):

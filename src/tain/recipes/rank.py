@@ -6,7 +6,7 @@ poly-encoder ranks the batch's answers for every context; one of a cross-encoder
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_mem
 from tain.models.embedder import Embedder, max_length
 from tain.models.rankers import CANDIDATE_TOKENS, CONTEXT_TOKENS, CrossRanker, DualRanker, Ranker, refuse_correction
 from tain.objectives.ranking import candidate_cross_entropy, listwise_distillation
+from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.rank_card import ranker_card
 from tain.recipes.rank_config import RankConfig, plateau_factor
 from tain.recipes.rank_frozen import FrozenTower
@@ -123,7 +124,7 @@ def rank(
         UserError: Settings, pairs or model cannot work.
     """
     progress = progress or Progress.silent()
-    config = _config(config, settings)
+    config = chosen_settings(RankConfig, "rank", config, settings)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
     distributed.start_processes()
@@ -150,15 +151,6 @@ def rank(
     config = _fit_to_model(config, embedder)
     progress.note(embedder.encoder.layout_reason)
     return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
-
-
-def _config(config: RankConfig | None, settings: dict[str, Any]) -> RankConfig:
-    if config is not None and settings:
-        raise UserError(f"settings were given twice, as config and as {', '.join(settings)}: give one or the other")
-    unknown = sorted(set(settings) - {entry.name for entry in fields(RankConfig)})
-    if unknown:
-        raise UserError(f"rank knows no setting {', '.join(unknown)}: it knows {', '.join(entry.name for entry in fields(RankConfig))}")
-    return config or RankConfig(**settings)
 
 
 def _examples(pairs: Sequence[RankingExample] | Sequence[tuple[str, str]]) -> list[RankingExample]:

@@ -6,13 +6,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def ruled_table(*headings: str, gap: int = 1) -> "Table":
-    """Begin a table: the first column to the left, numbers to the right, ``gap`` blanks between columns."""
+def ruled(*, gap: int = 1) -> "Table":
+    """Begin a table without columns, ``gap`` blanks between them."""
     from rich.box import Box
     from rich.table import Table
 
     only_a_rule = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
-    table = Table(box=only_a_rule, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    return Table(box=only_a_rule, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+
+
+def ruled_table(*headings: str, gap: int = 1) -> "Table":
+    """Begin a table with columns: the first to the left, numbers to the right."""
+    table = ruled(gap=gap)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     return table

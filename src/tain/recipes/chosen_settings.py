@@ -1,0 +1,28 @@
+"""What every recipe does with its settings first."""
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from tain.foundation.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def chosen_settings(kind: type[Config], verb: str, config: Config | None, settings: dict[str, Any]) -> Config:
+    """Take a recipe's settings from the object or from the keywords that it was given.
+
+    Args:
+        kind: Dataclass of the settings.
+        verb: The recipe's name, for messages.
+        config: All settings at once.
+        settings: Some of them by name; the others keep their defaults.
+
+    Raises:
+        UserError: Both were given, a name is unknown, or the settings cannot work.
+    """
+    if config is not None and settings:
+        raise UserError(f"settings were given twice, as config and as {', '.join(settings)}: give one or the other")
+    known = [entry.name for entry in fields(kind)]  # pyright: ignore[reportArgumentType]
+    if unknown := sorted(set(settings) - set(known)):
+        raise UserError(f"{verb} knows no setting {', '.join(unknown)}: it knows {', '.join(known)}")
+    return config or kind(**settings)

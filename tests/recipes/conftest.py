@@ -1,0 +1,34 @@
+"""What tests of recipes share."""
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_BEGIN = """
+import sys
+sys.path.insert(0, {folder!r})
+import torch
+torch.set_num_threads(1)
+from tain.training import distributed
+distributed.start_processes()
+assert distributed.world_size() == 2
+"""
+
+
+@pytest.fixture
+def in_two_processes(tmp_path: Path) -> Callable[[str], None]:
+    """Run Python code in two processes that train together, as torchrun starts them; this folder's modules can be imported."""
+
+    def run(code: str) -> None:
+        script = tmp_path / "two.py"
+        begin = _BEGIN.format(folder=str(Path(__file__).parent))
+        script.write_text(begin + textwrap.dedent(code) + "\ndistributed.end_processes()\n", encoding="utf-8")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run
