@@ -19,6 +19,7 @@ from tain.text.readers import read_texts
 
 ASSET = Path(__file__).parents[1] / "src" / "tain" / "assets" / "tain_mini"
 LARGEST_BYTES = 40 * 2**20
+LEAST_GAIN = 0.2  # nats: weights of less are not worth their place in the history
 CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
 CENTRING_LINES = 1000  # of each validation file
 MIRROR = {"learning_rate": 2e-4, "dropout": 0.02}  # found on the dev sets of STS-B and SICK: docs/LOG.md
@@ -109,6 +110,11 @@ def main():
     if size > LARGEST_BYTES:
         sys.exit(f"error: the weights have {size / 2**20:.1f} MB, more than the package may carry (40)")
     record = json.loads((source / "tain.json").read_text())
+    shipped = json.loads((ASSET / "tain.json").read_text())["validation"][-1][1] if (ASSET / "tain.json").exists() else None
+    if shipped is not None and record["validation"][-1][1] > shipped - LEAST_GAIN:
+        sys.exit(
+            f"error: validation loss {record['validation'][-1][1]:.3f} is not {LEAST_GAIN} below the shipped model's {shipped:.3f}: train longer"
+        )
     record["config"]["validation"] = []  # file names of one machine say nothing
     shutil.rmtree(ASSET, ignore_errors=True)
     ASSET.mkdir(parents=True)
