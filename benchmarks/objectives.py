@@ -169,16 +169,17 @@ def summed_up(rows, name, is_mirrored):
     for figure in FIGURES:
         values = [row[figure] for row in mine if figure in row]
         if values:
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            summary[figure] = [round(float(np.mean(values)), 3), round(spread, 3)]
+            spread = round(float(np.std(values, ddof=1)), 3) if len(values) > 1 else None
+            summary[figure] = [round(float(np.mean(values)), 3), spread]
     return summary
 
 
 def show(summary):
     print(f"{'':32}" + "".join(f"{name:>24}" for name in FIGURES.values()))
     for row in summary:
-        cells = "".join(f"{row[figure][0]:17.2f} ±{row[figure][1]:5.2f}" if figure in row else f"{'':>24}" for figure in FIGURES)
-        print(f"{row['objective'] + (', mirrored' if row['mirrored'] else ''):32}" + cells)
+        cells = [(f"{row[figure][0]:17.2f}", row[figure][1]) if figure in row else ("", None) for figure in FIGURES]
+        spread = [f"{mean:>17}" + (f" ±{deviation:5.2f}" if deviation is not None else " " * 7) for mean, deviation in cells]
+        print(f"{row['objective'] + (', mirrored' if row['mirrored'] else ''):32}" + "".join(spread))
 
 
 def draw():
@@ -188,17 +189,18 @@ def draw():
     names = [name for name in ("untouched", *OBJECTIVES) if (name, True) in rows]
     values = [row["sts"][0] for row in rows.values()]
     low, high = 2 * (int(min(values) - 2) // 2), 2 * (int(max(values) + 4) // 2)
-    width, left, right, top, step = 720, 170, 40, 70, 40
+    width, left, right, top, step = 760, 215, 40, 70, 40
     bottom = top + step * len(names)
 
     def x(value):
         return left + (value - low) / (high - low) * (width - left - right)
 
     best = max(names, key=lambda name: rows[name, True]["sts"][0])
+    title = "none of the objectives beats the weights that all start from" if best == "untouched" else f"{best} comes first"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 64}" font-family="system-ui, sans-serif" font-size="13">',
         f'<rect width="{width}" height="{bottom + 64}" fill="#ffffff"/>',
-        f'<text x="16" y="26" font-size="16" fill="#111">Mirrored, {best} comes first; the pretraining objectives at equal cost</text>',
+        f'<text x="16" y="26" font-size="16" fill="#111">At equal cost and mirrored, {title}</text>',
         '<text x="16" y="46" fill="#555">open: as pretrained, filled: mirrored; the number is the validation loss as pretrained</text>',
     ]
     for value in range(low, high + 1, 2):
@@ -209,7 +211,8 @@ def draw():
         loss = rows[name, False]["mlm"][0]
         parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end" fill="#111">{name} ({loss:.2f})</text>')
         for is_mirrored in (False, True):
-            mean, spread = rows[name, is_mirrored]["sts"]
+            mean, deviation = rows[name, is_mirrored]["sts"]
+            spread = deviation or 0.0  # None of a single seed
             parts.append(
                 f'<line x1="{x(mean - spread):.1f}" x2="{x(mean + spread):.1f}" y1="{y}" y2="{y}" stroke="#0b5cad" stroke-width="2"/>'
             )
