@@ -1,7 +1,10 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tain.cli.main import main
 
@@ -67,3 +70,18 @@ def test_what_cannot_work_is_refused_in_one_line(arguments: list[str], message: 
     out, error = capsys.readouterr()
     assert out == ""
     assert message in error.splitlines()[-1]
+
+
+def test_a_model_that_blew_up_is_refused_in_one_line(bert_folder: Path, texts: Path, tmp_path: Path, capsys):
+    broken, figures = tmp_path / "broken", tmp_path / "figures.json"
+    shutil.copytree(bert_folder, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"][:] = torch.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SystemExit) as exited:
+        main(["evaluate", str(broken), *OPTIONS, "--texts", str(texts / "other.txt"), "-o", str(figures)])
+    assert exited.value.code == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "has a loss of nan or infinity on other: check its weights" in error.splitlines()[-1]
+    assert not figures.exists()

@@ -122,7 +122,8 @@ def masked_losses(
         progress: Told what is measured.
 
     Raises:
-        UserError: A source cannot be read or is shorter than a block, or a model reads no blocks of that length.
+        UserError: A source cannot be read or is shorter than a block, a model reads no blocks of that length, or its loss is no
+            finite number.
     """
     progress = progress or Progress.silent()
     block_tokens = block_tokens or _BLOCK_TOKENS
@@ -140,8 +141,10 @@ def masked_losses(
             )
         for text, lines in texts.items():
             progress.note(f"measuring {model.name} on {text}")
-            found[text, model.name] = model.explored_loss(lines, block_tokens=block_tokens, seed=seed, progress=progress)
-            passes = found[text, model.name].passes
+            loss = model.explored_loss(lines, block_tokens=block_tokens, seed=seed, progress=progress)
+            if not np.isfinite(loss.nats).all():
+                raise UserError(f"model {model.name!r} has a loss of nan or infinity on {text}: check its weights, or use float32")
+            found[text, model.name], passes = loss, loss.passes
     if len(texts) > 1:
         for name in names:
             found["all", name] = _together([found[text, name] for text in texts])
