@@ -206,6 +206,7 @@ def test_memory_does_not_grow_with_the_file(write, name, line):
         (b"PK\x03\x04....", "holds a zip archive, not UTF-8 text: unpack it"),
         ("one\n".encode("utf-16"), "holds UTF-16 text, not UTF-8 text: convert it with: iconv -f UTF-16 -t UTF-8"),
     ],
+    ids=["gzip", "xz", "zip", "utf-16"],  # packed bytes carry the time: as a name, no two of the suite's workers would agree on them
 )
 @pytest.mark.parametrize("name", ["x.txt", "x.tsv", "x.jsonl"])
 def test_a_name_that_hides_what_a_file_is_is_refused(write, name, content, told):
