@@ -5,12 +5,14 @@
     python benchmarks/ranking_runs.py --plot           (draws docs/ranking.svg from the results)
 
 sgd: the next system turn given the dialogue so far. ubuntu_irc: a message given the one it answers, and those before it.
-trec_qa: the sentences that answer a question, among those listed. Settings are the same for all rankers of a kind; what is best
-on the dev part is kept, the test part is measured once. Rows go to WORK/rows.jsonl as they are found, and a row that is there with
-the same settings is not measured again, so that a run can be cut off.
+trec_qa: the sentences that answer a question, among those listed. Settings are the same for all rankers of a kind, and all kinds read about as
+many tokens: a cross-encoder reads a context with four candidates each, so it gets a quarter of the contexts. What is best on the dev part is
+kept, the test part is measured once. Rows go to WORK/rows.jsonl as they are found, and a row that is there with the same settings is not
+measured again, so that a run can be cut off.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -31,9 +33,10 @@ KINDS = {
     "poly-360": {"type": "poly", "codes": 360, "code_kind": "first"},
     "cross": {"type": "cross"},
 }
+MODELS = ("tain-mini", "all-MiniLM-L6-v2")
 TASKS = ("sgd", "ubuntu_irc", "trec_qa")
-CANDIDATES = (20, 100)
 HISTORY_TURNS = 20  # the paper's
+CROSS_LIST = 4  # candidates of a context in a cross-encoder's batch
 
 
 def main():
@@ -43,16 +46,15 @@ def main():
         return
     chosen.work.mkdir(parents=True, exist_ok=True)
     rows = Rows(chosen.work / "rows.jsonl", is_kept=not chosen.quick)
-    models = {"tain-mini": "tain-mini", "all-MiniLM-L6-v2": str(minilm_folder())}
-    for task in chosen.tasks:
-        parts = {part: examples(task, part, chosen) for part in ("train", "dev", "test")}
-        for seed in range(13, 13 + chosen.seeds):
-            for model, folder in models.items():
-                for kind in chosen.kinds:
-                    settings = settings_of(kind, chosen)
-                    name = {"task": task, "model": model, "kind": kind, "seed": seed, "settings": settings}
-                    if model in chosen.models and rows.lacks(**name):
-                        rows.add(**name, **measured(folder, seed, parts, settings, chosen))
+    models = dict(zip(MODELS, ("tain-mini", str(minilm_folder())), strict=True))
+    parts = {(task, part): examples(task, part, chosen) for task in chosen.tasks for part in ("train", "dev", "test")}
+    for seed in range(13, 13 + chosen.seeds):
+        for task, model, kind in itertools.product(chosen.tasks, chosen.models, chosen.kinds):
+            settings = settings_of(kind, chosen)
+            name = {"task": task, "model": model, "kind": kind, "seed": seed, "settings": settings}
+            if rows.lacks(**name):
+                mine = {part: parts[task, part] for part in ("train", "dev", "test")}
+                rows.add(**name, **measured(models[model], seed, mine, settings, chosen))
     found = [row for row in rows.found if row["settings"] == settings_of(row["kind"], chosen)]
     summary = summed_up(found)
     show(summary)
@@ -66,13 +68,13 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--models", nargs="+", default=["tain-mini", "all-MiniLM-L6-v2"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=20_000, help="training pairs of a task, at most")
-    parser.add_argument("--queries", type=int, default=1000, help="test contexts of a task, at most")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=3000, help="training pairs of a task, at most")
+    parser.add_argument("--queries", type=int, default=200, help="test contexts of a task, at most; half of them rank 100 candidates")
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--batch-contexts", type=int, default=64, help="of bi and poly; cross takes a quarter")
+    parser.add_argument("--batch-contexts", type=int, default=64, help="of bi and poly; of cross a quarter")
     parser.add_argument("--work", type=Path, default=Path("runs/ranking"), help="folder for rows")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--quick", action="store_true", help="few pairs, one epoch, one seed, tain-mini; no results file")
@@ -89,12 +91,13 @@ def settings_of(kind, chosen):
     is_cross = kind == "cross"
     return {
         **KINDS[kind],
-        "pairs": chosen.pairs,
+        "pairs": chosen.pairs // CROSS_LIST if is_cross else chosen.pairs,
         "queries": chosen.queries,
         "epochs": chosen.epochs,
         "learning_rate": chosen.learning_rate,
-        "batch_contexts": max(2, chosen.batch_contexts // 4) if is_cross else chosen.batch_contexts,
-        "negatives": (3 if chosen.quick else 15) if is_cross else 0,
+        "batch_contexts": max(2, chosen.batch_contexts // CROSS_LIST) if is_cross else chosen.batch_contexts,
+        "negatives": CROSS_LIST - 1 if is_cross else 0,
+        "schedule": "linear",
     }
 
 
@@ -148,8 +151,8 @@ def reply_pairs(path):
 
 def measured(model, seed, parts, settings, chosen):
     options = {name: value for name, value in settings.items() if name not in ("pairs", "queries")}
-    options["batch_contexts"] = min(options["batch_contexts"], len(parts["train"]) // 2)
-    result = rank(model, parts["train"], validation=parts["dev"][: 20 if chosen.quick else 200], seed=seed, **options)
+    options["batch_contexts"] = min(options["batch_contexts"], len(parts["train"][: settings["pairs"]]) // 2)
+    result = rank(model, parts["train"][: settings["pairs"]], validation=parts["dev"][: 20 if chosen.quick else 50], seed=seed, **options)
     found = {"seconds": round(result.runs[0].seconds, 1), "steps": result.runs[0].steps}
     lists = test_lists(parts["test"], chosen)
     for name, each in lists.items():
@@ -165,8 +168,10 @@ def measured(model, seed, parts, settings, chosen):
 def test_lists(examples, chosen):
     if any(example.negatives for example in examples):
         return {"listed": given_lists(examples)}
-    sizes = (5,) if chosen.quick else CANDIDATES
-    return {f"of {size}": sampled_lists(examples, size=size, rng=np.random.default_rng(size)) for size in sizes}
+    few = examples[: len(examples) // 2]  # a cross-encoder reads every one of a hundred candidates
+    sizes = {5: examples} if chosen.quick else {20: examples, 100: few}
+    pool = [answer for example in examples for answer in example.answers]
+    return {f"of {size}": sampled_lists(some, size=size, rng=np.random.default_rng(size), pool=pool) for size, some in sizes.items()}
 
 
 # ---- table and plot
