@@ -33,7 +33,7 @@ KINDS = {
     "poly-360": {"type": "poly", "codes": 360, "code_kind": "first"},
     "cross": {"type": "cross"},
 }
-MODELS = ("tain-mini", "all-MiniLM-L6-v2")
+MODELS = {"tain-mini": 5e-4, "all-MiniLM-L6-v2": 1e-4}  # with their learning rates: a small model wants a larger one
 TASKS = ("sgd", "ubuntu_irc", "trec_qa")
 HISTORY_TURNS = 20  # the paper's
 CROSS_LIST = 4  # candidates of a context in a cross-encoder's batch
@@ -50,12 +50,12 @@ def main():
     parts = {(task, part): examples(task, part, chosen) for task in chosen.tasks for part in ("train", "dev", "test")}
     for seed in range(13, 13 + chosen.seeds):
         for task, model, kind in itertools.product(chosen.tasks, chosen.models, chosen.kinds):
-            settings = settings_of(kind, chosen)
+            settings = settings_of(model, kind, chosen)
             name = {"task": task, "model": model, "kind": kind, "seed": seed, "settings": settings}
             if rows.lacks(**name):
                 mine = {part: parts[task, part] for part in ("train", "dev", "test")}
                 rows.add(**name, **measured(models[model], seed, mine, settings, chosen))
-    found = [row for row in rows.found if row["settings"] == settings_of(row["kind"], chosen)]
+    found = [row for row in rows.found if row["settings"] == settings_of(row["model"], row["kind"], chosen)]
     summary = summed_up(found)
     show(summary)
     if not chosen.quick:
@@ -73,7 +73,6 @@ def arguments():
     parser.add_argument("--pairs", type=int, default=3000, help="training pairs of a task, at most")
     parser.add_argument("--queries", type=int, default=200, help="test contexts of a task, at most; half of them rank 100 candidates")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--batch-contexts", type=int, default=64, help="of bi and poly; of cross a quarter")
     parser.add_argument("--work", type=Path, default=Path("runs/ranking"), help="folder for rows")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
@@ -86,15 +85,15 @@ def arguments():
     return chosen
 
 
-def settings_of(kind, chosen):
-    """All that a row's figures depend on, beside task, model and seed."""
+def settings_of(model, kind, chosen):
+    """All that a row's figures depend on, beside task and seed."""
     is_cross = kind == "cross"
     return {
         **KINDS[kind],
         "pairs": chosen.pairs // CROSS_LIST if is_cross else chosen.pairs,
         "queries": chosen.queries,
         "epochs": chosen.epochs,
-        "learning_rate": chosen.learning_rate,
+        "learning_rate": MODELS[model],
         "batch_contexts": max(2, chosen.batch_contexts // CROSS_LIST) if is_cross else chosen.batch_contexts,
         "negatives": CROSS_LIST - 1 if is_cross else 0,
         "schedule": "linear",

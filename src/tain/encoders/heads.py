@@ -12,6 +12,7 @@ from tain.foundation.choices import CodeKind
 from tain.foundation.errors import ShapeError
 
 PAPER_SCALE = 0.06  # of the released commands; the paper does not mention it
+CODE_SPREAD = 0.3  # standard deviation of the attention logits of drawn codes
 
 
 def rows_of_tokens(
@@ -126,13 +127,13 @@ class DualHead(nn.Module):
 
     @torch.no_grad()
     def draw_codes(self, *, token_length: float, generator: torch.Generator) -> None:
-        """Draw codes whose products with token vectors of this length (unscaled) vary by about 1.
+        """Draw codes whose products with token vectors of this length (unscaled) vary by ``CODE_SPREAD``.
 
-        The released code draws them from [0, 1), where all are near one another and near the vector of ones; a popular
+        So an untrained context's vectors lie near the mean of its tokens, and the ranker starts where a bi-encoder does. The released code draws them from [0, 1), where all are near one another and near the vector of ones; a popular
         port passes the deviation it wants as the mean.
         """
         assert self.codes is not None
-        self.codes.copy_(torch.randn(self.codes.shape, generator=generator) / (token_length * self.scale.cpu()))
+        self.codes.copy_(torch.randn(self.codes.shape, generator=generator) * (CODE_SPREAD / (token_length * self.scale.cpu())))
 
     def candidates(self, pooled: Float[Tensor, "texts dim"]) -> Float[Tensor, "texts dim"]:
         """Scale pooled candidate vectors: red(T2(candidate))."""
