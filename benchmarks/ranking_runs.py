@@ -245,14 +245,19 @@ def draw():
             parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value:.0f}</text>')
         for power in range(int(first), int(last) + 1):
             parts.append(f'<text x="{x(10.0**power):.1f}" y="{top + height + 18}" text-anchor="middle" fill="#555">{10**power:,}</text>')
-        for row in mine:
+        named = []
+        for row in sorted(mine, key=lambda row: -row["figures"][figure][0]):
             (mean, deviation), colour = row["figures"][figure], colours[row["model"]]
             across, up = x(row["ms"]["1000"][0]), y(mean)
             parts.append(
                 f'<line x1="{across:.1f}" x2="{across:.1f}" y1="{y(mean - deviation):.1f}" y2="{y(mean + deviation):.1f}" stroke="{colour}"/>'
             )
             parts.append(marker(row["kind"], across, up, colour=colour, is_filled=row["model"] != "tain-mini"))
-            parts.append(f'<text x="{across + 7:.1f}" y="{up + 4:.1f}" fill="{colour}">{row["kind"]}</text>')
+            line = up + 4
+            while any(abs(across - x_there) < 60 and abs(line - y_there) < 12 for x_there, y_there in named):
+                line += 1
+            named.append((across, line))
+            parts.append(f'<text x="{across + 9:.1f}" y="{line:.1f}" fill="{colour}">{row["kind"]}</text>')
     parts.append(
         f'<text x="60" y="{top + height + 42}" fill="#555">milliseconds a query, 1,000 candidates, candidates cached (cross: extrapolated)</text>'
     )
@@ -276,6 +281,8 @@ def marker(kind, x, y, *, colour, is_filled):
 
 def headline(summary):
     """Say where poly-64 beat the bi-encoder by more than both spreads; one kind, for the best of three would win by chance."""
+    if any(row["seeds"] < 2 for row in summary):
+        return "Quality against time: one seed, so small differences say nothing"
     won, others = [], []
     for task, model in dict.fromkeys((row["task"], row["model"]) for row in summary):
         mine = {row["kind"]: row["figures"][main_figure(row)] for row in summary if (row["task"], row["model"]) == (task, model)}
