@@ -46,7 +46,7 @@ def main():
         return
     chosen.work.mkdir(parents=True, exist_ok=True)
     rows = Rows(chosen.work / "rows.jsonl", is_kept=not chosen.quick)
-    models = dict(zip(MODELS, ("tain-mini", str(minilm_folder())), strict=True))
+    folders = {"tain-mini": "tain-mini", "all-MiniLM-L6-v2": str(minilm_folder())}
     parts = {(task, part): examples(task, part, chosen) for task in chosen.tasks for part in ("train", "dev", "test")}
     for seed in range(13, 13 + chosen.seeds):
         for task, model, kind in itertools.product(chosen.tasks, chosen.models, chosen.kinds):
@@ -54,7 +54,7 @@ def main():
             name = {"task": task, "model": model, "kind": kind, "seed": seed, "settings": settings}
             if rows.lacks(**name):
                 mine = {part: parts[task, part] for part in ("train", "dev", "test")}
-                rows.add(**name, **measured(models[model], seed, mine, settings, chosen))
+                rows.add(**name, **measured(folders[model], seed, mine, settings, chosen))
     found = [row for row in rows.found if row["settings"] == settings_of(row["model"], row["kind"], chosen)]
     summary = summed_up(found)
     show(summary)
@@ -150,8 +150,9 @@ def reply_pairs(path):
 
 def measured(model, seed, parts, settings, chosen):
     options = {name: value for name, value in settings.items() if name not in ("pairs", "queries")}
-    options["batch_contexts"] = min(options["batch_contexts"], len(parts["train"][: settings["pairs"]]) // 2)
-    result = rank(model, parts["train"][: settings["pairs"]], validation=parts["dev"][: 20 if chosen.quick else 50], seed=seed, **options)
+    train = parts["train"][: settings["pairs"]]
+    options["batch_contexts"] = min(options["batch_contexts"], len(train) // 2)
+    result = rank(model, train, validation=parts["dev"][: 20 if chosen.quick else 50], seed=seed, **options)
     found = {"seconds": round(result.runs[0].seconds, 1), "steps": result.runs[0].steps}
     lists = test_lists(parts["test"], chosen)
     for name, each in lists.items():

@@ -129,8 +129,9 @@ class DualHead(nn.Module):
     def draw_codes(self, *, token_length: float, generator: torch.Generator) -> None:
         """Draw codes whose products with token vectors of this length (unscaled) vary by ``CODE_SPREAD``.
 
-        So an untrained context's vectors lie near the mean of its tokens, and the ranker starts where a bi-encoder does. The released code draws them from [0, 1), where all are near one another and near the vector of ones; a popular
-        port passes the deviation it wants as the mean.
+        So an untrained context's vectors lie near the mean of its tokens, and the ranker starts where a bi-encoder does. The
+        released code draws them from [0, 1), where all are near one another and near the vector of ones; a popular port passes
+        the deviation it wants as the mean.
         """
         assert self.codes is not None
         self.codes.copy_(torch.randn(self.codes.shape, generator=generator) * (CODE_SPREAD / (token_length * self.scale.cpu())))
