@@ -7,20 +7,21 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tain.encoders.heads import poly_scores
+from tain.encoders.heads import DualHead, poly_scores
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, DualRanker, Ranker
 
 LIMITS = {"context_tokens": 20, "candidate_tokens": 12}
 KINDS = ["bi", "poly", "cross"]
+SIMILARITIES = ["dot", "cosine"]
 
 
 @pytest.fixture
 def build(bert_folder, generator):
     """Make an untrained ranker whose two towers differ."""
 
-    def make(type="poly", *, folder=bert_folder, kind=None, codes=3, is_shared=False):
+    def make(type="poly", *, folder=bert_folder, kind=None, codes=3, is_shared=False, similarity="dot"):
         embedder = Embedder.load(folder, device="cpu", dtype="float32")
         if type == "cross":
             return CrossRanker.start(embedder, **LIMITS, generator=generator)
@@ -32,6 +33,7 @@ def build(bert_folder, generator):
             is_scale_learned=True,
             is_shared=is_shared,
             generator=generator,
+            normalise=similarity == "cosine",
             **LIMITS,
         )
         if not is_shared:
@@ -72,11 +74,32 @@ def test_a_poly_encoder_scores_by_the_papers_equations(build, sentences, kind):
     np.testing.assert_allclose(ranker.score(sentences[:3], sentences[3:7]), expected.numpy(), atol=1e-4, rtol=1e-4)
 
 
-def test_a_bi_encoder_scores_by_the_dot_product_of_its_towers(build, sentences):
-    ranker = build("bi")
-    scale = float(ranker.head.scale)
-    expected = scale**2 * ranker.context.encode(sentences[:3]) @ ranker.candidate.encode(sentences[3:7]).T
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_a_bi_encoder_scores_by_the_similarity_of_its_towers(build, sentences, similarity):
+    ranker = build("bi", similarity=similarity)
+    sides = zip((ranker.context, ranker.candidate), (sentences[:3], sentences[3:7]), strict=True)
+    contexts, candidates = (side.encode(texts, normalise=similarity == "cosine") for side, texts in sides)
+    expected = float(ranker.head.scale) ** 2 * contexts @ candidates.T
     np.testing.assert_allclose(ranker.score(sentences[:3], sentences[3:7]), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_a_poly_encoder_whose_codes_are_zeros_scores_as_the_bi_encoder_of_its_towers(build, sentences, similarity):
+    ranker = build(similarity=similarity)
+    with torch.no_grad():
+        ranker.head.codes.zero_()
+    bi = DualHead("pooled", codes=1, dim=ranker.dim, scale=float(ranker.head.scale), is_scale_learned=True, normalise=ranker.head.normalise)
+    expected = DualRanker(ranker.context, ranker.candidate, bi, name="bi").score(sentences[:3], sentences[3:])
+    np.testing.assert_allclose(ranker.score(sentences[:3], sentences[3:]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_length_of_vectors_counts_in_dot_products_and_not_in_cosines(build, sentences):
+    for similarity in SIMILARITIES:
+        ranker = build(similarity=similarity)
+        context, candidates = ranker.encode_contexts(sentences[:1]).vectors, torch.from_numpy(ranker.encode_candidates(sentences[1:]))
+        lengths = torch.cat([context[0].norm(dim=1), candidates.norm(dim=1)])
+        scale = float(ranker.head.scale)
+        assert bool(torch.allclose(lengths, torch.full_like(lengths, scale), rtol=1e-4)) == (similarity == "cosine")
 
 
 def test_cached_candidates_and_another_order_change_nothing(build, sentences):
@@ -142,7 +165,14 @@ def test_contexts_lose_their_beginning_and_candidates_their_end(build):
 
 @pytest.mark.parametrize(
     ("type", "options"),
-    [("bi", {}), ("bi", {"is_shared": True}), ("poly", {}), ("poly", {"is_shared": True, "kind": "last"}), ("cross", {})],
+    [
+        ("bi", {}),
+        ("bi", {"is_shared": True, "similarity": "cosine"}),
+        ("poly", {}),
+        ("poly", {"similarity": "cosine"}),
+        ("poly", {"is_shared": True, "kind": "last"}),
+        ("cross", {}),
+    ],
 )
 def test_saving_then_loading_gives_the_same_scores(build, sentences, tmp_path, type, options):
     ranker = build(type, **options)
@@ -154,11 +184,12 @@ def test_saving_then_loading_gives_the_same_scores(build, sentences, tmp_path, t
     assert json.loads((folder / "tain.json").read_text())["kind"] == "ranker"
 
 
+@pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_bi_encoders_load_in_sentence_transformers_and_rank_alike(build, sentences, tmp_path, is_shared):
+def test_bi_encoders_load_in_sentence_transformers_and_rank_alike(build, sentences, tmp_path, is_shared, similarity):
     from sentence_transformers import SentenceTransformer
 
-    ranker = build("bi", is_shared=is_shared)
+    ranker = build("bi", is_shared=is_shared, similarity=similarity)
     sentences = [" ".join(sentence.split()[:2]) for sentence in sentences]  # a shared tower cuts all texts at the contexts' limit there
     model = SentenceTransformer(str(saved(ranker, tmp_path / "ranker")), device="cpu")
     assert all(len(ids) <= LIMITS["candidate_tokens"] for ids in ranker.candidate.tokenizer(sentences)["input_ids"])

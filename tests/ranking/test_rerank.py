@@ -13,11 +13,12 @@ from tain.ranking.rerank import add_candidates, bring_in_line, rerank, search
 LIMITS = {"context_tokens": 20, "candidate_tokens": 20}
 
 
-@pytest.fixture(params=["pooled", "learned"])
+@pytest.fixture(params=["pooled", "learned", "learned, cosine"])
 def ranker(request, bert_folder, generator):
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
-    settings = {"kind": request.param, "codes": 9 if request.param == "learned" else 1, "scale": 0.3, "is_scale_learned": True}
-    return DualRanker.start(embedder, **settings, is_shared=True, generator=generator, **LIMITS)
+    kind, _, similarity = request.param.partition(", ")
+    settings = {"kind": kind, "codes": 9 if kind == "learned" else 1, "normalise": similarity == "cosine"}
+    return DualRanker.start(embedder, **settings, scale=0.3, is_scale_learned=True, is_shared=True, generator=generator, **LIMITS)
 
 
 @pytest.fixture

@@ -142,8 +142,9 @@ def test_the_papers_scaling_is_taken_as_it_is_and_comes_back_exactly(bert_folder
     assert 0.3 < head.codes.mean().item() < 0.7
 
 
-def test_a_learned_scale_starts_where_a_text_scores_twenty_with_itself(bert_folder, pairs):
-    made = session(bert_folder, pairs, type="bi")
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_a_learned_scale_starts_where_a_text_scores_twenty_with_itself(bert_folder, pairs, similarity):
+    made = session(bert_folder, pairs, type="bi", similarity=similarity)
     vectors = dual(made).encode_candidates(made.material.candidates[:64])
     assert float((vectors**2).sum(1).mean()) == pytest.approx(20.0, rel=1e-3)
 

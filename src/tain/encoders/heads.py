@@ -4,6 +4,7 @@ Humeau et al. 2020 (Poly-encoders), section 4. Attention is "basic": no projecti
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -97,6 +98,7 @@ class DualHead(nn.Module):
         dim: Width of the vectors.
         scale: All outputs of both towers are multiplied by this before anything else. The paper's released commands: 0.06.
         is_scale_learned: Train the scale, which acts as a learned temperature.
+        normalise: Give every vector of a context or candidate length 1 before the scale, so that scores are mixed cosines.
         generator: Draws the codes; see ``draw_codes``.
     """
 
@@ -108,9 +110,11 @@ class DualHead(nn.Module):
         dim: int,
         scale: float,
         is_scale_learned: bool,
+        normalise: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        self.normalise = normalise
         self.kind: CodeKind = kind
         self.count = codes
         self.log_scale = nn.Parameter(torch.tensor(float(scale)).log(), requires_grad=is_scale_learned)
@@ -134,21 +138,24 @@ class DualHead(nn.Module):
         the deviation it wants as the mean.
         """
         assert self.codes is not None
-        self.codes.copy_(torch.randn(self.codes.shape, generator=generator) * (CODE_SPREAD / (token_length * self.scale.cpu())))
+        factor = 1.0 if self.normalise else self.scale.cpu()
+        self.codes.copy_(torch.randn(self.codes.shape, generator=generator) * (CODE_SPREAD / (token_length * factor)))
 
     def candidates(self, pooled: Float[Tensor, "texts dim"]) -> Float[Tensor, "texts dim"]:
         """Scale pooled candidate vectors: red(T2(candidate))."""
-        return pooled.float() * self.scale
+        return self._scaled(pooled)
 
     def pooled_contexts(self, pooled: Float[Tensor, "texts dim"]) -> Float[Tensor, "texts 1 dim"]:
         """Scale pooled context vectors of the kind ``pooled``."""
-        return (pooled.float() * self.scale)[:, None]
+        return self._scaled(pooled)[:, None]
 
     def contexts(
         self, tokens: Float[Tensor, "texts longest dim"], is_token: Bool[Tensor, "texts longest"]
     ) -> Float[Tensor, "texts vectors dim"]:
         """Make each context's vectors out of its token vectors; where ``is_vector`` says there is none they are zeros."""
-        tokens = tokens.float() * self.scale
+        if self.codes is not None and self.normalise:  # what is attended to keeps its length, as a mean's tokens do
+            return self._scaled(attended(self.codes.float(), tokens.float(), is_token))
+        tokens = self._scaled(tokens)
         if self.codes is not None:
             return attended(self.codes.float(), tokens, is_token)
         if self.kind == "pooled":
@@ -158,6 +165,10 @@ class DualHead(nn.Module):
         is_vector = self.is_vector(lengths)
         taken = tokens.gather(1, places.clamp(min=0, max=tokens.shape[1] - 1)[:, :, None].expand(-1, -1, tokens.shape[2]))
         return taken * is_vector[:, :, None]
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        vectors = F.normalize(vectors.float(), dim=-1) if self.normalise else vectors.float()
+        return vectors * self.scale
 
     def is_vector(self, lengths: Tensor) -> Bool[Tensor, "texts vectors"]:
         """Tell which of the vectors of contexts of so many tokens there are: a short context has fewer outputs than codes."""

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -185,7 +184,6 @@ class DualRanker(Ranker):
         candidate: Encodes candidates; may share its encoder with ``context``.
         head: Scale and codes.
         name: How it is called in tables.
-        normalise: Scale pooled vectors to length 1 first, as the folder of a plain encoder may say; bi-encoders only.
         record: What its ``tain.json`` says.
     """
 
@@ -196,13 +194,11 @@ class DualRanker(Ranker):
         head: DualHead,
         *,
         name: str,
-        normalise: bool = False,
         record: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(name=name, record=record)
         self.context, self.candidate = context, candidate
         self.head = head.to(context.encoder.device)
-        self.normalise = normalise
         self.type = "bi" if head.kind == "pooled" else "poly"
 
     @classmethod
@@ -213,8 +209,8 @@ class DualRanker(Ranker):
             UserError: It carries a correction.
         """
         refuse_correction(embedder)
-        head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False)
-        return cls(embedder, embedder, head, name=name, normalise=embedder.normalise)
+        head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalise=embedder.normalise)
+        return cls(embedder, embedder, head, name=name)
 
     @classmethod
     def start(
@@ -229,6 +225,7 @@ class DualRanker(Ranker):
         context_tokens: int,
         candidate_tokens: int,
         generator: torch.Generator,
+        normalise: bool = False,
     ) -> "DualRanker":
         """Build an untrained ranker around an encoder: two towers with the same weights, or one.
 
@@ -242,11 +239,14 @@ class DualRanker(Ranker):
             context_tokens: Contexts are cut at this length, their beginning first: what was said last counts most.
             candidate_tokens: Candidates are cut at this length.
             generator: Draws the codes.
+            normalise: See ``DualHead``.
         """
         encoder = embedder.encoder
-        context = _side(embedder, encoder, max_tokens=context_tokens, cut="left")
-        candidate = _side(embedder, encoder if is_shared else copy.deepcopy(encoder), max_tokens=candidate_tokens, cut="right")
-        head = DualHead(kind, codes=codes, dim=embedder.encoder.dim, scale=scale, is_scale_learned=is_scale_learned, generator=generator)
+        own = encoder if is_shared else copy.deepcopy(encoder)
+        context = _side(embedder, encoder, max_tokens=context_tokens, cut="left", normalise=normalise)
+        candidate = _side(embedder, own, max_tokens=candidate_tokens, cut="right", normalise=normalise)
+        settings = {"scale": scale, "is_scale_learned": is_scale_learned, "normalise": normalise}
+        head = DualHead(kind, codes=codes, dim=embedder.encoder.dim, **settings, generator=generator)
         return cls(context, candidate, head, name=embedder.name)
 
     @classmethod
@@ -263,10 +263,11 @@ class DualRanker(Ranker):
             encoders = loaded, loaded
         else:
             encoders = tower(folder / "context"), tower(folder / "candidate")
-        context = _side(encoders[0], encoders[0].encoder, max_tokens=about["context_tokens"], cut="left")
-        candidate = _side(encoders[1], encoders[1].encoder, max_tokens=about["candidate_tokens"], cut="right")
-        dim = encoders[0].encoder.dim
-        head = DualHead(about["kind"], codes=about["codes"], dim=dim, scale=1.0, is_scale_learned=about["learned_scale"])
+        normalise = about.get("normalise", False)
+        context = _side(encoders[0], encoders[0].encoder, max_tokens=about["context_tokens"], cut="left", normalise=normalise)
+        candidate = _side(encoders[1], encoders[1].encoder, max_tokens=about["candidate_tokens"], cut="right", normalise=normalise)
+        settings = {"scale": 1.0, "is_scale_learned": about["learned_scale"], "normalise": normalise}
+        head = DualHead(about["kind"], codes=about["codes"], dim=encoders[0].encoder.dim, **settings)
         _load_head(head, folder)
         return cls(context, candidate, head, name=str(folder), record=record)
 
@@ -288,7 +289,7 @@ class DualRanker(Ranker):
 
     def _fingerprinted(self) -> str:
         """Take in all that a cached candidate vector depends on: the candidates' tower, the scale, the tokenizer."""
-        about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.normalise)
+        about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.head.normalise)
         return _digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
 
     # ---- vectors
@@ -298,17 +299,14 @@ class DualRanker(Ranker):
         encoder = self.context.encoder
         packed = pack(ids, share_rows=share_rows and encoder.layout == "packed").to(encoder.device)
         if self.head.kind == "pooled":
-            return self.head.pooled_contexts(self._pooled(encoder(packed)))
+            return self.head.pooled_contexts(encoder(packed))
         return self.head.contexts(*rows_of_tokens(encoder.tokens(packed), packed))
 
     def candidate_vectors(self, ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> Float[Tensor, "candidates dim"]:
         """Compute the vectors of tokenised candidates, with gradients where torch records them."""
         encoder = self.candidate.encoder
         packed = pack(ids, share_rows=share_rows and encoder.layout == "packed")
-        return self.head.candidates(self._pooled(encoder(packed)))
-
-    def _pooled(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.normalise else vectors
+        return self.head.candidates(encoder(packed))
 
     @torch.inference_mode()
     def encode_candidates(self, texts: Sequence[str], *, progress: Progress | None = None) -> Float32[np.ndarray, "texts dim"]:
@@ -393,6 +391,7 @@ class DualRanker(Ranker):
             "codes": self.head.count,
             "learned_scale": self.head.log_scale.requires_grad,
             "scale": float(self.head.scale.detach()),
+            "normalise": self.head.normalise,
             "context_tokens": self.context.max_tokens,
             "candidate_tokens": self.candidate.max_tokens,
             "shared": self.is_shared,
@@ -529,11 +528,11 @@ def refuse_correction(embedder: Embedder) -> None:
         raise UserError(f"model {embedder.name!r} carries a correction, which rankers do not apply: give the encoder that it was made from")
 
 
-def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str) -> Embedder:
+def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str, normalise: bool = False) -> Embedder:
     """The same model with a length limit of its own and a tokenizer that cuts on its own side."""
     tokenizer = copy.deepcopy(embedder.tokenizer)
     tokenizer.truncation_side = cut
-    return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens)
+    return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens, normalise=normalise)
 
 
 def _refuse_string(texts: Sequence[str], what: str) -> None:

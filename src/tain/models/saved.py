@@ -210,10 +210,12 @@ def write_router(folder: Path, *, query: str, document: str) -> None:
         document: Name of the one that encodes documents (``encode_document``).
     """
     _write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Router"}])
-    kinds = {"": "Transformer", "/1_Pooling": "Pooling"}
-    towers = {"query": query, "document": document}
-    types = {f"{tower}{part}": f"sentence_transformers.models.{kind}" for tower in towers.values() for part, kind in kinds.items()}
-    structure = {route: [f"{tower}{part}" for part in kinds] for route, tower in towers.items()}
+    types, structure = {}, {}
+    for route, tower in {"query": query, "document": document}.items():
+        modules = json.loads((folder / tower / "modules.json").read_text(encoding="utf-8"))
+        paths = {f"{tower}/{module['path']}".rstrip("/"): module["type"] for module in modules}
+        types |= paths
+        structure[route] = list(paths)
     routes = {"types": types, "structure": structure, "parameters": {"default_route": "query", "allow_empty_key": True}}
     _write_json(folder / "router_config.json", routes)
     _write_similarity(folder, "dot")

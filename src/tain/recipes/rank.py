@@ -235,6 +235,7 @@ class _Session:
             codes=1 if config.type == "bi" else config.codes,
             scale=PAPER_SCALE,
             is_scale_learned=not config.paper_scaling,
+            normalise=config.similarity == "cosine",
             is_shared=config.shared_towers,
             generator=generator,
             **limits,

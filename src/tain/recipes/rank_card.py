@@ -85,7 +85,7 @@ def _vectors(type: str, config: dict[str, Any]) -> str:
     if type == "cross":
         return "one encoder, linear score on the first token"
     towers = "one encoder for both sides" if config["shared_towers"] else "two encoders trained apart"
-    scaling = "outputs times 0.06, as released" if config["paper_scaling"] else "learned scale"
+    scaling = "outputs times 0.06, as released" if config["paper_scaling"] else f"{config['similarity']} with a learned scale"
     codes = "" if type == "bi" else f"{config['codes']} vectors a context ({config['code_kind']}), "
     frozen = {"nothing": "", "embeddings": ", word embeddings frozen", "encoder": ", encoder frozen: only codes and scale were trained"}
     return f"{codes}{towers}, pooling {config['pooling']}, {scaling}{frozen[config['freeze']]}"

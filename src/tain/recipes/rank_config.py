@@ -10,6 +10,7 @@ Codes = Literal["learned", "first", "last", "last-and-first"]
 Optimizing = Literal["adamax", "adamw"]
 Frozen = Literal["nothing", "embeddings", "encoder"]
 Schedule = Literal["plateau", "linear"]
+Similarity = Literal["cosine", "dot"]
 
 PAPER_BATCH: dict[str, int] = {"bi": 512, "poly": 256, "cross": 16}
 PAPER_WARMUP: dict[str, int] = {"bi": 100, "poly": 100, "cross": 1000}
@@ -18,6 +19,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "type": get_args(RankerType),
     "code_kind": get_args(Codes),
     "pooling": (None, "cls", "mean"),  # no saved encoder can have mean-with-padding
+    "similarity": get_args(Similarity),
     "freeze": get_args(Frozen),
     "optimizer": get_args(Optimizing),
     "schedule": (None, *get_args(Schedule)),
@@ -34,6 +36,9 @@ class RankConfig:
     codes: Annotated[int, "poly: vectors a context; 1 is close to bi (the paper: 16, 64, 360)"] = 64
     code_kind: Annotated[Codes, "poly: learned codes, or a context's first or last outputs as they are"] = "learned"
     shared_towers: Annotated[bool, "bi, poly: one encoder for contexts and candidates; default: two, trained apart"] = False
+    similarity: Annotated[
+        Similarity, "bi, poly: of a candidate and a context's vectors; cosine: lengths don't count, times a learned temperature"
+    ] = "dot"
     paper_scaling: Annotated[
         bool, "outputs times 0.06 and codes drawn from 0 to 1, as released; default: a learned temperature, codes fitted to the outputs"
     ] = False
@@ -119,6 +124,10 @@ class RankConfig:
             problems.append("a cross-encoder is the teacher, not taught: leave out --teacher, or give --type bi or poly")
         if self.type == "cross" and self.shared_towers:
             problems.append("a cross-encoder has one encoder anyway: leave out --shared-towers")
+        if self.paper_scaling and self.similarity == "cosine":
+            problems.append(
+                "--paper-scaling scales dot products, and cosines times 0.06 twice would all score alike: give --similarity dot"
+            )
         if self.freeze == "encoder" and not (self.type == "poly" and self.code_kind == "learned"):
             problems.append(
                 "--freeze encoder trains the learned codes alone, and this ranker has none: give --type poly --code-kind learned"
