@@ -7,7 +7,7 @@
 sgd: the next system turn given the dialogue so far. ubuntu_irc: a message given the one it answers, and those before it.
 trec_qa: the sentences that answer a question, among those listed. Settings are the same for all rankers of a kind, and all kinds read about as
 many tokens: a cross-encoder reads a context with four candidates each, so it gets a quarter of the contexts. What is best on the dev part is
-kept, the test part is measured once. Rows go to WORK/rows.jsonl as they are found, and a row that is there with the same settings is not
+kept, the test part is measured once. tain-mini is taken as it is and mirrored on the 10,000 STS sentences. Rows go to WORK/rows.jsonl as they are found, and a row that is there with the same settings is not
 measured again, so that a run can be cut off.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from measuring import RESULTS, Rows, machine, minilm_folder
 from tain.evaluation.candidates import given_lists, latencies, list_figures, list_scores, sampled_lists
+from tain.recipes.mirror import mirror
 from tain.recipes.rank import rank
 from tain.text.ranking_pairs import read_ranking_examples
 from tain.text.readers import read_rows
@@ -32,8 +33,10 @@ KINDS = {
     "poly-64": {"type": "poly", "codes": 64},
     "poly-360": {"type": "poly", "codes": 360, "code_kind": "first"},
     "cross": {"type": "cross"},
+    "poly-64, taught": {"type": "poly", "codes": 64, "negatives": 7},  # by the cross-encoder of the same task, model and seed
 }
-MODELS = {"tain-mini": 5e-4, "all-MiniLM-L6-v2": 1e-4}  # with their learning rates: a small model wants a larger one
+MODELS = {"tain-mini": {}, "tain-mini, mirrored": {}, "all-MiniLM-L6-v2": {"learning_rate": 1e-4}}  # tain-mini's own rate and dropout
+MIRRORED_ON = "mirror_corpus/stsbenchmark_train_10k_sents_random_sampled.txt"
 TASKS = ("sgd", "ubuntu_irc", "trec_qa")
 HISTORY_TURNS = 20  # the paper's
 CROSS_LIST = 4  # candidates of a context in a cross-encoder's batch
@@ -46,7 +49,10 @@ def main():
         return
     chosen.work.mkdir(parents=True, exist_ok=True)
     rows = Rows(chosen.work / "rows.jsonl", is_kept=not chosen.quick)
-    folders = {"tain-mini": "tain-mini", "all-MiniLM-L6-v2": str(minilm_folder())}
+    folders = {"tain-mini": "tain-mini", "tain-mini, mirrored": chosen.work / "mirrored", "all-MiniLM-L6-v2": str(minilm_folder())}
+    if "tain-mini, mirrored" in chosen.models and not (chosen.work / "mirrored").exists():
+        texts = (chosen.data / MIRRORED_ON).read_text(encoding="utf-8").splitlines()
+        mirror("tain-mini", texts, chosen.work / "mirrored", level="sentence", dtype="float32")
     parts = {(task, part): examples(task, part, chosen) for task in chosen.tasks for part in ("train", "dev", "test")}
     for seed in range(13, 13 + chosen.seeds):
         for task, model, kind in itertools.product(chosen.tasks, chosen.models, chosen.kinds):
@@ -54,7 +60,13 @@ def main():
             name = {"task": task, "model": model, "kind": kind, "seed": seed, "settings": settings}
             if rows.lacks(**name):
                 mine = {part: parts[task, part] for part in ("train", "dev", "test")}
-                rows.add(**name, **measured(folders[model], seed, mine, settings, chosen))
+                cross = chosen.work / "cross" / f"{task}, {model}, {seed}"
+                if kind == "poly-64, taught":
+                    if not cross.exists():
+                        trained(folders[model], seed, mine, settings_of(model, "cross", chosen), chosen, output=cross)
+                    rows.add(**name, **measured(folders[model], seed, mine, settings, chosen, teacher=str(cross)))
+                else:
+                    rows.add(**name, **measured(folders[model], seed, mine, settings, chosen, output=cross if kind == "cross" else None))
     found = [row for row in rows.found if row["settings"] == settings_of(row["model"], row["kind"], chosen)]
     summary = summed_up(found)
     show(summary)
@@ -93,9 +105,9 @@ def settings_of(model, kind, chosen):
         "pairs": chosen.pairs // CROSS_LIST if is_cross else chosen.pairs,
         "queries": chosen.queries,
         "epochs": chosen.epochs,
-        "learning_rate": MODELS[model],
+        **MODELS[model],
         "batch_contexts": max(2, chosen.batch_contexts // CROSS_LIST) if is_cross else chosen.batch_contexts,
-        "negatives": CROSS_LIST - 1 if is_cross else 0,
+        "negatives": CROSS_LIST - 1 if is_cross else KINDS[kind].get("negatives", 0),
         "schedule": "linear",
     }
 
@@ -148,11 +160,17 @@ def reply_pairs(path):
 # ---- one row
 
 
-def measured(model, seed, parts, settings, chosen):
-    options = {name: value for name, value in settings.items() if name not in ("pairs", "queries")}
+def trained(model, seed, parts, settings, chosen, **options):
+    options |= {name: value for name, value in settings.items() if name not in ("pairs", "queries")}
     train = parts["train"][: settings["pairs"]]
     options["batch_contexts"] = min(options["batch_contexts"], len(train) // 2)
-    result = rank(model, train, validation=parts["dev"][: 20 if chosen.quick else 50], seed=seed, **options)
+    if options.get("output") is not None:
+        options["output"].parent.mkdir(exist_ok=True)
+    return rank(model, train, validation=parts["dev"][: 20 if chosen.quick else 50], seed=seed, overwrite=True, **options)
+
+
+def measured(model, seed, parts, settings, chosen, **options):
+    result = trained(model, seed, parts, settings, chosen, **options)
     found = {"seconds": round(result.runs[0].seconds, 1), "steps": result.runs[0].steps}
     lists = test_lists(parts["test"], chosen)
     for name, each in lists.items():
@@ -217,12 +235,12 @@ def draw():
     summary = json.loads((RESULTS / "ranking_runs.json").read_text(encoding="utf-8"))["summary"]
     tasks = list(dict.fromkeys(row["task"] for row in summary))
     width, panel, top, height = 300 * len(tasks) + 40, 300, 84, 260
-    colours = {"tain-mini": "#8a8a8a", "all-MiniLM-L6-v2": "#0b4f8a"}
+    colours = {"tain-mini": "#8a8a8a", "tain-mini, mirrored": "#9a4a00", "all-MiniLM-L6-v2": "#0b4f8a"}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + height + 76}" font-family="system-ui, sans-serif" font-size="12">',
         f'<rect width="{width}" height="{top + height + 76}" fill="#ffffff"/>',
         f'<text x="16" y="26" font-size="16" fill="#111">{headline(summary)}</text>',
-        '<text x="16" y="46" fill="#555">blue and filled: from all-MiniLM-L6-v2, grey and open: from tain-mini; '
+        '<text x="16" y="46" fill="#555">blue: from all-MiniLM-L6-v2, brown: from tain-mini mirrored, grey and open: from tain-mini as it is; '
         "vertical lines: one standard deviation of seeds</text>",
     ]
     for number, task in enumerate(tasks):
@@ -275,6 +293,7 @@ def marker(kind, x, y, *, colour, is_filled):
         "poly-16": "m0,-5 l5,9 h-10 z",
         "poly-64": "m-4,-4 h8 v8 h-8 z",
         "poly-360": "m0,-5.5 l5.5,5.5 l-5.5,5.5 l-5.5,-5.5 z",
+        "poly-64, taught": "m-5,4 l5,-9 l5,9 l-5,-3 z",
         "cross": "m-1.5,-5 h3 v3.5 h3.5 v3 h-3.5 v3.5 h-3 v-3.5 h-3.5 v-3 h3.5 z",
     }
     return f'<path transform="translate({x:.1f} {y:.1f})" d="{steps[kind]}" {look}/>'

@@ -137,8 +137,9 @@ def test_a_folder_says_how_it_wants_to_be_mirrored_and_what_is_given_wins(bert_f
     shutil.copytree(bert_folder, folder)
     record = {"format": 1, "kind": "masked language model", "mirror": {"learning_rate": 3e-4, "dropout": 0.05}}
     (folder / "tain.json").write_text(json.dumps(record))
-    config = mirror(folder, texts, **SMALL).config
+    config = mirror(folder, texts, tmp_path / "mirrored", **SMALL).config
     assert (config.learning_rate, config.dropout, config.attention_dropout) == (3e-4, 0.05, 0.05)
+    assert json.loads((tmp_path / "mirrored" / "tain.json").read_text())["mirror"] == record["mirror"]
     config = mirror(folder, texts, learning_rate=1e-3, dropout=0.2, **SMALL).config
     assert (config.learning_rate, config.dropout, config.attention_dropout) == (1e-3, 0.2, 0.2)
     (folder / "tain.json").write_text(json.dumps({**record, "mirror": {"temperature": 0.1}}))

@@ -523,6 +523,8 @@ def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypa
         ({"mine_with": "x", "negatives": 0}, "hard negatives are mined, but none are used"),
         ({"validation_candidates": 1}, "validation_candidates is 1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"similarity": "euclidean"}, "similarity is 'euclidean': give cosine or dot"),
+        ({"similarity": "cosine", "paper_scaling": True}, "--paper-scaling scales dot products"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message, unchecked):
@@ -542,6 +544,21 @@ def test_defaults_are_the_papers_where_the_pairs_allow():
     cross = RankConfig(type="cross").resolved(pairs=10**6, has_held_out=False)
     assert (cross.batch_contexts, cross.negatives, cross.warmup_steps, cross.schedule) == (16, 15, 1000, "linear")
     assert RankConfig(type="bi").resolved(pairs=80, has_held_out=True).batch_contexts == 10
+
+
+def test_rate_and_dropout_are_the_given_ones_else_the_folders_else_the_papers(bert_folder, pairs, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(bert_folder, folder)
+    (folder / "tain.json").write_text(json.dumps({"format": 1, "mirror": {"learning_rate": 3e-4, "dropout": 0.02}}))
+    free = {name: value for name, value in SMALL.items() if name not in ("learning_rate", "dropout")} | {"epochs": 1}
+
+    def chosen(model, **settings):
+        config = rank(model, pairs, **free, **settings).config
+        return config.learning_rate, config.dropout, config.attention_dropout
+
+    assert chosen(bert_folder) == (5e-5, 0.1, 0.1)
+    assert chosen(folder) == (3e-4, 0.02, 0.02)
+    assert chosen(folder, learning_rate=1e-3, dropout=0.0) == (1e-3, 0.0, 0.0)
 
 
 def test_a_plateau_without_held_out_contexts_is_refused_and_with_a_validation_file_is_fine(bert_folder, pairs):

@@ -27,9 +27,8 @@ from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, process_age_s
 from tain.models.embedder import Embedder
-from tain.models.saved import locate, read_record
 from tain.objectives.contrastive import info_nce
-from tain.recipes.chosen_settings import chosen_settings
+from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.mirror_card import model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
@@ -149,7 +148,7 @@ def mirror(
         progress.warn(
             f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit it anew afterwards"
         )
-    resolved = config.resolved(width=embedder.dim, weight_rms=_weight_rms(embedder.encoder), suggested=_suggested(model))
+    resolved = config.resolved(width=embedder.dim, weight_rms=_weight_rms(embedder.encoder), suggested=suggested_settings(model))
     config = _fit_to_model(resolved, embedder)
     progress.note(embedder.encoder.layout_reason)
     return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
@@ -197,20 +196,6 @@ def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
     embedder.encoder.pooling = config.pooling
     embedder.encoder.padded_to = config.max_tokens
     return config
-
-
-def _suggested(model: str | Path) -> dict[str, float]:
-    """How the model's own folder wants to be mirrored, where it says so.
-
-    Raises:
-        UserError: It says what is no setting of this kind.
-    """
-    suggested = read_record(locate(model)).get("mirror", {})
-    is_settings = isinstance(suggested, dict) and all(isinstance(value, int | float) for value in suggested.values())
-    if not is_settings or not suggested.keys() <= {"learning_rate", "dropout"}:
-        raise UserError(f"the tain.json of {str(model)!r} suggests {suggested} for mirroring: it may name learning_rate and dropout")
-    MirrorConfig(**suggested)  # refuses values that cannot work
-    return suggested
 
 
 def _weight_rms(encoder: torch.nn.Module) -> float:
@@ -482,6 +467,8 @@ class _Session:
             },
             "worse": result.worse,
         }
+        if suggested := suggested_settings(self.model):
+            record["mirror"] = suggested  # what the model wanted is good for what is made of it, too
         with whole_folder(self.output, overwrite=self.overwrite) as folder:
             self.embedder.save(folder, record=record, card=model_card(self.output.name, record))
         self._drop_checkpoints()

@@ -28,7 +28,7 @@ from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_mem
 from tain.models.embedder import Embedder, max_length
 from tain.models.rankers import CANDIDATE_TOKENS, CONTEXT_TOKENS, CrossRanker, DualRanker, Ranker, refuse_correction
 from tain.objectives.ranking import candidate_cross_entropy, listwise_distillation
-from tain.recipes.chosen_settings import chosen_settings
+from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.rank_card import ranker_card
 from tain.recipes.rank_config import RankConfig, plateau_factor
 from tain.recipes.rank_frozen import FrozenTower
@@ -131,7 +131,7 @@ def rank(
     if distributed.rank() > 0:
         progress = Progress.silent()  # one voice is enough
     material = gather_material(_examples(pairs), config, validation=_examples(validation))
-    config = config.resolved(pairs=len(material.pairs), has_held_out=bool(material.held))
+    config = config.resolved(pairs=len(material.pairs), has_held_out=bool(material.held), suggested=suggested_settings(model))
     assert config.batch_contexts is not None
     if len(material.pairs) < config.batch_contexts:
         raise UserError(
@@ -334,7 +334,7 @@ class _Session:
 
     def run(self) -> Ranked:
         config = self.config
-        assert config.attention_dropout is not None
+        assert config.dropout is not None and config.attention_dropout is not None
         self._prepare_negatives()
         for tower in self.ranker.towers:
             set_dropout(tower.encoder.model, hidden=config.dropout, attention=config.attention_dropout)
@@ -402,7 +402,7 @@ class _Session:
 
     def _train_one(self, seed: int) -> RankRun:
         config, module = self.config, self.ranker.module
-        assert config.batch_contexts is not None and config.warmup_steps is not None
+        assert config.batch_contexts is not None and config.warmup_steps is not None and config.learning_rate is not None
         # exact values of what is not stepped, and of the head, which stays in float32: a cast to bfloat16 and back would round them
         exact = {
             name: parameter.detach().clone()

@@ -1,5 +1,6 @@
 """Settings of ranker training. Light to import: the command line reads its help from here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 
@@ -25,7 +26,8 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "schedule": (None, *get_args(Schedule)),
     "dtype": get_args(Dtype),
 }
-_LEARNING_RATE, _PLATEAU_FACTOR = 5e-5, 0.4
+_PAPERS = {"learning_rate": 5e-5, "dropout": 0.1}
+_PLATEAU_FACTOR = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class RankConfig:
     teacher_temperature: Annotated[float, "divides the teacher's scores, above 0"] = 1.0
     epochs: Annotated[int, "passes over the pairs, 1 or more (the paper: up to 8 poly, 10 bi, 12 cross)"] = 3
     optimizer: Annotated[Optimizing, "adamax (the released commands) or adamw"] = "adamax"
-    learning_rate: Annotated[float, "of the encoders"] = _LEARNING_RATE
+    learning_rate: Annotated[float | None, "of the encoders (what the model's folder suggests, else 5e-5)"] = None
     head_rate: Annotated[float, "of codes, scale and the cross-encoder's score, which start from nothing"] = 1e-3
     weight_decay: Annotated[float, "of the encoders"] = 0.0
     warmup_steps: Annotated[int | None, "the rate rises over so many steps (100, cross 1000; at most a tenth of all)"] = None
@@ -68,7 +70,9 @@ class RankConfig:
     validations_per_epoch: Annotated[int, "measurements on held-out contexts an epoch; the best one's weights are kept"] = 2
     validation_candidates: Annotated[int, "candidates a held-out context, where it lists none"] = 20
     held_out: Annotated[int, "contexts kept from training to measure on, at most a tenth of all; 0 measures nothing"] = 200
-    dropout: Annotated[float, "dropout everywhere but on attention weights; 0 to below 1"] = 0.1
+    dropout: Annotated[
+        float | None, "dropout everywhere but on attention weights; 0 to below 1 (what the model's folder suggests, else 0.1)"
+    ] = None
     attention_dropout: Annotated[float | None, "dropout on attention weights; default: as --dropout"] = None
     seeds: Annotated[int, "train this many runs and keep the best by the held-out contexts"] = 1
     seed: Annotated[int, "fixes data order, negatives, codes and dropout of the first run"] = 13
@@ -103,8 +107,9 @@ class RankConfig:
         if self.held_out < 0:
             problems.append(f"held_out is {self.held_out}, but it counts contexts: give 0 or more")
         for name in ("learning_rate", "head_rate"):
-            if not 0 < getattr(self, name) < 1:
-                problems.append(f"{name} is {getattr(self, name)}: give a number between 0 and 1")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                problems.append(f"{name} is {value}: give a number between 0 and 1")
         if self.weight_decay < 0:
             problems.append(f"weight_decay is {self.weight_decay}: give 0 or more")
         for name in ("dropout", "attention_dropout"):
@@ -138,8 +143,13 @@ class RankConfig:
             problems.append("hard negatives are mined, but none are used: give --negatives 1 or more, or leave out --mine-with")
         return problems
 
-    def resolved(self, *, pairs: int, has_held_out: bool) -> "RankConfig":
-        """Fill what is None from the type and the number of training pairs.
+    def resolved(self, *, pairs: int, has_held_out: bool, suggested: Mapping[str, float] | None = None) -> "RankConfig":
+        """Fill what is None from the type, the number of training pairs and the model.
+
+        Args:
+            pairs: Training pairs.
+            has_held_out: Some contexts are kept to measure on.
+            suggested: ``learning_rate`` and ``dropout`` as the model's own folder wants them; either may be missing.
 
         Raises:
             UserError: The schedule goes by held-out contexts, and there are none.
@@ -152,12 +162,15 @@ class RankConfig:
         batch = self.batch_contexts or min(PAPER_BATCH[self.type], max(2, pairs // 8))
         steps = max(1, pairs // batch) * self.epochs
         needs_lists = self.type == "cross" or self.teacher is not None or self.mine_with is not None
+        tuned = {name: getattr(self, name) for name in _PAPERS if getattr(self, name) is not None}
+        tuned = {**_PAPERS, **(suggested or {}), **tuned}
         filled = {
+            **tuned,
             "batch_contexts": batch,
             "negatives": (CROSS_NEGATIVES if needs_lists else 0) if self.negatives is None else self.negatives,
             "warmup_steps": min(PAPER_WARMUP[self.type], steps // 10) if self.warmup_steps is None else self.warmup_steps,
             "schedule": self.schedule or ("plateau" if has_held_out else "linear"),
-            "attention_dropout": self.dropout if self.attention_dropout is None else self.attention_dropout,
+            "attention_dropout": tuned["dropout"] if self.attention_dropout is None else self.attention_dropout,
         }
         return replace(self, **filled)
 
