@@ -6,7 +6,7 @@
 Every run starts from the same weights, a snapshot of tain-mini centred as the shipped one is, passes the same number of tokens
 through the encoder in steps of the same size, and sees the same text: each part of it three times over (in three epochs; for
 masks explored within a step three times in one). All are mirrored with the shipped model's settings.
-Rows go to WORK/rows.jsonl as they are found, and a row that is there is not measured again, so that a run can be cut off.
+Rows go to WORK/rows.jsonl as they are found, and a figure that is there is not measured again, so that a run can be cut off.
 """
 
 import argparse
@@ -55,13 +55,13 @@ def main():
     transfer_seeds = chosen.seeds if chosen.transfer_seeds is None else chosen.transfer_seeds
     for seed in seeds:
         for name in ("untouched", *OBJECTIVES):
-            missing = [is_mirrored for is_mirrored in (False, True) if rows.lacks(objective=name, seed=seed, mirrored=is_mirrored)]
-            if not missing:
-                continue
-            folder = start if name == "untouched" else trained(name, seed, start, text, chosen)
-            for is_mirrored in missing:
-                figures = measured(folder, seed, chosen, is_mirrored=is_mirrored, has_transfer=seed - seeds[0] < transfer_seeds)
-                rows.add(objective=name, seed=seed, mirrored=is_mirrored, **figures)
+            for is_mirrored in (False, True):
+                key = {"objective": name, "seed": seed, "mirrored": is_mirrored}
+                wanted = ("sts", "transfer") if seed - seeds[0] < transfer_seeds else ("sts",)
+                missing = [figure for figure in wanted if not any(row.items() >= key.items() and figure in row for row in rows.found)]
+                if missing:
+                    folder = start if name == "untouched" else trained(name, seed, start, text, chosen)
+                    rows.add(**key, **measured(folder, seed, chosen, missing, is_mirrored=is_mirrored))
     summary = [summed_up(rows.found, name, is_mirrored) for is_mirrored in (False, True) for name in ("untouched", *OBJECTIVES)]
     show(summary)
     RESULTS.mkdir(exist_ok=True)
@@ -137,21 +137,24 @@ def trained(name, seed, start, text, chosen):
     return folder
 
 
-def measured(folder, seed, chosen, *, is_mirrored, has_transfer):
+def measured(folder, seed, chosen, wanted, *, is_mirrored):
+    """The figures of ``wanted``: transfer, and sts with all that is measured beside it."""
     began_s = time.monotonic()
-    found = {}
+    found = {"sets": {}}
     if is_mirrored:
         texts = (chosen.data / "mirror_corpus" / TEXTS["sentence"]).read_text(encoding="utf-8").splitlines()
         embedder = mirror(folder, texts, level="sentence", seed=seed, **MIRROR).embedder
     else:
+        embedder = Embedder.load(folder, pooling="mean")
+    if "sts" in wanted and not is_mirrored:
         predictor = MaskedPredictor.load(str(folder))
         held_out = [line for path in sorted(chosen.corpus.glob("valid_*")) for line in islice(read_texts(path), VALIDATION_LINES)]
         found["mlm"] = round(predictor.explored_loss(held_out, block_tokens=BLOCK_TOKENS, passes=7, seed=0).loss, 4)
-        embedder = Embedder.load(folder, pooling="mean")
-    sts = scores(embedder, "sentence", chosen.data, "test")
-    words = scores(embedder, "word", chosen.data, "test")
-    found |= {"sts": mean_of(sts), "words": mean_of(words), "sets": {**sts, **words}}
-    if has_transfer:
+    if "sts" in wanted:
+        sts = scores(embedder, "sentence", chosen.data, "test")
+        words = scores(embedder, "word", chosen.data, "test")
+        found |= {"sts": mean_of(sts), "words": mean_of(words), "sets": {**sts, **words}}
+    if "transfer" in wanted:
         (suite,) = evaluate([embedder], ("transfer",), chosen.data, resamples=10).suites
         transfer = {row.key: round(row.figures[0].value, 2) for group in suite.groups for row in group.rows}
         found |= {"transfer": mean_of(transfer)}
@@ -165,7 +168,7 @@ def mean_of(figures):
 
 def summed_up(rows, name, is_mirrored):
     mine = [row for row in rows if row["objective"] == name and row["mirrored"] == is_mirrored]
-    summary = {"objective": name, "mirrored": is_mirrored, "seeds": len(mine)}
+    summary = {"objective": name, "mirrored": is_mirrored, "seeds": len({row["seed"] for row in mine})}
     for figure in FIGURES:
         values = [row[figure] for row in mine if figure in row]
         if values:
