@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{folder: {"text", "batches.types", "encoders", "models"} for folder in _USERS},
     "runtime": {"text", "batches.projection"},  # students read texts where torch is not installed
     "recipes": {"text", "batches", "encoders", "objectives", "training", "models", *_USERS, "runtime"},
-    "serving": {"models", "ranking", "runtime"},
+    "serving": {"text", "models", "ranking", "runtime"},
     "cli": {"text", "batches", "encoders", "objectives", "training", "models", *_USERS, "runtime", "recipes", "serving"},
 }
 
@@ -41,6 +41,9 @@ HEAVY = {
     "rich",
     "onnx",
     "onnxruntime",
+    "starlette",
+    "pydantic",
+    "uvicorn",
 }
 LIGHT_FOR_CLI = {
     "text",

@@ -20,11 +20,12 @@ VERBS = {
     "correct": "Take from an encoder's vectors what all of them share, or all of one language.",
     "evaluate": "Measure encoders on similarity tasks and on their geometry.",
     "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, evaluate.",
+    "serve": "Answer embedding, rerank and classification requests over HTTP.",
     "inspect": "See what a model's token vectors are made of, and why two texts are similar.",
     "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",
 }
 
-_TRAINING_PACKAGES = ("torch", "transformers", "onnx")
+_EXTRAS = {"torch": "train", "transformers": "train", "onnx": "train", "uvicorn": "serve", "starlette": "serve", "pydantic": "serve"}
 
 
 def build_app(called: str | None = None) -> "App":
@@ -65,9 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
         verb = f" {called}" if called in VERBS else ""
         _refuse(f"{' '.join(str(error).split()).rstrip('.')} (see tain{verb} --help)")
     except ModuleNotFoundError as error:
-        if error.name not in _TRAINING_PACKAGES:
+        if error.name not in _EXTRAS:
             raise
-        _refuse(f'tain {called} needs {error.name}, which is not installed: run pip install "tain[train]"')
+        _refuse(f'tain {called} needs {error.name}, which is not installed: run pip install "tain[{_EXTRAS[error.name]}]"')
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

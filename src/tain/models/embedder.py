@@ -190,6 +190,10 @@ class Embedder:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tell how many tokens are read of each text, special tokens included."""
+        return [len(ids) for ids in tokenise(self.tokenizer, texts, max_tokens=self.max_tokens).ids]
+
     def refuse_language(self, language: str | Sequence[str] | None) -> None:
         """Refuse what ``encode`` would refuse as a language, before anything is encoded.
 

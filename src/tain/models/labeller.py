@@ -129,6 +129,20 @@ class Labeller:
         return found
 
 
+def is_labeller(name: str | Path) -> bool:
+    """True where a model's config names a head for classes or tags.
+
+    Raises:
+        UserError: As ``saved.locate``.
+    """
+    path = locate(str(name))
+    try:
+        _kind_of(path, str(name))
+    except UserError:
+        return False
+    return True
+
+
 def checked_names(names: Sequence[str], *, outputs: int, what: str, model: str) -> tuple[str, ...]:
     """Give names of outputs back, if they can be.
 

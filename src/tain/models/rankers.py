@@ -65,11 +65,15 @@ class Ranker(ABC):
     Attributes:
         name: How it is called in tables.
         record: What its ``tain.json`` says; empty for a plain encoder.
+        context: Tokenizer and length limit of contexts; with its own encoder, except in a cross-encoder.
+        candidate: The same for candidates.
         truncated_contexts: How many contexts were cut at the length limit when some were last encoded.
         truncated_candidates: How many different candidates were, likewise.
     """
 
     type: RankerType
+    context: Embedder
+    candidate: Embedder
 
     def __init__(self, *, name: str, record: dict[str, Any] | None = None) -> None:
         self.name = name

@@ -37,6 +37,10 @@ class HashedReader:
     def estimate(self, text: str) -> int:
         return max(1, self._projection.count(text))
 
+    def count(self, texts: list[str]) -> list[int]:
+        ends = len(self.before) + len(self.behind)
+        return [min(len(self.tokens(text)), self.max_tokens) + ends for text in texts]
+
     def __call__(self, texts: list[str]) -> Inputs:
         projected = self._projection(texts)
         return Inputs({"rows": _as_bytes(projected.rows), "ids": projected.ids}, projected.lengths, projected.truncated)
@@ -64,6 +68,9 @@ class TokenReader:
 
     def estimate(self, text: str) -> int:
         return text.count(" ") + 1
+
+    def count(self, texts: list[str]) -> list[int]:
+        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def __call__(self, texts: list[str]) -> Inputs:
         encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]

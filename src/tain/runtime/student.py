@@ -190,6 +190,10 @@ class Student:
             tags = [self.tags[int(tag)] for tag in outputs["tokens"][:read].argmax(axis=1)] + ["O"] * (tokens - read)
         return Prediction(label, chance, tags)
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tell how many tokens are read of each text."""
+        return self._reader.count(list(texts))
+
     def refuse_language(self, language: object) -> None:
         """Refuse a language, which no student tells apart.
 

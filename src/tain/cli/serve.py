@@ -1,0 +1,109 @@
+"""``tain serve``."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tain.foundation.choices import Dtype
+from tain.foundation.errors import UserError
+
+_KEY = "TAIN_API_KEY"
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    *models: str,
+    host: Annotated[str, Parameter(help="address to listen at; 0.0.0.0 lets other machines in")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="port to listen at; 0 takes a free one")] = 8000,
+    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
+    dtype: Annotated[Dtype, Parameter(help="number type the models compute in; auto takes what is fastest here")] = "auto",
+    most_waiting: Annotated[int, Parameter(help="texts that may wait for one model; more are refused with status 503")] = 8192,
+    trust_remote_code: Annotated[bool, Parameter(help="let the models' folders bring Python code of their own", negative=())] = False,
+    json: Annotated[bool, Parameter(help="what happens as JSON", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="say nothing but warnings", negative=())] = False,
+) -> None:
+    """Answer embedding, rerank and classification requests over HTTP.
+
+    tain serve encoder ranker
+
+    POST /v1/embeddings (as OpenAI's), /v1/rerank (as Cohere's), /v1/classify; GET /v1/models, /health. Where TAIN_API_KEY is set,
+    requests must carry it. Ctrl-C stops.
+
+    Parameters
+    ----------
+    models
+        encoders, rankers, students, classifiers or taggers: folders, hub names, or tain-mini; NAME=MODEL gives one another name,
+        else it is called by its folder's
+    """
+    _refuse_settings(models, port=port, most_waiting=most_waiting)
+    named = _named(models)
+    listener = _listener(host, port)
+    with listener:
+        import uvicorn
+
+        from tain.foundation.progress import Progress
+        from tain.serving.app import build_app
+        from tain.serving.served import load_served
+
+        progress = Progress.for_terminal(json=json, quiet=quiet)
+        api_key = os.environ.get(_KEY) or None
+        if host not in _LOCAL and api_key is None:
+            progress.warn(f"whoever reaches {host} can send requests: set {_KEY} to ask for a key")
+        options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        served = [load_served(name, model, **options) for name, model in named.items()]
+        app = build_app(served, api_key=api_key, most_waiting=most_waiting)
+        listener.listen()  # who reads the line below may connect at once
+        shown = f"[{host}]" if ":" in host else host
+        overview = ", ".join(f"{one.name} ({', '.join(one.uses)})" for one in served)
+        progress.note(f"serving {overview} at http://{shown}:{listener.getsockname()[1]}/v1")
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            progress.note("stopped")  # how a server ends
+
+
+def _refuse_settings(models: tuple[str, ...], *, port: int, most_waiting: int) -> None:
+    if not models:
+        raise UserError("no model is given: give one or more, tain serve encoder")
+    if not 0 <= port <= 65535:
+        raise UserError(f"port is {port}: give 1 to 65535, or 0 for a free one")
+    if most_waiting < 1:
+        raise UserError(f"most_waiting is {most_waiting}: give 1 or more")
+
+
+def _named(models: tuple[str, ...]) -> dict[str, str]:
+    """Models by what requests call them."""
+    from tain.cli.models import find_encoder
+
+    found: dict[str, str] = {}
+    for given in models:
+        name, mark, model = given.partition("=")
+        if not mark or Path(given).exists():
+            name, model = Path(given).name or given, given
+        if not name or not model:
+            raise UserError(f"model is {given!r}: give MODEL, or NAME=MODEL")
+        if name in found:
+            raise UserError(f"two models are called {name!r}, {found[name]!r} and {model!r}: give one another name, NAME=MODEL")
+        find_encoder(model)
+        found[name] = model
+    return found
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Take the port before anything is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(f"host is {host!r}, which is no address of this machine ({error.strerror}): give 127.0.0.1 or 0.0.0.0") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise UserError(f"nothing can listen at {host}:{port} ({error.strerror}): give another --port, or 0 for a free one") from None
+    return listener

@@ -1,0 +1,105 @@
+"""A loaded model under the name that requests call it by, whatever kind it is."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tain.foundation.errors import UserError
+from tain.runtime.student import Student, is_student
+from tain.text.records import Prediction
+
+if TYPE_CHECKING:
+    from tain.models.embedder import Embedder
+    from tain.models.labeller import Labeller
+    from tain.models.rankers import Ranker
+
+
+class Served:
+    """One model and what it can do.
+
+    Args:
+        name: What requests call it.
+        embedder: Gives vectors: an encoder or a student.
+        ranker: Scores documents for a query. An embedder without one ranks by cosine.
+        labeller: Tells classes or tags: a classifier, a tagger or a student.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        embedder: "Embedder | Student | None" = None,
+        ranker: "Ranker | None" = None,
+        labeller: "Labeller | Student | None" = None,
+    ) -> None:
+        self.name = name
+        self.embedder, self.ranker, self.labeller = embedder, ranker, labeller
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Endpoints that it answers."""
+        if self.ranker is not None:
+            return ("rerank",)
+        return ("embeddings", "rerank") if self.embedder is not None else ("classify",)
+
+    def embed(self, texts: list[str]) -> list[tuple[np.ndarray, int]]:
+        """Each text's vector, float32 (dim,), and how many tokens were read of it."""
+        assert self.embedder is not None
+        return list(zip(self.embedder.encode(texts), self.embedder.count_tokens(texts), strict=True))
+
+    def rerank(self, lists: list[tuple[str, list[str]]]) -> list[tuple[np.ndarray, int]]:
+        """Each query's scores of its documents, float32 (documents,), and how many tokens were read for them."""
+        queries, documents = [query for query, _ in lists], [listed for _, listed in lists]
+        flat = [text for listed in documents for text in listed]
+        if self.ranker is not None:
+            scores = self.ranker.score_lists(queries, documents)
+            # a cross-encoder reads the query with every document
+            times = [len(listed) if self.ranker.type == "cross" else 1 for listed in documents]
+            asked, found = self.ranker.context.count_tokens(queries), self.ranker.candidate.count_tokens(flat)
+        else:
+            assert self.embedder is not None
+            left, right = (self.embedder.encode(texts, normalise=True) for texts in (queries, flat))
+            ends = np.cumsum([len(listed) for listed in documents])[:-1]
+            scores = [rows @ query for rows, query in zip(np.split(right, ends), left, strict=True)]
+            times = [1] * len(lists)
+            asked, found = self.embedder.count_tokens(queries), self.embedder.count_tokens(flat)
+        answers, start = [], 0
+        for place, listed in enumerate(documents):
+            tokens = times[place] * asked[place] + sum(found[start : start + len(listed)])
+            answers.append((scores[place], tokens))
+            start += len(listed)
+        return answers
+
+    def classify(self, texts: list[str]) -> Sequence[Prediction]:
+        assert self.labeller is not None
+        return self.labeller.predict(texts)
+
+
+def load_served(name: str, model: str, **options: Any) -> Served:
+    """Load whatever a folder or hub name holds; a student needs no torch.
+
+    Args:
+        name: What requests call it.
+        model: A folder, a hub name, or ``tain-mini``.
+        **options: ``device``, ``dtype`` and ``trust_remote_code``; a student, which has them of its own, takes none.
+
+    Raises:
+        UserError: It is not there, cannot be run, or needs to be told what no request says.
+    """
+    if is_student(model):
+        student = Student.load(model)
+        return Served(name, embedder=student) if student.task == "embed" else Served(name, labeller=student)
+    from tain.models.embedder import Embedder
+    from tain.models.labeller import Labeller, is_labeller
+    from tain.models.rankers import Ranker
+    from tain.models.saved import read_record
+
+    if read_record(model).get("kind") == "ranker":
+        return Served(name, ranker=Ranker.load(model, **options))
+    if is_labeller(model):
+        return Served(name, labeller=Labeller.load(model, device=options.get("device"), trust_remote_code=options["trust_remote_code"]))
+    embedder = Embedder.load(model, **options)
+    if embedder.languages:
+        raise UserError(f"model {model!r} is corrected by language, and requests name none: serve the encoder that it was made from")
+    return Served(name, embedder=embedder)

@@ -1,0 +1,340 @@
+"""A server on this machine, asked over HTTP: what it answers is what the models say, and what it refuses."""
+
+import base64
+import http.client
+import json
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+
+from tain.foundation.errors import UserError
+from tain.models.embedder import Embedder
+from tain.models.rankers import CrossRanker, Ranker
+from tain.recipes.distil import distil
+from tain.runtime.student import Student
+from tain.serving import app as application
+from tain.serving.app import build_app
+from tain.serving.served import Served, load_served
+from tain.text.records import Example
+
+OPTIONS = {"device": "cpu", "dtype": "float32", "trust_remote_code": False}
+SMALL = {"features": 64, "bottleneck": 16, "state": 12, "layers": 1, "batch_texts": 8, "epochs": 1, "held_out": 0, "device": "cpu"}
+
+
+class Client:
+    """Sends requests to a port of this machine."""
+
+    def __init__(self, port):
+        self.port = port
+
+    def ask(self, path, content=None, *, raw=None, **headers):
+        """Status, what the JSON says, and the headers; POST where there is content."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        body = raw if raw is not None else None if content is None else json.dumps(content)
+        connection.request("GET" if body is None else "POST", path, body=body, headers=headers)
+        answer = connection.getresponse()
+        said = json.loads(answer.read())
+        connection.close()
+        return answer.status, said, answer.headers
+
+    def post(self, path, **content):
+        status, said, _ = self.ask(path, content)
+        return status, said
+
+    def refusal(self, path, status, **content):
+        """The error's fields."""
+        given, said = self.post(path, **content)
+        assert given == status, said
+        assert said["error"]["type"] == "invalid_request_error"
+        return said["error"]
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Start a server around models; stops with the module."""
+    running = []
+
+    def start(served, **options):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = uvicorn.Server(uvicorn.Config(build_app(served, **options), log_level="critical", access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        running.append((server, thread, listener))
+        return Client(listener.getsockname()[1])
+
+    yield start
+    for server, thread, listener in running:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def folders(bert_folder, sentences, save_labeller, tmp_path_factory):
+    """A model of each kind, by what it shall be called."""
+    place = tmp_path_factory.mktemp("served")
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    cross = CrossRanker.start(embedder, context_tokens=12, candidate_tokens=12, generator=torch.Generator().manual_seed(1))
+    (place / "cross").mkdir()
+    cross.save(place / "cross", record={"base_model": "tiny"}, card="a card")
+    distil(bert_folder, sentences, place / "student", **SMALL)
+    examples = [Example(f"go to {city}", "go", ("O", "O", "B-city")) for city in "abcdefghijkl"]
+    distil("none", examples, place / "tagger", task="tag", **SMALL)
+    return {
+        "encoder": bert_folder,
+        "cross": place / "cross",
+        "student": place / "student",
+        "tagger": place / "tagger",
+        "classifier": save_labeller("SequenceClassification", ["no", "yes"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def client(serve, folders):
+    return serve([load_served(name, str(folder), **OPTIONS) for name, folder in folders.items()])
+
+
+# ---- answers
+
+
+@pytest.mark.parametrize("name", ["encoder", "student"])
+def test_vectors_are_the_models_own(client, folders, sentences, name):
+    model = Student.load(folders[name]) if name == "student" else Embedder.load(folders[name], device="cpu", dtype="float32")
+    status, said = client.post("/v1/embeddings", model=name, input=sentences)
+    assert (status, said["object"], said["model"]) == (200, "list", name)
+    assert [(row["object"], row["index"]) for row in said["data"]] == [("embedding", place) for place in range(len(sentences))]
+    np.testing.assert_allclose([row["embedding"] for row in said["data"]], model.encode(sentences), atol=1e-5)
+    tokens = sum(model.count_tokens(sentences))
+    assert said["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+def test_one_text_comes_alone_and_base64_carries_the_same_numbers(client, sentences):
+    _, plain = client.post("/v1/embeddings", input=sentences[0])
+    _, packed = client.post("/v1/embeddings", input=sentences[0], encoding_format="base64", dimensions=32, user="somebody")
+    assert (len(plain["data"]), plain["model"]) == (1, "encoder")  # the first model that gives vectors
+    numbers = np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), dtype="<f4")
+    np.testing.assert_allclose(numbers, plain["data"][0]["embedding"], atol=1e-6)
+
+
+def test_tokens_are_counted_as_they_are_read(folders):
+    encoder, student, tagger = (load_served("x", str(folders[name]), **OPTIONS) for name in ("encoder", "student", "tagger"))
+    assert encoder.embedder.count_tokens(["a b", "a"]) == [4, 3]  # and two special ones
+    projection = student.embedder._reader
+    ends = len(projection.before) + len(projection.behind)
+    assert student.embedder.count_tokens(["the sea", "sand"]) == [2 + ends, 1 + ends]
+    assert tagger.labeller.count_tokens(["go " * 1000]) == [projection.max_tokens + ends]
+
+
+@pytest.mark.parametrize("name", ["encoder", "student", "cross"])
+def test_documents_come_by_score_best_first(client, folders, sentences, name):
+    query, documents = sentences[0], [*sentences[1:6], {"text": sentences[0]}]
+    texts = [*sentences[1:6], sentences[0]]
+    if name == "cross":
+        expected = Ranker.load(folders[name], device="cpu", dtype="float32").score([query], texts)[0]
+    else:
+        model = load_served(name, str(folders[name]), **OPTIONS).embedder
+        expected = model.encode(texts, normalise=True) @ model.encode([query], normalise=True)[0]
+        assert expected.argmax() == 5  # a text is nearest to itself
+    status, said = client.post("/v1/rerank", model=name, query=query, documents=documents, return_documents=True)
+    assert (status, said["model"]) == (200, name)
+    order = [result["index"] for result in said["results"]]
+    assert order == np.argsort(-expected).tolist()
+    np.testing.assert_allclose([result["relevance_score"] for result in said["results"]], expected[order], atol=1e-4)
+    assert [result["document"]["text"] for result in said["results"]] == [texts[place] for place in order]
+    assert said["usage"]["total_tokens"] > 0
+    _, few = client.post("/v1/rerank", model=name, query=query, documents=documents, top_n=2)
+    assert few["results"] == [{name: value for name, value in result.items() if name != "document"} for result in said["results"][:2]]
+
+
+def test_a_cross_encoder_reads_the_query_with_every_document(folders):
+    cross, encoder = (load_served(name, str(folders[name]), **OPTIONS) for name in ("cross", "encoder"))
+    (_, once), (_, with_three) = cross.rerank([("a b", ["c"]), ("a b", ["c", "c", "c"])])
+    assert with_three == 3 * once
+    (_, shared), (_, alone) = encoder.rerank([("a b", ["c", "c"]), ("a b", ["c"])])
+    assert shared - alone == encoder.embedder.count_tokens(["c"])[0]
+
+
+def test_requests_of_many_lists_keep_them_apart(folders, sentences):
+    for name in ("encoder", "cross"):
+        served = load_served(name, str(folders[name]), **OPTIONS)
+        lists = [(sentences[0], sentences[1:4]), (sentences[5], sentences[2:3]), (sentences[7], sentences[:6])]
+        for (found, tokens), one in zip(served.rerank(lists), lists, strict=True):
+            ((alone, tokens_alone),) = served.rerank([one])
+            np.testing.assert_allclose(found, alone, atol=1e-5)
+            assert tokens == tokens_alone
+
+
+def test_classes_and_tags_are_told(client, folders):
+    _, said = client.post("/v1/classify", model="classifier", input=["a", "b"])
+    assert [row["index"] for row in said["data"]] == [0, 1]
+    assert {row["label"] for row in said["data"]} <= {"no", "yes"}
+    assert all(0.5 <= row["probability"] <= 1 and "tags" not in row for row in said["data"])
+    _, said = client.post("/v1/classify", model="tagger", input="go to a")
+    (expected,) = Student.load(folders["tagger"]).predict(["go to a"])
+    assert (said["data"][0]["label"], said["data"][0]["tags"]) == (expected.label, expected.tags)
+
+
+def test_models_are_listed_with_what_they_answer(client):
+    _, said, _ = client.ask("/v1/models")
+    assert {row["id"]: row["uses"] for row in said["data"]} == {
+        "encoder": ["embeddings", "rerank"],
+        "cross": ["rerank"],
+        "student": ["embeddings", "rerank"],
+        "tagger": ["classify"],
+        "classifier": ["classify"],
+    }
+    assert client.ask("/health")[:2] == (200, {"status": "ok"})
+
+
+def test_many_at_once_each_get_their_own(client, folders, sentences):
+    expected = Embedder.load(folders["encoder"], device="cpu", dtype="float32").encode(sentences)
+
+    def ask(place):
+        status, said = client.post("/v1/embeddings", input=[sentences[place], sentences[place - 1]])
+        assert status == 200
+        return np.array([row["embedding"] for row in said["data"]])
+
+    with ThreadPoolExecutor(8) as threads:
+        for place, found in enumerate(threads.map(ask, list(range(12)) * 3)):
+            np.testing.assert_allclose(found, expected[[place % 12, place % 12 - 1]], atol=1e-5)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message", "param"),
+    [
+        ("/v1/embeddings", {}, "input: Field required", "input"),
+        ("/v1/embeddings", {"input": []}, "at least 1 item", "input"),
+        ("/v1/embeddings", {"input": ["a"] * 2049}, "at most 2048 items", "input"),
+        ("/v1/embeddings", {"input": [1, 2]}, "token numbers mean something else for every model: send texts", "input"),
+        ("/v1/embeddings", {"input": [[1, 2]]}, "token numbers mean something else", "input"),
+        ("/v1/embeddings", {"input": ["a", None]}, "input.1: Input should be a valid string", "input"),
+        (
+            "/v1/embeddings",
+            {"input": "a", "encoding_format": "int8"},
+            "encoding_format: Input should be 'float' or 'base64'",
+            "encoding_format",
+        ),
+        (
+            "/v1/embeddings",
+            {"input": "a", "dimensions": 8},
+            "dimensions is 8, but vectors of 'encoder' have 32: leave it out",
+            "dimensions",
+        ),
+        (
+            "/v1/embeddings",
+            {"input": "a", "model": "tagger"},
+            "model 'tagger' does not answer embeddings: encoder (embeddings, rerank);",
+            "model",
+        ),
+        ("/v1/rerank", {"query": "a"}, "documents: Field required", "documents"),
+        ("/v1/rerank", {"query": "a", "documents": [{"image": "b"}]}, "documents.0: Input should be a valid string", "documents"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"], "top_n": 0}, "top_n: Input should be greater than or equal to 1", "top_n"),
+        ("/v1/classify", {"input": "a", "model": "encoder"}, "model 'encoder' does not answer classify", "model"),
+    ],
+)
+def test_requests_that_cannot_work_are_told_why(client, path, content, message, param):
+    error = client.refusal(path, 400, **content)
+    assert message in error["message"]
+    assert error["param"] == param
+
+
+def test_a_model_or_path_that_is_not_there(client, serve, folders):
+    error = client.refusal("/v1/embeddings", 404, input="a", model="other")
+    assert error["message"].startswith("there is no model 'other' here: encoder (embeddings, rerank)")
+    assert error["code"] == "model_not_found"
+    status, said, _ = client.ask("/v1/nothing")
+    assert (status, said["error"]["message"][:28]) == (404, "GET /v1/nothing is nothing h")
+    assert client.ask("/v1/embeddings")[0] == 405
+    alone = serve([load_served("tagger", str(folders["tagger"]), **OPTIONS)])
+    assert alone.refusal("/v1/embeddings", 404, input="a")["message"].startswith("no model here answers embeddings: tagger (classify)")
+
+
+def test_bodies_that_are_no_json_or_too_large(client, monkeypatch):
+    status, said, _ = client.ask("/v1/embeddings", raw="{")
+    assert (status, said["error"]["message"][:34]) == (400, "the request's body is not JSON (EO")
+    assert client.ask("/v1/embeddings", raw="[]")[0] == 400
+    monkeypatch.setattr(application, "MOST_BYTES", 2**20)
+    status, said, _ = client.ask("/v1/embeddings", {"input": "a" * 2**21})
+    assert (status, said["error"]["message"]) == (413, "the request is larger than 1 MB: send fewer texts at a time")
+
+
+def test_a_key_is_asked_for(serve, folders):
+    client = serve([load_served("encoder", str(folders["encoder"]), **OPTIONS)], api_key="secret")
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
+        status, said, sent = client.ask("/v1/embeddings", {"input": "a"}, **headers)
+        assert (status, said["error"]["code"], sent["WWW-Authenticate"]) == (401, "invalid_api_key", "Bearer")
+    assert client.ask("/v1/models")[0] == 401
+    assert client.ask("/v1/embeddings", {"input": "a"}, Authorization="Bearer secret")[0] == 200
+    assert client.ask("/health")[0] == 200  # says nothing of the models
+
+
+class Stuck:
+    """An embedder that waits to be let."""
+
+    dim = 2
+
+    def __init__(self):
+        self.has_begun, self.is_let = threading.Event(), threading.Event()
+
+    def encode(self, texts):
+        self.has_begun.set()
+        self.is_let.wait(20)
+        if "refused" in texts:
+            raise UserError("no tokens: leave it out")
+        if "bug" in texts:
+            raise ZeroDivisionError
+        return np.zeros((len(texts), 2), dtype=np.float32)
+
+    def count_tokens(self, texts):
+        return [1] * len(texts)
+
+
+def test_a_server_with_too_much_to_do_says_so(serve):
+    stuck = Stuck()
+    client = serve([Served("stuck", embedder=stuck)], most_waiting=2)
+    with ThreadPoolExecutor(5) as threads:
+        running = threads.submit(client.post, "/v1/embeddings", input="a")
+        assert stuck.has_begun.wait(20)
+        others = [threads.submit(client.ask, "/v1/embeddings", {"input": ["a", "b"]}) for _ in range(4)]
+        refused = [other.result() for other in islice(as_completed(others), 3)]  # one of the four may wait
+        stuck.is_let.set()
+        for status, said, headers in refused:
+            assert (status, said["error"]["code"], headers["Retry-After"]) == (503, "overloaded", "1")
+        assert running.result()[0] == 200
+        assert sorted(other.result()[0] for other in others) == [200, 503, 503, 503]
+
+
+def test_what_a_model_refuses_is_the_requests_fault_and_others_go_on(serve):
+    stuck = Stuck()
+    stuck.is_let.set()
+    client = serve([Served("stuck", embedder=stuck)])
+    assert client.refusal("/v1/embeddings", 400, input=["a", "refused"])["message"] == "no tokens: leave it out"
+    assert client.post("/v1/embeddings", input=["a"])[0] == 200
+
+
+def test_an_error_of_ours_is_told_as_one_and_the_server_goes_on(serve):
+    stuck = Stuck()
+    stuck.is_let.set()
+    client = serve([Served("stuck", embedder=stuck)])
+    status, said = client.post("/v1/embeddings", input="bug")
+    assert (status, said["error"]["type"]) == (500, "server_error")
+    assert "ZeroDivisionError" in said["error"]["message"]
+    assert client.post("/v1/embeddings", input="a")[0] == 200
+
+
+def test_a_model_that_must_be_told_the_language_is_refused(folders, monkeypatch):
+    monkeypatch.setattr(Embedder, "languages", property(lambda self: ("en",)))
+    with pytest.raises(UserError, match="is corrected by language, and requests name none"):
+        load_served("x", str(folders["encoder"]), **OPTIONS)
