@@ -33,6 +33,7 @@ KINDS = {
     "poly-64": {"type": "poly", "codes": 64},
     "poly-360": {"type": "poly", "codes": 360, "code_kind": "first"},
     "cross": {"type": "cross"},
+    "poly-64, lists": {"type": "poly", "codes": 64, "negatives": 7},  # what a taught one has beside its teacher
     "poly-64, taught": {"type": "poly", "codes": 64, "negatives": 7},  # by the cross-encoder of the same task, model and seed
 }
 MODELS = {"tain-mini": {}, "tain-mini, mirrored": {}, "all-MiniLM-L6-v2": {"learning_rate": 1e-4}}  # tain-mini's own rate and dropout
@@ -293,6 +294,7 @@ def marker(kind, x, y, *, colour, is_filled):
         "poly-16": "m0,-5 l5,9 h-10 z",
         "poly-64": "m-4,-4 h8 v8 h-8 z",
         "poly-360": "m0,-5.5 l5.5,5.5 l-5.5,5.5 l-5.5,-5.5 z",
+        "poly-64, lists": "m-5,-4 l5,9 l5,-9 l-5,3 z",
         "poly-64, taught": "m-5,4 l5,-9 l5,9 l-5,-3 z",
         "cross": "m-1.5,-5 h3 v3.5 h3.5 v3 h-3.5 v3.5 h-3 v-3.5 h-3.5 v-3 h3.5 z",
     }
