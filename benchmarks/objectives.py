@@ -140,7 +140,7 @@ def trained(name, seed, start, text, chosen):
 def measured(folder, seed, chosen, wanted, *, is_mirrored):
     """The figures of ``wanted``: transfer, and sts with all that is measured beside it."""
     began_s = time.monotonic()
-    found = {"sets": {}}
+    found, sets = {}, {}
     if is_mirrored:
         texts = (chosen.data / "mirror_corpus" / TEXTS["sentence"]).read_text(encoding="utf-8").splitlines()
         embedder = mirror(folder, texts, level="sentence", seed=seed, **MIRROR).embedder
@@ -153,13 +153,14 @@ def measured(folder, seed, chosen, wanted, *, is_mirrored):
     if "sts" in wanted:
         sts = scores(embedder, "sentence", chosen.data, "test")
         words = scores(embedder, "word", chosen.data, "test")
-        found |= {"sts": mean_of(sts), "words": mean_of(words), "sets": {**sts, **words}}
+        found |= {"sts": mean_of(sts), "words": mean_of(words)}
+        sets |= {**sts, **words}
     if "transfer" in wanted:
         (suite,) = evaluate([embedder], ("transfer",), chosen.data, resamples=10).suites
         transfer = {row.key: round(row.figures[0].value, 2) for group in suite.groups for row in group.rows}
         found |= {"transfer": mean_of(transfer)}
-        found["sets"] |= transfer
-    return {**found, "seconds": round(time.monotonic() - began_s, 1)}
+        sets |= transfer
+    return {**found, "sets": sets, "seconds": round(time.monotonic() - began_s, 1)}
 
 
 def mean_of(figures):

@@ -17,6 +17,7 @@ from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, Ranker
 from tain.recipes.distil import distil
+from tain.runtime.reading import HashedReader
 from tain.runtime.student import Student
 from tain.serving import app as application
 from tain.serving.app import build_app
@@ -127,8 +128,12 @@ def test_one_text_comes_alone_and_base64_carries_the_same_numbers(client, senten
 
 def test_tokens_are_counted_as_they_are_read(folders):
     encoder, student, tagger = (load_served("x", str(folders[name]), **OPTIONS) for name in ("encoder", "student", "tagger"))
+    assert encoder.embedder is not None
     assert encoder.embedder.count_tokens(["a b", "a"]) == [4, 3]  # and two special ones
+    assert isinstance(student.embedder, Student)
+    assert isinstance(tagger.labeller, Student)
     projection = student.embedder._reader
+    assert isinstance(projection, HashedReader)
     ends = len(projection.before) + len(projection.behind)
     assert student.embedder.count_tokens(["the sea", "sand"]) == [2 + ends, 1 + ends]
     assert tagger.labeller.count_tokens(["go " * 1000]) == [projection.max_tokens + ends]
