@@ -74,7 +74,7 @@ def main():
     if not chosen.quick:
         RESULTS.mkdir(exist_ok=True)
         content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "summary": summary, "rows": found}
-        (RESULTS / "ranking_runs.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (RESULTS / f"{chosen.results}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def arguments():
@@ -88,6 +88,7 @@ def arguments():
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-contexts", type=int, default=64, help="of bi and poly; of cross a quarter")
     parser.add_argument("--work", type=Path, default=Path("runs/ranking"), help="folder for rows")
+    parser.add_argument("--results", default="ranking_runs", help="name of the results file; another one for other settings")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--quick", action="store_true", help="few pairs, one epoch, one seed, tain-mini; no results file")
     parser.add_argument("--plot", action="store_true", help="only draw the plot")

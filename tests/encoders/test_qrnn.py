@@ -3,17 +3,10 @@
 import pytest
 import torch
 
-from tain.encoders.qrnn import PQRNN, QRNNLayer, StudentShape, parameter_count, recur, windows, zoneout_chance
+from tain.encoders.qrnn import PQRNN, QRNNLayer, StudentShape, parameter_count, windows, zoneout_chance
+from tain.encoders.timesteps import Timesteps, forgetting
 
 SHAPE = StudentShape(features=40, bottleneck=12, state=6, layers=2, text_outputs=5, token_outputs=3)
-
-
-def looped(keep, add):
-    state, states = torch.zeros_like(add[:, 0]), []
-    for place in range(keep.shape[1]):
-        state = keep[:, place] * state + add[:, place]
-        states.append(state)
-    return torch.stack(states, dim=1)
 
 
 def layer(into=4, state=3, **changes):
@@ -28,7 +21,13 @@ def layer(into=4, state=3, **changes):
 
 
 def everywhere(values):
-    return torch.ones(values.shape[:2], dtype=torch.bool)
+    return Timesteps(torch.ones(values.shape[:2], dtype=torch.bool))
+
+
+def read(made, values):
+    """A layer's output on texts that are all equally long, (texts, tokens, width)."""
+    steps = everywhere(values)
+    return steps.padded(made(steps.packed(values), steps))
 
 
 def student(shape=SHAPE, **settings):
@@ -50,37 +49,17 @@ def batch(seed=0, lengths=(7, 4, 1), longest=None):
     return rows, ids
 
 
-# ---- the recurrence
-
-
-@pytest.mark.parametrize("tokens", [1, 2, 3, 7, 8, 9, 33])
-def test_the_scan_equals_the_loop_and_so_does_its_gradient(tokens):
-    keep = torch.rand(3, tokens, 5, dtype=torch.float64).requires_grad_()
-    add = torch.randn(3, tokens, 5, dtype=torch.float64).requires_grad_()
-    torch.testing.assert_close(recur(keep, add), looped(keep, add))
-    weight = torch.randn(3, tokens, 5, dtype=torch.float64)
-    ours = torch.autograd.grad((recur(keep, add) * weight).sum(), (keep, add))
-    plain = torch.autograd.grad((looped(keep, add) * weight).sum(), (keep, add))
-    torch.testing.assert_close(ours, plain)
-
-
-def test_keeping_all_keeps_the_state_and_keeping_nothing_copies():
-    add = torch.randn(2, 6, 3)
-    first_only = torch.cat([add[:, :1], torch.zeros(2, 5, 3)], dim=1)
-    torch.testing.assert_close(recur(torch.ones(2, 6, 3), first_only), add[:, :1].expand(-1, 6, -1))
-    torch.testing.assert_close(recur(torch.zeros(2, 6, 3), add), add)
-
-
 def test_a_layer_equals_its_equations_step_by_step():
     made, values = layer(bidirectional=False), torch.rand(2, 5, 4)
-    read = windows(values, 2)
+    steps = everywhere(values)
+    wide = steps.padded(windows(steps.packed(values), steps, 2))
     scale, shift = made.norms[0].scale_and_shift()
-    sums = (read @ made.weight.detach().flatten(0, 1).T + made.bias.flatten()) * scale + shift
+    sums = (wide @ made.weight.detach().flatten(0, 1).T + made.bias.flatten()) * scale + shift
     z, f, o = sums[..., :3].tanh(), sums[..., 3:6].sigmoid(), sums[..., 6:].sigmoid()
     state = torch.zeros(2, 3)
     for place in range(5):
         state = f[:, place] * state + (1 - f[:, place]) * z[:, place]
-        torch.testing.assert_close(made(values, everywhere(values))[:, place], o[:, place] * state, atol=0.02, rtol=0)  # eight bits
+        torch.testing.assert_close(read(made, values)[:, place], o[:, place] * state, atol=0.02, rtol=0)  # eight bits
 
 
 # ---- what a token may see
@@ -90,7 +69,7 @@ def test_reading_forwards_sees_nothing_that_comes_later():
     made, values = layer(bidirectional=False), torch.rand(1, 8, 4)
     changed = values.clone()
     changed[:, 5:] = torch.rand(1, 3, 4)
-    before, after = made(values, everywhere(values)), made(changed, everywhere(values))
+    before, after = read(made, values), read(made, changed)
     torch.testing.assert_close(before[:, :5], after[:, :5], atol=0, rtol=0)
     assert (before[:, 5:] != after[:, 5:]).any()
 
@@ -98,7 +77,8 @@ def test_reading_forwards_sees_nothing_that_comes_later():
 @pytest.mark.parametrize("kernel_width", [1, 2, 3])
 def test_a_gate_sees_as_many_tokens_as_the_kernel_is_wide(kernel_width):
     values = torch.rand(1, 9, 4).requires_grad_()
-    windows(values, kernel_width)[0, 5].sum().backward()
+    steps = everywhere(values)
+    steps.padded(windows(steps.packed(values), steps, kernel_width))[0, 5].sum().backward()
     assert values.grad is not None
     assert values.grad[0].any(dim=1).nonzero().flatten().tolist() == list(range(6 - kernel_width, 6))
 
@@ -109,8 +89,8 @@ def test_reading_backwards_is_reading_the_turned_text_forwards():
         forwards.weight.copy_(both.weight[3:])
         forwards.bias.copy_(both.bias[3:])
     forwards.norms[0].load_state_dict(both.norms[1].state_dict())
-    turned = forwards(values.flip(1), everywhere(values)).flip(1)
-    torch.testing.assert_close(both(values, everywhere(values))[..., 3:], turned)
+    turned = read(forwards, values.flip(1)).flip(1)
+    torch.testing.assert_close(read(both, values)[..., 3:], turned)
 
 
 def test_a_forward_student_gives_the_same_while_the_text_grows():
@@ -150,10 +130,10 @@ def test_no_zoneout_changes_nothing_and_certain_zoneout_gives_zero():
     plain, never, always = layer(), layer(), layer(zoneout=1.0)
     for made in (never, always):
         made.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(plain.train()(values, everywhere(values)), never.train()(values, everywhere(values)))
-    assert not always.train()(values, everywhere(values)).any()
+    torch.testing.assert_close(read(plain.train(), values), read(never.train(), values))
+    assert not read(always.train(), values).any()
     always.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(always.eval()(values, everywhere(values)), plain.eval()(values, everywhere(values)))  # in training only
+    torch.testing.assert_close(read(always.eval(), values), read(plain.eval(), values))  # in training only
 
 
 def test_the_share_of_kept_states_falls_with_the_layer(monkeypatch):
@@ -161,13 +141,11 @@ def test_the_share_of_kept_states_falls_with_the_layer(monkeypatch):
     made = PQRNN(shape, zoneout=0.5).train()
     shares = []
 
-    def watched(keep, add):
-        is_token = ids > 0
-        shares.append((keep[is_token][:, :64] == 1.0).float().mean().item())
-        assert not add[keep == 1.0].any()
-        return recur(keep, add)
+    def watched(forget, new, steps):
+        shares.append((forget[:, :64] == 1.0).float().mean().item())
+        return forgetting(forget, new, steps)
 
-    monkeypatch.setattr("tain.encoders.qrnn.recur", watched)
+    monkeypatch.setattr("tain.encoders.qrnn.forgetting", watched)
     rows, ids = batch(lengths=(40, 30, 30))
     made(rows, ids)
     assert shares == pytest.approx([0.5, 0.25, 0.125], abs=0.02)
@@ -200,9 +178,23 @@ def test_the_papers_size_comes_to_two_million():
     assert body == pytest.approx(1.85e6, rel=0.01)
 
 
-def test_a_gradient_reaches_every_parameter():
-    made = student()
+@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
+def test_a_gradient_reaches_every_parameter(number_type):
+    made = student(number_type=number_type)
     text, tokens = made(*batch())
     (text.square().sum() + tokens.square().sum()).backward()
     for name, parameter in made.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_products_of_whole_numbers_learn_as_float32_does():
+    plain, whole = student(), student(number_type=torch.bfloat16)
+    whole.load_state_dict(plain.state_dict())
+    for made in (plain, whole):
+        made.zero_grad()
+        text, tokens = made.train()(*batch(seed=1))
+        (text.square().sum() + tokens.square().sum()).backward()
+    one, other = (torch.cat([parameter.grad.flatten() for parameter in made.parameters()]) for made in (plain, whole))
+    assert torch.cosine_similarity(one, other, dim=0) > 0.99
+    whole.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(whole.eval()(*batch()), plain.eval()(*batch()), atol=0, rtol=0)  # in training only

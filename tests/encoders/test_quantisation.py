@@ -6,12 +6,13 @@ import torch
 from tain.encoders.quantisation import (
     UNIT_SCALE,
     UNIT_ZERO,
-    MaskedBatchNorm,
     MovingRange,
+    TokenBatchNorm,
     fake_quantise,
     fake_quantise_table,
     fake_quantise_weight,
     grid_of,
+    quantised_product,
     stored_table,
     stored_weight,
 )
@@ -76,28 +77,52 @@ def test_the_gradient_passes_through_weights_that_are_rounded():
     torch.testing.assert_close(weight.grad, torch.ones(3, 4))
 
 
+@pytest.mark.parametrize("scale", [UNIT_SCALE, 0.037])
+def test_whole_numbers_in_bfloat16_multiply_exactly(scale):
+    weight = torch.randn(6, 3)
+    values = torch.randint(-128, 128, (5, 3)) * scale
+    steps = weight.abs().amax(dim=1) / 63
+    exact = (values.double() / scale).round() @ (weight.double() / steps[:, None].double()).round().T
+    expected = exact.bfloat16().double() * (steps * scale).double()  # the sum is rounded once, and nothing else
+    found = quantised_product(values, weight, scale=scale, number_type=torch.bfloat16)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    plain = quantised_product(values, weight, scale=scale, number_type=torch.float32)
+    torch.testing.assert_close(plain.double(), exact * (steps * scale).double(), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_whole_products_are_those_of_float32_rounded():
+    values, weight, above = torch.randint(-127, 128, (40, 16)) / 127, torch.randn(8, 16), torch.randn(40, 8)
+    found = []
+    for number_type in (torch.float32, torch.bfloat16):
+        inputs = (values.clone().requires_grad_(), weight.clone().requires_grad_())
+        product = quantised_product(*inputs, scale=UNIT_SCALE, number_type=number_type)
+        found.append(torch.autograd.grad((product * above).sum(), inputs))
+    for plain, whole in zip(*found, strict=True):
+        torch.testing.assert_close(whole, plain, atol=0.01 * plain.abs().max().item(), rtol=0)
+
+
 def test_the_moving_range_is_mostly_the_old_one():
-    moving, is_token = MovingRange(decay=0.9).train(), torch.ones(1, 2, dtype=torch.bool)
-    moving(torch.tensor([[[0.0], [4.0]]]), is_token)
+    moving = MovingRange(decay=0.9).train()
+    moving(torch.tensor([[0.0], [4.0]]))
     assert moving.high.item() == 4.0  # begun with the first batch
-    moving(torch.tensor([[[-1.0], [14.0]]]), is_token)
+    moving(torch.tensor([[-1.0], [14.0]]))
     assert (moving.low.item(), moving.high.item()) == pytest.approx((-0.1, 5.0))
-    moving.eval()(torch.tensor([[[0.0], [99.0]]]), is_token)
+    moving.eval()(torch.tensor([[0.0], [99.0]]))
     assert moving.high.item() == pytest.approx(5.0)
 
 
-def test_masked_norm_is_batch_norm_of_the_real_tokens():
-    norm, plain = MaskedBatchNorm(3), torch.nn.BatchNorm1d(3, eps=1e-3)
-    values, is_token = torch.randn(2, 4, 3) * 3 + 1, torch.tensor([[True] * 4, [True, False, False, False]])
-    torch.testing.assert_close(norm(values, is_token)[is_token], plain(values[is_token]))
+def test_norm_of_tokens_is_batch_norm_and_moves_as_it_does():
+    norm, plain = TokenBatchNorm(3), torch.nn.BatchNorm1d(3, eps=1e-3)
+    values = torch.randn(5, 3) * 3 + 1
+    torch.testing.assert_close(norm(values), plain(values))
     torch.testing.assert_close((norm.mean, norm.variance), (plain.running_mean, plain.running_var))
     norm.eval()
-    plain.eval()
-    torch.testing.assert_close(norm(values, is_token)[is_token], plain(values[is_token]))
+    scale, shift = norm.scale_and_shift()
+    torch.testing.assert_close(norm(values), values * scale + shift)
 
 
-def test_a_single_token_and_none_at_all_are_finite():
-    norm = MaskedBatchNorm(3)
-    for is_token in (torch.tensor([[True, False]]), torch.tensor([[False, False]])):
-        assert norm(torch.randn(1, 2, 3), is_token).isfinite().all()
-    assert norm.variance.isfinite().all()
+@pytest.mark.parametrize("tokens", [1, 0])
+def test_a_lone_token_and_none_at_all_are_finite_and_move_nothing(tokens):
+    norm = TokenBatchNorm(3)
+    assert norm(torch.randn(tokens, 3)).isfinite().all()
+    assert norm.variance.tolist() == [1.0] * 3

@@ -60,8 +60,10 @@ def test_the_file_agrees_with_the_trained_student(graph_class, changes, tmp_path
         for name, values in expected.items():
             # a state that lies between two steps may go either way: one step of 1/127 through the last matrix
             step = 2 / 127 * max(p.abs().max().item() for p in (made.text_head or made.token_head).parameters()) * 3
-            np.testing.assert_allclose(found[name], values, atol=step)
-            assert np.mean(np.abs(found[name] - values) > 1e-5) < 0.2
+            is_real = (ids > 0) if name == "tokens" else np.ones(len(ids), dtype=bool)  # what stands behind a text's end means nothing
+            apart = np.abs(found[name] - values)[is_real]
+            assert apart.max(initial=0.0) <= step
+            assert np.mean(apart > 1e-5) < 0.2
 
 
 def test_numpy_and_onnxruntime_agree(tmp_path):

@@ -4,22 +4,22 @@ Kaliamoorthi et al. 2021 (pQRNN); Bradbury et al. 2017 (QRNN, fo-pooling). Train
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tain.encoders.quantisation import (
     UNIT_SCALE,
     UNIT_ZERO,
-    MaskedBatchNorm,
     MovingRange,
     QuantisedLinear,
+    TokenBatchNorm,
     fake_quantise,
-    fake_quantise_weight,
+    quantised_product,
 )
+from tain.encoders.timesteps import Timesteps, forgetting
 
 _NEVER = -1e6  # attention logit of padding; with -inf a text without tokens would become nan
 
@@ -69,44 +69,6 @@ def parameter_count(shape: StudentShape) -> int:
     return count + attention + sum(shape.width * outputs + outputs for outputs in heads)
 
 
-def recur(keep: Float[Tensor, "texts tokens dim"], add: Float[Tensor, "texts tokens dim"]) -> Float[Tensor, "texts tokens dim"]:
-    """States of c_t = keep_t * c_(t-1) + add_t with c_0 = 0, in about log2(tokens) rounds.
-
-    Two steps (k1, a1) and (k2, a2) in a row are one step (k1 * k2, k2 * a1 + a2), so stretches can be joined pairwise.
-    """
-    return _Recurrence.apply(keep, add)  # pyright: ignore[reportReturnType]
-
-
-class _Recurrence(torch.autograd.Function):
-    """The gradient is a recurrence of its own, from the last token to the first: joining it pairwise too keeps no round's tensors."""
-
-    @staticmethod
-    def forward(context: Any, keep: Tensor, add: Tensor) -> Tensor:
-        states = _joined(keep, add)
-        context.save_for_backward(keep, states)
-        return states
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        keep, states = context.saved_tensors
-        later = F.pad(keep[:, 1:], (0, 0, 0, 1))
-        reached = _joined(later.flip(1), gradients[0].flip(1)).flip(1)
-        return reached * F.pad(states[:, :-1], (0, 0, 1, 0)), reached
-
-
-def _joined(keep: Tensor, add: Tensor) -> Tensor:
-    stretch, tokens = 1, keep.shape[1]
-    while stretch < tokens:
-        joined = add.clone()
-        joined[:, stretch:].addcmul_(keep[:, stretch:], add[:, :-stretch])
-        if 2 * stretch < tokens:
-            longer = keep.clone()
-            longer[:, stretch:] *= keep[:, :-stretch]
-            keep = longer
-        add, stretch = joined, 2 * stretch
-    return add
-
-
 def zoneout_chance(chance: float, layer: int) -> float:
     """Chance that a layer (from 1) keeps an element of its state: p in the first, p squared in the second, and so on."""
     return chance**layer
@@ -124,7 +86,12 @@ class QRNNLayer(nn.Module):
         kernel_width: Tokens that a gate sees.
         bidirectional: Read backwards too.
         zoneout: Chance of an element to keep its state at a token, in training. Nothing is rescaled without it.
+
+    Attributes:
+        number_type: What it multiplies in while training; otherwise in float32.
     """
+
+    number_type = torch.float32
 
     def __init__(self, into: int, state: int, *, kernel_width: int, bidirectional: bool, zoneout: float) -> None:
         super().__init__()
@@ -134,42 +101,39 @@ class QRNNLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(gates, state, kernel_width * into))  # z, f, o forwards, then backwards
         self.bias = nn.Parameter(torch.zeros(gates, state))
         nn.init.uniform_(self.weight, -((kernel_width * into) ** -0.5) * 3**0.5, (kernel_width * into) ** -0.5 * 3**0.5)
-        self.norms = nn.ModuleList(MaskedBatchNorm(3 * state) for _ in range(self.directions))
+        self.norms = nn.ModuleList(TokenBatchNorm(3 * state) for _ in range(self.directions))
 
     def forward(
-        self, values: Float[Tensor, "texts tokens into"], is_token: Bool[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "texts tokens width"]:
-        """Read texts; ``values`` must be 0 where there is no token. So is the output."""
-        weight = fake_quantise_weight(self.weight)
-        read = [self._gates(values, is_token, weight, direction) for direction in range(self.directions)]
-        z, f, o = (torch.cat(parts, dim=-1) for parts in zip(*read, strict=True))
-        there = torch.cat([_turned(is_token[..., None].expand(-1, -1, self.state), way) for way in range(self.directions)], dim=-1)
-        keep, add = torch.where(there, f, 1.0), torch.where(there, (1 - f) * z, 0.0)
+        self, values: Float[Tensor, "steps into"], steps: Timesteps, *, scale: Tensor | float = UNIT_SCALE
+    ) -> Float[Tensor, "steps width"]:
+        """Read texts; ``values`` are on a grid of steps of ``scale``."""
+        read = [self._gates(values, steps, scale, direction) for direction in range(self.directions)]
+        z, f, o = (torch.cat(parts, dim=-1) if self.directions > 1 else parts[0] for parts in zip(*read, strict=True))
         if self.training and self.zoneout > 0:
-            is_kept = torch.rand_like(keep) < self.zoneout
-            keep, add = keep.masked_fill(is_kept, 1.0), add.masked_fill(is_kept, 0.0)
-        states = torch.where(there, o * recur(keep, add), 0.0)
-        turned_back = [_turned(part, way) for way, part in enumerate(states.split(self.state, dim=-1))]
-        return fake_quantise(torch.cat(turned_back, dim=-1), scale=UNIT_SCALE, zero=UNIT_ZERO)
+            f = f.masked_fill(torch.rand_like(f) < self.zoneout, 1.0)
+        states = o * forgetting(f, z, steps)
+        if self.directions > 1:
+            forwards, backwards = states.split(self.state, dim=-1)
+            states = torch.cat([forwards, steps.turned(backwards)], dim=-1)
+        return fake_quantise(states, scale=UNIT_SCALE, zero=UNIT_ZERO)
 
-    def _gates(self, values: Tensor, is_token: Tensor, weight: Tensor, direction: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _gates(self, values: Tensor, steps: Timesteps, scale: Tensor | float, direction: int) -> tuple[Tensor, Tensor, Tensor]:
         """One direction's gates in reading order: what is read backwards comes turned."""
         gates = slice(3 * direction, 3 * direction + 3)
-        read = windows(_turned(values, direction), self.kernel_width)
-        sums = F.linear(read, weight[gates].flatten(0, 1), self.bias[gates].flatten())
-        z, f, o = self.norms[direction](sums, _turned(is_token, direction)).split(self.state, dim=-1)
+        read = windows(steps.turned(values) if direction else values, steps, self.kernel_width)
+        number_type = self.number_type if self.training else torch.float32
+        sums = quantised_product(read, self.weight[gates].flatten(0, 1), scale=scale, number_type=number_type)
+        sums = sums + self.bias[gates].flatten()
+        z, f, o = self.norms[direction](sums).split(self.state, dim=-1)
         return torch.tanh(z), torch.sigmoid(f), torch.sigmoid(o)
 
 
-def windows(values: Float[Tensor, "texts tokens into"], kernel_width: int) -> Float[Tensor, "texts tokens wide"]:
+def windows(values: Float[Tensor, "steps into"], steps: Timesteps, kernel_width: int) -> Float[Tensor, "steps wide"]:
     """Lay each token's predecessors before it, zeros before the first: (kernel width * into) numbers a token, the oldest first."""
-    tokens = values.shape[1]
-    padded = F.pad(values, (0, 0, kernel_width - 1, 0))
-    return torch.cat([padded[:, start : start + tokens] for start in range(kernel_width)], dim=-1)
-
-
-def _turned(values: Tensor, direction: int) -> Tensor:
-    return values.flip(1) if direction else values
+    found = [values]
+    for _ in range(kernel_width - 1):
+        found.insert(0, steps.shifted(found[0]))
+    return torch.cat(found, dim=-1) if len(found) > 1 else values
 
 
 class PQRNN(nn.Module):
@@ -181,13 +145,14 @@ class PQRNN(nn.Module):
     Args:
         shape: Its sizes.
         zoneout: Chance p; layer l keeps states with p to the power of l.
+        number_type: What it multiplies in while training; see ``quantised_product``.
     """
 
-    def __init__(self, shape: StudentShape, *, zoneout: float = 0.0) -> None:
+    def __init__(self, shape: StudentShape, *, zoneout: float = 0.0, number_type: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.shape = shape
         self.bottleneck = QuantisedLinear(shape.features, shape.bottleneck)
-        self.bottleneck_norm = MaskedBatchNorm(shape.bottleneck)
+        self.bottleneck_norm = TokenBatchNorm(shape.bottleneck)
         self.bottleneck_range = MovingRange()
         widths = [shape.bottleneck, *[shape.width] * (shape.layers - 1)]
         self.layers = nn.ModuleList(
@@ -203,6 +168,9 @@ class PQRNN(nn.Module):
         self.attention = QuantisedLinear(shape.width, 1) if shape.text_outputs else None
         self.text_head = QuantisedLinear(shape.width, shape.text_outputs) if shape.text_outputs else None
         self.token_head = QuantisedLinear(shape.width, shape.token_outputs) if shape.token_outputs else None
+        for module in self.modules():
+            if isinstance(module, QRNNLayer | QuantisedLinear):
+                module.number_type = number_type
 
     def forward(
         self, rows: Float[Tensor, "different features"], ids: Int[Tensor, "texts tokens"]
@@ -214,25 +182,27 @@ class PQRNN(nn.Module):
             ids: Each token's row; 0 behind a text's end.
 
         Returns:
-            The text's outputs and the tokens'; None without that head.
+            The text's outputs and the tokens', zeros behind a text's end; None without that head.
         """
-        states = self.states(rows, ids)
-        text = self.text_head(self.pooled(states, ids > 0)) if self.text_head is not None else None
-        return text, self.token_head(states) if self.token_head is not None else None
+        steps = Timesteps(ids > 0)
+        states = self.states(rows, steps.packed(ids), steps)
+        text = self.text_head(self.pooled(states, steps)) if self.text_head is not None else None
+        return text, steps.padded(self.token_head(states)) if self.token_head is not None else None
 
-    def states(self, rows: Float[Tensor, "different features"], ids: Int[Tensor, "texts tokens"]) -> Float[Tensor, "texts tokens width"]:
-        """The last layer's output, 0 behind a text's end."""
-        is_token = ids > 0
+    def states(
+        self, rows: Float[Tensor, "different features"], ids: Int[Tensor, " steps"], steps: Timesteps
+    ) -> Float[Tensor, "steps width"]:
+        """The last layer's output."""
         # each different token passes through the widest layer once, however often it occurs
         values = F.embedding(ids, self.bottleneck(rows))
-        values = torch.relu(self.bottleneck_norm(values, is_token))
-        values = torch.where(is_token[..., None], self.bottleneck_range(values, is_token), 0.0)
+        values = self.bottleneck_range(torch.relu(self.bottleneck_norm(values)))
+        scale: Tensor | float = self.bottleneck_range.grid()[0]
         for layer in self.layers:
-            values = layer(values, is_token)
+            values, scale = layer(values, steps, scale=scale), UNIT_SCALE
         return values
 
-    def pooled(self, states: Float[Tensor, "texts tokens width"], is_token: Bool[Tensor, "texts tokens"]) -> Float[Tensor, "texts width"]:
+    def pooled(self, states: Float[Tensor, "steps width"], steps: Timesteps) -> Float[Tensor, "texts width"]:
         """Mean over a text's tokens, weighted by attention."""
         assert self.attention is not None
-        logits = self.attention(states).masked_fill(~is_token[..., None], _NEVER)
-        return fake_quantise((logits.softmax(dim=1) * states).sum(dim=1), scale=UNIT_SCALE, zero=UNIT_ZERO)
+        weights = steps.packed(steps.padded(self.attention(states), fill=_NEVER).softmax(dim=1))
+        return fake_quantise(steps.padded(weights * states).sum(dim=1), scale=UNIT_SCALE, zero=UNIT_ZERO)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from tain.batches.order import ShuffledOrder, step_seed
 from tain.encoders.qrnn import PQRNN
 from tain.encoders.static import StaticStudent
 from tain.export.student import write_student
+from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, keep_freed_memory, versions
+from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, versions
 from tain.objectives.distillation import (
     contrastive_distillation,
     labelled_cross_entropy,
@@ -127,6 +128,9 @@ def distil(
     elif classifier is not None or labels or tags:
         raise UserError("classifier, labels and tags belong to a teacher's name or file: this one brings its own")
     material = gather(examples, teacher, config, progress)
+    if config.dtype == "auto":
+        chosen: Dtype = "bfloat16" if config.student == "pqrnn" and fastest_dtype(device.type) == torch.bfloat16 else "float32"
+        config = replace(config, dtype=chosen)
     reader = reader_for(teacher, config, device)
     torch.manual_seed(config.seed)
     module = reader.module(material).to(device)

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal, get_args
 
+from tain.foundation.choices import Dtype
 from tain.foundation.errors import refuse_all
 
 Task = Literal["embed", "classify", "tag"]
@@ -105,6 +106,7 @@ class DistilConfig:
     checkpoint_every_s: Annotated[float, "seconds between checkpoints of a long run"] = 120.0
     resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
     device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU where there is one"] = None
+    dtype: Annotated[Dtype, "what a pqrnn multiplies in while it is trained: float32, bfloat16, or auto, which measures"] = "auto"
     trust_remote_code: Annotated[bool, "let the teacher's folder bring Python code of its own"] = False
 
     def __post_init__(self) -> None:
@@ -119,6 +121,8 @@ class DistilConfig:
             problems.append("token_vectors are what a static student starts from, a pqrnn has none: leave them out")
         if self.task == "tag" and self.separate:
             problems.append("separate parts tokens further than their tags: leave it out with --task tag")
+        if self.dtype not in get_args(Dtype):
+            problems.append(f"dtype is {self.dtype!r}: give {', '.join(get_args(Dtype))}")
         for name in ("features", "bottleneck", "state", "layers", "kernel_width", "max_tokens", "static_dim"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -81,7 +81,7 @@ class HashedReader:
             text_outputs=material.text_outputs,
             token_outputs=len(material.tags),
         )
-        module = PQRNN(shape, zoneout=config.zoneout)
+        module = PQRNN(shape, zoneout=config.zoneout, number_type=getattr(torch, config.dtype))
         taught = material.train.taught.text
         if config.task == "embed" and module.text_head is not None and taught is not None:
             with torch.no_grad():  # what all vectors share need not be learnt
