@@ -8,7 +8,7 @@ import pytest
 
 from tain.foundation.errors import UserError
 
-SMALL = ("--batch-contexts", 8, "--codes", 3, "--epochs", 1, "--context-tokens", 20, "--candidate-tokens", 16, "--held-out", 4)
+SMALL = ("--batch-contexts", 8, "--epochs", 1, "--context-tokens", 20, "--candidate-tokens", 16, "--held-out", 4)
 HERE = ("--device", "cpu", "--dtype", "float32", "--quiet")
 
 
@@ -27,7 +27,7 @@ def pairs_file(sentences, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ranker_folder(bert_folder, pairs_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rank") / "ranker"
-    assert run("train", bert_folder, pairs_file, "-o", folder, *SMALL, *HERE) == 0
+    assert run("train", bert_folder, pairs_file, "-o", folder, "--codes", 3, *SMALL, *HERE) == 0
     return folder
 
 
@@ -86,7 +86,7 @@ def test_scores_keep_the_tables_rows(ranker_folder, texts, capsys):
 
 def test_names_with_brackets_are_shown_as_they_are(bert_folder, pairs_file, tmp_path, capsys):
     folder = tmp_path / "run[bold]one[/]"
-    assert run("train", bert_folder, pairs_file, "-o", folder, *SMALL, *HERE) == 0
+    assert run("train", bert_folder, pairs_file, "-o", folder, "--codes", 3, *SMALL, *HERE) == 0
     assert f"saved in {folder}" in capsys.readouterr().out
     assert run("evaluate", folder, bert_folder, "--pairs", pairs_file, "--resamples", 5, "--candidates", 4, "--no-latency", *HERE) == 0
     assert f"the difference to {folder}" in capsys.readouterr().out

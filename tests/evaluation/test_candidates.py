@@ -222,5 +222,5 @@ def test_the_lists_of_all_queries_need_not_be_of_one_length(bert_folder):
     lists = CandidateLists(("a", "b"), (("x", "y", "z"), ("x", "y")), (np.array([0]), np.array([1])), "listed")
     ranker = Ranker.load(bert_folder, device="cpu", dtype="float32")
     (result,) = evaluate_rankers([ranker], lists, sizes=(), resamples=10).rankers
-    assert set(result.figures) == {"R@1", "MRR"}
+    assert set(result.figures) == {"R@1", "R@2", "MRR"}
     assert [time.candidates for time in latencies(ranker, ["a"], ["x"], sizes=(4,), queries=1)] == [4]

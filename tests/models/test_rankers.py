@@ -160,6 +160,16 @@ def test_contexts_lose_their_beginning_and_candidates_their_end(build):
     assert ranker.truncated == 2
 
 
+def test_a_plain_encoder_too_keeps_the_end_of_contexts(bert_folder):
+    ranker = DualRanker.around(Embedder.load(bert_folder, device="cpu", dtype="float32"), name="plain")
+    limit = ranker.context.max_tokens - 2
+    words = [*"abcdefghijklmnopqrstuvwxyz"] * 10
+    assert len(words) > limit
+    long, end, start = " ".join(words), " ".join(words[-limit:]), " ".join(words[:limit])
+    np.testing.assert_allclose(ranker.encode_contexts([long]).vectors, ranker.encode_contexts([end]).vectors, atol=1e-5)
+    np.testing.assert_allclose(ranker.encode_candidates([long]), ranker.encode_candidates([start]), atol=1e-5)
+
+
 # ---- folders
 
 

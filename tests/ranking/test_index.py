@@ -254,7 +254,7 @@ def test_a_damaged_source_is_refused(index):
     for content in ("{", "[]"):
         (index.folder / "source.json").write_text(content)
         with pytest.raises(UserError, match=r"has a damaged source\.json: remove that file"):
-            index.refuse_incomplete()
+            index.refuse_unfinished()
 
 
 def test_a_file_shorter_than_was_acknowledged_is_damage(index):

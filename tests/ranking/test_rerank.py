@@ -70,12 +70,35 @@ def test_an_index_that_was_cut_off_is_not_searched_until_it_is_finished(ranker, 
     again = CandidateIndex.open(index.folder)
     assert again.living == 5
     assert not again.is_complete
-    with pytest.raises(UserError, match=r"lacks candidates: putting in those of 'answers.txt' was cut off; give --candidates answers.txt"):
+    with pytest.raises(UserError, match=r"lacks candidates: putting in those of 'answers.txt' is not finished; .* give --candidates answers.txt to go on"):
         search(ranker, again, sentences[:1], k=3)
     again.refuse_changed_source(name="answers.txt", digest=digest_of(sentences))
     assert bring_in_line(ranker, again, sentences, name="answers.txt") == (7, 0)
     assert again.is_complete
     assert len(search(ranker, again, sentences[:1], k=100)[0]) == 12
+
+
+def test_an_index_stays_searchable_while_it_is_updated_and_when_that_is_cut_off(ranker, index, sentences, monkeypatch):
+    bring_in_line(ranker, index, sentences[:6], name="answers.txt")
+    opened_before = CandidateIndex.open(index.folder)
+    append, seen = CandidateIndex.append, []
+
+    def watched(self, texts, vectors, **more):
+        for view in (opened_before, CandidateIndex.open(index.folder)):
+            seen.append(len(search(ranker, view, sentences[:1], k=100)[0]))
+        if len(seen) > 2:
+            raise KeyboardInterrupt
+        return append(self, texts, vectors, **more)
+
+    monkeypatch.setattr(CandidateIndex, "append", watched)
+    with pytest.raises(KeyboardInterrupt):
+        bring_in_line(ranker, index, sentences, name="answers.txt", batch_texts=2)
+    assert seen == [6, 6, 6, 8]
+    again = CandidateIndex.open(index.folder)
+    assert not again.is_complete and again.is_searchable
+    monkeypatch.undo()
+    assert bring_in_line(ranker, again, sentences, name="answers.txt") == (len(sentences) - 8, 0)
+    assert again.is_complete
 
 
 def test_candidates_that_were_cut_are_counted_over_all_batches(ranker, index, sentences):

@@ -21,7 +21,6 @@ from tain.recipes.rank_material import gather_material, mine_negatives
 from tain.text.records import RankingExample
 
 SMALL: dict[str, Any] = {
-    "codes": 4,
     "batch_contexts": 8,
     "dtype": "float32",
     "device": "cpu",
@@ -31,6 +30,11 @@ SMALL: dict[str, Any] = {
     "learning_rate": 1e-3,
     "epochs": 2,
 }
+POLY = SMALL | {"codes": 4}
+
+
+def of_type(type: str) -> dict[str, Any]:
+    return POLY if type == "poly" else SMALL
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def mrr(measured: Any) -> float:
 
 def session(folder, pairs, **settings):
     """A training session that has not begun, for looking at single steps."""
-    config = RankConfig(**{**SMALL, "held_out": 0, "dropout": 0.0, **settings})
+    config = RankConfig(**{**of_type(settings.get("type", "poly")), "held_out": 0, "dropout": 0.0, **settings})
     material = gather_material(recipe._examples(pairs), config, validation=())
     config = config.resolved(pairs=len(material.pairs), has_held_out=False)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
@@ -87,7 +91,7 @@ def gradients(made, places):
 
 @pytest.mark.parametrize("type", ["bi", "poly", "cross"])
 def test_a_run_learns_and_saves_a_ranker_with_its_figures(bert_folder, pairs, tmp_path, type):
-    settings = {**SMALL, "epochs": 4, "negatives": 3 if type == "cross" else 0}
+    settings = {**of_type(type), "epochs": 4, "negatives": 3 if type == "cross" else 0}
     result = rank(bert_folder, pairs, tmp_path / "ranker", type=type, **settings)
     losses = result.runs[0].losses
     assert np.mean(losses[-6:]) < np.mean(losses[:6])
@@ -112,16 +116,16 @@ def test_the_two_towers_start_alike_and_are_trained_apart(bert_folder, pairs):
     sides = [dict(side.encoder.named_parameters()) for side in sides_of(made)]
     for name, parameter in sides[0].items():
         torch.testing.assert_close(parameter, sides[1][name])
-    result = rank(bert_folder, pairs, **SMALL)
+    result = rank(bert_folder, pairs, **POLY)
     sides = [dict(side.encoder.named_parameters()) for side in sides_of(result)]
     assert any(not torch.equal(parameter, sides[1][name]) for name, parameter in sides[0].items())
-    shared = rank(bert_folder, pairs, shared_towers=True, **SMALL)
+    shared = rank(bert_folder, pairs, shared_towers=True, **POLY)
     context, candidate = sides_of(shared)
     assert context.encoder is candidate.encoder
 
 
 def test_the_best_validation_is_kept_and_the_rate_falls_without_gains(bert_folder, pairs):
-    result = rank(bert_folder, pairs, **{**SMALL, "epochs": 5})
+    result = rank(bert_folder, pairs, **{**POLY, "epochs": 5})
     figures = [figure for _, figure in result.runs[0].validations]
     assert len(figures) >= 5
     assert mrr(result) == pytest.approx(max(figures))
@@ -135,7 +139,7 @@ def test_the_best_validation_is_kept_and_the_rate_falls_without_gains(bert_folde
 
 
 def test_the_papers_scaling_is_taken_as_it_is_and_comes_back_exactly(bert_folder, pairs):
-    result = rank(bert_folder, pairs, paper_scaling=True, **{**SMALL, "dtype": "bfloat16"})
+    result = rank(bert_folder, pairs, paper_scaling=True, **{**POLY, "dtype": "bfloat16"})
     head = dual(result).head
     assert head.codes is not None
     assert head.scale.item() == pytest.approx(0.06, rel=1e-6)
@@ -150,14 +154,14 @@ def test_a_learned_scale_starts_where_a_text_scores_twenty_with_itself(bert_fold
 
 
 def test_seeds_keep_the_best_run(bert_folder, pairs):
-    result = rank(bert_folder, pairs, seeds=2, **SMALL)
+    result = rank(bert_folder, pairs, seeds=2, **POLY)
     assert [run.seed for run in result.runs] == [13, 14]
     assert result.runs[0].losses != result.runs[1].losses
     assert mrr(result) == max(mrr(run) for run in result.runs)
 
 
 def test_the_codes_alone_are_trained_on_a_frozen_encoder(bert_folder, pairs):
-    result = rank(bert_folder, pairs, freeze="encoder", head_rate=0.02, schedule="linear", **{**SMALL, "epochs": 8})
+    result = rank(bert_folder, pairs, freeze="encoder", head_rate=0.02, schedule="linear", **{**POLY, "epochs": 8})
     untouched = Embedder.load(bert_folder, dtype="float32", device="cpu").encoder.state_dict()
     for side in sides_of(result):
         for name, tensor in side.encoder.state_dict().items():
@@ -177,7 +181,7 @@ def test_frozen_states_give_the_loss_of_the_encoder_itself(bert_folder, pairs):
 
 
 def test_frozen_word_embeddings_stay_to_the_bit(bert_folder, pairs):
-    result = rank(bert_folder, pairs, freeze="embeddings", **{**SMALL, "dtype": "bfloat16", "epochs": 1})
+    result = rank(bert_folder, pairs, freeze="embeddings", **{**POLY, "dtype": "bfloat16", "epochs": 1})
     untouched = Embedder.load(bert_folder, dtype="float32", device="cpu").encoder.model.get_input_embeddings().weight
     torch.testing.assert_close(sides_of(result)[0].encoder.model.get_input_embeddings().weight, untouched, atol=0, rtol=0)
 
@@ -248,7 +252,7 @@ def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, pairs):
     ids=["poly", "cross", "frozen", "second seed"],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, monkeypatch, options):
-    settings = {**SMALL, "checkpoint_every_s": 0.0, "negatives": 1, **options}
+    settings = {**of_type(options.get("type", "poly")), "checkpoint_every_s": 0.0, "negatives": 1, **options}
     cut_seed, cut_step = (14, 5) if "seeds" in options else (13, 11)
     contexts, answers = [pair.context for pair in pairs[:3]], [pair.answers[0] for pair in pairs]
     whole = rank(bert_folder, pairs, tmp_path / "whole", **settings)
@@ -273,7 +277,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, mo
 
 
 def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, monkeypatch):
-    settings = {**SMALL, "checkpoint_every_s": 0.0, "epochs": 1}
+    settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1}
     real = recipe._Session.gradient_step
 
     def interrupted(self, places, *, step, seed):
@@ -289,10 +293,35 @@ def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, mon
         rank(bert_folder, changed, tmp_path / "cut", resume=True, **settings)
 
 
+def test_weights_of_another_run_are_never_taken_for_the_best(bert_folder, pairs, tmp_path, monkeypatch):
+    settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1, "validations_per_epoch": 4}
+    real, hidden = recipe._Session.gradient_step, {name: tmp_path / f".cut.{name}-13" for name in ("best", "checkpoint")}
+
+    def interrupted(self, places, *, step, seed):
+        if step == 5:
+            raise KeyboardInterrupt
+        return real(self, places, step=step, seed=seed)
+
+    def cut_off(**options):
+        monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rank(bert_folder, pairs, tmp_path / "cut", **settings | options)
+        monkeypatch.setattr(recipe._Session, "gradient_step", real)
+
+    cut_off()
+    shutil.copytree(hidden["checkpoint"], tmp_path / "first")
+    cut_off(learning_rate=2e-3)  # begins anew: what the first run left is gone
+    shutil.rmtree(hidden["checkpoint"])
+    shutil.copytree(tmp_path / "first", hidden["checkpoint"])
+    monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": 0.0})  # so that nothing better comes along
+    with pytest.raises(UserError, match=r"learning_rate was 0\.002 and is 0\.001"):
+        rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
+
+
 def test_a_ranker_worse_than_untrained_is_told_loudly_and_recorded(bert_folder, pairs, tmp_path, monkeypatch):
     figures = iter([50.0, 20.0, 30.0, 30.0, 30.0])  # before, three on the way, after
     monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": next(figures)})
-    settings = {**SMALL, "epochs": 1, "validations_per_epoch": 2}
+    settings = {**POLY, "epochs": 1, "validations_per_epoch": 2}
     with pytest.warns(UserWarning, match=r"THE RANKER LOOKS WORSE THAN THE UNTRAINED ONE: MRR 30.0, untrained 50.0 on 6 held-out lists"):
         result = rank(bert_folder, pairs, tmp_path / "worse", **settings)
     assert result.worse == ["MRR 30.0, untrained 50.0"]
@@ -350,7 +379,7 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     in_two_processes(f"""
         import json
-        from test_rank import SMALL, recipe
+        from test_rank import POLY, recipe
         from tain.foundation.errors import UserError
         from tain.text.records import RankingExample
         from tain.training import distributed
@@ -365,11 +394,11 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
 
         recipe.list_figures, recipe.mine_negatives = measured, mined
         pairs = [RankingExample(c, tuple(a), tuple(n)) for c, a, n in json.loads(open({str(tmp_path / "pairs.json")!r}).read())]
-        options = dict(SMALL, epochs=1, negatives=2, mine_with={str(bert_folder)!r}, mined_from=4)
+        options = dict(POLY, epochs=1, negatives=2, mine_with={str(bert_folder)!r}, mined_from=4)
         result = recipe.rank({str(bert_folder)!r}, pairs, **options)
         codes = result.ranker.head.codes.tolist()
         try:
-            recipe.rank({str(bert_folder)!r}, pairs, **dict(options, type="cross", batch_contexts=1))
+            recipe.rank({str(bert_folder)!r}, pairs, **dict(options, type="cross", codes=None, batch_contexts=1))
         except UserError as error:
             said = str(error)
         with open({str(tmp_path)!r} + f"/run-{{distributed.rank()}}.json", "w") as file:
@@ -399,9 +428,11 @@ def test_negatives_are_the_contexts_own_then_any_others_and_never_right(rng):
 
 
 def test_a_context_for_which_all_is_right_is_refused(rng):
-    material = material_of([RankingExample("q", ("a", "b"))])
+    material = material_of([RankingExample("q", ("a", "b")), RankingExample("p", ("a",))])
     with pytest.raises(UserError, match="the context 'q' has no wrong candidates to learn from: all 2 are right for it"):
         material.draw_negatives(0, 1, rng=rng)
+    with pytest.raises(UserError, match="all 2 candidates are right for every context, so there is nothing to tell apart"):
+        material_of([RankingExample("q", ("a", "b"))])
 
 
 def test_the_one_wrong_candidate_among_many_right_ones_is_found(rng):
@@ -435,9 +466,9 @@ def test_mined_negatives_are_trained_on(bert_folder, pairs, monkeypatch):
 def test_a_student_comes_nearer_to_its_teachers_order(bert_folder, pairs, tmp_path):
     rank(bert_folder, pairs, tmp_path / "teacher", type="cross", **{**SMALL, "negatives": 3})
     teacher = str(tmp_path / "teacher")
-    settings = {**SMALL, "epochs": 6, "held_out": 0, "teacher": teacher, "teacher_share": 1.0, "negatives": 3, "teacher_temperature": 0.2}
+    settings = {"epochs": 6, "held_out": 0, "teacher": teacher, "teacher_share": 1.0, "negatives": 3, "teacher_temperature": 0.2}
     for type in ("bi", "poly"):
-        result = rank(bert_folder, pairs, type=type, **settings)
+        result = rank(bert_folder, pairs, type=type, **{**of_type(type), **settings})
         losses = result.runs[0].losses
         assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
@@ -467,7 +498,7 @@ def test_held_out_lists_are_the_tables_own_where_most_contexts_have_some(bert_fo
             RankingExample(pair.context, pair.answers, ("a wrong one", "another") if number < listing else ())
             for number, pair in enumerate(pairs[:6])
         ]
-        return rank(bert_folder, pairs[6:], validation=held, **{**SMALL, "epochs": 1}).measured_on
+        return rank(bert_folder, pairs[6:], validation=held, **{**POLY, "epochs": 1}).measured_on
 
     assert lists_of(6) == "6 held-out lists, listed"
     assert lists_of(3) == "3 held-out lists, listed"
@@ -482,7 +513,7 @@ def test_a_full_disk_is_told_before_the_encoder_runs(bert_folder, pairs, tmp_pat
     with pytest.raises(
         UserError, match=r"keeps 0\.0 GB of token vectors in .*new' while it runs, but there is no room \(No space left on device\)"
     ):
-        rank(bert_folder, pairs, tmp_path / "new" / "out", freeze="encoder", **SMALL)
+        rank(bert_folder, pairs, tmp_path / "new" / "out", freeze="encoder", **POLY)
 
 
 def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypatch):
@@ -550,7 +581,7 @@ def test_rate_and_dropout_are_the_given_ones_else_the_folders_else_the_papers(be
     folder = tmp_path / "model"
     shutil.copytree(bert_folder, folder)
     (folder / "tain.json").write_text(json.dumps({"format": 1, "mirror": {"learning_rate": 3e-4, "dropout": 0.02}}))
-    free = {name: value for name, value in SMALL.items() if name not in ("learning_rate", "dropout")} | {"epochs": 1}
+    free = {name: value for name, value in POLY.items() if name not in ("learning_rate", "dropout")} | {"epochs": 1}
 
     def chosen(model, **settings):
         config = rank(model, pairs, **free, **settings).config
@@ -562,7 +593,7 @@ def test_rate_and_dropout_are_the_given_ones_else_the_folders_else_the_papers(be
 
 
 def test_a_plateau_without_held_out_contexts_is_refused_and_with_a_validation_file_is_fine(bert_folder, pairs):
-    settings = {**SMALL, "schedule": "plateau", "epochs": 1, "held_out": 0}
+    settings = {**POLY, "schedule": "plateau", "epochs": 1, "held_out": 0}
     with pytest.raises(UserError, match="the schedule plateau goes by held-out contexts, and there are none: give --validation FILE"):
         rank(bert_folder, pairs, **settings)
     with pytest.raises(UserError, match="the schedule plateau goes by held-out contexts"):
@@ -574,15 +605,15 @@ def test_a_plateau_without_held_out_contexts_is_refused_and_with_a_validation_fi
 
 def test_pairs_that_cannot_be_trained_on_are_refused(bert_folder, pairs):
     with pytest.raises(UserError, match="the pair of context 'a' has an empty side"):
-        rank(bert_folder, [("a", " ")], **SMALL)
+        rank(bert_folder, [("a", " ")], **POLY)
     with pytest.raises(UserError, match="there are no pairs to train on"):
-        rank(bert_folder, [], **SMALL)
+        rank(bert_folder, [], **POLY)
     with pytest.raises(UserError, match="there are 2 pairs with 1 different candidates to train on"):
-        rank(bert_folder, [("a", "x"), ("b", "X ")], **SMALL)
+        rank(bert_folder, [("a", "x"), ("b", "X ")], **POLY)
     with pytest.raises(
         UserError, match=r"there are 72 pairs to train on, fewer than a batch of 500: give more pairs, or --batch-contexts 36"
     ):
-        rank(bert_folder, pairs, **{**SMALL, "batch_contexts": 500, "held_out": 20})
+        rank(bert_folder, pairs, **{**POLY, "batch_contexts": 500, "held_out": 20})
     with pytest.raises(UserError, match="rank knows no setting code"):
         rank(bert_folder, pairs, code=3)
 
@@ -601,7 +632,7 @@ def test_a_folders_own_length_limit_is_not_the_models(save_masked_lm, pairs, tmp
 
 def test_length_limits_beyond_the_model_are_refused(bert_folder, pairs):
     with pytest.raises(UserError, match="context_tokens is 41 and candidate_tokens 16, but the model reads 40 at most: give fewer"):
-        rank(bert_folder, pairs, **{**SMALL, "context_tokens": 41})
+        rank(bert_folder, pairs, **{**POLY, "context_tokens": 41})
     with pytest.raises(UserError, match="but the model reads 40 at most together, as a cross-encoder reads them"):
         rank(bert_folder, pairs, type="cross", **{**SMALL, "context_tokens": 30})
 
@@ -609,7 +640,7 @@ def test_length_limits_beyond_the_model_are_refused(bert_folder, pairs):
 def test_a_cross_encoder_does_not_mine(bert_folder, pairs, tmp_path):
     rank(bert_folder, pairs, tmp_path / "cross", type="cross", **{**SMALL, "epochs": 1, "negatives": 1})
     with pytest.raises(UserError, match="a cross-encoder, which would take hours: give a bi- or poly-encoder"):
-        rank(bert_folder, pairs, mine_with=str(tmp_path / "cross"), **SMALL)
+        rank(bert_folder, pairs, mine_with=str(tmp_path / "cross"), **POLY)
 
 
 def test_plain_pairs_of_the_same_context_are_joined():

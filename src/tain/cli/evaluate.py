@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from tain.cli.objects import as_object, write_object
 from tain.foundation.choices import Dtype, Pooling
@@ -57,7 +58,7 @@ def evaluate(
         Parameter(help="tagging: what texts get whose labels a model was not taught: refuse to measure, or count them as wrong"),
     ] = "refuse",
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; under 200 its ends are rough")] = 1000,
-    seed: Annotated[int, Parameter(help="fixes the resamples")] = 13,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes the resamples")] = 13,
     pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: what each model says, else mean")] = None,
     max_tokens: Annotated[
         int | None, Parameter(help="cut texts at this many tokens; default: each model's limit; cut texts are counted")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from tain.cli.objects import as_object, write_object
 from tain.cli.sources import TextSources
@@ -30,7 +31,7 @@ def gradients(
         int, Parameter(help="longer gradients are folded to this many elements (random signs, unbiased); more is nearer to exact")
     ] = 2**20,
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval")] = 1000,
-    seed: Annotated[int, Parameter(help="fixes blocks, masks, corruption and signs")] = 13,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes blocks, masks, corruption and signs")] = 13,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
     chart: Annotated[Path | None, Parameter(help="draw correlation against the masks' distance into this SVG file")] = None,
     overwrite: Annotated[bool, Parameter(help="replace the JSON or SVG file if it exists", negative=())] = False,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from tain.cli.objects import as_object, write_object
 from tain.cli.settings import flags_of, settle
@@ -252,7 +253,7 @@ def evaluate(
     no_latency: Annotated[bool, Parameter(help="time nothing", negative=())] = False,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; under 200 its ends are rough")] = 1000,
-    seed: Annotated[int, Parameter(help="fixes drawn candidates and resamples")] = 13,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes drawn candidates and resamples")] = 13,
     device: _Device = None,
     dtype: _Dtype = "auto",
     trust_remote_code: _Trust = False,
@@ -370,7 +371,12 @@ def _index(
         index = CandidateIndex.open(folder)
         index.refuse_other_model(ranker.fingerprint, ranker.name)
     if pool is None:
-        index.refuse_incomplete()
+        index.refuse_unfinished()
+        if index.source and not index.is_complete:
+            progress.warn(
+                f"an update of index {folder} to {index.source['name']!r} is running or was cut off: "
+                f"{index.living:,} candidates are searched; give --candidates and --update to finish it"
+            )
     else:
         if len(index) and not update:
             index.refuse_changed_source(name=source, digest=digest_of(pool))
@@ -390,7 +396,7 @@ def _line(values: dict[str, Any], *, as_json: bool) -> str:
         import json
 
         return json.dumps(values, ensure_ascii=False)
-    return "\t".join(f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split()) for value in values.values())
+    return "\t".join(f"{value:.9g}" if isinstance(value, float) else " ".join(str(value).split()) for value in values.values())
 
 
 def _hits_line(context: str, hits: "list[Hit]") -> str:
@@ -466,6 +472,9 @@ def _show_trained(result: "Ranked", *, as_json: bool) -> None:
         console.print(f"saved in {result.folder}", markup=False, soft_wrap=True)
 
 
+_NAMES_WIDTH, _FIGURES_WIDTH = 11, 20  # columns of the table, in characters
+
+
 def _show_report(report: "RankingReport") -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -473,18 +482,22 @@ def _show_report(report: "RankingReport") -> None:
 
     console = Console(highlight=False)
     first = report.rankers[0]
-    table = Table(title=f"{report.queries:,} queries, candidates: {report.kind}", title_justify="left", box=None, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for ranker in report.rankers:
-        kind = f"{ranker.type}-{ranker.vectors}" if ranker.type == "poly" else ranker.type
-        table.add_column(f"{escape(ranker.name)}\n{kind}", overflow="fold")
-    for name in first.figures:
-        table.add_row(f"{name} ↑", *(_figure_cell(ranker.figures[name]) for ranker in report.rankers))
-    for place, time in enumerate(first.latencies):
-        times = [ranker.latencies[place] for ranker in report.rankers]
-        cells = [f"{each.ms:,.1f}{'*' if each.is_extrapolated else ''}" for each in times]
-        table.add_row(f"ms, {_short(time.candidates)} ↓", *cells)
-    console.print(table)
+    console.print(f"{report.queries:,} queries, candidates: {report.kind}", markup=False, style="italic")
+    at_once = max(1, (console.width - _NAMES_WIDTH) // _FIGURES_WIDTH)  # more than fit go below
+    for start in range(0, len(report.rankers), at_once):
+        shown = report.rankers[start : start + at_once]
+        table = Table(box=None, pad_edge=False)
+        table.add_column("", no_wrap=True)
+        for ranker in shown:
+            kind = f"{ranker.type}-{ranker.vectors}" if ranker.type == "poly" else ranker.type
+            table.add_column(f"{escape(ranker.name)}\n{kind}", overflow="fold")
+        for name in first.figures:
+            table.add_row(f"{name} ↑", *(_figure_cell(ranker.figures[name]) for ranker in shown))
+        for place, time in enumerate(first.latencies):
+            times = [ranker.latencies[place] for ranker in shown]
+            cells = [f"{each.ms:,.1f}{'*' if each.is_extrapolated else ''}" for each in times]
+            table.add_row(f"ms, {_short(time.candidates)} ↓", *cells)
+        console.print(table)
     against = f"; below it the difference to {first.name}" if len(report.rankers) > 1 else ""
     console.print(f"x 100, in brackets 95% bootstrap intervals of {report.resamples} resamples{against}.", markup=False, soft_wrap=True)
     if first.latencies:

@@ -18,7 +18,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import versions
 from tain.models.rankers import DualRanker, Ranker
 from tain.models.scanning import scan_all
-from tain.text.cleaning import drop_repeats, same_text_key
+from tain.text.cleaning import drop_repeats, lists_others, same_text_key
 from tain.text.records import RankingExample
 
 LATENCY_CANDIDATES = (1_000, 100_000)
@@ -70,10 +70,11 @@ def sampled_lists(
     most_right = max(len(drop_repeats(example.answers).texts) for example in examples)
     if size < 2:
         raise UserError(f"candidates are {size} a query, but a right one needs others to be told from: give 2 or more (the paper: 20)")
-    if len(texts) - most_right + 1 < size:
+    possible = len(texts) - most_right + 1
+    if possible < size:
         raise UserError(
             f"the pool holds {len(texts):,} different candidates (up to {most_right} of them right for one context), fewer than the {size} "
-            f"of a list: give --candidates {max(2, len(texts) - most_right + 1)} or fewer, a larger file, or --pool"
+            f"of a list: give {f'--candidates {possible} or fewer, ' if possible > 1 else ''}a larger file, or --pool"
         )
     contexts, lists = [], []
     for example in examples:
@@ -99,7 +100,7 @@ def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
     for example in examples:
         answers = drop_repeats(example.answers).texts
         listed = drop_repeats([*answers, *example.negatives]).texts  # the right ones come first, also as those that are kept
-        if len(listed) > len(answers):
+        if lists_others(example):
             contexts.append(example.context)
             lists.append(tuple(listed))
             right.append(np.arange(len(answers)))
@@ -111,18 +112,21 @@ def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
 
 
 def whole_pool(examples: Sequence[RankingExample]) -> CandidateLists:
-    """Rank every answer and negative there is, for every context.
+    """Rank every answer and negative there is, for every context that not all are right for.
 
     Raises:
-        UserError: There is only one candidate.
+        UserError: There is only one candidate, or all are right for every context.
     """
     pool = tuple(drop_repeats(text for example in examples for text in (*example.answers, *example.negatives)).texts)
     if len(pool) < 2:
         raise UserError("the whole pool is one candidate, which would always come first: give pairs with different answers")
     row_of = {same_text_key(text): row for row, text in enumerate(pool)}
     right = tuple(np.unique([row_of[same_text_key(answer)] for answer in example.answers]) for example in examples)
-    contexts = tuple(example.context for example in examples)
-    return CandidateLists(contexts, (pool,) * len(contexts), right, f"whole pool of {len(pool):,}")
+    asked = [place for place, places in enumerate(right) if len(places) < len(pool)]
+    if not asked:
+        raise UserError(f"all {len(pool):,} candidates are right for every context, so all rankers are perfect: give pairs with other answers")
+    contexts = tuple(examples[place].context for place in asked)
+    return CandidateLists(contexts, (pool,) * len(contexts), tuple(right[place] for place in asked), f"whole pool of {len(pool):,}")
 
 
 # ---- figures of one list
@@ -165,7 +169,9 @@ def average_precision(scores: np.ndarray, is_right: np.ndarray) -> float:
 
 
 def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[str, np.ndarray]:
-    """Figures of every list (queries,): ``R@1``, ``R@2``, ``R@5``, ``R@10`` where lists are longer, ``MRR``, and ``MAP`` where some have several right.
+    """Figures of every list (queries,): ``R@1``, ``R@2``, ``R@5``, ``R@10`` where some are longer, ``MRR``, and ``MAP`` where some have several right.
+
+    R@k is 1 for a list that is no longer than k.
 
     Args:
         scores: Of each query's candidates; may stream past.
@@ -174,8 +180,8 @@ def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[st
     Raises:
         UserError: A score is not finite.
     """
-    shortest = min(map(len, lists.lists))
-    found: dict[str, list[float]] = {f"R@{k}": [] for k in _RECALLS if k < shortest} | {"MRR": []}
+    longest = max(map(len, lists.lists))
+    found: dict[str, list[float]] = {f"R@{k}": [] for k in _RECALLS if k < longest} | {"MRR": []}
     has_several = any(len(places) > 1 for places in lists.right)
     if has_several:
         found["MAP"] = []
@@ -338,33 +344,29 @@ def evaluate_rankers(
     Raises:
         UserError: There is no ranker, or a score is not finite.
     """
-    results: list[tuple[Ranker, dict[str, np.ndarray], list[Latency], int]] = []
+    different = {id(listed): listed for listed in lists.lists}.values()  # a shared pool once
+    candidates = list(dict.fromkeys(text for listed in different for text in listed))
+    results: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
     for ranker in rankers:
         found = list_figures(list_scores(ranker, lists, progress=progress), lists)
-        truncated = ranker.truncated
-        different = {id(listed): listed for listed in lists.lists}.values()  # a shared pool once
-        candidates = list(dict.fromkeys(text for listed in different for text in listed))
-        results.append((ranker, found, latencies(ranker, lists.contexts, candidates, sizes=sizes) if sizes else [], truncated))
+        about = {
+            "name": ranker.name,
+            "type": ranker.type,
+            "vectors": ranker.head.vectors if isinstance(ranker, DualRanker) else 0,
+            "truncated": ranker.truncated,
+            "latencies": tuple(latencies(ranker, lists.contexts, candidates, sizes=sizes)) if sizes else (),
+        }
+        results.append((about, found))
     if not results:
         raise UserError("no ranker is given, so there is nothing to evaluate: give one or more")
     figures: list[dict[str, Figure]] = [{} for _ in results]
     for name in results[0][1]:
-        values = 100 * np.stack([found[name] for _, found, _, _ in results])  # (rankers, queries)
+        values = 100 * np.stack([found[name] for _, found in results])  # (rankers, queries)
         replicates = bootstrap_means(values, resamples=resamples, rng=np.random.default_rng([seed, 5]))
         for mine, figure in zip(figures, figures_of(values.mean(axis=1), replicates), strict=True):
             mine[name] = figure
     return RankingReport(
-        rankers=tuple(
-            RankerResult(
-                name=ranker.name,
-                type=ranker.type,
-                vectors=ranker.head.vectors if isinstance(ranker, DualRanker) else 0,
-                figures=mine,
-                latencies=tuple(times),
-                truncated=truncated,
-            )
-            for (ranker, _, times, truncated), mine in zip(results, figures, strict=True)
-        ),
+        rankers=tuple(RankerResult(**about, figures=mine) for (about, _), mine in zip(results, figures, strict=True)),
         queries=len(lists),
         kind=lists.kind,
         resamples=resamples,

@@ -209,12 +209,15 @@ class DualRanker(Ranker):
     def around(cls, embedder: Embedder, *, name: str) -> "DualRanker":
         """Take a plain encoder as a bi-encoder with one tower; scores are its dot products, or cosines where it says so.
 
+        Texts are cut at the encoder's own limit, contexts at their beginning as for every ranker.
+
         Raises:
             UserError: It carries a correction.
         """
         refuse_correction(embedder)
         head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalise=embedder.normalise)
-        return cls(embedder, embedder, head, name=name)
+        context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalise=embedder.normalise)
+        return cls(context, embedder, head, name=name)
 
     @classmethod
     def start(

@@ -141,7 +141,8 @@ class CandidateIndex:
         """
         if fingerprint != self.about["fingerprint"]:
             was = self.about["model"]
-            which = "another version of this model" if was == name else f"another model, {was!r}"
+            is_same_place = was == name or (Path(was).exists() and Path(was).resolve() == Path(name).resolve())
+            which = "another version of this model" if is_same_place else f"another model, {was!r}"
             raise UserError(
                 f"index {str(self.folder)!r} was made by {which} (fingerprint {self.about['fingerprint']}; {name!r} has {fingerprint}), "
                 "so its vectors mean something else: make a new index with this model"
@@ -223,7 +224,8 @@ class CandidateIndex:
         with self._writing() as (state, files):
             if only_new:
                 self._show(state)
-                chosen = [place for place, row in enumerate(self.rows_of(texts)) if row is None]
+                first = {text: place for place, text in reversed(list(enumerate(texts)))}
+                chosen = [place for place, row in enumerate(self.rows_of(texts)) if row is None and first[texts[place]] == place]
                 texts, added = [texts[place] for place in chosen], added[chosen]
             encoded = [text.encode("utf-8") for text in texts]
             ends = state.text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
@@ -283,9 +285,9 @@ class CandidateIndex:
         return source
 
     def tell_source(self, *, name: str, digest: str, is_complete: bool) -> None:
-        """Remember the candidate file that the index agrees with, or is about to."""
+        """Remember the candidate file that the index agrees with, or is about to. What could be searched before stays searchable."""
+        content = {"name": name, "digest": digest, "complete": is_complete, "searchable": is_complete or self.is_searchable}
         with whole_file(self.folder / "source.json", overwrite=True) as path:
-            content = {"name": name, "digest": digest, "complete": is_complete}
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @property
@@ -293,16 +295,22 @@ class CandidateIndex:
         """False where bringing it in line with a candidate file was begun and cut off, or nothing was ever put in."""
         return self.source.get("complete", len(self) > 0)
 
-    def refuse_incomplete(self) -> None:
-        """Refuse to search where bringing the index in line with a candidate file was cut off.
+    @property
+    def is_searchable(self) -> bool:
+        """False where the first candidate file is not in yet; an update that is running or was cut off takes nothing away."""
+        return self.is_complete or self.source.get("searchable", False)
+
+    def refuse_unfinished(self) -> None:
+        """Refuse to search an index whose first candidate file is not in yet.
 
         Raises:
-            UserError: It was.
+            UserError: It is not.
         """
-        if self.source and not self.is_complete:
+        if self.source and not self.is_searchable:
             name = self.source["name"]
             raise UserError(
-                f"index {str(self.folder)!r} lacks candidates: putting in those of {name!r} was cut off; give --candidates {name} to finish it"
+                f"index {str(self.folder)!r} lacks candidates: putting in those of {name!r} is not finished; wait for the process that is at it, "
+                f"or, if it was cut off, give --candidates {name} to go on"
             )
 
     def refuse_changed_source(self, *, name: str, digest: str) -> None:

@@ -13,6 +13,8 @@ from tain.models.scanning import Best, scan_best
 from tain.ranking.approximate import ShortLists
 from tain.ranking.index import CandidateIndex, digest_of
 
+BATCH_TEXTS = 2048  # encoded and put on the disk together: what a cut-off call loses at most
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -49,11 +51,11 @@ def search(
         progress: Told how far it is.
 
     Raises:
-        UserError: The index was made by another model, lacks candidates or holds none, ``k`` or ``probes`` is below 1, or FAISS is not
+        UserError: The index was made by another model, is not finished or holds nothing, ``k`` or ``probes`` is below 1, or FAISS is not
             there.
     """
     index.refuse_other_model(ranker.fingerprint, ranker.name)
-    index.refuse_incomplete()
+    index.refuse_unfinished()
     if k < 1:
         raise UserError(f"k is {k}, but something must be looked for: give 1 or more")
     if not index.living:
@@ -104,7 +106,7 @@ def rerank(
 
 
 def add_candidates(
-    ranker: DualRanker, index: CandidateIndex, texts: Sequence[str], *, batch_texts: int = 16_384, progress: Progress | None = None
+    ranker: DualRanker, index: CandidateIndex, texts: Sequence[str], *, batch_texts: int = BATCH_TEXTS, progress: Progress | None = None
 ) -> int:
     """Encode the texts that an index does not hold yet and append them, some at a time; those appended stay if the rest is cut off.
 
@@ -119,11 +121,13 @@ def add_candidates(
     distinct = list(dict.fromkeys(texts))
     new = [text for text, row in zip(distinct, index.rows_of(distinct), strict=True) if row is None]
     added = cut = 0
-    for start in range(0, len(new), batch_texts):
-        batch = new[start : start + batch_texts]
-        vectors = ranker.encode_candidates(batch, progress=progress)
-        cut += ranker.truncated_candidates
-        added += len(index.append(batch, vectors, only_new=True))
+    with (progress or Progress.silent()).task("encode candidates", len(new)) as task:
+        for start in range(0, len(new), batch_texts):
+            batch = new[start : start + batch_texts]
+            vectors = ranker.encode_candidates(batch)
+            cut += ranker.truncated_candidates
+            added += len(index.append(batch, vectors, only_new=True))
+            task.advance(len(batch))
     ranker.truncated_candidates = cut
     return added
 
@@ -134,7 +138,7 @@ def bring_in_line(
     texts: Sequence[str],
     *,
     name: str,
-    batch_texts: int = 16_384,
+    batch_texts: int = BATCH_TEXTS,
     progress: Progress | None = None,
 ) -> tuple[int, int]:
     """Let an index hold just these texts: add what is new, delete what is gone. Where that is cut off, the index says so.

@@ -38,6 +38,7 @@ from tain.recipes.distil_config import DistilConfig
 from tain.recipes.distil_figures import label_figures, vector_figures
 from tain.recipes.distil_material import Material, check_texts, gather
 from tain.recipes.distil_readers import Reader, reader_for
+from tain.recipes.distil_start import save_weights, shaped_like_start
 from tain.recipes.distil_teacher import Teacher, load_teacher
 from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
 from tain.text.records import Example
@@ -103,7 +104,7 @@ def distil(
         UserError: Settings, texts or teacher cannot work.
     """
     progress = progress or Progress.silent()
-    config = chosen_settings(DistilConfig, "distil", config, settings).resolved()
+    config = shaped_like_start(chosen_settings(DistilConfig, "distil", config, settings)).resolved()
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
     if isinstance(texts, str):
@@ -247,7 +248,7 @@ class _Session:
         folder = self._checkpoint_folder()
         if folder is None:
             return None
-        skipped = {"resume", "checkpoint_every_s", "device"}
+        skipped = {"resume", "checkpoint_every_s", "device", "keep_weights"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         identity |= {"teacher": self.teacher.name, "steps": steps, "texts": len(self.material.train)}
         return Saving(folder, self.config.checkpoint_every_s, self.config.resume, identity)
@@ -260,6 +261,8 @@ class _Session:
         with _folder_for(self.output, overwrite=overwrite) as folder:
             write_student(self.module, folder / GRAPH_FILE)
             self.reader.save(folder)
+            if self.config.keep_weights:
+                save_weights(self.module, folder)
             record = self._record(trained)
             _write_json(folder / RECORD_FILE, record)
             student = Student.load(folder)

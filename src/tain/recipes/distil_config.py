@@ -84,6 +84,10 @@ class DistilConfig:
     forward_only: Annotated[bool, "read forwards only, for text that is still being typed"] = False
     separate: Annotated[bool | None, "make punctuation marks tokens of their own (yes; tag never)"] = None
     max_tokens: Annotated[int, "longer texts are cut"] = 128
+    start: Annotated[str | None, "student to begin with, which was distilled with keep_weights; gives the shape, too"] = None
+    keep_weights: Annotated[bool, "keep the weights as they were trained beside the student, four bytes each, for others to begin with"] = (
+        False
+    )
     static_dim: Annotated[int, "width of a static student's token vectors, a byte each"] = 64
     token_vectors: Annotated[str | None, "encoder whose token vectors a static student starts from; default: the teacher"] = None
     temperature: Annotated[float, "embed: divides the cosines to the teacher's vectors, above 0"] = 0.05
@@ -117,6 +121,8 @@ class DistilConfig:
             problems.append(f"student is {self.student!r}: give {' or '.join(get_args(StudentKind))}")
         if self.student == "static" and self.task == "tag":
             problems.append("a static student sees each token alone, so it cannot tag: give --student pqrnn")
+        if self.student == "static" and (self.start is not None or self.keep_weights):
+            problems.append("start and keep_weights are for a pqrnn; a static student starts from token_vectors: leave them out")
         if self.student == "pqrnn" and self.token_vectors is not None:
             problems.append("token_vectors are what a static student starts from, a pqrnn has none: leave them out")
         if self.task == "tag" and self.separate:

@@ -18,6 +18,7 @@ from tain.models.correction import LinearCorrection
 from tain.models.embedder import Embedder
 from tain.recipes.distil_config import DistilConfig
 from tain.recipes.distil_material import Material
+from tain.recipes.distil_start import begin_with
 from tain.recipes.distil_teacher import Teacher
 from tain.runtime.student import PROJECTION_FILE, TOKENIZER_FILE
 
@@ -86,6 +87,8 @@ class HashedReader:
         if config.task == "embed" and module.text_head is not None and taught is not None:
             with torch.no_grad():  # what all vectors share need not be learnt
                 module.text_head.bias.copy_(torch.from_numpy(taught.mean(axis=0)))
+        if config.start is not None:
+            begin_with(module, config.start, with_heads=config.task == "embed")
         return module
 
     def truncated(self, texts: Sequence[str]) -> int:

@@ -83,6 +83,8 @@ class MirrorConfig:
                 problems.append(f"{name} is {value}, but it is a probability and 1 would drop everything: give 0 to below 1 (dropout: 0.1)")
         if self.batch_texts < 2:
             problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be told from: give 2 or more (the paper: 200)")
+        if self.seed < 0:
+            problems.append(f"seed is {self.seed}: give 0 or more")
         for name in ("epochs", "seeds", "micro_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

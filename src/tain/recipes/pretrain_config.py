@@ -79,6 +79,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         problems = []
+        if self.seed < 0:
+            problems.append(f"seed is {self.seed}: give 0 or more")
         for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens", "span_tokens"):
             if not getattr(self, name) >= 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")

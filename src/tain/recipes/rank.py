@@ -33,6 +33,7 @@ from tain.recipes.rank_card import ranker_card
 from tain.recipes.rank_config import RankConfig, plateau_factor
 from tain.recipes.rank_frozen import FrozenTower
 from tain.recipes.rank_material import Material, gather_material, mine_negatives
+from tain.text.cleaning import lists_others
 from tain.text.records import RankingExample
 from tain.training import distributed
 from tain.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -149,6 +150,9 @@ def rank(
     embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
     refuse_correction(embedder)
     config = _fit_to_model(config, embedder)
+    trained_on = set(material.contexts)
+    if common := sum(example.context in trained_on for example in material.held):
+        progress.warn(f"{common:,} of {len(material.held):,} held-out contexts are also trained on, which flatters the figures: drop them from one")
     progress.note(embedder.encoder.layout_reason)
     return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
 
@@ -179,7 +183,7 @@ def _fit_to_model(config: RankConfig, embedder: Embedder) -> RankConfig:
         raise UserError(
             f"context_tokens is {context} and candidate_tokens {candidate}, but the model reads {longest} at most{together}: give fewer"
         )
-    return replace(config, context_tokens=context, candidate_tokens=candidate, pooling=embedder.pooling)
+    return replace(config, context_tokens=context, candidate_tokens=candidate, pooling=None if is_cross else embedder.pooling)
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ class _Session:
         return DualRanker.start(
             embedder,
             kind="pooled" if config.type == "bi" else config.code_kind,
-            codes=1 if config.type == "bi" else config.codes,
+            codes=config.codes or 1,
             scale=PAPER_SCALE,
             is_scale_learned=not config.paper_scaling,
             normalise=config.similarity == "cosine",
@@ -257,7 +261,7 @@ class _Session:
     def _validation_lists(self) -> CandidateLists | None:
         if not self.material.held:
             return None
-        listing = sum(bool(example.negatives) for example in self.material.held)
+        listing = sum(lists_others(example) for example in self.material.held)
         if 2 * listing >= len(self.material.held):
             lists = given_lists(self.material.held)
             left_out = len(self.material.held) - len(lists)
@@ -425,7 +429,10 @@ class _Session:
         steps = order.steps_per_epoch * config.epochs
         memory: dict[str, Any] = {"misses": 0, "best": None, "validations": []}
         saving = self._saving(seed, steps)
-        keeper = _Keeper(None if self.output is None else self._best_folder(seed), optimizer)
+        keeper = _Keeper(None if self.output is None else self._best_folder(seed), optimizer, self._identity(seed) | {"steps": steps})
+        if self.output is not None and distributed.rank() == 0 and not config.resume:
+            for left in (self._checkpoint_folder(seed), self._best_folder(seed)):  # of an earlier run that nobody goes on with
+                shutil.rmtree(left, ignore_errors=True)
         trained = train(
             lambda step: self.gradient_step(order.batch(step), step=step, seed=seed),
             optimizer,
@@ -438,7 +445,7 @@ class _Session:
             memory=memory,
         )
         if memory["best"] is not None:
-            keeper.load()
+            keeper.load(memory["best"])
         weights.restore(module)
         _put(module, {name: tensor for name, tensor in exact.items() if name not in weights.names})
         module.eval()
@@ -462,7 +469,7 @@ class _Session:
             memory["validations"].append([done, figures["MRR"]])
             if memory["best"] is None or figures["MRR"] > memory["best"]:
                 memory["best"] = figures["MRR"]
-                keeper.keep()
+                keeper.keep(memory["best"])
             else:
                 memory["misses"] += 1
             self.progress.note(f"after step {done}: {_in_words(figures)}")
@@ -665,21 +672,36 @@ class _Keeper:
     Args:
         folder: Where to; None for memory.
         optimizer: Whose weights.
+        identity: What the run was started with; weights of another run are refused.
     """
 
-    def __init__(self, folder: Path | None, optimizer: Optimizer) -> None:
-        self.folder, self.weights = folder, optimizer.weights
+    def __init__(self, folder: Path | None, optimizer: Optimizer, identity: dict[str, Any]) -> None:
+        self.folder, self.weights, self.identity = folder, optimizer.weights, identity
         self._kept: dict[str, Tensor] = {}
 
-    def keep(self) -> None:
+    def keep(self, figure: float) -> None:
         if self.folder is None:
             self._kept = {name: tensor.clone() for name, tensor in self.weights.state().items()}
         elif distributed.rank() == 0:
-            save_checkpoint(self.folder, Checkpoint(0, {}, {}), self.weights.state())
+            save_checkpoint(self.folder, Checkpoint(0, self.identity, {"best": figure}), self.weights.state())
 
-    def load(self) -> None:
+    def load(self, figure: float) -> None:
+        """Put the kept weights back.
+
+        Args:
+            figure: What they were kept for.
+
+        Raises:
+            UserError: The folder's weights are another run's.
+        """
         distributed.wait_for_all()
-        self.weights.load_state(self._kept if self.folder is None else load_checkpoint(self.folder, identity={}, defaults={})[1])
+        if self.folder is None:
+            self.weights.load_state(self._kept)
+            return
+        kept, tensors = load_checkpoint(self.folder, identity=self.identity, defaults={})
+        if kept.figures["best"] != figure:
+            raise UserError(f"the weights in {str(self.folder)!r} are not the best of this run: start again without --resume")
+        self.weights.load_state(tensors)
 
 
 def _columns(columns: np.ndarray, right: Sequence[frozenset[int]]) -> tuple[Tensor, Tensor]:

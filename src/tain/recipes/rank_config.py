@@ -1,5 +1,6 @@
 """Settings of ranker training. Light to import: the command line reads its help from here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
@@ -35,7 +36,7 @@ class RankConfig:
     """A bi-, poly- or cross-encoder (Humeau et al. 2020, section 4). What is None is filled from type and data."""
 
     type: Annotated[RankerType, "bi: one vector a context, fastest; poly: some vectors; cross: every pair together, slowest"] = "poly"
-    codes: Annotated[int, "poly: vectors a context; 1 is close to bi (the paper: 16, 64, 360)"] = 64
+    codes: Annotated[int | None, "poly: vectors a context; 1 is close to bi (64; the paper: 16, 64, 360)"] = None
     code_kind: Annotated[Codes, "poly: learned codes, or a context's first or last outputs as they are"] = "learned"
     shared_towers: Annotated[bool, "bi, poly: one encoder for contexts and candidates; default: two, trained apart"] = False
     similarity: Annotated[
@@ -89,7 +90,7 @@ class RankConfig:
             if getattr(self, name) not in choices:
                 named = [choice for choice in choices if choice is not None]
                 problems.append(f"{name} is {getattr(self, name)!r}: give {', '.join(named[:-1])} or {named[-1]}")
-        if self.codes < 1:
+        if self.codes is not None and self.codes < 1:
             problems.append(f"codes is {self.codes}, but a context needs a vector: give 1 or more (the paper: 16, 64, 360)")
         for name in ("context_tokens", "candidate_tokens"):
             value = getattr(self, name)
@@ -110,8 +111,12 @@ class RankConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 problems.append(f"{name} is {value}: give a number between 0 and 1")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             problems.append(f"weight_decay is {self.weight_decay}: give 0 or more")
+        for name in ("seed", "warmup_steps", "checkpoint_every_s"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                problems.append(f"{name} is {value}: give 0 or more")
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -129,6 +134,10 @@ class RankConfig:
             problems.append("a cross-encoder is the teacher, not taught: leave out --teacher, or give --type bi or poly")
         if self.type == "cross" and self.shared_towers:
             problems.append("a cross-encoder has one encoder anyway: leave out --shared-towers")
+        if self.type == "cross" and (self.pooling is not None or self.similarity != "dot" or self.paper_scaling):
+            problems.append("a cross-encoder scores by its first token: leave out --pooling, --similarity and --paper-scaling")
+        if self.type != "poly" and (self.codes is not None or self.code_kind != "learned"):
+            problems.append(f"a {self.type}-encoder has no codes: leave out --codes and --code-kind, or give --type poly")
         if self.paper_scaling and self.similarity == "cosine":
             problems.append(
                 "--paper-scaling scales dot products, and cosines times 0.06 twice would all score alike: give --similarity dot"
@@ -166,6 +175,7 @@ class RankConfig:
         tuned = {**_PAPERS, **(suggested or {}), **tuned}
         filled = {
             **tuned,
+            "codes": 64 if self.codes is None and self.type == "poly" else self.codes,
             "batch_contexts": batch,
             "negatives": (CROSS_NEGATIVES if needs_lists else 0) if self.negatives is None else self.negatives,
             "warmup_steps": min(PAPER_WARMUP[self.type], steps // 10) if self.warmup_steps is None else self.warmup_steps,

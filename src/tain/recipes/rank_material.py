@@ -47,8 +47,8 @@ class Material:
         return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
     def draw_negatives(self, context: int, count: int, *, rng: np.random.Generator) -> list[int]:
-        """Draw wrong candidates: mined ones, else listed ones, and where these are too few any others; all different where possible."""
-        near = (self.hard or self.listed)[context]
+        """Draw wrong candidates among the listed and mined ones, and where these are too few any others; all different where possible."""
+        near = tuple(dict.fromkeys((*self.listed[context], *(self.hard[context] if self.hard else ()))))
         drawn = [near[place] for place in rng.permutation(len(near))[:count]]
         for _ in range(_MOST_DRAWS * count):
             if len(drawn) == count:
@@ -109,6 +109,8 @@ def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, v
         raise UserError(
             f"there are {len(pairs)} pairs with {len(texts)} different candidates to train on, but a right answer must be told from others: give more pairs"
         )
+    if all(len(answers) == len(texts) for answers in right):
+        raise UserError(f"all {len(texts):,} candidates are right for every context, so there is nothing to tell apart: give pairs with other answers")
     everything = drop_repeats([*texts, *(text for example in held for text in (*example.answers, *example.negatives))]).texts
     return Material(
         [example.context for example in kept], texts, pairs, [frozenset(answers) for answers in right], listed, held, everything

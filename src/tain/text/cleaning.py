@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-from tain.text.records import Deduplicated
+from tain.text.records import Deduplicated, RankingExample
 
 
 def same_text_key(text: str) -> str:
@@ -31,3 +31,9 @@ def drop_repeats(texts: Iterable[str]) -> Deduplicated:
         count += 1
         first_of.setdefault(same_text_key(text), text)
     return Deduplicated(texts=list(first_of.values()), dropped=count - len(first_of))
+
+
+def lists_others(example: RankingExample) -> bool:
+    """Tell whether an example lists a text that is none of its right answers, by ``same_text_key``."""
+    right = {same_text_key(answer) for answer in example.answers}
+    return any(same_text_key(text) not in right for text in example.negatives)
