@@ -32,12 +32,14 @@ from tain.evaluation.tagging import measure_tagging
 from tain.evaluation.tagging_sets import load_tagging
 from tain.models.embedder import Embedder
 from tain.recipes.distil import distil
+from tain.recipes.distil_config import PRESETS
 from tain.runtime.student import Student
 from tain.text.cleaning import drop_repeats
 
 PARTS = ("labels", "embed")
 SETS = ("atis", "snips", "clinc150", "slurp", "xsid")
 TEACHERS = {"all-MiniLM-L6-v2": str(minilm_folder()), "tain-mini": "tain-mini"}
+COPIES = 3  # of each text, where a teacher labels changed ones: the recipe's own two, and the text itself
 TYPOS = (0.0, 0.05, 0.1, 0.2)
 EMBEDDING = ("teacher", "pqrnn", "static", "static, untrained")
 CORPUS_FILES = ("simplewiki.txt.xz", "enwiki_core.txt.xz")
@@ -95,11 +97,13 @@ def measure_labels(rows, key, seed, chosen):
             if who == "lstm":
                 torch.manual_seed(seed)
                 model = Lstm(examples)
-                rate = {"epochs": 1 if chosen.quick else 30, "learning_rate": 2e-3, "batch_texts": 64}
+                rate = {"epochs": 1 if chosen.quick else 12, "learning_rate": 2e-3, "batch_texts": 64}
                 model.learn(examples, **rate, seed=seed)
                 size = model.size_bytes
             else:
-                model, size = distilled("none", examples, task=task, held_out=0, seed=seed, **chosen.settings)
+                # without changed copies, so that all students read as many texts
+                epochs = COPIES * chosen.settings.get("epochs", PRESETS[task].epochs)
+                model, size = distilled("none", examples, task=task, held_out=0, seed=seed, **chosen.settings | {"epochs": epochs})
             rows.add(**name, **measured(model, tested, size, began_s))
     for teacher in chosen.teachers:
         wanted = ["teacher", "pqrnn", *(["static"] if task == "classify" else [])]

@@ -171,15 +171,15 @@ def modernbert_folder(save_masked_lm: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def save_labeller(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Callable[..., Any]) -> Callable[[str, list[str]], Path]:
+def save_labeller(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Callable[..., Any]) -> Callable[..., Path]:
     """Save a random one-layer BERT with a head for whole texts or for tokens, whose outputs have names, and give its folder."""
 
-    def save(kind: str, names: list[str]) -> Path:
+    def save(kind: str, names: list[str], **more: Any) -> Path:
         folder = tmp_path_factory.mktemp(kind)
         outputs = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
         narrow = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
         torch.manual_seed(0)
-        model = getattr(transformers, f"BertFor{kind}")(tiny_config("bert", **narrow, **outputs))
+        model = getattr(transformers, f"BertFor{kind}")(tiny_config("bert", **narrow, **outputs, **more))
         model.save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
         return folder

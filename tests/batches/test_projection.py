@@ -1,6 +1,7 @@
 """Features of tokens: golden vectors of the released operation, equality with a plain reading of the hash, and its repaired bytes."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -301,8 +302,8 @@ def test_a_projection_file_brings_back_the_same_settings(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "has version 2, this tain reads 1: its features would be others than those in training"),
-        ({"format": None}, "has version None, this tain reads 1"),
+        ({"format": 1}, "has version 1, this tain reads 2: its features would be others than those in training"),
+        ({"format": None}, "has version None, this tain reads 2"),
         ({"kind": "recipe"}, "is no projection file"),
         ({"seed": 3}, "has unknown settings seed"),
         ({"features": "512"}, "lacks features, or says it in another type"),
@@ -330,3 +331,30 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ProjectionConfig(features=0, ngram_features=3, shortest_ngram=5, longest_ngram=4, split="word", max_tokens=0)
     for part in ("features is 0", "ngram_features is 3", "n-grams of 5 to 4", "split is 'word'", "max_tokens is 0"):
         assert part in str(refused.value)
+
+
+def test_only_what_can_be_read_of_a_long_text_is_learnt():
+    projection = Projection(ProjectionConfig(features=32, max_tokens=5, separate=True))
+    text = " ".join(f"word{number},and" for number in range(1000))
+    short = " ".join(text.split(" ")[:3])
+    found, expected = projection([text, "  a \t b "]), projection([short, "a b"])
+    np.testing.assert_array_equal(found.dense(), expected.dense())
+    assert (found.truncated, found.lengths.tolist()) == (1, [6, 3])
+    assert len(projection._row_of_token) < 20
+
+
+def test_a_token_without_end_takes_little_memory_and_no_other_features_at_its_beginning():
+    config = ProjectionConfig(features=64, ngram_features=32)
+    token = "abcdefgh" * 40_000
+    tracemalloc.start()
+    long, same_beginning = token_features([token, token[:300]], config)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * len(token)
+    np.testing.assert_array_equal(long[32:], same_beginning[32:])  # n-grams are of its beginning
+    assert (long[:32] != same_beginning[:32]).any()  # the token's own features are of all of it
+
+
+def test_the_cache_is_bounded_in_bytes():
+    projection = Projection(ProjectionConfig(features=2048))
+    assert projection.cached_tokens * 2048 <= 32 * 2**20

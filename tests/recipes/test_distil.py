@@ -87,7 +87,7 @@ def test_a_student_of_vectors_is_saved_and_runs_from_its_folder_alone(bert_folde
     assert record["sizes"]["student_bytes"] == sum(
         path.stat().st_size
         for path in (tmp_path / "student").iterdir()
-        if path.name in ("student.onnx", "projection.json", "tokenizer.json")
+        if path.name in ("student.onnx", "projection.json", "tokenizer.json", "tain.json")
     )
     assert "Student.load" in (tmp_path / "student" / "README.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["student"]  # no checkpoint is left
@@ -127,6 +127,8 @@ def test_an_interrupted_run_ends_as_one_that_was_not(bert_folder, texts, tmp_pat
         patch.setattr(recipe._Session, "gradient_step", stopping)
         with pytest.raises(KeyboardInterrupt):
             distil(bert_folder, texts, tmp_path / "student", **settings)
+    with pytest.raises(UserError, match="made with other settings .content of the texts was"):
+        distil(bert_folder, [*texts[1:], "another text"], tmp_path / "student", **settings, resume=True)
     resumed = distil(bert_folder, texts, tmp_path / "student", **settings, resume=True)
     assert resumed.trained.losses == whole.trained.losses
     # the last bit of a loaded moment may round otherwise, and with it a weight between two steps
@@ -295,9 +297,14 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
     ("settings", "message"),
     [
         ({"task": "tag", "student": "static"}, "cannot tag: give --student pqrnn"),
-        ({"task": "tag", "separate": True}, "separate parts tokens further than their tags"),
-        ({"epochs": 0}, "a pqrnn begins with random weights"),
-        ({"token_vectors": "x"}, "a pqrnn has none: leave them out"),
+        ({"task": "tag", "separate": True}, "separate and split part tokens further than their tags"),
+        ({"epochs": 0}, "this student begins with random weights"),
+        ({"student": "static", "task": "classify", "epochs": 0}, "this student begins with random weights"),
+        ({"student": "static", "layers": 2, "distortion": 0.3}, "layers, distortion says nothing to --student static: leave it out"),
+        ({"hard_share": 0.5}, "hard_share says nothing to --task embed: leave it out"),
+        ({"task": "tag", "split": "code-point"}, "separate and split part tokens further"),
+        ({"seed": -1}, "seed is -1: give 0 or more"),
+        ({"token_vectors": "x"}, "token_vectors says nothing to --student pqrnn: leave it out"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
@@ -344,7 +351,7 @@ def test_teachers_that_cannot_teach_are_refused(bert_folder, flights, texts):
 
 
 def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
-    assert "text 1 has no tokens" in refused(bert_folder, [texts[0], "  "], **SMALL)
+    assert "text number 2 has no tokens" in refused(bert_folder, [texts[0], "  "], **SMALL)
     assert "there are no texts" in refused(bert_folder, [], **SMALL)
     assert "fewer than a batch of 8: give more texts, or --batch-texts 2" in refused(bert_folder, texts[:5], **SMALL)
     assert "no text has a label" in refused("none", texts, task="classify", **SMALL)
@@ -352,7 +359,7 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     assert "no text has a label" in refused("none", texts, task="classify", labels=["a", "b"], **SMALL)
     assert "no text has tags" in refused("none", texts, task="tag", tags=["O", "B-a"], **SMALL)
     wrong = [*flights, Example("two tokens", "flight", ("O",))]
-    assert "text 160 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
+    assert "text number 161 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
     assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
     half = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
     assert "80 of 160 texts have no label (text 0 first), and without a teacher nobody gives them one" in refused(

@@ -184,9 +184,34 @@ def test_broken_files_beside_the_graph_are_refused(embedding_student, bert_folde
 def test_files_of_different_students_are_refused(embedding_student, tmp_path):
     shutil.copytree(embedding_student, tmp_path / "student")
     path = tmp_path / "student" / "projection.json"
-    path.write_text(path.read_text().replace('"features": 64', '"features": 65'))
-    with pytest.raises(UserError, match="the files come from different students"):
+    whole = path.read_text()
+    for was, other in (('"features": 64', '"features": 65'), ('"ngram_features": 32', '"ngram_features": 16')):
+        assert was in whole
+        path.write_text(whole.replace(was, other))
+        with pytest.raises(UserError, match="the files come from different students"):
+            Student.load(tmp_path / "student")
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(UserError, match="has version 3, this tain reads 2"):
         Student.load(tmp_path / "student")
-    path.write_text(path.read_text().replace('"format": 1', '"format": 3'))
-    with pytest.raises(UserError, match="has version 3, this tain reads 1"):
+
+
+def test_labels_of_another_student_are_refused(tagging_student, tmp_path):
+    shutil.copytree(tagging_student, tmp_path / "student")
+    path = tmp_path / "student" / "tain.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"tags": record["tags"][:-1]}))
+    with pytest.raises(UserError, match=r"has 2 outputs for tokens, but tain.json names 1: the files come from different students"):
         Student.load(tmp_path / "student")
+    for broken in ({"format": "2"}, {"task": "paint"}):
+        path.write_text(json.dumps(record | broken))
+        with pytest.raises(UserError, match="lacks the student's format, task or dim"):
+            Student.load(tmp_path / "student")
+
+
+@pytest.mark.parametrize("backend", ["onnx", "numpy"])
+def test_a_text_without_tokens_is_refused_by_every_student(embedding_student, tagging_student, backend):
+    for blank in ("", " ", "\t"):
+        with pytest.raises(UserError, match="has no tokens for student"):
+            Student.load(embedding_student, backend=backend).encode(["a text", blank])
+    with pytest.raises(UserError, match="has no tokens for student"):
+        Student.load(tagging_student, backend=backend).predict(["a text", "  "])

@@ -4,27 +4,29 @@ Kaliamoorthi et al. 2021 (pQRNN) and 2019 (PRADO): a token's 128-bit fingerprint
 giving -1, 0 or +1. NumPy alone, since students run where torch is not installed.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 from jaxtyping import Int8, Int64, UInt64
 
+from tain.foundation.choices import Split
 from tain.foundation.errors import UserError, refuse_all
 
-FORMAT = 1
+FORMAT = 2
 UNIT = 127  # a feature of 1.0 as a stored byte
-
-Split = Literal["space", "code-point"]
 
 BEGIN, END, _NULL = "<BOS>", "<EOS>", "<null>"
 _FEATURES_PER_CODE = 32
 _TOKENS_AT_ONCE = 1024  # bounds the memory for their n-grams
+_NGRAM_CHARACTERS = 256  # n-grams are taken of a token's beginning: what is longer is no word
+_CACHE_BYTES = 32 * 2**20
 
 # the constants and steps of the hash: papers that describe it only say "fingerprint", the released code fixes it
 _A = np.uint64(0xC6A4A7935BD1E995)
@@ -33,7 +35,8 @@ _HALF = np.uint64(47)
 _TAIL_MASKS = np.array([(1 << 8 * size) - 1 for size in range(8)], dtype=np.uint64)
 
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
-_SEPARATED = str.maketrans({**{mark: f" {mark} " for mark in _PUNCTUATION}, **dict.fromkeys("\t\n\r\v\f\u00a0", " ")})
+_WHITE = "\t\n\r\v\f\u00a0"
+_SEPARATED = str.maketrans({**{mark: f" {mark} " for mark in _PUNCTUATION}, **dict.fromkeys(_WHITE, " ")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class ProjectionConfig:
     shortest_ngram: Annotated[int, "characters of the shortest n-gram, the marks of the token's ends included"] = 3
     longest_ngram: Annotated[int, "characters of the longest n-gram"] = 5
     split: Annotated[Split, "where tokens end: at the ASCII space, or after every code point"] = "space"
-    separate: Annotated[bool, "make each ASCII punctuation mark a token of its own, and any white space a blank"] = False
+    separate: Annotated[bool, "make each ASCII punctuation mark a token of its own, and tabs, line ends and no-break spaces blanks"] = False
     lowercase: Annotated[bool, "lower-case by code point"] = True
     alphabet: Annotated[str, "code points outside of these are dropped from tokens; empty keeps all"] = ""
     max_tokens: Annotated[int, "tokens read of a text, those of its ends not counted"] = 128
@@ -65,6 +68,12 @@ class ProjectionConfig:
         if self.max_tokens < 1:
             problems.append(f"max_tokens is {self.max_tokens}: give 1 or more")
         refuse_all(problems)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that differ between projections whose features differ."""
+        content = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def save(self, path: Path) -> None:
         content = {"kind": "tain projection", "format": FORMAT, **asdict(self)}
@@ -125,12 +134,12 @@ class Projection:
     Args:
         config: How.
         cached_tokens: Different tokens, and different spellings of them in texts, remembered; each token takes ``config.features`` bytes.
-            Beyond that many all are forgotten at once.
+            Beyond that many all are forgotten at once. Default: as many as 32 MB hold.
     """
 
-    def __init__(self, config: ProjectionConfig, *, cached_tokens: int = 50_000) -> None:
+    def __init__(self, config: ProjectionConfig, *, cached_tokens: int | None = None) -> None:
         self.config = config
-        self.cached_tokens = cached_tokens
+        self.cached_tokens = cached_tokens or max(1024, _CACHE_BYTES // config.features)
         self._forget()
 
     def __call__(self, texts: Sequence[str], *, distortion: float = 0.0, rng: np.random.Generator | None = None) -> ProjectedTexts:
@@ -145,7 +154,7 @@ class Projection:
             self._forget()
         if distortion > 0:
             assert rng is not None, "distortion draws from rng"
-            spelt = [distort(self.tokens(text), chance=distortion, rng=rng) for text in texts]
+            spelt = [distort(self.tokens(text)[: self.config.max_tokens + 1], chance=distortion, rng=rng) for text in texts]
             rows, truncated = self._rows_of_tokens(spelt)
         else:
             rows, truncated = self._rows_of_texts(texts)
@@ -169,7 +178,7 @@ class Projection:
         if self.config.split == "code-point":
             tokens = len(text)
         else:
-            tokens = len((text.translate(_SEPARATED) if self.config.separate else text).split())
+            tokens = sum(map(bool, (text.translate(_SEPARATED) if self.config.separate else text).split(" ")))
         return min(tokens, self.config.max_tokens) + self.config.begin + self.config.end
 
     def _pieces(self, chunk: str) -> list[str]:
@@ -187,13 +196,23 @@ class Projection:
 
     def _rows_of_texts(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         # what stands between blanks is looked up as it is: splitting, lower-casing and hashing are paid for once
-        chunks = [list(text) if self.config.split == "code-point" else text.split(" ") for text in texts]
+        chunks, most = [self._chunks(text) for text in texts], self.config.max_tokens + 1
         known = self._rows_of_chunk
-        new = {chunk: [self._spelt(piece) for piece in self._pieces(chunk)] for chunk in set(chain.from_iterable(chunks)) - known.keys()}
+        new = {
+            chunk: [self._spelt(piece) for piece in self._pieces(chunk)[:most]] for chunk in set(chain.from_iterable(chunks)) - known.keys()
+        }
         self._learn(chain.from_iterable(new.values()))
         for chunk, pieces in new.items():
             known[chunk] = tuple(self._row_of_token[piece] for piece in pieces)
         return self._ended([list(chain.from_iterable(map(known.__getitem__, line))) for line in chunks])
+
+    def _chunks(self, text: str) -> list[str]:
+        """What stands between blanks, no more of it than can be read: each has a token at least, and one too many tells of a cut."""
+        most = self.config.max_tokens + 1
+        if self.config.split == "code-point":
+            return list(text[:most])
+        blanks = _WHITE if self.config.separate else ""
+        return list(islice((chunk for chunk in text.split(" ") if chunk.strip(blanks)), most))
 
     def _rows_of_tokens(self, texts: list[list[str]]) -> tuple[list[list[int]], int]:
         self._learn(chain.from_iterable(texts))
@@ -259,7 +278,7 @@ def _summed_features(ngrams: list[list[str]], features: int) -> Int8[np.ndarray,
 
 
 def _ngrams(token: str, shortest: int, longest: int) -> list[str]:
-    marked = f"^{token}$"
+    marked = f"^{token[:_NGRAM_CHARACTERS]}{'$' * (len(token) <= _NGRAM_CHARACTERS)}"
     found = [marked[start : start + size] for size in range(shortest, longest + 1) for start in range(len(marked) - size + 1)]
     return found or [marked]
 

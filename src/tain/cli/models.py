@@ -122,6 +122,10 @@ def load_labeller(given: str, *, device: str | None) -> "Tells":
     from tain.evaluation.tagging import SideBySide
 
     loaded = [_load_head(name, device=device) for name in _heads(given)]
+    if len(loaded) == 2:
+        for role, head, names in (("intents", loaded[0], loaded[0].labels), ("slots", loaded[1], loaded[1].tags)):
+            if not names:
+                raise UserError(f"{role}={head.name} is given, but that model tells no {role}: name the models the other way round")
     return loaded[0] if len(loaded) == 1 else SideBySide(*loaded, name=given)
 
 

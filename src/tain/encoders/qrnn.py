@@ -18,6 +18,7 @@ from tain.encoders.quantisation import (
     TokenBatchNorm,
     fake_quantise,
     quantised_product,
+    whole_numbers,
 )
 from tain.encoders.timesteps import Timesteps, forgetting
 
@@ -107,6 +108,8 @@ class QRNNLayer(nn.Module):
         self, values: Float[Tensor, "steps into"], steps: Timesteps, *, scale: Tensor | float = UNIT_SCALE
     ) -> Float[Tensor, "steps width"]:
         """Read texts; ``values`` are on a grid of steps of ``scale``."""
+        if self.training and self.number_type == torch.bfloat16:
+            values = whole_numbers(values, scale=scale)
         read = [self._gates(values, steps, scale, direction) for direction in range(self.directions)]
         z, f, o = (torch.cat(parts, dim=-1) if self.directions > 1 else parts[0] for parts in zip(*read, strict=True))
         if self.training and self.zoneout > 0:
@@ -115,15 +118,15 @@ class QRNNLayer(nn.Module):
         if self.directions > 1:
             forwards, backwards = states.split(self.state, dim=-1)
             states = torch.cat([forwards, steps.turned(backwards)], dim=-1)
-        return fake_quantise(states, scale=UNIT_SCALE, zero=UNIT_ZERO)
+        return fake_quantise(states, scale=UNIT_SCALE, zero=UNIT_ZERO, is_inside=True)
 
     def _gates(self, values: Tensor, steps: Timesteps, scale: Tensor | float, direction: int) -> tuple[Tensor, Tensor, Tensor]:
         """One direction's gates in reading order: what is read backwards comes turned."""
         gates = slice(3 * direction, 3 * direction + 3)
         read = windows(steps.turned(values) if direction else values, steps, self.kernel_width)
         number_type = self.number_type if self.training else torch.float32
-        sums = quantised_product(read, self.weight[gates].flatten(0, 1), scale=scale, number_type=number_type)
-        sums = sums + self.bias[gates].flatten()
+        weight, bias = self.weight[gates].flatten(0, 1), self.bias[gates].flatten()
+        sums = quantised_product(read, weight, bias, scale=scale, number_type=number_type)
         z, f, o = self.norms[direction](sums).split(self.state, dim=-1)
         return torch.tanh(z), torch.sigmoid(f), torch.sigmoid(o)
 
@@ -205,4 +208,4 @@ class PQRNN(nn.Module):
         """Mean over a text's tokens, weighted by attention."""
         assert self.attention is not None
         weights = steps.packed(steps.padded(self.attention(states), fill=_NEVER).softmax(dim=1))
-        return fake_quantise(steps.padded(weights * states).sum(dim=1), scale=UNIT_SCALE, zero=UNIT_ZERO)
+        return fake_quantise(steps.padded(weights * states).sum(dim=1), scale=UNIT_SCALE, zero=UNIT_ZERO, is_inside=True)

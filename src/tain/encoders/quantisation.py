@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int8, UInt8
+from jaxtyping import BFloat16, Float, Int, Int8, UInt8
 from torch import Tensor, nn
 
 _TOP = 255  # stored values are 0 to 255
@@ -31,11 +31,35 @@ def grid_of(low: Float[Tensor, "*places"], high: Float[Tensor, "*places"]) -> tu
     return scale, (-low / scale).round().clamp(0, _TOP).to(torch.int32)
 
 
-def fake_quantise(values: Float[Tensor, "..."], *, scale: Tensor | float, zero: Tensor | int) -> Float[Tensor, "..."]:
-    """Round values to their grid; the gradient passes inside its range and is zero outside."""
-    scale = torch.as_tensor(scale, dtype=torch.float32, device=values.device)
-    zero = torch.as_tensor(zero, dtype=torch.int32, device=values.device)
-    return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, _TOP)
+def fake_quantise(
+    values: Float[Tensor, "..."], *, scale: Tensor | float, zero: Tensor | int, is_inside: bool = False
+) -> Float[Tensor, "..."]:
+    """Round values to their grid; the gradient passes inside its range and is zero outside.
+
+    Args:
+        values: To be rounded.
+        scale: The grid's step.
+        zero: The stored value that means 0.
+        is_inside: No value lies outside, so nothing has to be remembered for the gradient.
+    """
+    return _Rounded.apply(values, scale, zero, is_inside)  # pyright: ignore[reportReturnType]
+
+
+class _Rounded(torch.autograd.Function):
+    """What ``torch.fake_quantize_per_tensor_affine`` does, in a seventh of its time on a CPU."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, scale: Tensor | float, zero: Tensor | int, is_inside: bool) -> Tensor:
+        whole = (values / scale).round_()
+        low, high = -zero, _TOP - zero
+        if not is_inside:
+            context.save_for_backward((whole >= low) & (whole <= high))
+        return whole.clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (is_inside,) = context.saved_tensors or (None,)
+        return gradients[0] if is_inside is None else gradients[0] * is_inside, None, None, None
 
 
 def fake_quantise_table(table: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
@@ -109,42 +133,78 @@ class MovingRange(nn.Module):
         return grid_of(self.low, self.high)
 
 
+def whole_numbers(values: Float[Tensor, "rows into"], *, scale: Tensor | float) -> BFloat16[Tensor, "rows into"]:
+    """Count the steps of rounded values: half the bytes to move, and exact, since bfloat16 holds whole numbers to 256."""
+    return _Whole.apply(values, torch.as_tensor(scale, dtype=values.dtype, device=values.device))  # pyright: ignore[reportReturnType]
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, values: Tensor, scale: Tensor) -> Tensor:
+        context.scale, context.number_type = scale, values.dtype
+        return (values / scale).bfloat16()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradients[0].to(context.number_type).div_(context.scale), None
+
+
 def quantised_product(
-    values: Float[Tensor, "rows into"], weight: Float[Tensor, "out into"], *, scale: Tensor | float, number_type: torch.dtype
+    values: Float[Tensor, "rows into"],
+    weight: Float[Tensor, "out into"],
+    bias: Float[Tensor, " out"],
+    *,
+    scale: Tensor | float,
+    number_type: torch.dtype,
 ) -> Float[Tensor, "rows out"]:
-    """Multiply rounded values by the rounded weights, values @ weight.T.
+    """Multiply rounded values by the rounded weights, values @ weight.T + bias.
 
     Args:
-        values: On a grid of steps of ``scale``.
+        values: On a grid of steps of ``scale``; or, in bfloat16, these steps counted by ``whole_numbers``.
         weight: As it is trained; rounded here.
+        bias: Added, as it is.
         scale: The values' step.
-        number_type: float32; or bfloat16, which is two to three times as fast where processors have it. It holds whole numbers to 256
-            exactly, so the products of stored bytes are exact; only their sums, and the gradients, are rounded to eight bits of mantissa.
+        number_type: float32; or bfloat16, which is two to three times as fast where processors have it. The products of stored bytes are
+            exact; only their sums, and the gradients, are rounded to eight bits of mantissa.
+
+    Returns:
+        The sums in float32.
     """
     if number_type == torch.float32:
-        return F.linear(values, fake_quantise_weight(weight))
-    return _WholeProduct.apply(values, weight, torch.as_tensor(scale, dtype=values.dtype, device=values.device))  # pyright: ignore[reportReturnType]
+        return F.linear(values, fake_quantise_weight(weight), bias)
+    whole = values if values.dtype == torch.bfloat16 else whole_numbers(values, scale=scale)
+    return _WholeProduct.apply(whole, weight, bias, torch.as_tensor(scale, dtype=weight.dtype, device=weight.device))  # pyright: ignore[reportReturnType]
 
 
 class _WholeProduct(torch.autograd.Function):
     """A product of whole numbers in bfloat16; the gradient passes the rounding of weights."""
 
     @staticmethod
-    def forward(context: Any, values: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        steps = _weight_steps(weight)
-        whole_values = (values / scale).round_().bfloat16()
+    def forward(context: Any, whole: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+        steps, rows = _weight_steps(weight), len(whole)
         whole_weight = (weight / steps[:, None]).round_().bfloat16()
-        context.save_for_backward(whole_values, whole_weight, steps, scale)
-        return (whole_values @ whole_weight.T).to(values.dtype).mul_(steps * scale)
+        whole = F.pad(whole, (0, 0, 0, _few_sizes(rows) - rows))
+        context.save_for_backward(whole, whole_weight, steps, scale)
+        return torch.addcmul(bias, (whole @ whole_weight.T)[:rows].to(weight.dtype), steps * scale)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        whole_values, whole_weight, steps, scale = context.saved_tensors
-        gradient = gradients[0].bfloat16()
-        to_weight = (gradient.T @ whole_values).to(steps.dtype).mul_(scale)
-        if not context.needs_input_grad[0]:
-            return None, to_weight, None
-        return ((gradients[0] * steps).bfloat16() @ whole_weight).to(steps.dtype), to_weight, None
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        whole, whole_weight, steps, scale = context.saved_tensors
+        rows = len(gradients[0])
+        gradient = whole.new_empty(len(whole), gradients[0].shape[1])
+        gradient[:rows] = gradients[0]
+        gradient[rows:] = 0
+        to_weight = (gradient.T @ whole).to(steps.dtype).mul_(scale)
+        to_whole = None
+        if context.needs_input_grad[0]:
+            to_whole = (gradient @ (whole_weight * (steps * scale)[:, None]).bfloat16())[:rows]
+        return to_whole, to_weight, gradients[0].sum(dim=0), None
+
+
+def _few_sizes(rows: int) -> int:
+    """Round up by an eighth at most: oneDNN makes code for every new shape, which takes longer than most products."""
+    unit = max(16, 1 << max(0, rows.bit_length() - 4))
+    return -(-rows // unit) * unit
 
 
 class QuantisedLinear(nn.Linear):
@@ -156,9 +216,9 @@ class QuantisedLinear(nn.Linear):
 
     number_type = torch.float32
 
-    def forward(self, input: Float[Tensor, "... into"]) -> Float[Tensor, "... out"]:
+    def forward(self, input: Float[Tensor, "rows into"]) -> Float[Tensor, "rows out"]:
         number_type = self.number_type if self.training else torch.float32
-        return quantised_product(input, self.weight, scale=UNIT_SCALE, number_type=number_type) + self.bias
+        return quantised_product(input, self.weight, self.bias, scale=UNIT_SCALE, number_type=number_type)
 
 
 class TokenBatchNorm(nn.Module):

@@ -21,7 +21,7 @@ _ALL = 2**31 - 1
 _NEVER = -1e6
 
 
-def write_student(student: PQRNN | StaticStudent, path: Path) -> None:
+def write_student(student: PQRNN | StaticStudent, path: Path, *, projection: str | None = None) -> None:
     """Write a student's graph.
 
     Inputs of a pQRNN: ``rows`` (different tokens, features), the features' bytes plus 128, row 0 being padding, and ``ids`` (texts, tokens).
@@ -32,8 +32,11 @@ def write_student(student: PQRNN | StaticStudent, path: Path) -> None:
     Args:
         student: The trained student; its moving statistics are folded into the products' scales.
         path: The file.
+        projection: Fingerprint of the projection that it reads; goes into the file, so that no other is taken for it.
     """
     graph = _pqrnn(student) if isinstance(student, PQRNN) else _static(student)
+    if projection is not None:
+        graph.metadata["projection"] = projection
     path.write_bytes(graph.serialised())
 
 
@@ -74,6 +77,7 @@ class _Graph:
         return self.node("QuantizeLinear", values, self.number(UNIT_SCALE), self.byte(UNIT_ZERO))
 
     def output(self, name: str, values: str, shape: list[str | int]) -> None:
+        self.metadata.setdefault("outputs", {})[name] = shape[-1]
         self.nodes.append(helper.make_node("Identity", [values], [name]))
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 

@@ -19,6 +19,7 @@ from tain.text.tags import tokens_of
 Kind = Literal["classify", "tag"]
 
 _HEADS: dict[Kind, str] = {"classify": "SequenceClassification", "tag": "TokenClassification"}
+_NO_CLASSES = ("regression", "multi_label_classification")
 _BATCH_TEXTS = 64
 
 
@@ -73,6 +74,11 @@ class Labeller:
             )
         if kind == "tag" and not getattr(tokenizer, "is_fast", False):
             raise UserError(f"model {str(name)!r} has a tokenizer that does not tell which word a token is of: give a matrix of its logits")
+        if kind == "classify" and (model.config.num_labels < 2 or model.config.problem_type in _NO_CLASSES):
+            what = model.config.problem_type or "one number a text"
+            raise UserError(
+                f"model {str(name)!r} gives {what}, of which no class is the likeliest: give a classifier that chooses one of two classes or more"
+            )
         own = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
         outputs = checked_names(names or own, outputs=len(own), what="labels" if kind == "classify" else "tags", model=str(name))
         return cls(model.to(choose_device(device)), tokenizer, name=str(name), **{"labels" if kind == "classify" else "tags": outputs})

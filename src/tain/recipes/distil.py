@@ -47,6 +47,9 @@ from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
 
 
+_FEW_TOKENS = 1.5  # a text, on average
+
+
 @dataclass(frozen=True)
 class Distilled:
     """What distillation gives back.
@@ -130,8 +133,7 @@ def distil(
         raise UserError("classifier, labels and tags belong to a teacher's name or file: this one brings its own")
     material = gather(examples, teacher, config, progress)
     if config.dtype == "auto":
-        chosen: Dtype = "bfloat16" if config.student == "pqrnn" and fastest_dtype(device.type) == torch.bfloat16 else "float32"
-        config = replace(config, dtype=chosen)
+        config = replace(config, dtype=_number_type(config, device, output))
     reader = reader_for(teacher, config, device)
     torch.manual_seed(config.seed)
     module = reader.module(material).to(device)
@@ -141,9 +143,26 @@ def distil(
             f"{material.counts['truncated']:,} of {len(material.train):,} texts are longer than {config.max_tokens} tokens"
             " and the student reads them cut: raise --max-tokens to keep them whole"
         )
+    if (mean := reader.mean_tokens([example.text for example in material.train.examples])) < _FEW_TOKENS:
+        progress.warn(
+            f"the student sees {mean:.1f} tokens a text, which leaves it nothing to read in order: for writing without blanks give --split code-point"
+        )
     session = _Session(teacher, config, material, reader, module, progress, Path(output) if output is not None else None)
     trained = session.train()
     return session.finish(trained, overwrite=overwrite)
+
+
+def _number_type(config: DistilConfig, device: torch.device, output: str | Path | None) -> Dtype:
+    """What to multiply in: what the run that is gone on with did, else what is faster here."""
+    if config.resume and output is not None and (checkpoint := checkpoint_folder(Path(output)) / "state.json").exists():
+        return json.loads(checkpoint.read_text(encoding="utf-8"))["identity"].get("dtype", "float32")
+    is_faster = config.student == "pqrnn" and fastest_dtype(device.type) == torch.bfloat16
+    return "bfloat16" if is_faster else "float32"
+
+
+def checkpoint_folder(output: Path) -> Path:
+    """Where a run that is cut off leaves what ``--resume`` goes on from."""
+    return output.parent / f".{output.name}.checkpoint"
 
 
 # ---- a run
@@ -242,7 +261,7 @@ class _Session:
         )
 
     def _checkpoint_folder(self) -> Path | None:
-        return None if self.output is None else self.output.parent / f".{self.output.name}.checkpoint"
+        return None if self.output is None else checkpoint_folder(self.output)
 
     def _saving(self, steps: int) -> Saving | None:
         folder = self._checkpoint_folder()
@@ -251,6 +270,8 @@ class _Session:
         skipped = {"resume", "checkpoint_every_s", "device", "keep_weights"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         identity |= {"teacher": self.teacher.name, "steps": steps, "texts": len(self.material.train)}
+        # a model's outputs may differ in their last bits from run to run, a matrix is what it is
+        identity["content of the texts"] = self.material.digest(with_teacher=not self.teacher.reads)
         return Saving(folder, self.config.checkpoint_every_s, self.config.resume, identity)
 
     # ---- the folder
@@ -259,7 +280,7 @@ class _Session:
         """Write the student, load it as anyone will, and measure that."""
         self.module.cpu()
         with _folder_for(self.output, overwrite=overwrite) as folder:
-            write_student(self.module, folder / GRAPH_FILE)
+            write_student(self.module, folder / GRAPH_FILE, projection=self.reader.fingerprint)
             self.reader.save(folder)
             if self.config.keep_weights:
                 save_weights(self.module, folder)
@@ -267,10 +288,12 @@ class _Session:
             _write_json(folder / RECORD_FILE, record)
             student = Student.load(folder)
             student.name = str(self.output or "student")
-            sizes = self._sizes(folder)
             figures = self._figures(student)
-            record |= {"sizes": sizes, "figures": figures}
-            _write_json(folder / RECORD_FILE, record)
+            sizes: dict[str, int | None] = {}
+            for _ in range(3):  # the record counts too, and says how large it is
+                record |= {"sizes": sizes, "figures": figures}
+                _write_json(folder / RECORD_FILE, record)
+                sizes = self._sizes(folder)
             (folder / "README.md").write_text(student_card(student.name, record), encoding="utf-8")
         student.record = record
         if (left := self._checkpoint_folder()) is not None:
@@ -299,7 +322,8 @@ class _Session:
 
     def _sizes(self, folder: Path) -> dict[str, int | None]:
         graph = (folder / GRAPH_FILE).stat().st_size
-        needed = sum((folder / name).stat().st_size for name in (PROJECTION_FILE, TOKENIZER_FILE) if (folder / name).exists())
+        others = (PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE)
+        needed = sum((folder / name).stat().st_size for name in others if (folder / name).exists())
         parameters = sum(parameter.numel() for parameter in self.module.parameters())
         return {
             "parameters": parameters,

@@ -1,9 +1,9 @@
 """Settings of distillation. Light to import: the command line reads its help from here."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Literal, get_args
 
-from tain.foundation.choices import Dtype
+from tain.foundation.choices import Dtype, Split
 from tain.foundation.errors import refuse_all
 
 Task = Literal["embed", "classify", "tag"]
@@ -69,6 +69,32 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# settings that say nothing to a task or a kind of student
+_OF_PQRNN = (
+    "features",
+    "ngram_features",
+    "bottleneck",
+    "state",
+    "layers",
+    "kernel_width",
+    "forward_only",
+    "separate",
+    "split",
+    "max_tokens",
+    "start",
+    "keep_weights",
+    "distortion",
+    "zoneout",
+)
+_IDLE: dict[str, tuple[str, ...]] = {
+    "pqrnn": ("static_dim", "token_vectors"),
+    "static": _OF_PQRNN,
+    "embed": ("augmented_copies", "logit_scale", "hard_share"),
+    "classify": ("temperature", "similarity_weight", "vector_weight"),
+    "tag": ("temperature", "similarity_weight", "vector_weight"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistilConfig:
     """Distillation into a tiny student (Kaliamoorthi et al. 2021). What is None is filled from the task's preset."""
@@ -83,6 +109,7 @@ class DistilConfig:
     kernel_width: Annotated[int, "tokens that a gate sees"] = 2
     forward_only: Annotated[bool, "read forwards only, for text that is still being typed"] = False
     separate: Annotated[bool | None, "make punctuation marks tokens of their own (yes; tag never)"] = None
+    split: Annotated[Split, "where tokens end; code-point makes each character one, for writing without blanks"] = "space"
     max_tokens: Annotated[int, "longer texts are cut"] = 128
     start: Annotated[str | None, "student to begin with, which was distilled with keep_weights; gives the shape, too"] = None
     keep_weights: Annotated[bool, "keep the weights as they were trained beside the student, four bytes each, for others to begin with"] = (
@@ -121,12 +148,14 @@ class DistilConfig:
             problems.append(f"student is {self.student!r}: give {' or '.join(get_args(StudentKind))}")
         if self.student == "static" and self.task == "tag":
             problems.append("a static student sees each token alone, so it cannot tag: give --student pqrnn")
-        if self.student == "static" and (self.start is not None or self.keep_weights):
-            problems.append("start and keep_weights are for a pqrnn; a static student starts from token_vectors: leave them out")
-        if self.student == "pqrnn" and self.token_vectors is not None:
-            problems.append("token_vectors are what a static student starts from, a pqrnn has none: leave them out")
-        if self.task == "tag" and self.separate:
-            problems.append("separate parts tokens further than their tags: leave it out with --task tag")
+        changed = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
+        for flag, chosen in (("student", self.student), ("task", self.task)):
+            if idle := [name for name in changed if name in _IDLE.get(chosen, ())]:
+                problems.append(f"{', '.join(idle)} says nothing to --{flag} {chosen}: leave it out")
+        if self.task == "tag" and (self.separate or self.split != "space"):
+            problems.append("separate and split part tokens further than their tags: leave them out with --task tag")
+        if self.split not in get_args(Split):
+            problems.append(f"split is {self.split!r}: give {' or '.join(get_args(Split))}")
         if self.dtype not in get_args(Dtype):
             problems.append(f"dtype is {self.dtype!r}: give {', '.join(get_args(Dtype))}")
         for name in ("features", "bottleneck", "state", "layers", "kernel_width", "max_tokens", "static_dim"):
@@ -142,6 +171,7 @@ class DistilConfig:
             "similarity_weight",
             "vector_weight",
             "weight_decay",
+            "seed",
         ):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -155,13 +185,15 @@ class DistilConfig:
                 problems.append(f"{name} is {getattr(self, name)}: give a number above 0")
         if self.batch_texts is not None and self.batch_texts < 2:
             problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be told from: give 2 or more")
-        if self.epochs == 0 and self.student == "pqrnn":
-            problems.append("epochs is 0, but a pqrnn begins with random weights: give 1 or more")
+        if self.epochs == 0 and (self.student == "pqrnn" or self.task != "embed"):
+            problems.append("epochs is 0, but this student begins with random weights (a static one of vectors does not): give 1 or more")
         refuse_all(problems)
 
     def resolved(self) -> "DistilConfig":
         """Fill what is None from the task's preset; the number of copies waits for the teacher."""
         preset = asdict(PRESETS[self.task])
-        if self.features is not None and self.ngram_features is None:
+        if self.student == "static":
+            preset = {name: value for name, value in preset.items() if name not in _OF_PQRNN}
+        if self.features is not None:
             preset["ngram_features"] = self.features // 2
         return replace(self, **{name: value for name, value in preset.items() if getattr(self, name) is None})

@@ -1,5 +1,7 @@
 """What a student is trained and measured on: texts, lessons of the teacher, and what people said."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,6 +55,17 @@ class Material:
     tags: tuple[str, ...]
     counts: dict[str, int]
 
+    def digest(self, *, with_teacher: bool) -> str:
+        """Sixteen hexadecimal digits that differ between texts, labels and tags, and on demand between what the teacher says of them."""
+        parts = (self.train, self.held)
+        content = [self.labels, self.tags, [[(one.text, one.label, one.tags) for one in part.examples] for part in parts]]
+        digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=8)
+        for taught in (part.taught for part in parts if with_teacher):
+            for values in ([] if taught.text is None else [taught.text], taught.tokens or []):
+                for each in values:
+                    digest.update(np.ascontiguousarray(each).tobytes())
+        return digest.hexdigest()
+
     @property
     def text_outputs(self) -> int:
         """Numbers that a student says of a whole text: classes, or dimensions; 0 where it only tags."""
@@ -87,6 +100,8 @@ def gather(examples: Sequence[Example], teacher: Teacher, config: DistilConfig, 
     }
     both = np.concatenate([trained, order[:held]])
     taught = teacher.teach([examples[place].text for place in both], places=both, progress=progress)
+    if config.task == "classify" and len(labels) == 1:
+        raise UserError(f"all texts have one label, {labels[0]!r}, so there is nothing to tell apart: give texts of two labels or more")
     is_labelled = taught.text is not None or any(example.label for example in examples)
     if config.task == "classify" and not is_labelled:
         raise UserError("no text has a label and the teacher gives none: name the labels' column with --label-column, or give a classifier")
@@ -171,10 +186,12 @@ def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:
     counts = [len(tokens_of(example.text)) for example in examples]
     for place, (example, count) in enumerate(zip(examples, counts, strict=True)):
         if not example.text or example.text.isspace():
-            raise UserError(f"text {place} has no tokens ({example.text!r}): leave such texts out")
+            raise UserError(f"text number {place + 1} has no tokens ({example.text!r}): leave such texts out")
+        if example.label is not None and not isinstance(example.label, str):
+            raise UserError(f"text number {place + 1} has a label that is {type(example.label).__name__}, not text: give names")
         if config.task == "tag" and example.tags is not None and len(example.tags) != count:
             raise UserError(
-                f"text {place} has {count} tokens (what stands between blanks) and {len(example.tags)} tags: give a tag a token"
+                f"text number {place + 1} has {count} tokens (what stands between blanks) and {len(example.tags)} tags: give a tag a token"
             )
     return counts
 
@@ -185,7 +202,7 @@ def _refuse_unlabelled(examples: Sequence[Example], teacher: Teacher) -> None:
     bare = [place for place, example in enumerate(examples) if not example.label and not example.tags]
     if bare and len(bare) < len(examples):  # where no text has a label, the advice is another
         raise UserError(
-            f"{len(bare):,} of {len(examples):,} texts have no label (text {bare[0]} first), and without a teacher nobody gives them one:"
+            f"{len(bare):,} of {len(examples):,} texts have no label (text number {bare[0] + 1} first), and without a teacher nobody gives them one:"
             " give a teacher, or drop these texts"
         )
 
@@ -205,7 +222,7 @@ def _classes(names: tuple[str, ...] | None, given: Sequence[str | None], what: s
 def _drawn(examples: Sequence[Example], config: DistilConfig) -> tuple[np.ndarray, int]:
     """Put texts in random order, those to be held out first; gives the order and how many these are.
 
-    No text that is held out is trained on, however often it was given. For vectors a text is taken once; with labels it stays as often as
+    Where people have labelled some texts, these are held out, for the others tell nothing of errors. No text that is held out is trained on, however often it was given. For vectors a text is taken once; with labels it stays as often as
     it came, since how often a label occurs is knowledge, too.
     """
     keys = [same_text_key(example.text) for example in examples]
@@ -214,7 +231,10 @@ def _drawn(examples: Sequence[Example], config: DistilConfig) -> tuple[np.ndarra
         first.setdefault(key, place)
     rng = np.random.default_rng([config.seed, 1])
     different = rng.permutation(np.fromiter(first.values(), np.int64, len(first)))
-    held = min(config.held_out, len(different) // 10)
+    is_labelled = np.array([bool(examples[place].label or examples[place].tags) for place in different])
+    if config.task != "embed" and is_labelled.any():
+        different = np.concatenate([different[is_labelled], different[~is_labelled]])
+    held = min(config.held_out, (int(is_labelled.sum()) or len(different)) // 10)
     if config.task == "embed":
         return different, held
     is_held = {keys[place] for place in different[:held]}

@@ -27,12 +27,21 @@ from tain.runtime.student import PROJECTION_FILE, TOKENIZER_FILE
 class Reader(Protocol):
     """Turns texts into a student's inputs."""
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the projection; None without one."""
+        ...
+
     def module(self, material: Material) -> PQRNN | StaticStudent:
         """Make the untrained student."""
         ...
 
     def truncated(self, texts: Sequence[str]) -> int:
         """Count the texts that are longer than the student reads."""
+        ...
+
+    def mean_tokens(self, texts: Sequence[str]) -> float:
+        """About how many tokens a text has, those of its ends not counted."""
         ...
 
     def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
@@ -64,9 +73,14 @@ class HashedReader:
                 features=config.features,
                 ngram_features=config.ngram_features,
                 separate=config.separate,
+                split=config.split,
                 max_tokens=config.max_tokens,
             )
         )
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.projection.config.fingerprint
 
     def module(self, material: Material) -> PQRNN:
         config = self.config
@@ -92,7 +106,12 @@ class HashedReader:
         return module
 
     def truncated(self, texts: Sequence[str]) -> int:
-        return sum(self.projection(texts[start : start + 1024]).truncated for start in range(0, len(texts), 1024))
+        long = [text for text in texts if len(text) > self.projection.config.max_tokens]  # others cannot have so many tokens
+        return sum(self.projection(long[start : start + 1024]).truncated for start in range(0, len(long), 1024))
+
+    def mean_tokens(self, texts: Sequence[str]) -> float:
+        ends = self.projection.config.begin + self.projection.config.end
+        return float(np.mean([self.projection.count(text) for text in texts[:1000]])) - ends
 
     def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
         assert self.config.distortion is not None
@@ -122,6 +141,10 @@ class StaticReader:
                 f"the tokenizer of {embedder.name!r} has no form that runs without transformers: name another with --token-vectors"
             )
 
+    @property
+    def fingerprint(self) -> str | None:
+        return None
+
     def module(self, material: Material) -> StaticStudent:
         vocabulary = len(self.embedder.tokenizer)
         counts = np.zeros(vocabulary)
@@ -131,6 +154,11 @@ class StaticReader:
         module = StaticStudent(tokens=vocabulary + 1, dim=self.config.static_dim, outputs=material.text_outputs)
         # the head leads back to the vectors' own space, which is the right one for a student of vectors of that width alone
         is_space_of_vectors = self.config.task == "embed" and material.text_outputs == vectors.shape[1]
+        if self.config.epochs == 0 and not is_space_of_vectors:
+            raise UserError(
+                f"epochs is 0, but the teacher's vectors have {material.text_outputs} numbers and the token vectors {vectors.shape[1]},"
+                " so the layer between them must be trained: give 1 or more"
+            )
         module.start_from(vectors, frequency_weights(torch.from_numpy(counts).float()), with_head=is_space_of_vectors)
         return module
 
@@ -150,6 +178,9 @@ class StaticReader:
 
     def truncated(self, texts: Sequence[str]) -> int:
         return 0  # a mean has room for any number of tokens
+
+    def mean_tokens(self, texts: Sequence[str]) -> float:
+        return float(np.mean([len(ids) for ids in bare_ids(self.embedder.tokenizer, texts[:1000])]))
 
     def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
         found = bare_ids(self.embedder.tokenizer, texts)

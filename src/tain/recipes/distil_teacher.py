@@ -14,6 +14,7 @@ from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.labeller import Labeller, checked_names
+from tain.runtime.student import is_student
 
 NONE = "none"  # the name that stands for no teacher
 MATRIX_ENDINGS = (".npy", ".safetensors")
@@ -108,6 +109,10 @@ def load_teacher(
         return _NoTeacher(labels, tags)
     if not is_model:
         return _MatrixTeacher(Path(name), task=task, given=given, token_counts=token_counts, labels=labels, tags=tags)
+    if task == "embed" and is_student(name):
+        raise UserError(
+            f"teacher {str(name)!r} is itself a student: let its vectors teach, tain encode {name} TEXTS -o vectors.npy and vectors.npy as teacher"
+        )
     if task == "embed":
         return _EncoderTeacher(Embedder.load(name, device=str(device), dtype="float32", trust_remote_code=trust_remote_code))
     whole = name if task == "classify" else classifier
@@ -230,14 +235,20 @@ def _matrix_names(names: Sequence[str] | None, logits: np.ndarray, what: str, pa
 def _read_matrices(path: Path, only: str) -> dict[str, np.ndarray]:
     try:
         found = {only: np.load(path, allow_pickle=False)} if path.suffix == ".npy" else load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, SafetensorError) as error:
         raise UserError(
             f"teacher file {str(path)!r} cannot be read ({' '.join(str(error).split())[:200]}): give .npy or .safetensors"
         ) from None
-    for name, values in found.items():
-        if values.ndim != 2 or values.dtype.kind != "f" or not np.isfinite(values).all():
+    needed = {name: values for name, values in found.items() if name in (only, "slots")}
+    for name, values in needed.items():
+        if not isinstance(values, np.ndarray):
+            raise UserError(f"teacher file {str(path)!r} is an archive of several arrays: give one matrix in .npy, or .safetensors")
+        is_matrix = values.ndim == 2 and values.shape[1] and values.dtype.kind == "f"
+        with np.errstate(over="ignore"):
+            needed[name] = values.astype(np.float32) if is_matrix else values
+        if not is_matrix or not np.isfinite(needed[name]).all():
             raise UserError(
                 f"teacher file {str(path)!r} holds {name} of shape {values.shape} and type {values.dtype}: give a matrix of finite"
-                " floating-point numbers, a row a text (or a token)"
+                " floating-point numbers (float16, 32 or 64, within the range of float32), a row a text (or a token)"
             )
-    return {name: values.astype(np.float32) for name, values in found.items()}
+    return needed or {name: np.empty((0, 0)) for name in found}

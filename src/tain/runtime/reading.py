@@ -11,10 +11,16 @@ from tain.foundation.errors import UserError
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch as the graph takes it."""
+    """A batch as the graph takes it.
+
+    Attributes:
+        arrays: The graph's inputs by name.
+        tokens: How many tokens each text has of its own, those of its ends not counted.
+        truncated: Texts that lost tokens to the limit.
+    """
 
     arrays: dict[str, np.ndarray]
-    lengths: np.ndarray
+    tokens: np.ndarray
     truncated: int
 
 
@@ -43,7 +49,8 @@ class HashedReader:
 
     def __call__(self, texts: list[str]) -> Inputs:
         projected = self._projection(texts)
-        return Inputs({"rows": _as_bytes(projected.rows), "ids": projected.ids}, projected.lengths, projected.truncated)
+        own = projected.lengths - len(self.before) - len(self.behind)
+        return Inputs({"rows": _as_bytes(projected.rows), "ids": projected.ids}, own, projected.truncated)
 
 
 def _as_bytes(features: np.ndarray) -> np.ndarray:

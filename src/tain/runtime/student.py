@@ -75,12 +75,20 @@ class Student:
             reader_file, reader = TOKENIZER_FILE, TokenReader(folder / TOKENIZER_FILE)
         else:
             projection = ProjectionConfig.load(folder / PROJECTION_FILE)
-            if projection.features != graph.metadata["features"]:
+            of_graph = graph.metadata["features"], graph.metadata.get("projection", projection.fingerprint)
+            if of_graph != (projection.features, projection.fingerprint):
                 raise UserError(
-                    f"student {str(folder)!r} reads {graph.metadata['features']} features a token, its projection gives"
-                    f" {projection.features}: the files come from different students; give a folder as tain distil wrote it"
+                    f"student {str(folder)!r} reads {of_graph[0]} features a token of projection {of_graph[1]}, its projection file gives"
+                    f" {projection.features} of {projection.fingerprint}: the files come from different students; give a folder as tain distil wrote it"
                 )
             reader_file, reader = PROJECTION_FILE, HashedReader(projection)
+        for output, names in (("text", record.get("labels")), ("tokens", record.get("tags"))):
+            outputs = graph.metadata.get("outputs", {}).get(output)
+            if record["task"] != "embed" and outputs is not None and outputs != len(names or ()):
+                raise UserError(
+                    f"student {str(folder)!r} has {outputs} outputs for {output}, but {RECORD_FILE} names {len(names or ())}:"
+                    " the files come from different students; give a folder as tain distil wrote it"
+                )
         digest = hashlib.sha256()
         for file in (GRAPH_FILE, reader_file):
             digest.update((folder / file).read_bytes())
@@ -224,8 +232,8 @@ class Student:
         with (progress or Progress.silent()).task(name, len(texts)) as task:
             for places in _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS):
                 inputs = self._reader([texts[int(place)] for place in places])
-                if not inputs.lengths.all():
-                    first = texts[int(places[int(np.argmin(inputs.lengths))])]
+                if not inputs.tokens.all():
+                    first = texts[int(places[int(np.argmin(inputs.tokens))])]
                     raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
                 self.truncated += inputs.truncated
                 yield places, self.graph.run(inputs.arrays)
@@ -251,6 +259,9 @@ def _record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{str(folder / RECORD_FILE)!r} is not JSON ({error}): distil the student again") from None
     if not isinstance(record, dict) or record.get("kind") != "student":
         raise UserError(f"{str(folder / RECORD_FILE)!r} describes no student: give the whole folder that tain distil wrote")
-    if record.get("format", 0) > RECORD_FORMAT:
+    is_whole = isinstance(record.get("format"), int) and record.get("task") in ("embed", "classify", "tag") and "dim" in record
+    if not is_whole:
+        raise UserError(f"{str(folder / RECORD_FILE)!r} lacks the student's format, task or dim: give the whole folder that tain distil wrote")
+    if record["format"] > RECORD_FORMAT:
         raise UserError(f"student {str(folder)!r} was saved in format {record['format']}, this tain reads {RECORD_FORMAT}: upgrade tain")
     return record

@@ -41,7 +41,7 @@ class Trained:
     Attributes:
         steps: Steps done in all, resumed ones included.
         losses: Loss of each step.
-        seconds: Time in the loop, this process only.
+        seconds: Time in the loop, up to the checkpoint that was gone on from included.
     """
 
     steps: int
@@ -82,18 +82,21 @@ def train(
             last good state is on disk.
     """
     losses: list[float] = []
-    first = 0
+    first, earlier_s = 0, 0.0
     if saving is not None and saving.resume:
         checkpoint, tensors = load_checkpoint(saving.folder, identity=saving.identity, defaults=saving.defaults)
         optimizer.load_state(tensors)
         first, losses = checkpoint.step, list(checkpoint.figures["losses"])
+        earlier_s = checkpoint.figures.get("seconds", 0.0)
         if memory is not None:
             memory.update(checkpoint.figures["memory"])
     began_s = saved_s = time.monotonic()
 
     def keep(done: int) -> None:
         assert saving is not None
-        figures = {"losses": losses} if memory is None else {"losses": losses, "memory": memory}
+        figures: dict[str, Any] = {"losses": losses, "seconds": earlier_s + time.monotonic() - began_s}
+        if memory is not None:
+            figures["memory"] = memory
         save_checkpoint(saving.folder, Checkpoint(done, saving.identity, figures), optimizer.state())
 
     done = first
@@ -119,7 +122,7 @@ def train(
                 saved_s = time.monotonic()
             if enough is not None and enough(done):
                 break
-    return Trained(done, losses, time.monotonic() - began_s)
+    return Trained(done, losses, earlier_s + time.monotonic() - began_s)
 
 
 def warmup_then_linear(steps: int, *, warmup_steps: int, decay_share: float = 1.0) -> Callable[[int], float]:
