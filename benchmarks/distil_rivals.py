@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tain.foundation.runtime import fastest_dtype
 from tain.models.embedder import Embedder
 from tain.models.saved import locate
 from tain.recipes.distil_teacher import Lessons
@@ -20,6 +21,7 @@ class _TwoHeads:
 
     body: Any
     reads, truncated = True, 0
+    is_learnt_in_bfloat16 = False
     embedder: Embedder | None = None
 
     def __init__(self, name: str, examples: Sequence[Example], dim: int) -> None:
@@ -57,7 +59,9 @@ class _TwoHeads:
             order = rng.permutation(len(examples))
             for start in range(0, len(order), batch_texts):
                 batch = [examples[place] for place in order[start : start + batch_texts]]
-                text, tokens = self.logits([example.text for example in batch])
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_learnt_in_bfloat16):
+                    text, tokens = self.logits([example.text for example in batch])
+                text, tokens = text.float(), [each.float() for each in tokens]
                 loss = F.cross_entropy(text, torch.tensor([label_of[example.label] for example in batch], device=self.device))
                 if self.slots is not None:
                     given = [tag_of[tag] for example, found in zip(batch, tokens, strict=True) for tag in example.tags[: len(found)]]
@@ -116,6 +120,7 @@ class FineTuned(_TwoHeads):
         super().__init__(name, examples, self.body.config.hidden_size)
         self.embedder = Embedder.load(folder, device=str(self.device), dtype="float32")  # untouched: what a static student starts from
         self.dropout = nn.Dropout(0.1)
+        self.is_learnt_in_bfloat16 = fastest_dtype(self.device.type) == torch.bfloat16
 
     def vectors(self, texts):
         words = [tokens_of(text) for text in texts]

@@ -34,11 +34,16 @@ def test_packing_keeps_every_token_and_nothing_else():
 
 def test_turning_and_shifting_are_each_texts_own():
     steps, values = some()
-    turned, shifted = steps.padded(steps.turned(steps.packed(values))), steps.padded(steps.shifted(steps.packed(values)))
+    packed = steps.packed(values)
+    turned, shifted, ahead = (
+        steps.padded(moved) for moved in (steps.turned(packed), steps.shifted(packed), steps.shifted(packed, is_ahead=True))
+    )
     for text, length in enumerate(LENGTHS):
         torch.testing.assert_close(turned[text, :length], values[text, :length].flip(0))
         torch.testing.assert_close(shifted[text, 1:length], values[text, : max(0, length - 1)])
         assert not shifted[text, :1].any()
+        torch.testing.assert_close(ahead[text, : max(0, length - 1)], values[text, 1:length])
+        assert not ahead[text, max(0, length - 1) :].any()
 
 
 @pytest.mark.parametrize("what", ["turned", "shifted", "packed-and-padded"])
@@ -48,13 +53,19 @@ def test_gradients_of_moves_are_exact(what):
     assert torch.autograd.gradcheck(function, steps.packed(values).requires_grad_())
 
 
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("lengths", [LENGTHS, (1,), (1, 1), (9,), (0, 2)])
-def test_the_loop_over_steps_is_the_recurrence_and_so_is_its_gradient(lengths):
+def test_the_loop_over_steps_is_the_recurrence_and_so_is_its_gradient(lengths, directions):
     steps, new = some(lengths)
     forget = torch.rand_like(new)
     packed = [steps.packed(tensor).requires_grad_() for tensor in (forget, new)]
-    ours = forgetting(*packed, steps)
-    expected = steps.packed(looped(steps.padded(packed[0]), steps.padded((1 - packed[0]) * packed[1])))
+    ours = forgetting(*packed, steps, directions=directions)
+    read = []
+    for direction, (keep, add) in enumerate(zip(*(tensor.chunk(directions, dim=1) for tensor in packed), strict=True)):
+        turned = steps.turned if direction else lambda values: values
+        keep, add = turned(keep), turned(add)
+        read.append(turned(steps.packed(looped(steps.padded(keep), steps.padded((1 - keep) * add)))))
+    expected = torch.cat(read, dim=1)
     torch.testing.assert_close(ours, expected)
     weight = torch.randn_like(ours)
     torch.testing.assert_close(torch.autograd.grad((ours * weight).sum(), packed), torch.autograd.grad((expected * weight).sum(), packed))
@@ -85,9 +96,10 @@ def test_keeping_all_keeps_the_state_and_keeping_nothing_copies():
     torch.testing.assert_close(recur(torch.zeros(2, 6, 3), add), add)
 
 
-def test_off_the_processor_the_scan_takes_over(monkeypatch):
+@pytest.mark.parametrize("directions", [1, 2])
+def test_off_the_processor_the_scan_takes_over(monkeypatch, directions):
     steps, new = some()
     forget, new = steps.packed(torch.rand_like(new)), steps.packed(new)
-    expected = forgetting(forget, new, steps)
+    expected = forgetting(forget, new, steps, directions=directions)
     monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"))
-    torch.testing.assert_close(forgetting(forget, new, steps), expected)
+    torch.testing.assert_close(forgetting(forget, new, steps, directions=directions), expected)

@@ -52,7 +52,7 @@ def test_what_cannot_label_is_refused(save_labeller, bert_folder):
 
 def test_models_that_give_no_classes_are_refused(save_labeller, bert_folder):
     folder = save_labeller("SequenceClassification", ["score"])
-    with pytest.raises(UserError, match="gives .*, of which no class is the likeliest: give a classifier"):
+    with pytest.raises(UserError, match=r"gives .*, of which no class is the likeliest: give a classifier"):
         Labeller.load(folder)
     folder = save_labeller("SequenceClassification", ["sad", "glad"], problem_type="multi_label_classification")
     with pytest.raises(UserError, match="gives multi_label_classification, of which no class is the likeliest"):

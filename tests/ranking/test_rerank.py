@@ -70,7 +70,9 @@ def test_an_index_that_was_cut_off_is_not_searched_until_it_is_finished(ranker, 
     again = CandidateIndex.open(index.folder)
     assert again.living == 5
     assert not again.is_complete
-    with pytest.raises(UserError, match=r"lacks candidates: putting in those of 'answers.txt' is not finished; .* give --candidates answers.txt to go on"):
+    with pytest.raises(
+        UserError, match=r"lacks candidates: putting in those of 'answers.txt' is not finished; .* give --candidates answers.txt to go on"
+    ):
         search(ranker, again, sentences[:1], k=3)
     again.refuse_changed_source(name="answers.txt", digest=digest_of(sentences))
     assert bring_in_line(ranker, again, sentences, name="answers.txt") == (7, 0)

@@ -127,12 +127,49 @@ def test_an_interrupted_run_ends_as_one_that_was_not(bert_folder, texts, tmp_pat
         patch.setattr(recipe._Session, "gradient_step", stopping)
         with pytest.raises(KeyboardInterrupt):
             distil(bert_folder, texts, tmp_path / "student", **settings)
-    with pytest.raises(UserError, match="made with other settings .content of the texts was"):
+    with pytest.raises(UserError, match=r"made with other settings \(content of the texts was"):
         distil(bert_folder, [*texts[1:], "another text"], tmp_path / "student", **settings, resume=True)
     resumed = distil(bert_folder, texts, tmp_path / "student", **settings, resume=True)
     assert resumed.trained.losses == whole.trained.losses
     # the last bit of a loaded moment may round otherwise, and with it a weight between two steps
     np.testing.assert_allclose(resumed.student.encode(texts), whole.student.encode(texts), atol=0.05)
+
+
+def test_a_student_begins_where_another_one_ended(bert_folder, texts, flights, tmp_path):
+    settings = SMALL | {"state": 16, "bottleneck": 20, "features": 96, "epochs": 6}
+    first = distil(bert_folder, texts, tmp_path / "first", keep_weights=True, separate=False, **settings)
+    light = {name: value for name, value in SMALL.items() if name not in ("features", "bottleneck", "state", "layers")} | {"epochs": 1}
+    # vectors: everything is taken over, so the first step's loss is about where the other run ended
+    again = distil(bert_folder, texts, start=str(tmp_path / "first"), learning_rate=1e-5, **light)
+    assert again.module.shape == first.module.shape
+    assert again.trained.losses[0] < first.trained.losses[0]
+    assert np.mean(again.trained.losses) == pytest.approx(np.mean(first.trained.losses[-10:]), rel=0.15)
+    # labels: all but the heads
+    fresh = {name: tensor.clone() for name, tensor in first.module.state_dict().items()}
+    made = distil("none", flights, start=str(tmp_path / "first"), task="classify", learning_rate=1e-6, **light)
+    assert made.config.features == 96
+    assert made.config.state == 16
+    for name, tensor in made.module.named_parameters():
+        is_taken = not name.startswith("text_head")
+        assert is_taken == (tensor.shape == fresh[name].shape and bool((tensor - fresh[name]).abs().max() < 1e-3)), name
+
+
+def test_what_cannot_be_begun_with_is_refused(bert_folder, texts, flights, tmp_path):
+    distil(bert_folder, texts, tmp_path / "bare", **SMALL)
+    distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, **SMALL)
+    assert "holds no student.onnx" in refused("none", flights, task="classify", start=str(tmp_path))
+    assert "has no weights.safetensors to begin with: distil it with --keep-weights" in refused(
+        "none", flights, task="classify", start=str(tmp_path / "bare")
+    )
+    assert "has its shape (layers is 3 and was 1): leave these settings out" in refused(
+        "none", flights, task="classify", layers=3, start=str(tmp_path / "kept")
+    )
+    (tmp_path / "kept" / "weights.safetensors").write_bytes(b"no weights")
+    assert "cannot be read" in refused("none", flights, task="classify", start=str(tmp_path / "kept"), device="cpu")
+    save_file({"attention.weight": np.zeros((1, 24), dtype=np.float32)}, tmp_path / "kept" / "weights.safetensors")
+    assert "does not fit its student (bottleneck.weight)" in refused(
+        "none", flights, task="classify", start=str(tmp_path / "kept"), device="cpu"
+    )
 
 
 def test_equal_seeds_give_equal_students_and_others_do_not(bert_folder, texts):

@@ -73,7 +73,7 @@ def train(
     model
         the encoder to start from: a folder, a hub name, or tain-mini (built in)
     pairs
-        csv, tsv, jsonl or parquet with a context and a right answer a row; several rows of one context are several right answers
+        csv, tsv (with a line of column names), jsonl or parquet with a context and a right answer a row; several rows of one context are several right answers
     """
     settled = settle(RankConfig, config, file=settings)
     from tain.foundation.files import refuse_existing
@@ -238,11 +238,14 @@ def evaluate(
     models: list[str],
     /,
     *,
-    pairs: Annotated[str, Parameter(help="csv, tsv, jsonl or parquet with a context and a right answer a row")],
+    pairs: Annotated[
+        str, Parameter(help="csv, tsv (with a line of column names), jsonl or parquet with a context and a right answer a row")
+    ],
     candidates: Annotated[
-        int | None, Parameter(help="candidates a context, C of R@k of C: the right one and others drawn from all; default: 20")
+        int | None,
+        Parameter(help="candidates a context, C of R@k of C: the right one and others drawn from all right answers; default: 20"),
     ] = None,
-    pool: Annotated[bool, Parameter(help="rank every answer in PAIRS for every context instead", negative=())] = False,
+    pool: Annotated[bool, Parameter(help="rank every answer and listed negative in PAIRS for every context instead", negative=())] = False,
     listed: Annotated[bool, Parameter(help="rank each context's own answers and negatives instead", negative=())] = False,
     columns: _Columns = None,
     negatives_column: _Negatives = None,

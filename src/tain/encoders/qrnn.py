@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from tain.encoders.quantisation import (
@@ -108,34 +108,60 @@ class QRNNLayer(nn.Module):
         self, values: Float[Tensor, "steps into"], steps: Timesteps, *, scale: Tensor | float = UNIT_SCALE
     ) -> Float[Tensor, "steps width"]:
         """Read texts; ``values`` are on a grid of steps of ``scale``."""
-        if self.training and self.number_type == torch.bfloat16:
+        number_type = self.number_type if self.training else torch.float32
+        if number_type == torch.bfloat16:
             values = whole_numbers(values, scale=scale)
-        read = [self._gates(values, steps, scale, direction) for direction in range(self.directions)]
-        z, f, o = (torch.cat(parts, dim=-1) if self.directions > 1 else parts[0] for parts in zip(*read, strict=True))
+        seen = windows(values, steps, self.kernel_width, directions=self.directions)
+        weight, bias = self._product()
+        sums = self._normed(quantised_product(seen, weight, bias, scale=scale, number_type=number_type))
+        z, f, o = sums.split(self.directions * self.state, dim=-1)
+        z, f, o = torch.tanh(z), torch.sigmoid(f), torch.sigmoid(o)
         if self.training and self.zoneout > 0:
             f = f.masked_fill(torch.rand_like(f) < self.zoneout, 1.0)
-        states = o * forgetting(f, z, steps)
-        if self.directions > 1:
-            forwards, backwards = states.split(self.state, dim=-1)
-            states = torch.cat([forwards, steps.turned(backwards)], dim=-1)
+        states = o * forgetting(f, z, steps, directions=self.directions)
         return fake_quantise(states, scale=UNIT_SCALE, zero=UNIT_ZERO, is_inside=True)
 
-    def _gates(self, values: Tensor, steps: Timesteps, scale: Tensor | float, direction: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One direction's gates in reading order: what is read backwards comes turned."""
-        gates = slice(3 * direction, 3 * direction + 3)
-        read = windows(steps.turned(values) if direction else values, steps, self.kernel_width)
-        number_type = self.number_type if self.training else torch.float32
-        weight, bias = self.weight[gates].flatten(0, 1), self.bias[gates].flatten()
-        sums = quantised_product(read, weight, bias, scale=scale, number_type=number_type)
-        z, f, o = self.norms[direction](sums).split(self.state, dim=-1)
-        return torch.tanh(z), torch.sigmoid(f), torch.sigmoid(o)
+    def _by_gate(self, gates: Float[Tensor, "gates state *dim"]) -> Float[Tensor, "rows *dim"]:
+        """Lay all directions' z side by side, then all f, then all o."""
+        return gates.unflatten(0, (self.directions, 3)).transpose(0, 1).flatten(0, 2)
+
+    def _product(self) -> tuple[Float[Tensor, "rows seen"], Float[Tensor, " rows"]]:
+        """One matrix for all gates of all directions, with zeros for the tokens that a direction does not see."""
+        weight = self.weight
+        if self.directions == 2:
+            forwards, backwards = weight.unflatten(-1, (self.kernel_width, -1)).split(3)
+            unseen = forwards.new_zeros(*forwards.shape[:2], self.kernel_width - 1, forwards.shape[-1])
+            weight = torch.cat([torch.cat([forwards, unseen], dim=2), torch.cat([unseen, backwards.flip(2)], dim=2)]).flatten(2)
+        return self._by_gate(weight), self._by_gate(self.bias)
+
+    def _normed(self, sums: Float[Tensor, "steps rows"]) -> Float[Tensor, "steps rows"]:
+        """Batch norm, every gate by its own statistics."""
+
+        def together(name: str) -> Tensor:
+            return self._by_gate(torch.cat([getattr(norm, name) for norm in self.norms]).unflatten(0, (-1, self.state)))
+
+        mean, variance, first = together("mean"), together("variance"), self.norms[0]
+        assert isinstance(first, TokenBatchNorm)
+        is_learning = self.training and len(sums) > 1
+        options = {"training": is_learning, "momentum": first.momentum, "eps": first.eps}
+        normed = F.batch_norm(sums, mean, variance, together("weight"), together("bias"), **options)
+        if is_learning:
+            for name, moved in (("mean", mean), ("variance", variance)):
+                by_direction = moved.view(3, self.directions, self.state).transpose(0, 1).flatten(1)
+                for norm, mine in zip(self.norms, by_direction, strict=True):
+                    getattr(norm, name).copy_(mine)
+        return normed
 
 
-def windows(values: Float[Tensor, "steps into"], steps: Timesteps, kernel_width: int) -> Float[Tensor, "steps wide"]:
-    """Lay each token's predecessors before it, zeros before the first: (kernel width * into) numbers a token, the oldest first."""
+def windows(
+    values: Shaped[Tensor, "steps into"], steps: Timesteps, kernel_width: int, *, directions: int = 1
+) -> Shaped[Tensor, "steps wide"]:
+    """Lay each token's predecessors before it, the oldest first, and with two directions those ahead of it behind it; zeros where there are none."""
     found = [values]
     for _ in range(kernel_width - 1):
         found.insert(0, steps.shifted(found[0]))
+        if directions == 2:
+            found.append(steps.shifted(found[-1], is_ahead=True))
     return torch.cat(found, dim=-1) if len(found) > 1 else values
 
 

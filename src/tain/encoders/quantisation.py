@@ -54,7 +54,7 @@ class _Rounded(torch.autograd.Function):
         low, high = -zero, _TOP - zero
         if not is_inside:
             context.save_for_backward((whole >= low) & (whole <= high))
-        return whole.clamp_(low, high).mul_(scale)
+        return whole.clamp_(low, high).mul_(scale)  # pyright: ignore[reportCallIssue, reportArgumentType] - a tensor of no dimensions will do
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]

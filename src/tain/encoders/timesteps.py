@@ -50,9 +50,11 @@ class Timesteps:
         """Every text from its end to its beginning."""
         return _Moved.apply(values, self._turned, self._turned, None, None)  # pyright: ignore[reportReturnType]
 
-    def shifted(self, values: Float[Tensor, "steps dim"]) -> Float[Tensor, "steps dim"]:
-        """At each token what stood at the one before it; zeros at the first."""
-        return _Moved.apply(values, self._before, self._after, self._first, self._last)  # pyright: ignore[reportReturnType]
+    def shifted(self, values: Shaped[Tensor, "steps dim"], *, is_ahead: bool = False) -> Shaped[Tensor, "steps dim"]:
+        """At each token what stood at the one before it (or ahead of it); zeros where there is none."""
+        before, ahead = (self._before, self._first), (self._after, self._last)
+        (places, empty), (back, empty_back) = (ahead, before) if is_ahead else (before, ahead)
+        return _Moved.apply(values, places, back, empty, empty_back)  # pyright: ignore[reportReturnType]
 
 
 class _Moved(torch.autograd.Function):
@@ -73,8 +75,10 @@ def _moved(values: Tensor, places: Tensor, empty: Tensor | None) -> Tensor:
     return moved if empty is None else moved.index_fill_(0, empty, 0.0)
 
 
-def forgetting(forget: Float[Tensor, "steps dim"], new: Float[Tensor, "steps dim"], steps: Timesteps) -> Float[Tensor, "steps dim"]:
-    """States of c_t = f_t * c_(t-1) + (1 - f_t) * z_t with c_0 = 0.
+def forgetting(
+    forget: Float[Tensor, "steps dim"], new: Float[Tensor, "steps dim"], steps: Timesteps, *, directions: int = 1
+) -> Float[Tensor, "steps dim"]:
+    """States of c_t = f_t * c_(t-1) + (1 - f_t) * z_t with c_0 = 0; with two directions the second half of them from the end, by c_(t+1).
 
     Step by step on a processor, where a step is one pass over its slice; elsewhere by ``recur``, which needs fewer rounds for more work.
 
@@ -82,36 +86,68 @@ def forgetting(forget: Float[Tensor, "steps dim"], new: Float[Tensor, "steps dim
         forget: Gates f, 0 to 1.
         new: Candidates z.
         steps: Whose rows these are.
+        directions: 1 or 2.
     """
     if new.device.type == "cpu":
-        return _Forgetting.apply(forget, new, steps)  # pyright: ignore[reportReturnType]
-    return steps.packed(recur(steps.padded(forget), steps.padded((1 - forget) * new)))
+        return _Forgetting.apply(forget, new, steps, directions)  # pyright: ignore[reportReturnType]
+    states = []
+    for direction, (keep, add) in enumerate(zip(forget.chunk(directions, dim=1), new.chunk(directions, dim=1), strict=True)):
+        turned = steps.turned if direction else lambda values: values
+        keep, add = turned(keep), turned(add)
+        states.append(turned(steps.packed(recur(steps.padded(keep), steps.padded((1 - keep) * add)))))
+    return torch.cat(states, dim=1)
 
 
 class _Forgetting(torch.autograd.Function):
-    """The loop, and for the gradient the loop from the last step to the first."""
+    """The loop, and for the gradient the loop from its end to its beginning."""
 
     @staticmethod
-    def forward(context: Any, forget: Tensor, new: Tensor, steps: Timesteps) -> Tensor:
-        context.steps = steps
-        before = torch.zeros_like(new)  # each token's state before it
+    def forward(context: Any, forget: Tensor, new: Tensor, steps: Timesteps, directions: int) -> Tensor:
+        context.steps, context.directions = steps, directions
+        before = torch.zeros_like(new)  # each token's state before it, in the order of reading
         states = torch.empty_like(new)
-        for step, (start, count) in enumerate(zip(steps.starts, steps.counts, strict=True)):
-            rows = slice(start, start + count)
-            if step:
-                before[rows] = states[steps.starts[step - 1] : steps.starts[step - 1] + count]
-            torch.lerp(new[rows], before[rows], forget[rows], out=states[rows])
+        for columns, walk in _walks(steps, new.shape[1], directions):
+            for rows, earlier, here in walk:
+                if here is not None:
+                    before[here, columns] = states[earlier, columns]
+                torch.lerp(new[rows, columns], before[rows, columns], forget[rows, columns], out=states[rows, columns])
         context.save_for_backward(forget, new, before)
         return states
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         forget, new, before = context.saved_tensors
-        reached, steps = gradients[0].clone(), context.steps
-        for step in range(len(steps.starts) - 1, 0, -1):
-            rows, earlier = slice(steps.starts[step], steps.starts[step] + steps.counts[step]), steps.starts[step - 1]
-            reached[earlier : earlier + steps.counts[step]].addcmul_(forget[rows], reached[rows])
-        return (before - new).mul_(reached), torch.addcmul(reached, forget, reached, value=-1), None
+        reached = gradients[0].clone()
+        for columns, walk in _walks(context.steps, new.shape[1], context.directions):
+            for _, earlier, here in reversed(walk):
+                if here is not None:
+                    reached[earlier, columns].addcmul_(forget[here, columns], reached[here, columns])
+        return (before - new).mul_(reached), torch.addcmul(reached, forget, reached, value=-1), None, None
+
+
+_Walk = list[tuple[slice, slice | None, slice | None]]
+
+
+def _walks(steps: Timesteps, dim: int, directions: int) -> list[tuple[slice, _Walk]]:
+    """The columns of each direction, and in its order each step's rows, the rows of the step read before it, and who of this step was there.
+
+    Texts end one after the other, so who is at a step was at the one to its left, and is among the first of that.
+    """
+    places = list(zip(steps.starts, steps.counts, strict=True))
+    forwards: _Walk = []
+    for step, (start, count) in enumerate(places):
+        here = slice(start, start + count)
+        forwards.append((here, slice(places[step - 1][0], places[step - 1][0] + count), here) if step else (here, None, None))
+    walks: list[tuple[slice, _Walk]] = [(slice(0, dim // directions), forwards)]
+    if directions == 2:
+        backwards: _Walk = []
+        for step in range(len(places) - 1, -1, -1):
+            start, count = places[step]
+            ahead = places[step + 1] if step + 1 < len(places) else None
+            here = slice(start, start + count)
+            backwards.append((here, slice(ahead[0], sum(ahead)), slice(start, start + ahead[1])) if ahead else (here, None, None))
+        walks.append((slice(dim // 2, dim), backwards))
+    return walks
 
 
 def recur(keep: Float[Tensor, "texts tokens dim"], add: Float[Tensor, "texts tokens dim"]) -> Float[Tensor, "texts tokens dim"]:

@@ -124,7 +124,9 @@ def whole_pool(examples: Sequence[RankingExample]) -> CandidateLists:
     right = tuple(np.unique([row_of[same_text_key(answer)] for answer in example.answers]) for example in examples)
     asked = [place for place, places in enumerate(right) if len(places) < len(pool)]
     if not asked:
-        raise UserError(f"all {len(pool):,} candidates are right for every context, so all rankers are perfect: give pairs with other answers")
+        raise UserError(
+            f"all {len(pool):,} candidates are right for every context, so all rankers are perfect: give pairs with other answers"
+        )
     contexts = tuple(examples[place].context for place in asked)
     return CandidateLists(contexts, (pool,) * len(contexts), tuple(right[place] for place in asked), f"whole pool of {len(pool):,}")
 

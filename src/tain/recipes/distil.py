@@ -46,7 +46,6 @@ from tain.text.tags import tokens_of
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
 
-
 _FEW_TOKENS = 1.5  # a text, on average
 
 

@@ -29,7 +29,9 @@ def shaped_like_start(config: DistilConfig) -> DistilConfig:
         return config
     record = Student.load(config.start, backend="numpy").record
     if not (Path(config.start) / WEIGHTS_FILE).is_file():
-        raise UserError(f"student {config.start!r} has no {WEIGHTS_FILE} to begin with: distil it with --keep-weights, or leave --start out")
+        raise UserError(
+            f"student {config.start!r} has no {WEIGHTS_FILE} to begin with: distil it with --keep-weights, or leave --start out"
+        )
     theirs = {name: record["config"][name] for name in _SHAPE}
     asked = {name: getattr(config, name) for name in _SHAPE}
     if other := [name for name, value in asked.items() if value not in (None, theirs[name])]:
@@ -61,12 +63,8 @@ def begin_with(module: PQRNN, start: str, *, with_heads: bool) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{str(path)!r} cannot be read ({error}): distil that student again with --keep-weights") from None
     for name, tensor in module.state_dict().items():
-        if name.startswith(_HEADS) and not with_heads:
-            continue
-        if name not in weights and name.startswith(("attention.", *_HEADS)):
-            continue  # a student of tags has none for whole texts
-        if name not in weights or weights[name].shape != tensor.shape:
-            if name.startswith(_HEADS):
-                continue
+        fits = name in weights and weights[name].shape == tensor.shape
+        if fits and (with_heads or not name.startswith(_HEADS)):
+            tensor.copy_(weights[name])
+        elif not fits and not name.startswith((*_HEADS, "attention.")):  # a student that only tags has none of these for whole texts
             raise UserError(f"{str(path)!r} does not fit its student ({name}): distil that student again with --keep-weights")
-        tensor.copy_(weights[name])

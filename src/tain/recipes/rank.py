@@ -152,7 +152,9 @@ def rank(
     config = _fit_to_model(config, embedder)
     trained_on = set(material.contexts)
     if common := sum(example.context in trained_on for example in material.held):
-        progress.warn(f"{common:,} of {len(material.held):,} held-out contexts are also trained on, which flatters the figures: drop them from one")
+        progress.warn(
+            f"{common:,} of {len(material.held):,} held-out contexts are also trained on, which flatters the figures: drop them from one"
+        )
     progress.note(embedder.encoder.layout_reason)
     return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
 

@@ -110,7 +110,9 @@ def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, v
             f"there are {len(pairs)} pairs with {len(texts)} different candidates to train on, but a right answer must be told from others: give more pairs"
         )
     if all(len(answers) == len(texts) for answers in right):
-        raise UserError(f"all {len(texts):,} candidates are right for every context, so there is nothing to tell apart: give pairs with other answers")
+        raise UserError(
+            f"all {len(texts):,} candidates are right for every context, so there is nothing to tell apart: give pairs with other answers"
+        )
     everything = drop_repeats([*texts, *(text for example in held for text in (*example.answers, *example.negatives))]).texts
     return Material(
         [example.context for example in kept], texts, pairs, [frozenset(answers) for answers in right], listed, held, everything

@@ -261,7 +261,9 @@ def _record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{str(folder / RECORD_FILE)!r} describes no student: give the whole folder that tain distil wrote")
     is_whole = isinstance(record.get("format"), int) and record.get("task") in ("embed", "classify", "tag") and "dim" in record
     if not is_whole:
-        raise UserError(f"{str(folder / RECORD_FILE)!r} lacks the student's format, task or dim: give the whole folder that tain distil wrote")
+        raise UserError(
+            f"{str(folder / RECORD_FILE)!r} lacks the student's format, task or dim: give the whole folder that tain distil wrote"
+        )
     if record["format"] > RECORD_FORMAT:
         raise UserError(f"student {str(folder)!r} was saved in format {record['format']}, this tain reads {RECORD_FORMAT}: upgrade tain")
     return record
