@@ -6,7 +6,7 @@
 
 labels: intents and slots of ATIS, SNIPS, CLINC150, SLURP (trained on nlu_home) and xSID (trained on its validation part, all languages
 together). Teachers are fine-tuned on the same texts, both heads together; students are distilled from them with copies of the texts that the
-teacher labels, or trained on the given labels alone; the static student tells intents only; the LSTM has an embedding table of its own. Labels
+teacher labels, from nothing or begun with a student of vectors (--start), or trained on the given labels alone; the static student tells intents only; the LSTM has an embedding table of its own. Labels
 that no training text has count as wrong for all.
 embed: STS of students of all-MiniLM-L6-v2 on raw text of the corpus, against a static student of as many bytes.
 
@@ -40,6 +40,7 @@ PARTS = ("labels", "embed")
 SETS = ("atis", "snips", "clinc150", "slurp", "xsid")
 TEACHERS = {"all-MiniLM-L6-v2": str(minilm_folder()), "tain-mini": "tain-mini"}
 COPIES = 3  # of each text, where a teacher labels changed ones: the recipe's own two, and the text itself
+WHO = ("lstm", "pqrnn on labels", "pqrnn", "pqrnn, begun", "static")
 TYPOS = (0.0, 0.05, 0.1, 0.2)
 EMBEDDING = ("teacher", "pqrnn", "static", "static, untrained")
 CORPUS_FILES = ("simplewiki.txt.xz", "enwiki_core.txt.xz")
@@ -71,6 +72,8 @@ def arguments():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=200_000, help="of the corpus, for embed")
     parser.add_argument("--epochs", type=int, help="of the students; default: the recipe's own")
+    parser.add_argument("--who", nargs="+", choices=WHO, default=list(WHO), help="of labels: which rivals")
+    parser.add_argument("--start", type=Path, help="student of vectors of the default shape of labels, for those that begin with one")
     parser.add_argument("--work", type=Path, default=Path("runs/distil"), help="folder for rows")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--quick", action="store_true", help="a hundred texts, tiny students, one seed, tain-mini, no results file")
@@ -90,14 +93,14 @@ def measure_labels(rows, key, seed, chosen):
     trained, tested = (part_of(key, part, chosen) for part in ("train", "test"))
     examples = [example for one in trained for example in one.examples]
     task = "tag" if examples[0].tags else "classify"
-    for who in ("lstm", "pqrnn on labels"):
+    for who in (who for who in ("lstm", "pqrnn on labels") if who in chosen.who):
         name = {"part": "labels", "set": key, "teacher": "none", "who": who, "seed": seed}
         if rows.lacks(**name):
             began_s = time.perf_counter()
             if who == "lstm":
                 torch.manual_seed(seed)
                 model = Lstm(examples)
-                rate = {"epochs": 1 if chosen.quick else 12, "learning_rate": 2e-3, "batch_texts": 64}
+                rate = {"epochs": 1 if chosen.quick else 10, "learning_rate": 2e-3, "batch_texts": 64}
                 model.learn(examples, **rate, seed=seed)
                 size = model.size_bytes
             else:
@@ -106,22 +109,26 @@ def measure_labels(rows, key, seed, chosen):
                 model, size = distilled("none", examples, task=task, held_out=0, seed=seed, **chosen.settings | {"epochs": epochs})
             rows.add(**name, **measured(model, tested, size, began_s))
     for teacher in chosen.teachers:
-        wanted = ["teacher", "pqrnn", *(["static"] if task == "classify" else [])]
+        students = ["pqrnn", *(["pqrnn, begun"] if chosen.start else []), *(["static"] if task == "classify" else [])]
+        wanted = ["teacher", *(who for who in students if who in chosen.who)]
         names = {who: {"part": "labels", "set": key, "teacher": teacher, "who": who, "seed": seed} for who in wanted}
         if not any(rows.lacks(**name) for name in names.values()):
             continue
         began_s = time.perf_counter()
         torch.manual_seed(seed)
         tuned = FineTuned(teacher, TEACHERS[teacher], examples)
-        tuned.learn(examples, epochs=1 if chosen.quick else 8, learning_rate=1e-4, batch_texts=32, seed=seed)
+        tuned.learn(examples, epochs=1 if chosen.quick else 5, learning_rate=1e-4, batch_texts=32, seed=seed)
         if rows.lacks(**names["teacher"]):
             rows.add(**names["teacher"], **measured(tuned, tested, tuned.size_bytes, began_s))
         for who in wanted[1:]:
             if rows.lacks(**names[who]):
                 began_s = time.perf_counter()
                 settings = chosen.settings
+                if who == "pqrnn, begun":
+                    settings = settings | {"start": str(chosen.start)}
                 if who == "static":
-                    settings = like_for_like(settings, rows, names["pqrnn"], tuned.embedder, outputs=len(tuned.labels))
+                    rival = next(names[name] for name in students if not rows.lacks(**names[name]))
+                    settings = like_for_like(settings, rows, rival, tuned.embedder, outputs=len(tuned.labels))
                 model, size = distilled(tuned, examples, task=task, held_out=0, seed=seed, **settings)
                 rows.add(**names[who], **measured(model, tested, size, began_s))
 
@@ -269,6 +276,9 @@ def kept(rows, part, left, right, title, goal):
 
 def claims_of(rows):
     claims = kept(rows, "labels", "pqrnn", "teacher", "labels, score beside the teacher's", GOALS["labels kept"])
+    claims += kept(
+        rows, "labels", "pqrnn, begun", "teacher", "labels, begun with a student of vectors, beside the teacher's", GOALS["labels kept"]
+    )
     claims += kept(rows, "labels", "pqrnn on labels", "teacher", "labels, without distillation, beside the teacher's", None)
     claims += kept(rows, "labels", "pqrnn", "static", "labels, intents, score beside the static student's", GOALS["beyond static"])
     claims += kept(rows, "labels", "pqrnn on labels", "lstm", "labels, without distillation, beside the LSTM's", None)

@@ -86,7 +86,8 @@ class _TwoHeads:
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(order), 128):
             batch = [int(place) for place in order[start : start + 128]]
-            text, tokens = self.logits([texts[place] for place in batch])
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_learnt_in_bfloat16):
+                text, tokens = self.logits([texts[place] for place in batch])
             for row, place in enumerate(batch):
                 whole[place] = text[row].float().cpu().numpy()
                 if self.slots is not None:

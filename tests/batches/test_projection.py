@@ -1,5 +1,6 @@
 """Features of tokens: golden vectors of the released operation, equality with a plain reading of the hash, and its repaired bytes."""
 
+import hashlib
 import json
 import tracemalloc
 
@@ -125,6 +126,22 @@ def test_signed_bytes_would_leave_them_six():
 )
 def test_features_of_six_scripts_are_pinned(token, code):
     assert f"{token_codes([token.encode()], codes=1)[0, 0]:016x}" == code
+
+
+@pytest.mark.parametrize(
+    ("settings", "digest"),
+    [
+        ({"features": 4096, "ngram_features": 2048, "separate": True}, "cee9a55ef1c0331e"),
+        ({"features": 1024, "ngram_features": 512}, "16c1b51bd71e8993"),
+        ({"features": 256, "split": "code-point"}, "46c02f0724742c85"),
+    ],
+    ids=["vectors", "tags", "code points"],
+)
+def test_every_byte_of_texts_in_six_scripts_is_pinned(settings, digest):
+    """Splitting, lower-casing, hashes, n-grams and rounding, as the graph gets them: equal on any processor, whatever its byte order."""
+    texts = ["Größe, naïve café!", "Ελλάδα ΣΊΣΥΦΟΣ", "Привет, МИР", "今天北京的天气怎么样？", "नमस्ते दुनिया", "مرحبا بالعالم"]
+    dense = Projection(ProjectionConfig(**settings))(texts).dense()
+    assert hashlib.sha256(dense.tobytes()).hexdigest()[:16] == digest
 
 
 def test_the_empty_token_is_hashed_as_null():

@@ -16,7 +16,7 @@ from tain.recipes import distil as recipe
 from tain.recipes.distil import distil
 from tain.recipes.distil_config import PRESETS, DistilConfig
 from tain.recipes.distil_figures import label_figures, vector_figures
-from tain.recipes.distil_material import Lesson, Material
+from tain.recipes.distil_material import Lesson, Material, _drawn
 from tain.recipes.distil_teacher import Lessons, load_teacher
 from tain.runtime.student import Student
 from tain.text.records import Example, Prediction
@@ -269,6 +269,40 @@ def test_anything_that_labels_texts_can_teach(flights):
     result = distil(Rule(), texts, task="classify", **settings)
     assert result.figures["agreement"] > 0.9
     assert "this one brings its own" in refused(Rule(), texts, task="classify", labels=["a", "b"], **SMALL)
+
+
+def test_a_clean_teacher_teaches_a_student_what_noisy_labels_cannot(flights):
+    """Papers.md 4f, check 8."""
+
+    class Clean:
+        name, labels, tags, reads, size_bytes, embedder = "clean", ("flight", "weather"), None, True, None, None
+
+        def teach(self, texts, *, places, progress):
+            return Lessons(text=np.array([[4.0, -4.0] if "flights" in text else [-4.0, 4.0] for text in texts], dtype=np.float32))
+
+    rng, turned = np.random.default_rng(5), {"flight": "weather", "weather": "flight"}
+    known, unseen = flights[:110], flights[110:]
+    noisy = [Example(one.text, turned[one.label] if rng.random() < 0.4 else one.label) for one in known]
+    settings = SMALL | {"epochs": 20, "learning_rate": 1e-2, "features": 256, "state": 24, "held_out": 0, "augmented_copies": 0, "zoneout": 0.0}
+
+    def accuracy(teacher, **more):
+        said = distil(teacher, noisy, task="classify", **settings, **more).student.predict([one.text for one in unseen])
+        return np.mean([mine.label == one.label for mine, one in zip(said, unseen, strict=True)])
+
+    taught, untaught = accuracy(Clean(), hard_share=0.0), accuracy("none")
+    assert taught == 1.0
+    assert untaught < taught - 0.05
+
+
+def test_held_out_texts_are_those_that_people_have_labelled(flights):
+    unlabelled = [Example(f"{one.text} {number}") for number, one in enumerate(flights * 3)]
+    config = DistilConfig(task="classify", held_out=50)
+    examples = [*unlabelled, *flights]
+    different = len({one.text for one in flights})
+    order, held = _drawn(examples, config)
+    assert held == different // 10
+    assert all(examples[place].label for place in order[:held])
+    assert _drawn(unlabelled, config)[1] == len(unlabelled) // 10
 
 
 def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):

@@ -27,13 +27,13 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # under 4 MB with 384 outputs
+    # 2 MB with 384 outputs: words take most of it, for the layers take most of the time
     "embed": Preset(
-        features=2048,
-        ngram_features=1024,
-        bottleneck=384,
-        state=192,
-        layers=3,
+        features=4096,
+        ngram_features=2048,
+        bottleneck=256,
+        state=128,
+        layers=2,
         separate=True,
         distortion=0.0,
         zoneout=0.0,
@@ -50,7 +50,7 @@ PRESETS: dict[str, Preset] = {
         separate=True,
         distortion=0.1,
         zoneout=0.1,
-        batch_texts=64,
+        batch_texts=128,
         epochs=30,
     ),
     # a tag belongs to what stands between blanks, so nothing is parted further
@@ -63,7 +63,7 @@ PRESETS: dict[str, Preset] = {
         separate=False,
         distortion=0.1,
         zoneout=0.1,
-        batch_texts=64,
+        batch_texts=128,
         epochs=30,
     ),
 }
@@ -101,11 +101,11 @@ class DistilConfig:
 
     task: Annotated[Task, "embed: vectors from raw texts; classify: a label a text; tag: a tag a token, and a label"] = "embed"
     student: Annotated[StudentKind, "pqrnn: reads in order, no vocabulary; static: a mean of token vectors, fastest"] = "pqrnn"
-    features: Annotated[int | None, "hashed features a token (embed 2048, else 1024)"] = None
+    features: Annotated[int | None, "hashed features a token (embed 4096, else 1024)"] = None
     ngram_features: Annotated[int | None, "how many of these come from character n-grams; 0 as in the paper (half of them)"] = None
-    bottleneck: Annotated[int | None, "width behind the features (embed 384, else 256)"] = None
-    state: Annotated[int | None, "width of a layer's state, each direction (embed 192, else 128)"] = None
-    layers: Annotated[int | None, "quasi-recurrent layers (embed 3, else 4)"] = None
+    bottleneck: Annotated[int | None, "width behind the features (256)"] = None
+    state: Annotated[int | None, "width of a layer's state, each direction (128)"] = None
+    layers: Annotated[int | None, "quasi-recurrent layers (embed 2, else 4)"] = None
     kernel_width: Annotated[int, "tokens that a gate sees"] = 2
     forward_only: Annotated[bool, "read forwards only, for text that is still being typed"] = False
     separate: Annotated[bool | None, "make punctuation marks tokens of their own (yes; tag never)"] = None
@@ -127,7 +127,7 @@ class DistilConfig:
     ] = None
     distortion: Annotated[float | None, "chance of a token to be misspelt in training (embed 0, else 0.1)"] = None
     zoneout: Annotated[float | None, "chance p of a state to stay as it is, p squared in the second layer, ... (embed 0, else 0.1)"] = None
-    batch_texts: Annotated[int | None, "texts a step, 2 or more (embed 256, else 64)"] = None
+    batch_texts: Annotated[int | None, "texts a step, 2 or more (embed 256, else 128)"] = None
     epochs: Annotated[int | None, "passes over the texts; 0 leaves a static student as it starts (embed 3, else 30)"] = None
     learning_rate: Annotated[float, "AdamW's step at its height; it falls to 0"] = 2e-3
     weight_decay: Annotated[float, "AdamW's decay"] = 0.01
