@@ -334,7 +334,7 @@ def draw():
     """Score against bytes (logarithmic), one dot a rival, with the milliseconds of one text beside its name; means over the sets of labels."""
     rows = json.loads((RESULTS / "distil_quality.json").read_text(encoding="utf-8"))["rows"]
     summary = [entry for entry in summed_up(rows) if entry["part"] == "labels"]
-    sets = set.intersection(*({entry["set"] for entry in summary if entry["who"] == who} for who in ("teacher", "pqrnn", "lstm")))
+    sets = set.intersection(*({entry["set"] for entry in summary if entry["who"] == who} for who in ("teacher", "pqrnn")))
     dots = []
     for who, teacher in dict.fromkeys((entry["who"], entry["teacher"]) for entry in summary):
         mine = [entry for entry in summary if (entry["who"], entry["teacher"]) == (who, teacher) and entry["set"] in sets]

@@ -109,8 +109,11 @@ def test_a_static_student_can_stay_as_it_starts(bert_folder, texts):
 def test_vectors_on_disk_teach_what_the_model_does(bert_folder, texts, tmp_path):
     vectors = Embedder.load(bert_folder, dtype="float32").encode(texts)
     np.save(tmp_path / "vectors.npy", vectors)
-    from_disk, from_model = distil(tmp_path / "vectors.npy", texts, **SMALL), distil(bert_folder, texts, **SMALL)
+    from_disk, from_model = (distil(teacher, texts, start_words=0, **SMALL) for teacher in (tmp_path / "vectors.npy", bert_folder))
     assert from_disk.trained.losses == pytest.approx(from_model.trained.losses, rel=1e-4)
+    with_words = distil(tmp_path / "vectors.npy", texts, token_vectors=str(bert_folder), **SMALL)
+    assert with_words.trained.losses == pytest.approx(distil(bert_folder, texts, **SMALL).trained.losses, rel=1e-3)
+    assert with_words.trained.losses[0] != from_disk.trained.losses[0]
 
 
 def test_an_interrupted_run_ends_as_one_that_was_not(bert_folder, texts, tmp_path, monkeypatch):
@@ -375,7 +378,8 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"hard_share": 0.5}, "hard_share says nothing to --task embed: leave it out"),
         ({"task": "tag", "split": "code-point"}, "separate and split part tokens further"),
         ({"seed": -1}, "seed is -1: give 0 or more"),
-        ({"token_vectors": "x"}, "token_vectors says nothing to --student pqrnn: leave it out"),
+        ({"token_vectors": "x", "start_words": 0}, "token_vectors are what a pqrnn of vectors starts from, by start_words"),
+        ({"task": "classify", "start_words": 5}, "start_words says nothing to --task classify: leave it out"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
@@ -433,7 +437,7 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     assert "text number 161 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
     assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
     half = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
-    assert "80 of 160 texts have no label (text 0 first), and without a teacher nobody gives them one" in refused(
+    assert "80 of 160 texts have no label (text number 1 first), and without a teacher nobody gives them one" in refused(
         "none", half, task="classify", **SMALL
     )
     assert "distil knows no setting epoch" in refused(bert_folder, texts, epoch=3)

@@ -20,6 +20,7 @@ from tain.recipes.distil_config import DistilConfig
 from tain.recipes.distil_material import Material
 from tain.recipes.distil_start import begin_with
 from tain.recipes.distil_teacher import Teacher
+from tain.recipes.distil_words import fit_words
 from tain.runtime.student import PROJECTION_FILE, TOKENIZER_FILE
 
 
@@ -59,14 +60,15 @@ def reader_for(teacher: Teacher, config: DistilConfig, device: torch.device) -> 
     Raises:
         UserError: A static student has no encoder to start from.
     """
-    return StaticReader(teacher, config, device) if config.student == "static" else HashedReader(config, device)
+    return StaticReader(teacher, config, device) if config.student == "static" else HashedReader(teacher, config, device)
 
 
 class HashedReader:
     """Texts as features of hashed tokens, for a pQRNN."""
 
-    def __init__(self, config: DistilConfig, device: torch.device) -> None:
+    def __init__(self, teacher: Teacher, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
+        self.embedder = _encoder(teacher, config, device) if config.task == "embed" and config.start_words and not config.start else None
         assert config.features is not None and config.ngram_features is not None and config.separate is not None
         self.projection = Projection(
             ProjectionConfig(
@@ -101,6 +103,9 @@ class HashedReader:
         if config.task == "embed" and module.text_head is not None and taught is not None:
             with torch.no_grad():  # what all vectors share need not be learnt
                 module.text_head.bias.copy_(torch.from_numpy(taught.mean(axis=0)))
+        if self.embedder is not None:
+            texts = [example.text for example in material.train.examples]
+            fit_words(module, self.projection, texts, self.embedder.encode, words=config.start_words)
         if config.start is not None:
             begin_with(module, config.start, with_heads=config.task == "embed")
         return module
@@ -123,14 +128,19 @@ class HashedReader:
         self.projection.config.save(folder / PROJECTION_FILE)
 
 
+def _encoder(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
+    """Whose vectors of tokens or words a student starts from; None where nobody has any."""
+    if config.token_vectors is None:
+        return teacher.embedder
+    return Embedder.load(config.token_vectors, device=str(device), dtype="float32", trust_remote_code=config.trust_remote_code)
+
+
 class StaticReader:
     """Texts as ids of an encoder's tokenizer, for a static student."""
 
     def __init__(self, teacher: Teacher, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        embedder = teacher.embedder
-        if config.token_vectors is not None:
-            embedder = Embedder.load(config.token_vectors, device=str(device), dtype="float32", trust_remote_code=config.trust_remote_code)
+        embedder = _encoder(teacher, config, device)
         if embedder is None:
             raise UserError(
                 f"a static student starts from an encoder's token vectors, which teacher {teacher.name!r} has not: name one with --token-vectors"
