@@ -91,8 +91,8 @@ _IDLE: dict[str, tuple[str, ...]] = {
     "pqrnn": ("static_dim",),
     "static": _OF_PQRNN,
     "embed": ("augmented_copies", "logit_scale", "hard_share"),
-    "classify": ("temperature", "similarity_weight", "vector_weight", "start_words"),
-    "tag": ("temperature", "similarity_weight", "vector_weight", "start_words"),
+    "classify": ("temperature", "similarity_weight", "vector_weight"),
+    "tag": ("temperature", "similarity_weight", "vector_weight"),
 }
 
 
@@ -119,7 +119,7 @@ class DistilConfig:
     static_dim: Annotated[int, "width of a static student's token vectors, a byte each"] = 64
     token_vectors: Annotated[str | None, "encoder whose vectors of tokens or words a student starts from; default: the teacher"] = None
     start_words: Annotated[
-        int, "embed: frequent words whose vectors, by an encoder, the narrow layer is fitted to before training; 0 leaves it random"
+        int, "frequent words whose vectors, by an encoder, the narrow layer is fitted to before training; 0 leaves it random"
     ] = 20_000
     temperature: Annotated[float, "embed: divides the cosines to the teacher's vectors, above 0"] = 0.05
     similarity_weight: Annotated[float, "embed: weight of matching the teacher's cosines between texts; 0 leaves it out"] = 10.0
@@ -156,8 +156,8 @@ class DistilConfig:
         for flag, chosen in (("student", self.student), ("task", self.task)):
             if idle := [name for name in changed if name in _IDLE.get(chosen, ())]:
                 problems.append(f"{', '.join(idle)} says nothing to --{flag} {chosen}: leave it out")
-        if self.student == "pqrnn" and self.token_vectors is not None and (self.task != "embed" or not self.start_words):
-            problems.append("token_vectors are what a pqrnn of vectors starts from, by start_words: leave them out")
+        if self.student == "pqrnn" and self.token_vectors is not None and not self.start_words:
+            problems.append("token_vectors are what a pqrnn starts from, by start_words: leave them out")
         if self.task == "tag" and (self.separate or self.split != "space"):
             problems.append("separate and split part tokens further than their tags: leave them out with --task tag")
         if self.split not in get_args(Split):

@@ -68,7 +68,7 @@ class HashedReader:
 
     def __init__(self, teacher: Teacher, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.embedder = _encoder(teacher, config, device) if config.task == "embed" and config.start_words and not config.start else None
+        self.embedder = _encoder(teacher, config, device) if config.start_words and config.start is None else None
         assert config.features is not None and config.ngram_features is not None and config.separate is not None
         self.projection = Projection(
             ProjectionConfig(
