@@ -54,11 +54,11 @@ def main():
         draw()
         return
     rows = Rows(chosen.work / "rows.jsonl", is_kept=not chosen.quick)
-    if "labels" in chosen.parts:
+    if "labels" in chosen.parts and not chosen.report:
         for key in chosen.sets:
             for seed in range(13, 13 + chosen.seeds):
                 measure_labels(rows, key, seed, chosen)
-    if "embed" in chosen.parts:
+    if "embed" in chosen.parts and not chosen.report:
         measure_embedding(rows, chosen)
     show(rows.found)
     finish("distil_quality", claims_of(rows.found), {"rows": rows.found}, quick=chosen.quick)
@@ -77,6 +77,7 @@ def arguments():
     parser.add_argument("--work", type=Path, default=Path("runs/distil"), help="folder for rows")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--quick", action="store_true", help="a hundred texts, tiny students, one seed, tain-mini, no results file")
+    parser.add_argument("--report", action="store_true", help="measure nothing, write the results file from the rows that are there")
     parser.add_argument("--plot", action="store_true", help="only draw the plot")
     chosen = parser.parse_args()
     if chosen.quick:
@@ -184,24 +185,25 @@ def measure_embedding(rows, chosen):
     ]
     if not any(rows.lacks(**name) for name in names):
         return
-    teacher = Embedder.load(TEACHERS[teacher_name], device="cpu", dtype="float32")
+    teacher = Embedder.load(TEACHERS[teacher_name], device="cpu")
     texts = sentences_of(chosen.data.parent / "corpus", texts=chosen.texts)
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "vectors.npy"
-        np.save(file, teacher.encode(texts))  # once for all students
-        for name in names:
-            if rows.lacks(**name):
-                began_s = time.perf_counter()
-                made, size = embedding_student(name["who"], file, texts, teacher, name["seed"], rows, chosen)
-                trained_s = round(time.perf_counter() - began_s, 1)
-                rows.add(**name, figures={"0": {"spearman": sts_of(made, chosen)}}, bytes=size, texts=len(texts), trained_s=trained_s)
+    file = chosen.work / f"{teacher_name}, {len(texts)} sentences.npy"
+    if not file.exists():  # once for all students, and for the next call
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, teacher.encode(texts))
+    for name in names:
+        if rows.lacks(**name):
+            began_s = time.perf_counter()
+            made, size = embedding_student(name["who"], file, texts, teacher, name["seed"], rows, chosen)
+            trained_s = round(time.perf_counter() - began_s, 1)
+            rows.add(**name, figures={"0": {"spearman": sts_of(made, chosen)}}, bytes=size, texts=len(texts), trained_s=trained_s)
 
 
 def embedding_student(who, file, texts, teacher, seed, rows, chosen):
     if who == "teacher":
         return teacher, 4 * sum(parameter.numel() for parameter in teacher.encoder.parameters())
     if who == "pqrnn":
-        return distilled(file, texts, seed=seed, **chosen.settings)
+        return distilled(file, texts, seed=seed, token_vectors=teacher.name, **chosen.settings)
     settings = like_for_like(chosen.settings, rows, {"part": "embed", "who": "pqrnn", "seed": seed}, teacher, outputs=teacher.dim)
     if who == "static, untrained":
         settings["epochs"] = 0

@@ -47,7 +47,7 @@ class _TwoHeads:
         """AdamW, a twentieth of the steps to warm up, then down to nothing."""
         rng = np.random.default_rng(seed)
         parameters = [parameter for part in self.parts() for parameter in part.to(self.device).train().parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
         steps = epochs * -(-len(examples) // batch_texts)
         warmup = max(1, steps // 20)
         schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -207,12 +207,15 @@ class Projection:
         return self._ended([list(chain.from_iterable(map(known.__getitem__, line))) for line in chunks])
 
     def _chunks(self, text: str) -> list[str]:
-        """What stands between blanks, no more of it than can be read: each has a token at least, and one too many tells of a cut."""
+        """What stands between blanks; of a long text no more than can be read: each has a token at least, and one too many tells of a cut."""
         most = self.config.max_tokens + 1
         if self.config.split == "code-point":
             return list(text[:most])
+        chunks = text.split(" ")
+        if len(chunks) <= most:
+            return chunks
         blanks = _WHITE if self.config.separate else ""
-        return list(islice((chunk for chunk in text.split(" ") if chunk.strip(blanks)), most))
+        return list(islice((chunk for chunk in chunks if chunk.strip(blanks)), most))
 
     def _rows_of_tokens(self, texts: list[list[str]]) -> tuple[list[list[int]], int]:
         self._learn(chain.from_iterable(texts))
