@@ -30,6 +30,7 @@ from measuring import RESULTS, Claim, Rows, finish, minilm_folder
 from tain.evaluation.report import evaluate
 from tain.evaluation.tagging import measure_tagging
 from tain.evaluation.tagging_sets import load_tagging
+from tain.foundation.runtime import keep_freed_memory
 from tain.models.embedder import Embedder
 from tain.recipes.distil import distil
 from tain.recipes.distil_config import PRESETS
@@ -53,6 +54,7 @@ def main():
     if chosen.plot:
         draw()
         return
+    keep_freed_memory()
     rows = Rows(chosen.work / "rows.jsonl", is_kept=not chosen.quick)
     if "labels" in chosen.parts and not chosen.report:
         for key in chosen.sets:

@@ -22,6 +22,7 @@ class _TwoHeads:
     body: Any
     reads, truncated = True, 0
     is_learnt_in_bfloat16 = False
+    head_rate: float | None = None  # default: as the body's
     embedder: Embedder | None = None
 
     def __init__(self, name: str, examples: Sequence[Example], dim: int) -> None:
@@ -46,8 +47,11 @@ class _TwoHeads:
     def learn(self, examples, *, epochs, learning_rate, batch_texts, seed, weight_decay=0.01) -> None:
         """AdamW, a twentieth of the steps to warm up, then down to nothing."""
         rng = np.random.default_rng(seed)
-        parameters = [parameter for part in self.parts() for parameter in part.to(self.device).train().parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        parameters = [p for part in self.parts() for p in part.to(self.device).train().parameters() if p.requires_grad]
+        of_body = [parameter for parameter in self.body.parameters() if parameter.requires_grad]
+        of_heads = [parameter for part in self.parts() if part is not self.body for parameter in part.parameters()]
+        groups = [{"params": of_body, "lr": learning_rate}, {"params": of_heads, "lr": self.head_rate or learning_rate}]
+        optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
         steps = epochs * -(-len(examples) // batch_texts)
         warmup = max(1, steps // 20)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -110,7 +114,9 @@ class _TwoHeads:
 
 
 class FineTuned(_TwoHeads):
-    """An encoder with a head on the mean of its tokens and one on each word's first piece."""
+    """An encoder with a head on the mean of its tokens and one on each word's first piece; its word embeddings stay as they are."""
+
+    head_rate = 2e-3
 
     def __init__(self, name: str, folder: str, examples: Sequence[Example]) -> None:
         import transformers
@@ -118,6 +124,7 @@ class FineTuned(_TwoHeads):
         path = locate(folder)
         self.body = transformers.AutoModel.from_pretrained(path, dtype=torch.float32)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        self.body.get_input_embeddings().requires_grad_(False)
         super().__init__(name, examples, self.body.config.hidden_size)
         self.embedder = Embedder.load(folder, device=str(self.device), dtype="float32")  # untouched: what a static student starts from
         self.dropout = nn.Dropout(0.1)

@@ -286,7 +286,15 @@ def test_a_clean_teacher_teaches_a_student_what_noisy_labels_cannot(flights):
     rng, turned = np.random.default_rng(5), {"flight": "weather", "weather": "flight"}
     known, unseen = flights[:110], flights[110:]
     noisy = [Example(one.text, turned[one.label] if rng.random() < 0.4 else one.label) for one in known]
-    settings = SMALL | {"epochs": 20, "learning_rate": 1e-2, "features": 256, "state": 24, "held_out": 0, "augmented_copies": 0, "zoneout": 0.0}
+    settings = SMALL | {
+        "epochs": 20,
+        "learning_rate": 1e-2,
+        "features": 256,
+        "state": 24,
+        "held_out": 0,
+        "augmented_copies": 0,
+        "zoneout": 0.0,
+    }
 
     def accuracy(teacher, **more):
         said = distil(teacher, noisy, task="classify", **settings, **more).student.predict([one.text for one in unseen])
