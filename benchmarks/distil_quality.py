@@ -313,7 +313,7 @@ def summed_up(rows):
         scores = [score(row) for row in mine]
         entry = dict(zip(("part", "set", "teacher", "who"), key, strict=True)) | {"seeds": len(mine), "score": float(np.mean(scores))}
         entry |= {
-            "deviation": float(np.std(scores, ddof=1)) if len(mine) > 1 else 0.0,
+            "deviation": float(np.std(scores, ddof=1)) if len(mine) > 1 else None,
             "bytes": float(np.mean([row["bytes"] for row in mine])),
         }
         entry["ms"] = float(np.mean([row["ms"] for row in mine])) if "ms" in mine[0] else None
@@ -331,7 +331,8 @@ def show(rows):
     for entry in summed_up(rows):
         typos = "  ".join(f"{float(share):.0%} {value:5.1f}" for share, value in entry["typos"].items()) if len(entry["typos"]) > 1 else ""
         name = f"{entry['set']:9} {entry['teacher']:17} {entry['who']:18}"
-        print(f"{name} {entry['score']:6.2f} ±{entry['deviation']:5.2f} {entry['bytes'] / 1e6:7.2f} MB  {typos}")
+        deviation = "" if entry["deviation"] is None else f"±{entry['deviation']:5.2f}"
+        print(f"{name} {entry['score']:6.2f} {deviation:6} {entry['bytes'] / 1e6:7.2f} MB  {typos}")
 
 
 def draw():
@@ -345,7 +346,7 @@ def draw():
         if {entry["set"] for entry in mine} == sets:
             name = teacher if who == "teacher" else f"{who} of {teacher}" if teacher != "none" else who
             means = [float(np.mean([entry[key] for entry in mine])) for key in ("bytes", "score", "ms")]
-            dots.append((name, *means, float(np.mean([entry["deviation"] for entry in mine]))))
+            dots.append((name, *means, float(np.mean([entry["deviation"] or 0.0 for entry in mine]))))
     width, height, left, top = 760, 300, 60, 84
     low, high = np.floor(min(dot[2] for dot in dots) / 5) * 5, 100.0
     first, last = np.floor(np.log10(min(dot[1] for dot in dots))), np.ceil(np.log10(max(dot[1] for dot in dots)))
@@ -356,13 +357,14 @@ def draw():
     def y(value):
         return top + height - (value - low) / (high - low) * height
 
+    seeds = min(entry["seeds"] for entry in summary if entry["set"] in sets)
     means = {dot[0]: dot[2] for dot in dots}
     kept = means["pqrnn of all-MiniLM-L6-v2"] / means["all-MiniLM-L6-v2"]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + height + 60}" font-family="system-ui, sans-serif" font-size="12">',
         f'<rect width="{width}" height="{top + height + 60}" fill="#ffffff"/>',
-        f'<text x="16" y="26" font-size="16" fill="#111">A student keeps {kept:.1%} of MiniLM\'s score</text>',
-        f'<text x="16" y="46" fill="#555">up: texts with nothing wrong, x 100, mean of {len(sets)} sets; beside names: ms a text on one core</text>',
+        f'<text x="16" y="26" font-size="16" fill="#111">A student keeps {kept:.1%} of MiniLM\'s score on {", ".join(sorted(sets))}</text>',
+        f'<text x="16" y="46" fill="#555">up: texts with nothing wrong, x 100 ({seeds} seed{"s" * (seeds > 1)}); beside names: ms a text, beside other work</text>',
         '<text x="16" y="63" fill="#555">vertical lines: one standard deviation of seeds to either side</text>',
     ]
     for value in np.arange(low, high + 1, 5 if high - low <= 40 else 10):
@@ -372,12 +374,17 @@ def draw():
         parts.append(
             f'<text x="{x(10.0**power):.1f}" y="{top + height + 20}" text-anchor="middle" fill="#555">{10.0**power / 1e6:g} MB</text>'
         )
-    for name, size, value, ms, deviation in dots:
+    lines: list[tuple[float, float]] = []  # where names stand already
+    for name, size, value, ms, deviation in sorted(dots, key=lambda dot: -dot[2]):
         colour = "#0b4f8a" if name.startswith("pqrnn") else "#8a8a8a"
         ends = f'y1="{y(value - deviation):.1f}" y2="{y(value + deviation):.1f}"'
         parts.append(f'<line x1="{x(size):.1f}" x2="{x(size):.1f}" {ends} stroke="{colour}"/>')
         parts.append(f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{x(size) + 8:.1f}" y="{y(value) + 4:.1f}" fill="{colour}">{name}, {ms:.1f} ms</text>')
+        line = y(value) + 4
+        while any(abs(line - other) < 14 and abs(x(size) - across) < 200 for across, other in lines):
+            line += 1
+        lines.append((x(size), line))
+        parts.append(f'<text x="{x(size) + 8:.1f}" y="{line:.1f}" fill="{colour}">{name}, {ms:.1f} ms</text>')
     parts.append(f'<text x="{left}" y="{top + height + 44}" fill="#555">bytes of everything that is needed (logarithmic)</text></svg>')
     (Path(__file__).parents[1] / "docs" / "distillation.svg").write_text("\n".join(parts) + "\n", encoding="utf-8")
 

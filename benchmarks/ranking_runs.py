@@ -270,7 +270,6 @@ def draw():
             parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value:.0f}</text>')
         for power in range(int(first), int(last) + 1):
             parts.append(f'<text x="{x(10.0**power):.1f}" y="{top + height + 18}" text-anchor="middle" fill="#555">{10**power:,}</text>')
-        named = []
         for row in sorted(mine, key=lambda row: -row["figures"][figure][0]):
             (mean, deviation), colour = row["figures"][figure], colours[row["model"]]
             across, up, deviation = x(row["ms"]["1000"][0]), y(mean), deviation or 0.0
@@ -278,14 +277,13 @@ def draw():
                 f'<line x1="{across:.1f}" x2="{across:.1f}" y1="{y(mean - deviation):.1f}" y2="{y(mean + deviation):.1f}" stroke="{colour}"/>'
             )
             parts.append(marker(row["kind"], across, up, colour=colour, is_filled=row["model"] != "tain-mini"))
-            line = up + 4
-            while any(abs(across - x_there) < 60 and abs(line - y_there) < 12 for x_there, y_there in named):
-                line += 1
-            named.append((across, line))
-            parts.append(f'<text x="{across + 9:.1f}" y="{line:.1f}" fill="{colour}">{row["kind"]}</text>')
     parts.append(
         f'<text x="60" y="{top + height + 42}" fill="#555">milliseconds a query, 1,000 candidates, candidates cached (cross: extrapolated)</text>'
     )
+    for place, kind in enumerate(kind for kind in KINDS if any(row["kind"] == kind for row in summary)):
+        across = 66 + 126 * place
+        parts.append(marker(kind, across, top + height + 60, colour="#333333", is_filled=True))
+        parts.append(f'<text x="{across + 10}" y="{top + height + 64}" fill="#333">{kind}</text>')
     parts.append("</svg>")
     (Path(__file__).parents[1] / "docs" / "ranking.svg").write_text("\n".join(parts) + "\n", encoding="utf-8")
 
