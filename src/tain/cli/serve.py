@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -60,10 +61,9 @@ def serve(
         overview = ", ".join(f"{one.name} ({', '.join(one.uses)})" for one in served)
         progress.note(f"serving {overview} at http://{shown}:{listener.getsockname()[1]}/v1")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        try:
+        with suppress(KeyboardInterrupt):  # how a server ends; it is lost when the loop is done before it is delivered
             server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            progress.note("stopped")  # how a server ends
+        progress.note("stopped")
 
 
 def _refuse_settings(models: tuple[str, ...], *, port: int, most_waiting: int) -> None:
