@@ -14,9 +14,8 @@ def layer(into=4, state=3, **changes):
     made = QRNNLayer(into, state, **settings)
     with torch.no_grad():
         made.bias.normal_()
-        for norm in made.norms:
-            norm.mean.normal_()
-            norm.variance.uniform_(0.5, 2)
+        made.norm.mean.normal_()
+        made.norm.variance.uniform_(0.5, 2)
     return made.eval()
 
 
@@ -53,7 +52,7 @@ def test_a_layer_equals_its_equations_step_by_step():
     made, values = layer(bidirectional=False), torch.rand(2, 5, 4)
     steps = everywhere(values)
     wide = steps.padded(windows(steps.packed(values), steps, 2))
-    scale, shift = made.norms[0].scale_and_shift()
+    scale, shift = made.scale_and_shift(0)
     sums = (wide @ made.weight.detach().flatten(0, 1).T + made.bias.flatten()) * scale + shift
     z, f, o = sums[..., :3].tanh(), sums[..., 3:6].sigmoid(), sums[..., 6:].sigmoid()
     state = torch.zeros(2, 3)
@@ -88,7 +87,7 @@ def test_reading_backwards_is_reading_the_turned_text_forwards():
     with torch.no_grad():
         forwards.weight.copy_(both.weight[3:])
         forwards.bias.copy_(both.bias[3:])
-    forwards.norms[0].load_state_dict(both.norms[1].state_dict())
+    forwards.norm.load_state_dict({name: tensor.view(3, 2, -1)[:, 1].flatten() for name, tensor in both.norm.state_dict().items()})
     turned = read(forwards, values.flip(1)).flip(1)
     torch.testing.assert_close(read(both, values)[..., 3:], turned)
 

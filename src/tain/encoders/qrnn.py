@@ -102,7 +102,7 @@ class QRNNLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(gates, state, kernel_width * into))  # z, f, o forwards, then backwards
         self.bias = nn.Parameter(torch.zeros(gates, state))
         nn.init.uniform_(self.weight, -((kernel_width * into) ** -0.5) * 3**0.5, (kernel_width * into) ** -0.5 * 3**0.5)
-        self.norms = nn.ModuleList(TokenBatchNorm(3 * state) for _ in range(self.directions))
+        self.norm = TokenBatchNorm(gates * state)  # all directions' z, then all f, then all o
 
     def forward(
         self, values: Float[Tensor, "steps into"], steps: Timesteps, *, scale: Tensor | float = UNIT_SCALE
@@ -113,7 +113,7 @@ class QRNNLayer(nn.Module):
             values = whole_numbers(values, scale=scale)
         seen = windows(values, steps, self.kernel_width, directions=self.directions)
         weight, bias = self._product()
-        sums = self._normed(quantised_product(seen, weight, bias, scale=scale, number_type=number_type))
+        sums = self.norm(quantised_product(seen, weight, bias, scale=scale, number_type=number_type))
         z, f, o = sums.split(self.directions * self.state, dim=-1)
         z, f, o = torch.tanh(z), torch.sigmoid(f), torch.sigmoid(o)
         if self.training and self.zoneout > 0:
@@ -134,23 +134,10 @@ class QRNNLayer(nn.Module):
             weight = torch.cat([torch.cat([forwards, unseen], dim=2), torch.cat([unseen, backwards.flip(2)], dim=2)]).flatten(2)
         return self._by_gate(weight), self._by_gate(self.bias)
 
-    def _normed(self, sums: Float[Tensor, "steps rows"]) -> Float[Tensor, "steps rows"]:
-        """Batch norm, every gate by its own statistics."""
-
-        def together(name: str) -> Tensor:
-            return self._by_gate(torch.cat([getattr(norm, name) for norm in self.norms]).unflatten(0, (-1, self.state)))
-
-        mean, variance, first = together("mean"), together("variance"), self.norms[0]
-        assert isinstance(first, TokenBatchNorm)
-        is_learning = self.training and len(sums) > 1
-        options = {"training": is_learning, "momentum": first.momentum, "eps": first.eps}
-        normed = F.batch_norm(sums, mean, variance, together("weight"), together("bias"), **options)
-        if is_learning:
-            for name, moved in (("mean", mean), ("variance", variance)):
-                by_direction = moved.view(3, self.directions, self.state).transpose(0, 1).flatten(1)
-                for norm, mine in zip(self.norms, by_direction, strict=True):
-                    getattr(norm, name).copy_(mine)
-        return normed
+    def scale_and_shift(self, direction: int) -> tuple[Float[Tensor, " gates"], Float[Tensor, " gates"]]:
+        """What the norm does to a direction's z, f and o outside training: values * scale + shift."""
+        scale, shift = (each.view(3, self.directions, self.state)[:, direction].flatten() for each in self.norm.scale_and_shift())
+        return scale, shift
 
 
 def windows(

@@ -1,11 +1,15 @@
 """Tokens of texts of different lengths without padding, ordered by their place: what recurrent layers read step by step."""
 
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+
+Walk = list[tuple[slice, slice | None, slice | None]]
 
 
 class Timesteps:
@@ -39,6 +43,21 @@ class Timesteps:
 
     def __len__(self) -> int:
         return len(self._place)
+
+    @cached_property
+    def walks(self) -> tuple[Walk, Walk]:
+        """Forwards and backwards, each step's rows, the rows of the step read before it, and who of this step was there.
+
+        Texts end one after the other, so who is at a step was at the one to its left, and is among the first of that.
+        """
+        rows = [slice(start, start + count) for start, count in zip(self.starts, self.counts, strict=True)]
+        forwards: Walk = [(here, None, None) for here in rows[:1]]
+        backwards: Walk = [(here, None, None) for here in rows[-1:]]
+        for left, right in pairwise(rows):
+            shared = slice(left.start, left.start + right.stop - right.start)
+            forwards.append((right, shared, right))
+            backwards.insert(1, (left, right, shared))
+        return forwards, backwards
 
     def packed(self, padded: Shaped[Tensor, "texts tokens *dim"]) -> Shaped[Tensor, "steps *dim"]:
         return padded[self._text, self._place]
@@ -106,7 +125,7 @@ class _Forgetting(torch.autograd.Function):
         context.steps, context.directions = steps, directions
         before = torch.zeros_like(new)  # each token's state before it, in the order of reading
         states = torch.empty_like(new)
-        for columns, walk in _walks(steps, new.shape[1], directions):
+        for columns, walk in zip(_columns(new, directions), steps.walks[:directions], strict=True):
             for rows, earlier, here in walk:
                 if here is not None:
                     before[here, columns] = states[earlier, columns]
@@ -118,36 +137,17 @@ class _Forgetting(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         forget, new, before = context.saved_tensors
         reached = gradients[0].clone()
-        for columns, walk in _walks(context.steps, new.shape[1], context.directions):
+        for columns, walk in zip(_columns(new, context.directions), context.steps.walks[: context.directions], strict=True):
             for _, earlier, here in reversed(walk):
                 if here is not None:
                     reached[earlier, columns].addcmul_(forget[here, columns], reached[here, columns])
         return (before - new).mul_(reached), torch.addcmul(reached, forget, reached, value=-1), None, None
 
 
-_Walk = list[tuple[slice, slice | None, slice | None]]
-
-
-def _walks(steps: Timesteps, dim: int, directions: int) -> list[tuple[slice, _Walk]]:
-    """The columns of each direction, and in its order each step's rows, the rows of the step read before it, and who of this step was there.
-
-    Texts end one after the other, so who is at a step was at the one to its left, and is among the first of that.
-    """
-    places = list(zip(steps.starts, steps.counts, strict=True))
-    forwards: _Walk = []
-    for step, (start, count) in enumerate(places):
-        here = slice(start, start + count)
-        forwards.append((here, slice(places[step - 1][0], places[step - 1][0] + count), here) if step else (here, None, None))
-    walks: list[tuple[slice, _Walk]] = [(slice(0, dim // directions), forwards)]
-    if directions == 2:
-        backwards: _Walk = []
-        for step in range(len(places) - 1, -1, -1):
-            start, count = places[step]
-            ahead = places[step + 1] if step + 1 < len(places) else None
-            here = slice(start, start + count)
-            backwards.append((here, slice(ahead[0], sum(ahead)), slice(start, start + ahead[1])) if ahead else (here, None, None))
-        walks.append((slice(dim // 2, dim), backwards))
-    return walks
+def _columns(values: Tensor, directions: int) -> list[slice]:
+    """Which columns each direction has."""
+    state = values.shape[1] // directions
+    return [slice(direction * state, (direction + 1) * state) for direction in range(directions)]
 
 
 def recur(keep: Float[Tensor, "texts tokens dim"], add: Float[Tensor, "texts tokens dim"]) -> Float[Tensor, "texts tokens dim"]:

@@ -97,13 +97,11 @@ def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
         UserError: No context has negatives.
     """
     contexts, lists, right = [], [], []
-    for example in examples:
+    for example in filter(lists_others, examples):
         answers = drop_repeats(example.answers).texts
-        listed = drop_repeats([*answers, *example.negatives]).texts  # the right ones come first, also as those that are kept
-        if lists_others(example):
-            contexts.append(example.context)
-            lists.append(tuple(listed))
-            right.append(np.arange(len(answers)))
+        contexts.append(example.context)
+        lists.append(tuple(drop_repeats([*answers, *example.negatives]).texts))  # the right ones come first, also as those that are kept
+        right.append(np.arange(len(answers)))
     if not lists:
         raise UserError(
             "no context has negatives, so there is no list to rank: name their column with --negatives-column or --label, or sample"

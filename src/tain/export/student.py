@@ -163,7 +163,7 @@ def _layer(graph: _Graph, layer: QRNNLayer, name: str, values: str, is_token: st
     sums, there = [], []
     for direction in range(layer.directions):
         own = slice(3 * direction, 3 * direction + 3)
-        scale, shift = layer.norms[direction].scale_and_shift()  # pyright: ignore[reportCallIssue]
+        scale, shift = layer.scale_and_shift(direction)
         product = f"{name}.direction{direction}"
         matrices = list(layer.weight[own].detach())
         graph.store_product(product, matrices, step=step, scale=scale, shift=layer.bias[own].flatten() * scale + shift)

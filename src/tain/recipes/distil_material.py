@@ -222,8 +222,9 @@ def _classes(names: tuple[str, ...] | None, given: Sequence[str | None], what: s
 def _drawn(examples: Sequence[Example], config: DistilConfig) -> tuple[np.ndarray, int]:
     """Put texts in random order, those to be held out first; gives the order and how many these are.
 
-    Where people have labelled some texts, these are held out, for the others tell nothing of errors. No text that is held out is trained on, however often it was given. For vectors a text is taken once; with labels it stays as often as
-    it came, since how often a label occurs is knowledge, too.
+    Where people have labelled some texts, these are held out, for the others tell nothing of errors. No text that is held out is trained
+    on, however often it was given. For vectors a text is taken once; with labels it stays as often as it came, since how often a label
+    occurs is knowledge, too.
     """
     keys = [same_text_key(example.text) for example in examples]
     first: dict[str, int] = {}
@@ -231,12 +232,11 @@ def _drawn(examples: Sequence[Example], config: DistilConfig) -> tuple[np.ndarra
         first.setdefault(key, place)
     rng = np.random.default_rng([config.seed, 1])
     different = rng.permutation(np.fromiter(first.values(), np.int64, len(first)))
-    is_labelled = np.array([bool(examples[place].label or examples[place].tags) for place in different])
-    if config.task != "embed" and is_labelled.any():
-        different = np.concatenate([different[is_labelled], different[~is_labelled]])
-    held = min(config.held_out, (int(is_labelled.sum()) or len(different)) // 10)
     if config.task == "embed":
-        return different, held
+        return different, min(config.held_out, len(different) // 10)
+    is_labelled = np.array([bool(examples[place].label or examples[place].tags) for place in different])
+    different = np.concatenate([different[is_labelled], different[~is_labelled]])
+    held = min(config.held_out, (int(is_labelled.sum()) or len(different)) // 10)
     is_held = {keys[place] for place in different[:held]}
     rest = [place for place, key in enumerate(keys) if key not in is_held]
     return np.concatenate([different[:held], rng.permutation(np.array(rest, dtype=np.int64))]), held

@@ -68,7 +68,8 @@ class HashedReader:
 
     def __init__(self, teacher: Teacher, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.embedder = _encoder(teacher, config, device) if config.start_words and config.start is None else None
+        has_weights = config.start is not None or config.resume  # another student's, or those of the checkpoint
+        self.embedder = _encoder(teacher, config, device) if config.start_words and not has_weights else None
         assert config.features is not None and config.ngram_features is not None and config.separate is not None
         self.projection = Projection(
             ProjectionConfig(
