@@ -47,7 +47,13 @@ def untrained(folder: Path, task: str, *, is_forward: bool) -> None:
     """Write a student of the task's default shape."""
     preset = PRESETS[task]
     outputs = {"text_outputs": DIM} if task == "embed" else {"text_outputs": CLASSES, "token_outputs": TAGS}
-    sizes = {"features": preset.features, "bottleneck": preset.bottleneck, "state": preset.state, "layers": preset.layers}
+    sizes = {
+        "features": preset.features,
+        "bottleneck": preset.bottleneck,
+        "state": preset.state,
+        "layers": preset.layers,
+        "skip": preset.skip,
+    }
     torch.manual_seed(0)
     folder.mkdir()
     write_student(PQRNN(StudentShape(**sizes, **outputs, bidirectional=not is_forward)).eval(), folder / GRAPH_FILE)

@@ -164,6 +164,8 @@ def test_the_share_of_kept_states_falls_with_the_layer(monkeypatch):
         {"text_outputs": 0},
         {"token_outputs": 0},
         {"layers": 4, "state": 9},
+        {"skip": True},
+        {"skip": True, "text_outputs": 0},
     ],
 )
 def test_the_count_of_parameters_is_the_formulas(changes):

@@ -7,7 +7,7 @@ import torch
 
 from tain.encoders.qrnn import PQRNN, StudentShape, parameter_count
 from tain.encoders.static import StaticStudent
-from tain.export.student import write_student
+from tain.export.student import FORMAT, write_student
 from tain.foundation.errors import UserError
 from tain.runtime.graphs import NumpyGraph, OnnxGraph
 from tain.runtime.onnx_file import read_onnx
@@ -46,7 +46,17 @@ def bytes_of(rows):
 @pytest.mark.parametrize("graph_class", [OnnxGraph, NumpyGraph])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"layers": 3}, {"kernel_width": 1}, {"kernel_width": 3}, {"bidirectional": False}, {"text_outputs": 0}, {"token_outputs": 0}],
+    [
+        {},
+        {"layers": 3},
+        {"kernel_width": 1},
+        {"kernel_width": 3},
+        {"bidirectional": False},
+        {"text_outputs": 0},
+        {"token_outputs": 0},
+        {"skip": True},
+        {"skip": True, "text_outputs": 0},
+    ],
     ids=str,
 )
 def test_the_file_agrees_with_the_trained_student(graph_class, changes, tmp_path):
@@ -60,6 +70,8 @@ def test_the_file_agrees_with_the_trained_student(graph_class, changes, tmp_path
         for name, values in expected.items():
             # a state that lies between two steps may go either way: one step of 1/127 through the last matrix
             step = 2 / 127 * max(p.abs().max().item() for p in (made.text_head or made.token_head).parameters()) * 3
+            if made.skip_head is not None:
+                step += 2 * made.skip_range.grid()[0].item() * made.skip_head.weight.abs().max().item()
             is_real = (ids > 0) if name == "tokens" else np.ones(len(ids), dtype=bool)  # what stands behind a text's end means nothing
             apart = np.abs(found[name] - values)[is_real]
             assert apart.max(initial=0.0) <= step
@@ -118,9 +130,9 @@ def test_broken_and_foreign_files_are_refused(graph_class, tmp_path):
     write_student(trained(), path)
     model = onnx.load(path)
     whole = model.metadata_props[0].value
-    model.metadata_props[0].value = whole.replace('"format": 1', '"format": 9')
+    model.metadata_props[0].value = whole.replace(f'"format": {FORMAT}', '"format": 9')
     onnx.save(model, path)
-    with pytest.raises(UserError, match="has version 9, this tain reads 1"):
+    with pytest.raises(UserError, match=f"has version 9, this tain reads {FORMAT}"):
         graph_class(path)
     del model.metadata_props[:]
     onnx.save(model, path)

@@ -5,7 +5,7 @@ import torch
 
 from tain.batches.projection import Projection, ProjectionConfig
 from tain.encoders.qrnn import PQRNN, StudentShape
-from tain.recipes.distil_words import fit_words, main_directions
+from tain.recipes.distil_words import fit_skip, fit_words, main_directions
 
 
 class Words:
@@ -36,6 +36,31 @@ def test_the_narrow_layer_gives_words_the_teachers_directions_upright_and_turned
         assert torch.corrcoef(torch.stack([mine, theirs]))[0, 1] > 0.8
     random = rows @ untouched[:6].T
     assert abs(torch.corrcoef(torch.stack([random[:, 0], wanted[:, 0]]))[0, 1]) < 0.5
+
+
+def test_an_untrained_student_with_a_skip_says_what_the_mean_of_its_words_can_say():
+    encoder, projection = Words(), Projection(ProjectionConfig(features=1024, end=False))
+    shape = StudentShape(features=1024, bottleneck=16, state=4, layers=1, text_outputs=8, skip=True)
+    module = PQRNN(shape)
+    rng = np.random.default_rng(2)
+    texts = [" ".join(rng.choice(encoder.words, size=rng.integers(2, 9))) for _ in range(600)]
+    taught = np.stack([encoder.encode(text.split()).mean(axis=0) for text in texts]) - 3.0  # the part that words do not share
+    fit_words(module, projection, texts, encoder.encode, words=300)
+    random = cosines(module, projection, texts[500:], taught[500:])
+    fit_skip(module, projection, texts[:500], taught[:500])
+    fitted = cosines(module, projection, texts[500:], taught[500:])
+    assert abs(random.mean()) < 0.3
+    assert fitted.mean() > 0.8
+    assert module.attention is not None
+    assert module.attention.weight.abs().max() == 0  # level
+
+
+def cosines(module, projection, texts, taught):
+    module.eval()
+    projected = projection(texts)
+    with torch.no_grad():
+        vectors, _ = module(torch.from_numpy(projected.rows).float() / 127, torch.from_numpy(projected.ids))
+    return torch.cosine_similarity(vectors, torch.from_numpy(taught))
 
 
 def test_directions_are_ordered_and_hold_nothing_that_all_words_share():

@@ -38,6 +38,7 @@ class StudentShape:
         bidirectional: Read from both ends; off, a text can be read while it is being typed.
         text_outputs: Numbers for the whole text (dimensions or classes); 0 for none.
         token_outputs: Numbers for each token; 0 for none.
+        skip: The text's outputs also read the mean behind the first layer, past all others.
     """
 
     features: int
@@ -48,6 +49,7 @@ class StudentShape:
     bidirectional: bool = True
     text_outputs: int = 0
     token_outputs: int = 0
+    skip: bool = False
 
     @property
     def directions(self) -> int:
@@ -67,6 +69,8 @@ def parameter_count(shape: StudentShape) -> int:
         into = shape.width
     heads = [outputs for outputs in (shape.text_outputs, shape.token_outputs) if outputs]
     attention = shape.width + 1 if shape.text_outputs else 0
+    if shape.skip:
+        count += (shape.bottleneck + 1) * shape.text_outputs
     return count + attention + sum(shape.width * outputs + outputs for outputs in heads)
 
 
@@ -184,6 +188,9 @@ class PQRNN(nn.Module):
         self.attention = QuantisedLinear(shape.width, 1) if shape.text_outputs else None
         self.text_head = QuantisedLinear(shape.width, shape.text_outputs) if shape.text_outputs else None
         self.token_head = QuantisedLinear(shape.width, shape.token_outputs) if shape.token_outputs else None
+        has_skip = shape.skip and shape.text_outputs > 0
+        self.skip_head = QuantisedLinear(shape.bottleneck, shape.text_outputs) if has_skip else None
+        self.skip_range = MovingRange() if has_skip else None
         for module in self.modules():
             if isinstance(module, QRNNLayer | QuantisedLinear):
                 module.number_type = number_type
@@ -201,24 +208,33 @@ class PQRNN(nn.Module):
             The text's outputs and the tokens', zeros behind a text's end; None without that head.
         """
         steps = Timesteps(ids > 0)
-        states = self.states(rows, steps.packed(ids), steps)
-        text = self.text_head(self.pooled(states, steps)) if self.text_head is not None else None
+        words = self.words(rows, steps.packed(ids))
+        states = self.states(words, steps)
+        text = self._text(words, states, steps) if self.text_head is not None else None
         return text, steps.padded(self.token_head(states)) if self.token_head is not None else None
 
-    def states(
-        self, rows: Float[Tensor, "different features"], ids: Int[Tensor, " steps"], steps: Timesteps
-    ) -> Float[Tensor, "steps width"]:
-        """The last layer's output."""
+    def words(self, rows: Float[Tensor, "different features"], ids: Int[Tensor, " steps"]) -> Float[Tensor, "steps bottleneck"]:
+        """The first layer's output, which knows nothing of a token's neighbours."""
         # each different token passes through the widest layer once, however often it occurs
         values = F.embedding(ids, self.bottleneck(rows))
-        values = self.bottleneck_range(torch.relu(self.bottleneck_norm(values)))
-        scale: Tensor | float = self.bottleneck_range.grid()[0]
+        return self.bottleneck_range(torch.relu(self.bottleneck_norm(values)))
+
+    def states(self, words: Float[Tensor, "steps bottleneck"], steps: Timesteps) -> Float[Tensor, "steps width"]:
+        """The last layer's output."""
+        values, scale = words, self.bottleneck_range.grid()[0]
         for layer in self.layers:
             values, scale = layer(values, steps, scale=scale), UNIT_SCALE
         return values
 
-    def pooled(self, states: Float[Tensor, "steps width"], steps: Timesteps) -> Float[Tensor, "texts width"]:
-        """Mean over a text's tokens, weighted by attention."""
-        assert self.attention is not None
+    def _text(
+        self, words: Float[Tensor, "steps bottleneck"], states: Float[Tensor, "steps width"], steps: Timesteps
+    ) -> Float[Tensor, "texts outputs"]:
+        """What the heads say of whole texts, from means over their tokens that attention weighs."""
+        assert self.attention is not None and self.text_head is not None
         weights = steps.packed(steps.padded(self.attention(states), fill=_NEVER).softmax(dim=1))
-        return fake_quantise(steps.padded(weights * states).sum(dim=1), scale=UNIT_SCALE, zero=UNIT_ZERO, is_inside=True)
+        pooled = steps.padded(weights * states).sum(dim=1)
+        text = self.text_head(fake_quantise(pooled, scale=UNIT_SCALE, zero=UNIT_ZERO, is_inside=True))
+        if self.skip_head is None or self.skip_range is None:
+            return text
+        skipped = self.skip_range(steps.padded(weights * words).sum(dim=1))
+        return text + self.skip_head(skipped, scale=self.skip_range.grid()[0])

@@ -129,6 +129,13 @@ class MovingRange(nn.Module):
         scale, zero = self.grid()
         return fake_quantise(values, scale=scale, zero=zero)
 
+    @torch.no_grad()
+    def begin(self, low: float, high: float) -> None:
+        """Set the average that the first batch moves on from."""
+        self.low.fill_(low)
+        self.high.fill_(high)
+        self.is_begun.fill_(True)
+
     def grid(self) -> tuple[Tensor, Tensor]:
         return grid_of(self.low, self.high)
 
@@ -208,7 +215,7 @@ def _few_sizes(rows: int) -> int:
 
 
 class QuantisedLinear(nn.Linear):
-    """A linear layer whose weights are rounded as they will be stored; its input must be on the fixed grid.
+    """A linear layer whose weights are rounded as they will be stored; its input must be on a grid of steps of ``scale``.
 
     Attributes:
         number_type: What it multiplies in while training; otherwise in float32.
@@ -216,9 +223,9 @@ class QuantisedLinear(nn.Linear):
 
     number_type = torch.float32
 
-    def forward(self, input: Float[Tensor, "rows into"]) -> Float[Tensor, "rows out"]:
+    def forward(self, input: Float[Tensor, "rows into"], *, scale: Tensor | float = UNIT_SCALE) -> Float[Tensor, "rows out"]:
         number_type = self.number_type if self.training else torch.float32
-        return quantised_product(input, self.weight, self.bias, scale=UNIT_SCALE, number_type=number_type)
+        return quantised_product(input, self.weight, self.bias, scale=scale, number_type=number_type)
 
 
 class TokenBatchNorm(nn.Module):

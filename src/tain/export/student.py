@@ -14,7 +14,7 @@ from tain.encoders.qrnn import PQRNN, QRNNLayer
 from tain.encoders.quantisation import UNIT_SCALE, UNIT_ZERO, QuantisedLinear, stored_table, stored_weight
 from tain.encoders.static import StaticStudent
 
-FORMAT = 1  # of the metadata and names that the NumPy path reads
+FORMAT = 2  # of the metadata and names that the NumPy path reads
 
 _OPSET, _IR = 17, 8
 _ALL = 2**31 - 1
@@ -121,7 +121,7 @@ def _pqrnn(student: PQRNN) -> _Graph:
     step, zero = (value.item() for value in student.bottleneck_range.grid())
     sizes = {"layers": shape.layers, "state": shape.state, "kernel_width": shape.kernel_width, "directions": shape.directions}
     heads = {"text": bool(shape.text_outputs), "tokens": bool(shape.token_outputs)}
-    graph = _Graph({"student": "pqrnn", "features": shape.features, **sizes, **heads, "step": step, "zero": zero})
+    graph = _Graph({"student": "pqrnn", "features": shape.features, **sizes, **heads, "step": step, "zero": zero, "skip": None})
     graph.inputs = [
         helper.make_tensor_value_info("rows", TensorProto.UINT8, ["different", shape.features]),
         helper.make_tensor_value_info("ids", TensorProto.INT64, ["texts", "tokens"]),
@@ -129,6 +129,7 @@ def _pqrnn(student: PQRNN) -> _Graph:
     turned = graph.node("Transpose", "ids", perm=[1, 0])  # (tokens, texts)
     is_token = graph.node("Unsqueeze", graph.node("Greater", turned, graph.store("none", 0, np.int64)), graph.whole(2))
     values, zero = _bottleneck(graph, student, turned, is_token, step=step, zero=int(zero))
+    words, word_grid = values, (graph.number(step), graph.byte(zero))
     for number, layer in enumerate(student.layers):
         assert isinstance(layer, QRNNLayer)
         values = _layer(graph, layer, f"layer{number}", values, is_token, step=step, zero=zero)
@@ -139,14 +140,30 @@ def _pqrnn(student: PQRNN) -> _Graph:
         graph.store_linear("text", student.text_head, step=step)
         logits = graph.node("Where", is_token, graph.product(values, "attention", zero=zero), graph.number(_NEVER))
         states = graph.node("DequantizeLinear", values, graph.number(step), graph.byte(zero))
-        weighted = graph.node("Mul", graph.node("Softmax", logits, axis=0), states)
-        pooled = graph.node("ReduceSum", weighted, graph.whole(0), keepdims=0)
-        graph.output("text", graph.product(graph.quantised(pooled), "text", zero=zero), ["texts", shape.text_outputs])
+        weights = graph.node("Softmax", logits, axis=0)
+        text = graph.product(graph.quantised(_weighted(graph, weights, states)), "text", zero=zero)
+        if student.skip_head is not None:
+            means = _weighted(graph, weights, graph.node("DequantizeLinear", words, *word_grid))
+            text = graph.node("Add", text, _skip(graph, student, means))
+        graph.output("text", text, ["texts", shape.text_outputs])
     if student.token_head is not None:
         graph.store_linear("tokens", student.token_head, step=step)
         labels = graph.node("Transpose", graph.product(values, "tokens", zero=zero), perm=[1, 0, 2])
         graph.output("tokens", labels, ["texts", "tokens", shape.token_outputs])
     return graph
+
+
+def _weighted(graph: _Graph, weights: str, values: str) -> str:
+    return graph.node("ReduceSum", graph.node("Mul", weights, values), graph.whole(0), keepdims=0)
+
+
+def _skip(graph: _Graph, student: PQRNN, means: str) -> str:
+    assert student.skip_head is not None and student.skip_range is not None
+    step, zero = (value.item() for value in student.skip_range.grid())
+    graph.metadata["skip"] = {"step": step, "zero": int(zero)}
+    graph.store_linear("skip", student.skip_head, step=step)
+    stored = graph.node("QuantizeLinear", means, graph.number(step), graph.byte(int(zero)))
+    return graph.product(stored, "skip", zero=int(zero))
 
 
 def _bottleneck(graph: _Graph, student: PQRNN, ids: str, is_token: str, *, step: float, zero: int) -> tuple[str, int]:

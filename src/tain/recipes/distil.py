@@ -1,4 +1,4 @@
-"""Distillation: teach a student of one or two megabytes what a large model says of texts.
+"""Distillation: teach a student of one to three megabytes what a large model says of texts.
 
 Kaliamoorthi et al. 2021 (pQRNN). The student needs no vocabulary, runs in eight bits and without torch.
 """

@@ -19,6 +19,7 @@ class Preset:
     bottleneck: int
     state: int
     layers: int
+    skip: bool
     separate: bool
     distortion: float
     zoneout: float
@@ -27,13 +28,14 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # 2 MB with 384 outputs: words take most of it, for the layers take most of the time
+    # 3 MB with 384 outputs: words take most of it, for the layers take most of the time
     "embed": Preset(
-        features=4096,
-        ngram_features=2048,
+        features=8192,
+        ngram_features=4096,
         bottleneck=256,
         state=128,
         layers=2,
+        skip=True,
         separate=True,
         distortion=0.0,
         zoneout=0.0,
@@ -47,6 +49,7 @@ PRESETS: dict[str, Preset] = {
         bottleneck=256,
         state=128,
         layers=4,
+        skip=False,
         separate=True,
         distortion=0.1,
         zoneout=0.1,
@@ -60,6 +63,7 @@ PRESETS: dict[str, Preset] = {
         bottleneck=256,
         state=128,
         layers=4,
+        skip=False,
         separate=False,
         distortion=0.1,
         zoneout=0.1,
@@ -76,6 +80,7 @@ _OF_PQRNN = (
     "bottleneck",
     "state",
     "layers",
+    "skip",
     "kernel_width",
     "forward_only",
     "separate",
@@ -102,11 +107,12 @@ class DistilConfig:
 
     task: Annotated[Task, "embed: vectors from raw texts; classify: a label a text; tag: a tag a token, and a label"] = "embed"
     student: Annotated[StudentKind, "pqrnn: reads in order, no vocabulary; static: a mean of token vectors, fastest"] = "pqrnn"
-    features: Annotated[int | None, "hashed features a token (embed 4096, else 1024)"] = None
+    features: Annotated[int | None, "hashed features a token (embed 8192, else 1024)"] = None
     ngram_features: Annotated[int | None, "how many of these come from character n-grams; 0 as in the paper (half of them)"] = None
     bottleneck: Annotated[int | None, "width behind the features (256)"] = None
     state: Annotated[int | None, "width of a layer's state, each direction (128)"] = None
     layers: Annotated[int | None, "quasi-recurrent layers (embed 2, else 4)"] = None
+    skip: Annotated[bool | None, "text outputs also read the mean of the narrow layer, past the others (embed yes, else no)"] = None
     kernel_width: Annotated[int, "tokens that a gate sees"] = 2
     forward_only: Annotated[bool, "read forwards only, for text that is still being typed"] = False
     separate: Annotated[bool | None, "make punctuation marks tokens of their own (yes; tag never)"] = None

@@ -20,7 +20,7 @@ from tain.recipes.distil_config import DistilConfig
 from tain.recipes.distil_material import Material
 from tain.recipes.distil_start import begin_with
 from tain.recipes.distil_teacher import Teacher
-from tain.recipes.distil_words import fit_words
+from tain.recipes.distil_words import fit_skip, fit_words
 from tain.runtime.student import PROJECTION_FILE, TOKENIZER_FILE
 
 
@@ -88,7 +88,7 @@ class HashedReader:
     def module(self, material: Material) -> PQRNN:
         config = self.config
         assert config.features is not None and config.bottleneck is not None and config.state is not None and config.layers is not None
-        assert config.zoneout is not None
+        assert config.zoneout is not None and config.skip is not None
         shape = StudentShape(
             features=config.features,
             bottleneck=config.bottleneck,
@@ -98,6 +98,7 @@ class HashedReader:
             bidirectional=not config.forward_only,
             text_outputs=material.text_outputs,
             token_outputs=len(material.tags),
+            skip=config.skip and material.text_outputs > 0,
         )
         module = PQRNN(shape, zoneout=config.zoneout, number_type=getattr(torch, config.dtype))
         taught = material.train.taught.text
@@ -107,6 +108,8 @@ class HashedReader:
         if self.embedder is not None:
             texts = [example.text for example in material.train.examples]
             fit_words(module, self.projection, texts, self.embedder.encode, words=config.start_words)
+            if module.skip_head is not None and config.task == "embed" and taught is not None:
+                fit_skip(module, self.projection, texts, taught)
         if config.start is not None:
             begin_with(module, config.start, with_heads=config.task == "embed")
         return module

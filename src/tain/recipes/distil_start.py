@@ -15,8 +15,8 @@ from tain.runtime.student import Student
 
 WEIGHTS_FILE = "weights.safetensors"
 
-_SHAPE = ("features", "ngram_features", "bottleneck", "state", "layers", "kernel_width", "forward_only")
-_HEADS = ("text_head.", "token_head.")
+_SHAPE = ("features", "ngram_features", "bottleneck", "state", "layers", "skip", "kernel_width", "forward_only")
+_HEADS = ("text_head.", "token_head.", "skip_head.", "skip_range.")
 
 
 def shaped_like_start(config: DistilConfig) -> DistilConfig:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 
 from tain.batches.projection import UNIT, Projection, token_features
 from tain.encoders.qrnn import PQRNN
@@ -15,6 +16,8 @@ Encode = Callable[[list[str]], np.ndarray]
 
 _AT_ONCE = 4096
 _RIDGE = 0.01  # of the features' mean square
+_LENGTH = 4.0  # of an output's weights: the longer, the less a step of training turns them
+_FITTED_TEXTS, _TEXTS_AT_ONCE = 20_000, 1024
 _COUNTS_POWER = 0.5  # of a word's count, as its weight: between every word alike and every token alike
 
 
@@ -50,9 +53,57 @@ def fit_words(module: PQRNN, projection: Projection, texts: Sequence[str], encod
         products.addmm_(weighted.T, wanted[part])
     squares.diagonal().add_(_RIDGE * squares.diagonal().mean())
     fitted = torch.linalg.solve(squares, products).T  # (kept, features)
-    fitted /= fitted.norm(dim=1, keepdim=True).clamp(min=1e-8)  # the norm behind it sets each output's size
+    fitted *= _LENGTH / fitted.norm(dim=1, keepdim=True).clamp(min=1e-8)  # the norm behind it sets each output's size
     module.bottleneck.weight[:kept] = fitted
     module.bottleneck.weight[kept : 2 * kept] = -fitted
+
+
+@torch.no_grad()
+def fit_skip(module: PQRNN, projection: Projection, texts: Sequence[str], taught: Float[np.ndarray, "texts dim"]) -> None:
+    """Set the skip's weights so that the untrained student's vectors are the best guess from the mean of a text's words.
+
+    A ridge regression from that mean to the teacher's vectors. Attention begins level, and what the layers between add begins small, so
+    training goes on from there and not from random vectors. The norm's statistics and the grids' ranges begin with these texts' own.
+
+    Args:
+        module: An untrained student with a skip, its bottleneck fitted to words.
+        projection: What it reads with.
+        texts: Any number; the first 20,000 are read.
+        taught: The teacher's vectors of them.
+    """
+    assert module.skip_head is not None and module.skip_range is not None and module.attention is not None and module.text_head is not None
+    texts = texts[:_FITTED_TEXTS]
+    outputs, counts, ids = [], [], []
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        part = projection(texts[start : start + _TEXTS_AT_ONCE])
+        outputs.append(module.bottleneck(torch.from_numpy(part.rows).float() / UNIT))
+        count = torch.from_numpy(np.bincount(part.ids.ravel(), minlength=len(part.rows))).float()
+        count[0] = 0  # padding
+        counts.append(count)
+        ids.append(torch.from_numpy(part.ids))
+    norm, every, count = module.bottleneck_norm, torch.cat(outputs), torch.cat(counts)
+    norm.mean.copy_(count @ every / count.sum())
+    norm.variance.copy_(count @ (every - norm.mean).square() / count.sum())
+    scale, shift = norm.scale_and_shift()
+    words = [torch.relu(values * scale + shift) for values in outputs]
+    means = torch.cat([_means(*both) for both in zip(words, ids, strict=True)])
+    module.bottleneck_range.begin(0.0, max(float(values[1:].max()) for values in words))
+    module.skip_range.begin(0.0, float(means.max()))
+    wanted = F.normalize(torch.from_numpy(taught[: len(means)]).float(), dim=1) * taught.shape[1] ** 0.5  # each number about 1 in size
+    middle, target = means.mean(dim=0), wanted.mean(dim=0)
+    squares = (means - middle).T @ (means - middle)
+    squares.diagonal().add_(_RIDGE * squares.diagonal().mean())
+    fitted = torch.linalg.solve(squares, (means - middle).T @ (wanted - target)).T
+    module.skip_head.weight.copy_(fitted)
+    module.skip_head.bias.copy_(target - fitted @ middle)
+    module.text_head.bias.zero_()
+    module.attention.weight.zero_()
+
+
+def _means(words: Float[torch.Tensor, "different dim"], ids: Int[torch.Tensor, "texts tokens"]) -> Float[torch.Tensor, "texts dim"]:
+    """The mean of each text's words; id 0 is none."""
+    found = [words[row[row > 0]].mean(dim=0) if row.any() else torch.zeros(words.shape[1]) for row in ids]
+    return torch.stack(found)
 
 
 def main_directions(

@@ -10,7 +10,7 @@ import numpy as np
 from tain.foundation.errors import UserError
 from tain.runtime.onnx_file import read_onnx
 
-FORMAT = 1  # of the graph's metadata and tensor names; see export.student
+FORMAT = 2  # of the graph's metadata and tensor names; see export.student
 
 _UNIT_STEP, _UNIT_ZERO = np.float32(1 / 127), 128
 _NEVER = np.float32(-1e6)
@@ -77,12 +77,14 @@ class Past:
         highest: The highest attention logit so far, float32 (texts, 1).
         weight: Sum of the attention weights over ``exp(highest)``, float32 (texts, 1).
         weighted: Sum of the weighted states over the same, float32 (texts, state).
+        words: Sum of the weighted values behind the bottleneck over the same, float32 (texts, bottleneck).
     """
 
     layers: tuple[LayerPast, ...]
     highest: np.ndarray
     weight: np.ndarray
     weighted: np.ndarray
+    words: np.ndarray
 
 
 class NumpyGraph:
@@ -104,7 +106,7 @@ class NumpyGraph:
         is_token = (ids > 0)[..., None]
         if self.metadata["student"] == "static":
             return {"text": self._mean_of_table(ids, is_token)}
-        values = self._bottleneck(inputs["rows"], ids, is_token)
+        values = words = self._bottleneck(inputs["rows"], ids, is_token)
         for number in range(self.metadata["layers"]):
             nothing = self._nothing_read(values)
             values, _ = self._layer(f"layer{number}", values, is_token, nothing)
@@ -113,7 +115,7 @@ class NumpyGraph:
             logits = np.where(is_token, self._product(values, "attention"), _NEVER)
             weights = np.exp(logits - logits.max(axis=0, initial=_NEVER))
             weights /= np.maximum(weights.sum(axis=0), np.float32(1e-30))
-            outputs["text"] = self._product(_rounded((weights * values * _UNIT_STEP).sum(axis=0)), "text")
+            outputs["text"] = self._text((weights * values * _UNIT_STEP).sum(axis=0), self._weighted_words(weights, words))
         if self.metadata["tokens"]:
             outputs["tokens"] = self._product(values, "tokens").swapaxes(0, 1)
         return outputs
@@ -123,7 +125,7 @@ class NumpyGraph:
         state, none = self.metadata["state"], np.zeros((1, 1), np.float32)
         widths = [self._stored["bottleneck.shift"].size, *[state] * (self.metadata["layers"] - 1)]
         layers = tuple(self._nothing_read(np.empty((0, 1, width), np.float32)) for width in widths)
-        return Past(layers, none + _NEVER, none, np.zeros((1, state), np.float32))
+        return Past(layers, none + _NEVER, none, np.zeros((1, state), np.float32), np.zeros((1, widths[0]), np.float32))
 
     def read_on(self, past: Past, rows: np.ndarray) -> tuple[Past, np.ndarray | None]:
         """Let a forward-only student read the next tokens of one text.
@@ -136,23 +138,39 @@ class NumpyGraph:
             What it has read by then, and the tokens' logits (tokens, labels) if it tags.
         """
         ids, is_token = np.arange(len(rows))[:, None], np.ones((len(rows), 1, 1), dtype=bool)
-        values, layers = self._bottleneck(rows, ids, is_token), []
+        values = words = self._bottleneck(rows, ids, is_token)
+        layers = []
         for number, before in enumerate(past.layers):
             values, after = self._layer(f"layer{number}", values, is_token, before)
             layers.append(after)
-        highest, weight, weighted = past.highest, past.weight, past.weighted
+        highest, weight, weighted, weighted_words = past.highest, past.weight, past.weighted, past.words
         if self.metadata["text"]:
             logits = self._product(values, "attention")
             highest = np.maximum(past.highest, logits.max(axis=0))
             older, weights = np.exp(past.highest - highest), np.exp(logits - highest)
             weight = past.weight * older + weights.sum(axis=0)
             weighted = past.weighted * older + (weights * values * _UNIT_STEP).sum(axis=0)
+            weighted_words = past.words * older + self._weighted_words(weights, words)
         tags = self._product(values, "tokens")[:, 0] if self.metadata["tokens"] else None
-        return Past(tuple(layers), highest, weight, weighted), tags
+        return Past(tuple(layers), highest, weight, weighted, weighted_words), tags
 
     def text_of(self, past: Past) -> np.ndarray:
         """What the student says of the text as far as it has read it, (1, outputs)."""
-        return self._product(_rounded(past.weighted / np.maximum(past.weight, np.float32(1e-30))), "text")
+        weight = np.maximum(past.weight, np.float32(1e-30))
+        return self._text(past.weighted / weight, past.words / weight)
+
+    def _weighted_words(self, weights: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Weighted sum over tokens of values behind the bottleneck, (texts, bottleneck); all 0 where nobody reads it."""
+        if self.metadata["skip"] is None:
+            return np.zeros(words.shape[1:], np.float32)
+        return (weights * words * np.float32(self.metadata["step"])).sum(axis=0)
+
+    def _text(self, pooled: np.ndarray, words: np.ndarray) -> np.ndarray:
+        text, skip = self._product(_rounded(pooled), "text"), self.metadata["skip"]
+        if skip is None:
+            return text
+        steps = np.clip(np.rint(words / np.float32(skip["step"])), -skip["zero"], 255 - skip["zero"])
+        return text + self._product(steps, "skip")
 
     def _nothing_read(self, values: np.ndarray) -> LayerPast:
         _, texts, width = values.shape
