@@ -493,3 +493,15 @@ def test_keywords_are_spotted_among_more_words_than_there_are_parameters():
     theirs = (head(table(ids(unseen))).argmax(1) == numbers(unseen)).float().mean().item()
     assert ours > 0.9
     assert ours > theirs + 0.1
+
+
+def test_a_skip_begins_with_what_words_say_of_labels(flights, tmp_path):
+    """Untrained but for the fit, from labels alone and from a teacher's logits."""
+    settings = SMALL | {"features": 256, "bottleneck": 64, "epochs": 1, "learning_rate": 1e-9, "held_out": 0}
+    np.save(tmp_path / "logits.npy", intents_of(flights))
+    texts, labels = [example.text for example in flights], [example.label for example in flights]
+    for teacher, names in (("none", None), (tmp_path / "logits.npy", ["flight", "weather"])):
+        said = distil(teacher, flights, task="classify", labels=names, skip=True, **settings).student.predict(texts)
+        assert np.mean([one.label == label for one, label in zip(said, labels, strict=True)]) > 0.9
+    without = distil("none", flights, task="classify", **settings).student.predict(texts)
+    assert np.mean([one.label == label for one, label in zip(without, labels, strict=True)]) < 0.8

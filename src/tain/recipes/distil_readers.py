@@ -68,8 +68,8 @@ class HashedReader:
 
     def __init__(self, teacher: Teacher, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        has_weights = config.start is not None or config.resume  # another student's, or those of the checkpoint
-        self.embedder = _encoder(teacher, config, device) if config.start_words and not has_weights else None
+        self.has_weights = config.start is not None or config.resume  # another student's, or those of the checkpoint
+        self.embedder = _encoder(teacher, config, device) if config.start_words and not self.has_weights else None
         assert config.features is not None and config.ngram_features is not None and config.separate is not None
         self.projection = Projection(
             ProjectionConfig(
@@ -105,11 +105,12 @@ class HashedReader:
         if config.task == "embed" and module.text_head is not None and taught is not None:
             with torch.no_grad():  # what all vectors share need not be learnt
                 module.text_head.bias.copy_(torch.from_numpy(taught.mean(axis=0)))
+        texts = [example.text for example in material.train.examples]
         if self.embedder is not None:
-            texts = [example.text for example in material.train.examples]
             fit_words(module, self.projection, texts, self.embedder.encode, words=config.start_words)
-            if module.skip_head is not None and config.task == "embed" and taught is not None:
-                fit_skip(module, self.projection, texts, taught)
+        if module.skip_head is not None and not self.has_weights:
+            known, wanted = _wanted(material)
+            fit_skip(module, self.projection, [texts[place] for place in known], wanted)
         if config.start is not None:
             begin_with(module, config.start, with_heads=config.task == "embed")
         return module
@@ -130,6 +131,21 @@ class HashedReader:
 
     def save(self, folder: Path) -> None:
         self.projection.config.save(folder / PROJECTION_FILE)
+
+
+def _wanted(material: Material) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the texts that somebody says something of as a whole, and what a student shall say of them: the teacher's numbers, else labels.
+
+    Of logits and labels without what is common to a text's classes, and to a class's texts: a linear layer need not learn that.
+    """
+    train = material.train
+    if train.taught.text is not None:
+        known = np.flatnonzero(np.isfinite(train.taught.text[:, 0]))
+        wanted = train.taught.text[known]
+        return known, wanted - wanted.mean(axis=1, keepdims=True) if material.labels else wanted
+    known = np.flatnonzero(train.labels >= 0)
+    given = np.eye(material.text_outputs, dtype=np.float32)[train.labels[known]]
+    return known, given - given.mean(axis=0)
 
 
 def _encoder(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
