@@ -69,10 +69,12 @@ def hashing(sentences: list[str], *, repeats: int) -> tuple[list[Claim], dict[st
     """Millions of tokens a second: every token new to the cache, and every token known, as in serving."""
     claims, details = [], {}
     parts = [sentences[start : start + 256] for start in range(0, len(sentences), 256)]
-    for name, config in {
-        "whole tokens": ProjectionConfig(features=512),
-        "with n-grams": ProjectionConfig(features=2048, ngram_features=1024, separate=True),
-    }.items():
+    shapes = {"whole tokens": ProjectionConfig(features=512)}
+    for task in ("tag", "embed"):
+        preset = PRESETS[task]
+        config = ProjectionConfig(features=preset.features, ngram_features=preset.ngram_features, separate=preset.separate)
+        shapes[f"with n-grams, as {task} does"] = config
+    for name, config in shapes.items():
         warm = Projection(config)
         tokens = sum(int(warm(part).lengths.sum()) for part in parts)
 
