@@ -130,11 +130,17 @@ def test_broken_and_foreign_files_are_refused(graph_class, tmp_path):
     write_student(trained(), path)
     model = onnx.load(path)
     whole = model.metadata_props[0].value
-    model.metadata_props[0].value = whole.replace(f'"format": {FORMAT}', '"format": 9')
+    model.metadata_props[0].value = whole.replace('"format": 1', '"format": 9')
     onnx.save(model, path)
-    with pytest.raises(UserError, match=f"has version 9, this tain reads {FORMAT}"):
+    with pytest.raises(UserError, match=f"has version 9, this tain reads 1 to {FORMAT}"):
         graph_class(path)
     del model.metadata_props[:]
     onnx.save(model, path)
     with pytest.raises(UserError, match="no student of tain"):
         graph_class(path)
+
+
+def test_only_a_skip_needs_the_newer_format(tmp_path):
+    for skip, version in ((False, 1), (True, FORMAT)):
+        write_student(trained(StudentShape(**{**vars(SHAPE), "skip": skip})), tmp_path / "student.onnx")
+        assert NumpyGraph(tmp_path / "student.onnx").metadata["format"] == version

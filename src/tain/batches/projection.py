@@ -26,7 +26,7 @@ BEGIN, END, _NULL = "<BOS>", "<EOS>", "<null>"
 _FEATURES_PER_CODE = 32
 _TOKENS_AT_ONCE = 1024  # bounds the memory for their n-grams
 _NGRAM_CHARACTERS = 256  # n-grams are taken of a token's beginning: what is longer is no word
-_CACHE_BYTES = 32 * 2**20
+_CACHE_BYTES = 64 * 2**20
 
 # the constants and steps of the hash: papers that describe it only say "fingerprint", the released code fixes it
 _A = np.uint64(0xC6A4A7935BD1E995)
@@ -134,7 +134,7 @@ class Projection:
     Args:
         config: How.
         cached_tokens: Different tokens, and different spellings of them in texts, remembered; each token takes ``config.features`` bytes.
-            Beyond that many all are forgotten at once. Default: as many as 32 MB hold.
+            Beyond that many all are forgotten at once. Default: as many as 64 MB hold.
     """
 
     def __init__(self, config: ProjectionConfig, *, cached_tokens: int | None = None) -> None:

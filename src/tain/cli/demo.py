@@ -219,7 +219,7 @@ def _mirror(sentences: Sequence[str], folder: Path, *, budget_s: float, seed: in
         "method": "Mirror-BERT (identity contrastive)",
         "sentences": f"{made.texts:,}",
         "steps": run.steps,
-        "sentences a step": min(config.batch_texts, made.texts // max(run.steps, 1)),
+        "sentences a step": run.batch_texts,
         "learning rate": f"{config.learning_rate:.2g}",
         "temperature": config.temperature,
         "dropout": config.dropout,

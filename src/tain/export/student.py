@@ -14,7 +14,7 @@ from tain.encoders.qrnn import PQRNN, QRNNLayer
 from tain.encoders.quantisation import UNIT_SCALE, UNIT_ZERO, QuantisedLinear, stored_table, stored_weight
 from tain.encoders.static import StaticStudent
 
-FORMAT = 2  # of the metadata and names that the NumPy path reads
+FORMAT = 2  # of the metadata and names that the NumPy path reads; 1 is the same without a skip, and what has none is written so
 
 _OPSET, _IR = 17, 8
 _ALL = 2**31 - 1
@@ -48,7 +48,7 @@ class _Graph:
         self.stored: dict[str, np.ndarray] = {}
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
-        self.metadata = {"format": FORMAT, **metadata}
+        self.metadata = {"format": 1, **metadata}
 
     def node(self, operation: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """Append a node; gives the name of its output, or their names where there are several."""
@@ -121,7 +121,7 @@ def _pqrnn(student: PQRNN) -> _Graph:
     step, zero = (value.item() for value in student.bottleneck_range.grid())
     sizes = {"layers": shape.layers, "state": shape.state, "kernel_width": shape.kernel_width, "directions": shape.directions}
     heads = {"text": bool(shape.text_outputs), "tokens": bool(shape.token_outputs)}
-    graph = _Graph({"student": "pqrnn", "features": shape.features, **sizes, **heads, "step": step, "zero": zero, "skip": None})
+    graph = _Graph({"student": "pqrnn", "features": shape.features, **sizes, **heads, "step": step, "zero": zero})
     graph.inputs = [
         helper.make_tensor_value_info("rows", TensorProto.UINT8, ["different", shape.features]),
         helper.make_tensor_value_info("ids", TensorProto.INT64, ["texts", "tokens"]),
@@ -160,6 +160,7 @@ def _weighted(graph: _Graph, weights: str, values: str) -> str:
 def _skip(graph: _Graph, student: PQRNN, means: str) -> str:
     assert student.skip_head is not None and student.skip_range is not None
     step, zero = (value.item() for value in student.skip_range.grid())
+    graph.metadata["format"] = FORMAT  # what does not know the skip must not leave it out
     graph.metadata["skip"] = {"step": step, "zero": int(zero)}
     graph.store_linear("skip", student.skip_head, step=step)
     stored = graph.node("QuantizeLinear", means, graph.number(step), graph.byte(int(zero)))

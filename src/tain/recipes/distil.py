@@ -109,6 +109,8 @@ def distil(
     config = shaped_like_start(chosen_settings(DistilConfig, "distil", config, settings)).resolved()
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
+    elif config.resume:
+        raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     if isinstance(texts, str):
         raise UserError("distil was given one string, which would be read letter by letter: give a list of texts")
     examples = [text if isinstance(text, Example) else Example(text) for text in texts]

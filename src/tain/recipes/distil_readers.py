@@ -68,8 +68,8 @@ class HashedReader:
 
     def __init__(self, teacher: Teacher, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.has_weights = config.start is not None or config.resume  # another student's, or those of the checkpoint
-        self.embedder = _encoder(teacher, config, device) if config.start_words and not self.has_weights else None
+        has_weights = config.start is not None or config.resume  # another student's, or those of the checkpoint
+        self.embedder = _encoder(teacher, config, device) if config.start_words and not has_weights else None
         assert config.features is not None and config.ngram_features is not None and config.separate is not None
         self.projection = Projection(
             ProjectionConfig(
@@ -108,11 +108,10 @@ class HashedReader:
         texts = [example.text for example in material.train.examples]
         if self.embedder is not None:
             fit_words(module, self.projection, texts, self.embedder.encode, words=config.start_words)
-        if module.skip_head is not None and not self.has_weights:
+        taken = begin_with(module, config.start, with_heads=config.task == "embed") if config.start is not None else set()
+        if module.skip_head is not None and not config.resume and "skip_head.weight" not in taken:
             known, wanted = _wanted(material)
-            fit_skip(module, self.projection, [texts[place] for place in known], wanted)
-        if config.start is not None:
-            begin_with(module, config.start, with_heads=config.task == "embed")
+            fit_skip(module, self.projection, [texts[place] for place in known], wanted, keeps_layers=config.start is not None)
         return module
 
     def truncated(self, texts: Sequence[str]) -> int:
@@ -145,7 +144,7 @@ def _wanted(material: Material) -> tuple[np.ndarray, np.ndarray]:
         return known, wanted - wanted.mean(axis=1, keepdims=True) if material.labels else wanted
     known = np.flatnonzero(train.labels >= 0)
     given = np.eye(material.text_outputs, dtype=np.float32)[train.labels[known]]
-    return known, given - given.mean(axis=0)
+    return known, given - given.sum(axis=0) / max(1, len(known))
 
 
 def _encoder(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:

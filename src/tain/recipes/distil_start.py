@@ -15,7 +15,7 @@ from tain.runtime.student import Student
 
 WEIGHTS_FILE = "weights.safetensors"
 
-_SHAPE = ("features", "ngram_features", "bottleneck", "state", "layers", "skip", "kernel_width", "forward_only")
+_SHAPE = ("features", "ngram_features", "bottleneck", "state", "layers", "kernel_width", "forward_only")
 _HEADS = ("text_head.", "token_head.", "skip_head.", "skip_range.")
 
 
@@ -46,13 +46,16 @@ def save_weights(module: nn.Module, folder: Path) -> None:
 
 
 @torch.no_grad()
-def begin_with(module: PQRNN, start: str, *, with_heads: bool) -> None:
-    """Take over the weights of a student of the same shape.
+def begin_with(module: PQRNN, start: str, *, with_heads: bool) -> set[str]:
+    """Take over the weights of a student of the same shape; a skip is part of the heads.
 
     Args:
         module: The new student.
         start: The other one's folder.
         with_heads: Its heads too, where they are as wide; for labels they mean something else.
+
+    Returns:
+        Names of what was taken over.
 
     Raises:
         UserError: The file of weights is broken, or not of that student.
@@ -62,9 +65,12 @@ def begin_with(module: PQRNN, start: str, *, with_heads: bool) -> None:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{str(path)!r} cannot be read ({error}): distil that student again with --keep-weights") from None
+    taken = set()
     for name, tensor in module.state_dict().items():
         fits = name in weights and weights[name].shape == tensor.shape
         if fits and (with_heads or not name.startswith(_HEADS)):
             tensor.copy_(weights[name])
+            taken.add(name)
         elif not fits and not name.startswith((*_HEADS, "attention.")):  # a student that only tags has none of these for whole texts
             raise UserError(f"{str(path)!r} does not fit its student ({name}): distil that student again with --keep-weights")
+    return taken

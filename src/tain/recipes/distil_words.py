@@ -17,7 +17,7 @@ Encode = Callable[[list[str]], np.ndarray]
 _AT_ONCE = 4096
 _RIDGE = 0.01  # of the features' mean square
 _LENGTH = 4.0  # of an output's weights: the longer, the less a step of training turns them
-_FITTED_TEXTS, _TEXTS_AT_ONCE = 20_000, 1024
+_FITTED_TEXTS, _TEXTS_AT_ONCE = 20_000, 256
 _COUNTS_POWER = 0.5  # of a word's count, as its weight: between every word alike and every token alike
 
 
@@ -59,45 +59,54 @@ def fit_words(module: PQRNN, projection: Projection, texts: Sequence[str], encod
 
 
 @torch.no_grad()
-def fit_skip(module: PQRNN, projection: Projection, texts: Sequence[str], taught: Float[np.ndarray, "texts dim"]) -> None:
-    """Set the skip's weights so that the untrained student's vectors are the best guess from the mean of a text's words.
+def fit_skip(
+    module: PQRNN, projection: Projection, texts: Sequence[str], wanted: Float[np.ndarray, "texts outputs"], *, keeps_layers: bool = False
+) -> None:
+    """Set the skip's weights so that the untrained student's outputs are the best guess from the mean of a text's words.
 
-    A ridge regression from that mean to the teacher's vectors. Attention begins level, and what the layers between add begins small, so
-    training goes on from there and not from random vectors. The norm's statistics and the grids' ranges begin with these texts' own.
+    A ridge regression from that mean to what is wanted, every text's scaled to one length. Attention begins level, and what the layers
+    between add begins small, so training goes on from there and not from random outputs. The norm's statistics and the grids' ranges
+    begin with these texts' own. Fewer than two texts fit nothing.
 
     Args:
-        module: An untrained student with a skip, its bottleneck fitted to words.
+        module: An untrained student with a skip.
         projection: What it reads with.
         texts: Any number; the first 20,000 are read.
-        taught: The teacher's vectors of them.
+        wanted: The teacher's vectors or logits of them, or labels as ones among zeros.
+        keeps_layers: The student has learnt all but its heads: attention, norm and their statistics stay as they are.
     """
     assert module.skip_head is not None and module.skip_range is not None and module.attention is not None and module.text_head is not None
     texts = texts[:_FITTED_TEXTS]
+    if len(texts) < 2:
+        return
     outputs, counts, ids = [], [], []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         part = projection(texts[start : start + _TEXTS_AT_ONCE])
-        outputs.append(module.bottleneck(torch.from_numpy(part.rows).float() / UNIT))
+        outputs.append(module.bottleneck(torch.from_numpy(part.rows).float().div_(UNIT)))
         count = torch.from_numpy(np.bincount(part.ids.ravel(), minlength=len(part.rows))).float()
         count[0] = 0  # padding
         counts.append(count)
         ids.append(torch.from_numpy(part.ids))
-    norm, every, count = module.bottleneck_norm, torch.cat(outputs), torch.cat(counts)
-    norm.mean.copy_(count @ every / count.sum())
-    norm.variance.copy_(count @ (every - norm.mean).square() / count.sum())
+    norm = module.bottleneck_norm
+    if not keeps_layers:
+        every, count = torch.cat(outputs), torch.cat(counts)
+        norm.mean.copy_(count @ every / count.sum())
+        norm.variance.copy_(count @ (every - norm.mean).square() / count.sum())
+        module.attention.weight.zero_()
     scale, shift = norm.scale_and_shift()
     words = [torch.relu(values * scale + shift) for values in outputs]
     means = torch.cat([_means(*both) for both in zip(words, ids, strict=True)])
-    module.bottleneck_range.begin(0.0, max(float(values[1:].max()) for values in words))
+    if not keeps_layers:
+        module.bottleneck_range.begin(0.0, max(float(values[1:].max()) for values in words))
     module.skip_range.begin(0.0, float(means.max()))
-    wanted = F.normalize(torch.from_numpy(taught[: len(means)]).float(), dim=1) * taught.shape[1] ** 0.5  # each number about 1 in size
-    middle, target = means.mean(dim=0), wanted.mean(dim=0)
+    targets = F.normalize(torch.from_numpy(wanted[: len(means)]).float(), dim=1) * wanted.shape[1] ** 0.5  # each number about 1 in size
+    middle, target = means.mean(dim=0), targets.mean(dim=0)
     squares = (means - middle).T @ (means - middle)
-    squares.diagonal().add_(_RIDGE * squares.diagonal().mean())
-    fitted = torch.linalg.solve(squares, (means - middle).T @ (wanted - target)).T
+    squares.diagonal().add_(_RIDGE * squares.diagonal().mean() + 1e-6)  # more than nothing where all texts are alike
+    fitted = torch.linalg.solve(squares, (means - middle).T @ (targets - target)).T
     module.skip_head.weight.copy_(fitted)
     module.skip_head.bias.copy_(target - fitted @ middle)
     module.text_head.bias.zero_()
-    module.attention.weight.zero_()
 
 
 def _means(words: Float[torch.Tensor, "different dim"], ids: Int[torch.Tensor, "texts tokens"]) -> Float[torch.Tensor, "texts dim"]:

@@ -47,6 +47,7 @@ class Run:
         steps: Steps done.
         seconds: Time in the training loop.
         losses: Loss of each step.
+        batch_texts: Texts a step.
         after: Its label-free report; None without held-out texts.
     """
 
@@ -54,6 +55,7 @@ class Run:
     steps: int
     seconds: float
     losses: list[float]
+    batch_texts: int
     after: LabelFreeReport | None
 
 
@@ -380,7 +382,7 @@ class _Session:
         )
         weights.restore(encoder.model)
         encoder.eval()
-        return Run(seed, trained.steps, trained.seconds, trained.losses, self._report())
+        return Run(seed, trained.steps, trained.seconds, trained.losses, batch_texts, self._report())
 
     def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
         if self.output is None:

@@ -161,12 +161,12 @@ class NumpyGraph:
 
     def _weighted_words(self, weights: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Weighted sum over tokens of values behind the bottleneck, (texts, bottleneck); all 0 where nobody reads it."""
-        if self.metadata["skip"] is None:
+        if self.metadata.get("skip") is None:
             return np.zeros(words.shape[1:], np.float32)
         return (weights * words * np.float32(self.metadata["step"])).sum(axis=0)
 
     def _text(self, pooled: np.ndarray, words: np.ndarray) -> np.ndarray:
-        text, skip = self._product(_rounded(pooled), "text"), self.metadata["skip"]
+        text, skip = self._product(_rounded(pooled), "text"), self.metadata.get("skip")
         if skip is None:
             return text
         steps = np.clip(np.rint(words / np.float32(skip["step"])), -skip["zero"], 255 - skip["zero"])
@@ -226,8 +226,8 @@ def _metadata(found: dict[str, str], path: Path) -> dict[str, Any]:
     if "tain" not in found:
         raise UserError(f"{str(path)!r} is an ONNX file, but no student of tain: give a folder that tain distil wrote")
     metadata = json.loads(found["tain"])
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in range(1, FORMAT + 1):
         raise UserError(
-            f"student file {str(path)!r} has version {metadata.get('format')}, this tain reads {FORMAT}: use the tain that wrote it"
+            f"student file {str(path)!r} has version {metadata.get('format')}, this tain reads 1 to {FORMAT}: use the tain that wrote it"
         )
     return metadata
