@@ -375,3 +375,16 @@ def test_a_token_without_end_takes_little_memory_and_no_other_features_at_its_be
 def test_the_cache_is_bounded_in_bytes():
     projection = Projection(ProjectionConfig(features=2048))
     assert projection.cached_tokens * 2048 <= 64 * 2**20
+
+
+def test_a_full_cache_keeps_what_is_used_most_and_changes_nothing():
+    config = ProjectionConfig(features=64, ngram_features=32, separate=True)
+    small, large = Projection(config, cached_tokens=20), Projection(config)
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        texts = ["often, " + " ".join(f"word{number}" for number in rng.integers(200, size=6)) for _ in range(3)]
+        found, expected = small(texts), large(texts)
+        np.testing.assert_array_equal(found.dense(), expected.dense())
+        assert {"often", ","} <= small._row_of_token.keys()
+    assert small._used <= 20 + 3 * 8
+    assert len(small._row_of_token) == small._used

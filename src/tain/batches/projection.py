@@ -134,13 +134,18 @@ class Projection:
     Args:
         config: How.
         cached_tokens: Different tokens, and different spellings of them in texts, remembered; each token takes ``config.features`` bytes.
-            Beyond that many all are forgotten at once. Default: as many as 64 MB hold.
+            Beyond that many the half that is used most is kept. Default: as many as 64 MB hold.
     """
 
     def __init__(self, config: ProjectionConfig, *, cached_tokens: int | None = None) -> None:
         self.config = config
         self.cached_tokens = cached_tokens or max(1024, _CACHE_BYTES // config.features)
-        self._forget()
+        self._rows_of_chunk: dict[str, tuple[int, ...]] = {}
+        self._row_of_token: dict[str, int] = {}
+        self._rows = np.empty((256, config.features), dtype=np.int8)
+        self._uses = np.zeros(256, dtype=np.int64)
+        self._used = 0
+        self._learn([BEGIN, END])
 
     def __call__(self, texts: Sequence[str], *, distortion: float = 0.0, rng: np.random.Generator | None = None) -> ProjectedTexts:
         """Compute the features of each text's tokens.
@@ -150,7 +155,7 @@ class Projection:
             distortion: Chance of a token to be misspelt; see ``distort``. For training.
             rng: Draws the misspellings; needed where ``distortion`` is above 0.
         """
-        if max(len(self._row_of_token), len(self._rows_of_chunk)) > self.cached_tokens:
+        if max(self._used, len(self._rows_of_chunk)) > self.cached_tokens:
             self._forget()
         if distortion > 0:
             assert rng is not None, "distortion draws from rng"
@@ -160,7 +165,8 @@ class Projection:
             rows, truncated = self._rows_of_texts(texts)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         known = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
-        different, within = np.unique(known, return_inverse=True)
+        different, within, counts = np.unique(known, return_inverse=True, return_counts=True)
+        self._uses[different] += counts
         ids = np.zeros((len(rows), int(lengths.max(initial=0))), dtype=np.int64)
         ids[np.arange(ids.shape[1]) < lengths[:, None]] = within + 1
         features = np.zeros((len(different) + 1, self.config.features), dtype=np.int8)
@@ -236,6 +242,7 @@ class Projection:
             grown = np.empty((max(needed, 2 * len(self._rows)), self.config.features), dtype=np.int8)
             grown[: self._used] = self._rows[: self._used]
             self._rows = grown
+            self._uses = np.concatenate([self._uses, np.zeros(len(grown) - len(self._uses), dtype=np.int64)])
         for start in range(0, len(new), _TOKENS_AT_ONCE):
             part = new[start : start + _TOKENS_AT_ONCE]
             self._rows[self._used : self._used + len(part)] = token_features(part, self.config)
@@ -243,11 +250,19 @@ class Projection:
             self._used += len(part)
 
     def _forget(self) -> None:
-        self._rows_of_chunk: dict[str, tuple[int, ...]] = {}
-        self._row_of_token: dict[str, int] = {}
-        self._rows = np.empty((256, self.config.features), dtype=np.int8)
-        self._used = 0
-        self._learn([BEGIN, END])
+        """Keep the tokens that are used most, half as many as fit, and the spellings that need no other."""
+        most = max(2, self.cached_tokens // 2)
+        self._uses[[self._row_of_token[BEGIN], self._row_of_token[END]]] = np.iinfo(np.int64).max // 2
+        kept = np.sort(np.argsort(-self._uses[: self._used], kind="stable")[:most])
+        row_of = dict(zip(kept.tolist(), range(len(kept)), strict=True))
+        self._row_of_token = {token: row_of[row] for token, row in self._row_of_token.items() if row in row_of}
+        chunks = {chunk: rows for chunk, rows in self._rows_of_chunk.items() if all(row in row_of for row in rows)}
+        chunks = {} if len(chunks) > most else chunks
+        self._rows_of_chunk = {chunk: tuple(row_of[row] for row in rows) for chunk, rows in chunks.items()}
+        self._rows[: len(kept)] = self._rows[kept]
+        self._uses[: len(kept)] = self._uses[kept] // 2  # what was used long ago counts for less
+        self._uses[len(kept) :] = 0
+        self._used = len(kept)
 
 
 def token_features(tokens: Sequence[str], config: ProjectionConfig) -> Int8[np.ndarray, "tokens features"]:
