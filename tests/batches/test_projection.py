@@ -7,7 +7,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tain.batches.projection import Projection, ProjectionConfig, distort, lower_by_code_point, ternary, token_codes, token_features
+from tain.batches.hashing import ternary, token_codes
+from tain.batches.projection import Projection, distort, token_features
+from tain.batches.projection_config import ProjectionConfig
+from tain.batches.token_cache import lower_by_code_point
 from tain.foundation.errors import UserError
 
 GOLDEN = {
@@ -357,7 +360,7 @@ def test_only_what_can_be_read_of_a_long_text_is_learnt():
     found, expected = projection([text, "  a \t b "]), projection([short, "a b"])
     np.testing.assert_array_equal(found.dense(), expected.dense())
     assert (found.truncated, found.lengths.tolist()) == (1, [6, 3])
-    assert len(projection._row_of_token) < 20
+    assert len(projection.cache._row_of_token) < 20
 
 
 def test_a_token_without_end_takes_little_memory_and_no_other_features_at_its_beginning():
@@ -374,7 +377,7 @@ def test_a_token_without_end_takes_little_memory_and_no_other_features_at_its_be
 
 def test_the_cache_is_bounded_in_bytes():
     projection = Projection(ProjectionConfig(features=2048))
-    assert projection.cached_tokens * 2048 <= 64 * 2**20
+    assert projection.cache.cached_tokens * 2048 <= 64 * 2**20
 
 
 def test_a_full_cache_keeps_what_is_used_most_and_changes_nothing():
@@ -385,6 +388,6 @@ def test_a_full_cache_keeps_what_is_used_most_and_changes_nothing():
         texts = ["often, " + " ".join(f"word{number}" for number in rng.integers(200, size=6)) for _ in range(3)]
         found, expected = small(texts), large(texts)
         np.testing.assert_array_equal(found.dense(), expected.dense())
-        assert {"often", ","} <= small._row_of_token.keys()
-    assert small._used <= 20 + 3 * 8
-    assert len(small._row_of_token) == small._used
+        assert {"often", ","} <= small.cache._row_of_token.keys()
+    assert small.cache.kept <= 20 + 3 * 8
+    assert len(small.cache._row_of_token) == small.cache.kept

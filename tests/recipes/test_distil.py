@@ -501,9 +501,9 @@ def test_a_skip_begins_with_what_words_say_of_labels(flights, tmp_path):
     np.save(tmp_path / "logits.npy", intents_of(flights))
     texts, labels = [example.text for example in flights], [example.label for example in flights]
     for teacher, names in (("none", None), (tmp_path / "logits.npy", ["flight", "weather"])):
-        said = distil(teacher, flights, task="classify", labels=names, skip=True, **settings).student.predict(texts)
+        said = distil(teacher, flights, task="classify", labels=names, **settings).student.predict(texts)
         assert np.mean([one.label == label for one, label in zip(said, labels, strict=True)]) > 0.9
-    without = distil("none", flights, task="classify", **settings).student.predict(texts)
+    without = distil("none", flights, task="classify", skip=False, **settings).student.predict(texts)
     assert np.mean([one.label == label for one, label in zip(without, labels, strict=True)]) < 0.8
 
 
@@ -512,21 +512,21 @@ def test_a_skip_of_texts_that_hardly_have_labels_is_trained_all_the_same(flights
     few = [Example(one.text, one.label if place < known else None, one.tags) for place, one in enumerate(flights)]
     labels = sorted({one.label for one in flights})
     if known:
-        made = distil("none", few, task="tag", skip=True, labels=labels, **SMALL | {"held_out": 0, "epochs": 1})
+        made = distil("none", few, task="tag", labels=labels, **SMALL | {"held_out": 0, "epochs": 1})
         assert made.module.skip_head is not None
     else:
-        made = distil("none", few, task="tag", skip=True, **SMALL | {"held_out": 0, "epochs": 1})
+        made = distil("none", few, task="tag", **SMALL | {"held_out": 0, "epochs": 1})
         assert made.module.skip_head is None  # nothing is said of whole texts
     assert np.isfinite(made.trained.losses).all()
 
 
-def test_a_student_of_labels_begun_with_one_of_vectors_has_a_skip_on_demand_alone(bert_folder, texts, flights, tmp_path):
+def test_a_student_of_labels_begun_with_one_of_vectors_has_a_skip_of_its_own(bert_folder, texts, flights, tmp_path):
     wide = SMALL | {"features": 256, "bottleneck": 64}
     distil(bert_folder, texts, tmp_path / "first", keep_weights=True, separate=False, **wide)
     light = {name: value for name, value in SMALL.items() if name not in ("features", "bottleneck", "state", "layers")} | {"epochs": 1}
     begun = {"start": str(tmp_path / "first"), "task": "classify", "learning_rate": 1e-9} | light
-    assert distil("none", flights, **begun).module.skip_head is None
-    said = distil("none", flights, skip=True, **begun).student.predict([one.text for one in flights])
+    assert distil("none", flights, skip=False, **begun).module.skip_head is None
+    said = distil("none", flights, **begun).student.predict([one.text for one in flights])
     assert np.mean([one.label == other.label for one, other in zip(said, flights, strict=True)]) > 0.9
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from tain.batches.projection import Projection, ProjectionConfig
+from tain.batches.projection import Projection
+from tain.batches.projection_config import ProjectionConfig
 from tain.encoders.qrnn import PQRNN, StudentShape
 from tain.recipes.distil_words import fit_skip, fit_words, main_directions
 

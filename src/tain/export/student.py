@@ -14,7 +14,7 @@ from tain.encoders.qrnn import PQRNN, QRNNLayer
 from tain.encoders.quantisation import UNIT_SCALE, UNIT_ZERO, QuantisedLinear, stored_table, stored_weight
 from tain.encoders.static import StaticStudent
 
-FORMAT = 2  # of the metadata and names that the NumPy path reads; 1 is the same without a skip, and what has none is written so
+FORMAT = 3  # of the metadata and names that the NumPy path reads
 
 _OPSET, _IR = 17, 8
 _ALL = 2**31 - 1
@@ -24,8 +24,11 @@ _NEVER = -1e6
 def write_student(student: PQRNN | StaticStudent, path: Path, *, projection: str | None = None) -> None:
     """Write a student's graph.
 
-    Inputs of a pQRNN: ``rows`` (different tokens, features), the features' bytes plus 128, row 0 being padding, and ``ids`` (texts, tokens).
-    A static student has ``ids`` alone. Outputs: ``text`` (texts, outputs) and ``tokens`` (texts, tokens, labels), those that it has.
+    Inputs of a pQRNN: ``rows`` (new tokens, features), their features' bytes plus 128; ``known`` (1 + known tokens, bottleneck), row 0 for
+    padding, whatever it is, and behind it what ``codes`` said of tokens in earlier calls, if anything; and ``ids`` (texts, tokens), rows of
+    ``known`` and ``rows`` one behind the other. A static student has ``ids`` alone. Outputs: ``text`` (texts, outputs) and ``tokens``
+    (texts, tokens, labels), those that it has, and ``codes`` (new tokens, bottleneck) of a pQRNN: all that the layers see of a token, in a
+    fraction of its features' bytes.
 
     The products are of whole numbers, so every processor gives the same; what surrounds them is float32.
 
@@ -48,7 +51,7 @@ class _Graph:
         self.stored: dict[str, np.ndarray] = {}
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
-        self.metadata = {"format": 1, **metadata}
+        self.metadata = {"format": FORMAT, **metadata}
 
     def node(self, operation: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """Append a node; gives the name of its output, or their names where there are several."""
@@ -121,9 +124,12 @@ def _pqrnn(student: PQRNN) -> _Graph:
     step, zero = (value.item() for value in student.bottleneck_range.grid())
     sizes = {"layers": shape.layers, "state": shape.state, "kernel_width": shape.kernel_width, "directions": shape.directions}
     heads = {"text": bool(shape.text_outputs), "tokens": bool(shape.token_outputs)}
-    graph = _Graph({"student": "pqrnn", "features": shape.features, **sizes, **heads, "step": step, "zero": zero})
+    graph = _Graph(
+        {"student": "pqrnn", "features": shape.features, "bottleneck": shape.bottleneck, **sizes, **heads, "step": step, "zero": zero}
+    )
     graph.inputs = [
-        helper.make_tensor_value_info("rows", TensorProto.UINT8, ["different", shape.features]),
+        helper.make_tensor_value_info("rows", TensorProto.UINT8, ["new", shape.features]),
+        helper.make_tensor_value_info("known", TensorProto.UINT8, ["known", shape.bottleneck]),
         helper.make_tensor_value_info("ids", TensorProto.INT64, ["texts", "tokens"]),
     ]
     turned = graph.node("Transpose", "ids", perm=[1, 0])  # (tokens, texts)
@@ -160,7 +166,6 @@ def _weighted(graph: _Graph, weights: str, values: str) -> str:
 def _skip(graph: _Graph, student: PQRNN, means: str) -> str:
     assert student.skip_head is not None and student.skip_range is not None
     step, zero = (value.item() for value in student.skip_range.grid())
-    graph.metadata["format"] = FORMAT  # what does not know the skip must not leave it out
     graph.metadata["skip"] = {"step": step, "zero": int(zero)}
     graph.store_linear("skip", student.skip_head, step=step)
     stored = graph.node("QuantizeLinear", means, graph.number(step), graph.byte(int(zero)))
@@ -172,8 +177,10 @@ def _bottleneck(graph: _Graph, student: PQRNN, ids: str, is_token: str, *, step:
     linear = student.bottleneck
     graph.store_product("bottleneck", [linear.weight], step=UNIT_SCALE, scale=scale, shift=linear.bias * scale + shift)
     positive = graph.node("Relu", graph.product("rows", "bottleneck", zero=UNIT_ZERO))
-    stored = graph.node("QuantizeLinear", positive, graph.number(step), graph.byte(zero))
-    return graph.node("Where", is_token, graph.node("Gather", stored, ids, axis=0), graph.byte(zero)), zero
+    graph.nodes.append(helper.make_node("QuantizeLinear", [positive, graph.number(step), graph.byte(zero)], ["codes"]))
+    graph.outputs.append(helper.make_tensor_value_info("codes", TensorProto.UINT8, ["new", student.shape.bottleneck]))
+    every = graph.node("Concat", "known", "codes", axis=0)
+    return graph.node("Where", is_token, graph.node("Gather", every, ids, axis=0), graph.byte(zero)), zero
 
 
 def _layer(graph: _Graph, layer: QRNNLayer, name: str, values: str, is_token: str, *, step: float, zero: int) -> str:

@@ -19,7 +19,6 @@ class Preset:
     bottleneck: int
     state: int
     layers: int
-    skip: bool
     separate: bool
     distortion: float
     zoneout: float
@@ -35,7 +34,6 @@ PRESETS: dict[str, Preset] = {
         bottleneck=256,
         state=128,
         layers=2,
-        skip=True,
         separate=True,
         distortion=0.0,
         zoneout=0.0,
@@ -49,7 +47,6 @@ PRESETS: dict[str, Preset] = {
         bottleneck=256,
         state=128,
         layers=4,
-        skip=False,
         separate=True,
         distortion=0.1,
         zoneout=0.1,
@@ -63,7 +60,6 @@ PRESETS: dict[str, Preset] = {
         bottleneck=256,
         state=128,
         layers=4,
-        skip=False,
         separate=False,
         distortion=0.1,
         zoneout=0.1,
@@ -112,7 +108,7 @@ class DistilConfig:
     bottleneck: Annotated[int | None, "width behind the features (256)"] = None
     state: Annotated[int | None, "width of a layer's state, each direction (128)"] = None
     layers: Annotated[int | None, "quasi-recurrent layers (embed 2, else 4)"] = None
-    skip: Annotated[bool | None, "text outputs also read the mean of the narrow layer, past the others (embed yes, else no)"] = None
+    skip: Annotated[bool, "what is said of whole texts also reads the mean of the narrow layer, past the others"] = True
     kernel_width: Annotated[int, "tokens that a gate sees"] = 2
     forward_only: Annotated[bool, "read forwards only, for text that is still being typed"] = False
     separate: Annotated[bool | None, "make punctuation marks tokens of their own (yes; tag never)"] = None

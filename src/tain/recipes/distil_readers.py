@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tain.batches.packing import batches_by_tokens, pack
-from tain.batches.projection import UNIT, Projection, ProjectionConfig
+from tain.batches.projection import UNIT, Projection
+from tain.batches.projection_config import ProjectionConfig
 from tain.batches.tokenizing import bare_ids, tokenise
 from tain.encoders.qrnn import PQRNN, StudentShape
 from tain.encoders.static import StaticStudent, frequency_weights
@@ -88,7 +89,7 @@ class HashedReader:
     def module(self, material: Material) -> PQRNN:
         config = self.config
         assert config.features is not None and config.bottleneck is not None and config.state is not None and config.layers is not None
-        assert config.zoneout is not None and config.skip is not None
+        assert config.zoneout is not None
         shape = StudentShape(
             features=config.features,
             bottleneck=config.bottleneck,
@@ -102,7 +103,7 @@ class HashedReader:
         )
         module = PQRNN(shape, zoneout=config.zoneout, number_type=getattr(torch, config.dtype))
         taught = material.train.taught.text
-        if config.task == "embed" and module.text_head is not None and taught is not None:
+        if config.task == "embed" and module.text_head is not None and module.skip_head is None and taught is not None:
             with torch.no_grad():  # what all vectors share need not be learnt
                 module.text_head.bias.copy_(torch.from_numpy(taught.mean(axis=0)))
         texts = [example.text for example in material.train.examples]

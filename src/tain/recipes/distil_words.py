@@ -51,8 +51,7 @@ def fit_words(module: PQRNN, projection: Projection, texts: Sequence[str], encod
         weighted = rows * weights[part, None]
         squares.addmm_(weighted.T, rows)
         products.addmm_(weighted.T, wanted[part])
-    squares.diagonal().add_(_RIDGE * squares.diagonal().mean())
-    fitted = torch.linalg.solve(squares, products).T  # (kept, features)
+    fitted = _ridge(squares, products)
     fitted *= _LENGTH / fitted.norm(dim=1, keepdim=True).clamp(min=1e-8)  # the norm behind it sets each output's size
     module.bottleneck.weight[:kept] = fitted
     module.bottleneck.weight[kept : 2 * kept] = -fitted
@@ -101,12 +100,16 @@ def fit_skip(
     module.skip_range.begin(0.0, float(means.max()))
     targets = F.normalize(torch.from_numpy(wanted[: len(means)]).float(), dim=1) * wanted.shape[1] ** 0.5  # each number about 1 in size
     middle, target = means.mean(dim=0), targets.mean(dim=0)
-    squares = (means - middle).T @ (means - middle)
-    squares.diagonal().add_(_RIDGE * squares.diagonal().mean() + 1e-6)  # more than nothing where all texts are alike
-    fitted = torch.linalg.solve(squares, (means - middle).T @ (targets - target)).T
+    fitted = _ridge((means - middle).T @ (means - middle), (means - middle).T @ (targets - target))
     module.skip_head.weight.copy_(fitted)
     module.skip_head.bias.copy_(target - fitted @ middle)
     module.text_head.bias.zero_()
+
+
+def _ridge(squares: Float[torch.Tensor, "into into"], products: Float[torch.Tensor, "into out"]) -> Float[torch.Tensor, "out into"]:
+    """Weights of a regression from its sums of squares and products; adds to the first."""
+    squares.diagonal().add_(_RIDGE * squares.diagonal().mean() + 1e-6)  # more than nothing where all inputs are alike
+    return torch.linalg.solve(squares, products).T
 
 
 def _means(words: Float[torch.Tensor, "different dim"], ids: Int[torch.Tensor, "texts tokens"]) -> Float[torch.Tensor, "texts dim"]:

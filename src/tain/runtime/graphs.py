@@ -10,7 +10,7 @@ import numpy as np
 from tain.foundation.errors import UserError
 from tain.runtime.onnx_file import read_onnx
 
-FORMAT = 2  # of the graph's metadata and tensor names; see export.student
+FORMAT = 3  # of the graph's metadata and tensor names; see export.student
 
 _UNIT_STEP, _UNIT_ZERO = np.float32(1 / 127), 128
 _NEVER = np.float32(-1e6)
@@ -106,11 +106,12 @@ class NumpyGraph:
         is_token = (ids > 0)[..., None]
         if self.metadata["student"] == "static":
             return {"text": self._mean_of_table(ids, is_token)}
-        values = words = self._bottleneck(inputs["rows"], ids, is_token)
+        codes = self._codes(inputs["rows"])
+        values = words = np.where(is_token, self._steps(np.concatenate([inputs["known"], codes]))[ids], np.float32(0))
         for number in range(self.metadata["layers"]):
             nothing = self._nothing_read(values)
             values, _ = self._layer(f"layer{number}", values, is_token, nothing)
-        outputs = {}
+        outputs = {"codes": codes}
         if self.metadata["text"]:
             logits = np.where(is_token, self._product(values, "attention"), _NEVER)
             weights = np.exp(logits - logits.max(axis=0, initial=_NEVER))
@@ -137,8 +138,8 @@ class NumpyGraph:
         Returns:
             What it has read by then, and the tokens' logits (tokens, labels) if it tags.
         """
-        ids, is_token = np.arange(len(rows))[:, None], np.ones((len(rows), 1, 1), dtype=bool)
-        values = words = self._bottleneck(rows, ids, is_token)
+        is_token = np.ones((len(rows), 1, 1), dtype=bool)
+        values = words = self._steps(self._codes(rows))[:, None]
         layers = []
         for number, before in enumerate(past.layers):
             values, after = self._layer(f"layer{number}", values, is_token, before)
@@ -180,12 +181,14 @@ class NumpyGraph:
     def _product(self, values: np.ndarray, name: str) -> np.ndarray:
         return values @ self._weights[name] * self._stored[f"{name}.scale"] + self._stored[f"{name}.shift"]
 
-    def _bottleneck(self, rows: np.ndarray, ids: np.ndarray, is_token: np.ndarray) -> np.ndarray:
-        """Values as steps from zero, like all that go into products here."""
+    def _codes(self, rows: np.ndarray) -> np.ndarray:
+        """What the layers see of tokens, uint8 (tokens, bottleneck)."""
         positive = np.maximum(self._product(rows.astype(np.float32) - _UNIT_ZERO, "bottleneck"), 0)
-        zero = self.metadata["zero"]
-        steps = np.clip(np.rint(positive / np.float32(self.metadata["step"])), -zero, 255 - zero)
-        return np.where(is_token, steps[ids], np.float32(0))
+        return np.clip(np.rint(positive / np.float32(self.metadata["step"])) + self.metadata["zero"], 0, 255).astype(np.uint8)
+
+    def _steps(self, codes: np.ndarray) -> np.ndarray:
+        """Codes as steps from zero, like all that go into products here."""
+        return codes.astype(np.float32) - np.float32(self.metadata["zero"])
 
     def _layer(self, name: str, values: np.ndarray, is_token: np.ndarray, past: LayerPast) -> tuple[np.ndarray, LayerPast]:
         """Read tokens (tokens, texts, into); gives the states, and what a layer that reads forwards keeps for the next tokens."""
@@ -226,8 +229,8 @@ def _metadata(found: dict[str, str], path: Path) -> dict[str, Any]:
     if "tain" not in found:
         raise UserError(f"{str(path)!r} is an ONNX file, but no student of tain: give a folder that tain distil wrote")
     metadata = json.loads(found["tain"])
-    if metadata.get("format") not in range(1, FORMAT + 1):
+    if metadata.get("format") != FORMAT:
         raise UserError(
-            f"student file {str(path)!r} has version {metadata.get('format')}, this tain reads 1 to {FORMAT}: use the tain that wrote it"
+            f"student file {str(path)!r} has version {metadata.get('format')}, this tain reads {FORMAT}: use the tain that wrote it, or distil again"
         )
     return metadata

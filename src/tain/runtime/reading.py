@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tain.batches.projection import BEGIN, END, Projection, ProjectionConfig, token_features
+from tain.batches.projection import token_features
+from tain.batches.projection_config import ProjectionConfig
+from tain.batches.token_cache import BEGIN, END, TokenCache
 from tain.foundation.errors import UserError
 
 
@@ -25,36 +27,50 @@ class Inputs:
 
 
 class HashedReader:
-    """Texts as features of hashed tokens."""
+    """Texts as hashed tokens, and what the graph made of those that it has met.
 
-    def __init__(self, config: ProjectionConfig) -> None:
+    Args:
+        config: How tokens are spelt and hashed.
+        bottleneck: Bytes that the graph makes of a token's features.
+    """
+
+    def __init__(self, config: ProjectionConfig, *, bottleneck: int) -> None:
+        self.config = config
         self.max_tokens = config.max_tokens
         self.is_by_code_point = config.split == "code-point"
         self.before, self.behind = [BEGIN] * config.begin, [END] * config.end
-        self._projection = Projection(config)
+        self._cache = TokenCache(config, width=bottleneck, dtype=np.uint8)
 
     def tokens(self, text: str) -> list[str]:
-        return self._projection.tokens(text)
+        return self._cache.tokens(text)
 
     def rows_of(self, tokens: list[str]) -> np.ndarray:
         """Features of tokens as they are spelt, in bytes as the graph takes them, uint8 (tokens, features)."""
-        return _as_bytes(token_features(tokens, self._projection.config))
+        return token_features(tokens, self.config).view(np.uint8) ^ np.uint8(0x80)  # a signed byte plus 128
 
     def estimate(self, text: str) -> int:
-        return max(1, self._projection.count(text))
+        return max(1, self._cache.count(text))
 
     def count(self, texts: list[str]) -> list[int]:
         ends = len(self.before) + len(self.behind)
         return [min(len(self.tokens(text)), self.max_tokens) + ends for text in texts]
 
     def __call__(self, texts: list[str]) -> Inputs:
-        projected = self._projection(texts)
-        own = projected.lengths - len(self.before) - len(self.behind)
-        return Inputs({"rows": _as_bytes(projected.rows), "ids": projected.ids}, own, projected.truncated)
+        read, kept = self._cache.read(texts), self._cache.kept
+        is_new = read.rows >= kept
+        known = read.rows[~is_new]
+        place = np.empty(1 + len(read.rows), dtype=np.int64)
+        place[0] = 0
+        place[1:][~is_new] = np.arange(1, 1 + len(known))
+        place[1:][is_new] = 1 + len(known) + read.rows[is_new] - kept
+        codes = np.zeros((1 + len(known), self._cache.rows.shape[1]), dtype=np.uint8)
+        np.take(self._cache.rows, known, axis=0, out=codes[1:])
+        arrays = {"rows": self.rows_of(self._cache.new), "known": codes, "ids": place[read.ids]}
+        return Inputs(arrays, read.lengths - len(self.before) - len(self.behind), read.truncated)
 
-
-def _as_bytes(features: np.ndarray) -> np.ndarray:
-    return features.view(np.uint8) ^ np.uint8(0x80)  # a signed byte plus 128
+    def keep(self, outputs: dict[str, np.ndarray]) -> None:
+        """Take out of the graph's outputs what it made of the tokens that were new, and remember it."""
+        self._cache.keep(outputs.pop("codes"))
 
 
 class TokenReader:
@@ -86,3 +102,6 @@ class TokenReader:
         for row, mine in enumerate(encoded):
             ids[row, : len(mine)] = np.asarray(mine, dtype=np.int64) + 1
         return Inputs({"ids": ids}, lengths, 0)
+
+    def keep(self, outputs: dict[str, np.ndarray]) -> None:
+        """Nothing: the graph looks tokens up itself."""

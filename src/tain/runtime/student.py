@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
-from tain.batches.projection import ProjectionConfig
+from tain.batches.projection_config import ProjectionConfig
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.runtime.graphs import Graph, NumpyGraph, OnnxGraph
@@ -81,7 +81,7 @@ class Student:
                     f"student {str(folder)!r} reads {of_graph[0]} features a token of projection {of_graph[1]}, its projection file gives"
                     f" {projection.features} of {projection.fingerprint}: the files come from different students; give a folder as tain distil wrote it"
                 )
-            reader_file, reader = PROJECTION_FILE, HashedReader(projection)
+            reader_file, reader = PROJECTION_FILE, HashedReader(projection, bottleneck=graph.metadata["bottleneck"])
         for output, names in (("text", record.get("labels")), ("tokens", record.get("tags"))):
             outputs = graph.metadata.get("outputs", {}).get(output)
             if record["task"] != "embed" and outputs is not None and outputs != len(names or ()):
@@ -236,7 +236,9 @@ class Student:
                     first = texts[int(places[int(np.argmin(inputs.tokens))])]
                     raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
                 self.truncated += inputs.truncated
-                yield places, self.graph.run(inputs.arrays)
+                outputs = self.graph.run(inputs.arrays)
+                self._reader.keep(outputs)
+                yield places, outputs
                 task.advance(len(places))
 
 

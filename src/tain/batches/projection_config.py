@@ -1,0 +1,80 @@
+"""How texts become features, and the file that says so beside every student."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from tain.foundation.choices import Split
+from tain.foundation.errors import UserError, refuse_all
+
+FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionConfig:
+    """How texts become features; saved beside every student, which is worthless with another projection."""
+
+    features: Annotated[int, "numbers a token, n-gram features included"] = 512
+    ngram_features: Annotated[int, "how many of these come from the token's character n-grams; 0 for none, as in the paper"] = 0
+    shortest_ngram: Annotated[int, "characters of the shortest n-gram, the marks of the token's ends included"] = 3
+    longest_ngram: Annotated[int, "characters of the longest n-gram"] = 5
+    split: Annotated[Split, "where tokens end: at the ASCII space, or after every code point"] = "space"
+    separate: Annotated[bool, "make each ASCII punctuation mark a token of its own, and tabs, line ends and no-break spaces blanks"] = False
+    lowercase: Annotated[bool, "lower-case by code point"] = True
+    alphabet: Annotated[str, "code points outside of these are dropped from tokens; empty keeps all"] = ""
+    max_tokens: Annotated[int, "tokens read of a text, those of its ends not counted"] = 128
+    begin: Annotated[bool, "put a token before each text"] = False
+    end: Annotated[bool, "put a token behind each text, as the released operation does"] = True
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.features < 1:
+            problems.append(f"features is {self.features}, but a token needs some: give 1 or more (the paper's range: 512 to 1024)")
+        if not 0 <= self.ngram_features <= self.features:
+            problems.append(f"ngram_features is {self.ngram_features}: give 0 to all {self.features} features")
+        if not 1 <= self.shortest_ngram <= self.longest_ngram:
+            problems.append(f"n-grams of {self.shortest_ngram} to {self.longest_ngram} characters do not exist: give such as 3 to 5")
+        if self.split not in get_args(Split):
+            problems.append(f"split is {self.split!r}: give {' or '.join(get_args(Split))}")
+        if self.max_tokens < 1:
+            problems.append(f"max_tokens is {self.max_tokens}: give 1 or more")
+        refuse_all(problems)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that differ between projections whose features differ."""
+        content = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+    def save(self, path: Path) -> None:
+        content = {"kind": "tain projection", "format": FORMAT, **asdict(self)}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "ProjectionConfig":
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: The file is missing, no projection, or of another version.
+        """
+        try:
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"projection file {str(path)!r} does not exist: give the whole folder that tain distil wrote") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"projection file {str(path)!r} is not JSON ({error}): distil the student again") from None
+        if not isinstance(content, dict) or content.pop("kind", None) != "tain projection":
+            raise UserError(f"{str(path)!r} is no projection file: give the whole folder that tain distil wrote")
+        if (version := content.pop("format", None)) != FORMAT:
+            raise UserError(
+                f"projection file {str(path)!r} has version {version}, this tain reads {FORMAT}:"
+                " its features would be others than those in training; use the tain that wrote it, or distil again"
+            )
+        if unknown := sorted(set(content) - {entry.name for entry in fields(cls)}):
+            raise UserError(f"projection file {str(path)!r} has unknown settings {', '.join(unknown)}: distil the student again")
+        wrong = sorted(entry.name for entry in fields(cls) if type(content.get(entry.name)) is not type(entry.default))
+        if wrong:
+            raise UserError(f"projection file {str(path)!r} lacks {', '.join(wrong)}, or says it in another type: distil the student again")
+        return cls(**content)
