@@ -192,6 +192,14 @@ def test_lower_case_does_not_look_at_neighbours():
     assert lower_by_code_point("İstanbul") == "istanbul"  # str.lower puts a dot of its own behind the i
 
 
+def test_every_code_point_has_its_own_lower_case_of_one():
+    points = "".join(map(chr, range(0x110000)))
+    lowered = lower_by_code_point(points)
+    assert len(lowered) == len(points)
+    assert all(low == point.lower()[0] for point, low in zip(points, lowered, strict=True))
+    assert [point for point, low in zip(points, lowered, strict=True) if low == " "] == [" "]
+
+
 @pytest.mark.parametrize(("begin", "end", "extra"), [(False, False, 0), (True, False, 1), (False, True, 1), (True, True, 2)])
 def test_ends_are_tokens_of_their_own(begin, end, extra):
     projected = Projection(ProjectionConfig(features=64, begin=begin, end=end))(["one two three", "one"])
@@ -268,6 +276,20 @@ def test_n_gram_features_are_the_scaled_sum_over_the_n_grams():
     sums = np.sum([plain_features(ngram.encode(), 40) for ngram in ngrams], axis=0)
     np.testing.assert_array_equal(found[:32], np.array(plain_features(b"mirror", 32)) * 127)
     np.testing.assert_array_equal(found[32:], np.clip(np.rint(127 * sums / len(ngrams) ** 0.5), -127, 127))
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(1, 1), (2, 4), (3, 5), (5, 9)])
+def test_n_grams_of_tokens_side_by_side_are_those_of_each(shortest, longest, rng):
+    """Against a plain reading, in scripts of one to four bytes a character, tokens shorter and far longer than an n-gram."""
+    config = ProjectionConfig(features=48, ngram_features=48, shortest_ngram=shortest, longest_ngram=longest)
+    letters = list("abcéß鏡天🙂^$")
+    tokens = ["".join(rng.choice(letters, size=size)) for size in (0, 1, 2, 3, 4, 7, 12, 60, 140, 255, 256, 257, 400, 1, 5)]
+    found = token_features(tokens, config)
+    for token, features in zip(tokens, found, strict=True):
+        marked = f"^{token[:256]}" + "$" * (len(token) <= 256)
+        ngrams = [marked[a : a + size] for size in range(shortest, longest + 1) for a in range(len(marked) - size + 1)] or [marked]
+        sums = np.sum([plain_features(ngram.encode(), 48) for ngram in ngrams], axis=0)
+        np.testing.assert_array_equal(features, np.clip(np.rint(127 * sums / len(ngrams) ** 0.5), -127, 127))
 
 
 def test_a_token_too_short_for_n_grams_is_one_itself():

@@ -11,6 +11,7 @@ import pytest
 
 from tain.foundation.errors import UserError
 from tain.recipes.distil import distil
+from tain.runtime.reading import HashedReader
 from tain.runtime.student import Student, is_student
 from tain.text.records import Example
 
@@ -49,6 +50,23 @@ def test_batches_and_order_change_no_vector(embedding_student, sentences, backen
     lengths = np.linalg.norm(student.encode(sentences, normalise=True), axis=1)
     np.testing.assert_allclose(lengths, 1, rtol=1e-5)
     assert student.encode([]).shape == (0, student.dim)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "numpy"])
+def test_the_features_of_a_token_are_asked_for_once(embedding_student, sentences, backend, monkeypatch):
+    student, asked = Student.load(embedding_student, backend=backend), []
+    plain = HashedReader.rows_of
+    monkeypatch.setattr(HashedReader, "rows_of", lambda reader, tokens: asked.extend(tokens) or plain(reader, tokens))
+    first = student.encode(sentences[:5])
+    with pytest.raises(UserError, match="has no tokens"):
+        student.encode(["quite new words", ""])  # met, and never run
+    again = student.encode(sentences)
+    alone = student.encode(["new words quite"])
+    assert len(asked) == len(set(asked)) + 3  # those three twice
+    np.testing.assert_allclose(first, again[:5], atol=1e-6)
+    fresh = Student.load(embedding_student, backend=backend)
+    np.testing.assert_allclose(fresh.encode(sentences), again, atol=1e-6)
+    np.testing.assert_allclose(fresh.encode(["new words quite"]), alone, atol=1e-6)
 
 
 def test_a_student_encodes_and_is_evaluated_without_torch(embedding_student, sentences, tmp_path):
