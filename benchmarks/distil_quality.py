@@ -207,11 +207,11 @@ def embedding_student(who, file, texts, teacher, seed, rows, chosen):
     if who == "teacher":
         return teacher, 4 * sum(parameter.numel() for parameter in teacher.encoder.parameters())
     if who == "pqrnn":
-        return distilled(file, texts, seed=seed, token_vectors=teacher.name, **chosen.settings)
+        return distilled(file, texts, seed=seed, token_vectors=teacher.name, max_texts=0, **chosen.settings)
     settings = like_for_like(chosen.settings, rows, {"part": "embed", "who": "pqrnn", "seed": seed}, teacher, outputs=teacher.dim)
     if who == "static, untrained":
         settings["epochs"] = 0
-    return distilled(file, texts, seed=seed, token_vectors=teacher.name, **settings)
+    return distilled(file, texts, seed=seed, token_vectors=teacher.name, max_texts=0, **settings)
 
 
 def like_for_like(settings, rows, rival, embedder, *, outputs):

@@ -69,7 +69,7 @@ def untrained(folder: Path, task: str, *, is_forward: bool) -> None:
 
 def hashing(sentences: list[str], *, repeats: int) -> tuple[list[Claim], dict[str, object]]:
     """Millions of tokens a second: in training with every token new to the cache and every token known, and known to a student that serves."""
-    claims, details = [], {}
+    claims, details, tokens = [], {}, 0
     parts = [sentences[start : start + 256] for start in range(0, len(sentences), 256)]
     shapes = {"whole tokens": ProjectionConfig(features=512)}
     for task in ("tag", "embed"):
@@ -92,8 +92,8 @@ def hashing(sentences: list[str], *, repeats: int) -> tuple[list[Claim], dict[st
         details[name] = {"tokens": tokens, "times_s": times}
     reader = HashedReader(shapes["with n-grams, as embed does"], bottleneck=PRESETS["embed"].bottleneck)
     for part in parts:
-        new = len(reader(part).arrays["rows"])
-        reader.keep({"codes": np.zeros((new, PRESETS["embed"].bottleneck), np.uint8)})
+        rows = reader(part).arrays["rows"]
+        reader.keep({"codes": np.zeros((len(rows), PRESETS["embed"].bottleneck), np.uint8)})
     times = in_turns({"served": lambda: [reader(part) for part in parts]}, repeats=repeats)["served"]
     rates = sorted(tokens / one / 1e6 for one in times)
     claims.append(
