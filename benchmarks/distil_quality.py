@@ -11,7 +11,7 @@ that no training text has count as wrong for all.
 embed: STS of students of all-MiniLM-L6-v2 on raw text of the corpus, against a static student of as many bytes.
 
 Settings are the recipe's own and the same for all sets. Rows go to WORK/rows.jsonl as they are found, and a row that is there is not measured
-again, so that a run can be cut off.
+again, so that a run can be cut off. Fine-tuned teachers are kept in WORK/teachers.
 """
 
 import argparse
@@ -122,7 +122,13 @@ def measure_labels(rows, key, seed, chosen):
         began_s = time.perf_counter()
         torch.manual_seed(seed)
         tuned = FineTuned(teacher, TEACHERS[teacher], examples)
-        tuned.learn(examples, epochs=1 if chosen.quick else 5, learning_rate=RATES[teacher], batch_texts=32, seed=seed)
+        file = chosen.work / "teachers" / f"{teacher}, {key}, {seed}.safetensors"
+        if file.exists() and not chosen.quick:
+            tuned.load(file)
+        else:
+            tuned.learn(examples, epochs=1 if chosen.quick else 5, learning_rate=RATES[teacher], batch_texts=32, seed=seed)
+            if not chosen.quick:
+                tuned.save(file)
         if rows.lacks(**names["teacher"]):
             rows.add(**names["teacher"], **measured(tuned, tested, tuned.size_bytes, began_s))
         for who in wanted[1:]:

@@ -1,11 +1,13 @@
 """Whom students are measured against: an encoder fine-tuned on intents and slots together, and an LSTM with its own embedding table."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tain.foundation.runtime import fastest_dtype
@@ -77,6 +79,16 @@ class _TwoHeads:
                 schedule.step()
         for part in self.parts():
             part.eval()
+
+    def save(self, file: Path) -> None:
+        """Keep what it has learnt, so that other students can be taught by it in a later call."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        save_file({name: tensor.contiguous() for name, tensor in nn.ModuleList(self.parts()).state_dict().items()}, part)
+        part.replace(file)
+
+    def load(self, file: Path) -> None:
+        nn.ModuleList(self.parts()).to(self.device).eval().load_state_dict(load_file(file))
 
     def logits(self, texts: list[str]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Logits of the texts (texts, labels), and of each text's tokens that were read (tokens, tags)."""
