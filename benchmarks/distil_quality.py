@@ -3,6 +3,7 @@
     python benchmarks/distil_quality.py --seeds 3
     python benchmarks/distil_quality.py --quick        (a few texts of each, no results file)
     python benchmarks/distil_quality.py --plot         (draws docs/distillation.svg from the results)
+    python benchmarks/distil_quality.py --parts labels --who "pqrnn on labels" --split dev --settings skip=false --work runs/try     (a trial)
 
 labels: intents and slots of ATIS, SNIPS, CLINC150, SLURP (trained on nlu_home) and xSID (trained on its validation part, all languages
 together). Teachers are fine-tuned on the same texts, both heads together; students are distilled from them with copies of the texts that the
@@ -65,7 +66,7 @@ def main():
     if "embed" in chosen.parts and not chosen.report:
         measure_embedding(rows, chosen)
     show(rows.found)
-    finish("distil_quality", claims_of(rows.found), {"rows": rows.found}, quick=chosen.quick)
+    finish("distil_quality", claims_of(rows.found), {"rows": rows.found}, quick=chosen.is_trial)
 
 
 def arguments():
@@ -76,6 +77,10 @@ def arguments():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=200_000, help="of the corpus, for embed")
     parser.add_argument("--epochs", type=int, help="of the students; default: the recipe's own")
+    parser.add_argument("--split", choices=("test", "dev"), default="test", help="of labels: what is measured; dev writes no results file")
+    parser.add_argument(
+        "--settings", nargs="+", default=[], metavar="NAME=VALUE", help="other settings of the students; writes no results file"
+    )
     parser.add_argument("--who", nargs="+", choices=WHO, default=list(WHO), help="of labels: which rivals")
     parser.add_argument("--start", type=Path, help="student of vectors of the default shape of labels, for those that begin with one")
     parser.add_argument("--work", type=Path, default=Path("runs/distil"), help="folder for rows")
@@ -86,7 +91,9 @@ def arguments():
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.seeds, chosen.texts, chosen.teachers, chosen.sets = 1, 100, ["tain-mini"], ["atis", "clinc150"]
-    chosen.settings = TINY if chosen.quick else {} if chosen.epochs is None else {"epochs": chosen.epochs}
+    given = {name: json.loads(value) for name, _, value in (each.partition("=") for each in chosen.settings)}
+    chosen.is_trial = bool(chosen.quick or given or chosen.split == "dev")
+    chosen.settings = given | (TINY if chosen.quick else {} if chosen.epochs is None else {"epochs": chosen.epochs})
     return chosen
 
 
@@ -95,7 +102,7 @@ def arguments():
 
 def measure_labels(rows, key, seed, chosen):
     """Teacher by teacher and rival by rival, what of one set and seed is not there yet."""
-    trained, tested = (part_of(key, part, chosen) for part in ("train", "test"))
+    trained, tested = (part_of(key, part, chosen) for part in ("train", chosen.split))
     examples = [example for one in trained for example in one.examples]
     task = "tag" if examples[0].tags else "classify"
     for who in (who for who in ("lstm", "pqrnn on labels") if who in chosen.who):
