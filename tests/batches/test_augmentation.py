@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tain.batches.augmentation import augmented, recombine, slot_values, swap_spans
+from tain.batches.augmentation import augmented, exchange_words, recombine, slot_values, swap_spans
 from tain.text.records import Example
 from tain.text.tags import slots_of, tokens_of
 
@@ -73,3 +73,25 @@ def test_copies_are_changed_and_texts_without_tags_have_some_too(rng):
     again = augmented(EXAMPLES, copies=20, rng=np.random.default_rng(13))
     assert again == augmented(EXAMPLES, copies=20, rng=np.random.default_rng(13))
     assert augmented(EXAMPLES, copies=0, rng=rng) == []
+
+
+def test_words_give_way_to_near_ones_and_tags_stay(rng):
+    near = {"fly": ["travel", "go"], "york": ["jersey"], "today": ["tonight"]}
+    seen = [exchange_words(EXAMPLES[0], near, chance=1.0, rng=rng) for _ in range(40)]
+    assert {one.text for one in seen} == {"travel to new jersey tonight", "go to new jersey tonight"}
+    assert all((one.label, one.tags) == (EXAMPLES[0].label, EXAMPLES[0].tags) for one in seen)
+    assert exchange_words(EXAMPLES[0], near, chance=0.0, rng=rng) == EXAMPLES[0]
+    assert exchange_words(Example("FLY home"), near, chance=1.0, rng=rng).text in {"travel home", "go home"}
+
+
+def test_the_share_of_words_that_give_way_is_the_chance(rng):
+    text = Example(" ".join(["fly"] * 5000))
+    assert abs(exchange_words(text, {"fly": ["go"]}, chance=0.3, rng=rng).text.split().count("go") / 5000 - 0.3) < 0.03
+
+
+def test_copies_exchange_words_where_near_ones_are_given(rng):
+    made = augmented(EXAMPLES, copies=30, rng=rng, near={"good": ["fine"], "cold": ["icy"]}, exchange=0.5)
+    words = {word for one in made for word in tokens_of(one.text)}
+    assert {"fine", "icy", "good", "cold"} <= words
+    for one in made:
+        assert one.tags is None or len(one.tags) == len(tokens_of(one.text))

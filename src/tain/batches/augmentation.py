@@ -1,10 +1,10 @@
 """More texts of the kind at hand, made of the texts at hand: the paper's paraphrases without a translator.
 
 Kaliamoorthi et al. 2021 (pQRNN) widen the training texts by translating them to another language and back. What stands in for it here:
-slot values exchanged between texts, and neighbouring spans that change places. A teacher labels the result.
+slot values exchanged between texts, neighbouring spans that change places, and words that give way to near ones. A teacher labels the result.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,13 +14,22 @@ from tain.text.tags import slots_of, tokens_of
 _FEWEST_TOKENS = 4  # shorter texts fall apart when spans change places
 
 
-def augmented(examples: Sequence[Example], *, copies: int, rng: np.random.Generator) -> list[Example]:
+def augmented(
+    examples: Sequence[Example],
+    *,
+    copies: int,
+    rng: np.random.Generator,
+    near: Mapping[str, Sequence[str]] | None = None,
+    exchange: float = 0.0,
+) -> list[Example]:
     """Make changed copies of each text; labels and tags go along. A text that no change applies to has none.
 
     Args:
         examples: The texts.
         copies: Copies of each.
         rng: Draws the changes.
+        near: Words that may stand in for a word; lower case. What a text means changes with them, so somebody has to label it anew.
+        exchange: Chance of a word that has such to give way to one.
     """
     values = slot_values(examples)
     made = []
@@ -29,6 +38,8 @@ def augmented(examples: Sequence[Example], *, copies: int, rng: np.random.Genera
             changed = recombine(example, values, rng=rng) if example.tags else example
             if changed.text == example.text or rng.random() < 0.5:
                 changed = swap_spans(changed, rng=rng)
+            if near:
+                changed = exchange_words(changed, near, chance=exchange, rng=rng)
             if changed.text != example.text:
                 made.append(changed)
     return made
@@ -53,6 +64,15 @@ def recombine(example: Example, values: dict[str, list[tuple[str, ...]]], *, rng
             tokens[begin:end] = value
             tags[begin:end] = [f"B-{slot}", *[f"I-{slot}"] * (len(value) - 1)]
     return Example(" ".join(tokens), example.label, tuple(tags) if example.tags else example.tags)
+
+
+def exchange_words(example: Example, near: Mapping[str, Sequence[str]], *, chance: float, rng: np.random.Generator) -> Example:
+    """Let some words give way to near ones, token by token, so that tags stay where they are."""
+    tokens = tokens_of(example.text)
+    for place in np.flatnonzero(rng.random(len(tokens)) < chance):
+        if others := near.get(tokens[place].lower()):
+            tokens[place] = others[int(rng.integers(len(others)))]
+    return Example(" ".join(tokens), example.label, example.tags)
 
 
 def swap_spans(example: Example, *, rng: np.random.Generator) -> Example:

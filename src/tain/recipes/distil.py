@@ -37,7 +37,7 @@ from tain.recipes.distil_card import student_card
 from tain.recipes.distil_config import DistilConfig
 from tain.recipes.distil_figures import label_figures, vector_figures
 from tain.recipes.distil_material import Material, check_texts, gather
-from tain.recipes.distil_readers import Reader, reader_for
+from tain.recipes.distil_readers import Reader, encoder_of, reader_for
 from tain.recipes.distil_start import save_weights, shaped_like_start
 from tain.recipes.distil_teacher import Teacher, load_teacher
 from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
@@ -132,10 +132,11 @@ def distil(
         )
     elif classifier is not None or labels or tags:
         raise UserError("classifier, labels and tags belong to a teacher's name or file: this one brings its own")
-    material = gather(examples, teacher, config, progress)
+    encoder = encoder_of(teacher, config, device)
+    material = gather(examples, teacher, config, progress, encoder)
     if config.dtype == "auto":
         config = replace(config, dtype=_number_type(config, device, output))
-    reader = reader_for(teacher, config, device)
+    reader = reader_for(teacher, encoder, config, device)
     torch.manual_seed(config.seed)
     module = reader.module(material).to(device)
     material.counts["truncated"] = reader.truncated([example.text for example in material.train.examples])

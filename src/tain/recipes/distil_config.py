@@ -91,7 +91,7 @@ _OF_PQRNN = (
 _IDLE: dict[str, tuple[str, ...]] = {
     "pqrnn": ("static_dim",),
     "static": _OF_PQRNN,
-    "embed": ("augmented_copies", "logit_scale", "hard_share"),
+    "embed": ("augmented_copies", "word_exchange", "logit_scale", "hard_share"),
     "classify": ("temperature", "similarity_weight", "vector_weight"),
     "tag": ("temperature", "similarity_weight", "vector_weight"),
 }
@@ -131,6 +131,9 @@ class DistilConfig:
     augmented_copies: Annotated[
         int | None, "labels: changed copies of each text, which the teacher labels (2; without a teacher that can read, 0)"
     ] = None
+    word_exchange: Annotated[
+        float, "labels: chance of a copy's word to give way to one that an encoder (the teacher's, or token_vectors) finds near it"
+    ] = 0.2
     distortion: Annotated[float | None, "chance of a token to be misspelt in training (embed 0, else 0.1)"] = None
     zoneout: Annotated[float | None, "chance p of a state to stay as it is, p squared in the second layer, ... (embed 0, else 0.1)"] = None
     batch_texts: Annotated[int | None, "texts a step, 2 or more (embed 256, else 128)"] = None
@@ -185,7 +188,7 @@ class DistilConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 problems.append(f"{name} is {value}: give 0 or more")
-        for name in ("hard_share", "distortion", "zoneout"):
+        for name in ("hard_share", "word_exchange", "distortion", "zoneout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 problems.append(f"{name} is {value}, but it is a share: give 0 to 1")

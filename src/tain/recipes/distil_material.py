@@ -10,7 +10,9 @@ import numpy as np
 from tain.batches.augmentation import augmented
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.models.embedder import Embedder
 from tain.recipes.distil_config import DistilConfig
+from tain.recipes.distil_near_words import near_words
 from tain.recipes.distil_teacher import NONE, Lessons, Teacher
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example
@@ -73,8 +75,10 @@ class Material:
         return len(self.labels) or (taught.shape[1] if taught is not None else 0)
 
 
-def gather(examples: Sequence[Example], teacher: Teacher, config: DistilConfig, progress: Progress) -> Material:
-    """Draw the texts to train on, keep others, and have the teacher label them all.
+def gather(
+    examples: Sequence[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None = None
+) -> Material:
+    """Draw the texts to train on, keep others, and have the teacher label them all; an encoder finds near words for changed copies.
 
     Raises:
         UserError: Texts, labels or tags cannot work.
@@ -110,7 +114,7 @@ def gather(examples: Sequence[Example], teacher: Teacher, config: DistilConfig, 
     labels = labels if is_labelled else ()  # names alone teach nothing
     train = _lesson([examples[place] for place in trained], _part(taught, slice(0, len(trained))), labels, tags)
     measured = _lesson([examples[place] for place in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
-    copies = _copies(train.examples, teacher, config, progress)
+    copies = _copies(train.examples, teacher, config, progress, encoder)
     if copies.examples:
         # a copy keeps what people said of its text only where no teacher has looked at the copy itself
         has_labels, has_tags = copies.taught.text is None, copies.taught.tokens is None
@@ -126,7 +130,7 @@ class _Copies:
     taught: Lessons
 
 
-def _copies(examples: list[Example], teacher: Teacher, config: DistilConfig, progress: Progress) -> _Copies:
+def _copies(examples: list[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None) -> _Copies:
     """Changed copies with the teacher's word on them; without a teacher their labels and tags go along as they are."""
     wanted = config.augmented_copies
     if config.task == "embed" or (wanted is None and not teacher.reads) or wanted == 0:
@@ -136,7 +140,10 @@ def _copies(examples: list[Example], teacher: Teacher, config: DistilConfig, pro
             f"augmented_copies is {wanted}, but teacher {teacher.name!r} is a matrix, which labels no new texts: "
             "leave it out, or put the changed texts and their rows into the matrix"
         )
-    made = augmented(examples, copies=2 if wanted is None else wanted, rng=np.random.default_rng([config.seed, 2]))
+    # labels that go along as they are would be wrong for other words
+    near = near_words(encoder, examples) if encoder is not None and teacher.reads and config.word_exchange else None
+    copies, rng = 2 if wanted is None else wanted, np.random.default_rng([config.seed, 2])
+    made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_exchange)
     return _Copies(made, teacher.teach([example.text for example in made], places=None, progress=progress) if made else Lessons())
 
 

@@ -55,22 +55,22 @@ class Reader(Protocol):
         ...
 
 
-def reader_for(teacher: Teacher, config: DistilConfig, device: torch.device) -> Reader:
-    """The reader of the kind of student that is asked for.
+def reader_for(teacher: Teacher, encoder: Embedder | None, config: DistilConfig, device: torch.device) -> Reader:
+    """The reader of the kind of student that is asked for, which starts from an encoder's vectors.
 
     Raises:
         UserError: A static student has no encoder to start from.
     """
-    return StaticReader(teacher, config, device) if config.student == "static" else HashedReader(teacher, config, device)
+    return StaticReader(teacher, encoder, config, device) if config.student == "static" else HashedReader(encoder, config, device)
 
 
 class HashedReader:
     """Texts as features of hashed tokens, for a pQRNN."""
 
-    def __init__(self, teacher: Teacher, config: DistilConfig, device: torch.device) -> None:
+    def __init__(self, encoder: Embedder | None, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         has_weights = config.start is not None or config.resume  # another student's, or those of the checkpoint
-        self.embedder = _encoder(teacher, config, device) if config.start_words and not has_weights else None
+        self.embedder = encoder if config.start_words and not has_weights else None
         assert config.features is not None and config.ngram_features is not None and config.separate is not None
         self.projection = Projection(
             ProjectionConfig(
@@ -148,8 +148,8 @@ def _wanted(material: Material) -> tuple[np.ndarray, np.ndarray]:
     return known, given - given.sum(axis=0) / max(1, len(known))
 
 
-def _encoder(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
-    """Whose vectors of tokens or words a student starts from; None where nobody has any."""
+def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
+    """Whose vectors of tokens or words a student starts from, and which finds near words; None where nobody has any."""
     if config.token_vectors is None:
         return teacher.embedder
     return Embedder.load(config.token_vectors, device=str(device), dtype="float32", trust_remote_code=config.trust_remote_code)
@@ -158,9 +158,8 @@ def _encoder(teacher: Teacher, config: DistilConfig, device: torch.device) -> Em
 class StaticReader:
     """Texts as ids of an encoder's tokenizer, for a static student."""
 
-    def __init__(self, teacher: Teacher, config: DistilConfig, device: torch.device) -> None:
+    def __init__(self, teacher: Teacher, embedder: Embedder | None, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        embedder = _encoder(teacher, config, device)
         if embedder is None:
             raise UserError(
                 f"a static student starts from an encoder's token vectors, which teacher {teacher.name!r} has not: name one with --token-vectors"

@@ -1,0 +1,64 @@
+"""Words that may stand in for others in changed copies of texts, by an encoder's vectors of single words."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tain.models.embedder import Embedder
+from tain.text.records import Example
+from tain.text.tags import tokens_of
+
+_NEAREST, _LEAST_COSINE = 8, 0.5
+_AT_ONCE = 1024
+
+
+def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, Sequence[str]]:
+    """Find, for the words of texts, others that an encoder places near them.
+
+    Candidates are the texts' own words and the whole words of the encoder's tokenizer, most of which the texts never had: so that a student meets them,
+    and hears what its teacher makes of them (cf. the augmentation of Jiao et al. 2020, TinyBERT, section 4.1).
+
+    Args:
+        embedder: Gives words their vectors; compared by cosine after their mean is taken off.
+        examples: Texts; what has other characters than letters is no word.
+
+    Returns:
+        By word in lower case, up to eight others with a cosine of 0.5 or more, the nearest first.
+    """
+    ours = sorted({word for example in examples for word in tokens_of(example.text.lower()) if _is_word(word)})
+    words = list(dict.fromkeys([*ours, *whole_words(embedder)]))
+    if len(words) < 2:
+        return {}
+    vectors = embedder.encode(words, normalise=False)
+    vectors -= vectors.mean(axis=0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    found = {}
+    count = min(_NEAREST, len(words) - 1)
+    for start in range(0, len(ours), _AT_ONCE):
+        cosines = vectors[start : min(start + _AT_ONCE, len(ours))] @ vectors.T
+        cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -2.0
+        best = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        for row, (places, near) in enumerate(zip(best, np.take_along_axis(cosines, best, axis=1), strict=True)):
+            kept = [
+                words[place]
+                for place, cosine in sorted(zip(places, near, strict=True), key=lambda pair: -pair[1])
+                if cosine >= _LEAST_COSINE
+            ]
+            if kept:
+                found[words[start + row]] = kept
+    return found
+
+
+def whole_words(embedder: Embedder) -> list[str]:
+    """The words, in lower case, that an encoder's tokenizer has a token of its own for."""
+    tokenizer = embedder.tokenizer
+    tokens = list(tokenizer.get_vocab())
+    spelt = [tokenizer.convert_tokens_to_string([token]).strip().lower() for token in tokens]
+    words = sorted({word for word in spelt if len(word) > 1 and _is_word(word)})
+    # what is only the end of a word, or has a capital that was taken off here, falls into more than one
+    encoded = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+    return [word for word, ids in zip(words, encoded, strict=True) if len(ids) == 1]
+
+
+def _is_word(text: str) -> bool:
+    return text.isalpha()
