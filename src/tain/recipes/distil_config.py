@@ -29,8 +29,8 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     # 3 MB with 384 outputs: words take most of it, for the layers take most of the time
     "embed": Preset(
-        features=8192,
-        ngram_features=4096,
+        features=10240,
+        ngram_features=5120,
         bottleneck=256,
         state=128,
         layers=2,
@@ -40,13 +40,13 @@ PRESETS: dict[str, Preset] = {
         batch_texts=256,
         epochs=3,
     ),
-    # the paper's "2M, 8-bit" shape
+    # the bytes of the paper's "2M, 8-bit" shape (1,024 features, 4 layers), more of them for words
     "classify": Preset(
-        features=1024,
-        ngram_features=512,
+        features=4096,
+        ngram_features=2048,
         bottleneck=256,
         state=128,
-        layers=4,
+        layers=2,
         separate=True,
         distortion=0.1,
         zoneout=0.1,
@@ -55,11 +55,11 @@ PRESETS: dict[str, Preset] = {
     ),
     # a tag belongs to what stands between blanks, so nothing is parted further
     "tag": Preset(
-        features=1024,
-        ngram_features=512,
+        features=4096,
+        ngram_features=2048,
         bottleneck=256,
         state=128,
-        layers=4,
+        layers=2,
         separate=False,
         distortion=0.1,
         zoneout=0.1,
@@ -103,11 +103,11 @@ class DistilConfig:
 
     task: Annotated[Task, "embed: vectors from raw texts; classify: a label a text; tag: a tag a token, and a label"] = "embed"
     student: Annotated[StudentKind, "pqrnn: reads in order, no vocabulary; static: a mean of token vectors, fastest"] = "pqrnn"
-    features: Annotated[int | None, "hashed features a token (embed 8192, else 1024)"] = None
+    features: Annotated[int | None, "hashed features a token (embed 10240, else 4096)"] = None
     ngram_features: Annotated[int | None, "how many of these come from character n-grams; 0 as in the paper (half of them)"] = None
     bottleneck: Annotated[int | None, "width behind the features (256)"] = None
     state: Annotated[int | None, "width of a layer's state, each direction (128)"] = None
-    layers: Annotated[int | None, "quasi-recurrent layers (embed 2, else 4)"] = None
+    layers: Annotated[int | None, "quasi-recurrent layers (2)"] = None
     skip: Annotated[bool, "what is said of whole texts also reads the mean of the narrow layer, past the others"] = True
     kernel_width: Annotated[int, "tokens that a gate sees"] = 2
     forward_only: Annotated[bool, "read forwards only, for text that is still being typed"] = False
