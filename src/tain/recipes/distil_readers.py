@@ -149,7 +149,11 @@ def _wanted(material: Material) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
-    """Whose vectors of tokens or words a student starts from, and which finds near words; None where nobody has any."""
+    """Whose vectors of tokens or words a student starts from, and which finds near words; None where nobody has any, or none are asked for."""
+    has_weights = config.start is not None or config.resume  # another student's, or those of the checkpoint
+    is_asked = config.student == "static" or (config.start_words and not has_weights)
+    if not is_asked and (config.task == "embed" or not config.word_exchange or config.augmented_copies == 0):
+        return None
     if config.token_vectors is None:
         return teacher.embedder
     return Embedder.load(config.token_vectors, device=str(device), dtype="float32", trust_remote_code=config.trust_remote_code)

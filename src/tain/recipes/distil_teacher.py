@@ -1,7 +1,8 @@
 """What a student learns from: an encoder, a classifier, a tagger, or their outputs on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -64,7 +65,7 @@ class Teacher(Protocol):
 
     @property
     def embedder(self) -> Embedder | None:
-        """The encoder whose token vectors a static student can start from."""
+        """The encoder whose vectors of words or tokens a student starts from, and which finds near words."""
         ...
 
     def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
@@ -122,6 +123,7 @@ def load_teacher(
         tagger=Labeller.load(name, kind="tag", names=tags, **options) if task == "tag" else None,
         classifier=Labeller.load(whole, kind="classify", names=labels, **options) if whole is not None else None,
         labels=labels,
+        embedder=partial(Embedder.load, whole if whole is not None else name, dtype="float32", **options),
     )
 
 
@@ -151,13 +153,29 @@ class _EncoderTeacher:
 class _LabellerTeacher:
     """A classifier, a tagger, or both beside each other."""
 
-    reads, embedder = True, None
+    reads = True
 
-    def __init__(self, name: str, *, tagger: Labeller | None, classifier: Labeller | None, labels: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        tagger: Labeller | None,
+        classifier: Labeller | None,
+        labels: Sequence[str] | None,
+        embedder: Callable[[], Embedder],
+    ) -> None:
         self.name, self._tagger, self._classifier = name, tagger, classifier
+        self._load_embedder, self._embedder = embedder, None
         self.labels = classifier.labels if classifier is not None else _as_given(labels)
         self.tags = tagger.tags if tagger is not None else None
         self.size_bytes = sum(labeller.size_bytes for labeller in (tagger, classifier) if labeller is not None)
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model below its head, loaded when it is asked for."""
+        if self._embedder is None:
+            self._embedder = self._load_embedder()
+        return self._embedder
 
     def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
         said: list[list[np.ndarray] | None] = []
