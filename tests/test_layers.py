@@ -21,7 +21,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": set(),
     "models": {"text", "batches", "encoders"},
     **{folder: {"text", "batches.types", "encoders", "models"} for folder in _USERS},
-    "runtime": {"text", "batches.projection"},  # students read texts where torch is not installed
+    "runtime": {
+        "text",
+        "batches.projection",
+        "batches.projection_config",
+        "batches.token_cache",
+    },  # students read texts where torch is not installed
     "recipes": {"text", "batches", "encoders", "objectives", "training", "models", *_USERS, "runtime"},
     "serving": {"text", "models", "ranking", "runtime"},
     "cli": {"text", "batches", "encoders", "objectives", "training", "models", *_USERS, "runtime", "recipes", "serving"},
