@@ -142,10 +142,20 @@ def test_a_beginning_costs_nothing_again(forward_student, monkeypatch):
     typed = Student.load(forward_student, backend="numpy").stream()
     read = []
     kept = typed._graph.read_on
-    monkeypatch.setattr(typed._graph, "read_on", lambda past, rows: read.append(len(rows)) or kept(past, rows))
+    monkeypatch.setattr(typed._graph, "read_on", lambda past, codes: read.append(len(codes)) or kept(past, codes))
     typed.type("go to a ")
     typed.type("now ")
     assert read == [1, 1, 1, 1]
+
+
+def test_a_token_that_is_typed_again_is_known(forward_student, monkeypatch):
+    student, asked, plain = Student.load(forward_student, backend="numpy"), [], HashedReader.rows_of
+    monkeypatch.setattr(HashedReader, "rows_of", lambda reader, tokens: asked.extend(tokens) or plain(reader, tokens))
+    for _ in range(2):
+        typed = student.stream()
+        typed.type("go to a to go ")
+        typed.predict()
+    assert sorted(asked) == ["<EOS>", "a", "go", "to"]
 
 
 def test_students_that_cannot_be_streamed_are_refused(forward_student, tagging_student, embedding_student):

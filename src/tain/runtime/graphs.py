@@ -106,7 +106,7 @@ class NumpyGraph:
         is_token = (ids > 0)[..., None]
         if self.metadata["student"] == "static":
             return {"text": self._mean_of_table(ids, is_token)}
-        codes = self._codes(inputs["rows"])
+        codes = self.codes(inputs["rows"])
         values = words = np.where(is_token, self._steps(np.concatenate([inputs["known"], codes]))[ids], np.float32(0))
         for number in range(self.metadata["layers"]):
             nothing = self._nothing_read(values)
@@ -128,18 +128,18 @@ class NumpyGraph:
         layers = tuple(self._nothing_read(np.empty((0, 1, width), np.float32)) for width in widths)
         return Past(layers, none + _NEVER, none, np.zeros((1, state), np.float32), np.zeros((1, widths[0]), np.float32))
 
-    def read_on(self, past: Past, rows: np.ndarray) -> tuple[Past, np.ndarray | None]:
+    def read_on(self, past: Past, codes: np.ndarray) -> tuple[Past, np.ndarray | None]:
         """Let a forward-only student read the next tokens of one text.
 
         Args:
             past: What it has read.
-            rows: The tokens' features as bytes plus 128, uint8 (tokens, features), 1 or more.
+            codes: The tokens' codes, uint8 (tokens, bottleneck), 1 or more.
 
         Returns:
             What it has read by then, and the tokens' logits (tokens, labels) if it tags.
         """
-        is_token = np.ones((len(rows), 1, 1), dtype=bool)
-        values = words = self._steps(self._codes(rows))[:, None]
+        is_token = np.ones((len(codes), 1, 1), dtype=bool)
+        values = words = self._steps(codes)[:, None]
         layers = []
         for number, before in enumerate(past.layers):
             values, after = self._layer(f"layer{number}", values, is_token, before)
@@ -181,8 +181,8 @@ class NumpyGraph:
     def _product(self, values: np.ndarray, name: str) -> np.ndarray:
         return values @ self._weights[name] * self._stored[f"{name}.scale"] + self._stored[f"{name}.shift"]
 
-    def _codes(self, rows: np.ndarray) -> np.ndarray:
-        """What the layers see of tokens, uint8 (tokens, bottleneck)."""
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """What the layers see of tokens, uint8 (tokens, bottleneck), by their features as bytes plus 128, uint8 (tokens, features)."""
         positive = np.maximum(self._product(rows.astype(np.float32) - _UNIT_ZERO, "bottleneck"), 0)
         return np.clip(np.rint(positive / np.float32(self.metadata["step"])) + self.metadata["zero"], 0, 255).astype(np.uint8)
 

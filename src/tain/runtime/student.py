@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ Backend = Literal["onnx", "numpy"]
 GRAPH_FILE, PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE = "student.onnx", "projection.json", "tokenizer.json", "tain.json"
 RECORD_FORMAT = 1
 
+_TYPED_TOKENS = 65_536  # remembered, of all texts that are typed
 _BATCH_TOKENS = 512  # more fall out of the cache between one step and the next
 
 
@@ -51,6 +53,7 @@ class Student:
         self.normalise = bool(record.get("normalise", False))
         self._reader = reader
         self._fingerprint = fingerprint
+        self._codes: Callable[[str], np.ndarray] | None = None  # of tokens that are typed
 
     @classmethod
     def load(cls, folder: str | Path, *, backend: Backend = "onnx", threads: int | None = None) -> "Student":
@@ -180,7 +183,10 @@ class Student:
             )
         if not isinstance(self.graph, NumpyGraph):
             raise UserError(f"student {self.name!r} runs in onnxruntime, which reads whole texts: load it with backend='numpy' to stream")
-        return TypedText(self, self.graph, self._reader)
+        if self._codes is None:
+            graph, reader = self.graph, self._reader
+            self._codes = lru_cache(_TYPED_TOKENS)(lambda token: graph.codes(reader.rows_of([token])))
+        return TypedText(self, self.graph, self._reader, self._codes)
 
     def said(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
         """Put a text's outputs into words.

@@ -1,5 +1,6 @@
 """A text that is still being typed, read by a forward-only student token by token."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,14 +22,14 @@ class TypedText:
     alone.
     """
 
-    def __init__(self, student: "Student", graph: NumpyGraph, reader: HashedReader) -> None:
-        self._student, self._graph, self._reader = student, graph, reader
+    def __init__(self, student: "Student", graph: NumpyGraph, reader: HashedReader, codes: Callable[[str], np.ndarray]) -> None:
+        self._student, self._graph, self._reader, self._codes = student, graph, reader, codes
         self._past = graph.nothing()
         self._tags: list[np.ndarray] = []
         self._tokens = 0  # typed to their end, those of the text's ends not counted
         self._open = ""  # typed since the last blank
         for token in reader.before:
-            self._past, _ = graph.read_on(self._past, reader.rows_of([token]))
+            self._past, _ = graph.read_on(self._past, codes(token))
 
     def type(self, piece: str) -> None:
         """Add to the text's end."""
@@ -67,13 +68,13 @@ class TypedText:
         open_tokens, tags = self._reader.tokens(self._open), list(self._tags)
         past = self._read(self._past, open_tokens, tags)
         for token in self._reader.behind:
-            past, _ = self._graph.read_on(past, self._reader.rows_of([token]))
+            past, _ = self._graph.read_on(past, self._codes(token))
         return past, tags, self._tokens + len(open_tokens)
 
     def _read(self, past: Past, tokens: list[str], tags: list[np.ndarray]) -> Past:
         room = max(0, self._reader.max_tokens - self._tokens)
         for token in tokens[:room]:
-            past, found = self._graph.read_on(past, self._reader.rows_of([token]))
+            past, found = self._graph.read_on(past, self._codes(token))
             if found is not None:
                 tags.append(found)
         return past
