@@ -69,8 +69,7 @@ class HashedReader:
 
     def __init__(self, encoder: Embedder | None, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        has_weights = config.start is not None or config.resume  # another student's, or those of the checkpoint
-        self.embedder = encoder if config.start_words and not has_weights else None
+        self.embedder = encoder if _starts_from_words(config) else None
         assert config.features is not None and config.ngram_features is not None and config.separate is not None
         self.projection = Projection(
             ProjectionConfig(
@@ -150,13 +149,17 @@ def _wanted(material: Material) -> tuple[np.ndarray, np.ndarray]:
 
 def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
     """Whose vectors of tokens or words a student starts from, and which finds near words; None where nobody has any, or none are asked for."""
-    has_weights = config.start is not None or config.resume  # another student's, or those of the checkpoint
-    is_asked = config.student == "static" or (config.start_words and not has_weights)
-    if not is_asked and (config.task == "embed" or not config.word_exchange or config.augmented_copies == 0):
+    is_start = config.student == "static" or _starts_from_words(config)
+    if not is_start and (config.task == "embed" or not config.word_exchange or config.augmented_copies == 0):
         return None
     if config.token_vectors is None:
         return teacher.embedder
     return Embedder.load(config.token_vectors, device=str(device), dtype="float32", trust_remote_code=config.trust_remote_code)
+
+
+def _starts_from_words(config: DistilConfig) -> bool:
+    """A pQRNN's narrow layer is fitted to word vectors, and not taken from another student or a checkpoint."""
+    return config.start_words > 0 and config.start is None and not config.resume
 
 
 class StaticReader:
