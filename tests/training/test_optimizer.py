@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tain.foundation.errors import UserError
-from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
+from tain.training.optimizer import MasterWeights, Optimizer, StackedMuon, adamw, muon_and_adamw
 
 
 def small_model():
@@ -141,3 +141,27 @@ def test_state_of_a_model_of_another_size_is_refused():
     other = adamw(MasterWeights(nn.Linear(4, 5), number_type=torch.float32), learning_rate=0.1, weight_decay=0.0)
     with pytest.raises(UserError, match=r"weight has the shape \(3, 4\) there"):
         other.load_state(state)
+
+
+def test_matrices_stepped_by_shape_move_as_torch_moves_them_one_by_one():
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(12, 12), (20, 8), (8, 20), (12, 12), (20, 8)]
+    starts = [torch.randn(shape, generator=generator) for shape in shapes]
+    settings = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1}
+    plain, stacked = ([start.clone().requires_grad_() for start in starts] for _ in range(2))
+    by_torch, ours = torch.optim.Muon(plain, **settings), StackedMuon(stacked, **settings)
+    for step in range(4):
+        for one, other in zip(plain, stacked, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        if step == 2:  # a matrix that a step did not reach stays where it is
+            plain[3].grad = stacked[3].grad = None
+        by_torch.step()
+        ours.step()
+    for start, one, other in zip(starts, plain, stacked, strict=True):
+        assert (one - start).abs().max() > 0.01
+        torch.testing.assert_close(one, other, atol=2e-3, rtol=0)  # the iteration runs in bfloat16
+    for one, other in zip(plain, stacked, strict=True):
+        torch.testing.assert_close(by_torch.state[one]["momentum_buffer"], ours.state[other]["momentum_buffer"])
+    again = StackedMuon([start.clone().requires_grad_() for start in starts], **settings)
+    again.load_state_dict(by_torch.state_dict())  # a run may go on on another machine

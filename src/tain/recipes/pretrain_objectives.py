@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tain.batches.ahead import Ahead
 from tain.batches.blocks import BlockOrder
 from tain.batches.masking import MaskedTokens, corrupted, disjoint_places, mask_at_random, span_beginnings, word_beginnings
 from tain.batches.order import step_seed
@@ -23,6 +24,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.training.optimizer import MasterWeights
+from tain.training.reading import reading
 
 
 @runtime_checkable
@@ -106,13 +108,18 @@ class RandomMasks:
         self.step_tokens = config.batch_blocks * config.block_tokens
         self.facts: dict[str, Any] = {}
         self._loss = _MaskedLoss(material)
+        # a GPU would wait for each step's masks; on a CPU the cores have enough to do
+        self._coming = self._shown if material.device.type == "cpu" else Ahead(self._shown)
 
     def masks(self, step: int) -> list[MaskedTokens]:
         """The corrupted copies of the step's blocks that go through the model."""
         return [self.masker.at_random(self.order.batch(step), seed=step_seed(self.seed, step, 7))]
 
+    def _shown(self, step: int) -> list[MaskedTokens]:
+        return [self._loss.handy(mask) for mask in self.masks(step)]
+
     def gradient(self, step: int) -> float:
-        return self._loss.gradient(self.masks(step), seed=step_seed(self.seed, step, 8))
+        return self._loss.gradient(self._coming(step), seed=step_seed(self.seed, step, 8))
 
     def held_out(self) -> dict[str, float]:
         return {}
@@ -198,21 +205,33 @@ class _MaskedLoss:
     def __init__(self, material: Material) -> None:
         self.weights = material.weights
         self.device = material.device
+        self.is_compiled = material.config.compile
 
         def loss_of(ids: Tensor, places: Tensor, targets: Tensor) -> Tensor:
             return masked_cross_entropy(material.network(ids, places), targets)
 
-        self._loss_of = torch.compile(loss_of) if material.config.compile else loss_of
+        self._loss_of = torch.compile(loss_of) if self.is_compiled else loss_of
+
+    def handy(self, mask: MaskedTokens) -> MaskedTokens:
+        """Put a mask where the device can fetch it without making anything wait."""
+        if self.device.type != "cuda":
+            return mask
+        return MaskedTokens(mask.ids.pin_memory(), mask.places.pin_memory(), mask.targets.pin_memory())
 
     def gradient(self, masks: list[MaskedTokens], *, seed: int) -> float:
         torch.manual_seed(seed)  # dropout draws from torch's global state
         hidden = sum(len(mask.places) for mask in masks)
         total = 0.0
         for mask in masks:
-            loss = self._loss_of(mask.ids.to(self.device), mask.places.to(self.device), mask.targets.to(self.device))
+            ids, places, targets = (each.to(self.device, non_blocking=True) for each in (mask.ids, mask.places, mask.targets))
+            if self.is_compiled:  # steps hide different numbers of tokens: said at once, it is compiled once
+                torch._dynamo.mark_dynamic(places, 0)
+                torch._dynamo.mark_dynamic(targets, 0)
+            loss = self._loss_of(ids, places, targets)
+            read = reading(loss)
             share = len(mask.places) / hidden  # every token counts alike, whatever the sizes of the masks
             (loss * share).backward()
             if len(masks) > 1:
                 self.weights.take_gradients()
-            total += loss.item() * share
+            total += read() * share
         return total

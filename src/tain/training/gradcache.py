@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tain.training import distributed
+from tain.training.reading import reading
 
 Part = TypeVar("Part")
 
@@ -53,6 +54,7 @@ def cached_gradients(
     items = distributed.gathered(mine.detach().reshape(-1, rows_each * mine.shape[1]), total=total)
     everyone = items.reshape(total * rows_each, -1).clone().requires_grad_()
     value = loss(everyone)
+    read = reading(value)
     value.backward()
     assert everyone.grad is not None
     share = distributed.share_of(total)
@@ -64,4 +66,4 @@ def cached_gradients(
             reseed(number)
             embed(part).backward(gradient[list(part_rows)])
             after_part()
-    return value.item()
+    return read()

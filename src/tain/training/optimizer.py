@@ -1,5 +1,6 @@
 """Float32 master weights over a model that computes in bfloat16, and the optimizers on top of them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -41,24 +42,32 @@ class MasterWeights:
         """
         if not self.is_copied:
             return
+        copied: tuple[list[Tensor], list[Tensor]] = ([], [])
+        added: tuple[list[Tensor], list[Tensor]] = ([], [])
         for place, (master, parameter) in enumerate(zip(self.masters, self.parameters, strict=True)):
             if parameter.grad is None:
                 continue
+            targets, sources = added
             if master.grad is None:
                 kept = self._gradients[place]
-                kept = torch.empty_like(master) if kept is None else kept
-                self._gradients[place] = master.grad = kept.copy_(parameter.grad)
-            else:
-                master.grad += parameter.grad
+                self._gradients[place] = master.grad = torch.empty_like(master) if kept is None else kept
+                targets, sources = copied
+            targets.append(master.grad)
+            sources.append(parameter.grad)
             parameter.grad = None
+        # all at once: on a GPU a copy of each would take longer to start than to do
+        if copied[0]:
+            torch._foreach_copy_(*copied)
+        if added[0]:
+            torch._foreach_add_(added[0], [gradient.float() for gradient in added[1]])
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Write the stepped masters into the model and drop the gradients."""
-        for master, parameter in zip(self.masters, self.parameters, strict=True):
+        for master in self.masters:
             master.grad = None
-            if self.is_copied:
-                parameter.copy_(master)
+        if self.is_copied:
+            torch._foreach_copy_(self.parameters, self.masters)
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
@@ -152,6 +161,48 @@ class Optimizer:
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 
+class StackedMuon(torch.optim.Muon):
+    """torch's Muon (its state and settings too) that steps all matrices of one shape together.
+
+    Some dozens of kernels a step instead of thousands, which on a GPU take longer to start than to run.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        assert closure is None
+        for group in self.param_groups:
+            of_shape: dict[torch.Size, list[Tensor]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    of_shape.setdefault(matrix.shape, []).append(matrix)
+            for shape, matrices in of_shape.items():
+                gradients = [matrix.grad for matrix in matrices]
+                for matrix in matrices:
+                    if "momentum_buffer" not in self.state[matrix]:
+                        self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+                buffers = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+                updates = torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
+                turned = _orthogonal(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                rate = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
+                torch._foreach_add_(matrices, list(turned.float().unbind()), alpha=-rate)
+
+
+def _orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, smallest: float) -> Tensor:
+    """Bring all singular values of a stack of matrices near 1 by Newton and Schulz's iteration of fifth order, in bfloat16."""
+    first, third, fifth = coefficients
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    found = matrices.bfloat16()
+    found = found.mT if is_tall else found
+    found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=smallest)
+    for _ in range(steps):
+        gram = found @ found.mT
+        factor = torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth)
+        found = torch.baddbmm(found, factor, found, beta=first)
+    return found.mT if is_tall else found
+
+
 def adamw(
     weights: MasterWeights,
     *,
@@ -226,7 +277,8 @@ def muon_and_adamw(
     matrices = [master for name, master in named if master.ndim == 2 and name not in embedding_names]
     tables = [master for name, master in named if name in embedding_names]
     others = [master for name, master in named if master.ndim != 2 and name not in embedding_names]
-    muon = torch.optim.Muon(matrices, lr=matrix_rate, momentum=0.95, weight_decay=weight_decay)
+    kind = torch.optim.Muon if weights.masters[0].device.type == "cpu" else StackedMuon
+    muon = kind(matrices, lr=matrix_rate, momentum=0.95, weight_decay=weight_decay)
     groups = [{"params": others, "lr": other_rate}, {"params": tables, "lr": embedding_rate}]
     adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     return Optimizer(weights, [muon, adam], clip_norm=clip_norm)

@@ -1,0 +1,31 @@
+"""Batches made ahead of their steps."""
+
+import threading
+
+import pytest
+
+from tain.batches.ahead import Ahead
+
+
+def test_every_step_gets_its_own_value_whatever_was_made_ahead():
+    ahead = Ahead(lambda step: step * step)
+    assert [ahead(step) for step in [0, 1, 2, 3, 40, 41, 5]] == [0, 1, 4, 9, 1600, 1681, 25]
+
+
+def test_the_next_steps_are_made_while_nobody_asks():
+    made = threading.Event()
+    ahead = Ahead(lambda step: made.set() if step == 3 else None)
+    ahead(0)
+    assert made.wait(timeout=30)
+
+
+def test_what_a_step_raises_reaches_the_one_who_asks_for_it():
+    def make(step):
+        if step == 2:
+            raise ValueError("step 2 has no text")
+        return step
+
+    ahead = Ahead(make)
+    assert ahead(0) == 0 and ahead(1) == 1
+    with pytest.raises(ValueError, match="step 2"):
+        ahead(2)
