@@ -1,22 +1,39 @@
 """Batches made ahead of their steps."""
 
 import threading
+import time
 
 import pytest
 
 from tain.batches.ahead import Ahead
 
 
-def test_every_step_gets_its_own_value_whatever_was_made_ahead():
-    ahead = Ahead(lambda step: step * step)
-    assert [ahead(step) for step in [0, 1, 2, 3, 40, 41, 5]] == [0, 1, 4, 9, 1600, 1681, 25]
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_every_step_gets_its_own_value_whatever_was_made_ahead(workers):
+    with Ahead(lambda step: step * step, workers=workers) as ahead:
+        assert [ahead(step) for step in [0, 1, 2, 3, 40, 41, 5]] == [0, 1, 4, 9, 1600, 1681, 25]
 
 
 def test_the_next_steps_are_made_while_nobody_asks():
     made = threading.Event()
-    ahead = Ahead(lambda step: made.set() if step == 3 else None)
-    ahead(0)
-    assert made.wait(timeout=30)
+    with Ahead(lambda step: made.set() if step == 3 else None, workers=1) as ahead:
+        ahead(0)
+        assert made.wait(timeout=30)
+
+
+def test_nothing_is_made_after_the_block():
+    running = []
+
+    def make(step):
+        running.append(step)
+        time.sleep(0.01)
+        running.remove(step)
+
+    with Ahead(make, workers=2) as ahead:
+        ahead(0)
+    assert not running
+    with pytest.raises(RuntimeError):
+        ahead(1)
 
 
 def test_what_a_step_raises_reaches_the_one_who_asks_for_it():
@@ -25,7 +42,7 @@ def test_what_a_step_raises_reaches_the_one_who_asks_for_it():
             raise ValueError("step 2 has no text")
         return step
 
-    ahead = Ahead(make)
-    assert ahead(0) == 0 and ahead(1) == 1
-    with pytest.raises(ValueError, match="step 2"):
-        ahead(2)
+    with Ahead(make, workers=1) as ahead:
+        assert ahead(0) == 0 and ahead(1) == 1
+        with pytest.raises(ValueError, match="step 2"):
+            ahead(2)

@@ -39,7 +39,7 @@ def session(folder, texts, **settings):
 
 def gradients(made, places, **where):
     made.embedder.encoder.zero_grad()
-    loss = made.gradient_step(np.asarray(places), step=0, seed=1)
+    loss = made.gradient_step(made.batch(np.asarray(places), step=0, seed=1), step=0, seed=1)
     return loss, {name: p.grad.clone() for name, p in made.embedder.encoder.named_parameters() if p.grad is not None}
 
 
@@ -342,7 +342,7 @@ def test_a_text_longer_than_the_limit_is_counted_and_said(bert_folder, texts):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_no_folder(bert_folder, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "gradient_step", lambda self, places, *, step, seed: float("nan"))
+    monkeypatch.setattr(recipe._Session, "gradient_step", lambda self, batch, *, step, seed: float("nan"))
     with pytest.raises(UserError, match="the loss became nan at step 1"):
         mirror(bert_folder, texts, tmp_path / "encoder", **SMALL)
     assert not (tmp_path / "encoder").exists()

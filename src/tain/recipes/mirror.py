@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tain.batches.ahead import Ahead
 from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import mask_token, tokenise
@@ -104,6 +105,23 @@ class _Material:
     held_left: list[str]
     held_right: list[str]
     counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A step's texts, both views, as this process runs them.
+
+    Attributes:
+        parts: Micro-batches.
+        rows: For each part, the places of its texts among this process's.
+        total: Texts over all processes, each view counted.
+        is_same: Which pairs share a text; None where no two do.
+    """
+
+    parts: list[PackedTexts]
+    rows: list[list[int]]
+    total: int
+    is_same: Tensor | None
 
 
 def mirror(
@@ -336,17 +354,21 @@ class _Session:
         left, right = self.left_keys[places], self.right_keys[places]
         shared = (left[:, None] == left) | (right[:, None] == right) | (left[:, None] == right) | (right[:, None] == left)
         np.fill_diagonal(shared, False)
-        return torch.from_numpy(shared).to(self.embedder.encoder.device) if shared.any() else None
+        return torch.from_numpy(shared) if shared.any() else None
 
-    def gradient_step(self, places: np.ndarray, *, step: int, seed: int) -> float:
-        """Leave the gradient of one batch in the model and return its loss."""
-        encoder = self.embedder.encoder
+    def batch(self, places: np.ndarray, *, step: int, seed: int) -> _Batch:
+        """Draw the views of some texts and pack them."""
         left, right = self._views(places, step=step, seed=seed)
         ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
         mine = ids[distributed.share_of(len(ids))]
         rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_tokens))
-        parts = [pack([mine[row] for row in part], share_rows=encoder.layout == "packed") for part in rows]
-        is_same = self._is_same(places)
+        parts = [pack([mine[row] for row in part], share_rows=self.embedder.encoder.layout == "packed") for part in rows]
+        return _Batch(parts, rows, len(ids), self._is_same(places))
+
+    def gradient_step(self, batch: _Batch, *, step: int, seed: int) -> float:
+        """Leave the gradient of one batch in the model and return its loss."""
+        encoder = self.embedder.encoder
+        is_same = None if batch.is_same is None else batch.is_same.to(encoder.device)
 
         def embed(part: PackedTexts) -> Tensor:
             return encoder(part, drophead=self.config.drophead)
@@ -358,7 +380,7 @@ class _Session:
         def reseed(part: int) -> None:
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
 
-        value = cached_gradients(parts, rows=rows, embed=embed, loss=loss, reseed=reseed, total=len(ids))
+        value = cached_gradients(batch.parts, rows=batch.rows, embed=embed, loss=loss, reseed=reseed, total=batch.total)
         distributed.sum_gradients(encoder.parameters())
         return value
 
@@ -371,15 +393,18 @@ class _Session:
         batch_texts, steps, enough = self._plan(seed, report_s)
         self._batch_texts = batch_texts
         order = ShuffledOrder(len(self.material.left), batch_texts=batch_texts, seed=seed)
-        trained = train(
-            lambda step: self.gradient_step(order.batch(step), step=step, seed=seed),
-            optimizer,
-            steps=steps,
-            progress=self.progress if distributed.rank() == 0 else Progress.silent(),
-            name="mirror" if config.seeds == 1 else f"mirror, seed {seed}",
-            saving=self._saving(seed, batch_texts, steps),
-            enough=enough,
-        )
+        # one thread only: a tokenizer cannot serve two; and none beside a CPU, whose cores have enough to do
+        workers = 0 if encoder.device.type == "cpu" else 1
+        with Ahead(lambda step: self.batch(order.batch(step), step=step, seed=seed), workers=workers) as coming:
+            trained = train(
+                lambda step: self.gradient_step(coming(step), step=step, seed=seed),
+                optimizer,
+                steps=steps,
+                progress=self.progress if distributed.rank() == 0 else Progress.silent(),
+                name="mirror" if config.seeds == 1 else f"mirror, seed {seed}",
+                saving=self._saving(seed, batch_texts, steps),
+                enough=enough,
+            )
         weights.restore(encoder.model)
         encoder.eval()
         return Run(seed, trained.steps, trained.seconds, trained.losses, batch_texts, self._report())
@@ -441,7 +466,7 @@ class _Session:
         taken_s = []
         for trial in range(3):
             began_s = time.monotonic()
-            self.gradient_step(places, step=trial, seed=seed)
+            self.gradient_step(self.batch(places, step=trial, seed=seed), step=trial, seed=seed)
             taken_s.append(time.monotonic() - began_s)
         self.embedder.encoder.zero_grad(set_to_none=True)
         return min(taken_s[1:]) / len(places)

@@ -26,6 +26,8 @@ from tain.recipes.pretrain_config import PretrainConfig
 from tain.training.optimizer import MasterWeights
 from tain.training.reading import reading
 
+_MASKING_THREADS = 3
+
 
 @runtime_checkable
 class Objective(Protocol):
@@ -109,7 +111,7 @@ class RandomMasks:
         self.facts: dict[str, Any] = {}
         self._loss = _MaskedLoss(material)
         # a GPU would wait for each step's masks; on a CPU the cores have enough to do
-        self._coming = self._shown if material.device.type == "cpu" else Ahead(self._shown)
+        self._coming = Ahead(self._shown, workers=0 if material.device.type == "cpu" else _MASKING_THREADS)
 
     def masks(self, step: int) -> list[MaskedTokens]:
         """The corrupted copies of the step's blocks that go through the model."""

@@ -67,7 +67,7 @@ class MasterWeights:
         for master in self.masters:
             master.grad = None
         if self.is_copied:
-            torch._foreach_copy_(self.parameters, self.masters)
+            torch._foreach_copy_(list[Tensor](self.parameters), list[Tensor](self.masters))
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
@@ -176,7 +176,7 @@ class StackedMuon(torch.optim.Muon):
                 if matrix.grad is not None:
                     of_shape.setdefault(matrix.shape, []).append(matrix)
             for shape, matrices in of_shape.items():
-                gradients = [matrix.grad for matrix in matrices]
+                gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
                 for matrix in matrices:
                     if "momentum_buffer" not in self.state[matrix]:
                         self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
