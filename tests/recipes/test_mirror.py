@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tain.batches.ahead import Ahead
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
@@ -215,6 +216,22 @@ def test_two_processes_give_the_one_process_gradient(bert_folder, texts, tmp_pat
         found = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_batches_made_ahead_change_nothing(bert_folder, texts, sentences, monkeypatch):
+    expected = mirror(bert_folder, texts, **SMALL)
+    made: list[int] = []
+
+    class Watched(Ahead):
+        def __init__(self, make, *, workers):
+            assert workers == 0, "a CPU has no use for them"
+            super().__init__(lambda step: made.append(step) or make(step), workers=1)
+
+    monkeypatch.setattr(recipe, "Ahead", Watched)
+    found = mirror(bert_folder, texts, **SMALL)
+    assert max(made) > found.steps  # the last steps' batches were made ahead too, for nobody
+    assert found.runs[0].losses == expected.runs[0].losses
+    assert np.array_equal(found.embedder.encode(sentences), expected.embedder.encode(sentences))
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, tmp_path, monkeypatch):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from tain.batches.ahead import Ahead
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.recipes import pretrain as recipe
+from tain.recipes import pretrain_objectives
 from tain.recipes.pretrain import pretrain
 from tain.recipes.pretrain_config import PretrainConfig
 
@@ -74,6 +76,16 @@ def test_an_interrupted_run_resumes_bit_for_bit(corpus, tmp_path):
     assert resumed.losses == whole.losses
     for name, parameter in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], parameter), name
+
+
+def test_masks_made_ahead_change_nothing(corpus, tmp_path, monkeypatch):
+    pretrain("scratch", [corpus], tmp_path / "first", **TINY)
+    settings = {**TINY, "tokenizer": str(tmp_path / "first")}
+    expected = pretrain("scratch", [corpus], tmp_path / "plain", **settings)
+    monkeypatch.setattr(pretrain_objectives, "Ahead", lambda make, *, workers: Ahead(make, workers=3))
+    found = pretrain("scratch", [corpus], tmp_path / "ahead", **settings)
+    assert found.steps == 12
+    assert found.losses == expected.losses
 
 
 def test_resuming_with_another_rate_names_it(corpus, tmp_path):
