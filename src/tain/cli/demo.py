@@ -39,7 +39,7 @@ def demo(
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for encoder and page; an earlier demo's is replaced")] = Path(
         "tain-demo"
     ),
-    minutes: Annotated[float, Parameter(help="time for everything, 0.5 or more; a slow machine trains on fewer texts")] = 2.0,
+    minutes: Annotated[float, Parameter(help="time for everything, 1 or more; a slow machine trains on fewer texts")] = 2.0,
     sentences: Annotated[int, Parameter(help="train on at most this many sentences, 400 or more")] = 10_000,
     functions: Annotated[int, Parameter(help="measure on at most this many held-out functions, 20 or more")] = 1_000,
     seed: Annotated[int, Parameter(help="fixes which modules are held out, and the training")] = 13,
@@ -130,8 +130,8 @@ def run_demo(
 
 def _refuse_settings(*, minutes: float, sentences: int, functions: int) -> None:
     problems = []
-    if not minutes >= 0.5:
-        problems.append(f"minutes is {minutes:g}, but loading and measuring alone take a quarter of a minute: give 0.5 or more")
+    if not minutes >= 1:
+        problems.append(f"minutes is {minutes:g}, but loading and measuring alone take three quarters of a minute: give 1 or more")
     if sentences < _FEWEST_SENTENCES:
         problems.append(f"sentences is {sentences}, too few to train on: give {_FEWEST_SENTENCES} or more")
     if functions < _FEWEST_FUNCTIONS:
