@@ -372,13 +372,14 @@ def draw():
     def y(value):
         return top + height - (value - low) / (high - low) * height
 
-    seeds = min(entry["seeds"] for entry in summary if entry["set"] in sets)
+    counts = {entry["seeds"] for entry in summary if entry["set"] in sets}
+    seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else f"{min(counts)} seed{'s' * (min(counts) > 1)}"
     share = next(claim.ratio for claim in claims_of(rows) if claim.claim == "labels, score beside the teacher's (all-MiniLM-L6-v2)")
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + height + 60}" font-family="system-ui, sans-serif" font-size="12">',
         f'<rect width="{width}" height="{top + height + 60}" fill="#ffffff"/>',
         f'<text x="16" y="26" font-size="16" fill="#111">A student keeps {share:.1%} of MiniLM\'s score, mean of {", ".join(sorted(sets))}</text>',
-        f'<text x="16" y="46" fill="#555">up: texts with nothing wrong, x 100 ({seeds} seed{"s" * (seeds > 1)}); beside names: ms a text, beside other work</text>',
+        f'<text x="16" y="46" fill="#555">up: texts with nothing wrong, x 100 ({seeds}); beside names: ms a text, beside other work</text>',
         '<text x="16" y="63" fill="#555">vertical lines: one standard deviation of seeds to either side</text>',
     ]
     for value in np.arange(low, high + 1, 5 if high - low <= 40 else 10):
