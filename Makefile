@@ -34,7 +34,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py
 
-# tain-mini: seven minutes on an H200, about a week on two cores; checkpoints every five minutes, goes on where it was
+# tain-mini: seven minutes on an H200, days on two cores; checkpoints every five minutes, goes on where it was
 CORPUS ?= ../shared/corpus
 PRETRAIN = $(BIN)/tain pretrain scratch $(filter-out $(wildcard $(CORPUS)/valid_*),$(wildcard $(CORPUS)/*.txt.xz)) \
 	--settings benchmarks/tain_mini.toml $(foreach file,$(wildcard $(CORPUS)/valid_*.txt.xz),--validation $(file))

@@ -96,7 +96,7 @@ def main():
         print(json.dumps({"skipped": "no GPU on this machine"}))
         return
     texts = sts_sentences(chosen.data)
-    repeats = 1 if chosen.quick else 3  # a round takes half a minute, most of it imports in the whole command's process
+    repeats = 1 if chosen.quick else 3  # a round takes half a minute
     with tempfile.TemporaryDirectory() as scratch:
         folder, output, texts_file = (Path(scratch) / name for name in ("bert-base", "encoder", "texts.txt"))
         texts_file.write_text("\n".join(texts), encoding="utf-8")

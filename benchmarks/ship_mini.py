@@ -21,7 +21,7 @@ ASSET = Path(__file__).parents[1] / "src" / "tain" / "assets" / "tain_mini"
 LARGEST_BYTES = 40 * 2**20
 LEAST_GAIN = 0.2  # nats: weights of less are not worth their place in the history
 CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
-CORPUS_TOKENS = 64_950_564
+CORPUS_TOKENS = 64_950_564  # of its training files, cut by tain-mini's tokenizer
 CENTRING_LINES = 1000  # of each validation file
 MIRROR = {"learning_rate": 3e-4, "dropout": 0.05}  # found on the dev sets of STS-B and SICK: docs/LOG.md
 

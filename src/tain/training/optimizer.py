@@ -26,9 +26,9 @@ class MasterWeights:
     def __init__(self, model: nn.Module, *, number_type: torch.dtype) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.names = [name for name, _ in named]
-        self.parameters = [parameter for _, parameter in named]
+        self.parameters: list[Tensor] = [parameter for _, parameter in named]
         if number_type == torch.float32:
-            self.masters = list(self.parameters)
+            self.masters = self.parameters.copy()
         else:
             self.masters = [parameter.detach().float().clone().requires_grad_() for parameter in self.parameters]
             set_number_type(model, number_type)
@@ -42,24 +42,21 @@ class MasterWeights:
         """
         if not self.is_copied:
             return
-        copied: tuple[list[Tensor], list[Tensor]] = ([], [])
-        added: tuple[list[Tensor], list[Tensor]] = ([], [])
+        targets: list[Tensor] = []
+        sources: list[Tensor] = []
         for place, (master, parameter) in enumerate(zip(self.masters, self.parameters, strict=True)):
             if parameter.grad is None:
                 continue
-            targets, sources = added
             if master.grad is None:
                 kept = self._gradients[place]
                 self._gradients[place] = master.grad = torch.empty_like(master) if kept is None else kept
-                targets, sources = copied
-            targets.append(master.grad)
-            sources.append(parameter.grad)
+                targets.append(master.grad)
+                sources.append(parameter.grad)
+            else:
+                master.grad += parameter.grad
             parameter.grad = None
-        # all at once: on a GPU a copy of each would take longer to start than to do
-        if copied[0]:
-            torch._foreach_copy_(*copied)
-        if added[0]:
-            torch._foreach_add_(added[0], [gradient.float() for gradient in added[1]])
+        if targets:  # all at once: on a GPU a copy of each would take longer to start than to do
+            torch._foreach_copy_(targets, sources)
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -67,7 +64,7 @@ class MasterWeights:
         for master in self.masters:
             master.grad = None
         if self.is_copied:
-            torch._foreach_copy_(list[Tensor](self.parameters), list[Tensor](self.masters))
+            torch._foreach_copy_(self.parameters, self.masters)
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
