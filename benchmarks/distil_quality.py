@@ -240,7 +240,7 @@ def sts_of(encoder, chosen):
     return round(mean.figures[0].value, 2)
 
 
-def sentences_of(corpus, *, texts):
+def sentences_of(corpus: Path, *, texts):
     """Sentences of 4 to 40 words, drawn from all over the files' beginnings."""
     found = []
     for name in CORPUS_FILES:

@@ -49,16 +49,10 @@ def untrained(folder: Path, task: str, *, is_forward: bool) -> None:
     """Write a student of the task's default shape."""
     preset = PRESETS[task]
     outputs = {"text_outputs": DIM} if task == "embed" else {"text_outputs": CLASSES, "token_outputs": TAGS}
-    sizes = {
-        "features": preset.features,
-        "bottleneck": preset.bottleneck,
-        "state": preset.state,
-        "layers": preset.layers,
-        "skip": True,
-    }
+    sizes = {"features": preset.features, "bottleneck": preset.bottleneck, "state": preset.state, "layers": preset.layers}
     torch.manual_seed(0)
     folder.mkdir()
-    write_student(PQRNN(StudentShape(**sizes, **outputs, bidirectional=not is_forward)).eval(), folder / GRAPH_FILE)
+    write_student(PQRNN(StudentShape(**sizes, **outputs, skip=True, bidirectional=not is_forward)).eval(), folder / GRAPH_FILE)
     projection = ProjectionConfig(features=preset.features, ngram_features=preset.ngram_features, separate=preset.separate)
     projection.save(folder / PROJECTION_FILE)
     record = {"format": RECORD_FORMAT, "kind": "student", "task": task, "dim": DIM, "normalise": task == "embed"}

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,15 @@ NEAREST = 10
 TRACKS = ("1_ar-ar", "3_es-es", "5_en-en", "2_ar-en", "4a_es-en", "6_tr-en")
 STS_SETS = (*(f"sts17_track{track}" for track in TRACKS), "stsb", "sick")
 MOST_STS_TEXTS = 2000
-MODEL = {"layers": 4, "width": 192, "heads": 4, "feed_forward": 288, "vocabulary": 16_384, "block_tokens": 64, "batch_blocks": 64}
+MODEL: dict[str, Any] = {
+    "layers": 4,
+    "width": 192,
+    "heads": 4,
+    "feed_forward": 288,
+    "vocabulary": 16_384,
+    "block_tokens": 64,
+    "batch_blocks": 64,
+}
 
 
 def commands(data, part):
@@ -47,10 +56,9 @@ def commands(data, part):
         (row["lang"], int(row["id"]) - 1): row["text"] for row in rows if row["lang"] != "en"
     }  # in English's order, which has no numbers
     numbered |= {("en", place): text for place, text in enumerate(english)}
-    by_language = {language: [numbered.get((language, place)) for place in range(len(english))] for language in LANGUAGES}
     first_of = {same_text_key(text): place for place, text in reversed(list(enumerate(english)))}
-    kept = [place for place in sorted(first_of.values()) if all(texts[place] is not None for texts in by_language.values())]
-    return {language: [texts[place] for place in kept] for language, texts in by_language.items()}
+    kept = [place for place in sorted(first_of.values()) if all((language, place) in numbered for language in LANGUAGES)]
+    return {language: [numbered[language, place] for place in kept] for language in LANGUAGES}
 
 
 def train_multilingual(data, folder, tokens):

@@ -7,7 +7,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +36,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def in_turns(rivals: dict[str, Callable[[], object]], *, repeats: int, warmups: int = 1) -> dict[str, list[float]]:
+def in_turns(rivals: Mapping[str, Callable[[], object]], *, repeats: int, warmups: int = 1) -> dict[str, list[float]]:
     """Time each rival ``repeats`` times, one after the other in every round, so that a slow minute hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for round_number in range(warmups + repeats):

@@ -6,6 +6,7 @@ Tokenising and span masks count in both.
 """
 
 import multiprocessing
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -75,10 +76,14 @@ class Ours:
         self.number = 0
 
     def step(self):
-        loss = self.session.gradient_step(np.arange(self.number * BATCH, (self.number + 1) * BATCH), step=self.number, seed=SEED)
+        loss = self.gradient()
         self.optimizer.step()
         self.number += 1
         return loss
+
+    def gradient(self):
+        batch = self.session.batch(np.arange(self.number * BATCH, (self.number + 1) * BATCH), step=self.number, seed=SEED)
+        return self.session.gradient_step(batch, step=self.number, seed=SEED)
 
 
 RIVALS = {
@@ -141,7 +146,7 @@ def main():
     # a process each, as users would run them: memory settings of one must not help or hinder another
     with ExitStack() as stack:
         workers = {name: stack.enter_context(worker(name, folder, texts)) for name in RIVALS}
-        turns = {name: (lambda n=name, ask=ask: losses[n].extend(ask())) for name, ask in workers.items()}
+        turns: dict[str, Callable[[], object]] = {name: (lambda n=name, ask=ask: losses[n].extend(ask())) for name, ask in workers.items()}
         rates: list[float] = []
         turns["products"] = lambda: rates.append(product_rate(torch.bfloat16))
         times = in_turns(turns, repeats=rounds)
@@ -181,7 +186,7 @@ def gradients_apart(folder, texts):
     set_dropout(reference.model, hidden=0.0, attention=0.0)
     set_dropout(ours.session.embedder.encoder.model, hidden=0.0, attention=0.0)
     reference.gradient()
-    ours.session.gradient_step(np.arange(BATCH), step=0, seed=SEED)
+    ours.gradient()
     pairs = zip(reference.model.parameters(), ours.session.embedder.encoder.model.parameters(), strict=True)
     both = [(left.grad, right.grad) for left, right in pairs if left.grad is not None and right.grad is not None]
     # over the largest entry of all: a key's bias has no gradient but rounding, and noise over noise says nothing

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,8 @@ class Theirs:
                 disable_tqdm=True,
             )
             collator = transformers.DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=self.config.masking_rate)
-            trainer = transformers.Trainer(self.model, settings, data_collator=collator, train_dataset=self.blocks, callbacks=[InTurns()])
+            data: Any = self.blocks  # a list serves as well
+            trainer = transformers.Trainer(self.model, settings, data_collator=collator, train_dataset=data, callbacks=[InTurns()])
             trainer.remove_callback(transformers.PrinterCallback)
             if pipe.recv() == "step":
                 trainer.train()

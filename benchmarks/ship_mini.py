@@ -8,6 +8,7 @@ import shutil
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,7 +24,7 @@ LEAST_GAIN = 0.2  # nats: weights of less are not worth their place in the histo
 CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
 CORPUS_TOKENS = 64_950_564  # of its training files, cut by tain-mini's tokenizer
 CENTRING_LINES = 1000  # of each validation file
-MIRROR = {"learning_rate": 3e-4, "dropout": 0.05}  # found on the dev sets of STS-B and SICK: docs/LOG.md
+MIRROR: dict[str, Any] = {"learning_rate": 3e-4, "dropout": 0.05}  # found on the dev sets of STS-B and SICK: docs/LOG.md
 
 
 def card(record):

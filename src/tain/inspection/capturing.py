@@ -55,7 +55,7 @@ class BlockStates:
                 start += weights.shape[-1]
 
 
-Show = Callable[[int, BlockStates], None]
+Show = Callable[[int, BlockStates], object]
 
 
 class Watched:
