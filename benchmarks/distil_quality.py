@@ -278,18 +278,20 @@ def pairs_of(rows, part, left, right):
 
 
 def kept(rows, part, left, right, title, goal):
-    """Claims, one a teacher: mean over sets of left's score over right's; median and range of the seeds."""
+    """Claims, one a teacher: left's score over right's, the mean of a set's seeds, then of the sets; the range of seeds that have all sets."""
     found = pairs_of(rows, part, left, right)
     claims = []
     for teacher in dict.fromkeys(teacher for teacher, _ in found):
-        # a score of 0 comes of --quick alone
-        by_seed = sorted(
-            float(np.mean([score(one) / max(score(other), 0.01) for one, other in pairs]))
-            for (name, _), pairs in found.items()
-            if name == teacher
-        )
+        by_set: dict[str, dict[int, float]] = {}
+        for (name, seed), pairs in found.items():
+            for one, other in pairs if name == teacher else []:
+                by_set.setdefault(one["set"], {})[seed] = score(one) / max(score(other), 0.01)  # a score of 0 comes of --quick alone
+        whole = set.intersection(*(set(seeds) for seeds in by_set.values()))
+        means = sorted(float(np.mean([seeds[seed] for seeds in by_set.values()])) for seed in whole)
+        mean = float(np.mean([np.mean(list(seeds.values())) for seeds in by_set.values()]))
         suffix = "" if teacher == "none" else f" ({teacher})"
-        claims.append(Claim(title + suffix, round(float(np.median(by_seed)), 3), "times its", goal, (by_seed[0], by_seed[-1]), None))
+        spread = (means[0], means[-1]) if means else (mean, mean)
+        claims.append(Claim(f"{title}{suffix}, {len(by_set)} sets", round(mean, 3), "times its", goal, spread, None))
     return claims
 
 
@@ -374,7 +376,9 @@ def draw():
 
     counts = {entry["seeds"] for entry in summary if entry["set"] in sets}
     seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else f"{min(counts)} seed{'s' * (min(counts) > 1)}"
-    share = next(claim.ratio for claim in claims_of(rows) if claim.claim == "labels, score beside the teacher's (all-MiniLM-L6-v2)")
+    share = next(
+        claim.ratio for claim in claims_of(rows) if claim.claim.startswith("labels, score beside the teacher's (all-MiniLM-L6-v2)")
+    )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + height + 60}" font-family="system-ui, sans-serif" font-size="12">',
         f'<rect width="{width}" height="{top + height + 60}" fill="#ffffff"/>',

@@ -114,10 +114,21 @@ def finish(name: str, claims: list[Claim], details: dict[str, object], *, quick:
     """Write the results file (full runs only) and print one line a claim, last on stdout."""
     if not quick:
         RESULTS.mkdir(exist_ok=True)
-        content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "claims": [asdict(c) for c in claims], **details}
+        content = {"command": command_line(), "machine": machine(), "claims": [asdict(c) for c in claims], **details}
         (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for claim in claims:
         print(json.dumps(asdict(claim)))
+
+
+def command_line() -> str:
+    """How the script was called, without the places that only this machine has."""
+    words, kept = iter(sys.argv), ["python"]
+    for word in words:
+        if word in ("--data", "--work", "--corpus"):
+            next(words, None)
+        else:
+            kept.append(word)
+    return " ".join(kept)
 
 
 def minilm_folder() -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from measuring import RESULTS, machine
+from measuring import RESULTS, command_line, machine
 from mirror_gain import TEXTS, scores
 from ship_mini import MIRROR, write_centred
 from tain.models.embedder import Embedder
@@ -50,7 +50,7 @@ def main():
         rows.append({"tokens": tokens, "loss": loss, "raw": raw, "mirrored": mirrored})
         print(json.dumps(rows[-1]), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "points": rows}
+    content = {"command": command_line(), "machine": machine(), "points": rows}
     (RESULTS / "mini_curve.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     PLOT.write_text(drawn(rows), encoding="utf-8")
 

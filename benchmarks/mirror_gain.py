@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from measuring import RESULTS, machine
+from measuring import RESULTS, command_line, machine
 from tain.evaluation.report import evaluate
 from tain.models.embedder import Embedder
 from tain.recipes.mirror import mirror
@@ -72,7 +72,7 @@ def main():
     print(f"{'mean':24}{np.mean(list(raw.values())):8.1f}" + "".join(f"{value:16.1f}" for value in means))
     if chosen.name:
         RESULTS.mkdir(exist_ok=True)
-        content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "raw": raw, "runs": outcomes}
+        content = {"command": command_line(), "machine": machine(), "raw": raw, "runs": outcomes}
         (RESULTS / f"{chosen.name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

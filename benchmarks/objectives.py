@@ -11,14 +11,13 @@ Rows go to WORK/rows.jsonl as they are found, and a figure that is there is not 
 
 import argparse
 import json
-import sys
 import time
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from measuring import RESULTS, Rows, machine
+from measuring import RESULTS, Rows, command_line, machine
 from mirror_gain import TEXTS, scores
 from ship_mini import MIRROR, write_centred
 from tain.evaluation.report import evaluate
@@ -65,7 +64,7 @@ def main():
     summary = [summed_up(rows.found, name, is_mirrored) for is_mirrored in (False, True) for name in ("untouched", *OBJECTIVES)]
     show(summary)
     RESULTS.mkdir(exist_ok=True)
-    content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "model": str(chosen.model), "tokens": chosen.tokens}
+    content = {"command": command_line(), "machine": machine(), "model": str(chosen.model), "tokens": chosen.tokens}
     (RESULTS / "objectives.json").write_text(
         json.dumps({**content, "summary": summary, "rows": rows.found}, indent=2) + "\n", encoding="utf-8"
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from measuring import RESULTS, Rows, machine, minilm_folder
+from measuring import RESULTS, Rows, command_line, machine, minilm_folder
 from tain.evaluation.candidates import given_lists, latencies, list_figures, list_scores, sampled_lists
 from tain.foundation.runtime import fastest_dtype
 from tain.recipes.mirror import mirror
@@ -74,7 +74,7 @@ def main():
     show(summary)
     if not chosen.quick:
         RESULTS.mkdir(exist_ok=True)
-        content = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "summary": summary, "rows": found}
+        content = {"command": command_line(), "machine": machine(), "summary": summary, "rows": found}
         (RESULTS / f"{chosen.results}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -49,10 +49,11 @@ def demo(
 ) -> None:
     """Turn the built-in model into an encoder, on text found on this machine, and show what it gained.
 
-    Example: ``tain demo`` writes tain-demo/page.html within two minutes on two cores.
+    tain demo
 
-    Reads about ten thousand sentences from the docstrings of the installed Python packages (nothing is imported, nothing leaves
-    the machine), trains tain-mini on them without labels, and lets descriptions of held-out functions look for the rest of
+    Writes tain-demo/page.html within two minutes on two cores. Reads about ten thousand sentences from the docstrings of the installed
+    Python packages (nothing is imported, nothing leaves the machine), trains tain-mini without labels on as many of them as the time
+    allows, twice at most, and lets descriptions of held-out functions look for the rest of
     their docstrings, before and after.
     """
     _refuse_settings(minutes=minutes, sentences=sentences, functions=functions)

@@ -39,7 +39,7 @@ def distil(
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
-    """Teach a student of one to three megabytes what a large model says of texts. It needs no GPU and no torch.
+    """Teach a student of two to four megabytes what a large model says of texts. The student runs without GPU and torch.
 
     tain distil tain-mini sentences.txt -o student --epochs 1
 

@@ -43,7 +43,7 @@ def gradients(
 
     tain gradients tain-mini book.txt --blocks 16 --chart gradients.svg
 
-    Takes masks + 4 gradients a block and round: tain-mini on two cores does a block in about a second. Nothing is trained.
+    Takes masks + 4 gradients a block and round: some seconds a block with tain-mini on two cores. Nothing is trained.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ VERBS = {
     "demo": "The whole main job on this machine, offline, in under two minutes.",
     "mirror": "Turn a masked language model and a file of texts into an encoder.",
     "pretrain": "Train a masked language model, from scratch or continued.",
-    "distil": "Teach a student of one to three megabytes what a large model says of texts.",
+    "distil": "Teach a student of two to four megabytes what a large model says of texts.",
     "encode": "Turn texts into vectors.",
     "label": "Tell each text's class, or its tokens' tags, by a student, a classifier or a tagger.",
     "correct": "Take from an encoder's vectors what all of them share, or all of one language.",

@@ -1,4 +1,4 @@
-"""Distillation: teach a student of one to three megabytes what a large model says of texts.
+"""Distillation: teach a student of two to four megabytes what a large model says of texts.
 
 Kaliamoorthi et al. 2021 (pQRNN). The student needs no vocabulary, runs in eight bits and without torch.
 """
@@ -45,6 +45,7 @@ from tain.text.records import Example
 from tain.text.tags import tokens_of
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
+from tain.training.reading import backward
 
 _FEW_TOKENS = 1.5  # a text, on average
 
@@ -219,8 +220,7 @@ class _Session:
             loss = loss + (self._vector_loss(text, places) if self.config.task == "embed" else self._label_loss(text, places))
         if tokens is not None:
             loss = loss + self._tag_loss(tokens, places)
-        loss.backward()
-        return float(loss.detach())
+        return backward(loss)()
 
     def _vector_loss(self, vectors: Tensor, places: np.ndarray) -> Tensor:
         taught = self.material.train.taught.text

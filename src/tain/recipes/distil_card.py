@@ -58,7 +58,7 @@ tags: [tain, distillation, {config["student"]}]
 # {name}
 
 A {record["method"]} student (task: {record["task"]}) of `{record["teacher"]}`, after Kaliamoorthi et al. 2021,
-"Distilling Large Language Models into Tiny and Effective Students using pQRNN". It needs no GPU and no torch.
+"Distilling Large Language Models into Tiny and Effective Students using pQRNN". It runs without GPU and torch.
 
 ## Use
 

@@ -27,7 +27,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # 3 MB with 384 outputs: words take most of it, for the layers take most of the time
+    # 3.6 MB with 384 outputs: words take most of it, for the layers take most of the time
     "embed": Preset(
         features=10240,
         ngram_features=5120,

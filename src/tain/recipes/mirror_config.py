@@ -46,7 +46,7 @@ class MirrorConfig:
     pooling: Annotated[Pooling | None, "how token vectors become one: cls or mean (sentences mean, else cls)"] = None
     max_tokens: Annotated[int | None, "longer texts are cut, special tokens included (50; words and phrases 25)"] = None
     batch_texts: Annotated[int, "texts a step, 2 or more; each is encoded twice"] = 200
-    epochs: Annotated[int | None, "passes over the texts; more soon hurts (1; words and phrases 2)"] = None
+    epochs: Annotated[int | None, "passes over the texts (1; words and phrases 2)"] = None
     learning_rate: Annotated[
         float | None, "AdamW's step; default: what the model's folder says, else the paper's 2e-5, scaled to width and weights"
     ] = None

@@ -24,6 +24,7 @@ from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.recipes.pretrain_objectives import Masker, Material
 from tain.text.readers import read_sentences
+from tain.training.reading import backward
 
 _CARD = """# Sentence encoder and masked language model
 
@@ -97,8 +98,7 @@ class ConditionalSentences:
         ).to(self.device)
         torch.manual_seed(step_seed(seed, step, 8))  # dropout draws from torch's global state
         loss = masked_cross_entropy(self.conditional(batch), batch.targets)
-        loss.backward()
-        return loss.item()
+        return backward(loss)()
 
     def held_out(self) -> dict[str, float]:
         if self._bottleneck is None or not self.conditional.is_conditional:

@@ -24,7 +24,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.training.optimizer import MasterWeights
-from tain.training.reading import reading
+from tain.training.reading import backward
 
 _MASKING_THREADS = 3
 
@@ -223,17 +223,15 @@ class _MaskedLoss:
     def gradient(self, masks: list[MaskedTokens], *, seed: int) -> float:
         torch.manual_seed(seed)  # dropout draws from torch's global state
         hidden = sum(len(mask.places) for mask in masks)
-        total = 0.0
+        read = []
         for mask in masks:
             ids, places, targets = (each.to(self.device, non_blocking=True) for each in (mask.ids, mask.places, mask.targets))
             if self.is_compiled:  # steps hide different numbers of tokens: said at once, it is compiled once
                 torch._dynamo.mark_dynamic(places, 0)
                 torch._dynamo.mark_dynamic(targets, 0)
             loss = self._loss_of(ids, places, targets)
-            read = reading(loss)
-            share = len(mask.places) / hidden  # every token counts alike, whatever the sizes of the masks
-            (loss * share).backward()
+            # every token counts alike, whatever the sizes of the masks
+            read.append(backward(loss * (len(mask.places) / hidden)))
             if len(masks) > 1:
                 self.weights.take_gradients()
-            total += read() * share
-        return total
+        return sum(each() for each in read)

@@ -40,6 +40,7 @@ from tain.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, two_rates
+from tain.training.reading import backward
 
 _START_SCORE = 20.0  # of a candidate's vector with itself, with a learned scale: cosines times twenty
 _SAMPLE = 64  # texts that the scale and the codes are fitted to
@@ -580,8 +581,7 @@ class _Session:
         """Train codes and scale on what the encoder put out once and for all; every process does the whole batch."""
         tokens, is_token = frozen.tokens(contexts)
         loss = ranking_loss(ranker.head.contexts(tokens, is_token), ranker.head.candidates(frozen.candidates(columns)))
-        loss.backward()
-        return loss.item()
+        return backward(loss)()
 
     def _cross_step(self, ranker: CrossRanker, pairs: np.ndarray, negatives: np.ndarray, *, step: int, seed: int) -> float:
         """Rank each context's own list; the loss falls apart by context, so micro-batches need no second pass."""
@@ -591,18 +591,17 @@ class _Session:
             [ranker.pair_ids(self.context_ids[context], self.candidate_ids[one]) for one in row]
             for context, row in zip(pairs[share, 0], lists[share], strict=True)
         ]
-        total = 0.0
+        read = []
         tokens = [sum(len(ids) for ids, _ in row) for row in joined]
         for part, chosen in enumerate(batches_by_tokens(tokens, batch_tokens=self.config.micro_tokens)):
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
             scores = ranker.pair_scores([pair for item in chosen for pair in joined[item]], share_rows=True).view(len(chosen), -1)
             targets = torch.zeros(len(chosen), dtype=torch.long, device=self.device)
             loss = candidate_cross_entropy(scores, targets) * (len(chosen) / len(pairs))
-            loss.backward()
-            total += loss.item()
+            read.append(backward(loss))
             self.weights.take_gradients()
         self._sum_gradients()
-        return distributed.summed(total)
+        return distributed.summed(sum(each() for each in read))
 
     def _sum_gradients(self) -> None:
         """Add up the processes' gradients, in float32."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tain.training import distributed
-from tain.training.reading import reading
+from tain.training.reading import backward
 
 Part = TypeVar("Part")
 
@@ -54,8 +54,7 @@ def cached_gradients(
     items = distributed.gathered(mine.detach().reshape(-1, rows_each * mine.shape[1]), total=total)
     everyone = items.reshape(total * rows_each, -1).clone().requires_grad_()
     value = loss(everyone)
-    read = reading(value)
-    value.backward()
+    read = backward(value)
     assert everyone.grad is not None
     share = distributed.share_of(total)
     gradient = everyone.grad[share.start * rows_each : share.stop * rows_each]

@@ -1,9 +1,16 @@
-"""Reads a number that a GPU is still computing."""
+"""Reads a loss that a GPU is still computing, while its backward pass runs."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+
+def backward(loss: Tensor) -> Callable[[], float]:
+    """Run the backward pass of a loss and return what reads it: at once, not when the pass is done."""
+    read = reading(loss)
+    loss.backward()
+    return read
 
 
 def reading(number: Tensor) -> Callable[[], float]:
