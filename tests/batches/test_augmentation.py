@@ -31,10 +31,19 @@ def values_of(example):
         ("B-a B-a I-b", [(0, 1, "a"), (1, 2, "a"), (2, 3, "b")]),
         ("I-a I-a O I-a", [(0, 2, "a"), (3, 4, "a")]),
         ("O O", []),
+        ("NOUN O VERB VERB", [(0, 1, "NOUN"), (2, 3, "VERB"), (3, 4, "VERB")]),  # marks nothing: each a slot of its own
     ],
 )
 def test_slots_are_read_as_the_conlleval_script_does(tags, slots):
     assert slots_of(tags.split()) == slots
+
+
+def test_tags_without_marks_stay_without_them(rng):
+    tagged = [Example("old dogs sleep", None, ("ADJ", "NOUN", "VERB")), Example("big cats run", None, ("ADJ", "NOUN", "VERB"))]
+    values = slot_values(tagged)
+    made = [recombine(tagged[0], values, rng=rng) for _ in range(20)]
+    assert {one.tags for one in made} == {("ADJ", "NOUN", "VERB")}
+    assert "big dogs run" in {one.text for one in made}
 
 
 def test_spans_change_places_with_their_tags_and_no_slot_is_cut(rng):

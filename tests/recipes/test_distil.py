@@ -1,6 +1,7 @@
 """Distillation end to end on tiny models: every task, teacher and student; resume; and every refusal."""
 
 import json
+import math
 import zlib
 from typing import Any
 
@@ -11,14 +12,17 @@ import transformers
 from safetensors.numpy import save_file
 
 from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.recipes import distil as recipe
+from tain.recipes import distil_material
 from tain.recipes.distil import distil
 from tain.recipes.distil_config import PRESETS, DistilConfig
 from tain.recipes.distil_figures import label_figures, vector_figures
-from tain.recipes.distil_material import Lesson, Material, _drawn
+from tain.recipes.distil_material import Lesson, Material, _drawn, gather
 from tain.recipes.distil_teacher import Lessons, load_teacher
 from tain.runtime.student import Student
+from tain.text.cleaning import same_text_key
 from tain.text.records import Example, Prediction
 
 SMALL: dict[str, Any] = {
@@ -147,6 +151,10 @@ def test_a_student_begins_where_another_one_ended(bert_folder, texts, flights, t
     assert again.module.shape == first.module.shape
     assert again.trained.losses[0] < first.trained.losses[0]
     assert np.mean(again.trained.losses) == pytest.approx(np.mean(first.trained.losses[-10:]), rel=0.15)
+    forwards = tmp_path / "forwards"
+    distil(bert_folder, texts, forwards, keep_weights=True, forward_only=True, kernel_width=3, **SMALL)
+    begun = distil(bert_folder, texts, start=str(forwards), **light).config
+    assert (begun.forward_only, begun.kernel_width) == (True, 3)
     # labels: all but the heads
     fresh = {name: tensor.clone() for name, tensor in first.module.state_dict().items()}
     made = distil("none", flights, start=str(tmp_path / "first"), task="classify", learning_rate=1e-6, **light)
@@ -272,13 +280,14 @@ def test_names_of_labels_that_nobody_gives_are_no_outputs(save_labeller, flights
     assert result.student.predict(["show flights"])[0].label is None
 
 
+class Rule:
+    name, labels, tags, reads, size_bytes, embedder = "rule", ("flight", "weather"), None, True, None, None
+
+    def teach(self, texts, *, places, progress):
+        return Lessons(text=np.array([[8.0, 0.0] if "flights" in text else [0.0, 8.0] for text in texts], dtype=np.float32))
+
+
 def test_anything_that_labels_texts_can_teach(flights):
-    class Rule:
-        name, labels, tags, reads, size_bytes, embedder = "rule", ("flight", "weather"), None, True, None, None
-
-        def teach(self, texts, *, places, progress):
-            return Lessons(text=np.array([[8.0, 0.0] if "flights" in text else [0.0, 8.0] for text in texts], dtype=np.float32))
-
     texts = [example.text for example in flights]
     settings = SMALL | {"epochs": 8, "learning_rate": 1e-2, "features": 256}
     result = distil(Rule(), texts, task="classify", **settings)
@@ -346,6 +355,34 @@ def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
     assert result.counts["repeated"] >= 8  # the other copies of what was held out
 
 
+def test_no_changed_copy_is_a_text_that_is_held_out(flights):
+    material = gather(
+        flights, Rule(), DistilConfig(task="classify", held_out=40, batch_texts=8, augmented_copies=8).resolved(), Progress.silent()
+    )
+    held = {same_text_key(example.text) for example in material.held.examples}
+    made = {same_text_key(example.text) for example in material.train.examples[-material.counts["augmented"] :]}
+    assert material.counts["held_out"] == len(held) > 5
+    # slots are exchanged among texts, so some copies would have been
+    everything = gather(
+        flights, Rule(), DistilConfig(task="classify", held_out=0, batch_texts=8, augmented_copies=8).resolved(), Progress.silent()
+    )
+    assert held & {same_text_key(example.text) for example in everything.train.examples[-everything.counts["augmented"] :]}
+    assert not held & made
+
+
+def test_a_copy_of_other_words_keeps_no_label_that_nobody_gave_it(save_labeller, flights, monkeypatch):
+    monkeypatch.setattr(distil_material, "near_words", lambda encoder, examples: {"flights": ["weather"], "weather": ["flights"]})
+    tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
+    teacher = load_teacher(
+        tagger, task="tag", given=len(flights), labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False
+    )
+    config = DistilConfig(task="tag", held_out=0, batch_texts=8).resolved()
+    material = gather(flights, teacher, config, Progress.silent(), teacher.embedder)
+    assert material.counts["augmented"] > 0
+    assert (material.train.labels[-material.counts["augmented"] :] == -1).all()
+    assert (material.train.labels[: -material.counts["augmented"]] >= 0).all()
+
+
 def test_figures_count_what_people_said_and_the_teacher_beside_it():
     examples = [Example("fly to oslo", "go", ("O", "O", "B-city")), Example("rain in rome", "weather", ("O", "O", "B-city")), Example("hm")]
     logits = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
@@ -398,6 +435,16 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"hard_share": 0.5}, "hard_share says nothing to --task embed: leave it out"),
         ({"task": "tag", "split": "code-point"}, "separate and split part tokens further"),
         ({"seed": -1}, "seed is -1: give 0 or more"),
+        ({"seed": 2**63}, "give less than 2 to the power 63"),
+        ({"weight_decay": math.nan}, "weight_decay is nan: give 0 or more"),
+        ({"vector_weight": math.inf}, "vector_weight is infinite: give a number"),
+        ({"learning_rate": math.inf}, "learning_rate is infinite: give a number"),
+        ({"checkpoint_every_s": -5.0}, "checkpoint_every_s is -5.0: give 0 seconds or more"),
+        ({"features": 64, "ngram_features": 65}, "ngram_features is 65: give 0 to all 64 features"),
+        ({"ngram_features": 10241}, "ngram_features is 10241: give 0 to all 10240 features"),
+        ({"student": "static", "dtype": "bfloat16"}, "a static student is trained in float32"),
+        ({"start": "x", "start_words": 7}, "are for students that begin with random weights"),
+        ({"start": "x", "token_vectors": "y"}, "are for students that begin with random weights"),
         ({"token_vectors": "x", "start_words": 0}, "token_vectors are what a pqrnn starts from, by start_words"),
     ],
 )
@@ -410,6 +457,8 @@ def test_presets_fill_what_is_not_given():
     config = DistilConfig(task="classify", state=7).resolved()
     assert (config.state, config.layers, config.epochs) == (7, PRESETS["classify"].layers, PRESETS["classify"].epochs)
     assert DistilConfig(features=100).resolved().ngram_features == 50
+    assert (config.kernel_width, config.forward_only) == (2, False)
+    assert DistilConfig(student="static").resolved().kernel_width is None
 
 
 def test_logits_that_do_not_match_the_names_are_refused(flights, tmp_path):
@@ -439,9 +488,57 @@ def test_matrices_of_other_shapes_are_refused(flights, texts, tmp_path):
 
 
 def test_teachers_that_cannot_teach_are_refused(bert_folder, flights, texts):
+    idle = {"hard_share": 0.9, "word_exchange": 0.9}
+    assert "hard_share, word_exchange says nothing without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
     assert "vectors are learnt from a teacher alone" in refused("none", texts, **SMALL)
     assert "has no trained head to classify with" in refused(bert_folder, flights, task="classify", **SMALL)
     assert "name one with --token-vectors" in refused("none", flights, task="classify", **STATIC)
+
+
+def test_a_teacher_whose_outputs_do_not_fit_is_refused(flights):
+    class Odd(Rule):
+        tags = None
+
+        def __init__(self, lessons, **own):
+            self._lessons = lessons
+            for name, value in own.items():
+                setattr(self, name, value)
+
+        def teach(self, texts, *, places, progress):
+            return self._lessons(texts)
+
+    def rows(count, width):
+        return np.zeros((count, width), dtype=np.float32)
+
+    few = Odd(lambda texts: Lessons(text=rows(len(texts) - 1, 2)))
+    assert "rows of 2: give a row each" in refused(few, flights, task="classify", **SMALL)
+    wide = Odd(lambda texts: Lessons(text=rows(len(texts), 3)))
+    assert "of shape (160, 3), which should be 160 rows of 2" in refused(wide, flights, task="classify", **SMALL | {"held_out": 0})
+    nameless = Odd(lambda texts: Lessons(text=rows(len(texts), 2)), labels=None)
+    assert "logits of texts and no names for them" in refused(nameless, flights, task="classify", **SMALL)
+    short = Odd(lambda texts: Lessons(tokens=[rows(1, 3) for _ in texts]), labels=None, tags=("B-city", "I-city", "O"))
+    assert "logits for the tokens of" in refused(short, flights, task="tag", **SMALL)
+
+
+def test_a_head_of_the_other_kind_is_refused(save_labeller, flights):
+    tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
+    classifier = save_labeller("SequenceClassification", ["flight", "weather"])
+    bare = [Example(example.text) for example in flights]
+    assert "is a tagger, but what is needed is a classifier" in refused(tagger, bare, task="classify", **SMALL)
+    assert "is a classifier, but what is needed is a tagger" in refused(classifier, bare, task="tag", **SMALL)
+    assert "is a tagger, but what is needed is a classifier" in refused(tagger, bare, task="tag", classifier=tagger, **SMALL)
+
+
+def test_students_teach_no_students(bert_folder, texts, flights, tmp_path):
+    distil("none", flights, tmp_path / "student", task="classify", **SMALL)
+    assert "is itself a student" in refused(tmp_path / "student", flights, task="classify", **SMALL)
+    assert "is itself a student" in refused(tmp_path / "student", texts, **SMALL)
+    assert "a student, whose tokens are not words" in refused(bert_folder, texts, token_vectors=str(tmp_path / "student"), **SMALL)
+
+
+def test_texts_without_tokens_are_refused_before_a_static_student_is_trained(bert_folder, texts, monkeypatch):
+    monkeypatch.setattr(recipe._Session, "train", lambda session: pytest.fail("trained"))
+    assert "has no tokens for the tokenizer of" in refused(bert_folder, [*texts, "\u200b"], **STATIC)
 
 
 def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
@@ -544,3 +641,7 @@ def test_a_student_of_labels_begun_with_one_of_vectors_has_a_skip_of_its_own(ber
 
 def test_resuming_without_a_folder_is_refused(texts):
     assert "no output is given" in refused("none", texts, resume=True)
+
+
+def test_resuming_what_is_not_there_is_refused_before_anything_is_loaded(texts, tmp_path):
+    assert "there is nothing to resume" in refused("no such teacher", texts, tmp_path / "student", resume=True)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -190,7 +191,7 @@ def test_what_a_student_cannot_do_is_refused(embedding_student, tagging_student,
 def test_a_folder_that_is_not_whole_is_refused(embedding_student, missing, tmp_path):
     shutil.copytree(embedding_student, tmp_path / "student")
     (tmp_path / "student" / missing).unlink()
-    assert is_student(tmp_path / "student") == (missing != "student.onnx")
+    assert is_student(tmp_path / "student")  # what is left of one
     with pytest.raises(UserError, match="that tain distil wrote"):
         Student.load(tmp_path / "student")
 
@@ -221,6 +222,33 @@ def test_files_of_different_students_are_refused(embedding_student, tmp_path):
     path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(UserError, match="has version 3, this tain reads 2"):
         Student.load(tmp_path / "student")
+
+
+def test_a_dim_that_is_not_the_graphs_is_refused(embedding_student, tmp_path):
+    shutil.copytree(embedding_student, tmp_path / "student")
+    path = tmp_path / "student" / "tain.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"dim": record["dim"] + 1}))
+    with pytest.raises(UserError, match="the files come from different students"):
+        Student.load(tmp_path / "student")
+
+
+@pytest.mark.parametrize("backend", ["onnx", "numpy"])
+def test_threads_take_turns(embedding_student, backend):
+    """Each batch has words that no other has, so a token kept under another's number would show at once and later."""
+    student = Student.load(embedding_student, backend=backend, threads=1)
+    batches = [[f"w{number} x{number + place} y{place}" for place in range(6)] for number in range(100, 160)]
+    switching_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(student.encode, batches))
+    finally:
+        sys.setswitchinterval(switching_s)
+    fresh = Student.load(embedding_student, backend=backend, threads=1)
+    for batch, vectors in zip(batches, found, strict=True):
+        np.testing.assert_allclose(vectors, fresh.encode(batch), atol=1e-6)
+        np.testing.assert_allclose(student.encode(batch), vectors, atol=1e-6)
 
 
 def test_labels_of_another_student_are_refused(tagging_student, tmp_path):

@@ -62,7 +62,8 @@ def recombine(example: Example, values: dict[str, list[tuple[str, ...]]], *, rng
         if rng.random() < 0.5:
             value = values[slot][int(rng.integers(len(values[slot])))]
             tokens[begin:end] = value
-            tags[begin:end] = [f"B-{slot}", *[f"I-{slot}"] * (len(value) - 1)]
+            is_marked = tags[begin] != slot
+            tags[begin:end] = [f"B-{slot}", *[f"I-{slot}"] * (len(value) - 1)] if is_marked else [slot] * len(value)
     return Example(" ".join(tokens), example.label, tuple(tags) if example.tags else example.tags)
 
 

@@ -11,6 +11,7 @@ from tain.foundation.errors import UserError
 from tain.recipes.distil_config import DistilConfig
 
 if TYPE_CHECKING:
+    from tain.foundation.progress import Progress
     from tain.recipes.distil import Distilled
     from tain.text.records import Example
 
@@ -29,7 +30,9 @@ def distil(
     tags_column: Annotated[
         str | None, Parameter(help="the tags' column: one tag a token, parted by blanks, in BIO form (O B-city I-city)")
     ] = None,
-    unlabelled: Annotated[str | None, Parameter(help="more texts, without labels: the teacher labels them")] = None,
+    unlabelled: Annotated[
+        str | None, Parameter(help="more texts, without labels: the teacher labels them (of a table the same --column)")
+    ] = None,
     classifier: Annotated[str | None, Parameter(help="with a tagger as teacher: the classifier that labels the whole texts")] = None,
     labels: Annotated[Path | None, Parameter(help="names of the teacher's classes, one a line, in the order of its logits")] = None,
     tags: Annotated[Path | None, Parameter(help="the same for its tags")] = None,
@@ -53,16 +56,17 @@ def distil(
     _refuse_idle(settled.task, **of_labels, tags_column=tags_column, tags=tags, classifier=classifier)
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
+    from tain.text.tables import kind_of
 
     refuse_existing(output, overwrite=overwrite)
     _find(teacher)
     if classifier is not None:
         _find(classifier)
-    given = _read(texts, column, label_column, tags_column)
-    if unlabelled is not None:
-        given += _read(unlabelled, None, None, None)
-    names = {"labels": _names(labels), "tags": _names(tags)}
     progress = Progress.for_terminal(json=json, quiet=quiet)
+    given = _read(texts, column, label_column, tags_column, progress)
+    if unlabelled is not None:
+        given += _read(unlabelled, column if kind_of(unlabelled) != "text" else None, None, None, progress)
+    names = {"labels": _names(labels), "tags": _names(tags)}
     from tain.recipes.distil import distil as run
 
     _show(run(teacher, given, output, config=settled, classifier=classifier, overwrite=overwrite, progress=progress, **names), as_json=json)
@@ -90,12 +94,16 @@ def _find(teacher: str) -> None:
         locate(teacher)
 
 
-def _read(source: str, column: str | None, label_column: str | None, tags_column: str | None) -> "list[Example]":
+def _read(source: str, column: str | None, label_column: str | None, tags_column: str | None, progress: "Progress") -> "list[Example]":
     from tain.text.readers import read_rows, read_texts
     from tain.text.records import Example
 
     if label_column is None and tags_column is None:
-        return [Example(text) for text in read_texts(source, column=column)]
+        stream = read_texts(source, column=column)
+        found = [Example(text) for text in stream]
+        if stream.blank:
+            progress.warn(f"{stream.blank:,} blank texts of {source!r} were skipped")
+        return found
     names, rows = read_rows(source)
     wanted = [("--column", column), ("--label-column", label_column), ("--tags-column", tags_column)]
     for flag, name in wanted:

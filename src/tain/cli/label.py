@@ -54,10 +54,17 @@ def label(
     if output is None:
         for line in lines:
             print(line)
+        _tell_of_blanks(given.blank, progress)
         return
     with whole_file(output, overwrite=overwrite) as path, path.open("w", encoding="utf-8") as file:
         count = sum(1 for line in lines if file.write(f"{line}\n"))
+    _tell_of_blanks(given.blank, progress)
     print(f"{count:,} texts labelled, saved in {output}")
+
+
+def _tell_of_blanks(blank: int, progress: "Progress") -> None:
+    if blank:
+        progress.warn(f"{blank:,} blank lines were skipped: lines of the result count texts")
 
 
 def _lines(model: "Tells", texts: Iterable[str], progress: "Progress") -> Iterator[str]:

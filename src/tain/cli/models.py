@@ -89,8 +89,9 @@ def load_encoder(name: str, **options: Any) -> "Embedder | Student":
     from tain.runtime.student import Student, is_student
 
     if is_student(name):
-        for option in ("pooling", "max_tokens", "device", "dtype"):
-            if options.get(option) not in (None, "auto"):
+        # a student runs on the CPU and in float32 whatever is said, so that its teacher may be told to
+        for option, own in (("pooling", None), ("max_tokens", None), ("device", "cpu"), ("dtype", "float32")):
+            if options.get(option) not in (None, "auto", own):
                 raise UserError(f"{option} is {options[option]!r}, but {name!r} is a student, which was made with its own: leave it out")
         student = Student.load(name)
         if student.task != "embed":

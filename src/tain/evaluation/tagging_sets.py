@@ -76,6 +76,8 @@ def load_tagging(names: Sequence[str], data: Path | None, *, part: Part = "test"
         if list(names) != [SUITE]:
             raise UserError(f"data is the table {str(data)!r}, which goes with --suite {SUITE} alone, not with {', '.join(names)}")
         return [_set(data.name.split(".")[0], data)], []
+    if not data.exists():
+        raise UserError(f"data is {str(data)!r}, which does not exist: give the folder that holds atis/ and so on, or a table of your own")
     wanted = dict.fromkeys(key for name in names for key in (_FILES if name == SUITE else [name]))
     found: list[TaggingSet] = []
     absent: list[str] = []

@@ -19,6 +19,7 @@ from tain.text.tags import tokens_of
 Kind = Literal["classify", "tag"]
 
 _HEADS: dict[Kind, str] = {"classify": "SequenceClassification", "tag": "TokenClassification"}
+_CALLED: dict[Kind, str] = {"classify": "classifier", "tag": "tagger"}
 _NO_CLASSES = ("regression", "multi_label_classification")
 _BATCH_TEXTS = 64
 
@@ -65,6 +66,9 @@ class Labeller:
         """
         path = locate(str(name))
         refuse_pickles(path)
+        named = _named_kind(path)
+        if kind is not None and named not in (None, kind):
+            raise UserError(f"model {str(name)!r} is a {_CALLED[named]}, but what is needed is a {_CALLED[kind]}: give one")
         kind = kind or _kind_of(path, str(name))
         model, tokenizer, missing = load_with_missing(f"AutoModelFor{_HEADS[kind]}", path, trust_remote_code=trust_remote_code)
         if heads := [weight for weight in missing if "pooler" not in weight]:
@@ -171,17 +175,28 @@ def checked_names(names: Sequence[str], *, outputs: int, what: str, model: str) 
 
 
 def _kind_of(path: str, name: str) -> Kind:
-    """Which head the folder's config names."""
+    """Which head the folder's config names.
+
+    Raises:
+        UserError: None.
+    """
+    kind = _named_kind(path)
+    if kind is None:
+        raise UserError(
+            f"model {name!r} is no classifier and no tagger: give a student, or a fine-tuned transformers model with such a head"
+        )
+    return kind
+
+
+def _named_kind(path: str) -> Kind | None:
     import transformers
 
     try:
         architectures = transformers.AutoConfig.from_pretrained(path).architectures or []
     except (OSError, ValueError, KeyError, json.JSONDecodeError):
         architectures = []
-    for kind, head in _HEADS.items():
-        if any(architecture.endswith(head) for architecture in architectures):
-            return kind
-    raise UserError(f"model {name!r} is no classifier and no tagger: give a student, or a fine-tuned transformers model with such a head")
+    heads = (kind for kind, head in _HEADS.items() if any(architecture.endswith(head) for architecture in architectures))
+    return next(heads, None)
 
 
 def _first_pieces(logits: np.ndarray, owners: Sequence[int | None], words: int) -> np.ndarray:

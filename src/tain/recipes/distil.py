@@ -34,7 +34,7 @@ from tain.objectives.distillation import (
 )
 from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.distil_card import student_card
-from tain.recipes.distil_config import DistilConfig
+from tain.recipes.distil_config import NONE, DistilConfig
 from tain.recipes.distil_figures import label_figures, vector_figures
 from tain.recipes.distil_material import Material, check_texts, gather
 from tain.recipes.distil_readers import Reader, encoder_of, reader_for
@@ -43,6 +43,7 @@ from tain.recipes.distil_teacher import Teacher, load_teacher
 from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
 from tain.text.records import Example
 from tain.text.tags import tokens_of
+from tain.training.checkpoint import refuse_nothing_to_resume
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
 from tain.training.reading import backward
@@ -112,6 +113,10 @@ def distil(
         refuse_existing(Path(output), overwrite=overwrite)
     elif config.resume:
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
+    if config.resume and output is not None:
+        refuse_nothing_to_resume(checkpoint_folder(Path(output)))
+    if str(getattr(teacher, "name", teacher)) == NONE:
+        config.refuse_teachers_settings()
     if isinstance(texts, str):
         raise UserError("distil was given one string, which would be read letter by letter: give a list of texts")
     examples = [text if isinstance(text, Example) else Example(text) for text in texts]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tain.recipes.distil_config import NONE
+
 FIGURES = {
     "cosine": "mean cosine to the teacher's vector",
     "pairs": "Spearman of cosines between texts",
@@ -48,6 +50,7 @@ def student_card(name: str, record: dict[str, Any]) -> str:
         else "No texts were held out, or none had labels, so nothing was measured.\n"
     )
     sizes = "\n".join(f"| {label} | {value} |" for label, value in size_rows(record["sizes"]))
+    of = "of the given labels alone" if record["teacher"] == NONE else f"of `{record['teacher']}`"
     knows = f"\nLabels: {', '.join(record['labels'])}.\n" if record["labels"] else ""
     knows += f"\nTags: {', '.join(record['tags'])}.\n" if record["tags"] else ""
     return f"""---
@@ -57,7 +60,7 @@ tags: [tain, distillation, {config["student"]}]
 
 # {name}
 
-A {record["method"]} student (task: {record["task"]}) of `{record["teacher"]}`, after Kaliamoorthi et al. 2021,
+A {record["method"]} student (task: {record["task"]}) {of}, after Kaliamoorthi et al. 2021,
 "Distilling Large Language Models into Tiny and Effective Students using pQRNN". It runs without GPU and torch.
 
 ## Use

@@ -1,10 +1,13 @@
 """Settings of distillation. Light to import: the command line reads its help from here."""
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Literal, get_args
 
 from tain.foundation.choices import Dtype, Split
-from tain.foundation.errors import refuse_all
+from tain.foundation.errors import UserError, refuse_all
+
+NONE = "none"  # the name that stands for no teacher
 
 Task = Literal["embed", "classify", "tag"]
 StudentKind = Literal["pqrnn", "static"]
@@ -88,6 +91,7 @@ _OF_PQRNN = (
     "distortion",
     "zoneout",
 )
+_OF_TEACHERS = ("logit_scale", "hard_share", "word_exchange")  # without one nobody says anything of texts but what is given
 _IDLE: dict[str, tuple[str, ...]] = {
     "pqrnn": ("static_dim",),
     "static": _OF_PQRNN,
@@ -109,8 +113,8 @@ class DistilConfig:
     state: Annotated[int | None, "width of a layer's state, each direction (128)"] = None
     layers: Annotated[int | None, "quasi-recurrent layers (2)"] = None
     skip: Annotated[bool, "what is said of whole texts also reads the mean of the narrow layer, past the others"] = True
-    kernel_width: Annotated[int, "tokens that a gate sees"] = 2
-    forward_only: Annotated[bool, "read forwards only, for text that is still being typed"] = False
+    kernel_width: Annotated[int | None, "tokens that a gate sees (2)"] = None
+    forward_only: Annotated[bool | None, "read forwards only, for text that is still being typed (no)"] = None
     separate: Annotated[bool | None, "make punctuation marks tokens of their own (yes; tag never)"] = None
     split: Annotated[Split, "where tokens end; code-point makes each character one, for writing without blanks"] = "space"
     max_tokens: Annotated[int, "longer texts are cut"] = 128
@@ -163,16 +167,23 @@ class DistilConfig:
                 problems.append(f"{', '.join(idle)} says nothing to --{flag} {chosen}: leave it out")
         if self.student == "pqrnn" and self.token_vectors is not None and not self.start_words:
             problems.append("token_vectors are what a pqrnn starts from, by start_words: leave them out")
+        if self.start is not None and (self.start_words != type(self).start_words or (self.token_vectors and self.task == "embed")):
+            problems.append("start_words and token_vectors are for students that begin with random weights: leave them out, or start")
         if self.task == "tag" and (self.separate or self.split != "space"):
             problems.append("separate and split part tokens further than their tags: leave them out with --task tag")
         if self.split not in get_args(Split):
             problems.append(f"split is {self.split!r}: give {' or '.join(get_args(Split))}")
+        if self.student == "static" and self.dtype not in ("auto", "float32"):
+            problems.append(f"dtype is {self.dtype}, but a static student is trained in float32: leave it out")
         if self.dtype not in get_args(Dtype):
             problems.append(f"dtype is {self.dtype!r}: give {', '.join(get_args(Dtype))}")
         for name in ("features", "bottleneck", "state", "layers", "kernel_width", "max_tokens", "static_dim"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name} is {value}: give 1 or more")
+        features = self.features or (PRESETS[self.task].features if self.task in PRESETS else math.inf)
+        if self.ngram_features is not None and self.ngram_features > features:
+            problems.append(f"ngram_features is {self.ngram_features}: give 0 to all {features} features")
         for name in (
             "ngram_features",
             "augmented_copies",
@@ -186,7 +197,7 @@ class DistilConfig:
             "seed",
         ):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}: give 0 or more")
         for name in ("hard_share", "word_exchange", "distortion", "zoneout"):
             value = getattr(self, name)
@@ -195,6 +206,13 @@ class DistilConfig:
         for name in ("temperature", "logit_scale", "learning_rate"):
             if not getattr(self, name) > 0:
                 problems.append(f"{name} is {getattr(self, name)}: give a number above 0")
+        for name in ("similarity_weight", "vector_weight", "weight_decay", "temperature", "logit_scale", "learning_rate"):
+            if getattr(self, name) == math.inf:
+                problems.append(f"{name} is infinite: give a number")
+        if not self.checkpoint_every_s >= 0:
+            problems.append(f"checkpoint_every_s is {self.checkpoint_every_s}: give 0 seconds or more")
+        if self.seed >= 2**63:
+            problems.append(f"seed is {self.seed}: give less than 2 to the power 63")
         if self.batch_texts is not None and self.batch_texts < 2:
             problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be told from: give 2 or more")
         if self.epochs == 0 and (self.student == "pqrnn" or self.task != "embed"):
@@ -206,6 +224,18 @@ class DistilConfig:
         preset = asdict(PRESETS[self.task])
         if self.student == "static":
             preset = {name: value for name, value in preset.items() if name not in _OF_PQRNN}
+        else:
+            preset |= {"kernel_width": 2, "forward_only": False}
         if self.features is not None:
             preset["ngram_features"] = self.features // 2
         return replace(self, **{name: value for name, value in preset.items() if getattr(self, name) is None})
+
+    def refuse_teachers_settings(self) -> None:
+        """Refuse what says nothing where there is no teacher.
+
+        Raises:
+            UserError: Such a setting was changed.
+        """
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        if idle := [name for name in _OF_TEACHERS if getattr(self, name) != defaults[name]]:
+            raise UserError(f"{', '.join(idle)} says nothing without a teacher: leave it out, or give one")

@@ -11,9 +11,9 @@ from tain.batches.augmentation import augmented
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
-from tain.recipes.distil_config import DistilConfig
+from tain.recipes.distil_config import NONE, DistilConfig
 from tain.recipes.distil_near_words import near_words
-from tain.recipes.distil_teacher import NONE, Lessons, Teacher
+from tain.recipes.distil_teacher import Lessons, Teacher
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example
 from tain.text.tags import tokens_of
@@ -103,7 +103,9 @@ def gather(
         "left_over": len(order) - held - len(trained),
     }
     both = np.concatenate([trained, order[:held]])
-    taught = teacher.teach([examples[place].text for place in both], places=both, progress=progress)
+    taught = _taught(teacher, [examples[place].text for place in both], places=both, progress=progress)
+    if config.task != "embed" and taught.text is not None and teacher.labels is None:
+        raise UserError(f"teacher {teacher.name!r} gives logits of texts and no names for them: give it labels")
     if config.task == "classify" and len(labels) == 1:
         raise UserError(f"all texts have one label, {labels[0]!r}, so there is nothing to tell apart: give texts of two labels or more")
     is_labelled = taught.text is not None or any(example.label for example in examples)
@@ -114,10 +116,10 @@ def gather(
     labels = labels if is_labelled else ()  # names alone teach nothing
     train = _lesson([examples[place] for place in trained], _part(taught, slice(0, len(trained))), labels, tags)
     measured = _lesson([examples[place] for place in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
-    copies = _copies(train.examples, teacher, config, progress, encoder)
+    copies = _copies(train.examples, measured.examples, teacher, config, progress, encoder)
     if copies.examples:
-        # a copy keeps what people said of its text only where no teacher has looked at the copy itself
-        has_labels, has_tags = copies.taught.text is None, copies.taught.tokens is None
+        # a copy keeps what people said of its text only where no teacher has looked at the copy itself; and no label if its words are others
+        has_labels, has_tags = copies.taught.text is None and not copies.has_other_words, copies.taught.tokens is None
         more = _lesson(copies.examples, copies.taught, labels, tags, has_labels=has_labels, has_tags=has_tags)
         train = _joined(train, more)
     counts["augmented"] = len(copies.examples)
@@ -128,10 +130,13 @@ def gather(
 class _Copies:
     examples: list[Example]
     taught: Lessons
+    has_other_words: bool = False
 
 
-def _copies(examples: list[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None) -> _Copies:
-    """Changed copies with the teacher's word on them; without a teacher their labels and tags go along as they are."""
+def _copies(
+    examples: list[Example], held: list[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None
+) -> _Copies:
+    """Changed copies with the teacher's word on them; without a teacher their labels and tags go along as they are. None is a text held out."""
     wanted = config.augmented_copies
     if config.task == "embed" or (wanted is None and not teacher.reads) or wanted == 0:
         return _Copies([], Lessons())
@@ -144,7 +149,40 @@ def _copies(examples: list[Example], teacher: Teacher, config: DistilConfig, pro
     near = near_words(encoder, examples) if encoder is not None and teacher.reads and config.word_exchange else None
     copies, rng = 2 if wanted is None else wanted, np.random.default_rng([config.seed, 2])
     made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_exchange)
-    return _Copies(made, teacher.teach([example.text for example in made], places=None, progress=progress) if made else Lessons())
+    is_held = {same_text_key(example.text) for example in held}
+    made = [example for example in made if same_text_key(example.text) not in is_held]
+    taught = _taught(teacher, [example.text for example in made], places=None, progress=progress) if made else Lessons()
+    return _Copies(made, taught, has_other_words=bool(near))
+
+
+def _taught(teacher: Teacher, texts: list[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+    """Have the teacher label texts.
+
+    Raises:
+        UserError: It is an object of the user's, and what it gives fits neither the texts nor its names.
+    """
+    taught = teacher.teach(texts, places=places, progress=progress)
+    if taught.text is not None:
+        width = None if teacher.labels is None else len(teacher.labels)
+        _refuse_misfits(teacher, "numbers for texts", taught.text, rows=len(texts), width=width)
+    if taught.tokens is not None:
+        if len(taught.tokens) != len(texts):
+            raise UserError(
+                f"teacher {teacher.name!r} gave logits of tokens for {len(taught.tokens):,} of {len(texts):,} texts: give a matrix a text"
+            )
+        for text, logits in zip(texts, taught.tokens, strict=True):
+            _refuse_misfits(
+                teacher, f"logits for the tokens of {text[:40]!r}", logits, rows=len(tokens_of(text)), width=len(teacher.tags or ())
+            )
+    return taught
+
+
+def _refuse_misfits(teacher: Teacher, what: str, values: np.ndarray, *, rows: int, width: int | None) -> None:
+    if values.ndim != 2 or len(values) != rows or width not in (None, values.shape[1]):
+        wanted = f"{rows:,} rows" + ("" if width is None else f" of {width}")
+        raise UserError(
+            f"teacher {teacher.name!r} gave {what} of shape {values.shape}, which should be {wanted}: give a row each, a number a name"
+        )
 
 
 def _lesson(
@@ -190,10 +228,13 @@ def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:
     """
     if not examples:
         raise UserError("there are no texts: give some")
-    counts = [len(tokens_of(example.text)) for example in examples]
-    for place, (example, count) in enumerate(zip(examples, counts, strict=True)):
+    counts = []
+    for place, example in enumerate(examples):
+        if not isinstance(example.text, str):
+            raise UserError(f"text number {place + 1} is {type(example.text).__name__}, not text: give strings")
         if not example.text or example.text.isspace():
             raise UserError(f"text number {place + 1} has no tokens ({example.text!r}): leave such texts out")
+        counts.append(count := len(tokens_of(example.text)))
         if example.label is not None and not isinstance(example.label, str):
             raise UserError(f"text number {place + 1} has a label that is {type(example.label).__name__}, not text: give names")
         if config.task == "tag" and example.tags is not None and len(example.tags) != count:

@@ -22,7 +22,7 @@ from tain.recipes.distil_material import Material
 from tain.recipes.distil_start import begin_with
 from tain.recipes.distil_teacher import Teacher
 from tain.recipes.distil_words import fit_skip, fit_words
-from tain.runtime.student import PROJECTION_FILE, TOKENIZER_FILE
+from tain.runtime.student import PROJECTION_FILE, TOKENIZER_FILE, is_student
 
 
 @runtime_checkable
@@ -88,7 +88,7 @@ class HashedReader:
     def module(self, material: Material) -> PQRNN:
         config = self.config
         assert config.features is not None and config.bottleneck is not None and config.state is not None and config.layers is not None
-        assert config.zoneout is not None
+        assert config.zoneout is not None and config.kernel_width is not None
         shape = StudentShape(
             features=config.features,
             bottleneck=config.bottleneck,
@@ -154,6 +154,8 @@ def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> 
         return None
     if config.token_vectors is None:
         return teacher.embedder
+    if is_student(config.token_vectors):
+        raise UserError(f"token_vectors is {config.token_vectors!r}, a student, whose tokens are not words: give an encoder")
     return Embedder.load(config.token_vectors, device=str(device), dtype="float32", trust_remote_code=config.trust_remote_code)
 
 
@@ -184,7 +186,11 @@ class StaticReader:
     def module(self, material: Material) -> StaticStudent:
         vocabulary = len(self.embedder.tokenizer)
         counts = np.zeros(vocabulary)
-        for ids in bare_ids(self.embedder.tokenizer, [example.text for example in material.train.examples]):
+        texts, held = ([example.text for example in part.examples] for part in (material.train, material.held))
+        for text, ids in zip([*texts, *held], bare_ids(self.embedder.tokenizer, [*texts, *held]), strict=True):
+            if not ids:
+                raise UserError(f"the text {text[:40]!r} has no tokens for the tokenizer of {self.embedder.name!r}: leave such texts out")
+        for ids in bare_ids(self.embedder.tokenizer, texts):
             np.add.at(counts, ids, 1)
         vectors = self._token_vectors(vocabulary)
         module = StaticStudent(tokens=vocabulary + 1, dim=self.config.static_dim, outputs=material.text_outputs)

@@ -15,9 +15,9 @@ from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.labeller import Labeller, checked_names
+from tain.recipes.distil_config import NONE
 from tain.runtime.student import is_student
 
-NONE = "none"  # the name that stands for no teacher
 MATRIX_ENDINGS = (".npy", ".safetensors")
 
 
@@ -117,6 +117,9 @@ def load_teacher(
     if task == "embed":
         return _EncoderTeacher(Embedder.load(name, device=str(device), dtype="float32", trust_remote_code=trust_remote_code))
     whole = name if task == "classify" else classifier
+    for each in (name, classifier):
+        if each is not None and is_student(each):
+            raise UserError(f"teacher {str(each)!r} is itself a student: give the model that taught it, or a matrix of its logits")
     options = {"device": str(device), "trust_remote_code": trust_remote_code}
     return _LabellerTeacher(
         str(name),
@@ -253,7 +256,7 @@ def _matrix_names(names: Sequence[str] | None, logits: np.ndarray, what: str, pa
 def _read_matrices(path: Path, only: str) -> dict[str, np.ndarray]:
     try:
         found = {only: np.load(path, allow_pickle=False)} if path.suffix == ".npy" else load_file(path)
-    except (OSError, EOFError, ValueError, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, AttributeError, SafetensorError) as error:  # AttributeError: a number type that NumPy lacks
         raise UserError(
             f"teacher file {str(path)!r} cannot be read ({' '.join(str(error).split())[:200]}): give .npy or .safetensors"
         ) from None

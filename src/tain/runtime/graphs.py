@@ -228,9 +228,13 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 def _metadata(found: dict[str, str], path: Path) -> dict[str, Any]:
     if "tain" not in found:
         raise UserError(f"{str(path)!r} is an ONNX file, but no student of tain: give a folder that tain distil wrote")
-    metadata = json.loads(found["tain"])
-    if metadata.get("format") != FORMAT:
+    try:
+        metadata = json.loads(found["tain"])
+        version = metadata["format"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"student file {str(path)!r} is damaged: distil the student again") from None
+    if version != FORMAT:
         raise UserError(
-            f"student file {str(path)!r} has version {metadata.get('format')}, this tain reads {FORMAT}: use the tain that wrote it, or distil again"
+            f"student file {str(path)!r} has version {version}, this tain reads {FORMAT}: use the tain that wrote it, or distil again"
         )
     return metadata

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -29,12 +30,17 @@ _BATCH_TOKENS = 512  # more fall out of the cache between one step and the next
 
 
 def is_student(folder: str | Path) -> bool:
-    """True where a folder holds a student that ``tain distil`` wrote."""
-    return (Path(folder) / GRAPH_FILE).is_file()
+    """True where a folder holds a student that ``tain distil`` wrote, or what is left of one."""
+    if (Path(folder) / GRAPH_FILE).is_file():
+        return True
+    try:
+        return json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8")).get("kind") == "student"
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 class Student:
-    """A student's graph and what turns texts into its inputs.
+    """A student's graph and what turns texts into its inputs. Several threads may use one: they take turns, batch by batch.
 
     Args:
         graph: Runs it.
@@ -54,6 +60,7 @@ class Student:
         self._reader = reader
         self._fingerprint = fingerprint
         self._codes: Callable[[str], np.ndarray] | None = None  # of tokens that are typed
+        self._turn = threading.Lock()  # what a batch reads, runs and remembers belongs together
 
     @classmethod
     def load(cls, folder: str | Path, *, backend: Backend = "onnx", threads: int | None = None) -> "Student":
@@ -70,7 +77,7 @@ class Student:
         folder = Path(folder)
         if backend not in ("onnx", "numpy"):
             raise UserError(f"backend is {backend!r}: give onnx or numpy")
-        if not is_student(folder):
+        if not (folder / GRAPH_FILE).is_file():
             raise UserError(f"{str(folder)!r} holds no {GRAPH_FILE}: give a folder that tain distil wrote")
         record = _record(folder)
         graph = NumpyGraph(folder / GRAPH_FILE) if backend == "numpy" else OnnxGraph(folder / GRAPH_FILE, threads=threads)
@@ -85,11 +92,15 @@ class Student:
                     f" {projection.features} of {projection.fingerprint}: the files come from different students; give a folder as tain distil wrote it"
                 )
             reader_file, reader = PROJECTION_FILE, HashedReader(projection, bottleneck=graph.metadata["bottleneck"])
-        for output, names in (("text", record.get("labels")), ("tokens", record.get("tags"))):
+        is_embedding = record["task"] == "embed"
+        for output, named in (
+            ("text", record["dim"] if is_embedding else len(record.get("labels") or ())),
+            ("tokens", 0 if is_embedding else len(record.get("tags") or ())),
+        ):
             outputs = graph.metadata.get("outputs", {}).get(output)
-            if record["task"] != "embed" and outputs is not None and outputs != len(names or ()):
+            if outputs is not None and outputs != named:
                 raise UserError(
-                    f"student {str(folder)!r} has {outputs} outputs for {output}, but {RECORD_FILE} names {len(names or ())}:"
+                    f"student {str(folder)!r} has {outputs} outputs for {output}, but {RECORD_FILE} names {named}:"
                     " the files come from different students; give a folder as tain distil wrote it"
                 )
         digest = hashlib.sha256()
@@ -237,13 +248,14 @@ class Student:
         self.truncated = 0
         with (progress or Progress.silent()).task(name, len(texts)) as task:
             for places in _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS):
-                inputs = self._reader([texts[int(place)] for place in places])
-                if not inputs.tokens.all():
-                    first = texts[int(places[int(np.argmin(inputs.tokens))])]
-                    raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
+                with self._turn:
+                    inputs = self._reader([texts[int(place)] for place in places])
+                    if not inputs.tokens.all():
+                        first = texts[int(places[int(np.argmin(inputs.tokens))])]
+                        raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
+                    outputs = self.graph.run(inputs.arrays)
+                    self._reader.keep(outputs)
                 self.truncated += inputs.truncated
-                outputs = self.graph.run(inputs.arrays)
-                self._reader.keep(outputs)
                 yield places, outputs
                 task.advance(len(places))
 

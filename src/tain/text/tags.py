@@ -9,12 +9,17 @@ def tokens_of(text: str) -> list[str]:
 
 
 def slots_of(tags: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Slots as (first token, behind the last, kind), in order, as the conlleval script reads them: an I- that goes on nothing begins one."""
+    """Slots as (first token, behind the last, kind), in order, as the conlleval script reads them: an I- that goes on nothing begins one.
+
+    A tag without a mark, such as a part of speech, is a slot of one token.
+    """
     found: list[tuple[int, int, str]] = []
     for place, tag in enumerate(tags):
-        mark, _, kind = tag.partition("-")
-        if not kind:
+        if tag == "O":
             continue
+        mark, dash, kind = tag.partition("-")
+        if not dash:
+            mark, kind = "", tag
         if mark == "I" and found and found[-1][1:] == (place, kind):
             found[-1] = (found[-1][0], place + 1, kind)
         else:

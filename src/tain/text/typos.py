@@ -39,4 +39,4 @@ def _touched(token: str, letters: str, share: float, rng: np.random.Generator) -
             spelt += [letter, other]
         else:  # what cannot be dropped or has no neighbour becomes another
             spelt.append(other)
-    return "".join(spelt)
+    return "".join(spelt) if not "".join(spelt).isspace() else token  # not a tab alone, which some read as a blank

@@ -35,6 +35,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, tensors: dict[str, Ten
         (partial / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def refuse_nothing_to_resume(folder: Path) -> None:
+    """Refuse to go on from a checkpoint that is not there.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not (folder / "state.json").exists():
+        raise UserError(f"there is nothing to resume: {str(folder)!r} does not exist; start without --resume")
+
+
 def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[str, Any]) -> tuple[Checkpoint, dict[str, Tensor]]:
     """Read a checkpoint back.
 
@@ -46,8 +56,7 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[st
     Raises:
         UserError: There is no checkpoint, or it comes from a run with other settings (they are named).
     """
-    if not (folder / "state.json").exists():
-        raise UserError(f"there is nothing to resume: {str(folder)!r} does not exist; start without --resume")
+    refuse_nothing_to_resume(folder)
     content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     # what went through JSON must be compared with what went through JSON
     here = json.loads(json.dumps(identity))
