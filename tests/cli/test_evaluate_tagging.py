@@ -56,6 +56,8 @@ def test_teachers_stand_beside_their_student_and_typos_make_a_table(student, tab
     [
         (("--suite", "tagging", "--suite", "sts"), "measures another kind of model than sts: run them by themselves"),
         (("--suite", "tagging", "--pooling", "cls"), "--pooling says nothing to suite tagging: leave it out"),
+        (("--suite", "tagging", "--dtype", "bfloat16", "--level", "word"), "--dtype, --level says nothing to suite tagging: leave it out"),
+        (("--suite", "tagging", "--data", "nowhere.tsv"), "data is 'nowhere.tsv', which does not exist"),
         (("--suite", "tagging"), "needs its files: give their folder, or a table of your own, with --data"),
         (("--suite", "sts", "--typos", "0.1"), "typos and unseen belong to the suite tagging: leave them out"),
     ],

@@ -25,6 +25,7 @@ def test_nothing_ever_goes_to_stdout(capsys):
 def test_the_style_follows_flags_then_the_terminal(monkeypatch):
     assert Progress.for_terminal(json=True).style == "json"
     assert Progress.for_terminal(quiet=True).style == "quiet"
+    assert Progress.for_terminal(json=True, quiet=True).style == "json-quiet"
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert Progress.for_terminal().style == "lines"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -39,6 +40,16 @@ def test_silent_says_nothing_and_warns_through_warnings(capsys):
     with pytest.warns(UserWarning, match="act on this"):
         progress.warn("act on this")
     assert capsys.readouterr().err == ""
+
+
+def test_quiet_json_keeps_warnings_only():
+    stream = io.StringIO()
+    progress = Progress("json-quiet", stream)
+    progress.note("nobody asked")
+    with progress.task("steps", 2) as task:
+        task.advance(2)
+    progress.warn("mind this")
+    assert events(stream) == [{"event": "warning", "message": "mind this"}]
 
 
 def test_quiet_keeps_warnings_only():

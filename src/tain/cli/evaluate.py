@@ -124,7 +124,16 @@ def evaluate(
             resamples=resamples,
             seed=seed,
             device=device,
-            idle={"texts": texts, "chart": chart, "language": language, "pooling": pooling, "max_tokens": max_tokens},
+            idle={
+                "texts": texts,
+                "chart": chart,
+                "language": language,
+                "pooling": pooling,
+                "max_tokens": max_tokens,
+                "batch_tokens": batch_tokens,
+                "dtype": None if dtype == "auto" else dtype,
+                "level": None if level == "sentence" else level,
+            },
             json=json,
             quiet=quiet,
         )

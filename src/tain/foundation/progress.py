@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import TextIOBase
 from typing import Literal, SupportsFloat
 
-Style = Literal["bar", "lines", "json", "quiet", "silent"]
+Style = Literal["bar", "lines", "json", "json-quiet", "quiet", "silent"]
 
 _LINE_EVERY_S = 10.0  # plain logs get a line this often, not one a step
 _DRAW_EVERY_S = 0.1
@@ -33,7 +33,7 @@ class Progress:
     def for_terminal(cls, *, json: bool = False, quiet: bool = False) -> "Progress":
         """Choose by flags, then by what stderr is: a bar on a terminal, plain lines in a log."""
         if json:
-            return cls("json")
+            return cls("json-quiet" if quiet else "json")
         if quiet:
             return cls("quiet")
         return cls("bar" if sys.stderr.isatty() else "lines")
@@ -51,7 +51,7 @@ class Progress:
             import warnings
 
             warnings.warn(message, stacklevel=2)
-        elif self.style == "json":
+        elif self.style in ("json", "json-quiet"):
             self._event("warning", message=message)
         else:
             self._line(f"warning: {message}")

@@ -195,8 +195,10 @@ def _named_kind(path: str) -> Kind | None:
         architectures = transformers.AutoConfig.from_pretrained(path).architectures or []
     except (OSError, ValueError, KeyError, json.JSONDecodeError):
         architectures = []
-    heads = (kind for kind, head in _HEADS.items() if any(architecture.endswith(head) for architecture in architectures))
-    return next(heads, None)
+    for kind, head in _HEADS.items():
+        if any(architecture.endswith(head) for architecture in architectures):
+            return kind
+    return None
 
 
 def _first_pieces(logits: np.ndarray, owners: Sequence[int | None], words: int) -> np.ndarray:
