@@ -109,15 +109,20 @@ def test_version(capsys):
     assert capsys.readouterr() == (f"{tain.__version__}\n", "")
 
 
-def test_output_nobody_reads_is_no_error():
+@pytest.mark.parametrize(
+    "call",
+    [
+        "def encode() -> None: print('result')\ne.encode = encode\nm.main(['encode'])",
+        "def encode() -> None: Console().print('result')\ne.encode = encode\nm.main(['encode'])",
+        "m.main(['encode', '--help'])",
+    ],
+    ids=["print", "rich", "help"],
+)
+def test_output_nobody_reads_is_no_error(call):
     done = python(
         "import os, tain.cli.encode as e, tain.cli.main as m\n"
-        "def encode() -> None: print('result')\n"
-        "e.encode = encode\n"
-        "left, right = os.pipe()\n"
-        "os.close(left)\n"
-        "os.dup2(right, 1)\n"
-        "m.main(['encode'])"
+        "from rich.console import Console\n"
+        f"left, right = os.pipe()\nos.close(left)\nos.dup2(right, 1)\n{call}"
     )
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from tain.foundation import files
 from tain.foundation.errors import UserError
@@ -33,6 +35,37 @@ def test_a_folder_appears_whole_and_leaves_nothing_else(tmp_path):
         assert not (tmp_path / "new" / "out").exists()
     assert (tmp_path / "new" / "out" / "weights").read_text() == "all"
     assert names(tmp_path / "new") == ["out"]
+
+
+@pytest.mark.parametrize("name", ["x" * 240, "x" * 240 + "/out", "new/" + "x" * 240])
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be written"):
+        refuse_existing(tmp_path / name, overwrite=False)
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: File too large (os error 27)")]
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, error):
+    for whole in (whole_folder, whole_file):
+        with pytest.raises(UserError, match="make room there, or choose another place"), whole(tmp_path / "out"):
+            raise error
+    for other in (OSError(errno.EIO, "broken"), SafetensorError("header too large")):
+        with pytest.raises(type(other)), whole_folder(tmp_path / "out"):
+            raise other
+    assert not names(tmp_path)
+
+
+def test_what_took_a_free_name_during_the_work_is_left_alone_and_the_work_kept(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="already exists"), whole_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(UserError, match="the result is in"), whole_folder(tmp_path / "out", was_free=True) as partial:
+        (partial / "weights").write_text("all")
+    (kept,) = [path for path in tmp_path.iterdir() if path.name != "out"]
+    assert (kept / "weights").read_text() == "all"
+    assert not names(tmp_path / "out")
 
 
 def test_a_file_appears_whole_and_leaves_nothing_else(tmp_path):

@@ -116,7 +116,8 @@ def test_it_can_be_had_from_the_package_itself(bert_folder: Path):
 
 
 def test_real_sentences_get_the_plain_models_vectors(real_data: Path, bert_folder: Path):
-    texts = next(real_data.glob("mirror_corpus/*")).read_text(encoding="utf-8").splitlines()[:300]
+    file = real_data / "mirror_corpus" / "stsbenchmark_train_10k_sents_random_sampled.txt"
+    texts = file.read_text(encoding="utf-8").splitlines()[:300]
     packed, padded = (Embedder.load(bert_folder, device="cpu", dtype="float32", layout=layout) for layout in ("packed", "padded"))
     np.testing.assert_allclose(packed.encode(texts), padded.encode(texts, batch_tokens=500), atol=1e-5)
 
@@ -142,6 +143,7 @@ def test_what_is_no_text_is_refused_by_its_place(embedder: Embedder, unchecked: 
         ({"pooling": "max"}, "pooling is 'max': give one of cls, mean, mean-with-padding"),
         ({"max_tokens": 2}, "max_tokens is 2, but model .* reads 3 to 40: give a number in between"),
         ({"max_tokens": 41}, "max_tokens is 41, but model .* reads 3 to 40"),
+        ({"device": "meta"}, "device is 'meta', which tain does not run on: give cpu, cuda or cuda:N"),
         ({"device": "toaster"}, "device is 'toaster', which torch does not know: give cpu, cuda or cuda:N"),
     ],
 )

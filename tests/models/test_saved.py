@@ -250,6 +250,15 @@ def test_weights_of_another_model_are_refused_and_not_drawn_at_random(copied: Pa
         Embedder.load(copied)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"), [("tain.json", "[]"), ("tain.json", '{"format": "x"}'), ("modules.json", '[{"idx": 0}]'), ("modules.json", "3")]
+)
+def test_json_that_says_something_else_is_refused(encoder_folder: Path, file: str, content: str):
+    (encoder_folder / file).write_text(content)
+    with pytest.raises(UserError, match=rf"has a damaged {file}: save the model again"):
+        Embedder.load(encoder_folder)
+
+
 def test_a_folder_of_a_later_format_is_refused(encoder_folder: Path):
     edit(encoder_folder / "tain.json", format=FORMAT + 1)
     with pytest.raises(UserError, match=r"was saved in format 2, newer than this tain reads \(1\): upgrade tain"):

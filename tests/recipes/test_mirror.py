@@ -1,7 +1,9 @@
 """Identity fine-tuning end to end on a tiny model: figures, folders, resume, two processes, and every refusal."""
 
 import json
+import math
 import shutil
+import time
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 import torch
 
 from tain.batches.ahead import Ahead
+from tain.batches.packing import pack
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
+from tain.objectives.contrastive import info_nce
 from tain.recipes import mirror as recipe
 from tain.recipes.mirror import mirror
 from tain.recipes.mirror_config import PRESETS, MirrorConfig
@@ -155,7 +159,98 @@ def test_what_is_given_wins_over_the_preset():
 def test_drophead_replaces_dropout(bert_folder, texts):
     result = mirror(bert_folder, texts, drophead=0.2, **SMALL)
     assert (result.config.dropout, result.config.attention_dropout) == (0.0, 0.0)
-    assert result.runs[0].losses[0] > 0
+    # nothing else makes these views differ, and another seed drops other heads
+    same = {"erased_chars": 0, "allow_identical_views": True}
+    still, _ = gradients(session(bert_folder, texts, dropout=0.0, **same), range(8))
+    dropped = session(bert_folder, texts, drophead=0.5, **same)
+    losses = [dropped.gradient_step(dropped.batch(np.arange(8), step=0, seed=seed), step=0, seed=seed) for seed in (1, 2)]
+    assert min(abs(loss - still) for loss in losses) > 1e-3
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_settings_reach_what_they_are_for(bert_folder, texts, monkeypatch):
+    asked: dict[str, list[Any]] = {"dropout": [], "decay": [], "level": [], "twins": []}
+
+    def watched(name, real, what):
+        monkeypatch.setattr(recipe, name, lambda *given, **more: what(more) or real(*given, **more))
+
+    watched("set_dropout", recipe.set_dropout, lambda more: asked["dropout"].append((more["hidden"], more["attention"])))
+    watched("adamw", recipe.adamw, lambda more: asked["decay"].append((more["learning_rate"], more["weight_decay"])))
+    watched(
+        "label_free_report",
+        recipe.label_free_report,
+        lambda more: asked["level"].append(more["level"]) or asked["twins"].append(more["twins"]),
+    )
+    own = {"dropout": 0.3, "attention_dropout": 0.2, "weight_decay": 0.5, "learning_rate": 1e-3, "level": "phrase"}
+    mirror(bert_folder, texts, **own, **SMALL)
+    assert asked == {"dropout": [(0.3, 0.2)], "decay": [(1e-3, 0.5)], "level": ["phrase"] * 2, "twins": [None] * 2}
+    asked["twins"].clear()
+    pairs = [(text, f"{text} again") for text in texts]
+    mirror(bert_folder, pairs, **SMALL)
+    for twins in asked["twins"]:
+        assert len(twins) == 8
+        assert all(twin.endswith(" again") for twin in twins)
+
+
+def test_the_temperature_divides_the_similarities(bert_folder, texts):
+    same = {"dropout": 0.0, "erased_chars": 0, "allow_identical_views": True}
+    for temperature in (0.04, 0.5):
+        made = session(bert_folder, texts, temperature=temperature, **same)
+        loss, _ = gradients(made, range(8))
+        ids, _ = made._views(np.arange(8), step=0, seed=1)
+        with torch.no_grad():
+            vectors = made.embedder.encoder(pack(ids))
+        assert loss == pytest.approx(info_nce(vectors, vectors, temperature=temperature).item(), rel=1e-4)
+
+
+# ---- which texts
+
+
+def test_what_is_held_out_is_not_trained_on(texts):
+    config = MirrorConfig(**SMALL)
+    material = recipe._material(texts, config)
+    assert len(material.held_left) == 8
+    assert sorted(material.left + material.held_left) == sorted(texts)
+    repeated = recipe._material([text for text in texts for _ in range(3)], MirrorConfig(keep_repeats=True, **SMALL))
+    assert not set(repeated.held_left) & set(repeated.left)
+    pairs = [(texts[place // 2], texts[40 + place // 2] + str(place)) for place in range(80)]  # each left side twice
+    split = recipe._material(pairs, config)
+    assert len(split.held_left) == 8
+    assert not set(split.held_left) & set(split.left)
+
+
+def test_no_more_texts_are_trained_on_than_asked_for(texts):
+    material = recipe._material(texts, MirrorConfig(max_texts=16, **SMALL))
+    assert (len(material.left), material.counts["left_over"]) == (16, 56)
+
+
+def test_too_few_texts_left_to_train_on_are_refused(bert_folder, texts):
+    with pytest.raises(UserError, match="max_texts is 4, fewer than a batch of 8"):
+        mirror(bert_folder, texts, max_texts=4, **SMALL)
+    many = [text for text in texts[:12] for _ in range(5)]
+    with pytest.raises(UserError, match=r"6 texts are held out, and 3\d others are left to train on, fewer than 36"):
+        mirror(bert_folder, many, keep_repeats=True, **SMALL | {"batch_texts": 36})
+
+
+def test_texts_of_either_side_that_are_cut_are_counted(bert_folder, texts):
+    pairs = [(text, " ".join(texts[:8])) for text in texts]
+    with pytest.warns(UserWarning, match="80 of 160 texts are longer than 40 tokens"):
+        assert mirror(bert_folder, pairs, keep_repeats=True, **SMALL | {"held_out": 0}).counts["truncated"] == 80
+
+
+@pytest.mark.parametrize("given", ["one text", [1, 2], [("a", "b"), ("a",)], [("a", "b"), ("a", 3)]])
+def test_what_is_no_list_of_texts_is_refused(bert_folder, given, unchecked):
+    with pytest.raises(UserError, match=r"read letter by letter|give texts, or pairs of two texts"):
+        mirror(bert_folder, given, **SMALL)
+
+
+def test_what_no_saved_encoder_can_have_is_said(bert_folder, texts, sentences, tmp_path):
+    with pytest.warns(UserWarning, match="trained with mean-with-padding, which no saved encoder can have"):
+        result = mirror(bert_folder, texts, tmp_path / "encoder", pooling="mean-with-padding", **SMALL)
+    loaded = Embedder.load(tmp_path / "encoder", dtype="float32").encode(sentences)
+    np.testing.assert_array_equal(loaded, result.embedder.encode(sentences))
+    with pytest.raises(UserError, match="drophead needs packed attention"):
+        MirrorConfig(pooling="mean-with-padding", drophead=0.1)
 
 
 def test_pairs_train_on_what_belongs_together(bert_folder, texts):
@@ -199,6 +294,13 @@ def test_repeated_texts_do_not_push_each_other_away(bert_folder, texts):
     assert is_same[second, first]
     assert int(is_same.sum()) == 4
     assert session(bert_folder, texts)._is_same(places) is None
+    pairs = [("a b", "c d"), ("e f", "C D"), ("c d", "g h"), ("i j", "k l")]  # a side that another has, on either side
+    made = session(bert_folder, pairs, batch_texts=4)
+    shared = made._is_same(np.arange(4))
+    assert shared is not None
+    place = {made.material.left[row]: row for row in range(4)}
+    found = {frozenset((left, right)) for left in place for right in place if left != right and shared[place[left], place[right]]}
+    assert found == {frozenset(("a b", "e f")), frozenset(("a b", "c d")), frozenset(("e f", "c d"))}
 
 
 def test_two_processes_give_the_one_process_gradient(bert_folder, texts, tmp_path, in_two_processes):
@@ -254,26 +356,125 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]  # checkpoints are gone
 
 
+@pytest.mark.parametrize(("other", "message"), [({}, "texts was '72, digest"), ({"held_out": 4}, "held_out was 8 and is 4")])
+def test_a_run_is_not_resumed_with_other_texts(bert_folder, texts, tmp_path, monkeypatch, other, message):
+    settings = {**SMALL, "checkpoint_every_s": 0.0}
+    real = recipe._Session.gradient_step
+
+    def interrupted(self, batch, *, step, seed):
+        if step == 3:
+            raise KeyboardInterrupt
+        return real(self, batch, step=step, seed=seed)
+
+    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(bert_folder, texts, tmp_path / "cut", **settings)
+    with pytest.raises(UserError, match=message):
+        mirror(bert_folder, texts if other else texts[::-1], tmp_path / "cut", resume=True, **settings | other)
+
+
+def test_the_second_of_two_seeds_is_gone_on_with(bert_folder, texts, sentences, tmp_path, monkeypatch):
+    settings = {**SMALL, "seeds": 2, "learning_rate": 1e-3}
+    expected = mirror(bert_folder, texts, tmp_path / "whole", **settings)
+    real = recipe._Session.gradient_step
+
+    def interrupted(self, batch, *, step, seed):
+        if (seed, step) == (14, 5):
+            raise KeyboardInterrupt
+        return real(self, batch, step=step, seed=seed)
+
+    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(bert_folder, texts, tmp_path / "cut", **settings, checkpoint_every_s=0.0)
+    shutil.rmtree(tmp_path / ".cut.checkpoint-13")  # as where a seed is done before its first checkpoint
+    assert (tmp_path / ".cut.checkpoint-14").exists()
+    monkeypatch.setattr(recipe._Session, "gradient_step", real)
+    found = mirror(bert_folder, texts, tmp_path / "cut", resume=True, **settings)
+    assert [run.losses for run in found.runs] == [run.losses for run in expected.runs]
+    np.testing.assert_array_equal(found.embedder.encode(sentences), expected.embedder.encode(sentences))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
+    with pytest.raises(UserError, match="there is nothing to resume"):
+        mirror(bert_folder, texts, tmp_path / "other", resume=True, **settings)
+    with pytest.raises(UserError, match="no output is given"):
+        mirror(bert_folder, texts, resume=True, **settings)
+
+
+def test_a_damaged_checkpoint_is_refused(bert_folder, texts, tmp_path):
+    folder = tmp_path / ".cut.checkpoint-13"
+    folder.mkdir()
+    for state in ("no json", "[]", '{"step": 1, "identity": {}, "figures": {}}'):
+        (folder / "state.json").write_text(state)
+        with pytest.raises(UserError, match="is damaged"):
+            mirror(bert_folder, texts, tmp_path / "cut", resume=True, **SMALL)
+
+
+def test_a_folder_that_appears_while_training_runs_is_left_alone(bert_folder, texts, tmp_path, monkeypatch):
+    real = recipe._Session.gradient_step
+
+    def meanwhile(self, batch, *, step, seed):
+        (tmp_path / "encoder").mkdir(exist_ok=True)
+        return real(self, batch, step=step, seed=seed)
+
+    monkeypatch.setattr(recipe._Session, "gradient_step", meanwhile)
+    with pytest.raises(UserError, match="appeared while this ran and is left alone: the result is in"):
+        mirror(bert_folder, texts, tmp_path / "encoder", **SMALL)
+    assert not list((tmp_path / "encoder").iterdir())
+    (kept,) = tmp_path.glob("encoder-*")
+    assert Embedder.load(kept).dim == 32
+    assert mirror(bert_folder, texts, tmp_path / "encoder", overwrite=True, **SMALL).folder
+
+
 # ---- the budget
+
+
+def test_processes_go_by_the_first_ones_clock(bert_folder, texts, tmp_path, in_two_processes):
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    in_two_processes(f"""
+        import json, time
+        from test_mirror import SMALL
+        from tain.recipes.mirror import mirror
+        from tain.training import distributed
+        texts = json.loads(open({str(tmp_path / "texts.json")!r}).read())
+        distributed.start_processes()
+        late_s = 30 * distributed.rank()  # what the other process would think of the time
+        made = mirror({str(bert_folder)!r}, texts, budget_s=40.0, began_s=time.monotonic() - late_s, **SMALL)
+        print(distributed.rank(), made.steps, made.runs[0].batch_texts)
+        open({str(tmp_path)!r} + f"/{{distributed.rank()}}.txt", "w").write(f"{{made.steps}} {{made.runs[0].batch_texts}}")
+        """)
+    assert (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()
+
+
+def test_a_budget_counts_from_the_call(bert_folder, texts):
+    began_s = time.monotonic()
+    result = mirror(bert_folder, texts, budget_s=20.0, **SMALL)  # however old this process is
+    assert time.monotonic() - began_s < 23
+    assert result.steps > 0
+
+
+def test_a_budgets_own_batch_is_recorded(bert_folder, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe._Session, "_measure_text_s", lambda self, seed: 0.4)
+    result = mirror(bert_folder, texts, tmp_path / "encoder", budget_s=30.0, **SMALL)
+    assert result.runs[0].batch_texts < 8
+    assert json.loads((tmp_path / "encoder" / "tain.json").read_text())["config"]["batch_texts"] == result.runs[0].batch_texts
 
 
 def test_a_budget_picks_texts_and_steps_that_fit(bert_folder, texts, monkeypatch):
     made = session(bert_folder, texts, budget_s=30.0, batch_texts=8)
-    monkeypatch.setattr(recipe, "process_age_s", lambda: 10.0)
+    monkeypatch.setattr(made, "_elapsed_s", lambda: 10.0)
     monkeypatch.setattr(made, "_measure_text_s", lambda seed: 0.25)  # 19 s of room: some 75 texts
     batch, steps, enough = made._plan(1, 0.3)
     assert batch == 4  # small enough for 16 steps
     assert steps == 80 // batch  # the clock, not the plan, ends the run
     assert enough is not None
     assert not enough(1)
-    monkeypatch.setattr(recipe, "process_age_s", lambda: 29.6)
+    monkeypatch.setattr(made, "_elapsed_s", lambda: 29.6)
     assert enough is not None
     assert enough(3)
 
 
 def test_a_budget_that_holds_nothing_is_refused_with_what_is_needed(bert_folder, texts, monkeypatch):
     made = session(bert_folder, texts, budget_s=12.0)
-    monkeypatch.setattr(recipe, "process_age_s", lambda: 10.0)
+    monkeypatch.setattr(made, "_elapsed_s", lambda: 10.0)
     monkeypatch.setattr(made, "_measure_text_s", lambda seed: 0.5)
     with pytest.raises(UserError, match=r"budget is 12 s, but \d+ s are needed here"):
         made._plan(1, 0.3)
@@ -296,6 +497,12 @@ def test_a_budget_that_holds_nothing_is_refused_with_what_is_needed(bert_folder,
         ({"max_tokens": 2}, "max_tokens is 2, but special tokens take 2 of them"),
         ({"learning_rate": 0}, "learning_rate is 0: give a number between 0 and 1"),
         ({"weight_decay": -1}, "weight_decay is -1: give 0 or more"),
+        ({"weight_decay": math.nan}, "weight_decay is nan: give 0 or more"),
+        ({"temperature": math.inf}, "temperature is inf"),
+        ({"checkpoint_every_s": math.nan}, "checkpoint_every_s is nan: give 0 seconds or more"),
+        ({"seed": 2**63}, "less than 2 to the power 63"),
+        ({"dtype": "int8"}, "dtype is 'int8': give auto, float32, bfloat16"),
+        ({"max_texts": 100}, "max_texts is 100, fewer than a batch of 200"),
         ({"budget_s": 0}, "budget is 0 s: give a time above 0"),
         ({"budget_s": 9, "seeds": 2}, "a budget goes with one run from its beginning"),
         ({"level": "chapter"}, "level is 'chapter': give word, phrase or sentence"),
@@ -322,7 +529,7 @@ def test_fewer_texts_than_a_batch_are_refused_with_the_repeats_counted(bert_fold
 
 
 def test_only_repeats_are_refused(bert_folder):
-    with pytest.raises(UserError, match=r"there are 1 different texts \(49 were repeats\)"):
+    with pytest.raises(UserError, match=r"there (are|is) 1 different texts? \(49 were repeats\)"):
         mirror(bert_folder, ["the same"] * 50)
 
 

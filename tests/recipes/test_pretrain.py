@@ -68,7 +68,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(corpus, tmp_path):
     # training a tokenizer breaks ties between equally frequent pieces at random, so both runs take the first one's
     settings = {**TINY, "decay_share": 0.0, "tokenizer": str(tmp_path / "whole")}
     whole = pretrain("scratch", [corpus], tmp_path / "again", **settings)
-    longer = {**settings, "tokens": 16.0 * 8 * 100, "minutes": 1e-9, "checkpoint_every_s": 0.0}
+    longer = {**settings, "tokens": 16.0 * 8 * 100, "minutes": 1e-9}  # ends after a step, long before a checkpoint is due
     cut = pretrain("scratch", [corpus], tmp_path / "cut", **longer)
     assert not cut.finished
     assert not (tmp_path / "cut").exists()
@@ -76,6 +76,22 @@ def test_an_interrupted_run_resumes_bit_for_bit(corpus, tmp_path):
     assert resumed.losses == whole.losses
     for name, parameter in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], parameter), name
+
+
+def test_a_tokenizer_of_other_texts_is_not_taken_again(corpus, tmp_path):
+    pretrain("scratch", [corpus], tmp_path / "model", **TINY)
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join(f"зеркало {place} показывает комнату" for place in range(400)), encoding="utf-8")
+    made = pretrain("scratch", [other], tmp_path / "model", overwrite=True, **TINY)
+    assert made.tokenizer.unk_token_id not in made.tokenizer("зеркало")["input_ids"]
+    pretrain("scratch", [corpus], tmp_path / "model", overwrite=True, **TINY | {"vocabulary": 320})  # nor one of another size
+    assert len(list((tmp_path / ".model.pretrain").glob("tokenizer-*"))) == 3
+
+
+@pytest.mark.parametrize("where", ["nowhere", "."])
+def test_a_tokenizer_that_is_not_there_is_refused(corpus, tmp_path, where):
+    with pytest.raises(UserError, match="cannot be read"):
+        pretrain("scratch", [corpus], tmp_path / "model", **TINY, tokenizer=str(tmp_path / where))
 
 
 def test_masks_made_ahead_change_nothing(corpus, tmp_path, monkeypatch):

@@ -325,7 +325,7 @@ def test_a_column_is_never_guessed(write, name):
     path = write(name, TABLES[name])
     listed = f"{str(path)!r} has 3 columns ('id', 'text', 'label') and nothing is guessed: name the "
     assert refusal(read_texts, path) == listed + "one that holds the texts with --column"
-    assert refusal(read_pairs, path) == listed + "two that hold the pairs with --columns"
+    assert refusal(read_pairs, path) == listed + "two that hold the pairs with --pairs"
     told = f"{str(path)!r} has no column 'txt': name one of 'id', 'text', 'label'"
     assert refusal(read_texts, path, column="txt") == told
     assert refusal(read_pairs, path, columns=("text", "txt")) == told
@@ -365,7 +365,7 @@ def test_pairs_are_not_guessed_from_plain_text(write, stdin):
     path = write("x.txt", "one\teins\n")
     assert refusal(read_pairs, path) == (
         f"{str(path)!r} is read as plain text, one text per line, but pairs need two columns: "
-        "give a .tsv file whose first line names its columns, and the two names with --columns"
+        "give a .tsv file whose first line names its columns, and name the two with --pairs"
     )
     stdin(b"one\teins\n")
     assert "pairs need two columns" in refusal(read_pairs, "-")

@@ -249,7 +249,7 @@ def number_type_for(vocabulary: int) -> np.dtype:
 
 
 def _write(folder: Path, sources: Sources, tokenizer: Any, progress: Progress, shard_tokens: int) -> None:
-    with _clear_of_disk_errors(folder), whole_folder(folder) as partial:
+    with _clear_of_disk_errors(folder), whole_folder(folder) as partial, _clear_of_disk_errors(folder):
         with closing(_Writer(partial, number_type_for(len(tokenizer)), shard_tokens)) as writer, progress.task("tokenise", None) as task:
             for ids, lengths, begins_document in token_batches(sources.sentences(), tokenizer):
                 writer.add(ids, lengths, begins_document)

@@ -1,12 +1,14 @@
 """``tain demo``: the whole main job on this machine, with nothing given and nothing downloaded."""
 
 import json as json_format
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.files import refuse_existing, whole_folder
@@ -42,7 +44,7 @@ def demo(
     minutes: Annotated[float, Parameter(help="time for everything, 1 or more; a slow machine trains on fewer texts")] = 2.0,
     sentences: Annotated[int, Parameter(help="train on at most this many sentences, 400 or more")] = 10_000,
     functions: Annotated[int, Parameter(help="measure on at most this many held-out functions, 20 or more")] = 1_000,
-    seed: Annotated[int, Parameter(help="fixes which modules are held out, and the training")] = 13,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes which modules are held out, and the training")] = 13,
     overwrite: Annotated[bool, Parameter(negative="", help="replace OUTPUT even if something else is there")] = False,
     json: Annotated[bool, Parameter(negative="", help="progress as JSON events on stderr")] = False,
     quiet: Annotated[bool, Parameter(negative="", help="no progress; warnings only")] = False,
@@ -212,6 +214,7 @@ def _mirror(sentences: Sequence[str], folder: Path, *, budget_s: float, seed: in
         max_tokens=_WHOLE_TOKENS,
         epochs=_EPOCHS,
         budget_s=budget_s,
+        began_s=time.monotonic() - process_age_s(),
         seed=seed,
         progress=progress,
     )

@@ -73,9 +73,17 @@ def main(arguments: list[str] | None = None) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # the reader of our output went away; what is left goes nowhere, or Python would complain about it at the very end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _go_quietly()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # so rich ends a program whose reader went away
+            _go_quietly()
+        raise
+
+
+def _go_quietly() -> None:
+    """The reader of our output went away: what is left goes nowhere, or Python would complain about it at the very end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 def _refuse(message: str) -> None:

@@ -1,5 +1,6 @@
 """``tain mirror``."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,9 +8,11 @@ from cyclopts import Parameter
 
 from tain.cli.settings import flags_of, seconds, settle
 from tain.cli.sources import TextSource
+from tain.foundation.errors import UserError
 from tain.recipes.mirror_config import MirrorConfig
 
 if TYPE_CHECKING:
+    from tain.foundation.progress import Progress
     from tain.recipes.mirror import Mirrored
 
 _Flags: Any = flags_of(MirrorConfig, without=("budget_s",))
@@ -45,15 +48,18 @@ def mirror(
     settled = settle(MirrorConfig, config, file=settings, budget_s=seconds(budget) if budget is not None else None)
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
+    from tain.foundation.runtime import process_age_s
     from tain.models.saved import locate
 
     refuse_existing(output, overwrite=overwrite)
     locate(model)
-    given = _read(texts, column, pairs)
     progress = Progress.for_terminal(json=json, quiet=quiet)
+    if column is not None and pairs is not None:
+        raise UserError("column and pairs both name columns: give --column for texts, or --pairs for texts that mean the same")
+    given = _read(texts, column, pairs, progress)
     from tain.recipes.mirror import mirror as run
 
-    result = run(model, given, output, config=settled, overwrite=overwrite, progress=progress)
+    result = run(model, given, output, config=settled, overwrite=overwrite, progress=progress, began_s=time.monotonic() - process_age_s())
     from tain.training import distributed
 
     if distributed.rank() == 0:
@@ -61,10 +67,14 @@ def mirror(
     distributed.end_processes()
 
 
-def _read(source: str, column: str | None, pairs: tuple[str, str] | None) -> list[Any]:
+def _read(source: str, column: str | None, pairs: tuple[str, str] | None, progress: "Progress") -> list[Any]:
     from tain.text.readers import read_pairs, read_texts
 
-    return list(read_texts(source, column=column) if pairs is None else read_pairs(source, columns=pairs))
+    stream = read_texts(source, column=column) if pairs is None else read_pairs(source, columns=pairs)
+    given = list(stream)
+    if stream.blank:
+        progress.warn(f"{stream.blank:,} blank {'lines' if pairs is None else 'pairs'} of {source!r} were skipped")
+    return given
 
 
 def _show(result: "Mirrored", *, as_json: bool) -> None:

@@ -73,7 +73,7 @@ def _read_toml(file: Path, config_class: type) -> dict[str, Any]:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"settings file {str(file)!r} does not exist: give a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"settings file {str(file)!r} is no TOML ({error}): write lines like temperature = 0.04") from None
     known = {entry.name: entry for entry in fields(config_class)}
     content = {name.replace("-", "_"): value for name, value in content.items()}

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
 import os
 import shutil
 import sys
@@ -31,17 +32,24 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
                 raise UserError(f"output {shown} lies below {str(parent)!r}, which is a file: choose another place")
             if not os.access(parent, os.W_OK | os.X_OK):
                 raise UserError(f"output {shown} cannot be written: no permission in {str(parent)!r}")
+            missing = target.absolute().relative_to(parent).parts
+            _probe(parent / _hidden(max(missing, key=lambda part: len(os.fsencode(part)))), target)
             break
 
 
 @contextmanager
-def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside ``target`` that takes its name when the block ends well.
 
     A block that raises, or a process that is killed, leaves ``target`` as it was. Leftovers of a killed
     process are hidden folders named ``.NAME.partial-*``. Old and new change names in one step where the
     system can do that (Linux). Elsewhere it takes two, and a process killed between them leaves the old
     folder whole, but under the hidden name ``.NAME.replaced-*``.
+
+    Args:
+        target: The folder's name.
+        overwrite: Replace what is there.
+        was_free: The name was free when the work for it began: what took it since is treated as what takes it while the block runs.
 
     Raises:
         UserError: As ``refuse_existing``, or ``target`` is a file, or it appeared while the block ran and
@@ -50,10 +58,11 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     target = Path(target)
     if overwrite and os.path.isfile(target):  # noqa: PTH113 - unlike Path.is_file, never raises
         raise UserError(f"output {str(target)!r} is a file, but a folder is to be written: choose another name")
-    partial = _partial_beside(target, overwrite=overwrite)
+    partial = _partial_beside(target, overwrite=overwrite or was_free)
     partial.mkdir()
     try:
-        yield partial
+        with _room_for(target):
+            yield partial
         for path in partial.rglob("*"):
             _flush(path)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
@@ -85,7 +94,8 @@ def whole_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise UserError(f"output {str(target)!r} is a folder, but a file is to be written: name a file inside it")
     partial = _partial_beside(target, overwrite=overwrite)
     try:
-        yield partial
+        with _room_for(target):
+            yield partial
         _flush(partial)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
         partial.replace(target)
@@ -95,14 +105,38 @@ def whole_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def _partial_beside(target: Path, *, overwrite: bool) -> Path:
     refuse_existing(target, overwrite=overwrite)
-    partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
+    partial = target.with_name(_hidden(target.name))
+    _probe(partial, target)
+    return partial
+
+
+def _hidden(name: str) -> str:
+    return f".{name}.partial-{uuid.uuid4().hex[:8]}"
+
+
+def _probe(partial: Path, target: Path) -> None:
+    """Write a file and remove it: a read-only disk and a name too long show now, not when the work is done."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()  # a read-only or full disk and a name too long show now, not when the work is done
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
         partial.unlink()
     except OSError as error:
         raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): choose another place or name") from None
-    return partial
+
+
+@contextmanager
+def _room_for(target: Path) -> Iterator[None]:
+    """Say in one line that a disk is full, whichever library found it out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): make room there, or choose another place") from None
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError" or "I/O error" not in str(error):
+            raise
+        raise UserError(f"output {str(target)!r} cannot be written ({error}): make room there, or choose another place") from None
 
 
 def _refuse_late_arrival(partial: Path, target: Path, *, overwrite: bool) -> None:

@@ -51,6 +51,10 @@ def choose_device(name: str | None = None) -> "torch.device":
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device is {name!r}, which torch does not know: give cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"device is {name!r}, which tain does not run on: give cpu, cuda or cuda:N")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"device is {name!r}, but torch finds no such device here: give cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device is {name!r}, but torch finds no GPU here: give cpu, or install a CUDA build of torch")
     return device

@@ -95,10 +95,12 @@ def read_layout(name: str | Path) -> Layout:
         return _read_json(_stored_file(path, file))
 
     record = stored("tain.json")
+    _refuse_newer(record, name)
     if record.get("kind") == "ranker" and not (record["ranker"]["type"] == "bi" and record["ranker"]["shared"]):
         raise UserError(f"model {str(name)!r} is a ranker, not one encoder: use it with tain rank, or give one of the encoders inside it")
-    _refuse_newer(record, name)
     modules = stored("modules.json") or []
+    if not isinstance(modules, list) or not all(isinstance(module, dict) and {"type", "path"} <= set(module) for module in modules):
+        raise UserError(f"model {str(name)!r} has a damaged modules.json: save the model again")
     transformer, pooling, normalise, inner, correction = path, None, False, "", None
     for module in modules:
         kind = str(module["type"]).rpartition(".")[2]
@@ -196,7 +198,9 @@ def read_record(name: str | Path) -> dict[str, Any]:
     return record
 
 
-def _refuse_newer(record: dict[str, Any], name: str | Path) -> None:
+def _refuse_newer(record: Any, name: str | Path) -> None:
+    if not isinstance(record, dict) or not isinstance(record.get("format", FORMAT), int):
+        raise UserError(f"model {str(name)!r} has a damaged tain.json: save the model again")
     if record.get("format", FORMAT) > FORMAT:
         raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
 

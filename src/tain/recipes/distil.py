@@ -354,7 +354,7 @@ class _Session:
 @contextmanager
 def _folder_for(output: Path | None, *, overwrite: bool) -> Iterator[Path]:
     if output is not None:
-        with whole_folder(output, overwrite=overwrite) as folder:
+        with whole_folder(output, overwrite=overwrite, was_free=True) as folder:
             yield folder
         return
     with tempfile.TemporaryDirectory() as folder:

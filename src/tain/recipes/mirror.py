@@ -4,7 +4,11 @@ Liu et al. 2021 (Mirror-BERT). Each text is its own positive pair; dropout (or d
 views differ; a step draws twins together and pushes the batch's other texts away.
 """
 
+import glob
+import hashlib
+import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,10 +27,11 @@ from tain.batches.types import PackedTexts
 from tain.batches.views import twin_views
 from tain.encoders.dropout import set_dropout
 from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_free_score
+from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, process_age_s
+from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory
 from tain.models.embedder import Embedder
 from tain.objectives.contrastive import info_nce
 from tain.recipes.chosen_settings import chosen_settings, suggested_settings
@@ -34,6 +39,7 @@ from tain.recipes.mirror_card import model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.training import distributed
+from tain.training.checkpoint import refuse_nothing_to_resume
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train
 from tain.training.optimizer import MasterWeights, adamw
@@ -106,6 +112,11 @@ class _Material:
     held_right: list[str]
     counts: dict[str, int] = field(default_factory=dict)
 
+    def digest(self) -> str:
+        """How many texts are trained on, and what tells them, their order and those held out from others."""
+        content = [self.left, [] if self.is_identity else self.right, self.held_left, [] if self.is_identity else self.held_right]
+        return f"{len(self.left):,}, digest {hashlib.blake2b(json.dumps(content).encode(), digest_size=6).hexdigest()}"
+
 
 @dataclass(frozen=True)
 class _Batch:
@@ -132,6 +143,7 @@ def mirror(
     config: MirrorConfig | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    began_s: float | None = None,
     **settings: Any,
 ) -> Mirrored:
     """Turn a masked language model into an encoder.
@@ -143,6 +155,7 @@ def mirror(
         config: All settings at once; or give single ones by name.
         overwrite: Replace ``output`` if it exists.
         progress: Told what happens.
+        began_s: When ``budget_s`` began, by ``time.monotonic()``; default: now.
         **settings: Fields of ``MirrorConfig``.
 
     Returns:
@@ -151,10 +164,13 @@ def mirror(
     Raises:
         UserError: Settings, texts or model cannot work.
     """
+    began_s = time.monotonic() if began_s is None else began_s
     progress = progress or Progress.silent()
     config = chosen_settings(MirrorConfig, "mirror", config, settings)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
+    elif config.resume:
+        raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     distributed.start_processes()
     if distributed.rank() > 0:
         progress = Progress.silent()  # one voice is enough
@@ -171,16 +187,17 @@ def mirror(
     resolved = config.resolved(width=embedder.dim, weight_rms=_weight_rms(embedder.encoder), suggested=suggested_settings(model))
     config = _fit_to_model(resolved, embedder)
     progress.note(embedder.encoder.layout_reason)
-    return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
+    session = _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite, began_s=began_s)
+    return session.run()
 
 
 def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
     """Drop repeats, draw the texts to train on and keep others to measure on."""
+    if isinstance(texts, str):
+        raise UserError("mirror was given one string, which would be read letter by letter: give a list of texts")
     given = list(texts)
+    _refuse_what_is_no_text(given)
     is_identity = not given or isinstance(given[0], str)
-    kinds = {isinstance(text, str) for text in given}
-    if len(kinds) > 1:
-        raise UserError("texts and pairs are mixed: give all of one kind")
     if is_identity:
         kept = given if config.keep_repeats else drop_repeats(given).texts
     else:
@@ -193,19 +210,41 @@ def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
             f"give more texts, or --batch-texts {max(2, len(kept) // 2)}"
         )
     if len(kept) < 2:
-        raise UserError(f"there are {len(kept)} different texts, but a text needs others to be told from: give at least 2")
+        raise UserError(
+            f"there {'is 1 different text' if len(kept) == 1 else 'are no texts'}, but a text needs others to be told from: give at least 2"
+        )
     rng = np.random.default_rng([config.seed, 1])
     order = rng.permutation(len(kept))
     spare = len(kept) - config.max_texts if config.max_texts else 0
     held = 0 if config.held_out == 0 else min(config.held_out, max(len(kept) // 10, min(spare, config.held_out)))
     held = min(held, max(0, len(kept) - config.batch_texts)) if config.budget_s is None else held
-    trained = order[held:][: config.max_texts or None]
+    rest = order[held:]
+    if config.keep_repeats or not is_identity:  # else no text is there twice
+        sides = [{same_text_key(text) for text in ([each] if isinstance(each, str) else each)} for each in kept]
+        is_held = set().union(*(sides[place] for place in order[:held]))
+        rest = np.array([place for place in rest if not sides[place] & is_held], dtype=np.int64)
+    trained = rest[: config.max_texts or None]
+    fewest = config.batch_texts if config.budget_s is None else 2
+    if len(trained) < fewest:
+        raise UserError(
+            f"{held:,} texts are held out, and {len(trained):,} others are left to train on, fewer than {fewest:,}: "
+            "give more texts, a smaller --held-out or --batch-texts, or more --max-texts"
+        )
     counts = {"given": len(given), "repeated": len(given) - len(kept), "held_out": held, "left_over": len(kept) - held - len(trained)}
 
     def side(places: np.ndarray, number: int) -> list[str]:
         return [kept[place] if is_identity else kept[place][number] for place in places]
 
     return _Material(side(trained, 0), side(trained, 1), is_identity, side(order[:held], 0), side(order[:held], 1), counts)
+
+
+def _refuse_what_is_no_text(given: list[Any]) -> None:
+    kinds = {isinstance(text, str) for text in given}
+    if len(kinds) > 1:
+        raise UserError("texts and pairs are mixed: give all of one kind")
+    for place, each in enumerate(given if kinds == {False} else []):
+        if not isinstance(each, tuple | list) or len(each) != 2 or not all(isinstance(side, str) for side in each):
+            raise UserError(f"text number {place + 1} is {each!r:.60}: give texts, or pairs of two texts")
 
 
 def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
@@ -216,6 +255,11 @@ def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
     embedder.encoder.pooling = config.pooling
     embedder.encoder.padded_to = config.max_tokens
     return config
+
+
+def _saved_pooling(pooling: Pooling) -> Pooling:
+    """What a saved encoder pools by: sentence-transformers knows no mean over padding."""
+    return "mean" if pooling == "mean-with-padding" else pooling
 
 
 def _weight_rms(encoder: torch.nn.Module) -> float:
@@ -237,11 +281,16 @@ class _Session:
         progress: Progress,
         output: Path | None,
         overwrite: bool,
+        *,
+        began_s: float = 0.0,
     ) -> None:
+        self.began_s = began_s
         self.model, self.embedder, self.config, self.material = model, embedder, config, material
         self.progress, self.output, self.overwrite = progress, output, overwrite
         device = embedder.encoder.device
-        self.number_type = fastest_dtype(device.type) if config.dtype == "auto" else getattr(torch, config.dtype)
+        # what is measured, process 0 measures for all: they must do the same
+        fastest = distributed.from_first(lambda: str(fastest_dtype(device.type)).removeprefix("torch."))
+        self.number_type = getattr(torch, fastest if config.dtype == "auto" else config.dtype)
         needs_mask = bool(config.erased_chars) and material.is_identity
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
         keys: dict[str, int] = {}
@@ -252,15 +301,22 @@ class _Session:
             else np.array([keys.setdefault(same_text_key(text), len(keys)) for text in material.right])
         )
 
+    def _elapsed_s(self) -> float:
+        """Time since the budget began."""
+        return time.monotonic() - self.began_s
+
     def run(self) -> Mirrored:
         config, encoder = self.config, self.embedder.encoder
+        if config.resume and not self._checkpoints():
+            refuse_nothing_to_resume(self._checkpoint_folder(config.seed))
         assert config.dropout is not None and config.attention_dropout is not None and config.epochs is not None
         before, report_s = self._timed_report()
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
-        truncated = tokenise(self.embedder.tokenizer, self.material.left, max_tokens=config.max_tokens or 0).truncated
+        read = self.material.left if self.material.is_identity else self.material.left + self.material.right
+        truncated = tokenise(self.embedder.tokenizer, read, max_tokens=config.max_tokens or 0).truncated
         if truncated:
             self.progress.warn(
-                f"{truncated:,} of {len(self.material.left):,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
+                f"{truncated:,} of {len(read):,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
             )
         self._check_views()
         untouched = {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()} if config.seeds > 1 else {}
@@ -277,6 +333,9 @@ class _Session:
                     best, best_state = number, {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
         if config.seeds > 1:
             encoder.load_state_dict(best_state)
+        if encoder.pooling != _saved_pooling(encoder.pooling):
+            encoder.pooling = _saved_pooling(encoder.pooling)
+            self.progress.warn(f"trained with {config.pooling}, which no saved encoder can have: the encoder and its figures pool by mean")
         after = runs[best].after
         worse = after.is_worse_than(before) if before is not None and after is not None else []
         counts = {**self.material.counts, "truncated": truncated}
@@ -301,9 +360,11 @@ class _Session:
         if len(self.material.held_left) < 2:
             return None
         twins = None if self.material.is_identity else self.material.held_right
+        encoder = self.embedder.encoder
+        trained_pooling, encoder.pooling = encoder.pooling, _saved_pooling(encoder.pooling)
         # before and after in the number type of the training: in float32 the first step would wait twice as long
-        with torch.autocast(self.embedder.encoder.device.type, dtype=torch.bfloat16, enabled=self.number_type == torch.bfloat16):
-            return label_free_report(
+        with torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=self.number_type == torch.bfloat16):
+            report = label_free_report(
                 self.embedder,
                 self.material.held_left,
                 twins=twins,
@@ -311,6 +372,8 @@ class _Session:
                 max_texts=500,
                 rng=np.random.default_rng([self.config.seed, 2]),
             )
+        encoder.pooling = trained_pooling
+        return report
 
     def _check_views(self) -> None:
         """Measure that training has something to learn from: the two views of a text must differ.
@@ -412,19 +475,23 @@ class _Session:
     def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
         if self.output is None:
             return None
-        skipped = {"resume", "seeds", "held_out", "checkpoint_every_s", "device"}
+        skipped = {"resume", "seeds", "checkpoint_every_s", "device"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
-        identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": len(self.material.left)}
+        identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": self.material.digest()}
         identity |= {"number_type": str(self.number_type)}
         every_s = self.config.checkpoint_every_s if distributed.rank() == 0 else None
         folder = self._checkpoint_folder(seed)
-        return Saving(
-            folder, every_s, (self.config.resume and folder.exists()) or (self.config.resume and seed == self.config.seed), identity
-        )
+        # a seed without one is trained again, to the same end
+        return Saving(folder, every_s, self.config.resume and folder.exists(), identity)
 
     def _checkpoint_folder(self, seed: int) -> Path:
         assert self.output is not None
         return self.output.parent / f".{self.output.name}.checkpoint-{seed}"
+
+    def _checkpoints(self) -> list[Path]:
+        """All that there are for this output, of other seeds and earlier runs too."""
+        assert self.output is not None
+        return list(self.output.parent.glob(f".{glob.escape(self.output.name)}.checkpoint-[0-9]*"))
 
     def _plan(self, seed: int, report_s: float) -> tuple[int, int, Callable[[int], bool] | None]:
         """Choose batch size and steps: the preset's, or what fits the budget on this machine."""
@@ -432,9 +499,10 @@ class _Session:
         assert config.epochs is not None
         if config.budget_s is None:
             return config.batch_texts, (texts // config.batch_texts) * config.epochs, None
+        budget_s = config.budget_s
         reserve_s = report_s + _saving_estimate_s(self.embedder.encoder)
         seconds_per_text = self._measure_text_s(seed)
-        room_s = config.budget_s - process_age_s() - reserve_s
+        seconds_per_text, room_s = distributed.from_first(lambda: [seconds_per_text, budget_s - self._elapsed_s() - reserve_s])
         fits = math.floor(room_s / seconds_per_text)
         if fits < 2 * _FEWEST_STEPS:
             needed_s = config.budget_s - room_s + 2 * _FEWEST_STEPS * seconds_per_text
@@ -450,13 +518,16 @@ class _Session:
         )
         deadline_s = config.budget_s - reserve_s
         step_s: list[float] = []
-        last = [process_age_s()]
+        last = [self._elapsed_s()]
 
-        def enough(done: int) -> bool:
-            now = process_age_s()
+        def is_late() -> bool:
+            now = self._elapsed_s()
             step_s.append(now - last[0])
             last[0] = now
             return now + float(np.median(step_s[-5:])) > deadline_s
+
+        def enough(done: int) -> bool:
+            return distributed.from_first(is_late)
 
         return batch_texts, steps, enough
 
@@ -477,7 +548,7 @@ class _Session:
             "kind": "encoder",
             "method": "Mirror-BERT (identity fine-tuning)",
             "base_model": str(self.model),
-            "config": asdict(result.config),
+            "config": asdict(result.config) | {"batch_texts": result.runs[result.best].batch_texts},
             "texts": result.texts,
             "steps": result.steps,
             "counts": result.counts,
@@ -496,15 +567,13 @@ class _Session:
         }
         if suggested := suggested_settings(self.model):
             record["mirror"] = suggested  # what the model wanted is good for what is made of it, too
-        with whole_folder(self.output, overwrite=self.overwrite) as folder:
+        with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
             self.embedder.save(folder, record=record, card=model_card(self.output.name, record))
         self._drop_checkpoints()
 
     def _drop_checkpoints(self) -> None:
-        import shutil
-
-        for number in range(self.config.seeds):
-            shutil.rmtree(self._checkpoint_folder(self.config.seed + number), ignore_errors=True)
+        for folder in self._checkpoints():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 _FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead

@@ -1,8 +1,9 @@
 """Settings of identity fine-tuning. Light to import: the command line reads its help from here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from tain.foundation.choices import Dtype, Pooling
 from tain.foundation.errors import refuse_all
@@ -53,8 +54,12 @@ class MirrorConfig:
     weight_decay: Annotated[float, "AdamW's decay, on every parameter"] = 0.01
     max_texts: Annotated[int, "train on at most this many texts, drawn at random; 0 takes all (the paper: best at 10k to 20k)"] = 10_000
     keep_repeats: Annotated[bool, "train on repeated texts too; they never push each other away"] = False
-    held_out: Annotated[int, "texts kept from training to measure on, at most a tenth of all; 0 measures nothing"] = 500
-    budget_s: Annotated[float | None, "seconds from process start to saved folder; picks texts and steps that fit"] = None
+    held_out: Annotated[
+        int, "texts kept from training to measure on, at most a tenth of all or what max_texts leaves; 0 measures nothing"
+    ] = 500
+    budget_s: Annotated[
+        float | None, "seconds from the call (on the command line: from process start) to the saved folder; picks texts and steps that fit"
+    ] = None
     seeds: Annotated[int, "train this many runs and keep the best by the label-free figures"] = 1
     seed: Annotated[int, "fixes data order, erased spans and dropout of the first run"] = 13
     micro_tokens: Annotated[int, "tokens in memory at once; less memory, same gradient, about a third more time"] = 32_768
@@ -69,13 +74,13 @@ class MirrorConfig:
         problems = []
         if self.level not in PRESETS:
             problems.append(f"level is {self.level!r}: give word, phrase or sentence")
-        if self.temperature is not None and not self.temperature > 0:
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
             problems.append(
                 f"temperature is {self.temperature}, but similarities are divided by it: give a number above 0 (sentences: 0.04, words: 0.2)"
             )
         for name in ("erased_chars", "erase_floor", "max_texts", "held_out"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}, but it counts something: give 0 or more")
         for name in ("dropout", "attention_dropout", "drophead"):
             value = getattr(self, name)
@@ -83,8 +88,16 @@ class MirrorConfig:
                 problems.append(f"{name} is {value}, but it is a probability and 1 would drop everything: give 0 to below 1 (dropout: 0.1)")
         if self.batch_texts < 2:
             problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be told from: give 2 or more (the paper: 200)")
-        if self.seed < 0:
-            problems.append(f"seed is {self.seed}: give 0 or more")
+        if not 0 <= self.seed < 2**63:
+            problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
+        if not self.checkpoint_every_s >= 0:
+            problems.append(f"checkpoint_every_s is {self.checkpoint_every_s}: give 0 seconds or more")
+        if 0 < self.max_texts < (self.batch_texts if self.budget_s is None else 2):
+            problems.append(f"max_texts is {self.max_texts}, fewer than a batch of {self.batch_texts}: give more, or a smaller batch_texts")
+        if self.dtype not in get_args(Dtype):
+            problems.append(f"dtype is {self.dtype!r}: give {', '.join(get_args(Dtype))}")
+        if self.drophead > 0 and self.pooling == "mean-with-padding":
+            problems.append("drophead needs packed attention, and pooling mean-with-padding runs padded: leave one of them out")
         for name in ("epochs", "seeds", "micro_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -93,7 +106,7 @@ class MirrorConfig:
             problems.append(f"max_tokens is {self.max_tokens}, but special tokens take 2 of them: give 3 or more")
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             problems.append(f"learning_rate is {self.learning_rate}: give a number between 0 and 1 (the paper: 2e-5)")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             problems.append(f"weight_decay is {self.weight_decay}: give 0 or more (the paper: 0.01)")
         if self.budget_s is not None and not self.budget_s > 0:
             problems.append(f"budget is {self.budget_s} s: give a time above 0")

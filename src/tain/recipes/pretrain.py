@@ -205,8 +205,15 @@ class _Session:
         import transformers
 
         if self.config.tokenizer is not None:
-            return transformers.AutoTokenizer.from_pretrained(self.config.tokenizer)
-        folder = self.work / "tokenizer"
+            try:
+                return transformers.AutoTokenizer.from_pretrained(self.config.tokenizer)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                why = " ".join(str(error).split())[:200]
+                raise UserError(
+                    f"tokenizer {str(self.config.tokenizer)!r} cannot be read ({why}): give a model's folder or hub name"
+                ) from None
+        key = hashlib.sha256(json.dumps([self.sources.facts(), self.config.vocabulary]).encode()).hexdigest()[:16]
+        folder = self.work / f"tokenizer-{key}"
         if not (folder / "tokenizer.json").exists():
             self.progress.note(f"training a tokenizer of {self.config.vocabulary:,} word pieces")
             trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocabulary)
@@ -320,6 +327,7 @@ class _Session:
             saving=Saving(self.work / "checkpoint", config.checkpoint_every_s, config.resume, identity, defaults),
             after_step=after_step,
             enough=out_of_time,
+            keeps_unfinished=True,
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -358,7 +366,7 @@ class _Session:
             "held_out": self.held_out,
             "versions": versions(),
         }
-        with whole_folder(self.output, overwrite=self.overwrite) as folder:
+        with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
             _save_weights(model, folder, getattr(torch, self.config.save_dtype))
             self.tokenizer.save_pretrained(folder)
             if self.config.objective == "cmlm":

@@ -87,6 +87,15 @@ class PretrainConfig:
         for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens", "span_tokens"):
             if not getattr(self, name) >= 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")
+        for name in ("tokens", "validate_every_tokens"):
+            if getattr(self, name) == math.inf:
+                problems.append(f"{name} is infinite: give a number")
+        if not self.checkpoint_every_s >= 0:
+            problems.append(f"checkpoint_every_s is {self.checkpoint_every_s}: give 0 seconds or more")
+        if self.minutes is not None and not self.minutes > 0:
+            problems.append(f"minutes is {self.minutes}: give more than 0")
+        if self.warmup_steps < 0:
+            problems.append(f"warmup_steps is {self.warmup_steps}: give 0 or more")
         if self.block_tokens < 8:
             problems.append(f"block_tokens is {self.block_tokens}, too little context to predict from: give 8 or more (128)")
         if not 0 < self.masking_rate < 1:
@@ -94,7 +103,7 @@ class PretrainConfig:
         for name in ("matrix_rate", "embedding_rate", "learning_rate"):
             if not 0 < getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}: give a number between 0 and 1")
-        if not self.weight_decay >= 0:
+        if not 0 <= self.weight_decay < math.inf:
             problems.append(f"weight_decay is {self.weight_decay}: give 0 or more (0.01)")
         if not self.clip_norm > 0:
             problems.append(f"clip_norm is {self.clip_norm}, which would leave no gradient: give a number above 0 (1.0; inf clips nothing)")

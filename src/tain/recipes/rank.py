@@ -660,7 +660,7 @@ class _Session:
             "figures": {"before": result.before, "after": run.after, "all_seeds": [each.after for each in result.runs]},
             "fingerprint": self.ranker.fingerprint,
         }
-        with whole_folder(self.output, overwrite=self.overwrite) as folder:
+        with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
             self.ranker.save(folder, record=record, card=ranker_card(self.output.name, self.ranker.type, record))
         for each in result.runs:
             shutil.rmtree(self._checkpoint_folder(each.seed), ignore_errors=True)

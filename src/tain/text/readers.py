@@ -127,16 +127,16 @@ def read_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) ->
     if kind == "text":
         raise UserError(
             f"{source_name(source)} is read as plain text, one text per line, but pairs need two columns: "
-            "give a .tsv file whose first line names its columns, and the two names with --columns"
+            "give a .tsv file whose first line names its columns, and name the two with --pairs"
         )
     if kind == "hub" and split_hub_source(source)[2] is not None:
-        raise UserError(f"{source_name(source)} names one column, but pairs need two: give hf:NAME:SPLIT, and the two names with --columns")
+        raise UserError(f"{source_name(source)} names one column, but pairs need two: give hf:NAME:SPLIT, and name the two with --pairs")
     table = open_table(source)
     if columns is None:
         if len(table.columns) != 2:
             raise UserError(
                 f"{table.name} has {len(table.columns)} columns ({table.listed_columns()}) and nothing is guessed: "
-                "name the two that hold the pairs with --columns"
+                "name the two that hold the pairs with --pairs"
             )
         chosen = None
     else:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -57,7 +58,7 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[st
         UserError: There is no checkpoint, or it comes from a run with other settings (they are named).
     """
     refuse_nothing_to_resume(folder)
-    content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    content, tensors = _read(folder)
     # what went through JSON must be compared with what went through JSON
     here = json.loads(json.dumps(identity))
     there = {name: defaults.get(name) for name in here} | content["identity"]
@@ -65,4 +66,14 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[st
     if changed:
         said = ", ".join(f"{name} was {there[name]!r} and is {here.get(name)!r}" for name in changed)
         raise UserError(f"the checkpoint was made with other settings ({said}): give the same, or start again without --resume")
-    return Checkpoint(content["step"], content["identity"], content["figures"]), load_file(folder / "state.safetensors")
+    return Checkpoint(content["step"], content["identity"], content["figures"]), tensors
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not {"step", "identity", "figures"} <= set(content):
+            raise ValueError("state.json says too little")
+        return content, load_file(folder / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"the checkpoint {str(folder)!r} is damaged ({error}): start again without --resume") from None

@@ -61,6 +61,7 @@ def train(
     after_step: Callable[[int], None] | None = None,
     enough: Callable[[int], bool] | None = None,
     memory: dict[str, Any] | None = None,
+    keeps_unfinished: bool = False,
 ) -> Trained:
     """Run steps until ``steps`` are done or ``enough`` says so.
 
@@ -75,6 +76,7 @@ def train(
         saving: Checkpoints; None keeps none.
         after_step: Called with the number of steps done, after each.
         enough: Asked with the number of steps done, after each; True ends the run early.
+        keeps_unfinished: Save a checkpoint, too, where ``enough`` ends the run early.
         memory: What ``after_step`` and ``rate_factor`` go by, as JSON knows it; kept in checkpoints, and given back in place on resuming.
 
     Raises:
@@ -121,6 +123,8 @@ def train(
                 keep(done)
                 saved_s = time.monotonic()
             if enough is not None and enough(done):
+                if keeps_unfinished and saving is not None and saving.every_s is not None and done < steps:
+                    keep(done)
                 break
     return Trained(done, losses, earlier_s + time.monotonic() - began_s)
 
