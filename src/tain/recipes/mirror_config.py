@@ -108,7 +108,7 @@ class MirrorConfig:
             problems.append(f"learning_rate is {self.learning_rate}: give a number between 0 and 1 (the paper: 2e-5)")
         if not 0 <= self.weight_decay < math.inf:
             problems.append(f"weight_decay is {self.weight_decay}: give 0 or more (the paper: 0.01)")
-        if self.budget_s is not None and not self.budget_s > 0:
+        if self.budget_s is not None and not 0 < self.budget_s < math.inf:
             problems.append(f"budget is {self.budget_s} s: give a time above 0")
         if self.budget_s is not None and (self.seeds > 1 or self.resume):
             problems.append("a budget goes with one run from its beginning: leave out --seeds and --resume, or --budget")

@@ -123,7 +123,9 @@ class RankConfig:
                 problems.append(f"{name} is {value}, but it is a probability and 1 would drop everything: give 0 to below 1 (dropout: 0.1)")
         if not 0 <= self.teacher_share <= 1:
             problems.append(f"teacher_share is {self.teacher_share}, but it is a share: give 0 to 1")
-        if not self.teacher_temperature > 0:
+        if self.seed >= 2**63:
+            problems.append(f"seed is {self.seed}: give less than 2 to the power 63")
+        if not 0 < self.teacher_temperature < math.inf:
             problems.append(f"teacher_temperature is {self.teacher_temperature}, but scores are divided by it: give a number above 0")
         refuse_all(problems + self._contradictions())
 
