@@ -107,7 +107,7 @@ def train(
             loss = step(done)
             if not math.isfinite(loss):
                 kept = ""
-                if saving is not None:
+                if saving is not None and saving.every_s is not None:
                     keep(done)
                     kept = f"; the state before it is kept in {str(saving.folder)!r}"
                 raise UserError(
