@@ -1,8 +1,9 @@
 """At which pretraining loss does mirroring begin to pay? Raw and mirrored STS (dev sets) of a run's snapshots.
 
-Every snapshot is centred as the shipped model is, and mirrored with its settings (``ship_mini.py``).
+Every snapshot is centred as the shipped model is, and mirrored with its settings (``ship_mini.py``). Points of the results file stay, so that
+a later model joins the curve of those whose snapshots are gone.
 
-python benchmarks/mini_curve.py runs/.mini.pretrain runs/.mini-ship.pretrain runs/mini-ship
+python benchmarks/mini_curve.py runs/.mini.pretrain src/tain/assets/tain_mini
 """
 
 import json
@@ -41,17 +42,25 @@ def points(folders):
 
 def main():
     texts = (DATA / "mirror_corpus" / TEXTS["sentence"]).read_text(encoding="utf-8").splitlines()
-    rows = []
+    file = RESULTS / "mini_curve.json"
+    earlier = json.loads(file.read_text(encoding="utf-8"))["points"] if file.exists() else []
+    rows = {row["tokens"]: row for row in earlier}
     for tokens, loss, folder in points(sys.argv[1:]):
-        with tempfile.TemporaryDirectory() as centred:
-            write_centred(folder, Path(centred))
+        config = json.loads((folder / "config.json").read_text())
+        with tempfile.TemporaryDirectory() as scratch:
+            centred = folder
+            if not config.get("norm_bias"):  # what is shipped is centred already
+                write_centred(folder, Path(scratch))
+                centred = Path(scratch)
             raw = scores(Embedder.load(centred, pooling="mean"), "sentence", DATA, "dev")
             mirrored = scores(mirror(centred, texts, **MIRROR).embedder, "sentence", DATA, "dev")
-        rows.append({"tokens": tokens, "loss": loss, "raw": raw, "mirrored": mirrored})
-        print(json.dumps(rows[-1]), flush=True)
+        shape = f"{config['num_hidden_layers']} x {config['hidden_size']}"
+        rows[tokens] = {"tokens": tokens, "loss": loss, "shape": shape, **MIRROR, "raw": raw, "mirrored": mirrored}
+        print(json.dumps(rows[tokens]), flush=True)
+    rows = [rows[tokens] for tokens in sorted(rows)]
     RESULTS.mkdir(exist_ok=True)
     content = {"command": command_line(), "machine": machine(), "points": rows}
-    (RESULTS / "mini_curve.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     PLOT.write_text(drawn(rows), encoding="utf-8")
 
 
@@ -83,8 +92,14 @@ def drawn(rows):
         x, _ = place(row["loss"], low)
         parts.append(f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle" fill="#555">{row["loss"]:.2f}</text>')
         parts.append(
-            f'<text x="{x:.1f}" y="{height - bottom + 33}" text-anchor="middle" fill="#999" font-size="11">{row["tokens"] / 1e6:.0f}M</text>'
+            f'<text x="{x:.1f}" y="{height - bottom + 33}" text-anchor="middle" fill="#999" font-size="11">{row["tokens"] / 1e6:,.0f}M</text>'
         )
+    for row, before in zip(rows[1:], rows, strict=False):
+        if row["shape"] != before["shape"]:  # another model
+            x, _ = place((row["loss"] + before["loss"]) / 2, low)
+            parts.append(
+                f'<text x="{x:.1f}" y="{height - bottom + 33}" text-anchor="middle" fill="#999" font-size="11">{before["shape"]} | {row["shape"]}</text>'
+            )
     for name, dash, colour in (("mirrored", "", "#0b5cad"), ("raw", ' stroke-dasharray="5 4"', "#7a4a00")):
         spots = [place(loss, value) for loss, value in zip(losses, series[name], strict=True)]
         parts.append(
