@@ -123,6 +123,8 @@ def measure_labels(rows, key, seed, chosen):
     for teacher in chosen.teachers:
         students = ["pqrnn", *(["pqrnn, begun"] if chosen.start else []), *(["static"] if task == "classify" else [])]
         wanted = ["teacher", *(who for who in students if who in chosen.who)]
+        if wanted == ["teacher"]:
+            continue
         names = {who: {"part": "labels", "set": key, "teacher": teacher, "who": who, "seed": seed} for who in wanted}
         if not any(rows.lacks(**name) for name in names.values()):
             continue
