@@ -36,7 +36,7 @@ from tain.recipes.rank_material import Material, gather_material, mine_negatives
 from tain.text.cleaning import lists_others
 from tain.text.records import RankingExample
 from tain.training import distributed
-from tain.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tain.training.checkpoint import Checkpoint, load_checkpoint, refuse_nothing_to_resume, save_checkpoint
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, two_rates
@@ -342,6 +342,8 @@ class _Session:
     def run(self) -> Ranked:
         config = self.config
         assert config.dropout is not None and config.attention_dropout is not None
+        if self.output is not None and config.resume and not any(self._goes_on(config.seed + number) for number in range(config.seeds)):
+            refuse_nothing_to_resume(self._checkpoint_folder(config.seed))
         self._prepare_negatives()
         for tower in self.ranker.towers:
             set_dropout(tower.encoder.model, hidden=config.dropout, attention=config.attention_dropout)
@@ -433,7 +435,7 @@ class _Session:
         memory: dict[str, Any] = {"misses": 0, "best": None, "validations": []}
         saving = self._saving(seed, steps)
         keeper = _Keeper(None if self.output is None else self._best_folder(seed), optimizer, self._identity(seed) | {"steps": steps})
-        if self.output is not None and distributed.rank() == 0 and not config.resume:
+        if self.output is not None and distributed.rank() == 0 and not self._goes_on(seed):
             for left in (self._checkpoint_folder(seed), self._best_folder(seed)):  # of an earlier run that nobody goes on with
                 shutil.rmtree(left, ignore_errors=True)
         trained = train(
@@ -617,8 +619,11 @@ class _Session:
         identity = self._identity(seed) | {"steps": steps}
         every_s = self.config.checkpoint_every_s if distributed.rank() == 0 else None
         folder = self._checkpoint_folder(seed)
-        resume = self.config.resume and (folder.exists() or seed == self.config.seed)
-        return Saving(folder, every_s, resume, identity)
+        return Saving(folder, every_s, self._goes_on(seed), identity)
+
+    def _goes_on(self, seed: int) -> bool:
+        """A seed without a checkpoint is trained again, to the same end."""
+        return self.config.resume and self._checkpoint_folder(seed).exists()
 
     def _identity(self, seed: int) -> dict[str, Any]:
         skipped = {"resume", "seeds", "checkpoint_every_s", "device"}
