@@ -293,7 +293,9 @@ def kept(rows, part, left, right, title, goal):
         mean = float(np.mean([np.mean(list(seeds.values())) for seeds in by_set.values()]))
         suffix = "" if teacher == "none" else f" ({teacher})"
         spread = (means[0], means[-1]) if means else (mean, mean)
-        claims.append(Claim(f"{title}{suffix}, {len(by_set)} sets", round(mean, 3), "times its", goal, spread, None))
+        claims.append(
+            Claim(f"{title}{suffix}, {len(by_set)} set{'s' * (len(by_set) > 1)}", round(mean, 3), "times its", goal, spread, None)
+        )
     return claims
 
 
@@ -359,11 +361,12 @@ def draw():
     rows = json.loads((RESULTS / "distil_quality.json").read_text(encoding="utf-8"))["rows"]
     summary = [entry for entry in summed_up(rows) if entry["part"] == "labels"]
     sets = set.intersection(*({entry["set"] for entry in summary if entry["who"] == who} for who in ("teacher", "pqrnn")))
-    dots = []
+    dots, counts = [], set()
     for who, teacher in dict.fromkeys((entry["who"], entry["teacher"]) for entry in summary):
         mine = [entry for entry in summary if (entry["who"], entry["teacher"]) == (who, teacher) and entry["set"] in sets]
         if {entry["set"] for entry in mine} == sets:
             name = teacher if who == "teacher" else f"{who} of {teacher}" if teacher != "none" else who
+            counts |= {entry["seeds"] for entry in mine}
             means = [float(np.mean([entry[key] for entry in mine])) for key in ("bytes", "score", "ms")]
             dots.append((name, *means, float(np.mean([entry["deviation"] or 0.0 for entry in mine]))))
     width, height, left, top = 760, 300, 60, 84
@@ -376,7 +379,6 @@ def draw():
     def y(value):
         return top + height - (value - low) / (high - low) * height
 
-    counts = {entry["seeds"] for entry in summary if entry["set"] in sets}
     seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else f"{min(counts)} seed{'s' * (min(counts) > 1)}"
     share = next(
         claim.ratio for claim in claims_of(rows) if claim.claim.startswith("labels, score beside the teacher's (all-MiniLM-L6-v2)")
