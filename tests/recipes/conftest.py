@@ -3,8 +3,10 @@
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,6 +19,26 @@ from tain.training import distributed
 distributed.start_processes()
 assert distributed.world_size() == 2
 """
+
+
+@pytest.fixture
+def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """A context in which a recipe's run is interrupted as one of its steps begins, and after which steps are whole again."""
+
+    @contextmanager
+    def until(recipe: ModuleType, at_step: int, *, of_seed: int = 13) -> Iterator[None]:
+        real = recipe._Session.gradient_step
+
+        def interrupted(self, batch, *, step, seed):
+            if (seed, step) == (of_seed, at_step):
+                raise KeyboardInterrupt
+            return real(self, batch, step=step, seed=seed)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(recipe._Session, "gradient_step", interrupted)
+            yield
+
+    return until
 
 
 @pytest.fixture

@@ -336,59 +336,33 @@ def test_batches_made_ahead_change_nothing(bert_folder, texts, sentences, monkey
     assert np.array_equal(found.embedder.encode(sentences), expected.embedder.encode(sentences))
 
 
-def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, tmp_path, interrupting):
     settings = {**SMALL, "epochs": 2, "checkpoint_every_s": 0.0, "learning_rate": 1e-3}
     expected = mirror(bert_folder, texts, tmp_path / "whole", **settings).embedder.encode(sentences)
-    real = recipe._Session.gradient_step
-
-    def interrupted(self, places, *, step, seed):
-        if step == 7:
-            raise KeyboardInterrupt
-        return real(self, places, step=step, seed=seed)
-
-    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupting(recipe, 7):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     assert not (tmp_path / "cut").exists()
-    monkeypatch.setattr(recipe._Session, "gradient_step", real)
     found = mirror(bert_folder, texts, tmp_path / "cut", resume=True, **settings).embedder.encode(sentences)
     np.testing.assert_array_equal(found, expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]  # checkpoints are gone
 
 
 @pytest.mark.parametrize(("other", "message"), [({}, "texts was '72, digest"), ({"held_out": 4}, "held_out was 8 and is 4")])
-def test_a_run_is_not_resumed_with_other_texts(bert_folder, texts, tmp_path, monkeypatch, other, message):
+def test_a_run_is_not_resumed_with_other_texts(bert_folder, texts, tmp_path, interrupting, other, message):
     settings = {**SMALL, "checkpoint_every_s": 0.0}
-    real = recipe._Session.gradient_step
-
-    def interrupted(self, batch, *, step, seed):
-        if step == 3:
-            raise KeyboardInterrupt
-        return real(self, batch, step=step, seed=seed)
-
-    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupting(recipe, 3):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     with pytest.raises(UserError, match=message):
         mirror(bert_folder, texts if other else texts[::-1], tmp_path / "cut", resume=True, **settings | other)
 
 
-def test_the_second_of_two_seeds_is_gone_on_with(bert_folder, texts, sentences, tmp_path, monkeypatch):
+def test_the_second_of_two_seeds_is_gone_on_with(bert_folder, texts, sentences, tmp_path, interrupting):
     settings = {**SMALL, "seeds": 2, "learning_rate": 1e-3}
     expected = mirror(bert_folder, texts, tmp_path / "whole", **settings)
-    real = recipe._Session.gradient_step
-
-    def interrupted(self, batch, *, step, seed):
-        if (seed, step) == (14, 5):
-            raise KeyboardInterrupt
-        return real(self, batch, step=step, seed=seed)
-
-    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupting(recipe, 5, of_seed=14):
         mirror(bert_folder, texts, tmp_path / "cut", **settings, checkpoint_every_s=0.0)
     shutil.rmtree(tmp_path / ".cut.checkpoint-13")  # as where a seed is done before its first checkpoint
     assert (tmp_path / ".cut.checkpoint-14").exists()
-    monkeypatch.setattr(recipe._Session, "gradient_step", real)
     found = mirror(bert_folder, texts, tmp_path / "cut", resume=True, **settings)
     assert [run.losses for run in found.runs] == [run.losses for run in expected.runs]
     np.testing.assert_array_equal(found.embedder.encode(sentences), expected.embedder.encode(sentences))

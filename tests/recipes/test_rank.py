@@ -251,26 +251,17 @@ def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, pairs):
     [{}, {"type": "cross"}, {"freeze": "encoder"}, {"seeds": 2, "epochs": 1}],
     ids=["poly", "cross", "frozen", "second seed"],
 )
-def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, monkeypatch, options):
+def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, interrupting, options):
     settings = {**of_type(options.get("type", "poly")), "checkpoint_every_s": 0.0, "negatives": 1, **options}
     cut_seed, cut_step = (14, 5) if "seeds" in options else (13, 11)
     contexts, answers = [pair.context for pair in pairs[:3]], [pair.answers[0] for pair in pairs]
     whole = rank(bert_folder, pairs, tmp_path / "whole", **settings)
     expected = whole.ranker.score(contexts, answers)
-    real = recipe._Session.gradient_step
-
-    def interrupted(self, places, *, step, seed):
-        if (seed, step) == (cut_seed, cut_step):
-            raise KeyboardInterrupt
-        return real(self, places, step=step, seed=seed)
-
-    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupting(recipe, cut_step, of_seed=cut_seed):
         rank(bert_folder, pairs, tmp_path / "cut", **settings)
     assert not (tmp_path / "cut").exists()
     if "seeds" in options:  # as where the first seed was done before its first checkpoint
         shutil.rmtree(tmp_path / ".cut.checkpoint-13")
-    monkeypatch.setattr(recipe._Session, "gradient_step", real)
     with pytest.raises(UserError, match="there is nothing to resume"):
         rank(bert_folder, pairs, tmp_path / "other", resume=True, **settings)
     again = rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
@@ -280,37 +271,22 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]  # checkpoints are gone
 
 
-def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, monkeypatch):
+def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, interrupting):
     settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1}
-    real = recipe._Session.gradient_step
-
-    def interrupted(self, places, *, step, seed):
-        if step == 3:
-            raise KeyboardInterrupt
-        return real(self, places, step=step, seed=seed)
-
-    monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupting(recipe, 3):
         rank(bert_folder, pairs, tmp_path / "cut", **settings)
     changed = [RankingExample(pair.context, (f"{pair.answers[0]} a",)) for pair in pairs]
     with pytest.raises(UserError, match=r"the checkpoint was made with other settings \(content of the pairs was"):
         rank(bert_folder, changed, tmp_path / "cut", resume=True, **settings)
 
 
-def test_weights_of_another_run_are_never_taken_for_the_best(bert_folder, pairs, tmp_path, monkeypatch):
+def test_weights_of_another_run_are_never_taken_for_the_best(bert_folder, pairs, tmp_path, monkeypatch, interrupting):
     settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1, "validations_per_epoch": 4}
-    real, hidden = recipe._Session.gradient_step, {name: tmp_path / f".cut.{name}-13" for name in ("best", "checkpoint")}
-
-    def interrupted(self, places, *, step, seed):
-        if step == 5:
-            raise KeyboardInterrupt
-        return real(self, places, step=step, seed=seed)
+    hidden = {name: tmp_path / f".cut.{name}-13" for name in ("best", "checkpoint")}
 
     def cut_off(**options):
-        monkeypatch.setattr(recipe._Session, "gradient_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with interrupting(recipe, 5):
             rank(bert_folder, pairs, tmp_path / "cut", **settings | options)
-        monkeypatch.setattr(recipe._Session, "gradient_step", real)
 
     cut_off()
     shutil.copytree(hidden["checkpoint"], tmp_path / "first")

@@ -69,7 +69,11 @@ class Labeller:
         named = _named_kind(path)
         if kind is not None and named not in (None, kind):
             raise UserError(f"model {str(name)!r} is a {_CALLED[named]}, but what is needed is a {_CALLED[kind]}: give one")
-        kind = kind or _kind_of(path, str(name))
+        kind = kind or named
+        if kind is None:
+            raise UserError(
+                f"model {str(name)!r} is no classifier and no tagger: give a student, or a fine-tuned transformers model with such a head"
+            )
         model, tokenizer, missing = load_with_missing(f"AutoModelFor{_HEADS[kind]}", path, trust_remote_code=trust_remote_code)
         if heads := [weight for weight in missing if "pooler" not in weight]:
             raise UserError(
@@ -145,12 +149,7 @@ def is_labeller(name: str | Path) -> bool:
     Raises:
         UserError: As ``saved.locate``.
     """
-    path = locate(str(name))
-    try:
-        _kind_of(path, str(name))
-    except UserError:
-        return False
-    return True
+    return _named_kind(locate(str(name))) is not None
 
 
 def checked_names(names: Sequence[str], *, outputs: int, what: str, model: str) -> tuple[str, ...]:
@@ -174,21 +173,8 @@ def checked_names(names: Sequence[str], *, outputs: int, what: str, model: str) 
     return tuple(names)
 
 
-def _kind_of(path: str, name: str) -> Kind:
-    """Which head the folder's config names.
-
-    Raises:
-        UserError: None.
-    """
-    kind = _named_kind(path)
-    if kind is None:
-        raise UserError(
-            f"model {name!r} is no classifier and no tagger: give a student, or a fine-tuned transformers model with such a head"
-        )
-    return kind
-
-
 def _named_kind(path: str) -> Kind | None:
+    """Which head the folder's config names, if any."""
     import transformers
 
     try:

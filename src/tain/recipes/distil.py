@@ -111,10 +111,10 @@ def distil(
     config = shaped_like_start(chosen_settings(DistilConfig, "distil", config, settings)).resolved()
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
+        if config.resume:
+            refuse_nothing_to_resume(checkpoint_folder(Path(output)))
     elif config.resume:
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
-    if config.resume and output is not None:
-        refuse_nothing_to_resume(checkpoint_folder(Path(output)))
     if str(getattr(teacher, "name", teacher)) == NONE:
         config.refuse_teachers_settings()
     if isinstance(texts, str):

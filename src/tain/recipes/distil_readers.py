@@ -187,11 +187,11 @@ class StaticReader:
         vocabulary = len(self.embedder.tokenizer)
         counts = np.zeros(vocabulary)
         texts, held = ([example.text for example in part.examples] for part in (material.train, material.held))
-        for text, ids in zip([*texts, *held], bare_ids(self.embedder.tokenizer, [*texts, *held]), strict=True):
+        for place, (text, ids) in enumerate(zip([*texts, *held], bare_ids(self.embedder.tokenizer, [*texts, *held]), strict=True)):
             if not ids:
                 raise UserError(f"the text {text[:40]!r} has no tokens for the tokenizer of {self.embedder.name!r}: leave such texts out")
-        for ids in bare_ids(self.embedder.tokenizer, texts):
-            np.add.at(counts, ids, 1)
+            if place < len(texts):
+                np.add.at(counts, ids, 1)
         vectors = self._token_vectors(vocabulary)
         module = StaticStudent(tokens=vocabulary + 1, dim=self.config.static_dim, outputs=material.text_outputs)
         # the head leads back to the vectors' own space, which is the right one for a student of vectors of that width alone
