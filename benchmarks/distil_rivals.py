@@ -1,5 +1,6 @@
 """Whom students are measured against: an encoder fine-tuned on intents and slots together, and an LSTM with its own embedding table."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,12 @@ class _TwoHeads:
                 schedule.step()
         for part in self.parts():
             part.eval()
+
+    def without_slots(self) -> "_TwoHeads":
+        """The same, weights and all, as it is for those who only ask for intents."""
+        alone = copy.copy(self)
+        alone.slots, alone.tags = None, ()
+        return alone
 
     def save(self, file: Path) -> None:
         """Keep what it has learnt, so that other students can be taught by it in a later call."""
