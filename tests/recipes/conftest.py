@@ -1,5 +1,6 @@
 """What tests of recipes share."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 _BEGIN = """
 import sys
@@ -29,16 +31,34 @@ def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable:
     def until(recipe: ModuleType, at_step: int, *, of_seed: int = 13) -> Iterator[None]:
         real = recipe._Session.gradient_step
 
-        def interrupted(self, batch, *, step, seed):
-            if (seed, step) == (of_seed, at_step):
+        def interrupted(self, batch, *, step, **more):
+            if step == at_step and more.get("seed", of_seed) == of_seed:
                 raise KeyboardInterrupt
-            return real(self, batch, step=step, seed=seed)
+            return real(self, batch, step=step, **more)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(recipe._Session, "gradient_step", interrupted)
             yield
 
     return until
+
+
+@pytest.fixture
+def own_model(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny model that a test may change."""
+    return shutil.copytree(bert_folder, tmp_path_factory.mktemp("own") / "model")
+
+
+@pytest.fixture
+def train_on() -> Callable[[Path], None]:
+    """Change a saved model's weights and nothing else, as further training would."""
+
+    def change(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights[next(name for name in weights if name.endswith("layer.0.output.dense.bias"))][0] += 1.0
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return change
 
 
 @pytest.fixture

@@ -120,26 +120,22 @@ def test_vectors_on_disk_teach_what_the_model_does(bert_folder, texts, tmp_path)
     assert with_words.trained.losses[0] != from_disk.trained.losses[0]
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(bert_folder, texts, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_as_one_that_was_not(own_model, train_on, texts, tmp_path, interrupting):
     settings = SMALL | {"epochs": 3, "checkpoint_every_s": 0.0, "distortion": 0.2, "zoneout": 0.2}
-    whole = distil(bert_folder, texts, tmp_path / "whole", **settings)
-    step = recipe._Session.gradient_step
-
-    def stopping(self, places, *, step: int, kept=step):
-        if step == 14:
-            raise KeyboardInterrupt
-        return kept(self, places, step=step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe._Session, "gradient_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            distil(bert_folder, texts, tmp_path / "student", **settings)
+    whole = distil(own_model, texts, tmp_path / "whole", **settings)
+    with interrupting(recipe, 14):
+        distil(own_model, texts, tmp_path / "student", **settings)
     with pytest.raises(UserError, match=r"made with other settings \(content of the texts was"):
-        distil(bert_folder, [*texts[1:], "another text"], tmp_path / "student", **settings, resume=True)
-    resumed = distil(bert_folder, texts, tmp_path / "student", **settings, resume=True)
+        distil(own_model, [*texts[1:], "another text"], tmp_path / "student", **settings, resume=True)
+    resumed = distil(own_model, texts, tmp_path / "student", **settings, resume=True)
     assert resumed.trained.losses == whole.trained.losses
     # the last bit of a loaded moment may round otherwise, and with it a weight between two steps
     np.testing.assert_allclose(resumed.student.encode(texts), whole.student.encode(texts), atol=0.05)
+    with interrupting(recipe, 14):
+        distil(own_model, texts, tmp_path / "other", **settings)
+    train_on(own_model)
+    with pytest.raises(UserError, match="content of the teacher was '"):
+        distil(own_model, texts, tmp_path / "other", **settings, resume=True)
 
 
 def test_a_student_begins_where_another_one_ended(bert_folder, texts, flights, tmp_path):

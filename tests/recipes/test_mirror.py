@@ -356,6 +356,15 @@ def test_a_run_is_not_resumed_with_other_texts(bert_folder, texts, tmp_path, int
         mirror(bert_folder, texts if other else texts[::-1], tmp_path / "cut", resume=True, **settings | other)
 
 
+def test_a_run_is_not_resumed_with_other_weights_of_the_same_name(own_model, train_on, texts, tmp_path, interrupting):
+    settings = {**SMALL, "checkpoint_every_s": 0.0}
+    with interrupting(recipe, 3):
+        mirror(own_model, texts, tmp_path / "cut", **settings)
+    train_on(own_model)
+    with pytest.raises(UserError, match="content of the model was '"):
+        mirror(own_model, texts, tmp_path / "cut", resume=True, **settings)
+
+
 def test_the_second_of_two_seeds_is_gone_on_with(bert_folder, texts, sentences, tmp_path, interrupting):
     settings = {**SMALL, "seeds": 2, "learning_rate": 1e-3}
     expected = mirror(bert_folder, texts, tmp_path / "whole", **settings)

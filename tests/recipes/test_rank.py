@@ -280,6 +280,15 @@ def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, int
         rank(bert_folder, changed, tmp_path / "cut", resume=True, **settings)
 
 
+def test_a_run_is_not_resumed_with_other_weights_of_the_same_name(own_model, train_on, pairs, tmp_path, interrupting):
+    settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1}
+    with interrupting(recipe, 3):
+        rank(own_model, pairs, tmp_path / "cut", **settings)
+    train_on(own_model)
+    with pytest.raises(UserError, match="content of the model was '"):
+        rank(own_model, pairs, tmp_path / "cut", resume=True, **settings)
+
+
 def test_weights_of_another_run_are_never_taken_for_the_best(bert_folder, pairs, tmp_path, monkeypatch, interrupting):
     settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1, "validations_per_epoch": 4}
     hidden = {name: tmp_path / f".cut.{name}-13" for name in ("best", "checkpoint")}

@@ -1,7 +1,6 @@
 """Texts in, vectors out."""
 
 import hashlib
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from jaxtyping import Float32
 from safetensors import SafetensorError
 
 from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.batches.tokenizing import tokenise
 from tain.encoders.transformer import TransformerEncoder, position_offset_of
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
@@ -240,20 +240,7 @@ class Embedder:
 
     def fingerprint(self) -> str:
         """SHA-256 of weights, tokenizer and correction."""
-        digest = hashlib.sha256()
-        for name, tensor in self.encoder.state_dict().items():
-            if "pooler." in name:
-                continue  # no part of our vectors, and drawn anew at each loading where the checkpoint has none
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            spelled = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
-        else:
-            whole = backend.to_str()
-            # what stands before the added tokens is the length limit of the last call
-            spelled = whole[max(whole.find('"added_tokens"'), 0) :]
-        digest.update(spelled.encode())
+        digest = hashlib.sha256(weights_fingerprint(self.encoder, self.tokenizer).encode())
         if self.correction is not None:
             for name, array in sorted(self.correction.arrays().items()):
                 digest.update(f"{name} {array.shape}".encode() + array.tobytes())
@@ -284,6 +271,18 @@ class Embedder:
             card=card,
             similarity=similarity,
         )
+
+
+def weights_fingerprint(module: torch.nn.Module, tokenizer: Any) -> str:
+    """SHA-256 of a model's weights and its tokenizer."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        if "pooler." in name:
+            continue  # no part of our vectors, and drawn anew at each loading where the checkpoint has none
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(tokenizer_fingerprint(tokenizer).encode())
+    return digest.hexdigest()
 
 
 def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = False) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ import torch
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device
-from tain.models.embedder import load_with_missing, max_length
+from tain.models.embedder import load_with_missing, max_length, weights_fingerprint
 from tain.models.saved import locate, refuse_pickles
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
@@ -106,6 +106,10 @@ class Labeller:
                     found[place] = logits
                 task.advance(len(batch))
         return found
+
+    def fingerprint(self) -> str:
+        """SHA-256 of weights and tokenizer."""
+        return weights_fingerprint(self._model, self._tokenizer)
 
     def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]:
         """Tell each text's class, or its tokens' tags."""

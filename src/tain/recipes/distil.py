@@ -279,6 +279,8 @@ class _Session:
         identity |= {"teacher": self.teacher.name, "steps": steps, "texts": len(self.material.train)}
         # a model's outputs may differ in their last bits from run to run, a matrix is what it is
         identity["content of the texts"] = self.material.digest(with_teacher=not self.teacher.reads)
+        recognised = getattr(self.teacher, "fingerprint", None)  # a teacher of one's own may lack it
+        identity["content of the teacher"] = recognised()[:12] if recognised else ""
         return Saving(folder, self.config.checkpoint_every_s, self.config.resume, identity)
 
     # ---- the folder

@@ -1,5 +1,6 @@
 """What a student learns from: an encoder, a classifier, a tagger, or their outputs on disk."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -147,6 +148,9 @@ class _EncoderTeacher:
         self.embedder, self.name = embedder, embedder.name
         self.size_bytes = 4 * sum(parameter.numel() for parameter in embedder.encoder.parameters())
 
+    def fingerprint(self) -> str:
+        return self.embedder.fingerprint()
+
     def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
         vectors = self.embedder.encode(texts, progress=progress)
         _tell_of_cuts(self.embedder, texts, progress)
@@ -179,6 +183,10 @@ class _LabellerTeacher:
         if self._embedder is None:
             self._embedder = self._load_embedder()
         return self._embedder
+
+    def fingerprint(self) -> str:
+        each = [labeller.fingerprint() for labeller in (self._tagger, self._classifier) if labeller is not None]
+        return hashlib.sha256(" ".join(each).encode()).hexdigest()
 
     def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
         said: list[list[np.ndarray] | None] = []

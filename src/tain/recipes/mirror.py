@@ -287,6 +287,7 @@ class _Session:
         self.began_s = began_s
         self.model, self.embedder, self.config, self.material = model, embedder, config, material
         self.progress, self.output, self.overwrite = progress, output, overwrite
+        self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
         device = embedder.encoder.device
         # what is measured, process 0 measures for all: they must do the same
         fastest = distributed.from_first(lambda: str(fastest_dtype(device.type)).removeprefix("torch."))
@@ -478,7 +479,7 @@ class _Session:
         skipped = {"resume", "seeds", "checkpoint_every_s", "device"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": self.material.digest()}
-        identity |= {"number_type": str(self.number_type)}
+        identity |= {"number_type": str(self.number_type), "content of the model": self.weights_digest}
         every_s = self.config.checkpoint_every_s if distributed.rank() == 0 else None
         folder = self._checkpoint_folder(seed)
         # a seed without one is trained again, to the same end

@@ -218,6 +218,7 @@ class _Session:
             distributed.from_first(lambda: str(fastest_dtype(embedder.encoder.device.type))) if config.dtype == "auto" else config.dtype
         )
         self.number_type: torch.dtype = getattr(torch, chosen.removeprefix("torch."))
+        self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
         self.ranker = self._build(embedder)
         self.device = self.ranker.device
         self.context_ids, self.candidate_ids, self.truncated = self._tokenised()
@@ -630,6 +631,7 @@ class _Session:
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         return identity | {
             "model": str(self.model),
+            "content of the model": self.weights_digest,
             "seed": seed,
             "pairs": len(self.material.pairs),
             "content of the pairs": self.material.digest,
