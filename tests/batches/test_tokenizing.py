@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import transformers
 
+from tain.batches import tokenizing
 from tain.batches.tokenizing import mask_token, tokenise
 from tain.foundation.errors import UserError
 
@@ -50,6 +51,29 @@ def test_a_tokenizer_that_cuts_on_the_left_still_does(tiny_tokenizer: Build):
     found = tokenise(tokenizer, TEXTS, max_tokens=6)
     assert found.ids == tokenizer(TEXTS, truncation=True, max_length=6)["input_ids"]
     assert found.ids[4] != tokenise(tiny_tokenizer(), TEXTS, max_tokens=6).ids[4]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("limit", [6, 40])
+def test_of_a_long_text_only_an_end_is_read(tiny_tokenizer: Build, monkeypatch: pytest.MonkeyPatch, side: str, limit: int):
+    texts = [
+        "the sea is far away, " * 9000,
+        "glass " * 200,
+        "漢" * 5000,
+        "x" * 5000 + " the sea",
+        " " * 40_000 + "glass and sand",
+        "a" * 1025,
+    ]
+    tokenizer = tiny_tokenizer()
+    tokenizer.truncation_side = side
+    expected = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+    longest = []
+    real = tokenizing._end_of
+    monkeypatch.setattr(tokenizing, "_end_of", lambda *given: longest.append(len(real(*given))) or real(*given))
+    found = tokenise(tokenizer, texts, max_tokens=limit)
+    assert found.ids == expected
+    assert found.truncated == sum(len(ids) > limit for ids in tokenizer(texts, verbose=False)["input_ids"])
+    assert longest[0] <= 1024 and max(longest[: len(texts)]) <= 1024
 
 
 def test_a_tokenizer_in_python_does_the_same():

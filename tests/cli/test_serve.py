@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from command_line import run
 
+from tain.cli import serve as serve_command
 from tain.recipes.distil import distil
 from tain.runtime.student import Student
 
@@ -74,6 +75,8 @@ def test_a_port_that_is_taken_is_refused_at_once(student, capsys):
         (("=tain-mini",), "model is '=tain-mini': give MODEL, or NAME=MODEL"),
         (("./nowhere",), "'./nowhere'"),
         (("tain-mini", "--host", "no.such.host.invalid"), "host is 'no.such.host.invalid', which is no address of this machine"),
+        (("tain-mini", "--host", "a..b"), "host is 'a..b', which is no address of this machine: give 127.0.0.1 or 0.0.0.0"),
+        (("tain-mini", "--host", "192.0.2.1"), "host is '192.0.2.1', which is no address of this machine"),
     ],
 )
 def test_what_cannot_be_served_is_refused(arguments, message, capsys):
@@ -81,6 +84,18 @@ def test_what_cannot_be_served_is_refused(arguments, message, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: ") and message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("key", "message"), [(" \n", "holds nothing but blanks"), ("schlüssel", "holds characters that no header")])
+def test_a_key_that_nobody_can_send_is_refused(student, capsys, monkeypatch, key, message):
+    monkeypatch.setenv("TAIN_API_KEY", key)
+    assert run("serve", student, "--port", 0) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_key_may_end_with_the_line_of_its_file(monkeypatch):
+    monkeypatch.setenv("TAIN_API_KEY", "secret\n")
+    assert serve_command._api_key() == "secret"
 
 
 def test_a_missing_package_is_named_with_its_extra(student, capsys, monkeypatch):

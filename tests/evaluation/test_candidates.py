@@ -204,6 +204,9 @@ def test_a_constant_ranker_gets_chance_level(rng, examples):
         def score_lists(self, contexts, lists, *, progress=None):
             return [np.zeros(len(listed), dtype=np.float32) for listed in lists]
 
+        def count_tokens(self, contexts, lists):
+            return [0] * len(contexts)
+
         def save(self, folder, *, record, card): ...
 
     lists = sampled_lists(examples, size=20, rng=rng)

@@ -6,8 +6,10 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from tain.foundation import files
 from tain.foundation.errors import UserError
@@ -35,6 +37,22 @@ def test_a_folder_appears_whole_and_leaves_nothing_else(tmp_path):
         assert not (tmp_path / "new" / "out").exists()
     assert (tmp_path / "new" / "out" / "weights").read_text() == "all"
     assert names(tmp_path / "new") == ["out"]
+
+
+def test_weights_can_be_read_by_whom_other_files_can(tmp_path):
+    weights = {"one": np.ones(2, dtype=np.float32)}
+    with whole_folder(tmp_path / "out") as partial:
+        (partial / "part").mkdir()
+        save_file(weights, partial / "part" / "weights.safetensors")
+        (partial / "text").write_text("all")
+        (partial / "script").write_text("all")
+        (partial / "script").chmod(0o755)
+    with whole_file(tmp_path / "weights.safetensors") as partial:
+        save_file(weights, partial)
+    ordinary = (tmp_path / "out" / "text").stat().st_mode
+    assert (tmp_path / "out" / "part" / "weights.safetensors").stat().st_mode == ordinary
+    assert (tmp_path / "weights.safetensors").stat().st_mode == ordinary
+    assert (tmp_path / "out" / "script").stat().st_mode == ordinary | 0o111
 
 
 @pytest.mark.parametrize("name", ["x" * 240, "x" * 240 + "/out", "new/" + "x" * 240])

@@ -1,5 +1,7 @@
 """Transformers classifiers and taggers: their logits, what they say, what is cut, and what is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 import transformers
@@ -36,6 +38,19 @@ def test_texts_that_just_fit_are_not_counted_as_cut(save_labeller):
     labeller = Labeller.load(save_labeller("SequenceClassification", ["no", "yes"]), device="cpu")
     labeller.predict([" ".join(["a"] * 38), " ".join(["a"] * 39)])  # 40 tokens with both ends, and 41
     assert labeller.truncated == 1
+
+
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(save_labeller, sentences, tmp_path):
+    folder = shutil.copytree(save_labeller("SequenceClassification", ["no", "yes"]), tmp_path / "model")
+    expected = Labeller.load(folder, device="cpu").logits(sentences[:4])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token, tokenizer.pad_token = tokenizer.sep_token, None
+    tokenizer.save_pretrained(folder)
+    np.testing.assert_allclose(Labeller.load(folder, device="cpu").logits(sentences[:4]), expected, atol=1e-5)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match="has a tokenizer without a padding token and without an end token: give it one of them"):
+        Labeller.load(folder, device="cpu")
 
 
 def test_what_cannot_label_is_refused(save_labeller, bert_folder):

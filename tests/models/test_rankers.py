@@ -1,6 +1,7 @@
 """Bi-, poly- and cross-encoders behind one interface: what a score means, saving and loading, sentence-transformers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -241,7 +242,49 @@ def test_the_fingerprint_is_that_of_the_stored_weights_in_any_number_type(build,
     assert len(fingerprints) == 1
 
 
+def test_tokens_are_counted_as_pairs_are_read(build, sentences):
+    lists = [sentences[3:6], sentences[7:8]]
+    for type in KINDS:
+        ranker = build(type)
+        if type == "cross":
+            sides = [
+                [side.tokenizer(text, truncation=True, max_length=side.max_tokens)["input_ids"] for text in sentences]
+                for side in (ranker.context, ranker.candidate)
+            ]
+            expected = [
+                sum(len(ranker.pair_ids(sides[0][row], sides[1][place])[0]) for place in places)
+                for row, places in enumerate([(3, 4, 5), (7,)])
+            ]
+        else:
+            counts = ranker.context.count_tokens(sentences[:2]), [ranker.candidate.count_tokens(listed) for listed in lists]
+            expected = [one + sum(others) for one, others in zip(*counts, strict=True)]
+        assert ranker.count_tokens(sentences[:2], lists) == expected
+
+
+def test_candidates_may_come_in_an_array(build, sentences, unchecked):
+    ranker = build()
+    expected = ranker.score(sentences[:2], sentences[3:6])
+    np.testing.assert_array_equal(ranker.score(sentences[:2], np.array(sentences[3:6])), expected)
+    np.testing.assert_array_equal(ranker.score(sentences[:2], np.array(sentences[3:6], dtype=object)), expected)
+    np.testing.assert_array_equal(ranker.score(sentences[:2], ranker.encode_candidates(sentences[3:6])), expected)
+
+
 # ---- refusals
+
+
+def test_a_damaged_ranker_is_refused_without_asking_the_hub(build, tmp_path):
+    folder = saved(build(), tmp_path / "ranker")
+    record = json.loads((folder / "tain.json").read_text())
+    for damage in ({"ranker": None}, {"ranker": {"type": "cross"}}, {"ranker": {**record["ranker"]} | {"codes": 1}}):
+        if damage["ranker"] and "codes" in damage["ranker"]:
+            del damage["ranker"]["codes"]
+        (folder / "tain.json").write_text(json.dumps(record | damage))
+        with pytest.raises(UserError, match=r"has a damaged tain\.json: train it again, or copy the folder anew"):
+            Ranker.load(folder, device="cpu", dtype="float32")
+    (folder / "tain.json").write_text(json.dumps(record))
+    shutil.rmtree(folder / "candidate")
+    with pytest.raises(UserError, match="lacks its folder 'candidate': train it again, or copy the folder anew"):
+        Ranker.load(folder, device="cpu", dtype="float32")
 
 
 def test_what_cannot_be_scored_is_refused(build, unchecked):

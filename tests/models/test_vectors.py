@@ -13,6 +13,7 @@ import pytest
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.models import vectors
 from tain.models.vectors import encode_to_file, partial_folder
 
 TEXTS = [f"text number {number} of a few" for number in range(11)]
@@ -77,6 +78,10 @@ def read(path: Path) -> np.ndarray:
 
 class StoppedHereError(Exception):
     pass
+
+
+def stopped(*_: object, **__: object) -> None:
+    raise StoppedHereError
 
 
 def stopping(texts: list[str], *, after: int, error: BaseException | None = None) -> Iterator[str]:
@@ -306,6 +311,16 @@ def test_texts_mended_after_the_finished_windows_are_taken(tmp_path):
     interrupted(path)
     encode_to_file(fake(), mended, path, window_texts=3, resume=True)
     np.testing.assert_array_equal(np.load(path), fake().encode(mended))
+
+
+def test_texts_added_behind_a_last_short_window_are_taken(tmp_path, monkeypatch):
+    path = tmp_path / "vectors.npy"
+    with monkeypatch.context() as patch, pytest.raises(StoppedHereError):
+        patch.setattr(vectors, "_place", stopped)
+        encode_to_file(fake(), TEXTS, path, window_texts=4)  # 4, 4 and 3
+    made = encode_to_file(fake(), [*TEXTS, "one", "more"], path, window_texts=4, resume=True)
+    assert (made.texts, made.resumed) == (13, 11)
+    np.testing.assert_array_equal(np.load(path), fake().encode([*TEXTS, "one", "more"]))
 
 
 def test_a_moved_model_is_the_same_model(tmp_path):

@@ -1,5 +1,6 @@
 """The candidate index: what was acknowledged stays, whatever is cut off or killed, and readers keep their view."""
 
+import errno
 import os
 import shutil
 import signal
@@ -217,6 +218,29 @@ def test_a_changed_candidate_file_is_refused(index):
             again.refuse_changed_source(name="answers.txt", digest=digest_of(changed))
 
 
+def test_an_index_made_from_no_file_says_so(index):
+    index.append(["a"], vectors_of(1))
+    with pytest.raises(UserError, match=r"was not made from a file: give --update to let it hold what 'answers.txt' does and nothing else"):
+        index.refuse_changed_source(name="answers.txt", digest=digest_of(["a"]))
+
+
+@pytest.mark.parametrize("where", ["write", "fsync"])
+def test_a_full_disk_is_one_line_and_loses_nothing(index, monkeypatch, where):
+    index.append(["a", "b"], vectors_of(2))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((CandidateIndex, "_commit") if where == "write" else (os, "fsync")), full)
+        with pytest.raises(UserError, match=r"index '.*' cannot be written \(No space left on device\): what it held is safe; make room"):
+            index.append(["c"], vectors_of(1))
+    again = CandidateIndex.open(index.folder)
+    assert [text for _, text in again.living_texts()] == ["a", "b"]
+    again.append(["c"], vectors_of(1))
+    assert CandidateIndex.open(index.folder).living == 3
+
+
 def test_what_is_no_index_is_refused(tmp_path, index):
     with pytest.raises(UserError, match="does not exist: make it by giving --candidates FILE"):
         CandidateIndex.open(tmp_path / "none")
@@ -233,9 +257,10 @@ def test_what_is_no_index_is_refused(tmp_path, index):
         (tmp_path / "bad" / "index.json").write_text(content)
         with pytest.raises(UserError, match=r"has an index\.json that tain did not write"):
             CandidateIndex.open(tmp_path / "bad")
-    (tmp_path / "bad" / "index.json").write_text('{"kind": "candidate index", "format": 1}')
-    with pytest.raises(UserError, match=r"damaged index\.json"):
-        CandidateIndex.open(tmp_path / "bad")
+    for content in ('{"kind": "candidate index", "format": 1}', '{"kind": "candidate index", "format": "one", "dim": 8}'):
+        (tmp_path / "bad" / "index.json").write_text(content)
+        with pytest.raises(UserError, match=r"damaged index\.json"):
+            CandidateIndex.open(tmp_path / "bad")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="is there, but holds no index: give another name, or remove it"):
         CandidateIndex.open(tmp_path / "empty")

@@ -1,5 +1,8 @@
 """Searching an index finds what scoring everything finds, and a second ranker has the last word."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +104,32 @@ def test_an_index_stays_searchable_while_it_is_updated_and_when_that_is_cut_off(
     monkeypatch.undo()
     assert bring_in_line(ranker, again, sentences, name="answers.txt") == (len(sentences) - 8, 0)
     assert again.is_complete
+
+
+def test_two_that_bring_an_index_in_line_take_turns(ranker, index, sentences, monkeypatch):
+    append, has_begun, second_waits = CandidateIndex.append, threading.Event(), threading.Event()
+
+    def watched(self, texts, vectors, **more):
+        if not has_begun.is_set():
+            has_begun.set()
+            second_waits.wait(20)
+        return append(self, texts, vectors, **more)
+
+    def bring(texts, name):
+        return bring_in_line(ranker, CandidateIndex.open(index.folder), texts, name=name, batch_texts=3)
+
+    monkeypatch.setattr(CandidateIndex, "append", watched)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(bring, sentences[:6], "first.txt")
+        assert has_begun.wait(20)
+        second = threads.submit(bring, sentences[6:10], "second.txt")
+        with pytest.raises(TimeoutError):
+            second.result(0.3)
+        second_waits.set()
+        assert (first.result(20), second.result(20)) == ((6, 0), (4, 6))
+    again = CandidateIndex.open(index.folder)
+    assert again.is_complete and again.source["name"] == "second.txt"
+    assert sorted(text for _, text in again.living_texts()) == sorted(sentences[6:10])
 
 
 def test_candidates_that_were_cut_are_counted_over_all_batches(ranker, index, sentences):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
@@ -19,6 +20,7 @@ from tain.recipes.rank import rank
 from tain.recipes.rank_config import RankConfig
 from tain.recipes.rank_material import gather_material, mine_negatives
 from tain.text.records import RankingExample
+from tain.training.optimizer import MasterWeights
 
 SMALL: dict[str, Any] = {
     "batch_contexts": 8,
@@ -541,6 +543,8 @@ def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypa
         ({"type": "bi", "freeze": "encoder"}, "--freeze encoder trains the learned codes alone, and this ranker has none"),
         ({"teacher": "x", "negatives": 0}, "a teacher orders lists, and without negatives there are none"),
         ({"mine_with": "x", "negatives": 0}, "hard negatives are mined, but none are used"),
+        ({"teacher_share": 0.1}, "--teacher-share and --teacher-temperature are a teacher's, and there is none"),
+        ({"mined_from": 9}, "--mined-from says where mined negatives are drawn from, and none are mined"),
         ({"validation_candidates": 1}, "validation_candidates is 1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"similarity": "euclidean"}, "similarity is 'euclidean': give cosine or dot"),
@@ -592,6 +596,41 @@ def test_a_plateau_without_held_out_contexts_is_refused_and_with_a_validation_fi
     assert (result.counts["held_out"], result.config.schedule) == (8, "plateau")
 
 
+def test_several_seeds_without_held_out_contexts_are_refused(bert_folder, pairs):
+    with pytest.raises(UserError, match="2 seeds are trained to keep the best by held-out contexts, and there are none"):
+        rank(bert_folder, pairs, **{**POLY, "seeds": 2, "held_out": 0})
+
+
+def test_a_held_out_context_to_which_all_answers_are_right_is_refused(bert_folder, pairs):
+    everything = RankingExample("a context", tuple(dict.fromkeys(answer for pair in pairs for answer in pair.answers)))
+    with pytest.raises(UserError, match="are right for one held-out context: it has no wrong one to be told from"):
+        rank(bert_folder, pairs, validation=[everything], **POLY)
+
+
+def test_better_weights_from_after_the_last_checkpoint_are_used(bert_folder, pairs, tmp_path, monkeypatch, interrupting):
+    """As where the first life found the best, was killed before its next checkpoint, and the second, on another machine, finds none as good."""
+    settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1, "validations_per_epoch": 4}
+    hidden = {name: tmp_path / f".cut.{name}-13" for name in ("best", "checkpoint")}
+    figures = iter([10.0, 30.0, 10.0, 31.0])  # untrained and validated, twice
+    monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": next(figures)})
+    with interrupting(recipe, 3):
+        rank(bert_folder, pairs, tmp_path / "cut", **settings)
+    shutil.copytree(hidden["checkpoint"], tmp_path / "checkpoint")  # it knows 30 alone
+    with interrupting(recipe, 5):
+        rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
+    kept = load_file(hidden["best"] / "state.safetensors")
+    shutil.rmtree(hidden["checkpoint"])
+    shutil.copytree(tmp_path / "checkpoint", hidden["checkpoint"])
+    monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": 29.0})
+    monkeypatch.setattr(recipe._Keeper, "keep", lambda *_: pytest.fail("29 is not the best"))
+    loaded = []
+    monkeypatch.setattr(
+        MasterWeights, "load_state", lambda self, state, real=MasterWeights.load_state: (loaded.append(state), real(self, state))
+    )
+    rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
+    assert all(torch.equal(loaded[-1][name], tensor) for name, tensor in kept.items())
+
+
 def test_pairs_that_cannot_be_trained_on_are_refused(bert_folder, pairs):
     with pytest.raises(UserError, match="the pair of context 'a' has an empty side"):
         rank(bert_folder, [("a", " ")], **POLY)
@@ -624,6 +663,8 @@ def test_length_limits_beyond_the_model_are_refused(bert_folder, pairs):
         rank(bert_folder, pairs, **{**POLY, "context_tokens": 41})
     with pytest.raises(UserError, match="but the model reads 40 at most together, as a cross-encoder reads them"):
         rank(bert_folder, pairs, type="cross", **{**SMALL, "context_tokens": 30})
+    with pytest.raises(UserError, match="candidate_tokens is 100, but the model reads 40 at most with room for a context: give fewer"):
+        rank(bert_folder, pairs, type="cross", **{**SMALL, "candidate_tokens": 100})
 
 
 def test_a_cross_encoder_does_not_mine(bert_folder, pairs, tmp_path):

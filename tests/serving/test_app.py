@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 
@@ -163,6 +164,7 @@ def test_documents_come_by_score_best_first(client, folders, sentences, name):
 def test_a_cross_encoder_reads_the_query_with_every_document(folders):
     cross, encoder = (load_served(name, str(folders[name]), **OPTIONS) for name in ("cross", "encoder"))
     (_, once), (_, with_three) = cross.rerank([("a b", ["c"]), ("a b", ["c", "c", "c"])])
+    assert once == len(["[CLS]", "a", "b", "[SEP]", "c", "[SEP]"])
     assert with_three == 3 * once
     (_, shared), (_, alone) = encoder.rerank([("a b", ["c", "c"]), ("a b", ["c"])])
     assert shared - alone == encoder.embedder.count_tokens(["c"])[0]
@@ -291,11 +293,12 @@ class Stuck:
     dim = 2
 
     def __init__(self):
-        self.has_begun, self.is_let = threading.Event(), threading.Event()
+        self.has_begun, self.is_let, self.encoded = threading.Event(), threading.Event(), []
 
-    def encode(self, texts):
+    def encode(self, texts, normalise=None):
         self.has_begun.set()
         self.is_let.wait(20)
+        self.encoded.append(list(texts))
         if "refused" in texts:
             raise UserError("no tokens: leave it out")
         if "bug" in texts:
@@ -319,6 +322,50 @@ def test_a_server_with_too_much_to_do_says_so(serve):
             assert (status, said["error"]["code"], headers["Retry-After"]) == (503, "overloaded", "1")
         assert running.result()[0] == 200
         assert sorted(other.result()[0] for other in others) == [200, 503, 503, 503]
+
+
+def test_documents_to_rank_count_as_texts(serve):
+    stuck = Stuck()
+    client = serve([Served("stuck", embedder=stuck)], most_waiting=4)
+    with ThreadPoolExecutor(3) as threads:
+        running = threads.submit(client.post, "/v1/rerank", query="a", documents=["b"])
+        assert stuck.has_begun.wait(20)
+        others = [threads.submit(client.ask, "/v1/rerank", {"query": "a", "documents": ["b", "c"]}) for _ in range(2)]
+        assert next(as_completed(others)).result()[0] == 503
+        stuck.is_let.set()
+        assert running.result()[0] == 200
+
+
+def half_sent(client, body=b'{"in', length=1000):
+    """A connection whose request lacks most of its body."""
+    connection = socket.create_connection(("127.0.0.1", client.port), timeout=30)
+    connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % length + body)
+    return connection
+
+
+def test_a_request_whose_client_went_away_is_not_computed(serve):
+    stuck = Stuck()
+    client = serve([Served("stuck", embedder=stuck)])
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(client.post, "/v1/embeddings", input="a")
+        assert stuck.has_begun.wait(20)
+        body = json.dumps({"input": "gone"}).encode()
+        half_sent(client, body, len(body)).close()
+        kept = threads.submit(client.post, "/v1/embeddings", input="kept")
+        time.sleep(0.5)
+        stuck.is_let.set()
+        assert (running.result()[0], kept.result()[0]) == (200, 200)
+    assert stuck.encoded == [["a"], ["kept"]]
+
+
+def test_bodies_that_do_not_come_are_waited_for_in_vain_and_not_for_long(client, monkeypatch, capfd):
+    monkeypatch.setattr(application, "PATIENCE_S", 0.3)
+    with half_sent(client) as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+    half_sent(client).close()
+    time.sleep(0.3)
+    assert client.post("/v1/embeddings", input="a")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_what_a_model_refuses_is_the_requests_fault_and_others_go_on(serve):

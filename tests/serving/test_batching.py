@@ -42,7 +42,7 @@ def start(doubling):
 
 
 def test_what_comes_while_one_batch_runs_is_the_next_batch(doubling, start):
-    batcher = start(most_items=5)
+    batcher = start(most_texts=5)
     first = batcher.submit([1])
     assert doubling.has_begun.wait(10)
     others = [batcher.submit(items) for items in ([2, 3], [4], [5, 6, 7], [8])]
@@ -73,6 +73,20 @@ def test_too_much_that_waits_is_refused_and_a_large_request_alone_is_not(doublin
     fits = batcher.submit([6])
     doubling.is_let.set()
     assert (running.result(10), waiting.result(10), fits.result(10)) == ([2] * 9, [4, 6], [12])
+
+
+def test_an_item_may_be_many_texts(doubling, start):
+    batcher = start(most_waiting=10, most_texts=10)
+    first = batcher.submit([1])
+    assert doubling.has_begun.wait(10)
+    large = batcher.submit([2], texts=8)
+    with pytest.raises(TooBusyError):
+        batcher.submit([3], texts=3)
+    assert large.cancel()  # who went away waits no more
+    others = [batcher.submit([number], texts=5) for number in (4, 5)]
+    doubling.is_let.set()
+    assert [future.result(10) for future in (first, *others)] == [[2], [8], [10]]
+    assert doubling.batches == [[1], [4, 5]]
 
 
 def test_a_request_that_was_given_up_is_not_computed(doubling, start):
@@ -106,7 +120,7 @@ def test_two_models_never_compute_at_once():
         together[0] -= 1
         return items
 
-    batchers = [Batcher(compute, turn=turn, most_items=1) for _ in range(2)]
+    batchers = [Batcher(compute, turn=turn, most_texts=1) for _ in range(2)]
     futures = [batcher.submit([number]) for number in range(10) for batcher in batchers]
     assert [future.result(10)[0] for future in futures] == [number for number in range(10) for _ in batchers]
     assert most == [1]

@@ -11,6 +11,9 @@ from jaxtyping import Bool
 from tain.batches.types import TokenisedTexts
 from tain.foundation.errors import UserError
 
+_CHARACTERS_A_TOKEN = 16  # hardly a text has as many
+_LEFT_OVER = 32  # tokens: so far from a cut between characters the tokens are those of the whole text
+
 
 def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> TokenisedTexts:
     """Turn texts into token ids with the special tokens the model expects.
@@ -33,8 +36,36 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
     # the wrapper around this backend spends more time on Python objects than the tokenising takes
     backend.enable_truncation(max_tokens, direction=tokenizer.truncation_side)
     backend.no_padding()
-    encodings = backend.encode_batch(list(texts))
-    return TokenisedTexts([encoding.ids for encoding in encodings], sum(bool(encoding.overflowing) for encoding in encodings))
+    reach = _CHARACTERS_A_TOKEN * max(max_tokens, 64)
+    encodings = backend.encode_batch([_end_of(text, reach, tokenizer.truncation_side) for text in texts])
+    ids = [encoding.ids for encoding in encodings]
+    is_cut = [bool(encoding.overflowing) for encoding in encodings]
+    for place, text in enumerate(texts):
+        if len(text) > reach:
+            ids[place], is_cut[place] = _long_one(backend, text, reach, tokenizer.truncation_side, encodings[place])
+    return TokenisedTexts(ids, sum(is_cut))
+
+
+def _long_one(backend: Any, text: str, reach: int, side: str, encoding: Any) -> tuple[list[int], bool]:
+    """Ids of a text of which ``encoding`` knows one end alone, and whether it was cut: more of it is read until enough is left over.
+
+    What is left over is thrown away, and of a book it would take a hundred times the memory of the book.
+    """
+    while reach < len(text) and sum(map(len, encoding.overflowing)) < _LEFT_OVER:
+        reach *= 4
+        (encoding,) = backend.encode_batch([_end_of(text, reach, side)])
+    return encoding.ids, bool(encoding.overflowing)
+
+
+def _end_of(text: str, reach: int, side: str) -> str:
+    """A text's end that is kept when the other ``side`` is cut: about ``reach`` characters, whole words where there are blanks."""
+    if len(text) <= reach:
+        return text
+    if side == "right":
+        end, blank = text[:reach], text.rfind(" ", 0, reach)
+        return end[:blank] if blank > 0 else end
+    blank = text.find(" ", len(text) - reach)
+    return text[blank if blank > 0 else len(text) - reach :]
 
 
 def mask_token(tokenizer: Any) -> str:

@@ -394,12 +394,15 @@ def _index(
 # ---- showing
 
 
+_NO_BREAKS = dict.fromkeys(map(ord, "\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")  # of columns and lines
+
+
 def _line(values: dict[str, Any], *, as_json: bool) -> str:
     if as_json:
         import json
 
         return json.dumps(values, ensure_ascii=False)
-    return "\t".join(f"{value:.9g}" if isinstance(value, float) else " ".join(str(value).split()) for value in values.values())
+    return "\t".join(f"{value:.9g}" if isinstance(value, float) else str(value).translate(_NO_BREAKS) for value in values.values())
 
 
 def _hits_line(context: str, hits: "list[Hit]") -> str:

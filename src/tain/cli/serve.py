@@ -1,5 +1,6 @@
 """``tain serve``."""
 
+import errno
 import os
 import socket
 from contextlib import suppress
@@ -40,6 +41,7 @@ def serve(
         else it is called by its folder's
     """
     _refuse_settings(models, port=port, most_waiting=most_waiting)
+    api_key = _api_key()
     named = _named(models)
     listener = _listener(host, port)
     with listener:
@@ -50,7 +52,6 @@ def serve(
         from tain.serving.served import load_served
 
         progress = Progress.for_terminal(json=json, quiet=quiet)
-        api_key = os.environ.get(_KEY) or None
         if host not in _LOCAL and api_key is None:
             progress.warn(f"whoever reaches {host} can send requests: set {_KEY} to ask for a key")
         options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
@@ -75,6 +76,17 @@ def _refuse_settings(models: tuple[str, ...], *, port: int, most_waiting: int) -
         raise UserError(f"most_waiting is {most_waiting}: give 1 or more")
 
 
+def _api_key() -> str | None:
+    """The key that requests must carry, without the line end that a file of secrets leaves; None lets everybody in."""
+    given = os.environ.get(_KEY, "")
+    key = given.strip()
+    if given and not key:
+        raise UserError(f"{_KEY} holds nothing but blanks: give it a key, or unset it to let everybody in")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"{_KEY} holds characters that no header of a request can: give it letters, digits and signs of ASCII")
+    return key or None
+
+
 def _named(models: tuple[str, ...]) -> dict[str, str]:
     """Models by what requests call them."""
     from tain.cli.models import find_encoder
@@ -95,15 +107,18 @@ def _named(models: tuple[str, ...]) -> dict[str, str]:
 
 def _listener(host: str, port: int) -> socket.socket:
     """Take the port before anything is loaded."""
+    no_address = UserError(f"host is {host!r}, which is no address of this machine: give 127.0.0.1 or 0.0.0.0")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise UserError(f"host is {host!r}, which is no address of this machine ({error.strerror}): give 127.0.0.1 or 0.0.0.0") from None
+    except (OSError, UnicodeError):  # the latter where a part of the name is empty, or too long
+        raise no_address from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise no_address from None
         raise UserError(f"nothing can listen at {host}:{port} ({error.strerror}): give another --port, or 0 for a free one") from None
     return listener

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Iterator
@@ -58,13 +59,12 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
     target = Path(target)
     if overwrite and os.path.isfile(target):  # noqa: PTH113 - unlike Path.is_file, never raises
         raise UserError(f"output {str(target)!r} is a file, but a folder is to be written: choose another name")
-    partial = _partial_beside(target, overwrite=overwrite or was_free)
+    partial, mode = _partial_beside(target, overwrite=overwrite or was_free)
     partial.mkdir()
     try:
         with _room_for(target):
             yield partial
-        for path in partial.rglob("*"):
-            _flush(path)
+        _settle(partial, mode)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
         if not os.path.lexists(target):
             partial.rename(target)
@@ -92,36 +92,38 @@ def whole_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     target = Path(target)
     if overwrite and os.path.isdir(target):  # noqa: PTH112
         raise UserError(f"output {str(target)!r} is a folder, but a file is to be written: name a file inside it")
-    partial = _partial_beside(target, overwrite=overwrite)
+    partial, mode = _partial_beside(target, overwrite=overwrite)
     try:
         with _room_for(target):
             yield partial
-        _flush(partial)
+        _settle(partial, mode)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
         partial.replace(target)
     finally:
         _remove(partial)
 
 
-def _partial_beside(target: Path, *, overwrite: bool) -> Path:
+def _partial_beside(target: Path, *, overwrite: bool) -> tuple[Path, int]:
+    """The hidden path, free, and the mode that this process gives new files there."""
     refuse_existing(target, overwrite=overwrite)
     partial = target.with_name(_hidden(target.name))
-    _probe(partial, target)
-    return partial
+    return partial, _probe(partial, target)
 
 
 def _hidden(name: str) -> str:
     return f".{name}.partial-{uuid.uuid4().hex[:8]}"
 
 
-def _probe(partial: Path, target: Path) -> None:
-    """Write a file and remove it: a read-only disk and a name too long show now, not when the work is done."""
+def _probe(partial: Path, target: Path) -> int:
+    """Write a file and remove it: a read-only disk and a name too long show now, not when the work is done. Gives the file's mode."""
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         partial.unlink()
     except OSError as error:
         raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): choose another place or name") from None
+    return mode
 
 
 @contextmanager
@@ -172,10 +174,13 @@ def _home() -> Path:
         return Path("/")
 
 
-def _flush(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+def _settle(made: Path, mode: int) -> None:
+    """Put files on the disk to stay, and let others read them as they may any new file: safetensors makes its own for their owner alone."""
+    for path in (made, *made.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | mode)
 
 
 def _remove(path: Path) -> None:

@@ -87,6 +87,14 @@ class Labeller:
             raise UserError(
                 f"model {str(name)!r} gives {what}, of which no class is the likeliest: give a classifier that chooses one of two classes or more"
             )
+        if tokenizer.pad_token is None:  # texts of a batch are filled up to one length
+            if tokenizer.eos_token is None:
+                raise UserError(
+                    f"model {str(name)!r} has a tokenizer without a padding token and without an end token: give it one of them"
+                )
+            tokenizer.pad_token = tokenizer.eos_token
+        if model.config.pad_token_id is None:  # who reads a text's last token looks for it by this
+            model.config.pad_token_id = tokenizer.pad_token_id
         own = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
         outputs = checked_names(names or own, outputs=len(own), what="labels" if kind == "classify" else "tags", model=str(name))
         return cls(model.to(choose_device(device)), tokenizer, name=str(name), **{"labels" if kind == "classify" else "tags": outputs})

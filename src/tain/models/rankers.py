@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class Ranker(ABC):
         if record.get("kind") != "ranker":
             embedder = Embedder.load(name, device=device, dtype="float32", trust_remote_code=trust_remote_code)
             ranker = DualRanker.around(embedder, name=str(name))
-        elif record["ranker"]["type"] == "cross":
+        elif _described(record, name)["type"] == "cross":
             ranker = CrossRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
         else:
             ranker = DualRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
@@ -161,6 +162,10 @@ class Ranker(ABC):
             record: Config, base model, seeds and figures for ``tain.json``.
             card: The model card, Markdown.
         """
+
+    @abstractmethod
+    def count_tokens(self, contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> list[int]:
+        """Tell how many tokens are read to score each context's own list of candidates."""
 
     @property
     def truncated(self) -> int:
@@ -263,6 +268,7 @@ class DualRanker(Ranker):
         layout = record.get("layout", "auto")
 
         def tower(path: Path) -> Embedder:
+            _refuse_missing(path)
             return Embedder.load(path, device=device, dtype="float32", layout=layout, trust_remote_code=trust_remote_code)
 
         if about["shared"]:
@@ -364,7 +370,7 @@ class DualRanker(Ranker):
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "contexts candidates"]:
         """Score every candidate for every context; candidates may be vectors of ``encode_candidates``."""
-        if not isinstance(candidates, np.ndarray):
+        if not isinstance(candidates, np.ndarray) or candidates.dtype.kind != "f":  # texts may come in an array, too
             candidates = self.encode_candidates(candidates, progress=progress)
         scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
@@ -388,6 +394,13 @@ class DualRanker(Ranker):
                     scores.append(scan_all(vectors[rows], window.of(place)))
                 task.advance(len(window))
         return scores
+
+    def count_tokens(self, contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> list[int]:
+        counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
+        return [
+            of_context + sum(islice(counts, len(listed)))
+            for of_context, listed in zip(self.context.count_tokens(contexts), lists, strict=True)
+        ]
 
     # ---- saving
 
@@ -462,6 +475,7 @@ class CrossRanker(Ranker):
         """Load what ``save`` wrote, in float32."""
         about = record["ranker"]
         layout = record.get("layout", "auto")
+        _refuse_missing(folder / "encoder")
         tower = Embedder.load(folder / "encoder", device=device, dtype="float32", layout=layout, trust_remote_code=trust_remote_code)
         head = PairHead(tower.encoder.dim)
         _load_head(head, folder)
@@ -484,6 +498,15 @@ class CrossRanker(Ranker):
         """Join a tokenised context and candidate; also where the candidate begins."""
         second = [self._separator, *candidate[1:]] if self._is_doubly_separated else list(candidate[1:])
         return [*context, *second], len(context)
+
+    def count_tokens(self, contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> list[int]:
+        counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
+        joined = 0 if self._is_doubly_separated else -1  # a candidate's opening token gives way to a separator, or goes
+        of_contexts = self.context.count_tokens(contexts)
+        return [
+            sum(of_context + count + joined for count in islice(counts, len(listed)))
+            for of_context, listed in zip(of_contexts, lists, strict=True)
+        ]
 
     def pair_scores(self, pairs: Sequence[tuple[list[int], int]], *, share_rows: bool = False) -> Float[Tensor, " pairs"]:
         """Score joined pairs, with gradients where torch records them."""
@@ -533,6 +556,22 @@ def refuse_correction(embedder: Embedder) -> None:
     """Refuse an encoder whose vectors are corrected after pooling: a ranker has no place for that."""
     if embedder.correction is not None:
         raise UserError(f"model {embedder.name!r} carries a correction, which rankers do not apply: give the encoder that it was made from")
+
+
+def _described(record: dict[str, Any], name: str | Path) -> dict[str, Any]:
+    """What a ranker's record says of it, with nothing missing that loading needs."""
+    about = record.get("ranker")
+    needed = {"type", "context_tokens", "candidate_tokens"}
+    if isinstance(about, dict) and about.get("type") != "cross":
+        needed |= {"kind", "codes", "learned_scale", "shared"}
+    if not isinstance(about, dict) or not needed <= set(about):
+        raise UserError(f"ranker {str(name)!r} has a damaged tain.json: train it again, or copy the folder anew")
+    return about
+
+
+def _refuse_missing(tower: Path) -> None:
+    if not tower.is_dir():  # the hub would be asked for it
+        raise UserError(f"ranker {str(tower.parent)!r} lacks its folder {tower.name!r}: train it again, or copy the folder anew")
 
 
 def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str, normalise: bool = False) -> Embedder:

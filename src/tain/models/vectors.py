@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
 
@@ -19,7 +20,7 @@ from tain.foundation.progress import Progress, Task
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
 
 _WINDOW_CHARS = 2_000_000  # a window of long texts ends here: minutes of work at most are lost when a run is killed
-_PARTIAL_FORMAT = 1
+_PARTIAL_FORMAT = 2
 _STATE, _LOCK = "state.json", "lock"
 
 
@@ -138,8 +139,9 @@ def encode_to_file(
             run = left
         elif resume:
             progress.note(f"nothing to resume for {str(path)!r}: starting with the first text")
-        windows = _windows(texts, window_texts)
-        _skip_finished(windows, run, path)
+        rest = iter(texts)
+        _skip_finished(rest, run, path)
+        windows = _windows(rest, window_texts, first=run.texts)
         resumed, began_s = run.texts, time.monotonic()
         try:
             if not resumed:
@@ -268,7 +270,9 @@ def _begun(embedder: Encoder, settings: dict[str, Any]) -> _Run:
 
 
 def _digest(before: str, window: list[str]) -> str:
-    return hashlib.sha256(before.encode() + "\0".join(window).encode("utf-8", "surrogatepass")).hexdigest()
+    for text in window:  # text by text, so that it does not depend on where windows end
+        before = hashlib.sha256(before.encode() + text.encode("utf-8", "surrogatepass")).hexdigest()
+    return before
 
 
 def _read_state(folder: Path, path: Path) -> _Run | None:
@@ -318,13 +322,13 @@ def _spelled(value: object) -> str:
     return {"None": "not given", "True": "on", "False": "off"}.get(str(value), str(value))
 
 
-def _skip_finished(windows: Iterator[list[str]], run: _Run, path: Path) -> None:
+def _skip_finished(texts: Iterator[str], run: _Run, path: Path) -> None:
     """Read past the texts of the finished windows, and refuse texts that are not the same."""
-    digest, texts = "", 0
-    for _ in range(run.windows):
-        window = next(windows, [])
-        digest, texts = _digest(digest, window), texts + len(window)
-    if (digest, texts) != (run.digest, run.texts):
+    digest, read = "", 0
+    for text in islice(texts, run.texts):
+        _refuse_no_text(text, read)
+        digest, read = _digest(digest, [text]), read + 1
+    if (digest, read) != (run.digest, run.texts):
         raise UserError(
             f"output {str(path)!r} was begun with other texts (the first {run.texts:,} differ): "
             "give the same again, or start anew with --overwrite and without --resume"
@@ -342,13 +346,17 @@ def _keep(run: _Run, folder: Path) -> None:
 # ---- texts and vectors of a window
 
 
-def _windows(texts: Iterable[str], window_texts: int) -> Iterator[list[str]]:
-    """Cut the texts into windows without reading ahead; where the cuts fall depends on the texts alone."""
+def _refuse_no_text(given: object, place: int) -> None:
+    if not isinstance(given, str):
+        raise UserError(f"text {place} is {type(given).__name__}, not text: give strings")
+
+
+def _windows(texts: Iterable[str], window_texts: int, *, first: int) -> Iterator[list[str]]:
+    """Cut the texts, of which ``first`` were read before, into windows without reading ahead; where the cuts fall depends on the texts alone."""
     window: list[str] = []
     chars = 0
-    for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"text {place} is {type(text).__name__}, not text: give strings")
+    for place, text in enumerate(texts, start=first):
+        _refuse_no_text(text, place)
         window.append(text)
         chars += len(text)
         if len(window) == window_texts or chars >= _WINDOW_CHARS:

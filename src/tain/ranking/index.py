@@ -17,7 +17,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,9 +127,10 @@ class CandidateIndex:
             raise UserError(f"index {str(folder)!r} has a damaged index.json: make the index again") from None
         if not isinstance(about, dict) or about.get("kind") != "candidate index":
             raise UserError(f"index {str(folder)!r} has an index.json that tain did not write: give the folder of an index, or a new one")
-        if about.get("format", 0) > FORMAT:
+        number = about.get("format")
+        if isinstance(number, int) and number > FORMAT:
             raise UserError(f"index {str(folder)!r} is of a format that this tain does not read ({FORMAT}): upgrade tain, or make it again")
-        if not isinstance(about.get("dim"), int) or not {"fingerprint", "model"} <= set(about):
+        if not isinstance(number, int) or not isinstance(about.get("dim"), int) or not {"fingerprint", "model"} <= set(about):
             raise UserError(f"index {str(folder)!r} has a damaged index.json: make the index again")
         return cls(folder, about, _last_state(folder, about["dim"])[0])
 
@@ -319,7 +320,12 @@ class CandidateIndex:
         Raises:
             UserError: It does, or the index was made from no file.
         """
-        if self.source.get("digest") != digest:
+        if not self.source:
+            raise UserError(
+                f"index {str(self.folder)!r} was not made from a file: "
+                f"give --update to let it hold what {name!r} does and nothing else, or leave --candidates out"
+            )
+        if self.source["digest"] != digest:
             raise UserError(
                 f"candidate file {name!r} changed since index {str(self.folder)!r} was made from it: "
                 "give --update to add its new candidates and delete those that are gone, or leave --candidates out"
@@ -349,19 +355,35 @@ class CandidateIndex:
         """Be the only writer, go back to the last commit, and open every file at its end."""
         import fcntl  # readers do without it, also where a system has none
 
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a killed process lets go of it
-            state, commits_bytes = _last_state(self.folder, self.dim)
-            files: dict[str, Any] = {}
-            try:
+        try:
+            with ExitStack() as opened:
+                lock = opened.enter_context((self.folder / "lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)  # a killed process lets go of it
+                state, commits_bytes = _last_state(self.folder, self.dim)
+                files: dict[str, Any] = {}
                 for file, size in {**state.sizes(self.dim), "commits.bin": commits_bytes}.items():
-                    files[file] = (self.folder / file).open("r+b")
+                    files[file] = opened.enter_context((self.folder / file).open("r+b"))
                     files[file].truncate(size)  # what a cut-off append left; no reader has it in view
                     files[file].seek(size)
                 yield state, files
-            finally:
-                for file in files.values():
-                    file.close()
+        except OSError as error:
+            raise UserError(
+                f"index {str(self.folder)!r} cannot be written ({error.strerror or error}): what it held is safe; make room or mend the disk, "
+                "then give the same command again"
+            ) from None
+
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """Be the only one to bring the index in line with a file; others wait. Single appends and deletions go on meanwhile."""
+        import fcntl
+
+        try:
+            lock = (self.folder / "update.lock").open("w")
+        except OSError as error:
+            raise UserError(f"index {str(self.folder)!r} cannot be written ({error.strerror}): ask for permission, or copy it") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _commit(self, files: dict[str, Any], state: _State) -> None:
         for name, file in files.items():

@@ -159,10 +159,11 @@ def bring_in_line(
     """
     index.refuse_other_model(ranker.fingerprint, ranker.name)
     digest = digest_of(texts)
-    index.tell_source(name=name, digest=digest, is_complete=False)
-    added = add_candidates(ranker, index, texts, batch_texts=batch_texts, progress=progress)
-    wanted = set(texts)
-    gone = [row for row, text in index.living_texts() if text not in wanted]
-    deleted = index.delete(gone) if gone else 0
-    index.tell_source(name=name, digest=digest, is_complete=True)
+    with index.updating():
+        index.tell_source(name=name, digest=digest, is_complete=False)
+        added = add_candidates(ranker, index, texts, batch_texts=batch_texts, progress=progress)
+        wanted = set(texts)
+        gone = [row for row, text in index.living_texts() if text not in wanted]
+        deleted = index.delete(gone) if gone else 0
+        index.tell_source(name=name, digest=digest, is_complete=True)
     return added, deleted

@@ -180,8 +180,11 @@ def _fit_to_model(config: RankConfig, embedder: Embedder) -> RankConfig:
     is_cross = config.type == "cross"
     candidate = config.candidate_tokens or min(CANDIDATE_TOKENS, longest // 2 if is_cross else longest)
     room = longest - candidate if is_cross else longest  # of a pair the candidate's opening token is left out or made a separator
+    if candidate > longest - (3 if is_cross else 0):
+        beside = " with room for a context" if is_cross else ""
+        raise UserError(f"candidate_tokens is {candidate}, but the model reads {longest} at most{beside}: give fewer")
     context = config.context_tokens or min(CONTEXT_TOKENS, room)
-    if context > room or candidate > longest - (3 if is_cross else 0):
+    if context > room:
         together = " together, as a cross-encoder reads them" if is_cross else ""
         raise UserError(
             f"context_tokens is {context} and candidate_tokens {candidate}, but the model reads {longest} at most{together}: give fewer"
@@ -277,6 +280,11 @@ class _Session:
         rng = np.random.default_rng([self.config.seed, 2])
         most_right = max(len(example.answers) for example in self.material.held)
         possible = len(self.material.texts) - most_right + 1
+        if possible < 2:
+            raise UserError(
+                f"the pairs and held-out contexts have {len(self.material.texts):,} different candidates, and {most_right} are right for one held-out "
+                "context: it has no wrong one to be told from; give other held-out contexts, or --held-out 0"
+            )
         return sampled_lists(
             self.material.held, size=max(2, min(self.config.validation_candidates, possible)), rng=rng, pool=self.material.texts
         )
@@ -697,7 +705,8 @@ class _Keeper:
         """Put the kept weights back.
 
         Args:
-            figure: What they were kept for.
+            figure: What they were kept for. Better ones may be there: found before the run was cut off, after its last checkpoint, and
+                not again since, for runs repeat themselves exactly on a CPU with as many threads alone.
 
         Raises:
             UserError: The folder's weights are another run's.
@@ -707,7 +716,7 @@ class _Keeper:
             self.weights.load_state(self._kept)
             return
         kept, tensors = load_checkpoint(self.folder, identity=self.identity, defaults={})
-        if kept.figures["best"] != figure:
+        if kept.figures["best"] < figure:
             raise UserError(f"the weights in {str(self.folder)!r} are not the best of this run: start again without --resume")
         self.weights.load_state(tensors)
 

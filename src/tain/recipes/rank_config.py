@@ -150,6 +150,13 @@ class RankConfig:
             )
         if self.teacher is not None and self.negatives == 0:
             problems.append("a teacher orders lists, and without negatives there are none: give --negatives 7 or more")
+        defaults = RankConfig.teacher_share, RankConfig.teacher_temperature
+        if self.teacher is None and (self.teacher_share, self.teacher_temperature) != defaults:
+            problems.append(
+                "--teacher-share and --teacher-temperature are a teacher's, and there is none: give --teacher, or leave them out"
+            )
+        if self.mine_with is None and self.mined_from != RankConfig.mined_from:
+            problems.append("--mined-from says where mined negatives are drawn from, and none are mined: give --mine-with, or leave it out")
         if self.mine_with is not None and self.negatives == 0:
             problems.append("hard negatives are mined, but none are used: give --negatives 1 or more, or leave out --mine-with")
         return problems
@@ -163,8 +170,13 @@ class RankConfig:
             suggested: ``learning_rate`` and ``dropout`` as the model's own folder wants them; either may be missing.
 
         Raises:
-            UserError: The schedule goes by held-out contexts, and there are none.
+            UserError: The schedule or the choice of a seed goes by held-out contexts, and there are none.
         """
+        if self.seeds > 1 and not has_held_out:
+            raise UserError(
+                f"{self.seeds} seeds are trained to keep the best by held-out contexts, and there are none: give --validation FILE, "
+                "--held-out 200 with 10 contexts or more, or --seeds 1"
+            )
         if self.schedule == "plateau" and not has_held_out:
             raise UserError(
                 "the schedule plateau goes by held-out contexts, and there are none: give --validation FILE, --held-out 200 with 10 "

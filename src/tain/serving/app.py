@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -21,6 +21,8 @@ from tain.serving.schemas import ClassifyRequest, EmbeddingRequest, RequestError
 from tain.serving.served import Served
 
 MOST_BYTES = 32 * 2**20  # of a request's body
+PATIENCE_S = 30  # for the next piece of a request's body
+_GONE = 499  # nobody reads it
 
 _Handler = Callable[[Request], Awaitable[JSONResponse]]
 
@@ -44,7 +46,7 @@ def build_app(served: Sequence[Served], *, api_key: str | None = None, most_wait
         async def answer(request: Request) -> JSONResponse:
             if api_key is not None:
                 kind, _, given = request.headers.get("authorization", "").partition(" ")
-                if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
+                if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), api_key.encode()):
                     raise RequestError(
                         "the API key is missing or wrong: send Authorization: Bearer KEY", status=401, code="invalid_api_key"
                     )
@@ -88,7 +90,7 @@ class _Service:
             raise RequestError(
                 f"dimensions is {asked.dimensions}, but vectors of {one.name!r} have {one.embedder.dim}: leave it out", param="dimensions"
             )
-        found = await self._computed(one, "embeddings", asked.input)
+        found = await self._computed(request, one, "embeddings", asked.input)
         tokens = sum(count for _, count in found)
         data = [
             {"object": "embedding", "index": place, "embedding": _as_json(vector, asked.encoding_format)}
@@ -100,7 +102,7 @@ class _Service:
     async def rerank(self, request: Request) -> JSONResponse:
         asked: RerankRequest = RerankRequest.read(await _body(request))
         one = self._chosen(asked.model, "rerank")
-        ((scores, tokens),) = await self._computed(one, "rerank", [(asked.query, asked.documents)])
+        ((scores, tokens),) = await self._computed(request, one, "rerank", [(asked.query, asked.documents)], texts=1 + len(asked.documents))
         best = np.argsort(-scores, kind="stable")[: asked.top_n]
         results: list[dict[str, Any]] = [{"index": int(place), "relevance_score": float(scores[place])} for place in best]
         if asked.return_documents:
@@ -110,7 +112,7 @@ class _Service:
     async def classify(self, request: Request) -> JSONResponse:
         asked: ClassifyRequest = ClassifyRequest.read(await _body(request))
         one = self._chosen(asked.model, "classify")
-        found = await self._computed(one, "classify", asked.input)
+        found = await self._computed(request, one, "classify", asked.input)
         data = []
         for place, said in enumerate(found):
             told = {"label": said.label, "probability": said.chance, "tags": said.tags}
@@ -133,21 +135,44 @@ class _Service:
     def _overview(self) -> str:
         return "; ".join(f"{one.name} ({', '.join(one.uses)})" for one in self.served.values())
 
-    async def _computed(self, one: Served, use: str, items: list[Any]) -> list[Any]:
+    async def _computed(self, request: Request, one: Served, use: str, items: list[Any], *, texts: int | None = None) -> list[Any]:
+        """Wait for results, or for the client to go away: then nobody needs them, and what has not begun is not computed."""
         try:
-            return await asyncio.wrap_future(self.batchers[one.name, use].submit(items))
+            found = asyncio.wrap_future(self.batchers[one.name, use].submit(items, texts=texts))
         except TooBusyError:
             raise RequestError("too many texts are waiting: try again in a moment", status=503, code="overloaded") from None
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            await asyncio.wait({found, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not found.done():
+                raise RequestError("the client went away", status=_GONE)
+            return found.result()
         except UserError as error:
             raise RequestError(str(error)) from None
+        finally:
+            gone.cancel()
+            found.cancel()  # does nothing to what is done
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the client closes the connection; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MOST_BYTES:
-            raise RequestError(f"the request is larger than {MOST_BYTES // 2**20} MB: send fewer texts at a time", status=413)
+    body, loop = bytearray(), asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(PATIENCE_S) as patience:
+            async for piece in request.stream():
+                body += piece
+                if len(body) > MOST_BYTES:
+                    raise RequestError(f"the request is larger than {MOST_BYTES // 2**20} MB: send fewer texts at a time", status=413)
+                patience.reschedule(loop.time() + PATIENCE_S)
+    except TimeoutError:
+        raise RequestError(f"nothing more of the request's body came in {PATIENCE_S} seconds", status=408) from None
+    except ClientDisconnect:
+        raise RequestError("the client went away", status=_GONE) from None
     return bytes(body)
 
 

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -14,41 +15,55 @@ class TooBusyError(Exception):
     """More is waiting than the server takes on."""
 
 
+@dataclass(frozen=True)
+class _Job(Generic[Item, Result]):
+    """A request: its items, how many texts these are, and where its results go."""
+
+    items: list[Item]
+    texts: int
+    future: "Future[list[Result]]"
+
+
 class Batcher(Generic[Item, Result]):
     """Hands requests to a function of many items, from a thread of its own.
 
     Args:
         compute: Results of many items, in order.
         turn: Held while computing. Shared by all models of a server: two that compute at once slow each other down.
-        most_items: Items of several requests computed together; one request may have more.
-        most_waiting: Items that may wait; more are refused.
+        most_texts: Texts of several requests computed together; one request may have more.
+        most_waiting: Texts that may wait; more are refused.
     """
 
     def __init__(
-        self, compute: Callable[[list[Item]], Sequence[Result]], *, turn: threading.Lock, most_items: int = 256, most_waiting: int = 8192
+        self, compute: Callable[[list[Item]], Sequence[Result]], *, turn: threading.Lock, most_texts: int = 256, most_waiting: int = 8192
     ) -> None:
         self._compute, self._turn = compute, turn
-        self._most_items, self._most_waiting = most_items, most_waiting
-        self._jobs: deque[tuple[list[Item], Future[list[Result]]]] = deque()
+        self._most_texts, self._most_waiting = most_texts, most_waiting
+        self._jobs: deque[_Job[Item, Result]] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def submit(self, items: list[Item]) -> "Future[list[Result]]":
+    def submit(self, items: list[Item], *, texts: int | None = None) -> "Future[list[Result]]":
         """Queue a request.
+
+        Args:
+            items: What to compute.
+            texts: How many texts these are; default: one an item.
 
         Raises:
             TooBusyError: Too much is waiting. A request of any size is taken where nothing waits.
         """
-        future: Future[list[Result]] = Future()
+        job = _Job[Item, Result](items, len(items) if texts is None else texts, Future())
         with self._changed:
-            waiting = sum(len(job) for job, _ in self._jobs)
-            if self._is_closed or (waiting and waiting + len(items) > self._most_waiting):
+            self._jobs = deque(one for one in self._jobs if not one.future.cancelled())
+            waiting = sum(one.texts for one in self._jobs)
+            if self._is_closed or (waiting and waiting + job.texts > self._most_waiting):
                 raise TooBusyError
-            self._jobs.append((items, future))
+            self._jobs.append(job)
             self._changed.notify()
-        return future
+        return job.future
 
     def close(self) -> None:
         """Finish what is waiting, then stop."""
@@ -67,27 +82,27 @@ class Batcher(Generic[Item, Result]):
                 if jobs := self._taken():
                     self._run(jobs)
 
-    def _taken(self) -> "list[tuple[list[Item], Future[list[Result]]]]":
-        jobs, items = [], 0
+    def _taken(self) -> "list[_Job[Item, Result]]":
+        jobs, texts = [], 0
         with self._changed:
-            while self._jobs and (not jobs or items + len(self._jobs[0][0]) <= self._most_items):
+            while self._jobs and (not jobs or texts + self._jobs[0].texts <= self._most_texts):
                 job = self._jobs.popleft()
-                if job[1].set_running_or_notify_cancel():  # False: the client went away
+                if job.future.set_running_or_notify_cancel():  # False: the client went away
                     jobs.append(job)
-                    items += len(job[0])
+                    texts += job.texts
         return jobs
 
-    def _run(self, jobs: "list[tuple[list[Item], Future[list[Result]]]]") -> None:
+    def _run(self, jobs: "list[_Job[Item, Result]]") -> None:
         try:
-            found = list(self._compute([item for items, _ in jobs for item in items]))
+            found = list(self._compute([item for job in jobs for item in job.items]))
         except Exception as error:
             if len(jobs) == 1:
-                jobs[0][1].set_exception(error)
+                jobs[0].future.set_exception(error)
                 return
             for job in jobs:  # one request's error is no other's
                 self._run([job])
             return
         start = 0
-        for items, future in jobs:
-            future.set_result(found[start : start + len(items)])
-            start += len(items)
+        for job in jobs:
+            job.future.set_result(found[start : start + len(job.items)])
+            start += len(job.items)

@@ -1,6 +1,7 @@
 """A loaded model under the name that requests call it by, whatever kind it is."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,25 +52,15 @@ class Served:
     def rerank(self, lists: list[tuple[str, list[str]]]) -> list[tuple[np.ndarray, int]]:
         """Each query's scores of its documents, float32 (documents,), and how many tokens were read for them."""
         queries, documents = [query for query, _ in lists], [listed for _, listed in lists]
-        flat = [text for listed in documents for text in listed]
         if self.ranker is not None:
-            scores = self.ranker.score_lists(queries, documents)
-            # a cross-encoder reads the query with every document
-            times = [len(listed) if self.ranker.type == "cross" else 1 for listed in documents]
-            asked, found = self.ranker.context.count_tokens(queries), self.ranker.candidate.count_tokens(flat)
-        else:
-            assert self.embedder is not None
-            left, right = (self.embedder.encode(texts, normalise=True) for texts in (queries, flat))
-            ends = np.cumsum([len(listed) for listed in documents])[:-1]
-            scores = [rows @ query for rows, query in zip(np.split(right, ends), left, strict=True)]
-            times = [1] * len(lists)
-            asked, found = self.embedder.count_tokens(queries), self.embedder.count_tokens(flat)
-        answers, start = [], 0
-        for place, listed in enumerate(documents):
-            tokens = times[place] * asked[place] + sum(found[start : start + len(listed)])
-            answers.append((scores[place], tokens))
-            start += len(listed)
-        return answers
+            return list(zip(self.ranker.score_lists(queries, documents), self.ranker.count_tokens(queries, documents), strict=True))
+        assert self.embedder is not None
+        flat = [text for listed in documents for text in listed]
+        left, right = (self.embedder.encode(texts, normalise=True) for texts in (queries, flat))
+        asked, found = self.embedder.count_tokens(queries), iter(self.embedder.count_tokens(flat))
+        ends = np.cumsum([len(listed) for listed in documents])[:-1]
+        scores = [rows @ query for rows, query in zip(np.split(right, ends), left, strict=True)]
+        return [(one, count + sum(islice(found, len(one)))) for one, count in zip(scores, asked, strict=True)]
 
     def classify(self, texts: list[str]) -> Sequence[Prediction]:
         assert self.labeller is not None
