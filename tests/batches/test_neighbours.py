@@ -83,7 +83,8 @@ def test_targets_and_conditions_equal_a_naive_loop(side, least, scan_tokens, cor
     assert len(conditions) == count * built.conditions
     found = [(texts[place], *(conditions[place + count * number] for number in range(built.conditions))) for place in range(count)]
     assert found == [tuple([CLS, *unit, SEP] for unit in row) for row in expected]
-    assert built.mean_tokens == pytest.approx(np.mean([sum(map(len, row)) for row in found]))
+    assert built.mean_tokens(with_neighbours=True) == pytest.approx(np.mean([sum(map(len, row)) for row in found]))
+    assert built.mean_tokens(with_neighbours=False) == pytest.approx(np.mean([len(row[0]) for row in found]))
 
 
 def test_counts_say_what_became_of_the_corpus():

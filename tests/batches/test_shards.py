@@ -11,6 +11,7 @@ from tain.batches.shards import Shards, Sources, TokenStream, number_type_for, o
 from tain.batches.tokenizing import fingerprint
 from tain.foundation.errors import UserError
 from tain.text.readers import read_sentences
+from tain.text.records import Sentence
 
 
 @pytest.fixture
@@ -165,8 +166,19 @@ def test_a_text_that_cannot_be_read_leaves_nothing(tokenizer, tmp_path):
 
 
 def test_standard_input_is_refused():
-    with pytest.raises(UserError, match=r"'-' \(standard input\), which cannot be read again when a run goes on: save them to a file"):
+    with pytest.raises(UserError, match=r"'-' \(standard input\), which cannot be read a second time: save them to a file"):
         Sources(("-",))
+
+
+def test_long_texts_are_cut_into_tokens_few_at_a_time(tokenizer, monkeypatch):
+    texts = [Sentence("glass and sand " * count, False) for count in (1, 20, 1, 1, 9)]
+    together = list(token_batches(texts, tokenizer))
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 100)
+    alone = list(token_batches(texts, tokenizer))
+    assert [len(batch[1]) for batch in together] == [5]
+    assert [len(batch[1]) for batch in alone] == [2, 3]
+    for place in range(3):
+        np.testing.assert_array_equal(np.concatenate([batch[place] for batch in alone]), together[0][place])
 
 
 # where documents begin, as the readers tell

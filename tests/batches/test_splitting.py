@@ -74,9 +74,20 @@ def test_random_text_is_cut_as_a_regular_expression_cuts_it(rng):
     assert split(*lines)[0] == expected
 
 
-def test_marks_of_byte_level_and_sentencepiece_tokenizers_are_seen_through():
-    ends = SentenceEnds.of(Words("Ġ. ▁? . a Ġa ▁7 12th ##9 word ##"))
-    vocabulary = Words("Ġ. ▁? . a Ġa ▁7 12th ##9 word ##").words
-    assert {vocabulary[place] for place in ends.ends} == {"Ġ.", "▁?", "."}
-    assert {vocabulary[place] for place in ends.letters} == {"a", "Ġa"}
-    assert {vocabulary[place] for place in ends.digits} == {"▁7", "12th", "##9"}
+@pytest.mark.parametrize(
+    ("words", "ends", "closers", "letters", "digits"),
+    [
+        ('. ? " a b ##b ##9 12th word ##', ". ?", '"', "a b", "##9 12th"),  # WordPiece: ##b ends a word, and no initial has one
+        ('Ġ. . ." ãĢĤ âĢĿ Ġ" .) a Ġa Ġ7 12 Ġword', 'Ġ. . ." ãĢĤ .)', 'âĢĿ Ġ"', "Ġa", "Ġ7 12"),  # bytes: a full stop of Chinese, a quote
+        ("▁. . ▁a a ▁7 。 ▁word ▁", "▁. . 。", "", "▁a", "▁7"),
+    ],
+)
+def test_marks_of_all_kinds_of_tokenizers_are_seen_through(words, ends, closers, letters, digits):
+    tokenizer = Words(words)
+    found = SentenceEnds.of(tokenizer)
+    told = [{tokenizer.words[place] for place in places} for places in (found.ends, found.closers, found.letters, found.digits)]
+    assert told == [set(expected.split()) for expected in (ends, closers, letters, digits)]
+
+
+def test_a_word_that_ends_in_a_letter_of_its_own_may_end_a_sentence():
+    assert split("z ##ither ##s . it rained")[0] == ["z ##ither ##s .", "it rained"]

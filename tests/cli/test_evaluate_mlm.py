@@ -52,6 +52,8 @@ def test_one_file_is_enough_and_json_is_one_object(bert_folder: Path, texts: Pat
         (["--texts", "TEXTS", "--data", "FOLDER"], "(not both)"),
         (["--texts", "TEXTS", "--suite", "sts"], "measures another kind of model than sts: run it by itself"),
         (["--texts", "TEXTS", "--chart", "x.svg"], "draws no chart"),
+        (["--texts", "TEXTS", "--pooling", "cls", "--typos", "0.1"], "--pooling, --typos says nothing to suite mlm: leave it out"),
+        (["--texts", "UNKNOWN"], "knows no token of the texts: give texts of its language"),
         (["--texts", "TEXTS", "--max-tokens", "1000"], "max_tokens is 1000, but blocks for"),
         (["--texts", "TEXTS", "--resamples", "0"], "resamples is 0"),
         (["--data", "EMPTY"], "which has no file named valid_*"),
@@ -61,7 +63,14 @@ def test_one_file_is_enough_and_json_is_one_object(bert_folder: Path, texts: Pat
 def test_what_cannot_work_is_refused_in_one_line(arguments: list[str], message: str, bert_folder: Path, texts: Path, capsys):
     (texts / "empty").mkdir()
     (texts / "short.txt").write_text("a red sun\n", encoding="utf-8")
-    places = {"TEXTS": texts / "other.txt", "FOLDER": texts, "EMPTY": texts / "empty", "SHORT": texts / "short.txt"}
+    (texts / "unknown.txt").write_text("ж " * 200, encoding="utf-8")
+    places = {
+        "UNKNOWN": texts / "unknown.txt",
+        "TEXTS": texts / "other.txt",
+        "FOLDER": texts,
+        "EMPTY": texts / "empty",
+        "SHORT": texts / "short.txt",
+    }
     kept = {flag: value for flag, value in CHANGEABLE.items() if flag not in arguments}
     options = [*OPTIONS[:6], *(part for option in kept.items() for part in option)]
     with pytest.raises(SystemExit) as exited:

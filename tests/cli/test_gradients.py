@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 from command_line import run
 
-SMALL = ("--blocks", 4, "--block-tokens", 18, "--masking-rate", 0.25, "--device", "cpu", "--quiet")
+SMALL = ("--blocks", 8, "--block-tokens", 18, "--masking-rate", 0.25, "--device", "cpu", "--quiet")
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_figures_are_printed_written_and_drawn(bert_folder, texts_file, tmp_path
     assert "choice of mask" in said
     assert "disjoint masks of a text" in " ".join(said.split())
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["texts"] == 4
+    assert found["texts"] == 8
     assert ElementTree.parse(tmp_path / "found.svg").getroot().tag.endswith("svg")
 
 

@@ -85,7 +85,7 @@ def test_a_collapsed_model_is_undefined_rather_than_zero(constant: Any, bag: Any
     report = evaluate([bag(), constant], ["sts"], small_data, resamples=20)
     assert math.isnan(report.suites[0].groups[0].rows[0].figures[1].value)
     assert "undefined" in shown(report)
-    assert "constant has no answer" in headline_sentence(report)
+    assert "constant has no figure" in headline_sentence(report)
     assert "undefined" in " ".join(texts_of(as_svg(report)))
     json.dumps(report.to_dict(), allow_nan=False)
 

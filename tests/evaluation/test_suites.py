@@ -81,6 +81,10 @@ def test_quotation_marks_in_a_tsv_are_plain_characters(tmp_path: Path):
     [
         (["left|right|points", "a|b|1"], "columns left, right, points.*score"),
         (["sentence1|score", "a|1"], "two text columns"),
+        (
+            ["id|one|other|score", "7|a|b|1"],
+            "columns id, one, other, score, but scored pairs are needed: .*two text columns, score and no others",
+        ),
         (["sentence1|sentence2|score", "a|b|1", "c|d|high", "e|f|3"], "row 2: score is 'high'"),
         (["sentence1|sentence2|score", "a|b|nan", "c|d|1", "e|f|3"], "row 1: score is 'nan'"),
         (["sentence1|sentence2|score", "a|b|1", "c|d|2"], "2 scored pairs, too few"),

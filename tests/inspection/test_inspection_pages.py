@@ -75,6 +75,17 @@ def test_what_has_no_room_is_left_out_from_the_end_and_told(compared: Comparison
     assert ("<canvas" in page) == (texts > 0)
 
 
+def test_long_names_and_many_pairs_find_room_too(compared: Comparison):
+    text = replace(long_text(layers=2, heads=2, tokens=200), tokens=tuple(f"a-very-long-piece-{place}" * 20 for place in range(200)))
+    pairs = tuple(
+        SimilarityInspection(left=left, right=right, cosine=0.5, contributions=np.full((200, 200), 0.5 / 40_000))
+        for right in range(12)
+        for left in range(right)
+    )
+    whole = replace(compared.first, layers=2, heads=2, texts=(text,) * 12, similarities=pairs)
+    assert len(inspection_page(whole).encode()) < 2_000_000
+
+
 def halves(text: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float64)
 

@@ -97,6 +97,15 @@ def test_the_explored_loss_varies_less_from_seed_to_seed_than_random_masks_do(pr
     assert 1.5 * np.std(explored) < np.std([random_loss(seed) for seed in range(12)])
 
 
+def test_blocks_with_fewer_known_tokens_than_passes_are_measured(predictor):
+    texts = ["glass " + "ж " * 60 + "sand", "ж " * 40]
+    loss = predictor.explored_loss(texts, block_tokens=20)
+    assert loss.tokens.sum() == 2
+    assert (loss.tokens > 0).all() and np.isfinite(loss.nats).all()
+    alone = predictor.explored_loss(texts, block_tokens=20, passes=1)
+    assert alone.tokens.sum() == 2
+
+
 def test_too_little_text_is_refused(predictor):
     with pytest.raises(UserError, match=r"the texts have 4 tokens, fewer than a block of 16: give more text"):
         predictor.blocks(["a a a"], block_tokens=16)

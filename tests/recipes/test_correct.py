@@ -117,13 +117,21 @@ def test_mirroring_leaves_a_correction_out_and_says_so(bert_folder: Path, senten
     ("settings", "words"),
     [
         ({"method": "languages", "components": 0}, "components is 0: give 1 or more"),
+        ({"method": "whitening"}, "method is 'whitening': give languages, whiten, remove-top"),
         ({"method": "remove-top", "dimensions": 3}, "dimensions is 3, but remove-top keeps them all"),
         ({"method": "whiten", "most_texts": -1, "batch_tokens": 0}, "most_texts is -1.*batch_tokens is 0"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any], words: str):
+def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any], words: str, unchecked: None):
     with pytest.raises(UserError, match=words):
         CorrectConfig(**settings)
+
+
+def test_settings_are_given_once_and_by_names_that_there_are(bert_folder: Path, sentences: list[str]):
+    with pytest.raises(UserError, match="settings were given twice, as config and as components"):
+        correct(bert_folder, sentences, config=CorrectConfig(method="remove-top"), components=3)
+    with pytest.raises(UserError, match="correct knows no setting component: it knows method"):
+        correct(bert_folder, sentences, method="remove-top", component=3)
 
 
 def test_texts_of_the_wrong_kind_are_refused(sentences: list[str], unchecked: None):

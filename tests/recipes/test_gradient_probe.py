@@ -10,7 +10,7 @@ from tain.foundation.errors import UserError
 from tain.models.masked_lm import load_masked_lm
 from tain.recipes.gradient_probe import probe_gradients
 
-TINY = {"blocks": 4, "block_tokens": 18, "masking_rate": 0.25, "device": "cpu", "resamples": 100}
+TINY = {"blocks": 8, "block_tokens": 18, "masking_rate": 0.25, "device": "cpu", "resamples": 100}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def corpus(sentences, tmp_path_factory):
 @pytest.mark.parametrize("folder", ["bert_folder", "modernbert_folder"])
 def test_a_model_is_measured_from_its_folder(folder, corpus, request):
     found = probe_gradients(request.getfixturevalue(folder), [corpus], **TINY)
-    assert found.variance.texts == 4
+    assert found.variance.texts == 8
     assert found.disjoint == 4
     assert found.kept == found.parameters > 10_000
     assert found.variance.mask_variance.value > 0
@@ -54,7 +54,7 @@ def test_squares_are_those_of_a_gradient_taken_the_plain_way(bert_folder, corpus
     blocks = []
     drawn = gradient_probe._drawn_blocks
     monkeypatch.setattr(gradient_probe, "_drawn_blocks", lambda *a, **k: blocks.append(drawn(*a, **k)) or blocks[-1])
-    found = probe_gradients(bert_folder, [corpus], blocks=2, block_tokens=12, masking_rate=0.1, masks=2, rounds=40, resamples=100)
+    found = probe_gradients(bert_folder, [corpus], blocks=8, block_tokens=12, masking_rate=0.1, masks=2, rounds=20, resamples=100)
     loaded = load_masked_lm(bert_folder)
     network = MaskedLanguageModel(loaded.model)
     special = torch.tensor(loaded.tokenizer.all_special_ids)
@@ -78,7 +78,8 @@ def test_squares_are_those_of_a_gradient_taken_the_plain_way(bert_folder, corpus
     ("settings", "message"),
     [
         ({"masking_rate": 0.7}, "masking_rate is 0.7: give a share above 0 and up to 0.5"),
-        ({"blocks": 1}, "blocks is 1, but data variance needs 2 or more"),
+        ({"blocks": 7}, "blocks is 7, but resampling fewer than 8 gives no honest interval: give 64"),
+        ({"block_tokens": 41}, "block_tokens is 41, but model .* reads 40 tokens at most: give 40 or fewer"),
         ({"block_tokens": 4}, "block_tokens is 4, too little context"),
         ({"elements": 10}, "elements is 10, too few"),
         ({"resamples": 3}, "resamples is 3, too few"),

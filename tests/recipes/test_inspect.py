@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
 from tain.inspection.results import Comparison, Inspection
 from tain.models.embedder import Embedder
+from tain.recipes import inspect as recipe
 from tain.recipes.inspect import inspect, inspect_against
 
 
@@ -154,12 +157,26 @@ def test_a_matrix_that_is_not_there_is_refused(found: Inspection, asked: dict[st
         (["a mirror", "[SEP] [CLS]"], {}, r"text 2 \('\[SEP\] \[CLS\]'\) has no tokens but special ones"),
         (["a mirror"], {"shown": -1, "masking_rate": 1.0}, "shown is -1.*; masking_rate is 1.0"),
         (["a mirror"], {"batch_tokens": 0}, "batch_tokens is 0"),
+        (["a mirror"], {"seed": -1}, "seed is -1: give 0 or more"),
         (["a mirror"], {"max_tokens": 41}, "reads 3 to 40"),
     ],
 )
 def test_what_cannot_work_is_refused(bert_folder: Path, texts: list[str], settings: dict[str, Any], message: str):
     with pytest.raises(UserError, match=message):
         inspect(bert_folder, texts, **settings)
+
+
+def test_similarities_are_explained_among_the_first_texts(bert_folder: Path, sentences: list[str], capsys: pytest.CaptureFixture[str]):
+    found = inspect(bert_folder, sentences + sentences[:3], shown=15, progress=Progress.for_terminal(json=True))
+    assert len(found.texts) == 15
+    assert [(each.left, each.right) for each in found.similarities] == list(combinations(range(12), 2))
+    assert "similarities are explained among the first 12 of the 15 texts shown" in capsys.readouterr().err
+
+
+def test_long_texts_are_read_few_at_a_time(found: Inspection, bert_folder: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recipe, "_WINDOW_CHARACTERS", 60)
+    again = inspect(bert_folder, sentences, shown=0, whole_layer=True)
+    np.testing.assert_allclose(again.statistics.means, found.statistics.means, atol=1e-6)
 
 
 def test_a_stream_of_nothing_but_special_tokens_is_refused(bert_folder: Path):

@@ -10,11 +10,13 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tain.batches.ahead import Ahead
 from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.recipes import pretrain as recipe
 from tain.recipes import pretrain_objectives
 from tain.recipes.pretrain import pretrain
 from tain.recipes.pretrain_config import PretrainConfig
+from tain.recipes.pretrain_start import alphabet_size
 
 TINY: dict[str, Any] = {
     "vocabulary": 300,
@@ -118,6 +120,80 @@ def test_a_model_is_continued_with_its_own_tokenizer(bert_folder, corpus, tmp_pa
     assert AutoTokenizer.from_pretrained(tmp_path / "more")("a red house")["input_ids"] == before("a red house")["input_ids"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_snapshots_and_the_saved_type_change_nothing_of_the_model(corpus, tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(recipe, "_doubling_steps", lambda step_tokens: {2, 4})
+    pretrain("scratch", [corpus], tmp_path / "tokenizer", **TINY)
+    settings = {**TINY, "dtype": dtype, "tokenizer": str(tmp_path / "tokenizer")}
+    plain = pretrain("scratch", [corpus], tmp_path / "plain", **settings)
+    kept = pretrain("scratch", [corpus], tmp_path / "kept", **settings, snapshots=True, save_dtype="float16")
+    assert kept.losses == plain.losses
+    for name, parameter in plain.model.state_dict().items():
+        assert torch.equal(kept.model.state_dict()[name], parameter), name
+    saved = AutoModelForMaskedLM.from_pretrained(tmp_path / "kept")
+    assert next(saved.parameters()).dtype == torch.float16
+
+
+def test_a_resumed_run_remembers_what_was_measured_and_computes_in_the_same_type(corpus, tmp_path, monkeypatch):
+    pretrain("scratch", [corpus], tmp_path / "tokenizer", **TINY)
+    settings = {**TINY, "tokenizer": str(tmp_path / "tokenizer"), "decay_share": 0.0, "dtype": "auto"}
+    settings |= {"validation": (corpus,), "validate_every_tokens": 16.0 * 8}
+    monkeypatch.setattr(recipe, "fastest_dtype", lambda _: torch.bfloat16)
+    whole = pretrain("scratch", [corpus], tmp_path / "whole", **settings)
+    assert len(whole.validation) == 12
+    pretrain("scratch", [corpus], tmp_path / "cut", **{**settings, "minutes": 1e-9})
+    monkeypatch.setattr(recipe, "fastest_dtype", lambda _: torch.float32)  # as a busy machine may find
+    resumed = pretrain("scratch", [corpus], tmp_path / "cut", **settings, resume=True)
+    assert resumed.validation == whole.validation
+    assert resumed.losses == whole.losses
+    assert json.loads((tmp_path / "cut" / "tain.json").read_text())["validation"] == [list(pair) for pair in whole.validation]
+    log = tmp_path / ".cut.pretrain" / "log.jsonl"
+    assert len(log.read_text().splitlines()) == 12
+    pretrain("scratch", [corpus], tmp_path / "cut", **settings, overwrite=True)
+    assert len(log.read_text().splitlines()) == 12  # another run's begins anew
+
+
+def test_a_run_is_not_resumed_with_other_words_of_the_same_number(bert_folder, corpus, tmp_path):
+    settings = {"block_tokens": 16, "batch_blocks": 8, "dtype": "float32", "device": "cpu", "tokens": 16.0 * 8 * 12, "optimizer": "adamw"}
+    words = tmp_path / "words.txt"
+    words.write_text("zithering")
+    pretrain(bert_folder, [corpus], tmp_path / "model", **settings, words=words, minutes=1e-9)
+    words.write_text("xylophones")
+    with pytest.raises(UserError, match="tokenizer's content was '"):
+        pretrain(bert_folder, [corpus], tmp_path / "model", **settings, words=words, resume=True)
+
+
+def test_nothing_to_resume_is_told_before_the_texts_are_read(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe._Session, "_new", lambda self: pytest.fail("begun"))
+    with pytest.raises(UserError, match="there is nothing to resume"):
+        pretrain("scratch", [corpus], tmp_path / "model", **TINY, resume=True)
+
+
+def test_writing_with_many_characters_is_learnt_and_what_stays_unknown_is_told(tmp_path, bert_folder, capsys):
+    rng = np.random.default_rng(0)
+    lines = ["".join(map(chr, rng.integers(0x4E00, 0x4E00 + 900, size=30))) for _ in range(200)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
+    settings = {**TINY, "vocabulary": 3000, "tokens": 16.0 * 8}
+    result = pretrain("scratch", [tmp_path / "texts.txt"], tmp_path / "model", **settings, progress=Progress.for_terminal(json=True))
+    pieces = result.tokenizer(lines, add_special_tokens=False)["input_ids"]
+    assert np.mean([piece == result.tokenizer.unk_token_id for row in pieces for piece in row]) < 0.01
+    assert "unknown" not in capsys.readouterr().err
+    few = {**settings, "vocabulary": 1800}  # room for 600 of the 900
+    pretrain("scratch", [tmp_path / "texts.txt"], tmp_path / "few", **few, progress=Progress.for_terminal(json=True))
+    assert "of the texts' tokens are unknown to the tokenizer, and are neither masked nor learnt" in capsys.readouterr().err
+    (tmp_path / "other.txt").write_text("\n".join("ж " * 30 for _ in range(200)), encoding="utf-8")
+    with pytest.raises(UserError, match="of the texts' tokens are unknown to the tokenizer, and nothing can be learnt of them"):
+        pretrain(bert_folder, [tmp_path / "other.txt"], tmp_path / "none", block_tokens=16, batch_blocks=8, tokens=128.0, device="cpu")
+
+
+def test_an_alphabet_of_few_characters_is_not_counted_closely():
+    assert alphabet_size(iter(["glass and sand"] * 9), most=5000) == 256
+    many = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
+    assert alphabet_size(iter([many] * 9), most=5000) == 999
+    assert alphabet_size(iter([many] * 9), most=500) == 500
+    assert alphabet_size(iter([]), most=500) == 256
+
+
 def test_snapshots_are_whole_models_at_doubling_counts(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "_doubling_steps", lambda step_tokens: {2, 4})
     pretrain("scratch", [corpus], tmp_path / "model", **TINY, snapshots=True)
@@ -149,6 +225,10 @@ def test_the_cooccurrence_start_beats_a_random_one_at_equal_steps(corpus, tmp_pa
         ({"masking_rate": 1.0}, "masking_rate is 1.0: give a share above 0 and below 1"),
         ({"width": 250, "heads": 4}, "width 250 cannot be shared by 4 heads"),
         ({"tokens": 0}, "tokens is 0: give 1 or more"),
+        ({"optimizer": "AdamW"}, "optimizer is 'AdamW': give muon, adamw"),
+        ({"architecture": "roberta"}, "architecture is 'roberta': give modernbert, bert"),
+        ({"objective": "wholeword"}, "objective is 'wholeword': give random, whole-word, span, fully-explored, cmlm"),
+        ({"dtype": "float64"}, "dtype is 'float64': give auto, float32, bfloat16"),
         ({"block_tokens": 4}, "block_tokens is 4, too little context"),
         ({"vocabulary": 10}, "vocabulary is 10, hardly more than the letters"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1: give 0 or more"),
@@ -159,6 +239,11 @@ def test_the_cooccurrence_start_beats_a_random_one_at_equal_steps(corpus, tmp_pa
 def test_settings_that_cannot_work_are_refused(settings, message, unchecked):
     with pytest.raises(UserError, match=message):
         PretrainConfig(**settings)
+
+
+def test_one_file_is_no_list_of_files(corpus, tmp_path, unchecked):
+    with pytest.raises(UserError, match="one file: give a list of files"):
+        pretrain("scratch", str(corpus), tmp_path / "model", **TINY)
 
 
 def test_too_little_text_is_refused_with_the_counts(tmp_path):

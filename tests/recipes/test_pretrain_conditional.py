@@ -10,6 +10,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder, max_length
+from tain.recipes import pretrain_conditional as recipe
 from tain.recipes.mirror import mirror
 from tain.recipes.pretrain import pretrain
 from tain.recipes.pretrain_config import PretrainConfig
@@ -113,7 +114,25 @@ def test_a_step_costs_about_what_the_settings_say(bert_folder, corpus, tmp_path)
 
 def test_without_pseudo_tokens_no_neighbour_is_reported(bert_folder, corpus, tmp_path):
     settings = {**TINY, "pseudo_tokens": 0, "validation": (corpus,)}
-    assert pretrain(bert_folder, [corpus], tmp_path / "model", **settings).held_out == []
+    result = pretrain(bert_folder, [corpus], tmp_path / "model", **settings)
+    assert result.held_out == []
+    assert result.tokens / result.steps == pytest.approx(24 * 16, rel=0.1)  # neighbours are neither read nor counted
+
+
+def test_another_vector_is_always_of_another_document(rng):
+    for sizes in ([5, 1], [3, 3, 3], [40, 2, 1], [1, 1]):
+        documents = np.repeat(np.arange(len(sizes)) * 7, sizes)
+        for _ in range(5):
+            others = recipe._of_other_documents(documents)
+            assert (documents[others] != documents).all()
+    assert recipe._of_other_documents(np.zeros(4, dtype=int)) is None
+
+
+def test_with_one_document_there_is_no_other_vector(bert_folder, corpus, tmp_path, sentences):
+    (tmp_path / "one.txt").write_text("\n".join([*sentences, "", "alone"]), encoding="utf-8")
+    settings = {**TINY, "validation": (tmp_path / "one.txt",)}
+    (_, figures), *_ = pretrain(bert_folder, [corpus], tmp_path / "model", **settings).held_out
+    assert set(figures) == {"loss_with_neighbour", "loss_without"}
 
 
 def test_resuming_with_more_pseudo_tokens_names_it(bert_folder, corpus, tmp_path):

@@ -65,6 +65,24 @@ def test_a_loss_that_is_no_number_stops_before_the_step_and_keeps_the_good_state
     assert torch.equal(kept.weight, good.weight)
 
 
+@pytest.mark.parametrize("bad_step", [3, 5])
+def test_a_gradient_that_is_no_number_does_not_spoil_the_good_state(tmp_path, bad_step):
+    model, optimizer = build()
+    step = step_of(model)
+
+    def spoilt(number):
+        loss = step(number)
+        if number == bad_step:
+            model.weight.grad[0, 0] = math.inf
+        return loss
+
+    with pytest.raises(UserError, match=r"(the loss became|the weights are not finite).*; the last good state is kept in .*: start again"):
+        train(spoilt, optimizer, steps=6, progress=Progress.silent(), saving=saving(tmp_path))
+    kept, optimizer = build()
+    assert run(kept, optimizer, steps=bad_step, saving=saving(tmp_path, resume=True)).steps == bad_step
+    assert kept.weight.isfinite().all()
+
+
 def test_resume_without_a_checkpoint_is_refused(tmp_path):
     model, optimizer = build()
     with pytest.raises(UserError, match="nothing to resume"):

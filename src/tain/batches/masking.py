@@ -100,6 +100,7 @@ def disjoint_places(
     begins_unit: Bool[Tensor, "rows tokens"] | None = None,
     turns: Float[Tensor, " rows"] | None = None,
     each_row: bool = False,
+    may_be_empty: bool = False,
 ) -> list[Int[Tensor, " masked"]]:
     """Cut one random order of the maskable places into parts that never overlap: the masks of fully-explored masking.
 
@@ -117,6 +118,7 @@ def disjoint_places(
             unless ``each_row``). Single tokens need none; without it a long unit would be in the outer parts less often.
         each_row: Order and cut every row by itself, so that a row's parts depend on nothing but its own draws; otherwise the
             batch is ordered and cut as one.
+        may_be_empty: Parts without a place are no error.
 
     Returns:
         For each part the flat places, ascending.
@@ -141,7 +143,7 @@ def disjoint_places(
     borders = (torch.arange(1, parts + 1, device=row.device) * (rate * row_sizes.double())[:, None]).round()  # (rows, parts)
     part = (middle[:, None] >= borders[ordered_row]).sum(1)
     found = [places[order[part == number]].sort().values for number in range(parts)]
-    if not all(map(len, found)):
+    if not may_be_empty and not all(map(len, found)):
         raise ShapeError(f"{maskable} maskable places cannot be cut into {parts} parts of {rate:.0%}: one would be empty")
     return found
 

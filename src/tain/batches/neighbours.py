@@ -130,11 +130,10 @@ class Neighbours:
         """Neighbours a target."""
         return 2 if self.side == "both" else 1
 
-    @property
-    def mean_tokens(self) -> float:
-        """Tokens that a target and its neighbours have on average, special tokens counted."""
+    def mean_tokens(self, *, with_neighbours: bool) -> float:
+        """Tokens that a target has on average, and its neighbours, special tokens counted."""
         kept = np.minimum(self._lengths + 2, self._most_tokens)
-        return float(sum(kept[self.targets + step].mean() for step in (0, *self._steps())))
+        return float(sum(kept[self.targets + step].mean() for step in (0, *(self._steps() if with_neighbours else ()))))
 
     def texts(self, targets: np.ndarray) -> list[list[int]]:
         """Token ids of these sentences, special tokens included."""

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, overload
 
@@ -27,11 +27,13 @@ from tain.foundation.progress import Progress
 from tain.text.lines import is_stdin
 from tain.text.readers import read_sentences
 from tain.text.records import Sentence
+from tain.text.windows import windows
 
 FORMAT = 1
 
 _SHARD_TOKENS = 2**28  # half a gigabyte a file at two bytes a token
 _BATCH_TEXTS = 4096
+_BATCH_CHARACTERS = 2_000_000  # ids are Python numbers until they are written: forty bytes a byte of text
 _PROBED_BYTES = 2**20  # of a source's start and end: enough to tell files apart without reading them whole
 _PLACES = np.dtype(np.int64)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -53,7 +55,7 @@ class Sources:
 
     def __post_init__(self) -> None:
         if any(is_stdin(path) for path in self.paths):
-            raise UserError("texts are '-' (standard input), which cannot be read again when a run goes on: save them to a file first")
+            raise UserError("texts are '-' (standard input), which cannot be read a second time: save them to a file first")
 
     def sentences(self) -> Iterator[Sentence]:
         """Read every source in turn; a document never goes on from one to the next."""
@@ -222,7 +224,6 @@ def token_batches(
     """
     separator = separator_id(tokenizer)
     number_type = number_type_for(len(tokenizer))
-    source = iter(sentences)
 
     def cut(batch: list[Sentence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = bare_ids(tokenizer, [sentence.text for sentence in batch])
@@ -234,7 +235,7 @@ def token_batches(
 
     with ThreadPoolExecutor(max_workers=1) as worker:
         ahead = None
-        while batch := list(islice(source, batch_texts)):
+        for batch in windows(sentences, most=batch_texts, characters=_BATCH_CHARACTERS, text_of=lambda sentence: sentence.text):
             started = worker.submit(cut, batch)
             if ahead is not None:
                 yield ahead.result()

@@ -4,16 +4,16 @@ The cut is made among tokens, not letters: what is tokenised once serves every o
 blanks, so the rule is plain, and errs towards longer sentences.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Int64
+from tokenizers import decoders
 
 _ENDS = set(".!?…。！？।؟")
 _CLOSERS = set("\"'”’»)]」』")
-_MARKS = "Ġ▁#"  # how tokenizers write "a blank before" and "the word goes on"
 _LINE_END = -1  # no token's id
 _SCAN_TOKENS = 1_000_000  # looked at together; bounds memory, changes nothing
 
@@ -23,9 +23,9 @@ class SentenceEnds:
     """Which tokens end a sentence, and which tell that a full stop is none.
 
     Attributes:
-        ends: Full stops and their like.
+        ends: Full stops and their like, also where quotes or brackets are part of the token.
         closers: Quotes and brackets that belong to the sentence before them when they follow its end.
-        letters: Single letters: behind one, a full stop makes an initial or an abbreviation.
+        letters: Single letters that begin a word: behind one, a full stop makes an initial or an abbreviation.
         digits: Tokens that begin with a digit: before one, a full stop may be a decimal point.
     """
 
@@ -37,16 +37,17 @@ class SentenceEnds:
     @classmethod
     def of(cls, tokenizer: Any) -> "SentenceEnds":
         """Look through a transformers tokenizer's vocabulary."""
-        bare = {place: token.lstrip(_MARKS) or token for token, place in tokenizer.get_vocab().items()}
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        spelt = dict(zip(vocabulary.values(), _spelt(list(vocabulary)), strict=True))
 
-        def places(is_wanted: Any) -> np.ndarray:
-            return np.array(sorted(place for place, token in bare.items() if is_wanted(token)), dtype=np.int64)
+        def places(is_wanted: Callable[[str, bool], bool]) -> np.ndarray:
+            return np.array(sorted(place for place, (text, begins) in spelt.items() if text and is_wanted(text, begins)), dtype=np.int64)
 
         return cls(
-            ends=places(lambda token: set(token) <= _ENDS),
-            closers=places(lambda token: set(token) <= _CLOSERS),
-            letters=places(lambda token: len(token) == 1 and token.isalpha() and token.isascii()),
-            digits=places(lambda token: token[0].isdigit()),
+            ends=places(lambda text, _: set(text) <= _ENDS | _CLOSERS and not set(text) <= _CLOSERS),
+            closers=places(lambda text, _: set(text) <= _CLOSERS),
+            letters=places(lambda text, begins: begins and len(text) == 1 and text.isalpha() and text.isascii()),
+            digits=places(lambda text, _: text[0].isdigit()),
         )
 
     def cuts(self, tokens: Int64[np.ndarray, " tokens"]) -> Int64[np.ndarray, " cuts"]:
@@ -58,6 +59,24 @@ class SentenceEnds:
             closes |= is_closer & np.roll(closes, 1)
         goes_on = np.roll(is_end | is_closer | (tokens == _LINE_END), -1)
         return (closes & ~goes_on).nonzero()[0] + 1
+
+
+def _spelt(tokens: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """What each token stands for, without blanks, and whether it begins a word."""
+    is_bytes = any(
+        token.startswith("Ġ") for token in tokens
+    )  # GPT-2's spelling of bytes, in which a full stop of Chinese has three letters
+    has_blanks = is_bytes or any(token.startswith("▁") for token in tokens)
+    for token in tokens:
+        if is_bytes:
+            token = decoders.ByteLevel().decode([token])
+        text = token.lstrip("▁ ")
+        if has_blanks:
+            yield text, text != token
+        elif token.startswith("##") and len(token) > 2:
+            yield token[2:], False
+        else:
+            yield token, True
 
 
 class SplitSentences(Sequence[np.ndarray]):

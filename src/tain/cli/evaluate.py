@@ -102,6 +102,15 @@ def evaluate(
             block_tokens=max_tokens,
             device=device,
             dtype=dtype,
+            idle={
+                "language": language,
+                "pooling": pooling,
+                "batch_tokens": batch_tokens,
+                "level": None if level == "sentence" else level,
+                "split": None if split == "test" else split,
+                "typos": typos or None,
+                "unseen": None if unseen == "refuse" else unseen,
+            },
             json=json,
             quiet=quiet,
         )

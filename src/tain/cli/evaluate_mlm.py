@@ -20,10 +20,14 @@ def evaluate_mlm(
     block_tokens: int | None,
     device: str | None,
     dtype: Dtype,
+    idle: dict[str, object],
     json: bool,
     quiet: bool,
 ) -> None:
-    """Measure, print a table or one JSON object, and write the file that was asked for. Arguments as in ``evaluate``."""
+    """Measure, print a table or one JSON object, and write the file that was asked for. Arguments as in ``evaluate``.
+
+    ``idle`` are those that mean nothing here.
+    """
     from tain.evaluation.masked_loss import masked_losses, validation_files
     from tain.foundation.errors import UserError
     from tain.foundation.files import refuse_existing
@@ -33,6 +37,8 @@ def evaluate_mlm(
 
     if len(set(suite)) > 1:
         raise UserError(f"suite mlm measures another kind of model than {', '.join(sorted(set(suite) - {'mlm'}))}: run it by itself")
+    if named := [f"--{name.replace('_', '-')}" for name, value in idle.items() if value is not None]:
+        raise UserError(f"{', '.join(named)} says nothing to suite mlm: leave it out")
     if chart is not None:
         raise UserError("suite mlm draws no chart: leave --chart out")
     if (texts is None) == (data is None):

@@ -32,7 +32,7 @@ def headline_sentence(report: EvaluationReport) -> str:
     values = [figure.value for figure in row.figures]
     if any(math.isnan(value) for value in values):
         undefined = ", ".join(name for name, value in zip(names, values, strict=True) if math.isnan(value))
-        return f"{undefined} has no answer on {place}: all its cosines are equal"
+        return f"{undefined} has no figure on {place}: its cosines or the scores are all equal, or the texts too few or too short"
     if len(names) == 1:
         return f"{names[0]} reaches {_value(row, values[0])} on {place} (95% interval {_range(row.figures[0].interval, row)})"
     if len(names) == 2:

@@ -146,11 +146,11 @@ def _text_columns(header: Sequence[str], *, where: str) -> tuple[str, str]:
         for left, right in _KNOWN_COLUMNS:
             if left in header and right in header:
                 return left, right
-        if len(others) >= 2:
+        if len(others) == 2:
             return others[0], others[1]
     raise UserError(
         f"{where!r} has the columns {', '.join(header) or '(none)'}, but scored pairs are needed:"
-        " name them sentence1, sentence2, score (or word1, word2, score), or give two text columns and score"
+        " name them sentence1, sentence2, score (or word1, word2, score), or give two text columns, score and no others"
     )
 
 

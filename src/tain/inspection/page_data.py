@@ -5,6 +5,7 @@ many depends on the room. Numbers are half floats (three digits) in base64, rati
 """
 
 import base64
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from tain.inspection.results import Inspection, TextInspection
 
 ROLL_OUT = "Roll-out"
 
-_ROOM_BYTES = 1_050_000  # before base64, which takes a third more: the page stays under 2 MB
+_ROOM_BYTES = 1_050_000  # before base64, which takes a third more
+_MOST_BYTES = 1_900_000  # of the whole as JSON: the page stays under 2 MB
 _LAYER_SHARE = 3  # a layer's own table keeps so many times as many places a row as each of its heads
 _LARGEST_HALF = 65_504.0
 
@@ -39,18 +41,28 @@ class Plan:
 
 def page_data(models: Sequence[Inspection], *, titles: Sequence[str]) -> dict[str, Any]:
     """Everything that the page's script reads, as plain data for JSON."""
-    plan = choose_plan(models)
-    return {"models": [_model(each, title, plan) for each, title in zip(models, titles, strict=True)]}
+    room = _ROOM_BYTES
+    while True:
+        plan = choose_plan(models, room=room)
+        data = {"models": [_model(each, title, plan) for each, title in zip(models, titles, strict=True)]}
+        if not plan.texts or len(as_json(data).encode()) <= _MOST_BYTES:
+            return data
+        room = int(0.8 * room)  # names of tokens and sums take room that no table of numbers foretells
 
 
-def choose_plan(models: Sequence[Inspection]) -> Plan:
+def as_json(data: dict[str, Any]) -> str:
+    """As it stands in the page, where no text may end the script."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def choose_plan(models: Sequence[Inspection], *, room: int = _ROOM_BYTES) -> Plan:
     """Keep as much as there is room for: first fewer places a row, then no heads, then fewer texts."""
     most = max((len(text.tokens) for each in models for text in each.texts), default=1)
     steps = list(range(most, 0, -1))
     for texts in range(max(len(each.texts) for each in models), 0, -1):
         plans = [Plan(texts, min(_LAYER_SHARE * kept, most), kept) for kept in steps] + [Plan(texts, kept, 0) for kept in steps]
         for plan in plans:
-            if _bytes_of(models, plan) <= _ROOM_BYTES:
+            if _bytes_of(models, plan) <= room:
                 return plan
     return Plan(0, 0, 0)
 

@@ -2,14 +2,13 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
 from tain.foundation.runtime import versions
 from tain.inspection.mixing import GroupMixing, MixingStatistics
-from tain.inspection.page_data import ROLL_OUT, page_data
+from tain.inspection.page_data import ROLL_OUT, as_json, page_data
 from tain.inspection.results import Comparison, Inspection
 
 Geometry = Sequence[Mapping[str, float]] | None
@@ -45,7 +44,7 @@ def inspection_page(found: Inspection | Comparison) -> str:
     script, style = _resource("page.js"), _resource("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = page_data(models, titles=titles)
-    content = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    content = as_json(data)
     sections = [
         _header(found, models),
         _looking(models, titles, shown=len(data["models"][0]["texts"])),

@@ -176,7 +176,7 @@ class MaskedPredictor:
             progress: Told about every block.
 
         Raises:
-            UserError: The texts have fewer tokens than a block.
+            UserError: The texts have fewer tokens than a block, or none that the tokenizer knows.
         """
         batches = self.blocks(texts, block_tokens=block_tokens)
         generator = torch.Generator().manual_seed(seed)
@@ -186,11 +186,17 @@ class MaskedPredictor:
                 for rows in batch.split(max(1, _BATCH_TOKENS.get(self.device.type, 4096) // batch.shape[1])):
                     is_maskable = self.is_maskable(rows)
                     draws = torch.rand(rows.shape, generator=generator)
+                    task.advance(len(rows))
+                    if not is_maskable.any():
+                        continue
                     per_token = torch.zeros(rows.numel(), dtype=torch.float64)
                     # each row is cut by itself, so that what stands in one batch changes nothing
-                    for places in disjoint_places(draws, is_maskable=is_maskable, parts=passes, rate=1 / passes, each_row=True):
+                    cut = disjoint_places(draws, is_maskable=is_maskable, parts=passes, rate=1 / passes, each_row=True, may_be_empty=True)
+                    for places in filter(len, cut):
                         per_token[places] = self.nats(rows, places).double()
-                    nats.append(per_token.view(rows.shape).sum(1))
-                    tokens.append(is_maskable.sum(1))
-                    task.advance(len(rows))
+                    is_known = is_maskable.any(1)  # blocks of which the tokenizer knows nothing count as nothing
+                    nats.append(per_token.view(rows.shape).sum(1)[is_known])
+                    tokens.append(is_maskable.sum(1)[is_known])
+        if not nats:
+            raise UserError(f"the tokenizer of {self.name!r} knows no token of the texts: give texts of its language")
         return ExploredLoss(torch.cat(nats).numpy(), torch.cat(tokens).numpy(), sum(len(text.encode()) for text in texts), passes)

@@ -18,6 +18,7 @@ from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.files import refuse_existing
 from tain.foundation.progress import Progress, Task
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
+from tain.text.windows import windows
 
 _WINDOW_CHARS = 2_000_000  # a window of long texts ends here: minutes of work at most are lost when a run is killed
 _PARTIAL_FORMAT = 2
@@ -141,7 +142,7 @@ def encode_to_file(
             progress.note(f"nothing to resume for {str(path)!r}: starting with the first text")
         rest = iter(texts)
         _skip_finished(rest, run, path)
-        windows = _windows(rest, window_texts, first=run.texts)
+        coming = windows(_checked(rest, first=run.texts), most=window_texts, characters=_WINDOW_CHARS, text_of=str)
         resumed, began_s = run.texts, time.monotonic()
         try:
             if not resumed:
@@ -150,7 +151,7 @@ def encode_to_file(
                 task.advance(resumed)
                 with _disk_trouble_named(path):
                     rows.open(windows=run.windows, texts=run.texts)
-                for window in windows:
+                for window in coming:
                     vectors = embedder.encode(
                         window, language=language, batch_tokens=batch_tokens, normalise=normalise, progress=_PartOfTask(task)
                     )
@@ -351,19 +352,11 @@ def _refuse_no_text(given: object, place: int) -> None:
         raise UserError(f"text {place} is {type(given).__name__}, not text: give strings")
 
 
-def _windows(texts: Iterable[str], window_texts: int, *, first: int) -> Iterator[list[str]]:
-    """Cut the texts, of which ``first`` were read before, into windows without reading ahead; where the cuts fall depends on the texts alone."""
-    window: list[str] = []
-    chars = 0
+def _checked(texts: Iterable[str], *, first: int) -> Iterator[str]:
+    """The same texts, of which ``first`` were read before."""
     for place, text in enumerate(texts, start=first):
         _refuse_no_text(text, place)
-        window.append(text)
-        chars += len(text)
-        if len(window) == window_texts or chars >= _WINDOW_CHARS:
-            yield window
-            window, chars = [], 0
-    if window:
-        yield window
+        yield text
 
 
 def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int) -> np.ndarray:

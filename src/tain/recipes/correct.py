@@ -20,6 +20,7 @@ from tain.foundation.runtime import choose_device, keep_freed_memory
 from tain.models.correction import LanguageCorrection
 from tain.models.correction_fitting import LanguageFit, LinearFit, Moments, fit_language, fit_top_removal, fit_whitening
 from tain.models.embedder import Embedder
+from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.correct_card import correction_card
 from tain.recipes.correct_config import CorrectConfig, language_code
 
@@ -92,7 +93,7 @@ def correct(
         UserError: Settings, texts or model cannot work; or the model carries a correction already.
     """
     progress = progress or Progress.silent()
-    config = config or CorrectConfig(**settings)
+    config = chosen_settings(CorrectConfig, "correct", config, settings)
     by_language = _by_language(texts, config)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)

@@ -18,10 +18,12 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device
 from tain.inspection.gradient_report import GradientReport
 from tain.inspection.gradient_variance import SignedFold, gradient_variance, measure_products
+from tain.models.embedder import max_length
 from tain.models.masked_lm import load_masked_lm
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain_objectives import Masker
 
+_FEWEST_BLOCKS = 8  # with four, a 95% interval holds the truth 93 times of 100, with two never
 _READ_TOKENS = 2_000_000  # blocks are drawn from the beginning of the texts: a few seconds of tokenising
 
 
@@ -67,6 +69,11 @@ def probe_gradients(
     if loaded.new_head:
         raise UserError(
             f"model {str(model)!r} has no prediction head, and the gradients of a random one say nothing: give a masked language model"
+        )
+    positions = max_length(loaded.model, loaded.tokenizer)
+    if block_tokens > positions:
+        raise UserError(
+            f"block_tokens is {block_tokens}, but model {str(model)!r} reads {positions} tokens at most: give {positions} or fewer"
         )
     rows = _drawn_blocks(Sources(tuple(map(str, texts)), column), loaded.tokenizer, blocks=blocks, block_tokens=block_tokens, seed=seed)
     masker = Masker(loaded.tokenizer, rate=masking_rate)
@@ -124,8 +131,8 @@ def _refuse_settings(*, masking_rate: float, blocks: int, block_tokens: int, ele
     problems = []
     if not 0 < masking_rate <= 0.5:
         problems.append(f"masking_rate is {masking_rate:g}: give a share above 0 and up to 0.5, or no two masks of a text are disjoint")
-    if blocks < 2:
-        problems.append(f"blocks is {blocks}, but data variance needs 2 or more: give 64")
+    if blocks < _FEWEST_BLOCKS:
+        problems.append(f"blocks is {blocks}, but resampling fewer than {_FEWEST_BLOCKS} gives no honest interval: give 64")
     if block_tokens < 8:
         problems.append(f"block_tokens is {block_tokens}, too little context to predict from: give 8 or more (128)")
     if elements < 1024:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,10 +28,13 @@ from tain.models.correction import LanguageCorrection
 from tain.models.embedder import Embedder
 from tain.models.masked_lm import refuse_without_mask
 from tain.text.cleaning import same_text_key
+from tain.text.windows import windows
 
 _WINDOW_TEXTS = 2048  # tokenised and sorted by length together
 _UNCUT = 10**9  # tokens
 _MOST_WEIGHTS = 2**30  # of the shown texts: 4 GB in float32
+_MOST_PAIRED = 12  # texts whose similarities are explained: 66 pairs
+_WINDOW_CHARACTERS = 2_000_000
 _GEOMETRY = ("isotropy", "mean_vector_norm", "mean_vector_share", "mean_length", "mean_cosine", "uniformity")
 
 InspectionDtype = Literal["float32", "float64"]
@@ -72,7 +75,8 @@ def inspect(
         model: A folder, a hub name, ``tain-mini``, or a loaded embedder (which is inspected in the number type that it has).
         texts: One text, some, or any stream of them. Given as one or in a list, each must hold something; of a stream, texts without any
             but special tokens are left out and counted.
-        shown: The first so many texts are also shown token by token: layers x heads x tokens x tokens weights each.
+        shown: The first so many texts are also shown token by token: layers x heads x tokens x tokens weights each. Similarities are
+            explained among the first twelve.
         whole_layer: Also split whole layers, feed-forward part included: method ``Layer-N``. Costs about a pass for each token shown.
         masking_rate: For the statistics, show the mask token at this share of each text's tokens, one at least. The paper takes 0.12 for
             ratios, and 0 for their correlation with frequency.
@@ -86,7 +90,7 @@ def inspect(
     Raises:
         UserError: Settings, texts or model cannot work.
     """
-    _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype)
+    _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
     given = [texts] if isinstance(texts, str) else texts
     if isinstance(given, Sequence):
         _refuse_blank(given)
@@ -138,7 +142,7 @@ def inspect_against(
     Raises:
         UserError: As in ``inspect``.
     """
-    _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype)
+    _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
     kept = [texts] if isinstance(texts, str) else texts if isinstance(texts, Sequence) else _Kept(texts)
     if isinstance(kept, Sequence):
         _refuse_blank(kept)
@@ -196,6 +200,9 @@ def _inspected(
     looked_at = [_look(text, watched, embedder, kinds, methods=methods) for text in first]
     found = tuple(text for text, _ in looked_at)
     why_not = _why_no_similarity(embedder)
+    paired = found[:_MOST_PAIRED]
+    if len(found) > len(paired) and not why_not:
+        progress.note(f"similarities are explained among the first {_MOST_PAIRED} of the {len(found)} texts shown")
     return Inspection(
         model=embedder.name,
         architecture=type(embedder.encoder.model).__name__,
@@ -205,7 +212,7 @@ def _inspected(
         statistics=meter.statistics(kinds, special=kinds.special, correlation=spearman),
         expansion_rates=_expansion_rates(watched),
         texts=found,
-        similarities=() if why_not else tuple(_similarity(found, *pair) for pair in combinations(range(len(found)), 2)),
+        similarities=() if why_not else tuple(_similarity(paired, *pair) for pair in combinations(range(len(paired)), 2)),
         why_no_similarity=why_not,
         truncated=reading.truncated,
         cut_tokens=reading.cut_tokens,
@@ -241,8 +248,8 @@ class _Reading:
         self.left_out = 0
 
     def windows(self) -> Iterator[list[_Tokenised]]:
-        texts, number = iter(self._texts), 0
-        while window := list(islice(texts, _WINDOW_TEXTS)):
+        number = 0
+        for window in windows(self._texts, most=_WINDOW_TEXTS, characters=_WINDOW_CHARACTERS, text_of=str):
             found = [self._tokenised(text, ids) for text, ids in zip(window, self._ids(window, _UNCUT), strict=True)]
             if self._is_list:
                 for place, text in enumerate(found, start=number + 1):
@@ -389,8 +396,10 @@ def _vocabulary(embedder: Embedder) -> int:
     return max(len(embedder.tokenizer), int(embedder.encoder.model.config.vocab_size))
 
 
-def _refuse_settings(*, shown: int, masking_rate: float, batch_tokens: int, dtype: str) -> None:
+def _refuse_settings(*, shown: int, masking_rate: float, batch_tokens: int, dtype: str, seed: int) -> None:
     problems = []
+    if seed < 0:
+        problems.append(f"seed is {seed}: give 0 or more")
     if shown < 0:
         problems.append(f"shown is {shown}: give how many texts are to be shown token by token, 0 or more")
     if not 0.0 <= masking_rate < 1.0:

@@ -39,7 +39,7 @@ from tain.recipes.mirror_card import model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.training import distributed
-from tain.training.checkpoint import refuse_nothing_to_resume
+from tain.training.checkpoint import number_type_of, refuse_nothing_to_resume
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train
 from tain.training.optimizer import MasterWeights, adamw
@@ -290,7 +290,7 @@ class _Session:
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
         device = embedder.encoder.device
         # what is measured, process 0 measures for all: they must do the same
-        fastest = distributed.from_first(lambda: str(fastest_dtype(device.type)).removeprefix("torch."))
+        fastest = distributed.from_first(lambda: self._begun_in() or str(fastest_dtype(device.type)).removeprefix("torch."))
         self.number_type = getattr(torch, fastest if config.dtype == "auto" else config.dtype)
         needs_mask = bool(config.erased_chars) and material.is_identity
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
@@ -476,7 +476,7 @@ class _Session:
     def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
         if self.output is None:
             return None
-        skipped = {"resume", "seeds", "checkpoint_every_s", "device"}
+        skipped = {"resume", "seeds", "checkpoint_every_s", "device", "dtype"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": self.material.digest()}
         identity |= {"number_type": str(self.number_type), "content of the model": self.weights_digest}
@@ -488,6 +488,11 @@ class _Session:
     def _checkpoint_folder(self, seed: int) -> Path:
         assert self.output is not None
         return self.output.parent / f".{self.output.name}.checkpoint-{seed}"
+
+    def _begun_in(self) -> str | None:
+        """The number type of the run that is gone on with."""
+        kept = self._checkpoints() if self.config.resume and self.output is not None else []
+        return next(filter(None, map(number_type_of, kept)), None)
 
     def _checkpoints(self) -> list[Path]:
         """All that there are for this output, of other seeds and earlier runs too."""

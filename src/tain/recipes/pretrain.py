@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tain.batches.order import step_seed
@@ -32,14 +33,17 @@ from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
-from tain.recipes.pretrain_start import new_model, train_wordpiece
+from tain.recipes.pretrain_start import alphabet_size, new_model, train_wordpiece
 from tain.recipes.pretrain_validation import HeldOut
 from tain.text.readers import read_texts
+from tain.training.checkpoint import number_type_of, refuse_nothing_to_resume
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
 SCRATCH = "scratch"
 
+_MUCH_UNKNOWN, _MOST_UNKNOWN = 0.02, 0.5  # shares of tokens: worth a warning, and too many to go on
+_LOOKED_AT = 2**24  # tokens at a time
 _OBJECTIVES: dict[str, Callable[[Material], Objective]] = {**OBJECTIVES, "cmlm": ConditionalSentences}
 
 
@@ -52,7 +56,7 @@ class Pretrained:
         tokenizer: Its tokenizer.
         tokens: Tokens passed through the encoder, repeated passes counted again.
         steps: Steps done.
-        seconds: Time in the training loop, this process only.
+        seconds: Time in the training loop, up to the checkpoint that was gone on from included.
         losses: Training loss of each step, nats.
         validation: (tokens, loss) wherever it was measured: 15% masked, the same places every time.
         held_out: (tokens, figures) at the same moments: what the objective itself measures.
@@ -105,6 +109,8 @@ def pretrain(
     progress = progress or Progress.silent()
     transformers.logging.disable_progress_bar()
     config = chosen_settings(PretrainConfig, "pretrain", config, settings)
+    if isinstance(texts, str | Path):
+        raise UserError(f"texts is {str(texts)!r}, one file: give a list of files, [{str(texts)!r}]")
     output = Path(output)
     refuse_existing(output, overwrite=overwrite)
     if str(model) == SCRATCH and (config.add_words or config.words):
@@ -124,10 +130,13 @@ class _Session:
         self.device = choose_device(config.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.number_type = fastest_dtype(self.device.type) if config.dtype == "auto" else getattr(torch, config.dtype)
         self.work = output.parent / f".{output.name}.pretrain"
-        self.validation: list[tuple[int, float]] = []
-        self.held_out: list[tuple[int, dict[str, float]]] = []
+        if config.resume:
+            refuse_nothing_to_resume(self.work / "checkpoint")
+        begun_in = number_type_of(self.work / "checkpoint") if config.resume else None
+        chosen = begun_in or str(fastest_dtype(self.device.type)) if config.dtype == "auto" else config.dtype
+        self.number_type: torch.dtype = getattr(torch, chosen.removeprefix("torch."))
+        self.measured: dict[str, list[Any]] = {"validation": [], "held_out": []}  # goes into checkpoints
         self.facts: dict[str, Any] = {}  # about the start, for the saved record
 
     def run(self) -> Pretrained:
@@ -159,8 +168,8 @@ class _Session:
             run.steps,
             run.seconds,
             run.losses,
-            self.validation,
-            self.held_out,
+            [(tokens, loss) for tokens, loss in self.measured["validation"]],
+            [(tokens, figures) for tokens, figures in self.measured["held_out"]],
             finished,
             result_folder,
         )
@@ -191,7 +200,7 @@ class _Session:
         return loaded.model, self._shards()
 
     def _refuse_long_blocks(self, model: Any) -> None:
-        """Refuse blocks that are longer than the model's positions, before any text is tokenised."""
+        """Refuse blocks that are longer than the model's positions, before the texts are cut into shards."""
         positions = max_length(model, self.tokenizer)
         pseudo_tokens = pseudo_tokens_of(self.config)
         if self.config.block_tokens + pseudo_tokens > positions:
@@ -216,7 +225,10 @@ class _Session:
         folder = self.work / f"tokenizer-{key}"
         if not (folder / "tokenizer.json").exists():
             self.progress.note(f"training a tokenizer of {self.config.vocabulary:,} word pieces")
-            trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocabulary)
+            alphabet = alphabet_size(
+                self.sources.texts(), most=self.config.vocabulary // 3
+            )  # each character has a piece to begin with and one to go on
+            trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocabulary, alphabet=alphabet)
             with whole_folder(folder, overwrite=True) as partial:
                 trained.save_pretrained(partial)
         return transformers.AutoTokenizer.from_pretrained(folder)
@@ -249,7 +261,23 @@ class _Session:
             raise UserError(
                 f"the texts have {len(shards.tokens):,} tokens, fewer than one step takes ({needed:,}): give more text, or --batch-blocks 1"
             )
+        self._tell_unknown(shards)
         return shards
+
+    def _tell_unknown(self, shards: Shards) -> None:
+        """Warn of texts that the tokenizer does not know, and refuse those of which little is left."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None:
+            return
+        pieces = (shards.tokens[first : first + _LOOKED_AT] for first in range(0, len(shards.tokens), _LOOKED_AT))
+        share = sum(int(np.count_nonzero(piece == unknown)) for piece in pieces) / len(shards.tokens)
+        if share > _MOST_UNKNOWN:
+            raise UserError(
+                f"{share:.0%} of the texts' tokens are unknown to the tokenizer, and nothing can be learnt of them: "
+                "give a model of the texts' language, or for a new one a larger --vocabulary"
+            )
+        if share > _MUCH_UNKNOWN:
+            self.progress.warn(f"{share:.1%} of the texts' tokens are unknown to the tokenizer, and are neither masked nor learnt")
 
     def _key(self, *more: Any) -> str:
         """Tells apart what was made from other texts or by another tokenizer."""
@@ -294,6 +322,8 @@ class _Session:
     def _loop(self, network: MaskedLanguageModel, optimizer: Optimizer, objective: Objective, held: HeldOut, steps: int) -> Trained:
         config, step_tokens = self.config, objective.step_tokens
         network.train()
+        if not config.resume:
+            (self.work / "log.jsonl").unlink(missing_ok=True)  # an earlier run's
         every = max(1, round(config.validate_every_tokens / step_tokens))
         marks = _doubling_steps(step_tokens) if config.snapshots else set()
 
@@ -302,9 +332,9 @@ class _Session:
             if held.batches and (done % every == 0 or done == steps):
                 loss = held.loss(network, self.device)
                 figures = objective.held_out()
-                self.validation.append((tokens, round(loss, 4)))
+                self.measured["validation"].append([tokens, round(loss, 4)])
                 if figures:
-                    self.held_out.append((tokens, figures))
+                    self.measured["held_out"].append([tokens, figures])
                 self._log(done, tokens, {"validation_loss": round(loss, 4), **figures})
             if done in marks:
                 self._snapshot(network.model, optimizer, tokens)
@@ -328,15 +358,17 @@ class _Session:
             after_step=after_step,
             enough=out_of_time,
             keeps_unfinished=True,
+            memory=self.measured,
         )
 
     def _identity(self) -> dict[str, Any]:
         """What must not change when a run goes on; how long it runs, where and how it cools down may."""
         free = {"tokens", "decay_share", "resume", "minutes", "checkpoint_every_s", "compile", "device", "save_dtype", "shards"}
-        free |= {"validation", "validate_every_tokens", "snapshots"}
+        free |= {"validation", "validate_every_tokens", "snapshots", "dtype"}
         texts = hashlib.sha256(json.dumps(self.sources.facts()).encode()).hexdigest()[:16]
         settings = {name: value for name, value in _plain(self.config).items() if name not in free}
-        return {"model": self.model_name, "texts": texts, **settings}
+        made = {"number_type": str(self.number_type).removeprefix("torch."), "tokenizer's content": fingerprint(self.tokenizer)}
+        return {"model": self.model_name, "texts": texts, **settings, **made}
 
     def _log(self, done: int, tokens: int, figures: dict[str, float]) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -362,8 +394,7 @@ class _Session:
             "texts": self.sources.facts(),
             **self.facts,
             "tokens": tokens,
-            "validation": self.validation,
-            "held_out": self.held_out,
+            **self.measured,
             "versions": versions(),
         }
         with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
@@ -391,8 +422,13 @@ def _doubling_steps(step_tokens: int) -> set[int]:
 
 
 def _save_weights(model: Any, folder: Path, number_type: torch.dtype) -> None:
-    before = next(model.parameters()).dtype
-    set_number_type(model, number_type)
-    model.config.dtype = number_type
-    model.save_pretrained(folder)
-    set_number_type(model, before)
+    """Save a model in another number type, and leave it as it is: training may go on."""
+    kept, kept_type = [(parameter, parameter.data) for parameter in model.parameters()], model.config.dtype
+    try:
+        set_number_type(model, number_type)
+        model.config.dtype = number_type
+        model.save_pretrained(folder)
+    finally:
+        model.config.dtype = kept_type
+        for parameter, data in kept:
+            parameter.data = data

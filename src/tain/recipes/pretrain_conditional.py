@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tain.batches.neighbours import NeighbourOrder, Neighbours, conditional_batch
 from tain.batches.order import step_seed
@@ -82,7 +83,8 @@ class ConditionalSentences:
         self.config, self.device = config, material.device
         self.masker = Masker(material.tokenizer, rate=config.masking_rate)
         self.neighbours = _neighbours(material.shards.sentences, material.shards.document_starts, material.tokenizer, config)
-        tokens = self.neighbours.mean_tokens + self.neighbours.conditions * config.pseudo_tokens
+        tokens = self.neighbours.mean_tokens(with_neighbours=self.conditional.is_conditional)
+        tokens += self.neighbours.conditions * config.pseudo_tokens
         batch_targets = max(1, round(config.batch_blocks * config.block_tokens / tokens))
         self.order = NeighbourOrder(self.neighbours, batch_targets=batch_targets, seed=config.seed)
         self.step_tokens = round(batch_targets * tokens)
@@ -109,7 +111,7 @@ class ConditionalSentences:
 class _Bottleneck:
     """What the vector is worth: the loss of restoring held-out sentences with the neighbour's vector, with another's, and without.
 
-    The other vector is that of a sentence from another document, as long as no document has most of the sentences.
+    The other vector is that of a sentence from another document; where only one has any, there is none.
     """
 
     def __init__(self, files: Sequence[Path], tokenizer: Any, config: PretrainConfig) -> None:
@@ -121,8 +123,7 @@ class _Bottleneck:
         masker = Masker(tokenizer, rate=config.masking_rate)
         count = min(_HELD_OUT_TARGETS, len(neighbours.targets))
         targets = neighbours.targets[np.linspace(0, len(neighbours.targets) - 1, count).astype(int)]
-        # in the order of the text, so that a shift by the largest document's count leads out of every document
-        self._shift = int(np.unique(neighbours.documents_of(targets), return_counts=True)[1].max())
+        self._others = _of_other_documents(neighbours.documents_of(targets))
         self._batches = [
             conditional_batch(
                 neighbours,
@@ -139,14 +140,34 @@ class _Bottleneck:
         conditional.eval()
         batches = [batch.to(device) for batch in self._batches]
         own = [conditional.vectors(batch) for batch in batches]
-        other = torch.cat(own, dim=1).roll(self._shift, dims=1).split([part.shape[1] for part in own], dim=1)
-        sums, places = np.zeros(3), 0
-        for batch, *vectors in zip(batches, own, other, [None] * len(own), strict=True):
-            losses = [masked_cross_entropy(conditional.logits(batch, given), batch.targets).item() for given in vectors]
-            sums += np.array(losses) * len(batch.places)
-            places += len(batch.places)
+        conditions: dict[str, Sequence[Tensor | None]] = {"loss_with_neighbour": own, "loss_without": [None] * len(own)}
+        if self._others is not None:
+            moved = torch.cat(own, dim=1)[:, torch.from_numpy(self._others).to(device)]
+            conditions["loss_with_another"] = moved.split([part.shape[1] for part in own], dim=1)
+        places = sum(len(batch.places) for batch in batches)
+        figures = {}
+        for name, vectors in conditions.items():
+            losses = [
+                masked_cross_entropy(conditional.logits(batch, given), batch.targets).item() * len(batch.places)
+                for batch, given in zip(batches, vectors, strict=True)
+            ]
+            figures[name] = round(sum(losses) / places, 4)
         conditional.train(was_training)
-        return dict(zip(("loss_with_neighbour", "loss_with_another", "loss_without"), (sums / places).round(4).tolist(), strict=True))
+        return figures
+
+
+def _of_other_documents(documents: np.ndarray) -> np.ndarray | None:
+    """For each sentence the place of one from another document, drawn evenly; None where all are from one.
+
+    Args:
+        documents: The document of each sentence, in order (sentences,).
+    """
+    names, first, counts = np.unique(documents, return_index=True, return_counts=True)
+    if len(names) < 2:
+        return None
+    mine = np.searchsorted(names, documents)
+    steps = np.random.default_rng(1).integers(len(documents) - counts[mine])  # beyond one's own, round the end
+    return (first[mine] + counts[mine] + steps) % len(documents)
 
 
 def _neighbours(lines: Sequence[np.ndarray], document_starts: np.ndarray, tokenizer: Any, config: PretrainConfig) -> Neighbours:

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-from tain.foundation.choices import Dtype
+from tain.foundation.choices import Dtype, wrong_choices
 from tain.foundation.errors import refuse_all
 
 
@@ -81,12 +81,9 @@ class PretrainConfig:
     trust_remote_code: Annotated[bool, "let the model's folder bring Python code of its own"] = False
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = wrong_choices(self)
         if not 0 <= self.seed < 2**63:
             problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
-        for name, choices in (("dtype", get_args(Dtype)), ("save_dtype", ("float32", "float16"))):
-            if getattr(self, name) not in choices:
-                problems.append(f"{name} is {getattr(self, name)!r}: give {', '.join(choices)}")
         for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens", "span_tokens"):
             if not getattr(self, name) >= 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")

@@ -1,10 +1,14 @@
 """What pretraining from scratch starts from: a model with random weights, and a tokenizer trained on the texts."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from tain.recipes.pretrain_config import PretrainConfig
 
+_ALPHABET = 256  # characters, at least
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -39,8 +43,21 @@ def new_model(config: PretrainConfig, tokenizer: Any) -> Any:
     return transformers.AutoModelForMaskedLM.from_config(settings)
 
 
-def train_wordpiece(texts: Iterator[str], *, vocabulary: int) -> Any:
-    """Train an uncased WordPiece tokenizer and return it as transformers wraps it."""
+def alphabet_size(texts: Iterator[str], *, most: int) -> int:
+    """How many characters a tokenizer of these texts shall know: 256, or as many as leave one in a thousand unknown, ``most`` at most.
+
+    A few hundred do for most alphabets. Chinese needs thousands, and what is not in the alphabet is ``[UNK]``, a whole word at a time.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text.lower())
+    covered = np.cumsum([count for character, count in counts.most_common() if not character.isspace()])
+    needed = int(np.searchsorted(covered, 0.999 * covered[-1])) + 1 if len(covered) else 0
+    return min(max(_ALPHABET, needed), max(_ALPHABET, most))
+
+
+def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: int = _ALPHABET) -> Any:
+    """Train an uncased WordPiece tokenizer, whose pieces are made of the ``alphabet`` most frequent characters, as transformers wraps it."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -48,7 +65,7 @@ def train_wordpiece(texts: Iterator[str], *, vocabulary: int) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, min_frequency=2, limit_alphabet=256, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+        vocab_size=vocabulary, min_frequency=2, limit_alphabet=alphabet, special_tokens=list(SPECIAL_TOKENS), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     first, last = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")  # the trainer numbers them in this order

@@ -36,7 +36,7 @@ from tain.recipes.rank_material import Material, gather_material, mine_negatives
 from tain.text.cleaning import lists_others
 from tain.text.records import RankingExample
 from tain.training import distributed
-from tain.training.checkpoint import Checkpoint, load_checkpoint, refuse_nothing_to_resume, save_checkpoint
+from tain.training.checkpoint import Checkpoint, load_checkpoint, number_type_of, refuse_nothing_to_resume, save_checkpoint
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, two_rates
@@ -218,7 +218,9 @@ class _Session:
         self.progress, self.output, self.overwrite = progress, output, overwrite
         # measured by one process: others might find another one faster
         chosen = (
-            distributed.from_first(lambda: str(fastest_dtype(embedder.encoder.device.type))) if config.dtype == "auto" else config.dtype
+            distributed.from_first(lambda: self._begun_in() or str(fastest_dtype(embedder.encoder.device.type)))
+            if config.dtype == "auto"
+            else config.dtype
         )
         self.number_type: torch.dtype = getattr(torch, chosen.removeprefix("torch."))
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
@@ -635,7 +637,7 @@ class _Session:
         return self.config.resume and self._checkpoint_folder(seed).exists()
 
     def _identity(self, seed: int) -> dict[str, Any]:
-        skipped = {"resume", "seeds", "checkpoint_every_s", "device"}
+        skipped = {"resume", "seeds", "checkpoint_every_s", "device", "dtype"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         return identity | {
             "model": str(self.model),
@@ -645,6 +647,13 @@ class _Session:
             "content of the pairs": self.material.digest,
             "number_type": str(self.number_type),
         }
+
+    def _begun_in(self) -> str | None:
+        """The number type of the run that is gone on with."""
+        if not self.config.resume or self.output is None:
+            return None
+        seeds = range(self.config.seed, self.config.seed + self.config.seeds)
+        return next(filter(None, (number_type_of(self._checkpoint_folder(seed)) for seed in seeds)), None)
 
     def _checkpoint_folder(self, seed: int) -> Path:
         assert self.output is not None

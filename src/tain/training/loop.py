@@ -2,10 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from torch import Tensor
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
@@ -91,28 +93,33 @@ def train(
         first, losses = checkpoint.step, list(checkpoint.figures["losses"])
         earlier_s = checkpoint.figures.get("seconds", 0.0)
         if memory is not None:
-            memory.update(checkpoint.figures["memory"])
+            memory.update(checkpoint.figures.get("memory", {}))
     began_s = saved_s = time.monotonic()
 
     def keep(done: int) -> None:
+        """Write a checkpoint, unless the weights are spoilt: then the one before stays."""
         assert saving is not None
+        state = optimizer.state()
+        if not _is_finite(state):
+            return
         figures: dict[str, Any] = {"losses": losses, "seconds": earlier_s + time.monotonic() - began_s}
         if memory is not None:
             figures["memory"] = memory
-        save_checkpoint(saving.folder, Checkpoint(done, saving.identity, figures), optimizer.state())
+        save_checkpoint(saving.folder, Checkpoint(done, saving.identity, figures), state)
+
+    def stop(reason: str) -> NoReturn:
+        is_kept = saving is not None and saving.every_s is not None and (saving.folder / "state.json").exists()
+        kept = f"; the last good state is kept in {str(saving.folder)!r}" if saving is not None and is_kept else ""
+        raise UserError(f"{reason}, so training stopped{kept}: start again with a lower learning rate, or in float32")
 
     done = first
     with progress.task(name, steps, already=first) as task:
         while done < steps:
             loss = step(done)
             if not math.isfinite(loss):
-                kept = ""
                 if saving is not None and saving.every_s is not None:
                     keep(done)
-                    kept = f"; the state before it is kept in {str(saving.folder)!r}"
-                raise UserError(
-                    f"the loss became {loss} at step {done + 1}, so training stopped{kept}: lower the learning rate, or use float32"
-                )
+                stop(f"the loss became {loss} at step {done + 1}")
             optimizer.step(rate_factor=rate_factor(done))
             losses.append(loss)
             done += 1
@@ -126,7 +133,13 @@ def train(
                 if keeps_unfinished and saving is not None and saving.every_s is not None and done < steps:
                     keep(done)
                 break
+    if done > first and not _is_finite(optimizer.state()):  # by the last gradient: no later loss would show it
+        stop(f"the weights are not finite after step {done}")
     return Trained(done, losses, earlier_s + time.monotonic() - began_s)
+
+
+def _is_finite(state: Mapping[str, Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 
 def warmup_then_linear(steps: int, *, warmup_steps: int, decay_share: float = 1.0) -> Callable[[int], float]:
