@@ -73,6 +73,7 @@ def test_a_gradient_that_is_no_number_does_not_spoil_the_good_state(tmp_path, ba
     def spoilt(number):
         loss = step(number)
         if number == bad_step:
+            assert model.weight.grad is not None
             model.weight.grad[0, 0] = math.inf
         return loss
 
