@@ -63,16 +63,15 @@ class SentenceEnds:
 
 def _spelt(tokens: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """What each token stands for, without blanks, and whether it begins a word."""
-    is_bytes = any(
-        token.startswith("Ġ") for token in tokens
-    )  # GPT-2's spelling of bytes, in which a full stop of Chinese has three letters
+    # GPT-2's spelling of bytes, in which a full stop of Chinese has three letters
+    is_bytes = any(token.startswith("Ġ") for token in tokens)
     has_blanks = is_bytes or any(token.startswith("▁") for token in tokens)
+    bytes_of = decoders.ByteLevel()
     for token in tokens:
-        if is_bytes:
-            token = decoders.ByteLevel().decode([token])
-        text = token.lstrip("▁ ")
         if has_blanks:
-            yield text, text != token
+            written = bytes_of.decode([token]) if is_bytes else token
+            text = written.lstrip("▁ ")
+            yield text, text != written
         elif token.startswith("##") and len(token) > 2:
             yield token[2:], False
         else:

@@ -21,5 +21,5 @@ def wrong_choices(config: Any) -> list[str]:
         allowed = [value for each in kinds if get_origin(each) is Literal for value in get_args(each)]
         given = getattr(config, name)
         if allowed and given not in allowed and not (given is None and NoneType in kinds):
-            problems.append(f"{name} is {given!r}: give {', '.join(allowed)}")
+            problems.append(f"{name} is {given!r}: give {', '.join(map(str, allowed))}")
     return problems
