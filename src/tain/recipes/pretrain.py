@@ -225,9 +225,8 @@ class _Session:
         folder = self.work / f"tokenizer-{key}"
         if not (folder / "tokenizer.json").exists():
             self.progress.note(f"training a tokenizer of {self.config.vocabulary:,} word pieces")
-            alphabet = alphabet_size(
-                self.sources.texts(), most=self.config.vocabulary // 3
-            )  # each character has a piece to begin with and one to go on
+            # each character may need a piece to begin a word with and one to go on
+            alphabet = alphabet_size(self.sources.texts(), most=self.config.vocabulary // 3)
             trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocabulary, alphabet=alphabet)
             with whole_folder(folder, overwrite=True) as partial:
                 trained.save_pretrained(partial)
@@ -267,7 +266,7 @@ class _Session:
     def _tell_unknown(self, shards: Shards) -> None:
         """Warn of texts that the tokenizer does not know, and refuse those of which little is left."""
         unknown = self.tokenizer.unk_token_id
-        if unknown is None:
+        if unknown is None or unknown == shards.separator:
             return
         pieces = (shards.tokens[first : first + _LOOKED_AT] for first in range(0, len(shards.tokens), _LOOKED_AT))
         share = sum(int(np.count_nonzero(piece == unknown)) for piece in pieces) / len(shards.tokens)

@@ -53,9 +53,10 @@ def number_type_of(folder: Path) -> str | None:
     """
     try:
         identity = json.loads((folder / "state.json").read_text(encoding="utf-8"))["identity"]
-        return str(identity["number_type"]).removeprefix("torch.")
+        name = str(identity["number_type"]).removeprefix("torch.")
     except (OSError, ValueError, KeyError, TypeError):
         return None  # damage is told when the checkpoint is loaded
+    return name if name in ("float32", "bfloat16") else None
 
 
 def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[str, Any]) -> tuple[Checkpoint, dict[str, Tensor]]:
