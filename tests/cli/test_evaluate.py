@@ -156,6 +156,8 @@ def test_a_model_by_language_is_told_the_language_of_an_own_table(pairs: str, ca
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["m", "--suite", "PAIRS", "--texts", "PAIRS"], "texts and level belong to the suite geometry: leave them out"),
+        (["m", "--suite", "PAIRS", "--level", "word"], "texts and level belong to the suite geometry"),
         (["en=model-64,de", "--suite", "PAIRS"], "'de' is no language with its model"),
         (["en=model-64,en=model-32", "--suite", "PAIRS"], "each language once"),
         (["missing.vec", "--suite", "PAIRS"], "'missing.vec' does not exist"),

@@ -158,6 +158,8 @@ def evaluate(
         raise UserError(f"batch_tokens is {batch_tokens}, but a batch needs some: give at least 1, or leave it out")
     if typos or unseen != "refuse":
         raise UserError("typos and unseen belong to the suite tagging: leave them out")
+    if (texts is not None or level != "sentence") and "geometry" not in suite:
+        raise UserError("texts and level belong to the suite geometry: leave them out, or give --suite geometry too")
     for target in (output, chart):
         if target is not None:
             refuse_existing(target, overwrite=overwrite)
