@@ -356,6 +356,16 @@ def test_a_run_is_not_resumed_with_other_texts(bert_folder, texts, tmp_path, int
         mirror(bert_folder, texts if other else texts[::-1], tmp_path / "cut", resume=True, **settings | other)
 
 
+@pytest.mark.parametrize("is_pairs", [False, True])
+def test_texts_of_white_space_are_left_out_and_told(bert_folder, texts, capsys, is_pairs):
+    given = [*texts[:20], "", " \n", *texts[20:40]]
+    if is_pairs:
+        given = [(text or "one side", text) for text in given]
+    result = mirror(bert_folder, given, progress=Progress.for_terminal(json=True), **SMALL | {"held_out": 0})
+    assert (result.counts["given"], result.counts["blank"], result.texts) == (42, 2, 40)
+    assert f"2 {'pairs' if is_pairs else 'texts'} with nothing but white space were left out" in capsys.readouterr().err
+
+
 def test_a_run_is_not_resumed_with_other_weights_of_the_same_name(own_model, train_on, texts, tmp_path, interrupting):
     settings = {**SMALL, "checkpoint_every_s": 0.0}
     with interrupting(recipe, 3):

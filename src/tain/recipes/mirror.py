@@ -77,7 +77,7 @@ class Mirrored:
         runs: Every seed's run.
         best: Place in ``runs`` of the run that ``embedder`` holds.
         texts: Texts trained on.
-        counts: What happened to the rest: repeated, held_out, left_over, truncated.
+        counts: What happened to the rest: blank, repeated, held_out, left_over, truncated.
         worse: Reasons, in words, to think the encoder worse than the untouched model; empty is good.
         folder: Where it was saved, if it was.
     """
@@ -175,6 +175,8 @@ def mirror(
     if distributed.rank() > 0:
         progress = Progress.silent()  # one voice is enough
     material = _material(texts, config)
+    if blank := material.counts["blank"]:
+        progress.warn(f"{blank:,} {'texts' if material.is_identity else 'pairs'} with nothing but white space were left out")
     device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -195,9 +197,10 @@ def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
     """Drop repeats, draw the texts to train on and keep others to measure on."""
     if isinstance(texts, str):
         raise UserError("mirror was given one string, which would be read letter by letter: give a list of texts")
-    given = list(texts)
-    _refuse_what_is_no_text(given)
-    is_identity = not given or isinstance(given[0], str)
+    everything = list(texts)
+    _refuse_what_is_no_text(everything)
+    is_identity = not everything or isinstance(everything[0], str)
+    given = [each for each in everything if (each.strip() if is_identity else each[0].strip() and each[1].strip())]
     if is_identity:
         kept = given if config.keep_repeats else drop_repeats(given).texts
     else:
@@ -230,7 +233,14 @@ def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
             f"{held:,} texts are held out, and {len(trained):,} others are left to train on, fewer than {fewest:,}: "
             "give more texts, a smaller --held-out or --batch-texts, or more --max-texts"
         )
-    counts = {"given": len(given), "repeated": len(given) - len(kept), "held_out": held, "left_over": len(kept) - held - len(trained)}
+    blank = len(everything) - len(given)
+    counts = {
+        "given": len(everything),
+        "blank": blank,
+        "repeated": len(given) - len(kept),
+        "held_out": held,
+        "left_over": len(kept) - held - len(trained),
+    }
 
     def side(places: np.ndarray, number: int) -> list[str]:
         return [kept[place] if is_identity else kept[place][number] for place in places]
