@@ -85,6 +85,11 @@ def test_a_tokenizer_in_python_does_the_same():
     assert tokenise(tokenizer, ["ab", "abcdefgh"], max_tokens=10).truncated == 0
 
 
+def test_half_a_character_is_named(tiny_tokenizer: Build):
+    with pytest.raises(UserError, match=r"the text 'a \\ud800 b' holds half a character \(a lone surrogate\)"):
+        tokenise(tiny_tokenizer(), ["glass", "a \ud800 b"], max_tokens=6)
+
+
 def test_no_texts_are_no_error(tiny_tokenizer: Build):
     assert tokenise(tiny_tokenizer(), [], max_tokens=6).ids == []
 

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -124,6 +125,15 @@ def test_settings_that_cannot_work_are_refused_all_at_once(tmp_path):
     with pytest.raises(UserError) as refused:
         demo(output=tmp_path / "out", minutes=0.1, sentences=10, functions=1)
     assert all(name in str(refused.value) for name in ("minutes is 0.1", "sentences is 10", "functions is 1"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"minutes": math.inf}, "minutes is inf"), ({"seed": 2**63}, "seed is 9223372036854775808")]
+)
+def test_settings_without_an_end_are_refused_before_anything_is_read(tmp_path, monkeypatch, settings, message):
+    monkeypatch.setattr(module, "run_demo", lambda *_, **__: pytest.fail("begun"))
+    with pytest.raises(UserError, match=message):
+        demo(output=tmp_path / "out", **settings)
 
 
 def test_a_machine_without_text_is_told_so(monkeypatch, tmp_path):

@@ -54,6 +54,11 @@ def test_a_settings_file_that_cannot_work_is_refused(tmp_path, text, message):
         settle(MirrorConfig, Flags(), file=written(tmp_path, text))
 
 
+def test_a_list_of_the_wrong_things_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"gives validation = \[5\]: the wrong kind of value, see the help of --validation"):
+        settle(PretrainConfig, flags_of(PretrainConfig)(), file=written(tmp_path, "validation = [5]"))
+
+
 def test_a_missing_settings_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist: give a TOML file"):
         settle(MirrorConfig, Flags(), file=tmp_path / "none.toml")

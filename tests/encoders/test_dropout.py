@@ -152,6 +152,15 @@ def test_a_rate_that_is_no_probability_is_refused(rates: dict[str, float], tiny_
         set_dropout(tiny_encoder("bert"), **rates)
 
 
+def test_a_rate_that_a_config_gives_as_a_whole_number_is_set_too(tiny_encoder: Build):
+    model = tiny_encoder("modernbert")
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0
+    set_dropout(model, hidden=0.0, attention=0.25)
+    assert {module.attention_dropout for module in model.modules() if hasattr(module, "attention_dropout")} == {0.25}
+
+
 def test_quickened_modules_keep_their_rates(tiny_encoder: Build):
     model = tiny_encoder("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
     before = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}

@@ -52,6 +52,11 @@ def test_each_language_has_its_encoder(bag: Callable[..., Any]):
         both.encode(["glass"])
 
 
+def test_an_encoder_of_one_language_that_must_be_told_it_is_told():
+    both = OnePerLanguage({"en": ByLanguage(), "de": ByLanguage()})
+    assert both.encode(["glass"], language="en").tolist() == [[5, 1]]
+
+
 def test_languages_are_refused_before_anything_is_encoded():
     encoder = ByLanguage()
     with pytest.raises(UserError, match="knows de, en, but there are texts in fr, it"):

@@ -99,6 +99,11 @@ def test_languages_have_means_of_their_own(bag: Any, small_data: Path):
     ]
 
 
+def test_geometry_of_no_texts_is_refused(bag: Any):
+    with pytest.raises(UserError, match="suite geometry was given no texts: give some, two at least"):
+        evaluate([bag()], ["geometry"], texts=[], resamples=20)
+
+
 def test_geometry_reports_every_label_free_figure(bag: Any, small_data: Path):
     report = evaluate([bag()], ["geometry"], texts=[f"a text of number {n} and more" for n in range(20)], resamples=20)
     (suite,) = report.suites

@@ -42,6 +42,15 @@ def test_silent_says_nothing_and_warns_through_warnings(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_mute_says_nothing_at_all(capsys):
+    progress = Progress.mute()
+    progress.note("a note")
+    progress.warn("a warning")  # warnings are errors in tests
+    with progress.task("work", 1) as task:
+        task.advance()
+    assert capsys.readouterr().err == ""
+
+
 def test_quiet_json_keeps_warnings_only():
     stream = io.StringIO()
     progress = Progress("json-quiet", stream)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tain.batches.types import TokenisedTexts
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder, load_pretrained, max_length
 
@@ -180,3 +181,17 @@ def test_an_encoder_without_a_head_starts_a_masked_lm_with_a_new_head(bert_folde
     tokenizer.save_pretrained(tmp_path)
     model, _ = load_pretrained("AutoModelForMaskedLM", str(tmp_path))
     assert torch.equal(model.bert.embeddings.word_embeddings.weight, encoder.embeddings.word_embeddings.weight)
+
+
+def test_a_mean_over_padding_does_not_depend_on_the_neighbours(bert_folder: Path):
+    embedder = Embedder.load(bert_folder, dtype="float32", device="cpu", pooling="mean-with-padding")
+    alone = embedder.encode(["a mirror"])
+    beside = embedder.encode(["a mirror", "a thin layer of metal behind the glass makes a mirror"])
+    np.testing.assert_allclose(beside[:1], alone, atol=1e-5)
+
+
+def test_a_text_without_tokens_is_named(bert_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    embedder = Embedder.load(bert_folder, dtype="float32", device="cpu")
+    monkeypatch.setattr("tain.models.embedder.tokenise", lambda *_, **__: TokenisedTexts([[5, 6], []], 0))
+    with pytest.raises(UserError, match=r"text 1 \(''\) has no tokens: leave it out"):
+        embedder.encode(["glass", ""])

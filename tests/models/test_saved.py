@@ -251,11 +251,32 @@ def test_weights_of_another_model_are_refused_and_not_drawn_at_random(copied: Pa
 
 
 @pytest.mark.parametrize(
-    ("file", "content"), [("tain.json", "[]"), ("tain.json", '{"format": "x"}'), ("modules.json", '[{"idx": 0}]'), ("modules.json", "3")]
+    ("file", "content"),
+    [
+        ("config_sentence_transformers.json", "[]"),
+        ("tain.json", "[]"),
+        ("tain.json", '{"format": "x"}'),
+        ("modules.json", '[{"idx": 0}]'),
+        ("modules.json", "3"),
+    ],
 )
 def test_json_that_says_something_else_is_refused(encoder_folder: Path, file: str, content: str):
     (encoder_folder / file).write_text(content)
     with pytest.raises(UserError, match=rf"has a damaged {file}: save the model again"):
+        Embedder.load(encoder_folder)
+
+
+def test_what_would_be_done_to_every_text_first_is_refused(encoder_folder: Path):
+    prompts = {"query": "query: ", "plain": ""}
+    (encoder_folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts, "default_prompt_name": "query"}))
+    with pytest.raises(
+        UserError, match="puts the prompt 'query: ' before every text, which tain does not: set its default_prompt_name to null"
+    ):
+        Embedder.load(encoder_folder)
+    (encoder_folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts, "default_prompt_name": "plain"}))
+    Embedder.load(encoder_folder)
+    edit(encoder_folder / "sentence_bert_config.json", do_lower_case=True)
+    with pytest.raises(UserError, match=r"has texts lower-cased before its tokenizer \(do_lower_case\), which tain does not"):
         Embedder.load(encoder_folder)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tain.batches.ahead import Ahead
 from tain.batches.packing import pack
@@ -19,6 +20,7 @@ from tain.objectives.contrastive import info_nce
 from tain.recipes import mirror as recipe
 from tain.recipes.mirror import mirror
 from tain.recipes.mirror_config import PRESETS, MirrorConfig
+from tain.training.optimizer import MasterWeights
 
 SMALL: dict[str, Any] = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_floor": 10}
 
@@ -166,6 +168,41 @@ def test_drophead_replaces_dropout(bert_folder, texts):
     losses = [dropped.gradient_step(dropped.batch(np.arange(8), step=0, seed=seed), step=0, seed=seed) for seed in (1, 2)]
     assert min(abs(loss - still) for loss in losses) > 1e-3
     assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_dropout_that_is_given_beside_drophead_stays():
+    found = MirrorConfig(drophead=0.2, dropout=0.1).resolved(width=768, weight_rms=0.043)
+    assert (found.dropout, found.attention_dropout) == (0.1, 0.0)
+    found = MirrorConfig(drophead=0.2, attention_dropout=0.3).resolved(width=768, weight_rms=0.043, suggested={"dropout": 0.05})
+    assert (found.dropout, found.attention_dropout) == (0.0, 0.3)
+
+
+def test_parts_that_no_weights_are_saved_of_change_nothing(bert_folder, texts, tmp_path):
+    rms = {recipe._weight_rms(Embedder.load(bert_folder, dtype="float32", device="cpu").encoder) for _ in range(3)}
+    assert len(rms) == 1
+    saved = [mirror(bert_folder, texts, tmp_path / name, **SMALL) and load_file(tmp_path / name / "model.safetensors") for name in "ab"]
+    assert any("pooler." in name for name in saved[0])
+    assert all(torch.equal(tensor, saved[1][name]) for name, tensor in saved[0].items())
+
+
+def test_parts_gradients_add_up_in_float32(bert_folder, texts):
+    made = session(bert_folder, texts, dropout=0.0, micro_tokens=20)
+    expected = gradients(made, range(8))[1]
+    made = session(bert_folder, texts, dropout=0.0, micro_tokens=20)
+    made.weights = MasterWeights(made.embedder.encoder.model, number_type=torch.bfloat16)
+    gradients(made, range(8))
+    made.weights.take_gradients()
+    assert all(parameter.grad is None for parameter in made.weights.parameters)
+    found = {f"model.{name}": master.grad for name, master in zip(made.weights.names, made.weights.masters, strict=True)}
+    assert {found[name].dtype for name in expected} == {torch.float32}
+    apart = sum((found[name] - gradient).square().sum() for name, gradient in expected.items())
+    assert apart.sqrt() < 0.05 * sum(gradient.square().sum() for gradient in expected.values()).sqrt()
+
+
+def test_views_are_looked_at_where_something_is_erased(bert_folder, texts):
+    mixed = ["a red sun", "the sea", *(f"a sun {number}" for number in range(30)), *texts[:8]]
+    made = session(bert_folder, mixed, dropout=0.0, erase_floor=25)
+    made._check_views()
 
 
 def test_settings_reach_what_they_are_for(bert_folder, texts, monkeypatch):
@@ -392,6 +429,17 @@ def test_the_second_of_two_seeds_is_gone_on_with(bert_folder, texts, sentences, 
         mirror(bert_folder, texts, resume=True, **settings)
 
 
+def test_another_seeds_checkpoint_is_named_and_left_alone(bert_folder, texts, tmp_path, interrupting):
+    settings = {**SMALL, "checkpoint_every_s": 0.0}
+    with interrupting(recipe, 5, of_seed=14):
+        mirror(bert_folder, texts, tmp_path / "out", seed=14, **settings)
+    with pytest.raises(UserError, match="there is nothing to resume with seed 13, but a run with seed 14 can be gone on with: give --seed"):
+        mirror(bert_folder, texts, tmp_path / "out", seed=13, resume=True, **settings)
+    mirror(bert_folder, texts, tmp_path / "out", seed=13, **settings)
+    assert (tmp_path / ".out.checkpoint-14").exists()
+    assert not (tmp_path / ".out.checkpoint-13").exists()
+
+
 def test_a_damaged_checkpoint_is_refused(bert_folder, texts, tmp_path):
     folder = tmp_path / ".cut.checkpoint-13"
     folder.mkdir()
@@ -442,6 +490,12 @@ def test_a_budget_counts_from_the_call(bert_folder, texts):
     result = mirror(bert_folder, texts, budget_s=20.0, **SMALL)  # however old this process is
     assert time.monotonic() - began_s < 23
     assert result.steps > 0
+
+
+def test_a_run_in_a_budget_keeps_no_checkpoint(bert_folder, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe._Session, "_measure_text_s", lambda self, seed: 0.4)
+    monkeypatch.setattr("tain.training.loop.save_checkpoint", lambda *_: pytest.fail("written"))
+    assert mirror(bert_folder, texts, tmp_path / "out", budget_s=30.0, checkpoint_every_s=0.0, **SMALL).steps > 1
 
 
 def test_a_budgets_own_batch_is_recorded(bert_folder, texts, tmp_path, monkeypatch):

@@ -165,3 +165,12 @@ def test_matrices_stepped_by_shape_move_as_torch_moves_them_one_by_one():
         torch.testing.assert_close(by_torch.state[one]["momentum_buffer"], ours.state[other]["momentum_buffer"])
     again = StackedMuon([start.clone().requires_grad_() for start in starts], **settings)
     again.load_state_dict(by_torch.state_dict())  # a run may go on on another machine
+
+
+def test_an_older_torch_without_muon_is_named(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    weights = MasterWeights(nn.Linear(3, 2), number_type=torch.float32)
+    with pytest.raises(
+        UserError, match=r"optimizer muon needs torch 2\.9 or newer, and this is .*: upgrade torch, or give --optimizer adamw"
+    ):
+        muon_and_adamw(weights, matrix_rate=0.02, embedding_rate=1e-3, other_rate=1e-3, embeddings=[], weight_decay=0.0)

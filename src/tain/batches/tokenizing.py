@@ -37,13 +37,27 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
     backend.enable_truncation(max_tokens, direction=tokenizer.truncation_side)
     backend.no_padding()
     reach = _CHARACTERS_A_TOKEN * max(max_tokens, 64)
-    encodings = backend.encode_batch([_end_of(text, reach, tokenizer.truncation_side) for text in texts])
+    try:
+        encodings = backend.encode_batch([_end_of(text, reach, tokenizer.truncation_side) for text in texts])
+    except TypeError:
+        _refuse_surrogates(texts)
+        raise
     ids = [encoding.ids for encoding in encodings]
     is_cut = [bool(encoding.overflowing) for encoding in encodings]
     for place, text in enumerate(texts):
         if len(text) > reach:
             ids[place], is_cut[place] = _long_one(backend, text, reach, tokenizer.truncation_side, encodings[place])
     return TokenisedTexts(ids, sum(is_cut))
+
+
+def _refuse_surrogates(texts: Sequence[str]) -> None:
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"the text {text!r:.60} holds half a character (a lone surrogate), which is no Unicode: mend or drop it"
+            ) from None
 
 
 def _long_one(backend: Any, text: str, reach: int, side: str, encoding: Any) -> tuple[list[int], bool]:

@@ -126,7 +126,7 @@ def _show(result: "Corrected", *, as_json: bool) -> None:
         )
     else:
         _show_languages(console, result)
-    console.print(f"saved in {result.folder}", soft_wrap=True)
+    console.print(f"saved in {result.folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _show_languages(console: Any, result: "Corrected") -> None:

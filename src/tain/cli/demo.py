@@ -1,6 +1,7 @@
 """``tain demo``: the whole main job on this machine, with nothing given and nothing downloaded."""
 
 import json as json_format
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +42,9 @@ def demo(
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for encoder and page; an earlier demo's is replaced")] = Path(
         "tain-demo"
     ),
-    minutes: Annotated[float, Parameter(help="time for everything, 1 or more; a slow machine trains on fewer texts")] = 2.0,
+    minutes: Annotated[
+        float, Parameter(help="time for everything, 1 or more; a slow machine trains on fewer texts, though a minute at least")
+    ] = 2.0,
     sentences: Annotated[int, Parameter(help="train on at most this many sentences, 400 or more")] = 10_000,
     functions: Annotated[int, Parameter(help="measure on at most this many held-out functions, 20 or more")] = 1_000,
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes which modules are held out, and the training")] = 13,
@@ -58,7 +61,7 @@ def demo(
     allows, twice at most, and lets descriptions of held-out functions look for the rest of
     their docstrings, before and after.
     """
-    _refuse_settings(minutes=minutes, sentences=sentences, functions=functions)
+    _refuse_settings(minutes=minutes, sentences=sentences, functions=functions, seed=seed)
     replaces = _refuse_foreign(output, overwrite=overwrite)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     made = run_demo(output, minutes=minutes, sentences=sentences, functions=functions, seed=seed, overwrite=replaces, progress=progress)
@@ -117,7 +120,10 @@ def run_demo(
     progress.note(f"measured {MODEL} as it is in {measuring_s:.1f} s")
     with whole_folder(output, overwrite=overwrite) as folder:
         # the second measuring takes as long as the first
-        budget_s = max(60 * minutes - 1.1 * measuring_s, process_age_s() + _LEAST_TRAINING_S)
+        budget_s, least_s = 60 * minutes - 1.1 * measuring_s, process_age_s() + _LEAST_TRAINING_S
+        if budget_s < least_s:
+            progress.note(f"{minutes:g} minutes leave too little for training, which gets {_LEAST_TRAINING_S:.0f} s all the same")
+        budget_s = max(budget_s, least_s)
         training = _mirror(corpus.sentences, folder / _ENCODER, budget_s=budget_s, seed=seed, progress=progress)
         after = _measure(_load(folder / _ENCODER), corpus.functions, seed=seed)
         changes = compare_retrieval(before.retrieval, after.retrieval, rng=np.random.default_rng(seed))
@@ -131,9 +137,11 @@ def run_demo(
 # ---- before anything is loaded
 
 
-def _refuse_settings(*, minutes: float, sentences: int, functions: int) -> None:
+def _refuse_settings(*, minutes: float, sentences: int, functions: int, seed: int) -> None:
     problems = []
-    if not minutes >= 1:
+    if seed >= 2**63:
+        problems.append(f"seed is {seed}: give less than 2 to the power 63")
+    if not 1 <= minutes < math.inf:
         problems.append(f"minutes is {minutes:g}, but loading and measuring alone take three quarters of a minute: give 1 or more")
     if sentences < _FEWEST_SENTENCES:
         problems.append(f"sentences is {sentences}, too few to train on: give {_FEWEST_SENTENCES} or more")

@@ -162,4 +162,4 @@ def _show(result: "Distilled", *, as_json: bool) -> None:
         f"{counts['held_out']:,} held out, {counts['left_over']:,} left over, {counts['augmented']:,} changed copies added, {counts['truncated']:,} cut"
     )
     if result.folder is not None:
-        console.print(f"saved in {result.folder}", soft_wrap=True)
+        console.print(f"saved in {result.folder}", soft_wrap=True, highlight=False, markup=False)

@@ -115,4 +115,4 @@ def _show(result: "Mirrored", *, as_json: bool) -> None:
         f"{counts['repeated']:,} repeated, {counts['held_out']:,} held out, {counts['left_over']:,} left over, {counts['truncated']:,} cut"
     )
     if result.folder is not None:
-        console.print(f"saved in {result.folder}", soft_wrap=True, highlight=False)
+        console.print(f"saved in {result.folder}", soft_wrap=True, highlight=False, markup=False)

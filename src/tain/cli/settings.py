@@ -91,7 +91,9 @@ def _checked(file: Path, name: str, value: Any, kind: Any) -> Any:
     options = get_args(kind) if isinstance(kind, types.UnionType) or get_origin(kind) is Union else (kind,)
     for option in options:
         if get_origin(option) is tuple and isinstance(value, list):
-            return tuple(get_args(option)[0](item) for item in value)
+            kind_of_item = get_args(option)[0]
+            if all(isinstance(item, str if kind_of_item is Path else kind_of_item) for item in value):
+                return tuple(kind_of_item(item) for item in value)
         if option is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if option is Path and isinstance(value, str):

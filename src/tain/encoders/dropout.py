@@ -54,7 +54,8 @@ def set_dropout(model: nn.Module, *, hidden: float, attention: float) -> None:
                 acts_on_weights = is_attention and name in ("dropout", "attention_dropout") and not hasattr(parent, "out_drop")
                 setattr(parent, name, FastDropout(attention if acts_on_weights else hidden))
         for name in ("attention_dropout", "dropout_prob"):
-            if is_attention and isinstance(getattr(parent, name, None), float):
+            rate = getattr(parent, name, None)
+            if is_attention and isinstance(rate, int | float) and not isinstance(rate, bool):  # a config may say 0 for 0.0
                 setattr(parent, name, attention)
 
 

@@ -175,7 +175,8 @@ class OnePerLanguage:
         refuse_unknown_languages(self, [language])
         assert language is not None
         encoder = self._encoders[language]
-        vectors = encoder.encode(texts)
+        told = {"language": language} if languages_of(encoder) else {}
+        vectors = encoder.encode(texts, **told)
         self.truncated = int(getattr(encoder, "truncated", 0) or 0)
         return vectors
 

@@ -330,6 +330,8 @@ def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, res
 
 def _geometry_texts(texts: Sequence[str] | None, data: Path | None, level: Level) -> list[str]:
     if texts is not None:
+        if not texts:
+            raise UserError("suite geometry was given no texts: give some, two at least")
         return list(texts)
     if level != "sentence":
         raise UserError(f"suite geometry at level {level!r} has no texts of its own: give --texts FILE, one text a line")

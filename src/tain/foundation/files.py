@@ -178,7 +178,7 @@ def _settle(made: Path, mode: int) -> None:
     """Put files on the disk to stay, and let others read them as they may any new file: safetensors makes its own for their owner alone."""
     for path in (made, *made.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
+            with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
             path.chmod(stat.S_IMODE(path.stat().st_mode) | mode)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import TextIOBase
 from typing import Literal, SupportsFloat
 
-Style = Literal["bar", "lines", "json", "json-quiet", "quiet", "silent"]
+Style = Literal["bar", "lines", "json", "json-quiet", "quiet", "silent", "mute"]
 
 _LINE_EVERY_S = 10.0  # plain logs get a line this often, not one a step
 _DRAW_EVERY_S = 0.1
@@ -28,6 +28,11 @@ class Progress:
     def silent(cls) -> "Progress":
         """Say nothing at all: the default of the Python functions, where warnings go to ``warnings``."""
         return cls("silent")
+
+    @classmethod
+    def mute(cls) -> "Progress":
+        """Say nothing, warnings neither: for processes of which another one speaks."""
+        return cls("mute")
 
     @classmethod
     def for_terminal(cls, *, json: bool = False, quiet: bool = False) -> "Progress":
@@ -53,7 +58,7 @@ class Progress:
             warnings.warn(message, stacklevel=2)
         elif self.style in ("json", "json-quiet"):
             self._event("warning", message=message)
-        else:
+        elif self.style != "mute":
             self._line(f"warning: {message}")
 
     @contextmanager

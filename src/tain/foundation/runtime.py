@@ -57,6 +57,10 @@ def choose_device(name: str | None = None) -> "torch.device":
         raise UserError(f"device is {name!r}, but torch finds no such device here: give cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device is {name!r}, but torch finds no GPU here: give cpu, or install a CUDA build of torch")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise UserError(
+            f"device is {name!r}, but there are {torch.cuda.device_count()} GPUs here: give cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
     return device
 
 

@@ -96,7 +96,9 @@ class Embedder:
             )
         target = choose_device(device)
         number_type = fastest_dtype(target.type) if dtype == "auto" else getattr(torch, dtype)
-        model, tokenizer = load_pretrained("AutoModel", stored.path, trust_remote_code=trust_remote_code)
+        with torch.random.fork_rng(devices=[]):  # a part that no weights are saved of, such as a pooler, is the same at each loading
+            torch.manual_seed(0)
+            model, tokenizer = load_pretrained("AutoModel", stored.path, trust_remote_code=trust_remote_code)
         limit = max_length(model, tokenizer)
         if max_tokens is not None and not 3 <= max_tokens <= limit:
             raise UserError(f"max_tokens is {max_tokens}, but model {str(name)!r} reads 3 to {limit}: give a number in between")
@@ -106,7 +108,7 @@ class Embedder:
             pooling=pooling or stored.pooling or "mean",
             pad_id=tokenizer.pad_token_id or 0,
             layout=layout,
-            padded_to=max_tokens or stored.max_tokens,
+            padded_to=min(max_tokens or stored.max_tokens or limit, limit),
         )
         set_number_type(encoder, number_type)
         encoder.eval()
@@ -179,6 +181,9 @@ class Embedder:
                             raise UserError(f"text {start + place} is {type(text).__name__}, not text: give strings")
                     tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
                     self.truncated += tokens.truncated
+                    if not all(tokens.ids):
+                        place = start + next(place for place, ids in enumerate(tokens.ids) if not ids)
+                        raise UserError(f"text {place} ({texts[place]!r:.60}) has no tokens: leave it out")
                     for batch in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
                         found = self.encoder(pack([tokens.ids[text] for text in batch]))
                         vectors[np.asarray(batch) + start] = found.cpu().numpy()

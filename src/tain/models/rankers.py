@@ -371,7 +371,7 @@ class DualRanker(Ranker):
     ) -> Float32[np.ndarray, "contexts candidates"]:
         """Score every candidate for every context; candidates may be vectors of ``encode_candidates``."""
         if not isinstance(candidates, np.ndarray) or candidates.dtype.kind != "f":  # texts may come in an array, too
-            candidates = self.encode_candidates(list(candidates), progress=progress)
+            candidates = self.encode_candidates(candidates if isinstance(candidates, str) else list(candidates), progress=progress)
         scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):

@@ -96,7 +96,8 @@ def read_layout(name: str | Path) -> Layout:
 
     record = stored("tain.json")
     _refuse_newer(record, name)
-    if record.get("kind") == "ranker" and not (record["ranker"]["type"] == "bi" and record["ranker"]["shared"]):
+    ranker = record.get("ranker") or {}
+    if record.get("kind") == "ranker" and not (ranker.get("type") == "bi" and ranker.get("shared")):
         raise UserError(f"model {str(name)!r} is a ranker, not one encoder: use it with tain rank, or give one of the encoders inside it")
     modules = stored("modules.json") or []
     if not isinstance(modules, list) or not all(isinstance(module, dict) and {"type", "path"} <= set(module) for module in modules):
@@ -120,12 +121,30 @@ def read_layout(name: str | Path) -> Layout:
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
     limits = stored(f"{inner}sentence_bert_config.json")
+    _refuse_text_changes(limits, stored("config_sentence_transformers.json"), name)
     if Path(path).is_dir():
         transformer = str(Path(path) / inner)
         refuse_pickles(transformer)
     elif inner:
         raise UserError(f"model {str(name)!r} keeps its encoder in the subfolder {inner!r}: download it and give the local folder")
     return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record, correction)
+
+
+def _refuse_text_changes(of_transformer: Any, of_whole: Any, name: str | Path) -> None:
+    """Refuse what sentence-transformers would do to every text first: without it the vectors would be others, and nobody would know."""
+    if not isinstance(of_whole, dict):
+        raise UserError(f"model {str(name)!r} has a damaged config_sentence_transformers.json: save the model again")
+    prompts, default = of_whole.get("prompts") or {}, of_whole.get("default_prompt_name")
+    if default and prompts.get(default):
+        raise UserError(
+            f"model {str(name)!r} puts the prompt {prompts[default]!r} before every text, which tain does not: set its default_prompt_name to null"
+            " and write the prompt into your texts"
+        )
+    if of_transformer.get("do_lower_case"):
+        raise UserError(
+            f"model {str(name)!r} has texts lower-cased before its tokenizer (do_lower_case), which tain does not: set it to false and "
+            "lower-case your texts, unless the tokenizer does that by itself"
+        )
 
 
 def write_layout(

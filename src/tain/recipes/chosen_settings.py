@@ -1,11 +1,11 @@
 """What every recipe does with its settings first."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tain.foundation.errors import UserError
-from tain.models.saved import locate, read_record
 from tain.recipes.mirror_config import MirrorConfig
 
 Config = TypeVar("Config")
@@ -31,15 +31,19 @@ def chosen_settings(kind: type[Config], verb: str, config: Config | None, settin
     return config or kind(**settings)
 
 
-def suggested_settings(model: str | Path) -> dict[str, float]:
-    """Learning rate and dropout that a model's own folder wants to be tuned with, where it says so.
+def suggested_settings(record: Mapping[str, Any], *, name: str | Path) -> dict[str, float]:
+    """Learning rate and dropout that a model wants to be tuned with, where it says so.
+
+    Args:
+        record: Its ``tain.json``.
+        name: What the user called it.
 
     Raises:
         UserError: It says what is no setting of this kind.
     """
-    suggested = read_record(locate(model)).get("mirror", {})
+    suggested = record.get("mirror", {})
     is_settings = isinstance(suggested, dict) and all(isinstance(value, int | float) for value in suggested.values())
     if not is_settings or not suggested.keys() <= {"learning_rate", "dropout"}:
-        raise UserError(f"the tain.json of {str(model)!r} suggests {suggested} for mirroring: it may name learning_rate and dropout")
+        raise UserError(f"the tain.json of {str(name)!r} suggests {suggested} for mirroring: it may name learning_rate and dropout")
     MirrorConfig(**suggested)  # refuses values that cannot work
     return suggested

@@ -39,7 +39,7 @@ from tain.recipes.mirror_card import model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.training import distributed
-from tain.training.checkpoint import number_type_of, refuse_nothing_to_resume
+from tain.training.checkpoint import drop_leftovers, number_type_of, refuse_nothing_to_resume
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train
 from tain.training.optimizer import MasterWeights, adamw
@@ -171,9 +171,9 @@ def mirror(
         refuse_existing(Path(output), overwrite=overwrite)
     elif config.resume:
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
-    distributed.start_processes()
+    distributed.start_processes(config.device)
     if distributed.rank() > 0:
-        progress = Progress.silent()  # one voice is enough
+        progress = Progress.mute()  # one voice is enough
     material = _material(texts, config)
     if blank := material.counts["blank"]:
         progress.warn(f"{blank:,} {'texts' if material.is_identity else 'pairs'} with nothing but white space were left out")
@@ -186,7 +186,9 @@ def mirror(
         progress.warn(
             f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit it anew afterwards"
         )
-    resolved = config.resolved(width=embedder.dim, weight_rms=_weight_rms(embedder.encoder), suggested=suggested_settings(model))
+    resolved = config.resolved(
+        width=embedder.dim, weight_rms=_weight_rms(embedder.encoder), suggested=suggested_settings(embedder.record, name=model)
+    )
     config = _fit_to_model(resolved, embedder)
     progress.note(embedder.encoder.layout_reason)
     session = _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite, began_s=began_s)
@@ -275,7 +277,11 @@ def _saved_pooling(pooling: Pooling) -> Pooling:
 def _weight_rms(encoder: torch.nn.Module) -> float:
     """Root mean square of the hidden layers' matrices, each counted alike."""
     tables = {id(module.weight) for module in encoder.modules() if isinstance(module, torch.nn.Embedding)}
-    matrices = [weight.detach() for weight in encoder.parameters() if weight.ndim == 2 and id(weight) not in tables]
+    matrices = [
+        weight.detach()
+        for name, weight in encoder.named_parameters()
+        if weight.ndim == 2 and id(weight) not in tables and "pooler." not in name  # which no vector of ours goes through
+    ]
     return float(np.mean([matrix.float().square().mean().sqrt().item() for matrix in matrices]))
 
 
@@ -302,6 +308,7 @@ class _Session:
         # what is measured, process 0 measures for all: they must do the same
         fastest = distributed.from_first(lambda: self._begun_in() or str(fastest_dtype(device.type)).removeprefix("torch."))
         self.number_type = getattr(torch, fastest if config.dtype == "auto" else config.dtype)
+        self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
         needs_mask = bool(config.erased_chars) and material.is_identity
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
         keys: dict[str, int] = {}
@@ -319,7 +326,7 @@ class _Session:
     def run(self) -> Mirrored:
         config, encoder = self.config, self.embedder.encoder
         if config.resume and not self._checkpoints():
-            refuse_nothing_to_resume(self._checkpoint_folder(config.seed))
+            self._refuse_nothing_to_resume()
         assert config.dropout is not None and config.attention_dropout is not None and config.epochs is not None
         before, report_s = self._timed_report()
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
@@ -394,7 +401,8 @@ class _Session:
         """
         if not self.material.is_identity or self.config.allow_identical_views:
             return
-        places = np.arange(min(16, len(self.material.left)))
+        # the longest ones: if any text has something erased, they have
+        places = np.argsort([-len(text) for text in self.material.left], kind="stable")[:16]
         encoder = self.embedder.encoder.train()
         torch.manual_seed(step_seed(self.config.seed, 0, 999))
         with torch.no_grad():
@@ -454,17 +462,21 @@ class _Session:
         def reseed(part: int) -> None:
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
 
-        value = cached_gradients(batch.parts, rows=batch.rows, embed=embed, loss=loss, reseed=reseed, total=batch.total)
-        distributed.sum_gradients(encoder.parameters())
+        take = self.weights.take_gradients  # in float32, part by part and process by process: sums in bfloat16 lose what is small
+        value = cached_gradients(batch.parts, rows=batch.rows, embed=embed, loss=loss, reseed=reseed, total=batch.total, after_part=take)
+        if distributed.world_size() > 1:
+            take()
+            distributed.sum_gradients(self.weights.masters)
         return value
 
     def _train_one(self, seed: int, report_s: float) -> Run:
         config, encoder = self.config, self.embedder.encoder
         assert config.learning_rate is not None and config.epochs is not None
-        weights = MasterWeights(encoder.model, number_type=self.number_type)
+        self.weights = weights = MasterWeights(encoder.model, number_type=self.number_type)
         optimizer = adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
         encoder.train()
         batch_texts, steps, enough = self._plan(seed, report_s)
+        distributed.refuse_idle_processes(2 * batch_texts, what="views")
         self._batch_texts = batch_texts
         order = ShuffledOrder(len(self.material.left), batch_texts=batch_texts, seed=seed)
         # one thread only: a tokenizer cannot serve two; and none beside a CPU, whose cores have enough to do
@@ -474,7 +486,7 @@ class _Session:
                 lambda step: self.gradient_step(coming(step), step=step, seed=seed),
                 optimizer,
                 steps=steps,
-                progress=self.progress if distributed.rank() == 0 else Progress.silent(),
+                progress=self.progress,
                 name="mirror" if config.seeds == 1 else f"mirror, seed {seed}",
                 saving=self._saving(seed, batch_texts, steps),
                 enough=enough,
@@ -490,7 +502,8 @@ class _Session:
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": self.material.digest()}
         identity |= {"number_type": str(self.number_type), "content of the model": self.weights_digest}
-        every_s = self.config.checkpoint_every_s if distributed.rank() == 0 else None
+        # a run of so many seconds is not gone on with, and writing takes some of them
+        every_s = self.config.checkpoint_every_s if distributed.rank() == 0 and self.config.budget_s is None else None
         folder = self._checkpoint_folder(seed)
         # a seed without one is trained again, to the same end
         return Saving(folder, every_s, self.config.resume and folder.exists(), identity)
@@ -505,9 +518,19 @@ class _Session:
         return next(filter(None, map(number_type_of, kept)), None)
 
     def _checkpoints(self) -> list[Path]:
-        """All that there are for this output, of other seeds and earlier runs too."""
+        """Those that there are for this output and these seeds."""
+        folders = map(self._checkpoint_folder, range(self.config.seed, self.config.seed + self.config.seeds))
+        return [folder for folder in folders if folder.exists()]
+
+    def _refuse_nothing_to_resume(self) -> None:
         assert self.output is not None
-        return list(self.output.parent.glob(f".{glob.escape(self.output.name)}.checkpoint-[0-9]*"))
+        others = sorted(self.output.parent.glob(f".{glob.escape(self.output.name)}.checkpoint-[0-9]*"))
+        if others:
+            seeds = ", ".join(folder.name.rpartition("-")[2] for folder in others)
+            raise UserError(
+                f"there is nothing to resume with seed {self.config.seed}, but a run with seed {seeds} can be gone on with: give --seed"
+            )
+        refuse_nothing_to_resume(self._checkpoint_folder(self.config.seed))
 
     def _plan(self, seed: int, report_s: float) -> tuple[int, int, Callable[[int], bool] | None]:
         """Choose batch size and steps: the preset's, or what fits the budget on this machine."""
@@ -581,15 +604,16 @@ class _Session:
             },
             "worse": result.worse,
         }
-        if suggested := suggested_settings(self.model):
+        if suggested := suggested_settings(self.embedder.record, name=self.model):
             record["mirror"] = suggested  # what the model wanted is good for what is made of it, too
         with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
             self.embedder.save(folder, record=record, card=model_card(self.output.name, record))
         self._drop_checkpoints()
 
     def _drop_checkpoints(self) -> None:
-        for folder in self._checkpoints():
-            shutil.rmtree(folder, ignore_errors=True)
+        for seed in range(self.config.seed, self.config.seed + self.config.seeds):
+            shutil.rmtree(self._checkpoint_folder(seed), ignore_errors=True)
+            drop_leftovers(self._checkpoint_folder(seed))
 
 
 _FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead

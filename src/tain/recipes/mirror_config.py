@@ -126,10 +126,10 @@ class MirrorConfig:
         filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
         filled |= suggested or {}
         filled = {name: value for name, value in filled.items() if getattr(self, name) is None}
+        if self.drophead > 0 and self.dropout is None:
+            filled["dropout"] = 0.0  # the paper's drophead variant replaces dropout
         if self.attention_dropout is None:
-            filled["attention_dropout"] = filled.get("dropout", self.dropout)
-        if self.drophead > 0:
-            filled |= {"dropout": 0.0, "attention_dropout": 0.0}  # the paper's drophead variant replaces dropout
+            filled["attention_dropout"] = 0.0 if self.drophead > 0 else filled.get("dropout", self.dropout)
         return replace(self, **filled)
 
 

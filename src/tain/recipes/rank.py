@@ -27,6 +27,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, set_number_type
 from tain.models.embedder import Embedder, max_length
 from tain.models.rankers import CANDIDATE_TOKENS, CONTEXT_TOKENS, CrossRanker, DualRanker, Ranker, refuse_correction
+from tain.models.saved import read_layout
 from tain.objectives.ranking import candidate_cross_entropy, listwise_distillation
 from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.rank_card import ranker_card
@@ -36,7 +37,7 @@ from tain.recipes.rank_material import Material, gather_material, mine_negatives
 from tain.text.cleaning import lists_others
 from tain.text.records import RankingExample
 from tain.training import distributed
-from tain.training.checkpoint import Checkpoint, load_checkpoint, number_type_of, refuse_nothing_to_resume, save_checkpoint
+from tain.training.checkpoint import Checkpoint, drop_leftovers, load_checkpoint, number_type_of, refuse_nothing_to_resume, save_checkpoint
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, two_rates
@@ -129,11 +130,13 @@ def rank(
     config = chosen_settings(RankConfig, "rank", config, settings)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
-    distributed.start_processes()
+    distributed.start_processes(config.device)
     if distributed.rank() > 0:
-        progress = Progress.silent()  # one voice is enough
+        progress = Progress.mute()  # one voice is enough
     material = gather_material(_examples(pairs), config, validation=_examples(validation))
-    config = config.resolved(pairs=len(material.pairs), has_held_out=bool(material.held), suggested=suggested_settings(model))
+    config = config.resolved(
+        pairs=len(material.pairs), has_held_out=bool(material.held), suggested=suggested_settings(read_layout(model).record, name=model)
+    )
     assert config.batch_contexts is not None
     if len(material.pairs) < config.batch_contexts:
         raise UserError(
@@ -441,6 +444,7 @@ class _Session:
             weight_decay=config.weight_decay,
         )
         module.train()
+        distributed.refuse_idle_processes(config.batch_contexts, what="contexts")
         order = ShuffledOrder(len(self.material.pairs), batch_texts=config.batch_contexts, seed=seed)
         steps = order.steps_per_epoch * config.epochs
         memory: dict[str, Any] = {"misses": 0, "best": None, "validations": []}
@@ -688,6 +692,7 @@ class _Session:
             self.ranker.save(folder, record=record, card=ranker_card(self.output.name, self.ranker.type, record))
         for each in result.runs:
             shutil.rmtree(self._checkpoint_folder(each.seed), ignore_errors=True)
+            drop_leftovers(self._checkpoint_folder(each.seed))
             shutil.rmtree(self._best_folder(each.seed), ignore_errors=True)
 
 

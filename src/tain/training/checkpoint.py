@@ -1,6 +1,8 @@
 """Checkpoints that a killed run goes on from: tensors in safetensors, the rest in JSON, the folder whole or absent."""
 
+import glob
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,17 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
     """Write a checkpoint in place of the folder's earlier one; a kill at any moment leaves one of the two whole."""
+    drop_leftovers(folder)
     with whole_folder(folder, overwrite=True) as partial:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors")
         content = {"step": checkpoint.step, "identity": checkpoint.identity, "figures": checkpoint.figures}
         (partial / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def drop_leftovers(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote this checkpoint."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def refuse_nothing_to_resume(folder: Path) -> None:

@@ -11,15 +11,34 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from tain.foundation.errors import UserError
+
 _PATIENCE = timedelta(days=1)  # others wait while process 0 works alone; one that died is noticed by torchrun
 
 
-def start_processes() -> None:
-    """Join the process group when ``torchrun`` started this process; do nothing otherwise."""
+def start_processes(device: str | None = None) -> None:
+    """Join the process group when ``torchrun`` started this process; do nothing otherwise.
+
+    Args:
+        device: What the user asked to train on; default: a GPU where there is one.
+    """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
-        if torch.cuda.is_available():
+        is_on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
+        dist.init_process_group("nccl" if is_on_gpu else "gloo", timeout=_PATIENCE)
+        if is_on_gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def refuse_idle_processes(items: int, *, what: str) -> None:
+    """Refuse a batch with fewer things than processes: one without any has no gradient to add.
+
+    Raises:
+        UserError: There are more processes.
+    """
+    if items < world_size():
+        raise UserError(
+            f"{world_size()} processes share a batch of {items} {what}, and some would have none: start fewer, or give larger batches"
+        )
 
 
 def end_processes() -> None:
@@ -54,11 +73,14 @@ def gathered(mine: Float[Tensor, "share dim"], *, total: int) -> Float[Tensor, "
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Add up the processes' gradients: each holds the part that its own texts caused."""
+    """Add up the processes' gradients: each holds the part that its own texts caused. What has a gradient in none keeps having none."""
     if world_size() == 1:
         return
-    for parameter in parameters:
-        if parameter.requires_grad:
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    has_any = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32, device=_device())
+    dist.all_reduce(has_any)
+    for parameter, found in zip(trained, has_any.tolist(), strict=True):
+        if found:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)

@@ -158,7 +158,10 @@ class Optimizer:
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 
-class StackedMuon(torch.optim.Muon):
+_Muon: Any = getattr(torch.optim, "Muon", torch.optim.Optimizer)  # torch has it since 2.9; only pretraining asks for it
+
+
+class StackedMuon(_Muon):
     """torch's Muon (its state and settings too) that steps all matrices of one shape together.
 
     Some dozens of kernels a step instead of thousands, which on a GPU take longer to start than to run.
@@ -268,7 +271,14 @@ def muon_and_adamw(
         embeddings: Names of the parameters that count as embeddings.
         weight_decay: Share of a matrix, times the learning rate, that a step takes away; the other parameters have none.
         clip_norm: See ``Optimizer``.
+
+    Raises:
+        UserError: This torch is too old to have Muon.
     """
+    if not hasattr(torch.optim, "Muon"):
+        raise UserError(
+            f"optimizer muon needs torch 2.9 or newer, and this is {torch.__version__}: upgrade torch, or give --optimizer adamw"
+        )
     embedding_names = set(embeddings)
     named = list(zip(weights.names, weights.masters, strict=True))
     matrices = [master for name, master in named if master.ndim == 2 and name not in embedding_names]

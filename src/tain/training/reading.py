@@ -23,7 +23,7 @@ def reading(number: Tensor) -> Callable[[], float]:
         return number.detach().item
     arriving = number.detach().to("cpu", non_blocking=True)
     arrived = torch.cuda.Event()
-    arrived.record()
+    arrived.record(torch.cuda.current_stream(number.device))  # of the GPU that holds it, which need not be the current one
 
     def read() -> float:
         arrived.synchronize()
