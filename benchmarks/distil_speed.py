@@ -6,6 +6,7 @@ sides. The rival is all-MiniLM-L6-v2 under onnxruntime in float32, texts of one 
 
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tain.export.student import write_student
 from tain.models.embedder import Embedder
 from tain.recipes.distil_config import PRESETS
 from tain.runtime.reading import HashedReader
-from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, Student
+from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, Backend, Student
 
 HASHING_GOAL, LATENCY_GOAL_MS, TEACHER_GOAL = 1.0, 1.0, 15.0
 DIM, CLASSES, TAGS = 384, 20, 60
@@ -105,7 +106,7 @@ def hashing(sentences: list[str], *, repeats: int) -> tuple[list[Claim], dict[st
 
 
 def latencies(name: str, folder: Path, sentences: list[str], *, repeats: int) -> list[Claim]:
-    """Milliseconds of one text at a time, in onnxruntime and in NumPy, which agree."""
+    """Milliseconds of one text at a time, in onnxruntime and in NumPy, which agree: all tokens known, and met for the first time."""
     students = {backend: Student.load(folder, backend=backend, threads=1) for backend in ("onnx", "numpy")}
     apart = difference(students, sentences[:50])
     calls = {backend: student.encode if student.task == "embed" else student.predict for backend, student in students.items()}
@@ -115,7 +116,22 @@ def latencies(name: str, folder: Path, sentences: list[str], *, repeats: int) ->
         times_ms = sorted(1000 * one / len(sentences) for one in taken_s)
         title = f"{name}, one short text, {backend}"
         claims.append(Claim(title, float(np.median(times_ms)), "ms", LATENCY_GOAL_MS, (times_ms[0], times_ms[-1]), apart))
+    for backend in students:
+        times_ms = sorted(first_pass_ms(folder, sentences, backend=backend) for _ in range(repeats))
+        title = f"{name}, one short text of a first pass, {backend}"
+        claims.append(Claim(title, float(np.median(times_ms)), "ms", None, (times_ms[0], times_ms[-1]), None))
     return claims
+
+
+def first_pass_ms(folder: Path, sentences: list[str], *, backend: Backend) -> float:
+    """Milliseconds a text of a student that was just loaded and knows no token: each is new once."""
+    student = Student.load(folder, backend=backend, threads=1)
+    call = student.encode if student.task == "embed" else student.predict
+    call(["0"])  # sets the graph up
+    began_s = time.perf_counter()
+    for text in sentences:
+        call([text])
+    return 1000 * (time.perf_counter() - began_s) / len(sentences)
 
 
 def difference(students: dict[str, Student], sentences: list[str]) -> float:

@@ -46,6 +46,12 @@ def test_tags_without_marks_stay_without_them(rng):
     assert "big dogs run" in {one.text for one in made}
 
 
+def test_tags_of_a_value_come_with_it_whatever_their_marks(rng):
+    tagged = [Example("go to oslo now", None, ("O", "O", "I-city", "O")), Example("see new york", None, ("O", "B-city", "I-city"))]
+    made = {recombine(tagged[0], slot_values(tagged), rng=rng) for _ in range(30)}
+    assert made == {tagged[0], Example("go to new york now", None, ("O", "O", "B-city", "I-city", "O"))}
+
+
 def test_spans_change_places_with_their_tags_and_no_slot_is_cut(rng):
     for _ in range(100):
         moved = swap_spans(EXAMPLES[0], rng=rng)
@@ -62,14 +68,14 @@ def test_short_texts_stay_as_they_are(rng):
 
 def test_slot_values_come_from_the_texts_and_keep_their_slot(rng):
     values = slot_values(EXAMPLES)
-    assert values == {"city": [("new", "york"), ("oslo",)], "day": [("today",)]}
+    assert values == {"city": [(("new", "york"), ("B-city", "I-city")), (("oslo",), ("B-city",))], "day": [(("today",), ("B-day",))]}
     seen = set()
     for _ in range(60):
         changed = recombine(EXAMPLES[0], values, rng=rng)
         seen.add(changed.text)
         assert len(tokens_of(changed.text)) == len(changed.tags)
         assert [slot for slot, _ in values_of(changed)] == ["city", "day"]
-        assert all(value in values[slot] for slot, value in values_of(changed))
+        assert all(value in [tokens for tokens, _ in values[slot]] for slot, value in values_of(changed))
     assert seen == {"fly to new york today", "fly to oslo today"}
 
 

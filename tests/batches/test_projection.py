@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from tain.batches import token_cache
 from tain.batches.hashing import ternary, token_codes
 from tain.batches.projection import Projection, distort, token_features
 from tain.batches.projection_config import ProjectionConfig
@@ -400,6 +401,21 @@ def test_a_token_without_end_takes_little_memory_and_no_other_features_at_its_be
 def test_the_cache_is_bounded_in_bytes():
     projection = Projection(ProjectionConfig(features=2048))
     assert projection.cache.cached_tokens * 2048 <= 64 * 2**20
+
+
+def test_the_cache_is_bounded_in_characters(monkeypatch):
+    monkeypatch.setattr(token_cache, "_CACHE_CHARACTERS", 4000)
+    config = ProjectionConfig(features=64, ngram_features=32)
+    small, large = Projection(config), Projection(config)
+    for number in range(30):
+        texts = [f"often {number}{'x' * 1000}", "often"]
+        found = small(texts)
+        monkeypatch.setattr(token_cache, "_CACHE_CHARACTERS", 10**9)
+        np.testing.assert_array_equal(found.dense(), large(texts).dense())
+        monkeypatch.setattr(token_cache, "_CACHE_CHARACTERS", 4000)
+        assert small.cache._row_of_token.characters <= 4000 + 1100
+        assert small.cache._number_of_chunk.characters <= 4000 + 1100
+    assert "often" in small.cache._row_of_token
 
 
 def test_a_full_cache_keeps_what_is_used_most_and_changes_nothing():

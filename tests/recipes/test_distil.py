@@ -179,6 +179,24 @@ def test_what_cannot_be_begun_with_is_refused(bert_folder, texts, flights, tmp_p
     )
 
 
+def test_a_student_is_begun_with_one_that_reads_alike(bert_folder, texts, tmp_path):
+    distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, split="code-point", **SMALL)
+    said = refused(bert_folder, texts, start=str(tmp_path / "kept"), device="cpu", held_out=8, batch_texts=8)
+    assert "reads as it does (--split code-point), or what was learnt of its tokens is lost: give that" in said
+
+
+def test_a_damaged_checkpoint_is_told_whatever_the_number_type(bert_folder, texts, tmp_path):
+    (tmp_path / ".student.checkpoint").mkdir()
+    (tmp_path / ".student.checkpoint" / "state.json").write_text("{")
+    assert recipe.checkpoint_folder(tmp_path / "student") == tmp_path / ".student.checkpoint"
+    assert "is damaged" in refused(bert_folder, texts, tmp_path / "student", resume=True, **SMALL)
+
+
+def test_more_directions_than_the_vectors_have_are_refused(bert_folder, texts):
+    said = refused(bert_folder, texts, **STATIC | {"static_dim": 40, "epochs": 1})
+    assert said == "static_dim is 40, but the token vectors have 32 directions: give as many or fewer"
+
+
 def test_equal_seeds_give_equal_students_and_others_do_not(bert_folder, texts):
     first, again, other = (distil(bert_folder, texts, **SMALL, seed=seed) for seed in (1, 1, 2))
     assert first.trained.losses == again.trained.losses != other.trained.losses
@@ -396,6 +414,29 @@ def test_figures_count_what_people_said_and_the_teacher_beside_it():
     )
 
 
+def test_what_the_teacher_did_not_read_is_outside():
+    examples = [Example("rain in rome", None, ("B-city", "O", "O"))]
+    logits = [np.array([[1.0, 0.0], [np.nan, np.nan], [np.nan, np.nan]], dtype=np.float32)]
+    held = Lesson(examples, Lessons(tokens=logits), np.array([-1]), [None])
+    found = label_figures([Prediction(None, None, ["O", "O", "O"])], Material(held, held, (), ("B-city", "O"), {}))
+    assert (found["teacher_slot_f1"], found["teacher_exact"]) == (1.0, 1.0)
+
+
+def test_texts_that_people_have_labelled_are_not_left_out_for_others(flights):
+    given = [*flights[:30], *(Example(f"{example.text} again") for example in flights[:100])]
+    material = gather(
+        given,
+        Rule(),
+        DistilConfig(task="classify", max_texts=40, held_out=8, batch_texts=8, augmented_copies=0).resolved(),
+        Progress.silent(),
+    )
+    assert len(material.train) == 40
+    assert (
+        sum(bool(example.label) for example in material.train.examples) + sum(bool(example.label) for example in material.held.examples)
+        == 30
+    )
+
+
 # ---- refusals
 
 
@@ -441,6 +482,10 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"student": "static", "dtype": "bfloat16"}, "a static student is trained in float32"),
         ({"start": "x", "start_words": 7}, "are for students that begin with random weights"),
         ({"start": "x", "token_vectors": "y"}, "are for students that begin with random weights"),
+        (
+            {"task": "classify", "augmented_copies": 0, "word_exchange": 0.5},
+            "word_exchange changes copies, and augmented_copies 0 makes none",
+        ),
         ({"token_vectors": "x", "start_words": 0}, "token_vectors are what a pqrnn starts from, by start_words"),
     ],
 )
@@ -512,6 +557,10 @@ def test_a_teacher_whose_outputs_do_not_fit_is_refused(flights):
     assert "of shape (160, 3), which should be 160 rows of 2" in refused(wide, flights, task="classify", **SMALL | {"held_out": 0})
     nameless = Odd(lambda texts: Lessons(text=rows(len(texts), 2)), labels=None)
     assert "logits of texts and no names for them" in refused(nameless, flights, task="classify", **SMALL)
+    broken = Odd(lambda texts: Lessons(text=np.where(np.arange(len(texts))[:, None] == 3, np.nan, rows(len(texts), 2))))
+    assert "gave 1 of 158 texts nan or infinity, '" in refused(broken, flights, task="classify", **SMALL)
+    double = Odd(lambda texts: Lessons(text=rows(len(texts), 2).astype(np.float64)))
+    distil(double, flights, task="classify", **SMALL)
     short = Odd(lambda texts: Lessons(tokens=[rows(1, 3) for _ in texts]), labels=None, tags=("B-city", "I-city", "O"))
     assert "logits for the tokens of" in refused(short, flights, task="tag", **SMALL)
 

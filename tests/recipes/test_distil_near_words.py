@@ -1,11 +1,13 @@
 """Near words for changed copies: the nearest by the encoder's vectors, from its tokenizer too, and only where a teacher looks at the copies."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.recipes.distil_config import DistilConfig
@@ -109,7 +111,9 @@ def test_labels_alone_bear_no_other_words():
         name="none", reads=False, size_bytes=None, embedder=None, labels=None, tags=None, teach=lambda *_, **__: Lessons()
     )
     examples = [Example(f"oslo run number {number} of all these", str(number % 2)) for number in range(20)]
-    config = DistilConfig(task="classify", batch_texts=4, held_out=0, augmented_copies=2, word_exchange=0.9).resolved()
+    config = DistilConfig(task="classify", batch_texts=4, held_out=0, augmented_copies=2).resolved()
     material = gather(examples, none, config, Progress.silent(), encoder)
     assert not any("bergen" in example.text for example in material.train.examples)
     assert material.counts["augmented"] > 0
+    with pytest.raises(UserError, match=r"word_exchange is 0\.9, but only a teacher that labels new texts can tell what other words mean"):
+        gather(examples, none, replace(config, word_exchange=0.9), Progress.silent(), encoder)

@@ -201,6 +201,11 @@ def test_broken_files_beside_the_graph_are_refused(embedding_student, bert_folde
     (tmp_path / "student" / "tain.json").write_text('{"kind": "encoder", "format": 1}')
     with pytest.raises(UserError, match=r"tain\.json' describes no student"):
         Student.load(tmp_path / "student")
+    record = json.loads((embedding_student / "tain.json").read_text())
+    for damage in ({"dim": "8"}, {"labels": 5}):
+        (tmp_path / "student" / "tain.json").write_text(json.dumps(record | damage))
+        with pytest.raises(UserError, match="lacks the student's format, task or dim"):
+            Student.load(tmp_path / "student")
     distil(bert_folder, sentences, tmp_path / "static", student="static", epochs=0, held_out=0, batch_texts=8, device="cpu")
     (tmp_path / "static" / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer\.json' cannot be read"):
@@ -231,6 +236,16 @@ def test_a_dim_that_is_not_the_graphs_is_refused(embedding_student, tmp_path):
     path.write_text(json.dumps(record | {"dim": record["dim"] + 1}))
     with pytest.raises(UserError, match="the files come from different students"):
         Student.load(tmp_path / "student")
+
+
+def test_a_static_student_shares_no_batch_between_a_book_and_short_texts(bert_folder, sentences, tmp_path):
+    distil(bert_folder, sentences, tmp_path / "static", student="static", epochs=0, held_out=0, batch_texts=8, device="cpu")
+    student = Student.load(tmp_path / "static")
+    assert student._reader.estimate("漢" * 4000) == 2000
+    assert student._reader.estimate("glass and sand") == 3
+    assert student._reader.estimate("x" * 800) == 100
+    with pytest.raises(UserError, match=r"holds half a character \(a lone surrogate\)"):
+        student.encode(["a \ud800 b"])
 
 
 @pytest.mark.parametrize("backend", ["onnx", "numpy"])

@@ -45,25 +45,25 @@ def augmented(
     return made
 
 
-def slot_values(examples: Sequence[Example]) -> dict[str, list[tuple[str, ...]]]:
-    """Every value that a slot has in the texts, as often as it occurs."""
-    values: dict[str, list[tuple[str, ...]]] = {}
+def slot_values(examples: Sequence[Example]) -> dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]]:
+    """Every value that a slot has in the texts, as often as it occurs: its tokens, and their tags."""
+    values: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
     for example in examples:
         tokens = tokens_of(example.text)
-        for begin, end, slot in slots_of(example.tags or ()):
-            values.setdefault(slot, []).append(tuple(tokens[begin:end]))
+        tags = example.tags or ()
+        for begin, end, slot in slots_of(tags):
+            values.setdefault(slot, []).append((tuple(tokens[begin:end]), tuple(tags[begin:end])))
     return values
 
 
-def recombine(example: Example, values: dict[str, list[tuple[str, ...]]], *, rng: np.random.Generator) -> Example:
+def recombine(
+    example: Example, values: Mapping[str, Sequence[tuple[tuple[str, ...], tuple[str, ...]]]], *, rng: np.random.Generator
+) -> Example:
     """Put into each slot, with an even chance, a value that it has in another text."""
     tokens, tags = tokens_of(example.text), list(example.tags or ())
     for begin, end, slot in reversed(slots_of(tags)):
         if rng.random() < 0.5:
-            value = values[slot][int(rng.integers(len(values[slot])))]
-            tokens[begin:end] = value
-            is_marked = tags[begin] != slot
-            tags[begin:end] = [f"B-{slot}", *[f"I-{slot}"] * (len(value) - 1)] if is_marked else [slot] * len(value)
+            tokens[begin:end], tags[begin:end] = values[slot][int(rng.integers(len(values[slot])))]
     return Example(" ".join(tokens), example.label, tuple(tags) if example.tags else example.tags)
 
 

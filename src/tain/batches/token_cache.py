@@ -13,6 +13,7 @@ from tain.batches.projection_config import ProjectionConfig
 BEGIN, END = "<BOS>", "<EOS>"
 
 _CACHE_BYTES = 64 * 2**20
+_CACHE_CHARACTERS = 16 * 2**20  # of tokens, and of their spellings in texts: addresses and encoded files are long ones
 
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _WHITE = "\t\n\r\v\f\u00a0"
@@ -42,10 +43,12 @@ class _Numbered(dict[str, int]):
     def __init__(self, known: Iterable[str] = ()) -> None:
         super().__init__((key, number) for number, key in enumerate(known))
         self.new: list[str] = []
+        self.characters = sum(map(len, self))
 
     def __missing__(self, key: str) -> int:
         self[key] = number = len(self)
         self.new.append(key)
+        self.characters += len(key)
         return number
 
 
@@ -121,7 +124,7 @@ class TokenCache:
     def read(self, texts: Sequence[str]) -> ReadTexts:
         """Look texts' tokens up, and number those that are new."""
         self._make_room()
-        if len(self._number_of_chunk) > self.cached_tokens:
+        if len(self._number_of_chunk) > self.cached_tokens or self._number_of_chunk.characters > _CACHE_CHARACTERS:
             self._forget_chunks()
         # what stands between blanks is looked up as it is: splitting and lower-casing are paid for once
         chunks = list(map(self._chunks, texts))
@@ -227,10 +230,12 @@ class TokenCache:
 
     def _make_room(self) -> None:
         """Where there are too many tokens, keep those that are used most, half as many as fit."""
-        if len(self._row_of_token) <= self.cached_tokens:
+        if len(self._row_of_token) <= self.cached_tokens and self._row_of_token.characters <= _CACHE_CHARACTERS:
             return
         names = list(self._row_of_token)
-        best = np.sort(np.argsort(-self._uses[: self.kept], kind="stable")[: max(2, self.cached_tokens // 2)])
+        most_used = np.argsort(-self._uses[: self.kept], kind="stable")[: max(2, self.cached_tokens // 2)]
+        characters = np.cumsum(np.fromiter((len(names[row]) for row in most_used), np.int64, len(most_used)))
+        best = np.sort(most_used[characters <= _CACHE_CHARACTERS // 2])
         self.rows[: len(best)] = self.rows[best]
         self._uses[: len(best)] = self._uses[best] // 2  # what was used long ago counts for less
         self._uses[len(best) :] = 0

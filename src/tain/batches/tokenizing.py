@@ -10,6 +10,7 @@ from jaxtyping import Bool
 
 from tain.batches.types import TokenisedTexts
 from tain.foundation.errors import UserError
+from tain.text.cleaning import refuse_half_characters
 
 _CHARACTERS_A_TOKEN = 16  # hardly a text has as many
 _LEFT_OVER = 32  # tokens: so far from a cut between characters the tokens are those of the whole text
@@ -40,7 +41,7 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
     try:
         encodings = backend.encode_batch([_end_of(text, reach, tokenizer.truncation_side) for text in texts])
     except TypeError:
-        _refuse_surrogates(texts)
+        refuse_half_characters(texts)
         raise
     ids = [encoding.ids for encoding in encodings]
     is_cut = [bool(encoding.overflowing) for encoding in encodings]
@@ -48,16 +49,6 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
         if len(text) > reach:
             ids[place], is_cut[place] = _long_one(backend, text, reach, tokenizer.truncation_side, encodings[place])
     return TokenisedTexts(ids, sum(is_cut))
-
-
-def _refuse_surrogates(texts: Sequence[str]) -> None:
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"the text {text!r:.60} holds half a character (a lone surrogate), which is no Unicode: mend or drop it"
-            ) from None
 
 
 def _long_one(backend: Any, text: str, reach: int, side: str, encoding: Any) -> tuple[list[int], bool]:
@@ -103,7 +94,11 @@ def bare_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         return tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     backend.no_truncation()
     backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    try:
+        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    except TypeError:
+        refuse_half_characters(texts)
+        raise
 
 
 def opening_id(tokenizer: Any) -> int:

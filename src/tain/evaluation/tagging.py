@@ -78,7 +78,7 @@ class TaggingRow:
         typos: Share of characters that were misspelt.
         texts: Texts measured.
         unseen: Texts with an intent or slot that the model was not taught.
-        figures: ``accuracy`` of intents, ``slot_f1``, and ``exact``: texts whose intent and slots are all right. What the set does not have or the
+        figures: ``accuracy`` of intents, ``slot_f1``, and ``exact``: texts whose intent and tags are all as given. What the set does not have or the
             model does not tell is not there.
     """
 
@@ -133,12 +133,18 @@ class TaggingReport:
             cells = [_cell(row.figures.get(name)) for name in FIGURES]
             typos = [f"{row.typos:.0%}"] if has_typos else []
             table.add_row(Text(row.set), Text(row.model), *typos, *cells, f"{row.texts:,}", style="bold" if row.set == "mean" else None)
-        unseen = sum(row.unseen for row in self.rows if row.set != "mean" and row.typos == self.rows[0].typos)
+        of_model: dict[str, int] = {}
+        for row in self.rows:
+            if row.set != "mean" and row.typos == self.rows[0].typos:
+                of_model[row.model] = of_model.get(row.model, 0) + row.unseen
+        unseen = max(of_model.values(), default=0)
         remarks = [f"\nShares x 100. In brackets: 95% bootstrap interval over texts, {self.resamples} resamples."]
         if has_typos:
             remarks.append("Typos: share of characters lost, moved, replaced or added.")
         if unseen:
-            remarks.append(f"Labels that a model was not taught count as wrong (texts that have some: {unseen:,}).")
+            remarks.append(
+                f"Labels that a model was not taught count as wrong (texts that have some: {unseen:,}{' at most, by model' if len(set(of_model.values())) > 1 else ''})."
+            )
         if self.left_out:
             remarks.append(f"Left out: {'; '.join(self.left_out)}.")
         return Lines(table, Text(" ".join(remarks)))

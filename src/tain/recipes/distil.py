@@ -43,7 +43,7 @@ from tain.recipes.distil_teacher import Teacher, load_teacher
 from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
 from tain.text.records import Example
 from tain.text.tags import tokens_of
-from tain.training.checkpoint import refuse_nothing_to_resume
+from tain.training.checkpoint import number_type_of, refuse_nothing_to_resume
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
 from tain.training.reading import backward
@@ -115,7 +115,7 @@ def distil(
             refuse_nothing_to_resume(checkpoint_folder(Path(output)))
     elif config.resume:
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
-    if str(getattr(teacher, "name", teacher)) == NONE:
+    if (str(teacher) if isinstance(teacher, str | Path) else teacher.name) == NONE:
         config.refuse_teachers_settings()
     if isinstance(texts, str):
         raise UserError("distil was given one string, which would be read letter by letter: give a list of texts")
@@ -162,8 +162,8 @@ def distil(
 
 def _number_type(config: DistilConfig, device: torch.device, output: str | Path | None) -> Dtype:
     """What to multiply in: what the run that is gone on with did, else what is faster here."""
-    if config.resume and output is not None and (checkpoint := checkpoint_folder(Path(output)) / "state.json").exists():
-        return json.loads(checkpoint.read_text(encoding="utf-8"))["identity"].get("dtype", "float32")
+    if config.resume and output is not None and (begun_in := number_type_of(checkpoint_folder(Path(output)), key="dtype")):
+        return "bfloat16" if begun_in == "bfloat16" else "float32"
     is_faster = config.student == "pqrnn" and fastest_dtype(device.type) == torch.bfloat16
     return "bfloat16" if is_faster else "float32"
 

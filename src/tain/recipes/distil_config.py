@@ -171,6 +171,8 @@ class DistilConfig:
             problems.append("start_words and token_vectors are for students that begin with random weights: leave them out, or start")
         if self.task == "tag" and (self.separate or self.split != "space"):
             problems.append("separate and split part tokens further than their tags: leave them out with --task tag")
+        if self.augmented_copies == 0 and self.word_exchange != type(self).word_exchange:
+            problems.append("word_exchange changes copies, and augmented_copies 0 makes none: leave one of the two out")
         if self.split not in get_args(Split):
             problems.append(f"split is {self.split!r}: give {' or '.join(get_args(Split))}")
         if self.student == "static" and self.dtype not in ("auto", "float32"):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -89,12 +89,18 @@ def gather(
         _classes(teacher.tags, [tag for example in examples for tag in example.tags or ()], "tag", teacher) if config.task == "tag" else ()
     )
     order, held = _drawn(examples, config)
-    trained = order[held:][: config.max_texts or None]
+    rest = order[held:]
+    if config.task != "embed" and config.max_texts and len(rest) > config.max_texts:
+        # texts that people have labelled are few, and are not left out for others
+        has_word = np.array([bool(examples[place].label or examples[place].tags) for place in rest])
+        chosen = np.sort(np.argsort(~has_word, kind="stable")[: config.max_texts])
+        rest = rest[chosen]
+    trained = rest[: config.max_texts or None]
     assert config.batch_texts is not None
     if len(trained) < config.batch_texts:
         raise UserError(
             f"there are {len(trained):,} different texts to train on, fewer than a batch of {config.batch_texts}: "
-            f"give more texts, or --batch-texts {max(2, len(trained) // 2)}"
+            + (f"give more texts, or --batch-texts {max(2, len(trained) // 2)}" if len(trained) > 1 else "give more texts")
         )
     counts = {
         "given": len(examples),
@@ -138,6 +144,10 @@ def _copies(
 ) -> _Copies:
     """Changed copies with the teacher's word on them; without a teacher their labels and tags go along as they are. None is a text held out."""
     wanted = config.augmented_copies
+    if config.task != "embed" and not teacher.reads and config.word_exchange != DistilConfig.word_exchange:
+        raise UserError(
+            f"word_exchange is {config.word_exchange}, but only a teacher that labels new texts can tell what other words mean: leave it out"
+        )
     if config.task == "embed" or (wanted is None and not teacher.reads) or wanted == 0:
         return _Copies([], Lessons())
     if not teacher.reads and teacher.name != "none":
@@ -165,6 +175,13 @@ def _taught(teacher: Teacher, texts: list[str], *, places: np.ndarray | None, pr
     if taught.text is not None:
         width = None if teacher.labels is None else len(teacher.labels)
         _refuse_misfits(teacher, "numbers for texts", taught.text, rows=len(texts), width=width)
+        is_finite = np.isfinite(taught.text).all(axis=1)
+        if not is_finite.all():
+            text = texts[int(is_finite.argmin())]
+            raise UserError(
+                f"teacher {teacher.name!r} gave {int((~is_finite).sum()):,} of {len(texts):,} texts nan or infinity, {text[:40]!r} for one: check its weights"
+            )
+        taught = replace(taught, text=np.asarray(taught.text, dtype=np.float32))
     if taught.tokens is not None:
         if len(taught.tokens) != len(texts):
             raise UserError(

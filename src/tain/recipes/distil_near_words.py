@@ -10,6 +10,7 @@ from tain.text.tags import tokens_of
 
 _NEAREST, _LEAST_COSINE = 8, 0.5
 _AT_ONCE = 1024
+_COSINES = 2**26  # at a time: a quarter of a gigabyte
 
 
 def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, Sequence[str]]:
@@ -34,8 +35,9 @@ def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, 
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     found = {}
     count = min(_NEAREST, len(words) - 1)
-    for start in range(0, len(ours), _AT_ONCE):
-        cosines = vectors[start : min(start + _AT_ONCE, len(ours))] @ vectors.T
+    at_once = max(1, min(_AT_ONCE, _COSINES // len(words)))
+    for start in range(0, len(ours), at_once):
+        cosines = vectors[start : min(start + at_once, len(ours))] @ vectors.T
         cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -2.0
         best = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
         for row, (places, near) in enumerate(zip(best, np.take_along_axis(cosines, best, axis=1), strict=True)):

@@ -24,6 +24,8 @@ from tain.recipes.distil_teacher import Teacher
 from tain.recipes.distil_words import fit_skip, fit_words
 from tain.runtime.student import PROJECTION_FILE, TOKENIZER_FILE, is_student
 
+_MOST_TOKENS = 4096  # of a text that a static student learns from: a batch is as wide as its longest
+
 
 @runtime_checkable
 class Reader(Protocol):
@@ -193,9 +195,14 @@ class StaticReader:
             if place < len(texts):
                 np.add.at(counts, ids, 1)
         vectors = self._token_vectors(vocabulary)
-        module = StaticStudent(tokens=vocabulary + 1, dim=self.config.static_dim, outputs=material.text_outputs)
         # the head leads back to the vectors' own space, which is the right one for a student of vectors of that width alone
         is_space_of_vectors = self.config.task == "embed" and material.text_outputs == vectors.shape[1]
+        dim, directions = self.config.static_dim, min(vectors.shape)
+        if is_space_of_vectors and dim > directions:  # what is beyond them would stay 0
+            if dim != DistilConfig.static_dim:
+                raise UserError(f"static_dim is {dim}, but the token vectors have {directions} directions: give as many or fewer")
+            dim = directions
+        module = StaticStudent(tokens=vocabulary + 1, dim=dim, outputs=material.text_outputs)
         if self.config.epochs == 0 and not is_space_of_vectors:
             raise UserError(
                 f"epochs is 0, but the teacher's vectors have {material.text_outputs} numbers and the token vectors {vectors.shape[1]},"
@@ -219,13 +226,13 @@ class StaticReader:
         return vectors.clone()
 
     def truncated(self, texts: Sequence[str]) -> int:
-        return 0  # a mean has room for any number of tokens
+        return 0  # a mean has room for any number of tokens; only training looks at the first few thousand of a text
 
     def mean_tokens(self, texts: Sequence[str]) -> float:
         return float(np.mean([len(ids) for ids in bare_ids(self.embedder.tokenizer, texts[:1000])]))
 
     def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
-        found = bare_ids(self.embedder.tokenizer, texts)
+        found = [mine[:_MOST_TOKENS] for mine in bare_ids(self.embedder.tokenizer, texts)]
         ids = torch.zeros(len(texts), max(1, *map(len, found)), dtype=torch.long)
         for row, mine in enumerate(found):
             ids[row, : len(mine)] = torch.tensor(mine, dtype=torch.long) + 1

@@ -37,6 +37,10 @@ def shaped_like_start(config: DistilConfig) -> DistilConfig:
     if other := [name for name, value in asked.items() if value not in (None, theirs[name])]:
         apart = ", ".join(f"{name} is {asked[name]} and was {theirs[name]}" for name in other)
         raise UserError(f"a student begun with {config.start!r} has its shape ({apart}): leave these settings out")
+    if (split := record["config"].get("split", config.split)) != config.split:
+        raise UserError(
+            f"a student begun with {config.start!r} reads as it does (--split {split}), or what was learnt of its tokens is lost: give that"
+        )
     return replace(config, **theirs)
 
 

@@ -250,6 +250,10 @@ class _MatrixTeacher:
 
 
 def _as_given(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if names and len(set(names)) < len(names):
+        raise UserError(
+            f"names of classes or tags name one twice ({next(name for name in names if names.count(name) > 1)!r}): give each once"
+        )
     return tuple(names) if names else None
 
 

@@ -9,6 +9,7 @@ from tain.batches.projection import token_features
 from tain.batches.projection_config import ProjectionConfig
 from tain.batches.token_cache import BEGIN, END, TokenCache
 from tain.foundation.errors import UserError
+from tain.text.cleaning import refuse_half_characters
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,21 @@ class TokenReader:
         self._tokenizer.no_truncation()
 
     def estimate(self, text: str) -> int:
-        return text.count(" ") + 1
+        # writing without blanks has a token for a character or two
+        return max(text.count(" ") + 1, len(text) // (8 if text.isascii() else 2))
 
     def count(self, texts: list[str]) -> list[int]:
-        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return list(map(len, self._encoded(texts)))
+
+    def _encoded(self, texts: list[str]) -> list[list[int]]:
+        try:
+            return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        except TypeError:
+            refuse_half_characters(texts)
+            raise
 
     def __call__(self, texts: list[str]) -> Inputs:
-        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        encoded = self._encoded(texts)
         lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
         ids = np.zeros((len(texts), max(1, int(lengths.max(initial=0)))), dtype=np.int64)
         for row, mine in enumerate(encoded):

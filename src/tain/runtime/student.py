@@ -25,6 +25,7 @@ Backend = Literal["onnx", "numpy"]
 GRAPH_FILE, PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE = "student.onnx", "projection.json", "tokenizer.json", "tain.json"
 RECORD_FORMAT = 1
 
+_KEPT_CHARACTERS = 64
 _TYPED_TOKENS = 65_536  # remembered, of all texts that are typed
 _BATCH_TOKENS = 512  # more fall out of the cache between one step and the next
 
@@ -196,7 +197,10 @@ class Student:
             raise UserError(f"student {self.name!r} runs in onnxruntime, which reads whole texts: load it with backend='numpy' to stream")
         if self._codes is None:
             graph, reader = self.graph, self._reader
-            self._codes = lru_cache(_TYPED_TOKENS)(lambda token: graph.codes(reader.rows_of([token])))
+            codes = lambda token: graph.codes(reader.rows_of([token]))  # noqa: E731
+            kept = lru_cache(_TYPED_TOKENS)(codes)
+            # whoever types or pastes a long one leaves each of its beginnings behind
+            self._codes = lambda token: kept(token) if len(token) <= _KEPT_CHARACTERS else codes(token)
         return TypedText(self, self.graph, self._reader, self._codes)
 
     def said(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
@@ -279,7 +283,8 @@ def _record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{str(folder / RECORD_FILE)!r} is not JSON ({error}): distil the student again") from None
     if not isinstance(record, dict) or record.get("kind") != "student":
         raise UserError(f"{str(folder / RECORD_FILE)!r} describes no student: give the whole folder that tain distil wrote")
-    is_whole = isinstance(record.get("format"), int) and record.get("task") in ("embed", "classify", "tag") and "dim" in record
+    is_whole = all(isinstance(record.get(name), int) for name in ("format", "dim")) and record.get("task") in ("embed", "classify", "tag")
+    is_whole = is_whole and all(isinstance(record.get(name) or [], list) for name in ("labels", "tags"))
     if not is_whole:
         raise UserError(
             f"{str(folder / RECORD_FILE)!r} lacks the student's format, task or dim: give the whole folder that tain distil wrote"

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
+from tain.foundation.errors import UserError
 from tain.text.records import Deduplicated, RankingExample
 
 
@@ -37,3 +38,18 @@ def lists_others(example: RankingExample) -> bool:
     """Tell whether an example lists a text that is none of its right answers, by ``same_text_key``."""
     right = {same_text_key(answer) for answer in example.answers}
     return any(same_text_key(text) not in right for text in example.negatives)
+
+
+def refuse_half_characters(texts: Iterable[str]) -> None:
+    """Refuse lone surrogates, which no tokenizer takes.
+
+    Raises:
+        UserError: A text holds one.
+    """
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"the text {text!r:.60} holds half a character (a lone surrogate), which is no Unicode: mend or drop it"
+            ) from None

@@ -55,14 +55,14 @@ def refuse_nothing_to_resume(folder: Path) -> None:
         raise UserError(f"there is nothing to resume: {str(folder)!r} does not exist; start without --resume")
 
 
-def number_type_of(folder: Path) -> str | None:
+def number_type_of(folder: Path, *, key: str = "number_type") -> str | None:
     """The number type that the run which left a checkpoint computes in; None where there is none that tells.
 
     What is fastest is measured anew by every process, and a busy machine may find another answer than an idle one.
     """
     try:
         identity = json.loads((folder / "state.json").read_text(encoding="utf-8"))["identity"]
-        name = str(identity["number_type"]).removeprefix("torch.")
+        name = str(identity[key]).removeprefix("torch.")
     except (OSError, ValueError, KeyError, TypeError):
         return None  # damage is told when the checkpoint is loaded
     return name if name in ("float32", "bfloat16") else None
