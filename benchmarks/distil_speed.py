@@ -8,6 +8,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ def latencies(name: str, folder: Path, sentences: list[str], *, repeats: int) ->
         times_ms = sorted(1000 * one / len(sentences) for one in taken_s)
         title = f"{name}, one short text, {backend}"
         claims.append(Claim(title, float(np.median(times_ms)), "ms", LATENCY_GOAL_MS, (times_ms[0], times_ms[-1]), apart))
-    for backend in students:
+    for backend in get_args(Backend):
         times_ms = sorted(first_pass_ms(folder, sentences, backend=backend) for _ in range(repeats))
         title = f"{name}, one short text of a first pass, {backend}"
         claims.append(Claim(title, float(np.median(times_ms)), "ms", None, (times_ms[0], times_ms[-1]), None))
