@@ -59,7 +59,7 @@ def _teachers_word(material: Material) -> list[Prediction]:
         if taught.tokens is not None:
             read = taught.tokens[place]
             best = np.where(np.isnan(read), -np.inf, read).argmax(axis=1)
-            is_read = np.isfinite(read).any(axis=1).tolist()
+            is_read = [bool(np.isfinite(row).any()) for row in read]
             tags = [material.tags[int(tag)] if has_tag else "O" for tag, has_tag in zip(best, is_read, strict=True)]
         said.append(Prediction(label=label, tags=tags))
     return said
