@@ -121,7 +121,8 @@ def read_layout(name: str | Path) -> Layout:
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
     limits = stored(f"{inner}sentence_bert_config.json")
-    _refuse_text_changes(limits, stored("config_sentence_transformers.json"), name)
+    is_lower_cased = limits.get("do_lower_case") and not stored(f"{inner}tokenizer_config.json").get("do_lower_case")
+    _refuse_text_changes(stored("config_sentence_transformers.json"), name, is_lower_cased=bool(is_lower_cased))
     if Path(path).is_dir():
         transformer = str(Path(path) / inner)
         refuse_pickles(transformer)
@@ -130,7 +131,7 @@ def read_layout(name: str | Path) -> Layout:
     return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record, correction)
 
 
-def _refuse_text_changes(of_transformer: Any, of_whole: Any, name: str | Path) -> None:
+def _refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool) -> None:
     """Refuse what sentence-transformers would do to every text first: without it the vectors would be others, and nobody would know."""
     if not isinstance(of_whole, dict):
         raise UserError(f"model {str(name)!r} has a damaged config_sentence_transformers.json: save the model again")
@@ -140,10 +141,10 @@ def _refuse_text_changes(of_transformer: Any, of_whole: Any, name: str | Path) -
             f"model {str(name)!r} puts the prompt {prompts[default]!r} before every text, which tain does not: set its default_prompt_name to null"
             " and write the prompt into your texts"
         )
-    if of_transformer.get("do_lower_case"):
+    if is_lower_cased:
         raise UserError(
             f"model {str(name)!r} has texts lower-cased before its tokenizer (do_lower_case), which tain does not: set it to false and "
-            "lower-case your texts, unless the tokenizer does that by itself"
+            "lower-case your texts yourself"
         )
 
 
