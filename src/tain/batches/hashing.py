@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int8, Int64, UInt8, UInt64
@@ -16,6 +17,7 @@ _B = np.uint64(0x9E3779B97F4A7835)
 _HALF = np.uint64(47)
 _TAIL_MASKS = np.array([(1 << 8 * size) - 1 for size in range(8)], dtype=np.uint64)
 PADDING = 8  # bytes that must follow what is hashed
+_SUMMED_AT_ONCE = 127  # numbers of 0 to 2 whose sum is a byte
 
 
 def codes_for(features: int) -> int:
@@ -33,10 +35,15 @@ def token_codes(tokens: Sequence[bytes], *, codes: int) -> UInt64[np.ndarray, "t
         tokens: UTF-8 spellings; the empty token is hashed as ``<null>``.
         codes: 64-bit codes a token; fewer are the first of more.
     """
+    low, high = token_fingerprints(tokens)
+    return codes_of(low, high, codes=codes)
+
+
+def token_fingerprints(tokens: Sequence[bytes]) -> tuple[UInt64[np.ndarray, " tokens"], UInt64[np.ndarray, " tokens"]]:
+    """Hash whole tokens to 128 bits each, the first two codes; the empty token as ``<null>``."""
     tokens = [token or _NULL for token in tokens]
     lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
-    low, high = fingerprints(hashable(b"".join(tokens)), np.cumsum(lengths) - lengths, lengths)
-    return codes_of(low, high, codes=codes)
+    return fingerprints(hashable(b"".join(tokens)), np.cumsum(lengths) - lengths, lengths)
 
 
 def hashable(text: bytes) -> UInt8[np.ndarray, " bytes"]:
@@ -76,14 +83,24 @@ def fingerprints(
 
 
 def codes_of(low: UInt64[np.ndarray, " pieces"], high: UInt64[np.ndarray, " pieces"], *, codes: int) -> UInt64[np.ndarray, "pieces codes"]:
-    """Draw out fingerprints to as many codes as asked for."""
-    found = np.empty((len(low), codes + codes % 2), dtype=np.uint64)
-    for place in range(0, codes, 2):
-        if place:
-            turned = _mixed(low) * _A
-            low, high = _mixed((high ^ turned) * _B) * _B, _mixed(turned)
-        found[:, place], found[:, place + 1] = low, high
-    return found[:, :codes]
+    """Draw out fingerprints to as many codes as asked for.
+
+    Each two codes come from the two before them, so that a few pieces cost what the steps cost: nothing is allocated in them.
+    """
+    drawn = np.empty((max(1, -(-codes // 2)), 2, len(low)), dtype=np.uint64)
+    drawn[0, 0], drawn[0, 1] = low, high
+    shifted = np.empty_like(drawn[0])
+    for (last_low, last_high), both in pairwise(drawn):
+        new_low, turned = both
+        np.right_shift(last_low, _HALF, out=turned)
+        np.bitwise_xor(turned, last_low, out=turned)
+        np.multiply(turned, _A, out=turned)
+        np.bitwise_xor(last_high, turned, out=new_low)
+        np.multiply(new_low, _B, out=new_low)
+        np.right_shift(both, _HALF, out=shifted)
+        np.bitwise_xor(both, shifted, out=both)
+        np.multiply(new_low, _B, out=new_low)
+    return drawn.reshape(-1, len(low))[:codes].T
 
 
 def _mixed(value: np.ndarray) -> np.ndarray:
@@ -95,36 +112,48 @@ def ternary(codes: UInt64[np.ndarray, "tokens codes"], *, features: int) -> Int8
     return _looked_up(codes, _eight_features(above=0)).view(np.int8)[:, :features]
 
 
-def ternary_sums(
+def scaled_sums(
     codes: UInt64[np.ndarray, "pieces codes"],
     rows: Int64[np.ndarray, " uses"],
     counts: Int64[np.ndarray, " tokens"],
     *,
     features: int,
-) -> np.ndarray:
-    """Sum the features of each token's pieces, int32 (tokens, features).
+    unit: int,
+) -> Int8[np.ndarray, "tokens features"]:
+    """Sum the features of each token's pieces, over the square root of their number; what lies beyond 1 is cut.
 
     Args:
         codes: Of the different pieces.
         rows: The tokens' pieces as rows of ``codes``, token after token.
         counts: How many pieces each token has, 1 or more.
         features: A token's.
+        unit: What a feature of 1 becomes, 127 at most.
     """
     # a feature plus 1 is 0 to 2, so eight of them lie in a 64-bit number and are added at once, up to 127 times
     table = _looked_up(codes, _eight_features(above=1))
-    order = np.argsort(-counts, kind="stable")  # tokens with more pieces first: what is left is always a beginning
-    first = (np.cumsum(counts) - counts)[order]
-    left = np.searchsorted(-counts[order], -np.arange(int(counts.max(initial=0))), side="left")
-    sums = np.zeros((len(counts), table.shape[1] * 8), dtype=np.int32)
-    for start in range(0, len(left), 127):
-        part = np.zeros((left[start], table.shape[1]), dtype=np.uint64)
-        for place in range(start, min(start + 127, len(left))):
-            part[: left[place]] += table[rows[first[: left[place]] + place]]
-        sums[: left[start]] += part.view(np.uint8)
-    sums -= counts[order, None].astype(np.int32)
-    found = np.empty((len(counts), features), dtype=np.int32)
-    found[order] = sums[:, :features]
+    found = np.empty((len(counts), features), dtype=np.int8)
+    end = 0
+    for token, count in enumerate(counts.tolist()):
+        start, end = end, end + count
+        pieces = table[rows[start:end]]
+        if count <= _SUMMED_AT_ONCE:
+            above = np.add.reduce(pieces, axis=0).tobytes().translate(_scaled_bytes(count, unit))
+            found[token] = np.frombuffer(above, dtype=np.int8)[:features]
+        else:
+            above = np.add.reduce(pieces.view(np.uint8), axis=0, dtype=np.int64)[:features]
+            found[token] = _scaled(above - count, count, unit)
     return found
+
+
+@cache
+def _scaled_bytes(count: int, unit: int) -> bytes:
+    """What each sum of that many pieces' features, their number added, becomes."""
+    return _scaled(np.arange(256) - count, count, unit).tobytes()
+
+
+def _scaled(sums: Int64[np.ndarray, " sums"], count: int, unit: int) -> Int8[np.ndarray, " sums"]:
+    # one product, one root and one division in float64 round alike on every processor
+    return np.clip(np.rint(unit * sums / np.sqrt(count)), -unit, unit).astype(np.int8)
 
 
 def _looked_up(codes: np.ndarray, eight: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int8, Int64
+from jaxtyping import Int8, Int64, UInt64
 
-from tain.batches.hashing import PADDING, codes_for, codes_of, fingerprints, hashable, ternary, ternary_sums, token_codes
+from tain.batches.hashing import PADDING, codes_for, codes_of, fingerprints, hashable, scaled_sums, ternary, token_codes, token_fingerprints
 from tain.batches.projection_config import ProjectionConfig
 from tain.batches.token_cache import TokenCache
 
@@ -89,19 +89,27 @@ def token_features(tokens: Sequence[str], config: ProjectionConfig) -> Int8[np.n
     own, at_once = config.features - config.ngram_features, max(1, _BYTES_AT_ONCE // (16 * config.features))
     for start in range(0, len(tokens), at_once):
         part = slice(start, start + at_once)
-        spelt = [token.encode("utf-8", "surrogatepass") for token in tokens[part]]
-        np.multiply(ternary(token_codes(spelt, codes=codes_for(own)), features=own), np.int8(UNIT), out=found[part, :own])
-        if config.ngram_features:
-            found[part, own:] = _ngram_features(tokens[part], config)
+        codes, ngrams = _hashed(tokens[part], config)
+        np.multiply(ternary(codes, features=own), np.int8(UNIT), out=found[part, :own])
+        if ngrams is not None:
+            found[part, own:] = scaled_sums(*ngrams, features=config.ngram_features, unit=UNIT)
     return found
 
 
-def _ngram_features(tokens: Sequence[str], config: ProjectionConfig) -> Int8[np.ndarray, "tokens features"]:
-    """Sum the n-grams' features over the square root of their number, so that long and short tokens spread alike.
+# codes of the different n-grams; the tokens' n-grams as rows of these; how many each token has
+_NGrams = tuple[UInt64[np.ndarray, "different others"], Int64[np.ndarray, " ngrams"], Int64[np.ndarray, " tokens"]]
 
-    A sum, unlike a hash of the set, keeps tokens with common n-grams alike, and a matrix behind it gives each n-gram a vector of
-    its own, as subword models have. What lies beyond 1 is cut.
+
+def _hashed(tokens: Sequence[str], config: ProjectionConfig) -> tuple[UInt64[np.ndarray, "tokens codes"], _NGrams | None]:
+    """The tokens' own codes, and their n-grams'.
+
+    Sums of n-grams, unlike a hash of the set, keep tokens with common n-grams alike, and a matrix behind them gives each n-gram a vector
+    of its own, as subword models have.
     """
+    of_tokens, of_ngrams = codes_for(config.features - config.ngram_features), codes_for(config.ngram_features)
+    spelt = [token.encode("utf-8", "surrogatepass") for token in tokens]
+    if not of_ngrams:
+        return token_codes(spelt, codes=of_tokens), None
     marked = [f"^{token}$" if len(token) <= _NGRAM_CHARACTERS else f"^{token[:_NGRAM_CHARACTERS]}" for token in tokens]
     text = hashable("".join(marked).encode("utf-8", "surrogatepass"))
     starts, ends, counts = _ngrams(text, np.fromiter(map(len, marked), np.int64, len(marked)), config)
@@ -109,11 +117,13 @@ def _ngram_features(tokens: Sequence[str], config: ProjectionConfig) -> Int8[np.
     _, first, rows = np.unique(low, return_index=True, return_inverse=True)
     if (high[first][rows] != high).any():  # two with half a fingerprint in common
         first = rows = np.arange(len(low))
-    sums = ternary_sums(
-        codes_of(low[first], high[first], codes=codes_for(config.ngram_features)), rows, counts, features=config.ngram_features
-    )
-    # one product, one root and one division in float64 round alike on every processor
-    return np.clip(np.rint(UNIT * sums / np.sqrt(counts)[:, None]), -UNIT, UNIT).astype(np.int8)
+    low, high = low[first], high[first]
+    if of_tokens != of_ngrams:
+        return token_codes(spelt, codes=of_tokens), (codes_of(low, high, codes=of_ngrams), rows, counts)
+    # in one go: of a few tokens the steps cost all there is
+    own_low, own_high = token_fingerprints(spelt)
+    codes = codes_of(np.concatenate([own_low, low]), np.concatenate([own_high, high]), codes=of_tokens)
+    return codes[: len(tokens)], (codes[len(tokens) :], rows, counts)
 
 
 def _ngrams(text: np.ndarray, lengths: np.ndarray, config: ProjectionConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
