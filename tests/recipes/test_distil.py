@@ -24,6 +24,7 @@ from tain.recipes.distil_teacher import Lessons, load_teacher
 from tain.runtime.student import Student
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example, Prediction
+from tain.training.checkpoint import checkpoint_folder
 
 SMALL: dict[str, Any] = {
     "features": 64,
@@ -127,6 +128,8 @@ def test_an_interrupted_run_ends_as_one_that_was_not(own_model, train_on, texts,
         distil(own_model, texts, tmp_path / "student", **settings)
     with pytest.raises(UserError, match=r"made with other settings \(content of the texts was"):
         distil(own_model, [*texts[1:], "another text"], tmp_path / "student", **settings, resume=True)
+    with pytest.raises(UserError, match="would be lost"):
+        distil(own_model, texts, tmp_path / "student", **settings)
     resumed = distil(own_model, texts, tmp_path / "student", **settings, resume=True)
     assert resumed.trained.losses == whole.trained.losses
     # the last bit of a loaded moment may round otherwise, and with it a weight between two steps
@@ -188,7 +191,7 @@ def test_a_student_is_begun_with_one_that_reads_alike(bert_folder, texts, tmp_pa
 def test_a_damaged_checkpoint_is_told_whatever_the_number_type(bert_folder, texts, tmp_path):
     (tmp_path / ".student.checkpoint").mkdir()
     (tmp_path / ".student.checkpoint" / "state.json").write_text("{")
-    assert recipe.checkpoint_folder(tmp_path / "student") == tmp_path / ".student.checkpoint"
+    assert checkpoint_folder(tmp_path / "student") == tmp_path / ".student.checkpoint"
     assert "is damaged" in refused(bert_folder, texts, tmp_path / "student", resume=True, **SMALL)
 
 

@@ -74,6 +74,8 @@ def test_an_interrupted_run_resumes_bit_for_bit(corpus, tmp_path):
     cut = pretrain("scratch", [corpus], tmp_path / "cut", **longer)
     assert not cut.finished
     assert not (tmp_path / "cut").exists()
+    with pytest.raises(UserError, match="would be lost"):
+        pretrain("scratch", [corpus], tmp_path / "cut", **longer)
     resumed = pretrain("scratch", [corpus], tmp_path / "cut", **settings, resume=True)
     assert resumed.losses == whole.losses
     for name, parameter in whole.model.state_dict().items():

@@ -301,7 +301,9 @@ def test_weights_of_another_run_are_never_taken_for_the_best(bert_folder, pairs,
 
     cut_off()
     shutil.copytree(hidden["checkpoint"], tmp_path / "first")
-    cut_off(learning_rate=2e-3)  # begins anew: what the first run left is gone
+    with pytest.raises(UserError, match="would be lost"):
+        rank(bert_folder, pairs, tmp_path / "cut", **settings)
+    cut_off(learning_rate=2e-3, overwrite=True)  # begins anew: what the first run left is gone
     shutil.rmtree(hidden["checkpoint"])
     shutil.copytree(tmp_path / "first", hidden["checkpoint"])
     monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": 0.0})  # so that nothing better comes along

@@ -1,8 +1,10 @@
 """Checkpoints on disk beside what killed processes left."""
 
+import pytest
 import torch
 
-from tain.training.checkpoint import Checkpoint, load_checkpoint, number_type_of, save_checkpoint
+from tain.foundation.errors import UserError
+from tain.training.checkpoint import Checkpoint, checkpoint_folder, load_checkpoint, number_type_of, refuse_to_lose, save_checkpoint
 
 
 def test_what_a_process_left_that_was_killed_while_it_wrote_goes_with_the_next_checkpoint(tmp_path):
@@ -14,9 +16,20 @@ def test_what_a_process_left_that_was_killed_while_it_wrote_goes_with_the_next_c
 
 
 def test_the_number_type_is_told_where_there_is_one(tmp_path):
-    assert number_type_of(tmp_path / "none") is None
+    assert number_type_of([tmp_path / "none"]) is None
     for said, expected in (("torch.bfloat16", "bfloat16"), ("float32", "float32"), ("int8", None)):
         save_checkpoint(tmp_path / "state", Checkpoint(1, {"number_type": said}, {}), {"one": torch.ones(2)})
-        assert number_type_of(tmp_path / "state") == expected
+        assert number_type_of([tmp_path / "none", tmp_path / "state"]) == expected
     (tmp_path / "state" / "state.json").write_text("[]")
-    assert number_type_of(tmp_path / "state") is None
+    assert number_type_of([tmp_path / "none", tmp_path / "state"]) is None
+
+
+def test_a_checkpoint_is_lost_to_those_alone_who_ask_for_it(tmp_path):
+    folders = [checkpoint_folder(tmp_path / "out", seed) for seed in (None, 13, 14)]
+    assert [folder.name for folder in folders] == [".out.checkpoint", ".out.checkpoint-13", ".out.checkpoint-14"]
+    folders[1].mkdir()  # cut off before its first
+    refuse_to_lose(folders, overwrite=False)
+    save_checkpoint(folders[2], Checkpoint(3, {}, {}), {"one": torch.ones(2)})
+    refuse_to_lose(folders, overwrite=True)
+    with pytest.raises(UserError, match=r"\.out\.checkpoint-14', would be lost: go on from it with --resume, or give --overwrite"):
+        refuse_to_lose(folders, overwrite=False)

@@ -77,7 +77,10 @@ def test_a_gradient_that_is_no_number_does_not_spoil_the_good_state(tmp_path, ba
             model.weight.grad[0, 0] = math.inf
         return loss
 
-    with pytest.raises(UserError, match=r"(the loss became|the weights are not finite).*; the last good state is kept in .*: start again"):
+    with pytest.raises(
+        UserError,
+        match=r"(the loss became|the weights are not finite).*; the last good state is kept in .*: start anew with --overwrite and a lower",
+    ):
         train(spoilt, optimizer, steps=6, progress=Progress.silent(), saving=saving(tmp_path))
     kept, optimizer = build()
     assert run(kept, optimizer, steps=bad_step, saving=saving(tmp_path, resume=True)).steps == bad_step

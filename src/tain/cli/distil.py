@@ -37,7 +37,9 @@ def distil(
     labels: Annotated[Path | None, Parameter(help="names of the teacher's classes, one a line, in the order of its logits")] = None,
     tags: Annotated[Path | None, Parameter(help="the same for its tags")] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
-    overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
+    overwrite: Annotated[
+        bool, Parameter(help="replace the output folder if it exists, and start anew where a run was cut off", negative=())
+    ] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]

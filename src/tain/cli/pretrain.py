@@ -24,7 +24,9 @@ def pretrain(
         str | None, Parameter(help="the column that is the same throughout a document; default: each row is a document")
     ] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
-    overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
+    overwrite: Annotated[
+        bool, Parameter(help="replace the output folder if it exists, and start anew where a run was cut off", negative=())
+    ] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]

@@ -42,7 +42,7 @@ _Label = Annotated[str | None, Parameter(help="column that says by 1 or 0 whethe
 _Device = Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")]
 _Dtype = Annotated[Dtype, Parameter(help="number type; auto takes what is fastest here")]
 _Trust = Annotated[bool, Parameter(help="let the models' folders bring Python code of their own", negative=())]
-_Overwrite = Annotated[bool, Parameter(help="replace the output if it exists", negative=())]
+_Overwrite = Annotated[bool, Parameter(help="replace the output if it exists; train: and start anew where a run was cut off", negative=())]
 _Json = Annotated[bool, Parameter(help="results and progress as JSON", negative=())]
 _Quiet = Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())]
 

@@ -43,7 +43,7 @@ from tain.recipes.distil_teacher import Teacher, load_teacher
 from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
 from tain.text.records import Example
 from tain.text.tags import tokens_of
-from tain.training.checkpoint import number_type_of, refuse_nothing_to_resume
+from tain.training.checkpoint import checkpoint_folder, number_type_of, refuse_nothing_to_resume, refuse_to_lose
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
 from tain.training.reading import backward
@@ -100,7 +100,7 @@ def distil(
         classifier: What labels the whole texts where the teacher is a tagger.
         labels: Names of the classes in the order of the teacher's logits; default: what its config says.
         tags: The same for tags.
-        overwrite: Replace ``output`` if it exists.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
         progress: Told what happens.
         **settings: Fields of ``DistilConfig``.
 
@@ -111,8 +111,11 @@ def distil(
     config = shaped_like_start(chosen_settings(DistilConfig, "distil", config, settings)).resolved()
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
+        left = checkpoint_folder(Path(output))
         if config.resume:
-            refuse_nothing_to_resume(checkpoint_folder(Path(output)))
+            refuse_nothing_to_resume(left)
+        else:
+            refuse_to_lose([left], overwrite=overwrite)
     elif config.resume:
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     if (str(teacher) if isinstance(teacher, str | Path) else teacher.name) == NONE:
@@ -162,15 +165,10 @@ def distil(
 
 def _number_type(config: DistilConfig, device: torch.device, output: str | Path | None) -> Dtype:
     """What to multiply in: what the run that is gone on with did, else what is faster here."""
-    if config.resume and output is not None and (begun_in := number_type_of(checkpoint_folder(Path(output)), key="dtype")):
+    if config.resume and output is not None and (begun_in := number_type_of([checkpoint_folder(Path(output))], key="dtype")):
         return "bfloat16" if begun_in == "bfloat16" else "float32"
     is_faster = config.student == "pqrnn" and fastest_dtype(device.type) == torch.bfloat16
     return "bfloat16" if is_faster else "float32"
-
-
-def checkpoint_folder(output: Path) -> Path:
-    """Where a run that is cut off leaves what ``--resume`` goes on from."""
-    return output.parent / f".{output.name}.checkpoint"
 
 
 # ---- a run

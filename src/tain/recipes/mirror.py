@@ -39,7 +39,7 @@ from tain.recipes.mirror_card import model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.training import distributed
-from tain.training.checkpoint import drop_leftovers, number_type_of, refuse_nothing_to_resume
+from tain.training.checkpoint import checkpoint_folder, drop_leftovers, number_type_of, refuse_nothing_to_resume, refuse_to_lose
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train
 from tain.training.optimizer import MasterWeights, adamw
@@ -153,7 +153,7 @@ def mirror(
         texts: Texts; or pairs of texts that mean the same, for weak supervision.
         output: Folder to save the encoder in; None keeps it in memory only.
         config: All settings at once; or give single ones by name.
-        overwrite: Replace ``output`` if it exists.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
         progress: Told what happens.
         began_s: When ``budget_s`` began, by ``time.monotonic()``; default: now.
         **settings: Fields of ``MirrorConfig``.
@@ -169,6 +169,8 @@ def mirror(
     config = chosen_settings(MirrorConfig, "mirror", config, settings)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
+        if not config.resume:
+            refuse_to_lose(_checkpoints(Path(output), config), overwrite=overwrite)
     elif config.resume:
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     distributed.start_processes(config.device)
@@ -325,7 +327,7 @@ class _Session:
 
     def run(self) -> Mirrored:
         config, encoder = self.config, self.embedder.encoder
-        if config.resume and not self._checkpoints():
+        if config.resume:
             self._refuse_nothing_to_resume()
         assert config.dropout is not None and config.attention_dropout is not None and config.epochs is not None
         before, report_s = self._timed_report()
@@ -504,33 +506,25 @@ class _Session:
         identity |= {"number_type": str(self.number_type), "content of the model": self.weights_digest}
         # a run of so many seconds is not gone on with, and writing takes some of them
         every_s = self.config.checkpoint_every_s if distributed.rank() == 0 and self.config.budget_s is None else None
-        folder = self._checkpoint_folder(seed)
+        folder = checkpoint_folder(self.output, seed)
         # a seed without one is trained again, to the same end
         return Saving(folder, every_s, self.config.resume and folder.exists(), identity)
 
-    def _checkpoint_folder(self, seed: int) -> Path:
-        assert self.output is not None
-        return self.output.parent / f".{self.output.name}.checkpoint-{seed}"
-
     def _begun_in(self) -> str | None:
         """The number type of the run that is gone on with."""
-        kept = self._checkpoints() if self.config.resume and self.output is not None else []
-        return next(filter(None, map(number_type_of, kept)), None)
-
-    def _checkpoints(self) -> list[Path]:
-        """Those that there are for this output and these seeds."""
-        folders = map(self._checkpoint_folder, range(self.config.seed, self.config.seed + self.config.seeds))
-        return [folder for folder in folders if folder.exists()]
+        return number_type_of(_checkpoints(self.output, self.config)) if self.config.resume and self.output is not None else None
 
     def _refuse_nothing_to_resume(self) -> None:
         assert self.output is not None
+        if any(folder.exists() for folder in _checkpoints(self.output, self.config)):
+            return
         others = sorted(self.output.parent.glob(f".{glob.escape(self.output.name)}.checkpoint-[0-9]*"))
         if others:
             seeds = ", ".join(folder.name.rpartition("-")[2] for folder in others)
             raise UserError(
                 f"there is nothing to resume with seed {self.config.seed}, but a run with seed {seeds} can be gone on with: give --seed"
             )
-        refuse_nothing_to_resume(self._checkpoint_folder(self.config.seed))
+        refuse_nothing_to_resume(checkpoint_folder(self.output, self.config.seed))
 
     def _plan(self, seed: int, report_s: float) -> tuple[int, int, Callable[[int], bool] | None]:
         """Choose batch size and steps: the preset's, or what fits the budget on this machine."""
@@ -608,12 +602,14 @@ class _Session:
             record["mirror"] = suggested  # what the model wanted is good for what is made of it, too
         with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
             self.embedder.save(folder, record=record, card=model_card(self.output.name, record))
-        self._drop_checkpoints()
+        for left in _checkpoints(self.output, self.config):
+            shutil.rmtree(left, ignore_errors=True)
+            drop_leftovers(left)
 
-    def _drop_checkpoints(self) -> None:
-        for seed in range(self.config.seed, self.config.seed + self.config.seeds):
-            shutil.rmtree(self._checkpoint_folder(seed), ignore_errors=True)
-            drop_leftovers(self._checkpoint_folder(seed))
+
+def _checkpoints(output: Path, config: MirrorConfig) -> list[Path]:
+    """Where this run's seeds leave theirs."""
+    return [checkpoint_folder(output, config.seed + number) for number in range(config.seeds)]
 
 
 _FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead

@@ -36,7 +36,7 @@ from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
 from tain.recipes.pretrain_start import alphabet_size, new_model, train_wordpiece
 from tain.recipes.pretrain_validation import HeldOut
 from tain.text.readers import read_texts
-from tain.training.checkpoint import number_type_of, refuse_nothing_to_resume
+from tain.training.checkpoint import number_type_of, refuse_nothing_to_resume, refuse_to_lose
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
@@ -97,7 +97,7 @@ def pretrain(
         config: All settings at once; or give single ones by name.
         column: The texts' column, where the files are tables.
         document_column: The column that tells which rows of a table belong to one document; default: each row is one.
-        overwrite: Replace ``output`` if it exists.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
         progress: Told what happens.
         **settings: Fields of ``PretrainConfig``.
 
@@ -131,9 +131,12 @@ class _Session:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.work = output.parent / f".{output.name}.pretrain"
+        left = self.work / "checkpoint"
         if config.resume:
-            refuse_nothing_to_resume(self.work / "checkpoint")
-        begun_in = number_type_of(self.work / "checkpoint") if config.resume else None
+            refuse_nothing_to_resume(left)
+        else:
+            refuse_to_lose([left], overwrite=overwrite)
+        begun_in = number_type_of([left]) if config.resume else None
         chosen = begun_in or str(fastest_dtype(self.device.type)) if config.dtype == "auto" else config.dtype
         self.number_type: torch.dtype = getattr(torch, chosen.removeprefix("torch."))
         self.measured: dict[str, list[Any]] = {"validation": [], "held_out": []}  # goes into checkpoints

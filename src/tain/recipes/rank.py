@@ -37,7 +37,16 @@ from tain.recipes.rank_material import Material, gather_material, mine_negatives
 from tain.text.cleaning import lists_others
 from tain.text.records import RankingExample
 from tain.training import distributed
-from tain.training.checkpoint import Checkpoint, drop_leftovers, load_checkpoint, number_type_of, refuse_nothing_to_resume, save_checkpoint
+from tain.training.checkpoint import (
+    Checkpoint,
+    checkpoint_folder,
+    drop_leftovers,
+    load_checkpoint,
+    number_type_of,
+    refuse_nothing_to_resume,
+    refuse_to_lose,
+    save_checkpoint,
+)
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, two_rates
@@ -119,7 +128,7 @@ def rank(
         output: Folder to save the ranker in; None keeps it in memory only.
         validation: Held-out examples; default: some of ``pairs``.
         config: All settings at once; or give single ones by name.
-        overwrite: Replace ``output`` if it exists.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
         progress: Told what happens.
         **settings: Fields of ``RankConfig``.
 
@@ -130,6 +139,10 @@ def rank(
     config = chosen_settings(RankConfig, "rank", config, settings)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
+        if not config.resume:
+            refuse_to_lose(_checkpoints(Path(output), config), overwrite=overwrite)
+    elif config.resume:
+        raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     distributed.start_processes(config.device)
     if distributed.rank() > 0:
         progress = Progress.mute()  # one voice is enough
@@ -654,14 +667,11 @@ class _Session:
 
     def _begun_in(self) -> str | None:
         """The number type of the run that is gone on with."""
-        if not self.config.resume or self.output is None:
-            return None
-        seeds = range(self.config.seed, self.config.seed + self.config.seeds)
-        return next(filter(None, (number_type_of(self._checkpoint_folder(seed)) for seed in seeds)), None)
+        return number_type_of(_checkpoints(self.output, self.config)) if self.config.resume and self.output is not None else None
 
     def _checkpoint_folder(self, seed: int) -> Path:
         assert self.output is not None
-        return self.output.parent / f".{self.output.name}.checkpoint-{seed}"
+        return checkpoint_folder(self.output, seed)
 
     def _best_folder(self, seed: int) -> Path:
         assert self.output is not None
@@ -694,6 +704,11 @@ class _Session:
             shutil.rmtree(self._checkpoint_folder(each.seed), ignore_errors=True)
             drop_leftovers(self._checkpoint_folder(each.seed))
             shutil.rmtree(self._best_folder(each.seed), ignore_errors=True)
+
+
+def _checkpoints(output: Path, config: RankConfig) -> list[Path]:
+    """Where this run's seeds leave theirs."""
+    return [checkpoint_folder(output, config.seed + number) for number in range(config.seeds)]
 
 
 class _Keeper:
@@ -731,7 +746,9 @@ class _Keeper:
             return
         kept, tensors = load_checkpoint(self.folder, identity=self.identity, defaults={})
         if kept.figures["best"] < figure:
-            raise UserError(f"the weights in {str(self.folder)!r} are not the best of this run: start again without --resume")
+            raise UserError(
+                f"the weights in {str(self.folder)!r} are not the best of this run: start anew with --overwrite and without --resume"
+            )
         self.weights.load_state(tensors)
 
 

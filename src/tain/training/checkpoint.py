@@ -3,6 +3,7 @@
 import glob
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,24 @@ def drop_leftovers(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def checkpoint_folder(output: Path, seed: int | None = None) -> Path:
+    """Where a run that is cut off leaves what ``--resume`` goes on from; each seed's own, where there may be several."""
+    return output.parent / f".{output.name}.checkpoint{'' if seed is None else f'-{seed}'}"
+
+
+def refuse_to_lose(folders: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse to begin anew where an earlier run can be gone on with.
+
+    Raises:
+        UserError: One of these is a checkpoint, and ``overwrite`` is off.
+    """
+    left = next((folder for folder in folders if (folder / "state.json").exists()), None)
+    if left is not None and not overwrite:
+        raise UserError(
+            f"the checkpoint of an earlier run, {str(left)!r}, would be lost: go on from it with --resume, or give --overwrite to start anew"
+        )
+
+
 def refuse_nothing_to_resume(folder: Path) -> None:
     """Refuse to go on from a checkpoint that is not there.
 
@@ -55,17 +74,20 @@ def refuse_nothing_to_resume(folder: Path) -> None:
         raise UserError(f"there is nothing to resume: {str(folder)!r} does not exist; start without --resume")
 
 
-def number_type_of(folder: Path, *, key: str = "number_type") -> str | None:
-    """The number type that the run which left a checkpoint computes in; None where there is none that tells.
+def number_type_of(folders: Iterable[Path], *, key: str = "number_type") -> str | None:
+    """The number type that the run which left these checkpoints computes in; None where there is none that tells.
 
     What is fastest is measured anew by every process, and a busy machine may find another answer than an idle one.
     """
-    try:
-        identity = json.loads((folder / "state.json").read_text(encoding="utf-8"))["identity"]
-        name = str(identity[key]).removeprefix("torch.")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # damage is told when the checkpoint is loaded
-    return name if name in ("float32", "bfloat16") else None
+    for folder in folders:
+        try:
+            identity = json.loads((folder / "state.json").read_text(encoding="utf-8"))["identity"]
+            name = str(identity[key]).removeprefix("torch.")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damage is told when the checkpoint is loaded
+        if name in ("float32", "bfloat16"):
+            return name
+    return None
 
 
 def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[str, Any]) -> tuple[Checkpoint, dict[str, Tensor]]:
@@ -87,7 +109,9 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[st
     changed = sorted(name for name in there if there[name] != here.get(name))
     if changed:
         said = ", ".join(f"{name} was {there[name]!r} and is {here.get(name)!r}" for name in changed)
-        raise UserError(f"the checkpoint was made with other settings ({said}): give the same, or start again without --resume")
+        raise UserError(
+            f"the checkpoint was made with other settings ({said}): give the same, or start anew with --overwrite and without --resume"
+        )
     return Checkpoint(content["step"], content["identity"], content["figures"]), tensors
 
 
@@ -98,4 +122,4 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError("state.json says too little")
         return content, load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"the checkpoint {str(folder)!r} is damaged ({error}): start again without --resume") from None
+        raise UserError(f"the checkpoint {str(folder)!r} is damaged ({error}): start anew with --overwrite and without --resume") from None

@@ -110,7 +110,8 @@ def train(
     def stop(reason: str) -> NoReturn:
         is_kept = saving is not None and saving.every_s is not None and (saving.folder / "state.json").exists()
         kept = f"; the last good state is kept in {str(saving.folder)!r}" if saving is not None and is_kept else ""
-        raise UserError(f"{reason}, so training stopped{kept}: start again with a lower learning rate, or in float32")
+        anew = "start anew with --overwrite and" if kept else "start again with"
+        raise UserError(f"{reason}, so training stopped{kept}: {anew} a lower learning rate, or in float32")
 
     done = first
     with progress.task(name, steps, already=first) as task:

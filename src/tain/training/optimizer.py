@@ -80,12 +80,14 @@ class MasterWeights:
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
         if set(state) != set(self.names):
-            raise UserError("the checkpoint belongs to another model: its parameters have other names; start again without --resume")
+            raise UserError(
+                "the checkpoint belongs to another model: its parameters have other names; start anew with --overwrite and without --resume"
+            )
         resized = [name for name, master in zip(self.names, self.masters, strict=True) if state[name].shape != master.shape]
         if resized:
             raise UserError(
                 f"the checkpoint belongs to another model: {resized[0]} has the shape {tuple(state[resized[0]].shape)} there;"
-                " start again without --resume"
+                " start anew with --overwrite and without --resume"
             )
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(state[name])
