@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
 from tain.models.scanning import scan_best
 from tain.ranking import approximate
 from tain.ranking.approximate import ShortLists
@@ -64,6 +65,16 @@ def test_damaged_lists_are_made_anew(index, lists, generator):
     (index.folder / "short.faiss").write_bytes(b"noise")
     assert ShortLists.of(index).lists.ntotal == 2000
     assert len((index.folder / "short.faiss").read_bytes()) > 2000
+
+
+def test_lists_that_cannot_be_kept_are_used_all_the_same(index, lists, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (index.folder / "short.faiss").unlink()
+    monkeypatch.setattr(approximate, "_write", full)
+    assert ShortLists.of(index, progress=Progress.for_terminal(json=True)).lists.ntotal == 2000
+    assert "short lists cannot be kept, and every search will make them anew: [Errno 28] No space" in capsys.readouterr().err
 
 
 def test_lists_of_half_the_rows_are_made_anew(index, lists, rng):

@@ -13,9 +13,10 @@ from safetensors.numpy import save_file
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.models.correction import LanguageCorrection
 from tain.models.embedder import Embedder
 from tain.recipes import distil as recipe
-from tain.recipes import distil_material
+from tain.recipes import distil_figures, distil_material
 from tain.recipes.distil import distil
 from tain.recipes.distil_config import PRESETS, DistilConfig
 from tain.recipes.distil_figures import label_figures, vector_figures
@@ -208,6 +209,25 @@ def test_equal_seeds_give_equal_students_and_others_do_not(bert_folder, texts):
 def test_vector_figures_are_perfect_for_the_teacher_itself(rng):
     vectors = rng.normal(size=(20, 6)).astype(np.float32)
     assert vector_figures(3 * vectors, vectors) == pytest.approx({"cosine": 1.0, "pairs": 1.0, "found": 1.0})
+
+
+def test_vector_figures_of_many_texts_compare_a_part_at_a_time(rng, monkeypatch):
+    ours, theirs = rng.normal(size=(2, 50, 6)).astype(np.float32)
+    theirs += 2 * ours
+    whole = vector_figures(ours, theirs)
+    assert 0 < whole["found"] < 1
+    monkeypatch.setattr(distil_figures, "_COMPARED", 20)
+    parted = vector_figures(ours, theirs)
+    assert (parted["found"], parted["cosine"]) == (whole["found"], pytest.approx(whole["cosine"]))
+    assert parted["pairs"] == vector_figures(ours[:20], theirs[:20])["pairs"]
+
+
+def test_an_encoder_corrected_by_language_is_no_teacher(bert_folder, texts, tmp_path):
+    corrected = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    corrected.correction = LanguageCorrection({"en": np.eye(32, dtype=np.float32)[:1]})
+    (tmp_path / "corrected").mkdir()
+    corrected.save(tmp_path / "corrected", record={"correction": {"method": "languages"}}, card="")
+    assert "texts to learn from name no language" in refused(tmp_path / "corrected", texts, **SMALL)
 
 
 # ---- classify and tag

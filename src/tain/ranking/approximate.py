@@ -43,14 +43,17 @@ class ShortLists:
         Raises:
             UserError: FAISS is not installed.
         """
-        faiss = _faiss()
+        faiss, progress = _faiss(), progress or Progress.silent()
         path = index.folder / "short.faiss"
         lists = _read(faiss, path)
         if lists is not None and lists.d == index.dim and lists.ntotal <= len(index) <= _STALE * lists.ntotal:
-            _add(lists, index.vectors[lists.ntotal :], progress or Progress.silent())
+            _add(lists, index.vectors[lists.ntotal :], progress)
             return cls(index, lists)
-        lists = _made(faiss, index.vectors, progress or Progress.silent())
-        _write(faiss, lists, path)
+        lists = _made(faiss, index.vectors, progress)
+        try:
+            _write(faiss, lists, path)
+        except (OSError, RuntimeError, UserError) as error:  # FAISS has no error of its own for a disk
+            progress.warn(f"the short lists cannot be kept, and every search will make them anew: {error}")
         return cls(index, lists)
 
     def rows(self, context: Float[Tensor, "vectors dim"], *, k: int, probes: int) -> np.ndarray:

@@ -10,22 +10,25 @@ from tain.evaluation.tagging import slot_f1
 from tain.recipes.distil_material import Lesson, Material
 from tain.text.records import Prediction
 
+_COMPARED = 2000  # texts at once: every pair of them is a number or more
+
 
 def vector_figures(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
     """How near a student's vectors come to its teacher's.
 
     Returns:
-        ``cosine``: mean cosine of a text's two vectors. ``pairs``: Spearman's correlation of the cosines between texts.
-        ``found``: share of texts whose own teacher vector is the nearest of all.
+        ``cosine``: mean cosine of a text's two vectors. ``pairs``: Spearman's correlation of the cosines between texts, of the first
+        2,000. ``found``: share of texts whose own teacher vector is the nearest of all.
     """
     ours, theirs = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in (student, teacher))
-    between = ours @ theirs.T
-    above = np.triu_indices(len(ours), k=1)
-    correlation = spearman((ours @ ours.T)[above], (theirs @ theirs.T)[above]) if len(ours) > 2 else math.nan
+    nearest = [(ours[start : start + _COMPARED] @ theirs.T).argmax(axis=1) for start in range(0, len(ours), _COMPARED)]
+    first, other = ours[:_COMPARED], theirs[:_COMPARED]
+    above = np.triu_indices(len(first), k=1)
+    correlation = spearman((first @ first.T)[above], (other @ other.T)[above]) if len(first) > 2 else math.nan
     figures = {
-        "cosine": float(np.diag(between).mean()),
+        "cosine": float((ours * theirs).sum(axis=1).mean()),
         "pairs": correlation,
-        "found": float((between.argmax(axis=1) == np.arange(len(ours))).mean()),
+        "found": float((np.concatenate(nearest) == np.arange(len(ours))).mean()),
     }
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 

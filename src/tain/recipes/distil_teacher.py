@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.models.correction import LanguageCorrection
 from tain.models.embedder import Embedder
 from tain.models.labeller import Labeller, checked_names
 from tain.recipes.distil_config import NONE
@@ -116,7 +117,13 @@ def load_teacher(
             f"teacher {str(name)!r} is itself a student: let its vectors teach, tain encode {name} TEXTS -o vectors.npy and vectors.npy as teacher"
         )
     if task == "embed":
-        return _EncoderTeacher(Embedder.load(name, device=str(device), dtype="float32", trust_remote_code=trust_remote_code))
+        embedder = Embedder.load(name, device=str(device), dtype="float32", trust_remote_code=trust_remote_code)
+        if isinstance(embedder.correction, LanguageCorrection):
+            raise UserError(
+                f"teacher {str(name)!r} takes each language's own directions out of its vectors, and texts to learn from name no language:"
+                f" give the encoder that it was made from, or let its vectors teach, tain encode {name} TEXTS --language ... -o vectors.npy"
+            )
+        return _EncoderTeacher(embedder)
     whole = name if task == "classify" else classifier
     for each in (name, classifier):
         if each is not None and is_student(each):
