@@ -132,3 +132,15 @@ def test_an_existing_file_is_kept(bert_folder: Path, tmp_path: Path, capsys: pyt
     assert run("inspect", bert_folder, "a mirror", "--page", tmp_path / "look.html", *SMALL) == 2
     assert "already exists" in capsys.readouterr().err
     assert (tmp_path / "look.html").read_text() == "mine"
+
+
+def test_a_text_that_is_also_a_files_name_is_told(bert_folder: Path, texts_file: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("inspect", bert_folder, texts_file, "--device", "cpu", "--quiet") == 0
+    assert f"is also a file's name, and is read as a text: to read the file give --texts {texts_file}" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_more_json_than_is_asked_for_is_refused(bert_folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("inspect", bert_folder, "a text", "--matrices", *SMALL) == 2
+    assert "--matrices puts more into the JSON, and none is asked for" in capsys.readouterr().err

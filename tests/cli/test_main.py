@@ -149,3 +149,9 @@ def test_every_verb_tells_its_help_with_an_example_and_without_torch():
         usage, _, told = page.partition("Usage:")[2].partition("\n")
         assert f"tain {verb}" in usage
         assert f"tain {verb}" in told.partition("─ Parameters")[0], f"the help of {verb} opens with no example"
+
+
+def test_a_list_of_verbs_that_goes_on_says_so(capsys: pytest.CaptureFixture[str]):
+    assert exit_code(["mirorr"]) == 2
+    said = capsys.readouterr().err
+    assert "... (see tain --help)" in said or "Did you mean" in said

@@ -81,3 +81,25 @@ def test_an_existing_output_is_left_alone(bert_folder, texts_file, tmp_path, cap
     assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", *SMALL) == 2
     assert "already exists: choose another name or give --overwrite" in capsys.readouterr().err
     assert (tmp_path / "encoder" / "mine.txt").read_text() == "mine"
+
+
+def test_a_student_is_named_as_what_it_is(texts_file, tmp_path, capsys):
+    (tmp_path / "student").mkdir()
+    for name in ("student.onnx", "tain.json"):
+        (tmp_path / "student" / name).write_text("{}")
+    assert run("mirror", tmp_path / "student", texts_file, "-o", tmp_path / "encoder", *SMALL) == 2
+    assert "is a student, which tain encode, evaluate, label and serve can run" in capsys.readouterr().err
+
+
+def test_texts_that_no_step_reads_are_counted_and_few_steps_told(bert_folder, texts_file, tmp_path, capsys):
+    small = dict(zip(SMALL[::2], SMALL[1::2], strict=True)) | {"--batch-texts": 32}
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", *(part for pair in small.items() for part in pair)) == 0
+    said = capsys.readouterr()
+    assert "44 texts are 1 steps of 32, and so few teach little" in " ".join(said.err.split())
+    assert "4 held out, 0 left over, 12 not read" in " ".join(said.out.split())
+    assert "12 in no full batch or not reached in time" in (tmp_path / "encoder" / "README.md").read_text()
+
+
+def test_pairs_have_no_empty_form(capsys):
+    assert run("mirror", "--help") == 0
+    assert "empty-pairs" not in capsys.readouterr().out

@@ -102,7 +102,7 @@ def test_candidates_are_indexed_once_then_searched_changed_and_deleted(ranker_fo
     assert run(*base, "-k", 3) == 0  # without the file
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == first
     answers.write_text("\n".join(sentences[4:12]) + "\n")
-    assert f"error: candidate file '{answers}' changed since index" in refused(capsys, *base, "--candidates", answers)
+    assert f"error: candidate file '{answers}' holds other texts than index" in refused(capsys, *base, "--candidates", answers)
     assert run(*base, "--candidates", answers, "--update") == 0
     capsys.readouterr()
     assert run(*base, "--candidates", answers, "-k", 100) == 0
@@ -164,6 +164,8 @@ def test_an_index_of_another_model_or_version_is_refused(bert_folder, ranker_fol
         (("search", "MODEL", "ASKED", "--index", "OUT", "--update"), "--update brings an index in line with candidates"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "-k", 0), "k is 0: give 1 or more"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "--candidates", "ASKED", "--probes", 0), "probes is 0: give 1 or more"),
+        (("search", "MODEL", "ASKED", "--index", "OUT", "--depth", 5), "depth is 5, which is for a second ranker: give --rerank"),
+        (("train", "MODEL", "ASKED", "--oops", 5), "(see tain rank train --help)"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "--rerank", "MODEL", "--depth", 5), "depth is 5, fewer than the 10 hits"),
         (("score", "MODEL", "ONE"), "has one column ('text'), but a pair needs two"),
     ],

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from tain.foundation import files
 from tain.foundation.errors import UserError
-from tain.foundation.files import refuse_existing, whole_file, whole_folder
+from tain.foundation.files import refuse_existing, refuse_files, whole_file, whole_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -272,3 +272,25 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # an administrator may write everywhere, whatever the mode says
     with pytest.raises(UserError, match="cannot be written: no permission in"):
         refuse_existing(tmp_path / "out", overwrite=False)
+
+
+def test_a_folder_that_tain_did_not_write_is_not_replaced(tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    refuse_existing(folder, overwrite=True)  # an empty one holds nothing to lose
+    (folder / "chapter.txt").write_text("all of it")
+    with pytest.raises(UserError, match="is a folder of other files than tain's, which are not replaced"):
+        refuse_existing(folder, overwrite=True)
+    (folder / "tain.json").write_text("{}")
+    refuse_existing(folder, overwrite=True)
+
+
+def test_files_are_refused_before_anything_is_computed(tmp_path):
+    refuse_files(None, tmp_path / "a.json", tmp_path / "b.SVG", overwrite=False, drawn=tmp_path / "b.SVG")
+    with pytest.raises(UserError, match=r"a\.json' is named twice"):
+        refuse_files(tmp_path / "a.json", None, tmp_path / "x" / ".." / "a.json", overwrite=True)
+    with pytest.raises(UserError, match=r"b\.png' is drawn as SVG: give it a name that ends in \.svg"):
+        refuse_files(tmp_path / "b.png", overwrite=False, drawn=tmp_path / "b.png")
+    (tmp_path / "a.json").touch()
+    with pytest.raises(UserError, match="already exists"):
+        refuse_files(tmp_path / "a.json", overwrite=False)

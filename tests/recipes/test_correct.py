@@ -130,6 +130,8 @@ def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any],
 def test_settings_are_given_once_and_by_names_that_there_are(bert_folder: Path, sentences: list[str]):
     with pytest.raises(UserError, match="settings were given twice, as config and as components"):
         correct(bert_folder, sentences, config=CorrectConfig(method="remove-top"), components=3)
+    with pytest.raises(UserError, match="correct needs to be told method: give it by name"):
+        correct(bert_folder, ["a text"])
     with pytest.raises(UserError, match="correct knows no setting component: it knows method"):
         correct(bert_folder, sentences, method="remove-top", component=3)
 

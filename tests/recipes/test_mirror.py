@@ -573,6 +573,13 @@ def test_unknown_settings_are_refused(bert_folder, texts):
         mirror(bert_folder, texts, temprature=0.1)
 
 
+def test_settings_of_another_kind_are_refused(bert_folder, texts, unchecked):
+    with pytest.raises(UserError, match="config is dict: give a MirrorConfig, or single settings by name"):
+        mirror(bert_folder, texts, config={"level": "word"})
+    with pytest.raises(UserError, match=r"temperature is 'hot': give a number; seeds is 1\.5: give a whole number"):
+        mirror(bert_folder, texts, temperature="hot", seeds=1.5)
+
+
 def test_fewer_texts_than_a_batch_are_refused_with_the_repeats_counted(bert_folder, texts):
     with pytest.raises(UserError, match=r"there are 3 different texts \(3 were repeats\), fewer than a batch of 200"):
         mirror(bert_folder, texts[:3] * 2)

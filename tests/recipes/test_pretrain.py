@@ -15,7 +15,7 @@ from tain.models.embedder import Embedder
 from tain.recipes import pretrain as recipe
 from tain.recipes import pretrain_objectives
 from tain.recipes.pretrain import pretrain
-from tain.recipes.pretrain_config import PretrainConfig
+from tain.recipes.pretrain_config import NEW_MODEL, PretrainConfig
 from tain.recipes.pretrain_start import alphabet_size
 
 TINY: dict[str, Any] = {
@@ -259,7 +259,7 @@ def test_blocks_longer_than_the_model_reads_are_refused_before_tokenising(bert_f
     with pytest.raises(UserError, match=r"block_tokens is 600, but model 'scratch' reads 512 tokens at most: give 512 or fewer"):
         pretrain("scratch", [corpus], tmp_path / "model", **{**TINY, "block_tokens": 600})
     with pytest.raises(UserError, match=r"block_tokens is 4096, but model .* reads \d+ tokens at most"):
-        pretrain(bert_folder, [corpus], tmp_path / "model", **{**TINY, "block_tokens": 4096})
+        pretrain(bert_folder, [corpus], tmp_path / "model", **CONTINUED | {"block_tokens": 4096})
     assert not list(tmp_path.glob(".model.pretrain/shards*"))
 
 
@@ -364,3 +364,28 @@ def test_a_continued_model_with_dropout_resumes_bit_for_bit(bert_folder, corpus,
     whole = pretrain(bert_folder, [corpus], tmp_path / "whole", **settings)
     pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, minutes=1e-9, checkpoint_every_s=0.0)
     assert pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, resume=True).losses == whole.losses
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"layers": 3, "tokenizer": "nowhere"},
+            "layers, tokenizer shape a new model, but '.*' is continued: leave them out, or give scratch",
+        ),
+        ({"span_tokens": 4}, "span_tokens is 4, but no spans are masked"),
+        ({"optimizer": "adamw", "matrix_rate": 0.1}, "matrix_rate is for optimizer muon, but optimizer is 'adamw'"),
+    ],
+)
+def test_settings_that_would_say_nothing_are_refused(bert_folder, corpus, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        pretrain(bert_folder, [corpus], tmp_path / "model", device="cpu", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_continued_models_record_says_nothing_of_a_new_ones_shape(bert_folder, corpus, tmp_path):
+    settings = {"block_tokens": 16, "batch_blocks": 8, "dtype": "float32", "device": "cpu", "tokens": 16.0 * 8 * 2, "optimizer": "adamw"}
+    pretrain(bert_folder, [corpus], tmp_path / "model", **settings)
+    config = json.loads((tmp_path / "model" / "tain.json").read_text())["config"]
+    assert config["optimizer"] == "adamw"
+    assert not set(config) & set(NEW_MODEL)

@@ -677,3 +677,11 @@ def test_a_cross_encoder_does_not_mine(bert_folder, pairs, tmp_path):
 
 def test_plain_pairs_of_the_same_context_are_joined():
     assert recipe._examples([("a", "x"), ("b", "y"), ("a", "z")]) == [RankingExample("a", ("x", "z")), RankingExample("b", ("y",))]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [("ab", "given one string"), (["a", "b"], "pair number 1 is 'a'"), ([("a",)], "pair number 1")]
+)
+def test_what_is_no_pair_is_refused(bert_folder, given, message, unchecked):
+    with pytest.raises(UserError, match=message):
+        rank(bert_folder, given, **POLY)

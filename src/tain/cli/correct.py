@@ -79,9 +79,13 @@ def _config(
     if not language and not texts:
         raise UserError(f"{chosen[0]} has no texts to be fitted on: name a file of them after the model")
     if components is not None and not language:
-        raise UserError(f"components is {components}, which is for --language: give --remove-top {components}")
+        instead = f"give --remove-top {components}" if components > 0 and not whiten else "leave it out"
+        raise UserError(f"components is {components}, which is for --language: {instead}")
+    if remove_top is not None and remove_top < 1:
+        raise UserError(f"remove_top is {remove_top}: give 1 or more")
     method = "languages" if language else "whiten" if whiten else "remove-top"
-    return CorrectConfig(method=method, components=1 if (removed := components or remove_top) is None else removed, **settings)
+    removed = components if remove_top is None else remove_top
+    return CorrectConfig(method=method, components=1 if removed is None else removed, **settings)
 
 
 def _by_language(given: tuple[str, ...]) -> dict[str, str]:

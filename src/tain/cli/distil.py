@@ -160,7 +160,7 @@ def _show(result: "Distilled", *, as_json: bool) -> None:
     console.print(table)
     counts = result.counts
     console.print(
-        f"{counts['given']:,} texts, {result.trained.steps:,} steps, {result.trained.seconds:.1f} s; {counts['repeated']:,} repeated, "
+        f"{counts['given']:,} texts given, {result.trained.steps:,} steps, {result.trained.seconds:.1f} s; {counts['repeated']:,} repeated, "
         f"{counts['held_out']:,} held out, {counts['left_over']:,} left over, {counts['augmented']:,} changed copies added, {counts['truncated']:,} cut"
     )
     if result.folder is not None:

@@ -151,7 +151,7 @@ def evaluate(
     from tain.cli.models import find_model, load_model
     from tain.evaluation.report import evaluate as evaluate_encoders
     from tain.foundation.errors import UserError
-    from tain.foundation.files import refuse_existing
+    from tain.foundation.files import refuse_files
     from tain.foundation.progress import Progress
 
     if batch_tokens is not None and batch_tokens < 1:
@@ -160,9 +160,7 @@ def evaluate(
         raise UserError("typos and unseen belong to the suite tagging: leave them out")
     if (texts is not None or level != "sentence") and "geometry" not in suite:
         raise UserError("texts and level belong to the suite geometry: leave them out, or give --suite geometry too")
-    for target in (output, chart):
-        if target is not None:
-            refuse_existing(target, overwrite=overwrite)
+    refuse_files(output, chart, overwrite=overwrite, drawn=chart)
     for model in models:
         find_model(model)  # the last of five models may be the one that is not there
     progress = Progress.for_terminal(json=json, quiet=quiet)

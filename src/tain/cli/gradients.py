@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from tain.cli.objects import as_object, write_object
-from tain.cli.sources import TextSources
+from tain.cli.sources import TextFiles
 
 if TYPE_CHECKING:
     from tain.inspection.gradient_report import GradientReport
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def gradients(
     model: str,
-    texts: TextSources,
+    texts: TextFiles,
     /,
     *,
     column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS are tables")] = None,
@@ -50,13 +50,11 @@ def gradients(
     model
         a masked language model: a folder, a hub name or tain-mini
     """
-    from tain.foundation.files import refuse_existing
+    from tain.foundation.files import refuse_files
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    for target in (output, chart):
-        if target is not None:
-            refuse_existing(target, overwrite=overwrite)
+    refuse_files(output, chart, overwrite=overwrite, drawn=chart)
     locate(model)  # a wrong path is told before torch is imported
     from tain.recipes.gradient_probe import probe_gradients
 

@@ -72,18 +72,21 @@ def inspect(
     given
         the texts themselves, each in quotation marks; or give a file by --texts
     """
-    from tain.foundation.files import refuse_existing
+    from tain.foundation.files import refuse_files
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    for target in (page, svg, csv, output):
-        if target is not None:
-            refuse_existing(target, overwrite=overwrite)
+    refuse_files(page, svg, csv, output, overwrite=overwrite, drawn=svg)
     _refuse_options(given, texts, column, method=method, whole_layer=whole_layer, shown=shown, csv=csv)
+    if matrices and output is None and not json:
+        raise UserError("--matrices puts more into the JSON, and none is asked for: give --output FILE or --json, or leave it out")
     for name in (model, against):
         if name is not None:
             locate(name)  # a wrong path is told before torch is imported
     progress = Progress.for_terminal(json=json, quiet=quiet)
+    for text in given or []:
+        if len(text) < 256 and Path(text).is_file():
+            progress.warn(f"{text!r} is also a file's name, and is read as a text: to read the file give --texts {text}")
     stream = None if texts is None else _open(texts, column)
     found = _look(
         model,

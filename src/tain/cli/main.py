@@ -64,7 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError as error:
         error.verbose = False
         verb = f" {called}" if called in VERBS else ""
-        _refuse(f"{' '.join(str(error).split()).rstrip('.')} (see tain{verb} --help)")
+        if called == "rank" and (part := next(iter(arguments[arguments.index(called) + 1 :]), "-")).isalpha():
+            verb += f" {part}"
+        said = " ".join(str(error).split())
+        _refuse(f"{said if said.endswith('...') else said.rstrip('.')} (see tain{verb} --help)")
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise

@@ -28,7 +28,8 @@ def mirror(
     budget: Annotated[str | None, Parameter(help="be done in this time, process start to saved folder: 30s, 2m")] = None,
     column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
     pairs: Annotated[
-        tuple[str, str] | None, Parameter(help="two columns of texts that mean the same, for weak supervision: --pairs left right")
+        tuple[str, str] | None,
+        Parameter(help="two columns of texts that mean the same, for weak supervision: --pairs left right", negative=()),
     ] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
     overwrite: Annotated[
@@ -114,7 +115,8 @@ def _show(result: "Mirrored", *, as_json: bool) -> None:
     counts = result.counts
     console.print(
         f"{result.texts:,} texts in {result.steps} steps, {result.runs[result.best].seconds:.1f} s; "
-        f"{counts['repeated']:,} repeated, {counts['held_out']:,} held out, {counts['left_over']:,} left over, {counts['truncated']:,} cut"
+        f"{counts['repeated']:,} repeated, {counts['held_out']:,} held out, {counts['left_over']:,} left over, "
+        f"{counts['not_read']:,} not read, {counts['truncated']:,} cut"
     )
     if result.folder is not None:
         console.print(f"saved in {result.folder}", soft_wrap=True, highlight=False, markup=False)

@@ -132,6 +132,8 @@ def load_labeller(given: str, *, device: str | None) -> "Tells":
 
 def _heads(given: str) -> list[str]:
     match = _TWO_HEADS.fullmatch(given)
+    if match is None and given.startswith(("intents=", "slots=")):
+        raise UserError(f"model is {given!r}: give two side by side, intents=MODEL,slots=MODEL, or one by its name alone")
     return [given] if match is None else [match[1], match[2]]
 
 

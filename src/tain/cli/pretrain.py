@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tain.cli.settings import flags_of, settle
-from tain.cli.sources import TextSources
+from tain.cli.sources import TextFiles
 from tain.recipes.pretrain_config import PretrainConfig
 
 _Flags: Any = flags_of(PretrainConfig)
@@ -15,7 +15,7 @@ _NONE_GIVEN = _Flags()
 
 def pretrain(
     model: str,
-    texts: TextSources,
+    texts: TextFiles,
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the model")],
@@ -44,6 +44,7 @@ def pretrain(
     settled = settle(PretrainConfig, config, file=settings)
     from tain.foundation.progress import Progress
     from tain.recipes.pretrain import pretrain as run
+    from tain.recipes.pretrain import shortened
 
     progress = Progress.for_terminal(json=json, quiet=quiet)
     result = run(
@@ -56,7 +57,7 @@ def pretrain(
         figures |= {"held_out": result.held_out, "finished": result.finished}
         print(formatter.dumps({**figures, "folder": str(result.folder) if result.folder else None}))
         return
-    print(f"{result.tokens / 1e6:.2f}M tokens in {result.steps:,} steps, training loss {result.losses[-1]:.3f}")
+    print(f"{shortened(result.tokens)} tokens in {result.steps:,} steps, training loss {result.losses[-1]:.3f}")
     if result.validation:
         print(f"validation loss {result.validation[-1][1]:.3f}")
     if result.held_out:

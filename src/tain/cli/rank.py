@@ -32,6 +32,7 @@ rank = App(
 
 _Flags: Any = flags_of(RankConfig)
 _NONE_GIVEN = _Flags()
+_DEPTH = 100  # hits that are ordered anew
 
 _Columns = Annotated[
     tuple[str, str] | None,
@@ -173,8 +174,8 @@ def search(
         int | None,
         Parameter(help="score a short list alone, found by FAISS in so many of its lists: for millions; default: every candidate"),
     ] = None,
-    rerank: Annotated[str | None, Parameter(help="a second ranker, poly or cross, that orders the best --depth anew")] = None,
-    depth: Annotated[int, Parameter(help="hits that the second ranker sees; more is better and slower")] = 100,
+    rerank: Annotated[str | None, Parameter(help="a second ranker, best a cross-encoder, that orders the best --depth anew")] = None,
+    depth: Annotated[int | None, Parameter(help="hits that the second ranker sees; more is better and slower [100]")] = None,
     column: Annotated[str | None, Parameter(help="the contexts' column, where they are a table")] = None,
     candidate_column: Annotated[str | None, Parameter(help="the candidates' column, where they are a table")] = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write one JSON object a context to this file")] = None,
@@ -219,7 +220,7 @@ def search(
     second = None if rerank is None else load(rerank)
     ranker = _dual(load(model))
     found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
-    hits = ranking.search(ranker, found, asked, k=max(k, depth) if rerank else k, probes=probes, progress=progress)
+    hits = ranking.search(ranker, found, asked, k=max(k, depth or _DEPTH) if rerank else k, probes=probes, progress=progress)
     _tell_truncated(ranker, progress)
     if second is not None:
         hits = ranking.rerank(second, asked, hits, k=k, progress=progress)
@@ -332,12 +333,15 @@ def _lists(examples: "list[RankingExample]", candidates: int | None, *, pool: bo
     return sampled_lists(examples, size=20 if candidates is None else candidates, rng=np.random.default_rng([seed, 6]))
 
 
-def _refuse_search(*, k: int, depth: int, probes: int | None, rerank: str | None, update: bool, candidates: str | None) -> None:
+def _refuse_search(*, k: int, depth: int | None, probes: int | None, rerank: str | None, update: bool, candidates: str | None) -> None:
     from tain.foundation.errors import refuse_all
 
-    given = (("k", k), ("depth", depth), ("probes", 1 if probes is None else probes))
-    problems = [f"{name} is {value}: give 1 or more" for name, value in given if value < 1]
-    if rerank is not None and 1 <= depth < k:
+    given = (("k", k), ("depth", depth), ("probes", probes))
+    problems = [f"{name} is {value}: give 1 or more" for name, value in given if value is not None and value < 1]
+    if rerank is None and depth is not None:
+        problems.append(f"depth is {depth}, which is for a second ranker: give --rerank, or leave it out")
+    if rerank is not None and 1 <= (depth or _DEPTH) < k:
+        depth = depth or _DEPTH
         problems.append(f"depth is {depth}, fewer than the {k} hits that are wanted: give --depth {10 * k}")
     if update and candidates is None:
         problems.append("--update brings an index in line with candidates, and none are given: give --candidates FILE")

@@ -14,7 +14,10 @@ def _refuse_flags(_: Any, value: Any) -> None:
             raise UserError(f"unknown option {token}: see --help, and write a file of that name as ./{token}")
 
 
-_HELP = "txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard input; hf:NAME is a hub data set"
+_KINDS = "txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz"
+_HELP = f"{_KINDS}; - reads standard input; hf:NAME is a hub data set"
 
 TextSource = Annotated[str, Parameter(help=_HELP, allow_leading_hyphen=True, validator=_refuse_flags)]
 TextSources = Annotated[list[str], Parameter(help=_HELP, allow_leading_hyphen=True, validator=_refuse_flags)]
+# read more than once, as standard input cannot be
+TextFiles = Annotated[list[str], Parameter(help=f"{_KINDS}; hf:NAME is a hub data set", allow_leading_hyphen=True, validator=_refuse_flags)]

@@ -16,6 +16,7 @@ from tain.foundation.errors import UserError, refuse_all
 
 GEOMETRY = "geometry"
 SUITES = ("sts", "sts17", "words", "transfer", "bli", "names", GEOMETRY)
+_ALL = ", ".join((*SUITES, "mlm", "tagging"))  # the last two measure other kinds of models, and elsewhere
 
 _TITLES = {"sts": "STS", "sts17": "STS 2017", "words": "Word similarity"}
 _TITLES |= {"transfer": "Transfer", "bli": "Bilingual lexicon induction", "names": "Name linking"}
@@ -113,11 +114,11 @@ def _problems(
 ) -> list[str]:
     problems = []
     if not names:
-        problems.append(f"no suite is given, so there is nothing to evaluate: give one of {', '.join(SUITES)}, or a table of your own")
+        problems.append(f"no suite is given, so there is nothing to evaluate: give one of {_ALL}, or a table of your own")
     unknown = [name for name in names if name not in SUITES and name not in by_key and not _is_table(name)]
     for name in unknown:
         problems.append(
-            f"suite is {name!r}, which is no suite, set or table: give one of {', '.join(SUITES)}, a set such as stsb_dev or simlex999,"
+            f"suite is {name!r}, which is no suite, set or table: give one of {_ALL}, a set such as stsb_dev or simlex999,"
             " or a tsv of your own with the columns sentence1, sentence2, score"
         )
     without_split = [name for name in names if name in known and not known[name]]

@@ -1,7 +1,12 @@
 """Choices that settings and encoders share, without torch, so that reading a help text costs nothing."""
 
+import os
+from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tain.foundation.errors import refuse_all
 
 Pooling = Literal["cls", "mean", "mean-with-padding"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -13,13 +18,44 @@ CodeKind = Literal["pooled", "learned", "first", "last", "last-and-first"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
+_KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+    Path: ((str, os.PathLike), "a path"),
+}
+
+
 def wrong_choices(config: Any) -> list[str]:
     """Tell which fields of a settings' dataclass hold none of the values that their ``Literal`` allows."""
     problems = []
-    for name, kind in get_type_hints(type(config)).items():
-        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for name, kinds in _kinds_of(config).items():
         allowed = [value for each in kinds if get_origin(each) is Literal for value in get_args(each)]
         given = getattr(config, name)
         if allowed and given not in allowed and not (given is None and NoneType in kinds):
             problems.append(f"{name} is {given!r}: give {', '.join(map(str, allowed))}")
     return problems
+
+
+def refuse_wrong_kinds(config: Any) -> None:
+    """Refuse fields of a settings' dataclass that hold another kind of value than they say, which nothing could be compared with.
+
+    Raises:
+        UserError: There are some.
+    """
+    problems = []
+    for name, kinds in _kinds_of(config).items():
+        given, known = getattr(config, name), [_KINDS[kind] for kind in kinds if kind in _KINDS]
+        is_left_out = given is None and NoneType in kinds
+        if is_left_out or len(known) < len(set(kinds) - {NoneType}):
+            continue
+        is_flag = isinstance(given, bool) and bool not in kinds  # which Python takes for a whole number
+        if is_flag or not any(isinstance(given, kind) for kind, _ in known):
+            problems.append(f"{name} is {given!r}: give {' or '.join(said for _, said in known)}")
+    refuse_all(problems)
+
+
+def _kinds_of(config: Any) -> dict[str, tuple[Any, ...]]:
+    hints = get_type_hints(type(config))
+    return {name: get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,) for name, kind in hints.items()}

@@ -12,14 +12,44 @@ from pathlib import Path
 
 from tain.foundation.errors import UserError
 
+_OF_TAIN = ("tain.json", "index.json", "demo.json")  # one of these lies in every folder that a verb wrote
+
+
+def refuse_files(*targets: Path | None, overwrite: bool, drawn: Path | None = None) -> None:
+    """Refuse output files before anything is computed for them; those that are None were not asked for.
+
+    Args:
+        targets: Each file's name.
+        overwrite: Replace what is there.
+        drawn: Which of them is drawn as SVG.
+
+    Raises:
+        UserError: As ``refuse_existing``; or two are the same; or ``drawn`` promises another kind of picture.
+    """
+    given = [Path(target) for target in targets if target is not None]
+    for target in given:
+        if [_resolved(other) for other in given].count(_resolved(target)) > 1:
+            raise UserError(f"output {str(target)!r} is named twice: give each file a name of its own")
+        refuse_existing(target, overwrite=overwrite)
+    if drawn is not None and drawn.suffix.lower() != ".svg":
+        raise UserError(f"output {str(drawn)!r} is drawn as SVG: give it a name that ends in .svg")
+
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
     """Refuse an output path that is taken, or that cannot be written.
 
     Raises:
-        UserError: The path exists and ``overwrite`` is off, it cannot be made, or ``overwrite`` would replace
-            a folder that holds more than an output: a root, the home or the working folder, or one above these.
+        UserError: The path exists and ``overwrite`` is off, it cannot be made, or ``overwrite`` would replace a folder that tain did
+            not write, or one that holds more than an output: a root, the home or the working folder, or one above these.
     """
+    _refuse_taken(target, overwrite=overwrite)
+    if os.path.isdir(target) and os.listdir(target) and not any((Path(target) / file).exists() for file in _OF_TAIN):  # noqa: PTH112, PTH208
+        raise UserError(
+            f"output {str(target)!r} is a folder of other files than tain's, which are not replaced: choose another name, or remove it"
+        )
+
+
+def _refuse_taken(target: Path, *, overwrite: bool) -> None:
     target = Path(target)
     shown = repr(str(target))
     around = {folder for start in (Path.cwd(), _home()) for folder in (start, *start.parents)}
@@ -105,7 +135,7 @@ def whole_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def _partial_beside(target: Path, *, overwrite: bool) -> tuple[Path, int]:
     """The hidden path, free, and the mode that this process gives new files there."""
-    refuse_existing(target, overwrite=overwrite)
+    _refuse_taken(target, overwrite=overwrite)
     partial = target.with_name(_hidden(target.name))
     return partial, _probe(partial, target)
 

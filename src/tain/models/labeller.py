@@ -191,7 +191,10 @@ def _named_kind(path: str) -> Kind | None:
 
     try:
         architectures = transformers.AutoConfig.from_pretrained(path).architectures or []
-    except (OSError, ValueError, KeyError, json.JSONDecodeError):
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        if not Path(path).is_dir():  # a hub's name; a folder may be of another kind
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"model {path!r} cannot be loaded ({reason}): give a model folder, or a hub name you can reach") from None
         architectures = []
     for kind, head in _HEADS.items():
         if any(architecture.endswith(head) for architecture in architectures):

@@ -80,6 +80,10 @@ def refuse_pickles(path: str) -> None:
                 f"model {path!r} holds its weights in {name}, a pickle, which can run any code when read: "
                 "convert it with model.save_pretrained(..., safe_serialization=True) where you trust it"
             )
+    if (folder / "student.onnx").exists():
+        raise UserError(
+            f"model {path!r} is a student, which tain encode, evaluate, label and serve can run, and nothing can train or look into: give a model"
+        )
     raise UserError(f"model {path!r} holds no weights: model.safetensors is missing")
 
 

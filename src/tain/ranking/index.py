@@ -327,7 +327,7 @@ class CandidateIndex:
             )
         if self.source["digest"] != digest:
             raise UserError(
-                f"candidate file {name!r} changed since index {str(self.folder)!r} was made from it: "
+                f"candidate file {name!r} holds other texts than index {str(self.folder)!r} was made from: "
                 "give --update to add its new candidates and delete those that are gone, or leave --candidates out"
             )
 

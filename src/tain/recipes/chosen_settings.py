@@ -1,7 +1,7 @@
 """What every recipe does with its settings first."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,15 @@ def chosen_settings(kind: type[Config], verb: str, config: Config | None, settin
     known = [entry.name for entry in fields(kind)]  # pyright: ignore[reportArgumentType]
     if unknown := sorted(set(settings) - set(known)):
         raise UserError(f"{verb} knows no setting {', '.join(unknown)}: it knows {', '.join(known)}")
+    needed = [
+        entry.name
+        for entry in fields(kind)  # pyright: ignore[reportArgumentType]
+        if entry.default is MISSING and entry.default_factory is MISSING and entry.name not in settings
+    ]
+    if config is None and needed:
+        raise UserError(f"{verb} needs to be told {', '.join(needed)}: give it by name")
+    if config is not None and not isinstance(config, kind):
+        raise UserError(f"config is {type(config).__name__}: give a {kind.__name__}, or single settings by name")
     return config or kind(**settings)
 
 

@@ -104,6 +104,13 @@ def correct(
         raise UserError(f"model {str(model)!r} carries a correction already: give the encoder that it was made from")
     if embedder.pooling == "mean-with-padding" and output is not None:
         raise UserError("pooling is mean-with-padding, which no saved encoder can have: save it with cls or mean first")
+    if config.method != "whiten" and config.components >= embedder.dim:
+        option = "components" if config.method == "languages" else "remove_top"
+        raise UserError(
+            f"{option} is {config.components}, but vectors of {embedder.dim} numbers must keep some: give 1 to {embedder.dim - 1} (the paper: 1)"
+        )
+    if config.dimensions is not None and config.dimensions > embedder.dim:
+        raise UserError(f"dimensions is {config.dimensions}, but the vectors have {embedder.dim}: give fewer, or leave it out")
     moments, truncated = {}, 0
     for language, stream in by_language.items():
         moments[language], cut = _moments(embedder, stream, language, config, progress)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tain.foundation.choices import wrong_choices
+from tain.foundation.choices import refuse_wrong_kinds, wrong_choices
 from tain.foundation.errors import refuse_all
 
 _CODE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -21,6 +21,7 @@ class CorrectConfig:
     batch_tokens: Annotated[int | None, "tokens encoded at a time; changes speed and memory only"] = None
 
     def __post_init__(self) -> None:
+        refuse_wrong_kinds(self)
         problems = wrong_choices(self)
         for name in ("components", "dimensions", "most_texts", "batch_tokens"):
             value = getattr(self, name)

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Literal, get_args
 
-from tain.foundation.choices import Dtype, Split
+from tain.foundation.choices import Dtype, Split, refuse_wrong_kinds
 from tain.foundation.errors import UserError, refuse_all
 
 NONE = "none"  # the name that stands for no teacher
@@ -154,6 +154,7 @@ class DistilConfig:
     trust_remote_code: Annotated[bool, "let the teacher's folder bring Python code of its own"] = False
 
     def __post_init__(self) -> None:
+        refuse_wrong_kinds(self)
         problems = []
         if self.task not in get_args(Task):
             problems.append(f"task is {self.task!r}: give {', '.join(get_args(Task))}")

@@ -77,7 +77,7 @@ class Mirrored:
         runs: Every seed's run.
         best: Place in ``runs`` of the run that ``embedder`` holds.
         texts: Texts trained on.
-        counts: What happened to the rest: blank, repeated, held_out, left_over, truncated.
+        counts: What happened to the rest: blank, repeated, held_out, left_over, truncated, not_read (by no step).
         worse: Reasons, in words, to think the encoder worse than the untouched model; empty is good.
         folder: Where it was saved, if it was.
     """
@@ -338,6 +338,10 @@ class _Session:
             self.progress.warn(
                 f"{truncated:,} of {len(read):,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
             )
+        if config.budget_s is None and (steps := self._plan(config.seed, 0.0)[1]) < _FEWEST_STEPS:
+            self.progress.warn(
+                f"{len(self.material.left):,} texts are {steps} steps of {config.batch_texts}, and so few teach little: give more texts, or a smaller --batch-texts"
+            )
         self._check_views()
         untouched = {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()} if config.seeds > 1 else {}
         runs: list[Run] = []
@@ -358,9 +362,10 @@ class _Session:
             self.progress.warn(f"trained with {config.pooling}, which no saved encoder can have: the encoder and its figures pool by mean")
         after = runs[best].after
         worse = after.is_worse_than(before) if before is not None and after is not None else []
-        counts = {**self.material.counts, "truncated": truncated}
+        used = self._texts_used(runs[best].steps)
+        counts = {**self.material.counts, "truncated": truncated, "not_read": len(self.material.left) - used}
         self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
-        result = Mirrored(self.embedder, config, before, runs, best, self._texts_used(runs[best].steps), counts, worse, self.output)
+        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output)
         if self.output is not None and distributed.rank() == 0:
             self._save(result)
         distributed.wait_for_all()

@@ -73,7 +73,7 @@ vectors = Embedder.load("{name}").encode(["a first text", "a second text"])
 - two views: {views}
 - temperature {config["temperature"]}, AdamW at {config["learning_rate"]:.2g}, weight decay {config["weight_decay"]}, pooling {config["pooling"]}
 - trained on texts cut at {config["max_tokens"]} tokens; seed {record["best_seed"]} of {record["seeds"]}
-- left out: {record["counts"]["repeated"]:,} repeated, {record["counts"]["held_out"]:,} held out, {record["counts"]["left_over"]:,} beyond the limit; {record["counts"]["truncated"]:,} cut
+- left out: {record["counts"]["repeated"]:,} repeated, {record["counts"]["held_out"]:,} held out, {record["counts"]["left_over"]:,} beyond the limit, {record["counts"]["not_read"]:,} in no full batch or not reached in time; {record["counts"]["truncated"]:,} cut
 
 Every setting is in `tain.json`.
 

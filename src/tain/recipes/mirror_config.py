@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
-from tain.foundation.choices import Dtype, Pooling
+from tain.foundation.choices import Dtype, Pooling, refuse_wrong_kinds
 from tain.foundation.errors import refuse_all
 
 Level = Literal["word", "phrase", "sentence"]
@@ -71,6 +71,7 @@ class MirrorConfig:
     trust_remote_code: Annotated[bool, "let the model's folder bring Python code of its own"] = False
 
     def __post_init__(self) -> None:
+        refuse_wrong_kinds(self)
         problems = []
         if self.level not in PRESETS:
             problems.append(f"level is {self.level!r}: give word, phrase or sentence")

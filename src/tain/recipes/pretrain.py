@@ -31,7 +31,7 @@ from tain.models.embedder import max_length
 from tain.models.masked_lm import load_masked_lm, refuse_without_mask
 from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
-from tain.recipes.pretrain_config import PretrainConfig
+from tain.recipes.pretrain_config import NEW_MODEL, PretrainConfig
 from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
 from tain.recipes.pretrain_start import alphabet_size, new_model, train_wordpiece
 from tain.recipes.pretrain_validation import HeldOut
@@ -115,6 +115,8 @@ def pretrain(
     refuse_existing(output, overwrite=overwrite)
     if str(model) == SCRATCH and (config.add_words or config.words):
         raise UserError("add_words and words teach a continued model, but a new one's tokenizer is trained on the texts: leave them out")
+    if str(model) != SCRATCH:
+        config.refuse_shape(str(model))
     sources = Sources(tuple(map(str, texts)), column, document_column)
     for source in (*texts, *config.validation):
         read_texts(source, column=column if source in texts else None)  # a file that cannot be read is refused here, not after an hour
@@ -377,7 +379,7 @@ class _Session:
         with (self.work / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps({"tokens": tokens, "step": done, **figures, "time": round(time.time())}) + "\n")
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
-        self.progress.note(f"{tokens / 1e6:.1f}M tokens: {shown}")
+        self.progress.note(f"{shortened(tokens)} tokens: {shown}")
 
     def _snapshot(self, model: Any, optimizer: Optimizer, tokens: int) -> None:
         number_type = next(model.parameters()).dtype
@@ -392,7 +394,7 @@ class _Session:
             "format": 1,
             "kind": "masked language model",
             "base_model": self.model_name,
-            "config": _plain(self.config),
+            "config": {name: value for name, value in _plain(self.config).items() if self.model_name == SCRATCH or name not in NEW_MODEL},
             "texts": self.sources.facts(),
             **self.facts,
             "tokens": tokens,
@@ -406,6 +408,11 @@ class _Session:
                 write_conditional_layout(folder, model, self.tokenizer, record)
             else:
                 (folder / "tain.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def shortened(tokens: int | float) -> str:
+    """A number of tokens in millions, where there are any."""
+    return f"{tokens / 1e6:.2f}M" if tokens >= 1e6 else f"{tokens:,.0f}"
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:

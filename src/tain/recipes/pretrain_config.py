@@ -5,8 +5,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tain.foundation.choices import Dtype, wrong_choices
+from tain.foundation.choices import Dtype, refuse_wrong_kinds, wrong_choices
 from tain.foundation.errors import refuse_all
+
+# what shapes a new model; a continued one is what it is
+NEW_MODEL = ("architecture", "layers", "width", "heads", "feed_forward", "vocabulary", "tokenizer", "dropout", "cooccurrence_start")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,7 @@ class PretrainConfig:
     trust_remote_code: Annotated[bool, "let the model's folder bring Python code of its own"] = False
 
     def __post_init__(self) -> None:
+        refuse_wrong_kinds(self)
         problems = wrong_choices(self)
         if not 0 <= self.seed < 2**63:
             problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
@@ -117,7 +121,28 @@ class PretrainConfig:
             problems.append(f"vocabulary is {self.vocabulary}, hardly more than the letters: give 300 or more (16384)")
         if self.add_words < 0:
             problems.append(f"add_words is {self.add_words}: give 0 or more")
-        refuse_all([*problems, *self._problems_of_exploring(), *self._problems_of_conditioning()])
+        refuse_all([*problems, *self._idle(), *self._problems_of_exploring(), *self._problems_of_conditioning()])
+
+    def changed(self, *names: str) -> list[str]:
+        """Which of these settings are not what they are by default."""
+        return [entry.name for entry in fields(self) if entry.name in names and getattr(self, entry.name) != entry.default]
+
+    def refuse_shape(self, model: str) -> None:
+        """Refuse what shapes a new model where one is continued.
+
+        Raises:
+            UserError: Such a setting was changed.
+        """
+        if idle := self.changed(*NEW_MODEL):
+            refuse_all([f"{', '.join(idle)} shape a new model, but {model!r} is continued: leave them out, or give scratch"])
+
+    def _idle(self) -> list[str]:
+        problems = []
+        if self.changed("span_tokens") and self.units != "span":
+            problems.append(f"span_tokens is {self.span_tokens}, but no spans are masked: leave it out, or give --objective span")
+        if self.optimizer == "adamw" and (rates := self.changed("matrix_rate", "embedding_rate")):
+            problems.append(f"{', '.join(rates)} is for optimizer muon, but optimizer is 'adamw': give --learning-rate")
+        return problems
 
     @property
     def parts(self) -> int:
@@ -155,13 +180,11 @@ class PretrainConfig:
         return problems
 
     def _problems_of_conditioning(self) -> list[str]:
-        names = ("neighbour", "pseudo_tokens", "skip_connection", "split_sentences", "least_tokens", "most_overlap")
         problems = []
         if self.objective != "cmlm":
-            given = [entry.name for entry in fields(self) if entry.name in names and getattr(self, entry.name) != entry.default]
             return [
                 f"{name} is for objective cmlm, but objective is {self.objective!r}: leave it out, or give --objective cmlm"
-                for name in given
+                for name in self.changed("neighbour", "pseudo_tokens", "skip_connection", "split_sentences", "least_tokens", "most_overlap")
             ]
         if self.pseudo_tokens < 0:
             problems.append(f"pseudo_tokens is {self.pseudo_tokens}: give 0 (no neighbour) or more (15)")

@@ -178,8 +178,13 @@ def rank(
 
 def _examples(pairs: Sequence[RankingExample] | Sequence[tuple[str, str]]) -> list[RankingExample]:
     """Join plain pairs of the same context into examples with several right answers."""
+    if isinstance(pairs, str):
+        raise UserError("rank was given one string, which would be read letter by letter: give a list of pairs")
     joined: dict[str, RankingExample] = {}
-    for pair in pairs:
+    for place, pair in enumerate(pairs):
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(side, str) for side in pair)
+        if not is_pair and not isinstance(pair, RankingExample):
+            raise UserError(f"pair number {place + 1} is {pair!r:.60}: give a context and its answer, or a RankingExample")
         one = pair if isinstance(pair, RankingExample) else RankingExample(pair[0], (pair[1],))
         if not one.context.strip() or not one.answers or not all(answer.strip() for answer in one.answers):
             raise UserError(f"the pair of context {one.context[:40]!r} has an empty side: fill it in or drop the pair")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 
-from tain.foundation.choices import Dtype, Pooling, RankerType
+from tain.foundation.choices import Dtype, Pooling, RankerType, refuse_wrong_kinds
 from tain.foundation.errors import UserError, refuse_all
 
 Codes = Literal["learned", "first", "last", "last-and-first"]
@@ -55,7 +55,7 @@ class RankConfig:
     ] = None
     mine_with: Annotated[str | None, "bi- or poly-encoder that finds hard negatives among all candidates"] = None
     mined_from: Annotated[int, "hard negatives are drawn from so many of its best wrong ones; small is harder, and oftener not wrong"] = 50
-    teacher: Annotated[str | None, "bi, poly: cross-encoder whose order of each list is learned too"] = None
+    teacher: Annotated[str | None, "bi, poly: ranker whose order of each list is learned too, best a cross-encoder"] = None
     teacher_share: Annotated[float, "weight of the teacher beside the right answers, 0 to 1"] = 0.5
     teacher_temperature: Annotated[float, "divides the teacher's scores, above 0"] = 1.0
     epochs: Annotated[int, "passes over the pairs, 1 or more (the paper: up to 8 poly, 10 bi, 12 cross)"] = 3
@@ -85,6 +85,7 @@ class RankConfig:
     trust_remote_code: Annotated[bool, "let the model's folder bring Python code of its own"] = False
 
     def __post_init__(self) -> None:
+        refuse_wrong_kinds(self)
         problems = []
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
