@@ -72,3 +72,8 @@ def test_models_that_give_no_classes_are_refused(save_labeller, bert_folder):
     folder = save_labeller("SequenceClassification", ["sad", "glad"], problem_type="multi_label_classification")
     with pytest.raises(UserError, match="gives multi_label_classification, of which no class is the likeliest"):
         Labeller.load(folder)
+
+
+def test_a_model_that_is_nowhere_is_said_to_be(unchecked):
+    with pytest.raises(UserError, match="model 'nowhere-at-all' cannot be loaded"):
+        Labeller.load("nowhere-at-all", device="cpu")
