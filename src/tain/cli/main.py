@@ -64,8 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError as error:
         error.verbose = False
         verb = f" {called}" if called in VERBS else ""
-        if called == "rank" and (part := next(iter(arguments[arguments.index(called) + 1 :]), "-")).isalpha():
-            verb += f" {part}"
+        verb += next((f" {part}" for part in arguments if called == "rank" and part in ("train", "score", "search", "evaluate")), "")
         said = " ".join(str(error).split())
         _refuse(f"{said if said.endswith('...') else said.rstrip('.')} (see tain{verb} --help)")
     except ModuleNotFoundError as error:

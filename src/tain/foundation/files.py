@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tain.foundation.errors import UserError
 
-_OF_TAIN = ("tain.json", "index.json", "demo.json")  # one of these lies in every folder that a verb wrote
+_OF_TAIN = {"tain.json", "index.json", "demo.json"}  # one of these lies in every folder that a verb wrote
 
 
 def refuse_files(*targets: Path | None, overwrite: bool, drawn: Path | None = None) -> None:
@@ -43,10 +43,21 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
             not write, or one that holds more than an output: a root, the home or the working folder, or one above these.
     """
     _refuse_taken(target, overwrite=overwrite)
-    if os.path.isdir(target) and os.listdir(target) and not any((Path(target) / file).exists() for file in _OF_TAIN):  # noqa: PTH112, PTH208
+    if _is_foreign(Path(target)):
         raise UserError(
             f"output {str(target)!r} is a folder of other files than tain's, which are not replaced: choose another name, or remove it"
         )
+
+
+def _is_foreign(folder: Path) -> bool:
+    """True for a folder that holds something, and nothing that says tain wrote it."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return bool(names) and not names & _OF_TAIN
 
 
 def _refuse_taken(target: Path, *, overwrite: bool) -> None:
