@@ -153,5 +153,4 @@ def test_every_verb_tells_its_help_with_an_example_and_without_torch():
 
 def test_a_list_of_verbs_that_goes_on_says_so(capsys: pytest.CaptureFixture[str]):
     assert exit_code(["mirorr"]) == 2
-    said = capsys.readouterr().err
-    assert "... (see tain --help)" in said or "Did you mean" in said
+    assert capsys.readouterr().err.endswith(", ... (see tain --help)\n")

@@ -39,7 +39,14 @@ from tain.recipes.mirror_card import model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.training import distributed
-from tain.training.checkpoint import checkpoint_folder, drop_leftovers, number_type_of, refuse_nothing_to_resume, refuse_to_lose
+from tain.training.checkpoint import (
+    checkpoint_folder,
+    checkpoint_folders,
+    drop_leftovers,
+    number_type_of,
+    refuse_nothing_to_resume,
+    refuse_to_lose,
+)
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train
 from tain.training.optimizer import MasterWeights, adamw
@@ -170,7 +177,7 @@ def mirror(
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
         if not config.resume:
-            refuse_to_lose(_checkpoints(Path(output), config), overwrite=overwrite)
+            refuse_to_lose(checkpoint_folders(Path(output), seed=config.seed, seeds=config.seeds), overwrite=overwrite)
     elif config.resume:
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     distributed.start_processes(config.device)
@@ -517,11 +524,15 @@ class _Session:
 
     def _begun_in(self) -> str | None:
         """The number type of the run that is gone on with."""
-        return number_type_of(_checkpoints(self.output, self.config)) if self.config.resume and self.output is not None else None
+        return (
+            number_type_of(checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds))
+            if self.config.resume and self.output is not None
+            else None
+        )
 
     def _refuse_nothing_to_resume(self) -> None:
         assert self.output is not None
-        if any(folder.exists() for folder in _checkpoints(self.output, self.config)):
+        if any(folder.exists() for folder in checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds)):
             return
         others = sorted(self.output.parent.glob(f".{glob.escape(self.output.name)}.checkpoint-[0-9]*"))
         if others:
@@ -607,14 +618,9 @@ class _Session:
             record["mirror"] = suggested  # what the model wanted is good for what is made of it, too
         with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
             self.embedder.save(folder, record=record, card=model_card(self.output.name, record))
-        for left in _checkpoints(self.output, self.config):
+        for left in checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds):
             shutil.rmtree(left, ignore_errors=True)
             drop_leftovers(left)
-
-
-def _checkpoints(output: Path, config: MirrorConfig) -> list[Path]:
-    """Where this run's seeds leave theirs."""
-    return [checkpoint_folder(output, config.seed + number) for number in range(config.seeds)]
 
 
 _FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead

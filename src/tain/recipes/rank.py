@@ -40,6 +40,7 @@ from tain.training import distributed
 from tain.training.checkpoint import (
     Checkpoint,
     checkpoint_folder,
+    checkpoint_folders,
     drop_leftovers,
     load_checkpoint,
     number_type_of,
@@ -140,7 +141,7 @@ def rank(
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
         if not config.resume:
-            refuse_to_lose(_checkpoints(Path(output), config), overwrite=overwrite)
+            refuse_to_lose(checkpoint_folders(Path(output), seed=config.seed, seeds=config.seeds), overwrite=overwrite)
     elif config.resume:
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     distributed.start_processes(config.device)
@@ -672,7 +673,11 @@ class _Session:
 
     def _begun_in(self) -> str | None:
         """The number type of the run that is gone on with."""
-        return number_type_of(_checkpoints(self.output, self.config)) if self.config.resume and self.output is not None else None
+        return (
+            number_type_of(checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds))
+            if self.config.resume and self.output is not None
+            else None
+        )
 
     def _checkpoint_folder(self, seed: int) -> Path:
         assert self.output is not None
@@ -709,11 +714,6 @@ class _Session:
             shutil.rmtree(self._checkpoint_folder(each.seed), ignore_errors=True)
             drop_leftovers(self._checkpoint_folder(each.seed))
             shutil.rmtree(self._best_folder(each.seed), ignore_errors=True)
-
-
-def _checkpoints(output: Path, config: RankConfig) -> list[Path]:
-    """Where this run's seeds leave theirs."""
-    return [checkpoint_folder(output, config.seed + number) for number in range(config.seeds)]
 
 
 class _Keeper:

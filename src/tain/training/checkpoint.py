@@ -51,6 +51,11 @@ def checkpoint_folder(output: Path, seed: int | None = None) -> Path:
     return output.parent / f".{output.name}.checkpoint{'' if seed is None else f'-{seed}'}"
 
 
+def checkpoint_folders(output: Path, *, seed: int, seeds: int) -> list[Path]:
+    """Where a run of several seeds, the first one ``seed``, leaves theirs."""
+    return [checkpoint_folder(output, seed + number) for number in range(seeds)]
+
+
 def refuse_to_lose(folders: Iterable[Path], *, overwrite: bool) -> None:
     """Refuse to begin anew where an earlier run can be gone on with.
 
