@@ -2,7 +2,7 @@
 
 The reference: two passes padded to 50 tokens in float32, NT-Xent over 400 views, AdamW on every parameter (Liu et al. 2021,
 released code). Both train the same MiniLM shape (6 x 384) on the same batches of 200 STS sentences, dropout 0.1, span mask 5.
-Tokenising and span masks count in both.
+Span masks and their tokenising count in both; ours tokenises the untouched texts once, in its first step, as a run does beforehand.
 """
 
 import multiprocessing

@@ -115,6 +115,11 @@ def test_a_batch_stays_where_it_is_when_it_is_there_already():
     assert packed.to(torch.device("cpu")) is packed
 
 
+def test_a_batchs_groups_are_known_without_its_tensors(token_ids: Callable[..., list[list[int]]]):
+    packed = pack(token_ids(*range(2, 20), 60, 55, 60), share_rows=True)
+    assert packed.to(torch.device("meta")).groups == packed.groups  # a GPU would be waited for
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 7, 50, 10_000])
 def test_every_text_comes_once_and_no_batch_exceeds_its_budget(batch_tokens: int):
     lengths = np.random.default_rng(1).integers(1, 40, size=200).tolist()

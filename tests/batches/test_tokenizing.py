@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from tain.batches import tokenizing
-from tain.batches.tokenizing import mask_token, tokenise
+from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
 from tain.foundation.errors import UserError
 
 Build = Callable[..., Any]
@@ -29,6 +29,16 @@ def test_cut_texts_keep_their_special_tokens_and_are_counted(tiny_tokenizer: Bui
     assert cut.ids == tokenizer(TEXTS, truncation=True, max_length=6)["input_ids"]
     assert cut.truncated == sum(len(ids) > 6 for ids in whole.ids) > 0
     assert all(ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id for ids in cut.ids)
+
+
+@pytest.mark.parametrize("at_once", [2, 5, 100])
+def test_ids_that_are_kept_are_those_of_the_texts(tiny_tokenizer: Build, monkeypatch: pytest.MonkeyPatch, at_once: int):
+    monkeypatch.setattr(tokenizing, "_TEXTS_AT_ONCE", at_once)
+    found = tokenise(tiny_tokenizer(), TEXTS, max_tokens=6)
+    kept = tokenise_once(tiny_tokenizer(), TEXTS, max_tokens=6)
+    assert [kept[text] for text in range(len(kept))] == found.ids
+    assert kept.truncated == found.truncated > 0
+    assert len(tokenise_once(tiny_tokenizer(), [], max_tokens=6)) == 0
 
 
 def test_a_text_of_exactly_the_limit_is_not_cut(tiny_tokenizer: Build):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from tain.batches.ahead import Ahead
 from tain.batches.packing import pack
+from tain.batches.views import twin_views
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
@@ -239,6 +240,27 @@ def test_the_temperature_divides_the_similarities(bert_folder, texts):
         with torch.no_grad():
             vectors = made.embedder.encoder(pack(ids))
         assert loss == pytest.approx(info_nce(vectors, vectors, temperature=temperature).item(), rel=1e-4)
+
+
+def test_views_have_the_ids_that_their_texts_have(bert_folder, texts):
+    given = [*texts[:20], "sea"]  # too short to have anything erased
+    made = session(bert_folder, given)
+    places = np.arange(len(made.material.left))[::-1]
+    left, right = made._views(places, step=3, seed=1)
+    ordered = [made.material.left[place] for place in places]
+    twins = twin_views(ordered, chars=5, floor=10, mask_token="[MASK]", rng=np.random.default_rng([1, 3, 3]))
+    assert [left, right] == [made.embedder.tokenizer(list(side))["input_ids"] for side in twins]
+    assert left[ordered.index("sea")] == right[ordered.index("sea")]
+    assert left != right
+
+
+def test_pairs_have_the_ids_that_their_texts_have(bert_folder, texts):
+    made = session(bert_folder, list(zip(texts[:20], texts[20:40], strict=True)), max_tokens=6)
+    places = np.array([5, 0, 7])
+    assert list(made._views(places, step=0, seed=1)) == [
+        made.embedder.tokenizer([side[place] for place in places], truncation=True, max_length=6)["input_ids"]
+        for side in (made.material.left, made.material.right)
+    ]
 
 
 # ---- which texts

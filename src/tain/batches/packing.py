@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -26,34 +27,31 @@ def pack(ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> PackedTex
     row_tokens = ROW_TOKENS if rows else 0
     alone = sorted((text for text in range(len(ids)) if lengths[text] > row_tokens), key=lengths.__getitem__)
     order = [*chain.from_iterable(rows), *alone]
-    flat: list[int] = []
-    starts: list[int] = []
-    owners: list[int] = []
-    positions: list[int] = []
-    nobody = len(ids)
-
-    def lay(text: int) -> None:
-        owners.extend([len(starts)] * lengths[text])
-        starts.append(len(flat))
-        positions.extend(range(lengths[text]))
-        flat.extend(ids[text])
-
-    for row, texts in enumerate(rows, start=1):
-        for text in texts:
-            lay(text)
-        missing = row * row_tokens - len(flat)
-        for places, filler in ((flat, 0), (positions, 0), (owners, nobody)):
-            places.extend([filler] * missing)
-    for text in alone:
-        lay(text)
+    sizes = np.array([lengths[text] for text in order], dtype=np.int64)
+    gaps = np.zeros(len(order), dtype=np.int64)  # fillers between a text and the one before it: those of the row that ended there
+    last = -1
+    for row in rows:
+        last += len(row)
+        if last + 1 < len(order):
+            gaps[last + 1] += row_tokens - sum(lengths[text] for text in row)
+    starts = np.cumsum(gaps + sizes) - sizes
+    total = len(rows) * row_tokens + sum(lengths[text] for text in alone)
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    places = np.repeat(starts, sizes) + within
+    flat, positions = np.zeros((2, total), dtype=np.int64)
+    owners = np.full(total, len(ids))
+    flat[places] = np.fromiter(chain.from_iterable(ids[text] for text in order), dtype=np.int64, count=len(places))
+    positions[places] = within
+    owners[places] = np.repeat(np.arange(len(order)), sizes)
     return PackedTexts(
-        torch.tensor(flat),
-        tuple(lengths[text] for text in order),
+        torch.from_numpy(flat),
+        tuple(sizes.tolist()),
         torch.tensor(order),
         (len(rows), row_tokens),
-        torch.tensor(starts),
-        torch.tensor(positions),
-        torch.tensor(owners),
+        len(order) - len(alone),
+        torch.from_numpy(starts),
+        torch.from_numpy(positions),
+        torch.from_numpy(owners),
     )
 
 

@@ -3,16 +3,18 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from tain.batches.types import TokenisedTexts
+from tain.batches.types import KeptTexts, TokenisedTexts
 from tain.foundation.errors import UserError
 from tain.text.cleaning import refuse_half_characters
 
 _CHARACTERS_A_TOKEN = 16  # hardly a text has as many
+_TEXTS_AT_ONCE = 8192  # what a tokenizer says of a text takes a hundred times the memory of its ids
 _LEFT_OVER = 32  # tokens: so far from a cut between characters the tokens are those of the whole text
 
 
@@ -39,7 +41,7 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
     backend.no_padding()
     reach = _CHARACTERS_A_TOKEN * max(max_tokens, 64)
     try:
-        encodings = backend.encode_batch([_end_of(text, reach, tokenizer.truncation_side) for text in texts])
+        encodings = backend.encode_batch_fast([_end_of(text, reach, tokenizer.truncation_side) for text in texts])
     except TypeError:
         refuse_half_characters(texts)
         raise
@@ -51,6 +53,19 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
     return TokenisedTexts(ids, sum(is_cut))
 
 
+def tokenise_once(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> KeptTexts:
+    """As ``tokenise``, for texts whose ids are wanted many times."""
+    flat: list[np.ndarray] = []
+    lengths: list[int] = []
+    truncated = 0
+    for begin in range(0, len(texts), _TEXTS_AT_ONCE):
+        part = tokenise(tokenizer, texts[begin : begin + _TEXTS_AT_ONCE], max_tokens=max_tokens)
+        lengths.extend(map(len, part.ids))
+        flat.append(np.fromiter(chain.from_iterable(part.ids), dtype=np.int32))
+        truncated += part.truncated
+    return KeptTexts(np.concatenate([np.zeros(0, np.int32), *flat]), np.cumsum([0, *lengths], dtype=np.int64), truncated)
+
+
 def _long_one(backend: Any, text: str, reach: int, side: str, encoding: Any) -> tuple[list[int], bool]:
     """Ids of a text of which ``encoding`` knows one end alone, and whether it was cut: more of it is read until enough is left over.
 
@@ -58,7 +73,7 @@ def _long_one(backend: Any, text: str, reach: int, side: str, encoding: Any) -> 
     """
     while reach < len(text) and sum(map(len, encoding.overflowing)) < _LEFT_OVER:
         reach *= 4
-        (encoding,) = backend.encode_batch([_end_of(text, reach, side)])
+        (encoding,) = backend.encode_batch_fast([_end_of(text, reach, side)])
     return encoding.ids, bool(encoding.overflowing)
 
 

@@ -1,13 +1,13 @@
 """What batches hand to encoders: texts as token ids, packed end to end or padded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Int32, Int64
 from torch import Tensor
 
 
@@ -31,6 +31,27 @@ class TokenisedTexts:
 
 
 @dataclass(frozen=True)
+class KeptTexts:
+    """Token ids of many texts in the least memory, to be asked for again and again.
+
+    Attributes:
+        ids: All texts' tokens, one text behind the other.
+        starts: Where each text begins in ``ids``, and where the last one ends.
+        truncated: Texts that lost tokens to the length limit.
+    """
+
+    ids: Int32[np.ndarray, " tokens"]
+    starts: Int64[np.ndarray, " texts_and_one"]
+    truncated: int
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, text: int) -> list[int]:
+        return self.ids[self.starts[text] : self.starts[text + 1]].tolist()
+
+
+@dataclass(frozen=True)
 class PackedTexts:
     """Texts of one batch laid end to end, so that attention runs on plain views of the same memory.
 
@@ -43,6 +64,7 @@ class PackedTexts:
         lengths: Tokens of each text, in packed order.
         order: ``order[k]`` tells which of the caller's texts lies at place k.
         shared: Shared rows as (rows, tokens a row); (0, 0) without any.
+        sharing: Texts in them, which come first.
         starts: Where each text begins in ``ids``.
         positions: Each token's place in its own text, from 0; fillers have 0.
         owners: The packed place of the text that each token belongs to; fillers belong to ``len(lengths)``, which is nobody.
@@ -52,6 +74,7 @@ class PackedTexts:
     lengths: tuple[int, ...]
     order: Int[Tensor, " texts"]
     shared: tuple[int, int]
+    sharing: int
     starts: Int[Tensor, " texts"]
     positions: Int[Tensor, " tokens"]
     owners: Int[Tensor, " tokens"]
@@ -60,10 +83,8 @@ class PackedTexts:
     def groups(self) -> tuple[tuple[int, int], ...]:
         """Runs of equal rows as (rows, tokens a row), in memory order; the shared rows, if any, are the first."""
         rows, row_tokens = self.shared
-        is_shared = row_tokens > 0
-        alone = self.lengths[int((self.starts < rows * row_tokens).sum()) :] if is_shared else self.lengths
-        runs = tuple((len(list(run)), length) for length, run in groupby(alone))
-        return ((rows, row_tokens), *runs) if is_shared else runs
+        runs = tuple((len(list(run)), length) for length, run in groupby(self.lengths[self.sharing :]))
+        return ((rows, row_tokens), *runs) if rows else runs
 
     @cached_property
     def shared_owners(self) -> Int[Tensor, "rows row_tokens"] | None:
@@ -81,9 +102,8 @@ class PackedTexts:
     def to(self, device: torch.device) -> "PackedTexts":
         if self.ids.device == device:
             return self
-        tensors = (entry.to(device, non_blocking=True) for entry in (self.order, self.starts, self.positions, self.owners))
-        order, starts, positions, owners = tensors
-        return PackedTexts(self.ids.to(device, non_blocking=True), self.lengths, order, self.shared, starts, positions, owners)
+        tensors = {name: getattr(self, name).to(device, non_blocking=True) for name in ("ids", "order", "starts", "positions", "owners")}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class Watched:
         ids = torch.tensor([token % vocabulary for token in (5, 6, 7, 8, 9)])
         tokens = torch.arange(5)
         one = torch.tensor([0])
-        self.run(PackedTexts(ids, (5,), one, (0, 0), one, tokens, torch.zeros_like(tokens)), check)
+        self.run(PackedTexts(ids, (5,), one, (0, 0), 0, one, tokens, torch.zeros_like(tokens)), check)
         if not errors or max(errors) > _PROBE_TOLERANCE:
             name = type(self.encoder.model).__name__
             raise UserError(

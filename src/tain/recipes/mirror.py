@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from torch import Tensor
 from tain.batches.ahead import Ahead
 from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.packing import batches_by_tokens, pack
-from tain.batches.tokenizing import mask_token, tokenise
-from tain.batches.types import PackedTexts
+from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
+from tain.batches.types import KeptTexts, PackedTexts
 from tain.batches.views import twin_views
 from tain.encoders.dropout import set_dropout
 from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_free_score
@@ -309,7 +310,9 @@ class _Session:
         *,
         began_s: float = 0.0,
     ) -> None:
+        assert config.max_tokens is not None
         self.began_s = began_s
+        self.max_tokens = config.max_tokens
         self.model, self.embedder, self.config, self.material = model, embedder, config, material
         self.progress, self.output, self.overwrite = progress, output, overwrite
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
@@ -339,11 +342,11 @@ class _Session:
         assert config.dropout is not None and config.attention_dropout is not None and config.epochs is not None
         before, report_s = self._timed_report()
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
-        read = self.material.left if self.material.is_identity else self.material.left + self.material.right
-        truncated = tokenise(self.embedder.tokenizer, read, max_tokens=config.max_tokens or 0).truncated
+        kept = [self._kept_left] if self.material.is_identity else [self._kept_left, self._kept_right]
+        read, truncated = sum(map(len, kept)), sum(each.truncated for each in kept)
         if truncated:
             self.progress.warn(
-                f"{truncated:,} of {len(read):,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
+                f"{truncated:,} of {read:,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
             )
         if config.budget_s is None and (steps := self._plan(config.seed, 0.0)[1]) < _FEWEST_STEPS:
             self.progress.warn(
@@ -430,20 +433,32 @@ class _Session:
 
     def _views(self, places: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of the left and the right view of some texts."""
-        left = [self.material.left[place] for place in places]
-        right = [self.material.right[place] for place in places]
-        if self.material.is_identity:
-            assert self.config.erased_chars is not None and self.config.erase_floor is not None
-            left, right = twin_views(
-                left,
-                chars=self.config.erased_chars,
-                floor=self.config.erase_floor,
-                mask_token=self.mask_token,
-                rng=np.random.default_rng([seed, 3, step]),
-            )
-        assert self.config.max_tokens is not None
-        ids = tokenise(self.embedder.tokenizer, left + right, max_tokens=self.config.max_tokens).ids
-        return ids[: len(left)], ids[len(left) :]
+        texts = places.tolist()
+        left_ids = [self._kept_left[text] for text in texts]
+        if not self.material.is_identity:
+            return left_ids, [self._kept_right[text] for text in texts]
+        assert self.config.erased_chars is not None and self.config.erase_floor is not None
+        left, right = twin_views(
+            [self.material.left[text] for text in texts],
+            chars=self.config.erased_chars,
+            floor=self.config.erase_floor,
+            mask_token=self.mask_token,
+            rng=np.random.default_rng([seed, 3, step]),
+        )
+        cut = [place for place, (text, twin) in enumerate(zip(left, right, strict=True)) if text != twin]
+        right_ids = left_ids.copy()
+        cut_ids = tokenise(self.embedder.tokenizer, [right[place] for place in cut], max_tokens=self.max_tokens).ids
+        for place, ids in zip(cut, cut_ids, strict=True):
+            right_ids[place] = ids
+        return left_ids, right_ids
+
+    @cached_property
+    def _kept_left(self) -> KeptTexts:
+        return tokenise_once(self.embedder.tokenizer, self.material.left, max_tokens=self.max_tokens)
+
+    @cached_property
+    def _kept_right(self) -> KeptTexts:
+        return tokenise_once(self.embedder.tokenizer, self.material.right, max_tokens=self.max_tokens)
 
     def _is_same(self, places: np.ndarray) -> Tensor | None:
         """Which pairs of the batch share a text; None where no two do."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from tain.foundation.errors import UserError
@@ -140,7 +141,10 @@ def train(
 
 
 def _is_finite(state: Mapping[str, Tensor]) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in state.values())
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in state.values():
+        found.setdefault(tensor.device, []).append(tensor.isfinite().all())
+    return all(bool(torch.stack(each).all()) for each in found.values())  # a GPU is waited for once, not for each of hundreds of tensors
 
 
 def warmup_then_linear(steps: int, *, warmup_steps: int, decay_share: float = 1.0) -> Callable[[int], float]:
