@@ -8,6 +8,7 @@ from torch import nn
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.training import loop
 from tain.training.loop import Saving, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
 
@@ -124,3 +125,19 @@ def test_rates_rise_stay_and_fall():
     assert factor(99) == pytest.approx(0.02)
     level = warmup_then_linear(100, warmup_steps=1, decay_share=0.0)
     assert level(0) == level(98) == 1.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_bad_number_in_any_tensor_is_found(bad: float):
+    state = {
+        "step": torch.tensor(3.0),
+        "none": torch.zeros(0),
+        "matrix": torch.randn(7, 5),
+        "whole": torch.tensor([1, 2]),
+        "half": torch.ones(3).bfloat16(),
+    }
+    assert loop._is_finite(state)
+    for name in ("step", "matrix", "half"):
+        spoilt = {key: tensor.clone() for key, tensor in state.items()}
+        spoilt[name].view(-1)[-1] = bad
+        assert not loop._is_finite(spoilt)
