@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tain.cli.settings import flags_of, settle
+from tain.cli.settings import flags_of, refuse_idle, settle
 from tain.cli.sources import TextSource
 from tain.foundation.errors import UserError
 from tain.recipes.distil_config import DistilConfig
@@ -77,12 +77,8 @@ def distil(
 def _refuse_idle(task: str, **given: object) -> None:
     """Refuse what the task has no use for."""
     of_tags = {"tags_column", "tags", "classifier"}
-    idle = {"embed": set(given), "classify": of_tags, "tag": set()}[task]
-    if named := [name for name in given if name in idle and given[name] is not None]:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in named)
-        raise UserError(
-            f"{flags} says nothing to --task {task}: leave it out, or give --task {'tag' if of_tags & set(named) else 'classify'}"
-        )
+    idle = {name: given[name] for name in {"embed": given, "classify": of_tags, "tag": ()}[task] if given[name] is not None}
+    refuse_idle(idle, of=f"--task {task}", instead=f", or give --task {'tag' if of_tags & set(idle) else 'classify'}")
 
 
 def _find(teacher: str) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tain.cli.objects import as_object, write_object
+from tain.cli.settings import refuse_idle
 from tain.foundation.choices import Dtype
 
 
@@ -37,8 +38,7 @@ def evaluate_mlm(
 
     if len(set(suite)) > 1:
         raise UserError(f"suite mlm measures another kind of model than {', '.join(sorted(set(suite) - {'mlm'}))}: run it by itself")
-    if named := [f"--{name.replace('_', '-')}" for name, value in idle.items() if value is not None]:
-        raise UserError(f"{', '.join(named)} says nothing to suite mlm: leave it out")
+    refuse_idle(idle, of="suite mlm")
     if chart is not None:
         raise UserError("suite mlm draws no chart: leave --chart out")
     if (texts is None) == (data is None):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from tain.cli.objects import as_object, write_object
+from tain.cli.settings import refuse_idle
 
 
 def evaluate_tagging(
@@ -36,8 +37,7 @@ def evaluate_tagging(
 
     if others := sorted(name for name in set(suite) if not is_tagging(name)):
         raise UserError(f"suite {suite[0]} measures another kind of model than {', '.join(others)}: run them by themselves")
-    if named := [f"--{name.replace('_', '-')}" for name, value in idle.items() if value is not None]:
-        raise UserError(f"{', '.join(named)} says nothing to suite {suite[0]}: leave it out")
+    refuse_idle(idle, of=f"suite {suite[0]}")
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
     for model in models:

@@ -77,9 +77,10 @@ def inspect(
     from tain.models.saved import locate
 
     refuse_files(page, svg, csv, output, overwrite=overwrite, drawn=svg)
-    _refuse_options(given, texts, column, method=method, whole_layer=whole_layer, shown=shown, csv=csv)
-    if matrices and output is None and not json:
-        raise UserError("--matrices puts more into the JSON, and none is asked for: give --output FILE or --json, or leave it out")
+    wants_json = json or output is not None
+    _refuse_options(
+        given, texts, column, method=method, whole_layer=whole_layer, shown=shown, csv=csv, matrices=matrices, wants_json=wants_json
+    )
     for name in (model, against):
         if name is not None:
             locate(name)  # a wrong path is told before torch is imported
@@ -108,7 +109,16 @@ def inspect(
 
 
 def _refuse_options(
-    given: list[str] | None, texts: str | None, column: str | None, *, method: Method, whole_layer: bool, shown: int, csv: Path | None
+    given: list[str] | None,
+    texts: str | None,
+    column: str | None,
+    *,
+    method: Method,
+    whole_layer: bool,
+    shown: int,
+    csv: Path | None,
+    matrices: bool,
+    wants_json: bool,
 ) -> None:
     if given and texts is not None:
         raise UserError(f"texts are given by hand and by --texts {texts}: give one of the two")
@@ -120,6 +130,8 @@ def _refuse_options(
         raise UserError("method is Layer-N, which is measured with --whole-layer only: give that too")
     if csv is not None and not shown:
         raise UserError("the CSV file holds the shown texts, but --shown is 0: give 1 or more")
+    if matrices and not wants_json:
+        raise UserError("--matrices puts more into the JSON, and none is asked for: give --output FILE or --json, or leave it out")
 
 
 def _open(source: str, column: str | None) -> "Stream[str]":

@@ -56,6 +56,21 @@ def settle(config_class: type, flags: Any, *, file: Path | None, **more: Any) ->
     return config_class(**settings)
 
 
+def refuse_idle(given: dict[str, object], *, of: str, instead: str = "") -> None:
+    """Refuse flags that mean nothing to what was asked for.
+
+    Args:
+        given: Their values by name; None was not given.
+        of: What was asked for.
+        instead: What else the message offers.
+
+    Raises:
+        UserError: One was given.
+    """
+    if named := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]:
+        raise UserError(f"{', '.join(named)} says nothing to {of}: leave it out{instead}")
+
+
 def seconds(text: str) -> float:
     """Read a duration such as ``30s``, ``2m`` or ``1h``; a bare number is seconds.
 

@@ -114,7 +114,7 @@ def fit_language(moments: Moments, *, language: str, components: int) -> Languag
     Raises:
         UserError: Fewer vectors than directions, directions for every dimension, or nothing but zeros.
     """
-    _refuse_components(moments, components, where=f"language {language!r}")
+    _refuse_components(moments, components, what=f"language {language!r}")
     second = moments.second_moment()
     strengths, directions = _descending(second)
     total = float(np.trace(second))
@@ -144,7 +144,7 @@ def fit_top_removal(moments: Moments, *, components: int) -> LinearFit:
     Raises:
         UserError: As ``fit_language``.
     """
-    _refuse_components(moments, components, where="remove-top")
+    _refuse_components(moments, components, what="remove_top", option="remove_top")
     variances, directions = _variances(moments)
     top = directions[:components]
     weight = np.eye(len(moments.mean)) - top.T @ top
@@ -165,8 +165,7 @@ def fit_whitening(moments: Moments, *, dimensions: int | None = None) -> LinearF
         UserError: Too few vectors to know the variances, or more dimensions than the vectors vary in.
     """
     dim = len(moments.mean)
-    if dimensions is not None and not 1 <= dimensions <= dim:
-        raise UserError(f"dimensions is {dimensions}, but the vectors have {dim}: give 1 to {dim}, or leave it out")
+    refuse_dimensions(dimensions, dim)
     kept = dimensions or dim
     if moments.count <= kept:
         fewer = " or --dimensions below their number" if moments.count > 2 else ""
@@ -178,6 +177,26 @@ def fit_whitening(moments: Moments, *, dimensions: int | None = None) -> LinearF
     scales = np.divide(1.0, np.sqrt(variances), out=np.zeros(dim), where=varies)
     weight = (directions * scales[:, None])[:kept]
     return _linear_fit(moments, weight if dimensions else directions.T @ weight, variances, removed=float(variances[kept:].sum()))
+
+
+def refuse_dimensions(dimensions: int | None, dim: int) -> None:
+    """Refuse to keep more numbers of a vector than it has.
+
+    Raises:
+        UserError: ``dimensions`` are none, or more than ``dim``.
+    """
+    if dimensions is not None and not 1 <= dimensions <= dim:
+        raise UserError(f"dimensions is {dimensions}, but the vectors have {dim}: give 1 to {dim}, or leave it out")
+
+
+def refuse_components(components: int, dim: int, *, option: str = "components") -> None:
+    """Refuse to take all directions out of vectors.
+
+    Raises:
+        UserError: ``components`` are none, or as many as ``dim``.
+    """
+    if not 1 <= components < dim:
+        raise UserError(f"{option} is {components}, but vectors of {dim} numbers must keep some: give 1 to {dim - 1} (the paper: 1)")
 
 
 def _variances(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -209,9 +228,7 @@ def _descending(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(values[::-1], 0.0), rows * np.where(largest < 0, -1.0, 1.0)
 
 
-def _refuse_components(moments: Moments, components: int, *, where: str) -> None:
-    dim = len(moments.mean)
-    if not 1 <= components < dim:
-        raise UserError(f"components is {components}, but vectors of {dim} numbers must keep some: give 1 to {dim - 1} (the paper: 1)")
+def _refuse_components(moments: Moments, components: int, *, what: str, option: str = "components") -> None:
+    refuse_components(components, len(moments.mean), option=option)
     if moments.count <= components:
-        raise UserError(f"{where}: {moments.count} texts cannot tell {components} directions: give more (the paper: 10,000)")
+        raise UserError(f"{what}: {moments.count} texts cannot tell {components} directions: give more (the paper: 10,000)")

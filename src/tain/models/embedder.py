@@ -283,7 +283,7 @@ def weights_fingerprint(module: torch.nn.Module, tokenizer: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         if "pooler." in name:
-            continue  # no part of our vectors, and drawn anew at each loading where the checkpoint has none
+            continue  # no part of our vectors, and made up at loading where the checkpoint has none
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     digest.update(tokenizer_fingerprint(tokenizer).encode())

@@ -631,7 +631,7 @@ def _digest(tensors: dict[str, Tensor], about: tuple[object, ...]) -> str:
     digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=8)
     for name, tensor in sorted(tensors.items()):
         if "pooler." in name:
-            continue  # no part of any score, and drawn anew at each loading where the checkpoint has none
+            continue  # no part of any score, and made up at loading where the checkpoint has none
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

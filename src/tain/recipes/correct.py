@@ -18,7 +18,16 @@ from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory
 from tain.models.correction import LanguageCorrection
-from tain.models.correction_fitting import LanguageFit, LinearFit, Moments, fit_language, fit_top_removal, fit_whitening
+from tain.models.correction_fitting import (
+    LanguageFit,
+    LinearFit,
+    Moments,
+    fit_language,
+    fit_top_removal,
+    fit_whitening,
+    refuse_components,
+    refuse_dimensions,
+)
 from tain.models.embedder import Embedder
 from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.correct_card import correction_card
@@ -104,13 +113,9 @@ def correct(
         raise UserError(f"model {str(model)!r} carries a correction already: give the encoder that it was made from")
     if embedder.pooling == "mean-with-padding" and output is not None:
         raise UserError("pooling is mean-with-padding, which no saved encoder can have: save it with cls or mean first")
-    if config.method != "whiten" and config.components >= embedder.dim:
-        option = "components" if config.method == "languages" else "remove_top"
-        raise UserError(
-            f"{option} is {config.components}, but vectors of {embedder.dim} numbers must keep some: give 1 to {embedder.dim - 1} (the paper: 1)"
-        )
-    if config.dimensions is not None and config.dimensions > embedder.dim:
-        raise UserError(f"dimensions is {config.dimensions}, but the vectors have {embedder.dim}: give fewer, or leave it out")
+    refuse_dimensions(config.dimensions, embedder.dim)  # before an hour of encoding
+    if config.method != "whiten":
+        refuse_components(config.components, embedder.dim, option="components" if config.method == "languages" else "remove_top")
     moments, truncated = {}, 0
     for language, stream in by_language.items():
         moments[language], cut = _moments(embedder, stream, language, config, progress)

@@ -9,7 +9,7 @@ _FIGURES = (
     ("uniformity", "uniformity", "lower"),
     ("isotropy", "isotropy IS", "higher"),
     ("mean_vector_norm", "mean-vector norm", "lower"),
-    ("mean_cosine", "mean cosine", "nearer 0"),
+    ("mean_cosine", "mean cosine", "lower"),
 )
 
 

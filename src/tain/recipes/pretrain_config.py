@@ -160,12 +160,10 @@ class PretrainConfig:
 
     def _problems_of_exploring(self) -> list[str]:
         explores = self.objective == "fully-explored"
-        given = {"explored_parts": self.explored_parts is not None, "spread_over_epochs": self.spread_over_epochs}
-        given["masked_units"] = self.masked_units != "token"
         problems = [
             f"{name} is for objective fully-explored, but objective is {self.objective!r}: leave it out, or give --objective fully-explored"
-            for name, is_given in given.items()
-            if is_given and not explores
+            for name in self.changed("explored_parts", "spread_over_epochs", "masked_units")
+            if not explores
         ]
         if explores and self.explored_parts is not None and 0 < self.masking_rate < 1:
             most = _most_parts(self.masking_rate)
