@@ -42,7 +42,7 @@ class TransferSet:
         chosen_on: Rows to choose the strength on; empty where that is done by folds.
         tested: Rows that are scored; empty for a set without parts, whose every row is scored when its fold is held out.
         strengths: What C is chosen from, the strongest penalty first.
-        blank: Rows of the files that have no text and were left out (CR has one).
+        blank: Rows of the files that have no text and were left out (CR has four).
     """
 
     key: str
