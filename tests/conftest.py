@@ -52,6 +52,11 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta-prelayernorm": ("RobertaPreLayerNormConfig", {"pad_token_id": 1, "type_vocab_size": 1}),
     "mpnet": ("MPNetConfig", {"pad_token_id": 1}),
     "deberta": ("DebertaConfig", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16}),
+    "fnet": ("FNetConfig", {"tpu_short_seq_length": 40}),
+    "convbert": ("ConvBertConfig", {"embedding_size": 32, "conv_kernel_size": 3}),
+    "xlm": ("XLMConfig", {"emb_dim": 32, "n_layers": 2, "n_heads": 4}),
+    "esm": ("EsmConfig", {"position_embedding_type": "rotary", "token_dropout": False, "mask_token_id": 4, "pad_token_id": 0}),
+    "longformer": ("LongformerConfig", {"attention_window": [4, 4], "pad_token_id": 1, "type_vocab_size": 1}),
     "deberta-v2": ("DebertaV2Config", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}),
 }
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -66,6 +67,56 @@ def test_what_cannot_work_is_one_line_and_code_2(bert_folder, texts_file, tmp_pa
     assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", *more) == 2
     assert capsys.readouterr().err == message
     assert not (tmp_path / "encoder").exists()
+
+
+def test_a_budget_counts_from_the_process_start(bert_folder, texts_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tain.foundation.runtime.process_age_s", lambda: 100.0)
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", "--budget", "60s", *SMALL) == 2
+    assert "error: budget is 60 s, and 10" in capsys.readouterr().err
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_several_seeds_tell_every_figure_and_which_is_kept(bert_folder, texts_file, tmp_path, capsys):
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "table", "--seeds", 2, *SMALL) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for figure in ("self-retrieval MRR", "self-retrieval R@1", "alignment", "uniformity", "isotropy IS", "mean-vector norm", "mean cosine"):
+        assert re.search(rf"{figure} -?\d\S* ± \d\S* over 2 seeds", said), figure
+    assert re.search(r"kept: seed 1[34], by self-retrieval", said)
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "json", "--seeds", 2, "--json", *SMALL) == 0
+    found = json.loads(capsys.readouterr().out)
+    values = [figures["uniformity"] for figures in found["all_seeds"]]
+    assert found["spread"]["uniformity"]["mean"] == pytest.approx(sum(values) / 2)
+    assert found["best_seed"] in found["seeds"] == [13, 14]
+    assert found["after"] == found["all_seeds"][found["seeds"].index(found["best_seed"])]
+    none_held = [0 if before == "--held-out" else given for before, given in zip(("", *SMALL), SMALL, strict=False)]
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "none", "--seeds", 2, *none_held) == 0
+    assert "by the loss of its last batch" in " ".join(capsys.readouterr().out.split())
+
+
+def test_standard_input_is_not_torn_among_processes(bert_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("mirror", bert_folder, "-", "-o", tmp_path / "encoder", *SMALL) == 2
+    assert "error: standard input would be torn among 2 processes: save it in a file, and give that\n" in capsys.readouterr().err
+
+
+def test_repeats_of_one_text_are_refused_with_advice_that_works(bert_folder, tmp_path, capsys):
+    path = tmp_path / "same.txt"
+    path.write_text("the same line\n" * 300, encoding="utf-8")
+    assert run("mirror", bert_folder, path, "-o", tmp_path / "encoder", *SMALL) == 2
+    expected = "error: there is 1 different text (299 were repeats), but a text needs others to be told from: give at least 2\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_the_built_in_models_name_is_no_output(bert_folder, texts_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("mirror", bert_folder, texts_file, "-o", "tain-mini", *SMALL) == 2
+    assert "is the built-in model's name, which would be loaded in its place: choose another name" in capsys.readouterr().err
+
+
+def test_nothing_to_resume_is_told_before_the_model_is_looked_at(texts_file, tmp_path, capsys, bert_folder, monkeypatch):
+    monkeypatch.setattr("tain.models.embedder.Embedder.load", lambda *_, **__: pytest.fail("loaded"))
+    assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", "--resume", *SMALL) == 2
+    assert "resume" in capsys.readouterr().err
 
 
 def test_missing_files_are_refused(bert_folder, texts_file, tmp_path, capsys):

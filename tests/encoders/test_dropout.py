@@ -100,6 +100,21 @@ def test_two_training_passes_differ_on_every_architecture_and_eval_passes_agree(
     torch.testing.assert_close(encoder(packed), plain, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ["xlm", "esm", "longformer"])
+def test_rates_that_modules_keep_as_numbers_are_set(architecture: str, tiny_encoder: Build, token_ids: Build):
+    model = tiny_encoder(architecture)
+    encoder = TransformerEncoder(model, pad_id=model.config.pad_token_id)
+    packed = pack(token_ids(9, 9))
+    plain = encoder(packed)
+    for rates in ({"hidden": 0.1, "attention": 0.0}, {"hidden": 0.0, "attention": 0.5}):
+        set_dropout(model, **rates)
+        encoder.train()
+        assert (encoder(packed) - encoder(packed)).abs().amax(1).min() > 1e-3, rates
+    set_dropout(model, hidden=0.0, attention=0.0)
+    encoder.train()
+    torch.testing.assert_close(encoder(packed), plain, atol=1e-5, rtol=1e-5)
+
+
 # where each architecture drops: on its attention weights, and at how many other places (two layers; ModernBERT three; ALBERT shares one)
 PLACES = {
     "bert": (2, 1 + 2 * 2),

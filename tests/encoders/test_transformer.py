@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tain.batches.packing import pack
+from tain.encoders import transformer
 from tain.encoders.attention import Packing
 from tain.encoders.dropout import set_dropout
 from tain.encoders.transformer import TransformerEncoder, position_offset_of
@@ -87,7 +88,7 @@ def test_modernberts_window_is_kept_where_texts_are_longer(window: int, tiny_enc
     assert (found - without)[:2].abs().max() > 0.01  # the window does matter here
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet", "deberta-v2"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet", "deberta-v2", "fnet", "convbert"])
 @torch.no_grad()
 def test_vectors_depend_neither_on_the_other_texts_nor_on_their_order(architecture: str, tiny_encoder: Build, token_ids: Build):
     ids = token_ids(*LENGTHS)
@@ -111,6 +112,35 @@ def test_no_gradient_crosses_from_one_text_to_another(share_rows: bool, tiny_enc
     encoder(packed)[1].sum().backward()
     touched = model.embeddings.word_embeddings.weight.grad.abs().sum(1).nonzero().flatten().tolist()
     assert set(touched) == set(ids[1])
+
+
+@pytest.mark.parametrize(("architecture", "pads"), [("fnet", False), ("convbert", False), ("mpnet", True), ("deberta", True)])
+def test_texts_of_one_length_run_together_where_padding_would_change_vectors(
+    architecture: str, pads: bool, tiny_encoder: Build, token_ids: Build
+):
+    model = tiny_encoder(architecture)
+    encoder = TransformerEncoder(model, pad_id=model.config.pad_token_id)
+    assert (encoder.layout, encoder.pads) == ("padded", pads)
+    assert ("padding changes the vectors" in encoder.layout_reason) == (not pads)
+    ids = token_ids(*LENGTHS)
+    found = encoder(pack(ids))
+    with torch.no_grad():
+        alone = torch.stack([model(input_ids=torch.tensor([text])).last_hidden_state[0].mean(0) for text in ids])
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+    found.square().sum().backward()
+    assert all(parameter.grad is not None for name, parameter in model.named_parameters() if name.endswith("embeddings.weight"))
+
+
+def test_a_model_that_cannot_compute_in_bfloat16_stays_in_float32(tiny_encoder: Build, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transformer, "fastest_dtype", lambda device_type: torch.bfloat16)
+    fourier = TransformerEncoder(tiny_encoder("fnet"))
+    assert fourier.number_type("auto") == torch.float32
+    assert fourier.number_type("float32") == torch.float32
+    with pytest.raises(UserError, match=r"dtype is 'bfloat16', in which FNetModel cannot compute: give float32 or auto"):
+        fourier.number_type("bfloat16")
+    assert {parameter.dtype for parameter in fourier.model.parameters()} == {torch.float32}
+    for architecture in ("bert", "mpnet"):
+        assert TransformerEncoder(tiny_encoder(architecture), pad_id=1).number_type("auto") == torch.bfloat16
 
 
 @pytest.mark.parametrize(

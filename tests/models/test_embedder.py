@@ -97,7 +97,7 @@ def test_bfloat16_vectors_are_close(bert_folder: Path, embedder: Embedder, many:
 
 
 def test_the_number_type_is_chosen_by_measurement(bert_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    from tain.models import embedder as module
+    from tain.encoders import transformer as module
 
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(module, "fastest_dtype", lambda device_type, dtype=dtype: dtype)

@@ -104,9 +104,11 @@ def test_five_seeds_keep_the_best_and_report_the_spread(bert_folder, texts):
     assert [run.seed for run in result.runs] == [13, 14, 15]
     alone = mirror(bert_folder, texts, seeds=1, learning_rate=1e-3, seed=13, **SMALL)
     assert alone.runs[0].losses == result.runs[0].losses  # a later seed starts from the untouched model, and so did the first
-    mean, deviation = recipe.spread(result.runs, "uniformity")
-    assert deviation > 0
-    assert mean == pytest.approx(np.mean([run.after.uniformity for run in result.runs]))
+    spread = result.spread()["uniformity"]
+    assert spread["standard_deviation"] > 0
+    assert spread["mean"] == pytest.approx(np.mean([run.after.uniformity for run in result.runs]))
+    assert [figures["uniformity"] for figures in result.figures_of_seeds()] == [run.after.uniformity for run in result.runs]
+    assert alone.spread() == {}
     kept = recipe.label_free_report(
         result.embedder,
         recipe._material(texts, result.config).held_left,
@@ -353,9 +355,12 @@ def test_repeated_texts_do_not_push_each_other_away(bert_folder, texts):
     assert is_same[first, second]
     assert is_same[second, first]
     assert int(is_same.sum()) == 4
+    assert (made.material.counts["repeated"], made._sharing()) == (2, 4)
     assert session(bert_folder, texts)._is_same(places) is None
+    assert session(bert_folder, texts)._sharing() == 0
     pairs = [("a b", "c d"), ("e f", "C D"), ("c d", "g h"), ("i j", "k l")]  # a side that another has, on either side
     made = session(bert_folder, pairs, batch_texts=4)
+    assert made._sharing() == 3
     shared = made._is_same(np.arange(4))
     assert shared is not None
     place = {made.material.left[row]: row for row in range(4)}
@@ -629,6 +634,60 @@ def test_models_whose_config_has_no_dropout_get_views_that_differ(save_masked_lm
     folder = save_masked_lm(architecture)
     result = mirror(folder, texts, **{**SMALL, "erased_chars": 0})
     assert result.runs[0].losses[0] > 1e-4
+
+
+def test_a_model_whose_dropout_cannot_be_set_is_refused_though_something_is_erased(save_masked_lm, texts, monkeypatch):
+    folder = save_masked_lm("albert")  # whose config says 0
+    monkeypatch.setattr(recipe, "set_dropout", lambda *_, **__: None)
+    with pytest.raises(UserError, match="but two passes of AlbertModel over the same texts give the same vectors"):
+        mirror(folder, texts, **SMALL)
+    with pytest.raises(UserError, match="two passes of AlbertModel"):
+        mirror(folder, [(text, f"{text} again") for text in texts], **SMALL)
+    assert mirror(folder, texts, dropout=0.0, attention_dropout=0.0, **SMALL).steps == 9
+
+
+def test_texts_whose_two_views_are_the_same_are_counted_and_told(bert_folder, texts):
+    mixed = [*texts[:20], *(f"sea {letter}" for letter in "abcdefghijkl")]
+    with pytest.warns(UserWarning, match=r"12 of 32 texts have fewer than 10 characters, so that nothing is erased"):
+        mirror(bert_folder, mixed, dropout=0.0, attention_dropout=0.0, **SMALL | {"held_out": 0})
+
+
+def test_nothing_held_out_is_told(bert_folder, texts):
+    with pytest.warns(UserWarning, match="0 texts are held out, too few to measure on"):
+        assert mirror(bert_folder, texts, **SMALL | {"held_out": 0}).before is None
+
+
+def test_a_budget_that_is_over_when_the_model_is_loaded_is_refused_at_once(bert_folder, texts, monkeypatch):
+    monkeypatch.setattr(recipe._Session, "_report", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match=r"budget is 30 s, and 4\d s were over when the model was loaded: give more"):
+        mirror(bert_folder, texts, budget_s=30.0, began_s=time.monotonic() - 40, **SMALL)
+
+
+def test_before_is_the_untouched_model_as_it_is_loaded(bert_folder, texts):
+    result = mirror(bert_folder, texts, level="word", epochs=1, **SMALL)
+    assert result.config.pooling == "cls"
+    held = recipe._material(texts, result.config).held_left
+    settings = {"level": "word", "max_texts": 500, "rng": np.random.default_rng([13, 2])}
+    untouched = recipe.label_free_report(Embedder.load(bert_folder, dtype="float32"), held, **settings)
+    assert result.before.uniformity == pytest.approx(untouched.uniformity, abs=1e-5)
+    assert result.embedder.pooling == "cls"
+
+
+def test_the_card_of_pairs_speaks_of_pairs(bert_folder, texts, tmp_path):
+    mirror(bert_folder, [(text, f"{text} again") for text in texts], tmp_path / "encoder", seeds=2, **SMALL)
+    card = (tmp_path / "encoder" / "README.md").read_text()
+    assert "from pairs of texts that mean the same" in card
+    assert "the two texts of a pair are drawn together" in card
+    assert "two views: the two texts of a pair" in card
+    assert "8 held-out pairs" in card
+    assert "over 2 seeds: self-retrieval MRR 0." in card
+    assert "erased" not in card
+    assert "without labels, by" not in card
+    mirror(bert_folder, texts, tmp_path / "other", **SMALL)
+    card = (tmp_path / "other" / "README.md").read_text()
+    assert "without labels, by identity fine-tuning" in card
+    assert "5 characters erased" in card
+    assert "pooled by mean" in card
 
 
 def test_an_existing_output_is_refused_before_anything_is_loaded(texts, tmp_path):

@@ -69,7 +69,13 @@ def encode(
     progress = Progress.for_terminal(json=json, quiet=quiet)
 
     embedder = load_encoder(  # loads torch: what is wrong with files has been told by now
-        model, device=device, dtype=compute_dtype, pooling=pooling, max_tokens=max_tokens, trust_remote_code=trust_remote_code
+        model,
+        progress=progress,
+        device=device,
+        dtype=compute_dtype,
+        pooling=pooling,
+        max_tokens=max_tokens,
+        trust_remote_code=trust_remote_code,
     )
     made = encode_to_file(
         embedder,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tain.cli.settings import flags_of, seconds, settle
-from tain.cli.sources import TextSource
+from tain.cli.sources import TextSource, refuse_shared_input
 from tain.foundation.errors import UserError
 from tain.recipes.mirror_config import MirrorConfig
 
@@ -73,6 +73,7 @@ def mirror(
 def _read(source: str, column: str | None, pairs: tuple[str, str] | None, progress: "Progress") -> list[Any]:
     from tain.text.readers import read_pairs, read_texts
 
+    refuse_shared_input(source)
     stream = read_texts(source, column=column) if pairs is None else read_pairs(source, columns=pairs)
     given = list(stream)
     if stream.blank:
@@ -82,8 +83,7 @@ def _read(source: str, column: str | None, pairs: tuple[str, str] | None, progre
 
 def _show(result: "Mirrored", *, as_json: bool) -> None:
     """Print the before-and-after table, or everything as one JSON object."""
-    from tain.recipes.mirror import spread
-    from tain.recipes.mirror_card import figure_rows
+    from tain.recipes.mirror_card import figure_rows, spread_in_words
 
     before = result.before.to_dict() if result.before else None
     after = result.after.to_dict() if result.after else None
@@ -91,7 +91,8 @@ def _show(result: "Mirrored", *, as_json: bool) -> None:
         import json
 
         everything = {"folder": str(result.folder), "before": before, "after": after, "steps": result.steps, "texts": result.texts}
-        everything |= {"counts": result.counts, "worse": result.worse, "seeds": [run.seed for run in result.runs]}
+        everything |= {"counts": result.counts, "worse": result.worse, "best_seed": result.runs[result.best].seed}
+        everything |= {"seeds": [run.seed for run in result.runs], "all_seeds": result.figures_of_seeds(), "spread": result.spread()}
         print(json.dumps(everything, ensure_ascii=False))
         return
     from rich.console import Console
@@ -99,7 +100,8 @@ def _show(result: "Mirrored", *, as_json: bool) -> None:
 
     console = Console()
     if before is not None and after is not None:
-        table = Table(title=f"{before['texts']} held-out texts, no labels", title_justify="left")
+        short = f", {before['too_short']} too short to be halved" if before["too_short"] else ""
+        table = Table(title=f"{before['texts']} held-out texts, no labels{short}", title_justify="left")
         table.add_column("figure")
         table.add_column("before", justify="right")
         table.add_column("after", justify="right")
@@ -107,15 +109,17 @@ def _show(result: "Mirrored", *, as_json: bool) -> None:
         for row in figure_rows(before, after):
             table.add_row(*row)
         console.print(table)
-        if len(result.runs) > 1:
-            for figure, label in (("self_retrieval_mrr", "self-retrieval MRR"), ("alignment", "alignment"), ("uniformity", "uniformity")):
-                mean, deviation = spread(result.runs, figure)
-                console.print(f"{label} over {len(result.runs)} seeds: {mean:.3f}, standard deviation {deviation:.3f}")
-            console.print(f"kept: seed {result.runs[result.best].seed}")
+    if len(result.runs) > 1:
+        for line in spread_in_words(result.spread()):
+            console.print(f"{line} over {len(result.runs)} seeds")
+        by = "the loss of its last batch" if after is None else "self-retrieval, then alignment and uniformity"
+        console.print(f"kept: seed {result.runs[result.best].seed}, by {by}")
     counts = result.counts
+    repeated = f"{counts['repeated']:,} repeated{' (and kept)' if result.config.keep_repeats else ''}"
+    sharing = f"{counts['sharing']:,} share a text with others, " if counts["sharing"] else ""
     console.print(
         f"{result.texts:,} texts in {result.steps} steps, {result.runs[result.best].seconds:.1f} s; "
-        f"{counts['repeated']:,} repeated, {counts['held_out']:,} held out, {counts['left_over']:,} left over, "
+        f"{repeated}, {sharing}{counts['held_out']:,} held out, {counts['left_over']:,} left over, "
         f"{counts['not_read']:,} not read, {counts['truncated']:,} cut"
     )
     if result.folder is not None:

@@ -77,11 +77,11 @@ def _load_one(name: str, *, batch_tokens: int | None, progress: "Progress", **op
 
     if is_word_vectors(name):
         return WordVectors.load(name, progress=progress)
-    return _Loaded(load_encoder(name, **options), name, batch_tokens=batch_tokens)
+    return _Loaded(load_encoder(name, progress=progress, **options), name, batch_tokens=batch_tokens)
 
 
-def load_encoder(name: str, **options: Any) -> "Embedder | Student":
-    """Load an encoder's folder, hub name, or student; a student needs no torch.
+def load_encoder(name: str, *, progress: "Progress", **options: Any) -> "Embedder | Student":
+    """Load an encoder's folder, hub name, or student; a student needs no torch. ``progress`` is told where padding is computed.
 
     Raises:
         UserError: As ``Embedder.load`` and ``Student.load``; a student is given options that it has no use for.
@@ -101,7 +101,10 @@ def load_encoder(name: str, **options: Any) -> "Embedder | Student":
         return student
     from tain.models.embedder import Embedder
 
-    return Embedder.load(name, **options)
+    embedder = Embedder.load(name, **options)
+    if embedder.layout == "padded":
+        progress.note(embedder.encoder.layout_reason)
+    return embedder
 
 
 def find_labeller(given: str) -> None:

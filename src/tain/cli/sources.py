@@ -1,5 +1,6 @@
 """Where a verb's texts come from, as an argument of the command line."""
 
+import os
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -21,3 +22,14 @@ TextSource = Annotated[str, Parameter(help=_HELP, allow_leading_hyphen=True, val
 TextSources = Annotated[list[str], Parameter(help=_HELP, allow_leading_hyphen=True, validator=_refuse_flags)]
 # read more than once, as standard input cannot be
 TextFiles = Annotated[list[str], Parameter(help=f"{_KINDS}; hf:NAME is a hub data set", allow_leading_hyphen=True, validator=_refuse_flags)]
+
+
+def refuse_shared_input(source: str) -> None:
+    """Refuse standard input where ``torchrun`` started several processes: each would read a part of it.
+
+    Raises:
+        UserError: It is standard input, and there are others.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if source == "-" and processes > 1:
+        raise UserError(f"standard input would be torn among {processes} processes: save it in a file, and give that")

@@ -40,7 +40,8 @@ def set_dropout(model: nn.Module, *, hidden: float, attention: float) -> None:
     ALBERT's and ModernBERT's configs say 0, which would make the two views of a text identical.
 
     Args:
-        model: The encoder; its ``nn.Dropout`` modules (and the identities that ModernBERT puts in their place at rate 0) are replaced.
+        model: The encoder; its ``nn.Dropout`` modules (and the identities that ModernBERT puts in their place at rate 0) are replaced,
+            and rates that modules keep as numbers, as XLM's and ESM's do, are set.
         hidden: Rate on embeddings and on the outputs of attention and feed-forward parts.
         attention: Rate on attention weights.
     """
@@ -53,10 +54,10 @@ def set_dropout(model: nn.Module, *, hidden: float, attention: float) -> None:
             if isinstance(child, nn.Dropout) or (isinstance(child, nn.Identity) and "drop" in name):
                 acts_on_weights = is_attention and name in ("dropout", "attention_dropout") and not hasattr(parent, "out_drop")
                 setattr(parent, name, FastDropout(attention if acts_on_weights else hidden))
-        for name in ("attention_dropout", "dropout_prob"):
-            rate = getattr(parent, name, None)
-            if is_attention and isinstance(rate, int | float) and not isinstance(rate, bool):  # a config may say 0 for 0.0
-                setattr(parent, name, attention)
+        for name, rate in list(vars(parent).items()):
+            if "dropout" in name and isinstance(rate, int | float) and not isinstance(rate, bool):  # a config may say 0 for 0.0
+                acts_on_weights = is_attention and not any(part in name for part in ("hidden", "out_", "resid"))
+                setattr(parent, name, attention if acts_on_weights else hidden)
 
 
 def quicken_dropout(model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Any transformers encoder, run packed where its attention allows it and padded by length elsewhere."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -11,8 +12,9 @@ from tain.batches.packing import pack, pad
 from tain.batches.types import PackedTexts
 from tain.encoders import attention
 from tain.encoders.pooling import first_token, masked_mean
-from tain.foundation.choices import POOLINGS, Layout, Pooling
+from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import ShapeError, UserError
+from tain.foundation.runtime import fastest_dtype
 
 _PROBE_TOLERANCE = 1e-3  # float32 runs agree to 1e-6; a model that reads its neighbours is off by far more
 
@@ -43,7 +45,13 @@ class TransformerEncoder(nn.Module):
         self.pad_id = pad_id
         self.padded_to = padded_to
         self.position_offset = position_offset_of(model)
+        self.pads = True
         self.layout, self.layout_reason = self._choose_layout(layout)
+        if self.layout == "padded" and not self._agrees_with_plain(lambda texts: self.tokens(pack(texts))):
+            self.pads = False  # FNet mixes all places of a row, ConvBERT's convolutions reach over a text's end
+            self.layout_reason += (
+                f"; padding changes the vectors of {type(model).__name__}, so each batch is cut into texts of equal length"
+            )
 
     @property
     def dim(self) -> int:
@@ -94,15 +102,51 @@ class TransformerEncoder(nn.Module):
             )
             return output.last_hidden_state[0]
         if drophead or capture:
-            raise UserError(f"drophead and attention capture need the packed layout, but {self.layout_reason}")
+            raise UserError(
+                f"drophead and attention capture need the packed layout, but {self.layout_reason}: give dropout, or another model"
+            )
         if packed.shared_owners is not None:
             raise ShapeError("texts share rows, which only packed attention can keep apart: pack them without share_rows")
+        if not self.pads:
+            return self._by_length(packed, segments)
         ids, is_token = pad(packed, pad_id=self.pad_id)
         more = {}
         if segments is not None:
             more["token_type_ids"] = torch.zeros_like(ids)
             more["token_type_ids"][is_token] = segments[packed.owners < packed.texts]
         return self.model(input_ids=ids, attention_mask=is_token.long(), **more).last_hidden_state[is_token]
+
+    def _by_length(self, packed: PackedTexts, segments: Int[Tensor, " tokens"] | None) -> Float[Tensor, "tokens dim"]:
+        """Run the texts of each length by themselves."""
+        sizes = [rows * tokens for rows, tokens in packed.groups]
+        parts = []
+        for part, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
+            more = {} if segments is None else {"token_type_ids": segments.split(sizes)[part].view(group)}
+            parts.append(self.model(input_ids=ids.view(group), **more).last_hidden_state.flatten(0, 1))
+        return torch.cat(parts)
+
+    def number_type(self, asked: Dtype) -> torch.dtype:
+        """What to compute in: what was asked for, or what is fastest here and the model can.
+
+        Raises:
+            UserError: The model cannot compute in what was asked for.
+        """
+        if asked != "auto" and not self._runs_in(getattr(torch, asked)):
+            raise UserError(f"dtype is {asked!r}, in which {type(self.model).__name__} cannot compute: give float32 or auto")
+        found = fastest_dtype(self.device.type) if asked == "auto" else getattr(torch, asked)
+        return found if self._runs_in(found) else torch.float32
+
+    @torch.no_grad()
+    def _runs_in(self, number_type: torch.dtype) -> bool:
+        """Tell whether the model can compute in a number type; some have parts that cannot, such as FNet's Fourier transform."""
+        if number_type == torch.float32 or self.layout == "packed":
+            return True
+        turned = {name: each.to(number_type) for name, each in self.model.named_parameters() if each.is_floating_point()}
+        try:
+            torch.func.functional_call(self.model, turned, kwargs={"input_ids": torch.ones(1, 4, dtype=torch.long, device=self.device)})
+        except RuntimeError:
+            return False
+        return True
 
     def forward(self, packed: PackedTexts, *, drophead: float = 0.0) -> Float[Tensor, "texts dim"]:
         """Compute one float32 vector a text, in the order the caller gave the texts to ``pack``."""
@@ -140,29 +184,36 @@ class TransformerEncoder(nn.Module):
             raise UserError(f"layout is 'packed', but {reason}: give 'padded' or 'auto'")
         return "padded", f"{reason}; texts run padded, in batches of like length"
 
-    @torch.no_grad()
     def _packed_agrees(self) -> bool:
-        """Run three tiny texts both ways and compare; leaves our attention switched on when they agree."""
+        """Tell whether texts laid end to end give the plain model's vectors; leaves our attention switched on when they do."""
         before = self.model.config._attn_implementation
+
+        def packed(texts: list[list[int]]) -> Tensor:
+            self.model.config._attn_implementation = attention.NAME
+            self.layout: Literal["packed", "padded"] = "packed"
+            return self.tokens(pack(texts))
+
+        agrees = self._agrees_with_plain(packed)
+        if not agrees:
+            self.model.config._attn_implementation = before
+        return agrees
+
+    @torch.no_grad()
+    def _agrees_with_plain(self, run: Callable[[list[list[int]]], Tensor]) -> bool:
+        """Run three tiny texts one by one and as ``run`` does, and compare."""
         was_training = self.model.training
         self.model.eval()
         vocabulary = int(self.model.config.vocab_size)
         texts = [[token % vocabulary for token in text] for text in ([5, 6, 7], [11, 12, 13], [8, 9, 10, 11, 12, 13, 14])]
         try:
-            plain = [self.model(input_ids=torch.tensor([text], device=self.device)).last_hidden_state[0] for text in texts]
-            self.model.config._attn_implementation = attention.NAME
-            self.layout: Literal["packed", "padded"] = "packed"
-            packed = self.tokens(pack(texts))
+            plain = torch.cat([self.model(input_ids=torch.tensor([text], device=self.device)).last_hidden_state[0] for text in texts])
+            found = run(texts)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
-            agrees = False  # whatever a foreign model chokes on, the plain way is open to it
-        else:
-            tolerance = _PROBE_TOLERANCE if packed.dtype == torch.float32 else 0.1
-            agrees = torch.allclose(torch.cat(plain).float(), packed.float(), atol=tolerance, rtol=tolerance)
+            return False  # whatever a foreign model chokes on, a plainer way is open to it
         finally:
             self.model.train(was_training)
-        if not agrees:
-            self.model.config._attn_implementation = before
-        return agrees
+        tolerance = _PROBE_TOLERANCE if found.dtype == torch.float32 else 0.1
+        return plain.shape == found.shape and torch.allclose(plain.float(), found.float(), atol=tolerance, rtol=tolerance)
 
 
 def _segments(packed: PackedTexts, second_parts: Int[Tensor, " texts"]) -> Int[Tensor, " tokens"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tain.foundation.errors import UserError
 
+_BUILT_IN = "tain-mini"
 _OF_TAIN = {"tain.json", "index.json", "demo.json"}  # one of these lies in every folder that a verb wrote
 
 
@@ -40,8 +41,11 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
 
     Raises:
         UserError: The path exists and ``overwrite`` is off, it cannot be made, or ``overwrite`` would replace a folder that tain did
-            not write, or one that holds more than an output: a root, the home or the working folder, or one above these.
+            not write, or one that holds more than an output: a root, the home or the working folder, or one above these; or it is
+            the built-in model's name.
     """
+    if str(target) == _BUILT_IN:
+        raise UserError(f"output {_BUILT_IN!r} is the built-in model's name, which would be loaded in its place: choose another name")
     _refuse_taken(target, overwrite=overwrite)
     if _is_foreign(Path(target)):
         raise UserError(

@@ -17,7 +17,7 @@ from tain.encoders.transformer import TransformerEncoder, position_offset_of
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, fastest_dtype, set_number_type
+from tain.foundation.runtime import choose_device, set_number_type
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.saved import read_layout, write_layout
 
@@ -95,7 +95,6 @@ class Embedder:
                 f"pooling is {pooling!r}, but model {str(name)!r} carries a correction of vectors pooled by {stored.pooling}: leave it out"
             )
         target = choose_device(device)
-        number_type = fastest_dtype(target.type) if dtype == "auto" else getattr(torch, dtype)
         with torch.random.fork_rng(devices=[]):  # a part that no weights are saved of, such as a pooler, is the same at each loading
             torch.manual_seed(0)
             model, tokenizer = load_pretrained("AutoModel", stored.path, trust_remote_code=trust_remote_code)
@@ -110,7 +109,7 @@ class Embedder:
             layout=layout,
             padded_to=min(max_tokens or stored.max_tokens or limit, limit),
         )
-        set_number_type(encoder, number_type)
+        set_number_type(encoder, encoder.number_type(dtype))
         encoder.eval()
         embedder = cls(
             encoder,

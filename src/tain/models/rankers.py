@@ -29,7 +29,7 @@ from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
 from tain.foundation.choices import CodeKind, Dtype, RankerType
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, fastest_dtype, set_number_type
+from tain.foundation.runtime import set_number_type
 from tain.models.embedder import Embedder
 from tain.models.saved import read_record, write_record, write_router
 from tain.models.scanning import scan_all
@@ -96,8 +96,6 @@ class Ranker(ABC):
             UserError: There is no such model, or it cannot be run.
         """
         record = read_record(name)
-        target = choose_device(device)
-        number_type = fastest_dtype(target.type) if dtype == "auto" else getattr(torch, dtype)
         if record.get("kind") != "ranker":
             embedder = Embedder.load(name, device=device, dtype="float32", trust_remote_code=trust_remote_code)
             ranker = DualRanker.around(embedder, name=str(name))
@@ -106,7 +104,7 @@ class Ranker(ABC):
         else:
             ranker = DualRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
         _ = ranker.fingerprint  # of the weights as they are stored, before they are rounded
-        ranker.compute_in(number_type)
+        ranker.compute_in(ranker.towers[0].encoder.number_type(dtype))
         return ranker
 
     @property

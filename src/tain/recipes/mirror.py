@@ -32,11 +32,11 @@ from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory
+from tain.foundation.runtime import choose_device, keep_freed_memory
 from tain.models.embedder import Embedder
 from tain.objectives.contrastive import info_nce
 from tain.recipes.chosen_settings import chosen_settings, suggested_settings
-from tain.recipes.mirror_card import model_card
+from tain.recipes.mirror_card import FIGURES, model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.training import distributed
@@ -107,6 +107,14 @@ class Mirrored:
     @property
     def steps(self) -> int:
         return self.runs[self.best].steps
+
+    def figures_of_seeds(self) -> list[dict[str, object] | None]:
+        """Give every seed's label-free report for JSON; None where nothing was held out."""
+        return [run.after.to_dict() if run.after else None for run in self.runs]
+
+    def spread(self) -> dict[str, dict[str, float]]:
+        """Give mean and standard deviation over the seeds of every label-free figure that has an answer; empty for one seed."""
+        return {} if len(self.runs) < 2 else {name: found for name in FIGURES if (found := spread(self.runs, name))}
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,8 @@ def mirror(
         refuse_existing(Path(output), overwrite=overwrite)
         if not config.resume:
             refuse_to_lose(checkpoint_folders(Path(output), seed=config.seed, seeds=config.seeds), overwrite=overwrite)
+        else:
+            _refuse_nothing_to_resume(Path(output), config)
     elif config.resume:
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     distributed.start_processes(config.device)
@@ -196,12 +206,14 @@ def mirror(
         progress.warn(
             f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit it anew afterwards"
         )
+    untouched_pooling = embedder.pooling
     resolved = config.resolved(
         width=embedder.dim, weight_rms=_weight_rms(embedder.encoder), suggested=suggested_settings(embedder.record, name=model)
     )
     config = _fit_to_model(resolved, embedder)
     progress.note(embedder.encoder.layout_reason)
-    session = _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite, began_s=began_s)
+    folder = None if output is None else Path(output)
+    session = _Session(model, embedder, config, material, progress, folder, overwrite, began_s=began_s, untouched_pooling=untouched_pooling)
     return session.run()
 
 
@@ -214,19 +226,20 @@ def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
     is_identity = not everything or isinstance(everything[0], str)
     given = [each for each in everything if (each.strip() if is_identity else each[0].strip() and each[1].strip())]
     if is_identity:
-        kept = given if config.keep_repeats else drop_repeats(given).texts
+        different = drop_repeats(given).texts
     else:
         first = {(same_text_key(left), same_text_key(right)): (left, right) for left, right in reversed(given)}
-        kept = given if config.keep_repeats else list(reversed(first.values()))
+        different = list(reversed(first.values()))
+    kept = given if config.keep_repeats else different
+    repeated = f" ({len(given) - len(kept):,} were repeats)" if len(kept) < len(given) else ""
+    if len(different) < 2:
+        raise UserError(
+            f"there {'is 1 different text' if different else 'are no texts'}{repeated}, but a text needs others to be told from: give at least 2"
+        )
     if len(kept) < config.batch_texts and config.budget_s is None:
-        repeated = f" ({len(given) - len(kept):,} were repeats)" if len(kept) < len(given) else ""
         raise UserError(
             f"there are {len(kept):,} different texts{repeated}, fewer than a batch of {config.batch_texts}: "
             f"give more texts, or --batch-texts {max(2, len(kept) // 2)}"
-        )
-    if len(kept) < 2:
-        raise UserError(
-            f"there {'is 1 different text' if len(kept) == 1 else 'are no texts'}, but a text needs others to be told from: give at least 2"
         )
     rng = np.random.default_rng([config.seed, 1])
     order = rng.permutation(len(kept))
@@ -249,7 +262,7 @@ def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
     counts = {
         "given": len(everything),
         "blank": blank,
-        "repeated": len(given) - len(kept),
+        "repeated": len(given) - len(different),
         "held_out": held,
         "left_over": len(kept) - held - len(trained),
     }
@@ -258,6 +271,16 @@ def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
         return [kept[place] if is_identity else kept[place][number] for place in places]
 
     return _Material(side(trained, 0), side(trained, 1), is_identity, side(order[:held], 0), side(order[:held], 1), counts)
+
+
+def _refuse_nothing_to_resume(output: Path, config: MirrorConfig) -> None:
+    if any(folder.exists() for folder in checkpoint_folders(output, seed=config.seed, seeds=config.seeds)):
+        return
+    others = sorted(output.parent.glob(f".{glob.escape(output.name)}.checkpoint-[0-9]*"))
+    if others:
+        seeds = ", ".join(folder.name.rpartition("-")[2] for folder in others)
+        raise UserError(f"there is nothing to resume with seed {config.seed}, but a run with seed {seeds} can be gone on with: give --seed")
+    refuse_nothing_to_resume(checkpoint_folder(output, config.seed))
 
 
 def _refuse_what_is_no_text(given: list[Any]) -> None:
@@ -309,17 +332,16 @@ class _Session:
         overwrite: bool,
         *,
         began_s: float = 0.0,
+        untouched_pooling: Pooling = "mean",
     ) -> None:
         assert config.max_tokens is not None
         self.began_s = began_s
+        self.untouched_pooling = untouched_pooling
         self.max_tokens = config.max_tokens
         self.model, self.embedder, self.config, self.material = model, embedder, config, material
         self.progress, self.output, self.overwrite = progress, output, overwrite
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
-        device = embedder.encoder.device
-        # what is measured, process 0 measures for all: they must do the same
-        fastest = distributed.from_first(lambda: self._begun_in() or str(fastest_dtype(device.type)).removeprefix("torch."))
-        self.number_type = getattr(torch, fastest if config.dtype == "auto" else config.dtype)
+        self.number_type = distributed.number_type(embedder.encoder, config.dtype, begun_in=self._begun_in)
         self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
         needs_mask = bool(config.erased_chars) and material.is_identity
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
@@ -337,10 +359,16 @@ class _Session:
 
     def run(self) -> Mirrored:
         config, encoder = self.config, self.embedder.encoder
-        if config.resume:
-            self._refuse_nothing_to_resume()
         assert config.dropout is not None and config.attention_dropout is not None and config.epochs is not None
+        if config.budget_s is not None and self._elapsed_s() > config.budget_s:
+            raise UserError(
+                f"budget is {config.budget_s:g} s, and {self._elapsed_s():.0f} s were over when the model was loaded: give more"
+            )
         before, report_s = self._timed_report()
+        if before is None:
+            self.progress.warn(
+                f"{len(self.material.held_left)} texts are held out, too few to measure on: nothing is said of before and after"
+            )
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
         kept = [self._kept_left] if self.material.is_identity else [self._kept_left, self._kept_right]
         read, truncated = sum(map(len, kept)), sum(each.truncated for each in kept)
@@ -374,6 +402,7 @@ class _Session:
         worse = after.is_worse_than(before) if before is not None and after is not None else []
         used = self._texts_used(runs[best].steps)
         counts = {**self.material.counts, "truncated": truncated, "not_read": len(self.material.left) - used}
+        counts["sharing"] = self._sharing()
         self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
         result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output)
         if self.output is not None and distributed.rank() == 0:
@@ -388,15 +417,16 @@ class _Session:
 
     def _timed_report(self) -> tuple[LabelFreeReport | None, float]:
         began_s = time.monotonic()
-        report = self._report()
+        report = self._report(self.untouched_pooling)
         return report, time.monotonic() - began_s
 
-    def _report(self) -> LabelFreeReport | None:
+    def _report(self, pooling: Pooling) -> LabelFreeReport | None:
+        """Measure on the held-out texts with vectors pooled so: the untouched model's as it was loaded, an encoder's as it is saved."""
         if len(self.material.held_left) < 2:
             return None
         twins = None if self.material.is_identity else self.material.held_right
         encoder = self.embedder.encoder
-        trained_pooling, encoder.pooling = encoder.pooling, _saved_pooling(encoder.pooling)
+        trained_pooling, encoder.pooling = encoder.pooling, _saved_pooling(pooling)
         # before and after in the number type of the training: in float32 the first step would wait twice as long
         with torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=self.number_type == torch.bfloat16):
             report = label_free_report(
@@ -411,21 +441,38 @@ class _Session:
         return report
 
     def _check_views(self) -> None:
-        """Measure that training has something to learn from: the two views of a text must differ.
+        """Measure that training has something to learn from: dropout must act, and the two views of a text must differ.
 
         Raises:
             UserError: They are the same for every text of a sample.
         """
-        if not self.material.is_identity or self.config.allow_identical_views:
+        config = self.config
+        drops = config.dropout or config.attention_dropout or config.drophead
+        if config.allow_identical_views or not (drops or self.material.is_identity):
             return
+        assert config.erased_chars is not None and config.erase_floor is not None
+        fewest = max(config.erase_floor, config.erased_chars + 1) if config.erased_chars else math.inf
+        whole = sum(len(text) < fewest for text in self.material.left)
+        if not drops and 0 < whole < len(self.material.left):
+            self.progress.warn(
+                f"{whole:,} of {len(self.material.left):,} texts have fewer than {fewest} characters, so that nothing is erased, and nothing is dropped "
+                "either: their two views are the same and teach little; lower --erase-floor, or raise --dropout"
+            )
         # the longest ones: if any text has something erased, they have
         places = np.argsort([-len(text) for text in self.material.left], kind="stable")[:16]
         encoder = self.embedder.encoder.train()
         torch.manual_seed(step_seed(self.config.seed, 0, 999))
         with torch.no_grad():
-            left, right = (encoder(pack(ids), drophead=self.config.drophead) for ids in self._views(places, step=0, seed=self.config.seed))
+            views = self._views(places, step=0, seed=config.seed)
+            # where something is dropped, that alone must do: what is erased would hide a model whose rates cannot be set
+            left, right = (encoder(pack(ids), drophead=config.drophead) for ids in (views[0], views[0] if drops else views[1]))
         apart = (left - right).norm(dim=1) / left.norm(dim=1).clamp(min=1e-12)
         if apart.max().item() < 1e-5:
+            if drops:
+                raise UserError(
+                    f"dropout is {config.dropout} and drophead {config.drophead}, but two passes of {type(encoder.model).__name__} over the same texts give "
+                    "the same vectors, so its dropout cannot be set: give another model, or --dropout 0 --attention-dropout 0 to train on what is erased"
+                )
             raise UserError(
                 f"the two views of every text are the same (dropout {self.config.dropout}, drophead {self.config.drophead}, "
                 f"{self.config.erased_chars} characters erased), so there is nothing to learn: raise one of them (dropout 0.1)"
@@ -459,6 +506,13 @@ class _Session:
     @cached_property
     def _kept_right(self) -> KeptTexts:
         return tokenise_once(self.embedder.tokenizer, self.material.right, max_tokens=self.max_tokens)
+
+    def _sharing(self) -> int:
+        """How many of the texts (or pairs) trained on share a text with another one, from which they are never pushed away."""
+        pairs = np.stack([self.left_keys, self.right_keys])
+        pairs[1, pairs[1] == pairs[0]] = -1  # counted once
+        counts = np.bincount(pairs[pairs >= 0], minlength=1)
+        return int(np.count_nonzero((counts[pairs] > 1).any(axis=0, where=pairs >= 0)))
 
     def _is_same(self, places: np.ndarray) -> Tensor | None:
         """Which pairs of the batch share a text; None where no two do."""
@@ -522,7 +576,7 @@ class _Session:
             )
         weights.restore(encoder.model)
         encoder.eval()
-        return Run(seed, trained.steps, trained.seconds, trained.losses, batch_texts, self._report())
+        return Run(seed, trained.steps, trained.seconds, trained.losses, batch_texts, self._report(encoder.pooling))
 
     def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
         if self.output is None:
@@ -544,18 +598,6 @@ class _Session:
             if self.config.resume and self.output is not None
             else None
         )
-
-    def _refuse_nothing_to_resume(self) -> None:
-        assert self.output is not None
-        if any(folder.exists() for folder in checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds)):
-            return
-        others = sorted(self.output.parent.glob(f".{glob.escape(self.output.name)}.checkpoint-[0-9]*"))
-        if others:
-            seeds = ", ".join(folder.name.rpartition("-")[2] for folder in others)
-            raise UserError(
-                f"there is nothing to resume with seed {self.config.seed}, but a run with seed {seeds} can be gone on with: give --seed"
-            )
-        refuse_nothing_to_resume(checkpoint_folder(self.output, self.config.seed))
 
     def _plan(self, seed: int, report_s: float) -> tuple[int, int, Callable[[int], bool] | None]:
         """Choose batch size and steps: the preset's, or what fits the budget on this machine."""
@@ -610,7 +652,8 @@ class _Session:
         assert self.output is not None
         record = {
             "kind": "encoder",
-            "method": "Mirror-BERT (identity fine-tuning)",
+            "method": f"Mirror-BERT ({'identity fine-tuning' if self.material.is_identity else 'pairs of texts'})",
+            "pairs": not self.material.is_identity,
             "base_model": str(self.model),
             "config": asdict(result.config) | {"batch_texts": result.runs[result.best].batch_texts},
             "texts": result.texts,
@@ -623,9 +666,11 @@ class _Session:
             "training_s": round(result.runs[result.best].seconds, 2),
             "final_loss": result.runs[result.best].losses[-1] if result.runs[result.best].losses else None,
             "figures": {
+                "pooling_before": self.untouched_pooling,
                 "before": result.before.to_dict() if result.before else None,
                 "after": result.after.to_dict() if result.after else None,
-                "all_seeds": [run.after.to_dict() if run.after else None for run in result.runs],
+                "all_seeds": result.figures_of_seeds(),
+                "spread": result.spread(),
             },
             "worse": result.worse,
         }
@@ -656,9 +701,9 @@ def _figures_in_words(report: LabelFreeReport | None) -> str:
     return f"self-retrieval MRR {report.self_retrieval_mrr:.3f}, alignment {report.alignment:.3f}, uniformity {report.uniformity:.3f}"
 
 
-def spread(runs: Sequence[Run], figure: str) -> tuple[float, float]:
-    """Mean and standard deviation of a label-free figure over runs (0 spread for a single one)."""
-    values = [getattr(run.after, figure) for run in runs if run.after is not None]
+def spread(runs: Sequence[Run], figure: str) -> dict[str, float]:
+    """Mean and standard deviation (0 for a single one) of a label-free figure over runs; empty where no run has an answer."""
+    values = [value for run in runs if run.after is not None and not math.isnan(value := getattr(run.after, figure))]
     if not values:
-        return math.nan, math.nan
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        return {}
+    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}

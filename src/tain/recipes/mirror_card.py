@@ -2,22 +2,28 @@
 
 from typing import Any
 
-_FIGURES = (
-    ("self_retrieval_mrr", "self-retrieval MRR", "higher"),
-    ("self_retrieval_recall_at_1", "self-retrieval R@1", "higher"),
-    ("alignment", "alignment", "lower"),
-    ("uniformity", "uniformity", "lower"),
-    ("isotropy", "isotropy IS", "higher"),
-    ("mean_vector_norm", "mean-vector norm", "lower"),
-    ("mean_cosine", "mean cosine", "lower"),
-)
+# field of LabelFreeReport: title, which way is better
+FIGURES = {
+    "self_retrieval_mrr": ("self-retrieval MRR", "higher"),
+    "self_retrieval_recall_at_1": ("self-retrieval R@1", "higher"),
+    "alignment": ("alignment", "lower"),
+    "uniformity": ("uniformity", "lower"),
+    "isotropy": ("isotropy IS", "higher"),
+    "mean_vector_norm": ("mean-vector norm", "lower"),
+    "mean_cosine": ("mean cosine", "lower"),
+}
 
 
 def figure_rows(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[tuple[str, str, str, str]]:
     """Label-free figures as rows of (name, before, after, which way is better); empty without figures."""
     if before is None or after is None:
         return []
-    return [(label, _number(before.get(name)), _number(after.get(name)), better) for name, label, better in _FIGURES]
+    return [(label, _number(before.get(name)), _number(after.get(name)), better) for name, (label, better) in FIGURES.items()]
+
+
+def spread_in_words(spread: dict[str, dict[str, float]]) -> list[str]:
+    """Mean and standard deviation of each figure over seeds, a line each."""
+    return [f"{FIGURES[name][0]} {_number(each['mean'])} ± {_number(each['standard_deviation'])}" for name, each in spread.items()]
 
 
 def model_card(name: str, record: dict[str, Any]) -> str:
@@ -28,12 +34,20 @@ def model_card(name: str, record: dict[str, Any]) -> str:
         record: What ``tain.json`` keeps.
     """
     config = record["config"]
-    views = f"{config['erased_chars']} characters erased, dropout {config['dropout']}, drophead {config['drophead']}"
+    is_of_pairs = record["pairs"]
+    dropped = f"dropout {config['dropout']}, drophead {config['drophead']}"
+    views = f"the two texts of a pair, {dropped}" if is_of_pairs else f"{config['erased_chars']} characters erased, {dropped}"
+    made = "from pairs of texts that mean the same, as Mirror-BERT" if is_of_pairs else "without labels, by identity fine-tuning"
+    drawn = "the two texts of a pair are drawn together" if is_of_pairs else "each text is drawn to its own second view"
+    what = "pairs" if is_of_pairs else "texts"
     rows = figure_rows(record["figures"]["before"], record["figures"]["after"])
+    lines = spread_in_words(record["figures"]["spread"])
     table = "\n".join(f"| {label} | {was} | {now} | {better} |" for label, was, now, better in rows)
     figures = (
-        f"Measured on {record['figures']['after']['texts']} held-out texts, without labels:\n\n"
+        f"Measured on {record['figures']['after']['texts']} held-out {what}, without labels, the untouched model's vectors pooled by "
+        f"{record['figures']['pooling_before']}:\n\n"
         f"| figure | {record['base_model']} | this encoder | better is |\n|---|---|---|---|\n{table}\n"
+        + (f"\nMean and standard deviation over {len(record['seeds'])} seeds: {', '.join(lines)}.\n" if lines else "")
         if rows
         else "No texts were held out, so nothing was measured.\n"
     )
@@ -48,8 +62,8 @@ tags: [sentence-transformers, feature-extraction, sentence-similarity, tain, mir
 
 # {name}
 
-A {config["level"]} encoder made from `{record["base_model"]}` without labels, by identity fine-tuning
-(Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP): each text is drawn to its own second view and pushed from the others.
+A {config["level"]} encoder made from `{record["base_model"]}` {made}
+(Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP): {drawn} and pushed from the others.
 
 ## Use
 
@@ -69,7 +83,7 @@ vectors = Embedder.load("{name}").encode(["a first text", "a second text"])
 
 ## Recipe
 
-- {record["texts"]:,} texts, {record["steps"]} steps of {config["batch_texts"]} texts at most, {record["training_s"]:.0f} s in the training loop
+- {record["texts"]:,} {what}, {record["steps"]} steps of {config["batch_texts"]} {what} at most, {record["training_s"]:.0f} s in the training loop
 - two views: {views}
 - temperature {config["temperature"]}, AdamW at {config["learning_rate"]:.2g}, weight decay {config["weight_decay"]}, pooling {config["pooling"]}
 - trained on texts cut at {config["max_tokens"]} tokens; seed {record["best_seed"]} of {record["seeds"]}
@@ -86,4 +100,6 @@ paper and change when vectors are rescaled; the other figures do not. None of th
 
 
 def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else "–"
+    if not isinstance(value, float):
+        return "–"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.0005 else f"{value:.0e}"

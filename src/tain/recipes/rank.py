@@ -24,7 +24,7 @@ from tain.evaluation.candidates import CandidateLists, given_lists, list_figures
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, set_number_type
+from tain.foundation.runtime import choose_device, keep_freed_memory, set_number_type
 from tain.models.embedder import Embedder, max_length
 from tain.models.rankers import CANDIDATE_TOKENS, CONTEXT_TOKENS, CrossRanker, DualRanker, Ranker, refuse_correction
 from tain.models.saved import read_layout
@@ -238,13 +238,7 @@ class _Session:
     ) -> None:
         self.model, self.config, self.material = model, config, material
         self.progress, self.output, self.overwrite = progress, output, overwrite
-        # measured by one process: others might find another one faster
-        chosen = (
-            distributed.from_first(lambda: self._begun_in() or str(fastest_dtype(embedder.encoder.device.type)))
-            if config.dtype == "auto"
-            else config.dtype
-        )
-        self.number_type: torch.dtype = getattr(torch, chosen.removeprefix("torch."))
+        self.number_type = distributed.number_type(embedder.encoder, config.dtype, begun_in=self._begun_in)
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
         self.ranker = self._build(embedder)
         self.device = self.ranker.device

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from tain.encoders.transformer import TransformerEncoder
+from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
 
 _PATIENCE = timedelta(days=1)  # others wait while process 0 works alone; one that died is noticed by torchrun
@@ -93,6 +95,18 @@ def summed(value: float) -> float:
     total = torch.tensor(value, dtype=torch.float64, device=_device())
     dist.all_reduce(total)
     return total.item()
+
+
+def number_type(encoder: TransformerEncoder, asked: Dtype, *, begun_in: Callable[[], str | None]) -> torch.dtype:
+    """What all processes compute in: what was asked for, what a run that is gone on with was begun in, or what process 0 finds fastest.
+
+    Raises:
+        UserError: The encoder cannot compute in what was asked for.
+    """
+    if asked != "auto":
+        return encoder.number_type(asked)
+    chosen = from_first(lambda: begun_in() or str(encoder.number_type("auto")))
+    return getattr(torch, chosen.removeprefix("torch."))
 
 
 def from_first(make: Callable[[], Any]) -> Any:

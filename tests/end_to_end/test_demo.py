@@ -1,0 +1,40 @@
+"""``tain demo`` with nothing replaced: this machine's docstrings, the built-in model, real training."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tain import Embedder
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    command = [sys.executable, "-m", "tain", "demo", "-o", str(folder), "--minutes", "3", "--sentences", "400", "--functions", "40"]
+    return folder, subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_it_trains_the_built_in_model_and_writes_a_page(demo):
+    folder, done = demo
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+    assert (record["model"], record["sentences"], record["functions"]) == ("tain-mini", 360, 40)  # a tenth is held out
+    assert record["training_s"] > 0
+    assert {change["name"] for change in record["changes"]} == {"R@1", "R@10", "MRR"}
+    assert record["finding"] in " ".join(done.stdout.split())
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # self-contained
+    assert str(folder / "page.html") in done.stdout.replace("\n", "")
+
+
+def test_its_encoder_was_trained(demo):
+    folder, _ = demo
+    texts = ["Read a file line by line.", "Iterate over the lines of a file.", "Bake a cake."]
+    made, untouched = Embedder.load(folder / "encoder", dtype="float32"), Embedder.load("tain-mini", dtype="float32")
+    found, before = made.encode(texts), untouched.encode(texts)
+    assert np.isfinite(found).all()
+    assert np.abs(found - before).max() > 0.05 * np.abs(before).max()
