@@ -155,7 +155,8 @@ class Embedder:
         Args:
             texts: Any number of texts; not one string.
             language: The texts' language, or one a text. Needed by a model that is corrected by language, refused by others.
-            batch_tokens: Tokens a batch; changes speed and memory only.
+            batch_tokens: Tokens a batch; changes speed and memory, and no more of a vector than rounding does (in float32 the sixth digit, in
+                bfloat16 the third).
             normalise: Scale vectors to length 1; default: what the model's folder says.
             progress: Told about every batch.
 

@@ -62,7 +62,7 @@ class MirrorConfig:
     ] = None
     seeds: Annotated[int, "train this many runs and keep the best by the label-free figures"] = 1
     seed: Annotated[int, "fixes data order, erased spans and dropout of the first run"] = 13
-    micro_tokens: Annotated[int, "tokens in memory at once; less memory, same gradient, about a third more time"] = 32_768
+    micro_tokens: Annotated[int, "tokens in memory at once; less memory, the gradient of the whole batch, about a third more time"] = 32_768
     allow_identical_views: Annotated[bool, "train even if the two views of a text are the same (an ablation of the paper)"] = False
     checkpoint_every_s: Annotated[float, "seconds between checkpoints of a long run"] = 120.0
     resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
