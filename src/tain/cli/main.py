@@ -52,7 +52,7 @@ def build_app(called: str | None = None) -> "App":
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exits 0 when done, 2 when the user's input cannot work; any other exception is our bug and shows."""
-    from cyclopts.exceptions import CycloptsError
+    from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
     arguments = sys.argv[1:] if arguments is None else arguments
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
@@ -66,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
         verb = f" {called}" if called in VERBS else ""
         verb += next((f" {part}" for part in arguments if called == "rank" and part in ("train", "score", "search", "evaluate")), "")
         said = " ".join(str(error).split())
+        if isinstance(error, UnusedCliTokensError):
+            said = f"{', '.join(map(repr, error.unused_tokens or []))} is more than the command takes"
         _refuse(f"{said if said.endswith('...') else said.rstrip('.')} (see tain{verb} --help)")
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:

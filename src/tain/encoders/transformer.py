@@ -46,6 +46,7 @@ class TransformerEncoder(nn.Module):
         self.padded_to = padded_to
         self.position_offset = position_offset_of(model)
         self.pads = True
+        self.layout: Literal["packed", "padded"] = "padded"
         self.layout, self.layout_reason = self._choose_layout(layout)
         if self.layout == "padded" and not self._agrees_with_plain(lambda texts: self.tokens(pack(texts))):
             self.pads = False  # FNet mixes all places of a row, ConvBERT's convolutions reach over a text's end
@@ -190,7 +191,7 @@ class TransformerEncoder(nn.Module):
 
         def packed(texts: list[list[int]]) -> Tensor:
             self.model.config._attn_implementation = attention.NAME
-            self.layout: Literal["packed", "padded"] = "packed"
+            self.layout = "packed"
             return self.tokens(pack(texts))
 
         agrees = self._agrees_with_plain(packed)

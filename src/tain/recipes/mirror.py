@@ -336,12 +336,12 @@ class _Session:
     ) -> None:
         assert config.max_tokens is not None
         self.began_s = began_s
-        self.untouched_pooling = untouched_pooling
+        self.untouched_pooling: Pooling = untouched_pooling
         self.max_tokens = config.max_tokens
         self.model, self.embedder, self.config, self.material = model, embedder, config, material
         self.progress, self.output, self.overwrite = progress, output, overwrite
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
-        self.number_type = distributed.number_type(embedder.encoder, config.dtype, begun_in=self._begun_in)
+        self.number_type = distributed.number_type(config.dtype, choose=embedder.encoder.number_type, begun_in=self._begun_in)
         self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
         needs_mask = bool(config.erased_chars) and material.is_identity
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""

@@ -238,7 +238,7 @@ class _Session:
     ) -> None:
         self.model, self.config, self.material = model, config, material
         self.progress, self.output, self.overwrite = progress, output, overwrite
-        self.number_type = distributed.number_type(embedder.encoder, config.dtype, begun_in=self._begun_in)
+        self.number_type = distributed.number_type(config.dtype, choose=embedder.encoder.number_type, begun_in=self._begun_in)
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
         self.ranker = self._build(embedder)
         self.device = self.ranker.device

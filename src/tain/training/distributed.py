@@ -11,7 +11,6 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
 
@@ -97,15 +96,20 @@ def summed(value: float) -> float:
     return total.item()
 
 
-def number_type(encoder: TransformerEncoder, asked: Dtype, *, begun_in: Callable[[], str | None]) -> torch.dtype:
+def number_type(asked: Dtype, *, choose: Callable[[Dtype], torch.dtype], begun_in: Callable[[], str | None]) -> torch.dtype:
     """What all processes compute in: what was asked for, what a run that is gone on with was begun in, or what process 0 finds fastest.
+
+    Args:
+        asked: By the user.
+        choose: An encoder's ``number_type``.
+        begun_in: Names the number type of the run that is gone on with; None where none is.
 
     Raises:
         UserError: The encoder cannot compute in what was asked for.
     """
     if asked != "auto":
-        return encoder.number_type(asked)
-    chosen = from_first(lambda: begun_in() or str(encoder.number_type("auto")))
+        return choose(asked)
+    chosen = from_first(lambda: begun_in() or str(choose("auto")))
     return getattr(torch, chosen.removeprefix("torch."))
 
 
