@@ -15,6 +15,7 @@ class FakeEmbedder:
 
     loaded: list[tuple[str, dict[str, Any]]]
     truncated = 0
+    layout = "packed"
 
     def __init__(self, dim: int) -> None:
         self._dim = dim

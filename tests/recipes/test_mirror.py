@@ -652,9 +652,11 @@ def test_texts_whose_two_views_are_the_same_are_counted_and_told(bert_folder, te
         mirror(bert_folder, mixed, dropout=0.0, attention_dropout=0.0, **SMALL | {"held_out": 0})
 
 
-def test_nothing_held_out_is_told(bert_folder, texts):
-    with pytest.warns(UserWarning, match="0 texts are held out, too few to measure on"):
-        assert mirror(bert_folder, texts, **SMALL | {"held_out": 0}).before is None
+def test_nothing_to_measure_on_is_told(bert_folder, texts, capsys):
+    with pytest.warns(UserWarning, match="1 held-out texts are too few to measure on"):
+        assert mirror(bert_folder, texts[:12], **SMALL).before is None
+    mirror(bert_folder, texts[:12], progress=Progress.for_terminal(json=True), **SMALL | {"held_out": 0})
+    assert "0 held-out texts are too few to measure on" in capsys.readouterr().err
 
 
 def test_a_budget_that_is_over_when_the_model_is_loaded_is_refused_at_once(bert_folder, texts, monkeypatch):

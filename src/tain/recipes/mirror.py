@@ -360,15 +360,12 @@ class _Session:
     def run(self) -> Mirrored:
         config, encoder = self.config, self.embedder.encoder
         assert config.dropout is not None and config.attention_dropout is not None and config.epochs is not None
-        if config.budget_s is not None and self._elapsed_s() > config.budget_s:
-            raise UserError(
-                f"budget is {config.budget_s:g} s, and {self._elapsed_s():.0f} s were over when the model was loaded: give more"
-            )
+        if config.budget_s is not None and (over_s := distributed.from_first(self._elapsed_s)) > config.budget_s:
+            raise UserError(f"budget is {config.budget_s:g} s, and {over_s:.0f} s were over when the model was loaded: give more")
         before, report_s = self._timed_report()
         if before is None:
-            self.progress.warn(
-                f"{len(self.material.held_left)} texts are held out, too few to measure on: nothing is said of before and after"
-            )
+            tell = self.progress.warn if config.held_out else self.progress.note
+            tell(f"{len(self.material.held_left)} held-out texts are too few to measure on: nothing is said of before and after")
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
         kept = [self._kept_left] if self.material.is_identity else [self._kept_left, self._kept_right]
         read, truncated = sum(map(len, kept)), sum(each.truncated for each in kept)
@@ -461,22 +458,24 @@ class _Session:
         # the longest ones: if any text has something erased, they have
         places = np.argsort([-len(text) for text in self.material.left], kind="stable")[:16]
         encoder = self.embedder.encoder.train()
-        torch.manual_seed(step_seed(self.config.seed, 0, 999))
-        with torch.no_grad():
-            views = self._views(places, step=0, seed=config.seed)
-            # where something is dropped, that alone must do: what is erased would hide a model whose rates cannot be set
-            left, right = (encoder(pack(ids), drophead=config.drophead) for ids in (views[0], views[0] if drops else views[1]))
-        apart = (left - right).norm(dim=1) / left.norm(dim=1).clamp(min=1e-12)
-        if apart.max().item() < 1e-5:
-            if drops:
-                raise UserError(
-                    f"dropout is {config.dropout} and drophead {config.drophead}, but two passes of {type(encoder.model).__name__} over the same texts give "
-                    "the same vectors, so its dropout cannot be set: give another model, or --dropout 0 --attention-dropout 0 to train on what is erased"
-                )
+        torch.manual_seed(step_seed(config.seed, 0, 999))
+        views = self._views(places, step=0, seed=config.seed)
+        # where something is dropped, that alone must do: what is erased would hide a model whose rates cannot be set
+        first, second = pack(views[0]), pack(views[0] if drops else views[1])
+        for _ in range(4 if drops else 1):  # a low rate may by chance drop nothing in a small model
+            with torch.no_grad():
+                left, right = (encoder(each, drophead=config.drophead) for each in (first, second))
+            if ((left - right).norm(dim=1) > 1e-5 * left.norm(dim=1)).any():
+                return
+        if drops:
             raise UserError(
-                f"the two views of every text are the same (dropout {self.config.dropout}, drophead {self.config.drophead}, "
-                f"{self.config.erased_chars} characters erased), so there is nothing to learn: raise one of them (dropout 0.1)"
+                f"dropout is {config.dropout} and drophead {config.drophead}, but two passes of {type(encoder.model).__name__} over the same texts give "
+                "the same vectors, so its dropout cannot be set: give another model, or --dropout 0 --attention-dropout 0 to train on what is erased"
             )
+        raise UserError(
+            f"the two views of every text are the same (dropout {config.dropout}, drophead {config.drophead}, "
+            f"{config.erased_chars} characters erased), so there is nothing to learn: raise one of them (dropout 0.1)"
+        )
 
     def _views(self, places: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of the left and the right view of some texts."""
