@@ -1,6 +1,7 @@
 """``tain demo`` with nothing replaced: this machine's docstrings, the built-in model, real training."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -14,7 +15,8 @@ from tain import Embedder
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "out"
     command = [sys.executable, "-m", "tain", "demo", "-o", str(folder), "--minutes", "3", "--sentences", "400", "--functions", "40"]
-    return folder, subprocess.run(command, capture_output=True, text=True, check=False)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # tests may run side by side
+    return folder, subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
 
 
 def test_it_trains_the_built_in_model_and_writes_a_page(demo):
