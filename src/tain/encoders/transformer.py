@@ -120,9 +120,10 @@ class TransformerEncoder(nn.Module):
     def _by_length(self, packed: PackedTexts, segments: Int[Tensor, " tokens"] | None) -> Float[Tensor, "tokens dim"]:
         """Run the texts of each length by themselves."""
         sizes = [rows * tokens for rows, tokens in packed.groups]
+        kinds = None if segments is None else segments.split(sizes)
         parts = []
-        for part, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
-            more = {} if segments is None else {"token_type_ids": segments.split(sizes)[part].view(group)}
+        for place, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
+            more = {} if kinds is None else {"token_type_ids": kinds[place].view(group)}
             parts.append(self.model(input_ids=ids.view(group), **more).last_hidden_state.flatten(0, 1))
         return torch.cat(parts)
 
@@ -132,10 +133,12 @@ class TransformerEncoder(nn.Module):
         Raises:
             UserError: The model cannot compute in what was asked for.
         """
-        if asked != "auto" and not self._runs_in(getattr(torch, asked)):
-            raise UserError(f"dtype is {asked!r}, in which {type(self.model).__name__} cannot compute: give float32 or auto")
         found = fastest_dtype(self.device.type) if asked == "auto" else getattr(torch, asked)
-        return found if self._runs_in(found) else torch.float32
+        if self._runs_in(found):
+            return found
+        if asked != "auto":
+            raise UserError(f"dtype is {asked!r}, in which {type(self.model).__name__} cannot compute: give float32 or auto")
+        return torch.float32
 
     @torch.no_grad()
     def _runs_in(self, number_type: torch.dtype) -> bool:

@@ -15,6 +15,7 @@ Split = Literal["space", "code-point"]
 RankerType = Literal["bi", "poly", "cross"]
 CodeKind = Literal["pooled", "learned", "first", "last", "last-and-first"]
 
+BUILT_IN = {"tain-mini": "tain_mini"}  # models that come with the package, and their folders in assets
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tain.foundation.choices import BUILT_IN
 from tain.foundation.errors import UserError
 
-_BUILT_IN = "tain-mini"
 _OF_TAIN = {"tain.json", "index.json", "demo.json"}  # one of these lies in every folder that a verb wrote
 
 
@@ -44,8 +44,8 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
             not write, or one that holds more than an output: a root, the home or the working folder, or one above these; or it is
             the built-in model's name.
     """
-    if str(target) == _BUILT_IN:
-        raise UserError(f"output {_BUILT_IN!r} is the built-in model's name, which would be loaded in its place: choose another name")
+    if str(target) in BUILT_IN:
+        raise UserError(f"output {str(target)!r} is the built-in model's name, which would be loaded in its place: choose another name")
     _refuse_taken(target, overwrite=overwrite)
     if _is_foreign(Path(target)):
         raise UserError(

@@ -6,13 +6,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from tain.foundation.choices import Pooling
+from tain.foundation.choices import BUILT_IN, Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.runtime import versions
 from tain.models.correction import LANGUAGE_FILE, LanguageCorrection, LinearCorrection, read_by_language, read_linear
 
 FORMAT = 1
-BUILT_IN = {"tain-mini": "tain_mini"}
 
 _POOLING_KEYS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 _PICKLES = ("pytorch_model.bin", "model.bin", "pytorch_model.pt", "model.pt", "model.pkl", "pytorch_model.bin.index.json")

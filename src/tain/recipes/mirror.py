@@ -398,8 +398,8 @@ class _Session:
         after = runs[best].after
         worse = after.is_worse_than(before) if before is not None and after is not None else []
         used = self._texts_used(runs[best].steps)
-        counts = {**self.material.counts, "truncated": truncated, "not_read": len(self.material.left) - used}
-        counts["sharing"] = self._sharing()
+        mine = {"truncated": truncated, "not_read": len(self.material.left) - used, "sharing": self._sharing()}
+        counts = {**self.material.counts, **mine}
         self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
         result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output)
         if self.output is not None and distributed.rank() == 0:
