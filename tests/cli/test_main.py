@@ -131,7 +131,10 @@ def test_output_nobody_reads_is_no_error(call):
 def test_the_list_of_verbs_imports_none_of_them():
     done = python("import sys, tain.cli.main as m\nm.main(['--help'])\nprint([name for name in sys.modules if name.startswith('tain.')])")
     assert all(f" {verb} " in done.stdout for verb in VERBS)
-    assert done.stdout.splitlines()[-1] == "['tain.cli', 'tain.foundation', 'tain.foundation.errors', 'tain.cli.main']"
+    assert (
+        done.stdout.splitlines()[-1]
+        == "['tain.cli', 'tain.foundation', 'tain.foundation.errors', 'tain.foundation.runtime', 'tain.cli.main']"
+    )
 
 
 def test_every_verb_tells_its_help_with_an_example_and_without_torch():
@@ -150,6 +153,24 @@ def test_every_verb_tells_its_help_with_an_example_and_without_torch():
         usage, _, told = page.partition("Usage:")[2].partition("\n")
         assert f"tain {verb}" in usage
         assert f"tain {verb}" in told.partition("─ Parameters")[0], f"the help of {verb} opens with no example"
+
+
+def test_garbage_is_put_off_while_torch_is_imported_and_no_longer(bert_folder, tmp_path):
+    (tmp_path / "texts.txt").write_text("a red house\n", encoding="utf-8")
+    program = f"""
+import gc, sys
+from tain.cli.main import main
+usual = gc.get_threshold()
+collected = []
+gc.callbacks.append(lambda phase, facts: collected.append("torch" in sys.modules and "tain.models.embedder" not in sys.modules))
+sys.argv = ["tain", "encode", {str(bert_folder)!r}, {str(tmp_path / "texts.txt")!r}, "-o", {str(tmp_path / "vectors.npy")!r}, "--quiet"]
+main()
+assert not any(collected), "collected while torch was imported"
+assert collected, "never collected again"
+assert gc.get_threshold() == usual
+"""
+    done = python(program)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_list_of_verbs_that_goes_on_says_so(capsys: pytest.CaptureFixture[str]):

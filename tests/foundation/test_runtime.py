@@ -1,8 +1,11 @@
-"""Which device a name stands for."""
+"""Which device a name stands for, and when garbage is looked for."""
+
+import gc
 
 import pytest
 import torch
 
+from tain.foundation import runtime
 from tain.foundation.errors import UserError
 from tain.foundation.runtime import choose_device
 
@@ -13,3 +16,18 @@ def test_a_gpu_beyond_those_that_there_are_is_refused(monkeypatch):
     assert choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="device is 'cuda:2', but there are 2 GPUs here: give cuda:0 to cuda:1"):
         choose_device("cuda:2")
+
+
+def test_collection_put_off_starts_again_and_passes_over_what_is_there():
+    usual, frozen = gc.get_threshold(), gc.get_freeze_count()
+    runtime.collect_as_usual()  # was not put off
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (usual, frozen)
+    try:
+        runtime.put_off_collection()
+        assert gc.get_threshold()[0] > 100 * usual[0]
+        runtime.collect_as_usual()
+        assert gc.get_threshold() == usual
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*usual)

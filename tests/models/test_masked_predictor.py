@@ -6,6 +6,7 @@ import torch
 from transformers import AutoTokenizer
 
 from tain.batches.masking import mask_at_random
+from tain.encoders import transformer
 from tain.foundation.errors import UserError
 from tain.models.masked_lm import MaskedPredictor, load_masked_lm
 
@@ -27,6 +28,17 @@ def test_an_encoders_missing_head_is_named_and_cannot_be_measured(bert_folder, t
     assert all(name.startswith("cls.") for name in names)
     with pytest.raises(UserError, match="is an encoder without the head that predicts tokens"):
         MaskedPredictor.load(tmp_path)
+
+
+def test_a_model_that_cannot_compute_in_bfloat16_is_measured_in_float32(tiny_masked_lm, tiny_tokenizer, sentences, tmp_path, monkeypatch):
+    monkeypatch.setattr(transformer, "fastest_dtype", lambda device_type: torch.bfloat16)
+    tiny_masked_lm("fnet").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    fourier = MaskedPredictor.load(tmp_path, device="cpu")
+    assert fourier.explored_loss(sentences, block_tokens=16, passes=2, seed=3).loss > 0.0
+    assert {parameter.dtype for parameter in fourier.network.model.parameters()} == {torch.float32}
+    with pytest.raises(UserError, match=r"dtype is 'bfloat16', in which FNetForMaskedLM cannot compute: give float32 or auto"):
+        MaskedPredictor.load(tmp_path, device="cpu", dtype="bfloat16")
 
 
 def test_rows_hold_every_token_once_and_differ_in_length_by_one_at_most(predictor, sentences):

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tain.batches.ahead import Ahead
+from tain.encoders import transformer
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
@@ -63,6 +64,17 @@ def test_a_new_model_learns_and_loads_as_a_masked_lm_and_as_an_encoder(corpus, t
     record = json.loads((tmp_path / "model" / "tain.json").read_text())
     assert record["kind"] == "masked language model"
     assert record["tokens"] == 60 * 128
+
+
+def test_a_model_that_cannot_compute_in_bfloat16_is_trained_in_float32(corpus, tmp_path, tiny_masked_lm, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(transformer, "fastest_dtype", lambda device_type: torch.bfloat16)
+    tiny_masked_lm("fnet").save_pretrained(tmp_path / "fnet")
+    tiny_tokenizer().save_pretrained(tmp_path / "fnet")
+    settings: dict[str, Any] = {"optimizer": "adamw", "block_tokens": 16, "batch_blocks": 8, "tokens": 16.0 * 8 * 3, "device": "cpu"}
+    assert np.isfinite(pretrain(tmp_path / "fnet", [corpus], tmp_path / "model", **settings).losses).all()
+    with pytest.raises(UserError, match=r"dtype is 'bfloat16', in which FNetForMaskedLM cannot compute: give float32 or auto"):
+        pretrain(tmp_path / "fnet", [corpus], tmp_path / "other", **settings, dtype="bfloat16")
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(corpus, tmp_path):
@@ -140,11 +152,11 @@ def test_a_resumed_run_remembers_what_was_measured_and_computes_in_the_same_type
     pretrain("scratch", [corpus], tmp_path / "tokenizer", **TINY)
     settings = {**TINY, "tokenizer": str(tmp_path / "tokenizer"), "decay_share": 0.0, "dtype": "auto"}
     settings |= {"validation": (corpus,), "validate_every_tokens": 16.0 * 8}
-    monkeypatch.setattr(recipe, "fastest_dtype", lambda _: torch.bfloat16)
+    monkeypatch.setattr(transformer, "fastest_dtype", lambda _: torch.bfloat16)
     whole = pretrain("scratch", [corpus], tmp_path / "whole", **settings)
     assert len(whole.validation) == 12
     pretrain("scratch", [corpus], tmp_path / "cut", **{**settings, "minutes": 1e-9})
-    monkeypatch.setattr(recipe, "fastest_dtype", lambda _: torch.float32)  # as a busy machine may find
+    monkeypatch.setattr(transformer, "fastest_dtype", lambda _: torch.float32)  # as a busy machine may find
     resumed = pretrain("scratch", [corpus], tmp_path / "cut", **settings, resume=True)
     assert resumed.validation == whole.validation
     assert resumed.losses == whole.losses

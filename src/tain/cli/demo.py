@@ -193,8 +193,10 @@ def _gather(*, sentences: int, functions: int, seed: int, progress: Progress) ->
 
 
 def _load(model: str | Path) -> "Encodes":
+    from tain.foundation.runtime import keep_freed_memory
     from tain.models.embedder import Embedder
 
+    keep_freed_memory()
     return Embedder.load(model, pooling="mean")
 
 

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tain.foundation.errors import UserError
+from tain.foundation.runtime import put_off_collection
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -54,7 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exits 0 when done, 2 when the user's input cannot work; any other exception is our bug and shows."""
     from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:  # this process is ours
+        put_off_collection()
+        arguments = sys.argv[1:]
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         build_app(called)(arguments, exit_on_error=False, print_error=False, result_action="return_value")

@@ -99,9 +99,12 @@ def load_encoder(name: str, *, progress: "Progress", **options: Any) -> "Embedde
                 f"student {name!r} was made to {student.task}, so it has no vectors: use tain label, or distil one with --task embed"
             )
         return student
+    from tain.foundation.runtime import keep_freed_memory
     from tain.models.embedder import Embedder
 
     embedder = Embedder.load(name, **options)
+    if embedder.encoder.device.type == "cpu":
+        keep_freed_memory()
     if embedder.layout == "padded":
         progress.note(embedder.encoder.layout_reason)
     return embedder

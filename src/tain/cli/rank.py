@@ -136,9 +136,7 @@ def score(
 
     rows = read_ranking_pairs(pairs, columns=columns)
     progress = Progress.for_terminal(quiet=quiet)
-    from tain.models.rankers import Ranker
-
-    ranker = Ranker.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    ranker = _load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     answers: dict[str, dict[str, None]] = {}
     for context, answer in rows:
         answers.setdefault(context, {})[answer] = None
@@ -210,13 +208,12 @@ def search(
     pool = list(read_texts(candidates, column=candidate_column)) if candidates is not None else None
     unwanted = list(read_texts(delete, column=candidate_column)) if delete is not None else []
     progress = Progress.for_terminal(quiet=quiet)
-    from tain.models.rankers import Ranker
     from tain.ranking import rerank as ranking
     from tain.ranking.approximate import refuse_missing_faiss
 
     if probes is not None:
         refuse_missing_faiss()
-    load = partial(Ranker.load, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    load = partial(_load, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     second = None if rerank is None else load(rerank)
     ranker = _dual(load(model))
     found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
@@ -293,11 +290,10 @@ def evaluate(
     examples = _examples(pairs, columns, negatives_column, label)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     from tain.evaluation.candidates import evaluate_rankers
-    from tain.models.rankers import Ranker
 
     lists = _lists(examples, candidates, pool=pool, listed=listed, seed=seed)
     report = evaluate_rankers(
-        (Ranker.load(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code) for name in models),
+        (_load(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code) for name in models),
         lists,
         sizes=() if no_latency else tuple(dict.fromkeys(latency)),
         resamples=resamples,
@@ -346,6 +342,16 @@ def _refuse_search(*, k: int, depth: int | None, probes: int | None, rerank: str
     if update and candidates is None:
         problems.append("--update brings an index in line with candidates, and none are given: give --candidates FILE")
     refuse_all(problems)
+
+
+def _load(name: str, **options: Any) -> "Ranker":
+    from tain.foundation.runtime import keep_freed_memory
+    from tain.models.rankers import Ranker
+
+    ranker = Ranker.load(name, **options)
+    if ranker.towers[0].encoder.device.type == "cpu":
+        keep_freed_memory()
+    return ranker
 
 
 def _dual(ranker: "Ranker") -> "DualRanker":

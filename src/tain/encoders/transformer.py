@@ -133,24 +133,7 @@ class TransformerEncoder(nn.Module):
         Raises:
             UserError: The model cannot compute in what was asked for.
         """
-        found = fastest_dtype(self.device.type) if asked == "auto" else getattr(torch, asked)
-        if self._runs_in(found):
-            return found
-        if asked != "auto":
-            raise UserError(f"dtype is {asked!r}, in which {type(self.model).__name__} cannot compute: give float32 or auto")
-        return torch.float32
-
-    @torch.no_grad()
-    def _runs_in(self, number_type: torch.dtype) -> bool:
-        """Tell whether the model can compute in a number type; some have parts that cannot, such as FNet's Fourier transform."""
-        if number_type == torch.float32 or self.layout == "packed":
-            return True
-        turned = {name: each.to(number_type) for name, each in self.model.named_parameters() if each.is_floating_point()}
-        try:
-            torch.func.functional_call(self.model, turned, kwargs={"input_ids": torch.ones(1, 4, dtype=torch.long, device=self.device)})
-        except RuntimeError:
-            return False
-        return True
+        return usable_number_type(self.model, asked)
 
     def forward(self, packed: PackedTexts, *, drophead: float = 0.0) -> Float[Tensor, "texts dim"]:
         """Compute one float32 vector a text, in the order the caller gave the texts to ``pack``."""
@@ -224,6 +207,35 @@ def _segments(packed: PackedTexts, second_parts: Int[Tensor, " texts"]) -> Int[T
     """0 on the tokens of each text's first part, 1 on those of its second; fillers have 0."""
     begins = torch.cat([second_parts[packed.order], second_parts.new_full((1,), int(packed.ids.numel()))])
     return (packed.positions >= begins[packed.owners]).long()
+
+
+def usable_number_type(model: Any, asked: Dtype) -> torch.dtype:
+    """What to compute in on the model's device: what was asked for, or what is fastest there and the model can.
+
+    Raises:
+        UserError: The model cannot compute in what was asked for.
+    """
+    device = next(model.parameters()).device
+    found = fastest_dtype(device.type) if asked == "auto" else getattr(torch, asked)
+    if found == torch.float32 or _runs_in(model, found):
+        return found
+    if asked != "auto":
+        raise UserError(f"dtype is {asked!r}, in which {type(model).__name__} cannot compute: give float32 or auto")
+    return torch.float32
+
+
+@torch.no_grad()
+def _runs_in(model: Any, number_type: torch.dtype) -> bool:
+    """Tell whether a model can compute in a number type; some have parts that cannot, such as FNet's Fourier transform."""
+    if model.config._attn_implementation == attention.NAME:
+        return True  # attention and products can
+    turned = {name: each.to(number_type) for name, each in model.named_parameters() if each.is_floating_point()}
+    ids = torch.ones(1, 4, dtype=torch.long, device=next(model.parameters()).device)
+    try:
+        torch.func.functional_call(model, turned, kwargs={"input_ids": ids})
+    except RuntimeError:
+        return False
+    return True
 
 
 def switch_attention(model: Any) -> bool:

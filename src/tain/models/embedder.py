@@ -17,7 +17,7 @@ from tain.encoders.transformer import TransformerEncoder, position_offset_of
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, set_number_type
+from tain.foundation.runtime import choose_device, collect_as_usual, set_number_type
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.saved import read_layout, write_layout
 
@@ -309,6 +309,7 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
     """Load as ``load_pretrained``, and tell which parameters (of a head or pooler) the folder lacks, so that they are random."""
     import transformers
 
+    collect_as_usual()
     said = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # "some weights were not used" is what loading an encoder means
     transformers.logging.disable_progress_bar()

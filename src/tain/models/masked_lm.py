@@ -14,10 +14,11 @@ from torch import Tensor
 from tain.batches.masking import disjoint_places
 from tain.batches.tokenizing import bare_ids, opening_id, separator_id
 from tain.encoders.masked_lm import MaskedLanguageModel
+from tain.encoders.transformer import usable_number_type
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, fastest_dtype, set_number_type
+from tain.foundation.runtime import choose_device, set_number_type
 from tain.models.embedder import load_with_missing, max_length
 from tain.models.saved import read_layout
 
@@ -114,7 +115,8 @@ class MaskedPredictor:
         """Load a masked language model.
 
         Raises:
-            UserError: As ``load_masked_lm``, or the folder has no prediction head: a random one can be trained, but not measured.
+            UserError: As ``load_masked_lm``, or the folder has no prediction head: a random one can be trained, but not measured. Or the model cannot
+                compute in ``dtype``.
         """
         loaded = load_masked_lm(name)
         if loaded.new_head:
@@ -122,9 +124,9 @@ class MaskedPredictor:
                 f"model {str(name)!r} is an encoder without the head that predicts tokens ({loaded.new_head[0]} is missing): "
                 "give a masked language model, such as what tain pretrain writes"
             )
-        target = choose_device(device)
-        set_number_type(loaded.model, fastest_dtype(target.type) if dtype == "auto" else getattr(torch, dtype))
-        return cls(loaded.model.to(target), loaded.tokenizer, name=str(name))
+        model = loaded.model.to(choose_device(device))
+        set_number_type(model, usable_number_type(model, dtype))
+        return cls(model, loaded.tokenizer, name=str(name))
 
     @property
     def max_tokens(self) -> int:

@@ -23,10 +23,11 @@ from tain.batches.vocabulary import add_words, count_words, words_cut_up
 from tain.encoders.cooccurrence import cooccurrence_vectors
 from tain.encoders.dropout import quicken_dropout
 from tain.encoders.masked_lm import MaskedLanguageModel, grow_embeddings, start_embeddings, tied_names
+from tain.encoders.transformer import usable_number_type
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_file, whole_folder
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, set_number_type, versions
+from tain.foundation.runtime import choose_device, collect_as_usual, keep_freed_memory, set_number_type, versions
 from tain.models.embedder import max_length
 from tain.models.masked_lm import load_masked_lm, refuse_without_mask
 from tain.recipes.chosen_settings import chosen_settings
@@ -138,18 +139,18 @@ class _Session:
             refuse_nothing_to_resume(left)
         else:
             refuse_to_lose([left], overwrite=overwrite)
-        begun_in = number_type_of([left]) if config.resume else None
-        chosen = begun_in or str(fastest_dtype(self.device.type)) if config.dtype == "auto" else config.dtype
-        self.number_type: torch.dtype = getattr(torch, chosen.removeprefix("torch."))
+        self.begun_in = number_type_of([left]) if config.resume else None
         self.measured: dict[str, list[Any]] = {"validation": [], "held_out": []}  # goes into checkpoints
         self.facts: dict[str, Any] = {}  # about the start, for the saved record
 
     def run(self) -> Pretrained:
         config = self.config
+        collect_as_usual()
         torch.manual_seed(config.seed)
         model, shards = self._new() if self.model_name == SCRATCH else self._continued()
         held = HeldOut(config.validation, self.tokenizer, config)
         model.to(self.device)
+        self.number_type = self._number_type(model)
         quicken_dropout(model)
         network = MaskedLanguageModel(model)
         conditional = conditional_model(model, config) if config.objective == "cmlm" else None
@@ -178,6 +179,12 @@ class _Session:
             finished,
             result_folder,
         )
+
+    def _number_type(self, model: Any) -> torch.dtype:
+        """What was asked for, what a run that is gone on with was begun in, or what is fastest here and the model can."""
+        if self.config.dtype == "auto" and self.begun_in is not None:
+            return getattr(torch, self.begun_in.removeprefix("torch."))
+        return usable_number_type(model, self.config.dtype)
 
     def _new(self) -> tuple[Any, Shards]:
         self.tokenizer = self._new_tokenizer()

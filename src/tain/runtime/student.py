@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from tain.batches.projection_config import ProjectionConfig
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.foundation.runtime import collect_as_usual
 from tain.runtime.graphs import Graph, NumpyGraph, OnnxGraph
 from tain.runtime.reading import HashedReader, TokenReader
 from tain.runtime.typed_text import TypedText
@@ -75,6 +76,7 @@ class Student:
         Raises:
             UserError: A file is missing, broken, or of another version.
         """
+        collect_as_usual()
         folder = Path(folder)
         if backend not in ("onnx", "numpy"):
             raise UserError(f"backend is {backend!r}: give onnx or numpy")
