@@ -48,6 +48,13 @@ def test_a_file_of_texts_becomes_a_file_of_vectors_and_one_line_says_so(tmp_path
     assert "encode: 12/12 in " in error
 
 
+def test_freed_memory_is_kept_on_a_cpu(tmp_path, bert_folder, texts, monkeypatch):
+    kept = []
+    monkeypatch.setattr("tain.foundation.runtime.keep_freed_memory", lambda: kept.append(True))
+    run(bert_folder, texts, "-o", tmp_path / "vectors.npy")
+    assert kept
+
+
 def test_standard_input_and_json(tmp_path, bert_folder, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a mirror\n\na long text about glass and sand\n")))
     run(bert_folder, "-", "-o", tmp_path / "vectors.safetensors", "--json", "--max-tokens", 6, "--normalise", "--dtype", "float16")

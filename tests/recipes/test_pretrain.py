@@ -1,6 +1,7 @@
 """Pretraining end to end on a few sentences: it learns, resumes exactly, continues foreign models, and refuses what cannot work."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -306,7 +307,9 @@ def test_too_few_words_to_add_is_said(bert_folder, corpus, tmp_path, capsys):
     from tain.foundation.progress import Progress
 
     pretrain(bert_folder, [corpus], tmp_path / "grown", **CONTINUED, add_words=10_000, progress=Progress.for_terminal())
-    assert "words of the texts are frequent and cut into 3 pieces or more" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "words of the texts are frequent and cut into 3 pieces or more" in said
+    assert re.search(rf"'{re.escape(str(tmp_path))}/\.grown\.pretrain' \(\d+\.\d MB\) stays for further runs with this output", said)
 
 
 def test_words_are_for_continued_models_only(corpus, tmp_path):

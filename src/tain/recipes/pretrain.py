@@ -166,6 +166,7 @@ class _Session:
         tokens = run.steps * objective.step_tokens
         if finished:
             self._save(model, tokens)
+            self._tell_kept()
         result_folder = self.output if finished else None
         return Pretrained(
             model,
@@ -315,6 +316,13 @@ class _Session:
                 ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in found.items()) if isinstance(found, dict) else f"{found:,}"
             )
             self.progress.note(f"{name.replace('_', ' ')}: {shown}")
+
+    def _tell_kept(self) -> None:
+        """Say what stays on the disk for the next run, and how much it is."""
+        kept = sum(file.stat().st_size for file in self.work.rglob("*") if file.is_file())
+        self.progress.note(
+            f"{str(self.work)!r} ({kept / 1e6:,.1f} MB) stays for further runs with this output: the texts' tokens, the last checkpoint"
+        )
 
     def _optimizer(self, model: Any, weights: MasterWeights) -> Optimizer:
         config = self.config
