@@ -43,11 +43,12 @@ from tain.foundation.runtime import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(10_000_000)
+for _ in range(20):  # the heap grows a few times before it has room
+    torch.ones(10_000_000)
 before = faults()
 for _ in range(10):
     torch.ones(10_000_000)
 print(faults() - before)
 """
     found = {how: int(subprocess.check_output([sys.executable, "-c", program, how], timeout=60)) for how in ("keep", "leave")}
-    assert found["keep"] < found["leave"] / 4
+    assert found["keep"] < found["leave"] / 10
