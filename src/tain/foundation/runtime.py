@@ -32,17 +32,17 @@ def put_off_collection() -> None:
     Importing torch and transformers makes close to a million objects, all of which stay. Python looks through them again and again
     meanwhile, which takes an eighth of the time.
     """
-    gc.set_threshold(*_PUT_OFF)
+    gc.set_threshold(_PUT_OFF)
 
 
 def collect_as_usual() -> None:
     """Look for garbage again, but no more among what is there by now; does nothing where it was not put off."""
-    if gc.get_threshold() == _PUT_OFF:
+    if gc.get_threshold()[0] == _PUT_OFF:
         gc.freeze()
         gc.set_threshold(*_USUAL)
 
 
-_USUAL, _PUT_OFF = gc.get_threshold(), (1_000_000, 10, 10)  # objects, and rounds of the younger generations
+_USUAL, _PUT_OFF = gc.get_threshold(), 1_000_000  # new objects between two rounds
 
 
 def seed_everything(seed: int) -> None:
