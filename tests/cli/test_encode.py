@@ -48,7 +48,7 @@ def test_a_file_of_texts_becomes_a_file_of_vectors_and_one_line_says_so(tmp_path
     assert "encode: 12/12 in " in error
 
 
-def test_freed_memory_is_kept_on_a_cpu(tmp_path, bert_folder, texts, monkeypatch):
+def test_freed_memory_is_kept(tmp_path, bert_folder, texts, monkeypatch):
     kept = []
     monkeypatch.setattr("tain.foundation.runtime.keep_freed_memory", lambda: kept.append(True))
     run(bert_folder, texts, "-o", tmp_path / "vectors.npy")

@@ -102,9 +102,8 @@ def load_encoder(name: str, *, progress: "Progress", **options: Any) -> "Embedde
     from tain.foundation.runtime import keep_freed_memory
     from tain.models.embedder import Embedder
 
+    keep_freed_memory()
     embedder = Embedder.load(name, **options)
-    if embedder.encoder.device.type == "cpu":
-        keep_freed_memory()
     if embedder.layout == "padded":
         progress.note(embedder.encoder.layout_reason)
     return embedder

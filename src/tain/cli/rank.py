@@ -348,10 +348,8 @@ def _load(name: str, **options: Any) -> "Ranker":
     from tain.foundation.runtime import keep_freed_memory
     from tain.models.rankers import Ranker
 
-    ranker = Ranker.load(name, **options)
-    if ranker.towers[0].encoder.device.type == "cpu":
-        keep_freed_memory()
-    return ranker
+    keep_freed_memory()
+    return Ranker.load(name, **options)
 
 
 def _dual(ranker: "Ranker") -> "DualRanker":
