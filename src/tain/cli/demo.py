@@ -193,11 +193,9 @@ def _gather(*, sentences: int, functions: int, seed: int, progress: Progress) ->
 
 
 def _load(model: str | Path) -> "Encodes":
-    from tain.foundation.runtime import keep_freed_memory
-    from tain.models.embedder import Embedder
+    from tain.cli.models import load_encoder
 
-    keep_freed_memory()
-    return Embedder.load(model, pooling="mean")
+    return load_encoder(str(model), progress=Progress.silent(), pooling="mean")
 
 
 def _measure(encoder: "Encodes", functions: "Sequence[FunctionDocstring]", *, seed: int) -> Measured:

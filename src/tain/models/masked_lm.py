@@ -125,8 +125,9 @@ class MaskedPredictor:
                 "give a masked language model, such as what tain pretrain writes"
             )
         model = loaded.model.to(choose_device(device))
-        set_number_type(model, usable_number_type(model, dtype))
-        return cls(model, loaded.tokenizer, name=str(name))
+        predictor = cls(model, loaded.tokenizer, name=str(name))
+        set_number_type(model, usable_number_type(model, dtype))  # asked with our attention: then nothing need be tried
+        return predictor
 
     @property
     def max_tokens(self) -> int:

@@ -37,6 +37,7 @@ from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
 from tain.recipes.pretrain_start import alphabet_size, new_model, train_wordpiece
 from tain.recipes.pretrain_validation import HeldOut
 from tain.text.readers import read_texts
+from tain.training import distributed
 from tain.training.checkpoint import number_type_of, refuse_nothing_to_resume, refuse_to_lose
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
@@ -139,7 +140,6 @@ class _Session:
             refuse_nothing_to_resume(left)
         else:
             refuse_to_lose([left], overwrite=overwrite)
-        self.begun_in = number_type_of([left]) if config.resume else None
         self.measured: dict[str, list[Any]] = {"validation": [], "held_out": []}  # goes into checkpoints
         self.facts: dict[str, Any] = {}  # about the start, for the saved record
 
@@ -150,9 +150,11 @@ class _Session:
         model, shards = self._new() if self.model_name == SCRATCH else self._continued()
         held = HeldOut(config.validation, self.tokenizer, config)
         model.to(self.device)
-        self.number_type = self._number_type(model)
         quicken_dropout(model)
         network = MaskedLanguageModel(model)
+        self.number_type = distributed.number_type(
+            config.dtype, choose=lambda asked: usable_number_type(model, asked), begun_in=self._begun_in
+        )
         conditional = conditional_model(model, config) if config.objective == "cmlm" else None
         trained = conditional if conditional is not None else model
         weights = MasterWeights(trained, number_type=self.number_type)
@@ -181,11 +183,9 @@ class _Session:
             result_folder,
         )
 
-    def _number_type(self, model: Any) -> torch.dtype:
-        """What was asked for, what a run that is gone on with was begun in, or what is fastest here and the model can."""
-        if self.config.dtype == "auto" and self.begun_in is not None:
-            return getattr(torch, self.begun_in.removeprefix("torch."))
-        return usable_number_type(model, self.config.dtype)
+    def _begun_in(self) -> str | None:
+        """The number type of the run that is gone on with."""
+        return number_type_of([self.work / "checkpoint"]) if self.config.resume else None
 
     def _new(self) -> tuple[Any, Shards]:
         self.tokenizer = self._new_tokenizer()
