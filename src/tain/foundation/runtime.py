@@ -30,7 +30,7 @@ def put_off_collection() -> None:
     """Hardly look for garbage until ``collect_as_usual``; for a process that is ours, at its start.
 
     Importing torch and transformers makes close to a million objects, all of which stay. Python looks through them again and again
-    meanwhile, which takes an eighth of the time.
+    meanwhile, and once more at the end: a quarter of a short command's time (docs/LOG.md, 2026-11-28).
     """
     gc.set_threshold(_PUT_OFF)
 
