@@ -29,17 +29,30 @@ class TransformerEncoder(nn.Module):
         layout: ``packed`` runs texts end to end, ``padded`` in rows of equal length; ``auto`` tries the first on a
             handful of tokens and takes the second when the outputs differ from the plain model's.
         padded_to: Row length for ``mean-with-padding``, in tokens.
+        token_weights: Weight of each token id in mean pooling, float32 (vocabulary,); None weighs all tokens alike.
 
     Raises:
-        UserError: ``packed`` was asked of a model that cannot run so, or the pooling is unknown.
+        UserError: ``packed`` was asked of a model that cannot run so, the pooling is unknown, or it is not ``mean`` and there are
+            token weights.
     """
 
     def __init__(
-        self, model: Any, *, pooling: Pooling = "mean", pad_id: int = 0, layout: Layout = "auto", padded_to: int | None = None
+        self,
+        model: Any,
+        *,
+        pooling: Pooling = "mean",
+        pad_id: int = 0,
+        layout: Layout = "auto",
+        padded_to: int | None = None,
+        token_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
+        if token_weights is not None and pooling != "mean":
+            raise UserError(f"pooling is {pooling!r}, but the model weighs its tokens, which only the mean can: give mean")
+        # not in the state dict: the weights belong to the pooling, and are stored with it
+        self.register_buffer("token_weights", None if token_weights is None else token_weights.float(), persistent=False)
         self.model = model
         self.pooling: Pooling = pooling
         self.pad_id = pad_id
@@ -142,7 +155,8 @@ class TransformerEncoder(nn.Module):
             vectors = self._mean_with_padding(packed)
         else:
             hidden = self.tokens(packed, drophead=drophead)
-            vectors = first_token(hidden, packed) if self.pooling == "cls" else masked_mean(hidden, packed)
+            weights = self.token_weights
+            vectors = first_token(hidden, packed) if self.pooling == "cls" else masked_mean(hidden, packed, token_weights=weights)
         return vectors[packed.order.argsort()]
 
     def _mean_with_padding(self, packed: PackedTexts) -> Float[Tensor, "texts dim"]:

@@ -94,6 +94,8 @@ class Embedder:
             raise UserError(
                 f"pooling is {pooling!r}, but model {str(name)!r} carries a correction of vectors pooled by {stored.pooling}: leave it out"
             )
+        if stored.token_weights is not None and pooling not in (None, "mean"):
+            raise UserError(f"pooling is {pooling!r}, but model {str(name)!r} weighs its tokens in the mean: leave it out")
         target = choose_device(device)
         with torch.random.fork_rng(devices=[]):  # a part that no weights are saved of, such as a pooler, is the same at each loading
             torch.manual_seed(0)
@@ -108,6 +110,7 @@ class Embedder:
             pad_id=tokenizer.pad_token_id or 0,
             layout=layout,
             padded_to=min(max_tokens or stored.max_tokens or limit, limit),
+            token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
         )
         set_number_type(encoder, encoder.number_type(dtype))
         encoder.eval()
@@ -249,6 +252,8 @@ class Embedder:
         if self.correction is not None:
             for name, array in sorted(self.correction.arrays().items()):
                 digest.update(f"{name} {array.shape}".encode() + array.tobytes())
+        if self.encoder.token_weights is not None:
+            digest.update(b"token weights" + self.encoder.token_weights.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path, *, record: dict[str, Any], card: str, similarity: Literal["cosine", "dot"] = "cosine") -> None:
@@ -275,7 +280,29 @@ class Embedder:
             record=record,
             card=card,
             similarity=similarity,
+            token_weights=None if (weights := self.encoder.token_weights) is None else weights.cpu().numpy(),
+            vocabulary=vocabulary_of(self.tokenizer, len(self.encoder.token_weights)) if self.encoder.token_weights is not None else (),
         )
+
+
+def vocabulary_of(tokenizer: Any, size: int) -> list[str]:
+    """List the token of each id of an embedding table of ``size`` rows; a row that no token uses is called ``[unused ID]``."""
+    by_id = {place: token for token, place in tokenizer.get_vocab().items()}
+    return [by_id.get(place, f"[unused {place}]") for place in range(size)]
+
+
+def _on_vocabulary(weights: np.ndarray | None, model: Any, device: torch.device, *, name: str) -> torch.Tensor | None:
+    """Turn stored token weights into a tensor with one weight a row of the embedding table.
+
+    Raises:
+        UserError: There are fewer weights than rows.
+    """
+    if weights is None:
+        return None
+    rows = int(model.config.vocab_size)
+    if len(weights) < rows:
+        raise UserError(f"model {name!r} has weights for {len(weights):,} tokens, but its vocabulary has {rows:,}: save the model again")
+    return torch.from_numpy(weights[:rows]).to(device)
 
 
 def weights_fingerprint(module: torch.nn.Module, tokenizer: Any) -> str:
