@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from tokenizers import Tokenizer
 
-from tain.evaluation.metrics import unit_rows
+from tain.evaluation.metrics import cosine_rows, unit_rows
 from tain.foundation.choices import LEXICAL, STATIC
 from tain.foundation.errors import ShapeError, UserError
 from tain.models.input_embeddings import InputEmbeddings, read_input_embeddings
@@ -271,6 +271,18 @@ class Static:
         vectors[~has_tokens] = 0.0
         return vectors.astype(np.float32)
 
+    def pair_cosines(self, left: Sequence[str], right: Sequence[str], /) -> Float[np.ndarray, " pairs"]:
+        """Cosine of each text of ``left`` with the text of ``right`` at its place.
+
+        Raises:
+            ShapeError: The two are not of one length.
+            UserError: Nothing was fitted.
+        """
+        place_of = {text: place for place, text in enumerate(dict.fromkeys((*left, *right)))}
+        units = unit_rows(self.encode(list(place_of)))
+        first, second = ([place_of[text] for text in side] for side in (left, right))
+        return cosine_rows(units[first], units[second])
+
     def index(self, candidates: Sequence[str], /) -> "StaticIndex":
         """Prepare candidates to be compared with any number of texts."""
         return StaticIndex(self, candidates)
@@ -296,6 +308,39 @@ class StaticIndex:
     def cosines(self, texts: Sequence[str], /) -> Float[np.ndarray, "texts candidates"]:
         """Cosine of every text with every candidate."""
         return unit_rows(self._static.encode(texts)) @ self._units.T
+
+
+# ---- as rankers
+
+
+class BaselineRanker:
+    """A baseline behind what ``candidates.evaluate_rankers`` asks of a ranker; scores are cosines.
+
+    Args:
+        baseline: ``Lexical`` weighted by ``tf-idf``, or ``Static``.
+    """
+
+    truncated = truncated_contexts = 0
+
+    def __init__(self, baseline: Lexical | Static) -> None:
+        self.baseline = baseline
+        self.name = baseline.name
+        self.type = baseline.weighting if isinstance(baseline, Lexical) else baseline.kind
+
+    def fit_at_hand(self, candidates: Sequence[str], /) -> None:
+        """Take frequencies, or mean and covariance, from the candidates."""
+        self.baseline.fit_at_hand(candidates)
+
+    def index(self, candidates: Sequence[str], /) -> "LexicalIndex | StaticIndex":
+        """Prepare candidates to be scored for any number of contexts."""
+        return self.baseline.index(candidates)
+
+    def score_pairs(self, contexts: Sequence[str], candidates: Sequence[str]) -> Float[np.ndarray, " pairs"]:
+        """Score the candidate at each place for the context at that place."""
+        return self.baseline.pair_cosines(contexts, candidates)
+
+
+# ---- whitening
 
 
 class Whitening:

@@ -54,7 +54,7 @@ class CosineIndex(Protocol):
 
 @runtime_checkable
 class ComparesTexts(Protocol):
-    """An encoder whose vectors are too wide for tables, so that it compares texts itself: ``baselines.Lexical``."""
+    """An encoder that compares texts itself, such as ``baselines.Lexical``, whose vectors are too wide for tables."""
 
     def pair_cosines(self, left: Sequence[str], right: Sequence[str], /) -> np.ndarray:
         """Cosine of each text of ``left`` with the one of ``right`` at its place, float64 (pairs,)."""
