@@ -210,17 +210,19 @@ def evaluate(
     label_free: list[tuple[LabelFreeReport, dict[str, np.ndarray]]] = []
     models = []
     by_suite = [suite.texts() for suite in loaded]
-    wanted = {language for texts in by_suite for language, _ in texts} | ({geometry_language} if geometry_texts else set())
+    wanted = {language for texts_of_suite in by_suite for language, _ in texts_of_suite} | (
+        {geometry_language} if geometry_texts else set()
+    )
     for encoder in encoders:
         refuse_unknown_languages(encoder, wanted)
         refuse_unfit_suites(encoder, [suite.name for suite in loaded])
     for name, encoder in zip(_distinct_names(encoders), encoders, strict=True):
         once = EncodedOnce(encoder, progress)
         if not isinstance(encoder, FitsAtHand):
-            once.prepare([pair for texts in by_suite for pair in texts])
-        for suite, texts in zip(loaded, by_suite, strict=True):
+            once.prepare([pair for texts_of_suite in by_suite for pair in texts_of_suite])
+        for suite, texts_of_suite in zip(loaded, by_suite, strict=True):
             if isinstance(encoder, FitsAtHand):
-                once.prepare(texts)  # on its own texts, so that a suite's figures do not depend on what else is evaluated
+                once.prepare(texts_of_suite)  # on its own texts, so that a suite's figures do not depend on what else is evaluated
             for scored in suite.sets:
                 cosines[scored.key].append(scored.cosines(once))
             for task in suite.tasks:
