@@ -66,7 +66,7 @@ def demo(
     replaces = _refuse_foreign(output, overwrite=overwrite)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     made = run_demo(output, minutes=minutes, sentences=sentences, functions=functions, seed=seed, overwrite=replaces, progress=progress)
-    _print_result(made, output)
+    _print_result(made.page, output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +140,7 @@ def run_demo(
         training = _mirror(corpus, folder / _ENCODER, budget_s=budget_s, seed=seed, progress=progress)
         after = _measure(_load(folder / _ENCODER), corpus.functions, seed=seed)
         changes = compare_retrieval(before.retrieval, after.retrieval, rng=np.random.default_rng(seed))
-        others.insert(2, _hybrid(after, others[0]))
-        rivals = [_rival(other, after, seed=seed) for other in others]
+        rivals = [_rival(other, after, seed=seed) for other in (*others, _hybrid(after, others[0]))]
         page = _page(corpus, before, after, changes, rivals, training, output=output, seed=seed)
         made = Demo(before=before, after=after, page=page, absent=absent)
         (folder / _PAGE).write_text(before_after_page(page), encoding="utf-8")
@@ -241,7 +240,7 @@ def _measure_others(corpus: "DocstringCorpus", *, progress: Progress) -> tuple[l
         ),
         Other(
             kind="static",
-            title="embeddings",
+            title="input embeddings",
             about=f"the mean of {MODEL}’s untouched input embeddings, whitened on the training sentences; no training.",
             retrieval=retrieve_by_description(static, corpus.functions),
         ),
@@ -254,7 +253,7 @@ def _measure_others(corpus: "DocstringCorpus", *, progress: Progress) -> tuple[l
             Other(
                 kind="supervised",
                 title="all-MiniLM",
-                about=f"{name}, an encoder of twice the parameters, trained on a billion labelled pairs.",
+                about=f"{name}, a supervised encoder, trained on a billion pairs of sentences.",
                 retrieval=retrieve_by_description(_load(folder), corpus.functions),
             )
         )
@@ -409,13 +408,12 @@ def _record(made: Demo, *, seed: int) -> dict[str, object]:
     }
 
 
-def _print_result(made: Demo, output: Path) -> None:
+def _print_result(page: "BeforeAfter", output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from tain.evaluation.pages import figure, gain, headline
 
-    page = made.page
     table = Table(title="a description finds its own docstring", title_justify="left")
     for name in ("", *(change.name for change in page.changes), f"new encoder's {page.changes[0].name} is"):
         table.add_column(name, justify="right" if name else "left")
@@ -444,7 +442,5 @@ def _print_result(made: Demo, output: Path) -> None:
     print(f"{gain(page)}.")
     for reason in page.worse:
         print(f"Worse than the untouched model: {reason}.")
-    for reason in made.absent:
-        print(f"Not compared with {reason}.")
     print(f"encoder: {output / _ENCODER}")
     print(f"page: {(output / _PAGE).resolve()}")

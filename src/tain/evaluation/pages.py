@@ -455,7 +455,7 @@ def _chart(page: BeforeAfter, *, width: int) -> str:
     top = max(max(bar.interval.high, bar.value) for bars in figures for bar in bars)
     step = next((step for step in _TICK_STEPS if top / step <= (6 if is_wide else 4)), 0.25)
     end = min(1.0, step * max(1, -int(-top // step)))
-    left, right = (190, 76) if is_wide else (118, 58)
+    left, right = (190, 76) if is_wide else (126, 58)
     bar_height, offset, gap = (17, 8, 22) if is_wide else (15, 28, 12)
     lane = bar_height + 5
     group = lane * len(figures[0]) + offset + gap
