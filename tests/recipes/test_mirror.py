@@ -71,10 +71,10 @@ def test_a_run_saves_an_encoder_that_sentence_transformers_reads_alike(bert_fold
     record = json.loads((tmp_path / "encoder" / "tain.json").read_text())
     assert record["kind"] == "encoder"
     assert record["config"]["temperature"] == 0.04
-    assert record["figures"]["after"]["texts"] == 8
+    assert record["figures"]["after"]["texts"] == record["figures"]["lexical"]["texts"] == 8
     card = (tmp_path / "encoder" / "README.md").read_text()
     assert "SentenceTransformer" in card
-    assert "self-retrieval MRR" in card
+    assert "self-retrieval MRR" in card and "| word overlap, no model |" in card
 
 
 def test_fifty_steps_make_planted_clusters_stand_out(bert_folder, tmp_path):
@@ -716,3 +716,42 @@ def test_an_encoder_that_got_worse_is_said_to_be_loudly(bert_folder, texts):
     with pytest.warns(UserWarning, match="THE NEW ENCODER LOOKS WORSE"):
         result = mirror(bert_folder, texts, epochs=8, learning_rate=0.3, **SMALL)
     assert result.worse
+
+
+# ---- beside word overlap
+
+
+def test_word_overlap_is_measured_on_the_same_texts(bert_folder, texts):
+    from tain.evaluation.baselines import Lexical
+    from tain.evaluation.geometry import label_free_report
+
+    result = mirror(bert_folder, texts, **SMALL)
+    assert result.lexical is not None and result.after is not None
+    assert (result.lexical.texts, result.lexical.too_short, result.lexical.level) == (
+        result.after.texts,
+        result.after.too_short,
+        result.after.level,
+    )
+    none = mirror(bert_folder, texts, **{**SMALL, "held_out": 0})
+    assert none.lexical is None
+    assert label_free_report(Lexical(), ["glass and glass and", "sand or sand or"], rng=np.random.default_rng(0)).self_retrieval_mrr == 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "overlap", "is_below"), [(0.1, 0.2, True), (0.195, 0.2, False), (0.3, 0.2, False), (None, 0.2, False), (0.1, None, False)]
+)
+def test_an_encoder_below_word_overlap_is_told_so(ours, overlap, is_below):
+    from tain.recipes.mirror_card import below_lexical
+
+    said = below_lexical({"self_retrieval_mrr": overlap}, {"self_retrieval_mrr": ours})
+    assert said.startswith("the new encoder is below word overlap") == is_below
+    assert below_lexical(None, None) == ""
+
+
+def test_only_self_retrieval_is_shown_of_word_overlap():
+    from tain.recipes.mirror_card import FIGURES, figure_rows
+
+    figures = dict.fromkeys(FIGURES, 0.5)
+    rows = figure_rows(figures, figures, dict.fromkeys(FIGURES, 0.25))
+    assert [row[3] for row in rows] == ["0.250", "0.250", "–", "–", "–", "–", "–"]
+    assert [row[3] for row in figure_rows(figures, figures)] == ["–"] * 7

@@ -87,10 +87,18 @@ def _show(result: "Mirrored", *, as_json: bool) -> None:
 
     before = result.before.to_dict() if result.before else None
     after = result.after.to_dict() if result.after else None
+    lexical = result.lexical.to_dict() if result.lexical else None
     if as_json:
         import json
 
-        everything = {"folder": str(result.folder), "before": before, "after": after, "steps": result.steps, "texts": result.texts}
+        everything = {
+            "folder": str(result.folder),
+            "before": before,
+            "after": after,
+            "lexical": lexical,
+            "steps": result.steps,
+            "texts": result.texts,
+        }
         everything |= {"counts": result.counts, "worse": result.worse, "best_seed": result.runs[result.best].seed}
         everything |= {"seeds": [run.seed for run in result.runs], "all_seeds": result.figures_of_seeds(), "spread": result.spread()}
         print(json.dumps(everything, ensure_ascii=False))
@@ -105,8 +113,9 @@ def _show(result: "Mirrored", *, as_json: bool) -> None:
         table.add_column("figure")
         table.add_column("before", justify="right")
         table.add_column("after", justify="right")
+        table.add_column("lexical", justify="right")
         table.add_column("better is")
-        for row in figure_rows(before, after):
+        for row in figure_rows(before, after, lexical):
             table.add_row(*row)
         console.print(table)
     if len(result.runs) > 1:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
-from tain.evaluation.metrics import cosine_rows
 from tain.foundation.errors import UserError
 
 _FEWEST_PAIRS = 3  # with two pairs every rank correlation is 1, -1 or undefined
@@ -44,8 +43,7 @@ class ScoredSet:
 
     def cosines(self, encoder: EncodedOnce) -> np.ndarray:
         """The encoder's similarity of each pair: the cosine of its two vectors, float64 (pairs,)."""
-        left, right = (encoder.encode(side, language=language) for language, side in self.texts())
-        return cosine_rows(left, right)
+        return encoder.pair_cosines(self.left, self.right, languages=self.languages)
 
 
 @dataclass(frozen=True, kw_only=True)

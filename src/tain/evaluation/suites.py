@@ -46,6 +46,11 @@ class Suite:
     counted: str = "pairs"
     absent: tuple[tuple[str, str], ...] = ()
 
+    def texts(self) -> list[tuple[str | None, Sequence[str]]]:
+        """Everything that will be encoded, by its language."""
+        of_sets = [pair for scored in self.sets for pair in scored.texts()]
+        return [*of_sets, *(pair for task in self.tasks for pair in task.texts().items())]
+
 
 def load_suites(
     names: Sequence[str],

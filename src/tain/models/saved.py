@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from safetensors.numpy import save_file
 
-from tain.foundation.choices import BUILT_IN, Pooling
+from tain.foundation.choices import BUILT_IN, LEXICAL, Pooling, is_baseline
 from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.runtime import versions
 from tain.models.correction import LANGUAGE_FILE, LanguageCorrection, LinearCorrection, read_by_language, read_linear
@@ -49,8 +49,14 @@ def locate(name: str | Path) -> str:
     """Turn a model name into what transformers loads: the built-in model's folder, a local folder, or a hub name.
 
     Raises:
-        UserError: A local path is a file, holds no model, or holds only pickled weights.
+        UserError: A local path is a file, holds no model, or holds only pickled weights; or the name is that of a baseline.
     """
+    if isinstance(name, str) and is_baseline(name):
+        folder = f", or ./{LEXICAL} for a folder of that name" if name == LEXICAL else ""
+        raise UserError(
+            f"model is {name!r}, a baseline that only tain evaluate and tain rank evaluate take:"
+            f" give a model folder, a hub name, or tain-mini{folder}"
+        )
     if str(name) in BUILT_IN:
         folder = Path(str(resources.files("tain") / "assets" / BUILT_IN[str(name)]))
         if not (folder / "config.json").exists():

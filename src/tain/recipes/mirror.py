@@ -27,6 +27,7 @@ from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
 from tain.batches.types import KeptTexts, PackedTexts
 from tain.batches.views import twin_views
 from tain.encoders.dropout import set_dropout
+from tain.evaluation.baselines import Lexical
 from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_free_score
 from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
@@ -36,7 +37,7 @@ from tain.foundation.runtime import choose_device, keep_freed_memory
 from tain.models.embedder import Embedder
 from tain.objectives.contrastive import info_nce
 from tain.recipes.chosen_settings import chosen_settings, suggested_settings
-from tain.recipes.mirror_card import FIGURES, model_card
+from tain.recipes.mirror_card import FIGURES, below_lexical, model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.training import distributed
@@ -88,6 +89,7 @@ class Mirrored:
         counts: What happened to the rest: blank, repeated, held_out, left_over, truncated, not_read (by no step).
         worse: Reasons, in words, to think the encoder worse than the untouched model; empty is good.
         folder: Where it was saved, if it was.
+        lexical: The report of word overlap, which needs no model, on the same held-out texts; None without them.
     """
 
     embedder: Embedder
@@ -99,6 +101,7 @@ class Mirrored:
     counts: dict[str, int]
     worse: list[str]
     folder: Path | None = None
+    lexical: LabelFreeReport | None = None
 
     @property
     def after(self) -> LabelFreeReport | None:
@@ -401,12 +404,15 @@ class _Session:
         mine = {"truncated": truncated, "not_read": len(self.material.left) - used, "sharing": self._sharing()}
         counts = {**self.material.counts, **mine}
         self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
-        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output)
+        lexical = self._lexical_report()
+        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output, lexical)
         if self.output is not None and distributed.rank() == 0:
             self._save(result)
         distributed.wait_for_all()
         if worse:
             self.progress.warn("THE NEW ENCODER LOOKS WORSE THAN THE UNTOUCHED MODEL: " + "; ".join(worse))
+        if sentence := below_lexical(lexical.to_dict() if lexical else None, after.to_dict() if after else None):
+            self.progress.warn(sentence)
         return result
 
     def _texts_used(self, steps: int) -> int:
@@ -436,6 +442,13 @@ class _Session:
             )
         encoder.pooling = trained_pooling
         return report
+
+    def _lexical_report(self) -> LabelFreeReport | None:
+        """Measure word overlap on the texts that ``_report`` measures on."""
+        if len(self.material.held_left) < 2:
+            return None
+        rng = np.random.default_rng([self.config.seed, 2])
+        return label_free_report(Lexical(), self.material.held_left, level=self.config.level, max_texts=500, rng=rng)
 
     def _check_views(self) -> None:
         """Measure that training has something to learn from: dropout must act, and the two views of a text must differ.
@@ -668,6 +681,7 @@ class _Session:
                 "pooling_before": self.untouched_pooling,
                 "before": result.before.to_dict() if result.before else None,
                 "after": result.after.to_dict() if result.after else None,
+                "lexical": result.lexical.to_dict() if result.lexical else None,
                 "all_seeds": result.figures_of_seeds(),
                 "spread": result.spread(),
             },

@@ -14,11 +14,31 @@ FIGURES = {
 }
 
 
-def figure_rows(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[tuple[str, str, str, str]]:
-    """Label-free figures as rows of (name, before, after, which way is better); empty without figures."""
+_OF_LEXICAL = ("self_retrieval_mrr", "self_retrieval_recall_at_1")  # the figures that compare across kinds of vectors
+_BELOW_BY = 0.01  # of MRR: a smaller difference is noise on a few hundred texts
+
+
+def figure_rows(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, lexical: dict[str, Any] | None = None
+) -> list[tuple[str, str, str, str, str]]:
+    """Label-free figures as rows of (name, before, after, word overlap, which way is better); empty without figures."""
     if before is None or after is None:
         return []
-    return [(label, _number(before.get(name)), _number(after.get(name)), better) for name, (label, better) in FIGURES.items()]
+    overlap = {name: _number((lexical or {}).get(name)) if name in _OF_LEXICAL else "–" for name in FIGURES}
+    return [
+        (label, _number(before.get(name)), _number(after.get(name)), overlap[name], better) for name, (label, better) in FIGURES.items()
+    ]
+
+
+def below_lexical(lexical: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    """Say that an encoder finds the halves of texts less well than word overlap does; empty where it does not, or nothing is known."""
+    ours, theirs = ((report or {}).get("self_retrieval_mrr") for report in (after, lexical))
+    if ours is None or theirs is None or theirs - ours <= _BELOW_BY:
+        return ""
+    return (
+        f"the new encoder is below word overlap, which needs no model: self-retrieval MRR {ours:.3f} against {theirs:.3f} of lexical"
+        " (compare them on your task: tain evaluate lexical ENCODER)"
+    )
 
 
 def spread_in_words(spread: dict[str, dict[str, float]]) -> list[str]:
@@ -40,13 +60,14 @@ def model_card(name: str, record: dict[str, Any]) -> str:
     made = "from pairs of texts that mean the same, as Mirror-BERT" if is_of_pairs else "without labels, by identity fine-tuning"
     drawn = "the two texts of a pair are drawn together" if is_of_pairs else "each text is drawn to its own second view"
     what = "pairs" if is_of_pairs else "texts"
-    rows = figure_rows(record["figures"]["before"], record["figures"]["after"])
+    lexical = record["figures"].get("lexical")
+    rows = figure_rows(record["figures"]["before"], record["figures"]["after"], lexical)
     lines = spread_in_words(record["figures"]["spread"])
-    table = "\n".join(f"| {label} | {was} | {now} | {better} |" for label, was, now, better in rows)
+    table = "\n".join(f"| {label} | {was} | {now} | {overlap} | {better} |" for label, was, now, overlap, better in rows)
     figures = (
         f"Measured on {record['figures']['after']['texts']} held-out {what}, without labels, the untouched model's vectors pooled by "
         f"{record['figures']['pooling_before']}:\n\n"
-        f"| figure | {record['base_model']} | this encoder | better is |\n|---|---|---|---|\n{table}\n"
+        f"| figure | {record['base_model']} | this encoder | word overlap, no model | better is |\n|---|---|---|---|---|\n{table}\n"
         + (f"\nMean and standard deviation over {len(record['seeds'])} seeds: {', '.join(lines)}.\n" if lines else "")
         if rows
         else "No texts were held out, so nothing was measured.\n"
@@ -54,6 +75,8 @@ def model_card(name: str, record: dict[str, Any]) -> str:
     worse = (
         f"\n**By these figures the encoder is worse than the untouched model:** {'; '.join(record['worse'])}.\n" if record["worse"] else ""
     )
+    below = below_lexical(lexical, record["figures"]["after"])
+    below = f"\n**By self-retrieval {below}.**\n" if below else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -93,7 +116,7 @@ Every setting is in `tain.json`.
 
 ## Figures
 
-{figures}{worse}
+{figures}{worse}{below}
 Self-retrieval: the two halves of a text must find each other among all halves. Isotropy and mean-vector norm are those of the
 paper and change when vectors are rescaled; the other figures do not. None of them replaces an evaluation on your own task.
 """
