@@ -61,13 +61,13 @@ def mirror(
         raise UserError("column and pairs both name columns: give --column for texts, or --pairs for texts that mean the same")
     given = _read(texts, column, pairs, progress)
     from tain.recipes.mirror import mirror as run
-
-    result = run(model, given, output, config=settled, overwrite=overwrite, progress=progress, began_s=time.monotonic() - process_age_s())
     from tain.training import distributed
 
-    if distributed.rank() == 0:
-        _show(result, as_json=json)
-    distributed.end_processes()
+    with distributed.ending_processes():
+        began_s = time.monotonic() - process_age_s()
+        result = run(model, given, output, config=settled, overwrite=overwrite, progress=progress, began_s=began_s)
+        if distributed.rank() == 0:
+            _show(result, as_json=json)
 
 
 def _read(source: str, column: str | None, pairs: tuple[str, str] | None, progress: "Progress") -> list[Any]:
