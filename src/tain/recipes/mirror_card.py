@@ -12,18 +12,27 @@ FIGURES = {
     "mean_vector_norm": ("mean-vector norm", "lower"),
     "mean_cosine": ("mean cosine", "lower"),
 }
+# what a reader can act on; the others change when vectors are rescaled, or repeat these
+MAIN_FIGURES = ("self_retrieval_mrr", "uniformity", "alignment", "mean_cosine")
 
 
-def figure_rows(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[tuple[str, str, str, str]]:
-    """Label-free figures as rows of (name, before, after, which way is better); empty without figures."""
+def figure_rows(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, *, all_figures: bool = False
+) -> list[tuple[str, str, str, str]]:
+    """Label-free figures as rows of (name, before, after, which way is better); the main ones or all; empty without figures."""
     if before is None or after is None:
         return []
-    return [(label, _number(before.get(name)), _number(after.get(name)), better) for name, (label, better) in FIGURES.items()]
+    rows = []
+    for name in FIGURES if all_figures else MAIN_FIGURES:
+        label, better = FIGURES[name]
+        rows.append((label, _number(before.get(name)), _number(after.get(name)), better))
+    return rows
 
 
-def spread_in_words(spread: dict[str, dict[str, float]]) -> list[str]:
-    """Mean and standard deviation of each figure over seeds, a line each."""
-    return [f"{FIGURES[name][0]} {_number(each['mean'])} ± {_number(each['standard_deviation'])}" for name, each in spread.items()]
+def spread_in_words(spread: dict[str, dict[str, float]], *, all_figures: bool = False) -> list[str]:
+    """Mean and standard deviation over seeds of the main figures, or of all, a line each."""
+    shown = [name for name in (FIGURES if all_figures else MAIN_FIGURES) if name in spread]
+    return [f"{FIGURES[name][0]} {_number(spread[name]['mean'])} ± {_number(spread[name]['standard_deviation'])}" for name in shown]
 
 
 def model_card(name: str, record: dict[str, Any]) -> str:
@@ -94,8 +103,8 @@ Every setting is in `tain.json`.
 ## Figures
 
 {figures}{worse}
-Self-retrieval: the two halves of a text must find each other among all halves. Isotropy and mean-vector norm are those of the
-paper and change when vectors are rescaled; the other figures do not. None of them replaces an evaluation on your own task.
+Self-retrieval: the two halves of a text must find each other among all halves. More figures are in `tain.json`. None of them
+replaces an evaluation on your own task.
 """
 
 
