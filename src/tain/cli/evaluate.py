@@ -20,7 +20,7 @@ def evaluate(
     suite: Annotated[
         tuple[str, ...],
         Parameter(
-            help="sts, sts17, words, transfer (classifiers on frozen vectors), bli (word translation), names (name linking), geometry, tagging,"
+            help="sts, sts17, words, words-crossed (word pairs across languages), transfer (classifiers on frozen vectors), bli (word translation), names (name linking), geometry, tagging,"
             " one set (stsb_dev, simlex999, mr, bli_en-de, ncbi, ...), or a tsv of your own with the columns sentence1, sentence2,"
             " score; repeat the option for several; default: sts",
             negative=(),

@@ -89,13 +89,12 @@ def train(
     held = _examples(validation, columns, negatives_column, label) if validation is not None else []
     progress = Progress.for_terminal(json=json, quiet=quiet)
     from tain.recipes.rank import rank as run
-
-    result = run(model, given, output, validation=held, config=settled, overwrite=overwrite, progress=progress)
     from tain.training import distributed
 
-    if distributed.rank() == 0:
-        _show_trained(result, as_json=json)
-    distributed.end_processes()
+    with distributed.ending_processes():
+        result = run(model, given, output, validation=held, config=settled, overwrite=overwrite, progress=progress)
+        if distributed.rank() == 0:
+            _show_trained(result, as_json=json)
 
 
 @rank.command

@@ -14,6 +14,7 @@ from tain.encoders import attention
 from tain.encoders.pooling import first_token, masked_mean
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import ShapeError, UserError
+from tain.foundation.probing import evaluating, unchanged
 from tain.foundation.runtime import fastest_dtype
 
 _PROBE_TOLERANCE = 1e-3  # float32 runs agree to 1e-6; a model that reads its neighbours is off by far more
@@ -202,17 +203,14 @@ class TransformerEncoder(nn.Module):
     @torch.no_grad()
     def _agrees_with_plain(self, run: Callable[[list[list[int]]], Tensor]) -> bool:
         """Run three tiny texts one by one and as ``run`` does, and compare."""
-        was_training = self.model.training
-        self.model.eval()
         vocabulary = int(self.model.config.vocab_size)
         texts = [[token % vocabulary for token in text] for text in ([5, 6, 7], [11, 12, 13], [8, 9, 10, 11, 12, 13, 14])]
         try:
-            plain = torch.cat([self.model(input_ids=torch.tensor([text], device=self.device)).last_hidden_state[0] for text in texts])
-            found = run(texts)
+            with unchanged(self.model), evaluating(self.model):
+                plain = torch.cat([self.model(input_ids=torch.tensor([text], device=self.device)).last_hidden_state[0] for text in texts])
+                found = run(texts)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
             return False  # whatever a foreign model chokes on, a plainer way is open to it
-        finally:
-            self.model.train(was_training)
         tolerance = _PROBE_TOLERANCE if found.dtype == torch.float32 else 0.1
         return plain.shape == found.shape and torch.allclose(plain.float(), found.float(), atol=tolerance, rtol=tolerance)
 
@@ -246,7 +244,8 @@ def _runs_in(model: Any, number_type: torch.dtype) -> bool:
     turned = {name: each.to(number_type) for name, each in model.named_parameters() if each.is_floating_point()}
     ids = torch.ones(1, 4, dtype=torch.long, device=next(model.parameters()).device)
     try:
-        torch.func.functional_call(model, turned, kwargs={"input_ids": ids})
+        with unchanged(model):
+            torch.func.functional_call(model, turned, kwargs={"input_ids": ids})
     except RuntimeError:
         return False
     return True

@@ -1,7 +1,8 @@
 """The label-free report: how an encoder's vectors lie, and whether the two halves of a text find each other.
 
-Alignment and uniformity: Wang and Isola 2020. Isotropy and mean-vector norm: the measures of Liu et al. 2021 (Mirror-BERT),
-section 6, with the isotropy of Mu and Viswanath 2018. Self-retrieval is ours. Nothing here needs torch.
+Alignment and uniformity: Wang and Isola 2020. Isotropy: the definition of Mu and Viswanath 2018, which Liu et al. 2021
+(Mirror-BERT) print in section 6, though the figures of their table cannot come from it (``isotropy_as_published``). Mean-vector
+norm: Liu et al. 2021. Self-retrieval is ours. Nothing here needs torch.
 
 Every figure is written for texts that occur a number of times (``counts``), 1 each for the figure itself and a resample's
 counts for its bootstrap interval: one formula serves both. Pairs of a text with itself never count.
@@ -223,6 +224,26 @@ def isotropy(vectors: np.ndarray) -> float:
     """
     vectors = np.asarray(vectors, dtype=np.float64)
     return float(_isotropy(vectors, _directions(vectors), np.ones((1, len(vectors))))[0])
+
+
+def isotropy_as_published(vectors: np.ndarray) -> float:
+    """The formula of ``isotropy`` over the rows of the matrix whose columns are the eigenvectors; comparable with Mirror-BERT's table.
+
+    Inferred, not documented: Liu et al. 2021 print the definition over eigenvectors, by which a mean vector of length m along one
+    of them bounds IS by about exp(-m). Their table has 0.043 at m = 13.8. Rows give figures near the table's, eigenvectors do not.
+    A row is an arbitrary direction, on which the mean vector has a component near m / sqrt(dim): the figure follows the mean-vector
+    norm and finds no narrow cone. Only one sign of each row counts, so it depends on the linear algebra library in its last digits
+    and, for few dimensions, in more than those. Use ``isotropy`` for everything else.
+
+    Args:
+        vectors: Raw vectors (n, dim); rescaling them changes the figure.
+
+    Returns:
+        0 to 1, higher is better.
+    """
+    vectors = np.asarray(vectors, dtype=np.float64)
+    logs = _counted_logsumexp(vectors @ _directions(vectors).T, np.ones((1, len(vectors))))
+    return float(np.exp(logs.min() - logs.max()))
 
 
 def mean_vector_norm(vectors: np.ndarray) -> float:

@@ -9,7 +9,6 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +27,7 @@ from tain.batches.tokenizing import separator_id, tokenise
 from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
 from tain.foundation.choices import CodeKind, Dtype, RankerType
 from tain.foundation.errors import UserError
+from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import set_number_type
 from tain.models.embedder import Embedder
@@ -328,7 +328,7 @@ class DualRanker(Ranker):
         """
         ids, self.truncated_candidates = _token_ids(self.candidate, texts, "candidates")
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        with _evaluating(self.module), (progress or Progress.silent()).task("encode candidates", len(texts)) as task:
+        with evaluating(self.module), (progress or Progress.silent()).task("encode candidates", len(texts)) as task:
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
                 vectors[batch] = self.candidate_vectors([ids[text] for text in batch]).cpu().numpy()
                 task.advance(len(batch))
@@ -343,7 +343,7 @@ class DualRanker(Ranker):
         """
         ids, self.truncated_contexts = _token_ids(self.context, texts, "contexts")
         vectors = torch.empty(len(texts), self.head.vectors, self.dim)
-        with _evaluating(self.module):
+        with evaluating(self.module):
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
                 vectors[batch] = self.context_vectors([ids[text] for text in batch]).cpu()
         return ContextVectors(vectors, self.head.is_vector(torch.tensor([len(text) for text in ids], dtype=torch.long)))
@@ -532,7 +532,7 @@ class CrossRanker(Ranker):
         pairs = [(context, row_of[text]) for context, listed in enumerate(lists) for text in listed]
         lengths = [len(context_ids[context]) + len(candidate_ids[row]) for context, row in pairs]
         scores = np.empty(len(pairs), dtype=np.float32)
-        with _evaluating(self.module), (progress or Progress.silent()).task("score pairs", len(pairs)) as task:
+        with evaluating(self.module), (progress or Progress.silent()).task("score pairs", len(pairs)) as task:
             for batch in batches_by_tokens(lengths, batch_tokens=self._batch_tokens()):
                 joined = [self.pair_ids(context_ids[pairs[pair][0]], candidate_ids[pairs[pair][1]]) for pair in batch]
                 scores[batch] = self.pair_scores(joined).cpu().numpy()
@@ -599,18 +599,6 @@ def _refuse_uneven(contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> N
         raise UserError(f"{len(contexts):,} contexts came with {len(lists):,} lists of candidates: give one list a context")
     for listed in lists:
         _refuse_string(listed, "a context's candidates")
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _save_head(head: nn.Module, folder: Path) -> None:

@@ -32,6 +32,7 @@ from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_f
 from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.probing import unchanged
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory
 from tain.models.embedder import Embedder
@@ -380,7 +381,8 @@ class _Session:
             self.progress.warn(
                 f"{len(self.material.left):,} texts are {steps} steps of {config.batch_texts}, and so few teach little: give more texts, or a smaller --batch-texts"
             )
-        self._check_views()
+        with unchanged(encoder):
+            self._check_views()
         untouched = {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()} if config.seeds > 1 else {}
         runs: list[Run] = []
         best, best_state = 0, {}
@@ -650,14 +652,14 @@ class _Session:
         return batch_texts, steps, enough
 
     def _measure_text_s(self, seed: int) -> float:
-        """Time gradient steps on a few texts; the weights stay as they are."""
+        """Time gradient steps on a few texts; weights, gradients and random state stay as they are."""
         places = np.arange(min(len(self.material.left), 2 * _FEWEST_STEPS))
         taken_s = []
-        for trial in range(3):
-            began_s = time.monotonic()
-            self.gradient_step(self.batch(places, step=trial, seed=seed), step=trial, seed=seed)
-            taken_s.append(time.monotonic() - began_s)
-        self.embedder.encoder.zero_grad(set_to_none=True)
+        with unchanged(self.embedder.encoder, masters=self.weights.masters):
+            for trial in range(3):
+                began_s = time.monotonic()
+                self.gradient_step(self.batch(places, step=trial, seed=seed), step=trial, seed=seed)
+                taken_s.append(time.monotonic() - began_s)
         return min(taken_s[1:]) / len(places)
 
     def _save(self, result: Mirrored) -> None:

@@ -12,6 +12,8 @@ FIGURES = {
     "mean_vector_norm": ("mean-vector norm", "lower"),
     "mean_cosine": ("mean cosine", "lower"),
 }
+# what a reader can act on; the others change when vectors are rescaled, or repeat these
+MAIN_FIGURES = ("self_retrieval_mrr", "uniformity", "alignment", "mean_cosine")
 
 
 _OF_LEXICAL = ("self_retrieval_mrr", "self_retrieval_recall_at_1")  # the figures that compare across kinds of vectors
@@ -19,15 +21,17 @@ _BELOW_BY = 0.01  # of MRR: a smaller difference is noise on a few hundred texts
 
 
 def figure_rows(
-    before: dict[str, Any] | None, after: dict[str, Any] | None, lexical: dict[str, Any] | None = None
+    before: dict[str, Any] | None, after: dict[str, Any] | None, lexical: dict[str, Any] | None = None, *, all_figures: bool = False
 ) -> list[tuple[str, str, str, str, str]]:
-    """Label-free figures as rows of (name, before, after, word overlap, which way is better); empty without figures."""
+    """Label-free figures as rows of (name, before, after, word overlap, which way is better), the main ones or all; empty without figures."""
     if before is None or after is None:
         return []
-    overlap = {name: _number((lexical or {}).get(name)) if name in _OF_LEXICAL else "–" for name in FIGURES}
-    return [
-        (label, _number(before.get(name)), _number(after.get(name)), overlap[name], better) for name, (label, better) in FIGURES.items()
-    ]
+    rows = []
+    for name in FIGURES if all_figures else MAIN_FIGURES:
+        label, better = FIGURES[name]
+        overlap = _number((lexical or {}).get(name)) if name in _OF_LEXICAL else "–"
+        rows.append((label, _number(before.get(name)), _number(after.get(name)), overlap, better))
+    return rows
 
 
 def below_lexical(lexical: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
@@ -41,9 +45,10 @@ def below_lexical(lexical: dict[str, Any] | None, after: dict[str, Any] | None) 
     )
 
 
-def spread_in_words(spread: dict[str, dict[str, float]]) -> list[str]:
-    """Mean and standard deviation of each figure over seeds, a line each."""
-    return [f"{FIGURES[name][0]} {_number(each['mean'])} ± {_number(each['standard_deviation'])}" for name, each in spread.items()]
+def spread_in_words(spread: dict[str, dict[str, float]], *, all_figures: bool = False) -> list[str]:
+    """Mean and standard deviation over seeds of the main figures, or of all, a line each."""
+    shown = [name for name in (FIGURES if all_figures else MAIN_FIGURES) if name in spread]
+    return [f"{FIGURES[name][0]} {_number(spread[name]['mean'])} ± {_number(spread[name]['standard_deviation'])}" for name in shown]
 
 
 def model_card(name: str, record: dict[str, Any]) -> str:
@@ -117,8 +122,8 @@ Every setting is in `tain.json`.
 ## Figures
 
 {figures}{worse}{below}
-Self-retrieval: the two halves of a text must find each other among all halves. Isotropy and mean-vector norm are those of the
-paper and change when vectors are rescaled; the other figures do not. None of them replaces an evaluation on your own task.
+Self-retrieval: the two halves of a text must find each other among all halves. More figures are in `tain.json`. None of them
+replaces an evaluation on your own task.
 """
 
 
