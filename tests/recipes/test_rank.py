@@ -680,7 +680,7 @@ def test_plain_pairs_of_the_same_context_are_joined():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), [("ab", "given one string"), (["a", "b"], "pair number 1 is 'a'"), ([("a",)], "pair number 1")]
+    ("given", "message"), [("ab", "pairs are one string"), (["a", "b"], "pair number 1 is 'a'"), ([("a",)], "pair number 1")]
 )
 def test_what_is_no_pair_is_refused(bert_folder, given, message, unchecked):
     with pytest.raises(UserError, match=message):

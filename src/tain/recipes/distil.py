@@ -6,7 +6,7 @@ Kaliamoorthi et al. 2021 (pQRNN). The student needs no vocabulary, runs in eight
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from tain.recipes.distil_readers import Reader, encoder_of, reader_for
 from tain.recipes.distil_start import save_weights, shaped_like_start
 from tain.recipes.distil_teacher import Teacher, load_teacher
 from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
+from tain.text.collections import each_item
 from tain.text.records import Example
 from tain.text.tags import tokens_of
 from tain.training.checkpoint import checkpoint_folder, number_type_of, refuse_nothing_to_resume, refuse_to_lose
@@ -78,7 +79,7 @@ class Distilled:
 
 def distil(
     teacher: str | Path | Teacher,
-    texts: Sequence[str] | Sequence[Example],
+    texts: Iterable[str] | Iterable[Example],
     output: str | Path | None = None,
     *,
     config: DistilConfig | None = None,
@@ -120,9 +121,7 @@ def distil(
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     if (str(teacher) if isinstance(teacher, str | Path) else teacher.name) == NONE:
         config.refuse_teachers_settings()
-    if isinstance(texts, str):
-        raise UserError("distil was given one string, which would be read letter by letter: give a list of texts")
-    examples = [text if isinstance(text, Example) else Example(text) for text in texts]
+    examples = [text if isinstance(text, Example) else Example(text) for text in each_item(texts)]
     token_counts = check_texts(examples, config)
     device = choose_device(config.device)
     if device.type == "cpu":

@@ -39,6 +39,7 @@ from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.mirror_card import FIGURES, model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
+from tain.text.collections import each_item
 from tain.training import distributed
 from tain.training.checkpoint import (
     checkpoint_folder,
@@ -219,9 +220,7 @@ def mirror(
 
 def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
     """Drop repeats, draw the texts to train on and keep others to measure on."""
-    if isinstance(texts, str):
-        raise UserError("mirror was given one string, which would be read letter by letter: give a list of texts")
-    everything = list(texts)
+    everything = list(each_item(texts))
     _refuse_what_is_no_text(everything)
     is_identity = not everything or isinstance(everything[0], str)
     given = [each for each in everything if (each.strip() if is_identity else each[0].strip() and each[1].strip())]
