@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from tain.batches.order import ShuffledOrder, step_seed
+from tain.batches.same_texts import id_keys, same_numbers
+from tain.batches.tokenizing import tokenise_once
 from tain.encoders.qrnn import PQRNN
 from tain.encoders.static import StaticStudent
 from tain.export.student import write_student
@@ -189,6 +191,26 @@ class _Session:
         self.teacher, self.config, self.material, self.reader, self.module = teacher, config, material, reader, module
         self.progress, self.output = progress, output
         self.device = next(module.parameters()).device
+        self.same = self._same_texts() if config.task == "embed" else np.empty(0, dtype=np.int64)
+
+    def _same_texts(self) -> np.ndarray:
+        """Number the texts, with one number for those that teacher or student cannot tell apart: they are no negatives of each other."""
+        texts = [example.text for example in self.material.train.examples]
+        numbers = same_numbers(self._teacher_keys(texts), self.reader.input_keys(texts))
+        if alike := int((np.bincount(numbers)[numbers] > 1).sum()):
+            self.progress.warn(
+                f"{alike:,} of {len(texts):,} texts have the same tokens as others to the teacher or the student: they are not pushed apart"
+            )
+        return numbers
+
+    def _teacher_keys(self, texts: list[str]) -> list[bytes]:
+        """What the teacher makes of each text: its token ids where they are known, else its vector."""
+        embedder = self.teacher.embedder if self.teacher.reads else None
+        if embedder is not None:
+            return id_keys(tokenise_once(embedder.tokenizer, texts, max_tokens=embedder.max_tokens))
+        taught = self.material.train.taught.text
+        assert taught is not None
+        return [np.ascontiguousarray(row).tobytes() for row in taught]
 
     def train(self) -> Trained:
         config = self.config
@@ -228,7 +250,9 @@ class _Session:
         taught = self.material.train.taught.text
         assert taught is not None
         teacher = torch.from_numpy(taught[places]).to(self.device)
-        loss = contrastive_distillation(vectors, teacher, temperature=self.config.temperature)
+        own = self.same[places]
+        is_same = torch.from_numpy(own[:, None] == own).to(self.device)
+        loss = contrastive_distillation(vectors, teacher, temperature=self.config.temperature, is_same=is_same)
         if self.config.similarity_weight:
             loss = loss + self.config.similarity_weight * similarity_matching(vectors, teacher)
         if self.config.vector_weight:

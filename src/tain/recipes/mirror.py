@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from tain.batches.ahead import Ahead
 from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.same_texts import same_texts
 from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
 from tain.batches.types import KeptTexts, PackedTexts
 from tain.batches.views import twin_views
@@ -344,13 +346,16 @@ class _Session:
         self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
         needs_mask = bool(config.erased_chars) and material.is_identity
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
-        keys: dict[str, int] = {}
-        self.left_keys = np.array([keys.setdefault(same_text_key(text), len(keys)) for text in material.left])
-        self.right_keys = (
-            self.left_keys
-            if material.is_identity
-            else np.array([keys.setdefault(same_text_key(text), len(keys)) for text in material.right])
-        )
+        right = [] if material.is_identity else material.right
+        kept_right = [] if material.is_identity else self._kept_right
+        keys, self.alike = same_texts([*material.left, *right], chain(self._kept_left, kept_right))
+        self.left_keys = keys[: len(material.left)]
+        self.right_keys = self.left_keys if material.is_identity else keys[len(material.left) :]
+        if len(set(keys.tolist())) < 2:
+            raise UserError(
+                f"all {len(keys):,} texts have the same {len(self._kept_left[0])} tokens when they are cut at {self.max_tokens}, so there is "
+                "nothing to tell apart: raise --max-tokens, or give other texts"
+            )
 
     def _elapsed_s(self) -> float:
         """Time since the budget began."""
@@ -371,6 +376,11 @@ class _Session:
         if truncated:
             self.progress.warn(
                 f"{truncated:,} of {read:,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
+            )
+        if self.alike:
+            self.progress.warn(
+                f"{self.alike:,} of {read:,} texts differ from others in letters, but not in the {config.max_tokens} tokens that are read: they are "
+                "not pushed apart; raise --max-tokens where they differ further on"
             )
         if config.budget_s is None and (steps := self._plan(config.seed, 0.0)[1]) < _FEWEST_STEPS:
             self.progress.warn(

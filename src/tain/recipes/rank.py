@@ -33,7 +33,7 @@ from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.rank_card import ranker_card
 from tain.recipes.rank_config import RankConfig, plateau_factor
 from tain.recipes.rank_frozen import FrozenTower
-from tain.recipes.rank_material import Material, gather_material, mine_negatives
+from tain.recipes.rank_material import Material, gather_material, merge_same, mine_negatives
 from tain.text.cleaning import lists_others
 from tain.text.collections import each_item
 from tain.text.records import RankingExample
@@ -242,6 +242,7 @@ class _Session:
         self.ranker = self._build(embedder)
         self.device = self.ranker.device
         self.context_ids, self.candidate_ids, self.truncated = self._tokenised()
+        self._merge_same()
         self.lists = self._validation_lists()
         self.negatives: np.ndarray | None = None  # (pairs, negatives), where lists stay the same all along
         self.teacher_scores: Tensor | None = None  # (pairs, 1 + negatives), the right one first
@@ -281,6 +282,16 @@ class _Session:
                     f"raise --{what[:-1]}-tokens to keep them whole"
                 )
         return both[0].ids, both[1].ids, both[0].truncated + both[1].truncated
+
+    def _merge_same(self) -> None:
+        """Let no text be a negative of one that the model cannot tell it from."""
+        self.material, kept, alike = merge_same(self.material, self.context_ids, self.candidate_ids)
+        self.candidate_ids = [self.candidate_ids[place] for place in kept]
+        if alike:
+            self.progress.warn(
+                f"{alike:,} contexts and candidates differ from others in letters, but not in the tokens that are read: they count as the same; "
+                "raise --context-tokens or --candidate-tokens where they differ further on"
+            )
 
     def _validation_lists(self) -> CandidateLists | None:
         if not self.material.held:
