@@ -755,3 +755,52 @@ def test_only_self_retrieval_is_shown_of_word_overlap():
     rows = figure_rows(figures, figures, dict.fromkeys(FIGURES, 0.25))
     assert [row[3] for row in rows] == ["0.250", "0.250", "–", "–", "–", "–", "–"]
     assert [row[3] for row in figure_rows(figures, figures)] == ["–"] * 7
+
+
+# ---- texts that the model cannot tell apart
+
+
+def test_texts_with_the_same_tokens_after_cutting_do_not_push_each_other_away(bert_folder, texts):
+    beginning = "the sea is deep and the stars are far away "
+    alike = [beginning + ending for ending in ("today", "tomorrow", "at noon")] + ["a caf\u00e9 by the sea", "a cafe by the sea"]
+    made = session(bert_folder, [*texts[:8], *alike], max_tokens=10)
+    places = np.arange(len(made.material.left))
+    is_same = made._is_same(places)
+    assert is_same is not None
+    by_text = {text: place for place, text in enumerate(made.material.left)}
+    for group in (alike[:3], alike[3:]):
+        for one in group:
+            assert {made.material.left[place] for place in np.flatnonzero(is_same[by_text[one]])} == {*group} - {one}
+    assert int(is_same.sum()) == 6 + 2
+    assert (made.alike, made._sharing()) == (5, 5)
+    whole = session(bert_folder, [*texts[:8], *alike[:3]], max_tokens=40)  # they differ further on
+    assert (whole.alike, whole._is_same(np.arange(11))) == (0, None)
+
+
+def test_texts_that_read_the_same_are_counted_and_told(bert_folder, texts):
+    alike = ["the sea is deep and the stars are far away " + ending for ending in ("today", "tomorrow")]
+    with pytest.warns(
+        UserWarning, match=r"2 of \d+ texts differ from others in letters, but not in the 10 tokens that are read: .*raise --max-tokens"
+    ):
+        result = mirror(bert_folder, [*texts[:22], *alike], **SMALL | {"held_out": 0, "max_tokens": 10})
+    assert result.counts["sharing"] == 2
+
+
+def test_texts_that_all_read_the_same_are_refused(bert_folder):
+    alike = [f"the sea is deep and the stars are far away number {'a' * number}" for number in range(1, 20)]
+    with pytest.raises(
+        UserError,
+        match=r"all 19 texts have the same 8 tokens when they are cut at 8, so there is nothing to tell apart: raise --max-tokens",
+    ):
+        mirror(bert_folder, alike, **SMALL | {"held_out": 0, "max_tokens": 8})
+
+
+def test_sides_of_pairs_with_the_same_tokens_do_not_push_each_other_away(bert_folder):
+    pairs = [("a b", "c d"), ("e f", "c \u0107 d"), ("g h", "c c d"), ("i j", "k l")]
+    made = session(bert_folder, pairs, batch_texts=4)
+    shared = made._is_same(np.arange(4))
+    assert shared is not None
+    place = {made.material.left[row]: row for row in range(4)}
+    assert shared[place["e f"], place["g h"]]
+    assert int(shared.sum()) == 2
+    assert made.alike == 2

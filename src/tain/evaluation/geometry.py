@@ -9,7 +9,7 @@ counts for its bootstrap interval: one formula serves both. Pairs of a text with
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -122,9 +122,9 @@ def _alignment_and_uniformity(report: LabelFreeReport) -> float:
 
 def label_free_report(
     encoder: Encodes,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
-    twins: Sequence[str] | None = None,
+    twins: Iterable[str] | None = None,
     level: Level = "sentence",
     max_texts: int = 2000,
     rng: np.random.Generator,
@@ -151,9 +151,9 @@ def label_free_report(
 
 def label_free_bootstrap(
     encoder: Encodes,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
-    twins: Sequence[str] | None = None,
+    twins: Iterable[str] | None = None,
     level: Level = "sentence",
     max_texts: int = 2000,
     resamples: int = 1000,
@@ -367,9 +367,12 @@ class _Views:
     reciprocal_rank: np.ndarray
 
 
-def _sample(texts: Sequence[str], twins: Sequence[str] | None, *, level: Level, max_texts: int, rng: np.random.Generator) -> _Sample:
+def _sample(texts: Iterable[str], twins: Iterable[str] | None, *, level: Level, max_texts: int, rng: np.random.Generator) -> _Sample:
     from tain.text.cleaning import same_text_key
+    from tain.text.collections import list_texts
 
+    texts = list_texts(texts)
+    twins = None if twins is None else list_texts(twins, what="twin")
     if twins is not None and len(twins) != len(texts):
         raise ShapeError(f"each text needs one twin, got {len(texts)} texts and {len(twins)} twins")
     first_of_key: dict[str, int] = {}

@@ -19,6 +19,7 @@ from tain.evaluation.tasks import ACCURACY_UNIT, Outcomes
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import versions
+from tain.text.collections import list_texts
 
 SPEARMAN_UNIT = "Spearman x 100"
 _GEOMETRY_TEXTS = "stsb/stsb_dev.tsv"
@@ -165,7 +166,7 @@ def evaluate(
     data: Path | None = None,
     *,
     split: Split = "test",
-    texts: Sequence[str] | None = None,
+    texts: Iterable[str] | None = None,
     level: Level = "sentence",
     languages: tuple[str | None, str | None] = (None, None),
     resamples: int = 1000,
@@ -333,11 +334,11 @@ def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, res
 # ---- geometry
 
 
-def _geometry_texts(texts: Sequence[str] | None, data: Path | None, level: Level) -> list[str]:
+def _geometry_texts(texts: Iterable[str] | None, data: Path | None, level: Level) -> list[str]:
     if texts is not None:
-        if not texts:
+        if not (listed := list_texts(texts)):
             raise UserError("suite geometry was given no texts: give some, two at least")
-        return list(texts)
+        return listed
     if level != "sentence":
         raise UserError(f"suite geometry at level {level!r} has no texts of its own: give --texts FILE, one text a line")
     if data is None or not (data / _GEOMETRY_TEXTS).is_file():

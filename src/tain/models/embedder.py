@@ -1,7 +1,7 @@
 """Texts in, vectors out."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, collect_as_usual, set_number_type
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.saved import read_layout, write_layout
+from tain.text.collections import list_texts
 
 _WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
@@ -146,9 +147,9 @@ class Embedder:
     @torch.inference_mode()
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
-        language: str | Sequence[str] | None = None,
+        language: str | Iterable[str] | None = None,
         batch_tokens: int | None = None,
         normalise: bool | None = None,
         progress: Progress | None = None,
@@ -156,7 +157,7 @@ class Embedder:
         """Compute one vector a text, in order. Dropout is always off here.
 
         Args:
-            texts: Any number of texts; not one string.
+            texts: Any number of texts: a list, a generator, a column of a table. Not one string, a table or a set.
             language: The texts' language, or one a text. Needed by a model that is corrected by language, refused by others.
             batch_tokens: Tokens a batch; changes speed and memory, and no more of a vector than rounding does (in float32 the sixth digit, in
                 bfloat16 the third).
@@ -164,12 +165,15 @@ class Embedder:
             progress: Told about every batch.
 
         Raises:
-            UserError: ``texts`` is a single string, or holds something that is not text; a language is missing, unknown, or given
-                to a model that treats all texts alike.
+            UserError: ``texts`` is a single string, a table or a set, or holds something that is not text; a language is missing, unknown,
+                or given to a model that treats all texts alike; or there are more or fewer languages than texts.
         """
-        if isinstance(texts, str):
-            raise UserError("encode was given one string, which would be read letter by letter: give a list, encode([text])")
+        texts = list_texts(texts)
+        if language is not None and not isinstance(language, str):
+            language = list_texts(language, what="language")
         self.refuse_language(language)
+        if isinstance(language, list) and len(language) != len(texts):
+            raise UserError(f"{len(language):,} languages came with {len(texts):,} texts: give one a text, or one for all")
         batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096)
         was_training = self.encoder.training
         self.encoder.eval()
@@ -178,10 +182,7 @@ class Embedder:
         try:
             with (progress or Progress.silent()).task("encode", len(texts)) as task:
                 for start in range(0, len(texts), _WINDOW_TEXTS):
-                    window = list(texts[start : start + _WINDOW_TEXTS])
-                    for place, text in enumerate(window):
-                        if not isinstance(text, str):
-                            raise UserError(f"text {start + place} is {type(text).__name__}, not text: give strings")
+                    window = texts[start : start + _WINDOW_TEXTS]
                     tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
                     self.truncated += tokens.truncated
                     if not all(tokens.ids):
@@ -198,9 +199,9 @@ class Embedder:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Tell how many tokens are read of each text, special tokens included."""
-        return [len(ids) for ids in tokenise(self.tokenizer, texts, max_tokens=self.max_tokens).ids]
+        return [len(ids) for ids in tokenise(self.tokenizer, list_texts(texts), max_tokens=self.max_tokens).ids]
 
     def refuse_language(self, language: str | Sequence[str] | None) -> None:
         """Refuse what ``encode`` would refuse as a language, before anything is encoded.

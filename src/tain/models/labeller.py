@@ -1,7 +1,7 @@
 """Transformers classifiers and taggers: texts in, logits or labels out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device
 from tain.models.embedder import load_with_missing, max_length, weights_fingerprint
 from tain.models.saved import locate, refuse_pickles
+from tain.text.collections import list_texts
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
 
@@ -99,11 +100,12 @@ class Labeller:
         outputs = checked_names(names or own, outputs=len(own), what="labels" if kind == "classify" else "tags", model=str(name))
         return cls(model.to(choose_device(device)), tokenizer, name=str(name), **{"labels" if kind == "classify" else "tags": outputs})
 
-    def logits(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[np.ndarray]:
+    def logits(self, texts: Iterable[str], *, progress: Progress | None = None) -> list[np.ndarray]:
         """Compute the logits of each text (classes,), or of its tokens (tokens, tags): what blanks part, each by its first piece.
 
         A token beyond the model's limit has nan.
         """
+        texts = list_texts(texts)
         found: list[Any] = [None] * len(texts)
         order = np.argsort([len(text) for text in texts], kind="stable")
         self.truncated = 0
@@ -119,7 +121,7 @@ class Labeller:
         """SHA-256 of weights and tokenizer."""
         return weights_fingerprint(self._model, self._tokenizer)
 
-    def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], *, progress: Progress | None = None) -> list[Prediction]:
         """Tell each text's class, or its tokens' tags."""
         return [self._said(logits) for logits in self.logits(texts, progress=progress)]
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from tain.batches.ahead import Ahead
 from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.same_texts import same_texts
 from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
 from tain.batches.types import KeptTexts, PackedTexts
 from tain.batches.views import twin_views
@@ -41,6 +43,7 @@ from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.mirror_card import FIGURES, below_lexical, model_card
 from tain.recipes.mirror_config import MirrorConfig
 from tain.text.cleaning import drop_repeats, same_text_key
+from tain.text.collections import each_item
 from tain.training import distributed
 from tain.training.checkpoint import (
     checkpoint_folder,
@@ -223,9 +226,7 @@ def mirror(
 
 def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
     """Drop repeats, draw the texts to train on and keep others to measure on."""
-    if isinstance(texts, str):
-        raise UserError("mirror was given one string, which would be read letter by letter: give a list of texts")
-    everything = list(texts)
+    everything = list(each_item(texts))
     _refuse_what_is_no_text(everything)
     is_identity = not everything or isinstance(everything[0], str)
     given = [each for each in everything if (each.strip() if is_identity else each[0].strip() and each[1].strip())]
@@ -349,13 +350,16 @@ class _Session:
         self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
         needs_mask = bool(config.erased_chars) and material.is_identity
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
-        keys: dict[str, int] = {}
-        self.left_keys = np.array([keys.setdefault(same_text_key(text), len(keys)) for text in material.left])
-        self.right_keys = (
-            self.left_keys
-            if material.is_identity
-            else np.array([keys.setdefault(same_text_key(text), len(keys)) for text in material.right])
-        )
+        right = [] if material.is_identity else material.right
+        kept_right = [] if material.is_identity else self._kept_right
+        keys, self.alike = same_texts([*material.left, *right], chain(self._kept_left, kept_right))
+        self.left_keys = keys[: len(material.left)]
+        self.right_keys = self.left_keys if material.is_identity else keys[len(material.left) :]
+        if len(set(keys.tolist())) < 2:
+            raise UserError(
+                f"all {len(keys):,} texts have the same {len(self._kept_left[0])} tokens when they are cut at {self.max_tokens}, so there is "
+                "nothing to tell apart: raise --max-tokens, or give other texts"
+            )
 
     def _elapsed_s(self) -> float:
         """Time since the budget began."""
@@ -376,6 +380,11 @@ class _Session:
         if truncated:
             self.progress.warn(
                 f"{truncated:,} of {read:,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
+            )
+        if self.alike:
+            self.progress.warn(
+                f"{self.alike:,} of {read:,} texts differ from others in letters, but not in the {config.max_tokens} tokens that are read: they are "
+                "not pushed apart; raise --max-tokens where they differ further on"
             )
         if config.budget_s is None and (steps := self._plan(config.seed, 0.0)[1]) < _FEWEST_STEPS:
             self.progress.warn(
