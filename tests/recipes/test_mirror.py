@@ -753,8 +753,8 @@ def test_only_self_retrieval_is_shown_of_word_overlap():
 
     figures = dict.fromkeys(FIGURES, 0.5)
     rows = figure_rows(figures, figures, dict.fromkeys(FIGURES, 0.25))
-    assert [row[3] for row in rows] == ["0.250", "0.250", "–", "–", "–", "–", "–"]
-    assert [row[3] for row in figure_rows(figures, figures)] == ["–"] * 7
+    assert [row[3] for row in rows] == ["0.250", "–", "–", "–"]
+    assert [row[3] for row in figure_rows(figures, figures, all_figures=True)] == ["–"] * 7
 
 
 # ---- texts that the model cannot tell apart

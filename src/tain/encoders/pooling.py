@@ -1,6 +1,5 @@
 """Token vectors to text vectors."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

@@ -124,7 +124,9 @@ def read_layout(name: str | Path) -> Layout:
         if kind == "Transformer":
             inner = f"{module['path']}/" if module["path"] else ""
         elif kind == "WordWeights" and pooling is None and token_weights is None:
-            token_weights = _token_weights(stored(f"{module['path']}/config.json") or stored(f"{module['path']}/wordweights_config.json"), name)
+            token_weights = _token_weights(
+                stored(f"{module['path']}/config.json") or stored(f"{module['path']}/wordweights_config.json"), name
+            )
         elif kind == "Pooling":
             pooling = _pooling(stored(f"{module['path']}/config.json"), name)
         elif kind == "Normalize":
