@@ -36,7 +36,7 @@ def texts(sentences):
 def session(folder, texts, **settings):
     """A training session that has not begun, for looking at single steps."""
     config = MirrorConfig(**{**SMALL, "held_out": 0, **settings})
-    material = recipe._material(texts, config)
+    material = recipe.training_set(texts, config)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
     config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=recipe._weight_rms(embedder.encoder)), embedder)
     made = recipe._Session(folder, embedder, config, material, Progress.silent(), None, False)
@@ -111,7 +111,7 @@ def test_five_seeds_keep_the_best_and_report_the_spread(bert_folder, texts):
     assert alone.spread() == {}
     kept = recipe.label_free_report(
         result.embedder,
-        recipe._material(texts, result.config).held_left,
+        recipe.training_set(texts, result.config).held_left,
         level="sentence",
         max_texts=500,
         rng=np.random.default_rng([13, 2]),
@@ -270,19 +270,19 @@ def test_pairs_have_the_ids_that_their_texts_have(bert_folder, texts):
 
 def test_what_is_held_out_is_not_trained_on(texts):
     config = MirrorConfig(**SMALL)
-    material = recipe._material(texts, config)
+    material = recipe.training_set(texts, config)
     assert len(material.held_left) == 8
     assert sorted(material.left + material.held_left) == sorted(texts)
-    repeated = recipe._material([text for text in texts for _ in range(3)], MirrorConfig(keep_repeats=True, **SMALL))
+    repeated = recipe.training_set([text for text in texts for _ in range(3)], MirrorConfig(keep_repeats=True, **SMALL))
     assert not set(repeated.held_left) & set(repeated.left)
     pairs = [(texts[place // 2], texts[40 + place // 2] + str(place)) for place in range(80)]  # each left side twice
-    split = recipe._material(pairs, config)
+    split = recipe.training_set(pairs, config)
     assert len(split.held_left) == 8
     assert not set(split.held_left) & set(split.left)
 
 
 def test_no_more_texts_are_trained_on_than_asked_for(texts):
-    material = recipe._material(texts, MirrorConfig(max_texts=16, **SMALL))
+    material = recipe.training_set(texts, MirrorConfig(max_texts=16, **SMALL))
     assert (len(material.left), material.counts["left_over"]) == (16, 56)
 
 
@@ -668,7 +668,7 @@ def test_a_budget_that_is_over_when_the_model_is_loaded_is_refused_at_once(bert_
 def test_before_is_the_untouched_model_as_it_is_loaded(bert_folder, texts):
     result = mirror(bert_folder, texts, level="word", epochs=1, **SMALL)
     assert result.config.pooling == "cls"
-    held = recipe._material(texts, result.config).held_left
+    held = recipe.training_set(texts, result.config).held_left
     settings = {"level": "word", "max_texts": 500, "rng": np.random.default_rng([13, 2])}
     untouched = recipe.label_free_report(Embedder.load(bert_folder, dtype="float32"), held, **settings)
     assert result.before.uniformity == pytest.approx(untouched.uniformity, abs=1e-5)

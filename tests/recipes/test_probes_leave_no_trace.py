@@ -147,7 +147,7 @@ def mirror_session(bert_folder, texts) -> Callable[..., Any]:
         fixed = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 0, "erase_floor": 10}
         config = MirrorConfig(**(fixed | settings))
         embedder = Embedder.load(bert_folder, dtype="float32", device="cpu")
-        material = mirror_recipe._material(texts, config)
+        material = mirror_recipe.training_set(texts, config)
         resolved = config.resolved(width=embedder.dim, weight_rms=mirror_recipe._weight_rms(embedder.encoder))
         config = mirror_recipe._fit_to_model(resolved, embedder)
         return mirror_recipe._Session(bert_folder, embedder, config, material, Progress.silent(), None, False)

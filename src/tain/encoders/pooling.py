@@ -1,6 +1,6 @@
 """Token vectors to text vectors."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tain.batches.types import PackedTexts
@@ -30,3 +30,16 @@ def masked_mean(
     sums = hidden.new_zeros(shape).index_add(0, packed.owners, hidden * weights[:, None])[:-1]
     totals = hidden.new_zeros(packed.texts + 1).index_add(0, packed.owners, weights)[:-1]
     return sums / totals.clamp(min=1e-9)[:, None]
+
+
+def sif_weights(counts: Int[Tensor, " vocabulary"], *, smoothing: float) -> Float[Tensor, " vocabulary"]:
+    """Weigh each token by smoothing / (smoothing + its relative frequency): 1 for a token that never occurs, near 0 for "the".
+
+    Arora et al. 2017, smooth inverse frequency. Their default is 1e-3; before a whitening 1e-2 does better (``docs/LOG.md``).
+
+    Args:
+        counts: How often each token occurs, special tokens included.
+        smoothing: The relative frequency at which a token weighs one half.
+    """
+    frequencies = counts.double() / counts.sum().clamp(min=1)
+    return (smoothing / (smoothing + frequencies)).float()

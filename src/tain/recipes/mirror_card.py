@@ -45,6 +45,17 @@ def below_lexical(lexical: dict[str, Any] | None, after: dict[str, Any] | None) 
     )
 
 
+def method_of(config: Any, *, is_paired: bool) -> str:
+    """Name the method of a run, for the record and the card."""
+    if config.recipe == "fast":
+        return "whitened input embeddings (no training)"
+    if is_paired:
+        return "Mirror-BERT (pairs of texts)"
+    names = {"identity": "identity fine-tuning", "neighbours": "neighbouring sentences", "crops": "random crops"}
+    named = " and ".join(names[kind] for kind in config.positive_kinds)
+    return f"Mirror-BERT ({named})" if config.positive_kinds == ("identity",) else f"contrastive fine-tuning ({named})"
+
+
 def spread_in_words(spread: dict[str, dict[str, float]], *, all_figures: bool = False) -> list[str]:
     """Mean and standard deviation over seeds of the main figures, or of all, a line each."""
     shown = [name for name in (FIGURES if all_figures else MAIN_FIGURES) if name in spread]

@@ -1,7 +1,13 @@
 """Split paragraphs into sentences, by punctuation: a rule without a model, for texts whose lines are whole paragraphs."""
 
 import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
+from tain.text.cleaning import same_text_key
+from tain.text.records import Pair, Sentence
+
+_FEWEST_WORDS = 3  # of a neighbour: shorter sentences are headings, calls and remains of lists
 _ENDS = ".!?…。！？।؟"
 _CLOSERS = "\"'”’»)\\]」』"
 _OPENERS = "\"'“‘«(\\[「『¿¡"
@@ -32,3 +38,28 @@ def split_sentences(paragraph: str) -> list[str]:
         begin = next_begin
     sentences.append(paragraph[begin:].strip())
     return [sentence for sentence in sentences if sentence]
+
+
+def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
+    """Give every two sentences that follow each other in one line; lines of one sentence each are neighbours within their document.
+
+    Sentences of fewer than 3 words (or, in scripts without white space, fewer than 6 characters) and repetitions are no neighbours.
+
+    Args:
+        lines: Lines in order, with the mark of a document's begin; a line may be a whole paragraph.
+    """
+    before = ""  # the last sentence of the line before, if that may be a neighbour
+    for line in lines:
+        sentences = split_sentences(line.text)
+        if len(sentences) == 1 and before and not line.begins_document:
+            sentences = [before, *sentences]
+        for left, right in pairwise(sentences):
+            if _is_long_enough(left) and _is_long_enough(right) and same_text_key(left) != same_text_key(right):
+                yield Pair(left, right)
+        is_single = len(sentences) == 1 or (len(sentences) == 2 and sentences[0] is before)
+        before = sentences[-1] if is_single else ""
+
+
+def _is_long_enough(sentence: str) -> bool:
+    words = sentence.split()
+    return len(words) >= _FEWEST_WORDS or (len(words) == 1 and not sentence.isascii() and len(sentence) >= 2 * _FEWEST_WORDS)
