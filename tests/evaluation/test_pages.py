@@ -137,7 +137,7 @@ def test_a_difference_from_tf_idf_that_chance_explains_is_none(page):
 
 def test_a_figure_that_points_the_other_way_is_not_left_out(page):
     mixed = against_tf_idf(page, change(), change("MRR", 0.5, 0.4, -0.2, -0.05, is_share=False))
-    assert headline(mixed).endswith("; its MRR is lower (0.400 against 0.500)")
+    assert headline(mixed).endswith("; the MRR of tain-mini is lower (0.400 against 0.500)")
 
 
 # ---- what mirroring changed

@@ -188,7 +188,7 @@ def headline(page: BeforeAfter) -> str:
     for other in others:
         if other.direction not in (0, first.direction):
             way = "higher" if other.direction > 0 else "lower"
-            said += f"; its {other.name} is {way} ({figure(other, other.after)} against {figure(other, other.before)})"
+            said += f"; the {other.name} of {page.model} is {way} ({figure(other, other.after)} against {figure(other, other.before)})"
     return said
 
 
