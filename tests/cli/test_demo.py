@@ -48,7 +48,7 @@ def fakes(monkeypatch):
         calls.update(documents=corpus.documents, budget_s=budget_s, seed=seed)
         folder.mkdir()
         (folder / "model").write_text("weights")
-        return module.Training(texts=len(corpus.sentences), seconds=1.5, settings={"steps": 3})
+        return module.Training(texts=len(corpus.sentences), seconds=1.5, positives="each one paired with itself", settings={"steps": 3})
 
     monkeypatch.setattr(module, "_gather", lambda **_: corpus)
     monkeypatch.setattr(module, "_load", lambda model: Fake(3.0 if model == module.MODEL else 0.0))

@@ -249,3 +249,11 @@ def test_reports_on_different_texts_do_not_compare():
 def test_score_follows_retrieval_first_and_then_alignment_plus_uniformity():
     assert label_free_score(report(self_retrieval_mrr=0.75)) > label_free_score(report(uniformity=-4.0))
     assert label_free_score(report(uniformity=-2.5)) > label_free_score(report())
+
+
+def test_isotropy_of_fewer_vectors_than_dimensions_is_that_of_all_eigenvectors(rng: np.random.Generator):
+    vectors = rng.normal(size=(7, 30))
+    directions = np.linalg.eigh(vectors.T @ vectors)[1]
+    sums = np.exp(vectors @ np.concatenate([directions, -directions], axis=1)).sum(axis=0)
+    assert isotropy(vectors) == pytest.approx(sums.min() / sums.max(), rel=1e-9)
+    assert isotropy(np.zeros((3, 5))) == pytest.approx(1.0)

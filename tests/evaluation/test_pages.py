@@ -57,6 +57,7 @@ def page():
         model="tain-mini",
         training_s=21.4,
         texts=9500,
+        positives="each one paired with itself",
         functions=len(FUNCTIONS),
         changes=[change(), change("MRR", is_share=False)],
         rivals=[
@@ -136,7 +137,7 @@ def test_a_difference_from_tf_idf_that_chance_explains_is_none(page):
 
 def test_a_figure_that_points_the_other_way_is_not_left_out(page):
     mixed = against_tf_idf(page, change(), change("MRR", 0.5, 0.4, -0.2, -0.05, is_share=False))
-    assert headline(mixed).endswith("; its MRR is lower (0.400 against 0.500)")
+    assert headline(mixed).endswith("; the MRR of tain-mini is lower (0.400 against 0.500)")
 
 
 # ---- what mirroring changed
@@ -207,6 +208,11 @@ def test_right_answers_are_marked_in_words_not_by_colour_alone(page):
     html = before_after_page(page)
     right = sum(neighbour.is_right for case in page.cases for side in (case.before, case.after) for neighbour in side)
     assert right and html.count("✓ <span") == right == html.count('<li class="right">')
+
+
+def test_what_was_drawn_together_is_said(page):
+    html = before_after_page(replace(page, positives="neighbours of one docstring paired"))
+    assert "neighbours of one docstring paired: no labels" in html and "paired with itself" not in html
 
 
 def test_every_method_has_a_bar_a_row_and_a_sentence(page):

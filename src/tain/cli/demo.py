@@ -104,11 +104,13 @@ class Training:
     Attributes:
         texts: Texts trained on.
         seconds: Time in the training loop.
+        positives: What is drawn together, in words for the page.
         settings: The recipe, in words for the page.
     """
 
     texts: int
     seconds: float
+    positives: str
     settings: dict[str, object]
 
 
@@ -322,7 +324,7 @@ def _mirror(corpus: "DocstringCorpus", folder: Path, *, budget_s: float, seed: i
         "pooling": config.pooling,
         "training": f"{run.seconds:.1f} s",
     }
-    return Training(texts=made.texts, seconds=run.seconds, settings=settings)
+    return Training(texts=made.texts, seconds=run.seconds, positives="each one paired with itself", settings=settings)
 
 
 # ---- what is shown and kept
@@ -349,6 +351,7 @@ def _page(
         model=MODEL,
         training_s=training.seconds,
         texts=training.texts,
+        positives=training.positives,
         functions=len(functions),
         changes=changes,
         rivals=rivals,

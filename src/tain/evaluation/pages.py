@@ -87,6 +87,7 @@ class BeforeAfter:
         model: Name of the model that was trained.
         training_s: Seconds of training.
         texts: How many texts it was trained on.
+        positives: What the training drew together, in words: ``each one paired with itself``.
         functions: How many held-out functions were searched.
         changes: The labelled figures before and after.
         rivals: Other methods, one at least; the headline compares the new encoder with the first.
@@ -101,6 +102,7 @@ class BeforeAfter:
     model: str
     training_s: float
     texts: int
+    positives: str
     functions: int
     changes: Sequence[Change]
     rivals: Sequence[Rival]
@@ -186,7 +188,7 @@ def headline(page: BeforeAfter) -> str:
     for other in others:
         if other.direction not in (0, first.direction):
             way = "higher" if other.direction > 0 else "lower"
-            said += f"; its {other.name} is {way} ({figure(other, other.after)} against {figure(other, other.before)})"
+            said += f"; the {other.name} of {page.model} is {way} ({figure(other, other.after)} against {figure(other, other.before)})"
     return said
 
 
@@ -283,7 +285,7 @@ def _header(page: BeforeAfter, title: str) -> str:
 <p class="brand">{_MARK}<span>tain</span></p>
 <h1>{escape(title).replace(name, f'<span class="whole">{name}</span>')}</h1>
 <p class="lead">{escape(page.model)} read {page.texts:,} sentences from the docstrings of the Python packages on this machine,
-each one paired with itself: no labels, nothing downloaded. Then it was asked about functions from modules it had not seen.</p>
+{escape(page.positives)}: no labels, nothing downloaded. Then it was asked about functions from modules it had not seen.</p>
 </header>"""
 
 
