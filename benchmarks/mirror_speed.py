@@ -66,7 +66,7 @@ class Ours:
         config = MirrorConfig(held_out=0, keep_repeats=True, learning_rate=LEARNING_RATE)
         embedder = Embedder.load(folder, dtype="float32", device="cpu")
         config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=0.063), embedder)
-        material = recipe._Material(texts, texts, True, [], [])
+        material = recipe.training_set(texts, MirrorConfig(keep_repeats=True, held_out=0, max_texts=0))
         self.session = recipe._Session(folder, embedder, config, material, Progress.silent(), None, False)
         set_dropout(embedder.encoder.model, hidden=0.1, attention=0.1)
         self.optimizer = adamw(

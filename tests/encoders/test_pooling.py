@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tain.batches.packing import pack
-from tain.encoders.pooling import first_token, masked_mean
+from tain.encoders.pooling import first_token, masked_mean, sif_weights
 from tain.encoders.transformer import TransformerEncoder
 
 Build = Callable[..., Any]
@@ -92,3 +92,35 @@ def test_cls_is_the_first_tokens_vector(tiny_encoder: Build, token_ids: Build):
     plain = tiny_encoder("bert")
     expected = torch.stack([plain(input_ids=torch.tensor([text])).last_hidden_state[0, 0] for text in ids])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+# ---- weighted means
+
+
+def test_equal_weights_change_nothing():
+    packed = pack([[1, 2, 3], [4], [5, 6], [7], [8, 9, 10]])
+    hidden = torch.randn(len(packed.ids), 6)
+    torch.testing.assert_close(masked_mean(hidden, packed, token_weights=torch.full((11,), 0.25)), masked_mean(hidden, packed))
+
+
+def test_a_weighted_mean_is_each_texts_own_and_a_text_without_weight_is_zero():
+    packed = pack([[1, 2, 2], [0, 0]])
+    hidden = torch.randn(len(packed.ids), 6)
+    weights = torch.tensor([0.0, 3.0, 0.5])
+    found = masked_mean(hidden, packed, token_weights=weights)[packed.order.argsort()]
+    first = hidden[packed.starts[packed.order.argsort()[0]] :][:3]
+    torch.testing.assert_close(found[0], (3 * first[0] + 0.5 * first[1] + 0.5 * first[2]) / 4)
+    assert (found[1] == 0).all()
+
+
+def test_weights_leave_out_the_fillers_of_shared_rows():
+    packed = pack([[1] * length for length in range(2, 20)], share_rows=True)
+    hidden = packed.ids[:, None] * torch.ones(1, 2)
+    assert (packed.ids == 0).any()
+    torch.testing.assert_close(masked_mean(hidden, packed, token_weights=torch.tensor([5.0, 0.1])), torch.ones(packed.texts, 2))
+
+
+def test_smooth_inverse_frequencies_have_their_closed_form():
+    weights = sif_weights(torch.tensor([0, 1, 9, 90]), smoothing=0.01)
+    torch.testing.assert_close(weights, torch.tensor([1.0, 0.5, 0.01 / 0.1, 0.01 / 0.91]))
+    assert sif_weights(torch.zeros(3, dtype=torch.long), smoothing=0.01).tolist() == [1, 1, 1]

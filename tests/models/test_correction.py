@@ -121,6 +121,15 @@ def test_whitened_vectors_have_mean_0_and_covariance_1(rng: np.random.Generator)
     np.testing.assert_allclose(fit.correction.weight, fit.correction.weight.T, atol=1e-4)  # nothing is turned
 
 
+@pytest.mark.parametrize("power", [0.0, 0.3, 0.5, 1.0])
+def test_a_power_leaves_each_component_its_variance_to_the_rest_of_it(power: float, rng: np.random.Generator):
+    vectors = (rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6)) + 3).astype(np.float32)
+    before = np.linalg.eigvalsh(np.cov(vectors.T.astype(np.float64), bias=True))
+    white = fit_whitening(moments_of(vectors), power=power).correction.apply(vectors).astype(np.float64)
+    np.testing.assert_allclose(np.linalg.eigvalsh(np.cov(white.T, bias=True)), np.sort(before ** (1 - power)), rtol=1e-3)
+    np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-3)
+
+
 def test_fewer_dimensions_are_the_strongest_ones_at_variance_1(rng: np.random.Generator):
     vectors = (rng.normal(size=(500, 6)) * [9, 7, 5, 1, 1, 1]).astype(np.float32)
     fit = fit_whitening(moments_of(vectors), dimensions=3)

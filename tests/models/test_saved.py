@@ -322,3 +322,48 @@ def test_a_hub_name_is_read_as_its_folder_would_be(encoder_folder: Path, monkeyp
     edit(encoder_folder / "sentence_bert_config.json", max_seq_length=17)
     found = read_layout("somebody/encoder")
     assert (found.path, found.pooling, found.max_tokens) == ("somebody/encoder", "cls", 17)
+
+
+# ---- token weights
+
+
+def weighted(folder: Path) -> Embedder:
+    embedder = encoder_of(folder, pooling="mean")
+    rows = embedder.encoder.model.config.vocab_size
+    embedder.encoder.token_weights = torch.rand(rows, generator=torch.Generator().manual_seed(1)) + 0.01
+    return embedder
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "roberta", "mpnet"])
+def test_token_weights_are_saved_as_sentence_transformers_runs_them(
+    architecture: str, save_masked_lm: Save, sentences: list[str], tmp_path: Path
+):
+    from sentence_transformers import SentenceTransformer
+
+    before = weighted(save_masked_lm(architecture))
+    folder = write(before, tmp_path / "encoder")
+    after = encoder_of(folder)
+    np.testing.assert_allclose(after.encode(sentences), before.encode(sentences), atol=1e-6)
+    np.testing.assert_allclose(SentenceTransformer(str(folder), device="cpu").encode(sentences), before.encode(sentences), atol=1e-5)
+    assert encoder_of(folder).fingerprint() == after.fingerprint() != encoder_of(save_masked_lm(architecture)).fingerprint()
+
+
+def test_token_weights_that_cannot_be_right_are_refused(bert_folder: Path, tmp_path: Path):
+    folder = write(weighted(bert_folder), tmp_path / "encoder")
+    with pytest.raises(UserError, match="weighs its tokens in the mean: leave it out"):
+        encoder_of(folder, pooling="cls")
+    config = folder / "1_WordWeights" / "config.json"
+    whole = json.loads(config.read_text())
+    for changes, message in [
+        ({"vocab": whole["vocab"][:5]}, "has weights for 5 tokens, but its vocabulary has"),
+        ({"word_weights": None}, "token weights without vocab and word_weights"),
+        ({"word_weights": {"the": "a"}}, "token weights that are no numbers"),
+        ({"unknown_word_weight": -1, "word_weights": {}}, "token weights below 0, or not finite"),
+    ]:
+        config.write_text(json.dumps(whole | changes))
+        with pytest.raises(UserError, match=message):
+            encoder_of(folder)
+    config.write_text(json.dumps(whole))
+    edit(folder / "2_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+    with pytest.raises(UserError, match="weighs its tokens and pools by cls"):
+        encoder_of(folder)

@@ -220,14 +220,21 @@ def test_settings_reach_what_they_are_for(bert_folder, texts, monkeypatch):
     watched(
         "label_free_report",
         recipe.label_free_report,
-        lambda more: asked["level"].append(more["level"]) or asked["twins"].append(more["twins"]),
+        lambda more: asked["level"].append(more["level"]) or asked["twins"].append(more.get("twins")),
     )
     own = {"dropout": 0.3, "attention_dropout": 0.2, "weight_decay": 0.5, "learning_rate": 1e-3, "level": "phrase"}
     mirror(bert_folder, texts, **own, **SMALL)
-    assert asked == {"dropout": [(0.3, 0.2)], "decay": [(1e-3, 0.5)], "level": ["phrase"] * 2, "twins": [None] * 2}
+    assert asked == {
+        "dropout": [(0.3, 0.2)],
+        "decay": [(1e-3, 0.5)],
+        "level": ["phrase"] * 3,
+        "twins": [None] * 3,
+    }  # before, after and word overlap
     asked["twins"].clear()
     pairs = [(text, f"{text} again") for text in texts]
     mirror(bert_folder, pairs, **SMALL)
+    assert asked["twins"].pop() is None  # of word overlap, which has no use for them
+    assert len(asked["twins"]) == 2
     for twins in asked["twins"]:
         assert len(twins) == 8
         assert all(twin.endswith(" again") for twin in twins)

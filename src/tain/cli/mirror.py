@@ -31,6 +31,16 @@ def mirror(
         tuple[str, str] | None,
         Parameter(help="two columns of texts that mean the same, for weak supervision: --pairs left right", negative=()),
     ] = None,
+    document_column: Annotated[
+        str | None, Parameter(help="a column whose value is the same throughout a document, where TEXTS is a table of sentences")
+    ] = None,
+    documents: Annotated[
+        list[str] | None,
+        Parameter(
+            help="files whose neighbouring sentences are drawn together, an empty line between documents; default: TEXTS itself",
+            negative=(),
+        ),
+    ] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
     overwrite: Annotated[
         bool, Parameter(help="replace the output folder if it exists, and start anew where a run was cut off", negative=())
@@ -45,6 +55,9 @@ def mirror(
     """Turn a masked language model and a file of texts into an encoder. No labels, no extra data.
 
     tain mirror tain-mini sentences.txt -o encoder --budget 30s
+
+    --recipe best does better where there is running text: tain mirror tain-mini sentences.txt --documents articles.txt -o encoder --recipe best
+    draws neighbouring sentences together. --recipe fast takes seconds. Neither needs labels.
 
     Parameters
     ----------
@@ -62,22 +75,44 @@ def mirror(
     progress = Progress.for_terminal(json=json, quiet=quiet)
     if column is not None and pairs is not None:
         raise UserError("column and pairs both name columns: give --column for texts, or --pairs for texts that mean the same")
-    given = _read(texts, column, pairs, progress)
+    if pairs is not None and (documents or document_column is not None):
+        raise UserError("pairs are positives themselves: leave --documents and --document-column out, or --pairs")
+    wants_documents = settled.recipe == "best" or "neighbours" in settled.positive_kinds
+    if document_column is not None and not wants_documents:
+        raise UserError(
+            "document_column tells which sentences are neighbours: give --recipe best or --positives neighbours, or leave it out"
+        )
+    given = _read(texts, column, pairs, progress, document_column=document_column, in_documents=wants_documents and not documents)
+    background = [sentence for source in documents or () for sentence in _read(source, None, None, progress, in_documents=True)]
     from tain.recipes.mirror import mirror as run
     from tain.training import distributed
 
     with distributed.ending_processes():
         began_s = time.monotonic() - process_age_s()
-        result = run(model, given, output, config=settled, overwrite=overwrite, progress=progress, began_s=began_s)
+        more = {"documents": background} if documents else {}
+        result = run(model, given, output, config=settled, overwrite=overwrite, progress=progress, began_s=began_s, **more)
         if distributed.rank() == 0:
             _show(result, as_json=json, all_figures=all_figures)
 
 
-def _read(source: str, column: str | None, pairs: tuple[str, str] | None, progress: "Progress") -> list[Any]:
-    from tain.text.readers import read_pairs, read_texts
+def _read(
+    source: str,
+    column: str | None,
+    pairs: tuple[str, str] | None,
+    progress: "Progress",
+    *,
+    document_column: str | None = None,
+    in_documents: bool = False,
+) -> list[Any]:
+    from tain.text.readers import read_pairs, read_sentences, read_texts
 
     refuse_shared_input(source)
-    stream = read_texts(source, column=column) if pairs is None else read_pairs(source, columns=pairs)
+    if pairs is not None:
+        stream = read_pairs(source, columns=pairs)
+    elif in_documents:
+        return list(read_sentences(source, column=column, document_column=document_column))  # a blank line ends a document
+    else:
+        stream = read_texts(source, column=column)
     given = list(stream)
     if stream.blank:
         progress.warn(f"{stream.blank:,} blank {'lines' if pairs is None else 'pairs'} of {source!r} were skipped")
@@ -86,7 +121,7 @@ def _read(source: str, column: str | None, pairs: tuple[str, str] | None, progre
 
 def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
     """Print the before-and-after table, or everything as one JSON object."""
-    from tain.recipes.mirror_card import figure_rows, spread_in_words
+    from tain.recipes.mirror_card import figure_rows, published_figure, spread_in_words
 
     before = result.before.to_dict() if result.before else None
     after = result.after.to_dict() if result.after else None
@@ -134,5 +169,7 @@ def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
         f"{repeated}, {sharing}{counts['held_out']:,} held out, {counts['left_over']:,} left over, "
         f"{counts['not_read']:,} not read, {counts['truncated']:,} cut"
     )
+    if published := published_figure(result.config, str(result.base_model)):
+        console.print(published)
     if result.folder is not None:
         console.print(f"saved in {result.folder}", soft_wrap=True, highlight=False, markup=False)

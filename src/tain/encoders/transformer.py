@@ -52,6 +52,7 @@ class TransformerEncoder(nn.Module):
             raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
         if token_weights is not None and pooling != "mean":
             raise UserError(f"pooling is {pooling!r}, but the model weighs its tokens, which only the mean can: give mean")
+        self.token_weights: Tensor | None
         # not in the state dict: the weights belong to the pooling, and are stored with it
         self.register_buffer("token_weights", None if token_weights is None else token_weights.float(), persistent=False)
         self.model = model

@@ -45,3 +45,26 @@ def info_nce(
     logits = logits.masked_fill(is_barred, -torch.inf)  # never its own candidate
     twins = torch.arange(2 * batch, device=logits.device).roll(batch)
     return F.cross_entropy(logits, twins)
+
+
+def similarity_gap(vectors: Float[Tensor, "texts dim"], teacher: Float[Tensor, "texts teacher_dim"]) -> Float[Tensor, ""]:
+    """Mean squared difference between the cosines of texts and the cosines that a teacher gives them.
+
+    The teacher may have another width. Only how similar texts are is taken over, not where their vectors lie.
+
+    Args:
+        vectors: One vector a text.
+        teacher: The teacher's vectors of the same texts.
+
+    Returns:
+        Mean over all pairs of different rows, 0 to 4.
+
+    Raises:
+        ShapeError: With fewer than two texts there are no pairs.
+    """
+    texts = len(vectors)
+    if texts < 2:
+        raise ShapeError(f"similarity_gap needs at least 2 texts to compare, got {tuple(vectors.shape)}")
+    ours, theirs = F.normalize(vectors.float(), dim=-1), F.normalize(teacher.float(), dim=-1)
+    gaps = (ours @ ours.T - theirs @ theirs.T).square()
+    return (gaps.sum() - gaps.diagonal().sum()) / (texts * (texts - 1))

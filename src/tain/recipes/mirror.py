@@ -39,10 +39,11 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory
 from tain.models.correction_fitting import Moments, fit_whitening
 from tain.models.embedder import Embedder
-from tain.objectives.contrastive import info_nce
+from tain.objectives.contrastive import info_nce, similarity_gap
 from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.mirror_card import FIGURES, below_lexical, method_of, model_card
 from tain.recipes.mirror_config import MirrorConfig
+from tain.recipes.mirror_static import TokenVectors, train_token_vectors
 from tain.recipes.mirror_texts import CROPS, IDENTITY, PAIR, TrainingSet, has_documents, training_set
 from tain.text.collections import each_item
 from tain.text.records import Sentence
@@ -96,6 +97,7 @@ class Mirrored:
         worse: Reasons, in words, to think the encoder worse than the untouched model; empty is good.
         folder: Where it was saved, if it was.
         lexical: The report of word overlap, which needs no model, on the same held-out texts; None without them.
+        base_model: The model that it was made from, as the user named it.
     """
 
     embedder: Embedder
@@ -108,6 +110,7 @@ class Mirrored:
     worse: list[str]
     folder: Path | None = None
     lexical: LabelFreeReport | None = None
+    base_model: str = ""
 
     @property
     def after(self) -> LabelFreeReport | None:
@@ -135,12 +138,14 @@ class _Batch:
         rows: For each part, the places of its texts among this process's.
         total: Texts over all processes, each view counted.
         is_same: Which pairs share a text; None where no two do.
+        teacher: Vectors of all processes' texts that cosines are kept near to; None without an anchor.
     """
 
     parts: list[PackedTexts]
     rows: list[list[int]]
     total: int
     is_same: Tensor | None
+    teacher: Tensor | None = None
 
 
 def mirror(
@@ -281,6 +286,7 @@ class _Session:
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
         self.number_type = distributed.number_type(config.dtype, choose=embedder.encoder.number_type, begun_in=self._begun_in)
         self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
+        self.teacher: TokenVectors | None = None
         needs_mask = bool(config.erased_chars) and bool((material.kinds == IDENTITY).any())
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
         right = [] if material.is_of_single_texts else material.right
@@ -354,7 +360,7 @@ class _Session:
         counts = {**self.material.counts, **mine}
         self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
         lexical = self._lexical_report()
-        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output, lexical)
+        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output, lexical, str(self.model))
         if self.output is not None and distributed.rank() == 0:
             self._save(result)
         distributed.wait_for_all()
@@ -510,7 +516,8 @@ class _Session:
         mine = ids[distributed.share_of(len(ids))]
         rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_tokens))
         parts = [pack([mine[row] for row in part], share_rows=self.embedder.encoder.layout == "packed") for part in rows]
-        return _Batch(parts, rows, len(ids), self._is_same(places))
+        teacher = None if self.teacher is None else self.teacher.encode(ids)
+        return _Batch(parts, rows, len(ids), self._is_same(places), teacher)
 
     def gradient_step(self, batch: _Batch, *, step: int, seed: int) -> float:
         """Leave the gradient of one batch in the model and return its loss."""
@@ -522,7 +529,10 @@ class _Session:
 
         def loss(vectors: Tensor) -> Tensor:
             assert self.config.temperature is not None
-            return info_nce(vectors[0::2], vectors[1::2], temperature=self.config.temperature, is_same=is_same)
+            contrast = info_nce(vectors[0::2], vectors[1::2], temperature=self.config.temperature, is_same=is_same)
+            if batch.teacher is None or not self.config.anchor:
+                return contrast
+            return contrast + self.config.anchor * similarity_gap(vectors, batch.teacher.to(vectors.device))
 
         def reseed(part: int) -> None:
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
@@ -590,9 +600,24 @@ class _Session:
             drop_context(encoder.model)
         encoder.token_weights = None
         if config.token_weights == "sif":
+            assert config.sif_smoothing is not None
             own = tokenise_once(self.embedder.tokenizer, self.material.own_texts, max_tokens=self.max_tokens)
             counts = torch.bincount(torch.from_numpy(own.ids).long(), minlength=int(encoder.model.config.vocab_size))
             encoder.token_weights = sif_weights(counts, smoothing=config.sif_smoothing).to(encoder.device)
+        if config.anchor:
+            self.teacher = self._token_vectors()
+
+    def _token_vectors(self) -> TokenVectors:
+        """Train the teacher on all pairs at hand; where all positives are made of single texts it stays as it is, whitened."""
+        config, material, tokenizer = self.config, self.material, self.embedder.tokenizer
+        pairs = material.pool or list(zip(material.left, material.right, strict=True))
+        left, right = (tokenise_once(tokenizer, [pair[side] for pair in pairs], max_tokens=self.max_tokens) for side in (0, 1))
+        most = 0 if material.is_of_single_texts else config.anchor_pairs
+        if config.budget_s is not None:
+            most = min(most, int(_PAIRS_A_SECOND * _TEACHERS_SHARE * config.budget_s))
+        table = self.embedder.encoder.model.get_input_embeddings().weight.detach().cpu()
+        special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
+        return train_token_vectors(table, left, right, special=special, most_pairs=most, seed=config.seed, progress=self.progress)
 
     def _whiten(self) -> None:
         """Fit the whitening to the user's own texts that were trained on, and let the encoder carry it."""
@@ -719,6 +744,7 @@ class _Session:
             drop_leftovers(left)
 
 
+_PAIRS_A_SECOND, _TEACHERS_SHARE = 4000, 0.15  # of token vectors on one core, and of a budget
 _WHITENING_TEXTS = 10_000  # more change the covariance little and take longer
 _WHITENING_TEXTS_AT_ONCE = 4096
 _FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead

@@ -45,6 +45,32 @@ def below_lexical(lexical: dict[str, Any] | None, after: dict[str, Any] | None) 
     )
 
 
+_STS = "mean Spearman of seven STS sets"
+# Liu et al. 2021, means of three runs; by model, level and whether attention heads were dropped instead of elements
+PUBLISHED = {
+    ("bert-base-uncased", "sentence", False): (0.743, _STS),
+    ("bert-base-uncased", "sentence", True): (0.754, _STS),
+    ("roberta-base", "sentence", False): (0.753, _STS),
+    ("roberta-base", "sentence", True): (0.764, _STS),
+    ("bert-base-uncased", "word", False): (0.556, "Spearman on Multi-SimLex, English"),
+    ("bert-base-uncased", "phrase", False): (0.872, "accuracy@1 on NCBI-disease"),
+}
+
+
+def published_figure(config: Any, base_model: str) -> str:
+    """Say what the paper reports for this model and level, to compare your own evaluation with; empty where it reports nothing.
+
+    Args:
+        config: The settings of the run.
+        base_model: The model's name; a folder counts by its last part.
+    """
+    found = PUBLISHED.get((base_model.rstrip("/").rpartition("/")[2], config.level, config.drophead > 0))
+    if config.recipe != "paper" or found is None:
+        return ""
+    value, what = found
+    return f"the paper reports {value:.3f} for this model and level ({what}; Liu et al. 2021): tain evaluate measures yours"
+
+
 def method_of(config: Any, *, is_paired: bool) -> str:
     """Name the method of a run, for the record and the card."""
     if config.recipe == "fast":

@@ -54,12 +54,20 @@ class MirrorConfig:
     max_pairs: Annotated[int, "train on at most this many pairs of neighbours, drawn at random; 0 takes all"] = 40_000
     token_weights: Annotated[
         TokenWeighting | None,
-        "weights of tokens in the mean: none, or sif (1e-3 / (1e-3 + frequency in your texts)) (none; best, fast: sif)",
+        "weights of tokens in the mean: none, or sif (a / (a + frequency in your texts)) (none; best, fast: sif)",
     ] = None
+    sif_smoothing: Annotated[float | None, "the a of sif: the relative frequency at which a token weighs one half (0.001; fast: 0.01)"] = (
+        None
+    )
     whiten: Annotated[
         float | None,
         "whiten the finished vectors by this power of their variances, 0 (not at all) to 1 (all variances 1) (0; best, fast: 0.5)",
     ] = None
+    anchor: Annotated[
+        float | None,
+        "weight of keeping the cosines of texts near those of trained token vectors, which know words but no order; 0 leaves it out (0; best: 20)",
+    ] = None
+    anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 600_000
     temperature: Annotated[float | None, "divides the cosines, above 0; small makes near texts matter most (0.04; words 0.2)"] = None
     erased_chars: Annotated[int | None, "characters erased in one view; 0 keeps both whole (5; phrases 2; words 0)"] = None
     erase_floor: Annotated[int | None, "texts with fewer characters are never erased (30; phrases 6)"] = None
@@ -116,12 +124,14 @@ class MirrorConfig:
             )
         if self.token_weights not in (None, *get_args(TokenWeighting)):
             problems.append(f"token_weights is {self.token_weights!r}: give none or sif")
-        if not 0 < self.sif_smoothing < math.inf:
+        if self.anchor is not None and not 0 <= self.anchor < math.inf:
+            problems.append(f"anchor is {self.anchor}, but it is a weight: give 0 or more (20)")
+        if self.sif_smoothing is not None and not 0 < self.sif_smoothing < math.inf:
             problems.append(f"sif_smoothing is {self.sif_smoothing}, but it is a relative frequency: give a number above 0 (0.01)")
         if self.whiten is not None and not 0 <= self.whiten <= 1:
             problems.append(f"whiten is {self.whiten}, but it is a power of the variances: give 0 (not at all) to 1 (all variances 1)")
         problems += self._problems_of_recipe()
-        for name in ("erased_chars", "erase_floor", "max_texts", "max_pairs", "held_out"):
+        for name in ("erased_chars", "erase_floor", "max_texts", "max_pairs", "anchor_pairs", "held_out"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}, but it counts something: give 0 or more")
@@ -169,9 +179,21 @@ class MirrorConfig:
         Raises:
             UserError: There are some.
         """
-        of_training = ("positives", "temperature", "epochs", "dropout", "attention_dropout", "optimizer", "learning_rate", "budget_s")
+        of_training = (
+            "positives",
+            "anchor",
+            "temperature",
+            "epochs",
+            "dropout",
+            "attention_dropout",
+            "optimizer",
+            "learning_rate",
+            "budget_s",
+        )
         if self.recipe == "fast" and (named := [name for name in of_training if getattr(self, name) is not None]):
-            raise UserError(f"recipe fast takes no training step, so {', '.join(named)} would have no effect: remove it, or give --recipe best")
+            raise UserError(
+                f"recipe fast takes no training step, so {', '.join(named)} would have no effect: remove it, or give --recipe best"
+            )
 
     @property
     def positive_kinds(self) -> tuple[str, ...]:
@@ -188,6 +210,7 @@ class MirrorConfig:
         is_paper = self.recipe == "paper"
         by_recipe = "neighbours" if self.recipe == "best" and has_documents else "identity"
         filled = {"positives": by_recipe, "keep_repeats": is_paper, "held_out": 0 if is_paper else 500}
+        filled |= {"anchor": 20.0 if self.recipe == "best" else 0.0}
         return replace(self, **{name: value for name, value in filled.items() if getattr(self, name) is None})
 
     def _problems_of_recipe(self) -> list[str]:
@@ -223,6 +246,11 @@ class MirrorConfig:
                 filled["pooling"] = "mean"  # drophead runs packed, where there is no padding
         elif self.recipe in ("fast", "best"):
             filled |= {"pooling": "mean", "token_weights": "sif", "whiten": 0.5}
+        filled["sif_smoothing"] = 1e-2 if self.recipe == "fast" else 1e-3
+        if self.recipe == "best":
+            filled |= {"temperature": 0.05, "learning_rate": 2 * filled["learning_rate"]}
+            if "identity" not in self.positive_kinds:
+                filled["dropout"] = 0.0  # two texts differ without it, and a step is faster
         if self.pooling not in (None, "mean"):
             filled["token_weights"] = "none"
         if (self.optimizer or filled["optimizer"]) == "muon":

@@ -36,6 +36,7 @@ class TrainingSet:
         own_texts: The user's texts that are trained on, without the documents' sentences where those were given apart: token weights
             and whitening are fitted to them.
         counts: What happened to all other texts.
+        pool: Pairs of neighbours that token vectors are trained on, those of ``left`` and ``right`` among them.
     """
 
     left: list[str]
@@ -46,6 +47,7 @@ class TrainingSet:
     is_paired: bool
     own_texts: list[str]
     counts: dict[str, int] = field(default_factory=dict)
+    pool: list[Pair] = field(default_factory=list)
 
     @property
     def is_identity(self) -> bool:
@@ -126,10 +128,13 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
     left, right, held_left, held_right = (side(places, number) for places in (trained, order[:held]) for number in (0, 1))
     if is_paired:
         return TrainingSet(left, right, np.full(len(left), PAIR, dtype=np.int8), held_left, held_right, True, [*left, *right], counts)
-    made = [(text, text, {"identity": IDENTITY, "crops": CROPS}[kind]) for kind in kinds if kind != "neighbours" for text in left]
+    made: list[tuple[str, str, int]] = [
+        (text, text, {"identity": IDENTITY, "crops": CROPS}[kind]) for kind in kinds if kind != "neighbours" for text in left
+    ]
+    pool: list[Pair] = []
     if "neighbours" in kinds:
-        drawn, counts["neighbours"] = _neighbours(own if documents is None else _lines(documents), config, held_left)
-        made += [(*pair, PAIR) for pair in drawn]
+        pool, counts["neighbours"] = _neighbours(own if documents is None else _lines(documents), config, held_left)
+        made += [(pair.left, pair.right, PAIR) for pair in pool[: config.max_pairs or None]]
     return TrainingSet(
         [each[0] for each in made],
         [each[1] for each in made],
@@ -139,6 +144,7 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
         False,
         left,
         counts,
+        pool if config.anchor else [],
     )
 
 
@@ -178,12 +184,17 @@ def _refuse_too_few(different: int, given: int, kept: int, config: MirrorConfig,
 
 def _held_out(kept: int, config: MirrorConfig, *, fills_batch: bool) -> int:
     spare = kept - config.max_texts if config.max_texts else 0
-    held = 0 if config.held_out == 0 else min(config.held_out, max(kept // 10, min(spare, config.held_out)))
+    asked = config.held_out or 0
+    held = min(asked, max(kept // 10, min(spare, asked)))
     return min(held, max(0, kept - config.batch_texts)) if config.budget_s is None and fills_batch else held
 
 
 def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[str]) -> tuple[list[Pair], int]:
-    """Draw at most ``max_pairs`` pairs of neighbouring sentences, none with a held-out text; and count all there are."""
+    """Draw pairs of neighbouring sentences, none with a held-out text, in random order; and count all there are.
+
+    As many as the encoder or the token vectors are trained on, whichever are more.
+    """
+    most = max(config.max_pairs, config.anchor_pairs) if config.max_pairs and config.anchor else config.max_pairs
     barred = {same_text_key(text) for text in held}
     rng = np.random.default_rng([config.seed, 5])
     drawn: list[Pair] = []
@@ -192,9 +203,9 @@ def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[
         if barred and (same_text_key(pair.left) in barred or same_text_key(pair.right) in barred):
             continue
         found += 1
-        if not config.max_pairs or len(drawn) < config.max_pairs:
+        if not most or len(drawn) < most:
             drawn.append(pair)
-        elif (place := int(rng.integers(found))) < config.max_pairs:  # reservoir sampling: each pair is kept with the same chance
+        elif (place := int(rng.integers(found))) < most:  # reservoir sampling: each pair is kept with the same chance
             drawn[place] = pair
     fewest = config.batch_texts if config.budget_s is None else 2
     if found < fewest:
@@ -202,7 +213,7 @@ def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[
             f"the documents have {found:,} pairs of neighbouring sentences, fewer than {fewest:,}: give documents of several sentences "
             "(an empty line between documents, or --document-column), more of them, or --positives crops"
         )
-    return drawn, found
+    return [drawn[place] for place in rng.permutation(len(drawn))], found
 
 
 def _lines(documents: Iterable[Any]) -> Iterator[Sentence]:

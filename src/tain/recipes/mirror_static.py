@@ -1,0 +1,124 @@
+"""Token vectors trained as a bag of words: seconds of training that no layer takes part in, and a teacher for the encoder.
+
+A text's vector is the weighted mean of its tokens' vectors. They start from the model's input embeddings, whitened and weighted by frequency, and
+are trained on the same positives as the encoder. A step costs a thousandth of the encoder's, so that it can see every pair there is. Alone they
+know nothing of word order; as a teacher they keep the encoder from losing what words say (``docs/LOG.md`` has the figures).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tain.batches.types import KeptTexts
+from tain.encoders.pooling import sif_weights
+from tain.foundation.progress import Progress
+from tain.objectives.contrastive import info_nce
+
+_SMOOTHING = 1e-3
+_BATCH_PAIRS = 1024
+_LEARNING_RATE = 1e-2  # of rows whose mean length is 1
+_TEMPERATURE = 0.05
+_WARMUP_STEPS = 30
+_FLOOR = 1e-6  # of the largest variance: smaller ones are noise
+_FITTED_TEXTS = 20_000
+
+
+@dataclass(frozen=True)
+class TokenVectors:
+    """Trained token vectors.
+
+    Attributes:
+        table: One row a token id; special tokens have rows of zeros.
+        losses: Loss of each step.
+    """
+
+    table: Float[Tensor, "vocabulary dim"]
+    losses: list[float]
+
+    def encode(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "texts dim"]:
+        """Sum each text's rows: its mean up to length, which cosines do not see."""
+        return _sums(self.table, *_flat(ids))
+
+
+def train_token_vectors(
+    embeddings: Float[Tensor, "vocabulary dim"],
+    left: KeptTexts,
+    right: KeptTexts,
+    *,
+    special: Sequence[int],
+    most_pairs: int,
+    seed: int,
+    progress: Progress,
+) -> TokenVectors:
+    """Whiten and weigh a model's input embeddings, and train them on positive pairs.
+
+    Args:
+        embeddings: The model's table.
+        left: Token ids of each pair's first text.
+        right: Of its second one, of the same number.
+        special: Ids of special tokens, which count nothing.
+        most_pairs: Pairs to train on, each text as often as it takes; 0 trains nothing.
+        seed: Fixes the order.
+        progress: Told about every step.
+    """
+    counts = np.bincount(np.concatenate([left.ids, right.ids]), minlength=len(embeddings))
+    counts[list(special)] = 0
+    weights = sif_weights(torch.from_numpy(counts), smoothing=_SMOOTHING)
+    weights[list(special)] = 0
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(left), generator=generator)[:_FITTED_TEXTS].tolist()
+    table = _whitened(embeddings.float(), [left[text] for text in chosen], special=special) * weights[:, None]
+    table /= table.norm(dim=1)[weights > 0].mean().clamp(min=1e-12)
+    parameter = nn.Parameter(table)
+    steps = min(most_pairs, 4 * len(left)) // _BATCH_PAIRS
+    optimizer = torch.optim.Adam([parameter], lr=_LEARNING_RATE)
+    losses: list[float] = []
+    order = torch.empty(0, dtype=torch.long)
+    with progress.task("token vectors", steps) as task:
+        for step in range(steps):
+            if len(order) < _BATCH_PAIRS:
+                order = torch.cat([order, torch.randperm(len(left), generator=generator)])
+            batch, order = order[:_BATCH_PAIRS].tolist(), order[_BATCH_PAIRS:]
+            for group in optimizer.param_groups:
+                group["lr"] = _LEARNING_RATE * min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / steps)
+            sides = (_sums(parameter, *_flat([side[text] for text in batch])) for side in (left, right))
+            loss = info_nce(*sides, temperature=_TEMPERATURE)
+            optimizer.zero_grad()
+            loss.backward()
+            assert parameter.grad is not None
+            parameter.grad[list(special)] = 0
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(f"the loss of token vectors is {losses[-1]} at step {step}")
+            task.advance(1)
+    return TokenVectors(parameter.detach(), losses)
+
+
+def _whitened(
+    embeddings: Float[Tensor, "vocabulary dim"], texts: list[list[int]], *, special: Sequence[int]
+) -> Float[Tensor, "vocabulary dim"]:
+    """Normalise each row, and whiten the mean vectors of texts."""
+    rows = nn.functional.layer_norm(embeddings, embeddings.shape[1:])
+    ids, starts = _flat([[token for token in text if token not in set(special)] or [0] for text in texts])
+    lengths = torch.diff(starts, append=torch.tensor([len(ids)]))
+    means = (_sums(rows, ids, starts) / lengths[:, None]).double()
+    centre = means.mean(dim=0)
+    variances, directions = torch.linalg.eigh(torch.cov((means - centre).T))
+    scales = variances.clamp(min=_FLOOR * float(variances[-1])).rsqrt()
+    return ((rows.double() - centre) @ (directions * scales) @ directions.T).float()
+
+
+def _flat(ids: Sequence[Sequence[int]]) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " texts"]]:
+    lengths = np.fromiter((len(text) for text in ids), dtype=np.int64, count=len(ids))
+    flat = np.fromiter((token for text in ids for token in text), dtype=np.int64, count=int(lengths.sum()))
+    return torch.from_numpy(flat), torch.from_numpy(np.cumsum(lengths) - lengths)
+
+
+def _sums(table: Tensor, ids: Int[Tensor, " tokens"], starts: Int[Tensor, " texts"]) -> Float[Tensor, "texts dim"]:
+    return nn.functional.embedding_bag(ids, table, starts, mode="sum")
