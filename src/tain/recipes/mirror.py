@@ -34,6 +34,7 @@ from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory
 from tain.models.embedder import Embedder
+from tain.models.unknown_tokens import check_known
 from tain.objectives.contrastive import info_nce
 from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.mirror_card import FIGURES, model_card
@@ -206,6 +207,7 @@ def mirror(
         progress.warn(
             f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit it anew afterwards"
         )
+    check_known(embedder, material.left + material.right, progress=progress, is_training=True)
     untouched_pooling = embedder.pooling
     resolved = config.resolved(
         width=embedder.dim, weight_rms=_weight_rms(embedder.encoder), suggested=suggested_settings(embedder.record, name=model)

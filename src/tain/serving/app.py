@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from tain.foundation.errors import UserError
+from tain.foundation.errors import NotFiniteError, UserError
 from tain.serving.batching import Batcher, TooBusyError
 from tain.serving.schemas import ClassifyRequest, EmbeddingRequest, RequestError, RerankRequest
 from tain.serving.served import Served
@@ -147,6 +147,8 @@ class _Service:
             if not found.done():
                 raise RequestError("the client went away", status=_GONE)
             return found.result()
+        except NotFiniteError as error:  # the model's fault, not the request's
+            raise RequestError(str(error), status=500, code="not_finite") from None
         except UserError as error:
             raise RequestError(str(error)) from None
         finally:
