@@ -159,3 +159,50 @@ def test_it_is_served_as_a_ranker(cross_folder: Path, sentences: list[str]):
 
 def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+# ---- the command line
+
+
+def run(*arguments: object) -> None:
+    from tain.cli.main import main
+
+    main(["rank", *map(str, arguments)])
+
+
+@pytest.fixture
+def pairs_file(sentences: list[str], tmp_path: Path) -> Path:
+    rows = [f"{context}\t{answer}" for context in sentences[:2] for answer in sentences[2:5]]
+    (tmp_path / "pairs.tsv").write_text("\n".join(["context\tanswer", *rows]) + "\n", encoding="utf-8")
+    return tmp_path / "pairs.tsv"
+
+
+def test_rank_score_prints_the_scores_of_sentence_transformers(
+    cross_folder: Path, pairs_file: Path, sentences: list[str], capsys: pytest.CaptureFixture[str]
+):
+    from sentence_transformers import CrossEncoder
+
+    run("score", cross_folder, pairs_file, "--device", "cpu", "--json", "--quiet")
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = CrossEncoder(str(cross_folder), device="cpu").predict([(row["context"], row["answer"]) for row in printed])
+    np.testing.assert_allclose([row["score"] for row in printed], expected, atol=1e-5)
+
+
+def test_rank_search_lets_it_order_the_hits_and_evaluate_compares_it(
+    cross_folder: Path, bert_folder: Path, pairs_file: Path, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "asked.txt").write_text(sentences[0] + "\n", encoding="utf-8")
+    (tmp_path / "answers.txt").write_text("\n".join(sentences[1:]) + "\n", encoding="utf-8")
+    files = ("--index", tmp_path / "index", "--candidates", tmp_path / "answers.txt")
+    here = ("--device", "cpu", "--quiet", "--json")
+    run("search", bert_folder, tmp_path / "asked.txt", *files, "--rerank", cross_folder, "-k", 3, *here)
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    scores = load(cross_folder).score(sentences[:1], sentences[1:])[0]
+    best = np.argsort(-scores, kind="stable")[:3]
+    assert [hit["text"] for hit in hits] == [sentences[1:][place] for place in best]
+    np.testing.assert_allclose([hit["score"] for hit in hits], scores[best], atol=1e-5)
+    run("evaluate", bert_folder, cross_folder, "--pairs", pairs_file, "--candidates", 3, "--no-latency", "--resamples", 20, *here)
+    assert [ranker["type"] for ranker in json.loads(capsys.readouterr().out)["rankers"]] == ["bi", "cross"]
+    with pytest.raises(SystemExit):
+        run("search", cross_folder, tmp_path / "asked.txt", *files, *here)
+    assert "is a cross-encoder, which has no vectors to search" in capsys.readouterr().err
