@@ -189,7 +189,7 @@ def test_rank_score_prints_the_scores_of_sentence_transformers(
 
 
 def test_rank_search_lets_it_order_the_hits_and_evaluate_compares_it(
-    cross_folder: Path, bert_folder: Path, pairs_file: Path, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cross_folder: Path, bert_folder: Path, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "asked.txt").write_text(sentences[0] + "\n", encoding="utf-8")
     (tmp_path / "answers.txt").write_text("\n".join(sentences[1:]) + "\n", encoding="utf-8")
@@ -201,7 +201,11 @@ def test_rank_search_lets_it_order_the_hits_and_evaluate_compares_it(
     best = np.argsort(-scores, kind="stable")[:3]
     assert [hit["text"] for hit in hits] == [sentences[1:][place] for place in best]
     np.testing.assert_allclose([hit["score"] for hit in hits], scores[best], atol=1e-5)
-    run("evaluate", bert_folder, cross_folder, "--pairs", pairs_file, "--candidates", 3, "--no-latency", "--resamples", 20, *here)
+    rows = [f"{text} a\t{text}" for text in sentences]
+    (tmp_path / "held.tsv").write_text("\n".join(["context\tanswer", *rows]) + "\n", encoding="utf-8")
+    run(
+        "evaluate", bert_folder, cross_folder, "--pairs", tmp_path / "held.tsv", "--candidates", 3, "--no-latency", "--resamples", 20, *here
+    )
     assert [ranker["type"] for ranker in json.loads(capsys.readouterr().out)["rankers"]] == ["bi", "cross"]
     with pytest.raises(SystemExit):
         run("search", cross_folder, tmp_path / "asked.txt", *files, *here)

@@ -311,7 +311,7 @@ def tiny(config_class: Any) -> Any:
 
 def test_every_registered_class_works_or_is_refused_in_one_line():
     """Text encoders give a text the same vector alone and beside others; all else is refused with a reason."""
-    works, refused, not_built = set(), {}, set()
+    works, differ, refused, not_built = set(), set(), {}, set()
     texts = [[2, 11, 3], [2, 5, 6, 7, 8, 9, 3], [2, 4, 3], [2, 30, 31, 32, 33, 3]]
     for config_class in list(MODEL_MAPPING.keys()):
         name = config_class.__name__.removesuffix("Config")
@@ -325,10 +325,10 @@ def test_every_registered_class_works_or_is_refused_in_one_line():
             with torch.no_grad():
                 together = encoder(pack(texts))
                 alone = torch.cat([encoder(pack([text])) for text in texts])
-            torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4, msg=name)
-            works.add(name)
+            (works if torch.allclose(together, alone, atol=1e-4, rtol=1e-4) else differ).add(name)
         except UserError as error:
             refused[name] = str(error)
+    assert not differ, "these give a text another vector beside others"
     assert not (_ENCODERS - works), "these encoders do not work"
     assert not any("\n" in message for message in refused.values())
     assert {name for name in refused if "encoder-decoder" in refused[name]} >= {"T5", "Bart", "Pegasus"}

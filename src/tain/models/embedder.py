@@ -101,7 +101,7 @@ class Embedder:
             raise UserError(
                 f"pooling is {pooling!r}, but model {str(name)!r} carries a correction of vectors pooled by {stored.pooling}: leave it out"
             )
-        if pooling is None and not below_head:
+        if pooling is None and stored.pooling is None and not below_head:
             kind_of(stored.path).refuse_head(name)
         target = choose_device(device)
         with torch.random.fork_rng(devices=[]):  # a part that no weights are saved of, such as a pooler, is the same at each loading
@@ -203,8 +203,8 @@ class Embedder:
                         task.advance(len(batch))
         finally:
             self.encoder.train(was_training)
-        refuse_not_finite(vectors, self.name)
         vectors = self._corrected(vectors, language)
+        refuse_not_finite(vectors, self.name)
         if self.normalise if normalise is None else normalise:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors

@@ -86,7 +86,8 @@ def kind_of(path: str) -> ModelKind:
         UserError: A file is damaged, or there is no such model.
     """
     config = read_stored_json(path, "config.json")
-    if not config and not Path(path).is_dir():
+    modules = read_stored_json(path, "modules.json")
+    if not config and not modules and not Path(path).is_dir():
         raise not_found(path)
     about = read_stored_json(path, "config_sentence_transformers.json")
     config, about = (each if isinstance(each, dict) else {} for each in (config, about))
@@ -94,7 +95,6 @@ def kind_of(path: str) -> ModelKind:
     head: Head = next((head for suffix, head in _HEADS.items() if any(each.endswith(suffix) for each in architectures)), "none")
     names = config.get("id2label")
     labels = 0 if head == "none" else len(names) if isinstance(names, dict) else int(config.get("num_labels") or 2)
-    modules = read_stored_json(path, "modules.json")
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
     if about.get("model_type") == "CrossEncoder" or (head == "classifier" and labels == 1):
         head = "cross-encoder"
