@@ -5,7 +5,8 @@
     python benchmarks/ranking_runs.py --plot           (draws docs/ranking.svg from the results)
 
 sgd: the next system turn given the dialogue so far. ubuntu_irc: a message given the one it answers, and those before it.
-trec_qa: the sentences that answer a question, among those listed. Settings are the same for all rankers of a kind, and all kinds read about as
+trec_qa: the sentences that answer a question, among those listed. convai2: the next turn of a persona given the persona and the turns before it; only
+the official validation part is at hand, so it is split by dialogue, and wrong candidates are drawn, not the official 19. Settings are the same for all rankers of a kind, and all kinds read about as
 many tokens: a cross-encoder reads a context with four candidates each, so it gets a quarter of the contexts. What is best on the dev part is
 kept, the test part is measured once. tain-mini is taken as it is and mirrored on the 10,000 STS sentences. Rows go to WORK/rows.jsonl as they are found, and a row that is there with the same settings is not
 measured again, so that a run can be cut off.
@@ -15,6 +16,7 @@ import argparse
 import itertools
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,7 @@ KINDS = {
 }
 MODELS = {"tain-mini": {}, "tain-mini, mirrored": {}, "all-MiniLM-L6-v2": {"learning_rate": 1e-4}}  # tain-mini's own rate and dropout
 MIRRORED_ON = "mirror_corpus/stsbenchmark_train_10k_sents_random_sampled.txt"
-TASKS = ("sgd", "ubuntu_irc", "trec_qa")
+TASKS = ("sgd", "ubuntu_irc", "trec_qa", "convai2")
 HISTORY_TURNS = 20  # the paper's
 CROSS_LIST = 4  # candidates of a context in a cross-encoder's batch
 
@@ -120,12 +122,14 @@ def settings_of(model, kind, chosen):
 
 def examples(task, part, chosen):
     limit = chosen.pairs if part == "train" else chosen.queries
-    path = next((chosen.data / task).glob(f"{task}_{part}.tsv*"), None)
+    stored = "valid" if task == "convai2" else part
+    path = next((chosen.data / task).glob(f"{task}_{stored}.tsv*"), None)
     if path is None:
-        sys.exit(f"error: {chosen.data / task} has no {task}_{part}.tsv: give the evaluation data by --data")
+        sys.exit(f"error: {chosen.data / task} has no {task}_{stored}.tsv: give the evaluation data by --data")
     if task == "trec_qa":
         return read_ranking_examples(path, columns=("question", "answer"), label="label")[:limit]
-    pairs = list((dialogue_pairs if task == "sgd" else reply_pairs)(path))
+    read = {"sgd": dialogue_pairs, "ubuntu_irc": reply_pairs, "convai2": partial(persona_pairs, part=part)}[task]
+    pairs = list(read(path))
     order = np.random.default_rng(1).permutation(len(pairs))[:limit]
     joined = {}
     for place in sorted(order):
@@ -143,6 +147,30 @@ def dialogue_pairs(path):
         if row["speaker"] == "SYSTEM" and before:
             yield "\n".join(before[-HISTORY_TURNS:]), row["text"]
         before.append(f"{row['speaker'].lower()}: {row['text']}")
+
+
+def persona_pairs(path, *, part):
+    """Every turn of the persona's own speaker, with the persona and the turns before it, in one part of the dialogues."""
+    dialogues = {}
+    for row in read_rows(path)[1]:
+        dialogues.setdefault(row["dialogue"], []).append(row)
+    for dialogue in part_of_dialogues(list(dialogues), part):
+        persona = [f"persona: {row['text']}" for row in dialogues[dialogue] if row["kind"] == "persona"]
+        before = []
+        for row in dialogues[dialogue]:
+            if row["kind"] != "turn":
+                continue
+            if row["speaker"] == "self" and before:
+                yield "\n".join([*persona, *before[-HISTORY_TURNS:]]), row["text"]
+            before.append(f"{row['speaker']}: {row['text']}")
+
+
+def part_of_dialogues(dialogues, part):
+    """Four fifths of the dialogues to train on, a tenth each for dev and test: the same whatever is run."""
+    order = np.random.default_rng(2).permutation(len(dialogues))
+    tenth = len(dialogues) // 10
+    places = {"test": order[:tenth], "dev": order[tenth : 2 * tenth], "train": order[2 * tenth :]}[part]
+    return [dialogues[place] for place in sorted(places)]
 
 
 def reply_pairs(path):

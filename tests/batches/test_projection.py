@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tain.batches import token_cache
+from tain.batches import projection, token_cache
 from tain.batches.hashing import ternary, token_codes
 from tain.batches.projection import Projection, distort, token_features
 from tain.batches.projection_config import ProjectionConfig
@@ -429,3 +429,53 @@ def test_a_full_cache_keeps_what_is_used_most_and_changes_nothing():
         assert {"often", ","} <= small.cache._row_of_token.keys()
     assert small.cache.kept <= 20 + 3 * 8
     assert len(small.cache._row_of_token) == small.cache.kept
+
+
+# ---- long tokens and texts
+
+
+@pytest.mark.parametrize("ngram_features", [0, 32])
+def test_of_a_long_token_only_its_beginning_is_hashed(monkeypatch, ngram_features):
+    config = ProjectionConfig(features=64, ngram_features=ngram_features, separate=True, max_tokens=8)
+    longest = []
+    real = token_features
+    monkeypatch.setattr(projection, "token_features", lambda tokens, config: longest.extend(map(len, tokens)) or real(tokens, config))
+    found = Projection(config)(["a" * 10**6 + ",b", "é" * 300])
+    assert max(longest) == token_cache.MAX_TOKEN_CHARACTERS == 257
+    assert found.lengths.tolist() == [4, 2]
+    expected = real(["a" * 257, ",", "b", "<EOS>", "é" * 257], config)
+    np.testing.assert_array_equal(found.dense()[0], expected[:4])
+    np.testing.assert_array_equal(found.dense()[1, :2], expected[[4, 3]])
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_long_text_is_split_as_a_short_one(monkeypatch, rng, separate):
+    config = ProjectionConfig(features=32, separate=separate, max_tokens=9)
+    letters = [*"ab,.É \t\n", "  ", "\u00a0", "\u3000", "---"]
+    texts = ["".join(rng.choice(letters, size=size)) for size in rng.integers(0, 40, size=200)] + ["a" * 500 + "," + "b" * 500, "a," * 90]
+    whole = token_cache.TokenCache(config, width=1, dtype=np.int8)
+    short = whole.read(texts)
+    monkeypatch.setattr(token_cache, "_SPLIT_CHARACTERS", 0)
+    part = token_cache.TokenCache(config, width=1, dtype=np.int8)
+    long = part.read(texts)
+    np.testing.assert_array_equal(
+        np.array(whole.new)[np.append(short.rows, 0)[short.ids - 1]], np.array(part.new)[np.append(long.rows, 0)[long.ids - 1]]
+    )
+    np.testing.assert_array_equal(short.lengths, long.lengths)
+    assert short.truncated == long.truncated
+    for text, length in zip(texts, short.lengths, strict=True):
+        assert len(part.tokens(text, most=9)) + 1 == length == part.count(text)
+        assert part.tokens(text, most=9) == part.tokens(text)[:9]
+
+
+@pytest.mark.parametrize("text", ["a," * 10**6, "a " * 10**6, "," * 10**6, "a" * 10**6])
+def test_of_a_long_text_no_more_is_kept_than_is_read(text):
+    cache = token_cache.TokenCache(ProjectionConfig(features=32, separate=True, max_tokens=8), width=1, dtype=np.int8)
+    tracemalloc.start()
+    found = cache.read([text])
+    cache.count(text), cache.tokens(text, most=8)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.lengths[0] <= 9
+    assert held < 200_000  # bytes; the text has a million or two
+    assert sum(map(len, cache._number_of_chunk)) <= 9 * 257

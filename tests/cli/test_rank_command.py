@@ -241,3 +241,27 @@ def test_a_cross_encoder_is_not_searched_with(bert_folder, pairs_file, texts, tm
         capsys, "search", cross, texts("asked.txt", ["hello"]), "--index", tmp_path / "i", "--candidates", texts("c.txt", ["x"])
     )
     assert "is a cross-encoder, which has no vectors to search" in message
+
+
+def test_baselines_stand_beside_rankers(bert_folder, pairs_file, tmp_path, capsys):
+    out = tmp_path / "report.json"
+    models = ("lexical", f"static:{bert_folder}", bert_folder)
+    assert run("evaluate", *models, "--pairs", pairs_file, "--resamples", 5, "--candidates", 4, "--no-latency", "-o", out, *HERE) == 0
+    assert "tf-idf" in capsys.readouterr().out
+    assert [(ranker["name"], ranker["type"]) for ranker in json.loads(out.read_text())["rankers"][:2]] == [
+        ("lexical", "tf-idf"),
+        (f"static:{bert_folder}", "static"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("train", "lexical", "PAIRS", "-o", "OUT"), "model is 'lexical', a baseline that only tain evaluate and tain rank evaluate take"),
+        (("score", "static:tain-mini", "PAIRS"), "model is 'static:tain-mini', a baseline"),
+        (("evaluate", "static:", "--pairs", "PAIRS"), "names no model to take the input embeddings of"),
+    ],
+)
+def test_baselines_are_only_evaluated(command, message, pairs_file, tmp_path, capsys):
+    names = {"PAIRS": pairs_file, "OUT": tmp_path / "out"}
+    assert message in refused(capsys, *(names.get(part, part) for part in command))

@@ -1,6 +1,7 @@
 """Figures of ranked lists: closed forms, ties by expectation, lists that cannot be made, rankers side by side."""
 
 import itertools
+import zlib
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from tain.evaluation import candidates
+from tain.evaluation.baselines import BaselineRanker, Lexical, Static
 from tain.evaluation.candidates import (
     CandidateLists,
     average_precision,
@@ -22,6 +24,7 @@ from tain.evaluation.candidates import (
 )
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
+from tain.models.input_embeddings import InputEmbeddings
 from tain.models.rankers import CrossRanker, Ranker
 from tain.text.records import RankingExample
 
@@ -227,3 +230,70 @@ def test_the_lists_of_all_queries_need_not_be_of_one_length(bert_folder):
     (result,) = evaluate_rankers([ranker], lists, sizes=(), resamples=10).rankers
     assert set(result.figures) == {"R@1", "R@2", "MRR"}
     assert [time.candidates for time in latencies(ranker, ["a"], ["x"], sizes=(4,), queries=1)] == [4]
+
+
+# ---- baselines
+
+
+class _Words:
+    """A table and a tokenizer of numbered words for ``Static``."""
+
+    @staticmethod
+    def embeddings() -> InputEmbeddings:
+        table = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
+        return InputEmbeddings(table, lambda texts: [[hash_of(word) for word in text.split()] for text in texts])
+
+
+def hash_of(word: str) -> int:
+    return zlib.crc32(word.encode()) % 200
+
+
+def baselines() -> list[BaselineRanker]:
+    return [BaselineRanker(Lexical(weighting="tf-idf")), BaselineRanker(Static(_Words.embeddings(), name="static:x"))]
+
+
+@pytest.fixture
+def overlapping():
+    """Each answer shares a rare word with its context, and common words with all."""
+    return [RankingExample(f"where is the rare{n} thing", (f"the rare{n} is here",), (f"the rare{n + 1} was there",)) for n in range(40)]
+
+
+def test_baselines_rank_sampled_listed_and_pooled_candidates(overlapping, rng):
+    for lists in (sampled_lists(overlapping, size=5, rng=rng), given_lists(overlapping), whole_pool(overlapping)):
+        report = evaluate_rankers(baselines(), lists, sizes=(), resamples=5)
+        assert [(ranker.name, ranker.type, ranker.vectors) for ranker in report.rankers] == [
+            ("lexical", "tf-idf", 0),
+            ("static:x", "static", 1),
+        ]
+        lexical, static = (ranker.figures["MRR"].value for ranker in report.rankers)
+        assert lexical > 90 and static > 25  # guessing: 46 of 5, 11 of the pool; random vectors of 200 words collide
+
+
+def test_a_shared_pool_and_lists_of_their_own_give_the_same_scores(overlapping):
+    shared = whole_pool(overlapping)
+    own = CandidateLists(shared.contexts, tuple((*listed,) for listed in shared.lists), shared.right, "own")
+    for first, second in zip(baselines(), baselines(), strict=True):
+        for left, right in zip(list_scores(first, shared), list_scores(second, own), strict=True):
+            np.testing.assert_allclose(left, right, atol=1e-9)
+
+
+def test_blocks_of_lists_change_nothing(overlapping, monkeypatch, rng):
+    lists = sampled_lists(overlapping, size=5, rng=rng)
+    whole = [list(list_scores(ranker, lists)) for ranker in baselines()]
+    monkeypatch.setattr(candidates, "_LISTS_AT_ONCE", 7)
+    for ranker, expected in zip(baselines(), whole, strict=True):
+        np.testing.assert_allclose(np.array(list(list_scores(ranker, lists))), np.array(expected), atol=1e-9)
+
+
+def test_lexical_ranks_by_tf_idf_over_the_candidates(overlapping):
+    lists = whole_pool(overlapping)
+    expected = Lexical(lists.lists[0], weighting="tf-idf").index(lists.lists[0]).cosines(lists.contexts)
+    np.testing.assert_allclose(np.array(list(list_scores(baselines()[0], lists))), expected)
+
+
+def test_what_a_baseline_costs_is_measured_with_cached_candidates(overlapping):
+    lists = whole_pool(overlapping)
+    report = evaluate_rankers(baselines(), lists, sizes=(10, 300), resamples=2)
+    for ranker in report.rankers:
+        assert [(each.candidates, each.is_extrapolated) for each in ranker.latencies] == [(10, False), (300, False)]
+        assert all(each.ms > 0 for each in ranker.latencies)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tain.evaluation.descriptions import compare_retrieval, retrieve_by_description
+from tain.evaluation.baselines import Lexical
+from tain.evaluation.descriptions import compare_retrieval, fuse, retrieve_by_description
 from tain.foundation.errors import ShapeError, UserError
 from tain.text.docstrings import FunctionDocstring
 
@@ -71,3 +72,32 @@ def test_an_encoder_with_nan_is_refused():
 
     with pytest.raises(UserError, match="'broken' gave no finite vector"):
         retrieve_by_description(Broken(), FUNCTIONS)
+
+
+def test_tf_idf_is_fitted_on_the_rests_and_finds_them_by_shared_words():
+    found = retrieve_by_description(Lexical(weighting="tf-idf"), FUNCTIONS)
+    rests, descriptions = ([getattr(function, side) for function in FUNCTIONS] for side in ("rest", "description"))
+    np.testing.assert_allclose(found.cosines, Lexical(rests, weighting="tf-idf").index(rests).cosines(descriptions))
+    assert found.places.recall_at(1).mean() == 1.0  # each number is in one rest alone
+
+
+def test_a_method_fused_with_itself_ranks_as_it_did():
+    one = retrieve_by_description(Fake(0.5), FUNCTIONS)
+    both = fuse(one, one)
+    np.testing.assert_array_equal(both.places.better, one.places.better)
+    np.testing.assert_array_equal(both.places.tied, one.places.tied)
+
+
+def test_two_methods_that_err_in_different_places_are_better_together():
+    class Half:
+        """Knows the even, or the odd functions, and takes all others for one."""
+
+        def __init__(self, rest):
+            self.name, self.rest = f"half {rest}", rest
+
+        def encode(self, texts):
+            numbers = [int(text.split()[-1].rstrip(".")) for text in texts]
+            return np.stack([np.eye(len(FUNCTIONS) + 1)[n if n % 2 == self.rest else -1] for n in numbers])
+
+    even, odd = (retrieve_by_description(Half(rest), FUNCTIONS) for rest in (0, 1))
+    assert fuse(even, odd).places.recall_at(1).mean() == 1.0 > even.places.recall_at(1).mean()

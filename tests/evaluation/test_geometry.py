@@ -12,6 +12,7 @@ from tain.evaluation.geometry import (
     alignment,
     halves,
     isotropy,
+    isotropy_as_published,
     label_free_bootstrap,
     label_free_report,
     label_free_score,
@@ -72,6 +73,23 @@ def test_isotropy_equals_its_definition_over_both_signs_of_the_eigenvectors():
 def test_isotropy_does_not_depend_on_which_way_eigenvectors_point():
     vectors = rng().normal(size=(40, 6)) + 0.3
     assert isotropy(-vectors) == pytest.approx(isotropy(vectors), rel=1e-9)
+
+
+def test_isotropy_as_published_runs_over_rows_of_the_eigenvector_matrix():
+    vectors = rng().normal(size=(30, 4)) + 0.5
+    matrix = np.linalg.eigh(vectors.T @ vectors)[1]
+    sums = [sum(math.exp(float(row @ vector)) for vector in vectors) for row in matrix]
+    assert isotropy_as_published(vectors) == pytest.approx(min(sums) / max(sums), rel=1e-9)
+
+
+@pytest.mark.parametrize(("norm", "published"), [(13.79, 0.043), (7.89, 0.169), (2.11, 0.599), (0.71, 0.825)])
+def test_only_rows_give_the_figures_of_the_papers_table(norm, published):
+    """Mirror-BERT's table of isotropy, words: mean-vector norm and IS of BERT before and after training (768 dimensions)."""
+    draw = rng()
+    direction = draw.normal(size=768)
+    vectors = norm * direction / np.linalg.norm(direction) + draw.normal(size=(400, 768)) * 0.02
+    assert isotropy_as_published(vectors) == pytest.approx(published, rel=0.35)
+    assert isotropy(vectors) < np.exp(-norm)
 
 
 def test_isotropy_of_very_long_vectors_neither_overflows_nor_warns():
@@ -231,3 +249,11 @@ def test_reports_on_different_texts_do_not_compare():
 def test_score_follows_retrieval_first_and_then_alignment_plus_uniformity():
     assert label_free_score(report(self_retrieval_mrr=0.75)) > label_free_score(report(uniformity=-4.0))
     assert label_free_score(report(uniformity=-2.5)) > label_free_score(report())
+
+
+def test_isotropy_of_fewer_vectors_than_dimensions_is_that_of_all_eigenvectors(rng: np.random.Generator):
+    vectors = rng.normal(size=(7, 30))
+    directions = np.linalg.eigh(vectors.T @ vectors)[1]
+    sums = np.exp(vectors @ np.concatenate([directions, -directions], axis=1)).sum(axis=0)
+    assert isotropy(vectors) == pytest.approx(sums.min() / sums.max(), rel=1e-9)
+    assert isotropy(np.zeros((3, 5))) == pytest.approx(1.0)

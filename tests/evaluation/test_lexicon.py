@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tain.evaluation.encoding import EncodedOnce, OnePerLanguage
-from tain.evaluation.lexicon import Lexicon, csls, orthogonal_map
+from tain.evaluation.lexicon import Lexicon, csls, lexicon_sources, orthogonal_map
 from tain.evaluation.metrics import unit_rows
 from tain.evaluation.report import evaluate
 from tain.evaluation.suites import load_suites
@@ -154,6 +154,28 @@ def test_columns_must_be_the_languages(dictionaries: Path):
     (dictionaries / "bli" / "en-de.train.tsv").write_text("de\ten2\nx\ty\n")
     with pytest.raises(UserError, match="has the columns de, en2, but en, de are needed"):
         load_suites(["bli"], dictionaries)
+
+
+def test_files_may_name_the_languages_in_either_order_and_the_direction_stays(dictionaries: Path):
+    for part in ("train", "test"):
+        path = dictionaries / "bli" / f"en-de.{part}.tsv"
+        swapped = ["\t".join(reversed(line.split("\t"))) for line in path.read_text().splitlines()]
+        (dictionaries / "bli" / f"de-en.{part}.tsv").write_text("\n".join(swapped) + "\n")
+        path.unlink()
+    lexicon = lexicon_in(dictionaries)
+    assert lexicon.languages == ("en", "de")
+    assert lexicon.trained[0] == ("w0", "w0_de")
+
+
+def test_a_pair_with_one_file_in_each_order_is_absent(dictionaries: Path):
+    (dictionaries / "bli" / "en-de.train.tsv").rename(dictionaries / "bli" / "de-en.train.tsv")
+    with pytest.raises(UserError, match="none of the sets"):
+        lexicon_in(dictionaries)
+
+
+def test_the_pairs_are_named_as_their_data_are():
+    assert "bli_fi-hr" in {source.key for source in lexicon_sources()}
+    assert len({frozenset(source.title.split("-")) for source in lexicon_sources()}) == 28  # of eight languages each with each
 
 
 def test_maps_need_pairs():

@@ -15,6 +15,7 @@ from tain.evaluation.metrics import (
     pearson,
     percentile_interval,
     recall_at,
+    reciprocal_rank_fusion,
     resample_counts,
     spearman,
     spearman_of_counts,
@@ -164,3 +165,25 @@ def test_a_tolerance_keeps_rounding_from_breaking_a_tie():
 def test_gold_must_name_one_column_for_each_query():
     with pytest.raises(ShapeError, match="gold column"):
         recall_at(np.ones((3, 4)), np.array([0, 1]), 1)
+
+
+# ---- fusion
+
+
+def test_fusion_of_two_rankings_in_closed_form():
+    first, second = np.array([[3.0, 2.0, 1.0]]), np.array([[1.0, 3.0, 2.0]])
+    np.testing.assert_allclose(reciprocal_rank_fusion(first, second), [[1 / 61 + 1 / 63, 1 / 62 + 1 / 61, 1 / 63 + 1 / 62]], rtol=1e-12)
+    np.testing.assert_allclose(reciprocal_rank_fusion(first, k=0), [[1, 1 / 2, 1 / 3]])
+
+
+def test_fusion_sees_places_only_and_ties_share_theirs():
+    scores = np.random.default_rng(0).normal(size=(4, 9))
+    np.testing.assert_array_equal(reciprocal_rank_fusion(scores, scores), reciprocal_rank_fusion(np.exp(scores), 5 * scores + 2))
+    np.testing.assert_allclose(reciprocal_rank_fusion(np.zeros((1, 3))), [[1 / 62] * 3])
+
+
+def test_fusion_of_tables_that_do_not_match_is_refused():
+    with pytest.raises(ShapeError):
+        reciprocal_rank_fusion(np.zeros((1, 3)), np.zeros((1, 4)))
+    with pytest.raises(ShapeError):
+        reciprocal_rank_fusion()

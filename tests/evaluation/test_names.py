@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tain.evaluation.encoding import cosine_blocks
 from tain.evaluation.metrics import unit_rows
 from tain.evaluation.names import NameSet, concepts_of
 from tain.evaluation.report import evaluate
@@ -61,13 +62,13 @@ def test_a_mention_is_right_when_any_gold_concept_is_among_the_first_names(rng: 
     expected = [
         [float(concept in {concepts[row] for row in places[:k]}) for concept, places in zip(gold, order, strict=True)] for k in (1, 5)
     ]
-    np.testing.assert_allclose(small(gold, concepts).chances(mentions, names), expected)
+    np.testing.assert_allclose(small(gold, concepts).chances(cosine_blocks(mentions, names)), expected)
 
 
 def test_equal_names_fall_in_random_order():
     concepts = ["a", "b", "b", "c", "b", "a", "c"]
     names = np.array([[1.0, 0], [1, 0], [1, 0], [1, 0], [0, 1], [1, 0], [1, 0.2]])  # five alike, two of them of concept a, one nearer
-    found = small(["a"], concepts).chances(np.array([[1.0, 0.2]]), names)
+    found = small(["a"], concepts).chances(cosine_blocks(np.array([[1.0, 0.2]]), names))
     tied = [row for row in range(7) if names[row, 1] == 0]
     draws = [[6, *order, 4] for order in permutations(tied)]
     for k, chance in zip((1, 5), found[:, 0], strict=True):
@@ -77,7 +78,7 @@ def test_equal_names_fall_in_random_order():
 
 def test_a_collapsed_encoder_finds_gold_names_by_chance_alone():
     concepts = ["a"] * 3 + ["b"] * 17
-    found = small(["a", "b"], concepts).chances(np.ones((2, 4)), np.ones((20, 4)))
+    found = small(["a", "b"], concepts).chances(cosine_blocks(np.ones((2, 4)), np.ones((20, 4))))
     np.testing.assert_allclose(found[0], [3 / 20, 17 / 20])
 
 
@@ -137,5 +138,5 @@ def test_equal_spelling_links_many_names(shared_data: Path, bag: Callable[..., A
         rows_of={concept: [place[row] for row in rows if row in place] for concept, rows in task.rows_of.items()},
     )
     letters = bag(chars=3, dim=512)
-    found = fewer.chances(letters.encode(list(fewer.mentions)), letters.encode(list(fewer.names)))
+    found = fewer.chances(cosine_blocks(letters.encode(list(fewer.mentions)), letters.encode(list(fewer.names))))
     assert 0.3 < found[0].mean() <= found[1].mean()

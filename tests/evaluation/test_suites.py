@@ -55,6 +55,46 @@ def test_multisimlex_joins_words_and_scores_by_their_id(small_data: Path):
     np.testing.assert_array_equal(french.gold, [2.5, 3, 1])
 
 
+MULTISIMLEX_WORDS = (
+    "id\tENG 1\tENG 2\tPOL 1\tPOL 2\tFRA 1\tFRA 2",
+    "1\tarm\tmuscle\tramie\tmiesien\tbras\tmuscle",
+    "2\tcup\tmug\tkubek\tkufel\ttasse\tchope",
+    "3\tsun\tmoon\tslonce\tksiezyc\tsoleil\tlune",
+)
+MULTISIMLEX_SCORES = ("id\tENG\tPOL\tFRA", "3\t1.0\t3.5\t2.0", "1\t2.0\t3.0\t3.0", "2\t5.0\t5.5\t4.5")
+
+
+@pytest.fixture
+def crossed(tmp_path: Path) -> Path:
+    (tmp_path / "multisimlex").mkdir()
+    (tmp_path / "multisimlex" / "translation.tsv").write_text("\n".join(MULTISIMLEX_WORDS) + "\n", encoding="utf-8")
+    (tmp_path / "multisimlex" / "scores.tsv").write_text("\n".join(MULTISIMLEX_SCORES) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_multisimlex_crosses_the_words_of_two_languages_and_takes_the_mean_of_their_scores(crossed: Path):
+    (suite,) = load_suites(["words-crossed"], crossed)
+    assert [scored.key for scored in suite.sets] == ["multisimlex_eng-fra", "multisimlex_eng-pol", "multisimlex_fra-pol"]
+    assert [scored.group for scored in suite.sets] == ["Mirror-BERT's pairs", "other pairs", "other pairs"]
+    in_french, in_polish, _ = suite.sets
+    assert in_french.languages == ("en", "fr")
+    pairs = list(zip(in_french.left, in_french.right, in_french.gold, strict=True))
+    assert pairs == [  # scores that are just 1 apart stay
+        ("arm", "muscle", 2.5),
+        ("muscle", "bras", 2.5),
+        ("cup", "chope", 4.75),
+        ("mug", "tasse", 4.75),
+        ("sun", "lune", 1.5),
+        ("moon", "soleil", 1.5),
+    ]
+    assert "sun" not in in_polish.left  # 1.0 and 3.5 are of different meanings
+    assert list(in_polish.gold) == [2.5, 2.5, 5.25, 5.25]
+
+
+def test_a_crossed_set_is_named_by_itself(crossed: Path):
+    assert titles(["multisimlex_fra-pol"], crossed) == ["fr-pl"]
+
+
 def test_card660_writes_blanks_as_underscores(small_data: Path):
     ((card,),) = (suite.sets for suite in load_suites(["card660"], small_data))
     assert card.left[:2] == ("ice cream", "big car")

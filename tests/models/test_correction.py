@@ -248,8 +248,10 @@ def test_a_language_that_is_missing_or_unknown_is_refused(embedder: Embedder, rn
         embedder.encode(["glass"], language="fr")
     with pytest.raises(UserError, match="language is 'fr'"):
         embedder.encode(["glass", "sand"], language=["de", "fr"])
-    with pytest.raises(ShapeError, match="2 vectors and 1 languages"):
+    with pytest.raises(UserError, match="1 languages came with 2 texts: give one a text, or one for all"):
         embedder.encode(["glass", "sand"], language=["de"])
+    with pytest.raises(ShapeError, match="2 vectors and 1 languages"):
+        embedder.correction.apply(np.zeros((2, 32), dtype=np.float32), ["de"])
 
 
 def test_a_language_for_a_model_that_treats_all_alike_is_refused(embedder: Embedder):

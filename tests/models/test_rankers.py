@@ -298,7 +298,7 @@ def test_what_cannot_be_scored_is_refused(build, unchecked):
             one.score_lists(["a", "b"], ["ab", "c"])
         with pytest.raises(UserError, match="contexts are one string"):
             one.score_lists("ab", [["a"], ["b"]])
-    with pytest.raises(UserError, match="candidates hold int at place 1, not text"):
+    with pytest.raises(UserError, match="candidate 1 is int, not text"):
         ranker.score(["a context"], ["a", 3])
     with pytest.raises(UserError, match="2 contexts came with 1 lists of candidates"):
         ranker.score_lists(["a", "b"], [["c"]])

@@ -76,6 +76,22 @@ def test_contrastive_distillation_equals_a_plain_sum():
     assert contrastive_distillation(student, teacher, temperature=temperature).item() == pytest.approx(total / 4, rel=1e-5)
 
 
+def test_the_same_text_twice_is_no_negative_of_itself():
+    student, teacher = torch.randn(5, 3), torch.randn(5, 3)
+    is_same = torch.eye(5, dtype=torch.bool)
+    is_same[1, 3] = is_same[3, 1] = True
+    total = 0.0
+    for own in range(5):
+        others = [place for place in range(5) if place == own or not is_same[own, place]]
+        for here, there in ((student, teacher), (teacher, student)):
+            row = torch.stack([F.cosine_similarity(here[own], there[other], dim=0) / 0.3 for other in others])
+            total += (row.logsumexp(0) - row[others.index(own)]).item() / 2
+    found = contrastive_distillation(student, teacher, temperature=0.3, is_same=is_same)
+    assert found.item() == pytest.approx(total / 5, rel=1e-5)
+    alone = contrastive_distillation(student, teacher, temperature=0.3, is_same=torch.ones(5, 5, dtype=torch.bool))
+    assert alone.item() == 0.0
+
+
 def test_turned_and_stretched_vectors_match_in_similarity():
     teacher = torch.randn(6, 4)
     turn = torch.linalg.qr(torch.randn(7, 4)).Q

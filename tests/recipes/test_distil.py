@@ -732,3 +732,40 @@ def test_vectors_on_disk_may_be_bfloat16(texts, tmp_path):
     taught = teacher.teach(texts, places=np.arange(len(texts)), progress=Progress.silent()).text
     assert taught.dtype == np.float32
     assert taught.shape == (len(texts), 8)
+
+
+# ---- texts that teacher or student cannot tell apart
+
+
+@pytest.mark.parametrize("student", ["pqrnn", "static"])
+def test_texts_with_the_same_tokens_are_no_negatives_of_each_other(bert_folder, texts, student, monkeypatch):
+    masks = []
+    plain = recipe.contrastive_distillation
+
+    def watched(*vectors, is_same, **settings):
+        masks.append(is_same)
+        return plain(*vectors, is_same=is_same, **settings)
+
+    monkeypatch.setattr(recipe, "contrastive_distillation", watched)
+    twins = ["a caf\u00e9 by the sea", "a cafe by the sea"]  # the uncased teacher drops accents
+    settings = {**(SMALL if student == "pqrnn" else STATIC), "held_out": 0, "epochs": 1, "batch_texts": 12}
+    settings |= {"start_words": 0} if student == "pqrnn" else {}
+    with pytest.warns(
+        UserWarning, match="2 of 12 texts have the same tokens as others to the teacher or the student: they are not pushed apart"
+    ):
+        distil(bert_folder, [*texts[:10], *twins], **settings)
+    assert [int(mask.sum()) for mask in masks] == [12 + 2]
+
+
+def test_a_student_that_reads_less_than_its_teacher_does_not_tell_apart_what_it_cannot(bert_folder, texts):
+    long = [f"{texts[0]} {texts[1]} {ending}" for ending in ("today", "tomorrow")]
+    with pytest.warns(UserWarning, match="2 of 12 texts have the same tokens as others"):
+        distil(bert_folder, [*texts[2:12], *long], **SMALL | {"held_out": 0, "epochs": 1, "start_words": 0, "max_tokens": 8})
+
+
+def test_equal_rows_of_a_matrix_are_no_negatives_of_each_other(texts, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    vectors[3] = vectors[5]
+    np.save(tmp_path / "teacher.npy", vectors)
+    with pytest.warns(UserWarning, match="2 of 12 texts have the same tokens as others"):
+        distil(tmp_path / "teacher.npy", texts[:12], **SMALL | {"held_out": 0, "epochs": 1, "start_words": 0})

@@ -36,7 +36,7 @@ def texts(sentences):
 def session(folder, texts, **settings):
     """A training session that has not begun, for looking at single steps."""
     config = MirrorConfig(**{**SMALL, "held_out": 0, **settings})
-    material = recipe._material(texts, config)
+    material = recipe.training_set(texts, config)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
     config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=recipe._weight_rms(embedder.encoder)), embedder)
     made = recipe._Session(folder, embedder, config, material, Progress.silent(), None, False)
@@ -71,10 +71,10 @@ def test_a_run_saves_an_encoder_that_sentence_transformers_reads_alike(bert_fold
     record = json.loads((tmp_path / "encoder" / "tain.json").read_text())
     assert record["kind"] == "encoder"
     assert record["config"]["temperature"] == 0.04
-    assert record["figures"]["after"]["texts"] == 8
+    assert record["figures"]["after"]["texts"] == record["figures"]["lexical"]["texts"] == 8
     card = (tmp_path / "encoder" / "README.md").read_text()
     assert "SentenceTransformer" in card
-    assert "self-retrieval MRR" in card
+    assert "self-retrieval MRR" in card and "| word overlap, no model |" in card
 
 
 def test_fifty_steps_make_planted_clusters_stand_out(bert_folder, tmp_path):
@@ -111,7 +111,7 @@ def test_five_seeds_keep_the_best_and_report_the_spread(bert_folder, texts):
     assert alone.spread() == {}
     kept = recipe.label_free_report(
         result.embedder,
-        recipe._material(texts, result.config).held_left,
+        recipe.training_set(texts, result.config).held_left,
         level="sentence",
         max_texts=500,
         rng=np.random.default_rng([13, 2]),
@@ -270,19 +270,19 @@ def test_pairs_have_the_ids_that_their_texts_have(bert_folder, texts):
 
 def test_what_is_held_out_is_not_trained_on(texts):
     config = MirrorConfig(**SMALL)
-    material = recipe._material(texts, config)
+    material = recipe.training_set(texts, config)
     assert len(material.held_left) == 8
     assert sorted(material.left + material.held_left) == sorted(texts)
-    repeated = recipe._material([text for text in texts for _ in range(3)], MirrorConfig(keep_repeats=True, **SMALL))
+    repeated = recipe.training_set([text for text in texts for _ in range(3)], MirrorConfig(keep_repeats=True, **SMALL))
     assert not set(repeated.held_left) & set(repeated.left)
     pairs = [(texts[place // 2], texts[40 + place // 2] + str(place)) for place in range(80)]  # each left side twice
-    split = recipe._material(pairs, config)
+    split = recipe.training_set(pairs, config)
     assert len(split.held_left) == 8
     assert not set(split.held_left) & set(split.left)
 
 
 def test_no_more_texts_are_trained_on_than_asked_for(texts):
-    material = recipe._material(texts, MirrorConfig(max_texts=16, **SMALL))
+    material = recipe.training_set(texts, MirrorConfig(max_texts=16, **SMALL))
     assert (len(material.left), material.counts["left_over"]) == (16, 56)
 
 
@@ -668,7 +668,7 @@ def test_a_budget_that_is_over_when_the_model_is_loaded_is_refused_at_once(bert_
 def test_before_is_the_untouched_model_as_it_is_loaded(bert_folder, texts):
     result = mirror(bert_folder, texts, level="word", epochs=1, **SMALL)
     assert result.config.pooling == "cls"
-    held = recipe._material(texts, result.config).held_left
+    held = recipe.training_set(texts, result.config).held_left
     settings = {"level": "word", "max_texts": 500, "rng": np.random.default_rng([13, 2])}
     untouched = recipe.label_free_report(Embedder.load(bert_folder, dtype="float32"), held, **settings)
     assert result.before.uniformity == pytest.approx(untouched.uniformity, abs=1e-5)
@@ -716,3 +716,91 @@ def test_an_encoder_that_got_worse_is_said_to_be_loudly(bert_folder, texts):
     with pytest.warns(UserWarning, match="THE NEW ENCODER LOOKS WORSE"):
         result = mirror(bert_folder, texts, epochs=8, learning_rate=0.3, **SMALL)
     assert result.worse
+
+
+# ---- beside word overlap
+
+
+def test_word_overlap_is_measured_on_the_same_texts(bert_folder, texts):
+    from tain.evaluation.baselines import Lexical
+    from tain.evaluation.geometry import label_free_report
+
+    result = mirror(bert_folder, texts, **SMALL)
+    assert result.lexical is not None and result.after is not None
+    assert (result.lexical.texts, result.lexical.too_short, result.lexical.level) == (
+        result.after.texts,
+        result.after.too_short,
+        result.after.level,
+    )
+    none = mirror(bert_folder, texts, **{**SMALL, "held_out": 0})
+    assert none.lexical is None
+    assert label_free_report(Lexical(), ["glass and glass and", "sand or sand or"], rng=np.random.default_rng(0)).self_retrieval_mrr == 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "overlap", "is_below"), [(0.1, 0.2, True), (0.195, 0.2, False), (0.3, 0.2, False), (None, 0.2, False), (0.1, None, False)]
+)
+def test_an_encoder_below_word_overlap_is_told_so(ours, overlap, is_below):
+    from tain.recipes.mirror_card import below_lexical
+
+    said = below_lexical({"self_retrieval_mrr": overlap}, {"self_retrieval_mrr": ours})
+    assert said.startswith("the new encoder is below word overlap") == is_below
+    assert below_lexical(None, None) == ""
+
+
+def test_only_self_retrieval_is_shown_of_word_overlap():
+    from tain.recipes.mirror_card import FIGURES, figure_rows
+
+    figures = dict.fromkeys(FIGURES, 0.5)
+    rows = figure_rows(figures, figures, dict.fromkeys(FIGURES, 0.25))
+    assert [row[3] for row in rows] == ["0.250", "–", "–", "–"]
+    assert [row[3] for row in figure_rows(figures, figures, all_figures=True)] == ["–"] * 7
+
+
+# ---- texts that the model cannot tell apart
+
+
+def test_texts_with_the_same_tokens_after_cutting_do_not_push_each_other_away(bert_folder, texts):
+    beginning = "the sea is deep and the stars are far away "
+    alike = [beginning + ending for ending in ("today", "tomorrow", "at noon")] + ["a caf\u00e9 by the sea", "a cafe by the sea"]
+    made = session(bert_folder, [*texts[:8], *alike], max_tokens=10)
+    places = np.arange(len(made.material.left))
+    is_same = made._is_same(places)
+    assert is_same is not None
+    by_text = {text: place for place, text in enumerate(made.material.left)}
+    for group in (alike[:3], alike[3:]):
+        for one in group:
+            assert {made.material.left[place] for place in np.flatnonzero(is_same[by_text[one]])} == {*group} - {one}
+    assert int(is_same.sum()) == 6 + 2
+    assert (made.alike, made._sharing()) == (5, 5)
+    whole = session(bert_folder, [*texts[:8], *alike[:3]], max_tokens=40)  # they differ further on
+    assert (whole.alike, whole._is_same(np.arange(11))) == (0, None)
+
+
+def test_texts_that_read_the_same_are_counted_and_told(bert_folder, texts):
+    alike = ["the sea is deep and the stars are far away " + ending for ending in ("today", "tomorrow")]
+    with pytest.warns(
+        UserWarning, match=r"2 of \d+ texts differ from others in letters, but not in the 10 tokens that are read: .*raise --max-tokens"
+    ):
+        result = mirror(bert_folder, [*texts[:22], *alike], **SMALL | {"held_out": 0, "max_tokens": 10})
+    assert result.counts["sharing"] == 2
+
+
+def test_texts_that_all_read_the_same_are_refused(bert_folder):
+    alike = [f"the sea is deep and the stars are far away number {'a' * number}" for number in range(1, 20)]
+    with pytest.raises(
+        UserError,
+        match=r"all 19 texts have the same 8 tokens when they are cut at 8, so there is nothing to tell apart: raise --max-tokens",
+    ):
+        mirror(bert_folder, alike, **SMALL | {"held_out": 0, "max_tokens": 8})
+
+
+def test_sides_of_pairs_with_the_same_tokens_do_not_push_each_other_away(bert_folder):
+    pairs = [("a b", "c d"), ("e f", "c \u0107 d"), ("g h", "c c d"), ("i j", "k l")]
+    made = session(bert_folder, pairs, batch_texts=4)
+    shared = made._is_same(np.arange(4))
+    assert shared is not None
+    place = {made.material.left[row]: row for row in range(4)}
+    assert shared[place["e f"], place["g h"]]
+    assert int(shared.sum()) == 2
+    assert made.alike == 2

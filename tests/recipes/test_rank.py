@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tain.batches.tokenizing import tokenise
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
@@ -680,8 +681,56 @@ def test_plain_pairs_of_the_same_context_are_joined():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), [("ab", "given one string"), (["a", "b"], "pair number 1 is 'a'"), ([("a",)], "pair number 1")]
+    ("given", "message"), [("ab", "pairs are one string"), (["a", "b"], "pair number 1 is 'a'"), ([("a",)], "pair number 1")]
 )
 def test_what_is_no_pair_is_refused(bert_folder, given, message, unchecked):
     with pytest.raises(UserError, match=message):
         rank(bert_folder, given, **POLY)
+
+
+# ---- texts that the model cannot tell apart
+
+
+@pytest.mark.parametrize("type", ["bi", "cross"])
+def test_texts_with_the_same_tokens_after_cutting_are_no_negatives_of_each_other(bert_folder, pairs, type):
+    long = "the sea is deep and the stars are far away "
+    alike = [
+        RankingExample("caf\u00e9 a", (f"{long}one",), ("a thin layer",)),
+        RankingExample("cafe a", ("a child draws",), (f"{long}two", "glass")),  # the same question with another answer
+        RankingExample("the old books", (f"{long}three",)),
+    ]
+    settings = {"type": type, "candidate_tokens": 8, "epochs": 1, "negatives": 2}
+    made = session(bert_folder, [*pairs[:13], *alike], **settings)
+    material = made.material
+    candidate = {text: number for number, text in enumerate(material.candidates)}
+    assert len(made.candidate_ids) == len(material.candidates)
+    assert sum(text.startswith(long) for text in material.candidates) == 1
+    merged, drawn = candidate[f"{long}one"], candidate["a child draws"]
+    first, second, third = (material.contexts.index(example.context) for example in alike)
+    assert material.right[first] == material.right[second] == {merged, drawn}
+    assert material.right[third] == {merged}
+    assert set(material.listed[second]) == {candidate["glass"]}  # the other listed one is right for the same question
+    assert [material.pairs[material.pairs[:, 0] == context, 1].tolist() for context in (first, second, third)] == [
+        [merged],
+        [drawn],
+        [merged],
+    ]
+    for number, ids in enumerate(made.candidate_ids):
+        again = tokenise(made.ranker.candidate.tokenizer, [material.candidates[number]], max_tokens=8).ids[0]
+        assert list(ids) == again
+    loss, _ = gradients(made, range(8, 16))
+    assert np.isfinite(loss)
+
+
+def test_merged_texts_are_counted_and_told(bert_folder, pairs):
+    twins = [("caf\u00e9 a", "the stars"), ("cafe a", "the sun")]
+    with pytest.warns(UserWarning, match="2 contexts and candidates differ from others in letters, but not in the tokens that are read"):
+        rank(bert_folder, [*((pair.context, pair.answers[0]) for pair in pairs[:20]), *twins], **POLY | {"epochs": 1, "held_out": 0})
+
+
+def test_pairs_that_all_read_the_same_are_refused(bert_folder):
+    alike = [(f"context {'a' * number}", f"the sea is deep and the stars are far away {'b' * number}") for number in range(1, 12)]
+    with pytest.raises(
+        UserError, match="all 1 different candidates are right for every context: raise --context-tokens or --candidate-tokens"
+    ):
+        rank(bert_folder, alike, **POLY | {"held_out": 0, "candidate_tokens": 8})

@@ -12,7 +12,6 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-import uvicorn
 
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
@@ -20,9 +19,10 @@ from tain.models.rankers import CrossRanker, Ranker
 from tain.recipes.distil import distil
 from tain.runtime.reading import HashedReader
 from tain.runtime.student import Student
-from tain.serving import app as application
+from tain.serving import batching, bodies
 from tain.serving.app import build_app
-from tain.serving.served import Served, load_served
+from tain.serving.served import Query, Served, load_served
+from tain.serving.server import Server
 from tain.text.records import Example
 
 OPTIONS = {"device": "cpu", "dtype": "float32", "trust_remote_code": False}
@@ -66,7 +66,7 @@ def serve():
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        server = uvicorn.Server(uvicorn.Config(build_app(served, **options), log_level="critical", access_log=False))
+        server = Server(build_app(served, **options), log_level="critical")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         running.append((server, thread, listener))
@@ -114,7 +114,7 @@ def test_vectors_are_the_models_own(client, folders, sentences, name):
     status, said = client.post("/v1/embeddings", model=name, input=sentences)
     assert (status, said["object"], said["model"]) == (200, "list", name)
     assert [(row["object"], row["index"]) for row in said["data"]] == [("embedding", place) for place in range(len(sentences))]
-    np.testing.assert_allclose([row["embedding"] for row in said["data"]], model.encode(sentences), atol=1e-5)
+    np.testing.assert_allclose([row["embedding"] for row in said["data"]], model.encode(sentences, normalise=True), atol=1e-5)
     tokens = sum(model.count_tokens(sentences))
     assert said["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
 
@@ -161,23 +161,54 @@ def test_documents_come_by_score_best_first(client, folders, sentences, name):
     assert few["results"] == [{name: value for name, value in result.items() if name != "document"} for result in said["results"][:2]]
 
 
+def pairs(query, documents):
+    asked = Query(query)
+    return [(asked, document) for document in documents]
+
+
+def tokens_of(found):
+    return found[0].query_tokens + sum(one.document_tokens for one in found)
+
+
 def test_a_cross_encoder_reads_the_query_with_every_document(folders):
     cross, encoder = (load_served(name, str(folders[name]), **OPTIONS) for name in ("cross", "encoder"))
-    (_, once), (_, with_three) = cross.rerank([("a b", ["c"]), ("a b", ["c", "c", "c"])])
-    assert once == len(["[CLS]", "a", "b", "[SEP]", "c", "[SEP]"])
-    assert with_three == 3 * once
-    (_, shared), (_, alone) = encoder.rerank([("a b", ["c", "c"]), ("a b", ["c"])])
-    assert shared - alone == encoder.embedder.count_tokens(["c"])[0]
+    once, with_three = pairs("a b", ["c"]), pairs("a b", ["c", "c", "c"])
+    found = cross.rerank([*once, *with_three])
+    assert tokens_of(found[:1]) == len(["[CLS]", "a", "b", "[SEP]", "c", "[SEP]"])
+    assert tokens_of(found[1:]) == 3 * tokens_of(found[:1])
+    found = encoder.rerank([*pairs("a b", ["c", "c"]), *once])
+    assert tokens_of(found[:2]) - tokens_of(found[2:]) == encoder.embedder.count_tokens(["c"])[0]
 
 
-def test_requests_of_many_lists_keep_them_apart(folders, sentences):
-    for name in ("encoder", "cross"):
-        served = load_served(name, str(folders[name]), **OPTIONS)
-        lists = [(sentences[0], sentences[1:4]), (sentences[5], sentences[2:3]), (sentences[7], sentences[:6])]
-        for (found, tokens), one in zip(served.rerank(lists), lists, strict=True):
-            ((alone, tokens_alone),) = served.rerank([one])
-            np.testing.assert_allclose(found, alone, atol=1e-5)
-            assert tokens == tokens_alone
+@pytest.mark.parametrize("name", ["encoder", "cross"])
+def test_requests_of_many_lists_keep_them_apart(folders, sentences, name):
+    served = load_served(name, str(folders[name]), **OPTIONS)
+    lists = [(sentences[0], sentences[1:4]), (sentences[0], sentences[2:3]), (sentences[7], sentences[:6])]
+    together = served.rerank([pair for one in lists for pair in pairs(*one)])
+    start = 0
+    for query, documents in lists:
+        alone, found = served.rerank(pairs(query, documents)), together[start : start + len(documents)]
+        np.testing.assert_allclose([one.score for one in found], [one.score for one in alone], atol=1e-5)
+        assert tokens_of(found) == tokens_of(alone)
+        start += len(documents)
+
+
+@pytest.mark.parametrize("name", ["encoder", "cross"])
+def test_slices_of_a_request_change_neither_scores_nor_counts(serve, folders, sentences, monkeypatch, name):
+    asked = {"query": sentences[0], "documents": sentences * 4}
+    served = load_served(name, str(folders[name]), **OPTIONS)
+    _, whole = serve([served]).post("/v1/rerank", **asked)
+    monkeypatch.setattr(batching, "_FIRST_BATCH_TOKENS", 20)
+    monkeypatch.setattr(batching, "_BATCH_TOKENS", (20, 20))
+    calls = []
+    rerank = Served.rerank
+    monkeypatch.setattr(Served, "rerank", lambda self, pairs: calls.append(len(pairs)) or rerank(self, pairs))
+    _, sliced = serve([served]).post("/v1/rerank", **asked)
+    assert len(calls) > 4 and sum(calls) == 48
+    assert sliced["usage"] == whole["usage"]
+    assert [one["index"] for one in sliced["results"]] == pytest.approx([one["index"] for one in whole["results"]])
+    scores = [[one["relevance_score"] for one in said["results"]] for said in (sliced, whole)]
+    np.testing.assert_allclose(*scores, atol=1e-5)
 
 
 def test_classes_and_tags_are_told(client, folders):
@@ -203,7 +234,7 @@ def test_models_are_listed_with_what_they_answer(client):
 
 
 def test_many_at_once_each_get_their_own(client, folders, sentences):
-    expected = Embedder.load(folders["encoder"], device="cpu", dtype="float32").encode(sentences)
+    expected = Embedder.load(folders["encoder"], device="cpu", dtype="float32").encode(sentences, normalise=True)
 
     def ask(place):
         status, said = client.post("/v1/embeddings", input=[sentences[place], sentences[place - 1]])
@@ -272,7 +303,7 @@ def test_bodies_that_are_no_json_or_too_large(client, monkeypatch):
     status, said, _ = client.ask("/v1/embeddings", raw="{")
     assert (status, said["error"]["message"][:34]) == (400, "the request's body is not JSON (EO")
     assert client.ask("/v1/embeddings", raw="[]")[0] == 400
-    monkeypatch.setattr(application, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(bodies, "MAX_BYTES", 2**20)
     status, said, _ = client.ask("/v1/embeddings", {"input": "a" * 2**21})
     assert (status, said["error"]["message"]) == (413, "the request is larger than 1 MB: send fewer texts at a time")
 
@@ -309,29 +340,39 @@ class Stuck:
         return [1] * len(texts)
 
 
-def test_a_server_with_too_much_to_do_says_so(serve):
+def slow(monkeypatch):
+    """Every token takes a second, as far as the server knows; small batches."""
+    monkeypatch.setattr(batching._Speed, "seconds_per_token", 1.0)
+    monkeypatch.setattr(batching._Speed, "batch_tokens", 100)
+
+
+def test_a_server_with_too_much_to_do_says_so(serve, monkeypatch):
+    slow(monkeypatch)
     stuck = Stuck()
-    client = serve([Served("stuck", embedder=stuck)], most_waiting=2)
+    client = serve([Served("stuck", embedder=stuck)], max_wait_s=3.0)
     with ThreadPoolExecutor(5) as threads:
         running = threads.submit(client.post, "/v1/embeddings", input="a")
         assert stuck.has_begun.wait(20)
-        others = [threads.submit(client.ask, "/v1/embeddings", {"input": ["a", "b"]}) for _ in range(4)]
+        others = [threads.submit(client.ask, "/v1/embeddings", {"input": ["a", "b"]}) for _ in range(4)]  # 4 s each
         refused = [other.result() for other in islice(as_completed(others), 3)]  # one of the four may wait
         stuck.is_let.set()
         for status, said, headers in refused:
-            assert (status, said["error"]["code"], headers["Retry-After"]) == (503, "overloaded", "1")
+            assert (status, said["error"]["code"], said["error"]["type"]) == (429, "overloaded", "rate_limit_error")
+            assert headers["Retry-After"] == "4"
         assert running.result()[0] == 200
-        assert sorted(other.result()[0] for other in others) == [200, 503, 503, 503]
+        assert sorted(other.result()[0] for other in others) == [200, 429, 429, 429]
 
 
-def test_documents_to_rank_count_as_texts(serve):
+def test_documents_to_rank_count_as_work(serve, monkeypatch):
+    slow(monkeypatch)
     stuck = Stuck()
-    client = serve([Served("stuck", embedder=stuck)], most_waiting=4)
+    client = serve([Served("stuck", embedder=stuck)], max_wait_s=5.0)
     with ThreadPoolExecutor(3) as threads:
         running = threads.submit(client.post, "/v1/rerank", query="a", documents=["b"])
         assert stuck.has_begun.wait(20)
-        others = [threads.submit(client.ask, "/v1/rerank", {"query": "a", "documents": ["b", "c"]}) for _ in range(2)]
-        assert next(as_completed(others)).result()[0] == 503
+        others = [threads.submit(client.ask, "/v1/rerank", {"query": "a", "documents": ["b", "c"]}) for _ in range(2)]  # 6 s each
+        others += [threads.submit(client.ask, "/v1/rerank", {"query": "a", "documents": ["b", "c"]})]
+        assert next(as_completed(others)).result()[0] == 429
         stuck.is_let.set()
         assert running.result()[0] == 200
 
@@ -359,7 +400,7 @@ def test_a_request_whose_client_went_away_is_not_computed(serve):
 
 
 def test_bodies_that_do_not_come_are_waited_for_in_vain_and_not_for_long(client, monkeypatch, capfd):
-    monkeypatch.setattr(application, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(bodies, "IDLE_S", 0.3)
     with half_sent(client) as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
     half_sent(client).close()

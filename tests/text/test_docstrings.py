@@ -180,6 +180,21 @@ def test_nothing_is_there_twice(tmp_path):
     assert not set(map(same_text_key, in_functions)) & set(keys)
 
 
+def test_sentences_of_one_docstring_stay_together_in_its_order(tmp_path):
+    said = [
+        (f"The {jar} jar is opened at noon.", f"Its {jar} marbles are counted twice.", f"Nobody has to see the {jar} lid.")
+        for jar in map(str, range(40))
+    ]
+    for number, sentences in enumerate(said):
+        write_module(tmp_path, f"p{number}.m", f"{sentences[0]}\n\n    x = y -> z.  {sentences[1]} {sentences[2]}")
+    corpus = gather_docstrings([tmp_path], seed=1, functions=1)
+    assert len(corpus.documents) > 5
+    for document in corpus.documents:
+        (whole,) = (sentences for sentences in said if document[0] in sentences)
+        assert document == tuple(sentence for sentence in whole if sentence in document) and len(document) >= 2
+    assert corpus.sentences == tuple(sentence for document in corpus.documents for sentence in document)
+
+
 def test_a_function_is_cut_into_description_and_rest(tmp_path):
     for package in range(30):
         summary = f"Let work_0 count the {package} marbles."

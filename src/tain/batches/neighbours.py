@@ -62,7 +62,7 @@ class Neighbours:
     Args:
         sentences: Token ids of sentence i, without special tokens.
         document_starts: Places of the sentences that documents begin with, ascending from 0.
-        side: The neighbour that a sentence is restored from: the one to its left (before it), as in the paper, the one to its right, or both.
+        side: The neighbour that a sentence is restored from: the one to its left (before it), the one to its right, or both.
         first_id: Id put before each sentence (``[CLS]``).
         last_id: Id put behind each sentence (``[SEP]``).
         least_tokens: Shorter sentences are joined; special tokens not counted.

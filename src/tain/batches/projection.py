@@ -65,7 +65,7 @@ class Projection:
         if distortion > 0:
             assert rng is not None, "distortion draws from rng"
             most = self.config.max_tokens + 1
-            read = self.cache.read_tokens([distort(self.tokens(text)[:most], chance=distortion, rng=rng) for text in texts])
+            read = self.cache.read_tokens([distort(self.cache.tokens(text, most=most), chance=distortion, rng=rng) for text in texts])
         else:
             read = self.cache.read(texts)
         if self.cache.new:

@@ -1,6 +1,7 @@
 """Which tokens texts have: each different one is spelt, numbered and worked out once, and looked up from then on."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -12,11 +13,16 @@ from tain.batches.projection_config import ProjectionConfig
 
 BEGIN, END = "<BOS>", "<EOS>"
 
+MAX_TOKEN_CHARACTERS = 257  # n-grams are taken of the first 256, and one more shows that the token goes on; the rest is not read
+
 _CACHE_BYTES = 64 * 2**20
 _CACHE_CHARACTERS = 16 * 2**20  # of tokens, and of their spellings in texts: addresses and encoded files are long ones
 
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _WHITE = "\t\n\r\v\f\u00a0"
+_SPLIT_CHARACTERS = 64  # a token; texts that are longer for their limit of tokens are split no further than they are read
+_CHUNK = re.compile("[^ ]+")
+_PIECE = re.compile(f"[{re.escape(_PUNCTUATION)}]|[^{re.escape(_PUNCTUATION + _WHITE)} ]+")
 _SEPARATED = str.maketrans({**{mark: f" {mark} " for mark in _PUNCTUATION}, **dict.fromkeys(_WHITE, " ")})
 
 
@@ -143,16 +149,20 @@ class TokenCache:
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         return self._read(self._numbers(list(chain.from_iterable(texts))), lengths)
 
-    def tokens(self, text: str) -> list[str]:
-        """Split a text, without the tokens of its ends and without the limit."""
+    def tokens(self, text: str, *, most: int | None = None) -> list[str]:
+        """Split a text, without the tokens of its ends; ``most`` is how many are wanted, by default all."""
         if self.config.split == "code-point":
-            return self._spelt(list(text))
-        return self._spelt([piece for chunk in text.split(" ") for piece in self._pieces(chunk)])
+            return self._spelt(list(text[:most]))
+        if most is not None and self._is_long(text):
+            return self._spelt(list(islice(self._split(text), most)))
+        return self._spelt([piece for chunk in text.split(" ") for piece in self._pieces(chunk)][:most])
 
     def count(self, text: str) -> int:
         """How many tokens a text has that are read, those of its ends included; quick, and off by a few at most."""
         if self.config.split == "code-point":
             tokens = len(text)
+        elif self._is_long(text):
+            tokens = sum(1 for _ in islice(self._split(text), self.config.max_tokens))
         else:
             tokens = sum(map(bool, (text.translate(_SEPARATED) if self.config.separate else text).split(" ")))
         return min(tokens, self.config.max_tokens) + self.config.begin + self.config.end
@@ -162,6 +172,8 @@ class TokenCache:
         most = self.config.max_tokens + 1
         if self.config.split == "code-point":
             return list(text[:most])
+        if self._is_long(text):
+            return list(islice(self._split(text), most))
         chunks = text.split(" ")
         if len(chunks) <= most:
             return chunks
@@ -169,9 +181,18 @@ class TokenCache:
         return list(islice((chunk for chunk in chunks if chunk.strip(blanks)), most))
 
     def _pieces(self, chunk: str) -> list[str]:
-        if self.config.split == "code-point" or chunk.isalnum():
+        if self.config.split == "code-point":
             return [chunk]
-        return [piece for piece in (chunk.translate(_SEPARATED).split(" ") if self.config.separate else [chunk]) if piece]
+        pieces = chunk.translate(_SEPARATED).split(" ") if self.config.separate and not chunk.isalnum() else [chunk]
+        return [piece[:MAX_TOKEN_CHARACTERS] for piece in pieces if piece]
+
+    def _is_long(self, text: str) -> bool:
+        return len(text) > _SPLIT_CHARACTERS * (self.config.max_tokens + 1)
+
+    def _split(self, text: str) -> Iterator[str]:
+        """The tokens of a text, not yet lower-cased; what is not asked for is not looked at."""
+        for found in (_PIECE if self.config.separate else _CHUNK).finditer(text):
+            yield text[found.start() : min(found.end(), found.start() + MAX_TOKEN_CHARACTERS)]
 
     def _spelt(self, pieces: list[str]) -> list[str]:
         if self.config.lowercase and pieces:

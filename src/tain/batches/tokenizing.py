@@ -14,6 +14,7 @@ from tain.foundation.errors import UserError
 from tain.text.cleaning import refuse_half_characters
 
 _CHARACTERS_A_TOKEN = 16  # hardly a text has as many
+_MOST_CHARACTERS_A_TOKEN = 1024  # of blanks, or of a word that becomes one unknown token; texts are read no further
 _TEXTS_AT_ONCE = 8192  # what a tokenizer says of a text takes a hundred times the memory of its ids
 _LEFT_OVER = 32  # tokens: so far from a cut between characters the tokens are those of the whole text
 
@@ -71,10 +72,11 @@ def _long_one(backend: Any, text: str, reach: int, side: str, encoding: Any) -> 
 
     What is left over is thrown away, and of a book it would take a hundred times the memory of the book.
     """
-    while reach < len(text) and sum(map(len, encoding.overflowing)) < _LEFT_OVER:
+    most = reach * _MOST_CHARACTERS_A_TOKEN // _CHARACTERS_A_TOKEN
+    while reach < min(len(text), most) and sum(map(len, encoding.overflowing)) < _LEFT_OVER:
         reach *= 4
         (encoding,) = backend.encode_batch_fast([_end_of(text, reach, side)])
-    return encoding.ids, bool(encoding.overflowing)
+    return encoding.ids, bool(encoding.overflowing) or reach < len(text)
 
 
 def _end_of(text: str, reach: int, side: str) -> str:

@@ -1,5 +1,6 @@
 """What batches hand to encoders: texts as token ids, packed end to end or padded."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -46,6 +47,9 @@ class KeptTexts:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self[text] for text in range(len(self)))
 
     def __getitem__(self, text: int) -> list[int]:
         return self.ids[self.starts[text] : self.starts[text + 1]].tolist()

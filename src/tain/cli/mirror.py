@@ -35,6 +35,9 @@ def mirror(
     overwrite: Annotated[
         bool, Parameter(help="replace the output folder if it exists, and start anew where a run was cut off", negative=())
     ] = False,
+    all_figures: Annotated[
+        bool, Parameter(help="print all label-free figures, not only the main four; tain.json always has all", negative=())
+    ] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
@@ -61,13 +64,13 @@ def mirror(
         raise UserError("column and pairs both name columns: give --column for texts, or --pairs for texts that mean the same")
     given = _read(texts, column, pairs, progress)
     from tain.recipes.mirror import mirror as run
-
-    result = run(model, given, output, config=settled, overwrite=overwrite, progress=progress, began_s=time.monotonic() - process_age_s())
     from tain.training import distributed
 
-    if distributed.rank() == 0:
-        _show(result, as_json=json)
-    distributed.end_processes()
+    with distributed.ending_processes():
+        began_s = time.monotonic() - process_age_s()
+        result = run(model, given, output, config=settled, overwrite=overwrite, progress=progress, began_s=began_s)
+        if distributed.rank() == 0:
+            _show(result, as_json=json, all_figures=all_figures)
 
 
 def _read(source: str, column: str | None, pairs: tuple[str, str] | None, progress: "Progress") -> list[Any]:
@@ -81,16 +84,24 @@ def _read(source: str, column: str | None, pairs: tuple[str, str] | None, progre
     return given
 
 
-def _show(result: "Mirrored", *, as_json: bool) -> None:
+def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
     """Print the before-and-after table, or everything as one JSON object."""
     from tain.recipes.mirror_card import figure_rows, spread_in_words
 
     before = result.before.to_dict() if result.before else None
     after = result.after.to_dict() if result.after else None
+    lexical = result.lexical.to_dict() if result.lexical else None
     if as_json:
         import json
 
-        everything = {"folder": str(result.folder), "before": before, "after": after, "steps": result.steps, "texts": result.texts}
+        everything = {
+            "folder": str(result.folder),
+            "before": before,
+            "after": after,
+            "lexical": lexical,
+            "steps": result.steps,
+            "texts": result.texts,
+        }
         everything |= {"counts": result.counts, "worse": result.worse, "best_seed": result.runs[result.best].seed}
         everything |= {"seeds": [run.seed for run in result.runs], "all_seeds": result.figures_of_seeds(), "spread": result.spread()}
         print(json.dumps(everything, ensure_ascii=False))
@@ -105,12 +116,13 @@ def _show(result: "Mirrored", *, as_json: bool) -> None:
         table.add_column("figure")
         table.add_column("before", justify="right")
         table.add_column("after", justify="right")
+        table.add_column("lexical", justify="right")
         table.add_column("better is")
-        for row in figure_rows(before, after):
+        for row in figure_rows(before, after, lexical, all_figures=all_figures):
             table.add_row(*row)
         console.print(table)
     if len(result.runs) > 1:
-        for line in spread_in_words(result.spread()):
+        for line in spread_in_words(result.spread(), all_figures=all_figures):
             console.print(f"{line} over {len(result.runs)} seeds")
         by = "the loss of its last batch" if after is None else "self-retrieval, then alignment and uniformity"
         console.print(f"kept: seed {result.runs[result.best].seed}, by {by}")

@@ -1,14 +1,17 @@
-"""The models that a verb compares: embedders, word vectors in a file, and one of these a language."""
+"""The models that a verb compares: embedders, word vectors in a file, one of these a language, and baselines."""
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tain.foundation.choices import LEXICAL, STATIC, is_baseline
 from tain.foundation.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from tain.evaluation.baselines import Lexical, Static, Weighting
     from tain.evaluation.encoding import Encodes
     from tain.evaluation.tagging import Tells
     from tain.foundation.progress import Progress
@@ -28,11 +31,63 @@ def find_model(given: str) -> None:
     from tain.models.word_vectors import is_word_vectors
     from tain.text.lines import refuse_unreadable
 
-    for _, name in _parts(given):
-        if is_word_vectors(name):
+    for language, name in _parts(given):
+        if is_baseline(name):
+            if language is not None:
+                raise UserError(f"model is {given!r}, but a baseline treats all languages alike: give {name} by itself")
+            find_baseline(name)
+        elif is_word_vectors(name):
             refuse_unreadable(name)
         else:
             find_encoder(name)
+
+
+def find_baseline(name: str) -> None:
+    """Refuse a baseline that cannot be made, before anything is loaded.
+
+    Raises:
+        UserError: There is a folder called ``lexical`` too; ``static:`` names no model, or one without input embeddings.
+    """
+    from tain.models.saved import locate
+    from tain.models.word_vectors import is_word_vectors
+    from tain.runtime.student import is_student
+
+    if name == LEXICAL:
+        if Path(name).exists():
+            raise UserError(
+                f"model is {name!r}, the baseline, but there is a folder of that name here: give ./{name} for the folder, or run in another"
+                " folder for the baseline"
+            )
+        return
+    model = name.removeprefix(STATIC)
+    if not model:
+        raise UserError(
+            f"model is {name!r}, which names no model to take the input embeddings of: give {STATIC}tain-mini, or {STATIC}FOLDER"
+        )
+    if is_word_vectors(model):
+        raise UserError(f"model is {name!r}, but word vectors are static by themselves: give {model}")
+    if is_student(model):
+        raise UserError(f"model is {name!r}, but a student has no input embeddings: give it as {model}, or {STATIC} with its teacher")
+    locate(model)
+
+
+def load_baseline(name: str, *, texts: Sequence[str] | None = None, weighting: "Weighting" = "sif") -> "Lexical | Static":
+    """Make a baseline out of its name, ``lexical`` or ``static:MODEL``; neither needs torch for most models.
+
+    Args:
+        name: See ``is_baseline``.
+        texts: What it is fitted on; default: the texts at hand.
+        weighting: Of ``lexical``.
+
+    Raises:
+        UserError: As ``find_baseline``, or the model cannot be read.
+    """
+    from tain.evaluation.baselines import Lexical, Static
+
+    find_baseline(name)
+    if name == LEXICAL:
+        return Lexical(texts, weighting=weighting)
+    return Static.load(name.removeprefix(STATIC), texts)
 
 
 def find_encoder(name: str) -> None:
@@ -48,9 +103,17 @@ def find_encoder(name: str) -> None:
         locate(name)
 
 
-def load_model(given: str, *, batch_tokens: int | None, progress: "Progress", **options: Any) -> "Encodes":
-    """Load what ``given`` names; ``options`` are those of ``Embedder.load`` and mean nothing to word vectors."""
+def load_model(
+    given: str, *, batch_tokens: int | None, progress: "Progress", fit_texts: Sequence[str] | None = None, **options: Any
+) -> "Encodes":
+    """Load what ``given`` names; ``options`` are those of ``Embedder.load`` and mean nothing to word vectors and baselines.
+
+    ``fit_texts`` is what baselines are fitted on; default: the texts at hand.
+    """
     from tain.evaluation.encoding import OnePerLanguage
+
+    if is_baseline(given):
+        return load_baseline(given, texts=fit_texts)
 
     loaded = {language: _load_one(name, batch_tokens=batch_tokens, progress=progress, **options) for language, name in _parts(given)}
     if None in loaded:

@@ -15,6 +15,7 @@ from tain.foundation.errors import UserError
 from tain.recipes.rank_config import RankConfig
 
 if TYPE_CHECKING:
+    from tain.evaluation.baselines import BaselineRanker
     from tain.evaluation.candidates import CandidateLists, RankingReport
     from tain.evaluation.report import Figure
     from tain.foundation.progress import Progress
@@ -88,13 +89,12 @@ def train(
     held = _examples(validation, columns, negatives_column, label) if validation is not None else []
     progress = Progress.for_terminal(json=json, quiet=quiet)
     from tain.recipes.rank import rank as run
-
-    result = run(model, given, output, validation=held, config=settled, overwrite=overwrite, progress=progress)
     from tain.training import distributed
 
-    if distributed.rank() == 0:
-        _show_trained(result, as_json=json)
-    distributed.end_processes()
+    with distributed.ending_processes():
+        result = run(model, given, output, validation=held, config=settled, overwrite=overwrite, progress=progress)
+        if distributed.rank() == 0:
+            _show_trained(result, as_json=json)
 
 
 @rank.command
@@ -276,8 +276,11 @@ def evaluate(
     Parameters
     ----------
     models
-        rankers, or any encoders, which then are bi-encoders
+        rankers, or any encoders, which then are bi-encoders; two need no training, and a ranker should beat them: lexical (TF-IDF over
+        the candidates) and static:MODEL (the mean of MODEL's input embeddings, whitened on the candidates)
     """
+    from tain.cli.models import find_baseline
+    from tain.foundation.choices import is_baseline
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
@@ -291,14 +294,14 @@ def evaluate(
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
     for name in models:
-        locate(name)
+        (find_baseline if is_baseline(name) else locate)(name)
     examples = _examples(pairs, columns, negatives_column, label)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     from tain.evaluation.candidates import evaluate_rankers
 
     lists = _lists(examples, candidates, pool=pool, listed=listed, seed=seed)
     report = evaluate_rankers(
-        (_load(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code) for name in models),
+        (_load_any(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code) for name in models),
         lists,
         sizes=() if no_latency else tuple(dict.fromkeys(latency)),
         resamples=resamples,
@@ -355,6 +358,18 @@ def _load(name: str, **options: Any) -> "Ranker":
 
     keep_freed_memory()
     return Ranker.load(name, **options)
+
+
+def _load_any(name: str, **options: Any) -> "Ranker | BaselineRanker":
+    """Load a ranker, or make a baseline, to which the options mean nothing."""
+    from tain.foundation.choices import is_baseline
+
+    if not is_baseline(name):
+        return _load(name, **options)
+    from tain.cli.models import load_baseline
+    from tain.evaluation.baselines import BaselineRanker
+
+    return BaselineRanker(load_baseline(name, weighting="tf-idf"))
 
 
 def _dual(ranker: "Ranker") -> "DualRanker":

@@ -2,8 +2,8 @@
 
 import errno
 import os
+import re
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,13 @@ def serve(
     port: Annotated[int, Parameter(help="port to listen at; 0 takes a free one")] = 8000,
     device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
     dtype: Annotated[Dtype, Parameter(help="number type the models compute in; auto takes what is fastest here")] = "auto",
-    most_waiting: Annotated[int, Parameter(help="texts that may wait for one model; more are refused with status 503")] = 8192,
+    normalize: Annotated[bool, Parameter(help="scale embeddings to length 1; --no-normalize gives them as the model does")] = True,
+    max_wait_s: Annotated[float, Parameter(help="seconds of work that may wait before a request; more are refused with status 429")] = 5.0,
+    max_request_tokens: Annotated[int, Parameter(help="tokens of one request, estimated from its length")] = 300_000,
+    cors_origin: Annotated[
+        list[str] | None,
+        Parameter(help="web pages of this origin, such as https://example.org, may ask; * lets all. May be repeated", negative=()),
+    ] = None,
     trust_remote_code: Annotated[bool, Parameter(help="let the models' folders bring Python code of their own", negative=())] = False,
     json: Annotated[bool, Parameter(help="what happens as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but warnings", negative=())] = False,
@@ -32,7 +38,7 @@ def serve(
     tain serve encoder ranker
 
     POST /v1/embeddings (as OpenAI's), /v1/rerank (as Cohere's), /v1/classify; GET /v1/models, /health. Where TAIN_API_KEY is set,
-    requests must carry it. Ctrl-C stops.
+    requests must carry it. Ctrl-C or SIGTERM finishes what has begun and stops; a second one stops at once.
 
     Parameters
     ----------
@@ -40,14 +46,13 @@ def serve(
         encoders, rankers, students, classifiers or taggers: folders, hub names, or tain-mini; NAME=MODEL gives one another name,
         else it is called by its folder's
     """
-    _refuse_settings(models, port=port, most_waiting=most_waiting)
+    _refuse_settings(models, port=port, max_wait_s=max_wait_s, max_request_tokens=max_request_tokens, cors_origins=cors_origin or [])
     api_key = _api_key()
     named = _named(models)
     listener = _listener(host, port)
     with listener:
-        import uvicorn
-
         from tain.foundation.progress import Progress
+        from tain.serving import server
         from tain.serving.app import build_app
         from tain.serving.served import load_served
 
@@ -55,25 +60,37 @@ def serve(
         if host not in _LOCAL and api_key is None:
             progress.warn(f"whoever reaches {host} can send requests: set {_KEY} to ask for a key")
         options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        options["normalise"] = True if normalize else None
         served = [load_served(name, model, progress=progress, **options) for name, model in named.items()]
-        app = build_app(served, api_key=api_key, most_waiting=most_waiting)
+        app = build_app(
+            served,
+            api_key=api_key,
+            max_wait_s=max_wait_s,
+            max_request_tokens=max_request_tokens,
+            cors_origins=cors_origin or (),
+        )
         listener.listen()  # who reads the line below may connect at once
         shown = f"[{host}]" if ":" in host else host
         overview = ", ".join(f"{one.name} ({', '.join(one.uses)})" for one in served)
         progress.note(f"serving {overview} at http://{shown}:{listener.getsockname()[1]}/v1")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        with suppress(KeyboardInterrupt):  # how a server ends; it is lost when the loop is done before it is delivered
-            server.run(sockets=[listener])
+        is_ended = server.run(app, listener, on_stop=lambda: progress.note("stopping; once more stops at once"))
         progress.note("stopped")
+        if not is_ended:  # a batch that never ends
+            server.leave(0)
 
 
-def _refuse_settings(models: tuple[str, ...], *, port: int, most_waiting: int) -> None:
+def _refuse_settings(models: tuple[str, ...], *, port: int, max_wait_s: float, max_request_tokens: int, cors_origins: list[str]) -> None:
     if not models:
         raise UserError("no model is given: give one or more, tain serve encoder")
     if not 0 <= port <= 65535:
         raise UserError(f"port is {port}: give 1 to 65535, or 0 for a free one")
-    if most_waiting < 1:
-        raise UserError(f"most_waiting is {most_waiting}: give 1 or more")
+    if not max_wait_s > 0:
+        raise UserError(f"max_wait_s is {max_wait_s}: give seconds, above 0")
+    if max_request_tokens < 1:
+        raise UserError(f"max_request_tokens is {max_request_tokens}: give 1 or more")
+    for origin in cors_origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+            raise UserError(f"cors_origin is {origin!r}, which is no origin: give such as https://example.org, without a path, or *")
 
 
 def _api_key() -> str | None:

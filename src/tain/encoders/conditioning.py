@@ -26,7 +26,7 @@ class Conditioning(nn.Module):
 
     Args:
         dim: Width of the encoder.
-        pseudo_tokens: Pseudo-tokens a condition (the paper's N); 0 for none.
+        pseudo_tokens: Pseudo-tokens a condition (15 in the paper, as far as we know); 0 for none.
         conditions: Sentence vectors a text: 1 for one neighbour, 2 for both.
         skip_connection: Join the vector to each predicted token's output too, before the head: ``W [output ; vector]``.
     """
@@ -36,7 +36,7 @@ class Conditioning(nn.Module):
         self.pseudo_tokens, self.conditions = pseudo_tokens, conditions
         self.projections: nn.Module | None = None
         if pseudo_tokens > 1:
-            # the paper says three layers; width and activation are ours, and the first two layers serve all projections
+            # three layers, whose width and activation are our choice; the first two serve all projections
             widths = (nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, (pseudo_tokens - 1) * dim))
             self.projections = nn.Sequential(*widths)
         # added to pseudo-tokens in place of a token type: tells the left neighbour's from the right one's

@@ -14,6 +14,7 @@ from tain.encoders import attention
 from tain.encoders.pooling import first_token, masked_mean
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import ShapeError, UserError
+from tain.foundation.probing import evaluating, unchanged
 from tain.foundation.runtime import fastest_dtype
 
 FOREIGN_ERRORS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError, ImportError)
@@ -33,9 +34,11 @@ class TransformerEncoder(nn.Module):
             handful of tokens and takes the second when the outputs differ from the plain model's.
         padded_to: Row length for ``mean-with-padding``, in tokens.
         mask_id: The mask token, which some models treat apart (ESM); default: what the model's config says, if anything.
+        token_weights: Weight of each token id in mean pooling, float32 (vocabulary,); None weighs all tokens alike.
 
     Raises:
-        UserError: The model gives no vector for each token, or is a decoder. Or ``packed`` was asked of a model that cannot run so, or the pooling is unknown.
+        UserError: The model gives no vector for each token, or is a decoder; ``packed`` was asked of a model that cannot run so; the
+            pooling is unknown, or it is not ``mean`` and there are token weights.
     """
 
     def __init__(
@@ -47,10 +50,15 @@ class TransformerEncoder(nn.Module):
         layout: Layout = "auto",
         padded_to: int | None = None,
         mask_id: int | None = None,
+        token_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
+        if token_weights is not None and pooling != "mean":
+            raise UserError(f"pooling is {pooling!r}, but the model weighs its tokens, which only the mean can: give mean")
+        # not in the state dict: the weights belong to the pooling, and are stored with it
+        self.register_buffer("token_weights", None if token_weights is None else token_weights.float(), persistent=False)
         self.model = model
         self.pooling: Pooling = pooling
         self.pad_id = pad_id
@@ -155,7 +163,8 @@ class TransformerEncoder(nn.Module):
             vectors = self._mean_with_padding(packed)
         else:
             hidden = self.tokens(packed, drophead=drophead)
-            vectors = first_token(hidden, packed) if self.pooling == "cls" else masked_mean(hidden, packed)
+            weights = self.token_weights
+            vectors = first_token(hidden, packed) if self.pooling == "cls" else masked_mean(hidden, packed, token_weights=weights)
         return vectors[packed.order.argsort()]
 
     def _mean_with_padding(self, packed: PackedTexts) -> Float[Tensor, "texts dim"]:
@@ -201,19 +210,16 @@ class TransformerEncoder(nn.Module):
     @torch.no_grad()
     def _agrees_with_plain(self, run: Callable[[list[list[int]]], Tensor]) -> bool:
         """Run three tiny texts one by one and as ``run`` does, and compare."""
-        was_training = self.model.training
-        self.model.eval()
         vocabulary = int(self.model.config.vocab_size)
         texts = [[token % vocabulary for token in text] for text in ([5, 6, 7], [11, 12, 13], [8, 9, 10, 11, 12, 13, 14])]
         if self._mask_id is not None and self._mask_id < vocabulary:  # ESM scales a row by its share of mask tokens
             texts[0][1] = texts[2][1] = texts[2][4] = self._mask_id
         try:
-            plain = torch.cat([self.model(input_ids=torch.tensor([text], device=self.device)).last_hidden_state[0] for text in texts])
-            found = run(texts)
+            with unchanged(self.model), evaluating(self.model):
+                plain = torch.cat([self.model(input_ids=torch.tensor([text], device=self.device)).last_hidden_state[0] for text in texts])
+                found = run(texts)
         except FOREIGN_ERRORS:
             return False  # whatever a foreign model chokes on, a plainer way is open to it
-        finally:
-            self.model.train(was_training)
         tolerance = _PROBE_TOLERANCE if found.dtype == torch.float32 else 0.1
         return plain.shape == found.shape and torch.allclose(plain.float(), found.float(), atol=tolerance, rtol=tolerance)
 
@@ -242,18 +248,16 @@ def refuse_other_than_encoders(model: Any) -> None:
     name = type(model).__name__
     refuse_without_width(model.config, f"the model is a {name}")
     dim, vocabulary = model.config.hidden_size, model.config.vocab_size
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
+    device = next(model.parameters()).device
     try:
-        found = [
-            model(input_ids=torch.tensor([[token % vocabulary for token in ids]], device=device)).last_hidden_state
-            for ids in ([5, 6, 7], [5, 11, 13])
-        ]
+        with unchanged(model), evaluating(model):
+            found = [
+                model(input_ids=torch.tensor([[token % vocabulary for token in ids]], device=device)).last_hidden_state
+                for ids in ([5, 6, 7], [5, 11, 13])
+            ]
     except FOREIGN_ERRORS as error:
         reason = " ".join(str(error).split())[:150] or type(error).__name__
         raise UserError(f"{name} does not run on the tokens of a text alone ({reason}): {_ADVICE}") from None
-    finally:
-        model.train(was_training)
     if any(each.shape != (1, 3, dim) for each in found):
         raise UserError(f"{name} does not give one vector of {dim} numbers for each token: {_ADVICE}")
     change = (found[0] - found[1])[0].abs().amax(1)  # of each token
@@ -290,7 +294,8 @@ def _runs_in(model: Any, number_type: torch.dtype) -> bool:
     turned = {name: each.to(number_type) for name, each in model.named_parameters() if each.is_floating_point()}
     ids = torch.ones(1, 4, dtype=torch.long, device=next(model.parameters()).device)
     try:
-        torch.func.functional_call(model, turned, kwargs={"input_ids": ids})
+        with unchanged(model):
+            torch.func.functional_call(model, turned, kwargs={"input_ids": ids})
     except RuntimeError:
         return False
     return True

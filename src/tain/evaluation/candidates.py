@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tain.evaluation.baselines import BaselineRanker
 from tain.evaluation.metrics import bootstrap_means
 from tain.evaluation.report import Figure, figures_of
 from tain.foundation.errors import UserError
@@ -24,6 +25,7 @@ from tain.text.records import RankingExample
 LATENCY_CANDIDATES = (1_000, 100_000)
 _RECALLS = (1, 2, 5, 10)
 _SCORES_AT_ONCE = 10_000_000  # of the whole pool: 40 MB
+_LISTS_AT_ONCE = 1_000  # of a baseline
 _PAIRS_AT_ONCE = 100_000  # of a cross-encoder, which holds the tokens of each
 _TIMED_PAIRS = 32  # of a cross-encoder, whose time is that of its pairs
 
@@ -200,10 +202,12 @@ def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[st
     return {name: np.array(values) for name, values in found.items()}
 
 
-def list_scores(ranker: Ranker, lists: CandidateLists, *, progress: Progress | None = None) -> Iterator[np.ndarray]:
+def list_scores(ranker: Ranker | BaselineRanker, lists: CandidateLists, *, progress: Progress | None = None) -> Iterator[np.ndarray]:
     """Score every query's candidates, query by query; those that all queries share are encoded once."""
-    is_shared = all(listed is lists.lists[0] for listed in lists.lists)
-    if not is_shared:
+    if isinstance(ranker, BaselineRanker):
+        yield from _baseline_scores(ranker, lists)
+        return
+    if not _is_shared(lists):
         yield from ranker.score_lists(lists.contexts, lists.lists, progress=progress)
         return
     pool: Any = lists.lists[0]
@@ -217,6 +221,30 @@ def list_scores(ranker: Ranker, lists: CandidateLists, *, progress: Progress | N
         cut += ranker.truncated_contexts
         yield from scores
     ranker.truncated_contexts = cut
+
+
+def _baseline_scores(ranker: BaselineRanker, lists: CandidateLists) -> Iterator[np.ndarray]:
+    """Fit the baseline on all different candidates, and score each query's own."""
+    ranker.fit_at_hand(_different_candidates(lists))
+    if _is_shared(lists):
+        index, at_once = ranker.index(lists.lists[0]), max(1, _SCORES_AT_ONCE // len(lists.lists[0]))
+        for start in range(0, len(lists), at_once):
+            yield from index.cosines(lists.contexts[start : start + at_once])
+        return
+    for start in range(0, len(lists), _LISTS_AT_ONCE):
+        listed = lists.lists[start : start + _LISTS_AT_ONCE]
+        contexts = [context for context, own in zip(lists.contexts[start : start + _LISTS_AT_ONCE], listed, strict=True) for _ in own]
+        scores = ranker.score_pairs(contexts, [text for own in listed for text in own])
+        yield from np.split(scores, np.cumsum([len(own) for own in listed])[:-1])
+
+
+def _is_shared(lists: CandidateLists) -> bool:
+    return all(listed is lists.lists[0] for listed in lists.lists)
+
+
+def _different_candidates(lists: CandidateLists) -> list[str]:
+    different = {id(listed): listed for listed in lists.lists}.values()  # a shared pool once
+    return list(dict.fromkeys(text for listed in different for text in listed))
 
 
 # ---- what a query costs
@@ -238,7 +266,12 @@ class Latency:
 
 
 def latencies(
-    ranker: Ranker, contexts: Sequence[str], candidates: Sequence[str], *, sizes: Sequence[int] = LATENCY_CANDIDATES, queries: int = 5
+    ranker: Ranker | BaselineRanker,
+    contexts: Sequence[str],
+    candidates: Sequence[str],
+    *,
+    sizes: Sequence[int] = LATENCY_CANDIDATES,
+    queries: int = 5,
 ) -> list[Latency]:
     """Measure what one query costs on this machine, one context at a time, candidates cached where the ranker can.
 
@@ -250,6 +283,8 @@ def latencies(
         queries: Timed ones.
     """
     asked = [contexts[place % len(contexts)] for place in range(queries + 1)]
+    if isinstance(ranker, BaselineRanker):
+        return [Latency(size, 1000 * _median_s(_asking(ranker, candidates, size), asked), False) for size in sizes]
     if not isinstance(ranker, DualRanker):
         some = [candidates[place % len(candidates)] for place in range(_TIMED_PAIRS)]
         pairs_s = _median_s(lambda context: ranker.score([context], some), asked)
@@ -262,6 +297,11 @@ def latencies(
             Latency(size, 1000 * _median_s(lambda context, v=vectors: scan_all(v, ranker.encode_contexts([context]).of(0)), asked), False)
         )
     return found
+
+
+def _asking(ranker: BaselineRanker, candidates: Sequence[str], size: int) -> Callable[[str], object]:
+    index = ranker.index([candidates[place % len(candidates)] for place in range(size)])
+    return lambda context: index.cosines([context])
 
 
 def _median_s(ask: Callable[[str], object], contexts: Sequence[str]) -> float:
@@ -282,8 +322,8 @@ class RankerResult:
 
     Attributes:
         name: Its folder or name.
-        type: ``bi``, ``poly`` or ``cross``.
-        vectors: Vectors a context; 0 for a cross-encoder.
+        type: ``bi``, ``poly``, ``cross``, or of a baseline ``tf-idf`` or ``static``.
+        vectors: Vectors a context; 0 for a cross-encoder and for ``tf-idf``.
         figures: By name, x 100.
         latencies: One a number of candidates.
         truncated: Texts it cut at a length limit.
@@ -323,7 +363,7 @@ class RankingReport:
 
 
 def evaluate_rankers(
-    rankers: Iterable[Ranker],
+    rankers: Iterable[Ranker | BaselineRanker],
     lists: CandidateLists,
     *,
     sizes: Sequence[int] = LATENCY_CANDIDATES,
@@ -334,7 +374,7 @@ def evaluate_rankers(
     """Rank the same lists with several rankers.
 
     Args:
-        rankers: One or more; a generator may load them one after the other.
+        rankers: One or more, baselines too, which are fitted on all candidates; a generator may load them one after the other.
         lists: What is ranked.
         sizes: Numbers of candidates to time a query with; empty times nothing.
         resamples: Bootstrap resamples, 1 or more.
@@ -344,15 +384,14 @@ def evaluate_rankers(
     Raises:
         UserError: There is no ranker, or a score is not finite.
     """
-    different = {id(listed): listed for listed in lists.lists}.values()  # a shared pool once
-    candidates = list(dict.fromkeys(text for listed in different for text in listed))
+    candidates = _different_candidates(lists)
     results: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
     for ranker in rankers:
         found = list_figures(list_scores(ranker, lists, progress=progress), lists)
         about = {
             "name": ranker.name,
             "type": ranker.type,
-            "vectors": ranker.head.vectors if isinstance(ranker, DualRanker) else 0,
+            "vectors": ranker.head.vectors if isinstance(ranker, DualRanker) else int(ranker.type == "static"),
             "truncated": ranker.truncated,
             "latencies": tuple(latencies(ranker, lists.contexts, candidates, sizes=sizes)) if sizes else (),
         }

@@ -8,12 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tain.evaluation.encoding import Encodes
-from tain.evaluation.metrics import GoldPlaces, Interval, bootstrap_means, gold_places, percentile_interval, unit_rows
+from tain.evaluation.encoding import ComparesTexts, Encodes, FitsAtHand
+from tain.evaluation.metrics import (
+    GoldPlaces,
+    Interval,
+    bootstrap_means,
+    gold_places,
+    percentile_interval,
+    reciprocal_rank_fusion,
+    unit_rows,
+)
 from tain.foundation.errors import ShapeError, UserError
 from tain.text.docstrings import FunctionDocstring
 
 _SAME_COSINE = 1e-6  # cosines of float32 vectors closer than this are a tie
+_SAME_FUSED = 1e-12  # of sums of reciprocal places
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,8 @@ class DescriptionRetrieval:
     """What one encoder made of the task.
 
     Attributes:
-        cosines: Cosine of each description with each rest, (functions, functions); the right answers are on the diagonal.
+        cosines: Cosine of each description with each rest, (functions, functions), or another score where higher is better; the
+            right answers are on the diagonal.
         places: Where each right answer stands, ties kept open.
     """
 
@@ -68,6 +78,8 @@ class Change:
 def retrieve_by_description(encoder: Encodes, functions: Sequence[FunctionDocstring]) -> DescriptionRetrieval:
     """Let every description look for the rest of its own docstring among those of all ``functions``, by cosine.
 
+    An encoder that is fitted first is fitted on the rests, which are the candidates.
+
     Raises:
         UserError: Fewer than two functions, or an encoder that gives no finite vector for each text.
     """
@@ -75,12 +87,29 @@ def retrieve_by_description(encoder: Encodes, functions: Sequence[FunctionDocstr
         raise UserError(f"{len(functions)} documented functions, but one has to be found among others: give at least 2")
     descriptions = [function.description for function in functions]
     rests = [function.rest for function in functions]
+    if isinstance(encoder, FitsAtHand):
+        encoder.fit_at_hand(rests)
+    if isinstance(encoder, ComparesTexts):
+        return _retrieval(encoder.index(rests).cosines(descriptions), tolerance=_SAME_COSINE)
     vectors = np.asarray(encoder.encode([*descriptions, *rests]), dtype=np.float64)  # in one call, so that batches are full
     if vectors.ndim != 2 or len(vectors) != 2 * len(functions) or not np.isfinite(vectors).all():
         raise UserError(f"model {encoder.name!r} gave no finite vector for each of {2 * len(functions)} texts: check its weights")
     units = unit_rows(vectors)
-    cosines = units[: len(functions)] @ units[len(functions) :].T
-    return DescriptionRetrieval(cosines, gold_places(cosines, np.arange(len(functions)), tolerance=_SAME_COSINE))
+    return _retrieval(units[: len(functions)] @ units[len(functions) :].T, tolerance=_SAME_COSINE)
+
+
+def fuse(*retrievals: DescriptionRetrieval) -> DescriptionRetrieval:
+    """Join the rankings of several methods by reciprocal rank fusion.
+
+    Raises:
+        ShapeError: They are not on the same number of functions.
+    """
+    rounded = (np.round(retrieval.cosines / _SAME_COSINE) for retrieval in retrievals)  # what is a tie there is one here
+    return _retrieval(reciprocal_rank_fusion(*rounded), tolerance=_SAME_FUSED)
+
+
+def _retrieval(scores: np.ndarray, *, tolerance: float) -> DescriptionRetrieval:
+    return DescriptionRetrieval(scores, gold_places(scores, np.arange(len(scores)), tolerance=tolerance))
 
 
 def compare_retrieval(

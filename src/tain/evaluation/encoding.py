@@ -1,14 +1,16 @@
 """What an encoder must be able to do to be evaluated, and a wrapper that encodes each text only once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from tain.evaluation.metrics import cosine_rows, unit_rows
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.unknown_tokens import WARN_FROM, check_known
 
+_ROWS_AT_ONCE = 128  # of a table of cosines
 _TEXTS_AT_ONCE = 4096  # so that a progress bar moves; large enough that batches stay full
 
 
@@ -27,6 +29,40 @@ class Encodes(Protocol):
 
     def encode(self, texts: list[str], /) -> np.ndarray:
         """Turn texts into finite float vectors (texts, dim), in the order given."""
+        ...
+
+
+@runtime_checkable
+class FitsAtHand(Protocol):
+    """An encoder that takes something from the texts that it will be asked for, as the baselines do.
+
+    Where it also has ``unfit_for``, a mapping from a suite's name to a reason, those suites are refused.
+    """
+
+    def fit_at_hand(self, texts: Sequence[str], /) -> None:
+        """See the texts, all at once and each once, before any is encoded; a second call replaces the first."""
+        ...
+
+
+@runtime_checkable
+class CosineIndex(Protocol):
+    """Candidates that are ready to be compared."""
+
+    def cosines(self, texts: Sequence[str], /) -> np.ndarray:
+        """Cosine of every text with every candidate, (texts, candidates)."""
+        ...
+
+
+@runtime_checkable
+class ComparesTexts(Protocol):
+    """An encoder that compares texts itself, such as ``baselines.Lexical``, whose vectors are too wide for tables."""
+
+    def pair_cosines(self, left: Sequence[str], right: Sequence[str], /) -> np.ndarray:
+        """Cosine of each text of ``left`` with the one of ``right`` at its place, float64 (pairs,)."""
+        ...
+
+    def index(self, candidates: Sequence[str], /) -> CosineIndex:
+        """Prepare candidates."""
         ...
 
 
@@ -58,6 +94,18 @@ def refuse_unknown_languages(encoder: Encodes, wanted: Iterable[str | None]) -> 
         )
 
 
+def refuse_unfit_suites(encoder: Encodes, suites: Sequence[str]) -> None:
+    """Refuse, before anything is encoded, suites that an encoder has no sensible vectors for.
+
+    Raises:
+        UserError: There are some.
+    """
+    reasons: Mapping[str, str] = getattr(encoder, "unfit_for", {})
+    for suite in suites:
+        if suite in reasons:
+            raise UserError(f"model {encoder.name!r} cannot be measured on suite {suite}: {reasons[suite]}; leave one of the two out")
+
+
 class EncodedOnce:
     """An encoder that remembers: a text that is in several sets is encoded once.
 
@@ -71,6 +119,8 @@ class EncodedOnce:
         self._progress = progress if progress is not None else Progress.silent()
         self._has_languages = bool(languages_of(encoder))
         self._unknown: set[str] = set()  # models that were warned of
+        self._is_fitted = False
+        self._seen: set[tuple[str | None, str]] = set()
         self._rows: dict[tuple[str | None, str], int] = {}
         self._vectors = np.empty((0, 0), dtype=np.float32)
 
@@ -81,28 +131,67 @@ class EncodedOnce:
     @property
     def distinct(self) -> int:
         """How many distinct texts were encoded so far."""
-        return len(self._rows)
+        return len(self._seen)
 
     def encode(self, texts: Sequence[str], /, *, language: str | None = None) -> np.ndarray:
         """Give float32 vectors (texts, dim), encoding only what was never asked before.
 
         Args:
-            texts: Any number.
+            texts: Any number. An encoder that is fitted first, and was not, is fitted on them.
             language: Theirs; of no account to an encoder that treats all texts alike.
 
         Raises:
             UserError: The encoder gave no table of one row a text, or a vector with nan or infinity.
         """
-        self.prepare([(language, texts)])
+        self._fit_once(texts)
+        self._encode_new([(language, texts)])
         told = language if self._has_languages else None
         return self._vectors[[self._rows[told, text] for text in texts]]
 
+    def pair_cosines(
+        self, left: Sequence[str], right: Sequence[str], *, languages: tuple[str | None, str | None] = (None, None)
+    ) -> np.ndarray:
+        """Cosine of each text of ``left`` with the text of ``right`` at its place, float64 (pairs,)."""
+        self._fit_once(left, right)
+        if isinstance(self._encoder, ComparesTexts):
+            return self._encoder.pair_cosines(left, right)
+        return cosine_rows(*(self.encode(side, language=language) for side, language in zip((left, right), languages, strict=True)))
+
+    def cosine_blocks(self, texts: Sequence[str], candidates: Sequence[str], *, language: str | None = None) -> Iterator[np.ndarray]:
+        """Cosines of texts with all candidates, a few texts at a time: blocks (some texts, candidates), in the order of ``texts``."""
+        self._fit_once(texts, candidates)
+        if not isinstance(self._encoder, ComparesTexts):
+            yield from cosine_blocks(*(self.encode(side, language=language) for side in (texts, candidates)))
+            return
+        index = self._encoder.index(candidates)
+        for start in range(0, len(texts), _ROWS_AT_ONCE):
+            yield index.cosines(texts[start : start + _ROWS_AT_ONCE])
+
     def told(self, language: str | None) -> Encodes:
         """This encoder for texts of one language, which then need not be named."""
-        return _Told(self, language)
+        return (_ToldAndFitted if isinstance(self._encoder, FitsAtHand) else _Told)(self, language)
 
     def prepare(self, by_language: Iterable[tuple[str | None, Sequence[str]]]) -> None:
-        """Encode what ``encode`` will be asked for, all at once, so that batches are full."""
+        """Encode what will be asked for, all at once, so that batches are full.
+
+        An encoder that is fitted first is fitted on these texts, and what it encoded before is forgotten.
+        """
+        by_language = list(by_language)
+        self._is_fitted = False
+        self._fit_once(*(texts for _, texts in by_language))
+        if not isinstance(self._encoder, ComparesTexts):
+            self._encode_new(by_language)
+
+    def _fit_once(self, *sides: Sequence[str]) -> None:
+        if self._is_fitted or not isinstance(self._encoder, FitsAtHand):
+            return
+        texts = list(dict.fromkeys(text for side in sides for text in side))
+        self._encoder.fit_at_hand(texts)
+        self._is_fitted = True
+        self._seen.update((None, text) for text in texts)
+        self._rows.clear()
+
+    def _encode_new(self, by_language: list[tuple[str | None, Sequence[str]]]) -> None:
         new: dict[str | None, dict[str, None]] = {}
         for language, texts in by_language:
             told = language if self._has_languages else None
@@ -129,6 +218,7 @@ class EncodedOnce:
             raise UserError(f"model {self.name!r} gives vectors of {' and of '.join(map(str, widths))} numbers: give models of one width")
         self._vectors = np.concatenate(blocks)
         self._rows.update({(language, text): len(self._rows) + place for place, text in enumerate(new)})
+        self._seen.update((language, text) for text in new)
 
     def _checked(self, texts: list[str], vectors: np.ndarray) -> np.ndarray:
         if vectors.ndim != 2 or len(vectors) != len(texts):
@@ -145,6 +235,13 @@ class EncodedOnce:
         return vectors
 
 
+def cosine_blocks(left: np.ndarray, right: np.ndarray) -> Iterator[np.ndarray]:
+    """Cosines of vectors (texts, dim) with vectors (candidates, dim): float32 blocks (some texts, candidates), in order."""
+    candidates = unit_rows(right).astype(np.float32)
+    for start in range(0, len(left), _ROWS_AT_ONCE):
+        yield unit_rows(left[start : start + _ROWS_AT_ONCE]).astype(np.float32) @ candidates.T
+
+
 class _Told:
     def __init__(self, once: EncodedOnce, language: str | None) -> None:
         self._once = once
@@ -156,6 +253,11 @@ class _Told:
 
     def encode(self, texts: Sequence[str], /) -> np.ndarray:
         return self._once.encode(texts, language=self._language)
+
+
+class _ToldAndFitted(_Told):
+    def fit_at_hand(self, texts: Sequence[str], /) -> None:
+        self._once.prepare([(self._language, texts)])
 
 
 class OnePerLanguage:

@@ -1,14 +1,15 @@
 """The label-free report: how an encoder's vectors lie, and whether the two halves of a text find each other.
 
-Alignment and uniformity: Wang and Isola 2020. Isotropy and mean-vector norm: the measures of Liu et al. 2021 (Mirror-BERT),
-section 6, with the isotropy of Mu and Viswanath 2018. Self-retrieval is ours. Nothing here needs torch.
+Alignment and uniformity: Wang and Isola 2020. Isotropy: the definition of Mu and Viswanath 2018, which Liu et al. 2021
+(Mirror-BERT) print in section 6, though the figures of their table cannot come from it (``isotropy_as_published``). Mean-vector
+norm: Liu et al. 2021. Self-retrieval is ours. Nothing here needs torch.
 
 Every figure is written for texts that occur a number of times (``counts``), 1 each for the figure itself and a resample's
 counts for its bootstrap interval: one formula serves both. Pairs of a text with itself never count.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -121,9 +122,9 @@ def _alignment_and_uniformity(report: LabelFreeReport) -> float:
 
 def label_free_report(
     encoder: Encodes,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
-    twins: Sequence[str] | None = None,
+    twins: Iterable[str] | None = None,
     level: Level = "sentence",
     max_texts: int = 2000,
     rng: np.random.Generator,
@@ -150,9 +151,9 @@ def label_free_report(
 
 def label_free_bootstrap(
     encoder: Encodes,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
-    twins: Sequence[str] | None = None,
+    twins: Iterable[str] | None = None,
     level: Level = "sentence",
     max_texts: int = 2000,
     resamples: int = 1000,
@@ -225,6 +226,26 @@ def isotropy(vectors: np.ndarray) -> float:
     return float(_isotropy(vectors, _directions(vectors), np.ones((1, len(vectors))))[0])
 
 
+def isotropy_as_published(vectors: np.ndarray) -> float:
+    """The formula of ``isotropy`` over the rows of the matrix whose columns are the eigenvectors; comparable with Mirror-BERT's table.
+
+    Inferred, not documented: Liu et al. 2021 print the definition over eigenvectors, by which a mean vector of length m along one
+    of them bounds IS by about exp(-m). Their table has 0.043 at m = 13.8. Rows give figures near the table's, eigenvectors do not.
+    A row is an arbitrary direction, on which the mean vector has a component near m / sqrt(dim): the figure follows the mean-vector
+    norm and finds no narrow cone. Only one sign of each row counts, so it depends on the linear algebra library in its last digits
+    and, for few dimensions, in more than those. Use ``isotropy`` for everything else.
+
+    Args:
+        vectors: Raw vectors (n, dim); rescaling them changes the figure.
+
+    Returns:
+        0 to 1, higher is better.
+    """
+    vectors = np.asarray(vectors, dtype=np.float64)
+    logs = _counted_logsumexp(vectors @ _directions(vectors).T, np.ones((1, len(vectors))))
+    return float(np.exp(logs.min() - logs.max()))
+
+
 def mean_vector_norm(vectors: np.ndarray) -> float:
     """MVN: the length of the mean of ``vectors`` (n, dim), in their own unit."""
     return float(np.linalg.norm(np.asarray(vectors, dtype=np.float64).mean(axis=0)))
@@ -290,8 +311,17 @@ def _uniformity(units: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:
-    """The eigenvectors of V^T V as columns (dim, dim)."""
-    return np.linalg.eigh(vectors.T @ vectors)[1]
+    """The eigenvectors of V^T V as columns (dim, dim); of fewer vectors than dimensions those that a vector has a part in, and zeros.
+
+    The column of zeros stands for all other eigenvectors: every vector's product with them is 0.
+    """
+    count, dim = vectors.shape
+    if count >= dim:
+        return np.linalg.eigh(vectors.T @ vectors)[1]
+    squares, sides = np.linalg.eigh(vectors @ vectors.T)  # (n, n): the same eigenvalues, in far less time
+    kept = squares > 1e-12 * squares.max(initial=0.0)
+    directions = vectors.T @ sides[:, kept] / np.sqrt(squares[kept])
+    return np.concatenate([directions, np.zeros((dim, 1))], axis=1)
 
 
 def _isotropy(vectors: np.ndarray, directions: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -337,9 +367,12 @@ class _Views:
     reciprocal_rank: np.ndarray
 
 
-def _sample(texts: Sequence[str], twins: Sequence[str] | None, *, level: Level, max_texts: int, rng: np.random.Generator) -> _Sample:
+def _sample(texts: Iterable[str], twins: Iterable[str] | None, *, level: Level, max_texts: int, rng: np.random.Generator) -> _Sample:
     from tain.text.cleaning import same_text_key
+    from tain.text.collections import list_texts
 
+    texts = list_texts(texts)
+    twins = None if twins is None else list_texts(twins, what="twin")
     if twins is not None and len(twins) != len(texts):
         raise ShapeError(f"each text needs one twin, got {len(texts)} texts and {len(twins)} twins")
     first_of_key: dict[str, int] = {}

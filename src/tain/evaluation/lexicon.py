@@ -37,7 +37,7 @@ _PAIRS = (
     "ru-fr",
     "ru-it",
 )
-_PAIRS += ("de-hr", "de-tr", "en-hr", "en-tr", "hr-fi", "hr-fr", "hr-it", "hr-ru", "tr-fi", "tr-fr", "tr-hr", "tr-it", "tr-ru")
+_PAIRS += ("de-hr", "de-tr", "en-hr", "en-tr", "fi-hr", "hr-fr", "hr-it", "hr-ru", "tr-fi", "tr-fr", "tr-hr", "tr-it", "tr-ru")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,22 +171,30 @@ def _centred(vectors: np.ndarray, is_known: np.ndarray) -> np.ndarray:
 
 
 def lexicon_sources() -> list[TaskSource]:
-    """The language pairs of XLing-Eval."""
+    """The language pairs of XLing-Eval. Files may name a pair's languages in either order; what is measured is the pair's own direction."""
     return [
         TaskSource(
             key=f"bli_{pair}",
             title=pair,
             group="",
-            files=(f"bli/{pair}.train.tsv", f"bli/{pair}.test.tsv"),
+            files=_files(pair),
+            other_files=_files("-".join(reversed(pair.split("-")))),
             read=partial(_read, pair=pair),
         )
         for pair in _PAIRS
     ]
 
 
+def _files(pair: str) -> tuple[str, str]:
+    return f"bli/{pair}.train.tsv", f"bli/{pair}.test.tsv"
+
+
 def _read(data: Path, *, pair: str) -> Lexicon:
     first, _, second = pair.partition("-")
-    trained, tested = (tuple(read_columns(data / "bli" / f"{pair}.{part}.tsv", (first, second))) for part in ("train", "test"))
+    files = _files(pair)
+    if not all((data / file).is_file() for file in files):
+        files = _files(f"{second}-{first}")
+    trained, tested = (tuple(read_columns(data / file, (first, second))) for file in files)
     lexicon = Lexicon(key=f"bli_{pair}", title=pair, languages=(first, second), trained=trained, tested=tested)
     fewest = min(map(len, lexicon.words()))
     if fewest < NEIGHBOURS:

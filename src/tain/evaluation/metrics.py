@@ -224,6 +224,24 @@ def gold_places(scores: np.ndarray, gold: np.ndarray, *, tolerance: float = 0.0)
     return GoldPlaces(better=(above_gold > tolerance).sum(axis=1), tied=(np.abs(above_gold) <= tolerance).sum(axis=1))
 
 
+def reciprocal_rank_fusion(*scores: np.ndarray, k: int = 60) -> np.ndarray:
+    """Join several methods' scores by the places that they give: sum over methods of 1 / (k + place), higher is better.
+
+    Cormack, Clarke and Buettcher 2009, with their k of 60. Equal scores share the mean of their places.
+
+    Args:
+        scores: One table (queries, candidates) a method, higher is better.
+        k: How little the first places count more than the others.
+
+    Raises:
+        ShapeError: The tables are not of one shape.
+    """
+    if len({table.shape for table in scores}) != 1:
+        raise ShapeError(f"fusion needs tables of one shape, got {', '.join(str(table.shape) for table in scores) or 'none'}")
+    places = (np.stack([average_ranks(-row) for row in table]) for table in scores)
+    return np.sum([1 / (k + place) for place in places], axis=0)
+
+
 def recall_at(scores: np.ndarray, gold: np.ndarray, k: int) -> float:
     """Share of queries whose right candidate is among the first ``k``, ties by expectation: equal scores give k / candidates."""
     return float(gold_places(scores, gold).recall_at(k).mean())

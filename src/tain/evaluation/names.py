@@ -5,6 +5,7 @@ among the concepts of the k nearest names. Names are compared as they are writte
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
-from tain.evaluation.metrics import unit_rows
 from tain.evaluation.sts import Split
 from tain.evaluation.tasks import Outcomes, TaskSource, distinct, read_columns
 
 _PLACES = (1, 5)
-_MENTIONS_AT_ONCE = 128
 _SAME_COSINE = 1e-6  # cosines of float32 vectors closer than this are a tie
 _ENGLISH = "en"
 _SEVERAL = re.compile(r"[|+]")  # what joins the concepts of one mention, or of one name
@@ -56,32 +55,26 @@ class NameSet:
 
     def outcomes(self, encoder: EncodedOnce) -> list[Outcomes]:
         """Chance of a gold concept among the first name's and the first five names' concepts, for each mention."""
-        mentions, names = (encoder.encode(texts, language=_ENGLISH) for texts in (self.mentions, self.names))
-        found = self.chances(mentions, names)
+        found = self.chances(encoder.cosine_blocks(self.mentions, self.names, language=_ENGLISH))
         return [
             Outcomes(key=f"{self.key}_at_{k}", title=self.title, group=f"accuracy@{k}", shares=shares)
             for k, shares in zip(_PLACES, found, strict=True)
         ]
 
-    def chances(self, mentions: np.ndarray, names: np.ndarray) -> np.ndarray:
-        """Rank all names for each mention by cosine, exactly.
+    def chances(self, cosines: Iterable[np.ndarray]) -> np.ndarray:
+        """Rank all names for each mention, exactly.
 
         Args:
-            mentions: Vectors (mentions, dim).
-            names: Vectors (names, dim).
+            cosines: Blocks (some mentions, names) with all mentions, in order.
 
         Returns:
             Float64 (2, mentions): the chance of a gold name among the first 1 and the first 5 when equal cosines fall in random order.
         """
-        candidates = unit_rows(names).astype(np.float32)
-        asked = unit_rows(mentions).astype(np.float32)
         gold_rows = [sorted({row for concept in concepts for row in self.rows_of.get(concept, ())}) for concepts in self.gold]
-        found = np.zeros((len(_PLACES), len(asked)))
-        for start in range(0, len(asked), _MENTIONS_AT_ONCE):
-            cosines = asked[start : start + _MENTIONS_AT_ONCE] @ candidates.T
-            for mention, row in enumerate(cosines, start=start):
-                if gold_rows[mention]:
-                    found[:, mention] = [_chance(row, gold_rows[mention], k) for k in _PLACES]
+        found = np.zeros((len(_PLACES), len(self.mentions)))
+        for mention, row in enumerate(row for block in cosines for row in block):
+            if gold_rows[mention]:
+                found[:, mention] = [_chance(row, gold_rows[mention], k) for k in _PLACES]
         return found
 
 

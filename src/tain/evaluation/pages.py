@@ -1,12 +1,13 @@
-"""One HTML file that shows an encoder before and after: no scripts, nothing from elsewhere, readable in light and in dark."""
+"""One HTML file that shows an encoder before and after, and beside other methods: no scripts, nothing from elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
 from tain.evaluation.descriptions import Change, DescriptionRetrieval
 from tain.evaluation.geometry import LabelFreeReport
+from tain.evaluation.metrics import Interval
 from tain.text.docstrings import FunctionDocstring
 
 _SHOWN_CHARS = 190  # of a neighbour's text
@@ -58,6 +59,27 @@ class NeighbourCase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rival:
+    """Another method on the same functions.
+
+    Attributes:
+        kind: Decides its place and colour: baselines stand above before and after, the others below.
+        title: What tables and charts call it, 16 letters at most.
+        about: What it is, one sentence.
+        changes: Its figures as ``before``, those of the new encoder as ``after``, so that a gain is the new encoder's.
+    """
+
+    kind: Literal["lexical", "static", "hybrid", "supervised"]
+    title: str
+    about: str
+    changes: Sequence[Change]
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.kind in ("lexical", "static")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BeforeAfter:
     """Everything the page says.
 
@@ -65,8 +87,10 @@ class BeforeAfter:
         model: Name of the model that was trained.
         training_s: Seconds of training.
         texts: How many texts it was trained on.
+        positives: What the training drew together, in words: ``each one paired with itself``.
         functions: How many held-out functions were searched.
-        changes: The labelled figures.
+        changes: The labelled figures before and after.
+        rivals: Other methods, one at least; the headline compares the new encoder with the first.
         properties: The label-free figures; see ``label_free_properties``.
         worse: What got worse without labels, in words (``LabelFreeReport.is_worse_than``).
         cases: Nearest neighbours before and after.
@@ -78,8 +102,10 @@ class BeforeAfter:
     model: str
     training_s: float
     texts: int
+    positives: str
     functions: int
     changes: Sequence[Change]
+    rivals: Sequence[Rival]
     properties: Sequence[Property]
     worse: Sequence[str]
     cases: Sequence[NeighbourCase]
@@ -100,9 +126,12 @@ def label_free_properties(before: LabelFreeReport, after: LabelFreeReport) -> li
             "lower",
             "Squared distance of a text’s two halves. Texts crowded in one spot score well too, so read it with uniformity.",
         ),
-        ("Isotropy", "isotropy", "higher", "1 when no direction is preferred, 0 when all vectors lie in a narrow cone."),
-        ("Mean-vector norm", "mean_vector_norm", "lower", "Length of the mean of all vectors, which says nothing about any one text."),
-        ("Mean vector’s share", "mean_vector_share", "lower", "The same as a share of the vectors’ length, so that scale does not count."),
+        (
+            "Mean cosine",
+            "mean_cosine",
+            "lower",
+            "Of two different texts: 1 when all vectors point one way, 0 when no direction is preferred.",
+        ),
     ]
     return [
         Property(name=name, before=getattr(before, field), after=getattr(after, field), better=better, meaning=meaning)
@@ -144,13 +173,51 @@ def neighbour_cases(
 
 
 def headline(page: BeforeAfter) -> str:
-    """Say what the numbers say, and only that: better, worse, mixed, or no clear difference."""
+    """Say how the new encoder compares with the first rival, by the first figure; what a clear difference of another figure adds."""
+    rival = page.rivals[0]
+    first, *others = rival.changes
+    trained = f"after {_seconds(page.training_s)} of mirroring"
+    ours, theirs = first.finding.format(figure(first, first.after)), figure(first, first.before)
+    if first.direction > 0:
+        said = f"{trained[:1].upper()}{trained[1:]}, {page.model} {ours}, {rival.title} for {theirs}: {_amount(first)}"
+    elif first.direction < 0:
+        finding = first.finding.format(theirs)
+        said = f"{rival.title} {finding}, {page.model} {trained} for {figure(first, first.after)}: {_amount(first)}"
+    else:
+        said = f"No clear difference from {rival.title}: {trained}, {page.model} {ours}, {rival.title} for {theirs} ({_amount(first)})"
+    for other in others:
+        if other.direction not in (0, first.direction):
+            way = "higher" if other.direction > 0 else "lower"
+            said += f"; the {other.name} of {page.model} is {way} ({figure(other, other.after)} against {figure(other, other.before)})"
+    return said
+
+
+def _amount(change: Change) -> str:
+    """The difference and its interval, in the direction that it has."""
+    difference, interval = change.after - change.before, change.difference
+    if change.direction == 0:
+        return f"difference {_points(change, difference)}, 95% interval {_bare(change, interval.low)} to {_bare(change, interval.high)}"
+    low, high = sorted((abs(interval.low), abs(interval.high)))
+    way = "more" if difference > 0 else "less"
+    return f"{_points(change, abs(difference))} {way} (95% interval {_bare(change, low)} to {_bare(change, high)})"
+
+
+def _points(change: Change, value: float) -> str:
+    return f"{_bare(change, value)} points" if change.is_share else _bare(change, value)
+
+
+def _bare(change: Change, value: float) -> str:
+    return (f"{100 * value:.1f}" if change.is_share else f"{value:.3f}").replace("-", "−")
+
+
+def gain(page: BeforeAfter) -> str:
+    """Say what mirroring changed, and only that: better, worse, mixed, or no clear difference."""
     better = [change for change in page.changes if change.direction > 0]
     worse = [change for change in page.changes if change.direction < 0]
     if better and worse:
-        return f"A mixed result: {page.model} {_moved(better[0], 'up')}, but {_moved(worse[0], 'down')}"
+        return f"Mirroring gave a mixed result: {page.model} {_moved(better[0], 'up')}, but {_moved(worse[0], 'down')}"
     if better:
-        return f"After {_seconds(page.training_s)} of mirroring, {page.model} {_moved(better[0], 'up')}"
+        return f"By mirroring, {page.model} {_moved(better[0], 'up')}"
     if worse:
         return f"Mirroring made {page.model} worse here: it {_moved(worse[0], 'down')}"
     first = page.changes[0]
@@ -218,36 +285,42 @@ def _header(page: BeforeAfter, title: str) -> str:
 <p class="brand">{_MARK}<span>tain</span></p>
 <h1>{escape(title).replace(name, f'<span class="whole">{name}</span>')}</h1>
 <p class="lead">{escape(page.model)} read {page.texts:,} sentences from the docstrings of the Python packages on this machine,
-each one paired with itself: no labels, nothing downloaded. Then it was asked about functions from modules it had not seen.</p>
+{escape(page.positives)}: no labels, nothing downloaded. Then it was asked about functions from modules it had not seen.</p>
 </header>"""
 
 
 def _labelled_section(page: BeforeAfter) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(change.name)}</th><td>{figure(change, change.before)} {_interval(change, "before")}</td>'
-        f"<td>{figure(change, change.after)} {_interval(change, 'after')}</td><td>{_difference(change)}</td></tr>"
-        for change in page.changes
-    )
+    names = "".join(f'<th scope="col">{escape(change.name)}</th>' for change in page.changes)
+    rows = "".join(_method_row(page, place) for place in range(len(_bars(page, 0))))
+    methods = "".join(f"<li><strong>{escape(rival.title)}</strong>: {escape(rival.about)}</li>" for rival in page.rivals)
     chance = f"Guessing would be right first for {100 / page.functions:.2g}%." if page.functions else ""
     return f"""<section aria-labelledby="found">
 <h2 id="found">Does a description find its own docstring?</h2>
 <p>The first sentence of each of {page.functions:,} held-out functions looks for the rest of the same docstring among all
 {page.functions:,}. The function’s own name is removed from both. {escape(chance)}</p>
+<p>{escape(gain(page))}.</p>
 <figure>
-{_chart(page.changes, width=912)}
-{_chart(page.changes, width=340)}
+{_chart(page, width=912)}
+{_chart(page, width=340)}
 <figcaption>Higher is better. Lines are 95% intervals ({page.functions:,} functions resampled). R@k: share of functions whose right answer
 is among the first k. MRR: mean of 1 / place of the right answer, on the same scale (1 = 100%).</figcaption>
 </figure>
+<ul class="methods"><li><strong>before</strong>, <strong>after</strong>: {escape(page.model)}, untouched and mirrored.</li>{methods}</ul>
 <details><summary>The numbers behind the chart</summary>
-<div class="scroll"><table><thead><tr><th scope="col">Figure</th><th scope="col">Before</th><th scope="col">After</th>
-<th scope="col">Difference</th></tr></thead><tbody>{rows}</tbody></table></div></details>
+<div class="scroll"><table><thead><tr><th scope="col">Method</th>{names}<th scope="col">{escape(page.changes[0].name)}: after, less this</th>
+</tr></thead><tbody>{rows}</tbody></table></div></details>
 </section>"""
 
 
-def _interval(change: Change, side: Literal["before", "after"]) -> str:
-    interval = change.before_interval if side == "before" else change.after_interval
-    return f'<span class="quiet">{figure(change, interval.low).rstrip("%")} to {figure(change, interval.high)}</span>'
+def _method_row(page: BeforeAfter, place: int) -> str:
+    bars = [_bars(page, row)[place] for row in range(len(page.changes))]
+    cells = "".join(
+        f'<td>{figure(change, bar.value)} <span class="quiet">{figure(change, bar.interval.low).rstrip("%")} to'
+        f" {figure(change, bar.interval.high)}</span></td>"
+        for change, bar in zip(page.changes, bars, strict=True)
+    )
+    against = "" if bars[0].change is None else _difference(bars[0].change)
+    return f'<tr><th scope="row">{escape(bars[0].label)}</th>{cells}<td>{against}</td></tr>'
 
 
 def _difference(change: Change) -> str:
@@ -352,51 +425,80 @@ def _recipe_section(page: BeforeAfter) -> str:
 # ---- the chart
 
 
-def _chart(changes: Sequence[Change], *, width: int) -> str:
-    """Bars before and after with their intervals, drawn for one width: text in a scaled picture would not be readable."""
+@dataclass(frozen=True)
+class _Bar:
+    kind: str
+    label: str
+    value: float
+    interval: Interval
+    change: Change | None  # from this method to the new encoder; None for the new encoder itself
+
+
+def _bars(page: BeforeAfter, row: int) -> list[_Bar]:
+    """The methods' bars of one figure, from top to bottom."""
+    change = page.changes[row]
+
+    def of(rival: Rival) -> _Bar:
+        found = rival.changes[row]
+        return _Bar(rival.kind, rival.title, found.before, found.before_interval, found)
+
+    return [
+        *(of(rival) for rival in page.rivals if rival.is_baseline),
+        _Bar("before", "before", change.before, change.before_interval, change),
+        _Bar("after", "after", change.after, change.after_interval, None),
+        *(of(rival) for rival in page.rivals if not rival.is_baseline),
+    ]
+
+
+def _chart(page: BeforeAfter, *, width: int) -> str:
+    """A bar for each method with its interval, drawn for one width: text in a scaled picture would not be readable."""
     is_wide = width > 500
-    top = max(max(change.before_interval.high, change.after_interval.high, change.before, change.after) for change in changes)
+    figures = [_bars(page, row) for row in range(len(page.changes))]
+    top = max(max(bar.interval.high, bar.value) for bars in figures for bar in bars)
     step = next((step for step in _TICK_STEPS if top / step <= (6 if is_wide else 4)), 0.25)
     end = min(1.0, step * max(1, -int(-top // step)))
-    left, right = (132, 76) if is_wide else (54, 58)
-    group, bar, offset = (76, 20, 10) if is_wide else (86, 16, 28)
-    height = group * len(changes) + 34
+    left, right = (190, 76) if is_wide else (126, 58)
+    bar_height, offset, gap = (17, 8, 22) if is_wide else (15, 28, 12)
+    lane = bar_height + 5
+    group = lane * len(figures[0]) + offset + gap
+    height = group * len(figures) + 34 - gap
 
     def across(value: float) -> float:
         return round(left + (width - left - right) * value / end, 1)
 
     parts = []
-    bottom = group * len(changes) + 6
+    bottom = height - 28
     for tick in range(round(end / step) + 1):
         x = across(tick * step)
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{bottom}"/>')
         parts.append(f'<text class="tick" x="{x}" y="{bottom + 18}" text-anchor="middle">{100 * tick * step:.0f}%</text>')
-    for row, change in enumerate(changes):
+    for row, (change, bars) in enumerate(zip(page.changes, figures, strict=True)):
         y = row * group + offset
-        if is_wide:
-            parts.append(f'<text class="name" x="0" y="{y + bar + 8}">{escape(change.name)}</text>')
-        else:
-            parts.append(f'<text class="name" x="0" y="{y - 8}">{escape(change.name)}</text>')
-        for lane, (side, value, interval) in enumerate(
-            (("before", change.before, change.before_interval), ("after", change.after, change.after_interval))
-        ):
-            lane_y = y + lane * (bar + 6)
-            middle = lane_y + bar / 2
-            low, high = across(interval.low), across(interval.high)
-            parts.append(f'<text class="side" x="{left - 8}" y="{middle + 4}" text-anchor="end">{side}</text>')
-            parts.append(
-                f'<rect class="{side}" x="{left}" y="{lane_y}" width="{max(across(value) - left, 1):.1f}" height="{bar}" rx="2"/>'
-                f'<path class="interval" d="M{low} {middle}H{high}M{low} {middle - 4}v8M{high} {middle - 4}v8"/>'
-            )
-            parts.append(f'<text class="value {side}" x="{max(high, across(value)) + 9}" y="{middle + 5}">{figure(change, value)}</text>')
+        parts.append(f'<text class="name" x="0" y="{y + bar_height - 3 if is_wide else y - 8}">{escape(change.name)}</text>')
+        for place, bar in enumerate(bars):
+            parts += _bar_parts(bar, change, y + place * lane, left=left, height=bar_height, across=across)
     parts.append(f'<line class="axis" x1="{left}" x2="{left}" y1="0" y2="{bottom}"/>')
-    said = "; ".join(f"{change.name} {figure(change, change.before)} before, {figure(change, change.after)} after" for change in changes)
+    said = "; ".join(
+        f"{change.name} " + ", ".join(f"{figure(change, bar.value)} {bar.label}" for bar in bars)
+        for change, bars in zip(page.changes, figures, strict=True)
+    )
     kind = "wide" if is_wide else "narrow"
     return (
         f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"Bar chart. {said}.")}">'
         + "".join(parts)
         + "</svg>"
     )
+
+
+def _bar_parts(bar: _Bar, change: Change, y: int, *, left: int, height: int, across: Callable[[float], float]) -> list[str]:
+    middle = y + height / 2
+    low, high, end = across(bar.interval.low), across(bar.interval.high), across(bar.value)
+    return [
+        f'<text class="side {bar.kind}" x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(bar.label)}</text>',
+        f'<rect class="{bar.kind}" x="{left}" y="{y}" width="{max(end - left, 1):.1f}" height="{height}" rx="2"/>',
+        f'<path class="interval" d="M{low} {middle}H{high}M{low} {middle - 4}v8M{high} {middle - 4}v8"/>',
+        f'<text class="value {bar.kind}" x="{max(high, end) + 9}" y="{middle + 5}">{figure(change, bar.value)}</text>',
+    ]
 
 
 _MARK = (
@@ -409,12 +511,12 @@ _CHECK = '<span class="check">✓ <span class="hidden">right answer: </span></sp
 _STYLE = """\
 :root {
   --paper: #fbfaf8; --card: #ffffff; --ink: #1a1d21; --quiet: #5c646e; --line: #e3e0da; --grid: #ebe8e2;
-  --before: #a9afb8; --after: #0f766e; --after-ink: #0b5f58; --right: #e4f2f0; --worse: #a33a1d; --warning: #fdf0ea; --code: #f3f1ec;
+  --before: #a9afb8; --lexical: #b45f06; --static: #d9a05b; --hybrid: #6aaaa3; --after: #0f766e; --after-ink: #0b5f58; --right: #e4f2f0; --worse: #a33a1d; --warning: #fdf0ea; --code: #f3f1ec;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #121517; --card: #191d20; --ink: #e9ebec; --quiet: #9aa4ad; --line: #2c3236; --grid: #262b2f;
-    --before: #67707a; --after: #2fb3a5; --after-ink: #5fd3c6; --right: #16302e; --worse: #f0906f; --warning: #33211a; --code: #1d2225;
+    --before: #67707a; --lexical: #e08a3c; --static: #a8763c; --hybrid: #1f7f76; --after: #2fb3a5; --after-ink: #5fd3c6; --right: #16302e; --worse: #f0906f; --warning: #33211a; --code: #1d2225;
   }
 }
 * { box-sizing: border-box; }
@@ -448,7 +550,12 @@ figcaption { font-size: .875rem; margin-top: .75rem; max-width: 44rem; }
 .chart .side { fill: var(--quiet); font-size: 13px; }
 .chart .name { fill: var(--ink); font-size: 16px; font-weight: 600; }
 .chart .value { fill: var(--quiet); font-size: 15px; } .chart .value.after { fill: var(--after-ink); font-weight: 700; }
+.chart .side.after { fill: var(--after-ink); font-weight: 700; }
 .chart rect.before { fill: var(--before); } .chart rect.after { fill: var(--after); }
+.chart rect.lexical { fill: var(--lexical); } .chart rect.static { fill: var(--static); } .chart rect.hybrid { fill: var(--hybrid); }
+.chart rect.supervised { fill: none; stroke: var(--quiet); stroke-dasharray: 3 2; }
+.methods { margin: 0 0 1rem; padding: 0; font-size: .875rem; color: var(--quiet); max-width: 44rem; }
+.methods li { display: list-item; list-style: none; margin: 0; padding: .12rem 0; } .methods strong { color: var(--ink); }
 .chart .interval { stroke: var(--ink); stroke-width: 1.5; fill: none; }
 details { margin-top: 1rem; } summary { cursor: pointer; color: var(--quiet); font-size: .95rem; }
 summary:focus-visible, pre:focus-visible { outline: 2px solid var(--after); outline-offset: 3px; }

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
-from tain.evaluation.metrics import cosine_rows
 from tain.foundation.errors import UserError
 
 _FEWEST_PAIRS = 3  # with two pairs every rank correlation is 1, -1 or undefined
@@ -44,22 +43,30 @@ class ScoredSet:
 
     def cosines(self, encoder: EncodedOnce) -> np.ndarray:
         """The encoder's similarity of each pair: the cosine of its two vectors, float64 (pairs,)."""
-        left, right = (encoder.encode(side, language=language) for language, side in self.texts())
-        return cosine_rows(left, right)
+        return encoder.pair_cosines(self.left, self.right, languages=self.languages)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What tain knows of a set before it is read: its names, and its files below the data folder."""
+    """What tain knows of a set before it is read: its names, and its files below the data folder.
+
+    Attributes:
+        key: What the command line calls it.
+        title: What tables call it.
+        group: Which mean it counts in.
+        files: Its files.
+        other_files: The same files under other names; empty where there are none.
+    """
 
     key: str
     title: str
     group: str
     files: tuple[str, ...]
+    other_files: tuple[str, ...] = ()
 
     def is_in(self, data: Path) -> bool:
-        """True where all its files are there."""
-        return all((data / file).is_file() for file in self.files)
+        """True where all its files are there, under either names."""
+        return any(names and all((data / file).is_file() for file in names) for names in (self.files, self.other_files))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from tain.evaluation.encoding import EncodedOnce, Encodes, refuse_unknown_languages
+from tain.evaluation.encoding import EncodedOnce, Encodes, FitsAtHand, refuse_unfit_suites, refuse_unknown_languages
 from tain.evaluation.geometry import LabelFreeReport, Level, label_free_bootstrap
 from tain.evaluation.metrics import Interval, bootstrap_means, bootstrap_spearman, percentile_interval, spearman
 from tain.evaluation.pairs import ScoredSet, read_scored_table
@@ -19,6 +19,7 @@ from tain.evaluation.tasks import ACCURACY_UNIT, Outcomes
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import versions
+from tain.text.collections import list_texts
 
 SPEARMAN_UNIT = "Spearman x 100"
 _GEOMETRY_TEXTS = "stsb/stsb_dev.tsv"
@@ -165,7 +166,7 @@ def evaluate(
     data: Path | None = None,
     *,
     split: Split = "test",
-    texts: Sequence[str] | None = None,
+    texts: Iterable[str] | None = None,
     level: Level = "sentence",
     languages: tuple[str | None, str | None] = (None, None),
     resamples: int = 1000,
@@ -209,15 +210,20 @@ def evaluate(
     outcomes: dict[str, list[list[Outcomes]]] = {task.key: [] for suite in loaded for task in suite.tasks}
     label_free: list[tuple[LabelFreeReport, dict[str, np.ndarray]]] = []
     models = []
-    by_language = [pair for suite in loaded for scored in suite.sets for pair in scored.texts()]
-    by_language += [pair for suite in loaded for task in suite.tasks for pair in task.texts().items()]
+    by_suite = [suite.texts() for suite in loaded]
+    wanted = {language for texts_of_suite in by_suite for language, _ in texts_of_suite} | (
+        {geometry_language} if geometry_texts else set()
+    )
     for encoder in encoders:
-        wanted = {language for language, _ in by_language} | ({geometry_language} if geometry_texts else set())
         refuse_unknown_languages(encoder, wanted)
+        refuse_unfit_suites(encoder, [suite.name for suite in loaded])
     for name, encoder in zip(_distinct_names(encoders), encoders, strict=True):
         once = EncodedOnce(encoder, progress)
-        once.prepare(by_language)
-        for suite in loaded:
+        if not isinstance(encoder, FitsAtHand):
+            once.prepare([pair for texts_of_suite in by_suite for pair in texts_of_suite])
+        for suite, texts_of_suite in zip(loaded, by_suite, strict=True):
+            if isinstance(encoder, FitsAtHand):
+                once.prepare(texts_of_suite)  # on its own texts, so that a suite's figures do not depend on what else is evaluated
             for scored in suite.sets:
                 cosines[scored.key].append(scored.cosines(once))
             for task in suite.tasks:
@@ -328,11 +334,11 @@ def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, res
 # ---- geometry
 
 
-def _geometry_texts(texts: Sequence[str] | None, data: Path | None, level: Level) -> list[str]:
+def _geometry_texts(texts: Iterable[str] | None, data: Path | None, level: Level) -> list[str]:
     if texts is not None:
-        if not texts:
+        if not (listed := list_texts(texts)):
             raise UserError("suite geometry was given no texts: give some, two at least")
-        return list(texts)
+        return listed
     if level != "sentence":
         raise UserError(f"suite geometry at level {level!r} has no texts of its own: give --texts FILE, one text a line")
     if data is None or not (data / _GEOMETRY_TEXTS).is_file():

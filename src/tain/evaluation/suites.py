@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tain.evaluation.lexicon import lexicon_sources
@@ -11,14 +12,14 @@ from tain.evaluation.pairs import ScoredSet, SetSource, Source, own_set
 from tain.evaluation.sts import Split, sts17_sources, sts_sources
 from tain.evaluation.tasks import Task, TaskSource
 from tain.evaluation.transfer import transfer_sources
-from tain.evaluation.words import word_sources
+from tain.evaluation.words import crossed_sources, word_sources
 from tain.foundation.errors import UserError, refuse_all
 
 GEOMETRY = "geometry"
-SUITES = ("sts", "sts17", "words", "transfer", "bli", "names", GEOMETRY)
+SUITES = ("sts", "sts17", "words", "words-crossed", "transfer", "bli", "names", GEOMETRY)
 _ALL = ", ".join((*SUITES, "mlm", "tagging"))  # the last two measure other kinds of models, and elsewhere
 
-_TITLES = {"sts": "STS", "sts17": "STS 2017", "words": "Word similarity"}
+_TITLES = {"sts": "STS", "sts17": "STS 2017", "words": "Word similarity", "words-crossed": "Cross-lingual word similarity"}
 _TITLES |= {"transfer": "Transfer", "bli": "Bilingual lexicon induction", "names": "Name linking"}
 _COUNTED = {"transfer": "texts", "bli": "words", "names": "mentions"}  # what a figure rests on, where that is not pairs
 _TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz")
@@ -45,6 +46,11 @@ class Suite:
     tasks: tuple[Task, ...] = ()
     counted: str = "pairs"
     absent: tuple[tuple[str, str], ...] = ()
+
+    def texts(self) -> list[tuple[str | None, Sequence[str]]]:
+        """Everything that will be encoded, by its language."""
+        of_sets = [pair for scored in self.sets for pair in scored.texts()]
+        return [*of_sets, *(pair for task in self.tasks for pair in task.texts().items())]
 
 
 def load_suites(
@@ -96,7 +102,12 @@ def _sources(suite: str, data: Path | None, split: Split) -> Sequence[Source]:
         return word_sources(data, split)
     if suite == "names":
         return name_sources(split)
-    only_tests = {"sts17": sts17_sources, "transfer": transfer_sources, "bli": lexicon_sources}
+    only_tests = {
+        "sts17": sts17_sources,
+        "transfer": transfer_sources,
+        "bli": lexicon_sources,
+        "words-crossed": partial(crossed_sources, data),
+    }
     return only_tests[suite]() if split == "test" else []
 
 

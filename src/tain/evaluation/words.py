@@ -1,7 +1,8 @@
-"""Word similarity: English sets and sets of other languages, averaged apart; Spearman over all pairs of a set."""
+"""Word similarity: English sets, sets of other languages and sets across languages; Spearman over all pairs of a set."""
 
 from collections.abc import Callable
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 from tain.evaluation.pairs import SetSource, as_score, table_source
@@ -41,6 +42,9 @@ _TWO_LETTERS |= {"POL": "pl", "RUS": "ru", "SPA": "es"}
 _MULTISIMLEX_LANGUAGES = ("ENG", "ARA", "CMN", "YUE", "CYM", "EST", "FIN", "FRA", "HEB", "POL", "RUS", "SPA")
 _MULTISIMLEX_FILES = ("multisimlex/translation.tsv", "multisimlex/scores.tsv")
 _PARTS_JOINED_BY_UNDERSCORE = {"card660"}
+_MIRROR_LANGUAGES = {"ENG", "FRA", "HEB", "CMN"}  # whose six pairs Liu et al. 2021 report
+_MIRROR_PAIRS, _OTHER_PAIRS = "Mirror-BERT's pairs", "other pairs"
+_MOST_APART = 1.0  # of the two languages' scores, 0 to 6
 
 
 def word_sources(data: Path | None, split: Split = "test") -> list[SetSource]:
@@ -58,6 +62,25 @@ def word_sources(data: Path | None, split: Split = "test") -> list[SetSource]:
     in_english = [source for source in multisimlex if source.group == _ENGLISH]
     in_others = [source for source in multisimlex if source.group == _OTHER_LANGUAGES]
     return [*english, *in_english, *others, *in_others, *_unknown_sets(data)]
+
+
+def crossed_sources(data: Path | None) -> list[SetSource]:
+    """Multi-SimLex across languages: one set for each pair of its languages, those of Mirror-BERT's table first."""
+    languages = sorted(_multisimlex_languages(data), key=lambda language: language not in _MIRROR_LANGUAGES)  # stable: else as in the file
+    read = _MultiSimLex().read_crossed
+    return [_crossed(left, right, read) for left, right in combinations(languages, 2)]
+
+
+def _crossed(left: str, right: str, read: Callable[..., tuple[list[str], list[str], list[float]]]) -> SetSource:
+    codes = _code(left), _code(right)
+    return SetSource(
+        key=f"multisimlex_{left.lower()}-{right.lower()}",
+        title="-".join(codes),
+        group=_MIRROR_PAIRS if {left, right} <= _MIRROR_LANGUAGES else _OTHER_PAIRS,
+        files=_MULTISIMLEX_FILES,
+        read=partial(read, languages=(left, right)),
+        languages=codes,
+    )
 
 
 def _unknown_sets(data: Path | None) -> list[SetSource]:
@@ -80,7 +103,7 @@ def _multisimlex_languages(data: Path | None) -> list[str]:
 
 
 def _multisimlex(language: str, read: Callable[..., tuple[list[str], list[str], list[float]]]) -> SetSource:
-    code = _TWO_LETTERS.get(language, language.lower())
+    code = _code(language)
     return SetSource(
         key=f"multisimlex_{language.lower()}",
         title=f"Multi-SimLex {language.lower()}",
@@ -89,6 +112,10 @@ def _multisimlex(language: str, read: Callable[..., tuple[list[str], list[str], 
         read=partial(read, language=language),
         languages=(code, code),
     )
+
+
+def _code(language: str) -> str:
+    return _TWO_LETTERS.get(language, language.lower())
 
 
 class _MultiSimLex:
@@ -112,6 +139,24 @@ class _MultiSimLex:
             left.append(row[left_column])
             right.append(row[right_column])
             gold.append(as_score(score_of[row["id"]], where=f"{str(scores_file)!r}, pair {row['id']!r}"))
+        return left, right, gold
+
+    def read_crossed(self, data: Path, *, languages: tuple[str, str]) -> tuple[list[str], list[str], list[float]]:
+        """Cross each pair's words: the first word of one language with the second word of the other, and the other way round.
+
+        The score is the mean of the two languages'. Pairs whose two scores are more than 1 apart are left out: their words mean
+        different things. Vulic et al. 2020 build their sets in this way, as far as we know; the exact threshold is our choice.
+        """
+        (left_first, left_second, left_gold), (right_first, right_second, right_gold) = (
+            self.read(data, language=language) for language in languages
+        )
+        left, right, gold = [], [], []
+        rows = zip(left_first, left_second, left_gold, right_first, right_second, right_gold, strict=True)
+        for one, two, score, other_one, other_two, other_score in rows:
+            if abs(score - other_score) <= _MOST_APART:
+                left += [one, two]
+                right += [other_two, other_one]
+                gold += [(score + other_score) / 2] * 2
         return left, right, gold
 
     def _rows(self, file: Path, needed: set[str]) -> list[dict[str, str]]:

@@ -16,7 +16,13 @@ RankerType = Literal["bi", "poly", "cross"]
 CodeKind = Literal["pooled", "learned", "first", "last", "last-and-first"]
 
 BUILT_IN = {"tain-mini": "tain_mini"}  # models that come with the package, and their folders in assets
+LEXICAL, STATIC = "lexical", "static:"  # baselines that evaluate takes like models; the second is followed by a model's name
 POOLINGS: tuple[str, ...] = get_args(Pooling)
+
+
+def is_baseline(name: str) -> bool:
+    """True where a model's name is that of a baseline: ``lexical``, or ``static:`` with a model."""
+    return name == LEXICAL or name.startswith(STATIC)
 
 
 _KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {

@@ -13,6 +13,7 @@ from tain.batches.types import PackedTexts
 from tain.encoders.attention import Capture
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.errors import UserError
+from tain.foundation.probing import evaluating
 from tain.inspection.blocks import Block, find_blocks
 
 _PROBE_TOLERANCE = 1e-3  # of the largest number; a block that is read wrongly is off by far more
@@ -62,7 +63,7 @@ class Watched:
     """An encoder whose layers can be looked into while it runs.
 
     Args:
-        encoder: Is put in eval mode.
+        encoder: Runs in eval mode while it is watched, and keeps its own mode otherwise.
 
     Attributes:
         blocks: Its layers; ALBERT runs the same one again and again.
@@ -78,7 +79,7 @@ class Watched:
         self.blocks = find_blocks(encoder.model)
         if encoder.layout != "packed":
             raise UserError(f"attention cannot be captured: {encoder.layout_reason}; give a BERT-like model")
-        self.encoder = encoder.eval()
+        self.encoder = encoder
         self.layers, self.error = self._probe()
 
     @property
@@ -88,7 +89,7 @@ class Watched:
     @torch.no_grad()
     def run(self, packed: PackedTexts, show: Show) -> Float[Tensor, "tokens dim"]:
         """Run a batch, show every layer's states in turn, and give the last layer's token vectors."""
-        with _watching(self.blocks, show) as capture:
+        with evaluating(self.encoder), _watching(self.blocks, show) as capture:
             return self.encoder.tokens(packed, capture=capture)
 
     def _probe(self) -> tuple[int, float]:

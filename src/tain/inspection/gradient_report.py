@@ -43,7 +43,7 @@ class GradientReport:
         return [2 * self.variance.products.masked * (1 - share) for share in SHARES]
 
     def claim(self) -> str:
-        """Say whether covariance falls with distance, as the paper has it."""
+        """Say whether covariance falls with distance, as Zheng et al. 2020 argue."""
         slope, last = self.variance.slope, self.variance.correlations[-1]
         far = f"{last.value:+.3f} (95% interval {_range(last)}) for masks that share no token"
         if slope.high < 0:

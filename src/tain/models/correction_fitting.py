@@ -151,8 +151,11 @@ def fit_top_removal(moments: Moments, *, components: int) -> LinearFit:
     return _linear_fit(moments, weight, variances, removed=float(variances[:components].sum()))
 
 
-def fit_whitening(moments: Moments, *, dimensions: int | None = None) -> LinearFit:
+def fit_whitening(moments: Moments, *, dimensions: int | None = None, power: float = 1.0) -> LinearFit:
     """Centre the vectors and give each of their principal components variance 1 (Su et al. 2021; Huang et al. 2021).
+
+    A power below 1 whitens in part: a component of variance v keeps the variance v ** (1 - power). 0.5 is a compromise between vectors in
+    which few components decide the cosine, and whitened ones, in which noise weighs as much as what differs.
 
     With all dimensions the components are turned back, so that every number of a vector stays nearest to what it was (cosines do not
     know the turn), and a component that never varies stays 0: vectors behind a layer normalisation have one.
@@ -160,6 +163,7 @@ def fit_whitening(moments: Moments, *, dimensions: int | None = None) -> LinearF
     Args:
         moments: Of the vectors.
         dimensions: Components kept, the strongest; all where it is left out.
+        power: 0 (centre only) to 1 (all variances 1).
 
     Raises:
         UserError: Too few vectors to know the variances, or more dimensions than the vectors vary in.
@@ -174,7 +178,7 @@ def fit_whitening(moments: Moments, *, dimensions: int | None = None) -> LinearF
     varies = variances > _FLAT * variances[0]
     if dimensions is not None and dimensions > varies.sum():
         raise UserError(f"dimensions is {dimensions}, but these vectors vary in {varies.sum()} of {dim} only: give {varies.sum()} or fewer")
-    scales = np.divide(1.0, np.sqrt(variances), out=np.zeros(dim), where=varies)
+    scales = np.power(variances, -power / 2, out=np.zeros(dim), where=varies)
     weight = (directions * scales[:, None])[:kept]
     return _linear_fit(moments, weight if dimensions else directions.T @ weight, variances, removed=float(variances[kept:].sum()))
 

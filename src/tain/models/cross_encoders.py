@@ -1,7 +1,7 @@
 """Cross-encoders as transformers and sentence-transformers save them: a model with a head of one output that reads pairs of texts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, set_number_type
 from tain.models.embedder import Embedder
 from tain.models.loading import ModelKind, load_with_missing, max_length, padding_id
-from tain.models.rankers import PairRanker, digest, refuse_uneven
+from tain.models.rankers import PairRanker, digest, matched
 from tain.models.saved import read_stored_json, refuse_pickles, refuse_text_changes, write_record
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"Sigmoid": nn.Sigmoid, "Identity": nn.Identity}
@@ -45,7 +45,7 @@ class SavedCrossEncoder(PairRanker):
         self, model: Any, tokenizer: Any, activation: nn.Module, *, max_tokens: int, name: str, about: dict[str, Any] | None = None
     ) -> None:
         super().__init__(name=name)
-        self._tokenizer, self.activation, self.max_tokens = tokenizer, activation, max_tokens
+        self._tokenizer, self.activation, self._max_tokens = tokenizer, activation, max_tokens
         self.about = about or {}
         self.network = HeadedModel(model, pad_id=padding_id(model, tokenizer, name=name), probe=self._rows(_PROBE))
 
@@ -82,6 +82,10 @@ class SavedCrossEncoder(PairRanker):
         return self._tokenizer
 
     @property
+    def max_tokens(self) -> int:
+        return self._max_tokens
+
+    @property
     def towers(self) -> tuple[Embedder, ...]:
         return ()
 
@@ -114,12 +118,10 @@ class SavedCrossEncoder(PairRanker):
 
     @torch.inference_mode()
     def score_lists(
-        self, contexts: Sequence[str], lists: Sequence[Sequence[str]], *, progress: Progress | None = None
+        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
-        refuse_uneven(contexts, lists)
+        contexts, lists = matched(contexts, lists)
         pairs = [(context, text) for context, listed in zip(contexts, lists, strict=True) for text in listed]
-        if wrong := next((side for pair in pairs for side in pair if not isinstance(side, str)), None):
-            raise UserError(f"contexts or candidates hold {type(wrong).__name__}, not text: give strings")
         rows = self._rows(pairs, max_tokens=self.max_tokens + 1)
         self.truncated_contexts, self.truncated_candidates = 0, sum(len(row["input_ids"]) > self.max_tokens for row in rows)  # pairs
         if self.truncated:
@@ -133,7 +135,8 @@ class SavedCrossEncoder(PairRanker):
         refuse_not_finite(scores, self.name)
         return np.split(scores, np.cumsum([len(listed) for listed in lists])[:-1]) if lists else []
 
-    def count_tokens(self, contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> list[int]:
+    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
+        contexts, lists = matched(contexts, lists)
         return [
             sum(len(row["input_ids"]) for row in self._rows([(context, text) for text in listed])) if listed else 0
             for context, listed in zip(contexts, lists, strict=True)

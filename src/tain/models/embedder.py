@@ -1,7 +1,7 @@
 """Texts in, vectors out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from tain.foundation.runtime import choose_device, set_number_type
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
 from tain.models.saved import read_layout, write_layout
+from tain.text.collections import list_texts
 
 _WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
@@ -103,6 +104,8 @@ class Embedder:
             )
         if pooling is None and stored.pooling is None and not below_head:
             kind_of(stored.path).refuse_head(name)
+        if stored.token_weights is not None and pooling not in (None, "mean"):
+            raise UserError(f"pooling is {pooling!r}, but model {str(name)!r} weighs its tokens in the mean: leave it out")
         target = choose_device(device)
         with torch.random.fork_rng(devices=[]):  # a part that no weights are saved of, such as a pooler, is the same at each loading
             torch.manual_seed(0)
@@ -118,6 +121,7 @@ class Embedder:
             layout=layout,
             padded_to=min(max_tokens or stored.max_tokens or limit, limit),
             mask_id=tokenizer.mask_token_id,
+            token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
         )
         set_number_type(encoder, encoder.number_type(dtype))
         encoder.eval()
@@ -155,9 +159,9 @@ class Embedder:
     @torch.inference_mode()
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
-        language: str | Sequence[str] | None = None,
+        language: str | Iterable[str] | None = None,
         batch_tokens: int | None = None,
         normalise: bool | None = None,
         progress: Progress | None = None,
@@ -165,7 +169,7 @@ class Embedder:
         """Compute one vector a text, in order. Dropout is always off here.
 
         Args:
-            texts: Any number of texts; not one string.
+            texts: Any number of texts: a list, a generator, a column of a table. Not one string, a table or a set.
             language: The texts' language, or one a text. Needed by a model that is corrected by language, refused by others.
             batch_tokens: Tokens a batch; changes speed and memory, and no more of a vector than rounding does (in float32 the sixth digit, in
                 bfloat16 the third).
@@ -173,13 +177,16 @@ class Embedder:
             progress: Told about every batch.
 
         Raises:
-            UserError: ``texts`` is a single string, or holds something that is not text; a language is missing, unknown, or given
-                to a model that treats all texts alike.
+            UserError: ``texts`` is a single string, a table or a set, or holds something that is not text; a language is missing, unknown,
+                or given to a model that treats all texts alike; or there are more or fewer languages than texts.
             NotFiniteError: The model gave NaN or infinity.
         """
-        if isinstance(texts, str):
-            raise UserError("encode was given one string, which would be read letter by letter: give a list, encode([text])")
+        texts = list_texts(texts)
+        if language is not None and not isinstance(language, str):
+            language = list_texts(language, what="language")
         self.refuse_language(language)
+        if isinstance(language, list) and len(language) != len(texts):
+            raise UserError(f"{len(language):,} languages came with {len(texts):,} texts: give one a text, or one for all")
         batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096)
         was_training = self.encoder.training
         self.encoder.eval()
@@ -188,10 +195,7 @@ class Embedder:
         try:
             with (progress or Progress.silent()).task("encode", len(texts)) as task:
                 for start in range(0, len(texts), _WINDOW_TEXTS):
-                    window = list(texts[start : start + _WINDOW_TEXTS])
-                    for place, text in enumerate(window):
-                        if not isinstance(text, str):
-                            raise UserError(f"text {start + place} is {type(text).__name__}, not text: give strings")
+                    window = texts[start : start + _WINDOW_TEXTS]
                     tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
                     self.truncated += tokens.truncated
                     if not all(tokens.ids):
@@ -209,9 +213,9 @@ class Embedder:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Tell how many tokens are read of each text, special tokens included."""
-        return [len(ids) for ids in tokenise(self.tokenizer, texts, max_tokens=self.max_tokens).ids]
+        return [len(ids) for ids in tokenise(self.tokenizer, list_texts(texts), max_tokens=self.max_tokens).ids]
 
     def refuse_language(self, language: str | Sequence[str] | None) -> None:
         """Refuse what ``encode`` would refuse as a language, before anything is encoded.
@@ -263,6 +267,8 @@ class Embedder:
         if self.correction is not None:
             for name, array in sorted(self.correction.arrays().items()):
                 digest.update(f"{name} {array.shape}".encode() + array.tobytes())
+        if self.encoder.token_weights is not None:
+            digest.update(b"token weights" + self.encoder.token_weights.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path, *, record: dict[str, Any], card: str, similarity: Literal["cosine", "dot"] = "cosine") -> None:
@@ -291,7 +297,29 @@ class Embedder:
             similarity=similarity,
             kept=self.sentence_transformers,
             include_prompt=self.include_prompt,
+            token_weights=None if (weights := self.encoder.token_weights) is None else weights.cpu().numpy(),
+            vocabulary=vocabulary_of(self.tokenizer, len(self.encoder.token_weights)) if self.encoder.token_weights is not None else (),
         )
+
+
+def vocabulary_of(tokenizer: Any, size: int) -> list[str]:
+    """List the token of each id of an embedding table of ``size`` rows; a row that no token uses is called ``[unused ID]``."""
+    by_id = {place: token for token, place in tokenizer.get_vocab().items()}
+    return [by_id.get(place, f"[unused {place}]") for place in range(size)]
+
+
+def _on_vocabulary(weights: np.ndarray | None, model: Any, device: torch.device, *, name: str) -> torch.Tensor | None:
+    """Turn stored token weights into a tensor with one weight a row of the embedding table.
+
+    Raises:
+        UserError: There are fewer weights than rows.
+    """
+    if weights is None:
+        return None
+    rows = int(model.config.vocab_size)
+    if len(weights) < rows:
+        raise UserError(f"model {name!r} has weights for {len(weights):,} tokens, but its vocabulary has {rows:,}: save the model again")
+    return torch.from_numpy(weights[:rows]).to(device)
 
 
 def weights_fingerprint(module: torch.nn.Module, tokenizer: Any) -> str:

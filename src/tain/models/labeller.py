@@ -1,6 +1,6 @@
 """Transformers classifiers and taggers: texts in, logits or labels out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from tain.models.embedder import weights_fingerprint
 from tain.models.loading import kind_of, load_with_missing, max_length, padding_id
 from tain.models.saved import locate, refuse_pickles
 from tain.models.unknown_tokens import WARN_FROM, check_known
+from tain.text.collections import list_texts
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
 
@@ -103,11 +104,12 @@ class Labeller:
         outputs = checked_names(names or own, outputs=len(own), what="labels" if kind == "classify" else "tags", model=str(name))
         return cls(model.to(choose_device(device)), tokenizer, name=str(name), **{"labels" if kind == "classify" else "tags": outputs})
 
-    def logits(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[np.ndarray]:
+    def logits(self, texts: Iterable[str], *, progress: Progress | None = None) -> list[np.ndarray]:
         """Compute the logits of each text (classes,), or of its tokens (tokens, tags): what blanks part, each by its first piece.
 
         A token beyond the model's limit has nan.
         """
+        texts = list_texts(texts)
         found: list[Any] = [None] * len(texts)
         order = np.argsort([len(text) for text in texts], kind="stable")
         self.truncated = 0
@@ -125,7 +127,7 @@ class Labeller:
         """SHA-256 of weights and tokenizer."""
         return weights_fingerprint(self._network.model, self.tokenizer)
 
-    def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], *, progress: Progress | None = None) -> list[Prediction]:
         """Tell each text's class, or its tokens' tags."""
         return [self._said(logits) for logits in self.logits(texts, progress=progress)]
 

@@ -1,6 +1,6 @@
 """Masked language models by name: loading them, head and all, and asking them for hidden tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tain.foundation.runtime import choose_device, set_number_type
 from tain.models.loading import load_with_missing, max_length
 from tain.models.saved import read_layout
 from tain.models.unknown_tokens import check_known
+from tain.text.collections import list_texts
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
@@ -133,7 +134,7 @@ class MaskedPredictor:
         """The longest text the model reads, special tokens included."""
         return max_length(self.network.model, self.tokenizer)
 
-    def blocks(self, texts: Sequence[str], *, block_tokens: int) -> list[Int[Tensor, "rows tokens"]]:
+    def blocks(self, texts: Iterable[str], *, block_tokens: int) -> list[Int[Tensor, "rows tokens"]]:
         """Cut texts, a separator behind each, into rows that hold every token once.
 
         Returns:
@@ -143,7 +144,7 @@ class MaskedPredictor:
             UserError: The texts have fewer tokens than a block.
         """
         separator = separator_id(self.tokenizer)
-        stream = np.concatenate([[*ids, separator] for ids in bare_ids(self.tokenizer, texts)])
+        stream = np.concatenate([[*ids, separator] for ids in bare_ids(self.tokenizer, list_texts(texts))])
         inner = block_tokens - 2
         if len(stream) < inner:
             raise UserError(f"the texts have {len(stream)} tokens, fewer than a block of {block_tokens}: give more text")
@@ -163,7 +164,7 @@ class MaskedPredictor:
         return F.cross_entropy(logits.float(), ids.flatten()[places].to(self.device), reduction="none").cpu()
 
     def explored_loss(
-        self, texts: Sequence[str], *, block_tokens: int = 128, passes: int = 7, seed: int = 13, progress: Progress | None = None
+        self, texts: Iterable[str], *, block_tokens: int = 128, passes: int = 7, seed: int = 13, progress: Progress | None = None
     ) -> ExploredLoss:
         """Hide every token of the texts exactly once, in ``passes`` disjoint masks, and sum up the surprise.
 
@@ -180,6 +181,7 @@ class MaskedPredictor:
         Raises:
             UserError: The texts have fewer tokens than a block, or none that the tokenizer knows.
         """
+        texts = list_texts(texts)
         check_known(self, texts, progress=progress or Progress.silent())
         batches = self.blocks(texts, block_tokens=block_tokens)
         generator = torch.Generator().manual_seed(seed)

@@ -8,8 +8,7 @@ import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +26,7 @@ from tain.batches.tokenizing import separator_id, tokenise
 from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
 from tain.foundation.choices import CodeKind, Dtype, RankerType
 from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import set_number_type
 from tain.foundation.tensors import read_tensors
@@ -34,6 +34,7 @@ from tain.models.embedder import Embedder
 from tain.models.loading import kind_of
 from tain.models.saved import locate, read_record, write_record, write_router
 from tain.models.scanning import scan_all
+from tain.text.collections import each_item, list_texts
 
 CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
 _HEAD_FILE = "head.safetensors"
@@ -139,7 +140,7 @@ class Ranker(ABC):
 
     @abstractmethod
     def score(
-        self, contexts: Sequence[str], candidates: Sequence[str], *, progress: Progress | None = None
+        self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "contexts candidates"]:
         """Score every candidate for every context.
 
@@ -149,7 +150,7 @@ class Ranker(ABC):
 
     @abstractmethod
     def score_lists(
-        self, contexts: Sequence[str], lists: Sequence[Sequence[str]], *, progress: Progress | None = None
+        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
         """Score each context's own list of candidates.
 
@@ -168,7 +169,7 @@ class Ranker(ABC):
         """
 
     @abstractmethod
-    def count_tokens(self, contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> list[int]:
+    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
         """Tell how many tokens are read to score each context's own list of candidates."""
 
     @property
@@ -183,6 +184,11 @@ class Ranker(ABC):
     @property
     def tokenizer(self) -> Any:
         return self.towers[0].tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text that it reads at once."""
+        return max(tower.max_tokens for tower in self.towers)
 
     def number_type(self, asked: Dtype) -> torch.dtype:
         """What to compute in: what was asked for, or what is fastest here.
@@ -338,15 +344,16 @@ class DualRanker(Ranker):
         return self.head.candidates(encoder(packed))
 
     @torch.inference_mode()
-    def encode_candidates(self, texts: Sequence[str], *, progress: Progress | None = None) -> Float32[np.ndarray, "texts dim"]:
+    def encode_candidates(self, texts: Iterable[str], *, progress: Progress | None = None) -> Float32[np.ndarray, "texts dim"]:
         """Compute one vector a candidate, to be cached.
 
         Raises:
             UserError: Something given is no text.
         """
-        ids, self.truncated_candidates = _token_ids(self.candidate, texts, "candidates")
+        texts = list_texts(texts, what="candidate")
+        ids, self.truncated_candidates = _token_ids(self.candidate, texts)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        with _evaluating(self.module), (progress or Progress.silent()).task("encode candidates", len(texts)) as task:
+        with evaluating(self.module), (progress or Progress.silent()).task("encode candidates", len(texts)) as task:
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
                 vectors[batch] = self.candidate_vectors([ids[text] for text in batch]).cpu().numpy()
                 task.advance(len(batch))
@@ -354,22 +361,24 @@ class DualRanker(Ranker):
         return vectors
 
     @torch.inference_mode()
-    def encode_contexts(self, texts: Sequence[str]) -> ContextVectors:
+    def encode_contexts(self, texts: Iterable[str]) -> ContextVectors:
         """Compute the vectors of contexts; they are many numbers, so give few contexts at a time.
 
         Raises:
             UserError: Something given is no text.
         """
-        ids, self.truncated_contexts = _token_ids(self.context, texts, "contexts")
+        texts = list_texts(texts, what="context")
+        ids, self.truncated_contexts = _token_ids(self.context, texts)
         vectors = torch.empty(len(texts), self.head.vectors, self.dim)
-        with _evaluating(self.module):
+        with evaluating(self.module):
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
                 vectors[batch] = self.context_vectors([ids[text] for text in batch]).cpu()
         refuse_not_finite(vectors.numpy(), self.name)
         return ContextVectors(vectors, self.head.is_vector(torch.tensor([len(text) for text in ids], dtype=torch.long)))
 
-    def windows(self, contexts: Sequence[str]) -> Iterator[tuple[int, ContextVectors]]:
+    def windows(self, contexts: Iterable[str]) -> Iterator[tuple[int, ContextVectors]]:
         """Encode contexts so many at a time that their vectors fit in memory; each window with its first context's place."""
+        contexts = list_texts(contexts, what="context")
         at_once = max(1, _WINDOW_NUMBERS // (self.head.vectors * self.dim))
         cut = 0
         for start in range(0, len(contexts), at_once):
@@ -382,14 +391,15 @@ class DualRanker(Ranker):
 
     def score(
         self,
-        contexts: Sequence[str],
-        candidates: Sequence[str] | Float32[np.ndarray, "candidates dim"],
+        contexts: Iterable[str],
+        candidates: Iterable[str] | Float32[np.ndarray, "candidates dim"],
         *,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "contexts candidates"]:
         """Score every candidate for every context; candidates may be vectors of ``encode_candidates``."""
+        contexts = list_texts(contexts, what="context")
         if not isinstance(candidates, np.ndarray) or candidates.dtype.kind != "f":  # texts may come in an array, too
-            candidates = self.encode_candidates(candidates if isinstance(candidates, str) else list(candidates), progress=progress)
+            candidates = self.encode_candidates(candidates, progress=progress)
         scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):
@@ -399,9 +409,9 @@ class DualRanker(Ranker):
         return scores
 
     def score_lists(
-        self, contexts: Sequence[str], lists: Sequence[Sequence[str]], *, progress: Progress | None = None
+        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
-        refuse_uneven(contexts, lists)
+        contexts, lists = matched(contexts, lists)
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
         vectors = self.encode_candidates(list(row_of), progress=progress)
         scores: list[np.ndarray] = []
@@ -413,7 +423,8 @@ class DualRanker(Ranker):
                 task.advance(len(window))
         return scores
 
-    def count_tokens(self, contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> list[int]:
+    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
+        contexts, lists = matched(contexts, lists)
         counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
         return [
             of_context + sum(islice(counts, len(listed)))
@@ -455,10 +466,10 @@ class PairRanker(Ranker):
     type = "cross"
 
     def score(
-        self, contexts: Sequence[str], candidates: Sequence[str], *, progress: Progress | None = None
+        self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "contexts candidates"]:
         """Score every candidate for every context: one pass of the network a pair."""
-        _refuse_string(candidates, "candidates")
+        contexts, candidates = list_texts(contexts, what="context"), list_texts(candidates, what="candidate")
         found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
         return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
 
@@ -529,7 +540,8 @@ class CrossRanker(PairRanker):
         second = [self._separator, *candidate[1:]] if self._is_doubly_separated else list(candidate[1:])
         return [*context, *second], len(context)
 
-    def count_tokens(self, contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> list[int]:
+    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
+        contexts, lists = matched(contexts, lists)
         counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
         joined = 0 if self._is_doubly_separated else -1  # a candidate's opening token gives way to a separator, or goes
         of_contexts = self.context.count_tokens(contexts)
@@ -547,16 +559,16 @@ class CrossRanker(PairRanker):
 
     @torch.inference_mode()
     def score_lists(
-        self, contexts: Sequence[str], lists: Sequence[Sequence[str]], *, progress: Progress | None = None
+        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
-        refuse_uneven(contexts, lists)
+        contexts, lists = matched(contexts, lists)
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
-        context_ids, self.truncated_contexts = _token_ids(self.context, contexts, "contexts")
-        candidate_ids, self.truncated_candidates = _token_ids(self.candidate, list(row_of), "candidates")
+        context_ids, self.truncated_contexts = _token_ids(self.context, contexts)
+        candidate_ids, self.truncated_candidates = _token_ids(self.candidate, list(row_of))
         pairs = [(context, row_of[text]) for context, listed in enumerate(lists) for text in listed]
         lengths = [len(context_ids[context]) + len(candidate_ids[row]) for context, row in pairs]
         scores = np.empty(len(pairs), dtype=np.float32)
-        with _evaluating(self.module), (progress or Progress.silent()).task("score pairs", len(pairs)) as task:
+        with evaluating(self.module), (progress or Progress.silent()).task("score pairs", len(pairs)) as task:
             for batch in batches_by_tokens(lengths, batch_tokens=self._batch_tokens()):
                 joined = [self.pair_ids(context_ids[pairs[pair][0]], candidate_ids[pairs[pair][1]]) for pair in batch]
                 scores[batch] = self.pair_scores(joined).cpu().numpy()
@@ -605,38 +617,18 @@ def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str, normal
     return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens, normalise=normalise, **kept)
 
 
-def _refuse_string(texts: Sequence[str], what: str) -> None:
-    if isinstance(texts, str):
-        raise UserError(f"{what} are one string, which would be read letter by letter: give a list of texts")
-
-
-def _token_ids(side: Embedder, texts: Sequence[str], what: str) -> tuple[list[list[int]], int]:
-    _refuse_string(texts, what)
-    for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"{what} hold {type(text).__name__} at place {place}, not text: give strings")
+def _token_ids(side: Embedder, texts: list[str]) -> tuple[list[list[int]], int]:
     tokens = tokenise(side.tokenizer, texts, max_tokens=side.max_tokens)
     return tokens.ids, tokens.truncated
 
 
-def refuse_uneven(contexts: Sequence[str], lists: Sequence[Sequence[str]]) -> None:
-    _refuse_string(contexts, "contexts")
-    if len(contexts) != len(lists):
-        raise UserError(f"{len(contexts):,} contexts came with {len(lists):,} lists of candidates: give one list a context")
-    for listed in lists:
-        _refuse_string(listed, "a context's candidates")
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
+def matched(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
+    """Read contexts, and for each its list of candidates."""
+    contexts = list_texts(contexts, what="context")
+    listed = [list_texts(own, what="a context's candidate") for own in each_item(lists, what="list")]
+    if len(contexts) != len(listed):
+        raise UserError(f"{len(contexts):,} contexts came with {len(listed):,} lists of candidates: give one list a context")
+    return contexts, listed
 
 
 def _save_head(head: nn.Module, folder: Path) -> None:

@@ -1,13 +1,17 @@
 """The saved encoder: a sentence-transformers folder in the key layout that its versions 2 to 6 read, plus ``tain.json``."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from tain.foundation.choices import BUILT_IN, Pooling
-from tain.foundation.errors import UserError
+import numpy as np
+from safetensors.numpy import save_file
+
+from tain.foundation.choices import BUILT_IN, LEXICAL, Pooling, is_baseline
+from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.runtime import versions
 from tain.models.correction import LANGUAGE_FILE, LanguageCorrection, LinearCorrection, read_by_language, read_linear
 
@@ -30,6 +34,8 @@ class Layout:
         correction: What is done to its vectors after pooling; None where nothing is.
         sentence_transformers: Its ``config_sentence_transformers.json``; empty where there is none.
         include_prompt: Whether sentence-transformers takes the tokens of a prompt into the mean.
+        token_weights: Weight of each token id in mean pooling, as sentence-transformers' ``WordWeights`` stores it; None where all
+            weigh the same.
     """
 
     path: str
@@ -40,14 +46,21 @@ class Layout:
     correction: LinearCorrection | LanguageCorrection | None = None
     sentence_transformers: dict[str, Any] = field(default_factory=dict)
     include_prompt: bool = True
+    token_weights: np.ndarray | None = None
 
 
 def locate(name: str | Path) -> str:
     """Turn a model name into what transformers loads: the built-in model's folder, a local folder, or a hub name.
 
     Raises:
-        UserError: A local path is a file, holds no model, or holds only pickled weights.
+        UserError: A local path is a file, holds no model, or holds only pickled weights; or the name is that of a baseline.
     """
+    if isinstance(name, str) and is_baseline(name):
+        folder = f", or ./{LEXICAL} for a folder of that name" if name == LEXICAL else ""
+        raise UserError(
+            f"model is {name!r}, a baseline that only tain evaluate and tain rank evaluate take:"
+            f" give a model folder, a hub name, or tain-mini{folder}"
+        )
     if str(name) in BUILT_IN:
         folder = Path(str(resources.files("tain") / "assets" / BUILT_IN[str(name)]))
         if not (folder / "config.json").exists():
@@ -109,11 +122,16 @@ def read_layout(name: str | Path) -> Layout:
     modules = stored("modules.json") or []
     if not isinstance(modules, list) or not all(isinstance(module, dict) and {"type", "path"} <= set(module) for module in modules):
         raise UserError(f"model {str(name)!r} has a damaged modules.json: save the model again")
-    transformer, pooling, normalise, inner, correction, include_prompt = path, None, False, "", None, True
+    transformer, pooling, normalise, inner, correction = path, None, False, "", None
+    include_prompt, token_weights = True, None
     for module in modules:
         kind = str(module["type"]).rpartition(".")[2]
         if kind == "Transformer":
             inner = f"{module['path']}/" if module["path"] else ""
+        elif kind == "WordWeights" and pooling is None and token_weights is None:
+            token_weights = _token_weights(
+                stored(f"{module['path']}/config.json") or stored(f"{module['path']}/wordweights_config.json"), name
+            )
         elif kind == "Pooling":
             of_pooling = stored(f"{module['path']}/config.json")
             pooling, include_prompt = _pooling(of_pooling, name), of_pooling.get("include_prompt") is not False
@@ -126,6 +144,8 @@ def read_layout(name: str | Path) -> Layout:
             raise UserError(
                 f"model {str(name)!r} has a {kind} layer after its encoder, which tain does not run: use sentence-transformers for it"
             )
+    if token_weights is not None and pooling != "mean":
+        raise UserError(f"model {str(name)!r} weighs its tokens and pools by {pooling}, which tain does not run: it weighs the mean alone")
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
     limits = stored(f"{inner}sentence_bert_config.json")
@@ -137,7 +157,7 @@ def read_layout(name: str | Path) -> Layout:
         refuse_pickles(transformer)
     elif inner:
         raise UserError(f"model {str(name)!r} keeps its encoder in the subfolder {inner!r}: download it and give the local folder")
-    return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record, correction, about, include_prompt)
+    return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record, correction, about, include_prompt, token_weights)
 
 
 def refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool) -> None:
@@ -179,6 +199,8 @@ def write_layout(
     similarity: Literal["cosine", "dot"] = "cosine",
     kept: dict[str, Any] | None = None,
     include_prompt: bool = True,
+    token_weights: np.ndarray | None = None,
+    vocabulary: Sequence[str] = (),
 ) -> None:
     """Write everything of a saved encoder but its weights and tokenizer.
 
@@ -195,8 +217,11 @@ def write_layout(
         similarity: How its vectors are to be compared.
         kept: Entries of ``config_sentence_transformers.json`` that stay, such as prompts.
         include_prompt: Whether sentence-transformers takes the tokens of a prompt into the mean.
+        token_weights: Weight of each token id in mean pooling; becomes a WordWeights module, which sentence-transformers runs too.
+        vocabulary: The token of each id; needed with ``token_weights``.
     """
-    kinds = ["Pooling", *(["Dense"] if isinstance(correction, LinearCorrection) else []), *(["Normalize"] if normalise else [])]
+    weighs = ["WordWeights"] if token_weights is not None else []
+    kinds = [*weighs, "Pooling", *(["Dense"] if isinstance(correction, LinearCorrection) else []), *(["Normalize"] if normalise else [])]
     modules = [("", "Transformer"), *((f"{place}_{kind}", kind) for place, kind in enumerate(kinds, start=1))]
     _write_json(
         folder / "modules.json",
@@ -207,14 +232,17 @@ def write_layout(
     )
     for path, _ in modules[1:]:
         (folder / path).mkdir(exist_ok=True)
+    paths = {kind: folder / path for path, kind in modules}
+    if token_weights is not None:
+        _write_token_weights(paths["WordWeights"], token_weights, vocabulary)
     if isinstance(correction, LinearCorrection):
-        correction.save(folder / "2_Dense")
+        correction.save(paths["Dense"])
     elif correction is not None:
         correction.save(folder)
     modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
     chosen = "cls_token" if pooling == "cls" else "mean_tokens"
     _write_json(
-        folder / "1_Pooling" / "config.json",
+        paths["Pooling"] / "config.json",
         {"word_embedding_dimension": dim, **{f"pooling_mode_{mode}": mode == chosen for mode in modes}, "include_prompt": include_prompt},
     )
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
@@ -274,6 +302,32 @@ def _write_similarity(folder: Path, similarity: str, kept: dict[str, Any] | None
     _write_json(
         folder / "config_sentence_transformers.json", {**(kept or {}), "__version__": written_for, "similarity_fn_name": similarity}
     )
+
+
+def _write_token_weights(folder: Path, weights: np.ndarray, vocabulary: Sequence[str]) -> None:
+    """Write sentence-transformers' WordWeights module: the table as weights, and by token, which is what older versions read."""
+    if len(vocabulary) != len(weights):
+        raise ShapeError(f"each token needs one weight, got {len(weights)} weights and {len(vocabulary)} tokens")
+    by_token = {token: round(float(weight), 7) for token, weight in zip(vocabulary, weights, strict=True)}
+    config = {"vocab": list(vocabulary), "word_weights": by_token, "unknown_word_weight": 1}
+    for name in ("config.json", "wordweights_config.json"):  # what versions from 5 on read, and what those before read
+        (folder / name).write_text(json.dumps(config, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_file({"emb_layer.weight": np.asarray(list(by_token.values()), dtype=np.float32)[:, None]}, folder / "model.safetensors")
+
+
+def _token_weights(config: Any, name: str | Path) -> np.ndarray:
+    """Read the weight of each token id from the config of a WordWeights module, by sentence-transformers' own rule."""
+    is_whole = isinstance(config, dict) and isinstance(config.get("vocab"), list) and isinstance(config.get("word_weights"), dict)
+    if not is_whole:
+        raise UserError(f"model {str(name)!r} has token weights without vocab and word_weights: save the model again")
+    given, otherwise = config["word_weights"], config.get("unknown_word_weight", 1)
+    try:
+        weights = np.array([given.get(token, given.get(token.lower(), otherwise)) for token in config["vocab"]], dtype=np.float32)
+    except (TypeError, ValueError, AttributeError):
+        raise UserError(f"model {str(name)!r} has token weights that are no numbers: save the model again") from None
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise UserError(f"model {str(name)!r} has token weights below 0, or not finite: save the model again")
+    return weights
 
 
 def _pooling(config: dict[str, Any], name: str | Path) -> Pooling:

@@ -19,6 +19,7 @@ from tain.foundation.files import refuse_existing
 from tain.foundation.progress import Progress, Task
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
+from tain.text.collections import each_text
 from tain.text.windows import windows
 
 _WINDOW_CHARS = 2_000_000  # a window of long texts ends here: minutes of work at most are lost when a run is killed
@@ -124,8 +125,7 @@ def encode_to_file(
             becomes of it, or it was begun with other texts, another model or other settings.
     """
     path = Path(path)
-    if isinstance(texts, str):
-        raise UserError("encode_to_file was given one string, which would be read letter by letter: give a list of texts")
+    given = each_text(texts)
     refuse_output(
         path, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, window_texts=window_texts, resume=resume, overwrite=overwrite
     )
@@ -141,9 +141,8 @@ def encode_to_file(
             run = left
         elif resume:
             progress.note(f"nothing to resume for {str(path)!r}: starting with the first text")
-        rest = iter(texts)
-        _skip_finished(rest, run, path)
-        coming = windows(_checked(rest, first=run.texts), most=window_texts, characters=_WINDOW_CHARS, text_of=str)
+        _skip_finished(given, run, path)
+        coming = windows(given, most=window_texts, characters=_WINDOW_CHARS, text_of=str)
         resumed, began_s = run.texts, time.monotonic()
         try:
             if not resumed:
@@ -331,7 +330,6 @@ def _skip_finished(texts: Iterator[str], run: _Run, path: Path) -> None:
     """Read past the texts of the finished windows, and refuse texts that are not the same."""
     digest, read = "", 0
     for text in islice(texts, run.texts):
-        _refuse_no_text(text, read)
         digest, read = _digest(digest, [text]), read + 1
     if (digest, read) != (run.digest, run.texts):
         raise UserError(
@@ -348,19 +346,7 @@ def _keep(run: _Run, folder: Path) -> None:
     fresh.replace(folder / _STATE)
 
 
-# ---- texts and vectors of a window
-
-
-def _refuse_no_text(given: object, place: int) -> None:
-    if not isinstance(given, str):
-        raise UserError(f"text {place} is {type(given).__name__}, not text: give strings")
-
-
-def _checked(texts: Iterable[str], *, first: int) -> Iterator[str]:
-    """The same texts, of which ``first`` were read before."""
-    for place, text in enumerate(texts, start=first):
-        _refuse_no_text(text, place)
-        yield text
+# ---- vectors of a window
 
 
 def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Static word vectors from a text file, as word2vec, fastText and GloVe write them, behind the same ``encode`` as an embedder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from jaxtyping import Float32
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.text.collections import list_texts
 
 ENDINGS = (".vec", ".vec.gz", ".vec.xz")
 _MOST_WORDS = 200_000  # what lexicon induction compares over, and 240 MB at 300 numbers each
@@ -81,10 +82,9 @@ class WordVectors:
             raise UserError(f"{name} has no words: give a file with one word and its vector a line")
         return cls(list(words), np.stack(list(words.values())), name=str(path))
 
-    def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
+    def encode(self, texts: Iterable[str]) -> Float32[np.ndarray, "texts dim"]:
         """Give each text the vector of the word it is, or the mean of its words' vectors; zeros where none of them is known."""
-        if isinstance(texts, str):
-            raise UserError("encode was given one string, which would be read letter by letter: give a list, encode([text])")
+        texts = list_texts(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for place, text in enumerate(texts):
             parts = [text] if text in self._rows else text.split()

@@ -67,13 +67,15 @@ def contrastive_distillation(
     teacher: Float[Tensor, "batch dim"],
     *,
     temperature: float,
+    is_same: Bool[Tensor, "batch batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Let each text's student vector find its teacher vector among the batch's, and the other way round.
 
     Args:
-        student: Vectors of any length, compared by cosine; no text twice.
+        student: Vectors of any length, compared by cosine.
         teacher: Row i is the vector of the same text.
         temperature: Divides the cosines, above 0.
+        is_same: True where two rows hold the same text, which are no negatives of each other. Symmetric; the diagonal is ignored.
 
     Returns:
         Mean over both directions, in nats. Chance level is log(batch).
@@ -86,6 +88,8 @@ def contrastive_distillation(
         raise ShapeError(f"contrastive_distillation needs at least 2 texts for negatives, got {tuple(student.shape)}")
     logits = F.normalize(student, dim=-1) @ F.normalize(teacher, dim=-1).T / temperature
     own = torch.arange(batch, device=logits.device)
+    if is_same is not None:
+        logits = logits.masked_fill(is_same & (own[:, None] != own), -torch.inf)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 

@@ -16,7 +16,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,7 @@ import numpy as np
 
 from tain.foundation.errors import UserError
 from tain.foundation.files import whole_file, whole_folder
+from tain.text.collections import list_texts
 
 FORMAT = 1
 
@@ -175,8 +176,9 @@ class CandidateIndex:
         for row in np.flatnonzero(~self.is_gone):
             yield int(row), self.text(int(row))
 
-    def rows_of(self, texts: Sequence[str]) -> list[int | None]:
+    def rows_of(self, texts: Iterable[str]) -> list[int | None]:
         """Living rows of texts; None for one that is not there. Takes one pass over the keys, 8 bytes a candidate."""
+        texts = list_texts(texts)
         row_of = {text: row for row, text in self._living_rows(texts)}
         return [row_of.get(text) for text in texts]
 
@@ -197,7 +199,7 @@ class CandidateIndex:
         self._show(state)
         return True
 
-    def append(self, texts: Sequence[str], vectors: np.ndarray, *, only_new: bool = False) -> range:
+    def append(self, texts: Iterable[str], vectors: np.ndarray, *, only_new: bool = False) -> range:
         """Add candidates; when this returns they are on the disk to stay.
 
         Args:
@@ -211,7 +213,7 @@ class CandidateIndex:
         Raises:
             UserError: The vectors are of another width, not finite, or not one a text.
         """
-        vectors = np.asarray(vectors)
+        texts, vectors = list_texts(texts), np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UserError(
                 f"vectors are of shape {vectors.shape}, but index {str(self.folder)!r} holds vectors of {self.dim} numbers: "
@@ -255,12 +257,13 @@ class CandidateIndex:
             self._show(state)
             return self._mark_gone(rows, state, files)
 
-    def delete_texts(self, texts: Sequence[str]) -> int:
+    def delete_texts(self, texts: Iterable[str]) -> int:
         """Let texts no more be found, in whatever rows they are; when this returns that is on the disk.
 
         Returns:
             How many rows that took.
         """
+        texts = list_texts(texts)
         with self._writing() as (state, files):
             self._show(state)
             return self._mark_gone([row for row, _ in self._living_rows(texts)], state, files)

@@ -1,6 +1,6 @@
 """Find the best candidates of an index for contexts, and let a slower ranker order the best of them anew."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from tain.models.rankers import DualRanker, Ranker
 from tain.models.scanning import Best, scan_best
 from tain.ranking.approximate import ShortLists
 from tain.ranking.index import CandidateIndex, digest_of
+from tain.text.collections import each_text, list_texts
 
 BATCH_TEXTS = 2048  # encoded and put on the disk together: what a cut-off call loses at most
 
@@ -34,7 +35,7 @@ class Hit:
 def search(
     ranker: DualRanker,
     index: CandidateIndex,
-    contexts: Sequence[str],
+    contexts: Iterable[str],
     *,
     k: int,
     probes: int | None = None,
@@ -54,6 +55,7 @@ def search(
         UserError: The index was made by another model, is not finished or holds nothing, ``k`` or ``probes`` is below 1, or FAISS is not
             there.
     """
+    contexts = list_texts(contexts, what="context")
     index.refuse_other_model(ranker.fingerprint, ranker.name)
     index.refuse_unfinished()
     if k < 1:
@@ -86,7 +88,7 @@ def _best_of(index: CandidateIndex, context: Tensor, rows: np.ndarray, *, k: int
 
 
 def rerank(
-    reranker: Ranker, contexts: Sequence[str], hits: Sequence[Sequence[Hit]], *, k: int, progress: Progress | None = None
+    reranker: Ranker, contexts: Iterable[str], hits: Sequence[Sequence[Hit]], *, k: int, progress: Progress | None = None
 ) -> list[list[Hit]]:
     """Order hits by another ranker's scores and keep the ``k`` best of each context.
 
@@ -106,7 +108,7 @@ def rerank(
 
 
 def add_candidates(
-    ranker: DualRanker, index: CandidateIndex, texts: Sequence[str], *, batch_texts: int = BATCH_TEXTS, progress: Progress | None = None
+    ranker: DualRanker, index: CandidateIndex, texts: Iterable[str], *, batch_texts: int = BATCH_TEXTS, progress: Progress | None = None
 ) -> int:
     """Encode the texts that an index does not hold yet and append them, some at a time; those appended stay if the rest is cut off.
 
@@ -118,7 +120,7 @@ def add_candidates(
     """
     index.refuse_other_model(ranker.fingerprint, ranker.name)
     index.refresh()
-    distinct = list(dict.fromkeys(texts))
+    distinct = list(dict.fromkeys(each_text(texts, what="candidate")))
     new = [text for text, row in zip(distinct, index.rows_of(distinct), strict=True) if row is None]
     added = cut = 0
     with (progress or Progress.silent()).task("encode candidates", len(new)) as task:
@@ -135,7 +137,7 @@ def add_candidates(
 def bring_in_line(
     ranker: DualRanker,
     index: CandidateIndex,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
     name: str,
     batch_texts: int = BATCH_TEXTS,
@@ -157,6 +159,7 @@ def bring_in_line(
     Raises:
         UserError: The index was made by another model.
     """
+    texts = list_texts(texts, what="candidate")
     index.refuse_other_model(ranker.fingerprint, ranker.name)
     digest = digest_of(texts)
     with index.updating():

@@ -5,7 +5,7 @@ language it is; without them translations come nearer than strangers of the same
 translations are used.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ from tain.models.unknown_tokens import check_known
 from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.correct_card import correction_card
 from tain.recipes.correct_config import CorrectConfig, language_code
+from tain.text.collections import each_text
 
 _WINDOW_TEXTS = 8192  # encoded and counted together
 
@@ -127,16 +128,14 @@ def correct(
     return result if output is None else _saved(result, str(model), Path(output), overwrite=overwrite)
 
 
-def _by_language(texts: Iterable[str] | Mapping[str, Iterable[str]], config: CorrectConfig) -> dict[str, Iterable[str]]:
-    if isinstance(texts, str):
-        raise UserError("correct was given one string, which would be read letter by letter: give a list of texts")
+def _by_language(texts: Iterable[str] | Mapping[str, Iterable[str]], config: CorrectConfig) -> dict[str, Iterator[str]]:
     if config.method != "languages":
         if isinstance(texts, Mapping):
             raise UserError(f"texts are given by language, but {config.method} treats all alike: give one list, or the method languages")
-        return {"": texts}
+        return {"": each_text(texts)}
     if not isinstance(texts, Mapping) or not texts:
         raise UserError('the method languages needs texts by language: give {"en": [...], "de": [...]}')
-    coded = {language_code(code): stream for code, stream in texts.items()}
+    coded = {language_code(code): each_text(stream) for code, stream in texts.items()}
     if len(coded) < len(texts):
         raise UserError(f"languages are {', '.join(texts)}, of which two are the same: give each language once")
     return coded

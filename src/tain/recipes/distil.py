@@ -6,7 +6,7 @@ Kaliamoorthi et al. 2021 (pQRNN). The student needs no vocabulary, runs in eight
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from tain.batches.order import ShuffledOrder, step_seed
+from tain.batches.same_texts import id_keys, same_numbers
+from tain.batches.tokenizing import tokenise_once
 from tain.encoders.qrnn import PQRNN
 from tain.encoders.static import StaticStudent
 from tain.export.student import write_student
@@ -41,6 +43,7 @@ from tain.recipes.distil_readers import Reader, encoder_of, reader_for
 from tain.recipes.distil_start import save_weights, shaped_like_start
 from tain.recipes.distil_teacher import Teacher, load_teacher
 from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
+from tain.text.collections import each_item
 from tain.text.records import Example
 from tain.text.tags import tokens_of
 from tain.training.checkpoint import checkpoint_folder, number_type_of, refuse_nothing_to_resume, refuse_to_lose
@@ -78,7 +81,7 @@ class Distilled:
 
 def distil(
     teacher: str | Path | Teacher,
-    texts: Sequence[str] | Sequence[Example],
+    texts: Iterable[str] | Iterable[Example],
     output: str | Path | None = None,
     *,
     config: DistilConfig | None = None,
@@ -120,9 +123,7 @@ def distil(
         raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
     if (str(teacher) if isinstance(teacher, str | Path) else teacher.name) == NONE:
         config.refuse_teachers_settings()
-    if isinstance(texts, str):
-        raise UserError("distil was given one string, which would be read letter by letter: give a list of texts")
-    examples = [text if isinstance(text, Example) else Example(text) for text in texts]
+    examples = [text if isinstance(text, Example) else Example(text) for text in each_item(texts)]
     token_counts = check_texts(examples, config)
     device = choose_device(config.device)
     if device.type == "cpu":
@@ -190,6 +191,26 @@ class _Session:
         self.teacher, self.config, self.material, self.reader, self.module = teacher, config, material, reader, module
         self.progress, self.output = progress, output
         self.device = next(module.parameters()).device
+        self.same = self._same_texts() if config.task == "embed" else np.empty(0, dtype=np.int64)
+
+    def _same_texts(self) -> np.ndarray:
+        """Number the texts, with one number for those that teacher or student cannot tell apart: they are no negatives of each other."""
+        texts = [example.text for example in self.material.train.examples]
+        numbers = same_numbers(self._teacher_keys(texts), self.reader.input_keys(texts))
+        if alike := int((np.bincount(numbers)[numbers] > 1).sum()):
+            self.progress.warn(
+                f"{alike:,} of {len(texts):,} texts have the same tokens as others to the teacher or the student: they are not pushed apart"
+            )
+        return numbers
+
+    def _teacher_keys(self, texts: list[str]) -> list[bytes]:
+        """What the teacher makes of each text: its token ids where they are known, else its vector."""
+        embedder = self.teacher.embedder if self.teacher.reads else None
+        if embedder is not None:
+            return id_keys(tokenise_once(embedder.tokenizer, texts, max_tokens=embedder.max_tokens))
+        taught = self.material.train.taught.text
+        assert taught is not None
+        return [np.ascontiguousarray(row).tobytes() for row in taught]
 
     def train(self) -> Trained:
         config = self.config
@@ -229,7 +250,9 @@ class _Session:
         taught = self.material.train.taught.text
         assert taught is not None
         teacher = torch.from_numpy(taught[places]).to(self.device)
-        loss = contrastive_distillation(vectors, teacher, temperature=self.config.temperature)
+        own = self.same[places]
+        is_same = torch.from_numpy(own[:, None] == own).to(self.device)
+        loss = contrastive_distillation(vectors, teacher, temperature=self.config.temperature, is_same=is_same)
         if self.config.similarity_weight:
             loss = loss + self.config.similarity_weight * similarity_matching(vectors, teacher)
         if self.config.vector_weight:

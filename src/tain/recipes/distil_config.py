@@ -43,7 +43,7 @@ PRESETS: dict[str, Preset] = {
         batch_texts=256,
         epochs=3,
     ),
-    # the bytes of the paper's "2M, 8-bit" shape (1,024 features, 4 layers), more of them for words
+    # the bytes of the "2M, 8-bit" shape (1,024 features, 4 layers; the paper's as far as we know), more of them for words
     "classify": Preset(
         features=4096,
         ngram_features=2048,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.projection import UNIT, Projection
 from tain.batches.projection_config import ProjectionConfig
+from tain.batches.same_texts import id_keys
 from tain.batches.tokenizing import bare_ids, tokenise
 from tain.encoders.qrnn import PQRNN, StudentShape
 from tain.encoders.static import StaticStudent, frequency_weights
@@ -46,6 +47,10 @@ class Reader(Protocol):
 
     def mean_tokens(self, texts: Sequence[str]) -> float:
         """About how many tokens a text has, those of its ends not counted."""
+        ...
+
+    def input_keys(self, texts: Sequence[str]) -> Sequence[str] | Sequence[bytes]:
+        """A key for each text, equal where the student reads the same."""
         ...
 
     def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
@@ -123,6 +128,9 @@ class HashedReader:
     def mean_tokens(self, texts: Sequence[str]) -> float:
         ends = self.projection.config.begin + self.projection.config.end
         return float(np.mean([self.projection.count(text) for text in texts[:1000]])) - ends
+
+    def input_keys(self, texts: Sequence[str]) -> list[str]:
+        return ["\0".join(self.projection.tokens(text)[: self.projection.config.max_tokens]) for text in texts]
 
     def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
         assert self.config.distortion is not None
@@ -230,6 +238,9 @@ class StaticReader:
 
     def mean_tokens(self, texts: Sequence[str]) -> float:
         return float(np.mean([len(ids) for ids in bare_ids(self.embedder.tokenizer, texts[:1000])]))
+
+    def input_keys(self, texts: Sequence[str]) -> list[bytes]:
+        return id_keys(map(sorted, bare_ids(self.embedder.tokenizer, texts)))  # a mean does not depend on the order
 
     def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
         found = [mine[:_MOST_TOKENS] for mine in bare_ids(self.embedder.tokenizer, texts)]

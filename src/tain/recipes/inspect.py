@@ -29,6 +29,7 @@ from tain.models.embedder import Embedder
 from tain.models.masked_lm import refuse_without_mask
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.text.cleaning import same_text_key
+from tain.text.collections import each_item, each_text
 from tain.text.windows import windows
 
 _WINDOW_TEXTS = 2048  # tokenised and sorted by length together
@@ -92,9 +93,7 @@ def inspect(
         UserError: Settings, texts or model cannot work.
     """
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
-    given = [texts] if isinstance(texts, str) else texts
-    if isinstance(given, Sequence):
-        _refuse_blank(given)
+    given = _given(texts)
     embedder = _loaded(model, max_tokens=max_tokens, dtype=dtype, device=device)
     return _inspected(
         embedder,
@@ -144,9 +143,8 @@ def inspect_against(
         UserError: As in ``inspect``.
     """
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
-    kept = [texts] if isinstance(texts, str) else texts if isinstance(texts, Sequence) else _Kept(texts)
-    if isinstance(kept, Sequence):
-        _refuse_blank(kept)
+    given = _given(texts)
+    kept = given if isinstance(given, list) else _Kept(given)
     loaded = [_loaded(each, max_tokens=max_tokens, dtype=dtype, device=device) for each in (model, against)]
     watched = [Watched(each.encoder) for each in loaded]  # what cannot be taken apart is told before the other is
     first, second = (
@@ -423,6 +421,15 @@ def _refuse_large(texts: Sequence[_Tokenised], *, layers: int, heads: int) -> No
             f"the texts to be shown have up to {longest:,} tokens, and their {weights:,} attention weights would fill the memory: "
             "cut them with --max-tokens 1024, or show fewer with --shown"
         )
+
+
+def _given(texts: str | Iterable[str]) -> list[str] | Iterator[str]:
+    """One text or a list as a list, of which each must hold something; all else as a stream."""
+    if not isinstance(texts, Sequence):
+        return each_text(texts)
+    listed = [texts] if isinstance(texts, str) else list(each_item(texts))
+    _refuse_blank(listed)
+    return listed
 
 
 def _refuse_blank(texts: Sequence[str]) -> None:

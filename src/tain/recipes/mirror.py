@@ -5,14 +5,13 @@ views differ; a step draws twins together and pushes the batch's other texts awa
 """
 
 import glob
-import hashlib
-import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,31 @@ from torch import Tensor
 from tain.batches.ahead import Ahead
 from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.same_texts import same_texts
 from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
 from tain.batches.types import KeptTexts, PackedTexts
-from tain.batches.views import twin_views
+from tain.batches.views import crop, special_ends, twin_views
+from tain.encoders.depth import drop_context
 from tain.encoders.dropout import set_dropout
+from tain.encoders.pooling import sif_weights
+from tain.evaluation.baselines import Lexical
 from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_free_score
 from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.probing import unchanged
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory
+from tain.models.correction_fitting import Moments, fit_whitening
 from tain.models.embedder import Embedder
 from tain.models.unknown_tokens import check_known
 from tain.objectives.contrastive import info_nce
 from tain.recipes.chosen_settings import chosen_settings, suggested_settings
-from tain.recipes.mirror_card import FIGURES, model_card
+from tain.recipes.mirror_card import FIGURES, below_lexical, method_of, model_card
 from tain.recipes.mirror_config import MirrorConfig
-from tain.text.cleaning import drop_repeats, same_text_key
+from tain.recipes.mirror_texts import CROPS, IDENTITY, PAIR, TrainingSet, has_documents, training_set
+from tain.text.collections import each_item
+from tain.text.records import Sentence
 from tain.training import distributed
 from tain.training.checkpoint import (
     checkpoint_folder,
@@ -51,7 +58,7 @@ from tain.training.checkpoint import (
 )
 from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train
-from tain.training.optimizer import MasterWeights, adamw
+from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class Mirrored:
         counts: What happened to the rest: blank, repeated, held_out, left_over, truncated, not_read (by no step).
         worse: Reasons, in words, to think the encoder worse than the untouched model; empty is good.
         folder: Where it was saved, if it was.
+        lexical: The report of word overlap, which needs no model, on the same held-out texts; None without them.
     """
 
     embedder: Embedder
@@ -100,6 +108,7 @@ class Mirrored:
     counts: dict[str, int]
     worse: list[str]
     folder: Path | None = None
+    lexical: LabelFreeReport | None = None
 
     @property
     def after(self) -> LabelFreeReport | None:
@@ -116,23 +125,6 @@ class Mirrored:
     def spread(self) -> dict[str, dict[str, float]]:
         """Give mean and standard deviation over the seeds of every label-free figure that has an answer; empty for one seed."""
         return {} if len(self.runs) < 2 else {name: found for name in FIGURES if (found := spread(self.runs, name))}
-
-
-@dataclass(frozen=True)
-class _Material:
-    """The texts of a run: pairs to train on (twins equal in identity mode) and held-out ones."""
-
-    left: list[str]
-    right: list[str]
-    is_identity: bool
-    held_left: list[str]
-    held_right: list[str]
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def digest(self) -> str:
-        """How many texts are trained on, and what tells them, their order and those held out from others."""
-        content = [self.left, [] if self.is_identity else self.right, self.held_left, [] if self.is_identity else self.held_right]
-        return f"{len(self.left):,}, digest {hashlib.blake2b(json.dumps(content).encode(), digest_size=6).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -159,6 +151,7 @@ def mirror(
     *,
     config: MirrorConfig | None = None,
     overwrite: bool = False,
+    documents: Iterable[Iterable[str]] | Iterable[Sentence] | None = None,
     progress: Progress | None = None,
     began_s: float | None = None,
     **settings: Any,
@@ -167,10 +160,12 @@ def mirror(
 
     Args:
         model: A folder, a hub name, or ``tain-mini``.
-        texts: Texts; or pairs of texts that mean the same, for weak supervision.
+        texts: Texts; or pairs of texts that mean the same, for weak supervision; or lines with the mark of a document's begin (``Sentence``).
         output: Folder to save the encoder in; None keeps it in memory only.
         config: All settings at once; or give single ones by name.
         overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
+        documents: Documents whose neighbouring sentences are drawn together (``positives="neighbours"``), each a list of its lines or
+            sentences. Without them the documents of ``texts`` serve, where its items are ``Sentence``.
         progress: Told what happens.
         began_s: When ``budget_s`` began, by ``time.monotonic()``; default: now.
         **settings: Fields of ``MirrorConfig``.
@@ -184,6 +179,7 @@ def mirror(
     began_s = time.monotonic() if began_s is None else began_s
     progress = progress or Progress.silent()
     config = chosen_settings(MirrorConfig, "mirror", config, settings)
+    config.refuse_without_effect()
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
         if not config.resume:
@@ -195,9 +191,11 @@ def mirror(
     distributed.start_processes(config.device)
     if distributed.rank() > 0:
         progress = Progress.mute()  # one voice is enough
-    material = _material(texts, config)
+    texts = list(each_item(texts))
+    config = config.for_texts(has_documents=documents is not None or has_documents(texts))
+    material = training_set(texts, config, documents)
     if blank := material.counts["blank"]:
-        progress.warn(f"{blank:,} {'texts' if material.is_identity else 'pairs'} with nothing but white space were left out")
+        progress.warn(f"{blank:,} {'pairs' if material.is_paired else 'texts'} with nothing but white space were left out")
     device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -205,74 +203,23 @@ def mirror(
     if embedder.correction is not None:
         embedder.correction = None
         progress.warn(
-            f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit it anew afterwards"
+            f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit another afterwards"
         )
     check_known(embedder, material.left + material.right, progress=progress, is_training=True)
+    if embedder.encoder.token_weights is not None and config.token_weights is None and config.recipe in ("default", "paper"):
+        progress.warn(f"the token weights of {str(model)!r} are left out: give --token-weights sif to weigh tokens by your texts")
     untouched_pooling = embedder.pooling
     resolved = config.resolved(
-        width=embedder.dim, weight_rms=_weight_rms(embedder.encoder), suggested=suggested_settings(embedder.record, name=model)
+        width=embedder.encoder.dim,
+        weight_rms=_weight_rms(embedder.encoder),
+        suggested=suggested_settings(embedder.record, name=model),
+        model_type=str(embedder.encoder.model.config.model_type),
     )
     config = _fit_to_model(resolved, embedder)
     progress.note(embedder.encoder.layout_reason)
     folder = None if output is None else Path(output)
     session = _Session(model, embedder, config, material, progress, folder, overwrite, began_s=began_s, untouched_pooling=untouched_pooling)
     return session.run()
-
-
-def _material(texts: Iterable[Any], config: MirrorConfig) -> _Material:
-    """Drop repeats, draw the texts to train on and keep others to measure on."""
-    if isinstance(texts, str):
-        raise UserError("mirror was given one string, which would be read letter by letter: give a list of texts")
-    everything = list(texts)
-    _refuse_what_is_no_text(everything)
-    is_identity = not everything or isinstance(everything[0], str)
-    given = [each for each in everything if (each.strip() if is_identity else each[0].strip() and each[1].strip())]
-    if is_identity:
-        different = drop_repeats(given).texts
-    else:
-        first = {(same_text_key(left), same_text_key(right)): (left, right) for left, right in reversed(given)}
-        different = list(reversed(first.values()))
-    kept = given if config.keep_repeats else different
-    repeated = f" ({len(given) - len(kept):,} were repeats)" if len(kept) < len(given) else ""
-    if len(different) < 2:
-        raise UserError(
-            f"there {'is 1 different text' if different else 'are no texts'}{repeated}, but a text needs others to be told from: give at least 2"
-        )
-    if len(kept) < config.batch_texts and config.budget_s is None:
-        raise UserError(
-            f"there are {len(kept):,} different texts{repeated}, fewer than a batch of {config.batch_texts}: "
-            f"give more texts, or --batch-texts {max(2, len(kept) // 2)}"
-        )
-    rng = np.random.default_rng([config.seed, 1])
-    order = rng.permutation(len(kept))
-    spare = len(kept) - config.max_texts if config.max_texts else 0
-    held = 0 if config.held_out == 0 else min(config.held_out, max(len(kept) // 10, min(spare, config.held_out)))
-    held = min(held, max(0, len(kept) - config.batch_texts)) if config.budget_s is None else held
-    rest = order[held:]
-    if config.keep_repeats or not is_identity:  # else no text is there twice
-        sides = [{same_text_key(text) for text in ([each] if isinstance(each, str) else each)} for each in kept]
-        is_held = set().union(*(sides[place] for place in order[:held]))
-        rest = np.array([place for place in rest if not sides[place] & is_held], dtype=np.int64)
-    trained = rest[: config.max_texts or None]
-    fewest = config.batch_texts if config.budget_s is None else 2
-    if len(trained) < fewest:
-        raise UserError(
-            f"{held:,} texts are held out, and {len(trained):,} others are left to train on, fewer than {fewest:,}: "
-            "give more texts, a smaller --held-out or --batch-texts, or more --max-texts"
-        )
-    blank = len(everything) - len(given)
-    counts = {
-        "given": len(everything),
-        "blank": blank,
-        "repeated": len(given) - len(different),
-        "held_out": held,
-        "left_over": len(kept) - held - len(trained),
-    }
-
-    def side(places: np.ndarray, number: int) -> list[str]:
-        return [kept[place] if is_identity else kept[place][number] for place in places]
-
-    return _Material(side(trained, 0), side(trained, 1), is_identity, side(order[:held], 0), side(order[:held], 1), counts)
 
 
 def _refuse_nothing_to_resume(output: Path, config: MirrorConfig) -> None:
@@ -283,15 +230,6 @@ def _refuse_nothing_to_resume(output: Path, config: MirrorConfig) -> None:
         seeds = ", ".join(folder.name.rpartition("-")[2] for folder in others)
         raise UserError(f"there is nothing to resume with seed {config.seed}, but a run with seed {seeds} can be gone on with: give --seed")
     refuse_nothing_to_resume(checkpoint_folder(output, config.seed))
-
-
-def _refuse_what_is_no_text(given: list[Any]) -> None:
-    kinds = {isinstance(text, str) for text in given}
-    if len(kinds) > 1:
-        raise UserError("texts and pairs are mixed: give all of one kind")
-    for place, each in enumerate(given if kinds == {False} else []):
-        if not isinstance(each, tuple | list) or len(each) != 2 or not all(isinstance(side, str) for side in each):
-            raise UserError(f"text number {place + 1} is {each!r:.60}: give texts, or pairs of two texts")
 
 
 def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
@@ -328,7 +266,7 @@ class _Session:
         model: str | Path,
         embedder: Embedder,
         config: MirrorConfig,
-        material: _Material,
+        material: TrainingSet,
         progress: Progress,
         output: Path | None,
         overwrite: bool,
@@ -345,15 +283,18 @@ class _Session:
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
         self.number_type = distributed.number_type(config.dtype, choose=embedder.encoder.number_type, begun_in=self._begun_in)
         self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
-        needs_mask = bool(config.erased_chars) and material.is_identity
+        needs_mask = bool(config.erased_chars) and bool((material.kinds == IDENTITY).any())
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
-        keys: dict[str, int] = {}
-        self.left_keys = np.array([keys.setdefault(same_text_key(text), len(keys)) for text in material.left])
-        self.right_keys = (
-            self.left_keys
-            if material.is_identity
-            else np.array([keys.setdefault(same_text_key(text), len(keys)) for text in material.right])
-        )
+        right = [] if material.is_of_single_texts else material.right
+        kept_right = [] if material.is_of_single_texts else self._kept_right
+        keys, self.alike = same_texts([*material.left, *right], chain(self._kept_left, kept_right))
+        self.left_keys = keys[: len(material.left)]
+        self.right_keys = self.left_keys if material.is_of_single_texts else keys[len(material.left) :]
+        if len(set(keys.tolist())) < 2:
+            raise UserError(
+                f"all {len(keys):,} texts have the same {len(self._kept_left[0])} tokens when they are cut at {self.max_tokens}, so there is "
+                "nothing to tell apart: raise --max-tokens, or give other texts"
+            )
 
     def _elapsed_s(self) -> float:
         """Time since the budget began."""
@@ -365,54 +306,71 @@ class _Session:
         if config.budget_s is not None and (over_s := distributed.from_first(self._elapsed_s)) > config.budget_s:
             raise UserError(f"budget is {config.budget_s:g} s, and {over_s:.0f} s were over when the model was loaded: give more")
         before, report_s = self._timed_report()
+        self._set_up_encoder()
         if before is None:
             tell = self.progress.warn if config.held_out else self.progress.note
             tell(f"{len(self.material.held_left)} held-out texts are too few to measure on: nothing is said of before and after")
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
-        kept = [self._kept_left] if self.material.is_identity else [self._kept_left, self._kept_right]
+        kept = [self._kept_left] if self.material.is_of_single_texts else [self._kept_left, self._kept_right]
         read, truncated = sum(map(len, kept)), sum(each.truncated for each in kept)
         if truncated:
             self.progress.warn(
                 f"{truncated:,} of {read:,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
             )
-        if config.budget_s is None and (steps := self._plan(config.seed, 0.0)[1]) < _FEWEST_STEPS:
+        if self.alike:
+            self.progress.warn(
+                f"{self.alike:,} of {read:,} texts differ from others in letters, but not in the {config.max_tokens} tokens that are read: they are "
+                "not pushed apart; raise --max-tokens where they differ further on"
+            )
+        if config.trains and config.budget_s is None and (steps := self._plan(config.seed, 0.0)[1]) < _FEWEST_STEPS:
             self.progress.warn(
                 f"{len(self.material.left):,} texts are {steps} steps of {config.batch_texts}, and so few teach little: give more texts, or a smaller --batch-texts"
             )
-        self._check_views()
+        if config.trains:
+            with unchanged(encoder):
+                self._check_views()
         untouched = {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()} if config.seeds > 1 else {}
         runs: list[Run] = []
-        best, best_state = 0, {}
+        best, best_state, best_correction = 0, {}, None
         for number in range(config.seeds):
             if number:
                 encoder.load_state_dict(untouched)
-            run = self._train_one(config.seed + number, report_s if before is not None else 0.0)
+            run = self._train_one(config.seed + number, report_s if before is not None else 0.0) if config.trains else self._untrained()
             runs.append(run)
             if config.seeds > 1:
                 self.progress.note(f"seed {run.seed}: {_figures_in_words(run.after)}")
                 if number == 0 or _score(run) > _score(runs[best]):
                     best, best_state = number, {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
+                    best_correction = self.embedder.correction
         if config.seeds > 1:
             encoder.load_state_dict(best_state)
+            self.embedder.correction = best_correction
         if encoder.pooling != _saved_pooling(encoder.pooling):
             encoder.pooling = _saved_pooling(encoder.pooling)
-            self.progress.warn(f"trained with {config.pooling}, which no saved encoder can have: the encoder and its figures pool by mean")
+            tell = self.progress.note if config.recipe == "paper" else self.progress.warn
+            tell(f"trained with {config.pooling}, which no saved encoder can have: the encoder and its figures pool by mean")
         after = runs[best].after
         worse = after.is_worse_than(before) if before is not None and after is not None else []
         used = self._texts_used(runs[best].steps)
-        mine = {"truncated": truncated, "not_read": len(self.material.left) - used, "sharing": self._sharing()}
+        mine = {"truncated": truncated, "not_read": self._texts_at_hand() - used, "sharing": self._sharing()}
         counts = {**self.material.counts, **mine}
         self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
-        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output)
+        lexical = self._lexical_report()
+        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output, lexical)
         if self.output is not None and distributed.rank() == 0:
             self._save(result)
         distributed.wait_for_all()
         if worse:
             self.progress.warn("THE NEW ENCODER LOOKS WORSE THAN THE UNTOUCHED MODEL: " + "; ".join(worse))
+        if sentence := below_lexical(lexical.to_dict() if lexical else None, after.to_dict() if after else None):
+            self.progress.warn(sentence)
         return result
 
+    def _texts_at_hand(self) -> int:
+        return len(self.material.left if self.config.trains else self.material.own_texts)
+
     def _texts_used(self, steps: int) -> int:
-        return min(len(self.material.left), steps * self._batch_texts)
+        return min(len(self.material.left), steps * self._batch_texts) if self.config.trains else len(self.material.own_texts)
 
     def _timed_report(self) -> tuple[LabelFreeReport | None, float]:
         began_s = time.monotonic()
@@ -423,11 +381,11 @@ class _Session:
         """Measure on the held-out texts with vectors pooled so: the untouched model's as it was loaded, an encoder's as it is saved."""
         if len(self.material.held_left) < 2:
             return None
-        twins = None if self.material.is_identity else self.material.held_right
+        twins = self.material.held_right if self.material.is_paired else None
         encoder = self.embedder.encoder
         trained_pooling, encoder.pooling = encoder.pooling, _saved_pooling(pooling)
         # before and after in the number type of the training: in float32 the first step would wait twice as long
-        with torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=self.number_type == torch.bfloat16):
+        with self._computing():
             report = label_free_report(
                 self.embedder,
                 self.material.held_left,
@@ -438,6 +396,13 @@ class _Session:
             )
         encoder.pooling = trained_pooling
         return report
+
+    def _lexical_report(self) -> LabelFreeReport | None:
+        """Measure word overlap on the texts that ``_report`` measures on."""
+        if len(self.material.held_left) < 2:
+            return None
+        rng = np.random.default_rng([self.config.seed, 2])
+        return label_free_report(Lexical(), self.material.held_left, level=self.config.level, max_texts=500, rng=rng)
 
     def _check_views(self) -> None:
         """Measure that training has something to learn from: dropout must act, and the two views of a text must differ.
@@ -482,23 +447,41 @@ class _Session:
     def _views(self, places: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of the left and the right view of some texts."""
         texts = places.tolist()
-        left_ids = [self._kept_left[text] for text in texts]
-        if not self.material.is_identity:
-            return left_ids, [self._kept_right[text] for text in texts]
+        rng = np.random.default_rng([seed, 3, step])
+        left = [self._kept_left[text] for text in texts]
+        right = left.copy()
+        by_kind = {
+            kind: [place for place, text in enumerate(texts) if self.material.kinds[text] == kind] for kind in (IDENTITY, CROPS, PAIR)
+        }
+        for place, ids in zip(by_kind[IDENTITY], self._erased([texts[place] for place in by_kind[IDENTITY]], rng), strict=True):
+            right[place] = ids
+        for place in by_kind[CROPS]:
+            left[place], right[place] = (crop(self._kept_left[texts[place]], ends=self._ends, rng=rng) for _ in range(2))
+        for place in by_kind[PAIR]:
+            right[place] = self._kept_right[texts[place]]
+        return left, right
+
+    def _erased(self, texts: list[int], rng: np.random.Generator) -> list[list[int]]:
+        """Token ids of some texts with a span of characters erased."""
         assert self.config.erased_chars is not None and self.config.erase_floor is not None
         left, right = twin_views(
             [self.material.left[text] for text in texts],
             chars=self.config.erased_chars,
             floor=self.config.erase_floor,
             mask_token=self.mask_token,
-            rng=np.random.default_rng([seed, 3, step]),
+            rng=rng,
         )
+        ids = [self._kept_left[text] for text in texts]
         cut = [place for place, (text, twin) in enumerate(zip(left, right, strict=True)) if text != twin]
-        right_ids = left_ids.copy()
         cut_ids = tokenise(self.embedder.tokenizer, [right[place] for place in cut], max_tokens=self.max_tokens).ids
-        for place, ids in zip(cut, cut_ids, strict=True):
-            right_ids[place] = ids
-        return left_ids, right_ids
+        for place, erased in zip(cut, cut_ids, strict=True):
+            ids[place] = erased
+        return ids
+
+    @cached_property
+    def _ends(self) -> tuple[int, int]:
+        """How many special tokens a text begins and ends with."""
+        return special_ends(self.embedder.tokenizer)
 
     @cached_property
     def _kept_left(self) -> KeptTexts:
@@ -553,11 +536,18 @@ class _Session:
             distributed.sum_gradients(self.weights.masters)
         return value
 
+    def _untrained(self) -> Run:
+        """The run of a recipe that takes no step."""
+        self._batch_texts = 0
+        self._whiten()
+        return Run(self.config.seed, 0, 0.0, [], 0, self._report(self.embedder.encoder.pooling))
+
     def _train_one(self, seed: int, report_s: float) -> Run:
         config, encoder = self.config, self.embedder.encoder
         assert config.learning_rate is not None and config.epochs is not None
         self.weights = weights = MasterWeights(encoder.model, number_type=self.number_type)
-        optimizer = adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+        self.embedder.correction = None  # of the seed before
+        optimizer = self._optimizer(weights)
         encoder.train()
         batch_texts, steps, enough = self._plan(seed, report_s)
         distributed.refuse_idle_processes(2 * batch_texts, what="views")
@@ -577,7 +567,53 @@ class _Session:
             )
         weights.restore(encoder.model)
         encoder.eval()
+        self._whiten()
         return Run(seed, trained.steps, trained.seconds, trained.losses, batch_texts, self._report(encoder.pooling))
+
+    def _optimizer(self, weights: MasterWeights) -> Optimizer:
+        config = self.config
+        assert config.learning_rate is not None
+        if config.optimizer != "muon":
+            return adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+        assert config.matrix_learning_rate is not None
+        return muon_and_adamw(
+            weights,
+            matrix_rate=config.matrix_learning_rate,
+            embedding_rate=config.learning_rate,
+            other_rate=config.learning_rate,
+            embeddings=[name for name in weights.names if "embedding" in name],
+            weight_decay=config.weight_decay,
+        )
+
+    def _set_up_encoder(self) -> None:
+        """Make what the recipe trains, or saves untrained: layers, pooling and token weights."""
+        config, encoder = self.config, self.embedder.encoder
+        if not config.trains:
+            drop_context(encoder.model)
+        encoder.token_weights = None
+        if config.token_weights == "sif":
+            own = tokenise_once(self.embedder.tokenizer, self.material.own_texts, max_tokens=self.max_tokens)
+            counts = torch.bincount(torch.from_numpy(own.ids).long(), minlength=int(encoder.model.config.vocab_size))
+            encoder.token_weights = sif_weights(counts, smoothing=config.sif_smoothing).to(encoder.device)
+
+    def _whiten(self) -> None:
+        """Fit the whitening to the user's own texts that were trained on, and let the encoder carry it."""
+        config = self.config
+        if not config.whiten:
+            return
+        texts = self.material.own_texts
+        most = _WHITENING_TEXTS if config.budget_s is None else max(2000, 4 * self.embedder.encoder.dim)
+        moments = Moments(self.embedder.encoder.dim)
+        with self._computing():
+            for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
+                end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
+                moments.add(self.embedder.encode(texts[start:end], normalise=False))
+        self.embedder.correction = fit_whitening(moments, power=config.whiten).correction
+
+    def _computing(self) -> Any:
+        """Encode in the number type of the training."""
+        device = self.embedder.encoder.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.number_type == torch.bfloat16)
 
     def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
         if self.output is None:
@@ -639,22 +675,22 @@ class _Session:
         return batch_texts, steps, enough
 
     def _measure_text_s(self, seed: int) -> float:
-        """Time gradient steps on a few texts; the weights stay as they are."""
+        """Time gradient steps on a few texts; weights, gradients and random state stay as they are."""
         places = np.arange(min(len(self.material.left), 2 * _FEWEST_STEPS))
         taken_s = []
-        for trial in range(3):
-            began_s = time.monotonic()
-            self.gradient_step(self.batch(places, step=trial, seed=seed), step=trial, seed=seed)
-            taken_s.append(time.monotonic() - began_s)
-        self.embedder.encoder.zero_grad(set_to_none=True)
+        with unchanged(self.embedder.encoder, masters=self.weights.masters):
+            for trial in range(3):
+                began_s = time.monotonic()
+                self.gradient_step(self.batch(places, step=trial, seed=seed), step=trial, seed=seed)
+                taken_s.append(time.monotonic() - began_s)
         return min(taken_s[1:]) / len(places)
 
     def _save(self, result: Mirrored) -> None:
         assert self.output is not None
         record = {
             "kind": "encoder",
-            "method": f"Mirror-BERT ({'identity fine-tuning' if self.material.is_identity else 'pairs of texts'})",
-            "pairs": not self.material.is_identity,
+            "method": method_of(result.config, is_paired=self.material.is_paired),
+            "pairs": self.material.is_paired,
             "base_model": str(self.model),
             "config": asdict(result.config) | {"batch_texts": result.runs[result.best].batch_texts},
             "texts": result.texts,
@@ -670,6 +706,7 @@ class _Session:
                 "pooling_before": self.untouched_pooling,
                 "before": result.before.to_dict() if result.before else None,
                 "after": result.after.to_dict() if result.after else None,
+                "lexical": result.lexical.to_dict() if result.lexical else None,
                 "all_seeds": result.figures_of_seeds(),
                 "spread": result.spread(),
             },
@@ -684,6 +721,8 @@ class _Session:
             drop_leftovers(left)
 
 
+_WHITENING_TEXTS = 10_000  # more change the covariance little and take longer
+_WHITENING_TEXTS_AT_ONCE = 4096
 _FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead
 
 

@@ -12,18 +12,54 @@ FIGURES = {
     "mean_vector_norm": ("mean-vector norm", "lower"),
     "mean_cosine": ("mean cosine", "lower"),
 }
+# what a reader can act on; the others change when vectors are rescaled, or repeat these
+MAIN_FIGURES = ("self_retrieval_mrr", "uniformity", "alignment", "mean_cosine")
 
 
-def figure_rows(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[tuple[str, str, str, str]]:
-    """Label-free figures as rows of (name, before, after, which way is better); empty without figures."""
+_OF_LEXICAL = ("self_retrieval_mrr", "self_retrieval_recall_at_1")  # the figures that compare across kinds of vectors
+_BELOW_BY = 0.01  # of MRR: a smaller difference is noise on a few hundred texts
+
+
+def figure_rows(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, lexical: dict[str, Any] | None = None, *, all_figures: bool = False
+) -> list[tuple[str, str, str, str, str]]:
+    """Label-free figures as rows of (name, before, after, word overlap, which way is better), the main ones or all; empty without figures."""
     if before is None or after is None:
         return []
-    return [(label, _number(before.get(name)), _number(after.get(name)), better) for name, (label, better) in FIGURES.items()]
+    rows = []
+    for name in FIGURES if all_figures else MAIN_FIGURES:
+        label, better = FIGURES[name]
+        overlap = _number((lexical or {}).get(name)) if name in _OF_LEXICAL else "–"
+        rows.append((label, _number(before.get(name)), _number(after.get(name)), overlap, better))
+    return rows
 
 
-def spread_in_words(spread: dict[str, dict[str, float]]) -> list[str]:
-    """Mean and standard deviation of each figure over seeds, a line each."""
-    return [f"{FIGURES[name][0]} {_number(each['mean'])} ± {_number(each['standard_deviation'])}" for name, each in spread.items()]
+def below_lexical(lexical: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    """Say that an encoder finds the halves of texts less well than word overlap does; empty where it does not, or nothing is known."""
+    ours, theirs = ((report or {}).get("self_retrieval_mrr") for report in (after, lexical))
+    if ours is None or theirs is None or theirs - ours <= _BELOW_BY:
+        return ""
+    return (
+        f"the new encoder is below word overlap, which needs no model: self-retrieval MRR {ours:.3f} against {theirs:.3f} of lexical"
+        " (compare them on your task: tain evaluate lexical ENCODER)"
+    )
+
+
+def method_of(config: Any, *, is_paired: bool) -> str:
+    """Name the method of a run, for the record and the card."""
+    if config.recipe == "fast":
+        return "whitened input embeddings (no training)"
+    if is_paired:
+        return "Mirror-BERT (pairs of texts)"
+    names = {"identity": "identity fine-tuning", "neighbours": "neighbouring sentences", "crops": "random crops"}
+    named = " and ".join(names[kind] for kind in config.positive_kinds)
+    return f"Mirror-BERT ({named})" if config.positive_kinds == ("identity",) else f"contrastive fine-tuning ({named})"
+
+
+def spread_in_words(spread: dict[str, dict[str, float]], *, all_figures: bool = False) -> list[str]:
+    """Mean and standard deviation over seeds of the main figures, or of all, a line each."""
+    shown = [name for name in (FIGURES if all_figures else MAIN_FIGURES) if name in spread]
+    return [f"{FIGURES[name][0]} {_number(spread[name]['mean'])} ± {_number(spread[name]['standard_deviation'])}" for name in shown]
 
 
 def model_card(name: str, record: dict[str, Any]) -> str:
@@ -40,13 +76,14 @@ def model_card(name: str, record: dict[str, Any]) -> str:
     made = "from pairs of texts that mean the same, as Mirror-BERT" if is_of_pairs else "without labels, by identity fine-tuning"
     drawn = "the two texts of a pair are drawn together" if is_of_pairs else "each text is drawn to its own second view"
     what = "pairs" if is_of_pairs else "texts"
-    rows = figure_rows(record["figures"]["before"], record["figures"]["after"])
+    lexical = record["figures"].get("lexical")
+    rows = figure_rows(record["figures"]["before"], record["figures"]["after"], lexical)
     lines = spread_in_words(record["figures"]["spread"])
-    table = "\n".join(f"| {label} | {was} | {now} | {better} |" for label, was, now, better in rows)
+    table = "\n".join(f"| {label} | {was} | {now} | {overlap} | {better} |" for label, was, now, overlap, better in rows)
     figures = (
         f"Measured on {record['figures']['after']['texts']} held-out {what}, without labels, the untouched model's vectors pooled by "
         f"{record['figures']['pooling_before']}:\n\n"
-        f"| figure | {record['base_model']} | this encoder | better is |\n|---|---|---|---|\n{table}\n"
+        f"| figure | {record['base_model']} | this encoder | word overlap, no model | better is |\n|---|---|---|---|---|\n{table}\n"
         + (f"\nMean and standard deviation over {len(record['seeds'])} seeds: {', '.join(lines)}.\n" if lines else "")
         if rows
         else "No texts were held out, so nothing was measured.\n"
@@ -54,6 +91,8 @@ def model_card(name: str, record: dict[str, Any]) -> str:
     worse = (
         f"\n**By these figures the encoder is worse than the untouched model:** {'; '.join(record['worse'])}.\n" if record["worse"] else ""
     )
+    below = below_lexical(lexical, record["figures"]["after"])
+    below = f"\n**By self-retrieval {below}.**\n" if below else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -93,9 +132,9 @@ Every setting is in `tain.json`.
 
 ## Figures
 
-{figures}{worse}
-Self-retrieval: the two halves of a text must find each other among all halves. Isotropy and mean-vector norm are those of the
-paper and change when vectors are rescaled; the other figures do not. None of them replaces an evaluation on your own task.
+{figures}{worse}{below}
+Self-retrieval: the two halves of a text must find each other among all halves. More figures are in `tain.json`. None of them
+replaces an evaluation on your own task.
 """
 
 

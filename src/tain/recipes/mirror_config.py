@@ -6,9 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 from tain.foundation.choices import Dtype, Pooling, refuse_wrong_kinds
-from tain.foundation.errors import refuse_all
+from tain.foundation.errors import UserError, refuse_all
 
 Level = Literal["word", "phrase", "sentence"]
+Recipe = Literal["default", "paper", "fast", "best"]
+TokenWeighting = Literal["none", "sif"]
+MirrorOptimizer = Literal["adamw", "muon"]
+
+POSITIVES = ("identity", "neighbours", "crops")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,26 @@ PRESETS: dict[str, Preset] = {
 class MirrorConfig:
     """Identity fine-tuning of a masked LM (Liu et al. 2021, section 2). What is None is filled from the level's preset."""
 
+    recipe: Annotated[
+        Recipe,
+        "default; paper (the released Mirror-BERT recipe to the letter); fast (no training: whitened input embeddings, seconds); "
+        "best (token weights, neighbouring sentences where there are documents, whitening)",
+    ] = "default"
     level: Annotated[Level, "what a text is; sets the paper's values for all that follow"] = "sentence"
+    positives: Annotated[
+        str | None,
+        "what is drawn together: identity (a text and itself), neighbours (sentences that follow each other in a document), crops (two random "
+        "spans of a text), or several joined by + (identity; best: neighbours where there are documents)",
+    ] = None
+    max_pairs: Annotated[int, "train on at most this many pairs of neighbours, drawn at random; 0 takes all"] = 40_000
+    token_weights: Annotated[
+        TokenWeighting | None,
+        "weights of tokens in the mean: none, or sif (1e-3 / (1e-3 + frequency in your texts)) (none; best, fast: sif)",
+    ] = None
+    whiten: Annotated[
+        float | None,
+        "whiten the finished vectors by this power of their variances, 0 (not at all) to 1 (all variances 1) (0; best, fast: 0.5)",
+    ] = None
     temperature: Annotated[float | None, "divides the cosines, above 0; small makes near texts matter most (0.04; words 0.2)"] = None
     erased_chars: Annotated[int | None, "characters erased in one view; 0 keeps both whole (5; phrases 2; words 0)"] = None
     erase_floor: Annotated[int | None, "texts with fewer characters are never erased (30; phrases 6)"] = None
@@ -48,15 +72,20 @@ class MirrorConfig:
     max_tokens: Annotated[int | None, "longer texts are cut, special tokens included (50; words and phrases 25)"] = None
     batch_texts: Annotated[int, "texts a step, 2 or more; each is encoded twice"] = 200
     epochs: Annotated[int | None, "passes over the texts (1; words and phrases 2)"] = None
+    optimizer: Annotated[
+        MirrorOptimizer | None, "adamw, or muon (on the layers' matrices, with AdamW for the rest; needs torch 2.9) (adamw; best: muon)"
+    ] = None
+    matrix_learning_rate: Annotated[float | None, "Muon's step; default: scaled to width and weights"] = None
     learning_rate: Annotated[
         float | None, "AdamW's step; default: what the model's folder says, else the paper's 2e-5, scaled to width and weights"
     ] = None
     weight_decay: Annotated[float, "AdamW's decay, on every parameter"] = 0.01
     max_texts: Annotated[int, "train on at most this many texts, drawn at random; 0 takes all (the paper: best at 10k to 20k)"] = 10_000
-    keep_repeats: Annotated[bool, "train on repeated texts too; they never push each other away"] = False
+    keep_repeats: Annotated[bool | None, "train on repeated texts too; they never push each other away (no; paper: yes)"] = None
     held_out: Annotated[
-        int, "texts kept from training to measure on, at most a tenth of all or what max_texts leaves; 0 measures nothing"
-    ] = 500
+        int | None,
+        "texts kept from training to measure on, at most a tenth of all or what max_texts leaves; 0 measures nothing (500; paper: 0)",
+    ] = None
     budget_s: Annotated[
         float | None, "seconds from the call (on the command line: from process start) to the saved folder; picks texts and steps that fit"
     ] = None
@@ -79,7 +108,20 @@ class MirrorConfig:
             problems.append(
                 f"temperature is {self.temperature}, but similarities are divided by it: give a number above 0 (sentences: 0.04, words: 0.2)"
             )
-        for name in ("erased_chars", "erase_floor", "max_texts", "held_out"):
+        if self.recipe not in get_args(Recipe):
+            problems.append(f"recipe is {self.recipe!r}: give {', '.join(get_args(Recipe))}")
+        if self.positives is not None and (set(self.positive_kinds) - set(POSITIVES) or not self.positives):
+            problems.append(
+                f"positives is {self.positives!r}: give {', '.join(POSITIVES)}, or several joined by + such as neighbours+identity"
+            )
+        if self.token_weights not in (None, *get_args(TokenWeighting)):
+            problems.append(f"token_weights is {self.token_weights!r}: give none or sif")
+        if not 0 < self.sif_smoothing < math.inf:
+            problems.append(f"sif_smoothing is {self.sif_smoothing}, but it is a relative frequency: give a number above 0 (0.01)")
+        if self.whiten is not None and not 0 <= self.whiten <= 1:
+            problems.append(f"whiten is {self.whiten}, but it is a power of the variances: give 0 (not at all) to 1 (all variances 1)")
+        problems += self._problems_of_recipe()
+        for name in ("erased_chars", "erase_floor", "max_texts", "max_pairs", "held_out"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}, but it counts something: give 0 or more")
@@ -105,6 +147,12 @@ class MirrorConfig:
                 problems.append(f"{name} is {value}: give 1 or more")
         if self.max_tokens is not None and self.max_tokens < 3:
             problems.append(f"max_tokens is {self.max_tokens}, but special tokens take 2 of them: give 3 or more")
+        if self.optimizer not in (None, *get_args(MirrorOptimizer)):
+            problems.append(f"optimizer is {self.optimizer!r}: give adamw or muon")
+        if self.matrix_learning_rate is not None and not 0 < self.matrix_learning_rate < 1:
+            problems.append(f"matrix_learning_rate is {self.matrix_learning_rate}: give a number between 0 and 1 (tain-mini: 0.006)")
+        if self.matrix_learning_rate is not None and (self.optimizer or ("muon" if self.recipe == "best" else "adamw")) != "muon":
+            problems.append("matrix_learning_rate is Muon's: give --optimizer muon, or leave it out")
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             problems.append(f"learning_rate is {self.learning_rate}: give a number between 0 and 1 (the paper: 2e-5)")
         if not 0 <= self.weight_decay < math.inf:
@@ -115,17 +163,72 @@ class MirrorConfig:
             problems.append("a budget goes with one run from its beginning: leave out --seeds and --resume, or --budget")
         refuse_all(problems)
 
-    def resolved(self, *, width: int, weight_rms: float, suggested: Mapping[str, float] | None = None) -> "MirrorConfig":
-        """Fill what is None from the level's preset, and learning rate and dropout from the model.
+    def refuse_without_effect(self) -> None:
+        """Refuse settings that a recipe without training has no use for; to be called on what the user gave, before it is filled.
+
+        Raises:
+            UserError: There are some.
+        """
+        of_training = ("positives", "temperature", "epochs", "dropout", "attention_dropout", "optimizer", "learning_rate", "budget_s")
+        if self.recipe == "fast" and (named := [name for name in of_training if getattr(self, name) is not None]):
+            raise UserError(
+                f"recipe fast takes no training step, so {', '.join(named)} would have no effect: remove it, or give --recipe best"
+            )
+
+    @property
+    def positive_kinds(self) -> tuple[str, ...]:
+        """What is drawn together, in order; identity where nothing else was asked for."""
+        return tuple(part.strip() for part in (self.positives or "identity").split("+"))
+
+    @property
+    def trains(self) -> bool:
+        """Whether any gradient step is taken."""
+        return self.recipe != "fast"
+
+    def for_texts(self, *, has_documents: bool) -> "MirrorConfig":
+        """Fill what says which texts are read: positives, repeats and held-out texts, by recipe and by what the texts are."""
+        is_paper = self.recipe == "paper"
+        by_recipe = "neighbours" if self.recipe == "best" and has_documents else "identity"
+        filled = {"positives": by_recipe, "keep_repeats": is_paper, "held_out": 0 if is_paper else 500}
+        return replace(self, **{name: value for name, value in filled.items() if getattr(self, name) is None})
+
+    def _problems_of_recipe(self) -> list[str]:
+        problems = []
+        if self.recipe == "fast" and (self.seeds > 1 or self.resume):
+            problems.append("recipe fast takes no training step, so it has one result: remove --seeds and --resume")
+        if self.recipe == "paper" and self.positives not in (None, "identity"):
+            problems.append(
+                f"positives is {self.positives!r}, but the paper's recipe knows identity: leave it out, or give --recipe default"
+            )
+        if self.token_weights == "sif" and self.pooling not in (None, "mean"):
+            problems.append(f"token_weights is sif and pooling is {self.pooling!r}, but only a mean can be weighted: give --pooling mean")
+        return problems
+
+    def resolved(
+        self, *, width: int, weight_rms: float, suggested: Mapping[str, float] | None = None, model_type: str = ""
+    ) -> "MirrorConfig":
+        """Fill what is None from the recipe, the level's preset, and learning rate and dropout from the model.
 
         Args:
             width: Width of the hidden states.
             weight_rms: Root mean square of the hidden layers' matrices.
             suggested: ``learning_rate`` and ``dropout`` as the model's own folder wants them; either may be missing.
+            model_type: The model's family as its ``config.json`` names it; the paper's recipe pools by it.
         """
         filled: dict[str, Any] = {**asdict(PRESETS[self.level]), "dropout": _PAPERS_DROPOUT}
         filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
         filled |= suggested or {}
+        filled |= {"token_weights": "none", "whiten": 0.0, "optimizer": "muon" if self.recipe == "best" else "adamw"}
+        if self.recipe == "paper":
+            filled |= papers_values(self.level, model_type)
+            if self.drophead > 0 and filled["pooling"] == "mean-with-padding":
+                filled["pooling"] = "mean"  # drophead runs packed, where there is no padding
+        elif self.recipe in ("fast", "best"):
+            filled |= {"pooling": "mean", "token_weights": "sif", "whiten": 0.5}
+        if self.pooling not in (None, "mean"):
+            filled["token_weights"] = "none"
+        if (self.optimizer or filled["optimizer"]) == "muon":
+            filled["matrix_learning_rate"] = float(f"{default_matrix_rate(width, weight_rms):.2g}")
         filled = {name: value for name, value in filled.items() if getattr(self, name) is None}
         if self.drophead > 0 and self.dropout is None:
             filled["dropout"] = 0.0  # the paper's drophead variant replaces dropout
@@ -147,5 +250,40 @@ def default_learning_rate(width: int, weight_rms: float) -> float:
     return _PAPERS_RELATIVE_STEP * weight_rms * max(1.0, 768 / width) ** 2.1
 
 
+def default_matrix_rate(width: int, weight_rms: float) -> float:
+    """Scale Muon's rate to a model: an update is an orthogonal matrix, whose entries are about 1 / sqrt(width).
+
+    As with AdamW what matters is the step over the weights' own size; the factor is 0.006 for tain-mini (``docs/LOG.md``).
+
+    Args:
+        width: Width of the hidden states.
+        weight_rms: Root mean square of the hidden layers' matrices.
+    """
+    return _MUON_RELATIVE_STEP * weight_rms * width**0.5
+
+
+_MUON_RELATIVE_STEP = 2e-3
+
+
+def papers_values(level: Level, model_type: str) -> dict[str, Any]:
+    """Give the values of Mirror-BERT's released recipe that depend on level and model (Liu et al. 2021, and the released code).
+
+    Sentences are pooled by the mean in BERT, over padding too, as the released code does; by the first token in RoBERTa. Words and
+    phrases are pooled by the first token in both.
+
+    Args:
+        level: What a text is.
+        model_type: The model's family as its ``config.json`` names it; families that the paper does not have count as BERT.
+    """
+    is_mean = level == "sentence" and model_type not in _ROBERTAS
+    return {
+        "pooling": "mean-with-padding" if is_mean else "cls",
+        "learning_rate": 2e-5,
+        "dropout": _PAPERS_DROPOUT,
+        "erase_floor": 30,
+    }
+
+
+_ROBERTAS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm")
 _PAPERS_DROPOUT = 0.1
 _PAPERS_RELATIVE_STEP = 2e-5 / 0.043

@@ -19,6 +19,7 @@ from tain.batches.splitting import SentenceEnds, SplitSentences
 from tain.batches.tokenizing import opening_id, separator_id
 from tain.encoders.conditioning import ConditionalMaskedLM
 from tain.foundation.errors import UserError
+from tain.foundation.probing import evaluating, unchanged
 from tain.models.embedder import max_length
 from tain.models.saved import write_layout
 from tain.objectives.masked_lm import masked_cross_entropy
@@ -133,11 +134,12 @@ class _Bottleneck:
             for first in range(0, count, _BATCH_TARGETS)
         ]
 
-    @torch.no_grad()
     def losses(self, conditional: ConditionalMaskedLM, device: torch.device) -> dict[str, float]:
         """Mean losses over all masked tokens, nats, dropout off."""
-        was_training = conditional.training
-        conditional.eval()
+        with torch.no_grad(), unchanged(conditional), evaluating(conditional):
+            return self._losses(conditional, device)
+
+    def _losses(self, conditional: ConditionalMaskedLM, device: torch.device) -> dict[str, float]:
         batches = [batch.to(device) for batch in self._batches]
         own = [conditional.vectors(batch) for batch in batches]
         conditions: dict[str, Sequence[Tensor | None]] = {"loss_with_neighbour": own, "loss_without": [None] * len(own)}
@@ -152,7 +154,6 @@ class _Bottleneck:
                 for batch, given in zip(batches, vectors, strict=True)
             ]
             figures[name] = round(sum(losses) / places, 4)
-        conditional.train(was_training)
         return figures
 
 

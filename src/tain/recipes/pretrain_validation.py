@@ -13,6 +13,7 @@ from tain.batches.order import step_seed
 from tain.batches.shards import token_batches
 from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.foundation.errors import UserError
+from tain.foundation.probing import evaluating, unchanged
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.recipes.pretrain_objectives import Masker, block_order
@@ -45,14 +46,12 @@ class HeldOut:
     @torch.no_grad()
     def loss(self, network: MaskedLanguageModel, device: torch.device) -> float:
         """Mean loss over all masked tokens, nats, dropout off."""
-        was_training = network.training
-        network.eval()
         total, places = 0.0, 0
-        for batch in self.batches:
-            logits = network(batch.ids.to(device), batch.places.to(device))
-            total += masked_cross_entropy(logits, batch.targets.to(device)).item() * len(batch.places)
-            places += len(batch.places)
-        network.train(was_training)
+        with unchanged(network), evaluating(network):
+            for batch in self.batches:
+                logits = network(batch.ids.to(device), batch.places.to(device))
+                total += masked_cross_entropy(logits, batch.targets.to(device)).item() * len(batch.places)
+                places += len(batch.places)
         return total / places
 
 

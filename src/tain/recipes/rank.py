@@ -5,7 +5,7 @@ poly-encoder ranks the batch's answers for every context; one of a cross-encoder
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.rank_card import ranker_card
 from tain.recipes.rank_config import RankConfig, plateau_factor
 from tain.recipes.rank_frozen import FrozenTower
-from tain.recipes.rank_material import Material, gather_material, mine_negatives
+from tain.recipes.rank_material import Material, gather_material, merge_same, mine_negatives
 from tain.text.cleaning import lists_others
+from tain.text.collections import each_item
 from tain.text.records import RankingExample
 from tain.training import distributed
 from tain.training.checkpoint import (
@@ -113,10 +114,10 @@ class Ranked:
 
 def rank(
     model: str | Path,
-    pairs: Sequence[RankingExample] | Sequence[tuple[str, str]],
+    pairs: Iterable[RankingExample] | Iterable[tuple[str, str]],
     output: str | Path | None = None,
     *,
-    validation: Sequence[RankingExample] | Sequence[tuple[str, str]] = (),
+    validation: Iterable[RankingExample] | Iterable[tuple[str, str]] = (),
     config: RankConfig | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -178,12 +179,10 @@ def rank(
     return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
 
 
-def _examples(pairs: Sequence[RankingExample] | Sequence[tuple[str, str]]) -> list[RankingExample]:
+def _examples(pairs: Iterable[RankingExample] | Iterable[tuple[str, str]]) -> list[RankingExample]:
     """Join plain pairs of the same context into examples with several right answers."""
-    if isinstance(pairs, str):
-        raise UserError("rank was given one string, which would be read letter by letter: give a list of pairs")
     joined: dict[str, RankingExample] = {}
-    for place, pair in enumerate(pairs):
+    for place, pair in enumerate(each_item(pairs, what="pair")):
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(side, str) for side in pair)
         if not is_pair and not isinstance(pair, RankingExample):
             raise UserError(f"pair number {place + 1} is {pair!r:.60}: give a context and its answer, or a RankingExample")
@@ -244,6 +243,7 @@ class _Session:
         self.ranker = self._build(embedder)
         self.device = self.ranker.device
         self.context_ids, self.candidate_ids, self.truncated = self._tokenised()
+        self._merge_same()
         self.lists = self._validation_lists()
         self.negatives: np.ndarray | None = None  # (pairs, negatives), where lists stay the same all along
         self.teacher_scores: Tensor | None = None  # (pairs, 1 + negatives), the right one first
@@ -285,6 +285,16 @@ class _Session:
                     f"raise --{what[:-1]}-tokens to keep them whole"
                 )
         return both[0].ids, both[1].ids, both[0].truncated + both[1].truncated
+
+    def _merge_same(self) -> None:
+        """Let no text be a negative of one that the model cannot tell it from."""
+        self.material, kept, alike = merge_same(self.material, self.context_ids, self.candidate_ids)
+        self.candidate_ids = [self.candidate_ids[place] for place in kept]
+        if alike:
+            self.progress.warn(
+                f"{alike:,} contexts and candidates differ from others in letters, but not in the tokens that are read: they count as the same; "
+                "raise --context-tokens or --candidate-tokens where they differ further on"
+            )
 
     def _validation_lists(self) -> CandidateLists | None:
         if not self.material.held:

@@ -58,7 +58,7 @@ class RankConfig:
     teacher: Annotated[str | None, "bi, poly: ranker whose order of each list is learned too, best a cross-encoder"] = None
     teacher_share: Annotated[float, "weight of the teacher beside the right answers, 0 to 1"] = 0.5
     teacher_temperature: Annotated[float, "divides the teacher's scores, above 0"] = 1.0
-    epochs: Annotated[int, "passes over the pairs, 1 or more (the paper: up to 8 poly, 10 bi, 12 cross)"] = 3
+    epochs: Annotated[int, "passes over the pairs, 1 or more (the released commands: up to 8 poly, 10 bi, 12 cross)"] = 3
     optimizer: Annotated[Optimizing, "adamax (the released commands) or adamw"] = "adamax"
     learning_rate: Annotated[float | None, "of the encoders (what the model's folder suggests, else 5e-5)"] = None
     head_rate: Annotated[float, "of codes, scale and the cross-encoder's score, which start from nothing"] = 1e-3
@@ -100,7 +100,7 @@ class RankConfig:
         if self.batch_contexts is not None and self.batch_contexts < (1 if self.type == "cross" else 2):
             problems.append(f"batch_contexts is {self.batch_contexts}, but an answer needs others to be told from: give 2 or more")
         if self.negatives is not None and self.negatives < (1 if self.type == "cross" else 0):
-            problems.append(f"negatives is {self.negatives}: give {'1' if self.type == 'cross' else '0'} or more (the paper, cross: 15)")
+            problems.append(f"negatives is {self.negatives}: give {'1' if self.type == 'cross' else '0'} or more (cross: 15)")
         for name in ("mined_from", "epochs", "validations_per_epoch", "seeds", "micro_tokens"):
             if getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")

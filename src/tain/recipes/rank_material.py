@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tain.batches.same_texts import same_texts
 from tain.foundation.errors import UserError
 from tain.models.rankers import DualRanker
 from tain.models.scanning import scan_best
@@ -117,6 +118,46 @@ def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, v
     return Material(
         [example.context for example in kept], texts, pairs, [frozenset(answers) for answers in right], listed, held, everything
     )
+
+
+def merge_same(
+    material: Material, context_ids: Sequence[Sequence[int]], candidate_ids: Sequence[Sequence[int]]
+) -> tuple[Material, np.ndarray, int]:
+    """Make one candidate of those that are the same to the model, and give contexts that are the same each other's right answers.
+
+    Args:
+        material: Pairs to train on.
+        context_ids: Each context's token ids after cutting.
+        candidate_ids: Each candidate's.
+
+    Returns:
+        The material with its candidates numbered anew; places of the candidates that are kept; and how many contexts and candidates differ
+        from others in letters alone.
+
+    Raises:
+        UserError: No context has a wrong candidate left.
+    """
+    contexts, alike_contexts = same_texts(material.contexts, context_ids)
+    candidates, alike_candidates = same_texts(material.candidates, candidate_ids)
+    kept = np.flatnonzero(candidates == np.arange(len(candidates)))
+    number = np.searchsorted(kept, candidates)  # of each old candidate among the kept ones
+    pairs = material.pairs.copy()
+    pairs[:, 1] = number[pairs[:, 1]]
+    shared: dict[int, set[int]] = {}
+    for group, answers in zip(contexts.tolist(), material.right, strict=True):
+        shared.setdefault(group, set()).update(number[sorted(answers)].tolist())
+    right = [frozenset(shared[group]) for group in contexts.tolist()]
+    listed = [
+        tuple(one for one in dict.fromkeys(number[list(wrong)].tolist()) if one not in answers) if wrong else ()
+        for wrong, answers in zip(material.listed, right, strict=True)
+    ]
+    if all(len(answers) == len(kept) for answers in right):
+        raise UserError(
+            f"contexts or candidates have the same tokens when they are cut, and so all {len(kept):,} different candidates are right for every "
+            "context: raise --context-tokens or --candidate-tokens, or give other pairs"
+        )
+    texts = [material.candidates[place] for place in kept]
+    return replace(material, candidates=texts, pairs=pairs, right=right, listed=listed), kept, alike_contexts + alike_candidates
 
 
 def mine_negatives(ranker: DualRanker, material: Material, *, count: int) -> list[tuple[int, ...]]:

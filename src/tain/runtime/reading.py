@@ -54,7 +54,7 @@ class HashedReader:
 
     def count(self, texts: list[str]) -> list[int]:
         ends = len(self.before) + len(self.behind)
-        return [min(len(self.tokens(text)), self.max_tokens) + ends for text in texts]
+        return [len(self._cache.tokens(text, most=self.max_tokens)) + ends for text in texts]
 
     def __call__(self, texts: list[str]) -> Inputs:
         read, kept = self._cache.read(texts), self._cache.kept

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from tain.foundation.runtime import collect_as_usual
 from tain.runtime.graphs import Graph, NumpyGraph, OnnxGraph
 from tain.runtime.reading import HashedReader, TokenReader
 from tain.runtime.typed_text import TypedText
+from tain.text.collections import list_texts
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
 
@@ -136,9 +137,9 @@ class Student:
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
-        language: str | Sequence[str] | None = None,
+        language: str | Iterable[str] | None = None,
         batch_tokens: int | None = None,
         normalise: bool | None = None,
         progress: Progress | None = None,
@@ -146,7 +147,7 @@ class Student:
         """Compute one vector a text, in order.
 
         Args:
-            texts: Any number of texts; not one string.
+            texts: Any number of texts, as ``Embedder.encode`` takes them.
             language: Refused: students treat all texts alike.
             batch_tokens: Tokens a batch; changes speed and memory only.
             normalise: Scale vectors to length 1; default: what the folder says.
@@ -158,6 +159,7 @@ class Student:
         if self.task != "embed":
             raise UserError(f"student {self.name!r} was made to {self.task}, so it has no vectors: distil one with --task embed")
         self.refuse_language(language)
+        texts = list_texts(texts)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         for places, outputs in self._outputs(texts, batch_tokens, progress, "encode"):
             vectors[places] = outputs["text"]
@@ -165,7 +167,7 @@ class Student:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def predict(self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Progress | None = None) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Progress | None = None) -> list[Prediction]:
         """Tell each text's class, its tokens' tags, or both.
 
         Args:
@@ -178,6 +180,7 @@ class Student:
         """
         if self.task == "embed":
             raise UserError(f"student {self.name!r} was made to embed, so it knows no labels: use encode")
+        texts = list_texts(texts)
         found: dict[int, Prediction] = {}
         for places, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
             for row, place in enumerate(places):
@@ -221,9 +224,9 @@ class Student:
             tags = [self.tags[int(tag)] for tag in outputs["tokens"][:read].argmax(axis=1)] + ["O"] * (tokens - read)
         return Prediction(label, chance, tags)
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Tell how many tokens are read of each text."""
-        return self._reader.count(list(texts))
+        return self._reader.count(list_texts(texts))
 
     def refuse_language(self, language: object) -> None:
         """Refuse a language, which no student tells apart.
@@ -246,11 +249,6 @@ class Student:
         self, texts: Sequence[str], batch_tokens: int | None, progress: Progress | None, name: str
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Run texts of like length together; gives their places and the graph's outputs."""
-        if isinstance(texts, str):
-            raise UserError(f"{name} was given one string, which would be read letter by letter: give a list, {name}([text])")
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(f"text {place} is {type(text).__name__}, not text: give strings")
         self.truncated = 0
         with (progress or Progress.silent()).task(name, len(texts)) as task:
             for places in _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS):

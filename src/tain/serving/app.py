@@ -3,121 +3,188 @@
 import asyncio
 import base64
 import hmac
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tain.foundation.errors import NotFiniteError, UserError
-from tain.serving.batching import Batcher, TooBusyError
+from tain.serving.batching import MAX_WAIT_S, Queue, Scheduler, StoppingError, TooBusyError
+from tain.serving.bodies import GONE, Bodies
 from tain.serving.schemas import ClassifyRequest, EmbeddingRequest, RequestError, RerankRequest
-from tain.serving.served import Served
+from tain.serving.served import Query, Served
 
-MOST_BYTES = 32 * 2**20  # of a request's body
-PATIENCE_S = 30  # for the next piece of a request's body
-_GONE = 499  # nobody reads it
-
-_Handler = Callable[[Request], Awaitable[JSONResponse]]
+MAX_REQUEST_TOKENS = 300_000  # as OpenAI's
+STUCK_S = 60.0  # a batch takes a quarter of a second; one that runs this long will hardly end
+_VECTORS_AT_ONCE = 64  # written as JSON before other requests have a turn in the event loop
 
 
-def build_app(served: Sequence[Served], *, api_key: str | None = None, most_waiting: int = 8192) -> Starlette:
-    """Build the server's application.
+def build_app(
+    served: Sequence[Served],
+    *,
+    api_key: str | None = None,
+    max_wait_s: float = MAX_WAIT_S,
+    max_request_tokens: int = MAX_REQUEST_TOKENS,
+    cors_origins: Sequence[str] = (),
+) -> Starlette:
+    """Build the server's application. ``app.state.service`` holds its ``Service``.
 
     Args:
         served: The models; their names differ. A request that names none goes to the first that can answer it.
         api_key: What ``Authorization: Bearer`` must say; None lets everybody in.
-        most_waiting: Texts that may wait for one model; what comes beyond them is refused with status 503.
+        max_wait_s: Seconds of work that may wait before a request; see ``Scheduler``. More is refused with status 429.
+        max_request_tokens: Tokens of one request, estimated from the lengths of its texts. More is refused with status 400.
+        cors_origins: Web pages of these origins may ask; ``*`` stands for all.
     """
-    service = _Service(served, most_waiting=most_waiting)
+    service = Service(served, max_wait_s=max_wait_s, max_request_tokens=max_request_tokens)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.close)
-
-    def guarded(handler: _Handler) -> _Handler:
-        async def answer(request: Request) -> JSONResponse:
-            if api_key is not None:
-                kind, _, given = request.headers.get("authorization", "").partition(" ")
-                if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), api_key.encode()):
-                    raise RequestError(
-                        "the API key is missing or wrong: send Authorization: Bearer KEY", status=401, code="invalid_api_key"
-                    )
-            return await handler(request)
-
-        return answer
+        service.scheduler.abandon()
+        await asyncio.to_thread(service.scheduler.join, 1.0)
 
     posts = {"/v1/embeddings": service.embeddings, "/v1/rerank": service.rerank, "/v1/classify": service.classify}
-    routes = [Route(path, guarded(handler), methods=["POST"]) for path, handler in posts.items()]
-    routes += [Route("/v1/models", guarded(service.models), methods=["GET"]), Route("/health", _health, methods=["GET"])]
+    gets = {"/v1/models": service.models, "/v1/models/{name:path}": service.model, "/health": service.health}
+    routes = [Route(path, handler, methods=["POST"]) for path, handler in posts.items()]
+    routes += [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
+    # outermost first: a browser asks for permission (OPTIONS) without the key
+    middleware = [Middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])]
+    middleware = [*(middleware if cors_origins else ()), Middleware(_Doorkeeper, api_key=api_key)]
     handlers: dict[Any, Any] = {RequestError: _refused, HTTPException: _not_found, Exception: _our_bug}
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False  # a redirect would repeat the Host header that the client sent
+    app.state.service = service
+    return app
 
 
-class _Service:
+class _Doorkeeper:
+    """Asks for the key before anything else, but for ``/health``, and takes a path with a slash at its end for the one without."""
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
+        self._app, self._api_key = app, api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        if self._api_key is not None and scope["path"] != "/health" and not self._has_key(Request(scope)):
+            message = "the API key is missing or wrong: send Authorization: Bearer KEY"
+            await _error(401, message, code="invalid_api_key")(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _has_key(self, request: Request) -> bool:
+        assert self._api_key is not None
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._api_key.encode())
+
+
+class Service:
     """The handlers, and a queue for each model and use."""
 
-    def __init__(self, served: Sequence[Served], *, most_waiting: int) -> None:
+    def __init__(self, served: Sequence[Served], *, max_wait_s: float, max_request_tokens: int) -> None:
         self.served = {one.name: one for one in served}
-        turn = threading.Lock()
+        self.created = int(time.time())
+        self.scheduler = Scheduler(max_wait_s=max_wait_s)
+        self.bodies = Bodies()
+        self._max_request_tokens = max_request_tokens
+        probes: dict[str, list[Any]] = {"embeddings": ["a"], "rerank": [(Query("a"), "a")], "classify": ["a"]}
         functions = {"embeddings": Served.embed, "rerank": Served.rerank, "classify": Served.classify}
-        self.batchers: dict[tuple[str, str], Batcher[Any, Any]] = {
-            (one.name, use): Batcher(functions[use].__get__(one), turn=turn, most_waiting=most_waiting)
+        self._queues: dict[tuple[str, str], Queue[Any, Any]] = {
+            (one.name, use): self.scheduler.queue(f"{one.name} ({use})", functions[use].__get__(one), probe=probes[use])
             for one in served
             for use in one.uses
         }
 
-    def close(self) -> None:
-        for batcher in self.batchers.values():
-            batcher.close()
+    def stop(self) -> None:
+        """Finish the requests that have begun, and answer the others with status 503. Called in the event loop."""
+        self.scheduler.stop()
+        self.bodies.stop()
 
     async def models(self, _: Request) -> JSONResponse:
-        models = [{"id": one.name, "object": "model", "owned_by": "tain", "uses": list(one.uses)} for one in self.served.values()]
-        return JSONResponse({"object": "list", "data": models})
+        return JSONResponse({"object": "list", "data": [self._described(one) for one in self.served.values()]})
 
-    async def embeddings(self, request: Request) -> JSONResponse:
-        asked: EmbeddingRequest = EmbeddingRequest.read(await _body(request))
-        one = self._chosen(asked.model, "embeddings")
-        assert one.embedder is not None
-        if asked.dimensions not in (None, one.embedder.dim):
-            raise RequestError(
-                f"dimensions is {asked.dimensions}, but vectors of {one.name!r} have {one.embedder.dim}: leave it out", param="dimensions"
-            )
-        found = await self._computed(request, one, "embeddings", asked.input)
-        tokens = sum(count for _, count in found)
-        data = [
-            {"object": "embedding", "index": place, "embedding": _as_json(vector, asked.encoding_format)}
-            for place, (vector, _) in enumerate(found)
-        ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "model": one.name, "data": data, "usage": usage})
+    async def model(self, request: Request) -> JSONResponse:
+        return JSONResponse(self._described(self._named(request.path_params["name"])))
+
+    async def health(self, _: Request) -> JSONResponse:
+        """Whether requests can be answered; no word of the models, as it asks for no key."""
+        if not self.scheduler.is_alive:
+            status = "stopped"
+        elif self.scheduler.is_stopping:
+            status = "stopping"
+        elif self.scheduler.busy_s > STUCK_S:
+            status = "stuck"
+        else:
+            status = "failing" if self.scheduler.failing else "ok"
+        return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
+
+    async def embeddings(self, request: Request) -> Response:
+        async with self.bodies.read(request) as body:
+            asked: EmbeddingRequest = EmbeddingRequest.read(body)
+            one = self._chosen(asked.model, "embeddings")
+            assert one.embedder is not None
+            if asked.dimensions not in (None, one.embedder.dim):
+                raise RequestError(
+                    f"dimensions is {asked.dimensions}, but vectors of {one.name!r} have {one.embedder.dim}: leave it out",
+                    param="dimensions",
+                )
+            tokens = self._bounded(one.estimate_tokens(asked.input), "input")
+            found = await self._computed(request, one, "embeddings", asked.input, tokens)
+            return Response(await _embeddings_json(one.name, found, asked.encoding_format), media_type="application/json")
 
     async def rerank(self, request: Request) -> JSONResponse:
-        asked: RerankRequest = RerankRequest.read(await _body(request))
-        one = self._chosen(asked.model, "rerank")
-        ((scores, tokens),) = await self._computed(request, one, "rerank", [(asked.query, asked.documents)], texts=1 + len(asked.documents))
+        async with self.bodies.read(request) as body:
+            asked: RerankRequest = RerankRequest.read(body)
+            one = self._chosen(asked.model, "rerank")
+            tokens = self._bounded(one.estimate_pair_tokens(asked.query, asked.documents), "documents")
+            query = Query(asked.query)
+            found = await self._computed(request, one, "rerank", [(query, document) for document in asked.documents], tokens)
+        scores = np.array([scored.score for scored in found])
         best = np.argsort(-scores, kind="stable")[: asked.top_n]
         results: list[dict[str, Any]] = [{"index": int(place), "relevance_score": float(scores[place])} for place in best]
         if asked.return_documents:
             results = [{**result, "document": {"text": asked.documents[result["index"]]}} for result in results]
-        return JSONResponse({"object": "list", "model": one.name, "results": results, "usage": {"total_tokens": tokens}})
+        total = found[0].query_tokens + sum(scored.document_tokens for scored in found)
+        return JSONResponse({"object": "list", "model": one.name, "results": results, "usage": {"total_tokens": total}})
 
     async def classify(self, request: Request) -> JSONResponse:
-        asked: ClassifyRequest = ClassifyRequest.read(await _body(request))
-        one = self._chosen(asked.model, "classify")
-        found = await self._computed(request, one, "classify", asked.input)
+        async with self.bodies.read(request) as body:
+            asked: ClassifyRequest = ClassifyRequest.read(body)
+            one = self._chosen(asked.model, "classify")
+            tokens = self._bounded(one.estimate_tokens(asked.input), "input")
+            found = await self._computed(request, one, "classify", asked.input, tokens)
         data = []
         for place, said in enumerate(found):
             told = {"label": said.label, "probability": said.chance, "tags": said.tags}
             data.append({"index": place, **{name: value for name, value in told.items() if value is not None}})
         return JSONResponse({"object": "list", "model": one.name, "data": data})
+
+    def _described(self, one: Served) -> dict[str, Any]:
+        about = {"id": one.name, "object": "model", "created": self.created, "owned_by": "tain", "uses": list(one.uses)}
+        return {**about, "normalized": one.is_normalised} if "embeddings" in one.uses else about
+
+    def _bounded(self, tokens: list[int], param: str) -> list[int]:
+        if (total := sum(tokens)) > self._max_request_tokens:
+            raise RequestError(
+                f"the request has about {total:,} tokens, but {self._max_request_tokens:,} are the most: send fewer or shorter texts at a time",
+                param=param,
+                code="max_tokens_per_request",
+            )
+        return tokens
 
     def _chosen(self, name: str | None, use: str) -> Served:
         able = [one for one in self.served.values() if use in one.uses]
@@ -125,28 +192,40 @@ class _Service:
             if able:
                 return able[0]
             raise RequestError(f"no model here answers {use}: {self._overview()}", status=404, code="model_not_found")
-        one = self.served.get(name)
-        if one is None:
-            raise RequestError(f"there is no model {name!r} here: {self._overview()}", status=404, param="model", code="model_not_found")
+        one = self._named(name)
         if one not in able:
             raise RequestError(f"model {name!r} does not answer {use}: {self._overview()}", param="model")
         return one
 
+    def _named(self, name: str) -> Served:
+        if name not in self.served:
+            raise RequestError(f"there is no model {name!r} here: {self._overview()}", status=404, param="model", code="model_not_found")
+        return self.served[name]
+
     def _overview(self) -> str:
         return "; ".join(f"{one.name} ({', '.join(one.uses)})" for one in self.served.values())
 
-    async def _computed(self, request: Request, one: Served, use: str, items: list[Any], *, texts: int | None = None) -> list[Any]:
-        """Wait for results, or for the client to go away: then nobody needs them, and what has not begun is not computed."""
+    async def _computed(self, request: Request, one: Served, use: str, items: list[Any], tokens: list[int]) -> list[Any]:
+        """Wait for results, or for the client to go away: then no one needs them, and what has not begun is not computed."""
         try:
-            found = asyncio.wrap_future(self.batchers[one.name, use].submit(items, texts=texts))
-        except TooBusyError:
-            raise RequestError("too many texts are waiting: try again in a moment", status=503, code="overloaded") from None
+            found = asyncio.wrap_future(self._queues[one.name, use].submit(items, tokens=tokens))
+        except TooBusyError as busy:
+            raise RequestError(
+                f"too much work is waiting: try again in {busy.retry_after_s} s",
+                status=429,
+                code="overloaded",
+                retry_after_s=busy.retry_after_s,
+            ) from None
+        except StoppingError:
+            raise _stopping() from None
         gone = asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait({found, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not found.done():
-                raise RequestError("the client went away", status=_GONE)
+                raise RequestError("the client went away", status=GONE)
             return found.result()
+        except StoppingError:
+            raise _stopping() from None
         except NotFiniteError as error:  # the model's fault, not the request's
             raise RequestError(str(error), status=500, code="not_finite") from None
         except UserError as error:
@@ -156,26 +235,26 @@ class _Service:
             found.cancel()  # does nothing to what is done
 
 
+def _stopping() -> RequestError:
+    return RequestError("the server is stopping", status=503, code="stopping", retry_after_s=1)
+
+
 async def _gone(request: Request) -> None:
     """Wait until the client closes the connection; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _body(request: Request) -> bytes:
-    body, loop = bytearray(), asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(PATIENCE_S) as patience:
-            async for piece in request.stream():
-                body += piece
-                if len(body) > MOST_BYTES:
-                    raise RequestError(f"the request is larger than {MOST_BYTES // 2**20} MB: send fewer texts at a time", status=413)
-                patience.reschedule(loop.time() + PATIENCE_S)
-    except TimeoutError:
-        raise RequestError(f"nothing more of the request's body came in {PATIENCE_S} seconds", status=408) from None
-    except ClientDisconnect:
-        raise RequestError("the client went away", status=_GONE) from None
-    return bytes(body)
+async def _embeddings_json(name: str, found: Sequence[tuple[np.ndarray, int]], encoding: str) -> bytes:
+    """The answer in pieces, with turns for other requests in between: the vectors of a large request take a second to write."""
+    rows = []
+    for place, (vector, _) in enumerate(found):
+        rows.append(json.dumps({"object": "embedding", "index": place, "embedding": _as_json(vector, encoding)}, separators=(",", ":")))
+        if place % _VECTORS_AT_ONCE == _VECTORS_AT_ONCE - 1:
+            await asyncio.sleep(0)
+    tokens = sum(count for _, count in found)
+    usage = json.dumps({"prompt_tokens": tokens, "total_tokens": tokens})
+    return f'{{"object":"list","model":{json.dumps(name)},"data":[{",".join(rows)}],"usage":{usage}}}'.encode()
 
 
 def _as_json(vector: np.ndarray, encoding: str) -> str | list[float]:
@@ -185,25 +264,23 @@ def _as_json(vector: np.ndarray, encoding: str) -> str | list[float]:
     return vector.astype(np.float64).tolist()
 
 
-async def _health(_: Request) -> JSONResponse:
-    return JSONResponse({"status": "ok"})
-
-
-def _error(status: int, message: str, *, param: str | None = None, code: str | None = None) -> JSONResponse:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status == 503 else None
+def _error(
+    status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
+) -> JSONResponse:
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": str(retry_after_s)} if retry_after_s else None
     return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status_code=status, headers=headers)
 
 
 async def _refused(_: Request, error: RequestError) -> JSONResponse:
-    return _error(error.status, str(error), param=error.param, code=error.code)
+    return _error(error.status, str(error), param=error.param, code=error.code, retry_after_s=error.retry_after_s)
 
 
 async def _not_found(request: Request, error: HTTPException) -> JSONResponse:
-    wanted = "POST /v1/embeddings, /v1/rerank, /v1/classify or GET /v1/models, /health"
+    wanted = "POST /v1/embeddings, /v1/rerank, /v1/classify or GET /v1/models, /v1/models/NAME, /health"
     return _error(error.status_code, f"{request.method} {request.url.path} is nothing here: {wanted}")
 
 
 async def _our_bug(_: Request, error: Exception) -> JSONResponse:
-    """Tell the client; Starlette then raises it again, so that the traceback shows."""
+    """Answer; Starlette then raises the error again, so that the traceback shows."""
     return _error(500, f"an error of the server's ({type(error).__name__}); its log has the details")

@@ -1,108 +1,380 @@
-"""Requests that come while the model computes are computed together next: no timer, so a lone request never waits."""
+"""One thread computes the requests of all models in small batches. Admission costs the same however much is waiting."""
 
+import logging
+import math
 import threading
-from collections import deque
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from tain.foundation.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MAX_WAIT_S = 5.0
+_BATCH_S = 0.25  # how long one batch shall take: others wait that long for a large request
+_FIRST_BATCH_TOKENS = 2048  # until the speed is known
+_BATCH_TOKENS = (256, 65_536)  # fewest and most
+_OVERHEAD_TOKENS = 32  # a batch of one short text takes as long as this many more tokens would
+_MEMORY = 0.8  # how much of what is known about the speed is left after the next batch
+_PROBE_S = 5.0  # between two attempts with a model that fails
+
+_log = logging.getLogger("tain.serving")
+
 
 class TooBusyError(Exception):
-    """More is waiting than the server takes on."""
+    """The work that waits takes longer than a new request may wait.
+
+    Attributes:
+        retry_after_s: When to try again, in whole seconds, 1 or more.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"about {wait_s:.1f} s of work are waiting")
+        self.retry_after_s = max(1, math.ceil(wait_s))
+
+
+class StoppingError(Exception):
+    """The scheduler stops, or its thread has ended: this request is not computed."""
+
+
+class ComputeError(RuntimeError):
+    """The model failed, and not because of what it was given."""
+
+
+@dataclass(eq=False)
+class _Job(Generic[Item, Result]):
+    """A request in the queue.
+
+    Attributes:
+        items: What to compute.
+        tokens: About how many tokens each item has.
+        future: Where the results go.
+        next_item: Items before this one have been computed, or are in the current batch.
+        waiting_tokens: Tokens of the items from there on.
+        round_tokens: How many of these the queue counts for one round of all requests.
+        results: Of the items computed so far, in order.
+    """
+
+    items: Sequence[Item]
+    tokens: Sequence[int]
+    future: "Future[list[Result]]"
+    next_item: int = 0
+    waiting_tokens: int = field(init=False)
+    round_tokens: int = 0
+    results: list[Result] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waiting_tokens = sum(self.tokens)
 
 
 @dataclass(frozen=True)
-class _Job(Generic[Item, Result]):
-    """A request: its items, how many texts these are, and where its results go."""
+class _Part(Generic[Item, Result]):
+    """Consecutive items of one request, computed in one batch."""
 
-    items: list[Item]
-    texts: int
-    future: "Future[list[Result]]"
+    job: _Job[Item, Result]
+    start: int
+    end: int
+    tokens: int
+
+    @property
+    def items(self) -> Sequence[Item]:
+        return self.job.items[self.start : self.end]
 
 
-class Batcher(Generic[Item, Result]):
-    """Hands requests to a function of many items, from a thread of its own.
+class _Speed:
+    """Seconds per token, from the last batches."""
 
-    Args:
-        compute: Results of many items, in order.
-        turn: Held while computing. Shared by all models of a server: two that compute at once slow each other down.
-        most_texts: Texts of several requests computed together; one request may have more.
-        most_waiting: Texts that may wait; more are refused.
-    """
+    def __init__(self) -> None:
+        self._seconds = self._tokens = 0.0
+        self._has_begun = False
 
-    def __init__(
-        self, compute: Callable[[list[Item]], Sequence[Result]], *, turn: threading.Lock, most_texts: int = 256, most_waiting: int = 8192
-    ) -> None:
-        self._compute, self._turn = compute, turn
-        self._most_texts, self._most_waiting = most_texts, most_waiting
-        self._jobs: deque[_Job[Item, Result]] = deque()
-        self._changed = threading.Condition()
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+    def learn(self, tokens: int, seconds: float) -> None:
+        if not self._has_begun:  # the first batch also pays for what is set up on first use
+            self._has_begun = True
+            return
+        self._seconds = _MEMORY * self._seconds + seconds
+        self._tokens = _MEMORY * self._tokens + tokens + _OVERHEAD_TOKENS
 
-    def submit(self, items: list[Item], *, texts: int | None = None) -> "Future[list[Result]]":
-        """Queue a request.
+    @property
+    def seconds_per_token(self) -> float:
+        """0 until a second batch has been timed."""
+        return self._seconds / self._tokens if self._tokens else 0.0
+
+    @property
+    def batch_tokens(self) -> int:
+        if not self._tokens:
+            return _FIRST_BATCH_TOKENS
+        least, most = _BATCH_TOKENS
+        return int(min(max(_BATCH_S / max(self.seconds_per_token, 1e-12), least), most))
+
+
+class Queue(Generic[Item, Result]):
+    """Requests that wait for one function of one model; made by ``Scheduler.queue``."""
+
+    def __init__(self, scheduler: "Scheduler", name: str, compute: Callable[[list[Item]], Sequence[Result]], probe: list[Item]) -> None:
+        self.name = name
+        self._scheduler, self._compute, self._probe = scheduler, compute, probe
+        self._jobs: OrderedDict[int, _Job[Item, Result]] = OrderedDict()
+        self._speed = _Speed()
+        self._is_failing = False
+        self._waiting_tokens = self._round_tokens = 0  # sums over the jobs, kept up to date with each change
+
+    def submit(self, items: Sequence[Item], *, tokens: Sequence[int] | None = None) -> "Future[list[Result]]":
+        """Queue a request. It takes the same time whatever is waiting.
 
         Args:
-            items: What to compute.
-            texts: How many texts these are; default: one an item.
+            items: What to compute, 1 or more.
+            tokens: About how many tokens each item has; default: one.
+
+        Returns:
+            Its results, in order. Cancelled at any time, it leaves the queue at once, and what of it has not begun is not computed.
 
         Raises:
-            TooBusyError: Too much is waiting. A request of any size is taken where nothing waits.
+            TooBusyError: It would wait too long. Where nothing waits, a request of any size is accepted.
+            StoppingError: The scheduler has been stopped, or its thread has ended.
         """
-        job = _Job[Item, Result](items, len(items) if texts is None else texts, Future())
+        return self._scheduler._submit(self, _Job(items, tokens or [1] * len(items), Future()))
+
+    # ---- for the scheduler, which holds its lock
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until all that waits here is computed."""
+        return self._waiting_tokens * self._speed.seconds_per_token
+
+    @property
+    def round_s(self) -> float:
+        """Seconds until each request that waits here has had one batch."""
+        return self._round_tokens * self._speed.seconds_per_token
+
+    def _add(self, job: _Job[Item, Result]) -> None:
+        """Put a job, or what is left of it, at the end."""
+        job.round_tokens = min(job.waiting_tokens, self._speed.batch_tokens)
+        self._waiting_tokens += job.waiting_tokens
+        self._round_tokens += job.round_tokens
+        self._jobs[id(job)] = job
+
+    def _remove(self, job: _Job[Item, Result]) -> None:
+        if self._jobs.pop(id(job), None) is not None:
+            self._waiting_tokens -= job.waiting_tokens
+            self._round_tokens -= job.round_tokens
+
+    def _take(self) -> list[_Part[Item, Result]]:
+        """Take a batch off the front. A request that does not fit into it goes to the end with what is left, so that others come between."""
+        parts: list[_Part[Item, Result]] = []
+        room = self._speed.batch_tokens
+        while self._jobs and room > 0:
+            job = next(iter(self._jobs.values()))
+            start, tokens = job.next_item, 0
+            end = start
+            while end < len(job.items) and (end == start or tokens + job.tokens[end] <= room):
+                tokens += job.tokens[end]
+                end += 1
+            if parts and tokens > room:
+                break
+            self._remove(job)
+            job.next_item = end
+            job.waiting_tokens -= tokens
+            parts.append(_Part(job, start, end, tokens))
+            room -= tokens
+            if end < len(job.items):
+                self._add(job)
+                break
+        return parts
+
+    def _run(self, parts: list[_Part[Item, Result]]) -> None:
+        """Compute a batch and hand out its results. Without the scheduler's lock."""
+        began_s = time.perf_counter()
+        try:
+            found = list(self._compute([item for part in parts for item in part.items]))
+        except (KeyboardInterrupt, SystemExit):
+            raise  # the thread ends, and says so
+        except BaseException as error:
+            # BaseException: a panic in a tokenizer's native code (pyo3_runtime.PanicException) is no Exception
+            if len(parts) == 1:
+                self._fail(parts[0], error)
+                return
+            for part in parts:  # the error of one request is not an error of the others
+                self._run([part])
+            return
+        self._speed.learn(sum(part.tokens for part in parts), time.perf_counter() - began_s)
+        self._is_failing = False
+        start = 0
+        for part in parts:
+            count = part.end - part.start
+            part.job.results += found[start : start + count]
+            start += count
+            if part.end == len(part.job.items):
+                _settle(part.job.future, part.job.results)
+
+    def _fail(self, part: _Part[Item, Result], error: BaseException) -> None:
+        if isinstance(error, UserError):
+            told = UserError(f"{error} (texts are counted from input {part.start})") if part.start else error
+        else:
+            told = ComputeError(f"{type(error).__name__}: {error}")
+            told.__cause__ = error
+            self._is_failing = not self._works()
+        _settle(part.job.future, told)
+
+    def _works(self) -> bool:
+        """Try the model with something harmless."""
+        try:
+            self._compute(self._probe)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except UserError:
+            return True
+        except BaseException as error:
+            _log.error("model %s fails: %s: %s", self.name, type(error).__name__, error)
+            return False
+        return True
+
+
+class Scheduler:
+    """Computes the requests of several queues in one thread: two models that compute at once slow each other down.
+
+    A batch takes about a quarter of a second, whatever the size of the requests: a large one is computed in slices, and the others take their
+    turns in between. There is no timer, so a single request never waits for others.
+
+    Args:
+        max_wait_s: A request is refused when it would wait for others longer than this, and longer than it takes itself. A request of one batch
+            waits until each request before it has had one batch; a larger one for as many such rounds as it has batches, and at most for
+            all the work that waits.
+    """
+
+    def __init__(self, *, max_wait_s: float = MAX_WAIT_S) -> None:
+        self._max_wait_s = max_wait_s
+        self._queues: list[Queue[Any, Any]] = []
+        self._next_queue = 0
+        self._running: list[_Part[Any, Any]] = []
+        self._batch_began_s: float | None = None
+        self._next_probe_s, self._probes = 0.0, 0
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._work, name="tain-compute", daemon=True)
+        self._thread.start()
+
+    def queue(self, name: str, compute: Callable[[list[Item]], Sequence[Result]], *, probe: list[Item]) -> Queue[Item, Result]:
+        """Make a queue.
+
+        Args:
+            name: What the log and ``failing`` call it.
+            compute: Results of many items, in order.
+            probe: Items that a working model can compute. They are tried after an error that is not the request's.
+        """
+        made = Queue(self, name, compute, probe)
         with self._changed:
-            self._jobs = deque(one for one in self._jobs if not one.future.cancelled())
-            waiting = sum(one.texts for one in self._jobs)
-            if self._is_closed or (waiting and waiting + job.texts > self._most_waiting):
-                raise TooBusyError
-            self._jobs.append(job)
-            self._changed.notify()
+            self._queues.append(made)
+        return made
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the thread has ended."""
+        return self._thread.is_alive()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._is_stopping
+
+    @property
+    def failing(self) -> list[str]:
+        """Names of queues whose model failed on the probe. They are tried again every few seconds."""
+        return [queue.name for queue in self._queues if queue._is_failing]
+
+    @property
+    def busy_s(self) -> float:
+        """For how many seconds the current batch has been running; 0 when nothing runs."""
+        began_s = self._batch_began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
+
+    def stop(self) -> None:
+        """Accept no more, refuse what has not begun, and finish the requests that have."""
+        with self._changed:
+            self._is_stopping = True
+            waiting = [job for queue in self._queues for job in queue._jobs.values() if not job.next_item]
+            self._changed.notify_all()
+        for job in waiting:
+            _settle(job.future, StoppingError())
+
+    def abandon(self) -> None:
+        """Stop, and refuse also what has begun. A batch that is being computed cannot be interrupted; its results are lost."""
+        self.stop()
+        with self._changed:
+            jobs = [job for queue in self._queues for job in queue._jobs.values()]
+            jobs += [part.job for part in self._running]
+        for job in jobs:
+            _settle(job.future, StoppingError())
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end after ``stop``; returns whether it has."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _submit(self, queue: Queue[Item, Result], job: _Job[Item, Result]) -> "Future[list[Result]]":
+        with self._changed:
+            if self._is_stopping or not self._thread.is_alive():
+                raise StoppingError
+            batches = max(1, math.ceil(job.waiting_tokens / queue._speed.batch_tokens))
+            wait_s = min(sum(one.wait_s for one in self._queues), batches * sum(one.round_s for one in self._queues))
+            own_s = job.waiting_tokens * queue._speed.seconds_per_token
+            if wait_s > max(self._max_wait_s, own_s):
+                raise TooBusyError(wait_s)
+            queue._add(job)
+            self._changed.notify_all()
+        # a future that is cancelled or failed takes its job out of the queue, wherever it stands
+        job.future.add_done_callback(lambda _: self._drop(queue, job))
         return job.future
 
-    def close(self) -> None:
-        """Finish what is waiting, then stop."""
+    def _drop(self, queue: Queue[Any, Any], job: _Job[Any, Any]) -> None:
         with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        self._thread.join()
+            queue._remove(job)
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._is_closed)
-                if not self._jobs:
-                    return
-            with self._turn:  # what comes while another model computes joins the batch
-                if jobs := self._taken():
-                    self._run(jobs)
-
-    def _taken(self) -> "list[_Job[Item, Result]]":
-        jobs, texts = [], 0
-        with self._changed:
-            while self._jobs and (not jobs or texts + self._jobs[0].texts <= self._most_texts):
-                job = self._jobs.popleft()
-                if job.future.set_running_or_notify_cancel():  # False: the client went away
-                    jobs.append(job)
-                    texts += job.texts
-        return jobs
-
-    def _run(self, jobs: "list[_Job[Item, Result]]") -> None:
         try:
-            found = list(self._compute([item for job in jobs for item in job.items]))
-        except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
-                return
-            for job in jobs:  # one request's error is no other's
-                self._run([job])
-            return
-        start = 0
-        for job in jobs:
-            job.future.set_result(found[start : start + len(job.items)])
-            start += len(job.items)
+            while (queue := self._next()) is not None:
+                if self._running:
+                    queue._run(self._running)
+                else:
+                    queue._is_failing = not queue._works()
+                self._running, self._batch_began_s = [], None
+        except BaseException as error:
+            _log.critical("the computing thread has ended: %s: %s", type(error).__name__, error)
+            self._batch_began_s = None
+            self.abandon()
+            raise
+
+    def _next(self) -> Queue[Any, Any] | None:
+        """Wait for work and take a batch, from each queue in turn; a queue without a batch is to be probed. None: stop."""
+        with self._changed:
+            while True:
+                failing = [queue for queue in self._queues if queue._is_failing]
+                if failing and time.monotonic() >= self._next_probe_s and not self._is_stopping:
+                    self._next_probe_s = time.monotonic() + _PROBE_S
+                    self._batch_began_s = time.monotonic()
+                    self._probes += 1
+                    return failing[self._probes % len(failing)]
+                for step in range(len(self._queues)):
+                    place = (self._next_queue + step) % len(self._queues)
+                    if parts := self._queues[place]._take():
+                        self._next_queue = place + 1
+                        self._running, self._batch_began_s = parts, time.monotonic()
+                        return self._queues[place]
+                if self._is_stopping:
+                    return None
+                self._changed.wait(_PROBE_S if failing else None)
+
+
+def _settle(future: "Future[Any]", outcome: Any) -> None:
+    """Give a future its result or exception, unless it has been cancelled or settled."""
+    try:
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except InvalidStateError:
+        pass

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 MOST_TEXTS = 2048  # of one request, as OpenAI's
 
@@ -10,17 +10,25 @@ _Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
 class RequestError(Exception):
-    """A request that cannot work: an HTTP status, one line, and the field it is about."""
+    """A request that cannot work: an HTTP status, one line, the field it is about, and when to try again."""
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+        self.status, self.param, self.code, self.retry_after_s = status, param, code, retry_after_s
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     model: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, given: Any) -> Any:
+        """Clients send ``null`` for what they leave out."""
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
     @classmethod
     def read(cls, body: bytes) -> Any:

@@ -1,7 +1,9 @@
 """A loaded model under the name that requests call it by, whatever kind it is."""
 
 from collections.abc import Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,30 @@ if TYPE_CHECKING:
     from tain.models.labeller import Labeller
     from tain.models.rankers import Ranker
 
+_UNLIMITED = 10**9
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """The query of one request; equal ones of two requests stay apart, and so do their counts of tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A document's score for a query, and tokens that were read for it.
+
+    Attributes:
+        score: Higher is better.
+        document_tokens: Of documents. The first of several pairs computed together may count for all of them.
+        query_tokens: Of the query; it counts once a request, however often it was read.
+    """
+
+    score: float
+    document_tokens: int
+    query_tokens: int
+
 
 _LOOKED_AT = 8  # texts of a batch
 
@@ -29,6 +55,7 @@ class Served:
         ranker: Scores documents for a query. An embedder without one ranks by cosine.
         labeller: Tells classes or tags: a classifier, a tagger or a student.
         progress: Told once when texts come that the model's tokenizer largely does not know.
+        normalise: Scale vectors to length 1 in ``embed``; None: what the model's folder says.
     """
 
     def __init__(
@@ -38,10 +65,12 @@ class Served:
         embedder: "Embedder | Student | None" = None,
         ranker: "Ranker | None" = None,
         labeller: "Labeller | Student | None" = None,
+        normalise: bool | None = True,
         progress: Progress | None = None,
     ) -> None:
         self.name = name
         self.embedder, self.ranker, self.labeller = embedder, ranker, labeller
+        self.normalise = normalise
         self._progress, self._is_script_known = progress or Progress.mute(), True
 
     @property
@@ -51,30 +80,83 @@ class Served:
             return ("rerank",)
         return ("embeddings", "rerank") if self.embedder is not None else ("classify",)
 
+    @property
+    def is_normalised(self) -> bool:
+        """Whether the vectors of ``embed`` have length 1."""
+        return bool(getattr(self.embedder, "normalise", False) if self.normalise is None else self.normalise)
+
+    def estimate_tokens(self, texts: Sequence[str]) -> list[int]:
+        """About how many tokens are read of each text, from its length alone.
+
+        Encoders, rankers and students that embed read no more of a text than their limit; classifiers and taggers split it whole.
+        """
+        limit = None if self.labeller is not None else self._max_tokens()
+        return [min(_estimate(text), limit or _UNLIMITED) for text in texts]
+
+    def estimate_pair_tokens(self, query: str, documents: Sequence[str]) -> list[int]:
+        """The same for each document of a request to rank: a cross-encoder reads the query with each, others once."""
+        (of_query, *found) = self.estimate_tokens([query, *documents])
+        if self.ranker is not None and self.ranker.type == "cross":
+            return [of_query + tokens for tokens in found]
+        return [of_query + found[0], *found[1:]]
+
     def embed(self, texts: list[str]) -> list[tuple[np.ndarray, int]]:
         """Each text's vector, float32 (dim,), and how many tokens were read of it."""
         assert self.embedder is not None
         self._look_at(texts)
-        return list(zip(self.embedder.encode(texts), self.embedder.count_tokens(texts), strict=True))
+        vectors = self.embedder.encode(texts, normalise=self.normalise)
+        self._refuse_infinite(vectors)
+        return list(zip(vectors, self.embedder.count_tokens(texts), strict=True))
 
-    def rerank(self, lists: list[tuple[str, list[str]]]) -> list[tuple[np.ndarray, int]]:
-        """Each query's scores of its documents, float32 (documents,), and how many tokens were read for them."""
-        queries, documents = [query for query, _ in lists], [listed for _, listed in lists]
-        self._look_at([*queries, *(listed[0] for listed in documents if listed)])
-        if self.ranker is not None:
-            return list(zip(self.ranker.score_lists(queries, documents), self.ranker.count_tokens(queries, documents), strict=True))
-        assert self.embedder is not None
-        flat = [text for listed in documents for text in listed]
-        left, right = (self.embedder.encode(texts, normalise=True) for texts in (queries, flat))
-        asked, found = self.embedder.count_tokens(queries), iter(self.embedder.count_tokens(flat))
-        ends = np.cumsum([len(listed) for listed in documents])[:-1]
-        scores = [rows @ query for rows, query in zip(np.split(right, ends), left, strict=True)]
-        return [(one, count + sum(islice(found, len(one)))) for one, count in zip(scores, asked, strict=True)]
+    def rerank(self, pairs: list[tuple[Query, str]]) -> list[Scored]:
+        """Score pairs of a query and a document; neighbours with the same query are computed together."""
+        queries, lists = [], []
+        for query, group in groupby(pairs, key=itemgetter(0)):
+            queries.append(query.text)
+            lists.append([document for _, document in group])
+        self._look_at([*queries, *(listed[0] for listed in lists)])
+        found = self._ranked(queries, lists) if self.ranker is not None else self._compared(queries, lists)
+        self._refuse_infinite(np.array([one.score for one in found]))
+        return found
 
     def classify(self, texts: list[str]) -> Sequence[Prediction]:
+        """Each text's class or tags."""
         assert self.labeller is not None
         self._look_at(texts)
-        return self.labeller.predict(texts)
+        found = self.labeller.predict(texts)
+        self._refuse_infinite(np.array([said.chance or 0.0 for said in found]))
+        return found
+
+    def _ranked(self, queries: list[str], lists: list[list[str]]) -> list[Scored]:
+        assert self.ranker is not None
+        scores = self.ranker.score_lists(queries, lists)
+        both = self.ranker.count_tokens(queries, lists)
+        alone = self.ranker.count_tokens(queries, [[] for _ in queries])  # 0 for a cross-encoder, which reads it with each document
+        found = []
+        for of_list, tokens, of_query in zip(scores, both, alone, strict=True):
+            counts = [tokens - of_query] + [0] * (len(of_list) - 1)
+            found += [Scored(float(score), count, of_query) for score, count in zip(of_list, counts, strict=True)]
+        return found
+
+    def _compared(self, queries: list[str], lists: list[list[str]]) -> list[Scored]:
+        """By cosine."""
+        assert self.embedder is not None
+        flat = [text for listed in lists for text in listed]
+        left, right = (self.embedder.encode(texts, normalise=True) for texts in (queries, flat))
+        owner = np.repeat(np.arange(len(queries)), [len(listed) for listed in lists])
+        scores = (left[owner] * right).sum(axis=1)
+        of_queries = self.embedder.count_tokens(queries)
+        counts = self.embedder.count_tokens(flat)
+        return [Scored(float(score), count, of_queries[query]) for score, count, query in zip(scores, counts, owner, strict=True)]
+
+    def _max_tokens(self) -> int | None:
+        if self.ranker is not None:
+            return self.ranker.max_tokens
+        return getattr(self.embedder, "max_tokens", None)
+
+    def _refuse_infinite(self, numbers: np.ndarray) -> None:
+        if not np.isfinite(numbers).all():
+            raise ArithmeticError(f"model {self.name!r} computed numbers that are not finite: its weights are damaged")
 
     def _look_at(self, texts: list[str]) -> None:
         """Warn once of texts that the tokenizer largely does not know."""
@@ -86,12 +168,18 @@ class Served:
         self._is_script_known = check_known(model, texts, progress=self._progress, sample=_LOOKED_AT) < WARN_FROM
 
 
-def load_served(name: str, model: str, *, progress: Progress | None = None, **options: Any) -> Served:
+def _estimate(text: str) -> int:
+    """About how many tokens a text has, from its length alone: it must cost nothing to ask."""
+    return 2 + len(text) // (4 if text.isascii() else 2)
+
+
+def load_served(name: str, model: str, *, normalise: bool | None = True, progress: Progress | None = None, **options: Any) -> Served:
     """Load whatever a folder or hub name holds; a student needs no torch.
 
     Args:
         name: What requests call it.
         model: A folder, a hub name, or ``tain-mini``.
+        normalise: Scale vectors to length 1; None: what the model's folder says.
         progress: See ``Served``.
         **options: ``device``, ``dtype`` and ``trust_remote_code``; a student, which has them of its own, takes none.
 
@@ -100,7 +188,7 @@ def load_served(name: str, model: str, *, progress: Progress | None = None, **op
     """
     if is_student(model):
         student = Student.load(model)
-        return Served(name, embedder=student) if student.task == "embed" else Served(name, labeller=student)
+        return Served(name, embedder=student, normalise=normalise) if student.task == "embed" else Served(name, labeller=student)
     from tain.models.embedder import Embedder
     from tain.models.labeller import Labeller, is_labeller
     from tain.models.loading import kind_of
@@ -115,4 +203,4 @@ def load_served(name: str, model: str, *, progress: Progress | None = None, **op
     embedder = Embedder.load(model, **options)
     if embedder.languages:
         raise UserError(f"model {model!r} is corrected by language, and requests name none: serve the encoder that it was made from")
-    return Served(name, embedder=embedder, progress=progress)
+    return Served(name, embedder=embedder, normalise=normalise, progress=progress)

@@ -136,13 +136,18 @@ class FunctionDocstring:
 
 @dataclass(frozen=True)
 class DocstringCorpus:
-    """Sentences to learn from, and documented functions of other modules to measure with."""
+    """Sentences to learn from, by docstring, and documented functions of other modules to measure with."""
 
-    sentences: tuple[str, ...]
+    documents: tuple[tuple[str, ...], ...]  # the sentences of one docstring each, in its order
     functions: tuple[FunctionDocstring, ...]
     packages: int  # that gave at least one of either
     modules: int  # that were read, broken ones included
     broken_modules: int  # that are no valid Python, or not text
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All sentences to learn from, those of one docstring side by side."""
+        return tuple(sentence for document in self.documents for sentence in document)
 
 
 def python_roots() -> tuple[Path, ...]:
@@ -162,7 +167,8 @@ def gather_docstrings(roots: Sequence[Path], *, sentences: int = 10_000, functio
 
     Args:
         roots: Folders whose entries are packages and modules, such as ``python_roots()``.
-        sentences: How many sentences to learn from at most; they have 4 to 40 words each and are all different.
+        sentences: How many sentences to learn from at most; they have 4 to 40 words each and are all different. Those of one
+            docstring stay together, without the sentences between them that were left out.
         functions: How many held-out functions at most; no two share a sentence.
         seed: Fixes which modules are held out and the order in which files are read.
 
@@ -175,9 +181,9 @@ def gather_docstrings(roots: Sequence[Path], *, sentences: int = 10_000, functio
     learning = {name: [module for module in modules if not module.is_held_out] for name, modules in packages.items()}
     with _paused_collector():
         found, taken = _held_out_functions(held_out, reader, count=functions)
-        texts, givers = _training_sentences(learning, reader, count=sentences, taken=taken)
+        documents, givers = _training_documents(learning, reader, count=sentences, taken=taken)
     givers |= {function.name.partition(".")[0] for function in found}
-    return DocstringCorpus(tuple(texts), tuple(found), packages=len(givers), modules=reader.read, broken_modules=reader.broken)
+    return DocstringCorpus(tuple(documents), tuple(found), packages=len(givers), modules=reader.read, broken_modules=reader.broken)
 
 
 @contextmanager
@@ -322,29 +328,34 @@ def _held_out_functions(
     return found, keys
 
 
-def _training_sentences(
+def _training_documents(
     packages: dict[str, list[_Module]], reader: _ModuleReader, *, count: int, taken: set[str]
-) -> tuple[list[str], set[str]]:
-    """Up to ``count`` sentences whose keys are not ``taken``, and the packages they come from."""
-    found: list[str] = []
+) -> tuple[list[tuple[str, ...]], set[str]]:
+    """Up to ``count`` sentences whose keys are not ``taken``, by docstring, and the packages they come from."""
+    found: list[tuple[str, ...]] = []
+    total = 0
     keys = set(taken)
     given: dict[str, int] = {}
     full: set[str] = set()
     for package, module in _in_turns(packages, full):
-        if len(found) >= count:
+        if total >= count:
             break
-        room = min(_SENTENCES_PER_MODULE, count - len(found), max(1, int(_PACKAGE_SHARE * count)) - given.get(package, 0))
-        here: list[str] = []
+        room = min(_SENTENCES_PER_MODULE, count - total, max(1, int(_PACKAGE_SHARE * count)) - given.get(package, 0))
+        here = 0
         for _, _, docstring in reader.docstrings(module.path):
+            document: list[str] = []
             for sentence in _natural_sentences(prose_paragraphs(docstring)):
                 key = same_text_key(sentence)
-                if key not in keys and len(here) < room:
+                if key not in keys and here < room:
                     keys.add(key)
-                    here.append(sentence)
-        found += here
+                    document.append(sentence)
+                    here += 1
+            if document:
+                found.append(tuple(document))
+        total += here
         if here:
-            given[package] = given.get(package, 0) + len(here)
-        if len(here) == room and room < _SENTENCES_PER_MODULE:
+            given[package] = given.get(package, 0) + here
+        if here == room and room < _SENTENCES_PER_MODULE:
             full.add(package)
     return found, set(given)
 

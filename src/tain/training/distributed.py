@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,10 @@ def start_processes(device: str | None = None) -> None:
         device: What the user asked to train on; default: a GPU where there is one.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        # its functions have the current process group as a default argument: imported later, as transformers does when a model is
+        # loaded, it would keep the group alive, and gloo's threads would meet an interpreter that is shutting down
+        import torch.distributed.nn.functional
+
         is_on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
         dist.init_process_group("nccl" if is_on_gpu else "gloo", timeout=_PATIENCE)
         if is_on_gpu:
@@ -42,9 +47,30 @@ def refuse_idle_processes(items: int, *, what: str) -> None:
         )
 
 
-def end_processes() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+def end_processes(*, waits: bool = True) -> None:
+    """Leave the process group and end its threads; do nothing where there is none.
+
+    Args:
+        waits: Wait for the other processes first. Not after an error: they may never get here.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    if waits:
+        dist.barrier()
+    elif dist.get_backend() == "nccl":
+        return  # its end would wait for the others too
+    dist.destroy_process_group()
+
+
+@contextmanager
+def ending_processes() -> Iterator[None]:
+    """Leave the process group when the block ends, also by an error."""
+    try:
+        yield
+    except BaseException:
+        end_processes(waits=False)
+        raise
+    end_processes()
 
 
 def rank() -> int:

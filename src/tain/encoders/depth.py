@@ -1,0 +1,67 @@
+"""Encoders that read each token by itself: what is left of the model is its input embeddings, normalised."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tain.foundation.errors import UserError
+
+# what a layer adds to its input goes through these: ModernBERT; BERT, RoBERTa, ELECTRA and their relatives; DistilBERT
+_OUTPUTS = ("attn.Wo", "mlp.Wo", "output.dense", "attention.out_lin", "ffn.lin2")
+_NORMS = ("output.LayerNorm", "sa_layer_norm", "output_layer_norm")  # behind them where norms follow the sums
+_TABLES = ("position_embeddings", "token_type_embeddings")
+
+
+@torch.no_grad()
+def drop_context(model: Any) -> None:
+    """Leave one layer of a transformers encoder, and let it add nothing: a token's vector is its normalised input embedding.
+
+    Position and segment embeddings are set to zero. The result is a model of the same class, which transformers loads like any other; one
+    layer stays because not every class of model can have none.
+
+    Raises:
+        UserError: The layers of this kind of model are not known, or a token's vector still depends on its neighbours.
+    """
+    config = model.config
+    lists = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers
+    ]
+    refusal = f"the layers of {type(model).__name__} cannot be left out: give --recipe best, or a model such as BERT, RoBERTa or ModernBERT"
+    if len(lists) != 1:
+        raise UserError(refusal)
+    parent, name, layers = lists[0]
+    setattr(parent, name, layers[:1])
+    config.num_hidden_layers = 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1]
+    for path, module in layers[0].named_modules():
+        if isinstance(module, nn.Linear) and path.endswith(_OUTPUTS):
+            module.weight.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.LayerNorm) and path.endswith(_NORMS):
+            module.reset_parameters()
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and path.endswith(_TABLES):
+            module.weight.zero_()
+    if not _reads_each_token_alone(model):
+        raise UserError(refusal)
+
+
+def _reads_each_token_alone(model: Any) -> bool:
+    """Tell whether tokens keep their vectors when all others, and their order, change."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    packing = model.config._attn_implementation
+    model.config._attn_implementation = "eager"
+    try:
+        first, second = (model(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0] for ids in ([5, 6, 7], [8, 6, 9, 5]))
+    finally:
+        model.config._attn_implementation = packing
+        model.train(was_training)
+    return torch.allclose(first[:2], second[[3, 1]], atol=1e-4, rtol=1e-4)

@@ -1,0 +1,395 @@
+"""Encoders that need no training: word overlap (``lexical``) and a model's untouched input embeddings (``static:MODEL``).
+
+An encoder that does not beat them has not earned its cost. Both take something from the texts at hand: ``Lexical`` how frequent
+each token is, ``Static`` the covariance that its vectors are whitened with.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32
+from tokenizers import Tokenizer
+
+from tain.evaluation.metrics import cosine_rows, unit_rows
+from tain.foundation.choices import LEXICAL, STATIC
+from tain.foundation.errors import ShapeError, UserError
+from tain.models.input_embeddings import InputEmbeddings, read_input_embeddings
+
+Weighting = Literal["sif", "tf-idf"]
+
+_SMOOTHING = 1e-3  # the a of a / (a + p): a token of this relative frequency counts half (Arora et al. 2017)
+_TEXTS_AT_ONCE = 4096
+_NORM_FLOOR = 1e-12  # of a row's variance: the row of a padding token is all zeros
+_DECIMALS = 12  # of a cosine: sums in another order must not break a tie
+_TOO_WIDE = "its vectors are as wide as the vocabulary"
+
+
+# ---- word overlap
+
+
+class Lexical:
+    """Texts as bags of word pieces, compared by cosine. It has no model: tokens that two texts share are all it sees.
+
+    Tokens are the lower-cased pieces of tain-mini's tokenizer; a word that it does not know is one token. Each count is multiplied
+    with the token's weight, ``sif``: a / (a + p) with a = 0.001 and p the token's relative frequency (Arora et al. 2017), or
+    ``tf-idf``: 1 + log(count), times log((1 + n) / (1 + df)) + 1 for a token in df of n texts, as scikit-learn has it with
+    ``sublinear_tf``.
+
+    Args:
+        texts: Texts to take the frequencies from; default: those that ``fit_at_hand`` is given.
+        weighting: ``sif`` for similarity, ``tf-idf`` for retrieval.
+        name: How tables call it.
+    """
+
+    kind = "lexical"
+    unfit_for: dict[str, str] = {"transfer": _TOO_WIDE, "bli": "words of two languages share few tokens"}  # noqa: RUF012 - never changed
+
+    def __init__(self, texts: Sequence[str] | None = None, *, weighting: Weighting = "sif", name: str = LEXICAL) -> None:
+        self.name = name
+        self.weighting: Weighting = weighting
+        self._ids: dict[str, int] = {}
+        self._bags: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._weights: np.ndarray | None = None  # by token id (tokens,); tokens that were met later have none yet
+        self._fitted_ids = np.empty(0, dtype=np.int64)  # rising
+        self._has_own_texts = texts is not None
+        if texts is not None:
+            self._fit(texts)
+
+    def fit_at_hand(self, texts: Sequence[str], /) -> None:
+        """Take the frequencies from ``texts``, each counted once, unless texts were given before.
+
+        Raises:
+            UserError: There are none.
+        """
+        if not self._has_own_texts:
+            self._fit(texts)
+
+    def _fit(self, texts: Sequence[str]) -> None:
+        bags = self._bags_of(list(dict.fromkeys(texts)))
+        if not bags:
+            raise UserError(f"model {self.name!r} takes token frequencies from texts, and there are none: give some")
+        ids, counts = (np.concatenate(side) for side in zip(*bags, strict=True))
+        if self.weighting == "tf-idf":
+            in_texts = np.bincount(ids, minlength=len(self._ids))
+            weights = np.log((1 + len(bags)) / (1 + in_texts)) + 1
+            self._weights = np.where(in_texts > 0, weights, 0.0)  # what no fitted text holds finds nothing
+        else:
+            occurrences = np.bincount(ids, weights=counts, minlength=len(self._ids))
+            self._weights = _SMOOTHING / (_SMOOTHING + occurrences / max(1.0, occurrences.sum()))
+        self._fitted_ids = np.unique(ids)
+
+    def pair_cosines(self, left: Sequence[str], right: Sequence[str], /) -> Float[np.ndarray, " pairs"]:
+        """Cosine of each text of ``left`` with the text of ``right`` at its place; 0 where they share no token.
+
+        Raises:
+            ShapeError: The two are not of one length.
+            UserError: Nothing was fitted.
+        """
+        if len(left) != len(right):
+            raise ShapeError(f"pairs need two lists of one length, got {len(left)} and {len(right)}")
+        found = np.zeros(len(left))
+        for start in range(0, len(left), _TEXTS_AT_ONCE):
+            first, second = (self._rows(side[start : start + _TEXTS_AT_ONCE]) for side in (left, right))
+            width = len(self._ids)
+            keys = (rows * width + ids for rows, ids, _ in (first, second))
+            both, in_first, in_second = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+            products = first[2][in_first] * second[2][in_second]
+            some = min(_TEXTS_AT_ONCE, len(left) - start)
+            found[start : start + some] = np.bincount(both // max(width, 1), weights=products, minlength=some)
+        return found.round(_DECIMALS)
+
+    def index(self, candidates: Sequence[str], /) -> "LexicalIndex":
+        """Prepare candidates to be compared with any number of texts."""
+        return LexicalIndex(self, candidates)
+
+    def encode(self, texts: Sequence[str], /) -> Float32[np.ndarray, "texts vocabulary"]:
+        """Give the bags as vectors, one column for each token of the fitted texts: wide, so for a few thousand texts at most.
+
+        Raises:
+            UserError: Nothing was fitted.
+        """
+        rows, ids, values = self._rows(texts)
+        vectors = np.zeros((len(texts), len(self._fitted_ids)), dtype=np.float32)
+        is_fitted = np.isin(ids, self._fitted_ids)
+        vectors[rows[is_fitted], np.searchsorted(self._fitted_ids, ids[is_fitted])] = values[is_fitted]
+        return vectors
+
+    def _rows(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row, token id and value of every token of every text, rows of length 1; the ids of a row rise."""
+        if self._weights is None:
+            raise UserError(f"model {self.name!r} takes token frequencies from texts first: give it some, Lexical(texts)")
+        bags = self._bags_of(texts)
+        rows = np.repeat(np.arange(len(bags)), [len(ids) for ids, _ in bags])
+        ids = np.concatenate([ids for ids, _ in bags]) if bags else np.empty(0, dtype=np.int64)
+        counts = np.concatenate([counts for _, counts in bags]) if bags else np.empty(0)
+        unseen = 0.0 if self.weighting == "tf-idf" else 1.0  # of a token with frequency 0
+        weights = np.append(self._weights, np.full(len(self._ids) - len(self._weights), unseen))
+        values = (1 + np.log(counts) if self.weighting == "tf-idf" else counts) * weights[ids]
+        lengths = np.sqrt(np.bincount(rows, weights=values**2, minlength=len(bags)))
+        return rows, ids, np.divide(values, lengths[rows], out=np.zeros_like(values), where=lengths[rows] > 0)
+
+    def _bags_of(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each text's token ids, rising, and how often each occurs; a text is tokenised once."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._bags]
+        for start in range(0, len(new), _TEXTS_AT_ONCE):
+            block = new[start : start + _TEXTS_AT_ONCE]
+            for text, tokens in zip(block, lexical_tokens(block), strict=True):
+                ids = [self._ids.setdefault(token, len(self._ids)) for token in tokens]
+                found, counts = np.unique(np.array(ids, dtype=np.int64), return_counts=True)
+                self._bags[text] = found, counts.astype(np.float64)
+        return [self._bags[text] for text in texts]
+
+
+class LexicalIndex:
+    """Candidates by the tokens that they hold, so that a text is compared only with those that share one.
+
+    Args:
+        lexical: Gives the weights.
+        candidates: Texts.
+    """
+
+    def __init__(self, lexical: Lexical, candidates: Sequence[str]) -> None:
+        self._lexical = lexical
+        self._candidates = len(candidates)
+        rows, ids, values = lexical._rows(candidates)
+        order = np.argsort(ids, kind="stable")
+        self._rows, self._values = rows[order], values[order]
+        self._starts = np.searchsorted(ids[order], np.arange(len(lexical._ids) + 1))
+
+    def cosines(self, texts: Sequence[str], /) -> Float[np.ndarray, "texts candidates"]:
+        """Cosine of every text with every candidate."""
+        found = np.zeros((len(texts), self._candidates))
+        rows, ids, values = self._lexical._rows(texts)
+        known = ids < len(self._starts) - 1  # tokens that came later are in no candidate
+        for row, token, value in zip(rows[known].tolist(), ids[known].tolist(), values[known].tolist(), strict=True):
+            holders = slice(self._starts[token], self._starts[token + 1])
+            found[row, self._rows[holders]] += value * self._values[holders]
+        return found.round(_DECIMALS)
+
+
+def lexical_tokens(texts: Sequence[str]) -> list[list[str]]:
+    """Cut texts into the lower-cased word pieces of tain-mini's tokenizer; a word that it does not know stays whole."""
+    from tain.text.cleaning import refuse_half_characters
+
+    tokenizer, unknown = _tokenizer()
+    try:
+        encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    except TypeError:
+        refuse_half_characters(texts)
+        raise
+    return [
+        [
+            token if token_id != unknown else text[begin:end].lower()
+            for token, token_id, (begin, end) in zip(encoding.tokens, encoding.ids, encoding.offsets, strict=True)
+        ]
+        for text, encoding in zip(texts, encodings, strict=True)
+    ]
+
+
+@cache
+def _tokenizer() -> tuple[Tokenizer, int | None]:
+    """The built-in model's tokenizer and the id of what it does not know."""
+    file = Path(str(resources.files("tain") / "assets" / "tain_mini" / "tokenizer.json"))
+    if not file.is_file():
+        raise UserError("the built-in tokenizer, which cuts texts for 'lexical', is not in this installation: install tain again")
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer, tokenizer.token_to_id("[UNK]")
+
+
+# ---- input embeddings
+
+
+class Static:
+    """The mean of a text's input embeddings, whitened: what a model knows of single tokens before its first layer.
+
+    Each row of the table is brought to mean 0 and variance 1, as the layer norm behind it does. Special tokens are left out. The
+    means are whitened (centred, then divided by the square root of their covariance), except where most texts are single words:
+    their vectors are compared as they are, which is better on every word set measured (docs/evaluation.md).
+
+    Args:
+        embeddings: The table and its tokenizer.
+        texts: Texts to take mean and covariance from; default: those that ``fit_at_hand`` is given.
+        name: How tables call it.
+    """
+
+    kind = "static"
+    unfit_for: dict[str, str] = {}  # noqa: RUF012 - never changed
+
+    def __init__(self, embeddings: InputEmbeddings, texts: Sequence[str] | None = None, *, name: str) -> None:
+        self.name = name
+        self._tokenise = embeddings.tokenise
+        centred = embeddings.table - embeddings.table.mean(axis=1, keepdims=True)
+        self._table = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + _NORM_FLOOR)
+        self._whitening: Whitening | None = None
+        self._has_own_texts = texts is not None
+        if texts is not None:
+            self._fit(texts)
+
+    @classmethod
+    def load(cls, model: str | Path, texts: Sequence[str] | None = None) -> "Static":
+        """Read the input embeddings of ``model``: a folder, a hub name, or ``tain-mini``; see ``read_input_embeddings``."""
+        return cls(read_input_embeddings(model), texts, name=f"{STATIC}{model}")
+
+    @property
+    def dim(self) -> int:
+        return self._table.shape[1]
+
+    def fit_at_hand(self, texts: Sequence[str], /) -> None:
+        """Take mean and covariance from ``texts``, each counted once, unless texts were given before.
+
+        Raises:
+            UserError: There are fewer than two.
+        """
+        if not self._has_own_texts:
+            self._fit(texts)
+
+    def _fit(self, texts: Sequence[str]) -> None:
+        different = list(dict.fromkeys(texts))
+        if len(different) < 2:
+            raise UserError(f"model {self.name!r} is whitened on texts, and there are {len(different)} different ones: give at least 2")
+        if 2 * sum(len(text.split()) <= 1 for text in different) > len(different):
+            self._whitening = Whitening(np.zeros(self.dim), np.eye(self.dim), 0.0)
+        else:
+            self._whitening = fit_whitening(self._means(different)[0])
+
+    def encode(self, texts: Sequence[str], /) -> Float32[np.ndarray, "texts dim"]:
+        """Compute one vector a text; zeros for a text without tokens.
+
+        Raises:
+            UserError: Nothing was fitted.
+        """
+        if self._whitening is None:
+            raise UserError(f"model {self.name!r} is whitened on texts first: give it some, Static.load(model, texts)")
+        means, has_tokens = self._means(texts)
+        vectors = self._whitening.apply(means)
+        vectors[~has_tokens] = 0.0
+        return vectors.astype(np.float32)
+
+    def pair_cosines(self, left: Sequence[str], right: Sequence[str], /) -> Float[np.ndarray, " pairs"]:
+        """Cosine of each text of ``left`` with the text of ``right`` at its place.
+
+        Raises:
+            ShapeError: The two are not of one length.
+            UserError: Nothing was fitted.
+        """
+        place_of = {text: place for place, text in enumerate(dict.fromkeys((*left, *right)))}
+        units = unit_rows(self.encode(list(place_of)))
+        first, second = ([place_of[text] for text in side] for side in (left, right))
+        return cosine_rows(units[first], units[second])
+
+    def index(self, candidates: Sequence[str], /) -> "StaticIndex":
+        """Prepare candidates to be compared with any number of texts."""
+        return StaticIndex(self, candidates)
+
+    def _means(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean token vector of each text, float64 (texts, dim), and which texts have tokens at all (texts,)."""
+        means, has_tokens = np.zeros((len(texts), self.dim)), np.zeros(len(texts), dtype=bool)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            for place, ids in enumerate(self._tokenise(texts[start : start + _TEXTS_AT_ONCE]), start=start):
+                if ids:
+                    found, counts = np.unique(ids, return_counts=True)  # a text of a million tokens takes no more than the table
+                    means[place] = counts @ self._table[found] / len(ids)
+                    has_tokens[place] = True
+        return means, has_tokens
+
+
+class StaticIndex:
+    """Candidates' vectors, at length 1."""
+
+    def __init__(self, static: Static, candidates: Sequence[str]) -> None:
+        self._static = static
+        self._units = unit_rows(static.encode(candidates))
+
+    def cosines(self, texts: Sequence[str], /) -> Float[np.ndarray, "texts candidates"]:
+        """Cosine of every text with every candidate."""
+        return unit_rows(self._static.encode(texts)) @ self._units.T
+
+
+# ---- as rankers
+
+
+class BaselineRanker:
+    """A baseline behind what ``candidates.evaluate_rankers`` asks of a ranker; scores are cosines.
+
+    Args:
+        baseline: ``Lexical`` weighted by ``tf-idf``, or ``Static``.
+    """
+
+    truncated = truncated_contexts = 0
+
+    def __init__(self, baseline: Lexical | Static) -> None:
+        self.baseline = baseline
+        self.name = baseline.name
+        self.type = baseline.weighting if isinstance(baseline, Lexical) else baseline.kind
+
+    def fit_at_hand(self, candidates: Sequence[str], /) -> None:
+        """Take frequencies, or mean and covariance, from the candidates."""
+        self.baseline.fit_at_hand(candidates)
+
+    def index(self, candidates: Sequence[str], /) -> "LexicalIndex | StaticIndex":
+        """Prepare candidates to be scored for any number of contexts."""
+        return self.baseline.index(candidates)
+
+    def score_pairs(self, contexts: Sequence[str], candidates: Sequence[str]) -> Float[np.ndarray, " pairs"]:
+        """Score the candidate at each place for the context at that place."""
+        return self.baseline.pair_cosines(contexts, candidates)
+
+
+# ---- whitening
+
+
+class Whitening:
+    """A linear map under which vectors have mean 0 and the identity as covariance.
+
+    Attributes:
+        mean: What is subtracted (dim,).
+        matrix: What then is multiplied with (dim, kept).
+        shrinkage: How far the covariance was drawn towards a multiple of the identity, 0 to 1.
+    """
+
+    def __init__(self, mean: np.ndarray, matrix: np.ndarray, shrinkage: float) -> None:
+        self.mean, self.matrix, self.shrinkage = mean, matrix, shrinkage
+
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
+        """Whiten vectors (texts, dim)."""
+        return (vectors - self.mean) @ self.matrix
+
+
+def fit_whitening(vectors: np.ndarray, *, shrinkage: float | None = None) -> Whitening:
+    """PCA whitening of ``vectors`` (texts, dim), with a covariance that few vectors do not make singular.
+
+    The covariance S becomes (1 - s) S + s trace(S) / dim I. By default s is that of Ledoit and Wolf 2004, "A well-conditioned
+    estimator for large-dimensional covariance matrices": near 0 for many vectors, near 1 for fewer than ``dim``, where plain
+    whitening would make all texts equally far apart.
+
+    Args:
+        vectors: Two or more.
+        shrinkage: The s, 0 to 1.
+
+    Raises:
+        ShapeError: There are fewer than two.
+    """
+    if vectors.ndim != 2 or len(vectors) < 2:
+        raise ShapeError(f"whitening needs at least 2 vectors, got {vectors.shape}")
+    mean = vectors.mean(axis=0)
+    centred = np.asarray(vectors, dtype=np.float64) - mean
+    covariance = centred.T @ centred / len(centred)
+    scale = np.trace(covariance) / len(covariance)
+    shrinkage = _ledoit_wolf(centred, covariance, scale) if shrinkage is None else shrinkage
+    variances, directions = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * scale * np.eye(len(covariance)))
+    kept = variances > 1e-9 * max(variances.max(), np.finfo(float).tiny)  # the rest is rounding
+    return Whitening(mean, directions[:, kept] / np.sqrt(variances[kept]), shrinkage)
+
+
+def _ledoit_wolf(centred: np.ndarray, covariance: np.ndarray, scale: float) -> float:
+    """Their optimal shrinkage: how much the covariance varies by the choice of vectors, over how far it is from a multiple of I."""
+    far = np.square(covariance - scale * np.eye(len(covariance))).sum()
+    squares = np.square(centred)
+    varies = (np.square(squares.sum(axis=1)).mean() - np.square(covariance).sum()) / len(centred)
+    return float(np.clip(varies / far, 0.0, 1.0)) if far > 0 else 0.0

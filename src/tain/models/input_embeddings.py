@@ -1,0 +1,88 @@
+"""A model's input embedding table and its tokenizer, read without torch where the folder's weights name the table."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+
+from tain.foundation.errors import UserError
+from tain.models.saved import read_layout
+
+# how BERT's relatives, ModernBERT and the decoders call the table; other models are loaded whole
+_TABLE_NAMES = ("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight")
+_NUMPY_TYPES = ("F64", "F32", "F16")
+
+
+@dataclass(frozen=True)
+class InputEmbeddings:
+    """The vectors that a model looks its tokens up in, before any layer.
+
+    Attributes:
+        table: One row a token id.
+        tokenise: Turns texts into token ids, without special tokens and without a length limit.
+    """
+
+    table: Float32[np.ndarray, "tokens dim"]
+    tokenise: Callable[[Sequence[str]], list[list[int]]]
+
+
+def read_input_embeddings(name: str | Path) -> InputEmbeddings:
+    """Read the input embeddings of a transformers encoder, a sentence-transformers folder, a hub name, or ``tain-mini``.
+
+    Raises:
+        UserError: There is no such model, it is a student or a ranker, or it has no table of input embeddings.
+    """
+    path = read_layout(name).path
+    table, tokenizer = _stored_table(Path(path)), Path(path) / "tokenizer.json"
+    if table is not None and tokenizer.is_file():
+        return InputEmbeddings(table, _stored_tokenizer(tokenizer))
+    return _loaded(path, name)
+
+
+def _stored_table(folder: Path) -> Float32[np.ndarray, "tokens dim"] | None:
+    """The table out of ``model.safetensors``; None where it is not there under one known name, or in a type that numpy lacks."""
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            named = [key for key in weights.keys() if key.endswith(_TABLE_NAMES)]  # noqa: SIM118 - no mapping
+            if len(named) != 1 or weights.get_slice(named[0]).get_dtype() not in _NUMPY_TYPES:
+                return None
+            table = weights.get_tensor(named[0])
+    except SafetensorError as error:
+        raise UserError(f"model file {str(file)!r} cannot be read ({error}): save the model again") from None
+    return np.asarray(table, dtype=np.float32) if table.ndim == 2 else None
+
+
+def _stored_tokenizer(file: Path) -> Callable[[Sequence[str]], list[list[int]]]:
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise UserError(f"model file {str(file)!r} is no tokenizer ({error}): save the model again") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    def tokenise(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    return tokenise
+
+
+def _loaded(path: str, name: str | Path) -> InputEmbeddings:
+    from tain.models.embedder import load_pretrained
+
+    model, tokenizer = load_pretrained("AutoModel", path)
+    try:
+        table = model.get_input_embeddings().weight
+    except (NotImplementedError, AttributeError):
+        raise UserError(f"model {str(name)!r} has no table of input embeddings, so it has no static vectors: give another model") from None
+
+    def tokenise(texts: Sequence[str]) -> list[list[int]]:
+        return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
+
+    return InputEmbeddings(table.detach().float().cpu().numpy(), tokenise)

@@ -1,0 +1,148 @@
+"""HTTP connections with limits: uvicorn's own have no time limit on headers, on answers that are not read, or on their number."""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_CONNECTIONS = 1024
+HEADER_S = 10.0  # for all headers of a request, and for the rest of a body that was answered early
+UNREAD_S = 30.0  # for the client to read some of its answer
+PROBE_S = 1.0  # between two checks whether a client that sends no more is still there
+
+
+class LimitedConnection(H11Protocol):
+    """One connection.
+
+    - The headers of a request must be complete within ``HEADER_S``, however slowly they drip.
+    - An answer of which nothing is read for ``UNREAD_S`` is dropped.
+    - Beyond ``MAX_CONNECTIONS`` a connection is answered with status 503 and closed.
+    - A client that closes its sending side after a request gets its answer.
+    - What breaks the protocol is answered with status 400 where an answer can still be sent, else the connection is closed.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0
+
+    # ---- called by asyncio
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._answer_and_close(503, "too many connections: try again in a moment", code="overloaded")
+            return
+        self._header_timer = self.loop.call_later(HEADER_S, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._header_timer, self._unread_timer, self._probe_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        self._time_headers()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Keep the connection for an answer that is still to come. True does that, None closes it."""
+        if not self._is_answering or self.cycle.more_body:
+            return None
+        self.cycle.keep_alive = False
+        self._probe()
+        return True
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reading()
+
+    # ---- called by uvicorn
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_answering or self.conn.their_state is not h11.IDLE:  # an idle connection has uvicorn's timer
+            self._time_headers()
+        self._watch_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def shutdown(self) -> None:
+        if self._is_answering:
+            self.cycle.keep_alive = False
+        else:
+            self._close()
+
+    def send_400_response(self, msg: str) -> None:
+        # The parser can fail in the middle of a request that is being answered, or that has been answered without its whole body. A second
+        # answer would be a LocalProtocolError, and so would the handler's own after this one.
+        is_answered = self._is_answering and self.cycle.response_started
+        if self._is_answering:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if is_answered or self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self._close()
+        else:
+            self._answer_and_close(400, "this is not valid HTTP")
+
+    # ---- our own
+
+    @property
+    def _is_answering(self) -> bool:
+        """A request has come, at least its headers, and its answer is not complete."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _time_headers(self) -> None:
+        """Time what comes before the next request is there; while one is answered, its handler keeps the time."""
+        if self._is_answering:
+            if self._header_timer is not None:
+                self._header_timer.cancel()
+                self._header_timer = None
+        elif self._header_timer is None:
+            self._header_timer = self.loop.call_later(HEADER_S, self._close)
+
+    def _probe(self) -> None:
+        """Find out whether the client has only closed its sending side, or is gone: both look the same until something is sent.
+
+        An interim status (100) means nothing to a client that waits for its answer. What is sent to one that is gone comes back as an error,
+        which ends the connection. HTTP/1.0 knows no interim status: there the answer is computed in any case.
+        """
+        if not self._is_answering or self.cycle.response_started or self.cycle.disconnected or self.transport.is_closing():
+            return
+        if self.scope["http_version"] == "1.1":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._probe_timer = self.loop.call_later(PROBE_S if self._probe_timer else PROBE_S / 10, self._probe)
+
+    def _close(self) -> None:
+        """Close after what is written has been sent; drop the connection if the client does not read it."""
+        if not self.transport.is_closing():
+            self.transport.close()
+        self._watch_reading()
+
+    def _watch_reading(self) -> None:
+        if self._unread_timer is None and (unread := self.transport.get_write_buffer_size()):
+            self._unread_bytes = unread
+            self._unread_timer = self.loop.call_later(UNREAD_S, self._check_reading)
+
+    def _check_reading(self) -> None:
+        self._unread_timer = None
+        if self.transport.get_write_buffer_size() >= self._unread_bytes:
+            self.transport.abort()
+        else:
+            self._watch_reading()
+
+    def _answer_and_close(self, status: int, message: str, *, code: str | None = None) -> None:
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        head += "Retry-After: 1\r\n" if status == 503 else ""
+        self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        self._close()

@@ -1,0 +1,92 @@
+"""Texts that a Python caller gives: lists, columns of tables, arrays, generators, read in one way everywhere."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tain.foundation.errors import UserError
+
+
+def each_item(given: Any, *, what: str = "text") -> Iterator[Any]:
+    """Iterate over a collection once, in its order; values of arrow and NumPy columns become Python objects.
+
+    A collection is read by iterating alone. ``len`` and ``[]`` mean other things for some types: a pandas frame has as many
+    elements as rows but iterates over its column names, and a series looks ``[3]`` up by its labels.
+
+    Args:
+        given: A list, tuple, generator, dict view, NumPy array, or a column: a pandas, polars or arrow series.
+        what: What messages call one item; its plural ends in s.
+
+    Raises:
+        UserError: It is one string, bytes, a table, a mapping, a set, or nothing to iterate over. Raised at once, before anything is read.
+    """
+    if isinstance(given, str):
+        raise UserError(f"{what}s are one string, which would be read letter by letter: give a list of {what}s")
+    kind = type(given).__name__
+    if isinstance(given, bytes | bytearray | memoryview):
+        raise UserError(f"{what}s are {kind}, which would be read byte by byte: decode them, and give a list of {what}s")
+    if isinstance(given, Mapping):
+        raise UserError(f"{what}s are a {kind}, whose keys or values could be meant: give list(d.values()) or list(d)")
+    if isinstance(given, set | frozenset):
+        raise UserError(f"{what}s are a {kind}, whose order changes from run to run: give sorted({what}s)")
+    if (columns := _columns_of(given)) is not None:
+        shown = ", ".join(map(repr, columns[:5])) + (", ..." if len(columns) > 5 else "")
+        raise UserError(
+            f"{what}s are a {kind}, a table with columns {shown}: give the column that holds the {what}s, "
+            "or two as list(zip(left, right)) where pairs are needed"
+        )
+    try:
+        items = iter(given)
+    except TypeError:
+        raise UserError(f"{what}s are {given!r:.60}, a {kind}, which cannot be iterated over: give a list of {what}s") from None
+    return map(_as_python, items)
+
+
+def each_text(given: Iterable[str], *, what: str = "text", first: int = 0) -> Iterator[str]:
+    """Iterate over texts as ``each_item`` does, and check each.
+
+    Args:
+        given: The texts.
+        what: What messages call one of them.
+        first: Place of the first one, for messages.
+
+    Raises:
+        UserError: As ``each_item``; or, at once, it is an array of several dimensions; or, when it is reached, an item is no text.
+    """
+    if not isinstance(given, str) and isinstance(axes := getattr(given, "ndim", 1), int) and axes > 1 and _columns_of(given) is None:
+        raise UserError(f"{what}s are an array of {axes} dimensions, but they are a list: give one of its columns")
+    return _checked(each_item(given, what=what), what, first)
+
+
+def list_texts(given: Iterable[str], *, what: str = "text") -> list[str]:
+    """Read all texts of a collection into a list; see ``each_text``."""
+    return list(each_text(given, what=what))
+
+
+def _checked(items: Iterator[Any], what: str, first: int) -> Iterator[str]:
+    for place, item in enumerate(items, start=first):
+        if not isinstance(item, str):
+            shown = "nan (a missing value)" if isinstance(item, float) and item != item else type(item).__name__
+            raise UserError(f"{what} {place} is {shown}, not text: give strings")
+        yield item
+
+
+def _as_python(item: Any) -> Any:
+    """A value of an arrow column or a NumPy array as the Python object that it stands for; all else as it is."""
+    if type(item) is str:
+        return item
+    if type(item).__module__.partition(".")[0] == "pyarrow":
+        return item.as_py()
+    if type(item).__module__ == "numpy":
+        return item.tolist()
+    return item
+
+
+def _columns_of(given: Any) -> list[Any] | None:
+    """Names of a table's columns (pandas, polars, arrow, datasets); None for what is no table."""
+    for name in ("column_names", "columns"):
+        found = getattr(given, name, None)
+        if isinstance(found, dict):  # of a data set with splits: columns of each split
+            return list(found)
+        if found is not None and not callable(found):
+            return list(found)
+    return None

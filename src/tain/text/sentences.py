@@ -1,0 +1,65 @@
+"""Split paragraphs into sentences, by punctuation: a rule without a model, for texts whose lines are whole paragraphs."""
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from tain.text.cleaning import same_text_key
+from tain.text.records import Pair, Sentence
+
+_FEWEST_WORDS = 3  # of a neighbour: shorter sentences are headings, calls and remains of lists
+_ENDS = ".!?…。！？।؟"
+_CLOSERS = "\"'”’»)\\]」』"
+_OPENERS = "\"'“‘«(\\[「『¿¡"
+# behind an end mark and what closes it: white space and a capital, a digit or a letter without case; no white space where a script has none
+_CUT = re.compile(rf"(?<=[{_ENDS}])[{_CLOSERS}]*(\s+)(?=[{_OPENERS}]*[^\W_a-zà-öø-ÿ])|(?<=[。！？])[{_CLOSERS}]*()(?=\S)")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\"'“‘])(?:[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Lt|Capt|Sgt|Rev|Hon|Jr|Sr|vs|No|Nr|Vol|pp|ca|cf|Co|Inc"
+    r"|Ltd|Corp|Mt|Ft|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|etc|bzw|bspw|Sra?|Dra|Mme?|Mlle)\.$"
+)
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """Split a paragraph into sentences, without the white space between them.
+
+    A full stop behind a single letter or a common abbreviation ends no sentence, nor does one before a lower-case letter. When in doubt the rule
+    keeps text together. Text without end marks is one sentence.
+
+    Returns:
+        The sentences in order; empty for a blank paragraph.
+    """
+    sentences: list[str] = []
+    begin = 0
+    for match in _CUT.finditer(paragraph):
+        end, next_begin = (match.start(1), match.end(1)) if match[1] is not None else (match.start(2), match.end(2))
+        if match[1] is not None and _ABBREVIATION.search(paragraph, max(begin, end - 16), end):
+            continue
+        sentences.append(paragraph[begin:end].strip())
+        begin = next_begin
+    sentences.append(paragraph[begin:].strip())
+    return [sentence for sentence in sentences if sentence]
+
+
+def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
+    """Give every two sentences that follow each other in one line; lines of one sentence each are neighbours within their document.
+
+    Sentences of fewer than 3 words (or, in scripts without white space, fewer than 6 characters) and repetitions are no neighbours.
+
+    Args:
+        lines: Lines in order, with the mark of a document's begin; a line may be a whole paragraph.
+    """
+    before = ""  # the last sentence of the line before, if that may be a neighbour
+    for line in lines:
+        sentences = split_sentences(line.text)
+        if len(sentences) == 1 and before and not line.begins_document:
+            sentences = [before, *sentences]
+        for left, right in pairwise(sentences):
+            if _is_long_enough(left) and _is_long_enough(right) and same_text_key(left) != same_text_key(right):
+                yield Pair(left, right)
+        is_single = len(sentences) == 1 or (len(sentences) == 2 and sentences[0] is before)
+        before = sentences[-1] if is_single else ""
+
+
+def _is_long_enough(sentence: str) -> bool:
+    words = sentence.split()
+    return len(words) >= _FEWEST_WORDS or (len(words) == 1 and not sentence.isascii() and len(sentence) >= 2 * _FEWEST_WORDS)
