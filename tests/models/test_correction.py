@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tain.evaluation.metrics import unit_rows
 from tain.foundation.errors import ShapeError, UserError
@@ -301,4 +303,26 @@ def test_a_pickled_layer_is_never_opened(embedder: Embedder, tmp_path: Path):
     folder = saved(embedder, tmp_path / "encoder")
     (folder / "2_Dense" / "model.safetensors").rename(folder / "2_Dense" / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickled weights are not read"):
+        Embedder.load(folder)
+
+
+@pytest.mark.parametrize("number_type", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
+def test_a_dense_layer_of_any_number_type_is_read(
+    number_type: torch.dtype, embedder: Embedder, sentences: list[str], rng: np.random.Generator, tmp_path: Path
+):
+    embedder.correction = LinearCorrection(rng.normal(size=(8, 32)).astype(np.float32), np.zeros(8, dtype=np.float32))
+    folder = saved(embedder, tmp_path / "encoder")
+    file = folder / "2_Dense" / "model.safetensors"
+    stored = {name: tensor.to(number_type) for name, tensor in load_file(file).items()}
+    save_file(stored, file)
+    found = Embedder.load(folder, device="cpu", dtype="float32")
+    assert isinstance(found.correction, LinearCorrection)
+    np.testing.assert_array_equal(found.correction.weight, stored["linear.weight"].float().numpy())
+    assert np.isfinite(found.encode(sentences)).all()
+
+
+def test_a_dense_layer_that_is_not_finite_is_refused(embedder: Embedder, tmp_path: Path):
+    embedder.correction = LinearCorrection(np.full((8, 32), np.nan, dtype=np.float32), np.zeros(8, dtype=np.float32))
+    folder = saved(embedder, tmp_path / "encoder")
+    with pytest.raises(UserError, match=r"linear.weight in model.safetensors has numbers that are not finite"):
         Embedder.load(folder)

@@ -67,7 +67,7 @@ def test_what_cannot_label_is_refused(save_labeller, bert_folder):
 
 def test_models_that_give_no_classes_are_refused(save_labeller, bert_folder):
     folder = save_labeller("SequenceClassification", ["score"])
-    with pytest.raises(UserError, match=r"gives .*, of which no class is the likeliest: give a classifier"):
+    with pytest.raises(UserError, match=r"is a cross-encoder, which scores pairs of texts: use tain rank score, or give a classifier"):
         Labeller.load(folder)
     folder = save_labeller("SequenceClassification", ["sad", "glad"], problem_type="multi_label_classification")
     with pytest.raises(UserError, match="gives multi_label_classification, of which no class is the likeliest"):
@@ -75,5 +75,5 @@ def test_models_that_give_no_classes_are_refused(save_labeller, bert_folder):
 
 
 def test_a_model_that_is_nowhere_is_said_to_be(unchecked):
-    with pytest.raises(UserError, match="model 'nowhere-at-all' cannot be loaded"):
+    with pytest.raises(UserError, match="there is no folder 'nowhere-at-all' here, and no model of that name"):
         Labeller.load("nowhere-at-all", device="cpu")

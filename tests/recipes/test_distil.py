@@ -715,6 +715,25 @@ def test_resuming_what_is_not_there_is_refused_before_anything_is_loaded(texts, 
     assert "there is nothing to resume" in refused("no such teacher", texts, tmp_path / "student", resume=True)
 
 
+def test_vectors_on_disk_may_be_bfloat16(texts, tmp_path):
+    from safetensors.torch import save_file as save_tensors
+
+    generator = torch.Generator().manual_seed(1)
+    save_tensors({"vectors": torch.randn(len(texts), 8, generator=generator).bfloat16()}, tmp_path / "vectors.safetensors")
+    teacher = load_teacher(
+        tmp_path / "vectors.safetensors",
+        task="embed",
+        given=len(texts),
+        labels=None,
+        tags=None,
+        device=torch.device("cpu"),
+        trust_remote_code=False,
+    )
+    taught = teacher.teach(texts, places=np.arange(len(texts)), progress=Progress.silent()).text
+    assert taught.dtype == np.float32
+    assert taught.shape == (len(texts), 8)
+
+
 # ---- texts that teacher or student cannot tell apart
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tain.foundation.errors import UserError
+from tain.foundation.errors import NotFiniteError, UserError
 from tain.recipes.distil import distil
 from tain.runtime.reading import HashedReader
 from tain.runtime.student import Student, is_student
@@ -286,3 +286,12 @@ def test_a_text_without_tokens_is_refused_by_every_student(embedding_student, ta
             Student.load(embedding_student, backend=backend).encode(["a text", blank])
     with pytest.raises(UserError, match="has no tokens for student"):
         Student.load(tagging_student, backend=backend).predict(["a text", "  "])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_student_that_gives_numbers_that_are_not_finite_is_refused(number, embedding_student, monkeypatch):
+    student = Student.load(embedding_student)
+    run = student.graph.run
+    monkeypatch.setattr(student.graph, "run", lambda arrays: {**run(arrays), "text": np.full_like(run(arrays)["text"], number)})
+    with pytest.raises(NotFiniteError, match="gave numbers that are not finite for 2 of 2 texts"):
+        student.encode(["a text", "another"])

@@ -431,3 +431,16 @@ def test_a_model_that_must_be_told_the_language_is_refused(folders, monkeypatch)
     monkeypatch.setattr(Embedder, "languages", property(lambda self: ("en",)))
     with pytest.raises(UserError, match="is corrected by language, and requests name none"):
         load_served("x", str(folders["encoder"]), **OPTIONS)
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_a_model_that_gives_nan_is_an_error_of_the_servers(serve, bert_folder, encoding):
+    from tain.serving.served import Served
+
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    with torch.no_grad():
+        next(embedder.encoder.parameters()).fill_(float("nan"))  # after the check of the weights
+    client = serve([Served("broken", embedder=embedder)])
+    status, said = client.post("/v1/embeddings", input=["a text"], encoding_format=encoding)
+    assert status == 500
+    assert "gave numbers that are not finite for 1 of 1 texts" in said["error"]["message"]

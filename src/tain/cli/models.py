@@ -228,6 +228,11 @@ class _Loaded:
         self._batch_tokens = batch_tokens
 
     @property
+    def tokenizer(self) -> "Any":
+        """None for a student, which reads characters."""
+        return getattr(self._embedder, "tokenizer", None)
+
+    @property
     def truncated(self) -> int:
         return self._embedder.truncated
 

@@ -132,6 +132,7 @@ def score(
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
     locate(model)
+    from tain.models.unknown_tokens import check_known
     from tain.text.ranking_pairs import read_ranking_pairs
 
     rows = read_ranking_pairs(pairs, columns=columns)
@@ -140,6 +141,7 @@ def score(
     answers: dict[str, dict[str, None]] = {}
     for context, answer in rows:
         answers.setdefault(context, {})[answer] = None
+    check_known(ranker, [*answers, *(answer for _, answer in rows)], progress=progress)
     scores = ranker.score_lists(list(answers), [list(listed) for listed in answers.values()], progress=progress)
     _tell_truncated(ranker, progress)
     score_of = {
@@ -208,6 +210,7 @@ def search(
     pool = list(read_texts(candidates, column=candidate_column)) if candidates is not None else None
     unwanted = list(read_texts(delete, column=candidate_column)) if delete is not None else []
     progress = Progress.for_terminal(quiet=quiet)
+    from tain.models.unknown_tokens import check_known
     from tain.ranking import rerank as ranking
     from tain.ranking.approximate import refuse_missing_faiss
 
@@ -216,6 +219,8 @@ def search(
     load = partial(_load, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     second = None if rerank is None else load(rerank)
     ranker = _dual(load(model))
+    for each in filter(None, (ranker, second)):
+        check_known(each, [*asked, *(pool or [])], progress=progress)
     found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
     hits = ranking.search(ranker, found, asked, k=max(k, depth or _DEPTH) if rerank else k, probes=probes, progress=progress)
     _tell_truncated(ranker, progress)

@@ -17,6 +17,9 @@ from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.probing import evaluating, unchanged
 from tain.foundation.runtime import fastest_dtype
 
+FOREIGN_ERRORS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError, ImportError)
+_ADVICE = "give an encoder such as BERT, RoBERTa or ModernBERT"
+_SAME = 1e-6  # of the largest number: what a decoder's first token may change by when later ones do
 _PROBE_TOLERANCE = 1e-3  # float32 runs agree to 1e-6; a model that reads its neighbours is off by far more
 
 
@@ -30,11 +33,12 @@ class TransformerEncoder(nn.Module):
         layout: ``packed`` runs texts end to end, ``padded`` in rows of equal length; ``auto`` tries the first on a
             handful of tokens and takes the second when the outputs differ from the plain model's.
         padded_to: Row length for ``mean-with-padding``, in tokens.
+        mask_id: The mask token, which some models treat apart (ESM); default: what the model's config says, if anything.
         token_weights: Weight of each token id in mean pooling, float32 (vocabulary,); None weighs all tokens alike.
 
     Raises:
-        UserError: ``packed`` was asked of a model that cannot run so, the pooling is unknown, or it is not ``mean`` and there are
-            token weights.
+        UserError: The model gives no vector for each token, or is a decoder; ``packed`` was asked of a model that cannot run so; the
+            pooling is unknown, or it is not ``mean`` and there are token weights.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class TransformerEncoder(nn.Module):
         pad_id: int = 0,
         layout: Layout = "auto",
         padded_to: int | None = None,
+        mask_id: int | None = None,
         token_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -60,6 +65,8 @@ class TransformerEncoder(nn.Module):
         self.pad_id = pad_id
         self.padded_to = padded_to
         self.position_offset = position_offset_of(model)
+        self._mask_id = getattr(model.config, "mask_token_id", None) if mask_id is None else mask_id
+        refuse_other_than_encoders(model)
         self.pads = True
         self.layout: Literal["packed", "padded"] = "padded"
         self.layout, self.layout_reason = self._choose_layout(layout)
@@ -206,14 +213,57 @@ class TransformerEncoder(nn.Module):
         """Run three tiny texts one by one and as ``run`` does, and compare."""
         vocabulary = int(self.model.config.vocab_size)
         texts = [[token % vocabulary for token in text] for text in ([5, 6, 7], [11, 12, 13], [8, 9, 10, 11, 12, 13, 14])]
+        if self._mask_id is not None and self._mask_id < vocabulary:  # ESM scales a row by its share of mask tokens
+            texts[0][1] = texts[2][1] = texts[2][4] = self._mask_id
         try:
             with unchanged(self.model), evaluating(self.model):
                 plain = torch.cat([self.model(input_ids=torch.tensor([text], device=self.device)).last_hidden_state[0] for text in texts])
                 found = run(texts)
-        except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
+        except FOREIGN_ERRORS:
             return False  # whatever a foreign model chokes on, a plainer way is open to it
         tolerance = _PROBE_TOLERANCE if found.dtype == torch.float32 else 0.1
         return plain.shape == found.shape and torch.allclose(plain.float(), found.float(), atol=tolerance, rtol=tolerance)
+
+
+def refuse_without_width(config: Any, name: str) -> None:
+    """Refuse by its config a model without one vocabulary and one vector width, such as a model of texts and images.
+
+    Raises:
+        UserError: It is one; ``name`` begins the message.
+    """
+    try:
+        known = [getattr(config, key, None) for key in ("hidden_size", "vocab_size")]
+    except AttributeError:  # a config whose layers differ
+        known = [None]
+    if not all(isinstance(each, int) for each in known):
+        raise UserError(f"{name}, which has no single vocabulary or no single vector width: {_ADVICE}")
+
+
+@torch.no_grad()
+def refuse_other_than_encoders(model: Any) -> None:
+    """Run a model on three tokens, and refuse it when the first token's vector does not depend on the others.
+
+    Raises:
+        UserError: It does not run on token ids alone, gives no vector for each token, or is a decoder.
+    """
+    name = type(model).__name__
+    refuse_without_width(model.config, f"the model is a {name}")
+    dim, vocabulary = model.config.hidden_size, model.config.vocab_size
+    device = next(model.parameters()).device
+    try:
+        with unchanged(model), evaluating(model):
+            found = [
+                model(input_ids=torch.tensor([[token % vocabulary for token in ids]], device=device)).last_hidden_state
+                for ids in ([5, 6, 7], [5, 11, 13])
+            ]
+    except FOREIGN_ERRORS as error:
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise UserError(f"{name} does not run on the tokens of a text alone ({reason}): {_ADVICE}") from None
+    if any(each.shape != (1, 3, dim) for each in found):
+        raise UserError(f"{name} does not give one vector of {dim} numbers for each token: {_ADVICE}")
+    change = (found[0] - found[1])[0].abs().amax(1)  # of each token
+    if change[0] <= _SAME * found[0].abs().max() < change[1:].max():
+        raise UserError(f"{name} is a decoder, whose tokens see only those before them: {_ADVICE}")
 
 
 def _segments(packed: PackedTexts, second_parts: Int[Tensor, " texts"]) -> Int[Tensor, " tokens"]:

@@ -8,6 +8,7 @@ import numpy as np
 from tain.evaluation.metrics import cosine_rows, unit_rows
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.models.unknown_tokens import WARN_FROM, check_known
 
 _ROWS_AT_ONCE = 128  # of a table of cosines
 _TEXTS_AT_ONCE = 4096  # so that a progress bar moves; large enough that batches stay full
@@ -117,6 +118,7 @@ class EncodedOnce:
         self._encoder = encoder
         self._progress = progress if progress is not None else Progress.silent()
         self._has_languages = bool(languages_of(encoder))
+        self._unknown: set[str] = set()  # models that were warned of
         self._is_fitted = False
         self._seen: set[tuple[str | None, str]] = set()
         self._rows: dict[tuple[str | None, str], int] = {}
@@ -202,6 +204,9 @@ class EncodedOnce:
         # longest first: texts of like length share batches, and a batch that is too large for the memory fails at the start
         new = sorted(new, key=len, reverse=True)
         told = {"language": language} if self._has_languages else {}
+        encoder = self._encoder.of(language) if isinstance(self._encoder, OnePerLanguage) else self._encoder
+        if encoder.name not in self._unknown and check_known(encoder, new, progress=self._progress) >= WARN_FROM:
+            self._unknown.add(encoder.name)  # said once
         blocks = [self._vectors] if len(self._rows) else []
         with self._progress.task(f"encoding with {self.name}", len(new)) as task:
             for start in range(0, len(new), _TEXTS_AT_ONCE):
@@ -268,15 +273,23 @@ class OnePerLanguage:
         self.truncated = 0
         self._encoders = dict(encoders)
 
-    def encode(self, texts: list[str], /, *, language: str | None = None) -> np.ndarray:
-        """Encode ``texts`` with the encoder of their language.
+    def of(self, language: str | None) -> Encodes:
+        """The encoder of a language.
 
         Raises:
             UserError: There is none for it, or no language is given.
         """
         refuse_unknown_languages(self, [language])
         assert language is not None
-        encoder = self._encoders[language]
+        return self._encoders[language]
+
+    def encode(self, texts: list[str], /, *, language: str | None = None) -> np.ndarray:
+        """Encode ``texts`` with the encoder of their language.
+
+        Raises:
+            UserError: There is none for it, or no language is given.
+        """
+        encoder = self.of(language)
         told = {"language": language} if languages_of(encoder) else {}
         vectors = encoder.encode(texts, **told)
         self.truncated = int(getattr(encoder, "truncated", 0) or 0)

@@ -193,13 +193,9 @@ def find_blocks(model: nn.Module) -> list[Block]:
     """Find the layers of a transformers encoder and their parts, each once, in the order the model holds them.
 
     Raises:
-        UserError: The model looks one way only, or its layers are built in none of the ways known here.
+        UserError: Its layers are built in none of the ways known here.
     """
     name = type(model).__name__
-    if any(getattr(module, "is_causal", False) for module in model.modules()) or getattr(model.config, "is_decoder", False):
-        raise UserError(
-            f"{name} is a decoder, whose tokens see only those before them: give an encoder such as BERT, RoBERTa or ModernBERT"
-        )
     found = [block for module in model.modules() if (block := _block_of(module)) is not None]
     if not found:
         raise UserError(

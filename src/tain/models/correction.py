@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from tain.foundation.errors import ShapeError, UserError
+from tain.foundation.tensors import read_arrays
 
 LANGUAGE_FILE = "language_correction.safetensors"
 _IDENTITY = "torch.nn.modules.linear.Identity"
@@ -134,8 +134,8 @@ def read_linear(config: dict[str, Any], weights: Path | None, *, name: str) -> L
     tensors = _read_tensors(weights, "the weights of its Dense layer", name)
     if "linear.weight" not in tensors or tensors["linear.weight"].ndim != 2:
         raise UserError(f"model {name!r} has a Dense layer without linear.weight: save the model again")
-    weight = tensors["linear.weight"].astype(np.float32)
-    return LinearCorrection(weight, tensors.get("linear.bias", np.zeros(len(weight), dtype=np.float32)).astype(np.float32))
+    weight = tensors["linear.weight"]
+    return LinearCorrection(weight, tensors.get("linear.bias", np.zeros(len(weight), dtype=np.float32)))
 
 
 def read_by_language(file: Path | None, *, name: str) -> LanguageCorrection:
@@ -152,6 +152,11 @@ def _read_tensors(file: Path | None, what: str, name: str) -> dict[str, np.ndarr
         where = LANGUAGE_FILE if file is None else file.name
         raise UserError(f"model {name!r} keeps {what} in {where}, which is missing (pickled weights are not read): save the model again")
     try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
+        found = read_arrays(file)
+    except ValueError as error:
         raise UserError(f"model {name!r}: {file.name} with {what} is damaged ({error}): save the model again") from None
+    with np.errstate(over="ignore"):
+        found = {key: array.astype(np.float32) for key, array in found.items()}
+    if bad := [key for key, array in found.items() if not np.isfinite(array).all()]:
+        raise UserError(f"model {name!r}: {bad[0]} in {file.name} has numbers that are not finite: save the model again")
+    return found

@@ -1,30 +1,29 @@
 """Texts in, vectors out."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32
-from safetensors import SafetensorError
 
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.batches.tokenizing import tokenise
-from tain.encoders.transformer import TransformerEncoder, position_offset_of
+from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
-from tain.foundation.errors import UserError
+from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, collect_as_usual, set_number_type
+from tain.foundation.runtime import choose_device, set_number_type
 from tain.models.correction import LanguageCorrection, LinearCorrection
+from tain.models.loading import kind_of, load_pretrained, max_length
 from tain.models.saved import read_layout, write_layout
 from tain.text.collections import list_texts
 
 _WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
-_UNLIMITED = 10**6  # tokenizers without a limit of their own report a number near 1e30
 
 
 class Embedder:
@@ -38,6 +37,8 @@ class Embedder:
         normalise: Scale every vector to length 1.
         correction: What is done to the vectors before that; see ``models.correction``.
         record: What the folder's ``tain.json`` says; empty where there is none.
+        sentence_transformers: What its ``config_sentence_transformers.json`` says, prompts for one; is saved again.
+        include_prompt: Whether sentence-transformers takes the tokens of a prompt into the mean.
     """
 
     def __init__(
@@ -50,8 +51,12 @@ class Embedder:
         normalise: bool = False,
         correction: LinearCorrection | LanguageCorrection | None = None,
         record: dict[str, Any] | None = None,
+        sentence_transformers: dict[str, Any] | None = None,
+        include_prompt: bool = True,
     ) -> None:
         self.encoder = encoder
+        self.sentence_transformers = sentence_transformers or {}
+        self.include_prompt = include_prompt
         self.correction = correction
         self.record = record or {}
         self.tokenizer = tokenizer
@@ -70,6 +75,7 @@ class Embedder:
         pooling: Pooling | None = None,
         max_tokens: int | None = None,
         layout: Layout = "auto",
+        below_head: bool = False,
         trust_remote_code: bool = False,
     ) -> "Embedder":
         """Load any transformers encoder, sentence-transformers folder or tain encoder.
@@ -81,6 +87,7 @@ class Embedder:
             pooling: Default: what the folder says, else ``mean``.
             max_tokens: Default: what the folder says, else the model's own limit.
             layout: See ``TransformerEncoder``.
+            below_head: Take the encoder below a head for labels or scores; otherwise such a model is refused, unless ``pooling`` is given.
             trust_remote_code: Let the model's folder bring Python code of its own.
 
         Raises:
@@ -95,6 +102,8 @@ class Embedder:
             raise UserError(
                 f"pooling is {pooling!r}, but model {str(name)!r} carries a correction of vectors pooled by {stored.pooling}: leave it out"
             )
+        if pooling is None and stored.pooling is None and not below_head:
+            kind_of(stored.path).refuse_head(name)
         if stored.token_weights is not None and pooling not in (None, "mean"):
             raise UserError(f"pooling is {pooling!r}, but model {str(name)!r} weighs its tokens in the mean: leave it out")
         target = choose_device(device)
@@ -111,6 +120,7 @@ class Embedder:
             pad_id=tokenizer.pad_token_id or 0,
             layout=layout,
             padded_to=min(max_tokens or stored.max_tokens or limit, limit),
+            mask_id=tokenizer.mask_token_id,
             token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
         )
         set_number_type(encoder, encoder.number_type(dtype))
@@ -123,6 +133,8 @@ class Embedder:
             normalise=stored.normalise,
             correction=stored.correction,
             record=stored.record,
+            sentence_transformers=stored.sentence_transformers,
+            include_prompt=stored.include_prompt,
         )
         embedder._refuse_foreign_correction()
         return embedder
@@ -167,6 +179,7 @@ class Embedder:
         Raises:
             UserError: ``texts`` is a single string, a table or a set, or holds something that is not text; a language is missing, unknown,
                 or given to a model that treats all texts alike; or there are more or fewer languages than texts.
+            NotFiniteError: The model gave NaN or infinity.
         """
         texts = list_texts(texts)
         if language is not None and not isinstance(language, str):
@@ -195,6 +208,7 @@ class Embedder:
         finally:
             self.encoder.train(was_training)
         vectors = self._corrected(vectors, language)
+        refuse_not_finite(vectors, self.name)
         if self.normalise if normalise is None else normalise:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
@@ -281,6 +295,8 @@ class Embedder:
             record=record,
             card=card,
             similarity=similarity,
+            kept=self.sentence_transformers,
+            include_prompt=self.include_prompt,
             token_weights=None if (weights := self.encoder.token_weights) is None else weights.cpu().numpy(),
             vocabulary=vocabulary_of(self.tokenizer, len(self.encoder.token_weights)) if self.encoder.token_weights is not None else (),
         )
@@ -316,65 +332,3 @@ def weights_fingerprint(module: torch.nn.Module, tokenizer: Any) -> str:
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     digest.update(tokenizer_fingerprint(tokenizer).encode())
     return digest.hexdigest()
-
-
-def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """Load a float32 model and its tokenizer, in eval mode, from safetensors only.
-
-    Args:
-        auto_class: Name of a transformers class, such as ``AutoModel``.
-        path: A local folder or a hub name.
-        trust_remote_code: Let the folder bring Python code of its own.
-
-    Raises:
-        UserError: transformers cannot find or read it, or its weights are not all there.
-    """
-    model, tokenizer, _ = load_with_missing(auto_class, path, trust_remote_code=trust_remote_code)
-    return model, tokenizer
-
-
-def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = False) -> tuple[Any, Any, Collection[str]]:
-    """Load as ``load_pretrained``, and tell which parameters (of a head or pooler) the folder lacks, so that they are random."""
-    import transformers
-
-    collect_as_usual()
-    said = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # "some weights were not used" is what loading an encoder means
-    transformers.logging.disable_progress_bar()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        model, loading = getattr(transformers, auto_class).from_pretrained(
-            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if "trust_remote_code" in str(error):
-            raise UserError(f"model {path!r} brings its own code: read it, then give --trust-remote-code if you trust it") from None
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"model {path!r} cannot be loaded ({reason}): give a model folder, a hub name you can reach, or tain-mini"
-        ) from None
-    finally:
-        transformers.logging.set_verbosity(said)
-    _refuse_lacking(path, model, loading["missing_keys"])
-    return model.eval(), tokenizer, loading["missing_keys"]
-
-
-def _refuse_lacking(path: str, model: Any, missing: Collection[str]) -> None:
-    """Refuse an encoder that transformers has filled up with random weights; a new head or pooler is no harm."""
-    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
-    lacking = sorted(name for name in missing if name.startswith(prefix) and "pooler" not in name)
-    if lacking:
-        raise UserError(
-            f"model {path!r} lacks weights of its encoder ({len(lacking)} of them, such as {lacking[0]}), "
-            "which would be random: give a folder whose config.json and weights belong together"
-        )
-
-
-def max_length(model: Any, tokenizer: Any) -> int:
-    """The longest text a model reads, in tokens, special tokens included."""
-    limits = [int(tokenizer.model_max_length)]
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions:
-        limits.append(int(positions) - position_offset_of(model))
-    longest = min(limits)
-    return 512 if longest > _UNLIMITED else longest

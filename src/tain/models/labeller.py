@@ -1,6 +1,5 @@
 """Transformers classifiers and taggers: texts in, logits or labels out."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -8,11 +7,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tain.foundation.errors import UserError
+from tain.encoders.headed import HeadedModel, TokenRow
+from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device
-from tain.models.embedder import load_with_missing, max_length, weights_fingerprint
+from tain.models.embedder import weights_fingerprint
+from tain.models.loading import kind_of, load_with_missing, max_length, padding_id
 from tain.models.saved import locate, refuse_pickles
+from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.text.collections import list_texts
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
@@ -21,8 +23,10 @@ Kind = Literal["classify", "tag"]
 
 _HEADS: dict[Kind, str] = {"classify": "SequenceClassification", "tag": "TokenClassification"}
 _CALLED: dict[Kind, str] = {"classify": "classifier", "tag": "tagger"}
+_CALLED_KIND: dict[str, Kind] = {"classifier": "classify", "tagger": "tag"}
 _NO_CLASSES = ("regression", "multi_label_classification")
 _BATCH_TEXTS = 64
+_PROBE = ("a", "one two three", "the first of some texts and the longest one")
 
 
 class Labeller:
@@ -41,7 +45,10 @@ class Labeller:
         self.size_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
         self.max_tokens = max_length(model, tokenizer)
         self.truncated = 0
-        self._model, self._tokenizer = model, tokenizer
+        self.tokenizer = tokenizer
+        self._is_script_known = True  # until texts are found that it largely does not know
+        rows = [self._encoded([text])[0][0] for text in _PROBE]
+        self._network = HeadedModel(model, pad_id=padding_id(model, tokenizer, name=name), probe=rows)
 
     @classmethod
     def load(
@@ -67,7 +74,12 @@ class Labeller:
         """
         path = locate(str(name))
         refuse_pickles(path)
-        named = _named_kind(path)
+        of_folder = kind_of(path)
+        if of_folder.head == "cross-encoder":
+            raise UserError(
+                f"model {str(name)!r} is a cross-encoder, which scores pairs of texts: use tain rank score, or give a classifier of two classes or more"
+            )
+        named = _CALLED_KIND.get(of_folder.head)
         if kind is not None and named not in (None, kind):
             raise UserError(f"model {str(name)!r} is a {_CALLED[named]}, but what is needed is a {_CALLED[kind]}: give one")
         kind = kind or named
@@ -88,14 +100,6 @@ class Labeller:
             raise UserError(
                 f"model {str(name)!r} gives {what}, of which no class is the likeliest: give a classifier that chooses one of two classes or more"
             )
-        if tokenizer.pad_token is None:  # texts of a batch are filled up to one length
-            if tokenizer.eos_token is None:
-                raise UserError(
-                    f"model {str(name)!r} has a tokenizer without a padding token and without an end token: give it one of them"
-                )
-            tokenizer.pad_token = tokenizer.eos_token
-        if model.config.pad_token_id is None:  # who reads a text's last token looks for it by this
-            model.config.pad_token_id = tokenizer.pad_token_id
         own = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
         outputs = checked_names(names or own, outputs=len(own), what="labels" if kind == "classify" else "tags", model=str(name))
         return cls(model.to(choose_device(device)), tokenizer, name=str(name), **{"labels" if kind == "classify" else "tags": outputs})
@@ -109,6 +113,8 @@ class Labeller:
         found: list[Any] = [None] * len(texts)
         order = np.argsort([len(text) for text in texts], kind="stable")
         self.truncated = 0
+        if progress is not None and self._is_script_known:
+            self._is_script_known = check_known(self, texts, progress=progress) < WARN_FROM
         with (progress or Progress.silent()).task("label", len(texts)) as task, torch.inference_mode():
             for start in range(0, len(order), _BATCH_TEXTS):
                 batch = [int(place) for place in order[start : start + _BATCH_TEXTS]]
@@ -119,7 +125,7 @@ class Labeller:
 
     def fingerprint(self) -> str:
         """SHA-256 of weights and tokenizer."""
-        return weights_fingerprint(self._model, self._tokenizer)
+        return weights_fingerprint(self._network.model, self.tokenizer)
 
     def predict(self, texts: Iterable[str], *, progress: Progress | None = None) -> list[Prediction]:
         """Tell each text's class, or its tokens' tags."""
@@ -133,26 +139,28 @@ class Labeller:
         shares = np.exp(logits - logits.max())
         return Prediction(label=self.labels[int(shares.argmax())], chance=float(shares.max() / shares.sum()))
 
-    def _logits(self, texts: list[str]) -> list[np.ndarray]:
-        words = [tokens_of(text) for text in texts] if self.tags else []
-        encoded = self._tokenizer(
-            words or texts,
+    def _encoded(self, texts: list[str], *, max_tokens: int | None = None) -> tuple[list[TokenRow], Any]:
+        """Tokenise texts, special tokens included: a row each, and what the tokenizer says beside."""
+        encoded = self.tokenizer(
+            [tokens_of(text) for text in texts] if self.tags else texts,
             is_split_into_words=bool(self.tags),
-            padding=True,
             truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
+            max_length=max_tokens or self.max_tokens,
+            return_attention_mask=False,
         )
-        lengths = encoded["attention_mask"].sum(dim=1).tolist()
-        full = [place for place, length in enumerate(lengths) if length == self.max_tokens]  # cut, unless they just fit
-        logits = self._model(**encoded.to(self._model.device)).logits.float().cpu().numpy()
+        return [{name: encoded[name][place] for name in encoded} for place in range(len(texts))], encoded
+
+    def _logits(self, texts: list[str]) -> list[np.ndarray]:
+        rows, encoded = self._encoded(texts)
+        logits = [each.cpu().numpy() for each in self._network(rows)]
+        refuse_not_finite(np.array([each.sum() for each in logits]), self.name)
+        full = [place for place, row in enumerate(rows) if len(row["input_ids"]) == self.max_tokens]  # cut, unless they just fit
         if not self.tags:
             longer = self.max_tokens + 1
-            self.truncated += sum(
-                len(self._tokenizer(texts[place], truncation=True, max_length=longer)["input_ids"]) == longer for place in full
-            )
-            return list(logits)
-        found = [_first_pieces(row, encoded.word_ids(place), len(words[place])) for place, row in enumerate(logits)]
+            again = self._encoded([texts[place] for place in full], max_tokens=longer)[0] if full else []
+            self.truncated += sum(len(row["input_ids"]) == longer for row in again)
+            return logits
+        found = [_first_pieces(each, encoded.word_ids(place), len(tokens_of(texts[place]))) for place, each in enumerate(logits)]
         self.truncated += sum(bool(np.isnan(found[place][-1]).any()) for place in full)
         return found
 
@@ -163,7 +171,7 @@ def is_labeller(name: str | Path) -> bool:
     Raises:
         UserError: As ``saved.locate``.
     """
-    return _named_kind(locate(str(name))) is not None
+    return kind_of(locate(str(name))).head in _CALLED_KIND
 
 
 def checked_names(names: Sequence[str], *, outputs: int, what: str, model: str) -> tuple[str, ...]:
@@ -185,23 +193,6 @@ def checked_names(names: Sequence[str], *, outputs: int, what: str, model: str) 
     if len(set(names)) != len(names):
         raise UserError(f"the {what} of teacher {model!r} name one twice: give each once")
     return tuple(names)
-
-
-def _named_kind(path: str) -> Kind | None:
-    """Which head the folder's config names, if any."""
-    import transformers
-
-    try:
-        architectures = transformers.AutoConfig.from_pretrained(path).architectures or []
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        if not Path(path).is_dir():  # a hub's name; a folder may be of another kind
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"model {path!r} cannot be loaded ({reason}): give a model folder, or a hub name you can reach") from None
-        architectures = []
-    for kind, head in _HEADS.items():
-        if any(architecture.endswith(head) for architecture in architectures):
-            return kind
-    return None
 
 
 def _first_pieces(logits: np.ndarray, owners: Sequence[int | None], words: int) -> np.ndarray:

@@ -14,13 +14,14 @@ from torch import Tensor
 from tain.batches.masking import disjoint_places
 from tain.batches.tokenizing import bare_ids, opening_id, separator_id
 from tain.encoders.masked_lm import MaskedLanguageModel
-from tain.encoders.transformer import usable_number_type
+from tain.encoders.transformer import refuse_other_than_encoders, usable_number_type
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, set_number_type
-from tain.models.embedder import load_with_missing, max_length
+from tain.models.loading import load_with_missing, max_length
 from tain.models.saved import read_layout
+from tain.models.unknown_tokens import check_known
 from tain.text.collections import list_texts
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
@@ -34,11 +35,13 @@ class LoadedMaskedLM:
         model: Float32, in eval mode.
         tokenizer: Its tokenizer, which has a mask token.
         new_head: Parameters of the prediction head that the folder did not have, so that they are random; empty where it had all.
+        name: What the user called it.
     """
 
     model: Any
     tokenizer: Any
     new_head: tuple[str, ...]
+    name: str = ""
 
 
 def load_masked_lm(name: str | Path, *, trust_remote_code: bool = False) -> LoadedMaskedLM:
@@ -50,13 +53,9 @@ def load_masked_lm(name: str | Path, *, trust_remote_code: bool = False) -> Load
     """
     model, tokenizer, missing = load_with_missing("AutoModelForMaskedLM", read_layout(name).path, trust_remote_code=trust_remote_code)
     refuse_without_mask(tokenizer, name)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise UserError(
-            f"model {str(name)!r} has vectors for {rows:,} tokens, but its tokenizer knows {len(tokenizer):,}: "
-            "give a folder whose model and tokenizer belong together"
-        )
-    return LoadedMaskedLM(model, tokenizer, tuple(sorted(missing)))
+    if model.base_model is not model:
+        refuse_other_than_encoders(model.base_model)
+    return LoadedMaskedLM(model, tokenizer, tuple(sorted(missing)), str(name))
 
 
 def refuse_without_mask(tokenizer: Any, name: str | Path) -> None:
@@ -183,6 +182,7 @@ class MaskedPredictor:
             UserError: The texts have fewer tokens than a block, or none that the tokenizer knows.
         """
         texts = list_texts(texts)
+        check_known(self, texts, progress=progress or Progress.silent())
         batches = self.blocks(texts, block_tokens=block_tokens)
         generator = torch.Generator().manual_seed(seed)
         nats, tokens = [], []

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tain.batches.packing import batches_by_tokens, pack
@@ -26,12 +25,14 @@ from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.batches.tokenizing import separator_id, tokenise
 from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
 from tain.foundation.choices import CodeKind, Dtype, RankerType
-from tain.foundation.errors import UserError
+from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import set_number_type
+from tain.foundation.tensors import read_tensors
 from tain.models.embedder import Embedder
-from tain.models.saved import read_record, write_record, write_router
+from tain.models.loading import kind_of
+from tain.models.saved import locate, read_record, write_record, write_router
 from tain.models.scanning import scan_all
 from tain.text.collections import each_item, list_texts
 
@@ -85,7 +86,7 @@ class Ranker(ABC):
 
     @staticmethod
     def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False) -> "Ranker":
-        """Load what ``tain rank train`` saved; any other encoder is taken as a bi-encoder with one tower.
+        """Load what ``tain rank train`` saved, or a cross-encoder of sentence-transformers; any encoder is taken as a bi-encoder with one tower.
 
         Args:
             name: A folder, a hub name, or ``tain-mini``.
@@ -97,7 +98,12 @@ class Ranker(ABC):
             UserError: There is no such model, or it cannot be run.
         """
         record = read_record(name)
-        if record.get("kind") != "ranker":
+        kind = None if record.get("kind") == "ranker" else kind_of(locate(name))
+        if kind is not None and kind.head == "cross-encoder":
+            from tain.models.cross_encoders import SavedCrossEncoder
+
+            ranker = SavedCrossEncoder.read(kind, name=str(name), device=device, trust_remote_code=trust_remote_code)
+        elif kind is not None:
             embedder = Embedder.load(name, device=device, dtype="float32", trust_remote_code=trust_remote_code)
             ranker = DualRanker.around(embedder, name=str(name))
         elif _described(record, name)["type"] == "cross":
@@ -105,7 +111,7 @@ class Ranker(ABC):
         else:
             ranker = DualRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
         _ = ranker.fingerprint  # of the weights as they are stored, before they are rounded
-        ranker.compute_in(ranker.towers[0].encoder.number_type(dtype))
+        ranker.compute_in(ranker.number_type(dtype))
         return ranker
 
     @property
@@ -174,6 +180,23 @@ class Ranker(ABC):
     @property
     def device(self) -> torch.device:
         return self.towers[0].encoder.device
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.towers[0].tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text that it reads at once."""
+        return max(tower.max_tokens for tower in self.towers)
+
+    def number_type(self, asked: Dtype) -> torch.dtype:
+        """What to compute in: what was asked for, or what is fastest here.
+
+        Raises:
+            UserError: It cannot compute in what was asked for.
+        """
+        return self.towers[0].encoder.number_type(asked)
 
     def compute_in(self, number_type: torch.dtype) -> None:
         """Let the towers compute in this number type; heads stay in float32."""
@@ -302,7 +325,7 @@ class DualRanker(Ranker):
     def _fingerprinted(self) -> str:
         """Take in all that a cached candidate vector depends on: the candidates' tower, the scale, the tokenizer."""
         about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.head.normalise)
-        return _digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
+        return digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
 
     # ---- vectors
 
@@ -334,6 +357,7 @@ class DualRanker(Ranker):
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
                 vectors[batch] = self.candidate_vectors([ids[text] for text in batch]).cpu().numpy()
                 task.advance(len(batch))
+        refuse_not_finite(vectors, self.name)
         return vectors
 
     @torch.inference_mode()
@@ -349,6 +373,7 @@ class DualRanker(Ranker):
         with evaluating(self.module):
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=self._batch_tokens()):
                 vectors[batch] = self.context_vectors([ids[text] for text in batch]).cpu()
+        refuse_not_finite(vectors.numpy(), self.name)
         return ContextVectors(vectors, self.head.is_vector(torch.tensor([len(text) for text in ids], dtype=torch.long)))
 
     def windows(self, contexts: Iterable[str]) -> Iterator[tuple[int, ContextVectors]]:
@@ -386,7 +411,7 @@ class DualRanker(Ranker):
     def score_lists(
         self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
-        contexts, lists = _matched(contexts, lists)
+        contexts, lists = matched(contexts, lists)
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
         vectors = self.encode_candidates(list(row_of), progress=progress)
         scores: list[np.ndarray] = []
@@ -399,7 +424,7 @@ class DualRanker(Ranker):
         return scores
 
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        contexts, lists = _matched(contexts, lists)
+        contexts, lists = matched(contexts, lists)
         counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
         return [
             of_context + sum(islice(counts, len(listed)))
@@ -430,13 +455,27 @@ class DualRanker(Ranker):
             (folder / name).mkdir()
             tower.save(folder / name, record=part, card=card, similarity="dot")
         if self.type == "bi":
-            write_router(folder, query="context", document="candidate")
+            write_router(folder, query="context", document="candidate", kept=self.context.sentence_transformers)
         write_record(folder, record)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-class CrossRanker(Ranker):
-    """A cross-encoder: every pair goes through the encoder together, so nothing can be cached.
+class PairRanker(Ranker):
+    """A cross-encoder: every pair goes through the network together, so nothing can be cached."""
+
+    type = "cross"
+
+    def score(
+        self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "contexts candidates"]:
+        """Score every candidate for every context: one pass of the network a pair."""
+        contexts, candidates = list_texts(contexts, what="context"), list_texts(candidates, what="candidate")
+        found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
+        return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
+
+
+class CrossRanker(PairRanker):
+    """A cross-encoder that ``tain rank train`` trains: an encoder, and a score of the first token.
 
     Args:
         tower: The encoder; its ``max_tokens`` is the limit of a pair.
@@ -446,8 +485,6 @@ class CrossRanker(Ranker):
         name: How it is called in tables.
         record: What its ``tain.json`` says.
     """
-
-    type = "cross"
 
     def __init__(
         self,
@@ -496,7 +533,7 @@ class CrossRanker(Ranker):
 
     def _fingerprinted(self) -> str:
         about = (tokenizer_fingerprint(self.tower.tokenizer), self.context.max_tokens, self.candidate.max_tokens)
-        return _digest({**self.tower.encoder.state_dict(), **self.head.state_dict()}, about)
+        return digest({**self.tower.encoder.state_dict(), **self.head.state_dict()}, about)
 
     def pair_ids(self, context: Sequence[int], candidate: Sequence[int]) -> tuple[list[int], int]:
         """Join a tokenised context and candidate; also where the candidate begins."""
@@ -504,7 +541,7 @@ class CrossRanker(Ranker):
         return [*context, *second], len(context)
 
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        contexts, lists = _matched(contexts, lists)
+        contexts, lists = matched(contexts, lists)
         counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
         joined = 0 if self._is_doubly_separated else -1  # a candidate's opening token gives way to a separator, or goes
         of_contexts = self.context.count_tokens(contexts)
@@ -520,19 +557,11 @@ class CrossRanker(Ranker):
         hidden = encoder.tokens(packed, second_parts=torch.tensor([begins for _, begins in pairs]))
         return self.head(hidden[packed.starts])[packed.order.argsort()]
 
-    def score(
-        self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
-    ) -> Float32[np.ndarray, "contexts candidates"]:
-        """Score every candidate for every context: one pass of the encoder a pair."""
-        contexts, candidates = list_texts(contexts, what="context"), list_texts(candidates, what="candidate")
-        found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
-        return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
-
     @torch.inference_mode()
     def score_lists(
         self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
-        contexts, lists = _matched(contexts, lists)
+        contexts, lists = matched(contexts, lists)
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
         context_ids, self.truncated_contexts = _token_ids(self.context, contexts)
         candidate_ids, self.truncated_candidates = _token_ids(self.candidate, list(row_of))
@@ -544,6 +573,7 @@ class CrossRanker(Ranker):
                 joined = [self.pair_ids(context_ids[pairs[pair][0]], candidate_ids[pairs[pair][1]]) for pair in batch]
                 scores[batch] = self.pair_scores(joined).cpu().numpy()
                 task.advance(len(batch))
+        refuse_not_finite(scores, self.name)
         ends = np.cumsum([len(listed) for listed in lists])
         return np.split(scores, ends[:-1]) if lists else []
 
@@ -583,7 +613,8 @@ def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str, normal
     """The same model with a length limit of its own and a tokenizer that cuts on its own side."""
     tokenizer = copy.deepcopy(embedder.tokenizer)
     tokenizer.truncation_side = cut
-    return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens, normalise=normalise)
+    kept = {"sentence_transformers": embedder.sentence_transformers, "include_prompt": embedder.include_prompt}
+    return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens, normalise=normalise, **kept)
 
 
 def _token_ids(side: Embedder, texts: list[str]) -> tuple[list[list[int]], int]:
@@ -591,7 +622,7 @@ def _token_ids(side: Embedder, texts: list[str]) -> tuple[list[list[int]], int]:
     return tokens.ids, tokens.truncated
 
 
-def _matched(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
+def matched(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
     """Read contexts, and for each its list of candidates."""
     contexts = list_texts(contexts, what="context")
     listed = [list_texts(own, what="a context's candidate") for own in each_item(lists, what="list")]
@@ -606,13 +637,15 @@ def _save_head(head: nn.Module, folder: Path) -> None:
 
 def _load_head(head: nn.Module, folder: Path) -> None:
     try:
-        head.load_state_dict(load_file(folder / _HEAD_FILE))
-    except (OSError, RuntimeError, SafetensorError) as error:
+        head.load_state_dict(read_tensors(folder / _HEAD_FILE))
+    except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"ranker {str(folder)!r} has no head that fits it ({reason}): train it again") from None
+    if not all(torch.isfinite(tensor).all() for tensor in head.state_dict().values()):
+        raise UserError(f"ranker {str(folder)!r} has a head whose numbers are not finite: train it again")
 
 
-def _digest(tensors: dict[str, Tensor], about: tuple[object, ...]) -> str:
+def digest(tensors: dict[str, Tensor], about: tuple[object, ...]) -> str:
     digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=8)
     for name, tensor in sorted(tensors.items()):
         if "pooler." in name:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,8 @@ class Layout:
         normalise: Its vectors are scaled to length 1.
         record: Its ``tain.json``; empty where there is none.
         correction: What is done to its vectors after pooling; None where nothing is.
+        sentence_transformers: Its ``config_sentence_transformers.json``; empty where there is none.
+        include_prompt: Whether sentence-transformers takes the tokens of a prompt into the mean.
         token_weights: Weight of each token id in mean pooling, as sentence-transformers' ``WordWeights`` stores it; None where all
             weigh the same.
     """
@@ -42,6 +44,8 @@ class Layout:
     normalise: bool
     record: dict[str, Any]
     correction: LinearCorrection | LanguageCorrection | None = None
+    sentence_transformers: dict[str, Any] = field(default_factory=dict)
+    include_prompt: bool = True
     token_weights: np.ndarray | None = None
 
 
@@ -108,7 +112,7 @@ def read_layout(name: str | Path) -> Layout:
     path = locate(name)
 
     def stored(file: str) -> Any:
-        return _read_json(_stored_file(path, file))
+        return read_stored_json(path, file)
 
     record = stored("tain.json")
     _refuse_newer(record, name)
@@ -118,7 +122,8 @@ def read_layout(name: str | Path) -> Layout:
     modules = stored("modules.json") or []
     if not isinstance(modules, list) or not all(isinstance(module, dict) and {"type", "path"} <= set(module) for module in modules):
         raise UserError(f"model {str(name)!r} has a damaged modules.json: save the model again")
-    transformer, pooling, normalise, inner, correction, token_weights = path, None, False, "", None, None
+    transformer, pooling, normalise, inner, correction = path, None, False, "", None
+    include_prompt, token_weights = True, None
     for module in modules:
         kind = str(module["type"]).rpartition(".")[2]
         if kind == "Transformer":
@@ -128,7 +133,8 @@ def read_layout(name: str | Path) -> Layout:
                 stored(f"{module['path']}/config.json") or stored(f"{module['path']}/wordweights_config.json"), name
             )
         elif kind == "Pooling":
-            pooling = _pooling(stored(f"{module['path']}/config.json"), name)
+            of_pooling = stored(f"{module['path']}/config.json")
+            pooling, include_prompt = _pooling(of_pooling, name), of_pooling.get("include_prompt") is not False
         elif kind == "Normalize":
             normalise = True
         elif kind == "Dense" and correction is None and not normalise:
@@ -144,17 +150,27 @@ def read_layout(name: str | Path) -> Layout:
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
     limits = stored(f"{inner}sentence_bert_config.json")
     is_lower_cased = limits.get("do_lower_case") and not stored(f"{inner}tokenizer_config.json").get("do_lower_case")
-    _refuse_text_changes(stored("config_sentence_transformers.json"), name, is_lower_cased=bool(is_lower_cased))
+    about = stored("config_sentence_transformers.json")
+    refuse_text_changes(about, name, is_lower_cased=bool(is_lower_cased))
     if Path(path).is_dir():
         transformer = str(Path(path) / inner)
         refuse_pickles(transformer)
     elif inner:
         raise UserError(f"model {str(name)!r} keeps its encoder in the subfolder {inner!r}: download it and give the local folder")
-    return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record, correction, token_weights)
+    return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record, correction, about, include_prompt, token_weights)
 
 
-def _refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool) -> None:
-    """Refuse what sentence-transformers would do to every text first: without it the vectors would be others, and nobody would know."""
+def refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool) -> None:
+    """Refuse what sentence-transformers would do to every text first: without it the vectors would be others.
+
+    Args:
+        of_whole: The folder's ``config_sentence_transformers.json``.
+        name: The model's name, for messages.
+        is_lower_cased: Texts are lower-cased before the tokenizer sees them.
+
+    Raises:
+        UserError: There is such a thing, or the file is damaged.
+    """
     if not isinstance(of_whole, dict):
         raise UserError(f"model {str(name)!r} has a damaged config_sentence_transformers.json: save the model again")
     prompts, default = of_whole.get("prompts") or {}, of_whole.get("default_prompt_name")
@@ -181,6 +197,8 @@ def write_layout(
     card: str,
     correction: LinearCorrection | LanguageCorrection | None = None,
     similarity: Literal["cosine", "dot"] = "cosine",
+    kept: dict[str, Any] | None = None,
+    include_prompt: bool = True,
     token_weights: np.ndarray | None = None,
     vocabulary: Sequence[str] = (),
 ) -> None:
@@ -197,6 +215,8 @@ def write_layout(
         correction: What is done to pooled vectors. A linear one becomes a Dense layer, which sentence-transformers runs too; one by
             language a file of its own, which it passes over, and ``record`` must say so.
         similarity: How its vectors are to be compared.
+        kept: Entries of ``config_sentence_transformers.json`` that stay, such as prompts.
+        include_prompt: Whether sentence-transformers takes the tokens of a prompt into the mean.
         token_weights: Weight of each token id in mean pooling; becomes a WordWeights module, which sentence-transformers runs too.
         vocabulary: The token of each id; needed with ``token_weights``.
     """
@@ -223,10 +243,10 @@ def write_layout(
     chosen = "cls_token" if pooling == "cls" else "mean_tokens"
     _write_json(
         paths["Pooling"] / "config.json",
-        {"word_embedding_dimension": dim, **{f"pooling_mode_{mode}": mode == chosen for mode in modes}, "include_prompt": True},
+        {"word_embedding_dimension": dim, **{f"pooling_mode_{mode}": mode == chosen for mode in modes}, "include_prompt": include_prompt},
     )
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
-    _write_similarity(folder, similarity)
+    _write_similarity(folder, similarity, kept)
     write_record(folder, record)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -255,13 +275,14 @@ def _refuse_newer(record: Any, name: str | Path) -> None:
         raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
 
 
-def write_router(folder: Path, *, query: str, document: str) -> None:
+def write_router(folder: Path, *, query: str, document: str, kept: dict[str, Any] | None = None) -> None:
     """Let sentence-transformers (5 and later) read two saved encoders below ``folder`` as one model with two towers.
 
     Args:
         folder: An existing folder.
         query: Name of the subfolder that encodes queries (``encode_query``).
         document: Name of the one that encodes documents (``encode_document``).
+        kept: Entries of ``config_sentence_transformers.json`` that stay, such as prompts.
     """
     _write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Router"}])
     types, structure = {}, {}
@@ -272,13 +293,15 @@ def write_router(folder: Path, *, query: str, document: str) -> None:
         structure[route] = list(paths)
     routes = {"types": types, "structure": structure, "parameters": {"default_route": "query", "allow_empty_key": True}}
     _write_json(folder / "router_config.json", routes)
-    _write_similarity(folder, "dot")
+    _write_similarity(folder, "dot", kept)
 
 
-def _write_similarity(folder: Path, similarity: str) -> None:
+def _write_similarity(folder: Path, similarity: str, kept: dict[str, Any] | None = None) -> None:
     found = versions()
     written_for = {"sentence_transformers": "2.2.2", "transformers": found.get("transformers"), "pytorch": found.get("torch")}
-    _write_json(folder / "config_sentence_transformers.json", {"__version__": written_for, "similarity_fn_name": similarity})
+    _write_json(
+        folder / "config_sentence_transformers.json", {**(kept or {}), "__version__": written_for, "similarity_fn_name": similarity}
+    )
 
 
 def _write_token_weights(folder: Path, weights: np.ndarray, vocabulary: Sequence[str]) -> None:
@@ -318,16 +341,28 @@ def _pooling(config: dict[str, Any], name: str | Path) -> Pooling:
     return _POOLING_KEYS[chosen[0]]
 
 
+def read_stored_json(path: str, file: str) -> Any:
+    """Read a JSON file of a local folder or hub name; empty where there is none.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    return _read_json(_stored_file(path, file))
+
+
 def _stored_file(path: str, file: str) -> Path | None:
     """Where a file of a model lies: in its local folder, or in the hub's cache, fetched there when a network is at hand."""
     if Path(path).is_dir():
         return Path(path) / file
     from transformers.utils.hub import cached_file
 
+    from tain.models.hub import is_local_only
+
     try:
         found = cached_file(
             path,
             file,
+            local_files_only=is_local_only(path),
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,

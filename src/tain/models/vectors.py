@@ -17,6 +17,7 @@ import numpy as np
 from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.files import refuse_existing
 from tain.foundation.progress import Progress, Task
+from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
 from tain.text.collections import each_text
 from tain.text.windows import windows
@@ -150,7 +151,10 @@ def encode_to_file(
                 task.advance(resumed)
                 with _disk_trouble_named(path):
                     rows.open(windows=run.windows, texts=run.texts)
+                is_known = True
                 for window in coming:
+                    if is_known:
+                        is_known = check_known(embedder, window, progress=progress) < WARN_FROM
                     vectors = embedder.encode(
                         window, language=language, batch_tokens=batch_tokens, normalise=normalise, progress=_PartOfTask(task)
                     )

@@ -29,6 +29,7 @@ from tain.models.correction_fitting import (
     refuse_dimensions,
 )
 from tain.models.embedder import Embedder
+from tain.models.unknown_tokens import check_known
 from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.correct_card import correction_card
 from tain.recipes.correct_config import CorrectConfig, language_code
@@ -146,6 +147,8 @@ def _moments(embedder: Embedder, texts: Iterable[str], language: str, config: Co
     stream = iter(texts if config.most_texts is None else islice(texts, config.most_texts))
     with progress.task(f"encode {language}".strip(), config.most_texts) as task:
         while window := list(islice(stream, _WINDOW_TEXTS)):
+            if not moments.count:
+                check_known(embedder, window, progress=progress, is_training=True)
             moments.add(embedder.encode(window, batch_tokens=config.batch_tokens, normalise=False))
             truncated += embedder.truncated
             task.advance(len(window))
@@ -185,5 +188,6 @@ def _cosine(left: np.ndarray, right: np.ndarray) -> float:
 def _saved(result: Corrected, model: str, output: Path, *, overwrite: bool) -> Corrected:
     record = {**result.embedder.record, "kind": "encoder", "corrected_from": model, "correction": result.to_dict()}
     with whole_folder(output, overwrite=overwrite) as folder:
-        result.embedder.save(folder, record=record, card=correction_card(output.name, record))
+        similarity = "dot" if result.embedder.sentence_transformers.get("similarity_fn_name") == "dot" else "cosine"
+        result.embedder.save(folder, record=record, card=correction_card(output.name, record), similarity=similarity)
     return replace(result, folder=output)

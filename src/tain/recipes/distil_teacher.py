@@ -9,14 +9,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.foundation.tensors import read_arrays
 from tain.models.correction import LanguageCorrection
 from tain.models.embedder import Embedder
 from tain.models.labeller import Labeller, checked_names
+from tain.models.unknown_tokens import check_known
 from tain.recipes.distil_config import NONE
 from tain.runtime.student import is_student
 
@@ -134,7 +134,7 @@ def load_teacher(
         tagger=Labeller.load(name, kind="tag", names=tags, **options) if task == "tag" else None,
         classifier=Labeller.load(whole, kind="classify", names=labels, **options) if whole is not None else None,
         labels=labels,
-        embedder=partial(Embedder.load, whole if whole is not None else name, dtype="float32", **options),
+        embedder=partial(Embedder.load, whole if whole is not None else name, dtype="float32", below_head=True, **options),
     )
 
 
@@ -159,6 +159,7 @@ class _EncoderTeacher:
         return self.embedder.fingerprint()
 
     def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+        check_known(self.embedder, texts, progress=progress, is_training=True)
         vectors = self.embedder.encode(texts, progress=progress)
         _tell_of_cuts(self.embedder, texts, progress)
         return Lessons(text=vectors)
@@ -198,6 +199,8 @@ class _LabellerTeacher:
     def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
         said: list[list[np.ndarray] | None] = []
         for labeller in (self._classifier, self._tagger):
+            if labeller is not None:
+                check_known(labeller, texts, progress=Progress.mute(), is_training=True)  # logits warns
             said.append(None if labeller is None else labeller.logits(texts, progress=progress))
             if labeller is not None:
                 _tell_of_cuts(labeller, texts, progress)
@@ -274,8 +277,8 @@ def _matrix_names(names: Sequence[str] | None, logits: np.ndarray, what: str, pa
 
 def _read_matrices(path: Path, only: str) -> dict[str, np.ndarray]:
     try:
-        found = {only: np.load(path, allow_pickle=False)} if path.suffix == ".npy" else load_file(path)
-    except (OSError, EOFError, ValueError, AttributeError, SafetensorError) as error:  # AttributeError: a number type that NumPy lacks
+        found = {only: np.load(path, allow_pickle=False)} if path.suffix == ".npy" else read_arrays(path)
+    except (OSError, EOFError, ValueError) as error:
         raise UserError(
             f"teacher file {str(path)!r} cannot be read ({' '.join(str(error).split())[:200]}): give .npy or .safetensors"
         ) from None

@@ -1,6 +1,7 @@
 """Measure the gradient variance of a masked language model on a user's text: `inspection/gradient_variance.py` fed with real gradients."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from tain.inspection.gradient_report import GradientReport
 from tain.inspection.gradient_variance import SignedFold, gradient_variance, measure_products
 from tain.models.embedder import max_length
 from tain.models.masked_lm import load_masked_lm
+from tain.models.unknown_tokens import check_known
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain_objectives import Masker
 
 _FEWEST_BLOCKS = 8  # with four, a 95% interval holds the truth 93 times of 100, with two never
+_READ_TEXTS = 512  # looked at for characters that the tokenizer does not know
 _READ_TOKENS = 2_000_000  # blocks are drawn from the beginning of the texts: a few seconds of tokenising
 
 
@@ -75,7 +78,9 @@ def probe_gradients(
         raise UserError(
             f"block_tokens is {block_tokens}, but model {str(model)!r} reads {positions} tokens at most: give {positions} or fewer"
         )
-    rows = _drawn_blocks(Sources(tuple(map(str, texts)), column), loaded.tokenizer, blocks=blocks, block_tokens=block_tokens, seed=seed)
+    sources = Sources(tuple(map(str, texts)), column)
+    check_known(loaded, list(islice(sources.texts(), _READ_TEXTS)), progress=progress)
+    rows = _drawn_blocks(sources, loaded.tokenizer, blocks=blocks, block_tokens=block_tokens, seed=seed)
     masker = Masker(loaded.tokenizer, rate=masking_rate)
     place = choose_device(device)
     network = MaskedLanguageModel(loaded.model.to(place).eval())

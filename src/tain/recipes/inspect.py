@@ -27,6 +27,7 @@ from tain.inspection.whole_layer import LAYER_METHOD, layer_norms, layer_ratios
 from tain.models.correction import LanguageCorrection
 from tain.models.embedder import Embedder
 from tain.models.masked_lm import refuse_without_mask
+from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.text.cleaning import same_text_key
 from tain.text.collections import each_item, each_text
 from tain.text.windows import windows
@@ -186,7 +187,10 @@ def _inspected(
     heads = int(embedder.encoder.model.config.num_attention_heads)
     first: list[_Tokenised] = []
     with progress.task("inspect", len(texts) if isinstance(texts, Sequence) else None) as task:
+        is_known = True
         for window in reading.windows():
+            if is_known:
+                is_known = check_known(embedder, [text.text for text in window], progress=progress) < WARN_FROM
             first.extend(window[: max(0, shown - len(first))])
             _refuse_large(first, layers=watched.layers, heads=heads)
             ids = [_masked(text.ids, embedder.tokenizer, rate=masking_rate, rng=rng) for text in window]
@@ -376,7 +380,7 @@ def _masked(ids: list[int], tokenizer: Any, *, rate: float, rng: np.random.Gener
 
 def _loaded(model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None) -> Embedder:
     if not isinstance(model, Embedder):
-        embedder = Embedder.load(model, device=device, dtype="float32", max_tokens=max_tokens)
+        embedder = Embedder.load(model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True)
         set_number_type(embedder.encoder, getattr(torch, dtype))
         return embedder
     if max_tokens is not None or device is not None:

@@ -39,6 +39,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory
 from tain.models.correction_fitting import Moments, fit_whitening
 from tain.models.embedder import Embedder
+from tain.models.unknown_tokens import check_known
 from tain.objectives.contrastive import info_nce, similarity_gap
 from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.mirror_card import FIGURES, below_lexical, method_of, model_card
@@ -209,6 +210,7 @@ def mirror(
         progress.warn(
             f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit another afterwards"
         )
+    check_known(embedder, material.left + material.right, progress=progress, is_training=True)
     if embedder.encoder.token_weights is not None and config.token_weights is None and config.recipe in ("default", "paper"):
         progress.warn(f"the token weights of {str(model)!r} are left out: give --token-weights sif to weigh tokens by your texts")
     untouched_pooling = embedder.pooling

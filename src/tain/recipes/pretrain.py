@@ -29,6 +29,7 @@ from tain.foundation.files import refuse_existing, whole_file, whole_folder
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, collect_as_usual, keep_freed_memory, set_number_type, versions
 from tain.models.embedder import max_length
+from tain.models.loading import load_tokenizer
 from tain.models.masked_lm import load_masked_lm, refuse_without_mask
 from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
@@ -227,13 +228,7 @@ class _Session:
         import transformers
 
         if self.config.tokenizer is not None:
-            try:
-                return transformers.AutoTokenizer.from_pretrained(self.config.tokenizer)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                why = " ".join(str(error).split())[:200]
-                raise UserError(
-                    f"tokenizer {str(self.config.tokenizer)!r} cannot be read ({why}): give a model's folder or hub name"
-                ) from None
+            return load_tokenizer(self.config.tokenizer)
         key = hashlib.sha256(json.dumps([self.sources.facts(), self.config.vocabulary]).encode()).hexdigest()[:16]
         folder = self.work / f"tokenizer-{key}"
         if not (folder / "tokenizer.json").exists():

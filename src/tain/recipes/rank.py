@@ -28,6 +28,7 @@ from tain.foundation.runtime import choose_device, keep_freed_memory, set_number
 from tain.models.embedder import Embedder, max_length
 from tain.models.rankers import CANDIDATE_TOKENS, CONTEXT_TOKENS, CrossRanker, DualRanker, Ranker, refuse_correction
 from tain.models.saved import read_layout
+from tain.models.unknown_tokens import check_known
 from tain.objectives.ranking import candidate_cross_entropy, listwise_distillation
 from tain.recipes.chosen_settings import chosen_settings, suggested_settings
 from tain.recipes.rank_card import ranker_card
@@ -275,6 +276,8 @@ class _Session:
         sides = self.ranker.context, self.ranker.candidate
         texts = self.material.contexts, self.material.candidates
         both = [tokenise(side.tokenizer, given, max_tokens=side.max_tokens) for side, given in zip(sides, texts, strict=True)]
+        for side, given in zip(sides, texts, strict=True):
+            check_known(side, given, progress=self.progress, is_training=True)
         for what, tokens, side in zip(("contexts", "candidates"), both, sides, strict=True):
             if tokens.truncated:
                 self.progress.warn(

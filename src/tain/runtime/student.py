@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from tain.batches.projection_config import ProjectionConfig
-from tain.foundation.errors import UserError
+from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import collect_as_usual
 from tain.runtime.graphs import Graph, NumpyGraph, OnnxGraph
@@ -259,6 +259,8 @@ class Student:
                         raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
                     outputs = self.graph.run(inputs.arrays)
                     self._reader.keep(outputs)
+                if "text" in outputs:
+                    refuse_not_finite(outputs["text"], self.name)
                 self.truncated += inputs.truncated
                 yield places, outputs
                 task.advance(len(places))

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tain.foundation.errors import UserError
+from tain.foundation.errors import NotFiniteError, UserError
 from tain.serving.batching import MAX_WAIT_S, Queue, Scheduler, StoppingError, TooBusyError
 from tain.serving.bodies import GONE, Bodies
 from tain.serving.schemas import ClassifyRequest, EmbeddingRequest, RequestError, RerankRequest
@@ -226,6 +226,8 @@ class Service:
             return found.result()
         except StoppingError:
             raise _stopping() from None
+        except NotFiniteError as error:  # the model's fault, not the request's
+            raise RequestError(str(error), status=500, code="not_finite") from None
         except UserError as error:
             raise RequestError(str(error)) from None
         finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
 from tain.runtime.student import Student, is_student
 from tain.text.records import Prediction
 
@@ -42,6 +43,9 @@ class Scored:
     query_tokens: int
 
 
+_LOOKED_AT = 8  # texts of a batch
+
+
 class Served:
     """One model and what it can do.
 
@@ -50,6 +54,7 @@ class Served:
         embedder: Gives vectors: an encoder or a student.
         ranker: Scores documents for a query. An embedder without one ranks by cosine.
         labeller: Tells classes or tags: a classifier, a tagger or a student.
+        progress: Told once when texts come that the model's tokenizer largely does not know.
         normalise: Scale vectors to length 1 in ``embed``; None: what the model's folder says.
     """
 
@@ -61,10 +66,12 @@ class Served:
         ranker: "Ranker | None" = None,
         labeller: "Labeller | Student | None" = None,
         normalise: bool | None = True,
+        progress: Progress | None = None,
     ) -> None:
         self.name = name
         self.embedder, self.ranker, self.labeller = embedder, ranker, labeller
         self.normalise = normalise
+        self._progress, self._is_script_known = progress or Progress.mute(), True
 
     @property
     def uses(self) -> tuple[str, ...]:
@@ -96,6 +103,7 @@ class Served:
     def embed(self, texts: list[str]) -> list[tuple[np.ndarray, int]]:
         """Each text's vector, float32 (dim,), and how many tokens were read of it."""
         assert self.embedder is not None
+        self._look_at(texts)
         vectors = self.embedder.encode(texts, normalise=self.normalise)
         self._refuse_infinite(vectors)
         return list(zip(vectors, self.embedder.count_tokens(texts), strict=True))
@@ -106,6 +114,7 @@ class Served:
         for query, group in groupby(pairs, key=itemgetter(0)):
             queries.append(query.text)
             lists.append([document for _, document in group])
+        self._look_at([*queries, *(listed[0] for listed in lists)])
         found = self._ranked(queries, lists) if self.ranker is not None else self._compared(queries, lists)
         self._refuse_infinite(np.array([one.score for one in found]))
         return found
@@ -113,6 +122,7 @@ class Served:
     def classify(self, texts: list[str]) -> Sequence[Prediction]:
         """Each text's class or tags."""
         assert self.labeller is not None
+        self._look_at(texts)
         found = self.labeller.predict(texts)
         self._refuse_infinite(np.array([said.chance or 0.0 for said in found]))
         return found
@@ -141,12 +151,21 @@ class Served:
 
     def _max_tokens(self) -> int | None:
         if self.ranker is not None:
-            return max(tower.max_tokens for tower in self.ranker.towers)
+            return self.ranker.max_tokens
         return getattr(self.embedder, "max_tokens", None)
 
     def _refuse_infinite(self, numbers: np.ndarray) -> None:
         if not np.isfinite(numbers).all():
             raise ArithmeticError(f"model {self.name!r} computed numbers that are not finite: its weights are damaged")
+
+    def _look_at(self, texts: list[str]) -> None:
+        """Warn once of texts that the tokenizer largely does not know."""
+        model = self.embedder or self.ranker or self.labeller
+        if not self._is_script_known or getattr(model, "tokenizer", None) is None:
+            return
+        from tain.models.unknown_tokens import WARN_FROM, check_known
+
+        self._is_script_known = check_known(model, texts, progress=self._progress, sample=_LOOKED_AT) < WARN_FROM
 
 
 def _estimate(text: str) -> int:
@@ -154,13 +173,14 @@ def _estimate(text: str) -> int:
     return 2 + len(text) // (4 if text.isascii() else 2)
 
 
-def load_served(name: str, model: str, *, normalise: bool | None = True, **options: Any) -> Served:
+def load_served(name: str, model: str, *, normalise: bool | None = True, progress: Progress | None = None, **options: Any) -> Served:
     """Load whatever a folder or hub name holds; a student needs no torch.
 
     Args:
         name: What requests call it.
         model: A folder, a hub name, or ``tain-mini``.
         normalise: Scale vectors to length 1; None: what the model's folder says.
+        progress: See ``Served``.
         **options: ``device``, ``dtype`` and ``trust_remote_code``; a student, which has them of its own, takes none.
 
     Raises:
@@ -171,14 +191,16 @@ def load_served(name: str, model: str, *, normalise: bool | None = True, **optio
         return Served(name, embedder=student, normalise=normalise) if student.task == "embed" else Served(name, labeller=student)
     from tain.models.embedder import Embedder
     from tain.models.labeller import Labeller, is_labeller
+    from tain.models.loading import kind_of
     from tain.models.rankers import Ranker
-    from tain.models.saved import read_record
+    from tain.models.saved import locate, read_record
 
-    if read_record(model).get("kind") == "ranker":
-        return Served(name, ranker=Ranker.load(model, **options))
+    if read_record(model).get("kind") == "ranker" or kind_of(locate(model)).head == "cross-encoder":
+        return Served(name, ranker=Ranker.load(model, **options), progress=progress)
     if is_labeller(model):
-        return Served(name, labeller=Labeller.load(model, device=options.get("device"), trust_remote_code=options["trust_remote_code"]))
+        labeller = Labeller.load(model, device=options.get("device"), trust_remote_code=options["trust_remote_code"])
+        return Served(name, labeller=labeller, progress=progress)
     embedder = Embedder.load(model, **options)
     if embedder.languages:
         raise UserError(f"model {model!r} is corrected by language, and requests name none: serve the encoder that it was made from")
-    return Served(name, embedder=embedder, normalise=normalise)
+    return Served(name, embedder=embedder, normalise=normalise, progress=progress)

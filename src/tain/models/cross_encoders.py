@@ -1,0 +1,176 @@
+"""Cross-encoders as transformers and sentence-transformers save them: a model with a head of one output that reads pairs of texts."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import nn
+
+from tain.batches.packing import batches_by_tokens
+from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
+from tain.encoders.headed import HeadedModel, TokenRow
+from tain.encoders.transformer import usable_number_type
+from tain.foundation.choices import Dtype
+from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.progress import Progress
+from tain.foundation.runtime import choose_device, set_number_type
+from tain.models.embedder import Embedder
+from tain.models.loading import ModelKind, load_with_missing, max_length, padding_id
+from tain.models.rankers import PairRanker, digest, matched
+from tain.models.saved import read_stored_json, refuse_pickles, refuse_text_changes, write_record
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"Sigmoid": nn.Sigmoid, "Identity": nn.Identity}
+_PROBE = [("a", "b"), ("one two three", "four"), ("the first of two texts", "and another one that is somewhat longer")]
+
+
+class SavedCrossEncoder(PairRanker):
+    """Scores pairs as ``CrossEncoder.predict`` of sentence-transformers does: logits through a sigmoid, unless the folder says otherwise.
+
+    A pair that is too long loses tokens of its longer text first.
+
+    Args:
+        model: The network, in float32.
+        tokenizer: Its tokenizer.
+        activation: What makes scores of logits.
+        max_tokens: Pairs are cut at this length, special tokens included.
+        name: How it is called in tables.
+        about: Its ``config_sentence_transformers.json``.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, activation: nn.Module, *, max_tokens: int, name: str, about: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(name=name)
+        self._tokenizer, self.activation, self._max_tokens = tokenizer, activation, max_tokens
+        self.about = about or {}
+        self.network = HeadedModel(model, pad_id=padding_id(model, tokenizer, name=name), probe=self._rows(_PROBE))
+
+    @classmethod
+    def read(cls, kind: ModelKind, *, name: str, device: str | None, trust_remote_code: bool) -> "SavedCrossEncoder":
+        """Load a folder or hub name that ``kind_of`` found to be a cross-encoder.
+
+        Raises:
+            UserError: It has more than one output, no trained head, or an activation, prompt or module that tain does not run.
+        """
+        if kind.labels != 1:
+            raise UserError(
+                f"model {name!r} is a cross-encoder that gives {kind.labels} numbers for a pair, none of which is its score: give one with one output"
+            )
+        activation = _activation(kind, name)
+        limits = read_stored_json(kind.path, "sentence_bert_config.json")
+        refuse_text_changes(kind.sentence_transformers, name, is_lower_cased=bool(limits.get("do_lower_case")))
+        refuse_pickles(kind.path)
+        model, tokenizer, missing = load_with_missing("AutoModelForSequenceClassification", kind.path, trust_remote_code=trust_remote_code)
+        if heads := [weight for weight in missing if "pooler" not in weight]:
+            raise UserError(
+                f"model {name!r} has no trained head to score with ({heads[0]} is not in its weights): give a trained cross-encoder"
+            )
+        longest = min(limits.get("max_seq_length") or max_length(model, tokenizer), max_length(model, tokenizer))
+        model = model.to(choose_device(device))
+        return cls(model, tokenizer, activation, max_tokens=longest, name=name, about=kind.sentence_transformers)
+
+    @property
+    def module(self) -> nn.Module:
+        return self.network
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        return self._max_tokens
+
+    @property
+    def towers(self) -> tuple[Embedder, ...]:
+        return ()
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    def number_type(self, asked: Dtype) -> torch.dtype:
+        """float32, in which scores are those of ``CrossEncoder``, unless another is asked for."""
+        return torch.float32 if asked == "auto" else usable_number_type(self.network.model, asked)
+
+    def compute_in(self, number_type: torch.dtype) -> None:
+        set_number_type(self.network, number_type)
+
+    def _fingerprinted(self) -> str:
+        about = (tokenizer_fingerprint(self.tokenizer), self.max_tokens, type(self.activation).__name__)
+        return digest(dict(self.network.model.state_dict()), about)
+
+    def _rows(self, pairs: Sequence[tuple[str, str]], *, max_tokens: int | None = None) -> list[TokenRow]:
+        if not pairs:
+            return []
+        encoded = self.tokenizer(
+            [left for left, _ in pairs],
+            [right for _, right in pairs],
+            truncation="longest_first",
+            max_length=max_tokens or self.max_tokens,
+            return_attention_mask=False,
+        )
+        return [{name: encoded[name][place] for name in encoded} for place in range(len(pairs))]
+
+    @torch.inference_mode()
+    def score_lists(
+        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
+    ) -> list[Float32[np.ndarray, " listed"]]:
+        contexts, lists = matched(contexts, lists)
+        pairs = [(context, text) for context, listed in zip(contexts, lists, strict=True) for text in listed]
+        rows = self._rows(pairs, max_tokens=self.max_tokens + 1)
+        self.truncated_contexts, self.truncated_candidates = 0, sum(len(row["input_ids"]) > self.max_tokens for row in rows)  # pairs
+        if self.truncated:
+            rows = self._rows(pairs)
+        scores = np.empty(len(pairs), dtype=np.float32)
+        with (progress or Progress.silent()).task("score pairs", len(pairs)) as task:
+            for batch in batches_by_tokens([len(row["input_ids"]) for row in rows], batch_tokens=self._batch_tokens()):
+                logits = torch.stack(self.network([rows[place] for place in batch]))
+                scores[batch] = self.activation(logits)[:, 0].cpu().numpy()
+                task.advance(len(batch))
+        refuse_not_finite(scores, self.name)
+        return np.split(scores, np.cumsum([len(listed) for listed in lists])[:-1]) if lists else []
+
+    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
+        contexts, lists = matched(contexts, lists)
+        return [
+            sum(len(row["input_ids"]) for row in self._rows([(context, text) for text in listed])) if listed else 0
+            for context, listed in zip(contexts, lists, strict=True)
+        ]
+
+    def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
+        """Write it into an existing folder as sentence-transformers does, weights in float32."""
+        number_type = next(self.network.model.parameters()).dtype
+        set_number_type(self.network, torch.float32)
+        self.network.model.save_pretrained(folder)
+        set_number_type(self.network, number_type)
+        self.tokenizer.save_pretrained(folder)
+        about = {
+            **self.about,
+            "model_type": "CrossEncoder",
+            "activation_fn": f"torch.nn.modules.activation.{type(self.activation).__name__}",
+        }
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_record(folder, record)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _activation(kind: ModelKind, name: str) -> nn.Module:
+    """What the folder says makes scores of logits, in the order that sentence-transformers looks for it."""
+    old = kind.config.get("sentence_transformers")
+    said = (
+        kind.sentence_transformers.get("activation_fn")
+        or (old.get("activation_fn") if isinstance(old, dict) else None)
+        or kind.config.get("sbert_ce_default_activation_function")
+        or "torch.nn.Sigmoid"
+    )
+    found = _ACTIVATIONS.get(str(said).rpartition(".")[2]) if str(said).startswith("torch.nn.") else None
+    if found is None:
+        raise UserError(
+            f"model {name!r} makes its scores by {said}, which tain does not run: it runs torch.nn.Sigmoid and torch.nn.Identity"
+        )
+    return found()

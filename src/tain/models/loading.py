@@ -1,0 +1,316 @@
+"""What kind of model a folder holds, whether it can be used for a purpose, and loading it with its tokenizer.
+
+Every verb loads transformers models here, so that what cannot work is refused once and in the same words.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+
+from tain.encoders.transformer import position_offset_of, refuse_without_width
+from tain.foundation.errors import UserError
+from tain.foundation.runtime import collect_as_usual
+from tain.models.hub import is_local_only, not_found
+from tain.models.saved import read_stored_json
+
+Head = Literal["none", "classifier", "tagger", "cross-encoder", "question answering", "multiple choice"]
+
+_UNLIMITED = 10**6  # tokenizers without a limit of their own report a number near 1e30
+_HEADS: dict[str, Head] = {
+    "ForSequenceClassification": "classifier",
+    "ForTokenClassification": "tagger",
+    "ForQuestionAnswering": "question answering",
+    "ForMultipleChoice": "multiple choice",
+}
+_HEAD_GIVES: dict[Head, str] = {
+    "classifier": "labels, not vectors: use tain label",
+    "tagger": "labels of tokens, not vectors: use tain label",
+    "cross-encoder": "a score for a pair of texts, not vectors: use tain rank score, rank search --rerank or serve",
+    "question answering": "spans, not vectors: give an encoder",
+    "multiple choice": "choices, not vectors: give an encoder",
+}
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError)
+_SPECIAL_TOKENS = ("pad_token", "cls_token", "sep_token", "mask_token", "bos_token", "eos_token")
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What a folder or hub name says its model is.
+
+    Attributes:
+        path: What transformers loads: a folder or a hub name.
+        architecture: Class that the weights were saved from, such as ``BertForMaskedLM``; empty where none is named.
+        head: What the saved class computes beside token vectors; a masked language model's head counts as none.
+        labels: Outputs of the head; 0 without one.
+        sentence_transformers: ``config_sentence_transformers.json``; empty where there is none.
+        config: ``config.json`` as a dictionary.
+    """
+
+    path: str
+    architecture: str
+    head: Head
+    labels: int
+    sentence_transformers: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def is_encoder_alone(self) -> bool:
+        """Tell whether it is the encoder of an encoder-decoder, saved by itself: T5EncoderModel and its kin."""
+        return self.architecture.endswith("EncoderModel")
+
+    def refuse_head(self, name: str | Path) -> None:
+        """Refuse a model whose head gives something else than vectors.
+
+        Raises:
+            UserError: It has such a head.
+        """
+        if self.head != "none":
+            raise UserError(
+                f"model {str(name)!r} is a {self.head} model ({self.architecture}), whose head gives {_HEAD_GIVES[self.head]};"
+                " for vectors of the encoder below the head, give the pooling (mean or cls)"
+            )
+
+
+def kind_of(path: str) -> ModelKind:
+    """Read what kind of model a folder or hub name holds; no weights are loaded.
+
+    Args:
+        path: As ``saved.locate`` gives it.
+
+    Raises:
+        UserError: A file is damaged, or there is no such model.
+    """
+    config = read_stored_json(path, "config.json")
+    modules = read_stored_json(path, "modules.json")
+    if not config and not modules and not Path(path).is_dir():
+        raise not_found(path)
+    about = read_stored_json(path, "config_sentence_transformers.json")
+    config, about = (each if isinstance(each, dict) else {} for each in (config, about))
+    architectures = [str(each) for each in config.get("architectures") or []]
+    head: Head = next((head for suffix, head in _HEADS.items() if any(each.endswith(suffix) for each in architectures)), "none")
+    names = config.get("id2label")
+    labels = 0 if head == "none" else len(names) if isinstance(names, dict) else int(config.get("num_labels") or 2)
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
+    if about.get("model_type") == "CrossEncoder" or (head == "classifier" and labels == 1):
+        head = "cross-encoder"
+    if "Pooling" in kinds:
+        head = "none"  # the folder says what becomes of the token vectors
+    return ModelKind(path, architectures[0] if architectures else "", head, labels, about, config)
+
+
+def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Load a float32 model and its tokenizer, in eval mode, from safetensors only.
+
+    Args:
+        auto_class: Name of a transformers class, such as ``AutoModel``.
+        path: A local folder or a hub name.
+        trust_remote_code: Let the folder bring Python code of its own.
+
+    Raises:
+        UserError: transformers cannot find or read it, it is no model for texts or no such model, its weights are not all there or
+            not finite, or its tokenizer is not there or belongs to another model.
+    """
+    model, tokenizer, _ = load_with_missing(auto_class, path, trust_remote_code=trust_remote_code)
+    return model, tokenizer
+
+
+def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = False) -> tuple[Any, Any, Collection[str]]:
+    """Load as ``load_pretrained``, and tell which parameters (of a head or pooler) the folder lacks, so that they are random."""
+    import transformers
+
+    collect_as_usual()
+    said = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # "some weights were not used" is what loading an encoder means
+    transformers.logging.disable_progress_bar()
+    kind = kind_of(path)
+    if auto_class == "AutoModel" and kind.is_encoder_alone:
+        auto_class = "AutoModelForTextEncoding"
+    chosen = getattr(transformers, auto_class)
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": is_local_only(path, trust_remote_code=trust_remote_code)}
+    try:
+        with _told_as_user_error(path):
+            config = transformers.AutoConfig.from_pretrained(path, **options)
+        refuse_by_config(path, config, chosen, is_encoder_alone=kind.is_encoder_alone)
+        with _told_as_user_error(path):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
+        _refuse_made_up_tokenizer(path, tokenizer)
+        with _told_as_user_error(path):
+            model, loading = chosen.from_pretrained(
+                path,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    finally:
+        transformers.logging.set_verbosity(said)
+    _refuse_lacking(path, model, loading["missing_keys"])
+    _refuse_foreign_tokenizer(path, model, tokenizer)
+    _refuse_not_finite(path, model)
+    return model.eval(), tokenizer, loading["missing_keys"]
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """Load a tokenizer alone.
+
+    Args:
+        name: A folder or a hub name.
+
+    Raises:
+        UserError: It cannot be read, or knows nothing.
+    """
+    import transformers
+
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(name, local_files_only=is_local_only(str(name)))
+    except _UNREADABLE as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"tokenizer {str(name)!r} cannot be read ({why}): give a model's folder or hub name") from None
+    _refuse_made_up_tokenizer(str(name), found)
+    return found
+
+
+@contextmanager
+def _told_as_user_error(path: str) -> Iterator[None]:
+    """Turn what transformers raises over a folder that it cannot read into one line."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(f"model {path!r} brings its own code: read it, then give --trust-remote-code if you trust it") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"model {path!r} cannot be loaded ({reason}): give a model folder, a hub name you can reach, or tain-mini"
+        ) from None
+
+
+def refuse_by_config(path: str, config: Any, auto_class: Any, *, is_encoder_alone: bool = False) -> None:
+    """Refuse by its config what is no encoder for texts, or has no such head, before its weights are read.
+
+    Args:
+        path: The model's name, for messages.
+        config: As ``AutoConfig`` loads it.
+        auto_class: What is to be loaded, such as ``transformers.AutoModel``.
+        is_encoder_alone: The weights are those of an encoder-decoder's encoder.
+
+    Raises:
+        UserError: It is none.
+    """
+    of_type = f"model {path!r} is of the type {config.model_type}"
+    is_for_vectors = auto_class.__name__ in ("AutoModel", "AutoModelForMaskedLM", "AutoModelForTextEncoding")
+    if config.is_encoder_decoder and is_for_vectors and not is_encoder_alone:
+        raise UserError(
+            f"{of_type}, an encoder-decoder: give an encoder such as BERT, RoBERTa or ModernBERT, or its encoder saved alone (as T5EncoderModel is)"
+        )
+    if is_for_vectors:
+        refuse_without_width(config, of_type)
+    if getattr(config, "auto_map", None):
+        return  # the folder's own code says what it is
+    with _told_as_user_error(path):  # transformers registers some classes that it does not have
+        found = auto_class._model_mapping.get(type(config), None)
+    if found is None:
+        wanted = auto_class.__name__.removeprefix("AutoModelFor").removeprefix("AutoModel") or "encoder"
+        raise UserError(f"{of_type}, for which transformers has no {wanted} class: give an encoder such as BERT, RoBERTa or ModernBERT")
+    (found,) = found[:1] if isinstance(found, tuple | list) else (found,)
+    if found.main_input_name != "input_ids":
+        raise UserError(f"{of_type}, which reads {found.main_input_name}, not texts: give a text encoder such as BERT or RoBERTa")
+
+
+def _refuse_made_up_tokenizer(path: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer without files: transformers makes up a few special tokens, and every text becomes the same ids."""
+    folder = Path(path)
+    files = type(tokenizer).vocab_files_names
+    needed = [files[each] for each in ("vocab_file", "merges_file") if each in files]
+    if folder.is_dir() and needed and not (folder / "tokenizer.json").exists():
+        missing = [file for file in needed if not (folder / file).exists()]
+        if missing:
+            raise UserError(
+                f"{path!r} has no tokenizer: tokenizer.json, or {' and '.join(missing)}, is missing; copy the tokenizer's files into the folder"
+            )
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) < 1000 and set(vocabulary.values()) <= set(tokenizer.all_special_ids):
+        raise UserError(
+            f"{path!r} has a tokenizer that knows nothing but {len(vocabulary)} special tokens: copy the tokenizer's files of the model"
+        )
+
+
+def _refuse_foreign_tokenizer(path: str, model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer whose ids the model has no vectors for, or whose special tokens are no tokens of their own."""
+    table = model.get_input_embeddings() if _has_table(model) else None
+    rows = table.weight.shape[0] if isinstance(table, torch.nn.Embedding) else None
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if rows is not None and largest >= rows:
+        raise UserError(
+            f"model {path!r} has vectors for {rows:,} tokens, but its tokenizer knows {largest + 1:,}: "
+            "give a folder whose model and tokenizer belong together"
+        )
+    unknown = tokenizer.unk_token_id
+    for name in _SPECIAL_TOKENS:
+        token = getattr(tokenizer, name, None)
+        if token is None or str(token) == str(tokenizer.unk_token):
+            continue
+        number = tokenizer.convert_tokens_to_ids(str(token))
+        if number is None or number == unknown:
+            raise UserError(
+                f"model {path!r} has a tokenizer whose {name}, {str(token)!r}, is not in its vocabulary: give the files that belong together"
+            )
+
+
+def _has_table(model: Any) -> bool:
+    try:
+        return model.get_input_embeddings() is not None
+    except NotImplementedError:  # such as CANINE, which hashes characters
+        return False
+
+
+def _refuse_not_finite(path: str, model: torch.nn.Module) -> None:
+    """Refuse weights with NaN or infinity: every vector would be NaN, and it would show far from its cause."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                f"model {path!r} has weights that are not finite ({count:,} of {tensor.numel():,} numbers in {name}): "
+                "it is damaged, or its training diverged; give another copy"
+            )
+
+
+def _refuse_lacking(path: str, model: Any, missing: Collection[str]) -> None:
+    """Refuse an encoder that transformers has filled up with random weights; a new head or pooler is no harm."""
+    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    lacking = sorted(name for name in missing if name.startswith(prefix) and "pooler" not in name)
+    if lacking:
+        raise UserError(
+            f"model {path!r} lacks weights of its encoder ({len(lacking)} of them, such as {lacking[0]}), "
+            "which would be random: give a folder whose config.json and weights belong together"
+        )
+
+
+def padding_id(model: Any, tokenizer: Any, *, name: str) -> int:
+    """The token that rows for a model with a head are filled up with; sets it where model or tokenizer lack it.
+
+    Raises:
+        UserError: The tokenizer has neither a padding nor an end token.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(f"model {name!r} has a tokenizer without a padding token and without an end token: give it one of them")
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:  # who reads a text's last token looks for it by this
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return int(model.config.pad_token_id)
+
+
+def max_length(model: Any, tokenizer: Any) -> int:
+    """The longest text a model reads, in tokens, special tokens included."""
+    limits = [int(tokenizer.model_max_length)]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and positions > 0:  # XLNet, which has no limit, says -1
+        limits.append(int(positions) - position_offset_of(model))
+    longest = min(limits)
+    return 512 if longest > _UNLIMITED else longest

@@ -1,0 +1,212 @@
+"""Cross-encoders of transformers and sentence-transformers: scored as CrossEncoder scores them, refused where vectors are wanted."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from conftest import randomise, tiny_config
+from tain.foundation.errors import UserError
+from tain.models.cross_encoders import SavedCrossEncoder
+from tain.models.embedder import Embedder
+from tain.models.labeller import Labeller, is_labeller
+from tain.models.loading import kind_of
+from tain.models.rankers import Ranker
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def save_cross(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Callable[..., Any]) -> Save:
+    def save(architecture: str = "bert", *, labels: int = 1, **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp("cross")
+        config = tiny_config(architecture, num_labels=labels, **changes)
+        randomise(transformers.AutoModelForSequenceClassification.from_config(config)).save_pretrained(folder)
+        # sentence-transformers forgets that RoBERTa's positions begin behind the padding id
+        tokenizer = tiny_tokenizer(pad_id=config.pad_token_id, model_max_length=40 if architecture != "roberta" else 38)
+        tokenizer.model_input_names = (
+            ["input_ids", "token_type_ids", "attention_mask"] if architecture == "bert" else ["input_ids", "attention_mask"]
+        )
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def cross_folder(save_cross: Save) -> Path:
+    return save_cross()
+
+
+def load(folder: Path) -> Ranker:
+    return Ranker.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "electra", "modernbert", "deberta-v2"])
+def test_scores_are_those_of_sentence_transformers(architecture: str, save_cross: Save, sentences: list[str]):
+    from sentence_transformers import CrossEncoder
+
+    folder = save_cross(architecture)
+    pairs = [(left, right) for left in sentences[:4] for right in sentences[4:9]]  # some are longer than the model reads
+    expected = CrossEncoder(str(folder), device="cpu").predict(pairs)
+    ranker = load(folder)
+    assert isinstance(ranker, SavedCrossEncoder)
+    found = ranker.score(sentences[:4], sentences[4:9])
+    np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-5)
+    assert np.ptp(found) > 0.01  # not all the same
+    assert ranker.truncated > 0
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "Identity"])
+def test_what_sentence_transformers_saves_is_scored_with_its_activation(
+    activation: str, cross_folder: Path, sentences: list[str], tmp_path: Path
+):
+    from sentence_transformers import CrossEncoder
+
+    theirs = CrossEncoder(str(cross_folder), device="cpu", activation_fn=getattr(torch.nn, activation)())
+    theirs.save_pretrained(str(tmp_path / "saved"))
+    expected = theirs.predict([(sentences[0], text) for text in sentences[1:]])
+    np.testing.assert_allclose(load(tmp_path / "saved").score(sentences[:1], sentences[1:])[0], expected, atol=1e-5)
+
+
+def test_an_activation_in_the_models_config_counts_too(save_cross: Save, sentences: list[str]):
+    folder = save_cross()
+    probabilities = load(folder).score(sentences[:2], sentences[2:])
+    edit(folder / "config.json", sbert_ce_default_activation_function="torch.nn.modules.linear.Identity")
+    logits = load(folder).score(sentences[:2], sentences[2:])
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), probabilities, atol=1e-5)
+    edit(folder / "config.json", sentence_transformers={"activation_fn": "torch.nn.modules.activation.GELU"})
+    with pytest.raises(UserError, match=r"makes its scores by torch\.nn\.modules\.activation\.GELU, which tain does not run"):
+        load(folder)
+
+
+def test_lists_are_scored_as_all_pairs_are_alone_and_beside_others(cross_folder: Path, sentences: list[str]):
+    ranker = load(cross_folder)
+    scores = ranker.score(sentences[:3], sentences[3:7])
+    lists = ranker.score_lists(sentences[:3], [sentences[3:5], [], sentences[6:2:-1]])
+    for found, expected in zip(lists, (scores[0, :2], scores[1, :0], scores[2, ::-1]), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(ranker.score([sentences[2]], [sentences[5]])[0, 0], scores[2, 2], atol=1e-5)
+    assert ranker.score_lists([], []) == []
+
+
+def test_tokens_are_counted_as_they_are_read(cross_folder: Path):
+    ranker = load(cross_folder)
+    assert ranker.count_tokens(["a b", "c"], [["d", "e f"], []]) == [6 + 7, 0]  # [CLS] a b [SEP] d [SEP], and one more
+
+
+def test_it_is_saved_as_sentence_transformers_reads_it(cross_folder: Path, sentences: list[str], tmp_path: Path):
+    from sentence_transformers import CrossEncoder
+
+    ranker = load(cross_folder)
+    ranker.save(tmp_path, record={"kind": "cross-encoder"}, card="a card")
+    expected = ranker.score(sentences[:1], sentences[1:])[0]
+    theirs = CrossEncoder(str(tmp_path), device="cpu").predict([(sentences[0], text) for text in sentences[1:]])
+    np.testing.assert_allclose(theirs, expected, atol=1e-5)
+    np.testing.assert_allclose(load(tmp_path).score(sentences[:1], sentences[1:])[0], expected, atol=1e-6)
+
+
+def test_other_weights_have_another_fingerprint(cross_folder: Path, save_cross: Save):
+    assert load(cross_folder).fingerprint == load(cross_folder).fingerprint
+    assert load(cross_folder).fingerprint != load(save_cross("electra")).fingerprint
+
+
+def test_a_cross_encoder_of_several_outputs_has_no_score(save_cross: Save):
+    folder = save_cross(labels=3)
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
+    for used in (load, Labeller.load, Embedder.load):
+        with pytest.raises(UserError, match="cross-encoder"):
+            used(folder)
+
+
+def test_a_new_head_is_no_cross_encoder(bert_folder: Path, tmp_path: Path):
+    transformers.AutoModelForMaskedLM.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", architectures=["BertForSequenceClassification"], id2label={"0": "LABEL_0"})
+    with pytest.raises(UserError, match="has no trained head to score with"):
+        load(tmp_path)
+
+
+def test_heads_are_refused_where_vectors_are_wanted(cross_folder: Path, save_labeller: Save):
+    classifier, tagger = save_labeller("SequenceClassification", ["no", "yes"]), save_labeller("TokenClassification", ["O", "B"])
+    for folder, what in ((cross_folder, "cross-encoder"), (classifier, "classifier"), (tagger, "tagger")):
+        assert kind_of(str(folder)).head == what
+        with pytest.raises(UserError, match=f"is a {what} model .*, whose head gives .*, not vectors"):
+            Embedder.load(folder)
+        assert Embedder.load(folder, pooling="mean", device="cpu", dtype="float32").encode(["a text"]).any()
+    for folder in (classifier, tagger):
+        with pytest.raises(UserError, match="not vectors"):
+            load(folder)
+    with pytest.raises(UserError, match="is a cross-encoder, which scores pairs of texts: use tain rank score"):
+        Labeller.load(cross_folder)
+    assert [is_labeller(folder) for folder in (cross_folder, classifier, tagger)] == [False, True, True]
+
+
+def test_it_is_served_as_a_ranker(cross_folder: Path, sentences: list[str]):
+    from tain.serving.served import load_served
+
+    served = load_served("x", str(cross_folder), device="cpu", dtype="auto", trust_remote_code=False)
+    assert served.uses == ("rerank",)
+    ((scores, tokens),) = served.rerank([(sentences[0], sentences[1:4])])
+    np.testing.assert_allclose(scores, load(cross_folder).score(sentences[:1], sentences[1:4])[0], atol=1e-5)
+    assert tokens > 9
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+# ---- the command line
+
+
+def run(*arguments: object) -> None:
+    from tain.cli.main import main
+
+    main(["rank", *map(str, arguments)])
+
+
+@pytest.fixture
+def pairs_file(sentences: list[str], tmp_path: Path) -> Path:
+    rows = [f"{context}\t{answer}" for context in sentences[:2] for answer in sentences[2:5]]
+    (tmp_path / "pairs.tsv").write_text("\n".join(["context\tanswer", *rows]) + "\n", encoding="utf-8")
+    return tmp_path / "pairs.tsv"
+
+
+def test_rank_score_prints_the_scores_of_sentence_transformers(
+    cross_folder: Path, pairs_file: Path, sentences: list[str], capsys: pytest.CaptureFixture[str]
+):
+    from sentence_transformers import CrossEncoder
+
+    run("score", cross_folder, pairs_file, "--device", "cpu", "--json", "--quiet")
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = CrossEncoder(str(cross_folder), device="cpu").predict([(row["context"], row["answer"]) for row in printed])
+    np.testing.assert_allclose([row["score"] for row in printed], expected, atol=1e-5)
+
+
+def test_rank_search_lets_it_order_the_hits_and_evaluate_compares_it(
+    cross_folder: Path, bert_folder: Path, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "asked.txt").write_text(sentences[0] + "\n", encoding="utf-8")
+    (tmp_path / "answers.txt").write_text("\n".join(sentences[1:]) + "\n", encoding="utf-8")
+    files = ("--index", tmp_path / "index", "--candidates", tmp_path / "answers.txt")
+    here = ("--device", "cpu", "--quiet", "--json")
+    run("search", bert_folder, tmp_path / "asked.txt", *files, "--rerank", cross_folder, "-k", 3, *here)
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    scores = load(cross_folder).score(sentences[:1], sentences[1:])[0]
+    best = np.argsort(-scores, kind="stable")[:3]
+    assert [hit["text"] for hit in hits] == [sentences[1:][place] for place in best]
+    np.testing.assert_allclose([hit["score"] for hit in hits], scores[best], atol=1e-5)
+    rows = [f"{text} a\t{text}" for text in sentences]
+    (tmp_path / "held.tsv").write_text("\n".join(["context\tanswer", *rows]) + "\n", encoding="utf-8")
+    run(
+        "evaluate", bert_folder, cross_folder, "--pairs", tmp_path / "held.tsv", "--candidates", 3, "--no-latency", "--resamples", 20, *here
+    )
+    assert [ranker["type"] for ranker in json.loads(capsys.readouterr().out)["rankers"]] == ["bi", "cross"]
+    with pytest.raises(SystemExit):
+        run("search", cross_folder, tmp_path / "asked.txt", *files, *here)
+    assert "is a cross-encoder, which has no vectors to search" in capsys.readouterr().err
