@@ -1,6 +1,9 @@
+import json
+import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 
 import pytest
@@ -176,3 +179,23 @@ assert gc.get_threshold() == usual
 def test_a_list_of_verbs_that_goes_on_says_so(capsys: pytest.CaptureFixture[str]):
     assert exit_code(["mirorr"]) == 2
     assert capsys.readouterr().err.endswith(", ... (see tain --help)\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_every_text_is_printed_on_every_terminal(encoding: str):
+    texts = ["plain", "caf\u00e9", "\u93e1", "\U0001f600", "half \ud83d"]
+    script = f"""
+        import json, sys
+        import tain.cli.main as command
+        def verb(*_, **settings):
+            print(json.dumps({texts!r}, ensure_ascii=False))
+            print({texts!r}[1:], file=sys.stderr)
+        command.build_app = lambda called: verb
+        command.main()
+    """
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.decode(encoding)) == texts
+    shown = "caf\u00e9" if encoding != "ascii" else "caf\\u00e9"
+    assert shown in done.stderr.decode(encoding)

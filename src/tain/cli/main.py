@@ -1,7 +1,9 @@
 """The command ``tain``: finds the verb, runs it, turns errors into lines and exit codes."""
 
+import codecs
 import os
 import sys
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from tain.foundation.errors import UserError
@@ -57,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     if arguments is None:  # this process is ours
         put_off_collection()
+        _escape_what_terminals_cannot_show()
         arguments = sys.argv[1:]
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
@@ -85,6 +88,21 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stop.__context__, BrokenPipeError):  # so rich ends a program whose reader went away
             _go_quietly()
         raise
+
+
+def _escape_what_terminals_cannot_show() -> None:
+    """Print every text on every terminal: what its encoding lacks is escaped as in JSON (``u`` and four digits)."""
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        lacking = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+        return "".join(f"\\u{lacking[at : at + 2].hex()}" for at in range(0, len(lacking), 2)), error.end
+
+    codecs.register_error("tain-escape", escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="tain-escape")
 
 
 def _go_quietly() -> None:

@@ -33,6 +33,7 @@ from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_f
 from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.locks import writes_output
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory
 from tain.models.embedder import Embedder
@@ -154,6 +155,7 @@ class _Batch:
     is_same: Tensor | None
 
 
+@writes_output
 def mirror(
     model: str | Path,
     texts: Iterable[str] | Iterable[tuple[str, str]],
