@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -199,3 +200,23 @@ def test_every_text_is_printed_on_every_terminal(encoding: str):
     assert json.loads(done.stdout.decode(encoding)) == texts
     shown = "caf\u00e9" if encoding != "ascii" else "caf\\u00e9"
     assert shown in done.stderr.decode(encoding)
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_warnings_of_readers_are_one_line_each(flags: list[str], tmp_path: Path):
+    (tmp_path / "x.csv").write_text("This is the first sentence.\nanother\n")
+    script = """
+        import sys
+        import tain.cli.main as command
+        def verb(arguments, **settings):
+            from tain.text.readers import read_texts
+            print(list(read_texts(arguments[0])))
+        command.build_app = lambda called: verb
+        command.main()
+    """
+    arguments = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "x.csv"), *flags]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout == "['another']\n"
+    said = json.loads(done.stderr)["message"] if flags else done.stderr.removeprefix("warning: ").rstrip("\n")
+    assert said.startswith("the first line of ")
+    assert "\n" not in said

@@ -536,7 +536,7 @@ def test_a_second_process_is_kept_out(tmp_path):
 
     def texts() -> Iterator[str]:
         yield from TEXTS[:5]
-        with refused("is being written by another process: wait for it, or choose another name"):
+        with refused(f"is being written by process {os.getpid()}: wait for it, or choose another name"):
             encode_to_file(fake(), TEXTS, path, window_texts=3, overwrite=True)
         yield from TEXTS[5:]
 

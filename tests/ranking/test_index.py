@@ -254,11 +254,11 @@ def test_what_is_no_index_is_refused(tmp_path, index):
     (tmp_path / "bad" / "index.json").write_text('{"kind": "candidate index", "format": 99, "dim": 8}')
     with pytest.raises(UserError, match="of a format that this tain does not read"):
         CandidateIndex.open(tmp_path / "bad")
-    for content in ("[]", '{"kind": "something"}'):
+    for content in ("{}", '{"kind": "something"}'):
         (tmp_path / "bad" / "index.json").write_text(content)
         with pytest.raises(UserError, match=r"has an index\.json that tain did not write"):
             CandidateIndex.open(tmp_path / "bad")
-    for content in ('{"kind": "candidate index", "format": 1}', '{"kind": "candidate index", "format": "one", "dim": 8}'):
+    for content in ("[]", '{"kind": "candidate index", "format": 1}', '{"kind": "candidate index", "format": "one", "dim": 8}'):
         (tmp_path / "bad" / "index.json").write_text(content)
         with pytest.raises(UserError, match=r"damaged index\.json"):
             CandidateIndex.open(tmp_path / "bad")
@@ -305,7 +305,7 @@ def filled(index):
     [
         ({"dim": -1}, "dim is -1, less than 1"),
         ({"dim": 0}, "dim is 0, less than 1"),
-        ({"dim": 10**9}, "dim is 1000000000, more than"),
+        ({"dim": 10**9}, "dim is 1,000,000,000, more than 1,048,576"),
         ({"dim": [8]}, r"dim is \[8\], not a whole number"),
         ({"format": -3}, "format is -3, less than 1"),
         ({"format": True}, "format is True, not a whole number"),

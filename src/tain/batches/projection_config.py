@@ -8,6 +8,7 @@ from typing import Annotated, get_args
 
 from tain.foundation.choices import Split
 from tain.foundation.errors import UserError, refuse_all
+from tain.foundation.json_files import read_object
 
 FORMAT = 2
 

@@ -4,7 +4,7 @@ import codecs
 import os
 import sys
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tain.foundation.errors import UserError
 from tain.foundation.runtime import put_off_collection
@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None:  # this process is ours
         put_off_collection()
         _escape_what_terminals_cannot_show()
+        _print_warnings_of_sources(as_json="--json" in sys.argv)
         arguments = sys.argv[1:]
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
@@ -88,6 +89,24 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stop.__context__, BrokenPipeError):  # so rich ends a program whose reader went away
             _go_quietly()
         raise
+
+
+def _print_warnings_of_sources(*, as_json: bool) -> None:
+    """Print what readers warn of as one line, or as one JSON event, like all other warnings of tain."""
+    import warnings
+
+    from tain.foundation.progress import Progress
+    from tain.text.lines import SourceWarning
+
+    shown_by_python = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, SourceWarning):
+            Progress("json" if as_json else "lines").warn(str(message))
+        else:
+            shown_by_python(message, category, *place, **more)
+
+    warnings.showwarning = show
 
 
 def _escape_what_terminals_cannot_show() -> None:

@@ -119,15 +119,15 @@ def open_own(path: Path, *, writable: bool = False, create: bool = False) -> Bin
     for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_BINARY"):  # not every system has each; a pipe would block
         flags |= getattr(os, name, 0)
     try:
-        file = os.fdopen(os.open(path, flags, 0o666), "r+b" if writable else "rb")
+        number = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             refuse_link(path)
         raise
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
         raise UserError(f"{str(path)!r} is no regular file: restore the folder it lies in, or make it again")
-    return file
+    return os.fdopen(number, "r+b" if writable else "rb")
 
 
 def refuse_link(path: Path) -> None:

@@ -31,8 +31,8 @@ class Field:
     """
 
     kind: type
-    least: float | None = None
-    most: float | None = None
+    least: int | float | None = None
+    most: int | float | None = None
     among: tuple[object, ...] = ()
     items: "Field | None" = None
     fields: "Mapping[str, Field] | None" = None
@@ -83,9 +83,9 @@ def _problem(value: Any, field: Field, name: str) -> str | None:
     if field.kind in (int, float, list):
         size, what = (len(value), f"{called} has") if field.kind is list else (value, f"{called} is")
         if field.least is not None and size < field.least:
-            return f"{what} {size:,}, fewer than {field.least:g}" if field.kind is list else f"{what} {size}, less than {field.least:g}"
+            return f"{what} {size:,}, {'fewer' if field.kind is list else 'less'} than {field.least:,}"
         if field.most is not None and size > field.most:
-            return f"{what} {size:,}, more than {field.most:g}"
+            return f"{what} {size:,}, more than {field.most:,}"
     return _problem_inside(value, field, name)
 
 

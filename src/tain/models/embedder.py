@@ -24,12 +24,6 @@ from tain.text.collections import list_texts
 
 _WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
-_OF_DAMAGED_CONFIGS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    TypeError,
-)  # what transformers raises where a config holds wrong values
 _UNLIMITED = 10**6  # tokenizers without a limit of their own report a number near 1e30
 
 
@@ -325,7 +319,7 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
         model, loading = getattr(transformers, auto_class).from_pretrained(
             path, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True
         )
-    except (OSError, ValueError, LookupError, RuntimeError, SafetensorError, *_OF_DAMAGED_CONFIGS) as error:
+    except loading_errors() as error:
         if "trust_remote_code" in str(error):
             raise UserError(f"model {path!r} brings its own code: read it, then give --trust-remote-code if you trust it") from None
         reason = " ".join(str(error).split())[:300]
@@ -336,6 +330,14 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
         transformers.logging.set_verbosity(said)
     _refuse_lacking(path, model, loading["missing_keys"])
     return model.eval(), tokenizer, loading["missing_keys"]
+
+
+def loading_errors() -> tuple[type[Exception], ...]:
+    """What transformers raises where a folder's files are missing or damaged, or its config holds values that cannot work."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    of_files = (OSError, ValueError, LookupError, RuntimeError, SafetensorError)
+    return (*of_files, ArithmeticError, AssertionError, AttributeError, TypeError, StrictDataclassError)
 
 
 def _refuse_lacking(path: str, model: Any, missing: Collection[str]) -> None:

@@ -1,6 +1,5 @@
 """Transformers classifiers and taggers: texts in, logits or labels out."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import torch
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device
-from tain.models.embedder import load_with_missing, max_length, weights_fingerprint
+from tain.models.embedder import load_with_missing, loading_errors, max_length, weights_fingerprint
 from tain.models.saved import locate, refuse_pickles
 from tain.text.collections import list_texts
 from tain.text.records import Prediction
@@ -193,7 +192,7 @@ def _named_kind(path: str) -> Kind | None:
 
     try:
         architectures = transformers.AutoConfig.from_pretrained(path).architectures or []
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except loading_errors() as error:
         if not Path(path).is_dir():  # a hub's name; a folder may be of another kind
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"model {path!r} cannot be loaded ({reason}): give a model folder, or a hub name you can reach") from None

@@ -35,7 +35,7 @@ from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
 from tain.recipes.pretrain_config import NEW_MODEL, PretrainConfig
 from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
-from tain.recipes.pretrain_start import alphabet_size, new_model, train_wordpiece
+from tain.recipes.pretrain_start import alphabet_of, new_model, train_wordpiece
 from tain.recipes.pretrain_validation import HeldOut
 from tain.text.readers import read_texts
 from tain.training import distributed
@@ -241,7 +241,7 @@ class _Session:
         if not (folder / "tokenizer.json").exists():
             self.progress.note(f"training a tokenizer of {self.config.vocabulary:,} word pieces")
             # each character may need a piece to begin a word with and one to go on
-            alphabet = alphabet_size(self.sources.texts(), most=self.config.vocabulary // 3)
+            alphabet = alphabet_of(self.sources.texts(), most=self.config.vocabulary // 3)
             trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocabulary, alphabet=alphabet)
             with whole_folder(folder, overwrite=True, follow=False) as partial:
                 trained.save_pretrained(partial)
