@@ -717,7 +717,8 @@ def test_a_file_of_one_long_line_tells_of_its_carriage_returns(write):
 def test_a_csv_with_carriage_returns_alone_says_how_to_convert_it(write):
     path = write("x.csv", b"text\rone\rtwo\r")
     with pytest.raises(
-        UserError, match=r"line 1 has a carriage return outside of quotation marks: its lines may end with CR alone; convert them"
+        UserError,
+        match=r"line 1 is not valid csv \(a carriage return outside of quotation marks\): its lines may end with CR alone; convert them",
     ):
         read_texts(path)
 

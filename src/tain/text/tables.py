@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tain.foundation.errors import UserError
-from tain.text.lines import MAX_LINE_BYTES, is_stdin, read_lines, refuse_unreadable, source_name, warn
+from tain.text.lines import MAX_LINE_BYTES, is_blank, is_stdin, read_lines, refuse_unreadable, source_name, warn
 
 _PARQUET_ROWS = 1024
 _SHOWN_COLUMNS = 20
@@ -129,7 +129,7 @@ def _csv_records(source: str | Path) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             if "new-line character" in str(error):
                 raise UserError(
-                    f"{source_name(source)} line {number} has a carriage return outside of quotation marks: "
+                    f"{source_name(source)} line {number} is not valid csv (a carriage return outside of quotation marks): "
                     "its lines may end with CR alone; convert them with: tr '\\r' '\\n'"
                 ) from None
             raise UserError(
@@ -171,7 +171,7 @@ def _looks_like_text(name: str) -> bool:
 def _is_blank(record: list[str]) -> bool:
     # a plain loop: the first cell nearly always decides, and this runs once a row
     for cell in record:  # noqa: SIM110
-        if cell and not cell.isspace():
+        if not is_blank(cell):
             return False
     return True
 
