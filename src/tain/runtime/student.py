@@ -50,8 +50,8 @@ def is_student(folder: str | Path) -> bool:
         return True
     try:
         return json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8")).get("kind") == "student"
-    except (OSError, ValueError, AttributeError):
-        return False
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False  # damage is told when it is loaded
 
 
 class Student:

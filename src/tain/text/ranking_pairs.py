@@ -171,7 +171,7 @@ def _listed(value: object, place: _Place, column: str) -> list[str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list):
         raise UserError(f'{place}, column {column!r} holds no list of negatives: write it as ["one", "other"], or leave it blank')

@@ -92,7 +92,7 @@ def number_type_of(folders: Iterable[Path], *, key: str = "number_type") -> str 
         try:
             identity = json.loads((folder / "state.json").read_text(encoding="utf-8"))["identity"]
             name = str(identity[key]).removeprefix("torch.")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # damage is told when the checkpoint is loaded
         if name in ("float32", "bfloat16"):
             return name
