@@ -365,7 +365,7 @@ def test_a_missing_or_broken_projection_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist: give the whole folder"):
         ProjectionConfig.load(tmp_path / "projection.json")
     (tmp_path / "projection.json").write_text("{")
-    with pytest.raises(UserError, match="is not JSON"):
+    with pytest.raises(UserError, match=r"is damaged: distil the student again \(it is not JSON"):
         ProjectionConfig.load(tmp_path / "projection.json")
 
 

@@ -139,7 +139,7 @@ def test_half_of_a_folder_is_refused(corpus, tokenizer, tmp_path):
     with pytest.raises(UserError, match="have format 99, and this tain reads 1"):
         open_shards(folder)
     (folder / "shards.json").unlink()
-    with pytest.raises(UserError, match=r"holds no finished shards \(shards\.json is missing or broken\)"):
+    with pytest.raises(UserError, match=r"holds no finished shards \(shards\.json is missing\)"):
         tokenised(folder, corpus, tokenizer)
 
 
@@ -212,3 +212,48 @@ def test_the_corpus_has_the_documents_that_its_readme_counts(real_data):
         pytest.skip(f"the corpus is not at {path.parent}")
     begins = [sentence.begins_document for sentence in read_sentences(path)]
     assert (sum(begins), len(begins)) == (821, 2570)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"number_type": "float64"},
+        {"number_type": ["uint16"]},
+        {"sentences": -1},
+        {"sentences": 10**12},
+        {"shards": [["../../notes.txt", 5]]},
+        {"shards": [["tokens-00000.bin", -5]]},
+        {"shards": [["tokens-00000.bin"]]},
+        {"shards": []},
+        {"shards": "tokens-00000.bin"},
+        {"sources": []},
+        {"separator": None},
+        {"documents": 0},
+    ],
+    ids=str,
+)
+def test_every_field_of_shards_is_checked(change, corpus, tokenizer, tmp_path):
+    tokenised(tmp_path / "shards", corpus, tokenizer)
+    path = tmp_path / "shards" / "shards.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=r"damaged shards\.json: remove them|has \d+ bytes and should have"):
+        open_shards(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("file", ["sentences.bin", "documents.bin"])
+def test_places_that_are_none_are_refused(file, corpus, tokenizer, tmp_path):
+    tokenised(tmp_path / "shards", corpus, tokenizer)
+    places = np.fromfile(tmp_path / "shards" / file, dtype=np.int64)
+    for wrong in (places[::-1].copy(), places + 1):
+        (tmp_path / "shards" / file).write_bytes(wrong.tobytes())
+        with pytest.raises(UserError, match=f"are damaged: remove them to have them made again .{file} does not say"):
+            open_shards(tmp_path / "shards")
+
+
+def test_a_link_among_shards_is_refused(corpus, tokenizer, tmp_path):
+    tokenised(tmp_path / "shards", corpus, tokenizer)
+    part = tmp_path / "shards" / "tokens-00000.bin"
+    part.rename(tmp_path / "elsewhere.bin")
+    part.symlink_to(tmp_path / "elsewhere.bin")
+    with pytest.raises(UserError, match=r"is a link to .*, and links inside such a folder are not followed"):
+        open_shards(tmp_path / "shards")

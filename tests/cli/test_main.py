@@ -1,7 +1,11 @@
+import json
+import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -176,3 +180,43 @@ assert gc.get_threshold() == usual
 def test_a_list_of_verbs_that_goes_on_says_so(capsys: pytest.CaptureFixture[str]):
     assert exit_code(["mirorr"]) == 2
     assert capsys.readouterr().err.endswith(", ... (see tain --help)\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_every_text_is_printed_on_every_terminal(encoding: str):
+    texts = ["plain", "caf\u00e9", "\u93e1", "\U0001f600", "half \ud83d"]
+    script = f"""
+        import json, sys
+        import tain.cli.main as command
+        def verb(*_, **settings):
+            print(json.dumps({texts!r}, ensure_ascii=False))
+            print({texts!r}[1:], file=sys.stderr)
+        command.build_app = lambda called: verb
+        command.main()
+    """
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.decode(encoding)) == texts
+    shown = "caf\u00e9" if encoding != "ascii" else "caf\\u00e9"
+    assert shown in done.stderr.decode(encoding)
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_warnings_of_readers_are_one_line_each(flags: list[str], tmp_path: Path):
+    (tmp_path / "x.csv").write_text("This is the first sentence.\nanother\n")
+    script = """
+        import sys
+        import tain.cli.main as command
+        def verb(arguments, **settings):
+            from tain.text.readers import read_texts
+            print(list(read_texts(arguments[0])))
+        command.build_app = lambda called: verb
+        command.main()
+    """
+    arguments = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "x.csv"), *flags]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout == "['another']\n"
+    said = json.loads(done.stderr)["message"] if flags else done.stderr.removeprefix("warning: ").rstrip("\n")
+    assert said.startswith("the first line of ")
+    assert "\n" not in said

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from tain.foundation import files
 from tain.foundation.errors import UserError
-from tain.foundation.files import refuse_existing, refuse_files, whole_file, whole_folder
+from tain.foundation.files import lies_inside, open_own, refuse_existing, refuse_files, whole_file, whole_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -200,16 +200,95 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_name(tmp_pat
     assert names(tmp_path) == ["out"]
 
 
-def test_overwriting_a_link_replaces_the_link_and_not_what_it_points_to(tmp_path, swap):
-    kept = tmp_path / "kept"
-    kept.mkdir()
+def test_overwriting_a_link_replaces_what_it_points_to(tmp_path, swap):
+    kept = tmp_path / "elsewhere" / "kept"
+    kept.mkdir(parents=True)
     (kept / "old").write_text("old")
     (tmp_path / "out").symlink_to(kept)
     with whole_folder(tmp_path / "out", overwrite=True) as partial:
         (partial / "new").write_text("new")
+    assert (tmp_path / "out").is_symlink()
+    assert names(kept) == ["new"]
+    assert names(tmp_path) == ["elsewhere", "out"]
+    (tmp_path / "file").symlink_to(kept / "new")
+    with whole_file(tmp_path / "file", overwrite=True) as partial:
+        partial.write_text("newer")
+    assert (tmp_path / "file").is_symlink()
+    assert (kept / "new").read_text() == "newer"
+    (tmp_path / "dangling").symlink_to(kept / "none yet")
+    with whole_file(tmp_path / "dangling", overwrite=True) as partial:
+        partial.write_text("made")
+    assert (kept / "none yet").read_text() == "made"
+
+
+def test_links_that_the_user_did_not_name_are_replaced_and_not_followed(tmp_path, swap):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "kept")
+    with whole_folder(tmp_path / "out", overwrite=True, follow=False) as partial:
+        (partial / "new").write_text("new")
     assert not (tmp_path / "out").is_symlink()
-    assert names(kept) == ["old"]
-    assert names(tmp_path) == ["kept", "out"]
+    assert names(tmp_path / "kept") == []
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "file").symlink_to(tmp_path / "notes")
+    with whole_file(tmp_path / "file", overwrite=True, follow=False) as partial:
+        partial.write_text("new")
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_link_that_leads_in_a_circle_is_refused(tmp_path):
+    (tmp_path / "one").symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(tmp_path / "one")
+    with pytest.raises(UserError, match="is a link that leads in a circle: remove it, or choose another name"):
+        refuse_existing(tmp_path / "one", overwrite=True)
+
+
+def test_a_link_to_a_foreign_or_working_folder_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_text("a photo")
+    (tmp_path / "out").symlink_to(tmp_path / "photos")
+    with pytest.raises(UserError, match="is a folder of other files than tain's, which are not replaced"):
+        refuse_existing(tmp_path / "out", overwrite=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="would replace a whole working folder"):
+        refuse_existing(tmp_path / "here", overwrite=True)
+
+
+def test_our_own_files_are_opened_without_following_links_or_emptying_them(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "notes")
+    for settings in ({}, {"writable": True}, {"writable": True, "create": True}):
+        with pytest.raises(UserError, match=r"link' is a link to .*notes', and links inside such a folder are not followed"):
+            open_own(tmp_path / "link", **settings)
+    with open_own(tmp_path / "notes", writable=True, create=True) as file:
+        assert file.read() == b"mine"
+    with open_own(tmp_path / "new", writable=True, create=True) as file:
+        file.write(b"new")
+    with open_own(tmp_path / "new") as file:
+        assert file.read() == b"new"
+    os.mkfifo(tmp_path / "pipe")
+    for settings in ({}, {"writable": True}):
+        with pytest.raises(UserError, match="is no regular file"):  # and does not wait for a writer
+            open_own(tmp_path / "pipe", **settings)
+    with pytest.raises(FileNotFoundError):
+        open_own(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("part", "is_inside"),
+    [
+        ("", True),
+        ("1_Pooling", True),
+        ("a/b", True),
+        ("..", False),
+        ("a/../../b", False),
+        ("/etc", False),
+        ("..\\b", False),
+        ("C:/b", False),
+    ],
+)
+def test_paths_that_a_file_names_must_stay_in_its_folder(part, is_inside, tmp_path):
+    assert lies_inside(tmp_path, part) == is_inside
 
 
 @pytest.mark.parametrize("whole", [whole_folder, whole_file])

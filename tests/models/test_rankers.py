@@ -330,3 +330,14 @@ def test_a_damaged_or_newer_ranker_is_refused(build, tmp_path):
     (folder / "tain.json").write_text('{"format": 99, "kind": "ranker"}')
     with pytest.raises(UserError, match="was saved in format 99, newer than this tain reads"):
         Ranker.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "change", [{"codes": -1}, {"codes": "4"}, {"context_tokens": 0}, {"candidate_tokens": [72]}, {"kind": "best"}, {"shared": 1}], ids=str
+)
+def test_every_field_of_a_rankers_record_is_checked(build, tmp_path, change):
+    folder = saved(build(), tmp_path / "ranker")
+    record = json.loads((folder / "tain.json").read_text())
+    (folder / "tain.json").write_text(json.dumps(record | {"ranker": record["ranker"] | change}))
+    with pytest.raises(UserError, match=rf"has a damaged tain\.json: train it again, or copy the folder anew \({next(iter(change))} is "):
+        Ranker.load(folder, device="cpu", dtype="float32")

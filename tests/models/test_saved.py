@@ -422,3 +422,71 @@ def test_rankers_keep_prompts_in_both_towers(encoder_folder: Path, tmp_path: Pat
         assert json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"] == PROMPTS
         for tower in towers:
             assert_prompts_are_kept(folder / tower)
+
+
+# ---- damaged folders, and folders that somebody else made
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tain.json", {"format": -3}),
+        ("tain.json", {"format": None}),
+        ("tain.json", {"correction": []}),
+        ("tain.json", {"ranker": "bi"}),
+        ("tain.json", {"kind": 3}),
+        ("sentence_bert_config.json", {"max_seq_length": -1}),
+        ("sentence_bert_config.json", {"max_seq_length": "40"}),
+        ("sentence_bert_config.json", {"max_seq_length": [40]}),
+    ],
+)
+def test_a_field_of_another_kind_is_named_in_one_line(encoder_folder: Path, file: str, change: dict[str, object]):
+    edit(encoder_folder / file, **change)
+    name = next(iter(change))
+    with pytest.raises(UserError, match=rf"has a damaged {file}: save the model again \({name} is "):
+        Embedder.load(encoder_folder)
+
+
+@pytest.mark.parametrize("file", ["sentence_bert_config.json", "tokenizer_config.json", "1_Pooling/config.json"])
+def test_a_list_where_an_object_belongs_is_refused(encoder_folder: Path, file: str):
+    if file == "tokenizer_config.json":
+        edit(encoder_folder / "sentence_bert_config.json", do_lower_case=True)
+    (encoder_folder / file).write_text("[1]")
+    with pytest.raises(UserError, match=rf"has a damaged {file}: save the model again \(it is \[1\], not an object"):
+        Embedder.load(encoder_folder)
+
+
+@pytest.mark.parametrize("path", ["../other", "/etc", "1_Pooling/../../other", "..\\\\other", "C:/other", "outside"])
+def test_a_module_outside_of_the_folder_is_refused(encoder_folder: Path, path: str, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (encoder_folder / "outside").symlink_to(tmp_path / "elsewhere")
+    modules = json.loads((encoder_folder / "modules.json").read_text())
+    modules[1]["path"] = path
+    (encoder_folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UserError, match=r"names the folder .* in modules\.json, which lies outside of it: save the model again"):
+        Embedder.load(encoder_folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_attention_heads": 0},
+        {"num_attention_heads": "four"},
+        {"hidden_size": -32},
+        {"hidden_size": None},
+        {"num_hidden_layers": "two"},
+        {"vocab_size": 0},
+        {"vocab_size": -1},
+        {"max_position_embeddings": [40]},
+        {"hidden_act": 3},
+        {"hidden_act": "no such"},
+        {"layer_norm_eps": "small"},
+        {"intermediate_size": 0},
+    ],
+    ids=str,
+)
+def test_a_config_with_values_that_cannot_work_is_refused_in_one_line(encoder_folder: Path, change: dict[str, object]):
+    edit(encoder_folder / "config.json", **change)
+    with pytest.raises(UserError) as caught:
+        Embedder.load(encoder_folder, device="cpu", dtype="float32").encode(["a mirror"])
+    assert "\n" not in str(caught.value)

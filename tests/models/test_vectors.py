@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -491,12 +492,51 @@ def test_texts_that_are_none_are_refused(tmp_path, unchecked):
         encode_to_file(fake(), [*TEXTS[:4], 4], tmp_path / "vectors.npy", window_texts=3)  # type: ignore[list-item]
 
 
+def test_a_disk_that_is_full_at_once_advises_no_resume(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(vectors, "_keep", full)  # the first window is written, but not kept
+    with refused(
+        "cannot be written (No space left on device): make room or mend the disk, then give the same command again: nothing is kept"
+    ):
+        encode_to_file(fake(), TEXTS, tmp_path / "vectors.npy", window_texts=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwriting_a_link_replaces_the_file_that_it_leads_to(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "target.npy", tmp_path / "vectors.npy"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    made = encode_to_file(fake(), TEXTS, link, overwrite=True)
+    assert (made.path, link.is_symlink(), len(np.load(target))) == (link, True, len(TEXTS))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "target.npy", "vectors.npy"]
+
+
+def test_a_run_that_is_going_on_is_no_interrupted_one(tmp_path):
+    path = tmp_path / "vectors.npy"
+    told = []
+
+    def texts():
+        for place, text in enumerate(TEXTS):
+            if place == 7:
+                for settings in ({}, {"resume": True}, {"overwrite": True}):
+                    with pytest.raises(UserError) as caught:
+                        vectors.refuse_output(path, **settings)
+                    told.append(str(caught.value))
+            yield text
+
+    encode_to_file(fake(), texts(), path, window_texts=3)
+    assert told == [f"output {str(path)!r} is being written by process {os.getpid()}: wait for it, or choose another name"] * 3
+
+
 def test_a_second_process_is_kept_out(tmp_path):
     path = tmp_path / "vectors.npy"
 
     def texts() -> Iterator[str]:
         yield from TEXTS[:5]
-        with refused("is being written by another process: wait for it, or choose another name"):
+        with refused(f"is being written by process {os.getpid()}: wait for it, or choose another name"):
             encode_to_file(fake(), TEXTS, path, window_texts=3, overwrite=True)
         yield from TEXTS[5:]
 
@@ -529,7 +569,7 @@ def test_a_full_disk_is_named_and_what_is_finished_is_kept(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", fsync)
-        with refused("cannot be written on (No space left on device): make room or mend the disk, then go on with --resume"):
+        with refused("cannot be written (No space left on device): make room or mend the disk, then go on with --resume"):
             encode_to_file(fake(), TEXTS, path, window_texts=3)
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True).resumed == 6
 
@@ -542,3 +582,13 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path):
     embedder.encode = lambda texts, **_: np.array([[0.0] * 5] * (len(texts) - 1) + [[np.nan] * 5], np.float32)
     with refused("the model gives text 10 a vector that is not finite: its weights are broken, give another model"):
         encode_to_file(embedder, TEXTS, tmp_path / "broken.npy")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"format": 2}', '{"format": 2, "settings": [], "model": "m"}'])
+def test_a_damaged_state_is_refused(content, tmp_path):
+    path = tmp_path / "vectors.npy"
+    interrupted(path)
+    (partial_folder(path) / "state.json").write_text(content)
+    with pytest.raises(UserError, match="whose state is damaged: start anew with --overwrite and without --resume"):
+        encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True)
+    assert encode_to_file(fake(), TEXTS, path, window_texts=3, overwrite=True).texts == 11

@@ -1,6 +1,7 @@
 """The candidate index: what was acknowledged stays, whatever is cut off or killed, and readers keep their view."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -253,11 +254,11 @@ def test_what_is_no_index_is_refused(tmp_path, index):
     (tmp_path / "bad" / "index.json").write_text('{"kind": "candidate index", "format": 99, "dim": 8}')
     with pytest.raises(UserError, match="of a format that this tain does not read"):
         CandidateIndex.open(tmp_path / "bad")
-    for content in ("[]", '{"kind": "something"}'):
+    for content in ("{}", '{"kind": "something"}'):
         (tmp_path / "bad" / "index.json").write_text(content)
         with pytest.raises(UserError, match=r"has an index\.json that tain did not write"):
             CandidateIndex.open(tmp_path / "bad")
-    for content in ('{"kind": "candidate index", "format": 1}', '{"kind": "candidate index", "format": "one", "dim": 8}'):
+    for content in ("[]", '{"kind": "candidate index", "format": 1}', '{"kind": "candidate index", "format": "one", "dim": 8}'):
         (tmp_path / "bad" / "index.json").write_text(content)
         with pytest.raises(UserError, match=r"damaged index\.json"):
             CandidateIndex.open(tmp_path / "bad")
@@ -288,3 +289,126 @@ def test_a_file_shorter_than_was_acknowledged_is_damage(index):
         file.truncate(DIM)
     with pytest.raises(UserError, match=r"is damaged: vectors.bin is shorter than was acknowledged"):
         CandidateIndex.open(Path(index.folder))
+
+
+# ---- damage, and folders that somebody else made
+
+
+def filled(index):
+    index.append(["one", "two", "three", "four"], vectors_of(4))
+    index.delete([1])
+    return index
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"dim": -1}, "dim is -1, less than 1"),
+        ({"dim": 0}, "dim is 0, less than 1"),
+        ({"dim": 10**9}, "dim is 1,000,000,000, more than 1,048,576"),
+        ({"dim": [8]}, r"dim is \[8\], not a whole number"),
+        ({"format": -3}, "format is -3, less than 1"),
+        ({"format": True}, "format is True, not a whole number"),
+        ({"model": {}}, r"model is \{\}, not text"),
+        ({"fingerprint": None}, "fingerprint is None, not text"),
+    ],
+)
+def test_every_field_of_an_index_is_checked(index, change, problem):
+    path = index.folder / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=rf"has a damaged index\.json: make the index again \({problem}"):
+        CandidateIndex.open(index.folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "problem"),
+    [
+        ("ends.bin", np.array([3, 2, 11, 15], dtype=np.int64), "ends.bin does not say where texts end"),
+        ("ends.bin", np.array([-3, 6, 11, 15], dtype=np.int64), "ends.bin does not say where texts end"),
+        ("ends.bin", np.array([3, 6, 11, 99], dtype=np.int64), "ends.bin does not say where texts end"),
+        ("gone.bin", np.array([9], dtype=np.int64), "gone.bin names rows that are not there"),
+        ("gone.bin", np.array([-1], dtype=np.int64), "gone.bin names rows that are not there"),
+        ("squares.bin", np.array([1, np.nan, 1, 1], dtype=np.float32), "squares.bin holds numbers that are no lengths"),
+        ("squares.bin", np.array([1, -1, 1, 1], dtype=np.float32), "squares.bin holds numbers that are no lengths"),
+    ],
+)
+def test_files_that_do_not_fit_each_other_are_told_at_opening(index, file, values, problem):
+    filled(index)
+    (index.folder / file).write_bytes(values.tobytes())
+    with pytest.raises(UserError, match=rf"is damaged: {problem}.*; restore it, or make it again"):
+        CandidateIndex.open(index.folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1e30])
+def test_a_vector_that_is_another_than_was_put_in_is_told_before_it_is_searched(index, value):
+    filled(index)
+    vectors = np.fromfile(index.folder / "vectors.bin", dtype=np.float32).reshape(4, DIM)
+    vectors[2, :] = value
+    (index.folder / "vectors.bin").write_bytes(vectors.tobytes())
+    opened = CandidateIndex.open(index.folder)
+    with pytest.raises(UserError, match="is damaged: the vector of row 2 is another than the one that was put in"):
+        opened.refuse_damaged_vectors()
+    opened.refuse_damaged_vectors(np.array([0, 3]))
+    with pytest.raises(UserError, match="the vector of row 2 is another"):
+        opened.refuse_damaged_vectors(np.array([0, 2]))
+
+
+def test_whole_vectors_are_looked_at_once_and_new_ones_too(index, monkeypatch):
+    monkeypatch.setattr(index_module, "_CHECKED_ROWS", 3)
+    opened, seen = CandidateIndex.open(filled(index).folder), []
+    plain = CandidateIndex._refuse_other_lengths
+    monkeypatch.setattr(CandidateIndex, "_refuse_other_lengths", lambda self, rows: seen.extend(rows.tolist()) or plain(self, rows))
+    opened.refuse_damaged_vectors()
+    opened.refuse_damaged_vectors()
+    index.append(["five"], vectors_of(1))
+    opened.refresh()
+    opened.refuse_damaged_vectors()
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_text_that_is_another_than_was_put_in_is_told_when_it_is_read(index):
+    filled(index)
+    (index.folder / "texts.bin").write_bytes(b"onetwothr\xffefour")
+    opened = CandidateIndex.open(index.folder)
+    assert (opened.text(0), opened.text(3)) == ("one", "four")
+    with pytest.raises(UserError, match="the text of row 2 is another than the one that was put in"):
+        opened.text(2)
+    (index.folder / "ends.bin").write_bytes(np.array([2, 6, 11, 15], dtype=np.int64).tobytes())  # in order, but wrong
+    with pytest.raises(UserError, match="the text of row 0 is another"):
+        CandidateIndex.open(index.folder).text(0)
+
+
+def test_vectors_whose_squared_length_is_infinite_are_refused(index):
+    with pytest.raises(UserError, match="too long for float32"):
+        index.append(["a"], np.full((1, DIM), 1e30, dtype=np.float32))
+    assert len(index) == 0
+
+
+@pytest.mark.parametrize("file", ["lock", "update.lock", "gone.bin", "vectors.bin", "commits.bin", "source.json", "index.json"])
+def test_a_link_in_an_index_is_refused_and_its_target_stays(index, file, tmp_path):
+    filled(index)
+    index.tell_source(name="candidates.txt", digest="0", is_complete=True)
+    notes = tmp_path / "notes.txt"
+    content = (index.folder / file).read_bytes() if (index.folder / file).exists() else b""
+    notes.write_bytes(content + b"my notes")
+    (index.folder / file).unlink(missing_ok=True)
+    (index.folder / file).symlink_to(notes)
+    with pytest.raises(UserError, match=rf"{file}' is a link to .*, and links inside such a folder are not followed"):
+        opened = CandidateIndex.open(index.folder)
+        _ = opened.source
+        with opened.updating():
+            opened.append(["five"], vectors_of(1))
+    assert notes.read_bytes() == content + b"my notes"
+
+
+def test_locks_are_not_emptied(index):
+    (index.folder / "lock").write_text("kept")
+    filled(index)
+    assert (index.folder / "lock").read_text() == "kept"
+
+
+def test_a_source_of_another_shape_is_refused(index):
+    for content in ('{"name": 3, "digest": "x", "complete": true}', '{"name": "a"}', '{"name": "a", "digest": "x", "complete": 1}'):
+        (index.folder / "source.json").write_text(content)
+        with pytest.raises(UserError, match=r"has a damaged source\.json: remove that file"):
+            index.refuse_unfinished()

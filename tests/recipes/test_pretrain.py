@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from tain.recipes import pretrain as recipe
 from tain.recipes import pretrain_objectives
 from tain.recipes.pretrain import pretrain
 from tain.recipes.pretrain_config import NEW_MODEL, PretrainConfig
-from tain.recipes.pretrain_start import alphabet_size
+from tain.recipes.pretrain_start import SPECIAL_TOKENS, alphabet_of, train_wordpiece
 
 TINY: dict[str, Any] = {
     "vocabulary": 300,
@@ -202,11 +204,54 @@ def test_writing_with_many_characters_is_learnt_and_what_stays_unknown_is_told(t
 
 
 def test_an_alphabet_of_few_characters_is_not_counted_closely():
-    assert alphabet_size(iter(["glass and sand"] * 9), most=5000) == 256
+    assert alphabet_of(["Gl\u00e0ss and sand"] * 9, most=5000) == sorted("glasnd")
     many = "".join(map(chr, range(0x4E00, 0x4E00 + 1000)))
-    assert alphabet_size(iter([many] * 9), most=5000) == 999
-    assert alphabet_size(iter([many] * 9), most=500) == 500
-    assert alphabet_size(iter([]), most=500) == 256
+    assert alphabet_of([many] * 9, most=5000) == list(many[:999])
+    assert alphabet_of([many] * 9, most=500) == list(many[:500])  # of equal counts those that come first
+    assert len(alphabet_of([many[:300], *["glass"] * 9], most=20)) == 256
+    assert alphabet_of([], most=500) == []
+
+
+def _many_ties() -> list[str]:
+    rng = np.random.default_rng(3)
+    return [" ".join("".join(rng.choice(list("abcdefgh"), size=4)) for _ in range(6)) for _ in range(200)]
+
+
+_TOKENIZER = """
+import json, sys
+from tain.recipes.pretrain_start import alphabet_of, train_wordpiece
+texts = json.load(sys.stdin)
+tokenizer = train_wordpiece(iter(texts), vocabulary=300, alphabet=alphabet_of(texts, most=100))
+print(tokenizer.backend_tokenizer.to_str())
+"""
+
+
+def test_the_same_texts_give_the_same_tokenizer_in_every_process():
+    texts = json.dumps(_many_ties())
+    made = [
+        subprocess.run([sys.executable, "-c", _TOKENIZER], input=texts, capture_output=True, text=True, check=True).stdout for _ in range(3)
+    ]
+    assert made[0] == made[1] == made[2]
+    assert len(json.loads(made[0])["model"]["vocab"]) == 300
+
+
+def test_a_trained_tokenizer_knows_the_characters_and_words_of_the_plain_trainers():
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    texts = ["low"] * 50 + ["lower"] * 23 + ["newest"] * 61 + ["widest"] * 31 + ["Caf\u00e9, low-new!"] * 7 + ["\u93e1\u5b50"] * 3
+    plain = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    plain.normalizer, plain.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=200, min_frequency=2, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
+    plain.train_from_iterator(texts, trainer)
+    ours = train_wordpiece(iter(texts), vocabulary=200, alphabet=alphabet_of(texts, most=100))
+    wanted = {piece for piece in plain.get_vocab() if len(piece.removeprefix("##")) == 1}
+    assert wanted | {"low", "lower", "newest", "widest", "cafe"} <= set(ours.get_vocab())
+    assert not {"##,", "##!", "##-", "##\u93e1"} & set(ours.get_vocab())
+    assert ours.all_special_tokens == list(dict.fromkeys(ours.all_special_tokens))
+    assert set(ours.all_special_tokens) == set(SPECIAL_TOKENS)
+    assert [ours.get_vocab()[token] for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert ours("newest low")["input_ids"][1:-1] == [ours.get_vocab()["newest"], ours.get_vocab()["low"]]
+    assert ours.tokenize("a ##b") != ["a", "##b"]  # pieces are no special tokens
 
 
 def test_snapshots_are_whole_models_at_doubling_counts(corpus, tmp_path, monkeypatch):

@@ -204,7 +204,7 @@ def test_broken_files_beside_the_graph_are_refused(embedding_student, bert_folde
     record = json.loads((embedding_student / "tain.json").read_text())
     for damage in ({"dim": "8"}, {"labels": 5}):
         (tmp_path / "student" / "tain.json").write_text(json.dumps(record | damage))
-        with pytest.raises(UserError, match="lacks the student's format, task or dim"):
+        with pytest.raises(UserError, match=r"has a damaged tain.json: give the whole folder that tain distil wrote"):
             Student.load(tmp_path / "student")
     distil(bert_folder, sentences, tmp_path / "static", student="static", epochs=0, held_out=0, batch_texts=8, device="cpu")
     (tmp_path / "static" / "tokenizer.json").write_text("{}")
@@ -275,7 +275,7 @@ def test_labels_of_another_student_are_refused(tagging_student, tmp_path):
         Student.load(tmp_path / "student")
     for broken in ({"format": "2"}, {"task": "paint"}):
         path.write_text(json.dumps(record | broken))
-        with pytest.raises(UserError, match="lacks the student's format, task or dim"):
+        with pytest.raises(UserError, match=r"has a damaged tain.json: give the whole folder that tain distil wrote"):
             Student.load(tmp_path / "student")
 
 
@@ -295,3 +295,14 @@ def test_a_student_that_gives_numbers_that_are_not_finite_is_refused(number, emb
     monkeypatch.setattr(student.graph, "run", lambda arrays: {**run(arrays), "text": np.full_like(run(arrays)["text"], number)})
     with pytest.raises(NotFiniteError, match="gave numbers that are not finite for 2 of 2 texts"):
         student.encode(["a text", "another"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": -3}, {"dim": -1}, {"dim": [8]}, {"labels": [1]}, {"normalise": "yes"}, {"config": []}], ids=str
+)
+def test_every_field_of_a_students_record_is_checked(embedding_student, tmp_path, change):
+    shutil.copytree(embedding_student, tmp_path / "student")
+    path = tmp_path / "student" / "tain.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=rf"has a damaged tain.json: give the whole folder that tain distil wrote \({next(iter(change))}"):
+        Student.load(tmp_path / "student")

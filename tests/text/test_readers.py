@@ -3,6 +3,7 @@ import io
 import json
 import lzma
 import os
+import re
 import sys
 import threading
 import tracemalloc
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tain.foundation.errors import UserError
+from tain.text.lines import SourceWarning
+from tain.text.ranking_pairs import read_ranking_examples
 from tain.text.readers import read_pairs, read_rows, read_texts
 
 
@@ -648,3 +651,88 @@ def test_the_page_on_input_quotes_every_message_as_it_is(tmp_path, write, monkey
     given = {refusal(read, source) if column is None else refusal(read, source, column=column) for read, source, column in cases}
     quoted = {line.removeprefix("error: ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("error: ")}
     assert given == quoted
+
+
+# ---- sources that are perhaps not meant as they are read
+
+
+@pytest.mark.parametrize(
+    ("file", "first"),
+    [
+        ("x.csv", "The first sentence of the file."),
+        ("x.csv", "four words are here"),
+        ("x.tsv", "What is it?"),
+        ("x.csv", "4.5"),
+        ("x.csv", "\u6211\u4eec\u53bb\u770b\u3002"),
+        ("x.csv.gz", "a line of many words"),
+    ],
+)
+def test_a_first_line_that_looks_like_a_text_is_told(write, file, first):
+    content = f"{first}\nanother\n"
+    path = write(file, content)
+    with pytest.warns(SourceWarning, match=re.escape(f"the first line of {str(path)!r} is taken for the names of its columns ({first!r})")):
+        assert list(read_texts(path)) == ["another"]
+
+
+def test_first_lines_of_pairs_are_told_too(write):
+    path = write("x.tsv", "a first question, is it?\tan answer\nb\tc\n")
+    with pytest.warns(SourceWarning, match="is taken for the names of its columns"):
+        assert list(read_pairs(path)) == [("b", "c")]
+    with pytest.warns(SourceWarning, match="is taken for the names of its columns"):
+        read_ranking_examples(path)
+
+
+@pytest.mark.parametrize("first", ["text", "the text", "review_text", "Sentence 1"])
+def test_names_of_columns_are_no_news(write, first, recwarn):
+    list(read_texts(write("x.csv", f"{first}\nanother\n")))
+    list(read_texts(write("y.csv", "is this a column's name?\nanother\n"), column="is this a column's name?"))  # it was named
+    list(read_texts(write("z.jsonl", '{"is this a name?": "a text"}\n')))
+    assert not [warning for warning in recwarn if issubclass(warning.category, SourceWarning)]
+
+
+def test_lines_that_end_with_carriage_returns_alone_are_told(write):
+    path = write("x.txt", b"one\rtwo\rthree\r")
+    with pytest.warns(
+        SourceWarning, match=r"x.txt' has 1 line \(a line ends with LF\) and 2 carriage returns inside: where these end lines"
+    ):
+        assert list(read_texts(path)) == ["one\rtwo\rthree"]
+    path = write("y.txt", b"one\rtwo\nthree\rfour\r\n")
+    with pytest.warns(SourceWarning, match=r"y.txt' has 2 lines \(a line ends with LF\) and 2 carriage returns inside"):
+        assert list(read_texts(path)) == ["one\rtwo", "three\rfour"]
+
+
+def test_a_stray_carriage_return_is_no_news(write, recwarn):
+    assert list(read_texts(write("x.txt", b"one\rtwo\r\nthree\r\nfour\n"))) == ["one\rtwo", "three", "four"]
+    assert not recwarn.list
+
+
+def test_a_file_of_one_long_line_tells_of_its_carriage_returns(write):
+    path = write("x.txt", b"a text\r" * 1_500_000)
+    with pytest.raises(
+        UserError, match=r"line 1 is longer than 10,000,000 bytes and has [\d,]+ carriage returns; where these end lines, convert them"
+    ):
+        read_texts(path)
+
+
+def test_a_csv_with_carriage_returns_alone_says_how_to_convert_it(write):
+    path = write("x.csv", b"text\rone\rtwo\r")
+    with pytest.raises(
+        UserError,
+        match=r"line 1 is not valid csv \(a carriage return outside of quotation marks\): its lines may end with CR alone; convert them",
+    ):
+        read_texts(path)
+
+
+@pytest.mark.parametrize("blank", ["\u200b", "\ufeff\u200d", " \u2060\t\u200e ", "\u00ad", "\u3000\u200b"])
+def test_lines_of_which_nothing_can_be_seen_are_blank(write, blank):
+    texts = read_texts(write("x.txt", f"one\n{blank}\ntwo\n"))
+    assert (list(texts), texts.blank) == (["one", "two"], 1)
+    texts = read_texts(write("x.tsv", f"text\none\n{blank}\ntwo\n"))
+    assert (list(texts), texts.blank) == (["one", "two"], 1)
+    with pytest.raises(UserError, match="holds only blank lines"):
+        read_texts(write("y.txt", f"{blank}\n{blank}\n"))
+
+
+def test_joiners_and_marks_inside_a_text_stay(write):
+    persian = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    assert list(read_texts(write("x.txt", f"{persian}\n\u200fright\n"))) == [persian, "\u200fright"]

@@ -4,10 +4,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 from tain.foundation.choices import Split
 from tain.foundation.errors import UserError, refuse_all
+from tain.foundation.json_files import read_object
 
 FORMAT = 2
 
@@ -60,12 +61,12 @@ class ProjectionConfig:
             UserError: The file is missing, no projection, or of another version.
         """
         try:
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            content = read_object(path, {}, damaged=f"projection file {str(path)!r} is damaged", advice="distil the student again")
         except FileNotFoundError:
             raise UserError(f"projection file {str(path)!r} does not exist: give the whole folder that tain distil wrote") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"projection file {str(path)!r} is not JSON ({error}): distil the student again") from None
-        if not isinstance(content, dict) or content.pop("kind", None) != "tain projection":
+        except OSError as error:
+            raise UserError(f"projection file {str(path)!r} cannot be read ({error.strerror}): distil the student again") from None
+        if content.pop("kind", None) != "tain projection":
             raise UserError(f"{str(path)!r} is no projection file: give the whole folder that tain distil wrote")
         if (version := content.pop("format", None)) != FORMAT:
             raise UserError(

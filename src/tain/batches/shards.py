@@ -8,6 +8,7 @@ whatever the readers give as one text: a line of a file, or a table's cell.
 import errno
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -22,7 +23,8 @@ from jaxtyping import Int64, Integer
 
 from tain.batches.tokenizing import bare_ids, fingerprint, separator_id
 from tain.foundation.errors import UserError
-from tain.foundation.files import whole_folder
+from tain.foundation.files import open_own, whole_folder
+from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.progress import Progress
 from tain.text.lines import is_stdin
 from tain.text.readers import read_sentences
@@ -31,6 +33,17 @@ from tain.text.windows import windows
 
 FORMAT = 1
 
+_FACTS = {
+    "tokenizer": Field(kind=str),
+    "vocabulary": Field(kind=int, least=1),
+    "separator": Field(kind=int, least=0),
+    "number_type": Field(kind=str, among=("uint16", "uint32")),
+    "tokens": Field(kind=int, least=1),
+    "sentences": Field(kind=int, least=1),
+    "documents": Field(kind=int, least=1),
+    "shards": Field(kind=list, least=1, items=Field(kind=list)),
+    "sources": Field(kind=dict, fields={"files": Field(kind=list, items=Field(kind=dict, fields={"name": Field(kind=str)}))}),
+}
 _SHARD_TOKENS = 2**28  # half a gigabyte a file at two bytes a token
 _BATCH_TEXTS = 4096
 _BATCH_CHARACTERS = 2_000_000  # ids are Python numbers until they are written: forty bytes a byte of text
@@ -195,22 +208,33 @@ def open_shards(folder: Path) -> Shards:
     Raises:
         UserError: The folder holds no shards, or not all of them.
     """
+    damaged, advice = f"shards {str(folder)!r} have a damaged shards.json", "remove them to have them made again"
     try:
-        facts = json.loads((folder / "shards.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"{str(folder)!r} holds no finished shards (shards.json is missing or broken): remove it, or name another"
-        ) from None
+        facts = read_object(folder / "shards.json", {}, damaged=damaged, advice=advice)
+    except OSError:
+        raise UserError(f"{str(folder)!r} holds no finished shards (shards.json is missing): remove it, or name another") from None
     if facts.get("format") != FORMAT:
         raise UserError(
             f"shards {str(folder)!r} have format {facts.get('format')}, and this tain reads {FORMAT}: remove them to have them made again"
         )
+    checked_object(facts, _FACTS, damaged=damaged, advice=advice)
+    if not all(len(entry) == 2 and _is_shard(*entry) for entry in facts["shards"]):
+        raise UserError(f"{damaged}: {advice} (shards are {facts['shards']!r:.60})")
     number_type = np.dtype(facts["number_type"])
     parts = [_mapped(folder / name, number_type, length) for name, length in facts["shards"]]
     tokens = TokenStream(parts)
     starts = _mapped(folder / "sentences.bin", _PLACES, facts["sentences"] + 1)
     document_starts = _mapped(folder / "documents.bin", _PLACES, facts["documents"])
+    if int(starts[0]) != 0 or int(starts[-1]) != len(tokens) or (np.diff(starts) < 1).any():
+        raise UserError(f"shards {str(folder)!r} are damaged: {advice} (sentences.bin does not say where sentences begin)")
+    if int(document_starts[0]) != 0 or int(document_starts[-1]) >= facts["sentences"] or (np.diff(document_starts) < 1).any():
+        raise UserError(f"shards {str(folder)!r} are damaged: {advice} (documents.bin does not say where documents begin)")
     return Shards(folder, tokens, Sentences(tokens, starts), document_starts, facts["separator"], facts)
+
+
+def _is_shard(name: object, tokens: object) -> bool:
+    is_count = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0
+    return isinstance(name, str) and re.fullmatch(r"tokens-\d{5,}\.bin", name) is not None and is_count
 
 
 def token_batches(
@@ -337,7 +361,8 @@ def _mapped(path: Path, number_type: np.dtype, length: int) -> np.ndarray:
         raise UserError(
             f"shards file {str(path)!r} has {found:,} bytes and should have {wanted:,}: remove its folder to have it made again"
         )
-    return np.memmap(path, dtype=number_type, mode="r", shape=(length,))
+    with open_own(path) as file:
+        return np.memmap(file, dtype=number_type, mode="r", shape=(length,))
 
 
 def _facts_of(path: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The command ``tain``: finds the verb, runs it, turns errors into lines and exit codes."""
 
+import codecs
 import os
 import sys
-from typing import TYPE_CHECKING
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any
 
 from tain.foundation.errors import UserError
 from tain.foundation.runtime import put_off_collection
@@ -57,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     if arguments is None:  # this process is ours
         put_off_collection()
+        _escape_what_terminals_cannot_show()
+        _print_warnings_of_sources(as_json="--json" in sys.argv)
         arguments = sys.argv[1:]
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
@@ -85,6 +89,39 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stop.__context__, BrokenPipeError):  # so rich ends a program whose reader went away
             _go_quietly()
         raise
+
+
+def _print_warnings_of_sources(*, as_json: bool) -> None:
+    """Print what readers warn of as one line, or as one JSON event, like all other warnings of tain."""
+    import warnings
+
+    from tain.foundation.progress import Progress
+    from tain.text.lines import SourceWarning
+
+    shown_by_python = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, SourceWarning):
+            Progress("json" if as_json else "lines").warn(str(message))
+        else:
+            shown_by_python(message, category, *place, **more)
+
+    warnings.showwarning = show
+
+
+def _escape_what_terminals_cannot_show() -> None:
+    """Print every text on every terminal: what its encoding lacks is escaped as in JSON (``u`` and four digits)."""
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        lacking = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+        return "".join(f"\\u{lacking[at : at + 2].hex()}" for at in range(0, len(lacking), 2)), error.end
+
+    codecs.register_error("tain-escape", escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="tain-escape")
 
 
 def _go_quietly() -> None:

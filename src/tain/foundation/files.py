@@ -8,7 +8,8 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from tain.foundation.choices import BUILT_IN
 from tain.foundation.errors import UserError
@@ -47,10 +48,26 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
     if str(target) in BUILT_IN:
         raise UserError(f"output {str(target)!r} is the built-in model's name, which would be loaded in its place: choose another name")
     _refuse_taken(target, overwrite=overwrite)
+    if overwrite and (real := followed(Path(target))) != Path(target):
+        _refuse_taken(real, overwrite=True)
     if _is_foreign(Path(target)):
         raise UserError(
             f"output {str(target)!r} is a folder of other files than tain's, which are not replaced: choose another name, or remove it"
         )
+
+
+def followed(target: Path) -> Path:
+    """Where a link leads, so that what is written replaces the link's target and not the link; any other path as it is.
+
+    Raises:
+        UserError: The link leads in a circle.
+    """
+    if not target.is_symlink():
+        return target
+    real = Path(os.path.realpath(target))
+    if real.is_symlink():
+        raise UserError(f"output {str(target)!r} is a link that leads in a circle: remove it, or choose another name")
+    return real
 
 
 def _is_foreign(folder: Path) -> bool:
@@ -83,8 +100,61 @@ def _refuse_taken(target: Path, *, overwrite: bool) -> None:
             break
 
 
+def open_own(path: Path, *, writable: bool = False, create: bool = False) -> BinaryIO:
+    """Open a file inside one of our folders without following a link and without emptying it.
+
+    A folder may come from somebody else. A link in it could lead to any file of the user, who would lose it when we write.
+
+    Args:
+        path: The file.
+        writable: Open it for reading and writing, at its beginning.
+        create: Make it where it is missing; needs ``writable``.
+
+    Raises:
+        UserError: It is a link, or no regular file.
+        OSError: It cannot be opened.
+    """
+    refuse_link(path)
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | (os.O_CREAT if create else 0)
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_BINARY"):  # not every system has each; a pipe would block
+        flags |= getattr(os, name, 0)
+    try:
+        number = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            refuse_link(path)
+        raise
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise UserError(f"{str(path)!r} is no regular file: restore the folder it lies in, or make it again")
+    return os.fdopen(number, "r+b" if writable else "rb")
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a link among the files of one of our folders.
+
+    Raises:
+        UserError: It is one.
+    """
+    if path.is_symlink():
+        raise UserError(
+            f"{str(path)!r} is a link to {str(path.readlink())!r}, and links inside such a folder are not followed: put the file itself there"
+        )
+
+
+def lies_inside(folder: Path, part: str) -> bool:
+    """True where a relative path that a folder's file names stays in that folder, links to other folders included."""
+    path = PurePosixPath(part.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in part:
+        return False
+    try:
+        return (folder / path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 @contextmanager
-def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = False) -> Iterator[Path]:
+def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = False, follow: bool = True) -> Iterator[Path]:
     """Yield a hidden folder beside ``target`` that takes its name when the block ends well.
 
     A block that raises, or a process that is killed, leaves ``target`` as it was. Leftovers of a killed
@@ -96,12 +166,13 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
         target: The folder's name.
         overwrite: Replace what is there.
         was_free: The name was free when the work for it began: what took it since is treated as what takes it while the block runs.
+        follow: Where ``target`` is a link that may be replaced, replace what it leads to. Off for names that the user did not give.
 
     Raises:
         UserError: As ``refuse_existing``, or ``target`` is a file, or it appeared while the block ran and
             ``overwrite`` is off; the finished folder then stays under a name that the message tells.
     """
-    target = Path(target)
+    target = followed(Path(target)) if overwrite and follow else Path(target)
     if overwrite and os.path.isfile(target):  # noqa: PTH113 - unlike Path.is_file, never raises
         raise UserError(f"output {str(target)!r} is a file, but a folder is to be written: choose another name")
     partial, mode = _partial_beside(target, overwrite=overwrite or was_free)
@@ -128,13 +199,13 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
 
 
 @contextmanager
-def whole_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a hidden path beside ``target`` that takes its name when the block ends well.
+def whole_file(target: Path, *, overwrite: bool = False, follow: bool = True) -> Iterator[Path]:
+    """Yield a hidden path beside ``target`` that takes its name when the block ends well; ``follow`` as in ``whole_folder``.
 
     Raises:
         UserError: As ``whole_folder``, with file and folder exchanged.
     """
-    target = Path(target)
+    target = followed(Path(target)) if overwrite and follow else Path(target)
     if overwrite and os.path.isdir(target):  # noqa: PTH112
         raise UserError(f"output {str(target)!r} is a folder, but a file is to be written: name a file inside it")
     partial, mode = _partial_beside(target, overwrite=overwrite)

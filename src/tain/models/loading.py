@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from tain.encoders.transformer import position_offset_of, refuse_without_width
@@ -34,7 +35,20 @@ _HEAD_GIVES: dict[Head, str] = {
     "question answering": "spans, not vectors: give an encoder",
     "multiple choice": "choices, not vectors: give an encoder",
 }
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError)
+# what transformers raises where files are missing or damaged, or a config holds values that cannot work
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    ArithmeticError,
+    AssertionError,
+    SafetensorError,
+    StrictDataclassError,
+)
 _SPECIAL_TOKENS = ("pad_token", "cls_token", "sep_token", "mask_token", "bos_token", "eos_token")
 
 

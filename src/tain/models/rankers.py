@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from tain.batches.tokenizing import separator_id, tokenise
 from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
 from tain.foundation.choices import CodeKind, Dtype, RankerType
 from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.json_files import Field, checked_object
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import set_number_type
@@ -38,6 +39,18 @@ from tain.text.collections import each_item, list_texts
 
 CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
 _HEAD_FILE = "head.safetensors"
+_CROSS = {
+    "type": Field(kind=str, among=get_args(RankerType)),
+    "context_tokens": Field(kind=int, least=1),
+    "candidate_tokens": Field(kind=int, least=1),
+}
+_DUAL = _CROSS | {
+    "kind": Field(kind=str, among=get_args(CodeKind)),
+    "codes": Field(kind=int, least=0, most=2**16),
+    "learned_scale": Field(kind=bool),
+    "shared": Field(kind=bool),
+    "normalise": Field(kind=bool, is_needed=False),
+}
 _WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
@@ -596,12 +609,9 @@ def refuse_correction(embedder: Embedder) -> None:
 def _described(record: dict[str, Any], name: str | Path) -> dict[str, Any]:
     """What a ranker's record says of it, with nothing missing that loading needs."""
     about = record.get("ranker")
-    needed = {"type", "context_tokens", "candidate_tokens"}
-    if isinstance(about, dict) and about.get("type") != "cross":
-        needed |= {"kind", "codes", "learned_scale", "shared"}
-    if not isinstance(about, dict) or not needed <= set(about):
-        raise UserError(f"ranker {str(name)!r} has a damaged tain.json: train it again, or copy the folder anew")
-    return about
+    known = _CROSS if isinstance(about, dict) and about.get("type") == "cross" else _DUAL
+    damaged, advice = f"ranker {str(name)!r} has a damaged tain.json", "train it again, or copy the folder anew"
+    return checked_object(about, known, damaged=damaged, advice=advice)
 
 
 def _refuse_missing(tower: Path) -> None:

@@ -12,12 +12,21 @@ from safetensors.numpy import save_file
 
 from tain.foundation.choices import BUILT_IN, LEXICAL, Pooling, is_baseline
 from tain.foundation.errors import ShapeError, UserError
+from tain.foundation.files import lies_inside
+from tain.foundation.json_files import Field, checked_object
 from tain.foundation.runtime import versions
 from tain.models.correction import LANGUAGE_FILE, LanguageCorrection, LinearCorrection, read_by_language, read_linear
 
 FORMAT = 1
 
 _POOLING_KEYS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+_RECORD = {
+    "format": Field(kind=int, least=1, is_needed=False),
+    "kind": Field(kind=str, is_needed=False),
+    "layout": Field(kind=str, among=("auto", "packed", "padded"), is_needed=False),
+    "ranker": Field(kind=dict, is_needed=False, may_be_null=True),
+    "correction": Field(kind=dict, is_needed=False),
+}
 _PICKLES = ("pytorch_model.bin", "model.bin", "pytorch_model.pt", "model.pt", "model.pkl", "pytorch_model.bin.index.json")
 
 
@@ -114,14 +123,23 @@ def read_layout(name: str | Path) -> Layout:
     def stored(file: str) -> Any:
         return read_stored_json(path, file)
 
+    def stored_object(file: str, **known: Field) -> dict[str, Any]:
+        return checked_object(stored(file), known, damaged=f"model {str(name)!r} has a damaged {file}", advice="save the model again")
+
     record = stored("tain.json")
     _refuse_newer(record, name)
     ranker = record.get("ranker") or {}
     if record.get("kind") == "ranker" and not (ranker.get("type") == "bi" and ranker.get("shared")):
         raise UserError(f"model {str(name)!r} is a ranker, not one encoder: use it with tain rank, or give one of the encoders inside it")
     modules = stored("modules.json") or []
-    if not isinstance(modules, list) or not all(isinstance(module, dict) and {"type", "path"} <= set(module) for module in modules):
+    if not isinstance(modules, list) or not all(
+        isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str) for module in modules
+    ):
         raise UserError(f"model {str(name)!r} has a damaged modules.json: save the model again")
+    if outside := [module["path"] for module in modules if not lies_inside(Path(path), module["path"])]:
+        raise UserError(
+            f"model {str(name)!r} names the folder {outside[0]!r} in modules.json, which lies outside of it: save the model again"
+        )
     transformer, pooling, normalise, inner, correction = path, None, False, "", None
     include_prompt, token_weights = True, None
     for module in modules:
@@ -133,13 +151,13 @@ def read_layout(name: str | Path) -> Layout:
                 stored(f"{module['path']}/config.json") or stored(f"{module['path']}/wordweights_config.json"), name
             )
         elif kind == "Pooling":
-            of_pooling = stored(f"{module['path']}/config.json")
+            of_pooling = stored_object(f"{module['path']}/config.json")
             pooling, include_prompt = _pooling(of_pooling, name), of_pooling.get("include_prompt") is not False
         elif kind == "Normalize":
             normalise = True
         elif kind == "Dense" and correction is None and not normalise:
             weights = _stored_file(path, f"{module['path']}/model.safetensors")
-            correction = read_linear(stored(f"{module['path']}/config.json"), weights, name=str(name))
+            correction = read_linear(stored_object(f"{module['path']}/config.json"), weights, name=str(name))
         else:
             raise UserError(
                 f"model {str(name)!r} has a {kind} layer after its encoder, which tain does not run: use sentence-transformers for it"
@@ -148,8 +166,8 @@ def read_layout(name: str | Path) -> Layout:
         raise UserError(f"model {str(name)!r} weighs its tokens and pools by {pooling}, which tain does not run: it weighs the mean alone")
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
-    limits = stored(f"{inner}sentence_bert_config.json")
-    is_lower_cased = limits.get("do_lower_case") and not stored(f"{inner}tokenizer_config.json").get("do_lower_case")
+    limits = stored_object(f"{inner}sentence_bert_config.json", max_seq_length=Field(kind=int, least=1, is_needed=False, may_be_null=True))
+    is_lower_cased = limits.get("do_lower_case") and not stored_object(f"{inner}tokenizer_config.json").get("do_lower_case")
     about = stored("config_sentence_transformers.json")
     refuse_text_changes(about, name, is_lower_cased=bool(is_lower_cased))
     if Path(path).is_dir():
@@ -269,8 +287,7 @@ def read_record(name: str | Path) -> dict[str, Any]:
 
 
 def _refuse_newer(record: Any, name: str | Path) -> None:
-    if not isinstance(record, dict) or not isinstance(record.get("format", FORMAT), int):
-        raise UserError(f"model {str(name)!r} has a damaged tain.json: save the model again")
+    checked_object(record, _RECORD, damaged=f"model {str(name)!r} has a damaged tain.json", advice="save the model again")
     if record.get("format", FORMAT) > FORMAT:
         raise UserError(f"model {str(name)!r} was saved in format {record['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
 
@@ -377,7 +394,7 @@ def _read_json(path: Path | None) -> Any:
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"model file {str(path)!r} is not JSON ({error}): save the model again") from None
 
 

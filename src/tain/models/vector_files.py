@@ -10,6 +10,8 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from tain.foundation.files import open_own
+
 StoredDtype = Literal["float32", "float16"]
 
 ENDINGS = (".npy", ".parquet", ".safetensors")
@@ -69,7 +71,9 @@ class _PlainRows(Rows):
         return self.path.is_file() and self.path.stat().st_size >= len(self.head(0)) + self._bytes(texts)
 
     def open(self, *, windows: int, texts: int) -> None:
-        self.file = self.path.open("r+b" if texts else "w+b")
+        if not texts:
+            self.path.unlink(missing_ok=True)
+        self.file = open_own(self.path, writable=True, create=True)
         end = len(self.head(0)) + self._bytes(texts)
         self.file.truncate(end)
         self.file.seek(end)

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
@@ -15,7 +15,9 @@ from typing import Any, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from tain.foundation.errors import UserError, refuse_all
-from tain.foundation.files import refuse_existing
+from tain.foundation.files import followed, open_own, refuse_existing
+from tain.foundation.json_files import Field, checked_object, read_object
+from tain.foundation.locks import lock, refusal
 from tain.foundation.progress import Progress, Task
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
@@ -25,6 +27,15 @@ from tain.text.windows import windows
 _WINDOW_CHARS = 2_000_000  # a window of long texts ends here: minutes of work at most are lost when a run is killed
 _PARTIAL_FORMAT = 2
 _STATE, _LOCK = "state.json", "lock"
+_STATE_FIELDS = {
+    "settings": Field(kind=dict),
+    "model": Field(kind=str),
+    "weights": Field(kind=str),
+    "windows": Field(kind=int, least=0),
+    "texts": Field(kind=int, least=0),
+    "truncated": Field(kind=int, least=0),
+    "digest": Field(kind=str),
+}
 
 
 @runtime_checkable
@@ -124,8 +135,9 @@ def encode_to_file(
         UserError: A setting cannot work, the file exists or cannot be written, an interrupted run is there and nothing says what
             becomes of it, or it was begun with other texts, another model or other settings.
     """
-    path = Path(path)
+    asked = Path(path)
     given = each_text(texts)
+    path = followed(asked) if overwrite else asked
     refuse_output(
         path, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, window_texts=window_texts, resume=resume, overwrite=overwrite
     )
@@ -149,7 +161,7 @@ def encode_to_file(
                 _empty(folder)
             with progress.task("encode", total) as task:
                 task.advance(resumed)
-                with _disk_trouble_named(path):
+                with _disk_trouble_named(path, kept=run.windows):
                     rows.open(windows=run.windows, texts=run.texts)
                 is_known = True
                 for window in coming:
@@ -159,11 +171,12 @@ def encode_to_file(
                         window, language=language, batch_tokens=batch_tokens, normalise=normalise, progress=_PartOfTask(task)
                     )
                     stored = _stored(vectors, dtype, first_text=run.texts)
-                    with _disk_trouble_named(path):
+                    with _disk_trouble_named(path, kept=run.windows):
                         rows.append(stored, window)
-                        run = run.after(window, truncated=embedder.truncated)
-                        _keep(run, folder)
-                with _disk_trouble_named(path):
+                        longer = run.after(window, truncated=embedder.truncated)
+                        _keep(longer, folder)
+                    run = longer  # only what is on the disk to stay counts as kept
+                with _disk_trouble_named(path, kept=run.windows):
                     _place(rows.finish(texts=run.texts), path, overwrite=overwrite)
         except BaseException:
             with suppress(OSError):  # a full disk complains a second time
@@ -180,7 +193,7 @@ def encode_to_file(
             f"{run.truncated:,} of {run.texts:,} texts are longer than {embedder.max_tokens} tokens and were cut:"
             " raise --max-tokens, where the model can, or split them"
         )
-    return EncodedFile(path=path, texts=run.texts, dim=embedder.dim, truncated=run.truncated, resumed=resumed, seconds=seconds)
+    return EncodedFile(path=asked, texts=run.texts, dim=embedder.dim, truncated=run.truncated, resumed=resumed, seconds=seconds)
 
 
 def partial_folder(path: Path) -> Path:
@@ -204,6 +217,7 @@ def refuse_output(
         UserError: As ``encode_to_file``.
     """
     shown, ending = repr(str(path)), path.suffix
+    path = followed(path) if overwrite else path
     problems = []
     if ending not in ENDINGS:
         has = f"ends in {ending}" if ending else "has no ending"
@@ -225,6 +239,7 @@ def refuse_output(
             import pyarrow  # noqa: F401
         except ImportError:
             raise UserError(f'output {shown} needs pyarrow: run pip install "tain[data]", or write .npy or .safetensors') from None
+    _refuse_other_writer(path)
     if not resume and not overwrite and (left := _read_state(partial_folder(path), path)) is not None and left.windows:
         raise UserError(
             f"output {shown} was begun by a run that was interrupted after {left.texts:,} texts: "
@@ -280,15 +295,15 @@ def _digest(before: str, window: list[str]) -> str:
 
 
 def _read_state(folder: Path, path: Path) -> _Run | None:
+    damaged, advice = f"output {str(path)!r} was begun by a run whose state is damaged", "start anew with --overwrite and without --resume"
     try:
-        content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        content = read_object(folder / _STATE, {}, damaged=damaged, advice=advice)
     except OSError:
         return None
-    except ValueError:
-        content = {}
     if content.get("format") != _PARTIAL_FORMAT:
-        raise UserError(f"output {str(path)!r} was begun by another version of tain: start anew with --overwrite and without --resume")
-    return _Run(**content)
+        raise UserError(f"output {str(path)!r} was begun by another version of tain: {advice}")
+    checked_object(content, _STATE_FIELDS, damaged=damaged, advice=advice)
+    return _Run(**{entry.name: content[entry.name] for entry in fields(_Run)})
 
 
 def _left_over(folder: Path, rows: Rows, run: _Run, path: Path) -> _Run | None:
@@ -340,7 +355,8 @@ def _skip_finished(texts: Iterator[str], run: _Run, path: Path) -> None:
 
 def _keep(run: _Run, folder: Path) -> None:
     fresh = folder / f"{_STATE}.new"
-    with fresh.open("w", encoding="utf-8") as file:
+    fresh.unlink(missing_ok=True)
+    with fresh.open("x", encoding="utf-8") as file:  # never through a link
         json.dump(asdict(run), file)
         flush(file)
     fresh.replace(folder / _STATE)
@@ -381,20 +397,22 @@ def _alone_in(folder: Path, path: Path) -> Iterator[None]:
     """Make the folder, and keep every other process out of it while the block runs; the system lets go when a process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("ab")
+        file = open_own(folder / _LOCK, writable=True, create=True)
     except OSError as error:
         raise UserError(f"output {str(path)!r} cannot be written ({error.strerror}): choose another place or name") from None
-    with lock:
-        with suppress(ImportError):  # Windows has no fcntl
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"output {str(path)!r} is being written by another process: wait for it, or choose another name") from None
-            except OSError:
-                pass  # a disk that knows no locks
+    with file:
+        with suppress(OSError):  # a disk that knows no locks
+            if not lock(file):
+                raise refusal(path, folder / _LOCK)
         yield
+
+
+def _refuse_other_writer(path: Path) -> None:
+    """Refuse an output that a process is still writing, before it is taken for one that was interrupted."""
+    place = partial_folder(path) / _LOCK
+    with suppress(OSError), open_own(place, writable=True) as file:
+        if not lock(file):
+            raise refusal(path, place)
 
 
 def _empty(folder: Path) -> None:
@@ -412,10 +430,11 @@ def _place(whole: Path, path: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def _disk_trouble_named(path: Path) -> Iterator[None]:
+def _disk_trouble_named(path: Path, *, kept: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        then = "go on with --resume" if kept else "give the same command again: nothing is kept"
         raise UserError(
-            f"output {str(path)!r} cannot be written on ({error.strerror or error}): make room or mend the disk, then go on with --resume"
+            f"output {str(path)!r} cannot be written ({error.strerror or error}): make room or mend the disk, then {then}"
         ) from None

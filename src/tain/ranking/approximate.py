@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tain.foundation.errors import UserError
-from tain.foundation.files import whole_file
+from tain.foundation.files import refuse_link, whole_file
 from tain.foundation.progress import Progress
 from tain.ranking.index import CandidateIndex
 
@@ -45,10 +45,12 @@ class ShortLists:
         """
         faiss, progress = _faiss(), progress or Progress.silent()
         path = index.folder / "short.faiss"
+        refuse_link(path)
         lists = _read(faiss, path)
         if lists is not None and lists.d == index.dim and lists.ntotal <= len(index) <= _STALE * lists.ntotal:
             _add(lists, index.vectors[lists.ntotal :], progress)
             return cls(index, lists)
+        index.refuse_damaged_vectors()
         lists = _made(faiss, index.vectors, progress)
         try:
             _write(faiss, lists, path)
@@ -112,7 +114,7 @@ def _read(faiss: Any, path: Path) -> Any:
 
 
 def _write(faiss: Any, lists: Any, path: Path) -> None:
-    with whole_file(path, overwrite=True) as partial:
+    with whole_file(path, overwrite=True, follow=False) as partial:
         faiss.write_index(lists, str(partial))
 
 

@@ -2,7 +2,8 @@
 
 A folder of append-only files. Data goes first, then one commit of fixed length in ``commits.bin`` that says how much of each file counts:
 what a commit covers is on the disk and acknowledged, what lies beyond the last whole one never happened. Opening reads that last
-commit alone, whatever the number of candidates. Readers keep the view they opened with while a writer appends.
+commit and checks what is small: where texts end, which rows are deleted, squared lengths. Vectors are checked against these when they
+are first searched, texts against their keys when they are read. Readers keep the view they opened with while a writer appends.
 
     index.json     format, width, fingerprint and name of the model
     vectors.bin    float32 rows           squares.bin   each row's squared length
@@ -26,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from tain.foundation.errors import UserError
-from tain.foundation.files import whole_file, whole_folder
+from tain.foundation.files import open_own, refuse_link, whole_file, whole_folder
+from tain.foundation.json_files import Field, checked_object, read_object
 from tain.text.collections import list_texts
 
 FORMAT = 1
@@ -35,6 +37,20 @@ _COMMIT = struct.Struct("<8sQQQQ")  # mark, rows, bytes of texts, deletions, num
 _CHECKSUM = struct.Struct("<I")
 _COMMIT_BYTES = _COMMIT.size + _CHECKSUM.size
 _MARK = b"tainidx1"
+_CHECKED_ROWS = 65_536  # vectors read at a time
+_ROUNDING = 1e-4  # of a squared length, summed up in another order
+_ABOUT = {
+    "format": Field(kind=int, least=1),
+    "dim": Field(kind=int, least=1, most=2**20),
+    "fingerprint": Field(kind=str),
+    "model": Field(kind=str),
+}
+_SOURCE = {
+    "name": Field(kind=str),
+    "digest": Field(kind=str),
+    "complete": Field(kind=bool),
+    "searchable": Field(kind=bool, is_needed=False),
+}
 _FILES = ("vectors.bin", "squares.bin", "texts.bin", "ends.bin", "keys.bin", "gone.bin", "commits.bin")
 
 
@@ -87,7 +103,9 @@ class CandidateIndex:
         self.folder = folder
         self.about = about
         self.dim: int = about["dim"]
+        self._checked = 0  # rows whose vectors were looked at
         self._show(state)
+        self._refuse_damage()
 
     @classmethod
     def create(cls, folder: str | Path, *, dim: int, fingerprint: str, model: str, overwrite: bool = False) -> "CandidateIndex":
@@ -112,27 +130,28 @@ class CandidateIndex:
 
     @classmethod
     def open(cls, folder: str | Path) -> "CandidateIndex":
-        """Open an index in the time that one commit takes to read.
+        """Open an index. Reads its last commit and 12 bytes a candidate.
 
         Raises:
-            UserError: There is none, it is of a newer format, or its files are shorter than its last commit says.
+            UserError: There is none, it is of a newer format, its files do not fit each other or its last commit, or one is a link.
         """
         folder = Path(folder)
+        damaged, advice = f"index {str(folder)!r} has a damaged index.json", "make the index again"
         try:
-            about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            refuse_link(folder / "index.json")
+            about = read_object(folder / "index.json", {}, damaged=damaged, advice=advice)
         except (FileNotFoundError, NotADirectoryError):
             if folder.exists():
                 raise UserError(f"index {str(folder)!r} is there, but holds no index: give another name, or remove it") from None
             raise UserError(f"index {str(folder)!r} does not exist: make it by giving --candidates FILE with it") from None
-        except (ValueError, IsADirectoryError):
-            raise UserError(f"index {str(folder)!r} has a damaged index.json: make the index again") from None
-        if not isinstance(about, dict) or about.get("kind") != "candidate index":
+        except OSError as error:
+            raise UserError(f"{damaged}: {advice} ({error.strerror})") from None
+        if about.get("kind") != "candidate index":
             raise UserError(f"index {str(folder)!r} has an index.json that tain did not write: give the folder of an index, or a new one")
         number = about.get("format")
         if isinstance(number, int) and number > FORMAT:
             raise UserError(f"index {str(folder)!r} is of a format that this tain does not read ({FORMAT}): upgrade tain, or make it again")
-        if not isinstance(number, int) or not isinstance(about.get("dim"), int) or not {"fingerprint", "model"} <= set(about):
-            raise UserError(f"index {str(folder)!r} has a damaged index.json: make the index again")
+        checked_object(about, _ABOUT, damaged=damaged, advice=advice)
         return cls(folder, about, _last_state(folder, about["dim"])[0])
 
     def refuse_other_model(self, fingerprint: str, name: str) -> None:
@@ -169,7 +188,10 @@ class CandidateIndex:
     def text(self, row: int) -> str:
         """The candidate's text."""
         begin = int(self._ends[row - 1]) if row else 0
-        return bytes(self._texts[begin : int(self._ends[row])]).decode("utf-8")
+        found = bytes(self._texts[begin : int(self._ends[row])])
+        if _key(found) != int(self._keys[row]):
+            raise self._damage(f"the text of row {row} is another than the one that was put in")
+        return found.decode("utf-8")
 
     def living_texts(self) -> Iterator[tuple[int, str]]:
         """Rows and texts of the candidates that can be found."""
@@ -184,7 +206,7 @@ class CandidateIndex:
 
     def _living_rows(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
         """Every living row of these texts."""
-        wanted = np.array(sorted({_key(text) for text in texts}), dtype=np.uint64)
+        wanted = np.array(sorted({_key(text.encode("utf-8")) for text in texts}), dtype=np.uint64)
         known = set(texts)
         for row in np.flatnonzero(np.isin(self._keys, wanted) & ~self.is_gone):
             text = self.text(int(row))
@@ -197,6 +219,7 @@ class CandidateIndex:
         if state == self._state:
             return False
         self._show(state)
+        self._refuse_damage()
         return True
 
     def append(self, texts: Iterable[str], vectors: np.ndarray, *, only_new: bool = False) -> range:
@@ -224,19 +247,23 @@ class CandidateIndex:
         if not np.isfinite(vectors).all():
             raise UserError("vectors hold nan or infinity, which no score can compare: check the model's weights")
         added = np.ascontiguousarray(vectors, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            squares = np.einsum("nd,nd->n", added, added)
+        if not np.isfinite(squares).all():
+            raise UserError("vectors are too long for float32, which cannot hold their squared length: scale them down")
         with self._writing() as (state, files):
             if only_new:
                 self._show(state)
                 first = {text: place for place, text in reversed(list(enumerate(texts)))}
                 chosen = [place for place, row in enumerate(self.rows_of(texts)) if row is None and first[texts[place]] == place]
-                texts, added = [texts[place] for place in chosen], added[chosen]
+                texts, added, squares = [texts[place] for place in chosen], added[chosen], squares[chosen]
             encoded = [text.encode("utf-8") for text in texts]
             ends = state.text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
             files["vectors.bin"].write(added.tobytes())
-            files["squares.bin"].write(np.einsum("nd,nd->n", added, added).tobytes())
+            files["squares.bin"].write(squares.tobytes())
             files["texts.bin"].write(b"".join(encoded))
             files["ends.bin"].write(ends.tobytes())
-            files["keys.bin"].write(np.array([_key(text) for text in texts], dtype=np.uint64).tobytes())
+            files["keys.bin"].write(np.array([_key(text) for text in encoded], dtype=np.uint64).tobytes())
             end = state.text_bytes + sum(map(len, encoded))
             self._commit(files, _State(state.rows + len(texts), end, state.gone, state.number + 1))
         return range(state.rows, state.rows + len(texts))
@@ -278,20 +305,16 @@ class CandidateIndex:
     def source(self) -> dict[str, Any]:
         """What ``tell_source`` was told; empty where it never was."""
         path = self.folder / "source.json"
-        try:
-            source = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError:
-            source = None
-        if not isinstance(source, dict):
-            raise UserError(
-                f"index {str(self.folder)!r} has a damaged source.json: remove that file and give --candidates FILE with --update"
-            )
-        return source
+        refuse_link(path)
+        if not path.exists():
+            return {}
+        damaged = f"index {str(self.folder)!r} has a damaged source.json"
+        return read_object(path, _SOURCE, damaged=damaged, advice="remove that file and give --candidates FILE with --update")
 
     def tell_source(self, *, name: str, digest: str, is_complete: bool) -> None:
         """Remember the candidate file that the index agrees with, or is about to. What could be searched before stays searchable."""
         content = {"name": name, "digest": digest, "complete": is_complete, "searchable": is_complete or self.is_searchable}
-        with whole_file(self.folder / "source.json", overwrite=True) as path:
+        with whole_file(self.folder / "source.json", overwrite=True, follow=False) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @property
@@ -350,8 +373,46 @@ class CandidateIndex:
     def _mapped(self, file: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         if not np.prod(shape):
             return np.empty(shape, dtype=dtype)  # nothing cannot be mapped
-        # copy on write: torch takes such an array as it lies, and would warn of one that may not be written
-        return np.memmap(self.folder / file, dtype=dtype, mode="c", shape=shape)
+        with open_own(self.folder / file) as opened:
+            # copy on write: torch takes such an array as it lies, and would warn of one that may not be written
+            return np.memmap(opened, dtype=dtype, mode="c", shape=shape)
+
+    def _damage(self, what: str) -> UserError:
+        return UserError(f"index {str(self.folder)!r} is damaged: {what}; restore it, or make it again")
+
+    def _refuse_damage(self) -> None:
+        """Refuse files that do not fit each other, as far as that shows without reading vectors and texts."""
+        ends, gone = self._ends, self._gone
+        if len(ends) and (ends[0] < 0 or int(ends[-1]) != self._state.text_bytes or (np.diff(ends) < 0).any()):
+            raise self._damage("ends.bin does not say where texts end")
+        if len(gone) and (gone.min() < 0 or gone.max() >= self._state.rows or len(np.unique(gone)) < len(gone)):
+            raise self._damage("gone.bin names rows that are not there, or one twice")
+        if not np.isfinite(self.squares).all() or (self.squares < 0).any():
+            raise self._damage("squares.bin holds numbers that are no lengths")
+
+    def refuse_damaged_vectors(self, rows: np.ndarray | None = None) -> None:
+        """Refuse vectors that are not those which were put in, by their squared lengths; each is looked at once.
+
+        Args:
+            rows: Look at these alone; default: at all that were not looked at.
+
+        Raises:
+            UserError: There is one, such as a vector with nan.
+        """
+        if rows is not None:
+            self._refuse_other_lengths(rows)
+            return
+        for start in range(self._checked, self._state.rows, _CHECKED_ROWS):
+            self._refuse_other_lengths(np.arange(start, min(start + _CHECKED_ROWS, self._state.rows)))
+        self._checked = self._state.rows
+
+    def _refuse_other_lengths(self, rows: np.ndarray) -> None:
+        part = slice(rows[0], rows[-1] + 1) if len(rows) and rows[-1] - rows[0] == len(rows) - 1 else rows  # a slice copies nothing
+        vectors, wanted = self.vectors[part], self.squares[part]
+        with np.errstate(invalid="ignore", over="ignore"):
+            is_as_was = np.abs(np.einsum("nd,nd->n", vectors, vectors) - wanted) <= _ROUNDING * wanted + 1e-30  # false for nan
+        if not is_as_was.all():
+            raise self._damage(f"the vector of row {int(rows[int(np.argmin(is_as_was))])} is another than the one that was put in")
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[_State, dict[str, Any]]]:
@@ -360,12 +421,12 @@ class CandidateIndex:
 
         try:
             with ExitStack() as opened:
-                lock = opened.enter_context((self.folder / "lock").open("w"))
+                lock = opened.enter_context(open_own(self.folder / "lock", writable=True, create=True))
                 fcntl.flock(lock, fcntl.LOCK_EX)  # a killed process lets go of it
                 state, commits_bytes = _last_state(self.folder, self.dim)
                 files: dict[str, Any] = {}
                 for file, size in {**state.sizes(self.dim), "commits.bin": commits_bytes}.items():
-                    files[file] = opened.enter_context((self.folder / file).open("r+b"))
+                    files[file] = opened.enter_context(open_own(self.folder / file, writable=True))
                     files[file].truncate(size)  # what a cut-off append left; no reader has it in view
                     files[file].seek(size)
                 yield state, files
@@ -381,7 +442,7 @@ class CandidateIndex:
         import fcntl
 
         try:
-            lock = (self.folder / "update.lock").open("w")
+            lock = open_own(self.folder / "update.lock", writable=True, create=True)
         except OSError as error:
             raise UserError(f"index {str(self.folder)!r} cannot be written ({error.strerror}): ask for permission, or copy it") from None
         with lock:
@@ -405,11 +466,13 @@ def _last_state(folder: Path, dim: int) -> tuple[_State, int]:
     Raises:
         UserError: A file is shorter than that commit says: it was damaged from outside.
     """
+    for file in _FILES:
+        refuse_link(folder / file)
     missing = [file for file in _FILES if not (folder / file).is_file()]
     if missing:
         raise UserError(f"index {str(folder)!r} is damaged: it has no {missing[0]}; restore it, or make it again")
     state, end = _State(), 0
-    with (folder / "commits.bin").open("rb") as log:
+    with open_own(folder / "commits.bin") as log:
         commits = os.fstat(log.fileno()).st_size // _COMMIT_BYTES
         for number in range(commits, 0, -1):  # the last one, unless a power cut spoilt it
             log.seek((number - 1) * _COMMIT_BYTES)
@@ -423,8 +486,8 @@ def _last_state(folder: Path, dim: int) -> tuple[_State, int]:
     return state, end
 
 
-def _key(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+def _key(text: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def digest_of(texts: Sequence[str]) -> str:

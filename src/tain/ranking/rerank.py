@@ -65,6 +65,8 @@ def search(
     if probes is not None and probes < 1:
         raise UserError(f"probes is {probes}, but some lists must be looked into: give 1 or more")
     short = None if probes is None else ShortLists.of(index, progress=progress)
+    if short is None:
+        index.refuse_damaged_vectors()
     is_gone = index.is_gone if index.is_gone.any() else None
     hits = []
     with (progress or Progress.silent()).task("search", len(contexts)) as task:
@@ -83,6 +85,7 @@ def search(
 
 def _best_of(index: CandidateIndex, context: Tensor, rows: np.ndarray, *, k: int) -> Best:
     """The best of some rows, scored exactly."""
+    index.refuse_damaged_vectors(rows)
     (best,) = scan_best(index.vectors[rows], [context], k=k)
     return Best(rows[best.rows], best.scores)
 

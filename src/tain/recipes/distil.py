@@ -25,6 +25,7 @@ from tain.export.student import write_student
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.locks import writes_output
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, fastest_dtype, keep_freed_memory, versions
 from tain.objectives.distillation import (
@@ -79,6 +80,7 @@ class Distilled:
     folder: Path | None
 
 
+@writes_output
 def distil(
     teacher: str | Path | Teacher,
     texts: Iterable[str] | Iterable[Example],

@@ -34,6 +34,7 @@ from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_f
 from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.locks import writes_output
 from tain.foundation.probing import unchanged
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory
@@ -149,6 +150,7 @@ class _Batch:
     teacher: Tensor | None = None
 
 
+@writes_output
 def mirror(
     model: str | Path,
     texts: Iterable[str] | Iterable[tuple[str, str]],

@@ -26,6 +26,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel, grow_embeddings, start_
 from tain.encoders.transformer import usable_number_type
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_file, whole_folder
+from tain.foundation.locks import writes_output
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, collect_as_usual, keep_freed_memory, set_number_type, versions
 from tain.models.embedder import max_length
@@ -35,7 +36,7 @@ from tain.recipes.chosen_settings import chosen_settings
 from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
 from tain.recipes.pretrain_config import NEW_MODEL, PretrainConfig
 from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
-from tain.recipes.pretrain_start import alphabet_size, new_model, train_wordpiece
+from tain.recipes.pretrain_start import alphabet_of, new_model, train_wordpiece
 from tain.recipes.pretrain_validation import HeldOut
 from tain.text.readers import read_texts
 from tain.training import distributed
@@ -79,6 +80,7 @@ class Pretrained:
     folder: Path | None
 
 
+@writes_output
 def pretrain(
     model: str | Path,
     texts: Sequence[str | Path],
@@ -234,9 +236,9 @@ class _Session:
         if not (folder / "tokenizer.json").exists():
             self.progress.note(f"training a tokenizer of {self.config.vocabulary:,} word pieces")
             # each character may need a piece to begin a word with and one to go on
-            alphabet = alphabet_size(self.sources.texts(), most=self.config.vocabulary // 3)
+            alphabet = alphabet_of(self.sources.texts(), most=self.config.vocabulary // 3)
             trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocabulary, alphabet=alphabet)
-            with whole_folder(folder, overwrite=True) as partial:
+            with whole_folder(folder, overwrite=True, follow=False) as partial:
                 trained.save_pretrained(partial)
         return transformers.AutoTokenizer.from_pretrained(folder)
 
@@ -394,7 +396,7 @@ class _Session:
     def _snapshot(self, model: Any, optimizer: Optimizer, tokens: int) -> None:
         number_type = next(model.parameters()).dtype
         optimizer.weights.restore(model)
-        with whole_folder(self.work / f"snapshot-{tokens / 1e6:.0f}M", overwrite=True) as folder:
+        with whole_folder(self.work / f"snapshot-{tokens / 1e6:.0f}M", overwrite=True, follow=False) as folder:
             _save_weights(model, folder, torch.float16)
             self.tokenizer.save_pretrained(folder)
         set_number_type(model, number_type)

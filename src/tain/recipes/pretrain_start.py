@@ -1,14 +1,14 @@
 """What pretraining from scratch starts from: a model with random weights, and a tokenizer trained on the texts."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tain.recipes.pretrain_config import PretrainConfig
 
-_ALPHABET = 256  # characters, at least
+_ALPHABET = 256  # characters, where there are as many
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -43,31 +43,61 @@ def new_model(config: PretrainConfig, tokenizer: Any) -> Any:
     return transformers.AutoModelForMaskedLM.from_config(settings)
 
 
-def alphabet_size(texts: Iterator[str], *, most: int) -> int:
-    """How many characters a tokenizer of these texts shall know: 256, or as many as leave one in a thousand unknown, ``most`` at most.
+def alphabet_of(texts: Iterable[str], *, most: int) -> list[str]:
+    """The characters that a tokenizer of these texts shall know: the 256 most frequent, or as many as leave one in a thousand unknown.
 
     A few hundred do for most alphabets. Chinese needs thousands, and what is not in the alphabet is ``[UNK]``, a whole word at a time.
+
+    Args:
+        texts: The texts.
+        most: The most characters, where more than 256 are needed.
+
+    Returns:
+        The characters as the tokenizer sees them, in the order of their numbers.
     """
-    counts: Counter[str] = Counter()
+    from tokenizers import normalizers
+
+    normaliser, counts = normalizers.BertNormalizer(lowercase=True), Counter[str]()
     for text in texts:
-        counts.update(text.lower())
-    covered = np.cumsum([count for character, count in counts.most_common() if not character.isspace()])
+        counts.update(normaliser.normalize_str(text))
+    ordered = sorted((character for character in counts if not character.isspace()), key=lambda character: (-counts[character], character))
+    covered = np.cumsum([counts[character] for character in ordered])
     needed = int(np.searchsorted(covered, 0.999 * covered[-1])) + 1 if len(covered) else 0
-    return min(max(_ALPHABET, needed), max(_ALPHABET, most))
+    return sorted(ordered[: min(max(_ALPHABET, needed), max(_ALPHABET, most))])
 
 
-def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: int = _ALPHABET) -> Any:
-    """Train an uncased WordPiece tokenizer, whose pieces are made of the ``alphabet`` most frequent characters, as transformers wraps it."""
+def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: Sequence[str]) -> Any:
+    """Train an uncased WordPiece tokenizer as transformers wraps it; the same texts give the same tokenizer.
+
+    The trainer numbers pieces that go on with a word in the order of its hash table, which changes from run to run, and these numbers
+    decide between merges of equal counts. Numbers that are given beforehand leave it no choice.
+
+    Args:
+        texts: The texts.
+        vocabulary: How many pieces.
+        alphabet: The characters that pieces are made of, in order.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    normaliser, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    scratch = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    scratch.normalizer, scratch.pre_tokenizer = normaliser, splitter
+    # punctuation and Chinese characters are words by themselves, so that nothing goes on with them
+    going_on = [
+        f"##{character}" for character in alphabet if splitter.pre_tokenize_str(normaliser.normalize_str(f"a{character}"))[1:] == []
+    ]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, min_frequency=2, limit_alphabet=alphabet, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+        vocab_size=vocabulary,
+        min_frequency=2,
+        limit_alphabet=len(alphabet),
+        initial_alphabet=list(alphabet),
+        special_tokens=[*SPECIAL_TOKENS, *going_on],
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    scratch.train_from_iterator(texts, trainer)
+    tokenizer = Tokenizer(models.WordPiece(scratch.get_vocab(), unk_token="[UNK]"))  # in which pieces are no special tokens
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normaliser, splitter, decoders.WordPiece()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     first, last = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")  # the trainer numbers them in this order
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", last), ("[CLS]", first))
     return wrapped_tokenizer(tokenizer)

@@ -23,6 +23,7 @@ from tain.encoders.heads import PAPER_SCALE, poly_scores
 from tain.evaluation.candidates import CandidateLists, given_lists, list_figures, list_scores, sampled_lists
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.locks import writes_output
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory, set_number_type
 from tain.models.embedder import Embedder, max_length
@@ -112,6 +113,7 @@ class Ranked:
         return self.runs[self.best].after
 
 
+@writes_output
 def rank(
     model: str | Path,
     pairs: Iterable[RankingExample] | Iterable[tuple[str, str]],

@@ -8,8 +8,22 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from tain.foundation.errors import UserError
+from tain.foundation.json_files import Field, checked_object
 from tain.runtime.onnx_file import read_onnx
 
+_GRID = {"step": Field(kind=float), "zero": Field(kind=float), "text": Field(kind=bool), "tokens": Field(kind=bool)}
+_STATIC_METADATA = {"student": Field(kind=str, among=("static",)), **_GRID}
+_METADATA = {
+    "student": Field(kind=str, among=("pqrnn",)),
+    "features": Field(kind=int, least=1),
+    "bottleneck": Field(kind=int, least=1),
+    "layers": Field(kind=int, least=0),
+    "state": Field(kind=int, least=1),
+    "kernel_width": Field(kind=int, least=1),
+    "directions": Field(kind=int, least=1, most=2),
+    "outputs": Field(kind=dict, is_needed=False),
+    **_GRID,
+}
 FORMAT = 3  # of the graph's metadata and tensor names; see export.student
 
 _UNIT_STEP, _UNIT_ZERO = np.float32(1 / 127), 128
@@ -231,10 +245,16 @@ def _metadata(found: dict[str, str], path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(found["tain"])
         version = metadata["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"student file {str(path)!r} is damaged: distil the student again") from None
     if version != FORMAT:
         raise UserError(
             f"student file {str(path)!r} has version {version}, this tain reads {FORMAT}: use the tain that wrote it, or distil again"
         )
-    return metadata
+    is_static = isinstance(metadata, dict) and metadata.get("student") == "static"
+    return checked_object(
+        metadata,
+        _STATIC_METADATA if is_static else _METADATA,
+        damaged=f"student file {str(path)!r} is damaged",
+        advice="distil the student again",
+    )

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from tain.batches.projection_config import ProjectionConfig
 from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import collect_as_usual
 from tain.runtime.graphs import Graph, NumpyGraph, OnnxGraph
@@ -27,6 +28,17 @@ Backend = Literal["onnx", "numpy"]
 GRAPH_FILE, PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE = "student.onnx", "projection.json", "tokenizer.json", "tain.json"
 RECORD_FORMAT = 1
 
+_TEXTS = Field(kind=list, items=Field(kind=str), is_needed=False, may_be_null=True)
+_RECORD = {
+    "format": Field(kind=int, least=1),
+    "task": Field(kind=str, among=("embed", "classify", "tag")),
+    "dim": Field(kind=int, least=0),
+    "normalise": Field(kind=bool, is_needed=False),
+    "labels": _TEXTS,
+    "tags": _TEXTS,
+    "config": Field(kind=dict, is_needed=False),
+}
+
 _KEPT_CHARACTERS = 64
 _TYPED_TOKENS = 65_536  # remembered, of all texts that are typed
 _BATCH_TOKENS = 512  # more fall out of the cache between one step and the next
@@ -38,8 +50,8 @@ def is_student(folder: str | Path) -> bool:
         return True
     try:
         return json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8")).get("kind") == "student"
-    except (OSError, ValueError, AttributeError):
-        return False
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False  # damage is told when it is loaded
 
 
 class Student:
@@ -277,20 +289,16 @@ def _batches(lengths: list[int], batch_tokens: int) -> Iterator[np.ndarray]:
 
 
 def _record(folder: Path) -> dict[str, Any]:
+    damaged, advice = f"student {str(folder)!r} has a damaged {RECORD_FILE}", "give the whole folder that tain distil wrote"
     try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        record = read_object(folder / RECORD_FILE, {}, damaged=damaged, advice=advice)
     except FileNotFoundError:
-        raise UserError(f"student {str(folder)!r} has no {RECORD_FILE}: give the whole folder that tain distil wrote") from None
-    except ValueError as error:
-        raise UserError(f"{str(folder / RECORD_FILE)!r} is not JSON ({error}): distil the student again") from None
-    if not isinstance(record, dict) or record.get("kind") != "student":
-        raise UserError(f"{str(folder / RECORD_FILE)!r} describes no student: give the whole folder that tain distil wrote")
-    is_whole = all(isinstance(record.get(name), int) for name in ("format", "dim")) and record.get("task") in ("embed", "classify", "tag")
-    is_whole = is_whole and all(isinstance(record.get(name) or [], list) for name in ("labels", "tags"))
-    if not is_whole:
-        raise UserError(
-            f"{str(folder / RECORD_FILE)!r} lacks the student's format, task or dim: give the whole folder that tain distil wrote"
-        )
+        raise UserError(f"student {str(folder)!r} has no {RECORD_FILE}: {advice}") from None
+    except OSError as error:
+        raise UserError(f"{damaged}: {advice} ({error.strerror})") from None
+    if record.get("kind") != "student":
+        raise UserError(f"{str(folder / RECORD_FILE)!r} describes no student: {advice}")
+    checked_object(record, _RECORD, damaged=damaged, advice=advice)
     if record["format"] > RECORD_FORMAT:
         raise UserError(f"student {str(folder)!r} was saved in format {record['format']}, this tain reads {RECORD_FORMAT}: upgrade tain")
     return record

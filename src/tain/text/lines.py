@@ -5,7 +5,9 @@ import gzip
 import io
 import lzma
 import os
+import re
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +22,10 @@ _READ_BYTES = MAX_LINE_BYTES + len("\r\n") + 1  # one byte more than the longest
 _BUFFER_BYTES = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 
+# white space, and what takes no room at all: soft hyphen, joiners, marks of direction, byte order marks inside a text
+_BLANK = re.compile(r"[\s\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*")
+_ADVICE_ON_RETURNS = "where these end lines, convert them with: tr '\\r' '\\n'"
+
 # how files that are no UTF-8 text begin -> what they are, what to do
 _OTHER_STARTS = {
     b"\x1f\x8b": ("gzip data", "let its name end in .gz"),
@@ -29,6 +35,15 @@ _OTHER_STARTS = {
     b"\xff\xfe": ("UTF-16 text", "convert it with: iconv -f UTF-16 -t UTF-8"),
     b"\xfe\xff": ("UTF-16 text", "convert it with: iconv -f UTF-16 -t UTF-8"),
 }
+
+
+class SourceWarning(UserWarning):
+    """A source is read, but perhaps not as it is meant."""
+
+
+def is_blank(text: str) -> bool:
+    """True for a text of which nothing can be seen: white space and zero-width characters."""
+    return _BLANK.fullmatch(text) is not None
 
 
 def is_stdin(source: str | Path) -> bool:
@@ -50,7 +65,7 @@ def read_lines(source: str | Path) -> Iterator[str]:
             than ``MAX_LINE_BYTES``; such a line is named by its number and never held in memory whole.
     """
     name = source_name(source)
-    number = 0
+    number = returns = 0
     with _open_bytes(source) as file:
         try:
             while raw := file.readline(_READ_BYTES):
@@ -59,8 +74,10 @@ def read_lines(source: str | Path) -> Iterator[str]:
                     _refuse_other_starts(raw, source)
                     raw = raw.removeprefix(_BOM)
                 raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+                returns += raw.count(b"\r") if b"\r" in raw else 0
                 if len(raw) > MAX_LINE_BYTES:
-                    raise UserError(f"{name} line {number} is longer than {MAX_LINE_BYTES:,} bytes: give one text per line")
+                    has = f" and has {returns:,} carriage returns; {_ADVICE_ON_RETURNS}" if returns else ": give one text per line"
+                    raise UserError(f"{name} line {number} is longer than {MAX_LINE_BYTES:,} bytes{has}")
                 if b"\0" in raw:
                     raise UserError(f"{name} line {number} has a NUL byte, so it is no plain text: give a UTF-8 text file")
                 try:
@@ -70,6 +87,14 @@ def read_lines(source: str | Path) -> Iterator[str]:
                     raise UserError(f"{name} line {number} is not UTF-8 ({byte} of the line): save the file as UTF-8") from None
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
             raise UserError(_unpacking_failed(source, number, error)) from None
+    if returns >= max(1, number):
+        lines = "1 line" if number == 1 else f"{number:,} lines"
+        warn(f"{name} has {lines} (a line ends with LF) and {returns:,} carriage returns inside: {_ADVICE_ON_RETURNS}")
+
+
+def warn(message: str) -> None:
+    """Warn of a source; the command line prints it as one line."""
+    warnings.warn(message, SourceWarning, stacklevel=3)
 
 
 def refuse_unreadable(path: str | Path) -> None:

@@ -111,6 +111,7 @@ def _columns(table: Table, columns: tuple[str, str] | None) -> tuple[str, str]:
     if set(COLUMNS) <= set(table.columns):
         return COLUMNS
     if len(table.columns) == 2:
+        table.warn_of_header()
         return table.columns[0], table.columns[1]
     raise UserError(
         f"{table.name} has {len(table.columns)} columns ({table.listed_columns()}) and nothing is guessed: "
@@ -170,7 +171,7 @@ def _listed(value: object, place: _Place, column: str) -> list[str]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list):
         raise UserError(f'{place}, column {column!r} holds no list of negatives: write it as ["one", "other"], or leave it blank')

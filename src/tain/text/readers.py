@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tain.foundation.errors import UserError
-from tain.text.lines import MAX_LINE_BYTES, is_stdin, read_lines, source_name
+from tain.text.lines import MAX_LINE_BYTES, is_blank, is_stdin, read_lines, source_name
 from tain.text.records import Pair, Sentence
 from tain.text.tables import Table, kind_of, open_table, split_hub_source
 
@@ -79,6 +79,8 @@ def read_texts(source: str | Path, *, column: str | None = None) -> Stream[str]:
         column = _hub_column(source, column)
     table = open_table(source)
     chosen = None if column is None and len(table.columns) == 1 else [_checked_column(table, column)]
+    if column is None:
+        table.warn_of_header()
     shown = chosen[0] if chosen else table.columns[0]
     return Stream(_column_texts(table, chosen), why_nothing=lambda blank: _no_rows(table, blank, f"column {shown!r}"))
 
@@ -139,6 +141,7 @@ def read_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) ->
                 "name the two that hold the pairs with --pairs"
             )
         chosen = None
+        table.warn_of_header()
     else:
         chosen = [_checked_column(table, column) for column in columns]
         if len(chosen) != 2 or chosen[0] == chosen[1]:
@@ -165,7 +168,7 @@ def read_rows(source: str | Path) -> tuple[list[str], Stream[dict[str, str]]]:
 
 def _plain_texts(source: str | Path) -> Iterator[str | None]:
     for line in read_lines(source):
-        yield None if not line or line.isspace() else line
+        yield None if is_blank(line) else line
 
 
 def _marked(texts: Iterator[str | None]) -> Iterator[Sentence | None]:
@@ -216,7 +219,7 @@ def _text_or_blank(value: object, table: Table, number: int, column: str) -> str
         return None
     if not isinstance(value, str):
         raise UserError(f"{table.name} {table.unit} {number}, column {column!r} holds {_shown(value)}, not text: name a column of texts")
-    if not value or value.isspace():
+    if is_blank(value):
         return None
     refuse_bad_text(value, table, number, column)
     return value

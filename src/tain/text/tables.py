@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tain.foundation.errors import UserError
-from tain.text.lines import MAX_LINE_BYTES, is_stdin, read_lines, refuse_unreadable, source_name
+from tain.text.lines import MAX_LINE_BYTES, is_blank, is_stdin, read_lines, refuse_unreadable, source_name, warn
 
 _PARQUET_ROWS = 1024
 _SHOWN_COLUMNS = 20
+_NAME_WORDS, _NAME_CHARACTERS = 3, 40  # of a column's name; beyond, it looks like a text
 
 # a row's number and its values; None for a blank line
 Row = tuple[int, list[object] | None]
@@ -36,12 +37,22 @@ class Table:
         columns: Its column names, each once.
         rows: Streams the values of the columns asked for, in that order. ``None`` asks for all, and then
             a row with a further column is refused instead of cut. To be called once.
+        has_header: Its first line names the columns; in other formats names cannot be taken for texts.
     """
 
     name: str
     unit: str
     columns: list[str]
     rows: Callable[[list[str] | None], Iterator[Row]]
+    has_header: bool = False
+
+    def warn_of_header(self) -> None:
+        """Warn where the columns were not named and the first line, which names them, looks like a text."""
+        if self.has_header and any(map(_looks_like_text, self.columns)):
+            warn(
+                f"the first line of {self.name} is taken for the names of its columns ({self.listed_columns()}): if it is a text, put a line of "
+                "names above it; if it is not, name the columns to read"
+            )
 
     def listed_columns(self) -> str:
         names = ", ".join(repr(column) for column in self.columns[:_SHOWN_COLUMNS])
@@ -116,6 +127,11 @@ def _csv_records(source: str | Path) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise UserError(
+                    f"{source_name(source)} line {number} is not valid csv (a carriage return outside of quotation marks): "
+                    "its lines may end with CR alone; convert them with: tr '\\r' '\\n'"
+                ) from None
             raise UserError(
                 f"{source_name(source)} line {number} is not valid csv ({error}): "
                 "check its quotation marks, or use .tsv, where they are plain characters"
@@ -142,13 +158,20 @@ def _delimited_table(source: str | Path, records: Iterator[tuple[int, list[str]]
             else:
                 yield number, [record[place] for place in places]
 
-    return Table(name=name, unit="line", columns=header, rows=rows)
+    return Table(name=name, unit="line", columns=header, rows=rows, has_header=True)
+
+
+def _looks_like_text(name: str) -> bool:
+    """True for a column's name of several words, one that ends like a sentence, or a number."""
+    name = name.strip()
+    is_number = name.replace(".", "", 1).removeprefix("-").isdigit()
+    return is_number or len(name.split()) > _NAME_WORDS or len(name) > _NAME_CHARACTERS or name.endswith((".", "?", "!", "。", "？", "！"))
 
 
 def _is_blank(record: list[str]) -> bool:
     # a plain loop: the first cell nearly always decides, and this runs once a row
     for cell in record:  # noqa: SIM110
-        if cell and not cell.isspace():
+        if not is_blank(cell):
             return False
     return True
 

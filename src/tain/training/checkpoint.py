@@ -14,6 +14,10 @@ from torch import Tensor
 
 from tain.foundation.errors import UserError
 from tain.foundation.files import whole_folder
+from tain.foundation.json_files import Field, read_object
+
+_STATE = {"step": Field(kind=int, least=0), "identity": Field(kind=dict), "figures": Field(kind=dict)}
+_ANEW = "start anew with --overwrite and without --resume"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
     """Write a checkpoint in place of the folder's earlier one; a kill at any moment leaves one of the two whole."""
     drop_leftovers(folder)
-    with whole_folder(folder, overwrite=True) as partial:
+    with whole_folder(folder, overwrite=True, follow=False) as partial:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors")
         content = {"step": checkpoint.step, "identity": checkpoint.identity, "figures": checkpoint.figures}
         (partial / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -88,7 +92,7 @@ def number_type_of(folders: Iterable[Path], *, key: str = "number_type") -> str 
         try:
             identity = json.loads((folder / "state.json").read_text(encoding="utf-8"))["identity"]
             name = str(identity[key]).removeprefix("torch.")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # damage is told when the checkpoint is loaded
         if name in ("float32", "bfloat16"):
             return name
@@ -122,9 +126,7 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[st
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not {"step", "identity", "figures"} <= set(content):
-            raise ValueError("state.json says too little")
+        content = read_object(folder / "state.json", _STATE, damaged=f"the checkpoint {str(folder)!r} is damaged", advice=_ANEW)
         return content, load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"the checkpoint {str(folder)!r} is damaged ({error}): start anew with --overwrite and without --resume") from None
+        raise UserError(f"the checkpoint {str(folder)!r} is damaged: {_ANEW} ({error})") from None

@@ -1,0 +1,124 @@
+"""One writer for each output: a lock that ends with its process, however that ends."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, ParamSpec, TypeVar
+
+from tain.foundation.errors import UserError
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+_MOST_TRIES = 100  # a lock file may be removed by its last owner while we open it
+
+
+def lock_file(output: Path) -> Path:
+    """The lock of an output, beside it."""
+    return output.parent / f".{output.name}.lock"
+
+
+@contextmanager
+def only_writer(output: Path) -> Iterator[None]:
+    """Be the only process that writes an output and its checkpoints while the block runs.
+
+    The lock is the system's (``flock``), so a process that is killed holds none. Where the system or the disk has no locks, or the place
+    cannot be written, nothing is locked; what cannot be written is told by ``refuse_existing``.
+
+    Args:
+        output: The file or folder that will be written.
+
+    Raises:
+        UserError: Another process is writing it.
+    """
+    path = lock_file(output)
+    made = _missing_parents(path.parent)
+    try:
+        file = _locked(path, output)
+    except OSError:
+        file = None
+    try:
+        yield
+    finally:
+        if file is not None:
+            with suppress(OSError):
+                path.unlink()  # before it is let go, so that nobody locks a file that is removed
+            file.close()
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()  # unless something was written
+
+
+def writes_output(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Let a recipe be the only writer of its argument ``output`` while it runs; of several processes of one run the first one holds the lock.
+
+    Raises:
+        UserError: As ``only_writer``, before the recipe begins.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def alone(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        output = signature.bind(*args, **kwargs).arguments.get("output")
+        if not isinstance(output, str | Path) or os.environ.get("RANK", "0") != "0":
+            return function(*args, **kwargs)
+        with only_writer(Path(output)):
+            return function(*args, **kwargs)
+
+    return alone
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Lock an open file for this process and write the process's number into it; False where another process holds it.
+
+    Raises:
+        OSError: The disk has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()).encode())
+    file.flush()
+    return True
+
+
+def refusal(output: Path, path: Path) -> UserError:
+    """Say which process writes an output, by its lock file."""
+    try:
+        number = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        number = ""
+    writer = f"process {number}" if number.isdigit() else "another process"
+    return UserError(f"output {str(output)!r} is being written by {writer}: wait for it, or choose another name")
+
+
+def _locked(path: Path, output: Path) -> IO[bytes]:
+    for _ in range(_MOST_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b")
+        try:
+            if not lock(file):
+                raise refusal(output, path)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+    raise OSError(f"{str(path)!r} is removed again and again")
+
+
+def _missing_parents(folder: Path) -> list[Path]:
+    """Folders that must be made before this one is there, the innermost first."""
+    return [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
