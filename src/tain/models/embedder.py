@@ -20,6 +20,8 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, collect_as_usual, set_number_type
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.saved import read_layout, write_layout
+from tain.models.size_limits import refuse_large_sizes
+from tain.text.tokenizer_limits import refuse_wild_tokenizer
 
 _WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
@@ -310,6 +312,7 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
     import transformers
 
     collect_as_usual()
+    refuse_large_sizes(Path(path), name=path)
     said = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # "some weights were not used" is what loading an encoder means
     transformers.logging.disable_progress_bar()
@@ -328,6 +331,8 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
     finally:
         transformers.logging.set_verbosity(said)
     _refuse_lacking(path, model, loading["missing_keys"])
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        refuse_wild_tokenizer(backend, name=path)
     return model.eval(), tokenizer, loading["missing_keys"]
 
 

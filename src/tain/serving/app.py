@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tain.foundation.errors import UserError
-from tain.serving.batching import MAX_WAIT_S, Queue, Scheduler, StoppingError, TooBusyError
+from tain.serving.batching import MAX_WAIT_S, ComputeError, Queue, Scheduler, StoppingError, TooBusyError
 from tain.serving.bodies import GONE, Bodies
 from tain.serving.schemas import ClassifyRequest, EmbeddingRequest, RequestError, RerankRequest
 from tain.serving.served import Query, Served
@@ -281,4 +281,5 @@ async def _not_found(request: Request, error: HTTPException) -> JSONResponse:
 
 async def _our_bug(_: Request, error: Exception) -> JSONResponse:
     """Answer; Starlette then raises the error again, so that the traceback shows."""
-    return _error(500, f"an error of the server's ({type(error).__name__}); its log has the details")
+    found = error.__cause__ if isinstance(error, ComputeError) else error
+    return _error(500, f"an error of the server's ({type(found).__name__}); its log has the details")
