@@ -15,7 +15,7 @@ import pytest
 from http_client import Stuck, answer_of, request_of, wait_until
 
 from tain.serving import app as application
-from tain.serving import batching, bodies, protocol
+from tain.serving import batching, bodies, protocol, server
 from tain.serving.served import Served
 
 
@@ -292,6 +292,8 @@ CHUNKED = b"POST %s HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n
         [b"GET /health HTTP/1.1\r\nHost: here\r\n\r\nnonsense\r\n\r\n"],
         [b"POST /v1/embeddings HTTP/1.1\r\nHost: here\r\nContent-Length: 1, 2\r\n\r\n{}"],
         [b"HEAD /health HTTP/1.1\r\nHost: here\r\n\r\n", b"\x00\x01"],
+        [b"GET /nowhere HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n"],
+        [b"GET /health/ HTTP/1.0\r\n\r\n"],
     ],
 )
 def test_what_is_no_http_leaves_no_traceback(client, caplog, pieces, monkeypatch):
@@ -422,3 +424,13 @@ def test_what_waits_is_refused_when_the_server_stops_and_what_has_begun_is_finis
     stuck.is_let.set()
     assert begun.result()[0] == 200
     assert stuck.encoded == [["a"]]
+
+
+def test_a_client_that_reads_nothing_keeps_no_server_from_stopping(serve, free, monkeypatch):
+    monkeypatch.setattr(server, "FINISH_S", -0.9)  # connections are dropped a second later
+    client = serve([Served("free" * 10_000_000, embedder=free)])
+    connection = client.connect(b"GET /v1/models HTTP/1.1\r\nHost: here\r\n\r\n")
+    wait_until(lambda: any(one.cycle is not None and one.cycle.response_started for one in client.connections()))
+    client.server.should_exit = True
+    wait_until(lambda: not client.connections())
+    connection.close()

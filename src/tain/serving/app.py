@@ -276,7 +276,8 @@ async def _refused(_: Request, error: RequestError) -> JSONResponse:
 
 async def _not_found(request: Request, error: HTTPException) -> JSONResponse:
     wanted = "POST /v1/embeddings, /v1/rerank, /v1/classify or GET /v1/models, /v1/models/NAME, /health"
-    return _error(error.status_code, f"{request.method} {request.url.path} is nothing here: {wanted}")
+    # request.url would be made of the Host header, which may be anything
+    return _error(error.status_code, f"{request.method} {request.scope['path']} is nothing here: {wanted}")
 
 
 async def _our_bug(_: Request, error: Exception) -> JSONResponse:
