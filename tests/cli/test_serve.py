@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from command_line import run
 
+import tain.serving
 from tain.cli import serve as serve_command
 from tain.recipes.distil import distil
 from tain.runtime.student import Student
@@ -232,6 +233,9 @@ def test_a_key_may_end_with_the_line_of_its_file(monkeypatch):
 
 
 def test_a_missing_package_is_named_with_its_extra(student, capsys, monkeypatch):
+    for name in ("server", "protocol"):  # as if nothing had imported them yet
+        monkeypatch.delitem(sys.modules, f"tain.serving.{name}", raising=False)
+        monkeypatch.delattr(tain.serving, name, raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert run("serve", student, "--port", 0) == 2
     assert capsys.readouterr().err == 'error: tain serve needs uvicorn, which is not installed: run pip install "tain[serve]"\n'
