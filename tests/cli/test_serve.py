@@ -6,12 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from command_line import run
 
+import tain.serving
 from tain.cli import serve as serve_command
 from tain.recipes.distil import distil
 from tain.runtime.student import Student
@@ -43,14 +46,138 @@ def test_a_student_is_served_without_torch_until_it_is_interrupted(student, sent
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             said = json.load(answer)
-        np.testing.assert_allclose([row["embedding"] for row in said["data"]], Student.load(student).encode(sentences[:3]), atol=1e-5)
+        expected = Student.load(student).encode(sentences[:3], normalise=True)
+        np.testing.assert_allclose([row["embedding"] for row in said["data"]], expected, atol=1e-5)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-        assert process.stderr.read().strip() == "stopped"
+        assert process.stderr.read().split("\n") == ["stopping; once more stops at once", "stopped", ""]
     finally:
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+# a model that computes until it may read a line; what happens is told on stderr, so that no test waits for a time
+_WAITING = """
+import atexit, sys
+import numpy as np
+from tain.serving import batching, served, server
+
+def tell(line):
+    sys.stderr.write(line + "\\n")
+    sys.stderr.flush()
+
+class Waiting:
+    dim = 2
+    def encode(self, texts, normalise=None):
+        tell("computing")
+        sys.stdin.readline()
+        return np.ones((len(texts), 2), dtype=np.float32)
+    def count_tokens(self, texts):
+        return [1] * len(texts)
+
+submit = batching.Queue.submit
+def told(self, *args, **options):
+    future = submit(self, *args, **options)
+    tell("queued")
+    return future
+
+batching.Queue.submit = told
+served.load_served = lambda name, model, **options: served.Served(name, embedder=Waiting())
+atexit.register(tell, "finalised")
+"""
+
+
+class Process:
+    """A server as a process of its own, which computes until it is let."""
+
+    def __init__(self, settings=""):
+        code = f"{_WAITING}{settings}\nfrom tain.cli.main import main\nmain(['serve', 'tain-mini', '--port', '0'])"
+        self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.threads = ThreadPoolExecutor(2)
+        self.address = self.line().split()[-1]
+
+    def line(self):
+        return self.process.stderr.readline().rstrip("\n")
+
+    def ask(self):
+        """Send a request from another thread; its status is the result."""
+        request = urllib.request.Request(f"{self.address}/embeddings", data=b'{"input": "a"}')
+
+        def send():
+            try:
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    return answer.status
+            except urllib.error.HTTPError as error:
+                return error.code
+            except OSError:
+                return None
+
+        return self.threads.submit(send)
+
+    def let(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def rest(self):
+        """The exit code, and what is left on stderr."""
+        code = self.process.wait(120)
+        return code, self.process.stderr.read().split("\n")[:-1]
+
+
+@pytest.fixture
+def start():
+    made = []
+
+    def start(settings=""):
+        made.append(Process(settings))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.process.kill()
+        one.process.wait()
+        one.threads.shutdown()
+        one.process.stdin.close()
+        one.process.stderr.close()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_what_has_begun_and_refuses_what_waits(start, sent):
+    server = start()
+    begun = server.ask()
+    assert sorted((server.line(), server.line())) == ["computing", "queued"]
+    waiting = server.ask()
+    assert server.line() == "queued"
+    server.process.send_signal(sent)
+    assert server.line() == "stopping; once more stops at once"
+    assert waiting.result() == 503
+    server.let()
+    assert begun.result() == 200
+    assert server.rest() == (0, ["stopped", "finalised"])
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_busy_server_at_once_and_without_an_abort(start, second):
+    server = start()
+    begun = server.ask()
+    assert sorted((server.line(), server.line())) == ["computing", "queued"]
+    server.process.send_signal(signal.SIGINT)
+    assert server.line() == "stopping; once more stops at once"
+    server.process.send_signal(second)
+    code, lines = server.rest()
+    assert (code, lines) == (128 + second, [])  # the interpreter is not finalised: native code of the other thread would abort it
+    assert begun.result() is None
+
+
+def test_a_batch_that_does_not_end_keeps_no_server_from_stopping(start):
+    server = start("server.FINISH_S = 0.1")
+    begun = server.ask()
+    assert sorted((server.line(), server.line())) == ["computing", "queued"]
+    server.process.send_signal(signal.SIGTERM)
+    assert server.line() == "stopping; once more stops at once"
+    assert begun.result() == 503
+    assert server.rest() == (0, ["stopped"])
 
 
 def test_a_port_that_is_taken_is_refused_at_once(student, capsys):
@@ -70,7 +197,14 @@ def test_a_port_that_is_taken_is_refused_at_once(student, capsys):
     [
         ((), "no model is given: give one or more, tain serve encoder"),
         (("tain-mini", "--port", 70000), "port is 70000: give 1 to 65535, or 0 for a free one"),
-        (("tain-mini", "--most-waiting", 0), "most_waiting is 0: give 1 or more"),
+        (("tain-mini", "--max-wait-s", 0), "max_wait_s is 0.0: give seconds, above 0"),
+        (("tain-mini", "--max-wait-s", "nan"), "max_wait_s is nan: give seconds, above 0"),
+        (("tain-mini", "--max-request-tokens", 0), "max_request_tokens is 0: give 1 or more"),
+        (
+            ("tain-mini", "--cors-origin", "page.example"),
+            "cors_origin is 'page.example', which is no origin: give such as https://example.org",
+        ),
+        (("tain-mini", "--cors-origin", "https://page.example/path"), "cors_origin is 'https://page.example/path', which is no origin"),
         (("tain-mini", "tain-mini"), "two models are called 'tain-mini', 'tain-mini' and 'tain-mini': give one another name, NAME=MODEL"),
         (("=tain-mini",), "model is '=tain-mini': give MODEL, or NAME=MODEL"),
         (("./nowhere",), "'./nowhere'"),
@@ -99,6 +233,9 @@ def test_a_key_may_end_with_the_line_of_its_file(monkeypatch):
 
 
 def test_a_missing_package_is_named_with_its_extra(student, capsys, monkeypatch):
+    for name in ("server", "protocol"):  # as if nothing had imported them yet
+        monkeypatch.delitem(sys.modules, f"tain.serving.{name}", raising=False)
+        monkeypatch.delattr(tain.serving, name, raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert run("serve", student, "--port", 0) == 2
     assert capsys.readouterr().err == 'error: tain serve needs uvicorn, which is not installed: run pip install "tain[serve]"\n'

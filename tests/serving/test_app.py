@@ -1,13 +1,7 @@
 """A server on this machine, asked over HTTP: what it answers is what the models say, and what it refuses."""
 
 import base64
-import http.client
-import json
-import socket
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,64 +14,11 @@ from tain.recipes.distil import distil
 from tain.runtime.reading import HashedReader
 from tain.runtime.student import Student
 from tain.serving import batching, bodies
-from tain.serving.app import build_app
 from tain.serving.served import Query, Served, load_served
-from tain.serving.server import Server
 from tain.text.records import Example
 
 OPTIONS = {"device": "cpu", "dtype": "float32", "trust_remote_code": False}
 SMALL = {"features": 64, "bottleneck": 16, "state": 12, "layers": 1, "batch_texts": 8, "epochs": 1, "held_out": 0, "device": "cpu"}
-
-
-class Client:
-    """Sends requests to a port of this machine."""
-
-    def __init__(self, port):
-        self.port = port
-
-    def ask(self, path, content=None, *, raw=None, **headers):
-        """Status, what the JSON says, and the headers; POST where there is content."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        body = raw if raw is not None else None if content is None else json.dumps(content)
-        connection.request("GET" if body is None else "POST", path, body=body, headers=headers)
-        answer = connection.getresponse()
-        said = json.loads(answer.read())
-        connection.close()
-        return answer.status, said, answer.headers
-
-    def post(self, path, **content):
-        status, said, _ = self.ask(path, content)
-        return status, said
-
-    def refusal(self, path, status, **content):
-        """The error's fields."""
-        given, said = self.post(path, **content)
-        assert given == status, said
-        assert said["error"]["type"] == "invalid_request_error"
-        return said["error"]
-
-
-@pytest.fixture(scope="module")
-def serve():
-    """Start a server around models; stops with the module."""
-    running = []
-
-    def start(served, **options):
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        server = Server(build_app(served, **options), log_level="critical")
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        running.append((server, thread, listener))
-        return Client(listener.getsockname()[1])
-
-    yield start
-    for server, thread, listener in running:
-        server.should_exit = True
-        thread.join(20)
-        listener.close()
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -316,115 +257,6 @@ def test_a_key_is_asked_for(serve, folders):
     assert client.ask("/v1/models")[0] == 401
     assert client.ask("/v1/embeddings", {"input": "a"}, Authorization="Bearer secret")[0] == 200
     assert client.ask("/health")[0] == 200  # says nothing of the models
-
-
-class Stuck:
-    """An embedder that waits to be let."""
-
-    dim = 2
-
-    def __init__(self):
-        self.has_begun, self.is_let, self.encoded = threading.Event(), threading.Event(), []
-
-    def encode(self, texts, normalise=None):
-        self.has_begun.set()
-        self.is_let.wait(20)
-        self.encoded.append(list(texts))
-        if "refused" in texts:
-            raise UserError("no tokens: leave it out")
-        if "bug" in texts:
-            raise ZeroDivisionError
-        return np.zeros((len(texts), 2), dtype=np.float32)
-
-    def count_tokens(self, texts):
-        return [1] * len(texts)
-
-
-def slow(monkeypatch):
-    """Every token takes a second, as far as the server knows; small batches."""
-    monkeypatch.setattr(batching._Speed, "seconds_per_token", 1.0)
-    monkeypatch.setattr(batching._Speed, "batch_tokens", 100)
-
-
-def test_a_server_with_too_much_to_do_says_so(serve, monkeypatch):
-    slow(monkeypatch)
-    stuck = Stuck()
-    client = serve([Served("stuck", embedder=stuck)], max_wait_s=3.0)
-    with ThreadPoolExecutor(5) as threads:
-        running = threads.submit(client.post, "/v1/embeddings", input="a")
-        assert stuck.has_begun.wait(20)
-        others = [threads.submit(client.ask, "/v1/embeddings", {"input": ["a", "b"]}) for _ in range(4)]  # 4 s each
-        refused = [other.result() for other in islice(as_completed(others), 3)]  # one of the four may wait
-        stuck.is_let.set()
-        for status, said, headers in refused:
-            assert (status, said["error"]["code"], said["error"]["type"]) == (429, "overloaded", "rate_limit_error")
-            assert headers["Retry-After"] == "4"
-        assert running.result()[0] == 200
-        assert sorted(other.result()[0] for other in others) == [200, 429, 429, 429]
-
-
-def test_documents_to_rank_count_as_work(serve, monkeypatch):
-    slow(monkeypatch)
-    stuck = Stuck()
-    client = serve([Served("stuck", embedder=stuck)], max_wait_s=5.0)
-    with ThreadPoolExecutor(3) as threads:
-        running = threads.submit(client.post, "/v1/rerank", query="a", documents=["b"])
-        assert stuck.has_begun.wait(20)
-        others = [threads.submit(client.ask, "/v1/rerank", {"query": "a", "documents": ["b", "c"]}) for _ in range(2)]  # 6 s each
-        others += [threads.submit(client.ask, "/v1/rerank", {"query": "a", "documents": ["b", "c"]})]
-        assert next(as_completed(others)).result()[0] == 429
-        stuck.is_let.set()
-        assert running.result()[0] == 200
-
-
-def half_sent(client, body=b'{"in', length=1000):
-    """A connection whose request lacks most of its body."""
-    connection = socket.create_connection(("127.0.0.1", client.port), timeout=30)
-    connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % length + body)
-    return connection
-
-
-def test_a_request_whose_client_went_away_is_not_computed(serve):
-    stuck = Stuck()
-    client = serve([Served("stuck", embedder=stuck)])
-    with ThreadPoolExecutor(2) as threads:
-        running = threads.submit(client.post, "/v1/embeddings", input="a")
-        assert stuck.has_begun.wait(20)
-        body = json.dumps({"input": "gone"}).encode()
-        half_sent(client, body, len(body)).close()
-        kept = threads.submit(client.post, "/v1/embeddings", input="kept")
-        time.sleep(0.5)
-        stuck.is_let.set()
-        assert (running.result()[0], kept.result()[0]) == (200, 200)
-    assert stuck.encoded == [["a"], ["kept"]]
-
-
-def test_bodies_that_do_not_come_are_waited_for_in_vain_and_not_for_long(client, monkeypatch, capfd):
-    monkeypatch.setattr(bodies, "IDLE_S", 0.3)
-    with half_sent(client) as connection:
-        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
-    half_sent(client).close()
-    time.sleep(0.3)
-    assert client.post("/v1/embeddings", input="a")[0] == 200
-    assert "Traceback" not in capfd.readouterr().err
-
-
-def test_what_a_model_refuses_is_the_requests_fault_and_others_go_on(serve):
-    stuck = Stuck()
-    stuck.is_let.set()
-    client = serve([Served("stuck", embedder=stuck)])
-    assert client.refusal("/v1/embeddings", 400, input=["a", "refused"])["message"] == "no tokens: leave it out"
-    assert client.post("/v1/embeddings", input=["a"])[0] == 200
-
-
-def test_an_error_of_ours_is_told_as_one_and_the_server_goes_on(serve):
-    stuck = Stuck()
-    stuck.is_let.set()
-    client = serve([Served("stuck", embedder=stuck)])
-    status, said = client.post("/v1/embeddings", input="bug")
-    assert (status, said["error"]["type"]) == (500, "server_error")
-    assert "ZeroDivisionError" in said["error"]["message"]
-    assert client.post("/v1/embeddings", input="a")[0] == 200
 
 
 def test_a_model_that_must_be_told_the_language_is_refused(folders, monkeypatch):

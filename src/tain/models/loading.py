@@ -18,6 +18,8 @@ from tain.foundation.errors import UserError
 from tain.foundation.runtime import collect_as_usual
 from tain.models.hub import is_local_only, not_found
 from tain.models.saved import read_stored_json
+from tain.models.size_limits import refuse_large_sizes
+from tain.text.tokenizer_limits import refuse_wild_tokenizer
 
 Head = Literal["none", "classifier", "tagger", "cross-encoder", "question answering", "multiple choice"]
 
@@ -138,6 +140,7 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
     import transformers
 
     collect_as_usual()
+    refuse_large_sizes(Path(path), name=path)
     said = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # "some weights were not used" is what loading an encoder means
     transformers.logging.disable_progress_bar()
@@ -153,6 +156,8 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
         with _told_as_user_error(path):
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
         _refuse_made_up_tokenizer(path, tokenizer)
+        if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+            refuse_wild_tokenizer(backend, name=path)
         with _told_as_user_error(path):
             model, loading = chosen.from_pretrained(
                 path,

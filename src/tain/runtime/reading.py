@@ -10,6 +10,7 @@ from tain.batches.projection_config import ProjectionConfig
 from tain.batches.token_cache import BEGIN, END, TokenCache
 from tain.foundation.errors import UserError
 from tain.text.cleaning import refuse_half_characters
+from tain.text.tokenizer_limits import refuse_wild_tokenizer
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class TokenReader:
             raise UserError(f"tokenizer file {str(path)!r} cannot be read ({error}): distil the student again") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        refuse_wild_tokenizer(self._tokenizer, name=str(path.parent))
 
     def estimate(self, text: str) -> int:
         # writing without blanks has a token for a character or two

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tain.foundation.errors import NotFiniteError, UserError
-from tain.serving.batching import MAX_WAIT_S, Queue, Scheduler, StoppingError, TooBusyError
+from tain.serving.batching import MAX_WAIT_S, ComputeError, Queue, Scheduler, StoppingError, TooBusyError
 from tain.serving.bodies import GONE, Bodies
 from tain.serving.schemas import ClassifyRequest, EmbeddingRequest, RequestError, RerankRequest
 from tain.serving.served import Query, Served
@@ -278,9 +278,11 @@ async def _refused(_: Request, error: RequestError) -> JSONResponse:
 
 async def _not_found(request: Request, error: HTTPException) -> JSONResponse:
     wanted = "POST /v1/embeddings, /v1/rerank, /v1/classify or GET /v1/models, /v1/models/NAME, /health"
-    return _error(error.status_code, f"{request.method} {request.url.path} is nothing here: {wanted}")
+    # request.url would be made of the Host header, which may be anything
+    return _error(error.status_code, f"{request.method} {request.scope['path']} is nothing here: {wanted}")
 
 
 async def _our_bug(_: Request, error: Exception) -> JSONResponse:
     """Answer; Starlette then raises the error again, so that the traceback shows."""
-    return _error(500, f"an error of the server's ({type(error).__name__}); its log has the details")
+    found = error.__cause__ if isinstance(error, ComputeError) else error
+    return _error(500, f"an error of the server's ({type(found).__name__}); its log has the details")

@@ -214,7 +214,7 @@ class Queue(Generic[Item, Result]):
 
     def _fail(self, part: _Part[Item, Result], error: BaseException) -> None:
         if isinstance(error, UserError):
-            told = UserError(f"{error} (texts are counted from input {part.start})") if part.start else error
+            told = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
         else:
             told = ComputeError(f"{type(error).__name__}: {error}")
             told.__cause__ = error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tain.foundation.errors import UserError
+from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
 from tain.runtime.student import Student, is_student
 from tain.text.records import Prediction
@@ -156,7 +156,7 @@ class Served:
 
     def _refuse_infinite(self, numbers: np.ndarray) -> None:
         if not np.isfinite(numbers).all():
-            raise ArithmeticError(f"model {self.name!r} computed numbers that are not finite: its weights are damaged")
+            raise NotFiniteError(f"model {self.name!r} computed numbers that are not finite: its weights are damaged")
 
     def _look_at(self, texts: list[str]) -> None:
         """Warn once of texts that the tokenizer largely does not know."""

@@ -41,9 +41,16 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_stop()
         self._service.stop()
-        late = asyncio.get_running_loop().call_later(FINISH_S, self._service.scheduler.abandon)
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(FINISH_S, self._service.scheduler.abandon), loop.call_later(FINISH_S + 1, self._drop_connections)]
         await super().shutdown(sockets)
-        late.cancel()
+        for timer in timers:
+            timer.cancel()
+
+    def _drop_connections(self) -> None:
+        """Those whose clients do not read their answers."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

@@ -1,0 +1,91 @@
+"""Tokenizers of foreign folders: refused when ordinary texts make them run for ever, panic, or multiply the text.
+
+A ``tokenizer.json`` holds regular expressions and replacements. It cannot run code, but it can take all time or memory.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tain.foundation.errors import UserError
+
+LIMIT_S = 20.0  # an ordinary tokenizer takes milliseconds
+
+_MOST_GROWTH = 64  # characters a character may become, and tokens
+_CHARACTERS = ("a", "A", "1", " ", "\n", ".", "-", "é", "漢", "👍")
+_RUN = 1000  # characters; a regular expression that backtracks shows it on repeats that do not match in the end
+_RUNS = ("a", "A", "1", " ", "\n", ".", "-", "é", "漢", "ab", "a ", "a1", "a.", "'s", "\r\n")
+
+
+def refuse_wild_tokenizer(backend: Any, *, name: str) -> None:
+    """Try a tokenizer on short texts and on long repeats, within ``LIMIT_S``.
+
+    This finds what ordinary texts set off. It is no proof for all texts.
+
+    Args:
+        backend: Of the package tokenizers, which works without the interpreter's lock.
+        name: What the user called the model.
+
+    Raises:
+        UserError: It takes too long, panics, or makes very many characters or tokens of one.
+    """
+    growth = _growth(_settings(backend.normalizer))
+    if growth > _MOST_GROWTH:
+        raise UserError(
+            f"the tokenizer of model {name!r} replaces one character by up to {growth:,.0f}, which can take all memory: give another model"
+        )
+    for texts in (list(_CHARACTERS), [run * (_RUN // len(run)) + end for run in _RUNS for end in ("", "!")]):
+        lengths = _within(LIMIT_S, lambda texts=texts: [len(found.ids) for found in backend.encode_batch_fast(texts)], name)
+        longest = max((length / len(text) for length, text in zip(lengths, texts, strict=True)), default=0) if lengths else 0
+        if longest > _MOST_GROWTH:
+            raise UserError(f"the tokenizer of model {name!r} makes {longest:,.0f} tokens of one character: give another model")
+
+
+def _settings(normalizer: Any) -> dict[str, Any]:
+    """What a tokenizer.json says of a normalizer; empty where there is none, or one written in Python."""
+    try:
+        return json.loads(normalizer.__getstate__()) if normalizer is not None else {}
+    except Exception:  # the package raises nothing narrower
+        return {}
+
+
+def _growth(normalizer: dict[str, Any]) -> float:
+    """How many characters one can become at most, by the replacements that a normalizer lists."""
+    kind = normalizer.get("type")
+    if kind == "Sequence":
+        growth = 1.0
+        for step in normalizer.get("normalizers", []):
+            growth *= _growth(step)
+        return growth
+    if kind == "Prepend":
+        return 1.0 + len(normalizer.get("prepend", ""))
+    if kind == "Replace":
+        pattern, content = normalizer.get("pattern", {}), len(normalizer.get("content", ""))
+        if literal := pattern.get("String"):
+            return max(1.0, content / len(literal))
+        return 1.0 + content  # a regular expression may match nothing, before each character
+    return 1.0
+
+
+def _within(limit_s: float, function: Callable[[], list[int]], name: str) -> list[int]:
+    """Call a function in a thread of its own. One that does not end keeps its thread until the process ends."""
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.append(function())
+        except Exception:  # such as a text that the vocabulary cannot spell: told when it comes up
+            outcome.append([])
+        except BaseException as panic:  # of native code
+            outcome.append(panic)
+
+    thread = threading.Thread(target=call, name="tain-tokenizer-check", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not outcome:
+        raise UserError(f"the tokenizer of model {name!r} does not come to an end on a text of {_RUN:,} characters: give another model")
+    if isinstance(outcome[0], BaseException):
+        reason = " ".join(str(outcome[0]).split())[:200]
+        raise UserError(f"the tokenizer of model {name!r} panics on an ordinary text ({reason}): give another model")
+    return outcome[0]

@@ -1,0 +1,34 @@
+"""A server on this machine."""
+
+import socket
+import threading
+
+import pytest
+from http_client import Client
+
+from tain.serving.app import build_app
+from tain.serving.server import Server
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Start a server around models; stops with the module."""
+    running = []
+
+    def start(served, **options):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        app = build_app(served, **options)
+        server = Server(app, log_level="critical")
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        running.append((server, thread, listener))
+        return Client(listener.getsockname()[1], server)
+
+    yield start
+    for server, thread, listener in running:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+        assert not thread.is_alive()
