@@ -2,8 +2,10 @@
 
     python benchmarks/objectives.py --model runs/.mini.pretrain/snapshot-8M --tokens 5e5 --seeds 3
     python benchmarks/objectives.py --plot        (draws docs/objectives.svg from the results)
+    python benchmarks/objectives.py --model tain-mini --tokens 2e5 --seeds 3 --transfer-seeds 0 --results objectives_by_text \
+        --objectives random "explored in a step" "explored in a step, batch" cmlm "cmlm, batch" --work runs/objectives-by-text
 
-Every run starts from the same weights, a snapshot of tain-mini centred as the shipped one is, passes the same number of tokens
+Every run starts from the same weights, the shipped tain-mini or a snapshot of its training centred as the shipped one is, passes the same number of tokens
 through the encoder in steps of the same size, and sees the same text: each part of it three times over (in three epochs; for
 masks explored within a step three times in one). All are mirrored with the shipped model's settings.
 Rows go to WORK/rows.jsonl as they are found, and a figure that is there is not measured again, so that a run can be cut off.
@@ -36,6 +38,8 @@ OBJECTIVES = {
     "explored over epochs": {"objective": "fully-explored", "explored_parts": VISITS, "spread_over_epochs": True},
     "cmlm": {"objective": "cmlm"},
 }
+# masks whose number is fixed over all texts of a step, and not for each text: what the two were before there was a choice
+BY_BATCH = {f"{name}, batch": {**OBJECTIVES[name], "mask_unit": "batch"} for name in ("explored in a step", "cmlm")}
 FIGURES = {"mlm": "validation loss, nats", "sts": "STS", "words": "words", "transfer": "transfer"}
 VALIDATION_LINES = 60  # of each validation file
 CHARACTERS_A_TOKEN = 4.3  # of this tokenizer on this text; only the length of the excerpt hangs on it
@@ -53,7 +57,7 @@ def main():
     seeds = range(13, 13 + chosen.seeds)
     transfer_seeds = chosen.seeds if chosen.transfer_seeds is None else chosen.transfer_seeds
     for seed in seeds:
-        for name in ("untouched", *OBJECTIVES):
+        for name in ("untouched", *chosen.objectives):
             for is_mirrored in (False, True):
                 key = {"objective": name, "seed": seed, "mirrored": is_mirrored}
                 wanted = ("sts", "transfer") if seed - seeds[0] < transfer_seeds else ("sts",)
@@ -61,11 +65,11 @@ def main():
                 if missing:
                     folder = start if name == "untouched" else trained(name, seed, start, text, chosen)
                     rows.add(**key, **measured(folder, seed, chosen, missing, is_mirrored=is_mirrored))
-    summary = [summed_up(rows.found, name, is_mirrored) for is_mirrored in (False, True) for name in ("untouched", *OBJECTIVES)]
+    summary = [summed_up(rows.found, name, is_mirrored) for is_mirrored in (False, True) for name in ("untouched", *chosen.objectives)]
     show(summary)
     RESULTS.mkdir(exist_ok=True)
     content = {"command": command_line(), "machine": machine(), "model": str(chosen.model), "tokens": chosen.tokens}
-    (RESULTS / "objectives.json").write_text(
+    (RESULTS / f"{chosen.results}.json").write_text(
         json.dumps({**content, "summary": summary, "rows": rows.found}, indent=2) + "\n", encoding="utf-8"
     )
 
@@ -73,7 +77,11 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--model", type=Path, required=True, help="snapshot of tain-mini's training whose weights all start from")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="snapshot of tain-mini's training whose weights all start from, or tain-mini"
+    )
+    parser.add_argument("--objectives", nargs="+", choices=[*OBJECTIVES, *BY_BATCH], default=list(OBJECTIVES))
+    parser.add_argument("--results", default="objectives", help="name of the results file; another one for other objectives")
     parser.add_argument("--tokens", type=float, default=5e5, help="tokens that each run passes through the encoder")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="AdamW's, of all runs")
@@ -106,6 +114,8 @@ def excerpt(chosen):
 
 
 def centred(chosen):
+    if str(chosen.model) == "tain-mini":
+        return "tain-mini"  # centred as it is shipped
     folder = chosen.work / "start"
     if not folder.exists():
         with whole_folder(folder) as partial:
@@ -116,7 +126,7 @@ def centred(chosen):
 def trained(name, seed, start, text, chosen):
     folder = chosen.work / f"{name.replace(' ', '-')}-{seed}"
     if not folder.exists():
-        settings = {"batch_blocks": BATCH_BLOCKS, **OBJECTIVES[name]}
+        settings = {"batch_blocks": BATCH_BLOCKS, **(OBJECTIVES | BY_BATCH)[name]}
         pretrain(
             start,
             [text],

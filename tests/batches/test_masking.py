@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tain.batches.masking import MaskedTokens, mask_at_random
+from tain.batches.masking import MaskedTokens, mask_at_random, places_of_each_text
 from tain.foundation.errors import ShapeError
 
 MASK, VOCABULARY, FIRST = 4, 1000, 5
@@ -101,3 +101,70 @@ def test_a_flat_packed_batch_is_masked_like_rows():
 def test_a_batch_of_special_tokens_alone_is_refused():
     with pytest.raises(ShapeError, match="no token of this batch may be masked"):
         mask(torch.full((2, 3), 2), torch.zeros(2, 3, dtype=torch.bool))
+
+
+# ---- a share of every text
+
+
+def texts_of(*sizes: int) -> torch.Tensor:
+    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+
+
+def by_text(owners: torch.Tensor, rate: float, seed: int, is_maskable: torch.Tensor | None = None) -> torch.Tensor:
+    is_maskable = torch.ones_like(owners, dtype=torch.bool) if is_maskable is None else is_maskable
+    return places_of_each_text(is_maskable, owners=owners, rate=rate, generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_text_has_its_share_of_masks_rounded_up_or_down():
+    owners = texts_of(8, 20, 126, 126, 8, 3)
+    sizes = torch.bincount(owners)
+    for seed in range(50):
+        places = by_text(owners, 0.3, seed)
+        assert (places.diff() > 0).all()
+        chosen = torch.bincount(owners[places], minlength=6)
+        assert (chosen >= (0.3 * sizes).floor().clamp(min=1)).all()
+        assert (chosen <= (0.3 * sizes).ceil()).all()
+
+
+def test_no_text_is_without_a_mask_where_a_share_over_the_batch_leaves_some():
+    """CMLM's case: eight tokens a sentence, 30% masked."""
+    owners, generator = texts_of(*[8] * 4000), torch.Generator().manual_seed(1)
+    over_batch = mask_at_random(
+        torch.full_like(owners, 9),
+        is_maskable=torch.ones_like(owners, dtype=torch.bool),
+        rate=0.3,
+        mask_id=4,
+        vocabulary=10,
+        generator=generator,
+    ).places
+    empty = (torch.bincount(owners[over_batch], minlength=4000) == 0).float().mean()
+    assert empty == pytest.approx(0.7**8, abs=0.015)  # 5.8%
+    assert (torch.bincount(owners[by_text(owners, 0.3, 1)], minlength=4000) > 0).all()
+    assert (torch.bincount(owners[by_text(owners, 0.01, 1)], minlength=4000) == 1).all()
+
+
+def test_the_mean_share_is_the_rate_and_the_total_is_fixed():
+    owners = texts_of(*[8] * 10, *[9] * 10)
+    counts = torch.stack([torch.bincount(owners[by_text(owners, 0.3, seed)], minlength=20) for seed in range(4000)]).double()
+    assert counts.sum(1).max() - counts.sum(1).min() <= 1  # 51 of 170
+    torch.testing.assert_close(counts.mean(0), 0.3 * torch.bincount(owners).double(), atol=0.035, rtol=0)
+
+
+def test_every_place_of_a_text_is_equally_likely_and_special_tokens_are_never_chosen():
+    owners = texts_of(7, 12)
+    is_maskable = torch.ones(19, dtype=torch.bool)
+    is_maskable[[0, 6, 7, 18]] = False
+    counts = torch.zeros(19)
+    for seed in range(4000):
+        counts[by_text(owners, 0.4, seed, is_maskable)] += 1
+    assert counts[~is_maskable].sum() == 0
+    assert (counts[is_maskable] / 4000 - 0.4).abs().max() < 0.03
+
+
+def test_a_text_without_maskable_tokens_has_no_mask():
+    is_maskable = torch.tensor([False, False, True, True, True])
+    places = by_text(texts_of(2, 3), 0.3, 1, is_maskable)
+    assert len(places) == 1
+    assert places[0] >= 2
+    with pytest.raises(ShapeError, match="no token of this batch may be masked"):
+        by_text(texts_of(2, 3), 0.3, 1, torch.zeros(5, dtype=torch.bool))

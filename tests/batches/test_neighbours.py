@@ -7,6 +7,7 @@ import torch
 from tain.batches import neighbours as module
 from tain.batches.masking import mask_at_random
 from tain.batches.neighbours import NeighbourOrder, Neighbours, conditional_batch
+from tain.batches.packing import pack
 from tain.foundation.errors import UserError
 
 CLS, SEP, MASK = 1, 2, 3
@@ -156,7 +157,8 @@ def test_a_batch_shows_whole_neighbours_and_corrupted_targets(corpus):
     built = build(*corpus, side="both")
     targets = built.targets[:8]
 
-    def mask(ids):
+    def mask(ids, owners):
+        assert torch.equal(torch.bincount(owners), torch.tensor(pack(built.texts(targets)).lengths))
         is_maskable = ~torch.isin(ids, torch.tensor([CLS, SEP, MASK]))
         generator = torch.Generator().manual_seed(3)
         return mask_at_random(ids, is_maskable=is_maskable, rate=0.3, mask_id=MASK, vocabulary=100, generator=generator)

@@ -302,7 +302,7 @@ def topic_corpus(rng: np.random.Generator, documents: int) -> tuple[list[np.ndar
 def topic_batch(neighbours: Neighbours, targets: np.ndarray) -> ConditionalBatch:
     """Mask the word that the topic decides, and that alone."""
 
-    def mask(ids: Tensor) -> MaskedTokens:
+    def mask(ids: Tensor, owners: Tensor) -> MaskedTokens:
         places = (ids >= FIRST + TOPICS * WORDS + 4).nonzero().flatten()
         return MaskedTokens(ids.index_fill(0, places, MASK), places, ids[places])
 

@@ -690,6 +690,7 @@ def test_the_card_of_pairs_speaks_of_pairs(bert_folder, texts, tmp_path):
     assert "two views: the two texts of a pair" in card
     assert "8 held-out pairs" in card
     assert "over 2 seeds: self-retrieval MRR 0." in card
+    assert "The seed was chosen by these figures" in card
     assert "erased" not in card
     assert "without labels, by" not in card
     mirror(bert_folder, texts, tmp_path / "other", **SMALL)
@@ -697,6 +698,7 @@ def test_the_card_of_pairs_speaks_of_pairs(bert_folder, texts, tmp_path):
     assert "without labels, by identity fine-tuning" in card
     assert "5 characters erased" in card
     assert "pooled by mean" in card
+    assert "The seed was chosen" not in card
 
 
 def test_an_existing_output_is_refused_before_anything_is_loaded(texts, tmp_path):

@@ -39,7 +39,7 @@ def material(corpus, tmp_path_factory, tiny_masked_lm, tiny_tokenizer):
         model = tiny_masked_lm("bert").eval()
         network = MaskedLanguageModel(model)
         weights = MasterWeights(model, number_type=number_type)
-        return Material(network, weights, tokenizer, shards, PretrainConfig(**SMALL, **settings), torch.device("cpu"))
+        return Material(network, weights, tokenizer, shards, PretrainConfig(**(SMALL | settings)), torch.device("cpu"))
 
     return build
 
@@ -60,6 +60,54 @@ def test_all_masks_of_a_step_hide_the_same_blocks_at_places_that_never_overlap(m
             restored = mask.ids.flatten().clone()
             restored[mask.places] = mask.targets
             assert torch.equal(restored.view(mask.ids.shape), objective.order.batch(step))
+
+
+def _masked_in_each_row(objective: Any, step: int) -> torch.Tensor:
+    """How many tokens of each block each mask hides (masks, blocks)."""
+    masks = objective.masks(step)
+    rows, tokens = masks[0].ids.shape
+    return torch.stack([torch.bincount(mask.places // tokens, minlength=rows) for mask in masks])
+
+
+def test_masks_of_a_step_are_equal_blocks_of_each_text_or_of_the_whole_batch(material):
+    explored = {"objective": "fully-explored", "masking_rate": 1 / 3, "batch_blocks": 8}
+    of_texts, of_batch = (objective_of(material(**explored, **more)) for more in ({}, {"mask_unit": "batch"}))
+    apart = []
+    for step in range(4):
+        found = _masked_in_each_row(of_texts, step)
+        assert (found.amax(0) - found.amin(0)).max() <= 1  # a text's masks are of one size
+        together = _masked_in_each_row(of_batch, step)
+        assert together.sum(1).max() - together.sum(1).min() <= 1  # those of the batch, too, but not text by text
+        apart.append(int((together.amax(0) - together.amin(0)).max()))
+    assert max(apart) > 2
+
+
+def test_random_masks_may_have_a_share_of_each_text(material):
+    of_texts, of_batch = (objective_of(material(objective="random", mask_unit=unit)) for unit in ("text", "batch"))
+    default = objective_of(material(objective="random"))
+    spread = []
+    for step in range(6):
+        maskable = of_texts.masker.is_maskable(of_texts.order.batch(step)).sum(1)
+        (found,) = _masked_in_each_row(of_texts, step)
+        assert ((found - 0.3 * maskable).abs() < 1).all()
+        spread.append(float((_masked_in_each_row(of_batch, step)[0] - 0.3 * maskable).abs().max()))
+        assert torch.equal(of_batch.masks(step)[0].places, default.masks(step)[0].places)
+    assert max(spread) > 1.5
+
+
+def test_a_record_and_a_checkpoint_say_what_was_masked_by(bert_folder, corpus, tmp_path):
+    settings = {**SMALL, "optimizer": "adamw", "learning_rate": 1e-3, "objective": "fully-explored", "tokens": 3 * 64.0 * 4}
+    pretrain(bert_folder, [corpus], tmp_path / "model", **settings)
+    assert json.loads((tmp_path / "model" / "tain.json").read_text())["config"]["mask_unit"] == "text"
+    pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, minutes=1e-9, checkpoint_every_s=0.0)
+    with pytest.raises(UserError, match="mask_unit was 'text' and is 'batch'"):
+        pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, mask_unit="batch", resume=True)
+    (state,) = (tmp_path / ".cut.pretrain" / "checkpoint").glob("*.json")  # as an older version wrote it, without the setting
+    content = json.loads(state.read_text())
+    del content["identity"]["mask_unit"]
+    state.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="mask_unit was 'batch' and is 'text'"):
+        pretrain(bert_folder, [corpus], tmp_path / "cut", **settings, resume=True)
 
 
 @pytest.mark.parametrize("units", ["token", "word", "span"])
@@ -222,6 +270,10 @@ def test_other_texts_are_no_continuation(bert_folder, corpus, tmp_path, sentence
         ({"objective": "span", "spread_over_epochs": True}, "spread_over_epochs is for objective fully-explored"),
         ({"objective": "whole-word", "masked_units": "word"}, "masked_units is for objective fully-explored"),
         ({"span_tokens": 0}, "span_tokens is 0: give 1 or more"),
+        (
+            {"objective": "fully-explored", "spread_over_epochs": True, "mask_unit": "batch"},
+            "mask_unit is 'batch', but spread over epochs each text keeps its own order",
+        ),
         ({"add_words": -1}, "add_words is -1: give 0 or more"),
     ],
 )

@@ -18,6 +18,7 @@ from tain.models.rankers import CrossRanker, DualRanker, Ranker
 from tain.recipes import rank as recipe
 from tain.recipes import rank_frozen
 from tain.recipes.rank import rank
+from tain.recipes.rank_card import chosen_on_the_same
 from tain.recipes.rank_config import RankConfig
 from tain.recipes.rank_material import gather_material, mine_negatives
 from tain.text.records import RankingExample
@@ -320,7 +321,22 @@ def test_a_ranker_worse_than_untrained_is_told_loudly_and_recorded(bert_folder, 
         result = rank(bert_folder, pairs, tmp_path / "worse", **settings)
     assert result.worse == ["MRR 30.0, untrained 50.0"]
     assert json.loads((tmp_path / "worse" / "tain.json").read_text())["worse"] == result.worse
-    assert "Looks worse than the untrained one" in (tmp_path / "worse" / "README.md").read_text()
+    card = (tmp_path / "worse" / "README.md").read_text()
+    assert "Looks worse than the untrained one" in card
+    assert chosen_on_the_same(schedule=result.config.schedule, seeds=1) in card
+    assert json.loads((tmp_path / "worse" / "tain.json").read_text())["chosen_on_the_same"] is True
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seeds", "decided"),
+    [
+        ("linear", 1, "decided which step's weights are kept, so"),
+        ("plateau", 1, "decided when the learning rate falls and which step's weights are kept, so"),
+        ("plateau", 3, "decided when the learning rate falls, which step's weights are kept and which seed is kept, so"),
+    ],
+)
+def test_what_the_held_out_contexts_decided_is_said(schedule, seeds, decided):
+    assert decided in chosen_on_the_same(schedule=schedule, seeds=seeds)
 
 
 @pytest.mark.parametrize("options", [{"negatives": 2}, {"code_kind": "last", "negatives": 1}])

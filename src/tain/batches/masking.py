@@ -69,6 +69,44 @@ def mask_at_random(
     )
 
 
+def places_of_each_text(
+    is_maskable: Bool[Tensor, " tokens"],
+    *,
+    owners: Int[Tensor, " tokens"],
+    rate: float,
+    generator: torch.Generator,
+) -> Int[Tensor, " masked"]:
+    """Choose places at random so that every text has its own share of them.
+
+    A text with n maskable places gets ``rate * n`` of them, rounded down or up by chance so that the mean is exact, and one at
+    least. The roundings of neighbouring texts make up for each other: over all texts the number is ``rate`` times all places,
+    rounded, and what the minimum of one adds.
+
+    Args:
+        is_maskable: False on special tokens and padding.
+        owners: The text that each token belongs to, from 0.
+        rate: Share of a text's maskable places to choose, 0 to 1.
+        generator: Draws places and roundings.
+
+    Returns:
+        Flat places, ascending. A text without maskable places has none.
+
+    Raises:
+        ShapeError: No place is maskable.
+    """
+    _count(is_maskable)
+    places = is_maskable.nonzero().flatten()
+    owner = owners[places]
+    sizes = torch.bincount(owner)
+    totals = (rate * sizes.double()).cumsum(0) + torch.rand((), generator=generator, dtype=torch.float64)
+    wanted = totals.floor().diff(prepend=totals.new_zeros(1)).long()
+    wanted = torch.minimum(wanted.clamp(min=1), sizes)
+    order = torch.rand(len(places), generator=generator).argsort()
+    order = order[owner[order].argsort(stable=True)]  # text by text, each in random order
+    within = torch.arange(len(places)) - (sizes.cumsum(0) - sizes)[owner[order]]
+    return places[order[within < wanted[owner[order]]]].sort().values
+
+
 def corrupted(
     ids: Int[Tensor, "*shape"],
     places: Int[Tensor, " masked"],

@@ -211,10 +211,16 @@ class NeighbourOrder:
         return self.neighbours.targets[self._order.batch(step)]
 
 
-def conditional_batch(neighbours: Neighbours, targets: np.ndarray, *, mask: Callable[[Tensor], MaskedTokens]) -> ConditionalBatch:
-    """Pack sentences, corrupted by ``mask``, and their whole neighbours."""
+def conditional_batch(neighbours: Neighbours, targets: np.ndarray, *, mask: Callable[[Tensor, Tensor], MaskedTokens]) -> ConditionalBatch:
+    """Pack sentences, corrupted by ``mask``, and their whole neighbours.
+
+    Args:
+        neighbours: The corpus.
+        targets: The sentences to restore.
+        mask: Corrupts packed token ids (tokens,), given with the sentence that each token belongs to (tokens,).
+    """
     texts = pack(neighbours.texts(targets))
-    masked = mask(texts.ids)
+    masked = mask(texts.ids, texts.owners)
     corrupted = replace(texts, ids=masked.ids)
     return ConditionalBatch(pack(neighbours.conditions_of(targets)), corrupted, masked.places, masked.targets)
 

@@ -458,7 +458,7 @@ def _tell_truncated(ranker: "Ranker", progress: "Progress") -> None:
 
 def _show_trained(result: "Ranked", *, as_json: bool) -> None:
     """Print the table of before and after, or everything as one JSON object."""
-    from tain.recipes.rank_card import figure_rows
+    from tain.recipes.rank_card import chosen_on_the_same, figure_rows
 
     run = result.runs[result.best]
     if as_json:
@@ -473,6 +473,7 @@ def _show_trained(result: "Ranked", *, as_json: bool) -> None:
         everything |= {
             "worse": result.worse,
             "measured_on": result.measured_on,
+            "chosen_on_the_same": result.after is not None,
             "steps": run.steps,
             "seconds": run.seconds,
             "counts": result.counts,
@@ -492,6 +493,7 @@ def _show_trained(result: "Ranked", *, as_json: bool) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
+        console.print(chosen_on_the_same(schedule=result.config.schedule, seeds=len(result.runs)), markup=False, soft_wrap=True)
     if len(result.runs) > 1:
         for each in result.runs:
             figures = ", ".join(f"{name} {value:.1f}" for name, value in (each.after or {}).items())

@@ -358,6 +358,7 @@ class _Session:
         identity = self._identity()
         # what a checkpoint that is older than a setting does not say; one that does not know its texts is believed
         defaults = {entry.name: entry.default for entry in fields(PretrainConfig)} | {"texts": identity["texts"]}
+        defaults["mask_unit"] = "text" if config.spread_over_epochs else "batch"  # what older runs did
         began_s = time.monotonic()
         out_of_time: Callable[[int], bool] | None = None
         if config.minutes is not None:
@@ -428,8 +429,8 @@ def shortened(tokens: int | float) -> str:
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:
-    """Settings as JSON can hold them."""
-    return {name: _plain_value(value) for name, value in asdict(config).items()}
+    """Settings as JSON can hold them, the default of ``mask_unit`` filled in."""
+    return {name: _plain_value(value) for name, value in (asdict(config) | {"mask_unit": config.masked_by}).items()}
 
 
 def _plain_value(value: Any) -> Any:

@@ -83,6 +83,7 @@ class ConditionalSentences:
         self.conditional = material.conditional
         self.config, self.device = config, material.device
         self.masker = Masker(material.tokenizer, rate=config.masking_rate)
+        self._is_by_text = config.masked_by == "text"
         self.neighbours = _neighbours(material.shards.sentences, material.shards.document_starts, material.tokenizer, config)
         tokens = self.neighbours.mean_tokens(with_neighbours=self.conditional.is_conditional)
         tokens += self.neighbours.conditions * config.pseudo_tokens
@@ -97,7 +98,7 @@ class ConditionalSentences:
         batch = conditional_batch(
             self.neighbours,
             self.order.targets(step),
-            mask=lambda ids: self.masker.at_random(ids, seed=step_seed(seed, step, 7)),
+            mask=lambda ids, owners: self.masker.at_random(ids, seed=step_seed(seed, step, 7), owners=owners if self._is_by_text else None),
         ).to(self.device)
         torch.manual_seed(step_seed(seed, step, 8))  # dropout draws from torch's global state
         loss = masked_cross_entropy(self.conditional(batch), batch.targets)
@@ -122,6 +123,7 @@ class _Bottleneck:
         except UserError as error:
             raise UserError(f"validation files cannot show what neighbours are worth: {error}") from None
         masker = Masker(tokenizer, rate=config.masking_rate)
+        is_by_text = config.masked_by == "text"
         count = min(_HELD_OUT_TARGETS, len(neighbours.targets))
         targets = neighbours.targets[np.linspace(0, len(neighbours.targets) - 1, count).astype(int)]
         self._others = _of_other_documents(neighbours.documents_of(targets))
@@ -129,7 +131,9 @@ class _Bottleneck:
             conditional_batch(
                 neighbours,
                 targets[first : first + _BATCH_TARGETS],
-                mask=lambda ids, first=first: masker.at_random(ids, seed=step_seed(1, first, 9)),
+                mask=lambda ids, owners, first=first: masker.at_random(
+                    ids, seed=step_seed(1, first, 9), owners=owners if is_by_text else None
+                ),
             )
             for first in range(0, count, _BATCH_TARGETS)
         ]

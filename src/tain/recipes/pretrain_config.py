@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from tain.foundation.choices import Dtype, refuse_wrong_kinds, wrong_choices
 from tain.foundation.errors import refuse_all
 
+MaskUnit = Literal["text", "batch"]
+
 # what shapes a new model; a continued one is what it is
 NEW_MODEL = ("architecture", "layers", "width", "heads", "feed_forward", "vocabulary", "tokenizer", "dropout", "cooccurrence_start")
 
@@ -32,6 +34,11 @@ class PretrainConfig:
     spread_over_epochs: Annotated[
         bool, "fully-explored: one mask an epoch, at no extra cost, instead of all in one step, which takes as many passes"
     ] = False
+    mask_unit: Annotated[
+        MaskUnit | None,
+        "what a mask's size is a share of: text (each block or sentence has its own share, a sentence one token at least) or batch (a fixed "
+        "number over all texts of a step); default: text for fully-explored and cmlm, batch for the others",
+    ] = None
     span_tokens: Annotated[int, "length of a span, where spans are masked"] = 3
     neighbour: Annotated[Literal["left", "right", "both"], "cmlm: which neighbour's vector helps: the sentence before, behind, or both"] = (
         "left"
@@ -158,6 +165,11 @@ class PretrainConfig:
             return self.masked_units
         return {"whole-word": "word", "span": "span"}.get(self.objective, "token")
 
+    @property
+    def masked_by(self) -> MaskUnit:
+        """What a mask's size is a share of: ``mask_unit``, or the objective's default."""
+        return self.mask_unit or ("text" if self.objective in ("fully-explored", "cmlm") else "batch")
+
     def _problems_of_exploring(self) -> list[str]:
         explores = self.objective == "fully-explored"
         problems = [
@@ -165,6 +177,8 @@ class PretrainConfig:
             for name in self.changed("explored_parts", "spread_over_epochs", "masked_units")
             if not explores
         ]
+        if explores and self.spread_over_epochs and self.mask_unit == "batch":
+            problems.append("mask_unit is 'batch', but spread over epochs each text keeps its own order of masks: leave one of the two out")
         if explores and self.explored_parts is not None and 0 < self.masking_rate < 1:
             most = _most_parts(self.masking_rate)
             if self.explored_parts < 1:

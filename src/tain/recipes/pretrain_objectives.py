@@ -14,7 +14,15 @@ from torch import Tensor
 
 from tain.batches.ahead import Ahead
 from tain.batches.blocks import BlockOrder
-from tain.batches.masking import MaskedTokens, corrupted, disjoint_places, mask_at_random, span_beginnings, word_beginnings
+from tain.batches.masking import (
+    MaskedTokens,
+    corrupted,
+    disjoint_places,
+    mask_at_random,
+    places_of_each_text,
+    span_beginnings,
+    word_beginnings,
+)
 from tain.batches.order import step_seed
 from tain.batches.shards import Shards
 from tain.batches.tokenizing import continues_word, first_ordinary_id, opening_id, separator_id
@@ -89,9 +97,20 @@ class Masker:
     def is_maskable(self, ids: Tensor) -> Tensor:
         return ~torch.isin(ids, self.special)
 
-    def at_random(self, ids: Tensor, *, seed: int) -> MaskedTokens:
-        """Hide a fixed number of single tokens."""
+    def at_random(self, ids: Tensor, *, seed: int, owners: Tensor | None = None) -> MaskedTokens:
+        """Hide a fixed number of single tokens.
+
+        Args:
+            ids: Token ids of any shape.
+            seed: Fixes places and corruption.
+            owners: The text that each token belongs to, of the shape of ``ids``: every text has its own share of the masks. None counts
+                over all ids together.
+        """
         generator = torch.Generator().manual_seed(seed)
+        if owners is not None:
+            is_maskable = self.is_maskable(ids).flatten()
+            places = places_of_each_text(is_maskable, owners=owners.flatten(), rate=self.rate, generator=generator)
+            return self.at(ids, places, generator=generator)
         return mask_at_random(ids, is_maskable=self.is_maskable(ids), rate=self.rate, generator=generator, **self._shown)
 
     def at(self, ids: Tensor, places: Tensor, *, generator: torch.Generator) -> MaskedTokens:
@@ -100,11 +119,12 @@ class Masker:
 
 
 class RandomMasks:
-    """One mask a text, of a fixed number of single tokens (Devlin et al. 2019)."""
+    """One mask of single tokens a text (Devlin et al. 2019), of a fixed number over the batch or over each text."""
 
     def __init__(self, material: Material) -> None:
         config = material.config
         self.seed = config.seed
+        self.is_by_text = config.masked_by == "text"
         self.order = block_order(material.shards.tokens, material.tokenizer, config)
         self.masker = Masker(material.tokenizer, rate=config.masking_rate)
         self.step_tokens = config.batch_blocks * config.block_tokens
@@ -115,7 +135,9 @@ class RandomMasks:
 
     def masks(self, step: int) -> list[MaskedTokens]:
         """The corrupted copies of the step's blocks that go through the model."""
-        return [self.masker.at_random(self.order.batch(step), seed=step_seed(self.seed, step, 7))]
+        ids = self.order.batch(step)
+        owners = torch.arange(len(ids))[:, None].expand(ids.shape) if self.is_by_text else None
+        return [self.masker.at_random(ids, seed=step_seed(self.seed, step, 7), owners=owners)]
 
     def _shown(self, step: int) -> list[MaskedTokens]:
         return [self._loss.handy(mask) for mask in self.masks(step)]
@@ -130,7 +152,7 @@ class RandomMasks:
 class DisjointMasks(RandomMasks):
     """Masks of words or spans, and masks of one text that never overlap: fully-explored masking (Zheng et al. 2020).
 
-    One order of each text's words is drawn and cut into parts. All parts are masked one after the other within a step, or
+    One order of each text's words (by ``mask_unit`` ``batch``, of the whole batch's) is drawn and cut into parts. All parts are masked one after the other within a step, or
     part e mod K in epoch e; then the order belongs to the text, whose blocks keep their cuts for K epochs.
     """
 
@@ -151,7 +173,7 @@ class DisjointMasks(RandomMasks):
             draws = self._draws_of_texts(self.order.starts(step), cycle=epoch // self.parts)
             places = [self._places(ids, draws, each_row=True)[epoch % self.parts]]
         else:
-            places = self._places(ids, torch.rand(ids.shape, generator=generator), each_row=False)
+            places = self._places(ids, torch.rand(ids.shape, generator=generator), each_row=self.is_by_text)
         return [self.masker.at(ids, part, generator=generator) for part in places]
 
     def _places(self, ids: Tensor, draws: Tensor, *, each_row: bool) -> list[Tensor]:

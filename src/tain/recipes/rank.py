@@ -713,6 +713,7 @@ class _Session:
             "final_loss": run.losses[-1],
             "validations": run.validations,
             "measured_on": result.measured_on,
+            "chosen_on_the_same": run.after is not None,  # they decided on rates, weights and seed too
             "worse": result.worse,
             "figures": {"before": result.before, "after": run.after, "all_seeds": [each.after for each in result.runs]},
             "fingerprint": self.ranker.fingerprint,

@@ -16,6 +16,25 @@ def figure_rows(before: dict[str, float] | None, after: dict[str, float] | None)
     return [(name, f"{before[name]:.1f}" if before else "–", f"{value:.1f}") for name, value in after.items()]
 
 
+def chosen_on_the_same(*, schedule: str | None, seeds: int) -> str:
+    """Say what the held-out contexts decided, so that the figures of the trained ranker on them are too high.
+
+    Args:
+        schedule: The learning rate's, ``plateau`` or ``linear``.
+        seeds: Seeds trained.
+    """
+    decided = ["which step's weights are kept"]
+    if schedule == "plateau":
+        decided.insert(0, "when the learning rate falls")
+    if seeds > 1:
+        decided.append("which seed is kept")
+    listed = decided[0] if len(decided) == 1 else f"{', '.join(decided[:-1])} and {decided[-1]}"
+    return (
+        f"The same contexts decided {listed}, so the trained ranker's figures are too high: "
+        "measure it on contexts that it has not seen, with `tain rank evaluate`."
+    )
+
+
 def ranker_card(name: str, type: str, record: dict[str, Any]) -> str:
     """Write the card.
 
@@ -28,8 +47,9 @@ def ranker_card(name: str, type: str, record: dict[str, Any]) -> str:
     rows = figure_rows(record["figures"]["before"], record["figures"]["after"])
     table = "\n".join(f"| {label} | {was} | {now} |" for label, was, now in rows)
     worse = f"\n**Looks worse than the untrained one:** {'; '.join(record['worse'])}.\n" if record["worse"] else ""
+    chosen = chosen_on_the_same(schedule=config["schedule"], seeds=len(record["seeds"]))
     figures = (
-        f"On {record['measured_on']}; x 100, ties by expectation:\n\n| figure | untrained | trained |\n|---|---|---|\n{table}\n{worse}"
+        f"On {record['measured_on']}; x 100, ties by expectation:\n\n| figure | untrained | trained |\n|---|---|---|\n{table}\n\n{chosen}\n{worse}"
         if rows
         else "No contexts were held out, so nothing was measured.\n"
     )
