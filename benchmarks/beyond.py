@@ -1,7 +1,7 @@
 """Does mirroring beat word counting? Every recipe beside what needs no model, and beside sentence-transformers' label-free recipes.
 
-    python benchmarks/beyond.py --split dev --seeds 5 --work runs/beyond-dev          (to choose by)
-    python benchmarks/beyond.py --seeds 5 --work runs/beyond                          (once, on the test sets)
+    python benchmarks/beyond.py --seeds 5 --work runs/beyond
+    python benchmarks/beyond.py --split dev --rows best --seeds 1 --set anchor=0 --work runs/choice      (to choose by)
     python benchmarks/beyond.py --quick
 
 Texts: the 10,000 STS-B training sentences that Mirror-BERT ships. ``best`` also takes neighbouring sentences from running text (--corpus: every
@@ -40,13 +40,13 @@ CORPUS = ("simplewiki.txt.xz", "enwiki_sample.txt.xz", "novels.txt.xz")
 EVERY = 8  # documents: the rest would only be read to be drawn from
 
 
-def scores(encoder, data, split):
-    """Spearman x 100 of every set, by key."""
-    (suite,) = evaluate([encoder], ("sts",), data, split=split, resamples=10).suites
-    return {
-        row.key: round(100 * row.figures[0].value if abs(row.figures[0].value) <= 1 else row.figures[0].value, 2)
-        for row in suite.groups[0].rows
-    }
+def scores(encoder, data):
+    """Spearman x 100 of every set, by split and key."""
+    found = {}
+    for split in ("dev", "test"):
+        (suite,) = evaluate([encoder], ("sts",), data, split=split, resamples=10).suites
+        found[split] = {row.key: round(row.figures[0].value, 2) for row in suite.groups[0].rows}
+    return found
 
 
 def documents_of(corpus, *, most):
@@ -118,9 +118,10 @@ def main():
     parser.add_argument("--model", default="tain-mini")
     parser.add_argument("--split", choices=("test", "dev"), default="test")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=13, help="a second process can do other seeds")
     parser.add_argument("--rows", nargs="+", choices=(*RECIPES, *RIVALS, "baselines"), default=("baselines", *RECIPES, "simcse"))
     parser.add_argument(
-        "--pairs", type=int, nargs="+", default=[40_000], help="pairs of neighbours that best trains on; several draw a curve"
+        "--pairs", type=int, nargs="+", default=[20_000], help="pairs of neighbours that best trains on; several draw a curve"
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of best")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
@@ -138,16 +139,16 @@ def main():
     documents = documents_of(chosen.corpus, most=20_000 if chosen.quick else None) if "best" in chosen.rows else []
 
     def measure(row, seed, make, pairs=0, what=None):
-        if not rows.lacks(row=row, seed=seed, pairs=pairs, split=chosen.split, model=chosen.model, settings=what or {}):
+        if not rows.lacks(row=row, seed=seed, pairs=pairs, model=chosen.model, settings=what or {}):
             return
         began_s = time.perf_counter()
         encoder = make()
         seconds = time.perf_counter() - began_s
-        found = scores(encoder, chosen.data, chosen.split)
+        found = scores(encoder, chosen.data)
+        means = {split: round(float(np.mean(list(by_set.values()))), 2) for split, by_set in found.items()}
         rows.add(
-            row=row, seed=seed, pairs=pairs, split=chosen.split, model=chosen.model, settings=what or {}, seconds=round(seconds, 1),
-            mean=round(float(np.mean(list(found.values()))), 2), scores=found,
-        )  # fmt: skip
+            row=row, seed=seed, pairs=pairs, model=chosen.model, settings=what or {}, seconds=round(seconds, 1), means=means, scores=found
+        )
 
     def mirrored(name, seed, **more):
         work = Path(tempfile.mkdtemp())
@@ -163,7 +164,7 @@ def main():
             measure(f"static:{chosen.model}", 0, lambda: Static.load(chosen.model, texts))
             measure("raw", 0, lambda: Embedder.load(chosen.model, pooling="mean"))
             measure("all-MiniLM-L6-v2 (labels)", 0, lambda: Embedder.load(minilm_folder()))
-        for seed in range(13, 13 + (1 if row == "fast" else chosen.seeds)) if row != "baselines" else ():
+        for seed in range(chosen.first_seed, chosen.first_seed + (1 if row == "fast" else chosen.seeds)) if row != "baselines" else ():
             if row == "best":
                 for pairs in chosen.pairs:
                     more = {"documents": documents, "max_pairs": pairs, **settings}
@@ -186,7 +187,11 @@ def _rival(kind, embedder, texts, seed):
 
 def report(rows, chosen):
     """Print a table of means over seeds, and the claims."""
-    mine = [row for row in rows.found if row["split"] == chosen.split and row["model"] == chosen.model]
+    mine = [
+        row | {"scores": row["scores"][chosen.split], "mean": row["means"][chosen.split]}
+        for row in rows.found
+        if row["model"] == chosen.model
+    ]
     groups = {}
     for row in mine:
         groups.setdefault((row["row"], row["pairs"], json.dumps(row.get("settings", {}))), []).append(row)

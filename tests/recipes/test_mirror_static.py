@@ -17,19 +17,19 @@ def kept(texts: list[list[int]]) -> KeptTexts:
 
 @pytest.fixture(scope="module")
 def topics():
-    """Pairs of texts over 60 tokens (2 and 3 are special): both sides of a pair draw from one of four topics."""
+    """Pairs of texts (2 and 3 are special tokens): both sides of a pair draw from the six tokens of one of fifty topics."""
     rng = np.random.default_rng(5)
-    left, right, topic = [], [], rng.integers(4, size=1200)
+    left, right, topic = [], [], rng.integers(50, size=1200)
     for each in topic:
-        own = 4 + 14 * each + np.arange(14)
+        own = 4 + 6 * each + np.arange(6)
         for side in (left, right):
-            side.append([2, *rng.choice(own, size=5).tolist(), 3])
+            side.append([2, *rng.choice(own, size=3).tolist(), 3])
     return left, right, topic
 
 
 def trained(topics, *, pairs: int, seed: int = 1) -> TokenVectors:
     left, right, _ = topics
-    embeddings = torch.randn(60, 16, generator=torch.Generator().manual_seed(0))
+    embeddings = torch.randn(304, 16, generator=torch.Generator().manual_seed(0))
     return train_token_vectors(embeddings, kept(left), kept(right), special=[2, 3], most_pairs=pairs, seed=seed, progress=Progress.silent())
 
 
@@ -63,13 +63,14 @@ def test_the_same_seed_gives_the_same_vectors(topics):
 def test_untrained_vectors_are_whitened(topics):
     left, right, _ = topics
     vectors = trained(topics, pairs=0)
-    counts = np.bincount(np.concatenate([*left, *right]), minlength=60)
+    counts = np.bincount(np.concatenate([*left, *right]), minlength=304)
     counts[[2, 3]] = 0
     weights = 1e-3 / (1e-3 + counts / counts.sum())
     directions = vectors.table.double() / torch.from_numpy(weights)[:, None]
     means = torch.stack([directions[text[1:-1]].mean(dim=0) for text in left])
     covariance = torch.cov(means.T)
-    torch.testing.assert_close(covariance / covariance.diagonal().mean(), torch.eye(16, dtype=torch.float64), atol=1e-3, rtol=0)
+    expected = torch.eye(16, dtype=torch.float64) - 1 / 16  # normalised rows have a mean of 0, and so no variance along (1, ..., 1)
+    torch.testing.assert_close(covariance / covariance.trace() * 15, expected, atol=1e-3, rtol=0)
 
 
 # ---- the objective

@@ -241,7 +241,7 @@ def refuse_without_width(config: Any, name: str) -> None:
 
 @torch.no_grad()
 def refuse_other_than_encoders(model: Any) -> None:
-    """Run a model on three tokens, and refuse it when the first token's vector does not depend on the others.
+    """Run a model on three tokens, and refuse it when the first token's vector does not depend on the others, but theirs on it.
 
     Raises:
         UserError: It does not run on token ids alone, gives no vector for each token, or is a decoder.
@@ -254,15 +254,15 @@ def refuse_other_than_encoders(model: Any) -> None:
         with unchanged(model), evaluating(model):
             found = [
                 model(input_ids=torch.tensor([[token % vocabulary for token in ids]], device=device)).last_hidden_state
-                for ids in ([5, 6, 7], [5, 11, 13])
+                for ids in ([5, 6, 7], [5, 11, 13], [8, 6, 7])
             ]
     except FOREIGN_ERRORS as error:
         reason = " ".join(str(error).split())[:150] or type(error).__name__
         raise UserError(f"{name} does not run on the tokens of a text alone ({reason}): {_ADVICE}") from None
     if any(each.shape != (1, 3, dim) for each in found):
         raise UserError(f"{name} does not give one vector of {dim} numbers for each token: {_ADVICE}")
-    change = (found[0] - found[1])[0].abs().amax(1)  # of each token
-    if change[0] <= _SAME * found[0].abs().max() < change[1:].max():
+    ahead, behind = ((found[0] - other)[0].abs().amax(1) for other in found[1:])  # how each token changes with those after and before it
+    if ahead[0] <= _SAME * found[0].abs().max() < behind[1:].max():  # an encoder without context reads neither
         raise UserError(f"{name} is a decoder, whose tokens see only those before them: {_ADVICE}")
 
 

@@ -51,7 +51,7 @@ class MirrorConfig:
         "what is drawn together: identity (a text and itself), neighbours (sentences that follow each other in a document), crops (two random "
         "spans of a text), or several joined by + (identity; best: neighbours where there are documents)",
     ] = None
-    max_pairs: Annotated[int, "train on at most this many pairs of neighbours, drawn at random; 0 takes all"] = 40_000
+    max_pairs: Annotated[int, "train on at most this many pairs of neighbours, drawn at random; 0 takes all"] = 20_000
     token_weights: Annotated[
         TokenWeighting | None,
         "weights of tokens in the mean: none, or sif (a / (a + frequency in your texts)) (none; best, fast: sif)",

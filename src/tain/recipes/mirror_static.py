@@ -76,6 +76,7 @@ def train_token_vectors(
     table /= table.norm(dim=1)[weights > 0].mean().clamp(min=1e-12)
     parameter = nn.Parameter(table)
     steps = min(most_pairs, 4 * len(left)) // _BATCH_PAIRS
+    warmup_steps = min(_WARMUP_STEPS, steps // 10 + 1)
     optimizer = torch.optim.Adam([parameter], lr=_LEARNING_RATE)
     losses: list[float] = []
     order = torch.empty(0, dtype=torch.long)
@@ -85,7 +86,7 @@ def train_token_vectors(
                 order = torch.cat([order, torch.randperm(len(left), generator=generator)])
             batch, order = order[:_BATCH_PAIRS].tolist(), order[_BATCH_PAIRS:]
             for group in optimizer.param_groups:
-                group["lr"] = _LEARNING_RATE * min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / steps)
+                group["lr"] = _LEARNING_RATE * min(1.0, (step + 1) / warmup_steps) * (1 - step / steps)
             sides = (_sums(parameter, *_flat([side[text] for text in batch])) for side in (left, right))
             loss = info_nce(*sides, temperature=_TEMPERATURE)
             optimizer.zero_grad()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from tain.text.cleaning import same_text_key
 from tain.text.records import Pair, Sentence
 
-_FEWEST_WORDS = 3  # of a neighbour: shorter sentences are headings, calls and remains of lists
+_FEWEST_WORDS, _MOST_WORDS = 3, 32  # of a neighbour: shorter ones are headings and remains of lists, longer ones cost more than they teach
 _ENDS = ".!?…。！？।؟"
 _CLOSERS = "\"'”’»)\\]」』"
 _OPENERS = "\"'“‘«(\\[「『¿¡"
@@ -43,7 +43,7 @@ def split_sentences(paragraph: str) -> list[str]:
 def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
     """Give every two sentences that follow each other in one line; lines of one sentence each are neighbours within their document.
 
-    Sentences of fewer than 3 words (or, in scripts without white space, fewer than 6 characters) and repetitions are no neighbours.
+    Sentences of fewer than 3 or more than 32 words (in scripts without white space 6 to 128 characters) and repetitions are no neighbours.
 
     Args:
         lines: Lines in order, with the mark of a document's begin; a line may be a whole paragraph.
@@ -54,12 +54,14 @@ def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
         if len(sentences) == 1 and before and not line.begins_document:
             sentences = [before, *sentences]
         for left, right in pairwise(sentences):
-            if _is_long_enough(left) and _is_long_enough(right) and same_text_key(left) != same_text_key(right):
+            if _is_of_use(left) and _is_of_use(right) and same_text_key(left) != same_text_key(right):
                 yield Pair(left, right)
         is_single = len(sentences) == 1 or (len(sentences) == 2 and sentences[0] is before)
         before = sentences[-1] if is_single else ""
 
 
-def _is_long_enough(sentence: str) -> bool:
+def _is_of_use(sentence: str) -> bool:
     words = sentence.split()
-    return len(words) >= _FEWEST_WORDS or (len(words) == 1 and not sentence.isascii() and len(sentence) >= 2 * _FEWEST_WORDS)
+    if len(words) == 1:  # of a script without white space, perhaps
+        return not sentence.isascii() and 2 * _FEWEST_WORDS <= len(sentence) <= 4 * _MOST_WORDS
+    return _FEWEST_WORDS <= len(words) <= _MOST_WORDS
