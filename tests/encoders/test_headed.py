@@ -50,7 +50,7 @@ def test_no_rows_give_no_logits():
 
 def test_a_model_that_needs_more_than_texts_is_refused_in_one_line():
     class Needy(transformers.BertForSequenceClassification):
-        def forward(self, input_ids, boxes, **more):
+        def forward(self, input_ids, boxes, **more):  # pyright: ignore[reportIncompatibleMethodOverride]
             raise AssertionError("is not reached")
 
     with pytest.raises(UserError, match="Needy does not run on the tokens of a text alone") as refused:

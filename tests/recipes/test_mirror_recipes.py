@@ -80,6 +80,7 @@ def test_the_papers_recipe_has_the_released_values(model_type, level, expected):
 def test_ten_thousand_texts_with_repeats_are_the_papers_steps(level, steps):
     given = [f"text {place % 9_000}" for place in range(10_000)]
     config = MirrorConfig(recipe="paper", level=level).for_texts(has_documents=False).resolved(width=768, weight_rms=0.04)
+    assert config.epochs is not None
     assert len(training_set(given, config).left) // config.batch_texts * config.epochs == steps
 
 
@@ -262,7 +263,7 @@ def test_each_seed_has_its_own_whitening_and_the_best_one_is_kept(bert_folder, t
     alone = mirror(bert_folder, texts, whiten=0.5, **SMALL | {"seed": kept})
     # texts to train on are drawn by the first seed
     if kept == result.config.seed:
-        np.testing.assert_allclose(alone.embedder.correction.weight, result.embedder.correction.weight, atol=1e-5)
+        np.testing.assert_allclose(alone.embedder.encode(texts), result.embedder.encode(texts), atol=1e-4)
     saved = Embedder.load(tmp_path / "encoder", dtype="float32", device="cpu")
     np.testing.assert_allclose(saved.encode(texts), result.embedder.encode(texts), atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Encoders that read each token by itself: what is left of the model is its input embeddings, normalised."""
+"""How much an encoder's layers add to its input embeddings: less than they were trained to, or nothing."""
 
 from typing import Any
 
@@ -11,6 +11,22 @@ from tain.foundation.errors import UserError
 _OUTPUTS = ("attn.Wo", "mlp.Wo", "output.dense", "attention.out_lin", "ffn.lin2")
 _NORMS = ("output.LayerNorm", "sa_layer_norm", "output_layer_norm")  # behind them where norms follow the sums
 _TABLES = ("position_embeddings", "token_type_embeddings")
+
+
+@torch.no_grad()
+def scale_residuals(model: Any, factor: float) -> None:
+    """Multiply what each layer adds to its input by ``factor``, so that token vectors begin nearer to the input embeddings.
+
+    Raises:
+        UserError: The layers of this kind of model are not known.
+    """
+    outputs = [module for path, module in model.named_modules() if isinstance(module, nn.Linear) and path.endswith(_OUTPUTS)]
+    if not outputs:
+        raise UserError(f"the layers of {type(model).__name__} are not known: leave --residual-scale out, or give a model such as BERT")
+    for module in outputs:
+        module.weight.mul_(factor)
+        if module.bias is not None:
+            module.bias.mul_(factor)
 
 
 @torch.no_grad()

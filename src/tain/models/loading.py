@@ -108,7 +108,8 @@ def kind_of(path: str) -> ModelKind:
     about = read_stored_json(path, "config_sentence_transformers.json")
     config, about = (each if isinstance(each, dict) else {} for each in (config, about))
     architectures = [str(each) for each in config.get("architectures") or []]
-    head: Head = next((head for suffix, head in _HEADS.items() if any(each.endswith(suffix) for each in architectures)), "none")
+    named: list[Head] = [kind for suffix, kind in _HEADS.items() if any(each.endswith(suffix) for each in architectures)]
+    head: Head = named[0] if named else "none"
     names = config.get("id2label")
     labels = 0 if head == "none" else len(names) if isinstance(names, dict) else int(config.get("num_labels") or 2)
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules if isinstance(module, dict)]

@@ -26,7 +26,7 @@ from tain.batches.same_texts import same_texts
 from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
 from tain.batches.types import KeptTexts, PackedTexts
 from tain.batches.views import crop, special_ends, twin_views
-from tain.encoders.depth import drop_context
+from tain.encoders.depth import drop_context, scale_residuals
 from tain.encoders.dropout import set_dropout
 from tain.encoders.pooling import sif_weights
 from tain.evaluation.baselines import Lexical
@@ -602,6 +602,8 @@ class _Session:
         config, encoder = self.config, self.embedder.encoder
         if not config.trains:
             drop_context(encoder.model)
+        elif config.residual_scale < 1:
+            scale_residuals(encoder.model, config.residual_scale)
         encoder.token_weights = None
         if config.token_weights == "sif":
             assert config.sif_smoothing is not None

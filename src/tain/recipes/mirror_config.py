@@ -68,6 +68,9 @@ class MirrorConfig:
         "weight of keeping the cosines of texts near those of trained token vectors, which know words but no order; 0 leaves it out (0; best: 20)",
     ] = None
     anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 600_000
+    residual_scale: Annotated[
+        float, "multiplies what each layer adds to its input before training; small keeps more of the input embeddings where texts are few"
+    ] = 1.0
     temperature: Annotated[float | None, "divides the cosines, above 0; small makes near texts matter most (0.04; words 0.2)"] = None
     erased_chars: Annotated[int | None, "characters erased in one view; 0 keeps both whole (5; phrases 2; words 0)"] = None
     erase_floor: Annotated[int | None, "texts with fewer characters are never erased (30; phrases 6)"] = None
@@ -124,6 +127,8 @@ class MirrorConfig:
             )
         if self.token_weights not in (None, *get_args(TokenWeighting)):
             problems.append(f"token_weights is {self.token_weights!r}: give none or sif")
+        if not 0 < self.residual_scale <= 1:
+            problems.append(f"residual_scale is {self.residual_scale}: give a number above 0 and at most 1 (0.1 for a few thousand texts)")
         if self.anchor is not None and not 0 <= self.anchor < math.inf:
             problems.append(f"anchor is {self.anchor}, but it is a weight: give 0 or more (20)")
         if self.sif_smoothing is not None and not 0 < self.sif_smoothing < math.inf:
