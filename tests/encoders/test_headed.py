@@ -4,9 +4,9 @@ import pytest
 import torch
 import transformers
 
-from conftest import randomise, tiny_config
 from tain.encoders.headed import HeadedModel
 from tain.foundation.errors import UserError
+from tiny_models import randomise, tiny_config
 
 ROWS = [{"input_ids": ids} for ids in ([2, 11, 3], [2, 5, 6, 7, 8, 9, 3], [2, 4, 3], [2, 30, 31, 32, 33, 3])]
 

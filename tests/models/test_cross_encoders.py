@@ -10,13 +10,13 @@ import pytest
 import torch
 import transformers
 
-from conftest import randomise, tiny_config
 from tain.foundation.errors import UserError
 from tain.models.cross_encoders import SavedCrossEncoder
 from tain.models.embedder import Embedder
 from tain.models.labeller import Labeller, is_labeller
 from tain.models.loading import kind_of
 from tain.models.rankers import Ranker
+from tiny_models import randomise, tiny_config
 
 Save = Callable[..., Path]
 
@@ -100,10 +100,13 @@ def test_tokens_are_counted_as_they_are_read(cross_folder: Path):
     assert ranker.count_tokens(["a b", "c"], [["d", "e f"], []]) == [6 + 7, 0]  # [CLS] a b [SEP] d [SEP], and one more
 
 
-def test_it_is_saved_as_sentence_transformers_reads_it(cross_folder: Path, sentences: list[str], tmp_path: Path):
+@pytest.mark.parametrize("activation", [torch.nn.Sigmoid, torch.nn.Identity])
+def test_it_is_saved_as_sentence_transformers_reads_it(activation: Any, cross_folder: Path, sentences: list[str], tmp_path: Path):
     from sentence_transformers import CrossEncoder
 
     ranker = load(cross_folder)
+    assert isinstance(ranker, SavedCrossEncoder)
+    ranker.activation = activation()
     ranker.save(tmp_path, record={"kind": "cross-encoder"}, card="a card")
     expected = ranker.score(sentences[:1], sentences[1:])[0]
     theirs = CrossEncoder(str(tmp_path), device="cpu").predict([(sentences[0], text) for text in sentences[1:]])

@@ -13,7 +13,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from conftest import randomise, tiny_config
 from tain.batches.packing import pack
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.errors import NotFiniteError, UserError
@@ -22,6 +21,7 @@ from tain.models.labeller import Labeller
 from tain.models.loading import kind_of, load_pretrained, max_length, refuse_by_config
 from tain.models.masked_lm import load_masked_lm
 from tain.models.rankers import Ranker
+from tiny_models import randomise, tiny_config
 
 Save = Callable[..., Path]
 

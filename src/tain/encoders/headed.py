@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tain.encoders.transformer import FOREIGN_ERRORS
 from tain.foundation.errors import UserError
+from tain.foundation.probing import unchanged
 
 _TOLERANCE = 1e-4  # float32 runs agree to 1e-6; a model that reads padding is off by far more
 
@@ -75,12 +76,14 @@ class HeadedModel(nn.Module):
     def _padding_changes_nothing(self, probe: Sequence[TokenRow]) -> bool:
         name = type(self.model).__name__
         try:
-            alone = [self([row])[0] for row in probe]
+            with unchanged(self.model):
+                alone = [self([row])[0] for row in probe]
         except FOREIGN_ERRORS as error:
             reason = " ".join(str(error).split())[:150] or type(error).__name__
             raise UserError(f"{name} does not run on the tokens of a text alone ({reason}): give a BERT-like classifier") from None
         try:
-            together = self(probe)
+            with unchanged(self.model):
+                together = self(probe)
         except FOREIGN_ERRORS:
             return False  # such as GPT-2's without a padding id
         return all(torch.allclose(one, other, atol=_TOLERANCE, rtol=_TOLERANCE) for one, other in zip(alone, together, strict=True))

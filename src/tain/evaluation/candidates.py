@@ -19,6 +19,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.runtime import versions
 from tain.models.rankers import DualRanker, Ranker
 from tain.models.scanning import scan_all
+from tain.models.unknown_tokens import check_known
 from tain.text.cleaning import drop_repeats, lists_others, same_text_key
 from tain.text.records import RankingExample
 
@@ -387,6 +388,7 @@ def evaluate_rankers(
     candidates = _different_candidates(lists)
     results: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
     for ranker in rankers:
+        check_known(ranker, [*lists.contexts, *candidates], progress=progress or Progress.silent())
         found = list_figures(list_scores(ranker, lists, progress=progress), lists)
         about = {
             "name": ranker.name,

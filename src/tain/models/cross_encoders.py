@@ -149,11 +149,8 @@ class SavedCrossEncoder(PairRanker):
         self.network.model.save_pretrained(folder)
         set_number_type(self.network, number_type)
         self.tokenizer.save_pretrained(folder)
-        about = {
-            **self.about,
-            "model_type": "CrossEncoder",
-            "activation_fn": f"torch.nn.modules.activation.{type(self.activation).__name__}",
-        }
+        activation = type(self.activation)
+        about = {**self.about, "model_type": "CrossEncoder", "activation_fn": f"{activation.__module__}.{activation.__name__}"}
         (folder / "config_sentence_transformers.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         write_record(folder, record)
         (folder / "README.md").write_text(card, encoding="utf-8")
