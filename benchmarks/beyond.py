@@ -73,11 +73,11 @@ class Theirs:
 
 def rival(kind, model, texts, seed, work):
     """Train sentence-transformers' own label-free recipe, as its documentation has it, on the same weights and texts."""
-    import sentence_transformers.losses as losses
-    import sentence_transformers.models as models
     import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer import losses
+    from sentence_transformers.sentence_transformer import modules as models
 
     torch.manual_seed(seed)
     transformer = models.Transformer(str(model), max_seq_length=50)

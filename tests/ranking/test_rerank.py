@@ -164,3 +164,17 @@ def test_searching_without_candidates_or_with_another_model_is_refused(ranker, i
     for use in (lambda: search(ranker, index, sentences[:1], k=3), lambda: add_candidates(ranker, index, ["new"])):
         with pytest.raises(UserError, match="was made by another version of this model"):
             use()
+
+
+@pytest.mark.parametrize("probes", [None, 2])
+def test_a_damaged_vector_is_told_and_not_left_out_of_the_search(index, ranker, sentences, probes):
+    if probes is not None:
+        pytest.importorskip("faiss")
+    add_candidates(ranker, index, sentences[2:])
+    vectors = np.fromfile(index.folder / "vectors.bin", dtype=np.float32)
+    vectors[3 * ranker.dim + 1] = np.nan
+    (index.folder / "vectors.bin").write_bytes(vectors.tobytes())
+    with pytest.raises(
+        UserError, match="is damaged: the vector of row 3 is another than the one that was put in; restore it, or make it again"
+    ):
+        search(ranker, CandidateIndex.open(index.folder), sentences[:1], k=2, probes=probes)

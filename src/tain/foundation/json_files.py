@@ -81,13 +81,16 @@ def _problem(value: Any, field: Field, name: str) -> str | None:
     if field.among and value not in field.among:
         return f"{called} is {_shown(value)}, not one of {', '.join(map(repr, field.among))}"
     if field.kind in (int, float, list):
-        size, what = (len(value), f"{called} has") if isinstance(value, list) else (value, f"{called} is")
-        assert isinstance(size, int | float)  # of the kind
+        size, what = _size(value), f"{called} {'has' if field.kind is list else 'is'}"
         if field.least is not None and size < field.least:
             return f"{what} {size:,}, {'fewer' if field.kind is list else 'less'} than {field.least:,}"
         if field.most is not None and size > field.most:
             return f"{what} {size:,}, more than {field.most:,}"
     return _problem_inside(value, field, name)
+
+
+def _size(value: Any) -> int | float:
+    return len(value) if isinstance(value, list) else value
 
 
 def _problem_inside(value: Any, field: Field, name: str) -> str | None:
