@@ -114,6 +114,10 @@ class ConditionalMaskedLM(nn.Module):
         vectors = self._encoder(batch.conditions).unflatten(0, (self.conditioning.conditions, -1))
         return vectors.detach() if self.stop_gradient else vectors
 
+    def encode(self, packed: PackedTexts) -> Float[Tensor, "texts dim"]:
+        """Compute sentence vectors by themselves, in the order of the texts given to ``pack``."""
+        return self._encoder(packed)
+
     def forward(self, batch: ConditionalBatch) -> Float[Tensor, "masked vocabulary"]:
         """Compute logits at the batch's masked places, given the neighbours."""
         return self.logits(batch, self.vectors(batch) if self.is_conditional else None)

@@ -33,6 +33,7 @@ from tain.models.embedder import max_length
 from tain.models.loading import load_tokenizer
 from tain.models.masked_lm import load_masked_lm, refuse_without_mask
 from tain.recipes.chosen_settings import chosen_settings
+from tain.recipes.pretrain_bitext import read_translations
 from tain.recipes.pretrain_conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
 from tain.recipes.pretrain_config import NEW_MODEL, PretrainConfig
 from tain.recipes.pretrain_objectives import OBJECTIVES, Material, Objective
@@ -125,6 +126,8 @@ def pretrain(
     sources = Sources(tuple(map(str, texts)), column, document_column)
     for source in (*texts, *config.validation):
         read_texts(source, column=column if source in texts else None)  # a file that cannot be read is refused here, not after an hour
+    if config.bitext is not None:
+        read_translations(config.bitext)
     return _Session(str(model), sources, output, config, overwrite, progress).run()
 
 
@@ -345,13 +348,16 @@ class _Session:
 
         def after_step(done: int) -> None:
             tokens = done * step_tokens
-            if held.batches and (done % every == 0 or done == steps):
-                loss = held.loss(network, self.device)
+            if done % every == 0 or done == steps:
                 figures = objective.held_out()
-                self.measured["validation"].append([tokens, round(loss, 4)])
                 if figures:
                     self.measured["held_out"].append([tokens, figures])
-                self._log(done, tokens, {"validation_loss": round(loss, 4), **figures})
+                if held.batches:
+                    loss = round(held.loss(network, self.device), 4)
+                    self.measured["validation"].append([tokens, loss])
+                    figures = {"validation_loss": loss, **figures}
+                if figures:
+                    self._log(done, tokens, figures)
             if done in marks:
                 self._snapshot(network.model, optimizer, tokens)
 
@@ -385,6 +391,8 @@ class _Session:
         texts = hashlib.sha256(json.dumps(self.sources.facts()).encode()).hexdigest()[:16]
         settings = {name: value for name, value in _plain(self.config).items() if name not in free}
         made = {"number_type": str(self.number_type).removeprefix("torch."), "tokenizer's content": fingerprint(self.tokenizer)}
+        if self.config.bitext is not None:
+            made["content of the translations"] = hashlib.sha256(self.config.bitext.read_bytes()).hexdigest()[:16]
         return {"model": self.model_name, "texts": texts, **settings, **made}
 
     def _log(self, done: int, tokens: int, figures: dict[str, float]) -> None:

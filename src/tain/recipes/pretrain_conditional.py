@@ -22,7 +22,9 @@ from tain.foundation.errors import UserError
 from tain.foundation.probing import evaluating, unchanged
 from tain.models.embedder import max_length
 from tain.models.saved import write_layout
+from tain.objectives.bitext import bitext_retrieval
 from tain.objectives.masked_lm import masked_cross_entropy
+from tain.recipes.pretrain_bitext import Translations
 from tain.recipes.pretrain_config import PretrainConfig
 from tain.recipes.pretrain_objectives import Masker, Material
 from tain.text.readers import read_sentences
@@ -74,7 +76,8 @@ class ConditionalSentences:
     """Restore sentences from their neighbours.
 
     A step takes as many sentences as, with their neighbours and pseudo-tokens, have about ``batch_blocks * block_tokens`` tokens, so
-    that a step costs what it costs under the other objectives. ``step_tokens`` is the mean over the corpus.
+    that a step costs what it costs under the other objectives. ``step_tokens`` is the mean over the corpus. With ``bitext`` a step also
+    finds translations among its pairs (the multilingual model's joint objective); these come on top, and the loss is the weighted sum.
     """
 
     def __init__(self, material: Material) -> None:
@@ -91,6 +94,12 @@ class ConditionalSentences:
         self.order = NeighbourOrder(self.neighbours, batch_targets=batch_targets, seed=config.seed)
         self.step_tokens = round(batch_targets * tokens)
         self.facts = {"sentences": self.neighbours.counts.to_dict(), "step_sentences": batch_targets}
+        self.weights = material.weights
+        self.translations = Translations(config.bitext, material.tokenizer, config) if config.bitext is not None else None
+        if self.translations is not None:
+            self.step_tokens += round(self.translations.step_tokens)
+            self.facts["translations"] = self.translations.facts
+            self.facts |= {f"{name}_before": value for name, value in self._found_translations().items()}
         self._bottleneck = _Bottleneck(config.validation, material.tokenizer, config) if config.validation else None
 
     def gradient(self, step: int) -> float:
@@ -101,13 +110,28 @@ class ConditionalSentences:
             mask=lambda ids, owners: self.masker.at_random(ids, seed=step_seed(seed, step, 7), owners=owners if self._is_by_text else None),
         ).to(self.device)
         torch.manual_seed(step_seed(seed, step, 8))  # dropout draws from torch's global state
-        loss = masked_cross_entropy(self.conditional(batch), batch.targets)
-        return backward(loss)()
+        read = backward(masked_cross_entropy(self.conditional(batch), batch.targets))
+        if self.translations is None:
+            return read()
+        self.weights.take_gradients()  # in float32: two sums in bfloat16 would lose what is small
+        left, right = self.conditional.encode(self.translations.batch(step).to(self.device)).chunk(2)
+        retrieval = bitext_retrieval(left, right, margin=self.config.bitext_margin, scale=self.config.bitext_scale)
+        read_retrieval = backward(self.config.bitext_weight * retrieval)
+        return read() + read_retrieval()
 
     def held_out(self) -> dict[str, float]:
-        if self._bottleneck is None or not self.conditional.is_conditional:
+        figures = self._found_translations()
+        if self._bottleneck is not None and self.conditional.is_conditional:
+            figures |= self._bottleneck.losses(self.conditional, self.device)
+        return figures
+
+    def _found_translations(self) -> dict[str, float]:
+        """The share of held-out translations that are found; empty without any."""
+        if self.translations is None:
             return {}
-        return self._bottleneck.losses(self.conditional, self.device)
+        with unchanged(self.conditional), evaluating(self.conditional):
+            found = self.translations.accuracy(self.conditional.encode)
+        return {} if found is None else {"translation_accuracy": round(found, 4)}
 
 
 class _Bottleneck:

@@ -14,6 +14,9 @@ MaskUnit = Literal["text", "batch"]
 NEW_MODEL = ("architecture", "layers", "width", "heads", "feed_forward", "vocabulary", "tokenizer", "dropout", "cooccurrence_start")
 
 
+_OF_BITEXT = ("bitext_pairs", "bitext_weight", "bitext_margin", "bitext_scale")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Masked language modelling on blocks of running text."""
@@ -50,6 +53,11 @@ class PretrainConfig:
     most_overlap: Annotated[
         float, "cmlm: neighbours with a larger share of tokens in common (of those in either) are dropped; 1 drops none"
     ] = 0.7
+    bitext: Annotated[Path | None, "cmlm: table of translations, two columns; each step also finds translations among its pairs"] = None
+    bitext_pairs: Annotated[int, "cmlm: pairs of translations a step, beside its sentences"] = 32
+    bitext_weight: Annotated[float, "cmlm: weight of finding translations, beside restoring sentences"] = 0.2
+    bitext_margin: Annotated[float, "cmlm: by how much of a cosine a translation must beat the others"] = 0.3
+    bitext_scale: Annotated[float, "cmlm: multiplies the cosines of translations"] = 20.0
     optimizer: Annotated[
         Literal["muon", "adamw"], "muon: Muon on matrices, AdamW on the rest; adamw: AdamW on all (to continue a model)"
     ] = "muon"
@@ -197,7 +205,18 @@ class PretrainConfig:
             return [
                 f"{name} is for objective cmlm, but objective is {self.objective!r}: leave it out, or give --objective cmlm"
                 for name in self.changed("neighbour", "pseudo_tokens", "skip_connection", "split_sentences", "least_tokens", "most_overlap")
+                + self.changed("bitext", *_OF_BITEXT)
             ]
+        if self.bitext is None and (idle := self.changed(*_OF_BITEXT)):
+            problems.append(f"{', '.join(idle)} is for translations, but there are none: leave it out, or give --bitext TABLE")
+        if self.bitext_pairs < 2:
+            problems.append(f"bitext_pairs is {self.bitext_pairs}, but a translation needs others to be told from: give 2 or more (32)")
+        if not 0 < self.bitext_weight < math.inf:
+            problems.append(f"bitext_weight is {self.bitext_weight}: give a number above 0 (0.2)")
+        if not 0 <= self.bitext_margin <= 2:
+            problems.append(f"bitext_margin is {self.bitext_margin}, but it is taken off a cosine: give 0 to 2 (0.3)")
+        if not 0 < self.bitext_scale < math.inf:
+            problems.append(f"bitext_scale is {self.bitext_scale}: give a number above 0 (20)")
         if self.pseudo_tokens < 0:
             problems.append(f"pseudo_tokens is {self.pseudo_tokens}: give 0 (no neighbour) or more (15)")
         if self.least_tokens < 1:
