@@ -90,3 +90,12 @@ def test_very_many_tokens_of_one_character_are_refused():
 
     with pytest.raises(UserError, match="makes 1,000 tokens of one character"):
         refuse_wild_tokenizer(Faked(lambda texts: [Found] * len(texts)), name="m")
+
+
+def test_padding_to_a_fixed_length_is_no_growth_and_stays_as_it_was():
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
+    tokenizer.enable_padding(length=128, pad_id=1, pad_token="[PAD]")
+    tokenizer.enable_truncation(max_length=64)
+    settings = tokenizer.padding, tokenizer.truncation
+    refuse_wild_tokenizer(tokenizer, name="x")
+    assert (tokenizer.padding, tokenizer.truncation) == settings

@@ -98,12 +98,7 @@ def model_card(name: str, record: dict[str, Any]) -> str:
         record: What ``tain.json`` keeps.
     """
     config = record["config"]
-    is_of_pairs = record["pairs"]
-    dropped = f"dropout {config['dropout']}, drophead {config['drophead']}"
-    views = f"the two texts of a pair, {dropped}" if is_of_pairs else f"{config['erased_chars']} characters erased, {dropped}"
-    made = "from pairs of texts that mean the same, as Mirror-BERT" if is_of_pairs else "without labels, by identity fine-tuning"
-    drawn = "the two texts of a pair are drawn together" if is_of_pairs else "each text is drawn to its own second view"
-    what = "pairs" if is_of_pairs else "texts"
+    what = "pairs" if record["pairs"] else "texts"
     lexical = record["figures"].get("lexical")
     rows = figure_rows(record["figures"]["before"], record["figures"]["after"], lexical)
     lines = spread_in_words(record["figures"]["spread"])
@@ -130,8 +125,7 @@ tags: [sentence-transformers, feature-extraction, sentence-similarity, tain, mir
 
 # {name}
 
-A {config["level"]} encoder made from `{record["base_model"]}` {made}
-(Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP): {drawn} and pushed from the others.
+A {config["level"]} encoder made from `{record["base_model"]}` {_made(record)}. {_IN_WORDS[_kind_of(record)]}
 
 ## Use
 
@@ -151,10 +145,7 @@ vectors = Embedder.load("{name}").encode(["a first text", "a second text"])
 
 ## Recipe
 
-- {record["texts"]:,} {what}, {record["steps"]} steps of {config["batch_texts"]} {what} at most, {record["training_s"]:.0f} s in the training loop
-- two views: {views}
-- temperature {config["temperature"]}, AdamW at {config["learning_rate"]:.2g}, weight decay {config["weight_decay"]}, pooling {config["pooling"]}
-- trained on texts cut at {config["max_tokens"]} tokens; seed {record["best_seed"]} of {record["seeds"]}
+{_training(record)}
 - left out: {record["counts"]["repeated"]:,} repeated, {record["counts"]["held_out"]:,} held out, {record["counts"]["left_over"]:,} beyond the limit, {record["counts"]["not_read"]:,} in no full batch or not reached in time; {record["counts"]["truncated"]:,} cut
 
 Every setting is in `tain.json`.
@@ -165,6 +156,65 @@ Every setting is in `tain.json`.
 Self-retrieval: the two halves of a text must find each other among all halves. More figures are in `tain.json`. None of them
 replaces an evaluation on your own task.
 """
+
+
+_IN_WORDS = {
+    "pairs": 'In training the two texts of a pair are drawn together and pushed from the others (Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP).',
+    "identity": 'Each text is drawn to its own second view and pushed from the others (Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP).',
+    "contrast": "Texts that belong together are drawn together and pushed from the others.",
+    "fast": "No layer of the model takes part, and word order does not count: a text's vector is the weighted mean of its tokens' input embeddings.",
+}
+
+
+def _made(record: dict[str, Any]) -> str:
+    """How it was made, as the end of a sentence."""
+    kind = _kind_of(record)
+    if kind == "pairs":
+        return "from pairs of texts that mean the same, as Mirror-BERT"
+    return f"without labels, by {'identity fine-tuning (Mirror-BERT)' if kind == 'identity' else record['method']}"
+
+
+def _kind_of(record: dict[str, Any]) -> str:
+    config = record["config"]
+    if config["recipe"] == "fast":
+        return "fast"
+    if record["pairs"]:
+        return "pairs"
+    return "identity" if config["positives"] in (None, "identity") else "contrast"
+
+
+def _training(record: dict[str, Any]) -> str:
+    """What the encoder was made of and how, as list items."""
+    config, kind = record["config"], _kind_of(record)
+    lines = []
+    if kind == "fast":
+        lines.append(f"{record['texts']:,} texts, which token weights and whitening are fitted to")
+    else:
+        what = "texts" if kind == "identity" else "pairs"
+        lines.append(
+            f"{record['texts']:,} {what}, {record['steps']} steps of {config['batch_texts']} {what} at most, {record['training_s']:.0f} s in the training loop"
+        )
+        dropped = f"dropout {config['dropout']}, drophead {config['drophead']}"
+        of_kind = {
+            "identity": "the text twice, {erased_chars} characters erased in one",
+            "neighbours": "sentences that follow each other in a document",
+        }
+        of_kind |= {"crops": "two random spans of a text"}
+        positives = ["pair"] if record["pairs"] else (config["positives"] or "identity").split("+")
+        named = ["the two texts of a pair" if each == "pair" else of_kind[each].format(**config) for each in positives]
+        lines.append(f"two views: {'; '.join(named)}; {dropped}")
+        optimizer = "AdamW" if config["optimizer"] != "muon" else f"Muon at {config['matrix_learning_rate']:.2g} on matrices, AdamW"
+        lines.append(
+            f"temperature {config['temperature']}, {optimizer} at {config['learning_rate']:.2g}, weight decay {config['weight_decay']}, pooling {config['pooling']}"
+        )
+        if config["anchor"]:
+            lines.append(f"anchor {config['anchor']:g}: cosines are kept near those of token vectors trained on the same positives")
+        lines.append(f"trained on texts cut at {config['max_tokens']} tokens; seed {record['best_seed']} of {record['seeds']}")
+    if config["token_weights"] == "sif":
+        lines.append(f"tokens are weighted by smooth inverse frequency (a = {config['sif_smoothing']:g})")
+    if config["whiten"]:
+        lines.append(f"vectors are whitened by the power {config['whiten']:g}")
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _number(value: object) -> str:

@@ -5,7 +5,8 @@ A ``tokenizer.json`` holds regular expressions and replacements. It cannot run c
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tain.foundation.errors import UserError
@@ -35,6 +36,28 @@ def refuse_wild_tokenizer(backend: Any, *, name: str) -> None:
         raise UserError(
             f"the tokenizer of model {name!r} replaces one character by up to {growth:,.0f}, which can take all memory: give another model"
         )
+    with _unpadded(backend):
+        _try_texts(backend, name)
+
+
+@contextmanager
+def _unpadded(backend: Any) -> Iterator[None]:
+    """Let a tokenizer give each text its own tokens: no padding to a fixed length, and none cut off."""
+    padding, truncation = (getattr(backend, name, None) for name in ("padding", "truncation"))
+    if padding is not None:
+        backend.no_padding()
+    if truncation is not None:
+        backend.no_truncation()
+    try:
+        yield
+    finally:
+        if padding is not None:
+            backend.enable_padding(**padding)
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+
+
+def _try_texts(backend: Any, name: str) -> None:
     for texts in (list(_CHARACTERS), [run * (_RUN // len(run)) + end for run in _RUNS for end in ("", "!")]):
         lengths = _within(LIMIT_S, lambda texts=texts: [len(found.ids) for found in backend.encode_batch_fast(texts)], name)
         longest = max((length / len(text) for length, text in zip(lengths, texts, strict=True)), default=0) if lengths else 0
