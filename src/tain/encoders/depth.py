@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from tain.foundation.errors import UserError
 
@@ -66,6 +67,50 @@ def drop_context(model: Any) -> None:
             module.weight.zero_()
     if not _reads_each_token_alone(model):
         raise UserError(refusal)
+
+
+@torch.no_grad()
+def install_token_vectors(model: Any, table: Float[Tensor, "vocabulary dim"]) -> Float[Tensor, " vocabulary"]:
+    """Let a model without context (``drop_context``) give each token the direction of its row in ``table``.
+
+    Its normalisations become plain ones, so that all token vectors have one length: the rows' own lengths are returned, to weigh tokens by in
+    the mean.
+
+    Args:
+        model: Changed in place.
+        table: One row a token id, as wide as the model's vectors. The part that all numbers of a row share is lost, for a layer normalisation
+            removes it.
+
+    Raises:
+        UserError: The model's embeddings are narrower than its vectors, as in ELECTRA-small, or something else stands between them.
+    """
+    embeddings = model.get_input_embeddings()
+    if embeddings.weight.shape != table.shape or table.shape[1] != model.config.hidden_size:
+        raise UserError(
+            f"the embeddings of {type(model).__name__} have {embeddings.weight.shape[1]} numbers and its vectors {model.config.hidden_size}: "
+            "leave --documents out, or give --recipe best"
+        )
+    centred = table - table.mean(dim=1, keepdim=True)
+    lengths = centred.norm(dim=1)
+    directions = centred / lengths.clamp(min=1e-12)[:, None] * table.shape[1] ** 0.5
+    embeddings.weight.copy_(directions)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+    ids = lengths.topk(min(8, len(lengths))).indices
+    was_training, packing = model.training, model.config._attn_implementation
+    model.eval()
+    model.config._attn_implementation = "eager"
+    try:
+        found = model(input_ids=ids[None]).last_hidden_state[0]
+    finally:
+        model.config._attn_implementation = packing
+        model.train(was_training)
+    if not torch.allclose(found, directions[ids], atol=1e-2):
+        raise UserError(
+            f"{type(model).__name__} does more to its embeddings than normalise them: leave --documents out, or give --recipe best"
+        )
+    return lengths
 
 
 def _reads_each_token_alone(model: Any) -> bool:

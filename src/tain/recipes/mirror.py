@@ -26,7 +26,7 @@ from tain.batches.same_texts import same_texts
 from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
 from tain.batches.types import KeptTexts, PackedTexts
 from tain.batches.views import crop, special_ends, twin_views
-from tain.encoders.depth import drop_context, scale_residuals
+from tain.encoders.depth import drop_context, install_token_vectors, scale_residuals
 from tain.encoders.dropout import set_dropout
 from tain.encoders.pooling import sif_weights
 from tain.evaluation.baselines import Lexical
@@ -600,6 +600,8 @@ class _Session:
     def _set_up_encoder(self) -> None:
         """Make what the recipe trains, or saves untrained: layers, pooling and token weights."""
         config, encoder = self.config, self.embedder.encoder
+        if config.trains_token_vectors:
+            self.teacher = self._token_vectors()  # from the embeddings as they were loaded
         if not config.trains:
             drop_context(encoder.model)
         elif config.residual_scale < 1:
@@ -610,8 +612,8 @@ class _Session:
             own = tokenise_once(self.embedder.tokenizer, self.material.own_texts, max_tokens=self.max_tokens)
             counts = torch.bincount(torch.from_numpy(own.ids).long(), minlength=int(encoder.model.config.vocab_size))
             encoder.token_weights = sif_weights(counts, smoothing=config.sif_smoothing).to(encoder.device)
-        if config.anchor:
-            self.teacher = self._token_vectors()
+        if not config.trains and self.teacher is not None:
+            encoder.token_weights = install_token_vectors(encoder.model, self.teacher.table.to(encoder.device))
 
     def _token_vectors(self) -> TokenVectors:
         """Train the teacher on all pairs at hand; where all positives are made of single texts it stays as it is, whitened."""

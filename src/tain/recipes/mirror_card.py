@@ -76,7 +76,9 @@ def published_figure(config: Any, base_model: str) -> str:
 def method_of(config: Any, *, is_paired: bool) -> str:
     """Name the method of a run, for the record and the card."""
     if config.recipe == "fast":
-        return "whitened input embeddings (no training)"
+        return (
+            "token vectors trained on neighbouring sentences" if config.trains_token_vectors else "whitened input embeddings (no training)"
+        )
     if is_paired:
         return "Mirror-BERT (pairs of texts)"
     names = {"identity": "identity fine-tuning", "neighbours": "neighbouring sentences", "crops": "random crops"}
@@ -162,7 +164,7 @@ _IN_WORDS = {
     "pairs": 'In training the two texts of a pair are drawn together and pushed from the others (Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP).',
     "identity": 'Each text is drawn to its own second view and pushed from the others (Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP).',
     "contrast": "Texts that belong together are drawn together and pushed from the others.",
-    "fast": "No layer of the model takes part, and word order does not count: a text's vector is the weighted mean of its tokens' input embeddings.",
+    "fast": "No layer of the model takes part, and word order does not count: a text's vector is the weighted mean of its tokens' vectors.",
 }
 
 
@@ -210,7 +212,11 @@ def _training(record: dict[str, Any]) -> str:
         if config["anchor"]:
             lines.append(f"anchor {config['anchor']:g}: cosines are kept near those of token vectors trained on the same positives")
         lines.append(f"trained on texts cut at {config['max_tokens']} tokens; seed {record['best_seed']} of {record['seeds']}")
-    if config["token_weights"] == "sif":
+    if kind == "fast" and config["positives"] == "neighbours":
+        lines.append(
+            f"token vectors trained on pairs of neighbouring sentences, {config['anchor_pairs']:,} at most; tokens are weighted by their length"
+        )
+    elif config["token_weights"] == "sif":
         lines.append(f"tokens are weighted by smooth inverse frequency (a = {config['sif_smoothing']:g})")
     if config["whiten"]:
         lines.append(f"vectors are whitened by the power {config['whiten']:g}")

@@ -42,7 +42,7 @@ class MirrorConfig:
 
     recipe: Annotated[
         Recipe,
-        "default; paper (the released Mirror-BERT recipe to the letter); fast (no training: whitened input embeddings, seconds); "
+        "default; paper (the released Mirror-BERT recipe to the letter); fast (whitened input embeddings, seconds; with documents trained token vectors); "
         "best (token weights, neighbouring sentences where there are documents, whitening)",
     ] = "default"
     level: Annotated[Level, "what a text is; sets the paper's values for all that follow"] = "sentence"
@@ -207,15 +207,20 @@ class MirrorConfig:
 
     @property
     def trains(self) -> bool:
-        """Whether any gradient step is taken."""
+        """Whether the encoder takes any training step."""
         return self.recipe != "fast"
+
+    @property
+    def trains_token_vectors(self) -> bool:
+        """Whether token vectors are trained on pairs of neighbours, as an anchor or as the result."""
+        return bool(self.anchor) or (self.recipe == "fast" and "neighbours" in self.positive_kinds)
 
     def for_texts(self, *, has_documents: bool) -> "MirrorConfig":
         """Fill what says which texts are read: positives, repeats and held-out texts, by recipe and by what the texts are."""
         is_paper = self.recipe == "paper"
-        by_recipe = "neighbours" if self.recipe == "best" and has_documents else "identity"
+        by_recipe = "neighbours" if self.recipe in ("fast", "best") and has_documents else "identity"
         filled = {"positives": by_recipe, "keep_repeats": is_paper, "held_out": 0 if is_paper else 500}
-        filled |= {"anchor": 20.0 if self.recipe == "best" else 0.0}
+        filled |= {"anchor": 20.0 if self.recipe == "best" else 0.0}  # fast trains token vectors without an encoder to anchor
         return replace(self, **{name: value for name, value in filled.items() if getattr(self, name) is None})
 
     def _problems_of_recipe(self) -> list[str]:

@@ -144,7 +144,7 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
         False,
         left,
         counts,
-        pool if config.anchor else [],
+        pool if config.trains_token_vectors else [],
     )
 
 
@@ -194,7 +194,7 @@ def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[
 
     As many as the encoder or the token vectors are trained on, whichever are more.
     """
-    most = max(config.max_pairs, config.anchor_pairs) if config.max_pairs and config.anchor else config.max_pairs
+    most = max(config.max_pairs, config.anchor_pairs) if config.max_pairs and config.trains_token_vectors else config.max_pairs
     barred = {same_text_key(text) for text in held}
     rng = np.random.default_rng([config.seed, 5])
     drawn: list[Pair] = []

@@ -10,7 +10,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from tain.foundation.errors import UserError
+from tain.foundation.errors import NotFiniteError, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -215,6 +215,8 @@ class Queue(Generic[Item, Result]):
     def _fail(self, part: _Part[Item, Result], error: BaseException) -> None:
         if isinstance(error, UserError):
             told = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
+            if isinstance(error, NotFiniteError):  # the model's fault, perhaps on every text
+                self._is_failing = not self._works()
         else:
             told = ComputeError(f"{type(error).__name__}: {error}")
             told.__cause__ = error
@@ -227,6 +229,8 @@ class Queue(Generic[Item, Result]):
             self._compute(self._probe)
         except (KeyboardInterrupt, SystemExit):
             raise
+        except NotFiniteError:
+            return False
         except UserError:
             return True
         except BaseException as error:
