@@ -155,10 +155,12 @@ def test_it_is_served_as_a_ranker(cross_folder: Path, sentences: list[str]):
 
     served = load_served("x", str(cross_folder), device="cpu", dtype="auto", trust_remote_code=False)
     assert served.uses == ("rerank",)
+    assert served.estimate_pair_tokens(sentences[0], sentences[1:3])  # within the model's limit
     query = Query(sentences[0])
     found = served.rerank([(query, document) for document in sentences[1:4]])
-    np.testing.assert_allclose([one.score for one in found], load(cross_folder).score(sentences[:1], sentences[1:4])[0], atol=1e-5)
-    assert sum(one.document_tokens for one in found) > 9
+    expected = load(cross_folder).score(sentences[:1], sentences[1:4])[0]
+    np.testing.assert_allclose([one.score for one in found], expected, atol=1e-5)
+    assert sum(one.document_tokens for one in found) == load(cross_folder).count_tokens(sentences[:1], [sentences[1:4]])[0]
 
 
 def edit(file: Path, **changes: Any) -> None:
