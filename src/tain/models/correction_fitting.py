@@ -236,3 +236,34 @@ def _refuse_components(moments: Moments, components: int, *, what: str, option: 
     refuse_components(components, len(moments.mean), option=option)
     if moments.count <= components:
         raise UserError(f"{what}: {moments.count} texts cannot tell {components} directions: give more (the paper: 10,000)")
+
+
+def fit_joined(moments: Moments, *, powers: tuple[float, float], dimensions: int) -> LinearCorrection:
+    """Whiten the two halves of joined vectors in part, bring both to the same mean length, and keep the strongest directions of the whole.
+
+    The cosine of the result is near to the mean of the two halves' cosines.
+
+    Args:
+        moments: Of vectors whose first half is one encoder's and whose second half is another's.
+        powers: How far to whiten each half; see ``fit_whitening``.
+        dimensions: Numbers of the result, half the vectors' or fewer for a cut.
+
+    Raises:
+        UserError: As ``fit_whitening``.
+    """
+    half = len(moments.mean) // 2
+    if moments.count <= half:
+        raise UserError(
+            f"{moments.count:,} texts cannot tell the variances of {half} dimensions: give many more than {half}, or --whiten 0"
+        )
+    covariance = moments.covariance()
+    weight = np.zeros_like(covariance)
+    for part, power in zip((slice(0, half), slice(half, None)), powers, strict=True):
+        variances, directions = _descending(covariance[part, part])
+        varies = variances > _FLAT * variances[0]
+        scales = np.power(variances, -power / 2, out=np.zeros(half), where=varies)
+        whitening = directions.T @ (directions * scales[:, None])
+        weight[part, part] = whitening / np.sqrt(np.trace(whitening @ covariance[part, part] @ whitening.T))
+    _, strongest = _descending(weight @ covariance @ weight.T)
+    weight = strongest[:dimensions] @ weight
+    return LinearCorrection(weight.astype(np.float32), (-weight @ moments.mean).astype(np.float32))

@@ -28,7 +28,9 @@ from tain.batches.types import KeptTexts, PackedTexts
 from tain.batches.views import crop, special_ends, twin_views
 from tain.encoders.depth import drop_context, install_token_vectors, scale_residuals
 from tain.encoders.dropout import set_dropout
+from tain.encoders.joining import join_static
 from tain.encoders.pooling import sif_weights
+from tain.encoders.transformer import TransformerEncoder
 from tain.evaluation.baselines import Lexical
 from tain.evaluation.geometry import LabelFreeReport, label_free_report, label_free_score
 from tain.foundation.choices import Pooling
@@ -38,7 +40,7 @@ from tain.foundation.locks import writes_output
 from tain.foundation.probing import unchanged
 from tain.foundation.progress import Progress
 from tain.foundation.runtime import choose_device, keep_freed_memory
-from tain.models.correction_fitting import Moments, fit_whitening
+from tain.models.correction_fitting import Moments, fit_joined, fit_whitening
 from tain.models.embedder import Embedder
 from tain.models.unknown_tokens import check_known
 from tain.objectives.contrastive import info_nce, similarity_gap
@@ -291,6 +293,7 @@ class _Session:
         self.number_type = distributed.number_type(config.dtype, choose=embedder.encoder.number_type, begun_in=self._begun_in)
         self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
         self.teacher: TokenVectors | None = None
+        self.trained = embedder.encoder  # what seeds are trained in; a joined encoder takes its place in the embedder
         needs_mask = bool(config.erased_chars) and bool((material.kinds == IDENTITY).any())
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
         right = [] if material.is_of_single_texts else material.right
@@ -339,7 +342,7 @@ class _Session:
                 self._check_views()
         untouched = {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()} if config.seeds > 1 else {}
         runs: list[Run] = []
-        best, best_state, best_correction = 0, {}, None
+        best, best_state, best_correction, best_encoder = 0, {}, None, encoder
         for number in range(config.seeds):
             if number:
                 encoder.load_state_dict(untouched)
@@ -349,10 +352,10 @@ class _Session:
                 self.progress.note(f"seed {run.seed}: {_figures_in_words(run.after)}")
                 if number == 0 or _score(run) > _score(runs[best]):
                     best, best_state = number, {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
-                    best_correction = self.embedder.correction
+                    best_correction, best_encoder = self.embedder.correction, self.embedder.encoder
         if config.seeds > 1:
             encoder.load_state_dict(best_state)
-            self.embedder.correction = best_correction
+            self.embedder.correction, self.embedder.encoder = best_correction, best_encoder
         if encoder.pooling != _saved_pooling(encoder.pooling):
             encoder.pooling = _saved_pooling(encoder.pooling)
             tell = self.progress.note if config.recipe == "paper" else self.progress.warn
@@ -558,7 +561,7 @@ class _Session:
         config, encoder = self.config, self.embedder.encoder
         assert config.learning_rate is not None and config.epochs is not None
         self.weights = weights = MasterWeights(encoder.model, number_type=self.number_type)
-        self.embedder.correction = None  # of the seed before
+        self.embedder.correction, self.embedder.encoder = None, self.trained  # of the seed before
         optimizer = self._optimizer(weights)
         encoder.train()
         batch_texts, steps, enough = self._plan(seed, report_s)
@@ -579,7 +582,7 @@ class _Session:
             )
         weights.restore(encoder.model)
         encoder.eval()
-        self._whiten()
+        self._join() if config.join else self._whiten()
         return Run(seed, trained.steps, trained.seconds, trained.losses, batch_texts, self._report(encoder.pooling))
 
     def _optimizer(self, weights: MasterWeights) -> Optimizer:
@@ -627,18 +630,59 @@ class _Session:
         special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
         return train_token_vectors(table, left, right, special=special, most_pairs=most, seed=config.seed, progress=self.progress)
 
+    def _join(self) -> None:
+        """Join the trained encoder with the token vectors, and fit what weighs the two."""
+        config, trained, teacher = self.config, self.trained, self.teacher
+        assert teacher is not None and config.whiten is not None
+        weights = torch.ones(len(teacher.table)) if trained.token_weights is None else trained.token_weights.cpu()
+        table = (teacher.table / weights[:, None]).to(trained.device)
+        texts = self.material.own_texts[:_JOINING_TEXTS]
+        for _ in range(2):  # the second time with the lengths that the first one shows
+            self.embedder.encoder = TransformerEncoder(
+                join_static(trained.model, table), pooling=trained.pooling, pad_id=trained.pad_id, token_weights=trained.token_weights
+            ).eval()
+            table = table / self._shown_lengths(texts, table)[:, None]
+        moments = self._moments()
+        self.embedder.correction = fit_joined(moments, powers=(config.whiten, _STATIC_WHITENING), dimensions=trained.dim)
+
+    @torch.no_grad()
+    def _shown_lengths(self, texts: Sequence[str], table: Tensor) -> Tensor:
+        """How long each token's carried row comes out of the joined encoder, over the row's own length; 1 on average."""
+        encoder = self.embedder.encoder
+        width = table.shape[1]
+        rows = table - table.mean(dim=1, keepdim=True)
+        sums, counts = torch.zeros(2, len(table), device=table.device)
+        ids = tokenise(self.embedder.tokenizer, texts, max_tokens=self.max_tokens).ids
+        with self._computing():
+            for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=8192):
+                packed = pack([ids[text] for text in batch]).to(table.device)
+                carried = encoder.tokens(packed)[:, width:].float()
+                own = rows[packed.ids]
+                shares = (carried * own).sum(dim=1) / own.square().sum(dim=1).clamp(min=1e-12)
+                sums.index_add_(0, packed.ids, shares)
+                counts.index_add_(0, packed.ids, torch.ones_like(shares))
+        is_known = (counts > 0) & (rows.norm(dim=1) > 0)
+        lengths = torch.where(is_known, sums / counts.clamp(min=1), torch.zeros_like(sums))
+        mean = lengths[is_known].mean()
+        return torch.where(is_known, lengths / mean, torch.ones_like(lengths)).clamp(min=0.1)
+
+    def _moments(self) -> Moments:
+        """Mean and covariance of the user's own texts that were trained on, by the encoder as it is."""
+        texts = self.material.own_texts
+        moments = Moments(self.embedder.encoder.dim)
+        most = _WHITENING_TEXTS if self.config.budget_s is None else max(2000, 4 * self.embedder.encoder.dim)
+        with self._computing():
+            for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
+                end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
+                moments.add(self.embedder.encode(texts[start:end], normalise=False))
+        return moments
+
     def _whiten(self) -> None:
         """Fit the whitening to the user's own texts that were trained on, and let the encoder carry it."""
         config = self.config
         if not config.whiten:
             return
-        texts = self.material.own_texts
-        most = _WHITENING_TEXTS if config.budget_s is None else max(2000, 4 * self.embedder.encoder.dim)
-        moments = Moments(self.embedder.encoder.dim)
-        with self._computing():
-            for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
-                end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
-                moments.add(self.embedder.encode(texts[start:end], normalise=False))
+        moments = self._moments()
         self.embedder.correction = fit_whitening(moments, power=config.whiten).correction
 
     def _computing(self) -> Any:
@@ -753,6 +797,8 @@ class _Session:
 
 
 _PAIRS_A_SECOND, _TEACHERS_SHARE = 4000, 0.15  # of token vectors on one core, and of a budget
+_JOINING_TEXTS = 4000
+_STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
 _WHITENING_TEXTS = 10_000  # more change the covariance little and take longer
 _WHITENING_TEXTS_AT_ONCE = 4096
 _FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead

@@ -68,6 +68,11 @@ class MirrorConfig:
         "weight of keeping the cosines of texts near those of trained token vectors, which know words but no order; 0 leaves it out (0; best: 20)",
     ] = None
     anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 600_000
+    join: Annotated[
+        bool | None,
+        "join the trained encoder with the token vectors of its anchor, in one model of twice the width; needs ModernBERT's layout and --whiten "
+        "(no; best: yes where the model has that layout)",
+    ] = None
     residual_scale: Annotated[
         float, "multiplies what each layer adds to its input before training; small keeps more of the input embeddings where texts are few"
     ] = 1.0
@@ -127,6 +132,10 @@ class MirrorConfig:
             )
         if self.token_weights not in (None, *get_args(TokenWeighting)):
             problems.append(f"token_weights is {self.token_weights!r}: give none or sif")
+        if self.join and (self.anchor == 0 or self.whiten == 0):
+            problems.append(
+                "join needs an anchor, whose token vectors it joins, and whitening, which weighs both: give --anchor 20 --whiten 0.5"
+            )
         if not 0 < self.residual_scale <= 1:
             problems.append(f"residual_scale is {self.residual_scale}: give a number above 0 and at most 1 (0.1 for a few thousand texts)")
         if self.anchor is not None and not 0 <= self.anchor < math.inf:
@@ -249,6 +258,13 @@ class MirrorConfig:
         filled: dict[str, Any] = {**asdict(PRESETS[self.level]), "dropout": _PAPERS_DROPOUT}
         filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
         filled |= suggested or {}
+        filled["join"] = (
+            self.recipe == "best"
+            and bool(self.anchor)
+            and model_type == "modernbert"
+            and self.whiten != 0
+            and self.pooling in (None, "mean")
+        )
         filled |= {"token_weights": "none", "whiten": 0.0, "optimizer": "muon" if self.recipe == "best" else "adamw"}
         if self.recipe == "paper":
             filled |= papers_values(self.level, model_type)
