@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tain.evaluation.metrics import unit_rows
 from tain.foundation.errors import ShapeError, UserError
 from tain.models.correction import LanguageCorrection, LinearCorrection, remove_directions
-from tain.models.correction_fitting import Moments, fit_language, fit_top_removal, fit_whitening
+from tain.models.correction_fitting import Moments, fit_joined, fit_language, fit_top_removal, fit_whitening
 from tain.models.embedder import Embedder
 
 
@@ -326,3 +326,21 @@ def test_a_dense_layer_that_is_not_finite_is_refused(embedder: Embedder, tmp_pat
     folder = saved(embedder, tmp_path / "encoder")
     with pytest.raises(UserError, match=r"linear.weight in model.safetensors has numbers that are not finite"):
         Embedder.load(folder)
+
+
+def test_joined_halves_count_alike_and_the_strongest_directions_stay(rng: np.random.Generator):
+    first = (rng.normal(size=(2000, 4)) * [8, 4, 2, 1] + 5).astype(np.float32)
+    second = (rng.normal(size=(2000, 4)) * 0.01).astype(np.float32)
+    vectors = np.hstack([first, second])
+    whole = fit_joined(moments_of(vectors), powers=(1.0, 0.0), dimensions=8)
+    found = whole.apply(vectors).astype(np.float64)
+    white = fit_whitening(moments_of(first)).correction.apply(first)
+    plain = second - second.mean(axis=0)
+    parts = [part / np.sqrt(np.square(part).sum(axis=1).mean()) for part in (white, plain)]
+    expected = parts[0] @ parts[0].T + parts[1] @ parts[1].T  # inner products: those of the two halves, each of mean length 1
+    np.testing.assert_allclose(found @ found.T, expected, atol=1e-3)
+    cut = fit_joined(moments_of(vectors), powers=(1.0, 0.0), dimensions=4)
+    assert cut.weight.shape == (4, 8)
+    assert np.square(cut.apply(vectors)).sum() > 0.5 * np.square(found).sum()
+    with pytest.raises(UserError, match="4 texts cannot tell the variances of 4 dimensions"):
+        fit_joined(moments_of(vectors[:4]), powers=(1.0, 0.0), dimensions=4)

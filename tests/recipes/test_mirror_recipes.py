@@ -230,6 +230,38 @@ def test_a_saved_recipe_gives_the_same_vectors_in_sentence_transformers(chosen, 
     assert kinds == ["Transformer", "WordWeights", "Pooling", "Dense"]
 
 
+def test_best_joins_the_encoder_and_its_token_vectors_where_the_layout_allows(modernbert_folder, documents, texts, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    result = mirror(modernbert_folder, texts, tmp_path / "encoder", documents=documents, recipe="best", seeds=2, **SMALL)
+    assert result.config.join and not mirror(modernbert_folder, texts, documents=documents, recipe="best", join=False, **SMALL).config.join
+    ours = Embedder.load(tmp_path / "encoder", dtype="float32", device="cpu")
+    assert (ours.encoder.dim, ours.dim) == (64, 32)
+    vectors = ours.encode(texts)
+    scale = np.linalg.norm(vectors, axis=1).mean()
+    theirs = SentenceTransformer(str(tmp_path / "encoder"), device="cpu").encode(texts)
+    np.testing.assert_allclose(vectors / scale, theirs / scale, atol=1e-4)
+    np.testing.assert_allclose(result.embedder.encode(texts) / scale, vectors / scale, atol=1e-4)
+    figures = [run.after.self_retrieval_mrr for run in result.runs if run.after]
+    assert figures[result.best] == max(figures)
+
+
+def test_joining_other_models_is_refused(bert_folder, documents, texts):
+    with pytest.raises(UserError, match="needs ModernBERT's layout: leave --join out"):
+        mirror(bert_folder, texts, documents=documents, recipe="best", join=True, **SMALL)
+
+
+def test_fast_with_documents_trains_token_vectors(modernbert_folder, documents, texts, tmp_path):
+    result = mirror(modernbert_folder, texts, tmp_path / "fast", documents=documents, recipe="fast", whiten=0.0, **SMALL)
+    assert (result.config.positives, result.steps) == ("neighbours", 0)
+    encoder = Embedder.load(tmp_path / "fast", dtype="float32", device="cpu")
+    words = texts[0].split()
+    one, other = encoder.encode([" ".join(words), " ".join(reversed(words))])
+    np.testing.assert_allclose(one, other, atol=1e-4)
+    weights = encoder.encoder.token_weights
+    assert weights is not None and (weights[encoder.tokenizer.all_special_ids[1:3]] == 0).any()
+
+
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "distilbert", "electra"])
 def test_without_training_a_token_keeps_its_vector_whatever_is_around_it(architecture, save_masked_lm, texts, tmp_path):
     folder = save_masked_lm(architecture)

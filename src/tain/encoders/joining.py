@@ -17,6 +17,16 @@ def can_join(model: Any) -> bool:
     return model.config.model_type == "modernbert" and not model.config.attention_bias and not model.config.mlp_bias
 
 
+def refuse_unjoinable(model: Any) -> None:
+    """Refuse a model that ``join_static`` does not know.
+
+    Raises:
+        UserError: It is one.
+    """
+    if not can_join(model):
+        raise UserError(f"{type(model).__name__} cannot be joined with token vectors, which needs ModernBERT's layout: leave --join out")
+
+
 @torch.no_grad()
 def join_static(model: Any, table: Float[Tensor, "vocabulary width"]) -> Any:
     """Build a model of twice the width whose token vectors are the model's own, then each token's row of ``table``.
@@ -38,8 +48,7 @@ def join_static(model: Any, table: Float[Tensor, "vocabulary width"]) -> Any:
     """
     config = model.config
     width, own = config.hidden_size, model.get_input_embeddings().weight
-    if not can_join(model):
-        raise UserError(f"{type(model).__name__} cannot be joined with token vectors, which needs ModernBERT's layout: leave --join out")
+    refuse_unjoinable(model)
     if tuple(table.shape) != tuple(own.shape):
         raise UserError(
             f"token vectors have the shape {tuple(table.shape)}, but the model's table has {tuple(own.shape)}: they must be equal"

@@ -28,7 +28,7 @@ from tain.batches.types import KeptTexts, PackedTexts
 from tain.batches.views import crop, special_ends, twin_views
 from tain.encoders.depth import drop_context, install_token_vectors, scale_residuals
 from tain.encoders.dropout import set_dropout
-from tain.encoders.joining import join_static
+from tain.encoders.joining import join_static, refuse_unjoinable
 from tain.encoders.pooling import sif_weights
 from tain.encoders.transformer import TransformerEncoder
 from tain.evaluation.baselines import Lexical
@@ -246,6 +246,8 @@ def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
     longest = embedder.max_tokens
     if config.max_tokens > longest:
         raise UserError(f"max_tokens is {config.max_tokens}, but the model reads {longest} at most: give {longest} or fewer")
+    if config.join:
+        refuse_unjoinable(embedder.encoder.model)
     embedder.encoder.pooling = config.pooling
     embedder.encoder.padded_to = config.max_tokens
     return config

@@ -1,0 +1,83 @@
+"""A wider ModernBERT that gives a model's own vectors in its first half, and carries token vectors in its second."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tain.batches.packing import pack
+from tain.encoders.depth import drop_context, install_token_vectors, scale_residuals
+from tain.encoders.joining import can_join, join_static
+from tain.encoders.transformer import TransformerEncoder
+from tain.foundation.errors import UserError
+
+Build = Callable[..., Any]
+
+TEXTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16], [7, 5]]
+
+
+@pytest.fixture
+def table(tiny_encoder: Build) -> torch.Tensor:
+    model = tiny_encoder("modernbert")
+    rows = torch.randn(tuple(model.get_input_embeddings().weight.shape), generator=torch.Generator().manual_seed(3))
+    return rows * torch.rand(len(rows), 1, generator=torch.Generator().manual_seed(4)).add(0.5)
+
+
+@torch.no_grad()
+def test_the_first_half_is_the_models_own_vector_and_the_second_the_tokens_row(tiny_encoder: Build, table: torch.Tensor):
+    model = tiny_encoder("modernbert").eval()
+    joined = TransformerEncoder(join_static(model, table))
+    assert joined.layout == "packed"
+    packed = pack(TEXTS)
+    found = joined.tokens(packed)
+    width = table.shape[1]
+    own = TransformerEncoder(model).tokens(packed)
+    assert torch.nn.functional.cosine_similarity(found[:, :width], own).min() > 0.999
+    torch.testing.assert_close(found[:, :width].norm(dim=1), own.norm(dim=1), rtol=1e-2, atol=0)
+    carried = found[:, width:] - found[:, width:].mean(dim=1, keepdim=True)
+    rows = table[packed.ids] - table[packed.ids].mean(dim=1, keepdim=True)
+    assert torch.nn.functional.cosine_similarity(carried, rows).min() > 0.999
+
+
+def test_the_model_that_is_joined_stays_as_it_was(tiny_encoder: Build, table: torch.Tensor):
+    model = tiny_encoder("modernbert")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    join_static(model, table)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_other_models_and_tables_are_refused(tiny_encoder: Build, table: torch.Tensor):
+    assert not can_join(tiny_encoder("bert"))
+    with pytest.raises(UserError, match="BertModel cannot be joined with token vectors"):
+        join_static(tiny_encoder("bert"), table)
+    with pytest.raises(UserError, match="they must be equal"):
+        join_static(tiny_encoder("modernbert"), table[:, :-1])
+
+
+# ---- models whose layers add less, or nothing
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "roberta", "distilbert"])
+def test_without_context_each_token_has_the_direction_of_its_row(architecture: str, tiny_encoder: Build):
+    model = tiny_encoder(architecture).eval()
+    rows = torch.randn(tuple(model.get_input_embeddings().weight.shape), generator=torch.Generator().manual_seed(3))
+    drop_context(model)
+    lengths = install_token_vectors(model, rows)
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(lengths, centred.norm(dim=1))
+    found = TransformerEncoder(model).tokens(pack(TEXTS))
+    assert torch.nn.functional.cosine_similarity(found, centred[pack(TEXTS).ids]).min() > 0.9999
+
+
+@torch.no_grad()
+def test_layers_that_add_less_leave_token_vectors_nearer_to_the_embeddings(tiny_encoder: Build):
+    packed, distances = pack(TEXTS), []
+    for factor in (1.0, 0.5, 0.1):
+        model = tiny_encoder("modernbert").eval()
+        scale_residuals(model, factor)
+        found = TransformerEncoder(model).tokens(packed)
+        drop_context(model)
+        distances.append(float((found - TransformerEncoder(model).tokens(packed)).norm()))
+    assert distances[0] > distances[1] > distances[2]
