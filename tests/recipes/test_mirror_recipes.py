@@ -316,3 +316,45 @@ def test_best_steps_matrices_with_muon_and_the_rest_with_adamw(bert_folder, text
     of_muon = {id(each) for group in muon.param_groups for each in group["params"]}
     names = {name for name, master in zip(weights.names, weights.masters, strict=True) if id(master) in of_muon}
     assert names and not any("embedding" in name or "norm" in name.lower() for name in names)
+
+
+# ---- the released recipe, written naively
+
+
+@pytest.mark.parametrize(("architecture", "pooling"), [("bert", "mean-with-padding"), ("bert", "cls"), ("roberta", "cls")])
+def test_a_training_step_is_that_of_the_released_recipe(architecture, pooling, save_masked_lm, texts):
+    """Padded rows, one forward pass a view, NT-Xent text by text: the loss and the gradient of every weight, dropout aside."""
+    import transformers
+
+    folder = save_masked_lm(architecture)
+    given = {"pooling": pooling, "dropout": 0.0, "max_tokens": 32, "erase_floor": 10, "recipe": "paper", "held_out": 0}
+    config = MirrorConfig(**SMALL | given).for_texts(has_documents=False)
+    embedder = Embedder.load(folder, dtype="float32", device="cpu")
+    config = recipe._fit_to_model(config.resolved(width=32, weight_rms=0.2, model_type=architecture), embedder)
+    made = recipe._Session(folder, embedder, config, training_set(texts, config), recipe.Progress.silent(), None, False)
+    places = np.arange(8)
+    loss = made.gradient_step(made.batch(places, step=0, seed=1), step=0, seed=1)
+    ours = {name: parameter.grad for name, parameter in embedder.encoder.model.named_parameters() if parameter.grad is not None}
+
+    model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    views = made._views(places, step=0, seed=1)
+    assert views[0] != views[1]  # spans were erased
+    vectors = []
+    for view in views:
+        ids = torch.tensor([ids + [embedder.tokenizer.pad_token_id] * (32 - len(ids)) for ids in view])
+        mask = torch.tensor([[1] * len(ids) + [0] * (32 - len(ids)) for ids in view])
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        vectors.append(hidden[:, 0] if pooling == "cls" else hidden.mean(dim=1))
+    units = torch.nn.functional.normalize(torch.cat(vectors), dim=1)
+    total = torch.zeros(())
+    for anchor in range(16):
+        twin = (anchor + 8) % 16
+        terms = [torch.exp(units[anchor] @ units[other] / 0.04) for other in range(16) if other != anchor]
+        total = total - torch.log(torch.exp(units[anchor] @ units[twin] / 0.04) / torch.stack(terms).sum())
+    (total / 16).backward()
+    assert loss == pytest.approx(float(total.detach() / 16), rel=1e-4)
+    theirs = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert set(ours) >= {name for name in theirs if "pooler" not in name}
+    largest = max(float(gradient.abs().max()) for gradient in theirs.values())
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-4 * largest, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")

@@ -303,7 +303,8 @@ def _mirror(corpus: "DocstringCorpus", folder: Path, *, budget_s: float, seed: i
         MODEL,
         list(corpus.sentences),
         folder,
-        level="sentence",
+        recipe="best",
+        documents=[list(document) for document in corpus.documents],
         max_tokens=_WHOLE_TOKENS,
         epochs=_EPOCHS,
         budget_s=budget_s,
@@ -313,18 +314,19 @@ def _mirror(corpus: "DocstringCorpus", folder: Path, *, budget_s: float, seed: i
     )
     config, run = made.config, made.runs[made.best]
     settings: dict[str, Any] = {
-        "method": "Mirror-BERT (identity contrastive)",
-        "sentences": f"{made.texts:,}",
+        "method": "contrast on neighbouring sentences (recipe best)",
+        "pairs of sentences": f"{made.texts:,}",
         "steps": run.steps,
-        "sentences a step": run.batch_texts,
+        "pairs a step": run.batch_texts,
         "learning rate": f"{config.learning_rate:.2g}",
         "temperature": config.temperature,
-        "dropout": config.dropout,
-        "characters erased": config.erased_chars,
-        "pooling": config.pooling,
+        "anchor": config.anchor,
+        "whitened by the power": config.whiten,
+        "joined with token vectors": "yes" if config.join else "no",
         "training": f"{run.seconds:.1f} s",
     }
-    return Training(texts=made.texts, seconds=run.seconds, positives="each one paired with itself", settings=settings)
+    positives = "sentences that follow each other in one docstring drawn together"
+    return Training(texts=made.texts, seconds=run.seconds, positives=positives, settings=settings)
 
 
 # ---- what is shown and kept
