@@ -325,8 +325,8 @@ def _mirror(corpus: "DocstringCorpus", folder: Path, *, budget_s: float, seed: i
         "joined with token vectors": "yes" if config.join else "no",
         "training": f"{run.seconds:.1f} s",
     }
-    positives = "sentences that follow each other in one docstring drawn together"
-    return Training(texts=made.texts, seconds=run.seconds, positives=positives, settings=settings)
+    positives = "those that follow each other in one docstring drawn together"
+    return Training(texts=len(corpus.sentences), seconds=run.seconds, positives=positives, settings=settings)
 
 
 # ---- what is shown and kept
