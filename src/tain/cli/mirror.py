@@ -65,6 +65,7 @@ def mirror(
         a folder, a hub name, or tain-mini (built in)
     """
     settled = settle(MirrorConfig, config, file=settings, budget_s=seconds(budget) if budget is not None else None)
+    settled.refuse_without_effect()
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
     from tain.foundation.runtime import process_age_s

@@ -225,6 +225,11 @@ def mirror(
         model_type=str(embedder.encoder.model.config.model_type),
     )
     config = _fit_to_model(resolved, embedder)
+    if config.whiten and len(material.own_texts) <= embedder.encoder.dim:
+        raise UserError(
+            f"there are {len(material.own_texts):,} texts to fit the whitening to, but vectors of {embedder.encoder.dim} numbers need more: "
+            "give many more texts, or --whiten 0"
+        )
     progress.note(embedder.encoder.layout_reason)
     folder = None if output is None else Path(output)
     session = _Session(model, embedder, config, material, progress, folder, overwrite, began_s=began_s, untouched_pooling=untouched_pooling)
@@ -638,7 +643,7 @@ class _Session:
         assert teacher is not None and config.whiten is not None
         weights = torch.ones(len(teacher.table)) if trained.token_weights is None else trained.token_weights.cpu()
         table = (teacher.table / weights[:, None]).to(trained.device)
-        texts = self.material.own_texts[:_JOINING_TEXTS]
+        texts = self.material.own_texts[: _JOINING_TEXTS if config.budget_s is None else _FEWEST_JOINING_TEXTS]
         for _ in range(2):  # the second time with the lengths that the first one shows
             self.embedder.encoder = TransformerEncoder(
                 join_static(trained.model, table), pooling=trained.pooling, pad_id=trained.pad_id, token_weights=trained.token_weights
@@ -672,12 +677,21 @@ class _Session:
         """Mean and covariance of the user's own texts that were trained on, by the encoder as it is."""
         texts = self.material.own_texts
         moments = Moments(self.embedder.encoder.dim)
-        most = _WHITENING_TEXTS if self.config.budget_s is None else max(2000, 4 * self.embedder.encoder.dim)
+        most = _WHITENING_TEXTS if self.config.budget_s is None else max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim)
         with self._computing():
             for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
                 end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
                 moments.add(self.embedder.encode(texts[start:end], normalise=False))
         return moments
+
+    def _reports_after_training(self) -> float:
+        """How many label-free reports, each of a thousand encoded texts or so, cost as much time as what a run does after its training."""
+        if not self.config.whiten:
+            return 1.0
+        fitted = max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim) / 1000
+        if not self.config.join:
+            return 1.0 + fitted
+        return _JOINED_COST * (1.0 + fitted + 2 * _FEWEST_JOINING_TEXTS / 1000)
 
     def _whiten(self) -> None:
         """Fit the whitening to the user's own texts that were trained on, and let the encoder carry it."""
@@ -720,7 +734,7 @@ class _Session:
         if config.budget_s is None:
             return config.batch_texts, (texts // config.batch_texts) * config.epochs, None
         budget_s = config.budget_s
-        reserve_s = report_s + _saving_estimate_s(self.embedder.encoder)
+        reserve_s = report_s * self._reports_after_training() + _saving_estimate_s(self.embedder.encoder)
         seconds_per_text = self._measure_text_s(seed)
         seconds_per_text, room_s = distributed.from_first(lambda: [seconds_per_text, budget_s - self._elapsed_s() - reserve_s])
         fits = math.floor(room_s / seconds_per_text)
@@ -799,9 +813,10 @@ class _Session:
 
 
 _PAIRS_A_SECOND, _TEACHERS_SHARE = 4000, 0.15  # of token vectors on one core, and of a budget
-_JOINING_TEXTS = 4000
+_JOINING_TEXTS, _FEWEST_JOINING_TEXTS = 4000, 500  # the second in a budget, as below
+_JOINED_COST = 3.0  # of encoding, over that of the encoder itself
 _STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
-_WHITENING_TEXTS = 10_000  # more change the covariance little and take longer
+_WHITENING_TEXTS, _FEWEST_WHITENING_TEXTS = 10_000, 1600  # more change the covariance little and take longer
 _WHITENING_TEXTS_AT_ONCE = 4096
 _FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead
 

@@ -196,6 +196,7 @@ class MirrorConfig:
         of_training = (
             "positives",
             "anchor",
+            "join",
             "temperature",
             "epochs",
             "dropout",

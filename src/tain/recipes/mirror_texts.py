@@ -96,19 +96,20 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
     if documents is not None and "neighbours" not in kinds:
         raise UserError("documents are for neighbouring sentences: give --positives neighbours, or leave --documents out")
     given = [each for each in everything if (each[0].strip() and each[1].strip() if is_paired else each.strip())]
+    fills_batch = config.trains and "neighbours" not in kinds  # else nothing, or pairs of neighbours
     different = _without_repeats(given, is_paired=is_paired)
     kept = given if config.keep_repeats else different
-    _refuse_too_few(len(different), len(given), len(kept), config, needs_batch="neighbours" not in kinds)
+    _refuse_too_few(len(different), len(given), len(kept), config, needs_batch=fills_batch)
     rng = np.random.default_rng([config.seed, 1])
     order = rng.permutation(len(kept))
-    held = _held_out(len(kept), config, fills_batch="neighbours" not in kinds)
+    held = _held_out(len(kept), config, fills_batch=fills_batch)
     rest = order[held:]
     if config.keep_repeats or is_paired:  # else no text is there twice
         sides = [{same_text_key(text) for text in ([each] if isinstance(each, str) else each)} for each in kept]
         is_held = set().union(*(sides[place] for place in order[:held]))
         rest = np.array([place for place in rest if not sides[place] & is_held], dtype=np.int64)
     trained = rest[: config.max_texts or None]
-    fewest = (config.batch_texts if config.budget_s is None else 2) if "neighbours" not in kinds else 0
+    fewest = 2 if not fills_batch else config.batch_texts if config.budget_s is None else 2
     if len(trained) < fewest:
         raise UserError(
             f"{held:,} texts are held out, and {len(trained):,} others are left to train on, fewer than {fewest:,}: "
