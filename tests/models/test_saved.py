@@ -402,7 +402,7 @@ def test_mirroring_and_correcting_keep_prompts(encoder_folder: Path, sentences: 
 
     with_prompts(encoder_folder)
     edit(encoder_folder / "config_sentence_transformers.json", similarity_fn_name="dot")
-    tain.mirror(encoder_folder, sentences, tmp_path / "mirrored", batch_texts=6, epochs=1, held_out=0, device="cpu")
+    tain.mirror(encoder_folder, sentences, tmp_path / "mirrored", batch_texts=6, epochs=1, held_out=0, max_tokens=16, device="cpu")
     tain.correct(encoder_folder, sentences, tmp_path / "corrected", method="remove-top", device="cpu")
     assert_prompts_are_kept(tmp_path / "mirrored")
     assert_prompts_are_kept(tmp_path / "corrected")

@@ -198,7 +198,9 @@ def test_what_cannot_work_is_refused(given, documents, message, bert_folder, tex
 
 def test_too_few_texts_to_whiten_by_are_refused_before_training(bert_folder, texts, documents, monkeypatch):
     monkeypatch.setattr(recipe._Session, "run", lambda self: pytest.fail("begun"))
-    with pytest.raises(UserError, match="there are 30 texts to fit the whitening to, but vectors of 32 numbers need more: .*or --whiten 0"):
+    with pytest.raises(
+        UserError, match=r"there are 30 texts to fit the whitening to, but vectors of 32 numbers need more: .*or --whiten 0"
+    ):
         mirror(bert_folder, texts[:30], documents=documents, recipe="best", **SMALL | {"held_out": 0})
 
 

@@ -45,11 +45,14 @@ def gloo_threads():
     return [name for path in glob.glob("/proc/self/task/*/comm") if "gloo" in (name := open(path).read().strip())]
 """
 _ALONE = """
-import os
+import os, time
 os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 import torch
 from tain.training import distributed
 distributed.start_processes("cpu")
+began_s = time.monotonic()
+while not gloo_threads() and time.monotonic() - began_s < 60:  # a thread takes its name when it first runs
+    time.sleep(0.01)
 assert gloo_threads()  # or this test shows nothing
 """
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="thread names are read from /proc")

@@ -145,12 +145,15 @@ class SavedCrossEncoder(PairRanker):
     def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
         """Write it into an existing folder as sentence-transformers does, weights in float32."""
         number_type = next(self.network.model.parameters()).dtype
+        kind = type(self.activation)
+        activation = f"{kind.__module__}.{kind.__name__}"
+        config = self.network.model.config  # where sentence-transformers looks in a folder without modules.json
+        config.sentence_transformers = {**(getattr(config, "sentence_transformers", None) or {}), "activation_fn": activation}
         set_number_type(self.network, torch.float32)
         self.network.model.save_pretrained(folder)
         set_number_type(self.network, number_type)
         self.tokenizer.save_pretrained(folder)
-        activation = type(self.activation)
-        about = {**self.about, "model_type": "CrossEncoder", "activation_fn": f"{activation.__module__}.{activation.__name__}"}
+        about = {**self.about, "model_type": "CrossEncoder", "activation_fn": activation}
         (folder / "config_sentence_transformers.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         write_record(folder, record)
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tain.batches.tokenizing import bare_ids
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 
@@ -16,6 +15,8 @@ def unknown_share(tokenizer: Any, texts: Sequence[str], *, sample: int = _SAMPLE
 
     A text that becomes no token at all counts as one unknown token; blank texts do not count. 0 where nothing can be told.
     """
+    from tain.batches.tokenizing import bare_ids  # with torch, which a student has no need of
+
     step = max(1, len(texts) // sample)
     drawn = [str(text)[:_SAMPLE_CHARACTERS] for text in texts[::step] if str(text).strip()]
     unknown = tokenizer.unk_token_id
