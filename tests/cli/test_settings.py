@@ -42,7 +42,7 @@ def test_whole_numbers_pass_for_floats_and_lists_for_paths(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("temprature = 0.1", "has unknown settings temprature: known are level, temperature"),
+        ("temprature = 0.1", "has unknown settings temprature: known are recipe, level"),
         ("temperature = 'warm'", "gives temperature = 'warm': the wrong kind of value, see the help of --temperature"),
         ("seeds = true", "gives seeds = True: the wrong kind of value"),
         ("level = 'chapter'", "gives level = 'chapter': the wrong kind of value"),

@@ -14,7 +14,7 @@ from tain import Embedder
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "out"
-    command = [sys.executable, "-m", "tain", "demo", "-o", str(folder), "--minutes", "3", "--sentences", "400", "--functions", "40"]
+    command = [sys.executable, "-m", "tain", "demo", "-o", str(folder), "--minutes", "3", "--sentences", "600", "--functions", "40"]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # tests may run side by side
     return folder, subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
 

@@ -28,7 +28,7 @@ MODEL = "tain-mini"
 _MARKER = "demo.json"  # says that a folder is a demo's own
 _ENCODER = "encoder"
 _PAGE = "page.html"
-_FEWEST_SENTENCES = 400  # two steps of the recipe
+_FEWEST_SENTENCES = 600  # more than the vectors have numbers, or they cannot be whitened
 _FEWEST_FUNCTIONS = 20
 _SHOWN_FUNCTIONS = 8
 _LABEL_FREE_TEXTS = 500
@@ -46,7 +46,7 @@ def demo(
     minutes: Annotated[
         float, Parameter(help="time for everything, 1 or more; a slow machine trains on fewer texts, though a minute at least")
     ] = 2.0,
-    sentences: Annotated[int, Parameter(help="train on at most this many sentences, 400 or more")] = 10_000,
+    sentences: Annotated[int, Parameter(help="train on at most this many sentences, 600 or more")] = 10_000,
     functions: Annotated[int, Parameter(help="measure on at most this many held-out functions, 20 or more")] = 1_000,
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes which modules are held out, and the training")] = 13,
     overwrite: Annotated[bool, Parameter(negative="", help="replace OUTPUT even if something else is there")] = False,

@@ -242,7 +242,8 @@ def isotropy_as_published(vectors: np.ndarray) -> float:
         0 to 1, higher is better.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
-    logs = _counted_logsumexp(vectors @ _directions(vectors).T, np.ones((1, len(vectors))))
+    directions = np.linalg.eigh(vectors.T @ vectors)[1]  # whole, for its rows to be (dim,)
+    logs = _counted_logsumexp(vectors @ directions.T, np.ones((1, len(vectors))))
     return float(np.exp(logs.min() - logs.max()))
 
 

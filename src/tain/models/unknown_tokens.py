@@ -31,7 +31,7 @@ def check_known(model: Any, texts: Sequence[str], *, progress: Progress, is_trai
     """Warn of texts that a model's tokenizer largely does not know, and refuse to train on them from ``REFUSE_FROM`` on.
 
     Args:
-        model: Has a ``tokenizer`` and a ``name``; one without (a student) reads characters, and knows all of them.
+        model: Has a ``tokenizer`` and a ``name``; one without (a student, a ranker without towers) knows all texts.
         texts: Those that the model is to read.
         progress: Told of a share from ``WARN_FROM`` on.
         is_training: Something is to be learnt of the texts.
@@ -43,7 +43,7 @@ def check_known(model: Any, texts: Sequence[str], *, progress: Progress, is_trai
     Raises:
         UserError: ``is_training``, and nearly all is unknown.
     """
-    tokenizer = getattr(model, "tokenizer", None)
+    tokenizer = getattr(model, "tokenizer", None) if getattr(model, "towers", True) else None
     if tokenizer is None:
         return 0.0
     share = unknown_share(tokenizer, texts, sample=sample)
