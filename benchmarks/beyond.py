@@ -86,7 +86,7 @@ def rival(kind, model, texts, seed, work):
     for module in transformer.modules():
         if isinstance(module, torch.nn.Dropout) and module.p == 0:
             module.p = 0.1  # SimCSE's views differ by dropout alone, and this model's config has none
-    encoder = SentenceTransformer(modules=[transformer, models.Pooling(transformer.get_word_embedding_dimension(), "mean")], device="cpu")
+    encoder = SentenceTransformer(modules=[transformer, models.Pooling(transformer.auto_model.config.hidden_size, "mean")], device="cpu")
     texts = list(np.random.default_rng(seed).permutation(texts))
     if kind == "simcse":
         data, loss = Dataset.from_dict({"anchor": texts, "positive": texts}), losses.MultipleNegativesRankingLoss(encoder)
