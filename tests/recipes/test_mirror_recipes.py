@@ -102,6 +102,12 @@ def test_our_defaults_are_another_recipe():
     assert (filled.positives, filled.pooling, filled.keep_repeats, filled.held_out, filled.whiten) == ("identity", "mean", False, 500, 0.0)
 
 
+def test_single_words_are_neither_weighed_nor_whitened_nor_joined():
+    config = MirrorConfig(recipe="best", level="word").for_texts(has_documents=False)
+    filled = config.resolved(width=384, weight_rms=0.1, model_type="modernbert")
+    assert (filled.token_weights, filled.whiten, filled.join, filled.pooling) == ("none", 0.0, False, "mean")
+
+
 # ---- positives
 
 

@@ -211,6 +211,8 @@ def _training(record: dict[str, Any]) -> str:
         )
         if config["anchor"]:
             lines.append(f"anchor {config['anchor']:g}: cosines are kept near those of token vectors trained on the same positives")
+        if config["join"]:
+            lines.append("joined with those token vectors: the second half of the model's width carries them past its layers")
         lines.append(f"trained on texts cut at {config['max_tokens']} tokens; seed {record['best_seed']} of {record['seeds']}")
     if kind == "fast" and config["positives"] == "neighbours":
         lines.append(

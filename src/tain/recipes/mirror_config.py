@@ -259,20 +259,17 @@ class MirrorConfig:
         filled: dict[str, Any] = {**asdict(PRESETS[self.level]), "dropout": _PAPERS_DROPOUT}
         filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
         filled |= suggested or {}
-        filled["join"] = (
-            self.recipe == "best"
-            and bool(self.anchor)
-            and model_type == "modernbert"
-            and self.whiten != 0
-            and self.pooling in (None, "mean")
-        )
         filled |= {"token_weights": "none", "whiten": 0.0, "optimizer": "muon" if self.recipe == "best" else "adamw"}
         if self.recipe == "paper":
             filled |= papers_values(self.level, model_type)
             if self.drophead > 0 and filled["pooling"] == "mean-with-padding":
                 filled["pooling"] = "mean"  # drophead runs packed, where there is no padding
         elif self.recipe in ("fast", "best"):
-            filled |= {"pooling": "mean", "token_weights": "sif", "whiten": 0.5}
+            # single words are better as they are (docs/evaluation.md, baselines)
+            filled |= {"pooling": "mean"} | ({} if self.level == "word" else {"token_weights": "sif", "whiten": 0.5})
+        whiten = filled["whiten"] if self.whiten is None else self.whiten
+        can_join = bool(self.anchor) and whiten > 0 and model_type == "modernbert" and self.pooling in (None, "mean")
+        filled["join"] = self.recipe == "best" and can_join
         filled["sif_smoothing"] = 1e-2 if self.recipe == "fast" else 1e-3
         if self.recipe == "best":
             filled |= {"temperature": 0.05, "learning_rate": 2 * filled["learning_rate"]}
