@@ -107,7 +107,7 @@ def rival(kind, model, texts, seed, work):
         data = Dataset.from_dict({"noisy": noisy, "text": texts})
         loss, batch, rate = losses.DenoisingAutoEncoderLoss(encoder, tie_encoder_decoder=True), 8, 3e-5
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(work), num_train_epochs=1, per_device_train_batch_size=batch, learning_rate=rate, warmup_ratio=0.1, seed=seed,
+        output_dir=str(work), num_train_epochs=1, per_device_train_batch_size=batch, learning_rate=rate, warmup_steps=0.1, seed=seed,
         save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True, logging_steps=20, bf16=False,
     )  # fmt: skip
     SentenceTransformerTrainer(model=encoder, args=arguments, train_dataset=data, loss=loss).train()
