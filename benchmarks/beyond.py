@@ -211,11 +211,12 @@ def report(rows, chosen):
         line = "".join(f"{each:12.1f}" for each in by_set)
         print(f"{label:34}{line}{np.mean(means):8.2f} ±{spread:4.2f}{len(means):7}{table[label]['seconds']:9.1f}")
     sys.stdout.flush()
-    no_model = max(each["mean"] for label, each in table.items() if label == "lexical" or label.startswith("static:"))
+    baselines = [each["mean"] for label, each in table.items() if label == "lexical" or label.startswith("static:")]
+    no_model = max(baselines, default=float("nan"))
     claims = [
         Claim(f"{label}: points above the best row without a model", round(each["mean"] - no_model, 2), "points", 3.0 if "best" in label else None,
               (round(min(each["all"]) - no_model, 2), round(max(each["all"]) - no_model, 2)), None)
-        for label, each in table.items() if label.startswith(("best", "fast"))
+        for label, each in table.items() if baselines and label.startswith(("best", "fast"))
     ]  # fmt: skip
     finish(chosen.name, claims, {"split": chosen.split, "model": chosen.model, "table": table}, quick=chosen.quick)
 
