@@ -644,11 +644,13 @@ class _Session:
         weights = torch.ones(len(teacher.table)) if trained.token_weights is None else trained.token_weights.cpu()
         table = (teacher.table / weights[:, None]).to(trained.device)
         texts = self.material.own_texts[: _JOINING_TEXTS if config.budget_s is None else _FEWEST_JOINING_TEXTS]
-        for _ in range(2):  # the second time with the lengths that the first one shows
-            self.embedder.encoder = TransformerEncoder(
-                join_static(trained.model, table), pooling=trained.pooling, pad_id=trained.pad_id, token_weights=trained.token_weights
-            ).eval()
-            table = table / self._shown_lengths(texts, table)[:, None]
+
+        def joined(table: Tensor) -> TransformerEncoder:
+            model = join_static(trained.model, table)
+            return TransformerEncoder(model, pooling=trained.pooling, pad_id=trained.pad_id, token_weights=trained.token_weights).eval()
+
+        self.embedder.encoder = joined(table)
+        self.embedder.encoder = joined(table / self._shown_lengths(texts, table)[:, None])
         moments = self._moments()
         self.embedder.correction = fit_joined(moments, powers=(config.whiten, _STATIC_WHITENING), dimensions=trained.dim)
 
@@ -691,7 +693,7 @@ class _Session:
         fitted = max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim) / 1000
         if not self.config.join:
             return 1.0 + fitted
-        return _JOINED_COST * (1.0 + fitted + 2 * _FEWEST_JOINING_TEXTS / 1000)
+        return _JOINED_COST * (1.0 + fitted + _FEWEST_JOINING_TEXTS / 1000)
 
     def _whiten(self) -> None:
         """Fit the whitening to the user's own texts that were trained on, and let the encoder carry it."""

@@ -1,7 +1,7 @@
-"""Token vectors trained as a bag of words: seconds of training that no layer takes part in, and a teacher for the encoder.
+"""Token vectors trained as a bag of words: minutes of training that no layer takes part in, and a teacher for the encoder.
 
 A text's vector is the weighted mean of its tokens' vectors. They start from the model's input embeddings, whitened and weighted by frequency, and
-are trained on the same positives as the encoder. A step costs a thousandth of the encoder's, so that it can see every pair there is. Alone they
+are trained on the same positives as the encoder. A pair costs about a hundredth of what it costs the encoder, so that all pairs at hand can be used. Alone they
 know nothing of word order; as a teacher they keep the encoder from losing what words say (``docs/LOG.md`` has the figures).
 """
 
