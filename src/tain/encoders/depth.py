@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tain.foundation.errors import UserError
+from tain.foundation.probing import evaluating
 
 # what a layer adds to its input goes through these: ModernBERT; BERT, RoBERTa, ELECTRA and their relatives; DistilBERT
 _OUTPUTS = ("attn.Wo", "mlp.Wo", "output.dense", "attention.out_lin", "ffn.lin2")
@@ -98,14 +99,7 @@ def install_token_vectors(model: Any, table: Float[Tensor, "vocabulary dim"]) ->
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
     ids = lengths.topk(min(8, len(lengths))).indices
-    was_training, packing = model.training, model.config._attn_implementation
-    model.eval()
-    model.config._attn_implementation = "eager"
-    try:
-        found = model(input_ids=ids[None]).last_hidden_state[0]
-    finally:
-        model.config._attn_implementation = packing
-        model.train(was_training)
+    (found,) = _plain_vectors(model, [ids.tolist()])
     if not torch.allclose(found, directions[ids], atol=1e-2):
         raise UserError(
             f"{type(model).__name__} does more to its embeddings than normalise them: leave --documents out, or give --recipe best"
@@ -115,14 +109,16 @@ def install_token_vectors(model: Any, table: Float[Tensor, "vocabulary dim"]) ->
 
 def _reads_each_token_alone(model: Any) -> bool:
     """Tell whether tokens keep their vectors when all others, and their order, change."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    packing = model.config._attn_implementation
+    first, second = _plain_vectors(model, [[5, 6, 7], [8, 6, 9, 5]])
+    return torch.allclose(first[:2], second[[3, 1]], atol=1e-4, rtol=1e-4)
+
+
+def _plain_vectors(model: Any, texts: list[list[int]]) -> list[Float[Tensor, "tokens dim"]]:
+    """Token vectors of each text by itself, in eval mode and with transformers' own attention."""
+    device, attention = next(model.parameters()).device, model.config._attn_implementation
     model.config._attn_implementation = "eager"
     try:
-        first, second = (model(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0] for ids in ([5, 6, 7], [8, 6, 9, 5]))
+        with evaluating(model):
+            return [model(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0] for ids in texts]
     finally:
-        model.config._attn_implementation = packing
-        model.train(was_training)
-    return torch.allclose(first[:2], second[[3, 1]], atol=1e-4, rtol=1e-4)
+        model.config._attn_implementation = attention
