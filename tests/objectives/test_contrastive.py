@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tain.foundation.errors import ShapeError
-from tain.objectives.contrastive import info_nce
+from tain.objectives.contrastive import info_nce, paired_info_nce
 
 
 @pytest.fixture
@@ -101,3 +101,35 @@ def test_bfloat16_vectors_are_compared_in_float32(generator):
     found = info_nce(left, right, temperature=0.04)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, info_nce(left.float(), right.float(), temperature=0.04))
+
+
+def naive_pairs(left, right, temperature, is_same=None):
+    batch, total = len(left), 0.0
+    for queries, keys, same in ((left, right, is_same), (right, left, None if is_same is None else is_same.T)):
+        for i in range(batch):
+            scores = {
+                j: math.exp(float(queries[i] @ keys[j] / (queries[i].norm() * keys[j].norm())) / temperature)
+                for j in range(batch)
+                if j == i or same is None or not bool(same[i, j])
+            }
+            total -= math.log(scores[i] / sum(scores.values()))
+    return total / (2 * batch)
+
+
+def test_identical_pairs_are_at_the_chance_level_of_one_side():
+    same = torch.ones(4, 8)
+    assert paired_info_nce(same, same, temperature=0.04).item() == pytest.approx(math.log(4), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 7])
+def test_the_loss_of_pairs_equals_a_double_loop(batch, generator):
+    left, right = torch.randn(2, batch, 5, generator=generator)
+    is_same = torch.rand(batch, batch, generator=generator) < 0.3
+    assert paired_info_nce(left, right, temperature=0.3).item() == pytest.approx(naive_pairs(left, right, 0.3), rel=1e-5)
+    masked = paired_info_nce(left, right, temperature=0.3, is_same=is_same).item()
+    assert masked == pytest.approx(naive_pairs(left, right, 0.3, is_same), rel=1e-5)
+
+
+def test_a_pair_alone_has_no_negatives():
+    with pytest.raises(ShapeError, match="at least 2 pairs"):
+        paired_info_nce(torch.ones(1, 3), torch.ones(1, 3), temperature=0.1)

@@ -7,8 +7,8 @@ import torch
 from tain.batches.types import KeptTexts
 from tain.foundation.errors import ShapeError
 from tain.foundation.progress import Progress
-from tain.objectives.contrastive import similarity_gap
-from tain.recipes.mirror_static import TokenVectors, train_token_vectors
+from tain.objectives.contrastive import paired_info_nce, similarity_gap
+from tain.recipes.mirror_static import TokenVectors, _gathered, _keys, train_token_vectors
 
 
 def kept(texts: list[list[int]]) -> KeptTexts:
@@ -92,3 +92,38 @@ def test_the_gap_has_its_closed_form():
 def test_one_text_has_no_gap():
     with pytest.raises(ShapeError, match="at least 2 texts"):
         similarity_gap(torch.ones(1, 2), torch.ones(1, 2))
+
+
+def test_texts_have_the_same_key_only_where_their_tokens_are_the_same():
+    keys = _keys(kept([[5, 6, 7], [], [7, 6, 5], [5, 6, 7], [5, 6], [5, 6, 7, 0], []]), seed=3).tolist()
+    assert keys[0] == keys[3]
+    assert keys[1] == keys[6]
+    assert len(set(keys)) == 5
+
+
+def test_gathered_texts_are_those_that_were_chosen():
+    ids, starts = _gathered(kept([[5, 6], [], [7, 8, 9], [4]]), np.array([3, 1, 2]))
+    assert ids.tolist() == [4, 7, 8, 9]
+    assert starts.tolist() == [0, 1, 1]
+
+
+def test_a_text_that_is_in_two_pairs_is_no_negative_of_itself(monkeypatch):
+    """A ring of neighbours: every text is the left one of a pair and the right one of another."""
+    seen = []
+
+    def recording(left, right, *, temperature, is_same):
+        seen.append(int((is_same & ~torch.eye(len(is_same), dtype=torch.bool)).sum()))
+        return paired_info_nce(left, right, temperature=temperature, is_same=is_same)
+
+    monkeypatch.setattr("tain.recipes.mirror_static.paired_info_nce", recording)
+    texts = [[4 + 2 * number, 5 + 2 * number] for number in range(1024)]
+    train_token_vectors(
+        torch.randn(2 * 1024 + 4, 8, generator=torch.Generator().manual_seed(0)),
+        kept(texts),
+        kept(texts[1:] + texts[:1]),
+        special=[2, 3],
+        most_pairs=1024,
+        seed=1,
+        progress=Progress.silent(),
+    )
+    assert seen == [1024]

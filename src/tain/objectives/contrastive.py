@@ -47,6 +47,39 @@ def info_nce(
     return F.cross_entropy(logits, twins)
 
 
+def paired_info_nce(
+    left: Float[Tensor, "batch dim"],
+    right: Float[Tensor, "batch dim"],
+    *,
+    temperature: float,
+    is_same: Bool[Tensor, "batch batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Contrast each left text with all right texts of the batch, and each right text with all left texts.
+
+    Unlike ``info_nce``, texts of one side are no negatives of each other: a quarter of the similarities, which suits large batches
+    of pairs. The symmetric in-batch softmax of dual encoders (van den Oord et al. 2018, the loss of CLIP).
+
+    Args:
+        left: First text of each pair; vectors of any length, compared by cosine.
+        right: Second text of each pair; row i belongs to ``left[i]``.
+        temperature: Divides the cosines, above 0.
+        is_same: True where left text i and right text j are the same text, which is no negative of itself. The diagonal is ignored.
+
+    Returns:
+        Mean over the 2 * batch texts, in nats. Chance level is log(batch).
+
+    Raises:
+        ShapeError: With fewer than two pairs there are no negatives.
+    """
+    if len(left) < 2:
+        raise ShapeError(f"paired_info_nce needs at least 2 pairs for negatives, got {tuple(left.shape)}")
+    logits = F.normalize(left.float(), dim=-1) @ F.normalize(right.float(), dim=-1).T / temperature  # (batch, batch)
+    own = torch.arange(len(left), device=logits.device)
+    if is_same is not None:
+        logits = logits.masked_fill(is_same & (own[:, None] != own), -torch.inf)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
 def similarity_gap(vectors: Float[Tensor, "texts dim"], teacher: Float[Tensor, "texts teacher_dim"]) -> Float[Tensor, ""]:
     """Mean squared difference between the cosines of texts and the cosines that a teacher gives them.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tain.batches.types import KeptTexts
 from tain.encoders.pooling import sif_weights
 from tain.foundation.progress import Progress
-from tain.objectives.contrastive import info_nce
+from tain.objectives.contrastive import paired_info_nce
 
 _SMOOTHING = 1e-3
 _BATCH_PAIRS = 1024
@@ -80,15 +80,17 @@ def train_token_vectors(
     optimizer = torch.optim.Adam([parameter], lr=_LEARNING_RATE)
     losses: list[float] = []
     order = torch.empty(0, dtype=torch.long)
+    left_keys, right_keys = _keys(left, seed=seed), _keys(right, seed=seed)
     with progress.task("token vectors", steps) as task:
         for step in range(steps):
             if len(order) < _BATCH_PAIRS:
                 order = torch.cat([order, torch.randperm(len(left), generator=generator)])
-            batch, order = order[:_BATCH_PAIRS].tolist(), order[_BATCH_PAIRS:]
+            batch, order = order[:_BATCH_PAIRS].numpy(), order[_BATCH_PAIRS:]
             for group in optimizer.param_groups:
                 group["lr"] = _LEARNING_RATE * min(1.0, (step + 1) / warmup_steps) * (1 - step / steps)
-            sides = (_sums(parameter, *_flat([side[text] for text in batch])) for side in (left, right))
-            loss = info_nce(*sides, temperature=_TEMPERATURE)
+            sides = (_sums(parameter, *_gathered(side, batch)) for side in (left, right))
+            is_same = torch.from_numpy(left_keys[batch][:, None] == right_keys[batch])
+            loss = paired_info_nce(*sides, temperature=_TEMPERATURE, is_same=is_same)
             optimizer.zero_grad()
             loss.backward()
             assert parameter.grad is not None
@@ -119,6 +121,26 @@ def _flat(ids: Sequence[Sequence[int]]) -> tuple[Int[Tensor, " tokens"], Int[Ten
     lengths = np.fromiter((len(text) for text in ids), dtype=np.int64, count=len(ids))
     flat = np.fromiter((token for text in ids for token in text), dtype=np.int64, count=int(lengths.sum()))
     return torch.from_numpy(flat), torch.from_numpy(np.cumsum(lengths) - lengths)
+
+
+def _keys(texts: KeptTexts, *, seed: int) -> Int[np.ndarray, " texts"]:
+    """Hash each text's token ids: the same number for the same ids, and different ones for others but by a rare accident."""
+    lengths = np.diff(texts.starts)
+    longest = int(lengths.max(initial=0))
+    factors = np.random.default_rng([seed, 3]).integers(1, 2**63 - 1, size=longest, dtype=np.int64) | 1
+    places = np.arange(len(texts.ids)) - np.repeat(texts.starts[:-1], lengths)
+    with np.errstate(over="ignore"):
+        terms = (texts.ids.astype(np.int64) + 1) * factors[places]
+        return np.add.reduceat(np.append(terms, 0), texts.starts[:-1]) * (lengths > 0)
+
+
+def _gathered(texts: KeptTexts, chosen: Int[np.ndarray, " texts"]) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " texts"]]:
+    """Token ids of some texts, one text behind the other, and where each begins."""
+    begins = texts.starts[chosen]
+    lengths = texts.starts[chosen + 1] - begins
+    starts = np.cumsum(lengths) - lengths
+    where = np.arange(int(lengths.sum())) + np.repeat(begins - starts, lengths)
+    return torch.from_numpy(texts.ids[where].astype(np.int64)), torch.from_numpy(starts)
 
 
 def _sums(table: Tensor, ids: Int[Tensor, " tokens"], starts: Int[Tensor, " texts"]) -> Float[Tensor, "texts dim"]:
