@@ -71,8 +71,8 @@ class Theirs:
         return self.model.encode(list(texts), batch_size=64, show_progress_bar=False)
 
 
-def rival(kind, model, texts, seed, work):
-    """Train sentence-transformers' own label-free recipe, as its documentation has it, on the same weights and texts."""
+def rival(kind, model, texts, seed, work, *, rate=None):
+    """Train sentence-transformers' own label-free recipe, as its documentation has it but for the learning rate, on the same weights and texts."""
     import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -90,7 +90,7 @@ def rival(kind, model, texts, seed, work):
     texts = list(np.random.default_rng(seed).permutation(texts))
     if kind == "simcse":
         data, loss = Dataset.from_dict({"anchor": texts, "positive": texts}), losses.MultipleNegativesRankingLoss(encoder)
-        batch, rate = 128, 3e-5
+        batch, documented = 128, 3e-5
     elif kind == "ct":
         other = list(np.random.default_rng(seed + 1).permutation(texts))
         half = len(texts) // 8
@@ -98,16 +98,16 @@ def rival(kind, model, texts, seed, work):
             (a, b, 0) for a, b in zip(texts[: 7 * half], other[: 7 * half], strict=True) if a != b
         ]
         data = Dataset.from_dict({"a": [p[0] for p in pairs], "b": [p[1] for p in pairs], "label": [p[2] for p in pairs]}).shuffle(seed)
-        loss, batch, rate = losses.ContrastiveTensionLoss(encoder), 64, 1e-5
+        loss, batch, documented = losses.ContrastiveTensionLoss(encoder), 64, 1e-5
     else:
         from random import Random
 
         rng = Random(seed)
         noisy = [" ".join(kept) if (kept := [w for w in text.split() if rng.random() > 0.6]) else text.split()[0] for text in texts]
         data = Dataset.from_dict({"noisy": noisy, "text": texts})
-        loss, batch, rate = losses.DenoisingAutoEncoderLoss(encoder, tie_encoder_decoder=True), 8, 3e-5
+        loss, batch, documented = losses.DenoisingAutoEncoderLoss(encoder, tie_encoder_decoder=True), 8, 3e-5
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(work), num_train_epochs=1, per_device_train_batch_size=batch, learning_rate=rate, warmup_steps=0.1, seed=seed,
+        output_dir=str(work), num_train_epochs=1, per_device_train_batch_size=batch, learning_rate=rate or documented, warmup_steps=0.1, seed=seed,
         save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True, logging_steps=20, bf16=False,
     )  # fmt: skip
     SentenceTransformerTrainer(model=encoder, args=arguments, train_dataset=data, loss=loss).train()
@@ -126,6 +126,9 @@ def main():
         "--pairs", type=int, nargs="+", default=[20_000], help="pairs of neighbours that best trains on; several draw a curve"
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of best")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[0.0], help="learning rates of the rivals; 0 is the documented one (3e-5, CT 1e-5)"
+    )
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--corpus", type=Path, default=Path(__file__).parents[2] / "shared" / "corpus")
     parser.add_argument("--work", type=Path, help="folder for rows.jsonl; with it a run that was cut off goes on")
@@ -174,17 +177,19 @@ def main():
             elif row in RECIPES:
                 measure(row, seed, lambda row=row, seed=seed: mirrored(row, seed))
             else:
-                model = minilm_folder() if chosen.model == "all-MiniLM-L6-v2" else Embedder.load(chosen.model)
-                measure(row, seed, lambda row=row, seed=seed, model=model: _rival(row, model, texts, seed))
+                for rate in chosen.rates:
+                    what = {"learning_rate": rate} if rate else {}
+                    measure(row, seed, lambda row=row, seed=seed, rate=rate: _rival(row, chosen.model, texts, seed, rate), what=what)
     report(rows, chosen)
 
 
-def _rival(kind, embedder, texts, seed):
+def _rival(kind, model, texts, seed, rate):
     work = Path(tempfile.mkdtemp())
+    embedder = Embedder.load(model)
     embedder.encoder.model.config._attn_implementation = "sdpa"
     embedder.encoder.model.save_pretrained(work / "start")
     embedder.tokenizer.save_pretrained(work / "start")
-    return rival(kind, work / "start", texts, seed, work)
+    return rival(kind, work / "start", texts, seed, work, rate=rate)
 
 
 def report(rows, chosen):
@@ -200,8 +205,8 @@ def report(rows, chosen):
     keys = list(mine[0]["scores"])
     print(f"{'':34}" + "".join(f"{key:>12}" for key in keys) + f"{'mean':>14}{'seeds':>7}{'seconds':>9}")
     table = {}
-    for (name, pairs, _), found in groups.items():
-        label = f"{name}, {pairs:,} pairs" if pairs else name
+    for (name, pairs, what), found in groups.items():
+        label = ", ".join([name, *([f"{pairs:,} pairs"] if pairs else []), *(f"{key} {value}" for key, value in json.loads(what).items())])
         by_set = [np.mean([row["scores"][key] for row in found]) for key in keys]
         means = [row["mean"] for row in found]
         spread = np.std(means, ddof=1) if len(means) > 1 else 0.0
