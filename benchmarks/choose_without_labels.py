@@ -20,11 +20,11 @@ from scipy.stats import rankdata
 
 from measuring import Claim, Rows, finish, sts_sentences
 from tain.evaluation.baselines import Lexical
-from tain.evaluation.geometry import label_free_report, label_free_score
+from tain.evaluation.label_free import label_free_report, label_free_score
 from tain.evaluation.report import evaluate
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
-from tain.recipes.mirror import mirror
+from tain.recipes.mirror.recipe import mirror
 from tain.text.readers import read_sentences
 
 TEXTS, HELD_OUT = 2000, 1000
