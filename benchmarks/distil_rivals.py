@@ -14,7 +14,7 @@ from torch import nn
 from tain.foundation.machine import fastest_dtype
 from tain.models.embedder import Embedder
 from tain.models.saved import locate
-from tain.recipes.distil.teacher import Lessons
+from tain.recipes.distil.teacher import TeacherOutputs
 from tain.text.records import Example, Prediction
 from tain.text.tags import tokens_of
 
@@ -103,7 +103,7 @@ class _TwoHeads:
         return self.intents(vectors), [self.slots(each) for each in tokens] if self.slots is not None else []
 
     @torch.inference_mode()
-    def teach(self, texts, *, places=None, progress=None) -> Lessons:
+    def teach(self, texts, *, places=None, progress=None) -> TeacherOutputs:
         whole: list[np.ndarray] = [np.empty(0)] * len(texts)
         spelt = list(whole)
         order = np.argsort([len(text) for text in texts], kind="stable")
@@ -117,7 +117,7 @@ class _TwoHeads:
                     read = tokens[row].float().cpu().numpy()
                     missing = len(tokens_of(texts[place])) - len(read)
                     spelt[place] = np.pad(read, ((0, missing), (0, 0)), constant_values=np.nan)
-        return Lessons(text=np.stack(whole), tokens=spelt if self.slots is not None else None)
+        return TeacherOutputs(text=np.stack(whole), tokens=spelt if self.slots is not None else None)
 
     def predict(self, texts, *, progress=None) -> list[Prediction]:
         taught, found = self.teach(texts), []

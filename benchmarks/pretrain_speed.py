@@ -26,7 +26,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.foundation.machine import keep_freed_memory
 from tain.models.saved import locate
 from tain.recipes.pretrain.config import PretrainConfig
-from tain.recipes.pretrain.objectives import OBJECTIVES, Masker, Material, block_order
+from tain.recipes.pretrain.objectives import OBJECTIVES, Masker, MaskingContext, block_order
 from tain.recipes.pretrain.start import new_model
 from tain.training.optimizer import MasterWeights, adamw
 
@@ -59,10 +59,10 @@ class Ours:
             config = replace(config, compile=True)
         quicken_dropout(model)
         network = MaskedLanguageModel(model).train()
-        weights = MasterWeights(model, number_type=torch.bfloat16)
+        weights = MasterWeights(model, dtype=torch.bfloat16)
         self.optimizer = adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-        material = Material(network, weights, tokenizer, shards_of(folder, tokenizer), config, torch.device("cpu"))
-        self.objective = OBJECTIVES["random"](material)
+        context = MaskingContext(network, weights, tokenizer, shards_of(folder, tokenizer), config, torch.device("cpu"))
+        self.objective = OBJECTIVES["random"](context)
         self.warmup_steps = config.warmup_steps
 
     def serve(self, pipe):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tain.batches import shards as module
-from tain.batches.shards import Shards, Sources, TokenStream, number_type_for, open_shards, token_batches, tokenised
+from tain.batches.shards import Shards, Sources, TokenStream, dtype_for, open_shards, token_batches, tokenised
 from tain.batches.tokenizing import fingerprint
 from tain.foundation.errors import UserError
 from tain.text.readers import read_sentences
@@ -81,8 +81,8 @@ def test_slices_of_a_stream_in_parts_are_those_of_the_whole(rng):
 
 
 def test_two_bytes_a_token_while_the_vocabulary_fits():
-    assert number_type_for(2**16) == np.uint16
-    assert number_type_for(2**16 + 1) == np.uint32
+    assert dtype_for(2**16) == np.uint16
+    assert dtype_for(2**16 + 1) == np.uint32
 
 
 def test_text_is_cut_once(corpus, tokenizer, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from tain.encoders.attention import Packing
 from tain.encoders.dropout import set_dropout
 from tain.encoders.transformer import TransformerEncoder, position_offset_of
 from tain.foundation.errors import ShapeError, UserError
-from tain.foundation.machine import set_number_type
+from tain.foundation.machine import set_dtype
 
 Build = Callable[..., Any]
 
@@ -134,13 +134,13 @@ def test_texts_of_one_length_run_together_where_padding_would_change_vectors(
 def test_a_model_that_cannot_compute_in_bfloat16_stays_in_float32(tiny_encoder: Build, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(transformer, "fastest_dtype", lambda device_type: torch.bfloat16)
     fourier = TransformerEncoder(tiny_encoder("fnet"))
-    assert fourier.number_type("auto") == torch.float32
-    assert fourier.number_type("float32") == torch.float32
+    assert fourier.choose_dtype("auto") == torch.float32
+    assert fourier.choose_dtype("float32") == torch.float32
     with pytest.raises(UserError, match=r"dtype is 'bfloat16', in which FNetModel cannot compute: give float32 or auto"):
-        fourier.number_type("bfloat16")
+        fourier.choose_dtype("bfloat16")
     assert {parameter.dtype for parameter in fourier.model.parameters()} == {torch.float32}
     for architecture in ("bert", "mpnet"):
-        assert TransformerEncoder(tiny_encoder(architecture), pad_id=1).number_type("auto") == torch.bfloat16
+        assert TransformerEncoder(tiny_encoder(architecture), pad_id=1).choose_dtype("auto") == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_bfloat16_stays_close_to_float32(architecture: str, tiny_encoder: Build,
     packed = pack(token_ids(*LENGTHS))
     exact = TransformerEncoder(tiny_encoder(architecture))
     rounded = TransformerEncoder(tiny_encoder(architecture))
-    set_number_type(rounded, torch.bfloat16)
+    set_dtype(rounded, torch.bfloat16)
     left, right = exact(packed), rounded(packed)
     assert right.dtype == torch.float32
     assert torch.cosine_similarity(left, right).min() > 0.999
@@ -332,7 +332,7 @@ def test_a_bfloat16_model_is_still_recognised_as_packable(tiny_encoder: Build):
 
 def test_rotary_frequencies_keep_their_precision_in_bfloat16(tiny_encoder: Build):
     model = tiny_encoder("modernbert")
-    set_number_type(model, torch.bfloat16)
+    set_dtype(model, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert {buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()} == {torch.float32}
 

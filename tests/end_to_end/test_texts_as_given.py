@@ -53,7 +53,7 @@ def entries(bert_folder: Path, save_labeller: Callable[..., Path], tmp_path_fact
     def of_index(texts: Iterable[str]) -> list[Any]:
         index = CandidateIndex.create(folder / f"index-{next(number)}", dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name)  # type: ignore[attr-defined]
         add_candidates(ranker, index, texts)  # type: ignore[arg-type]
-        return [text for _, text in index.living_texts()]
+        return [text for _, text in index.live_texts()]
 
     held = CandidateIndex.create(folder / "held", dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name)  # type: ignore[attr-defined]
     add_candidates(ranker, held, ["a candidate", "another one"])  # type: ignore[arg-type]

@@ -72,10 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
         error.verbose = False
         verb = f" {called}" if called in VERBS else ""
         verb += next((f" {part}" for part in arguments if called == "rank" and part in ("train", "score", "search", "evaluate")), "")
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         if isinstance(error, UnusedCliTokensError):
-            said = f"{', '.join(map(repr, error.unused_tokens or []))} is more than the command takes"
-        _refuse(f"{said if said.endswith('...') else said.rstrip('.')} (see tain{verb} --help)")
+            message = f"{', '.join(map(repr, error.unused_tokens or []))} is more than the command takes"
+        _refuse(f"{message if message.endswith('...') else message.rstrip('.')} (see tain{verb} --help)")
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise

@@ -43,7 +43,7 @@ def flags_of(config_class: type, *, without: tuple[str, ...] = ()) -> type:
     )
 
 
-def settle(config_class: type, flags: Any, *, file: Path | None, **more: Any) -> Any:
+def build_config(config_class: type, flags: Any, *, file: Path | None, **more: Any) -> Any:
     """Build the config from a TOML file and the flags that were given; flags win.
 
     Raises:

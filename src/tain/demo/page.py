@@ -179,17 +179,17 @@ def headline(page: BeforeAfter) -> str:
     trained = f"after {_seconds(page.training_s)} of mirroring"
     ours, theirs = first.finding.format(figure(first, first.after)), figure(first, first.before)
     if first.direction > 0:
-        said = f"{trained[:1].upper()}{trained[1:]}, {page.model} {ours}, {rival.title} for {theirs}: {_amount(first)}"
+        text = f"{trained[:1].upper()}{trained[1:]}, {page.model} {ours}, {rival.title} for {theirs}: {_amount(first)}"
     elif first.direction < 0:
         finding = first.finding.format(theirs)
-        said = f"{rival.title} {finding}, {page.model} {trained} for {figure(first, first.after)}: {_amount(first)}"
+        text = f"{rival.title} {finding}, {page.model} {trained} for {figure(first, first.after)}: {_amount(first)}"
     else:
-        said = f"No clear difference from {rival.title}: {trained}, {page.model} {ours}, {rival.title} for {theirs} ({_amount(first)})"
+        text = f"No clear difference from {rival.title}: {trained}, {page.model} {ours}, {rival.title} for {theirs} ({_amount(first)})"
     for other in others:
         if other.direction not in (0, first.direction):
             way = "higher" if other.direction > 0 else "lower"
-            said += f"; the {other.name} of {page.model} is {way} ({figure(other, other.after)} against {figure(other, other.before)})"
-    return said
+            text += f"; the {other.name} of {page.model} is {way} ({figure(other, other.after)} against {figure(other, other.before)})"
+    return text
 
 
 def _amount(change: Change) -> str:
@@ -478,13 +478,13 @@ def _chart(page: BeforeAfter, *, width: int) -> str:
         for place, bar in enumerate(bars):
             parts += _bar_parts(bar, change, y + place * lane, left=left, height=bar_height, across=across)
     parts.append(f'<line class="axis" x1="{left}" x2="{left}" y1="0" y2="{bottom}"/>')
-    said = "; ".join(
+    text = "; ".join(
         f"{change.name} " + ", ".join(f"{figure(change, bar.value)} {bar.label}" for bar in bars)
         for change, bars in zip(page.changes, figures, strict=True)
     )
     kind = "wide" if is_wide else "narrow"
     return (
-        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"Bar chart. {said}.")}">'
+        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"Bar chart. {text}.")}">'
         + "".join(parts)
         + "</svg>"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tain.demo.docstrings import FunctionDocstring
-from tain.evaluation.encoding import ComparesTexts, Encodes, FitsAtHand
+from tain.evaluation.encoding import ComparesTexts, FitsAtHand
 from tain.evaluation.metrics import (
     GoldPlaces,
     Interval,
@@ -20,6 +20,7 @@ from tain.evaluation.metrics import (
     unit_rows,
 )
 from tain.foundation.errors import ShapeError, UserError
+from tain.models.text_encoder import TextEncoder
 
 _SAME_COSINE = 1e-6  # cosines of float32 vectors closer than this are a tie
 _SAME_FUSED = 1e-12  # of sums of reciprocal places
@@ -75,7 +76,7 @@ class Change:
         return 1 if self.difference.low > 0 else -1
 
 
-def retrieve_by_description(encoder: Encodes, functions: Sequence[FunctionDocstring]) -> DescriptionRetrieval:
+def retrieve_by_description(encoder: TextEncoder, functions: Sequence[FunctionDocstring]) -> DescriptionRetrieval:
     """Let every description look for the rest of its own docstring among those of all ``functions``, by cosine.
 
     An encoder that is fitted first is fitted on the rests, which are the candidates.

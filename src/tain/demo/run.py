@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tain.demo.docstrings import DocstringCorpus, FunctionDocstring
     from tain.demo.page import BeforeAfter, Rival
     from tain.demo.retrieval import Change, DescriptionRetrieval
-    from tain.evaluation.encoding import Encodes
     from tain.evaluation.label_free import LabelFreeReport
+    from tain.models.text_encoder import TextEncoder
 
 MODEL = "tain-mini"
 
@@ -179,7 +179,7 @@ def _gather(*, sentences: int, functions: int, seed: int, progress: Progress) ->
     return corpus
 
 
-def _load(model: str | Path) -> "Encodes":
+def _load(model: str | Path) -> "TextEncoder":
     from tain.foundation.machine import keep_freed_memory
     from tain.models.embedder import Embedder
 
@@ -187,7 +187,7 @@ def _load(model: str | Path) -> "Encodes":
     return Embedder.load(str(model), pooling="mean")
 
 
-def _measure(encoder: "Encodes", functions: "Sequence[FunctionDocstring]", *, seed: int) -> Measured:
+def _measure(encoder: "TextEncoder", functions: "Sequence[FunctionDocstring]", *, seed: int) -> Measured:
     import numpy as np
 
     from tain.demo.retrieval import retrieve_by_description

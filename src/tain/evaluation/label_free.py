@@ -15,9 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from tain.evaluation.encoding import EncodedOnce, Encodes
+from tain.evaluation.encoding import EncodedOnce
 from tain.evaluation.metrics import GoldPlaces, gold_places, resample_counts, unit_rows
 from tain.foundation.errors import ShapeError, UserError
+from tain.models.text_encoder import TextEncoder
 
 Level = Literal["word", "phrase", "sentence"]
 
@@ -121,7 +122,7 @@ def _alignment_and_uniformity(report: LabelFreeReport) -> float:
 
 
 def label_free_report(
-    encoder: Encodes,
+    encoder: TextEncoder,
     texts: Iterable[str],
     *,
     twins: Iterable[str] | None = None,
@@ -150,7 +151,7 @@ def label_free_report(
 
 
 def label_free_bootstrap(
-    encoder: Encodes,
+    encoder: TextEncoder,
     texts: Iterable[str],
     *,
     twins: Iterable[str] | None = None,

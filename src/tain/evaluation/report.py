@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from tain.evaluation.encoding import EncodedOnce, Encodes, FitsAtHand, refuse_unfit_suites, refuse_unknown_languages
+from tain.evaluation.encoding import EncodedOnce, FitsAtHand, refuse_unfit_suites, refuse_unknown_languages
 from tain.evaluation.label_free import LabelFreeReport, Level, label_free_bootstrap
 from tain.evaluation.metrics import Interval, bootstrap_means, bootstrap_spearman, percentile_interval, spearman
 from tain.evaluation.suites.pairs import ScoredSet, read_scored_table
@@ -19,6 +19,7 @@ from tain.evaluation.suites.tasks import ACCURACY_UNIT, Outcomes
 from tain.foundation.errors import UserError
 from tain.foundation.machine import versions
 from tain.foundation.progress import Progress
+from tain.models.text_encoder import TextEncoder
 from tain.text.collections import list_texts
 
 SPEARMAN_UNIT = "Spearman x 100"
@@ -161,7 +162,7 @@ class EvaluationReport:
 
 
 def evaluate(
-    encoders: Iterable[Encodes],
+    encoders: Iterable[TextEncoder],
     suites: Sequence[str] = ("sts",),
     data: Path | None = None,
     *,
@@ -230,8 +231,8 @@ def evaluate(
                 outcomes[task.key].append(task.outcomes(once))
         if geometry_texts:
             rng = np.random.default_rng([seed, _number_of(GEOMETRY)])
-            told = once.told(geometry_language)
-            label_free.append(label_free_bootstrap(told, geometry_texts, level=level, resamples=resamples, rng=rng))
+            geometry_encoder = once.for_language(geometry_language)
+            label_free.append(label_free_bootstrap(geometry_encoder, geometry_texts, level=level, resamples=resamples, rng=rng))
         models.append(ModelSummary(name=name, texts=once.distinct, truncated=once.truncated))
 
     results = {suite.name: _suite_result(suite, cosines, resamples=resamples, seed=seed) for suite in loaded if suite.sets}
@@ -372,7 +373,7 @@ def _geometry_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]])
 # ---- small things
 
 
-def _distinct_names(encoders: Sequence[Encodes]) -> list[str]:
+def _distinct_names(encoders: Sequence[TextEncoder]) -> list[str]:
     names: list[str] = []
     for encoder in encoders:
         name, number = encoder.name, 2

@@ -22,7 +22,7 @@ FIGURES = ("accuracy", "slot_f1", "exact")
 
 
 @runtime_checkable
-class Tells(Protocol):
+class LabelPredictor(Protocol):
     """What is measured: a student, a classifier, a tagger."""
 
     @property
@@ -47,7 +47,7 @@ class Tells(Protocol):
 class SideBySide:
     """A classifier for intents and a tagger for slots, as one."""
 
-    def __init__(self, classifier: Tells, tagger: Tells, *, name: str) -> None:
+    def __init__(self, classifier: LabelPredictor, tagger: LabelPredictor, *, name: str) -> None:
         self.name, self.labels, self.tags = name, classifier.labels, tagger.tags
         self._classifier, self._tagger = classifier, tagger
 
@@ -151,7 +151,7 @@ class TaggingReport:
 
 
 def measure_tagging(
-    models: Iterable[Tells],
+    models: Iterable[LabelPredictor],
     sets: Sequence[TaggingSet],
     *,
     named: Sequence[str] = (),
@@ -255,18 +255,18 @@ class _Measured:
     replicates: dict[str, np.ndarray]  # (resamples,)
 
 
-def _measured(model: Tells, one: TaggingSet, *, share: float, resamples: int, seed: int, progress: Progress) -> _Measured:
+def _measured(model: LabelPredictor, one: TaggingSet, *, share: float, resamples: int, seed: int, progress: Progress) -> _Measured:
     # each text has its own generator, so that all models read the same errors, and one set's do not depend on another's
     texts = [
         misspelt(example.text, share=share, rng=np.random.default_rng([seed, round(1e6 * share), place]))
         for place, example in enumerate(one.examples)
     ]
-    said = model.predict(texts, progress=progress)
+    predictions = model.predict(texts, progress=progress)
     if model.truncated and not share:
         progress.warn(f"{model.name} cut {model.truncated:,} of {len(texts):,} texts of {one.key} at its length limit")
     tells_labels, tells_tags = one.has_labels and bool(model.labels), one.has_tags and bool(model.tags)
-    is_right = np.array([each.label == example.label for each, example in zip(said, one.examples, strict=True)], dtype=float)
-    tagged = [list(each.tags or ()) for each in said]
+    is_right = np.array([each.label == example.label for each, example in zip(predictions, one.examples, strict=True)], dtype=float)
+    tagged = [list(each.tags or ()) for each in predictions]
     wanted = [list(example.tags or ()) for example in one.examples]
     of_counts: dict[str, Callable[[np.ndarray], np.ndarray]] = {}  # figures of how often each text counts (resamples, texts)
     if tells_labels:
@@ -303,7 +303,7 @@ def _cell(figure: TaggingFigure | None) -> str:
 # ---- labels that a model was not taught
 
 
-def _unseen(model: Tells, one: TaggingSet) -> dict[int, str]:
+def _unseen(model: LabelPredictor, one: TaggingSet) -> dict[int, str]:
     """Texts with a label or tag that the model cannot tell, and the first such of each."""
     found: dict[int, str] = {}
     for place, example in enumerate(one.examples):
@@ -314,7 +314,7 @@ def _unseen(model: Tells, one: TaggingSet) -> dict[int, str]:
     return found
 
 
-def _refuse_unseen(model: Tells, one: TaggingSet) -> None:
+def _refuse_unseen(model: LabelPredictor, one: TaggingSet) -> None:
     if found := _unseen(model, one):
         names = sorted(set(found.values()))
         listed = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"

@@ -16,7 +16,7 @@ from tain.batches.tokenizing import tokenise
 from tain.evaluation.label_free import label_free_report
 from tain.evaluation.metrics import spearman
 from tain.foundation.errors import UserError, refuse_all
-from tain.foundation.machine import set_number_type
+from tain.foundation.machine import set_dtype
 from tain.foundation.progress import Progress
 from tain.inspection.capturing import BlockStates, Watched, recomputed, relative_error
 from tain.inspection.mixing import MixingMeter, PieceKinds
@@ -381,14 +381,14 @@ def _masked(ids: list[int], tokenizer: Any, *, rate: float, rng: np.random.Gener
 def _loaded(model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None) -> Embedder:
     if not isinstance(model, Embedder):
         embedder = Embedder.load(model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True)
-        set_number_type(embedder.encoder, getattr(torch, dtype))
+        set_dtype(embedder.encoder, getattr(torch, dtype))
         return embedder
     if max_tokens is not None or device is not None:
         raise UserError(f"max_tokens or device is given, but model {model.name!r} is loaded already: give them to Embedder.load")
-    number_type = next(model.encoder.parameters()).dtype
-    if number_type not in (torch.float32, torch.float64):
+    stored = next(model.encoder.parameters()).dtype
+    if stored not in (torch.float32, torch.float64):
         raise UserError(
-            f"model {model.name!r} is loaded in {str(number_type).removeprefix('torch.')}, too coarse for parts to sum to their whole: "
+            f"model {model.name!r} is loaded in {str(stored).removeprefix('torch.')}, too coarse for parts to sum to their whole: "
             "load it with dtype='float32'"
         )
     return model

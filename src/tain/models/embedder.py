@@ -15,7 +15,7 @@ from tain.batches.tokenizing import tokenise
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import UserError, refuse_not_finite
-from tain.foundation.machine import choose_device, set_number_type
+from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
@@ -123,7 +123,7 @@ class Embedder:
             mask_id=tokenizer.mask_token_id,
             token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
         )
-        set_number_type(encoder, encoder.number_type(dtype))
+        set_dtype(encoder, encoder.choose_dtype(dtype))
         encoder.eval()
         embedder = cls(
             encoder,
@@ -281,9 +281,9 @@ class Embedder:
             similarity: How its vectors are to be compared.
         """
         dtype = next(self.encoder.parameters()).dtype
-        set_number_type(self.encoder, torch.float32)
+        set_dtype(self.encoder, torch.float32)
         self.encoder.model.save_pretrained(folder)
-        set_number_type(self.encoder, dtype)
+        set_dtype(self.encoder, dtype)
         self.tokenizer.save_pretrained(folder)
         write_layout(
             folder,

@@ -14,10 +14,10 @@ from torch import Tensor
 from tain.batches.masking import disjoint_places
 from tain.batches.tokenizing import bare_ids, opening_id, separator_id
 from tain.encoders.masked_lm import MaskedLanguageModel
-from tain.encoders.transformer import refuse_other_than_encoders, usable_number_type
+from tain.encoders.transformer import refuse_other_than_encoders, usable_dtype
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
-from tain.foundation.machine import choose_device, set_number_type
+from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.loading import load_with_missing, max_length
 from tain.models.saved import read_layout
@@ -126,7 +126,7 @@ class MaskedPredictor:
             )
         model = loaded.model.to(choose_device(device))
         predictor = cls(model, loaded.tokenizer, name=str(name))
-        set_number_type(model, usable_number_type(model, dtype))  # asked with our attention: then nothing need be tried
+        set_dtype(model, usable_dtype(model, dtype))  # asked with our attention: then nothing need be tried
         return predictor
 
     @property

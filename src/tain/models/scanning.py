@@ -57,7 +57,7 @@ def scan_best(
     contexts: Sequence[Float[Tensor, "_ dim"]],
     *,
     k: int,
-    is_gone: np.ndarray | None = None,
+    is_deleted: np.ndarray | None = None,
     squares: Float[np.ndarray, " candidates"] | None = None,
 ) -> list[Best]:
     """Find the ``k`` best candidates of each context, the same ones that scoring all of them would find.
@@ -66,7 +66,7 @@ def scan_best(
         candidates: Cached vectors, float32; may be memory-mapped.
         contexts: Each context's vectors.
         k: How many.
-        is_gone: True where a candidate must not be found.
+        is_deleted: True where a candidate must not be found.
         squares: Squared length of each candidate; computed where not given.
     """
     for context in contexts:
@@ -74,24 +74,24 @@ def scan_best(
     if not contexts or k < 1:
         return [Best(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in contexts]
     if all(len(context) == 1 for context in contexts):
-        return _best_by_products(candidates, torch.cat(list(contexts)), k, is_gone)
+        return _best_by_products(candidates, torch.cat(list(contexts)), k, is_deleted)
     searches = [_Search(context, k) for context in contexts]
     rows_a_block = _rows_a_block(max(map(len, contexts)))
     for start, block in _blocks(candidates, rows_a_block):
         stop = start + len(block)
-        living = None if is_gone is None else torch.from_numpy(np.flatnonzero(~is_gone[start:stop]))
+        living = None if is_deleted is None else torch.from_numpy(np.flatnonzero(~is_deleted[start:stop]))
         known = None if squares is None else torch.from_numpy(np.array(squares[start:stop]))
         for search in searches:
             search.look_through(block, start, living=living, squares=known)
     return [search.best() for search in searches]
 
 
-def _best_by_products(candidates: np.ndarray, contexts: Tensor, k: int, is_gone: np.ndarray | None) -> list[Best]:
+def _best_by_products(candidates: np.ndarray, contexts: Tensor, k: int, is_deleted: np.ndarray | None) -> list[Best]:
     """One vector a context: one product serves all contexts, and each block's best are kept."""
     groups = contexts.split(_PRODUCT_CONTEXTS)
     bests = [(torch.empty(len(group), 0), torch.empty(len(group), 0, dtype=torch.int64)) for group in groups]
     for start, block in _blocks(candidates, _BLOCK_ROWS[1]):
-        gone = None if is_gone is None else torch.from_numpy(is_gone[start : start + len(block)])
+        gone = None if is_deleted is None else torch.from_numpy(is_deleted[start : start + len(block)])
         for number, group in enumerate(groups):
             found = group @ block.T  # (contexts, rows)
             if gone is not None:

@@ -168,9 +168,9 @@ class Service:
             tokens = self._bounded(one.estimate_tokens(asked.input), "input")
             found = await self._computed(request, one, "classify", asked.input, tokens)
         data = []
-        for place, said in enumerate(found):
-            told = {"label": said.label, "probability": said.chance, "tags": said.tags}
-            data.append({"index": place, **{name: value for name, value in told.items() if value is not None}})
+        for place, prediction in enumerate(found):
+            fields = {"label": prediction.label, "probability": prediction.chance, "tags": prediction.tags}
+            data.append({"index": place, **{name: value for name, value in fields.items() if value is not None}})
         return JSONResponse({"object": "list", "model": one.name, "data": data})
 
     def _described(self, one: Served) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class Service:
             ) from None
         except StoppingError:
             raise _stopping() from None
-        gone = asyncio.ensure_future(_gone(request))
+        gone = asyncio.ensure_future(_deleted(request))
         try:
             await asyncio.wait({found, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not found.done():
@@ -239,7 +239,7 @@ def _stopping() -> RequestError:
     return RequestError("the server is stopping", status=503, code="stopping", retry_after_s=1)
 
 
-async def _gone(request: Request) -> None:
+async def _deleted(request: Request) -> None:
     """Wait until the client closes the connection; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -214,14 +214,14 @@ class Queue(Generic[Item, Result]):
 
     def _fail(self, part: _Part[Item, Result], error: BaseException) -> None:
         if isinstance(error, UserError):
-            told = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
+            failure = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
             if isinstance(error, NotFiniteError):  # the model's fault, perhaps on every text
                 self._is_failing = not self._works()
         else:
-            told = ComputeError(f"{type(error).__name__}: {error}")
-            told.__cause__ = error
+            failure = ComputeError(f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
             self._is_failing = not self._works()
-        _settle(part.job.future, told)
+        _settle(part.job.future, failure)
 
     def _works(self) -> bool:
         """Try the model with something harmless."""

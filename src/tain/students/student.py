@@ -18,7 +18,7 @@ from tain.foundation.progress import Progress
 from tain.students.graphs import Graph, NumpyGraph, OnnxGraph
 from tain.students.inputs import HashedReader, TokenReader
 from tain.students.projection_config import ProjectionConfig
-from tain.students.streaming import TypedText
+from tain.students.streaming import StreamingText
 from tain.text.collections import list_texts
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
@@ -197,10 +197,10 @@ class Student:
         for places, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
             for row, place in enumerate(places):
                 tokens = len(tokens_of(texts[int(place)]))
-                found[int(place)] = self.said({name: values[row] for name, values in outputs.items()}, tokens=tokens)
+                found[int(place)] = self.prediction({name: values[row] for name, values in outputs.items()}, tokens=tokens)
         return [found[place] for place in range(len(texts))]
 
-    def stream(self) -> TypedText:
+    def stream(self) -> StreamingText:
         """Begin to read a text that is still being typed; each token is read once.
 
         Raises:
@@ -218,9 +218,9 @@ class Student:
             kept = lru_cache(_TYPED_TOKENS)(codes)
             # whoever types or pastes a long one leaves each of its beginnings behind
             self._codes = lambda token: kept(token) if len(token) <= _KEPT_CHARACTERS else codes(token)
-        return TypedText(self, self.graph, self._reader, self._codes)
+        return StreamingText(self, self.graph, self._reader, self._codes)
 
-    def said(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
+    def prediction(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
         """Put a text's outputs into words.
 
         Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tain.foundation.errors import UserError
-from tain.foundation.machine import set_number_type
+from tain.foundation.machine import set_dtype
 
 
 class MasterWeights:
@@ -20,19 +20,19 @@ class MasterWeights:
 
     Args:
         model: The model; parameters that need no gradient are left alone.
-        number_type: What the model shall compute in. The copies are made before it is changed.
+        dtype: What the model shall compute in. The copies are made before it is changed.
     """
 
-    def __init__(self, model: nn.Module, *, number_type: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, *, dtype: torch.dtype) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters: list[Tensor] = [parameter for _, parameter in named]
-        if number_type == torch.float32:
+        if dtype == torch.float32:
             self.masters = self.parameters.copy()
         else:
             self.masters = [parameter.detach().float().clone().requires_grad_() for parameter in self.parameters]
-            set_number_type(model, number_type)
-        self.is_copied = number_type != torch.float32
+            set_dtype(model, dtype)
+        self.is_copied = dtype != torch.float32
         self._gradients: list[Tensor | None] = [None] * len(self.masters)  # kept from step to step: fresh memory is slow
 
     def take_gradients(self) -> None:
@@ -70,7 +70,7 @@ class MasterWeights:
     def restore(self, model: nn.Module) -> None:
         """Turn the model back to float32 with the masters' values."""
         if self.is_copied:
-            set_number_type(model, torch.float32)
+            set_dtype(model, torch.float32)
             for master, parameter in zip(self.masters, self.parameters, strict=True):
                 parameter.copy_(master)
 

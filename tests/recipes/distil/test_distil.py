@@ -15,14 +15,14 @@ from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.correction import LanguageCorrection
 from tain.models.embedder import Embedder
-from tain.recipes.distil import data as distil_material
+from tain.recipes.distil import data as distil_data
 from tain.recipes.distil import figures as distil_figures
 from tain.recipes.distil import recipe
 from tain.recipes.distil.config import PRESETS, DistilConfig
-from tain.recipes.distil.data import Lesson, Material, _drawn, gather
+from tain.recipes.distil.data import DistillationData, LabelledTexts, _drawn, gather
 from tain.recipes.distil.figures import label_figures, vector_figures
 from tain.recipes.distil.recipe import distil
-from tain.recipes.distil.teacher import Lessons, load_teacher
+from tain.recipes.distil.teacher import TeacherOutputs, load_teacher
 from tain.students.student import Student
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example, Prediction
@@ -126,7 +126,7 @@ def test_vectors_on_disk_teach_what_the_model_does(bert_folder, texts, tmp_path)
 def test_an_interrupted_run_ends_as_one_that_was_not(own_model, train_on, texts, tmp_path, interrupting):
     settings = SMALL | {"epochs": 3, "checkpoint_every_s": 0.0, "distortion": 0.2, "zoneout": 0.2}
     whole = distil(own_model, texts, tmp_path / "whole", **settings)
-    with interrupting(recipe, 14):
+    with interrupting(recipe.DistilTrainer, 14):
         distil(own_model, texts, tmp_path / "student", **settings)
     with pytest.raises(UserError, match=r"made with other settings \(content of the texts was"):
         distil(own_model, [*texts[1:], "another text"], tmp_path / "student", **settings, resume=True)
@@ -136,7 +136,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(own_model, train_on, texts,
     assert resumed.trained.losses == whole.trained.losses
     # the last bit of a loaded moment may round otherwise, and with it a weight between two steps
     np.testing.assert_allclose(resumed.student.encode(texts), whole.student.encode(texts), atol=0.05)
-    with interrupting(recipe, 14):
+    with interrupting(recipe.DistilTrainer, 14):
         distil(own_model, texts, tmp_path / "other", **settings)
     train_on(own_model)
     with pytest.raises(UserError, match="content of the teacher was '"):
@@ -322,7 +322,7 @@ class Rule:
     name, labels, tags, reads, size_bytes, embedder = "rule", ("flight", "weather"), None, True, None, None
 
     def teach(self, texts, *, places, progress):
-        return Lessons(text=np.array([[8.0, 0.0] if "flights" in text else [0.0, 8.0] for text in texts], dtype=np.float32))
+        return TeacherOutputs(text=np.array([[8.0, 0.0] if "flights" in text else [0.0, 8.0] for text in texts], dtype=np.float32))
 
 
 def test_anything_that_labels_texts_can_teach(flights):
@@ -340,7 +340,7 @@ def test_a_clean_teacher_teaches_a_student_what_noisy_labels_cannot(flights):
         name, labels, tags, reads, size_bytes, embedder = "clean", ("flight", "weather"), None, True, None, None
 
         def teach(self, texts, *, places, progress):
-            return Lessons(text=np.array([[4.0, -4.0] if "flights" in text else [-4.0, 4.0] for text in texts], dtype=np.float32))
+            return TeacherOutputs(text=np.array([[4.0, -4.0] if "flights" in text else [-4.0, 4.0] for text in texts], dtype=np.float32))
 
     rng, turned = np.random.default_rng(5), {"flight": "weather", "weather": "flight"}
     known, unseen = flights[:110], flights[110:]
@@ -377,15 +377,15 @@ def test_held_out_texts_are_those_that_people_have_labelled(flights):
 
 def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
     seen = []
-    step = recipe._Session.gradient_step
+    step = recipe.DistilTrainer.gradient_step
 
     def watched(self, places, *, step: int, kept=step):
-        seen.extend(self.material.train.examples[place].text for place in places)
-        seen_held.update(example.text for example in self.material.held.examples)
+        seen.extend(self.data.train.examples[place].text for place in places)
+        seen_held.update(example.text for example in self.data.held.examples)
         return kept(self, places, step=step)
 
     seen_held: set[str] = set()
-    monkeypatch.setattr(recipe._Session, "gradient_step", watched)
+    monkeypatch.setattr(recipe.DistilTrainer, "gradient_step", watched)
     twice = [*flights, *flights]
     result = distil("none", twice, task="classify", **(SMALL | {"epochs": 1, "augmented_copies": 0}))
     assert len(seen_held) == 8
@@ -394,12 +394,12 @@ def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
 
 
 def test_no_changed_copy_is_a_text_that_is_held_out(flights):
-    material = gather(
+    data = gather(
         flights, Rule(), DistilConfig(task="classify", held_out=40, batch_texts=8, augmented_copies=8).resolved(), Progress.silent()
     )
-    held = {same_text_key(example.text) for example in material.held.examples}
-    made = {same_text_key(example.text) for example in material.train.examples[-material.counts["augmented"] :]}
-    assert material.counts["held_out"] == len(held) > 5
+    held = {same_text_key(example.text) for example in data.held.examples}
+    made = {same_text_key(example.text) for example in data.train.examples[-data.counts["augmented"] :]}
+    assert data.counts["held_out"] == len(held) > 5
     # slots are exchanged among texts, so some copies would have been
     everything = gather(
         flights, Rule(), DistilConfig(task="classify", held_out=0, batch_texts=8, augmented_copies=8).resolved(), Progress.silent()
@@ -409,24 +409,24 @@ def test_no_changed_copy_is_a_text_that_is_held_out(flights):
 
 
 def test_a_copy_of_other_words_keeps_no_label_that_nobody_gave_it(save_labeller, flights, monkeypatch):
-    monkeypatch.setattr(distil_material, "near_words", lambda encoder, examples: {"flights": ["weather"], "weather": ["flights"]})
+    monkeypatch.setattr(distil_data, "near_words", lambda encoder, examples: {"flights": ["weather"], "weather": ["flights"]})
     tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
     teacher = load_teacher(
         tagger, task="tag", given=len(flights), labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False
     )
     config = DistilConfig(task="tag", held_out=0, batch_texts=8).resolved()
-    material = gather(flights, teacher, config, Progress.silent(), teacher.embedder)
-    assert material.counts["augmented"] > 0
-    assert (material.train.labels[-material.counts["augmented"] :] == -1).all()
-    assert (material.train.labels[: -material.counts["augmented"]] >= 0).all()
+    data = gather(flights, teacher, config, Progress.silent(), teacher.embedder)
+    assert data.counts["augmented"] > 0
+    assert (data.train.labels[-data.counts["augmented"] :] == -1).all()
+    assert (data.train.labels[: -data.counts["augmented"]] >= 0).all()
 
 
 def test_figures_count_what_people_said_and_the_teacher_beside_it():
     examples = [Example("fly to oslo", "go", ("O", "O", "B-city")), Example("rain in rome", "weather", ("O", "O", "B-city")), Example("hm")]
     logits = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    held = Lesson(examples, Lessons(text=logits), np.array([0, 1, -1]), [None, None, None])
+    held = LabelledTexts(examples, TeacherOutputs(text=logits), np.array([0, 1, -1]), [None, None, None])
     said = [Prediction("go", 1.0, ["O", "O", "B-city"]), Prediction("weather", 1.0, ["O", "O", "O"]), Prediction("go", 1.0, ["O"])]
-    found = label_figures(said, Material(held, held, ("go", "weather"), ("B-city", "O"), {}))
+    found = label_figures(said, DistillationData(held, held, ("go", "weather"), ("B-city", "O"), {}))
     assert found == pytest.approx(
         {
             "student_accuracy": 1.0,
@@ -441,24 +441,21 @@ def test_figures_count_what_people_said_and_the_teacher_beside_it():
 def test_what_the_teacher_did_not_read_is_outside():
     examples = [Example("rain in rome", None, ("B-city", "O", "O"))]
     logits = [np.array([[1.0, 0.0], [np.nan, np.nan], [np.nan, np.nan]], dtype=np.float32)]
-    held = Lesson(examples, Lessons(tokens=logits), np.array([-1]), [None])
-    found = label_figures([Prediction(None, None, ["O", "O", "O"])], Material(held, held, (), ("B-city", "O"), {}))
+    held = LabelledTexts(examples, TeacherOutputs(tokens=logits), np.array([-1]), [None])
+    found = label_figures([Prediction(None, None, ["O", "O", "O"])], DistillationData(held, held, (), ("B-city", "O"), {}))
     assert (found["teacher_slot_f1"], found["teacher_exact"]) == (1.0, 1.0)
 
 
 def test_texts_that_people_have_labelled_are_not_left_out_for_others(flights):
     given = [*flights[:30], *(Example(f"{example.text} again") for example in flights[:100])]
-    material = gather(
+    data = gather(
         given,
         Rule(),
         DistilConfig(task="classify", max_texts=40, held_out=8, batch_texts=8, augmented_copies=0).resolved(),
         Progress.silent(),
     )
-    assert len(material.train) == 40
-    assert (
-        sum(bool(example.label) for example in material.train.examples) + sum(bool(example.label) for example in material.held.examples)
-        == 30
-    )
+    assert len(data.train) == 40
+    assert sum(bool(example.label) for example in data.train.examples) + sum(bool(example.label) for example in data.held.examples) == 30
 
 
 # ---- refusals
@@ -575,17 +572,17 @@ def test_a_teacher_whose_outputs_do_not_fit_is_refused(flights):
     def rows(count, width):
         return np.zeros((count, width), dtype=np.float32)
 
-    few = Odd(lambda texts: Lessons(text=rows(len(texts) - 1, 2)))
+    few = Odd(lambda texts: TeacherOutputs(text=rows(len(texts) - 1, 2)))
     assert "rows of 2: give a row each" in refused(few, flights, task="classify", **SMALL)
-    wide = Odd(lambda texts: Lessons(text=rows(len(texts), 3)))
+    wide = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 3)))
     assert "of shape (160, 3), which should be 160 rows of 2" in refused(wide, flights, task="classify", **SMALL | {"held_out": 0})
-    nameless = Odd(lambda texts: Lessons(text=rows(len(texts), 2)), labels=None)
+    nameless = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 2)), labels=None)
     assert "logits of texts and no names for them" in refused(nameless, flights, task="classify", **SMALL)
-    broken = Odd(lambda texts: Lessons(text=np.where(np.arange(len(texts))[:, None] == 3, np.nan, rows(len(texts), 2))))
+    broken = Odd(lambda texts: TeacherOutputs(text=np.where(np.arange(len(texts))[:, None] == 3, np.nan, rows(len(texts), 2))))
     assert "gave 1 of 158 texts nan or infinity, '" in refused(broken, flights, task="classify", **SMALL)
-    double = Odd(lambda texts: Lessons(text=rows(len(texts), 2).astype(np.float64)))
+    double = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 2).astype(np.float64)))
     distil(double, flights, task="classify", **SMALL)
-    short = Odd(lambda texts: Lessons(tokens=[rows(1, 3) for _ in texts]), labels=None, tags=("B-city", "I-city", "O"))
+    short = Odd(lambda texts: TeacherOutputs(tokens=[rows(1, 3) for _ in texts]), labels=None, tags=("B-city", "I-city", "O"))
     assert "logits for the tokens of" in refused(short, flights, task="tag", **SMALL)
 
 
@@ -606,7 +603,7 @@ def test_students_teach_no_students(bert_folder, texts, flights, tmp_path):
 
 
 def test_texts_without_tokens_are_refused_before_a_static_student_is_trained(bert_folder, texts, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "train", lambda session: pytest.fail("trained"))
+    monkeypatch.setattr(recipe.DistilTrainer, "train", lambda trainer: pytest.fail("trained"))
     assert "has no tokens for the tokenizer of" in refused(bert_folder, [*texts, "\u200b"], **STATIC)
 
 

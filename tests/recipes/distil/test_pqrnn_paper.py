@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tain.cli.settings import settle
+from tain.cli.settings import build_config
 from tain.recipes.distil.config import DistilConfig
 from tain.students.torch.qrnn import PQRNN, StudentShape
 
@@ -13,7 +13,7 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "pqrnn_paper.toml"
 
 @pytest.mark.parametrize("task", ["embed", "classify", "tag"])
 def test_the_file_gives_the_published_shape_to_every_task(task):
-    config = settle(DistilConfig, None, file=FILE, task=task).resolved()
+    config = build_config(DistilConfig, None, file=FILE, task=task).resolved()
     assert (config.features, config.ngram_features, config.bottleneck) == (1024, 0, 256)
     assert (config.layers, config.state, config.kernel_width, config.forward_only) == (4, 128, 2, False)
     assert not config.skip
@@ -22,7 +22,7 @@ def test_the_file_gives_the_published_shape_to_every_task(task):
 
 
 def test_its_parameters_are_counted_by_the_published_formula():
-    config = settle(DistilConfig, None, file=FILE, task="classify").resolved()
+    config = build_config(DistilConfig, None, file=FILE, task="classify").resolved()
     labels = 7
     shape = StudentShape(
         features=config.features,

@@ -181,7 +181,7 @@ def test_a_run_is_not_resumed_with_other_words_of_the_same_number(bert_folder, c
 
 
 def test_nothing_to_resume_is_told_before_the_texts_are_read(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "_new", lambda self: pytest.fail("begun"))
+    monkeypatch.setattr(recipe.PretrainTrainer, "_new", lambda self: pytest.fail("begun"))
     with pytest.raises(UserError, match="there is nothing to resume"):
         pretrain("scratch", [corpus], tmp_path / "model", **TINY, resume=True)
 

@@ -14,7 +14,7 @@ from tain.objectives.bitext import bitext_retrieval
 from tain.recipes.pretrain.bitext import Translations, read_translations
 from tain.recipes.pretrain.conditional import ConditionalSentences, conditional_model
 from tain.recipes.pretrain.config import PretrainConfig
-from tain.recipes.pretrain.objectives import Material
+from tain.recipes.pretrain.objectives import MaskingContext
 from tain.recipes.pretrain.recipe import pretrain
 from tain.training.optimizer import MasterWeights
 
@@ -79,9 +79,9 @@ def test_loss_and_gradient_are_the_weighted_sum_of_both(tiny_masked_lm, tiny_tok
         model = tiny_masked_lm("bert").eval()
         torch.manual_seed(7)
         conditional = conditional_model(model, config).eval()
-        weights = MasterWeights(conditional, number_type=torch.float32)
-        material = Material(MaskedLanguageModel(model), weights, tiny_tokenizer(), shards, config, torch.device("cpu"), conditional)
-        return ConditionalSentences(material), weights
+        weights = MasterWeights(conditional, dtype=torch.float32)
+        context = MaskingContext(MaskedLanguageModel(model), weights, tiny_tokenizer(), shards, config, torch.device("cpu"), conditional)
+        return ConditionalSentences(context), weights
 
     joint, weights = objective(config)
     found = joint.gradient(3)

@@ -179,9 +179,9 @@ def test_the_papers_size_comes_to_two_million():
     assert body == pytest.approx(1.85e6, rel=0.01)
 
 
-@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
-def test_a_gradient_reaches_every_parameter(number_type):
-    made = student(number_type=number_type)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_reaches_every_parameter(dtype):
+    made = student(dtype=dtype)
     text, tokens = made(*batch())
     (text.square().sum() + tokens.square().sum()).backward()
     for name, parameter in made.named_parameters():
@@ -189,7 +189,7 @@ def test_a_gradient_reaches_every_parameter(number_type):
 
 
 def test_products_of_whole_numbers_learn_as_float32_does():
-    plain, whole = student(), student(number_type=torch.bfloat16)
+    plain, whole = student(), student(dtype=torch.bfloat16)
     whole.load_state_dict(plain.state_dict())
     for made in (plain, whole):
         made.zero_grad()

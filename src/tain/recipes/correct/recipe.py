@@ -32,7 +32,7 @@ from tain.models.embedder import Embedder
 from tain.models.unknown_tokens import check_known
 from tain.recipes.correct.config import CorrectConfig, language_code
 from tain.recipes.correct.model_card import correction_card
-from tain.recipes.shared.settings import chosen_settings
+from tain.recipes.shared.settings import resolve_config
 from tain.text.collections import each_text
 
 _WINDOW_TEXTS = 8192  # encoded and counted together
@@ -104,7 +104,7 @@ def correct(
         UserError: Settings, texts or model cannot work; or the model carries a correction already.
     """
     progress = progress or Progress.silent()
-    config = chosen_settings(CorrectConfig, "correct", config, settings)
+    config = resolve_config(CorrectConfig, "correct", config, settings)
     by_language = _by_language(texts, config)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)

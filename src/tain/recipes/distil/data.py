@@ -13,14 +13,14 @@ from tain.models.embedder import Embedder
 from tain.recipes.distil.augmentation import augmented
 from tain.recipes.distil.config import NONE, DistilConfig
 from tain.recipes.distil.near_words import near_words
-from tain.recipes.distil.teacher import Lessons, Teacher
+from tain.recipes.distil.teacher import Teacher, TeacherOutputs
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example
 from tain.text.tags import tokens_of
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LabelledTexts:
     """Texts with everything known of them.
 
     Attributes:
@@ -31,7 +31,7 @@ class Lesson:
     """
 
     examples: list[Example]
-    taught: Lessons
+    taught: TeacherOutputs
     labels: np.ndarray
     tags: list[np.ndarray | None]
 
@@ -40,7 +40,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Material:
+class DistillationData:
     """A run's texts.
 
     Attributes:
@@ -51,8 +51,8 @@ class Material:
         counts: given, repeated (dropped, since another is the same), held_out, left_over, augmented.
     """
 
-    train: Lesson
-    held: Lesson
+    train: LabelledTexts
+    held: LabelledTexts
     labels: tuple[str, ...]
     tags: tuple[str, ...]
     counts: dict[str, int]
@@ -77,7 +77,7 @@ class Material:
 
 def gather(
     examples: Sequence[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None = None
-) -> Material:
+) -> DistillationData:
     """Draw the texts to train on, keep others, and have the teacher label them all; an encoder finds near words for changed copies.
 
     Raises:
@@ -129,13 +129,13 @@ def gather(
         more = _lesson(copies.examples, copies.taught, labels, tags, has_labels=has_labels, has_tags=has_tags)
         train = _joined(train, more)
     counts["augmented"] = len(copies.examples)
-    return Material(train, measured, labels, tags, counts)
+    return DistillationData(train, measured, labels, tags, counts)
 
 
 @dataclass(frozen=True)
 class _Copies:
     examples: list[Example]
-    taught: Lessons
+    taught: TeacherOutputs
     has_other_words: bool = False
 
 
@@ -149,7 +149,7 @@ def _copies(
             f"word_exchange is {config.word_exchange}, but only a teacher that labels new texts can tell what other words mean: leave it out"
         )
     if config.task == "embed" or (wanted is None and not teacher.reads) or wanted == 0:
-        return _Copies([], Lessons())
+        return _Copies([], TeacherOutputs())
     if not teacher.reads and teacher.name != "none":
         raise UserError(
             f"augmented_copies is {wanted}, but teacher {teacher.name!r} is a matrix, which labels no new texts: "
@@ -161,11 +161,11 @@ def _copies(
     made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_exchange)
     is_held = {same_text_key(example.text) for example in held}
     made = [example for example in made if same_text_key(example.text) not in is_held]
-    taught = _taught(teacher, [example.text for example in made], places=None, progress=progress) if made else Lessons()
+    taught = _taught(teacher, [example.text for example in made], places=None, progress=progress) if made else TeacherOutputs()
     return _Copies(made, taught, has_other_words=bool(near))
 
 
-def _taught(teacher: Teacher, texts: list[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+def _taught(teacher: Teacher, texts: list[str], *, places: np.ndarray | None, progress: Progress) -> TeacherOutputs:
     """Have the teacher label texts.
 
     Raises:
@@ -204,13 +204,13 @@ def _refuse_misfits(teacher: Teacher, what: str, values: np.ndarray, *, rows: in
 
 def _lesson(
     examples: list[Example],
-    taught: Lessons,
+    taught: TeacherOutputs,
     labels: tuple[str, ...],
     tags: tuple[str, ...],
     *,
     has_labels: bool = True,
     has_tags: bool = True,
-) -> Lesson:
+) -> LabelledTexts:
     """Number the labels and tags that people gave, or leave them out."""
     number_of_label = {label: number for number, label in enumerate(labels)}
     number_of_tag = {tag: number for number, tag in enumerate(tags)}
@@ -219,22 +219,22 @@ def _lesson(
         np.array([number_of_tag[tag] for tag in example.tags], dtype=np.int64) if example.tags and tags and has_tags else None
         for example in examples
     ]
-    return Lesson(examples, taught, np.array(numbers, dtype=np.int64), tagged)
+    return LabelledTexts(examples, taught, np.array(numbers, dtype=np.int64), tagged)
 
 
-def _part(taught: Lessons, part: slice) -> Lessons:
-    return Lessons(
+def _part(taught: TeacherOutputs, part: slice) -> TeacherOutputs:
+    return TeacherOutputs(
         text=taught.text[part] if taught.text is not None else None, tokens=taught.tokens[part] if taught.tokens is not None else None
     )
 
 
-def _joined(one: Lesson, other: Lesson) -> Lesson:
+def _joined(one: LabelledTexts, other: LabelledTexts) -> LabelledTexts:
     left, right = one.taught, other.taught
-    taught = Lessons(
+    taught = TeacherOutputs(
         text=np.concatenate([left.text, right.text]) if left.text is not None and right.text is not None else None,
         tokens=[*left.tokens, *right.tokens] if left.tokens is not None and right.tokens is not None else None,
     )
-    return Lesson([*one.examples, *other.examples], taught, np.concatenate([one.labels, other.labels]), [*one.tags, *other.tags])
+    return LabelledTexts([*one.examples, *other.examples], taught, np.concatenate([one.labels, other.labels]), [*one.tags, *other.tags])
 
 
 def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:

@@ -59,7 +59,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class Material:
+class MaskingContext:
     """What an objective is made from.
 
     Attributes:
@@ -121,17 +121,17 @@ class Masker:
 class RandomMasks:
     """One mask of single tokens a text (Devlin et al. 2019), of a fixed number over the batch or over each text."""
 
-    def __init__(self, material: Material) -> None:
-        config = material.config
+    def __init__(self, context: MaskingContext) -> None:
+        config = context.config
         self.seed = config.seed
         self.is_by_text = config.masked_by == "text"
-        self.order = block_order(material.shards.tokens, material.tokenizer, config)
-        self.masker = Masker(material.tokenizer, rate=config.masking_rate)
+        self.order = block_order(context.shards.tokens, context.tokenizer, config)
+        self.masker = Masker(context.tokenizer, rate=config.masking_rate)
         self.step_tokens = config.batch_blocks * config.block_tokens
         self.facts: dict[str, Any] = {}
-        self._loss = _MaskedLoss(material)
+        self._loss = _MaskedLoss(context)
         # a GPU would wait for each step's masks; on a CPU the cores have enough to do
-        self._coming = Ahead(self._shown, workers=0 if material.device.type == "cpu" else _MASKING_THREADS)
+        self._coming = Ahead(self._shown, workers=0 if context.device.type == "cpu" else _MASKING_THREADS)
 
     def masks(self, step: int) -> list[MaskedTokens]:
         """The corrupted copies of the step's blocks that go through the model."""
@@ -156,12 +156,12 @@ class DisjointMasks(RandomMasks):
     part e mod K in epoch e; then the order belongs to the text, whose blocks keep their cuts for K epochs.
     """
 
-    def __init__(self, material: Material) -> None:
-        super().__init__(material)
-        config = material.config
+    def __init__(self, context: MaskingContext) -> None:
+        super().__init__(context)
+        config = context.config
         self.config = config
         self.parts = config.parts
-        self.continues_word = torch.from_numpy(continues_word(material.tokenizer)) if config.units == "word" else None
+        self.continues_word = torch.from_numpy(continues_word(context.tokenizer)) if config.units == "word" else None
         if not config.spread_over_epochs:
             self.step_tokens *= self.parts
 
@@ -202,7 +202,7 @@ class DisjointMasks(RandomMasks):
         return torch.from_numpy(np.stack(rows))
 
 
-OBJECTIVES: dict[str, Callable[[Material], Objective]] = {
+OBJECTIVES: dict[str, Callable[[MaskingContext], Objective]] = {
     "random": RandomMasks,
     "whole-word": DisjointMasks,
     "span": DisjointMasks,
@@ -226,13 +226,13 @@ def block_order(stream: TokenIds, tokenizer: Any, config: PretrainConfig) -> Blo
 class _MaskedLoss:
     """The mean loss over all tokens hidden in a step, differentiated mask by mask: memory is that of one."""
 
-    def __init__(self, material: Material) -> None:
-        self.weights = material.weights
-        self.device = material.device
-        self.is_compiled = material.config.compile
+    def __init__(self, context: MaskingContext) -> None:
+        self.weights = context.weights
+        self.device = context.device
+        self.is_compiled = context.config.compile
 
         def loss_of(ids: Tensor, places: Tensor, targets: Tensor) -> Tensor:
-            return masked_cross_entropy(material.network(ids, places), targets)
+            return masked_cross_entropy(context.network(ids, places), targets)
 
         self._loss_of = torch.compile(loss_of) if self.is_compiled else loss_of
 

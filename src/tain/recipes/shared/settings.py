@@ -11,7 +11,7 @@ from tain.recipes.mirror.config import MirrorConfig
 Config = TypeVar("Config")
 
 
-def chosen_settings(kind: type[Config], verb: str, config: Config | None, settings: dict[str, Any]) -> Config:
+def resolve_config(kind: type[Config], verb: str, config: Config | None, settings: dict[str, Any]) -> Config:
     """Take a recipe's settings from the object or from the keywords that it was given.
 
     Args:
