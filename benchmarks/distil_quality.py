@@ -173,16 +173,16 @@ def untagged(examples):
 def part_of(key, part, chosen):
     sets, _ = load_tagging([key], chosen.data, part=part)
     if chosen.quick:
-        places = np.linspace(0, len(sets[0].examples) - 1, 100).astype(int)
-        sets = [type(one)(one.key, tuple(one.examples[place] for place in places)) for one in sets[:1]]
+        indices = np.linspace(0, len(sets[0].examples) - 1, 100).astype(int)
+        sets = [type(one)(one.key, tuple(one.examples[index] for index in indices)) for one in sets[:1]]
     return sets
 
 
 def distilled(teacher, examples, **settings):
     """A student as anyone would load it, on one thread, and its bytes."""
-    with tempfile.TemporaryDirectory() as place:
-        result = distil(teacher, examples, Path(place) / "student", **settings)
-        return Student.load(Path(place) / "student", threads=1), result.sizes["student_bytes"]
+    with tempfile.TemporaryDirectory() as index:
+        result = distil(teacher, examples, Path(index) / "student", **settings)
+        return Student.load(Path(index) / "student", threads=1), result.sizes["student_bytes"]
 
 
 def measured(model, sets, size, began_s):

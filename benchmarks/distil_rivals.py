@@ -65,7 +65,7 @@ class _TwoHeads:
         for _ in range(epochs):
             order = rng.permutation(len(examples))
             for start in range(0, len(order), batch_texts):
-                batch = [examples[place] for place in order[start : start + batch_texts]]
+                batch = [examples[index] for index in order[start : start + batch_texts]]
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_learnt_in_bfloat16):
                     text, tokens = self.logits([example.text for example in batch])
                 text, tokens = text.float(), [each.float() for each in tokens]
@@ -103,32 +103,32 @@ class _TwoHeads:
         return self.intents(vectors), [self.slots(each) for each in tokens] if self.slots is not None else []
 
     @torch.inference_mode()
-    def teach(self, texts, *, places=None, progress=None) -> TeacherOutputs:
+    def teach(self, texts, *, indices=None, progress=None) -> TeacherOutputs:
         whole: list[np.ndarray] = [np.empty(0)] * len(texts)
         spelt = list(whole)
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(order), 128):
-            batch = [int(place) for place in order[start : start + 128]]
+            batch = [int(index) for index in order[start : start + 128]]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_learnt_in_bfloat16):
-                text, tokens = self.logits([texts[place] for place in batch])
-            for row, place in enumerate(batch):
-                whole[place] = text[row].float().cpu().numpy()
+                text, tokens = self.logits([texts[index] for index in batch])
+            for row, index in enumerate(batch):
+                whole[index] = text[row].float().cpu().numpy()
                 if self.slots is not None:
                     read = tokens[row].float().cpu().numpy()
-                    missing = len(tokens_of(texts[place])) - len(read)
-                    spelt[place] = np.pad(read, ((0, missing), (0, 0)), constant_values=np.nan)
+                    missing = len(tokens_of(texts[index])) - len(read)
+                    spelt[index] = np.pad(read, ((0, missing), (0, 0)), constant_values=np.nan)
         return TeacherOutputs(text=np.stack(whole), tokens=spelt if self.slots is not None else None)
 
     def predict(self, texts, *, progress=None) -> list[Prediction]:
         taught, found = self.teach(texts), []
         assert taught.text is not None
-        for place in range(len(texts)):
+        for index in range(len(texts)):
             tags = None
             if taught.tokens is not None:
-                is_read = np.isfinite(taught.tokens[place][:, 0])
-                best = np.nan_to_num(taught.tokens[place]).argmax(axis=1)
+                is_read = np.isfinite(taught.tokens[index][:, 0])
+                best = np.nan_to_num(taught.tokens[index]).argmax(axis=1)
                 tags = [self.tags[int(tag)] if read else "O" for tag, read in zip(best, is_read, strict=True)]
-            found.append(Prediction(self.labels[int(taught.text[place].argmax())], None, tags))
+            found.append(Prediction(self.labels[int(taught.text[index].argmax())], None, tags))
         return found
 
 
@@ -161,8 +161,8 @@ class FineTuned(_TwoHeads):
         firsts = []
         for row in range(len(texts)):
             owners = encoded.word_ids(row)
-            places = [place for place, owner in enumerate(owners) if owner is not None and owner != owners[place - 1]]
-            firsts.append(hidden[row, places])
+            indices = [index for index, owner in enumerate(owners) if owner is not None and owner != owners[index - 1]]
+            firsts.append(hidden[row, indices])
         return whole, firsts
 
 

@@ -156,10 +156,10 @@ def gradients_apart(config, folder):
         ids = block_order(shards_of(folder, tokenizer).tokens, tokenizer, config).batch(0)
         masked = Masker(tokenizer, rate=config.masking_rate).at_random(ids, seed=1)
         if ours:
-            logits = MaskedLanguageModel(model)(masked.ids, masked.places)
+            logits = MaskedLanguageModel(model)(masked.ids, masked.indices)
             torch.nn.functional.cross_entropy(logits, masked.targets).backward()
         else:
-            labels = torch.full_like(ids, -100).flatten().scatter_(0, masked.places, masked.targets).view(ids.shape)
+            labels = torch.full_like(ids, -100).flatten().scatter_(0, masked.indices, masked.targets).view(ids.shape)
             model(input_ids=masked.ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     largest = max(gradient.abs().max().item() for gradient in gradients[0])

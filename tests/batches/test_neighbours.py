@@ -27,8 +27,8 @@ def corpus(rng):
     sentences, starts = [], []
     for _ in range(40):
         starts.append(len(sentences))
-        for place in range(int(rng.integers(1, 10))):
-            if place and rng.random() < 0.2:
+        for index in range(int(rng.integers(1, 10))):
+            if index and rng.random() < 0.2:
                 copy = sentences[-1].copy()
                 copy[int(rng.integers(len(copy)))] = 99
                 sentences.append(copy)
@@ -62,9 +62,9 @@ def naive_pairs(documents, most_overlap, side):
 
     found = []
     for units in documents:
-        for place, unit in enumerate(units):
-            left = units[place - 1] if place and is_pair(units[place - 1], unit) else None
-            right = units[place + 1] if place + 1 < len(units) and is_pair(unit, units[place + 1]) else None
+        for index, unit in enumerate(units):
+            left = units[index - 1] if index and is_pair(units[index - 1], unit) else None
+            right = units[index + 1] if index + 1 < len(units) and is_pair(unit, units[index + 1]) else None
             conditions = {"left": [left], "right": [right], "both": [left, right]}[side]
             if None not in conditions:
                 found.append((unit, *conditions))
@@ -82,7 +82,7 @@ def test_targets_and_conditions_equal_a_naive_loop(side, least, scan_tokens, cor
     texts, conditions = built.texts(built.targets), built.conditions_of(built.targets)
     count = len(built.targets)
     assert len(conditions) == count * built.conditions
-    found = [(texts[place], *(conditions[place + count * number] for number in range(built.conditions))) for place in range(count)]
+    found = [(texts[index], *(conditions[index + count * number] for number in range(built.conditions))) for index in range(count)]
     assert found == [tuple([CLS, *unit, SEP] for unit in row) for row in expected]
     assert built.mean_tokens(with_neighbours=True) == pytest.approx(np.mean([sum(map(len, row)) for row in found]))
     assert built.mean_tokens(with_neighbours=False) == pytest.approx(np.mean([len(row[0]) for row in found]))
@@ -165,13 +165,13 @@ def test_a_batch_shows_whole_neighbours_and_corrupted_targets(corpus):
 
     batch = conditional_batch(built, targets, mask=mask)
     texts = built.texts(targets)
-    flat = torch.tensor([token for place in batch.texts.order.tolist() for token in texts[place]])
+    flat = torch.tensor([token for index in batch.texts.order.tolist() for token in texts[index]])
     restored = batch.texts.ids.clone()
-    restored[batch.places] = batch.targets
+    restored[batch.indices] = batch.targets
     assert torch.equal(restored, flat)
     assert not torch.isin(batch.targets, torch.tensor([CLS, SEP, MASK])).any()
     maskable = sum(map(len, texts)) - 2 * len(texts)
-    assert len(batch.places) == round(0.3 * maskable)
+    assert len(batch.indices) == round(0.3 * maskable)
     conditions = built.conditions_of(targets)
     assert batch.conditions.texts == 16
     assert batch.conditions.lengths == tuple(sorted(map(len, conditions)))

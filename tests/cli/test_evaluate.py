@@ -75,8 +75,8 @@ def test_intervals_do_not_depend_on_the_folder_a_table_lies_in(pairs: str, tmp_p
     moved.parent.mkdir()
     moved.write_bytes(Path(pairs).read_bytes())
     intervals = []
-    for place in (pairs, str(moved)):
-        main(["evaluate", "model-64", "--suite", place, "--resamples", "20", "--json"])
+    for index in (pairs, str(moved)):
+        main(["evaluate", "model-64", "--suite", index, "--resamples", "20", "--json"])
         (row,) = json.loads(capsys.readouterr().out)["suites"][0]["groups"][0]["rows"]
         intervals.append(row["figures"])
     assert intervals[0] == intervals[1]

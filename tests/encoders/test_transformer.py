@@ -26,7 +26,7 @@ def plain_means(model: Any, ids: list[list[int]], *, pad_id: int) -> Tensor:
     """What any user of transformers would write: rows padded to the longest, a mask, a mean over the real tokens."""
     longest = max(map(len, ids))
     rows = torch.tensor([text + [pad_id] * (longest - len(text)) for text in ids])
-    is_token = torch.tensor([[place < len(text) for place in range(longest)] for text in ids])
+    is_token = torch.tensor([[index < len(text) for index in range(longest)] for text in ids])
     hidden = model(input_ids=rows, attention_mask=is_token.long()).last_hidden_state
     return (hidden * is_token[..., None]).sum(1) / is_token.sum(1, keepdim=True)
 
@@ -213,8 +213,8 @@ def test_capture_sees_every_layer_and_weights_that_sum_to_one(architecture: str,
     layers = model.config.num_hidden_layers
     assert len(seen) == layers * len(packed.groups)
     assert len({id(module) for module, _, _ in seen}) == (1 if architecture == "albert" else layers)  # ALBERT's layers are one
-    for place, (_, weights, values) in enumerate(seen):
-        texts, tokens = packed.groups[place % len(packed.groups)]
+    for index, (_, weights, values) in enumerate(seen):
+        texts, tokens = packed.groups[index % len(packed.groups)]
         assert weights.shape == (texts, 4, tokens, tokens)
         assert values.shape == (texts, 4, tokens, 8)
         torch.testing.assert_close(weights.sum(-1), torch.ones(texts, 4, tokens))
@@ -234,8 +234,8 @@ def test_captured_weights_are_zero_outside_modernberts_window(tiny_encoder: Buil
     seen: list[Tensor] = []
     encoder = TransformerEncoder(tiny_encoder("modernbert"))
     encoder.tokens(pack(token_ids(20)), capture=lambda module, weights, values: seen.append(weights))
-    places = torch.arange(20)
-    is_far = (places[:, None] - places).abs() > 3  # a window of 6 reaches 3 to each side
+    indices = torch.arange(20)
+    is_far = (indices[:, None] - indices).abs() > 3  # a window of 6 reaches 3 to each side
     everywhere, local, _ = seen
     assert bool((everywhere > 0).all())
     assert bool((local[..., is_far] == 0).all())

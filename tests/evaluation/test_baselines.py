@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tain.evaluation.baselines import Lexical, Static, fit_whitening, lexical_tokens
 from tain.evaluation.encoding import EncodedOnce
 from tain.evaluation.label_free import label_free_report
-from tain.evaluation.metrics import cosine_rows, gold_places, unit_rows
+from tain.evaluation.metrics import cosine_rows, gold_ranks, unit_rows
 from tain.evaluation.report import evaluate
 from tain.evaluation.suites.pairs import read_scored_table
 from tain.foundation.errors import ShapeError, UserError
@@ -334,4 +334,4 @@ def test_tf_idf_ranks_real_sentences_as_scikit_learn_does(shared_data: Path):
     theirs = TfidfVectorizer(analyzer=lambda text: lexical_tokens([text])[0], sublinear_tf=True).fit(right)
     mine = Lexical(right, weighting="tf-idf").index(right).cosines(left)
     np.testing.assert_allclose(mine, (theirs.transform(left) @ theirs.transform(right).T).toarray(), atol=1e-12)
-    assert gold_places(mine, np.arange(len(pairs))).recall_at(1).mean() > 0.3
+    assert gold_ranks(mine, np.arange(len(pairs))).recall_at(1).mean() > 0.3

@@ -59,7 +59,7 @@ def test_a_classifier_without_a_tokenizer_is_refused(save_labeller: Save):
 
 def test_a_tokenizer_of_special_tokens_alone_is_refused(copied: Path, tiny_tokenizer: Callable[..., Any]):
     content = json.loads((copied / "tokenizer.json").read_text())
-    content["model"]["vocab"] = {token: place for token, place in content["model"]["vocab"].items() if place < 5}
+    content["model"]["vocab"] = {token: index for token, index in content["model"]["vocab"].items() if index < 5}
     (copied / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="has a tokenizer that knows nothing but 5 special tokens"):
         embed(copied)

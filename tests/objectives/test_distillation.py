@@ -82,7 +82,7 @@ def test_the_same_text_twice_is_no_negative_of_itself():
     is_same[1, 3] = is_same[3, 1] = True
     total = 0.0
     for own in range(5):
-        others = [place for place in range(5) if place == own or not is_same[own, place]]
+        others = [index for index in range(5) if index == own or not is_same[own, index]]
         for here, there in ((student, teacher), (teacher, student)):
             row = torch.stack([F.cosine_similarity(here[own], there[other], dim=0) / 0.3 for other in others])
             total += (row.logsumexp(0) - row[others.index(own)]).item() / 2

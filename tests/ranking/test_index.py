@@ -163,7 +163,7 @@ def test_a_writer_killed_at_any_moment_loses_nothing_it_acknowledged(index, tmp_
 
 def test_opening_reads_one_commit_whatever_the_number_of_candidates(index, monkeypatch):
     for start in range(0, 200, 20):
-        index.append([f"t{start + place}" for place in range(20)], vectors_of(20))
+        index.append([f"t{start + position}" for position in range(20)], vectors_of(20))
     reads = []
     unpacked = index_module._State.unpacked
     monkeypatch.setattr(index_module._State, "unpacked", lambda content: reads.append(len(content)) or unpacked(content))

@@ -34,7 +34,7 @@ def test_a_search_finds_the_best_of_all_scores(ranker, index, sentences):
     scores = ranker.score(sentences[:2], sentences[2:])
     for hits, row in zip(search(ranker, index, sentences[:2], k=4), scores, strict=True):
         order = np.argsort(-row)[:4]
-        assert [hit.text for hit in hits] == [sentences[2 + place] for place in order]
+        assert [hit.text for hit in hits] == [sentences[2 + position] for position in order]
         np.testing.assert_allclose([hit.score for hit in hits], row[order], atol=1e-4)
 
 
@@ -150,7 +150,7 @@ def test_a_second_ranker_orders_the_hits_anew(ranker, index, sentences, bert_fol
     ordered = rerank(cross, sentences[:2], hits, k=3)
     for context, first, found in zip(sentences[:2], hits, ordered, strict=True):
         theirs = cross.score([context], [hit.text for hit in first])[0]
-        assert [hit.text for hit in found] == [first[place].text for place in np.argsort(-theirs)[:3]]
+        assert [hit.text for hit in found] == [first[position].text for position in np.argsort(-theirs)[:3]]
 
 
 def test_searching_without_candidates_or_with_another_model_is_refused(ranker, index, sentences):

@@ -151,7 +151,7 @@ class Neighbours:
         return {"left": (-1,), "right": (1,), "both": (-1, 1)}[self.side]
 
     def _unit(self, unit: int) -> list[int]:
-        parts = [self._sentences[place] for place in range(self._starts[unit], self._starts[unit + 1])]
+        parts = [self._sentences[index] for index in range(self._starts[unit], self._starts[unit + 1])]
         inner = [token for part in parts for token in part.tolist()][: self._most_tokens - 2]
         return [self._first_id, *inner, self._last_id]
 
@@ -159,8 +159,8 @@ class Neighbours:
         """Jaccard's index of the token sets of every two units side by side, documents' edges included."""
         found = [np.empty(0)]
         for first, last in self._scans():
-            places = range(self._starts[first], self._starts[last])
-            tokens = np.concatenate([self._sentences[place] for place in places]).astype(np.int64)
+            indices = range(self._starts[first], self._starts[last])
+            tokens = np.concatenate([self._sentences[index] for index in indices]).astype(np.int64)
             owners = np.repeat(np.arange(last - first), self._lengths[first:last])
             span = int(tokens.max(initial=0)) + 1
             entries = np.unique(owners * span + tokens)  # each token of a unit once
@@ -222,7 +222,7 @@ def conditional_batch(neighbours: Neighbours, targets: np.ndarray, *, mask: Call
     texts = pack(neighbours.texts(targets))
     masked = mask(texts.ids, texts.owners)
     corrupted = replace(texts, ids=masked.ids)
-    return ConditionalBatch(pack(neighbours.conditions_of(targets)), corrupted, masked.places, masked.targets)
+    return ConditionalBatch(pack(neighbours.conditions_of(targets)), corrupted, masked.indices, masked.targets)
 
 
 def _joined_units(sizes: np.ndarray, document_starts: np.ndarray, least_tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -240,12 +240,12 @@ def _joined_units(sizes: np.ndarray, document_starts: np.ndarray, least_tokens: 
     tokens = sizes.tolist()
     for document, (begin, end) in enumerate(pairwise([*document_starts.tolist(), len(tokens)])):
         collected = least_tokens  # the first sentence begins a unit
-        for place in range(begin, end):
+        for index in range(begin, end):
             if collected >= least_tokens:
-                starts.append(place)
+                starts.append(index)
                 documents.append(document)
                 collected = 0
-            collected += tokens[place]
+            collected += tokens[index]
         if collected < least_tokens and len(documents) > 1 and documents[-2] == document:
             starts.pop()  # too short for the end of a document: part of the unit before it
             documents.pop()

@@ -104,8 +104,8 @@ class TokenStream:
     def __len__(self) -> int:
         return int(self._begins[-1])
 
-    def __getitem__(self, places: slice) -> np.ndarray:
-        start, stop, _ = places.indices(len(self))
+    def __getitem__(self, indices: slice) -> np.ndarray:
+        start, stop, _ = indices.indices(len(self))
         first = int(np.searchsorted(self._begins, start, side="right")) - 1
         pieces = []
         for number in range(first, len(self.parts)):
@@ -129,15 +129,15 @@ class Sentences(Sequence[np.ndarray]):
         return len(self._starts) - 1
 
     @overload
-    def __getitem__(self, place: int) -> Integer[np.ndarray, " tokens"]: ...
+    def __getitem__(self, index: int) -> Integer[np.ndarray, " tokens"]: ...
     @overload
-    def __getitem__(self, place: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, place: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        number = place + len(self) if place < 0 else place
+    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
-            raise IndexError(f"there is no sentence {place}: there are {len(self)}")
+            raise IndexError(f"there is no sentence {index}: there are {len(self)}")
         return self._tokens[int(self._starts[number]) : int(self._starts[number + 1]) - 1]  # the last one is the separator
 
     def lengths(self) -> Int64[np.ndarray, " sentences"]:

@@ -100,11 +100,11 @@ def _print_warnings_of_sources(*, as_json: bool) -> None:
 
     shown_by_python = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> None:
         if issubclass(category, SourceWarning):
             Progress("json" if as_json else "lines").warn(str(message))
         else:
-            shown_by_python(message, category, *place, **more)
+            shown_by_python(message, category, *location, **more)
 
     warnings.showwarning = show
 

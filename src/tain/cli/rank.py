@@ -446,8 +446,8 @@ def _show_hits(contexts: list[str], hits: "list[list[Hit]]") -> None:
     console = Console(highlight=False)
     for context, found in zip(contexts, hits, strict=True):
         console.print(context, markup=False, style="bold", soft_wrap=True)
-        for place, hit in enumerate(found, start=1):
-            console.print(f"{place:>4}  {hit.score:>9.4f}  {hit.text}", markup=False, soft_wrap=True)
+        for rank, hit in enumerate(found, start=1):
+            console.print(f"{rank:>4}  {hit.score:>9.4f}  {hit.text}", markup=False, soft_wrap=True)
 
 
 def _tell_truncated(ranker: "Ranker", progress: "Progress") -> None:
@@ -529,8 +529,8 @@ def _show_report(report: "RankingReport") -> None:
             table.add_column(f"{escape(ranker.name)}\n{kind}", overflow="fold")
         for name in first.figures:
             table.add_row(f"{name} ↑", *(_figure_cell(ranker.figures[name]) for ranker in shown))
-        for place, time in enumerate(first.latencies):
-            times = [ranker.latencies[place] for ranker in shown]
+        for number, time in enumerate(first.latencies):
+            times = [ranker.latencies[number] for ranker in shown]
             cells = [f"{each.ms:,.1f}{'*' if each.is_extrapolated else ''}" for each in times]
             table.add_row(f"ms, {_short(time.candidates)} ↓", *cells)
         console.print(table)

@@ -241,8 +241,8 @@ def _supervised_folder() -> Path | None:
     from importlib.util import find_spec
 
     found = find_spec(_SUPERVISED[1])
-    places = (found.submodule_search_locations or ()) if found is not None else ()
-    folders = (Path(place) / "model" for place in places)
+    locations = (found.submodule_search_locations or ()) if found is not None else ()
+    folders = (Path(location) / "model" for location in locations)
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 

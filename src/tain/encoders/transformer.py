@@ -144,8 +144,8 @@ class TransformerEncoder(nn.Module):
         sizes = [rows * tokens for rows, tokens in packed.groups]
         kinds = None if segments is None else segments.split(sizes)
         parts = []
-        for place, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
-            more = {} if kinds is None else {"token_type_ids": kinds[place].view(group)}
+        for index, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
+            more = {} if kinds is None else {"token_type_ids": kinds[index].view(group)}
             parts.append(self.model(input_ids=ids.view(group), **more).last_hidden_state.flatten(0, 1))
         return torch.cat(parts)
 

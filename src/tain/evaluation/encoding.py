@@ -200,7 +200,7 @@ class EncodedOnce:
         if len(widths := sorted({block.shape[1] for block in blocks})) > 1:
             raise UserError(f"model {self.name!r} gives vectors of {' and of '.join(map(str, widths))} numbers: give models of one width")
         self._vectors = np.concatenate(blocks)
-        self._rows.update({(language, text): len(self._rows) + place for place, text in enumerate(new)})
+        self._rows.update({(language, text): len(self._rows) + index for index, text in enumerate(new)})
         self._seen.update((language, text) for text in new)
 
     def _checked(self, texts: list[str], vectors: np.ndarray) -> np.ndarray:

@@ -155,10 +155,10 @@ class EvaluationReport:
         """What sums the report up, where higher is better: the first group's mean, else its first row, and what it is on."""
         suite = self.suites[0]
         group = suite.groups[0]
-        place = f"{suite.title} ({group.title})" if group.title else suite.title
+        index = f"{suite.title} ({group.title})" if group.title else suite.title
         if group.mean is not None:
-            return f"{place}, {group.mean.title} sets", group.mean
-        return f"{place}, {group.rows[0].title}", group.rows[0]
+            return f"{index}, {group.mean.title} sets", group.mean
+        return f"{index}, {group.rows[0].title}", group.rows[0]
 
 
 def evaluate(

@@ -230,11 +230,11 @@ def slot_f1(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> fl
 def _slot_counts(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> np.ndarray:
     """Slots that are right, and slots of both sides together, int (texts, 2)."""
     counts = np.zeros((len(gold), 2), dtype=np.int64)
-    for place, (one, other) in enumerate(zip(gold, found, strict=True)):
+    for index, (one, other) in enumerate(zip(gold, found, strict=True)):
         if len(one) != len(other):
-            raise ShapeError(f"text {place} has {len(one)} tags and {len(other)} found ones: each token needs one of both")
+            raise ShapeError(f"text {index} has {len(one)} tags and {len(other)} found ones: each token needs one of both")
         wanted, seen = set(slots_of(one)), set(slots_of(other))
-        counts[place] = len(wanted & seen), len(wanted) + len(seen)
+        counts[index] = len(wanted & seen), len(wanted) + len(seen)
     return counts
 
 
@@ -258,8 +258,8 @@ class _Measured:
 def _measured(model: LabelPredictor, one: TaggingSet, *, share: float, resamples: int, seed: int, progress: Progress) -> _Measured:
     # each text has its own generator, so that all models read the same errors, and one set's do not depend on another's
     texts = [
-        misspelt(example.text, share=share, rng=np.random.default_rng([seed, round(1e6 * share), place]))
-        for place, example in enumerate(one.examples)
+        misspelt(example.text, share=share, rng=np.random.default_rng([seed, round(1e6 * share), index]))
+        for index, example in enumerate(one.examples)
     ]
     predictions = model.predict(texts, progress=progress)
     if model.truncated and not share:
@@ -306,11 +306,11 @@ def _cell(figure: TaggingFigure | None) -> str:
 def _unseen(model: LabelPredictor, one: TaggingSet) -> dict[int, str]:
     """Texts with a label or tag that the model cannot tell, and the first such of each."""
     found: dict[int, str] = {}
-    for place, example in enumerate(one.examples):
+    for index, example in enumerate(one.examples):
         given = [example.label] if model.labels and example.label is not None and example.label not in model.labels else []
         given += [tag for tag in example.tags or () if model.tags and tag not in model.tags]
         if given:
-            found[place] = given[0]
+            found[index] = given[0]
     return found
 
 

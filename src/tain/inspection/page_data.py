@@ -170,9 +170,9 @@ def _packed(
     score = np.divide(judged, largest, out=np.zeros_like(judged), where=largest > 0).max(0)  # (rows, columns)
     if keep_diagonal:
         np.fill_diagonal(score, math.inf)
-    places = np.sort(np.argpartition(-score, kept - 1, axis=-1)[:, :kept], axis=-1)
-    values = np.take_along_axis(tables, places[None], axis=-1)
-    return {"kept": kept, "columns": columns, "places": _base64(places.astype("<u2")), "values": _base64(_halves(values))}
+    indices = np.sort(np.argpartition(-score, kept - 1, axis=-1)[:, :kept], axis=-1)
+    values = np.take_along_axis(tables, indices[None], axis=-1)
+    return {"kept": kept, "columns": columns, "places": _base64(indices.astype("<u2")), "values": _base64(_halves(values))}
 
 
 def _halves(values: np.ndarray) -> np.ndarray:

@@ -99,14 +99,14 @@ def _looking(models: "Sequence[Inspection]", titles: Sequence[str], *, shown: in
         f"<div><dt>{name}</dt><dd>{words}</dd></div>" for name, words in _METHODS.items() if name in models[0].methods or name == ROLL_OUT
     )
     maps = "".join(
-        f'<h3>{escape(title)}</h3><div class="scroll"><canvas id="map-{place}" tabindex="0" role="application"'
+        f'<h3>{escape(title)}</h3><div class="scroll"><canvas id="map-{index}" tabindex="0" role="application"'
         f' aria-roledescription="heat map" aria-label="Heat map"></canvas></div>'
-        for place, title in enumerate(titles)
+        for index, title in enumerate(titles)
     )
     pair_maps = "".join(
-        f'<div><h3>{escape(title)} <span id="cosine-{place}" class="quiet"></span></h3><div class="scroll"><canvas id="pair-map-{place}"'
+        f'<div><h3>{escape(title)} <span id="cosine-{index}" class="quiet"></span></h3><div class="scroll"><canvas id="pair-map-{index}"'
         f' role="img" aria-label="Table of all pairs; the lists of pairs say the same"></canvas></div></div>'
-        for place, title in enumerate(titles)
+        for index, title in enumerate(titles)
     )
     note = f'<p class="quiet">{left_out} of the shown texts had no room on this page.</p>' if left_out else ""
     same = "" if all(each.is_post for each in models) else (

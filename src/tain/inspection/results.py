@@ -290,8 +290,8 @@ def _csv(models: Sequence[Inspection], *, titles: Sequence[str]) -> str:
         for number, text in enumerate(model.texts, start=1):
             for layer, methods in enumerate(text.ratios, start=1):
                 for method, ratios in zip(text.methods, methods, strict=True):
-                    for place, (token, kind, ratio) in enumerate(zip(text.tokens, text.kinds, ratios, strict=True), start=1):
-                        table.writerow([title, number, place, token, kind, layer, method, f"{ratio:.6f}"])
+                    for index, (token, kind, ratio) in enumerate(zip(text.tokens, text.kinds, ratios, strict=True), start=1):
+                        table.writerow([title, number, index, token, kind, layer, method, f"{ratio:.6f}"])
     return stream.getvalue()
 
 

@@ -195,7 +195,7 @@ def _inspected(
             _refuse_large(first, layers=watched.layers, heads=heads)
             ids = [_masked(text.ids, embedder.tokenizer, rate=masking_rate, rng=rng) for text in window]
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=batch_tokens):
-                _measure([ids[place] for place in batch], watched, meter, whole_layer=whole_layer)
+                _measure([ids[index] for index in batch], watched, meter, whole_layer=whole_layer)
                 task.advance(len(batch))
     if not meter.texts:
         raise UserError("none of the texts holds a token besides special ones: give texts with words")
@@ -254,10 +254,10 @@ class _Reading:
         for window in windows(self._texts, most=_WINDOW_TEXTS, characters=_WINDOW_CHARACTERS, text_of=str):
             found = [self._tokenised(text, ids) for text, ids in zip(window, self._ids(window, _UNCUT), strict=True)]
             if self._is_list:
-                for place, text in enumerate(found, start=number + 1):
+                for index, text in enumerate(found, start=number + 1):
                     if text is None:
                         raise UserError(
-                            f"text {place} ({window[place - number - 1]!r}) has no tokens but special ones: give a text with words"
+                            f"text {index} ({window[index - number - 1]!r}) has no tokens but special ones: give a text with words"
                         )
             self.left_out += sum(text is None for text in found)
             number += len(window)
@@ -371,11 +371,11 @@ def _masked(ids: list[int], tokenizer: Any, *, rate: float, rng: np.random.Gener
     if not rate:
         return ids
     special = set(tokenizer.all_special_ids)
-    places = [place for place, piece in enumerate(ids) if piece not in special]
-    if not places:
+    indices = [index for index, piece in enumerate(ids) if piece not in special]
+    if not indices:
         return ids
-    hidden = set(rng.choice(places, size=max(1, round(rate * len(places))), replace=False).tolist())
-    return [tokenizer.mask_token_id if place in hidden else piece for place, piece in enumerate(ids)]
+    hidden = set(rng.choice(indices, size=max(1, round(rate * len(indices))), replace=False).tolist())
+    return [tokenizer.mask_token_id if index in hidden else piece for index, piece in enumerate(ids)]
 
 
 def _loaded(model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None) -> Embedder:
@@ -435,8 +435,8 @@ def _given(texts: str | Iterable[str]) -> list[str] | Iterator[str]:
 def _refuse_blank(texts: Sequence[str]) -> None:
     if not texts:
         raise UserError("no text is given: give one or more, or a file of them")
-    for place, text in enumerate(texts, start=1):
+    for index, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            raise UserError(f"text {place} is {type(text).__name__}, not text: give strings")
+            raise UserError(f"text {index} is {type(text).__name__}, not text: give strings")
         if not text.strip():
-            raise UserError(f"text {place} is empty: give a text with words")
+            raise UserError(f"text {index} is empty: give a text with words")

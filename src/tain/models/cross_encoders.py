@@ -114,7 +114,7 @@ class SavedCrossEncoder(PairRanker):
             max_length=max_tokens or self.max_tokens,
             return_attention_mask=False,
         )
-        return [{name: encoded[name][place] for name in encoded} for place in range(len(pairs))]
+        return [{name: encoded[name][index] for name in encoded} for index in range(len(pairs))]
 
     @torch.inference_mode()
     def score_lists(
@@ -129,7 +129,7 @@ class SavedCrossEncoder(PairRanker):
         scores = np.empty(len(pairs), dtype=np.float32)
         with (progress or Progress.silent()).task("score pairs", len(pairs)) as task:
             for batch in batches_by_tokens([len(row["input_ids"]) for row in rows], batch_tokens=self._batch_tokens()):
-                logits = torch.stack(self.network([rows[place] for place in batch]))
+                logits = torch.stack(self.network([rows[index] for index in batch]))
                 scores[batch] = self.activation(logits)[:, 0].cpu().numpy()
                 task.advance(len(batch))
         refuse_not_finite(scores, self.name)

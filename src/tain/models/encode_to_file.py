@@ -409,10 +409,10 @@ def _alone_in(folder: Path, path: Path) -> Iterator[None]:
 
 def _refuse_other_writer(path: Path) -> None:
     """Refuse an output that a process is still writing, before it is taken for one that was interrupted."""
-    place = partial_folder(path) / _LOCK
-    with suppress(OSError), open_own(place, writable=True) as file:
+    index = partial_folder(path) / _LOCK
+    with suppress(OSError), open_own(index, writable=True) as file:
         if not lock(file):
-            raise refusal(path, place)
+            raise refusal(path, index)
 
 
 def _empty(folder: Path) -> None:

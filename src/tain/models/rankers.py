@@ -416,8 +416,8 @@ class DualRanker(Ranker):
         scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):
-                for place in range(len(window)):
-                    scores[start + place] = scan_all(candidates, window.of(place))
+                for index in range(len(window)):
+                    scores[start + index] = scan_all(candidates, window.of(index))
                 task.advance(len(window))
         return scores
 
@@ -430,9 +430,9 @@ class DualRanker(Ranker):
         scores: list[np.ndarray] = []
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):
-                for place in range(len(window)):
-                    rows = [row_of[text] for text in lists[start + place]]
-                    scores.append(scan_all(vectors[rows], window.of(place)))
+                for index in range(len(window)):
+                    rows = [row_of[text] for text in lists[start + index]]
+                    scores.append(scan_all(vectors[rows], window.of(index)))
                 task.advance(len(window))
         return scores
 

@@ -96,10 +96,10 @@ def _best_by_products(candidates: np.ndarray, contexts: Tensor, k: int, is_delet
             found = group @ block.T  # (contexts, rows)
             if gone is not None:
                 found[:, gone] = -torch.inf
-            top, places = _top_of_block(found, k)
+            top, indices = _top_of_block(found, k)
             scores, rows = bests[number]
-            bests[number] = _first(torch.cat([scores, top], 1), torch.cat([rows, places + start], 1), k)
-    return [_in_order(mine, places, k) for scores, rows in bests for mine, places in zip(scores, rows, strict=True)]
+            bests[number] = _first(torch.cat([scores, top], 1), torch.cat([rows, indices + start], 1), k)
+    return [_in_order(mine, indices, k) for scores, rows in bests for mine, indices in zip(scores, rows, strict=True)]
 
 
 class _Search:
@@ -123,15 +123,15 @@ class _Search:
             if not len(living):
                 return
             block, squares = block[living], None if squares is None else squares[living]
-        places = torch.arange(len(block)) if living is None else living
+        indices = torch.arange(len(block)) if living is None else living
         if self.is_bounding and self.threshold > -torch.inf:
             bounds = self._bounds(block, squares)
             survivors = self._above(bounds)
             if len(survivors) <= _WORTH_BOUNDING * len(block):
-                self._score_survivors(block, survivors, bounds, places + start)
+                self._score_survivors(block, survivors, bounds, indices + start)
                 return
             self.is_bounding = False  # the context's vectors differ in too many directions: whole products from here on
-        self._score_whole(block, places + start)
+        self._score_whole(block, indices + start)
 
     def best(self) -> Best:
         return _in_order(self.scores, self.rows, self.k)
@@ -193,26 +193,26 @@ def _top_of_block(scores: Float[Tensor, "contexts rows"], k: int) -> tuple[Tenso
     if scores.shape[1] <= k:
         return scores.sort(dim=1, descending=True, stable=True)
     top = scores.topk(k + 1, dim=1)
-    values, places = top.values[:, :k].clone(), top.indices[:, :k].clone()
+    values, indices = top.values[:, :k].clone(), top.indices[:, :k].clone()
     is_tied = top.values[:, k - 1] == top.values[:, k]
     if is_tied.any():
         ordered = scores[is_tied].sort(dim=1, descending=True, stable=True)
-        values[is_tied], places[is_tied] = ordered.values[:, :k], ordered.indices[:, :k]
-    return values, places
+        values[is_tied], indices[is_tied] = ordered.values[:, :k], ordered.indices[:, :k]
+    return values, indices
 
 
 def _first(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` best along the last axis; of equal scores those of earlier rows."""
     order = rows.argsort(dim=-1)
-    scores, places = scores.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    return scores[..., :k], rows.gather(-1, order).gather(-1, places[..., :k])
+    scores, indices = scores.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return scores[..., :k], rows.gather(-1, order).gather(-1, indices[..., :k])
 
 
 def _in_order(scores: Tensor, rows: Tensor, k: int) -> Best:
     is_found = scores > -torch.inf
-    found, places = scores[is_found].numpy(), rows[is_found].numpy()
-    order = np.lexsort((places, -found))[:k]
-    return Best(places[order], found[order])
+    found, indices = scores[is_found].numpy(), rows[is_found].numpy()
+    order = np.lexsort((indices, -found))[:k]
+    return Best(indices[order], found[order])
 
 
 def _blocks(candidates: np.ndarray, rows: int) -> Iterator[tuple[int, Tensor]]:

@@ -86,9 +86,9 @@ class WordVectors:
         """Give each text the vector of the word it is, or the mean of its words' vectors; zeros where none of them is known."""
         texts = list_texts(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             parts = [text] if text in self._rows else text.split()
             rows = [self._rows[part] for part in parts if part in self._rows]
             if rows:
-                vectors[place] = self._vectors[rows].mean(axis=0)
+                vectors[index] = self._vectors[rows].mean(axis=0)
         return vectors

@@ -254,9 +254,11 @@ class CandidateIndex:
         with self._writing() as (state, files):
             if only_new:
                 self._show(state)
-                first = {text: place for place, text in reversed(list(enumerate(texts)))}
-                chosen = [place for place, row in enumerate(self.rows_of(texts)) if row is None and first[texts[place]] == place]
-                texts, added, squares = [texts[place] for place in chosen], added[chosen], squares[chosen]
+                first = {text: position for position, text in reversed(list(enumerate(texts)))}
+                chosen = [
+                    position for position, row in enumerate(self.rows_of(texts)) if row is None and first[texts[position]] == position
+                ]
+                texts, added, squares = [texts[position] for position in chosen], added[chosen], squares[chosen]
             encoded = [text.encode("utf-8") for text in texts]
             ends = state.text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
             files["vectors.bin"].write(added.tobytes())

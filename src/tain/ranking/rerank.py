@@ -71,7 +71,7 @@ def search(
     hits = []
     with (progress or Progress.silent()).task("search", len(contexts)) as task:
         for _, window in ranker.windows(contexts):
-            asked = [window.of(place) for place in range(len(window))]
+            asked = [window.of(position) for position in range(len(window))]
             if short is None:
                 bests = scan_best(index.vectors, asked, k=k, is_deleted=is_deleted, squares=index.squares)
             else:

@@ -363,11 +363,11 @@ class Scheduler:
                     self._probes += 1
                     return failing[self._probes % len(failing)]
                 for step in range(len(self._queues)):
-                    place = (self._next_queue + step) % len(self._queues)
-                    if parts := self._queues[place]._take():
-                        self._next_queue = place + 1
+                    index = (self._next_queue + step) % len(self._queues)
+                    if parts := self._queues[index]._take():
+                        self._next_queue = index + 1
                         self._running, self._batch_began_s = parts, time.monotonic()
-                        return self._queues[place]
+                        return self._queues[index]
                 if self._is_stopping:
                     return None
                 self._changed.wait(_PROBE_S if failing else None)

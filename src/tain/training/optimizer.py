@@ -44,12 +44,12 @@ class MasterWeights:
             return
         targets: list[Tensor] = []
         sources: list[Tensor] = []
-        for place, (master, parameter) in enumerate(zip(self.masters, self.parameters, strict=True)):
+        for index, (master, parameter) in enumerate(zip(self.masters, self.parameters, strict=True)):
             if parameter.grad is None:
                 continue
             if master.grad is None:
-                kept = self._gradients[place]
-                self._gradients[place] = master.grad = torch.empty_like(master) if kept is None else kept
+                kept = self._gradients[index]
+                self._gradients[index] = master.grad = torch.empty_like(master) if kept is None else kept
                 targets.append(master.grad)
                 sources.append(parameter.grad)
             else:
@@ -136,9 +136,9 @@ class Optimizer:
         tensors = {f"weights/{name}": tensor for name, tensor in self.weights.state().items()}
         tensors |= {f"buffers/{name}": tensor for name, tensor in self.buffers.items()}
         for number, part in enumerate(self.parts):
-            for place, values in part.state_dict()["state"].items():
+            for index, values in part.state_dict()["state"].items():
                 for key, value in values.items():
-                    tensors[f"optimizer/{number}/{place}/{key}"] = torch.as_tensor(value)
+                    tensors[f"optimizer/{number}/{index}/{key}"] = torch.as_tensor(value)
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -155,8 +155,8 @@ class Optimizer:
             state: dict[int, dict[str, Any]] = {}
             for name, tensor in tensors.items():
                 if name.startswith(f"optimizer/{number}/"):
-                    _, _, place, key = name.split("/")
-                    state.setdefault(int(place), {})[key] = tensor
+                    _, _, index, key = name.split("/")
+                    state.setdefault(int(index), {})[key] = tensor
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 

@@ -60,7 +60,7 @@ def test_a_mention_is_right_when_any_gold_concept_is_among_the_first_names(rng: 
     mentions, names = rng.normal(size=(15, 4)), rng.normal(size=(40, 4))
     order = np.argsort(-unit_rows(mentions) @ unit_rows(names).T, axis=1)
     expected = [
-        [float(concept in {concepts[row] for row in places[:k]}) for concept, places in zip(gold, order, strict=True)] for k in (1, 5)
+        [float(concept in {concepts[row] for row in indices[:k]}) for concept, indices in zip(gold, order, strict=True)] for k in (1, 5)
     ]
     np.testing.assert_allclose(small(gold, concepts).chances(cosine_blocks(mentions, names)), expected)
 
@@ -128,14 +128,14 @@ def test_equal_spelling_links_many_names(shared_data: Path, bag: Callable[..., A
     task = names_in(shared_data)
     rows = {row for concepts in task.gold for concept in concepts for row in task.rows_of.get(concept, ())}
     kept = sorted(rows)[:3000]
-    place = {row: new for new, row in enumerate(kept)}
+    index = {row: new for new, row in enumerate(kept)}
     fewer = NameSet(
         key="x",
         title="X",
         mentions=task.mentions[:200],
         gold=task.gold[:200],
         names=tuple(task.names[row] for row in kept),
-        rows_of={concept: [place[row] for row in rows if row in place] for concept, rows in task.rows_of.items()},
+        rows_of={concept: [index[row] for row in rows if row in index] for concept, rows in task.rows_of.items()},
     )
     letters = bag(chars=3, dim=512)
     found = fewer.chances(cosine_blocks(letters.encode(list(fewer.mentions)), letters.encode(list(fewer.names))))

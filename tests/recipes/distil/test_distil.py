@@ -272,7 +272,7 @@ def test_a_model_below_its_head_is_the_encoder_that_students_start_from(save_lab
 def test_a_classifier_teaches_labelled_and_unlabelled_texts(save_labeller, flights, student, tmp_path):
     folder = save_labeller("SequenceClassification", ["weather", "flight"])
     settings = SMALL if student == "pqrnn" else STATIC | {"epochs": 1}
-    mixed = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
+    mixed = [example if index % 2 else Example(example.text) for index, example in enumerate(flights)]
     result = distil(folder, mixed, tmp_path / "student", task="classify", **settings)
     assert Student.load(tmp_path / "student").record["labels"] == ["weather", "flight"]  # in the order of the teacher's logits
     assert result.counts["augmented"] > 0
@@ -286,7 +286,7 @@ def test_a_taggers_logits_are_those_of_each_words_first_piece(save_labeller, fli
     folder = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
     teacher = load_teacher(folder, task="tag", given=2, labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False)
     texts = ["show flights to rome", "mirrors"]
-    found = teacher.teach(texts, places=None, progress=recipe.Progress.silent()).tokens
+    found = teacher.teach(texts, indices=None, progress=recipe.Progress.silent()).tokens
     assert found is not None and [part.shape for part in found] == [(4, 3), (1, 3)]
     model = transformers.AutoModelForTokenClassification.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -321,7 +321,7 @@ def test_names_of_labels_that_nobody_gives_are_no_outputs(save_labeller, flights
 class Rule:
     name, labels, tags, reads, size_bytes, embedder = "rule", ("flight", "weather"), None, True, None, None
 
-    def teach(self, texts, *, places, progress):
+    def teach(self, texts, *, indices, progress):
         return TeacherOutputs(text=np.array([[8.0, 0.0] if "flights" in text else [0.0, 8.0] for text in texts], dtype=np.float32))
 
 
@@ -339,7 +339,7 @@ def test_a_clean_teacher_teaches_a_student_what_noisy_labels_cannot(flights):
     class Clean:
         name, labels, tags, reads, size_bytes, embedder = "clean", ("flight", "weather"), None, True, None, None
 
-        def teach(self, texts, *, places, progress):
+        def teach(self, texts, *, indices, progress):
             return TeacherOutputs(text=np.array([[4.0, -4.0] if "flights" in text else [-4.0, 4.0] for text in texts], dtype=np.float32))
 
     rng, turned = np.random.default_rng(5), {"flight": "weather", "weather": "flight"}
@@ -371,7 +371,7 @@ def test_held_out_texts_are_those_that_people_have_labelled(flights):
     different = len({one.text for one in flights})
     order, held = _drawn(examples, config)
     assert held == different // 10
-    assert all(examples[place].label for place in order[:held])
+    assert all(examples[index].label for index in order[:held])
     assert _drawn(unlabelled, config)[1] == len(unlabelled) // 10
 
 
@@ -379,10 +379,10 @@ def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
     seen = []
     step = recipe.DistilTrainer.gradient_step
 
-    def watched(self, places, *, step: int, kept=step):
-        seen.extend(self.data.train.examples[place].text for place in places)
+    def watched(self, indices, *, step: int, kept=step):
+        seen.extend(self.data.train.examples[index].text for index in indices)
         seen_held.update(example.text for example in self.data.held.examples)
-        return kept(self, places, step=step)
+        return kept(self, indices, step=step)
 
     seen_held: set[str] = set()
     monkeypatch.setattr(recipe.DistilTrainer, "gradient_step", watched)
@@ -566,7 +566,7 @@ def test_a_teacher_whose_outputs_do_not_fit_is_refused(flights):
             for name, value in own.items():
                 setattr(self, name, value)
 
-        def teach(self, texts, *, places, progress):
+        def teach(self, texts, *, indices, progress):
             return self._lessons(texts)
 
     def rows(count, width):
@@ -618,7 +618,7 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     wrong = [*flights, Example("two tokens", "flight", ("O",))]
     assert "text number 161 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
     assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
-    half = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
+    half = [example if index % 2 else Example(example.text) for index, example in enumerate(flights)]
     assert "80 of 160 texts have no label (text number 1 first), and without a teacher nobody gives them one" in refused(
         "none", half, task="classify", **SMALL
     )
@@ -684,7 +684,7 @@ def test_a_skip_begins_with_what_words_say_of_labels(flights, tmp_path):
 
 @pytest.mark.parametrize("known", [0, 1])
 def test_a_skip_of_texts_that_hardly_have_labels_is_trained_all_the_same(flights, known):
-    few = [Example(one.text, one.label if place < known else None, one.tags) for place, one in enumerate(flights)]
+    few = [Example(one.text, one.label if index < known else None, one.tags) for index, one in enumerate(flights)]
     labels = sorted({one.label for one in flights})
     if known:
         made = distil("none", few, task="tag", labels=labels, **SMALL | {"held_out": 0, "epochs": 1})
@@ -727,7 +727,7 @@ def test_vectors_on_disk_may_be_bfloat16(texts, tmp_path):
         device=torch.device("cpu"),
         trust_remote_code=False,
     )
-    taught = teacher.teach(texts, places=np.arange(len(texts)), progress=Progress.silent()).text
+    taught = teacher.teach(texts, indices=np.arange(len(texts)), progress=Progress.silent()).text
     assert taught.dtype == np.float32
     assert taught.shape == (len(texts), 8)
 

@@ -49,7 +49,7 @@ class Judge:
     def __init__(self) -> None:
         self.seen = []
 
-    def teach(self, texts, *, places=None, progress=None):
+    def teach(self, texts, *, indices=None, progress=None):
         self.seen += texts
         return TeacherOutputs(text=np.array([[1.0, 0.0] if "oslo" in text else [0.0, 1.0] for text in texts], dtype=np.float32))
 
@@ -85,7 +85,7 @@ def test_a_words_near_ones_are_those_of_a_plain_search(bert_folder, sentences):
     assert found.keys() <= ours
     for word in ours:
         cosines = vectors @ vectors[words.index(word)]
-        expected = [words[place] for place in np.argsort(-cosines, kind="stable") if words[place] != word and cosines[place] >= 0.5][:8]
+        expected = [words[index] for index in np.argsort(-cosines, kind="stable") if words[index] != word and cosines[index] >= 0.5][:8]
         assert len(found.get(word, [])) == len(expected)
         np.testing.assert_allclose(
             [cosines[words.index(near)] for near in found.get(word, [])], [cosines[words.index(near)] for near in expected], atol=1e-5

@@ -45,9 +45,9 @@ def trainer(folder, texts, **settings):
     return made
 
 
-def gradients(made, places, **where):
+def gradients(made, indices, **where):
     made.embedder.encoder.zero_grad()
-    loss = made.gradient_step(made.batch(np.asarray(places), step=0, seed=1), step=0, seed=1)
+    loss = made.gradient_step(made.batch(np.asarray(indices), step=0, seed=1), step=0, seed=1)
     return loss, {name: p.grad.clone() for name, p in made.embedder.encoder.named_parameters() if p.grad is not None}
 
 
@@ -254,9 +254,9 @@ def test_the_temperature_divides_the_similarities(bert_folder, texts):
 def test_views_have_the_ids_that_their_texts_have(bert_folder, texts):
     given = [*texts[:20], "sea"]  # too short to have anything erased
     made = trainer(bert_folder, given)
-    places = np.arange(len(made.data.left))[::-1]
-    left, right = made._views(places, step=3, seed=1)
-    ordered = [made.data.left[place] for place in places]
+    indices = np.arange(len(made.data.left))[::-1]
+    left, right = made._views(indices, step=3, seed=1)
+    ordered = [made.data.left[index] for index in indices]
     twins = twin_views(ordered, chars=5, floor=10, mask_token="[MASK]", rng=np.random.default_rng([1, 3, 3]))
     assert [left, right] == [made.embedder.tokenizer(list(side))["input_ids"] for side in twins]
     assert left[ordered.index("sea")] == right[ordered.index("sea")]
@@ -265,9 +265,9 @@ def test_views_have_the_ids_that_their_texts_have(bert_folder, texts):
 
 def test_pairs_have_the_ids_that_their_texts_have(bert_folder, texts):
     made = trainer(bert_folder, list(zip(texts[:20], texts[20:40], strict=True)), max_tokens=6)
-    places = np.array([5, 0, 7])
-    assert list(made._views(places, step=0, seed=1)) == [
-        made.embedder.tokenizer([side[place] for place in places], truncation=True, max_length=6)["input_ids"]
+    indices = np.array([5, 0, 7])
+    assert list(made._views(indices, step=0, seed=1)) == [
+        made.embedder.tokenizer([side[index] for index in indices], truncation=True, max_length=6)["input_ids"]
         for side in (made.data.left, made.data.right)
     ]
 
@@ -282,7 +282,7 @@ def test_what_is_held_out_is_not_trained_on(texts):
     assert sorted(data.left + data.held_left) == sorted(texts)
     repeated = recipe.training_set([text for text in texts for _ in range(3)], MirrorConfig(keep_repeats=True, **SMALL))
     assert not set(repeated.held_left) & set(repeated.left)
-    pairs = [(texts[place // 2], texts[40 + place // 2] + str(place)) for place in range(80)]  # each left side twice
+    pairs = [(texts[index // 2], texts[40 + index // 2] + str(index)) for index in range(80)]  # each left side twice
     split = recipe.training_set(pairs, config)
     assert len(split.held_left) == 8
     assert not set(split.held_left) & set(split.left)
@@ -354,24 +354,24 @@ def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, texts):
 def test_repeated_texts_do_not_push_each_other_away(bert_folder, texts):
     repeated = [*texts[:6], texts[0].upper(), f"  {texts[1]}"]
     made = trainer(bert_folder, repeated, keep_repeats=True)
-    places = np.arange(8)
-    is_same = made._is_same(places)
+    indices = np.arange(8)
+    is_same = made._is_same(indices)
     assert is_same is not None
-    by_text = {text: place for place, text in enumerate(made.data.left)}
+    by_text = {text: index for index, text in enumerate(made.data.left)}
     first, second = by_text[texts[0]], by_text[texts[0].upper()]
     assert is_same[first, second]
     assert is_same[second, first]
     assert int(is_same.sum()) == 4
     assert (made.data.counts["repeated"], made._sharing()) == (2, 4)
-    assert trainer(bert_folder, texts)._is_same(places) is None
+    assert trainer(bert_folder, texts)._is_same(indices) is None
     assert trainer(bert_folder, texts)._sharing() == 0
     pairs = [("a b", "c d"), ("e f", "C D"), ("c d", "g h"), ("i j", "k l")]  # a side that another has, on either side
     made = trainer(bert_folder, pairs, batch_texts=4)
     assert made._sharing() == 3
     shared = made._is_same(np.arange(4))
     assert shared is not None
-    place = {made.data.left[row]: row for row in range(4)}
-    found = {frozenset((left, right)) for left in place for right in place if left != right and shared[place[left], place[right]]}
+    index = {made.data.left[row]: row for row in range(4)}
+    found = {frozenset((left, right)) for left in index for right in index if left != right and shared[index[left], index[right]]}
     assert found == {frozenset(("a b", "e f")), frozenset(("a b", "c d")), frozenset(("e f", "c d"))}
 
 
@@ -773,13 +773,13 @@ def test_texts_with_the_same_tokens_after_cutting_do_not_push_each_other_away(be
     beginning = "the sea is deep and the stars are far away "
     alike = [beginning + ending for ending in ("today", "tomorrow", "at noon")] + ["a caf\u00e9 by the sea", "a cafe by the sea"]
     made = trainer(bert_folder, [*texts[:8], *alike], max_tokens=10)
-    places = np.arange(len(made.data.left))
-    is_same = made._is_same(places)
+    indices = np.arange(len(made.data.left))
+    is_same = made._is_same(indices)
     assert is_same is not None
-    by_text = {text: place for place, text in enumerate(made.data.left)}
+    by_text = {text: index for index, text in enumerate(made.data.left)}
     for group in (alike[:3], alike[3:]):
         for one in group:
-            assert {made.data.left[place] for place in np.flatnonzero(is_same[by_text[one]])} == {*group} - {one}
+            assert {made.data.left[index] for index in np.flatnonzero(is_same[by_text[one]])} == {*group} - {one}
     assert int(is_same.sum()) == 6 + 2
     assert (made.alike, made._sharing()) == (5, 5)
     whole = trainer(bert_folder, [*texts[:8], *alike[:3]], max_tokens=40)  # they differ further on
@@ -809,7 +809,7 @@ def test_sides_of_pairs_with_the_same_tokens_do_not_push_each_other_away(bert_fo
     made = trainer(bert_folder, pairs, batch_texts=4)
     shared = made._is_same(np.arange(4))
     assert shared is not None
-    place = {made.data.left[row]: row for row in range(4)}
-    assert shared[place["e f"], place["g h"]]
+    index = {made.data.left[row]: row for row in range(4)}
+    assert shared[index["e f"], index["g h"]]
     assert int(shared.sum()) == 2
     assert made.alike == 2

@@ -34,7 +34,7 @@ def documents(texts):
 
 
 def lines_of(documents):
-    return [Sentence(line, place == 0) for document in documents for place, line in enumerate(document)]
+    return [Sentence(line, index == 0) for document in documents for index, line in enumerate(document)]
 
 
 def settings(**given: Any) -> MirrorConfig:
@@ -78,7 +78,7 @@ def test_the_papers_recipe_has_the_released_values(model_type, level, expected):
 
 @pytest.mark.parametrize(("level", "steps"), [("sentence", 50), ("word", 100)])
 def test_ten_thousand_texts_with_repeats_are_the_papers_steps(level, steps):
-    given = [f"text {place % 9_000}" for place in range(10_000)]
+    given = [f"text {index % 9_000}" for index in range(10_000)]
     config = MirrorConfig(recipe="paper", level=level).for_texts(has_documents=False).resolved(width=768, weight_rms=0.04)
     assert config.epochs is not None
     assert len(training_set(given, config).left) // config.batch_texts * config.epochs == steps
@@ -140,7 +140,7 @@ def test_documents_apart_give_neighbours_and_the_texts_stay_the_users(documents,
 
 
 def test_no_more_pairs_than_asked_for_are_drawn_and_each_as_often():
-    lines = [Sentence(f"first one {place} here", False) for place in range(60)]
+    lines = [Sentence(f"first one {index} here", False) for index in range(60)]
     drawn = Counter()
     for seed in range(300):
         made = training_set(lines, settings(positives="neighbours", max_pairs=10, batch_texts=4, held_out=0, seed=seed))
@@ -153,7 +153,7 @@ def test_no_more_pairs_than_asked_for_are_drawn_and_each_as_often():
 def test_crops_are_two_spans_of_one_text_between_its_special_tokens(bert_folder, texts):
     made = trainer(bert_folder, texts, positives="crops")
     left, right = made._views(np.arange(40), step=0, seed=1)
-    whole = [made._kept_left[place] for place in range(40)]
+    whole = [made._kept_left[index] for index in range(40)]
     for view in (left, right):
         for ids, text in zip(view, whole, strict=True):
             assert (ids[0], ids[-1]) == (text[0], text[-1])
@@ -169,8 +169,8 @@ def test_kinds_can_be_mixed_in_one_batch(bert_folder, texts, documents):
     kinds = made.data.kinds
     assert set(kinds.tolist()) == {PAIR, IDENTITY, CROPS}
     left, right = made._views(np.arange(len(kinds)), step=0, seed=1)
-    for place in np.flatnonzero(kinds == PAIR).tolist():
-        assert (left[place], right[place]) == (made._kept_left[place], made._kept_right[place])
+    for index in np.flatnonzero(kinds == PAIR).tolist():
+        assert (left[index], right[index]) == (made._kept_left[index], made._kept_right[index])
 
 
 def trainer(folder, texts, documents=None, **given: Any):
@@ -346,12 +346,12 @@ def test_a_training_step_is_that_of_the_released_recipe(architecture, pooling, s
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
     config = recipe._fit_to_model(config.resolved(width=32, weight_rms=0.2, model_type=architecture), embedder)
     made = recipe.MirrorTrainer(folder, embedder, config, training_set(texts, config), recipe.Progress.silent(), None, False)
-    places = np.arange(8)
-    loss = made.gradient_step(made.batch(places, step=0, seed=1), step=0, seed=1)
+    indices = np.arange(8)
+    loss = made.gradient_step(made.batch(indices, step=0, seed=1), step=0, seed=1)
     ours = {name: parameter.grad for name, parameter in embedder.encoder.model.named_parameters() if parameter.grad is not None}
 
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    views = made._views(places, step=0, seed=1)
+    views = made._views(indices, step=0, seed=1)
     assert views[0] != views[1]  # spans were erased
     vectors = []
     for view in views:

@@ -104,8 +104,8 @@ def test_a_batch_has_each_pair_at_the_same_place_of_both_halves(tiny_tokenizer, 
     packed = Translations(bitext, tokenizer, config).batch(0)
     assert packed.texts == 32
     texts: list[list[str]] = [[] for _ in range(32)]
-    for place, (start, length) in enumerate(zip(packed.starts.tolist(), packed.lengths, strict=True)):
-        texts[packed.order[place]] = tokenizer.convert_ids_to_tokens(packed.ids[start + 1 : start + length - 1].tolist())
+    for index, (start, length) in enumerate(zip(packed.starts.tolist(), packed.lengths, strict=True)):
+        texts[packed.order[index]] = tokenizer.convert_ids_to_tokens(packed.ids[start + 1 : start + length - 1].tolist())
     for left, right in zip(texts[:16], texts[16:], strict=True):
         assert sorted(THERE[HERE.index(word)] for word in left) == sorted(right)
 
@@ -123,10 +123,10 @@ def test_accuracy_is_that_of_the_nearest_in_both_directions_and_ties_share(tiny_
     def by_content(packed):  # the bag of words, in numbers that both languages share
         table = dict(zip(tiny_tokenizer().convert_tokens_to_ids([*HERE, *THERE]), [*range(8), *range(8)], strict=True))
         rows = torch.zeros(packed.texts, 8)
-        for place, (start, length) in enumerate(zip(packed.starts.tolist(), packed.lengths, strict=True)):
+        for index, (start, length) in enumerate(zip(packed.starts.tolist(), packed.lengths, strict=True)):
             for token in packed.ids[start : start + length].tolist():
                 if token in table:
-                    rows[packed.order[place], table[token]] += 1
+                    rows[packed.order[index], table[token]] += 1
         return rows
 
     bags = [frozenset(left[1:-1]) for left, _ in found._held]

@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {"block_tokens": 16, "batch_blocks": 4, "dtype": "float3
 def corpus(sentences, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "texts.txt"
     rng = np.random.default_rng(0)
-    path.write_text("\n".join(sentences[place] for place in rng.integers(0, len(sentences), size=120)), encoding="utf-8")
+    path.write_text("\n".join(sentences[index] for index in rng.integers(0, len(sentences), size=120)), encoding="utf-8")
     return path
 
 
@@ -53,12 +53,12 @@ def test_all_masks_of_a_step_hide_the_same_blocks_at_places_that_never_overlap(c
     objective = objective_of(context(objective="fully-explored", masking_rate=1 / 3, masked_units=units))
     for step in range(3):
         masks = objective.masks(step)
-        together = torch.cat([mask.places for mask in masks])
+        together = torch.cat([mask.indices for mask in masks])
         assert len(masks) == 3
         assert len(together.unique()) == len(together) == int(objective.masker.is_maskable(objective.order.batch(step)).sum())
         for mask in masks:
             restored = mask.ids.flatten().clone()
-            restored[mask.places] = mask.targets
+            restored[mask.indices] = mask.targets
             assert torch.equal(restored.view(mask.ids.shape), objective.order.batch(step))
 
 
@@ -66,7 +66,7 @@ def _masked_in_each_row(objective: Any, step: int) -> torch.Tensor:
     """How many tokens of each block each mask hides (masks, blocks)."""
     masks = objective.masks(step)
     rows, tokens = masks[0].ids.shape
-    return torch.stack([torch.bincount(mask.places // tokens, minlength=rows) for mask in masks])
+    return torch.stack([torch.bincount(mask.indices // tokens, minlength=rows) for mask in masks])
 
 
 def test_masks_of_a_step_are_equal_blocks_of_each_text_or_of_the_whole_batch(context):
@@ -91,7 +91,7 @@ def test_random_masks_may_have_a_share_of_each_text(context):
         (found,) = _masked_in_each_row(of_texts, step)
         assert ((found - 0.3 * maskable).abs() < 1).all()
         spread.append(float((_masked_in_each_row(of_batch, step)[0] - 0.3 * maskable).abs().max()))
-        assert torch.equal(of_batch.masks(step)[0].places, default.masks(step)[0].places)
+        assert torch.equal(of_batch.masks(step)[0].indices, default.masks(step)[0].indices)
     assert max(spread) > 1.5
 
 
@@ -120,7 +120,7 @@ def test_spread_over_epochs_every_token_of_every_text_is_masked_once_in_k_epochs
         for step in range(cycle * 3 * per_epoch, (cycle + 1) * 3 * per_epoch):
             (mask,) = objective.masks(step)
             starts, tokens = objective.order.starts(step), mask.ids.shape[1]
-            hidden.update((int(starts[place // tokens]), place % tokens) for place in mask.places.tolist())
+            hidden.update((int(starts[index // tokens]), index % tokens) for index in mask.indices.tolist())
             rows, columns = objective.masker.is_maskable(objective.order.batch(step)).nonzero(as_tuple=True)
             maskable |= {(int(starts[row]), int(column)) for row, column in zip(rows, columns, strict=True)}
         assert set(hidden) == maskable
@@ -142,20 +142,20 @@ def test_whole_words_are_hidden_piece_by_piece_together(context):
     for step in range(5):
         (mask,) = objective.masks(step)
         ids = objective.order.batch(step).flatten()
-        hidden = set(mask.places.tolist())
-        for place in range(1, len(ids)):
-            if continuing[ids[place]] and ids[place - 1] > 4 and ids[place] > 4:
-                assert (place in hidden) == (place - 1 in hidden)
+        hidden = set(mask.indices.tolist())
+        for index in range(1, len(ids)):
+            if continuing[ids[index]] and ids[index - 1] > 4 and ids[index] > 4:
+                assert (index in hidden) == (index - 1 in hidden)
 
 
 def test_spans_are_hidden_as_runs(context):
     (mask,) = objective_of(context(objective="span", span_tokens=4)).masks(0)
     (single,) = objective_of(context(objective="random")).masks(0)
 
-    def neighbours(places):
-        return float((places.diff() == 1).float().mean())
+    def neighbours(indices):
+        return float((indices.diff() == 1).float().mean())
 
-    assert neighbours(mask.places) > 0.5 > neighbours(single.places)
+    assert neighbours(mask.indices) > 0.5 > neighbours(single.indices)
 
 
 def test_a_steps_tokens_are_those_that_pass_the_encoder(context):
@@ -176,8 +176,8 @@ def test_every_token_counts_alike_in_loss_and_gradient(context, dtype):
 
     plain = context(objective="random")
     masks = objective.masks(2)
-    losses = torch.stack([masked_cross_entropy(plain.network(mask.ids, mask.places), mask.targets) for mask in masks])
-    sizes = torch.tensor([len(mask.places) for mask in masks])
+    losses = torch.stack([masked_cross_entropy(plain.network(mask.ids, mask.indices), mask.targets) for mask in masks])
+    sizes = torch.tensor([len(mask.indices) for mask in masks])
     total = (losses * sizes).sum() / sizes.sum()
     total.backward()
     expected = [parameter.grad for parameter in plain.weights.parameters if parameter.grad is not None]
@@ -199,8 +199,8 @@ def test_explored_gradients_are_those_of_single_masks_on_average_and_vary_less(c
         for number in range(draws):
             generator = torch.Generator().manual_seed(1000 * parts + number)
             explored.parts = parts
-            places = explored._places(ids, torch.rand(ids.shape, generator=generator), each_row=False)
-            masks = [explored.masker.at(ids, part, generator=generator) for part in places]
+            indices = explored._indices(ids, torch.rand(ids.shape, generator=generator), each_row=False)
+            masks = [explored.masker.at(ids, part, generator=generator) for part in indices]
             explored._loss.gradient(masks, seed=1)
             explored._loss.weights.take_gradients()
             found.append(torch.cat([master.grad.flatten() for master in explored._loss.weights.masters if master.grad is not None]))

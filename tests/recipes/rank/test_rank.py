@@ -84,9 +84,9 @@ def trainer(folder, pairs, **settings):
     return made
 
 
-def gradients(made, places):
+def gradients(made, indices):
     made.ranker.module.zero_grad()
-    loss = made.gradient_step(np.asarray(places), step=0, seed=1)
+    loss = made.gradient_step(np.asarray(indices), step=0, seed=1)
     return loss, {name: p.grad.clone() for name, p in made.ranker.module.named_parameters() if p.grad is not None}
 
 
@@ -228,7 +228,7 @@ def test_a_repeated_answer_gives_the_loss_of_the_batch_without_repeats(generator
     scores = by_candidate[:, torch.from_numpy(columns)]
     found = recipe.candidate_cross_entropy(scores, targets, is_excluded=is_excluded)
     wanted = [([4, 7, 9], 0), ([4, 7, 9], 1), ([4, 7], 0), ([4, 7, 9], 2)]
-    expected = [-by_candidate[row, candidates].log_softmax(0)[place] for row, (candidates, place) in enumerate(wanted)]
+    expected = [-by_candidate[row, candidates].log_softmax(0)[index] for row, (candidates, index) in enumerate(wanted)]
     torch.testing.assert_close(found, torch.stack(expected).mean())
 
 
@@ -493,11 +493,11 @@ def test_a_teachers_loss_is_the_divergence_on_each_contexts_own_list(bert_folder
     texts = made.data.candidates
     made.ranker.module.eval()
     terms = []
-    for place in range(8):
-        context, answer = made.data.pairs[place]
-        listed = [texts[answer], *(texts[wrong] for wrong in made.negatives[place])]
+    for index in range(8):
+        context, answer = made.data.pairs[index]
+        listed = [texts[answer], *(texts[wrong] for wrong in made.negatives[index])]
         student = torch.from_numpy(made.ranker.score([made.data.contexts[context]], listed)[0])
-        teacher = made.teacher_scores[place].softmax(0)
+        teacher = made.teacher_scores[index].softmax(0)
         terms.append((teacher * (teacher.log() - student.log_softmax(0))).sum())
     assert loss == pytest.approx(torch.stack(terms).mean().item(), abs=1e-3)
 

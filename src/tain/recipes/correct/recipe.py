@@ -169,8 +169,8 @@ def _fitted(embedder: Embedder, moments: dict[str, Moments], config: CorrectConf
 
 def _mean_cosines(fits: tuple[LanguageFit, ...]) -> dict[tuple[str, str], tuple[float, float]]:
     found = {}
-    for place, left in enumerate(fits):
-        for right in fits[place + 1 :]:
+    for index, left in enumerate(fits):
+        for right in fits[index + 1 :]:
             before = _cosine(left.mean, right.mean)
             found[left.language, right.language] = before, _cosine(_without(left), _without(right))
     return found

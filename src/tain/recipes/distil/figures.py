@@ -55,12 +55,12 @@ def label_figures(predictions: Sequence[Prediction], data: DistillationData) -> 
 def _teachers_word(data: DistillationData) -> list[Prediction]:
     taught = data.held.taught
     predictions = []
-    for place in range(len(data.held)):
+    for index in range(len(data.held)):
         label = tags = None
         if taught.text is not None:
-            label = data.labels[int(taught.text[place].argmax())]
+            label = data.labels[int(taught.text[index].argmax())]
         if taught.tokens is not None:
-            read = taught.tokens[place]
+            read = taught.tokens[index]
             best = np.where(np.isnan(read), -np.inf, read).argmax(axis=1)
             is_read = [bool(np.isfinite(row).any()) for row in read]
             tags = [data.tags[int(tag)] if has_tag else "O" for tag, has_tag in zip(best, is_read, strict=True)]

@@ -118,7 +118,7 @@ class HashedReader:
         taken = begin_with(module, config.start, with_heads=config.task == "embed") if config.start is not None else set()
         if module.skip_head is not None and not config.resume and "skip_head.weight" not in taken:
             known, wanted = _wanted(data)
-            fit_skip(module, self.projection, [texts[place] for place in known], wanted, keeps_layers=config.start is not None)
+            fit_skip(module, self.projection, [texts[index] for index in known], wanted, keeps_layers=config.start is not None)
         return module
 
     def truncated(self, texts: Sequence[str]) -> int:
@@ -197,10 +197,10 @@ class StaticReader:
         vocabulary = len(self.embedder.tokenizer)
         counts = np.zeros(vocabulary)
         texts, held = ([example.text for example in part.examples] for part in (data.train, data.held))
-        for place, (text, ids) in enumerate(zip([*texts, *held], bare_ids(self.embedder.tokenizer, [*texts, *held]), strict=True)):
+        for index, (text, ids) in enumerate(zip([*texts, *held], bare_ids(self.embedder.tokenizer, [*texts, *held]), strict=True)):
             if not ids:
                 raise UserError(f"the text {text[:40]!r} has no tokens for the tokenizer of {self.embedder.name!r}: leave such texts out")
-            if place < len(texts):
+            if index < len(texts):
                 np.add.at(counts, ids, 1)
         vectors = self._token_vectors(vocabulary)
         # the head leads back to the vectors' own space, which is the right one for a student of vectors of that width alone
@@ -224,7 +224,7 @@ class StaticReader:
         """The encoder's vector of each token alone, between the special tokens that texts have."""
         embedder = self.embedder
         (bare,), (whole,) = bare_ids(embedder.tokenizer, ["a"]), tokenise(embedder.tokenizer, ["a"], max_tokens=embedder.max_tokens).ids
-        begin = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+        begin = next(index for index in range(len(whole)) if whole[index : index + len(bare)] == bare)
         alone = [[*whole[:begin], token, *whole[begin + len(bare) :]] for token in range(vocabulary)]
         vectors = torch.empty(vocabulary, embedder.encoder.dim)
         for batch in batches_by_tokens([len(ids) for ids in alone], batch_tokens=4096):

@@ -236,23 +236,23 @@ class DistilTrainer:
         self.module.eval()
         return trained
 
-    def gradient_step(self, places: np.ndarray, *, step: int) -> float:
+    def gradient_step(self, indices: np.ndarray, *, step: int) -> float:
         """Leave the gradient of one batch in the student and return its loss."""
         torch.manual_seed(step_seed(self.config.seed, step))
-        texts = [self.data.train.examples[place].text for place in places]
+        texts = [self.data.train.examples[index].text for index in indices]
         text, tokens = self.reader.outputs(self.module, texts, np.random.default_rng([self.config.seed, 3, step]))
         loss = torch.zeros((), device=self.device)
         if text is not None:
-            loss = loss + (self._vector_loss(text, places) if self.config.task == "embed" else self._label_loss(text, places))
+            loss = loss + (self._vector_loss(text, indices) if self.config.task == "embed" else self._label_loss(text, indices))
         if tokens is not None:
-            loss = loss + self._tag_loss(tokens, places)
+            loss = loss + self._tag_loss(tokens, indices)
         return backward(loss)()
 
-    def _vector_loss(self, vectors: Tensor, places: np.ndarray) -> Tensor:
+    def _vector_loss(self, vectors: Tensor, indices: np.ndarray) -> Tensor:
         taught = self.data.train.taught.text
         assert taught is not None
-        teacher = torch.from_numpy(taught[places]).to(self.device)
-        own = self.same[places]
+        teacher = torch.from_numpy(taught[indices]).to(self.device)
+        own = self.same[indices]
         is_same = torch.from_numpy(own[:, None] == own).to(self.device)
         loss = contrastive_distillation(vectors, teacher, temperature=self.config.temperature, is_same=is_same)
         if self.config.similarity_weight:
@@ -261,22 +261,22 @@ class DistilTrainer:
             loss = loss + self.config.vector_weight * vector_matching(vectors, teacher)
         return loss
 
-    def _label_loss(self, logits: Tensor, places: np.ndarray) -> Tensor:
+    def _label_loss(self, logits: Tensor, indices: np.ndarray) -> Tensor:
         taught = self.data.train.taught.text
-        labels = torch.from_numpy(self.data.train.labels[places]).to(self.device)
-        return labelled_cross_entropy(logits, labels) if taught is None else self._mixed(logits, taught[places], labels)
+        labels = torch.from_numpy(self.data.train.labels[indices]).to(self.device)
+        return labelled_cross_entropy(logits, labels) if taught is None else self._mixed(logits, taught[indices], labels)
 
-    def _tag_loss(self, logits: Tensor, places: np.ndarray) -> Tensor:
+    def _tag_loss(self, logits: Tensor, indices: np.ndarray) -> Tensor:
         """Over all tokens that student and teacher have read, or people have tagged."""
         train = self.data.train
-        lengths = [min(len(tokens_of(train.examples[place].text)), logits.shape[1], self.config.max_tokens) for place in places]
+        lengths = [min(len(tokens_of(train.examples[index].text)), logits.shape[1], self.config.max_tokens) for index in indices]
         flat = torch.cat([logits[row, :length] for row, length in enumerate(lengths)])
-        given = [train.tags[place] for place in places]
+        given = [train.tags[index] for index in indices]
         numbers = [np.full(length, -1) if tags is None else tags[:length] for tags, length in zip(given, lengths, strict=True)]
         labels = torch.from_numpy(np.concatenate(numbers)).to(self.device)
         if train.taught.tokens is None:
             return labelled_cross_entropy(flat, labels)
-        taught = np.concatenate([train.taught.tokens[place][:length] for place, length in zip(places, lengths, strict=True)])
+        taught = np.concatenate([train.taught.tokens[index][:length] for index, length in zip(indices, lengths, strict=True)])
         return self._mixed(flat, taught, labels)
 
     def _mixed(self, logits: Tensor, taught: np.ndarray, labels: Tensor) -> Tensor:

@@ -443,10 +443,10 @@ class MirrorTrainer:
                 "either: their two views are the same and teach little; lower --erase-floor, or raise --dropout"
             )
         # the longest ones: if any text has something erased, they have
-        places = np.argsort([-len(text) for text in self.data.left], kind="stable")[:16]
+        indices = np.argsort([-len(text) for text in self.data.left], kind="stable")[:16]
         encoder = self.embedder.encoder.train()
         torch.manual_seed(step_seed(config.seed, 0, 999))
-        views = self._views(places, step=0, seed=config.seed)
+        views = self._views(indices, step=0, seed=config.seed)
         # where something is dropped, that alone must do: what is erased would hide a model whose rates cannot be set
         first, second = pack(views[0]), pack(views[0] if drops else views[1])
         for _ in range(4 if drops else 1):  # a low rate may by chance drop nothing in a small model
@@ -464,19 +464,19 @@ class MirrorTrainer:
             f"{config.erased_chars} characters erased), so there is nothing to learn: raise one of them (dropout 0.1)"
         )
 
-    def _views(self, places: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+    def _views(self, indices: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of the left and the right view of some texts."""
-        texts = places.tolist()
+        texts = indices.tolist()
         rng = np.random.default_rng([seed, 3, step])
         left = [self._kept_left[text] for text in texts]
         right = left.copy()
-        by_kind = {kind: [place for place, text in enumerate(texts) if self.data.kinds[text] == kind] for kind in (IDENTITY, CROPS, PAIR)}
-        for place, ids in zip(by_kind[IDENTITY], self._erased([texts[place] for place in by_kind[IDENTITY]], rng), strict=True):
-            right[place] = ids
-        for place in by_kind[CROPS]:
-            left[place], right[place] = (crop(self._kept_left[texts[place]], ends=self._ends, rng=rng) for _ in range(2))
-        for place in by_kind[PAIR]:
-            right[place] = self._kept_right[texts[place]]
+        by_kind = {kind: [index for index, text in enumerate(texts) if self.data.kinds[text] == kind] for kind in (IDENTITY, CROPS, PAIR)}
+        for index, ids in zip(by_kind[IDENTITY], self._erased([texts[index] for index in by_kind[IDENTITY]], rng), strict=True):
+            right[index] = ids
+        for index in by_kind[CROPS]:
+            left[index], right[index] = (crop(self._kept_left[texts[index]], ends=self._ends, rng=rng) for _ in range(2))
+        for index in by_kind[PAIR]:
+            right[index] = self._kept_right[texts[index]]
         return left, right
 
     def _erased(self, texts: list[int], rng: np.random.Generator) -> list[list[int]]:
@@ -490,10 +490,10 @@ class MirrorTrainer:
             rng=rng,
         )
         ids = [self._kept_left[text] for text in texts]
-        cut = [place for place, (text, twin) in enumerate(zip(left, right, strict=True)) if text != twin]
-        cut_ids = tokenise(self.embedder.tokenizer, [right[place] for place in cut], max_tokens=self.max_tokens).ids
-        for place, erased in zip(cut, cut_ids, strict=True):
-            ids[place] = erased
+        cut = [index for index, (text, twin) in enumerate(zip(left, right, strict=True)) if text != twin]
+        cut_ids = tokenise(self.embedder.tokenizer, [right[index] for index in cut], max_tokens=self.max_tokens).ids
+        for index, erased in zip(cut, cut_ids, strict=True):
+            ids[index] = erased
         return ids
 
     @cached_property
@@ -516,22 +516,22 @@ class MirrorTrainer:
         counts = np.bincount(pairs[pairs >= 0], minlength=1)
         return int(np.count_nonzero((counts[pairs] > 1).any(axis=0, where=pairs >= 0)))
 
-    def _is_same(self, places: np.ndarray) -> Tensor | None:
+    def _is_same(self, indices: np.ndarray) -> Tensor | None:
         """Which pairs of the batch share a text; None where no two do."""
-        left, right = self.left_keys[places], self.right_keys[places]
+        left, right = self.left_keys[indices], self.right_keys[indices]
         shared = (left[:, None] == left) | (right[:, None] == right) | (left[:, None] == right) | (right[:, None] == left)
         np.fill_diagonal(shared, False)
         return torch.from_numpy(shared) if shared.any() else None
 
-    def batch(self, places: np.ndarray, *, step: int, seed: int) -> _Batch:
+    def batch(self, indices: np.ndarray, *, step: int, seed: int) -> _Batch:
         """Draw the views of some texts and pack them."""
-        left, right = self._views(places, step=step, seed=seed)
+        left, right = self._views(indices, step=step, seed=seed)
         ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
         mine = ids[distributed.share_of(len(ids))]
         rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_tokens))
         parts = [pack([mine[row] for row in part], share_rows=self.embedder.encoder.layout == "packed") for part in rows]
         teacher = None if self.teacher is None else self.teacher.encode(ids)
-        return _Batch(parts, rows, len(ids), self._is_same(places), teacher)
+        return _Batch(parts, rows, len(ids), self._is_same(indices), teacher)
 
     def gradient_step(self, batch: _Batch, *, step: int, seed: int) -> float:
         """Leave the gradient of one batch in the model and return its loss."""
@@ -769,14 +769,14 @@ class MirrorTrainer:
 
     def _measure_text_s(self, seed: int) -> float:
         """Time gradient steps on a few texts; weights, gradients and random state stay as they are."""
-        places = np.arange(min(len(self.data.left), 2 * _FEWEST_STEPS))
+        indices = np.arange(min(len(self.data.left), 2 * _FEWEST_STEPS))
         taken_s = []
         with unchanged(self.embedder.encoder, masters=self.weights.masters):
             for trial in range(3):
                 began_s = time.monotonic()
-                self.gradient_step(self.batch(places, step=trial, seed=seed), step=trial, seed=seed)
+                self.gradient_step(self.batch(indices, step=trial, seed=seed), step=trial, seed=seed)
                 taken_s.append(time.monotonic() - began_s)
-        return min(taken_s[1:]) / len(places)
+        return min(taken_s[1:]) / len(indices)
 
     def _save(self, result: Mirrored) -> None:
         assert self.output is not None

@@ -174,14 +174,14 @@ class _Bottleneck:
         if self._others is not None:
             moved = torch.cat(own, dim=1)[:, torch.from_numpy(self._others).to(device)]
             conditions["loss_with_another"] = moved.split([part.shape[1] for part in own], dim=1)
-        places = sum(len(batch.places) for batch in batches)
+        indices = sum(len(batch.indices) for batch in batches)
         figures = {}
         for name, vectors in conditions.items():
             losses = [
-                masked_cross_entropy(conditional.logits(batch, given), batch.targets).item() * len(batch.places)
+                masked_cross_entropy(conditional.logits(batch, given), batch.targets).item() * len(batch.indices)
                 for batch, given in zip(batches, vectors, strict=True)
             ]
-            figures[name] = round(sum(losses) / places, 4)
+            figures[name] = round(sum(losses) / indices, 4)
         return figures
 
 

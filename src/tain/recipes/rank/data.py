@@ -50,7 +50,7 @@ class RankingData:
     def draw_negatives(self, context: int, count: int, *, rng: np.random.Generator) -> list[int]:
         """Draw wrong candidates among the listed and mined ones, and where these are too few any others; all different where possible."""
         near = tuple(dict.fromkeys((*self.listed[context], *(self.hard[context] if self.hard else ()))))
-        drawn = [near[place] for place in rng.permutation(len(near))[:count]]
+        drawn = [near[index] for index in rng.permutation(len(near))[:count]]
         for _ in range(_MOST_DRAWS * count):
             if len(drawn) == count:
                 break
@@ -61,13 +61,13 @@ class RankingData:
             return drawn
         # few are left that are not right: look at every one
         left = [one for one in range(len(self.candidates)) if one not in self.right[context] and one not in drawn]
-        drawn += [left[place] for place in rng.permutation(len(left))[: count - len(drawn)]]
+        drawn += [left[index] for index in rng.permutation(len(left))[: count - len(drawn)]]
         if not drawn:
             raise UserError(
                 f"the context {self.contexts[context][:40]!r} has no wrong candidates to learn from: all {len(self.candidates):,} are right "
                 "for it; give pairs with other answers"
             )
-        return drawn + [drawn[place] for place in rng.integers(len(drawn), size=count - len(drawn))]
+        return drawn + [drawn[index] for index in rng.integers(len(drawn), size=count - len(drawn))]
 
 
 def gather_data(examples: Sequence[RankingExample], config: RankConfig, *, validation: Sequence[RankingExample]) -> RankingData:
@@ -88,8 +88,8 @@ def gather_data(examples: Sequence[RankingExample], config: RankConfig, *, valid
     if not held and config.held_out:
         order = np.random.default_rng([config.seed, 1]).permutation(len(kept))
         count = min(config.held_out, len(kept) // 10)
-        held = [kept[place] for place in order[:count]]
-        kept = [kept[place] for place in sorted(order[count:])]
+        held = [kept[index] for index in order[:count]]
+        kept = [kept[index] for index in sorted(order[count:])]
     number: dict[str, int] = {}
     texts: list[str] = []
 
@@ -102,7 +102,7 @@ def gather_data(examples: Sequence[RankingExample], config: RankConfig, *, valid
 
     right = [tuple(dict.fromkeys(numbered(answer) for answer in example.answers)) for example in kept]
     listed = [
-        tuple(place for place in dict.fromkeys(numbered(text) for text in example.negatives) if place not in answers)
+        tuple(index for index in dict.fromkeys(numbered(text) for text in example.negatives) if index not in answers)
         for example, answers in zip(kept, right, strict=True)
     ]
     pairs = np.array([(context, answer) for context, answers in enumerate(right) for answer in answers], dtype=np.int64)
@@ -156,7 +156,7 @@ def merge_same(
             f"contexts or candidates have the same tokens when they are cut, and so all {len(kept):,} different candidates are right for every "
             "context: raise --context-tokens or --candidate-tokens, or give other pairs"
         )
-    texts = [data.candidates[place] for place in kept]
+    texts = [data.candidates[index] for index in kept]
     return replace(data, candidates=texts, pairs=pairs, right=right, listed=listed), kept, alike_contexts + alike_candidates
 
 
@@ -166,8 +166,8 @@ def mine_negatives(ranker: DualRanker, data: RankingData, *, count: int) -> list
     most_right = max(map(len, data.right))
     found: list[tuple[int, ...]] = []
     for start, window in ranker.windows(data.contexts):
-        asked = [window.of(place) for place in range(len(window))]
-        for place, best in enumerate(scan_best(vectors, asked, k=count + most_right)):
-            right = data.right[start + place]
+        asked = [window.of(index) for index in range(len(window))]
+        for index, best in enumerate(scan_best(vectors, asked, k=count + most_right)):
+            right = data.right[start + index]
             found.append(tuple(row for row in best.rows.tolist() if row not in right)[:count])
     return found

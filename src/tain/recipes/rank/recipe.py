@@ -184,10 +184,10 @@ def rank(
 def _examples(pairs: Iterable[RankingExample] | Iterable[tuple[str, str]]) -> list[RankingExample]:
     """Join plain pairs of the same context into examples with several right answers."""
     joined: dict[str, RankingExample] = {}
-    for place, pair in enumerate(each_item(pairs, what="pair")):
+    for index, pair in enumerate(each_item(pairs, what="pair")):
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(side, str) for side in pair)
         if not is_pair and not isinstance(pair, RankingExample):
-            raise UserError(f"pair number {place + 1} is {pair!r:.60}: give a context and its answer, or a RankingExample")
+            raise UserError(f"pair number {index + 1} is {pair!r:.60}: give a context and its answer, or a RankingExample")
         one = pair if isinstance(pair, RankingExample) else RankingExample(pair[0], (pair[1],))
         if not one.context.strip() or not one.answers or not all(answer.strip() for answer in one.answers):
             raise UserError(f"the pair of context {one.context[:40]!r} has an empty side: fill it in or drop the pair")
@@ -291,7 +291,7 @@ class RankTrainer:
     def _merge_same(self) -> None:
         """Let no text be a negative of one that the model cannot tell it from."""
         self.data, kept, alike = merge_same(self.data, self.context_ids, self.candidate_ids)
-        self.candidate_ids = [self.candidate_ids[place] for place in kept]
+        self.candidate_ids = [self.candidate_ids[index] for index in kept]
         if alike:
             self.progress.warn(
                 f"{alike:,} contexts and candidates differ from others in letters, but not in the tokens that are read: they count as the same; "
@@ -524,17 +524,17 @@ class RankTrainer:
 
     # ---- one step
 
-    def gradient_step(self, places: np.ndarray, *, step: int, seed: int) -> float:
+    def gradient_step(self, indices: np.ndarray, *, step: int, seed: int) -> float:
         """Leave the gradient of one batch of pairs in the model and return its loss."""
-        pairs = self.data.pairs[places]
+        pairs = self.data.pairs[indices]
         if self.negatives is not None:
-            negatives = self.negatives[places]
+            negatives = self.negatives[indices]
         else:
             rng = np.random.default_rng([seed, 3, step])
             assert self.config.negatives is not None
             drawn = [self.data.draw_negatives(context, self.config.negatives, rng=rng) for context in pairs[:, 0].tolist()]
             negatives = np.array(drawn, dtype=np.int64).reshape(len(pairs), self.config.negatives)
-        teacher = None if self.teacher_scores is None else self.teacher_scores[torch.from_numpy(places)]
+        teacher = None if self.teacher_scores is None else self.teacher_scores[torch.from_numpy(indices)]
         if isinstance(self.ranker, CrossRanker):
             return self._cross_step(self.ranker, pairs, negatives, step=step, seed=seed)
         assert isinstance(self.ranker, DualRanker)
@@ -601,8 +601,8 @@ class RankTrainer:
         each = vectors + 1 + negatives.shape[1]
         contexts = [self.context_ids[context] for context in pairs[:, 0]]
         candidates = [self.candidate_ids[one] for one in np.concatenate([pairs[:, 1:], negatives], axis=1).reshape(-1)]
-        context_rows = [[item * each + place for place in range(vectors)] for item in range(len(pairs))]
-        candidate_rows = [item * each + place for item in range(len(pairs)) for place in range(vectors, each)]
+        context_rows = [[item * each + index for index in range(vectors)] for item in range(len(pairs))]
+        candidate_rows = [item * each + index for item in range(len(pairs)) for index in range(vectors, each)]
         tokens = sum(map(len, contexts)) + sum(map(len, candidates))
         if tokens <= self.config.micro_tokens:
             return [_Part(contexts, candidates, [*(row for rows in context_rows for row in rows), *candidate_rows])]

@@ -18,7 +18,9 @@ UNIT_SCALE, UNIT_ZERO = 1 / 127, 128
 """The fixed grid of states, pooled states and features, which lie within -1 and 1."""
 
 
-def grid_of(low: Float[Tensor, "*places"], high: Float[Tensor, "*places"]) -> tuple[Float[Tensor, "*places"], Int[Tensor, "*places"]]:
+def grid_of(
+    low: Float[Tensor, "*positions"], high: Float[Tensor, "*positions"]
+) -> tuple[Float[Tensor, "*positions"], Int[Tensor, "*positions"]]:
     """Lay 256 steps over a range, widened to include 0 and shifted so that 0 is one of them.
 
     A padded place must be exactly zero, and so must a weight that training has driven there.
