@@ -25,7 +25,7 @@ class _TwoHeads:
     body: Any
     reads, truncated = True, 0
     is_learnt_in_bfloat16 = False
-    head_rate: float | None = None  # default: as the body's
+    head_learning_rate: float | None = None  # default: as the body's
     embedder: Embedder | None = None
 
     def __init__(self, name: str, examples: Sequence[Example], dim: int) -> None:
@@ -53,7 +53,7 @@ class _TwoHeads:
         parameters = [p for part in self.parts() for p in part.to(self.device).train().parameters() if p.requires_grad]
         of_body = [parameter for parameter in self.body.parameters() if parameter.requires_grad]
         of_heads = [parameter for part in self.parts() if part is not self.body for parameter in part.parameters()]
-        groups = [{"params": of_body, "lr": learning_rate}, {"params": of_heads, "lr": self.head_rate or learning_rate}]
+        groups = [{"params": of_body, "lr": learning_rate}, {"params": of_heads, "lr": self.head_learning_rate or learning_rate}]
         optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
         steps = epochs * -(-len(examples) // batch_texts)
         warmup = max(1, steps // 20)
@@ -135,7 +135,7 @@ class _TwoHeads:
 class FineTuned(_TwoHeads):
     """An encoder with a head on the mean of its tokens and one on each word's first piece; its word embeddings stay as they are."""
 
-    head_rate = 2e-3
+    head_learning_rate = 2e-3
 
     def __init__(self, name: str, folder: str, examples: Sequence[Example]) -> None:
         import transformers

@@ -312,7 +312,7 @@ def topic_batch(neighbours: Neighbours, targets: np.ndarray) -> ConditionalBatch
 def train_on_topics(*, pseudo_tokens: int, shuffled: bool) -> tuple[ConditionalMaskedLM, float, Neighbours, np.ndarray]:
     rng = np.random.default_rng(0)
     sentences, starts, topics = topic_corpus(rng, 400)
-    neighbours = Neighbours(sentences, starts, first_id=CLS, last_id=SEP, least_tokens=1)
+    neighbours = Neighbours(sentences, starts, first_id=CLS, last_id=SEP, min_tokens=1)
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=FIRST + TOPICS * WORDS + 4 + TOPICS,

@@ -83,7 +83,7 @@ def test_muon_lets_matrices_decay_and_nothing_else():
     def after_a_step(weight_decay):
         model = small_model()
         weights = MasterWeights(model, dtype=torch.float32)
-        rates = {"matrix_rate": 0.02, "embedding_rate": 1e-3, "other_rate": 1e-2}
+        rates = {"matrix_learning_rate": 0.02, "embedding_learning_rate": 1e-3, "other_learning_rate": 1e-2}
         one_step(model, muon_and_adamw(weights, **rates, embeddings=["2.weight"], weight_decay=weight_decay), 0)
         return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
@@ -100,7 +100,12 @@ def test_state_brings_a_fresh_run_to_the_same_place(dtype):
         model = small_model()
         weights = MasterWeights(model, dtype=dtype)
         return model, muon_and_adamw(
-            weights, matrix_rate=0.02, embedding_rate=1e-3, other_rate=1e-2, embeddings=["2.weight"], weight_decay=0.01
+            weights,
+            matrix_learning_rate=0.02,
+            embedding_learning_rate=1e-3,
+            other_learning_rate=1e-2,
+            embeddings=["2.weight"],
+            weight_decay=0.01,
         )
 
     model, optimizer = build()
@@ -173,4 +178,6 @@ def test_an_older_torch_without_muon_is_named(monkeypatch):
     with pytest.raises(
         UserError, match=r"optimizer muon needs torch 2\.9 or newer, and this is .*: upgrade torch, or give --optimizer adamw"
     ):
-        muon_and_adamw(weights, matrix_rate=0.02, embedding_rate=1e-3, other_rate=1e-3, embeddings=[], weight_decay=0.0)
+        muon_and_adamw(
+            weights, matrix_learning_rate=0.02, embedding_learning_rate=1e-3, other_learning_rate=1e-3, embeddings=[], weight_decay=0.0
+        )

@@ -6,6 +6,7 @@ import sys
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
+from tain.cli.old_flags import with_new_names
 from tain.foundation.errors import UserError
 from tain.foundation.machine import put_off_collection
 
@@ -62,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         _escape_what_terminals_cannot_show()
         _print_warnings_of_sources(as_json="--json" in sys.argv)
         arguments = sys.argv[1:]
+    arguments = with_new_names(arguments)
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         build_app(called)(arguments, exit_on_error=False, print_error=False, result_action="return_value")

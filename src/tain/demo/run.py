@@ -101,10 +101,10 @@ def run_demo(
     progress.note(f"measured {MODEL} as it is in {measuring_s:.1f} s")
     with whole_folder(output, overwrite=overwrite) as folder:
         # measuring the new encoder, which is wider, takes twice as long
-        budget_s, least_s = 60 * minutes - 2.0 * measuring_s, process_age_s() + _LEAST_TRAINING_S
-        if budget_s < least_s:
+        budget_s, min_s = 60 * minutes - 2.0 * measuring_s, process_age_s() + _LEAST_TRAINING_S
+        if budget_s < min_s:
             progress.note(f"{minutes:g} minutes leave too little for training, which gets {_LEAST_TRAINING_S:.0f} s all the same")
-        budget_s = max(budget_s, least_s)
+        budget_s = max(budget_s, min_s)
         training = _mirror(corpus, folder / ENCODER, budget_s=budget_s, seed=seed, progress=progress)
         after = _measure(_load(folder / ENCODER), corpus.functions, seed=seed)
         changes = compare_retrieval(before.retrieval, after.retrieval, rng=np.random.default_rng(seed))

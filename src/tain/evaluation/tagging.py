@@ -17,7 +17,7 @@ from tain.text.typos import misspelt
 if TYPE_CHECKING:
     from rich.console import Group as Lines
 
-Unseen = Literal["refuse", "wrong"]
+UnknownLabels = Literal["refuse", "count-as-wrong"]
 FIGURES = ("accuracy", "slot_f1", "exact")
 
 
@@ -156,7 +156,7 @@ def measure_tagging(
     *,
     named: Sequence[str] = (),
     typos: Sequence[float] = (0.0,),
-    unseen: Unseen = "refuse",
+    unknown_labels: UnknownLabels = "refuse",
     resamples: int = 1000,
     seed: int = 13,
     left_out: Sequence[str] = (),
@@ -170,7 +170,7 @@ def measure_tagging(
         named: Keys of sets that are measured whatever the models know; others are left out where most texts have labels that a model was not
             taught.
         typos: Shares of characters to misspell, 0 for the texts as they are.
-        unseen: What texts with labels get that a model was not taught: ``refuse`` the whole measurement, or count them as ``wrong``.
+        unknown_labels: Labels that a model was not trained on: ``refuse`` the whole measurement, or ``count-as-wrong``.
         resamples: Bootstrap resamples.
         seed: Fixes resamples and misspellings.
         left_out: Sets that were left out before, for the report.
@@ -200,7 +200,7 @@ def measure_tagging(
     dropped += [f"{', '.join(dict.fromkeys(keys))} (most of the labels unknown to {name})" for name, keys in strange.items()]
     if not kept:
         raise UserError(f"no set is left to measure: {'; '.join(dropped)}")
-    if unseen == "refuse":
+    if unknown_labels == "refuse":
         for one in kept:
             for model in loaded:
                 _refuse_unseen(model, one)
@@ -320,5 +320,5 @@ def _refuse_unseen(model: LabelPredictor, one: TaggingSet) -> None:
         listed = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
         raise UserError(
             f"{len(found):,} of {len(one.examples):,} texts of {one.key} have labels that model {model.name!r} was not taught ({listed}): give"
-            " --unseen wrong to count them so, or another set"
+            " --unknown-labels count-as-wrong to count them so, or another set"
         )

@@ -70,13 +70,13 @@ def sampled_lists(
     """
     texts = drop_repeats(pool if pool is not None else (answer for example in examples for answer in example.answers)).texts
     keys = [same_text_key(text) for text in texts]
-    most_right = max(len(drop_repeats(example.answers).texts) for example in examples)
+    max_right = max(len(drop_repeats(example.answers).texts) for example in examples)
     if size < 2:
         raise UserError(f"candidates are {size} a query, but a right one needs others to be told from: give 2 or more (the paper: 20)")
-    possible = len(texts) - most_right + 1
+    possible = len(texts) - max_right + 1
     if possible < size:
         raise UserError(
-            f"the pool holds {len(texts):,} different candidates (up to {most_right} of them right for one context), fewer than the {size} "
+            f"the pool holds {len(texts):,} different candidates (up to {max_right} of them right for one context), fewer than the {size} "
             f"of a list: give {f'--candidates {possible} or fewer, ' if possible > 1 else ''}a larger file, or --pool"
         )
     contexts, lists = [], []

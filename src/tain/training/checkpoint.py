@@ -15,6 +15,7 @@ from torch import Tensor
 from tain.foundation.errors import UserError
 from tain.foundation.files import whole_folder
 from tain.foundation.json_files import Field, read_object
+from tain.foundation.old_names import renamed
 
 _STATE = {"step": Field(kind=int, least=0), "identity": Field(kind=dict), "figures": Field(kind=dict)}
 _ANEW = "start anew with --overwrite and without --resume"
@@ -114,7 +115,7 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[st
     content, tensors = _read(folder)
     # what went through JSON must be compared with what went through JSON
     here = json.loads(json.dumps(identity))
-    there = {name: defaults.get(name) for name in here} | content["identity"]
+    there = {name: defaults.get(name) for name in here} | renamed(content["identity"])
     changed = sorted(name for name in there if there[name] != here.get(name))
     if changed:
         changes = ", ".join(f"{name} was {there[name]!r} and is {here.get(name)!r}" for name in changed)

@@ -223,7 +223,7 @@ def two_rates(
     *,
     method: Literal["adamax", "adamw"],
     learning_rate: float,
-    head_rate: float,
+    head_learning_rate: float,
     head_prefix: str,
     weight_decay: float,
 ) -> Optimizer:
@@ -233,7 +233,7 @@ def two_rates(
         weights: What is stepped.
         method: Adamax is the poly-encoders' released commands', AdamW their paper's with BERT's weights.
         learning_rate: Of the encoder.
-        head_rate: Of the head; its parameters have no weight decay.
+        head_learning_rate: Of the head; its parameters have no weight decay.
         head_prefix: How the names of its parameters begin.
         weight_decay: Of the encoder.
     """
@@ -242,7 +242,7 @@ def two_rates(
     encoder = [master for name, master in named if not name.startswith(head_prefix)]
     groups: list[dict[str, Any]] = [
         {"params": encoder, "lr": learning_rate, "weight_decay": weight_decay},
-        {"params": head, "lr": head_rate, "weight_decay": 0.0},
+        {"params": head, "lr": head_learning_rate, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if method == "adamax":
@@ -253,9 +253,9 @@ def two_rates(
 def muon_and_adamw(
     weights: MasterWeights,
     *,
-    matrix_rate: float,
-    embedding_rate: float,
-    other_rate: float,
+    matrix_learning_rate: float,
+    embedding_learning_rate: float,
+    other_learning_rate: float,
     embeddings: Iterable[str],
     weight_decay: float,
     clip_norm: float | None = None,
@@ -267,9 +267,9 @@ def muon_and_adamw(
 
     Args:
         weights: What is stepped.
-        matrix_rate: Muon's learning rate; updates are orthogonal matrices.
-        embedding_rate: AdamW's rate on token embeddings (tied to the output).
-        other_rate: AdamW's rate on norms and biases.
+        matrix_learning_rate: Muon's learning rate; updates are orthogonal matrices.
+        embedding_learning_rate: AdamW's rate on token embeddings (tied to the output).
+        other_learning_rate: AdamW's rate on norms and biases.
         embeddings: Names of the parameters that count as embeddings.
         weight_decay: Share of a matrix, times the learning rate, that a step takes away; the other parameters have none.
         clip_norm: See ``Optimizer``.
@@ -287,7 +287,9 @@ def muon_and_adamw(
     tables = [master for name, master in named if name in embedding_names]
     others = [master for name, master in named if master.ndim != 2 and name not in embedding_names]
     kind = torch.optim.Muon if weights.masters[0].device.type == "cpu" else StackedMuon
-    muon = kind(matrices, lr=matrix_rate, momentum=0.95, weight_decay=weight_decay)
-    groups = [{"params": others, "lr": other_rate}, {"params": tables, "lr": embedding_rate}]
-    adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    muon = kind(matrices, lr=matrix_learning_rate, momentum=0.95, weight_decay=weight_decay)
+    groups = [{"params": others, "lr": other_learning_rate}, {"params": tables, "lr": embedding_learning_rate}]
+    adam = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=other_learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
     return Optimizer(weights, [muon, adam], clip_norm=clip_norm)

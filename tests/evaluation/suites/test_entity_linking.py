@@ -83,7 +83,7 @@ def test_a_collapsed_encoder_finds_gold_names_by_chance_alone():
 
 
 def test_each_accuracy_has_a_group_and_absent_sets_are_named(diseases: Path, bag: Callable[..., Any]):
-    (suite,) = evaluate([bag(dim=256)], ["names"], diseases, resamples=20).suites
+    (suite,) = evaluate([bag(dim=256)], ["entity-linking"], diseases, resamples=20).suites
     first, fifth = suite.groups
     assert (first.title, fifth.title) == ("accuracy@1", "accuracy@5")
     assert [row.key for row in (*first.rows, *fifth.rows)] == ["ncbi_at_1", "ncbi_at_5"]
@@ -99,7 +99,7 @@ def test_a_name_of_several_concepts_is_each_ones(diseases: Path):
 
 
 def test_dev_stands_for_the_development_mentions(diseases: Path):
-    (suite,) = load_suites(["names"], diseases, split="dev")
+    (suite,) = load_suites(["entity-linking"], diseases, split="dev")
     assert [task.key for task in suite.tasks] == ["ncbi_dev"]
 
 
@@ -107,13 +107,13 @@ def test_a_dictionary_with_other_columns_is_refused(diseases: Path):
     with gzip.open(diseases / "biomed" / "medic_2012.tsv.gz", "wt") as file:
         file.write("id\tname\nD1\tx\n")
     with pytest.raises(UserError, match=r"medic_2012.tsv.gz' has the columns id, name, but concept, term are needed"):
-        load_suites(["names"], diseases)
+        load_suites(["entity-linking"], diseases)
 
 
 def test_a_blank_mention_is_refused(diseases: Path):
     (diseases / "biomed" / "ncbi_disease_test.tsv").write_text("mention\tconcept\n \tD1\n")
     with pytest.raises(UserError, match=r"row 1: column 'mention' is blank"):
-        load_suites(["names"], diseases)
+        load_suites(["entity-linking"], diseases)
 
 
 @pytest.mark.real_data

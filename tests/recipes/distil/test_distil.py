@@ -116,7 +116,7 @@ def test_a_static_student_can_stay_as_it_starts(bert_folder, texts):
 def test_vectors_on_disk_teach_what_the_model_does(bert_folder, texts, tmp_path):
     vectors = Embedder.load(bert_folder, dtype="float32").encode(texts)
     np.save(tmp_path / "vectors.npy", vectors)
-    from_disk, from_model = (distil(teacher, texts, start_words=0, **SMALL) for teacher in (tmp_path / "vectors.npy", bert_folder))
+    from_disk, from_model = (distil(teacher, texts, init_words=0, **SMALL) for teacher in (tmp_path / "vectors.npy", bert_folder))
     assert from_disk.trained.losses == pytest.approx(from_model.trained.losses, rel=1e-4)
     with_words = distil(tmp_path / "vectors.npy", texts, token_vectors=str(bert_folder), **SMALL)
     assert with_words.trained.losses == pytest.approx(distil(bert_folder, texts, **SMALL).trained.losses, rel=1e-3)
@@ -148,17 +148,17 @@ def test_a_student_begins_where_another_one_ended(bert_folder, texts, flights, t
     first = distil(bert_folder, texts, tmp_path / "first", keep_weights=True, separate=False, **settings)
     light = {name: value for name, value in SMALL.items() if name not in ("features", "bottleneck", "state", "layers")} | {"epochs": 1}
     # vectors: everything is taken over, so the first step's loss is about where the other run ended
-    again = distil(bert_folder, texts, start=str(tmp_path / "first"), learning_rate=1e-5, **light)
+    again = distil(bert_folder, texts, init_from=str(tmp_path / "first"), learning_rate=1e-5, **light)
     assert again.module.shape == first.module.shape
     assert again.trained.losses[0] < first.trained.losses[0]
     assert np.mean(again.trained.losses) == pytest.approx(np.mean(first.trained.losses[-10:]), rel=0.15)
     forwards = tmp_path / "forwards"
     distil(bert_folder, texts, forwards, keep_weights=True, forward_only=True, kernel_width=3, **SMALL)
-    begun = distil(bert_folder, texts, start=str(forwards), **light).config
+    begun = distil(bert_folder, texts, init_from=str(forwards), **light).config
     assert (begun.forward_only, begun.kernel_width) == (True, 3)
     # labels: all but the heads
     fresh = {name: tensor.clone() for name, tensor in first.module.state_dict().items()}
-    made = distil("none", flights, start=str(tmp_path / "first"), task="classify", learning_rate=1e-6, **light)
+    made = distil("none", flights, init_from=str(tmp_path / "first"), task="classify", learning_rate=1e-6, **light)
     assert made.config.features == 96
     assert made.config.state == 16
     for name, tensor in made.module.named_parameters():
@@ -169,24 +169,24 @@ def test_a_student_begins_where_another_one_ended(bert_folder, texts, flights, t
 def test_what_cannot_be_begun_with_is_refused(bert_folder, texts, flights, tmp_path):
     distil(bert_folder, texts, tmp_path / "bare", **SMALL)
     distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, **SMALL)
-    assert "holds no student.onnx" in refused("none", flights, task="classify", start=str(tmp_path))
+    assert "holds no student.onnx" in refused("none", flights, task="classify", init_from=str(tmp_path))
     assert "has no weights.safetensors to begin with: distil it with --keep-weights" in refused(
-        "none", flights, task="classify", start=str(tmp_path / "bare")
+        "none", flights, task="classify", init_from=str(tmp_path / "bare")
     )
     assert "has its shape (layers is 3 and was 1): leave these settings out" in refused(
-        "none", flights, task="classify", layers=3, start=str(tmp_path / "kept")
+        "none", flights, task="classify", layers=3, init_from=str(tmp_path / "kept")
     )
     (tmp_path / "kept" / "weights.safetensors").write_bytes(b"no weights")
-    assert "cannot be read" in refused("none", flights, task="classify", start=str(tmp_path / "kept"), device="cpu")
+    assert "cannot be read" in refused("none", flights, task="classify", init_from=str(tmp_path / "kept"), device="cpu")
     save_file({"attention.weight": np.zeros((1, 24), dtype=np.float32)}, tmp_path / "kept" / "weights.safetensors")
     assert "does not fit its student (bottleneck.weight)" in refused(
-        "none", flights, task="classify", start=str(tmp_path / "kept"), device="cpu"
+        "none", flights, task="classify", init_from=str(tmp_path / "kept"), device="cpu"
     )
 
 
 def test_a_student_is_begun_with_one_that_reads_alike(bert_folder, texts, tmp_path):
     distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, split="code-point", **SMALL)
-    said = refused(bert_folder, texts, start=str(tmp_path / "kept"), device="cpu", held_out=8, batch_texts=8)
+    said = refused(bert_folder, texts, init_from=str(tmp_path / "kept"), device="cpu", held_out=8, batch_texts=8)
     assert "reads as it does (--split code-point), or what was learnt of its tokens is lost: give that" in said
 
 
@@ -359,7 +359,7 @@ def test_a_clean_teacher_teaches_a_student_what_noisy_labels_cannot(flights):
         said = distil(teacher, noisy, task="classify", **settings, **more).student.predict([one.text for one in unseen])
         return np.mean([mine.label == one.label for mine, one in zip(said, unseen, strict=True)])
 
-    taught, untaught = accuracy(Clean(), hard_share=0.0), accuracy("none")
+    taught, untaught = accuracy(Clean(), label_weight=0.0), accuracy("none")
     assert taught == 1.0
     assert untaught < taught - 0.05
 
@@ -469,12 +469,12 @@ def refused(*arguments, **settings) -> str:
 
 def test_all_wrong_settings_are_refused_at_once(unchecked):
     with pytest.raises(UserError) as stopped:
-        DistilConfig(task="sing", student="parrot", temperature=0.0, hard_share=2.0, batch_texts=1, epochs=-1, layers=0)
+        DistilConfig(task="sing", student="parrot", temperature=0.0, label_weight=2.0, batch_texts=1, epochs=-1, layers=0)
     for part in (
         "task is 'sing'",
         "student is 'parrot'",
         "temperature is 0.0",
-        "hard_share is 2.0",
+        "label_weight is 2.0",
         "batch_texts is 1",
         "epochs is -1",
         "layers is 0",
@@ -490,7 +490,7 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"epochs": 0}, "this student begins with random weights"),
         ({"student": "static", "task": "classify", "epochs": 0}, "this student begins with random weights"),
         ({"student": "static", "layers": 2, "distortion": 0.3}, "layers, distortion says nothing to --student static: leave it out"),
-        ({"hard_share": 0.5}, "hard_share says nothing to --task embed: leave it out"),
+        ({"label_weight": 0.5}, "label_weight says nothing to --task embed: leave it out"),
         ({"task": "tag", "split": "code-point"}, "separate and split part tokens further"),
         ({"seed": -1}, "seed is -1: give 0 or more"),
         ({"seed": 2**63}, "give less than 2 to the power 63"),
@@ -501,13 +501,13 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"features": 64, "ngram_features": 65}, "ngram_features is 65: give 0 to all 64 features"),
         ({"ngram_features": 10241}, "ngram_features is 10241: give 0 to all 10240 features"),
         ({"student": "static", "dtype": "bfloat16"}, "a static student is trained in float32"),
-        ({"start": "x", "start_words": 7}, "are for students that begin with random weights"),
-        ({"start": "x", "token_vectors": "y"}, "are for students that begin with random weights"),
+        ({"init_from": "x", "init_words": 7}, "are for students that begin with random weights"),
+        ({"init_from": "x", "token_vectors": "y"}, "are for students that begin with random weights"),
         (
             {"task": "classify", "augmented_copies": 0, "word_exchange": 0.5},
             "word_exchange changes copies, and augmented_copies 0 makes none",
         ),
-        ({"token_vectors": "x", "start_words": 0}, "token_vectors are what a pqrnn starts from, by start_words"),
+        ({"token_vectors": "x", "init_words": 0}, "token_vectors are what a pqrnn starts from, by init_words"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
@@ -550,8 +550,8 @@ def test_matrices_of_other_shapes_are_refused(flights, texts, tmp_path):
 
 
 def test_teachers_that_cannot_teach_are_refused(bert_folder, flights, texts):
-    idle = {"hard_share": 0.9, "word_exchange": 0.9}
-    assert "hard_share, word_exchange says nothing without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
+    idle = {"label_weight": 0.9, "word_exchange": 0.9}
+    assert "label_weight, word_exchange says nothing without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
     assert "vectors are learnt from a teacher alone" in refused("none", texts, **SMALL)
     assert "has no trained head to classify with" in refused(bert_folder, flights, task="classify", **SMALL)
     assert "name one with --token-vectors" in refused("none", flights, task="classify", **STATIC)
@@ -678,7 +678,7 @@ def test_a_skip_begins_with_what_words_say_of_labels(flights, tmp_path):
     for teacher, names in (("none", None), (tmp_path / "logits.npy", ["flight", "weather"])):
         said = distil(teacher, flights, task="classify", labels=names, **settings).student.predict(texts)
         assert np.mean([one.label == label for one, label in zip(said, labels, strict=True)]) > 0.9
-    without = distil("none", flights, task="classify", skip=False, **settings).student.predict(texts)
+    without = distil("none", flights, task="classify", mean_skip=False, **settings).student.predict(texts)
     assert np.mean([one.label == label for one, label in zip(without, labels, strict=True)]) < 0.8
 
 
@@ -699,8 +699,8 @@ def test_a_student_of_labels_begun_with_one_of_vectors_has_a_skip_of_its_own(ber
     wide = SMALL | {"features": 256, "bottleneck": 64}
     distil(bert_folder, texts, tmp_path / "first", keep_weights=True, separate=False, **wide)
     light = {name: value for name, value in SMALL.items() if name not in ("features", "bottleneck", "state", "layers")} | {"epochs": 1}
-    begun = {"start": str(tmp_path / "first"), "task": "classify", "learning_rate": 1e-9} | light
-    assert distil("none", flights, skip=False, **begun).module.skip_head is None
+    begun = {"init_from": str(tmp_path / "first"), "task": "classify", "learning_rate": 1e-9} | light
+    assert distil("none", flights, mean_skip=False, **begun).module.skip_head is None
     said = distil("none", flights, **begun).student.predict([one.text for one in flights])
     assert np.mean([one.label == other.label for one, other in zip(said, flights, strict=True)]) > 0.9
 
@@ -747,7 +747,7 @@ def test_texts_with_the_same_tokens_are_no_negatives_of_each_other(bert_folder, 
     monkeypatch.setattr(recipe, "contrastive_distillation", watched)
     twins = ["a caf\u00e9 by the sea", "a cafe by the sea"]  # the uncased teacher drops accents
     settings = {**(SMALL if student == "pqrnn" else STATIC), "held_out": 0, "epochs": 1, "batch_texts": 12}
-    settings |= {"start_words": 0} if student == "pqrnn" else {}
+    settings |= {"init_words": 0} if student == "pqrnn" else {}
     with pytest.warns(
         UserWarning, match="2 of 12 texts have the same tokens as others to the teacher or the student: they are not pushed apart"
     ):
@@ -758,7 +758,7 @@ def test_texts_with_the_same_tokens_are_no_negatives_of_each_other(bert_folder, 
 def test_a_student_that_reads_less_than_its_teacher_does_not_tell_apart_what_it_cannot(bert_folder, texts):
     long = [f"{texts[0]} {texts[1]} {ending}" for ending in ("today", "tomorrow")]
     with pytest.warns(UserWarning, match="2 of 12 texts have the same tokens as others"):
-        distil(bert_folder, [*texts[2:12], *long], **SMALL | {"held_out": 0, "epochs": 1, "start_words": 0, "max_tokens": 8})
+        distil(bert_folder, [*texts[2:12], *long], **SMALL | {"held_out": 0, "epochs": 1, "init_words": 0, "max_tokens": 8})
 
 
 def test_equal_rows_of_a_matrix_are_no_negatives_of_each_other(texts, tmp_path):
@@ -766,4 +766,4 @@ def test_equal_rows_of_a_matrix_are_no_negatives_of_each_other(texts, tmp_path):
     vectors[3] = vectors[5]
     np.save(tmp_path / "teacher.npy", vectors)
     with pytest.warns(UserWarning, match="2 of 12 texts have the same tokens as others"):
-        distil(tmp_path / "teacher.npy", texts[:12], **SMALL | {"held_out": 0, "epochs": 1, "start_words": 0})
+        distil(tmp_path / "teacher.npy", texts[:12], **SMALL | {"held_out": 0, "epochs": 1, "init_words": 0})

@@ -434,7 +434,7 @@ def test_a_continued_model_with_dropout_resumes_bit_for_bit(bert_folder, corpus,
             "layers, tokenizer shape a new model, but '.*' is continued: leave them out, or give scratch",
         ),
         ({"span_tokens": 4}, "span_tokens is 4, but no spans are masked"),
-        ({"optimizer": "adamw", "matrix_rate": 0.1}, "matrix_rate is for optimizer muon, but optimizer is 'adamw'"),
+        ({"optimizer": "adamw", "matrix_learning_rate": 0.1}, "matrix_learning_rate is for optimizer muon, but optimizer is 'adamw'"),
     ],
 )
 def test_settings_that_would_say_nothing_are_refused(bert_folder, corpus, tmp_path, settings, message):

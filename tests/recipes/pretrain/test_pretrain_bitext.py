@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {
     "batch_blocks": 4,
     "warmup_steps": 2,
     "pseudo_tokens": 3,
-    "least_tokens": 1,
+    "min_tokens": 1,
     "optimizer": "adamw",
     "learning_rate": 3e-3,
     "dtype": "float32",

@@ -165,7 +165,7 @@ def test_seeds_keep_the_best_run(bert_folder, pairs):
 
 
 def test_the_codes_alone_are_trained_on_a_frozen_encoder(bert_folder, pairs):
-    result = rank(bert_folder, pairs, freeze="encoder", head_rate=0.02, schedule="linear", **{**POLY, "epochs": 8})
+    result = rank(bert_folder, pairs, freeze="encoder", head_learning_rate=0.02, schedule="linear", **{**POLY, "epochs": 8})
     untouched = Embedder.load(bert_folder, dtype="float32", device="cpu").encoder.state_dict()
     for side in sides_of(result):
         for name, tensor in side.encoder.state_dict().items():
@@ -476,7 +476,7 @@ def test_mined_negatives_are_trained_on(bert_folder, pairs, monkeypatch):
 def test_a_student_comes_nearer_to_its_teachers_order(bert_folder, pairs, tmp_path):
     rank(bert_folder, pairs, tmp_path / "teacher", type="cross", **{**SMALL, "negatives": 3})
     teacher = str(tmp_path / "teacher")
-    settings = {"epochs": 6, "held_out": 0, "teacher": teacher, "teacher_share": 1.0, "negatives": 3, "teacher_temperature": 0.2}
+    settings = {"epochs": 6, "held_out": 0, "teacher": teacher, "teacher_weight": 1.0, "negatives": 3, "teacher_temperature": 0.2}
     for type in ("bi", "poly"):
         result = rank(bert_folder, pairs, type=type, **{**of_type(type), **settings})
         losses = result.runs[0].losses
@@ -485,7 +485,7 @@ def test_a_student_comes_nearer_to_its_teachers_order(bert_folder, pairs, tmp_pa
 
 def test_a_teachers_loss_is_the_divergence_on_each_contexts_own_list(bert_folder, pairs, tmp_path):
     rank(bert_folder, pairs, tmp_path / "teacher", type="cross", **{**SMALL, "epochs": 1, "negatives": 3})
-    made = trainer(bert_folder, pairs, teacher=str(tmp_path / "teacher"), teacher_share=1.0, negatives=2)
+    made = trainer(bert_folder, pairs, teacher=str(tmp_path / "teacher"), teacher_weight=1.0, negatives=2)
     assert isinstance(made.ranker, DualRanker)
     assert made.negatives is not None
     assert made.teacher_scores is not None
@@ -553,16 +553,16 @@ def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypa
         ({"type": "cross", "negatives": 0}, "negatives is 0: give 1 or more"),
         ({"epochs": 0}, "epochs is 0: give 1 or more"),
         ({"held_out": -1}, "held_out is -1, but it counts contexts"),
-        ({"head_rate": 0.0}, "head_rate is 0.0: give a number between 0 and 1"),
+        ({"head_learning_rate": 0.0}, "head_learning_rate is 0.0: give a number between 0 and 1"),
         ({"dropout": 1.0}, "dropout is 1.0, but it is a probability"),
-        ({"teacher_share": 2.0}, "teacher_share is 2.0, but it is a share"),
+        ({"teacher_weight": 2.0}, "teacher_weight is 2.0, but it is a share"),
         ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0, but scores are divided by it"),
         ({"type": "cross", "teacher": "x"}, "a cross-encoder is the teacher, not taught"),
         ({"type": "cross", "shared_towers": True}, "a cross-encoder has one encoder anyway"),
         ({"type": "bi", "freeze": "encoder"}, "--freeze encoder trains the learned codes alone, and this ranker has none"),
         ({"teacher": "x", "negatives": 0}, "a teacher orders lists, and without negatives there are none"),
         ({"mine_with": "x", "negatives": 0}, "hard negatives are mined, but none are used"),
-        ({"teacher_share": 0.1}, "--teacher-share and --teacher-temperature are a teacher's, and there is none"),
+        ({"teacher_weight": 0.1}, "--teacher-share and --teacher-temperature are a teacher's, and there is none"),
         ({"mined_from": 9}, "--mined-from says where mined negatives are drawn from, and none are mined"),
         ({"validation_candidates": 1}, "validation_candidates is 1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),

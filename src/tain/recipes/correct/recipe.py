@@ -144,8 +144,8 @@ def _by_language(texts: Iterable[str] | Mapping[str, Iterable[str]], config: Cor
 def _moments(embedder: Embedder, texts: Iterable[str], language: str, config: CorrectConfig, progress: Progress) -> tuple[Moments, int]:
     """Encode texts window by window, before anything brings vectors to length 1, and count them in."""
     moments, truncated = Moments(embedder.dim), 0
-    stream = iter(texts if config.most_texts is None else islice(texts, config.most_texts))
-    with progress.task(f"encode {language}".strip(), config.most_texts) as task:
+    stream = iter(texts if config.max_texts is None else islice(texts, config.max_texts))
+    with progress.task(f"encode {language}".strip(), config.max_texts) as task:
         while window := list(islice(stream, _WINDOW_TEXTS)):
             if not moments.count:
                 check_known(embedder, window, progress=progress, is_training=True)

@@ -105,7 +105,7 @@ class HashedReader:
             bidirectional=not config.forward_only,
             text_outputs=data.text_outputs,
             token_outputs=len(data.tags),
-            skip=config.skip and data.text_outputs > 0,
+            skip=config.mean_skip and data.text_outputs > 0,
         )
         module = PQRNN(shape, zoneout=config.zoneout, dtype=getattr(torch, config.dtype))
         taught = data.train.taught.text
@@ -114,11 +114,11 @@ class HashedReader:
                 module.text_head.bias.copy_(torch.from_numpy(taught.mean(axis=0)))
         texts = [example.text for example in data.train.examples]
         if self.embedder is not None:
-            fit_words(module, self.projection, texts, self.embedder.encode, words=config.start_words)
-        taken = begin_with(module, config.start, with_heads=config.task == "embed") if config.start is not None else set()
+            fit_words(module, self.projection, texts, self.embedder.encode, words=config.init_words)
+        taken = begin_with(module, config.init_from, with_heads=config.task == "embed") if config.init_from is not None else set()
         if module.skip_head is not None and not config.resume and "skip_head.weight" not in taken:
             known, wanted = _wanted(data)
-            fit_skip(module, self.projection, [texts[index] for index in known], wanted, keeps_layers=config.start is not None)
+            fit_skip(module, self.projection, [texts[index] for index in known], wanted, keeps_layers=config.init_from is not None)
         return module
 
     def truncated(self, texts: Sequence[str]) -> int:
@@ -171,7 +171,7 @@ def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> 
 
 def _starts_from_words(config: DistilConfig) -> bool:
     """A pQRNN's narrow layer is fitted to word vectors, and not taken from another student or a checkpoint."""
-    return config.start_words > 0 and config.start is None and not config.resume
+    return config.init_words > 0 and config.init_from is None and not config.resume
 
 
 class StaticReader:

@@ -286,7 +286,7 @@ class DistilTrainer:
             torch.from_numpy(np.where(is_taught[:, None], taught, np.float32(0))).to(self.device),
             labels,
             scale=self.config.logit_scale,
-            hard_share=self.config.hard_share,
+            label_weight=self.config.label_weight,
             is_taught=torch.from_numpy(is_taught).to(self.device),
         )
 

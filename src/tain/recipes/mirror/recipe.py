@@ -600,9 +600,9 @@ class MirrorTrainer:
         assert config.matrix_learning_rate is not None
         return muon_and_adamw(
             weights,
-            matrix_rate=config.matrix_learning_rate,
-            embedding_rate=config.learning_rate,
-            other_rate=config.learning_rate,
+            matrix_learning_rate=config.matrix_learning_rate,
+            embedding_learning_rate=config.learning_rate,
+            other_learning_rate=config.learning_rate,
             embeddings=[name for name in weights.names if "embedding" in name],
             weight_decay=config.weight_decay,
         )
@@ -635,7 +635,7 @@ class MirrorTrainer:
             most = min(most, int(_PAIRS_A_SECOND * _TEACHERS_SHARE * config.budget_s))
         table = self.embedder.encoder.model.get_input_embeddings().weight.detach().cpu()
         special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
-        return train_token_vectors(table, left, right, special=special, most_pairs=most, seed=config.seed, progress=self.progress)
+        return train_token_vectors(table, left, right, special=special, max_pairs=most, seed=config.seed, progress=self.progress)
 
     def _join(self) -> None:
         """Join the trained encoder with the token vectors, and fit what weighs the two."""

@@ -209,9 +209,9 @@ def _neighbours(lines: Sequence[np.ndarray], document_starts: np.ndarray, tokeni
         side=config.neighbour,
         first_id=opening_id(tokenizer),
         last_id=separator_id(tokenizer),
-        least_tokens=config.least_tokens,
-        most_tokens=config.block_tokens,
-        most_overlap=config.most_overlap,
+        min_tokens=config.min_tokens,
+        max_tokens=config.block_tokens,
+        max_overlap=config.max_overlap,
     )
 
 

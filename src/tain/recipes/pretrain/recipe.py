@@ -330,9 +330,9 @@ class PretrainTrainer:
             return adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
         return muon_and_adamw(
             weights,
-            matrix_rate=config.matrix_rate,
-            embedding_rate=config.embedding_rate,
-            other_rate=config.learning_rate,
+            matrix_learning_rate=config.matrix_learning_rate,
+            embedding_learning_rate=config.embedding_learning_rate,
+            other_learning_rate=config.learning_rate,
             embeddings=[*tied_names(model), *(name for name in weights.names if "embedding" in name)],
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,

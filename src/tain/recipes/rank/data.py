@@ -163,11 +163,11 @@ def merge_same(
 def mine_negatives(ranker: DualRanker, data: RankingData, *, count: int) -> list[tuple[int, ...]]:
     """Find each context's ``count`` best wrong candidates by a bi- or poly-encoder."""
     vectors = ranker.encode_candidates(data.candidates)
-    most_right = max(map(len, data.right))
+    max_right = max(map(len, data.right))
     found: list[tuple[int, ...]] = []
     for start, window in ranker.windows(data.contexts):
         asked = [window.of(index) for index in range(len(window))]
-        for index, best in enumerate(scan_best(vectors, asked, k=count + most_right)):
+        for index, best in enumerate(scan_best(vectors, asked, k=count + max_right)):
             right = data.right[start + index]
             found.append(tuple(row for row in best.rows.tolist() if row not in right)[:count])
     return found

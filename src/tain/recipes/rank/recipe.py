@@ -309,11 +309,11 @@ class RankTrainer:
                 self.progress.note(f"{left_out:,} of {len(self.data.held):,} held-out contexts list no negatives and are not measured on")
             return lists
         rng = np.random.default_rng([self.config.seed, 2])
-        most_right = max(len(example.answers) for example in self.data.held)
-        possible = len(self.data.texts) - most_right + 1
+        max_right = max(len(example.answers) for example in self.data.held)
+        possible = len(self.data.texts) - max_right + 1
         if possible < 2:
             raise UserError(
-                f"the pairs and held-out contexts have {len(self.data.texts):,} different candidates, and {most_right} are right for one held-out "
+                f"the pairs and held-out contexts have {len(self.data.texts):,} different candidates, and {max_right} are right for one held-out "
                 "context: it has no wrong one to be told from; give other held-out contexts, or --held-out 0"
             )
         return sampled_lists(self.data.held, size=max(2, min(self.config.validation_candidates, possible)), rng=rng, pool=self.data.texts)
@@ -463,7 +463,7 @@ class RankTrainer:
             weights,
             method=config.optimizer,
             learning_rate=config.learning_rate,
-            head_rate=config.head_rate,
+            head_learning_rate=config.head_learning_rate,
             head_prefix="head.",
             weight_decay=config.weight_decay,
         )
@@ -559,7 +559,7 @@ class RankTrainer:
             if teacher is None:
                 return loss
             taught = listwise_distillation(scores.gather(1, own), teacher.to(self.device), temperature=self.config.teacher_temperature)
-            return (1 - self.config.teacher_share) * loss + self.config.teacher_share * taught
+            return (1 - self.config.teacher_weight) * loss + self.config.teacher_weight * taught
 
         if self.frozen is not None:
             return self._frozen_step(ranker, self.frozen, pairs[:, 0], columns, ranking_loss)
