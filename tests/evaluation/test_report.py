@@ -209,7 +209,7 @@ def test_json_holds_every_figure(bag: Any, small_data: Path):
     row = read["suites"][0]["groups"][0]["rows"][0]
     assert row["key"] == "sts12" and row["unit"] == "Spearman x 100" and row["items"] == 12
     assert row["figures"][1]["difference"] == pytest.approx(row["figures"][1]["value"] - row["figures"][0]["value"])
-    assert read["label-free"][0]["uniformity"] < 0
+    assert read["geometry"][0]["uniformity"] < 0
 
 
 def test_the_chart_names_models_and_sets_and_what_it_found(bag: Any, small_data: Path):

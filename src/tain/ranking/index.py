@@ -370,7 +370,7 @@ class CandidateIndex:
         self._ends = self._mapped("ends.bin", np.int64, (state.rows,))
         self._keys = self._mapped("keys.bin", np.uint64, (state.rows,))
         self._deleted = self._mapped("gone.bin", np.int64, (state.deleted,))
-        self.__dict__.pop("is_gone", None)
+        self.__dict__.pop("is_deleted", None)
 
     def _mapped(self, file: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         if not np.prod(shape):
