@@ -169,7 +169,7 @@ def test_opening_reads_one_commit_whatever_the_number_of_candidates(index, monke
     monkeypatch.setattr(index_module._State, "unpacked", lambda content: reads.append(len(content)) or unpacked(content))
     opened = CandidateIndex.open(index.folder)
     assert reads == [index_module._COMMIT_BYTES]
-    assert "is_gone" not in opened.__dict__  # which would take a pass over the rows
+    assert "is_deleted" not in opened.__dict__  # which would take a pass over the rows
     assert isinstance(opened.vectors, np.memmap)
 
 
