@@ -34,7 +34,7 @@ check: $(READY)
 
 # the site, in site/; a dead link or an unknown name is an error
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py

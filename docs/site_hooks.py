@@ -43,8 +43,12 @@ def command_line_reference() -> str:
 
     parts = []
     for verb in VERBS:
-        app = build_app(verb)  # with a line of help from the list of verbs the docstring and its example would be missing
-        parts.append(app[verb].generate_docs(heading_level=2, usage_name=f"tain {verb}"))
+        app = build_app(verb)  # with a line of help from the list of verbs, the docstring and its example would be missing
+        text = app[verb].generate_docs(heading_level=2, usage_name=f"tain {verb}")
+        text = re.sub(r"^#+ Table of Contents\n.*?(?=^(?:#|\*\*))", "", text, flags=re.MULTILINE | re.DOTALL)
+        text = re.sub(r"^(#+) (?!tain)", r"\1 tain ", text, flags=re.MULTILINE).replace("](#", "](#tain-")
+        text = re.sub(r"^(tain \w+ \w+) .*\bmkdocs ", r"\1 ", text, flags=re.MULTILINE)  # the program that runs, not tain
+        parts.append(re.sub(r"^(tain [a-z].*)$(?!\n```)", r"```console\n\1\n```", text, flags=re.MULTILINE))
     return "\n\n".join(parts)
 
 
