@@ -106,6 +106,19 @@ def test_flags_named_in_guides_exist(page):
     assert named <= known, f"{page.name} names {', '.join(sorted(named - known))}"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page != HISTORY], ids=page_name)
+def test_python_examples_are_valid_python(page):
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        compile(block, page.name, "exec")
+
+
+def test_the_api_page_lists_every_public_name():
+    import tain
+
+    listed = re.findall(r"^::: tain\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(set(tain.__all__) - {"__version__"})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_pages_have_no_diagrams_that_the_site_would_load_a_script_for(page):
     assert "```mermaid" not in page.read_text(encoding="utf-8")
