@@ -35,14 +35,14 @@ def main():
     repeats = 2 if chosen.quick else 7
     claims, details = hashing(sentences, repeats=repeats)
     details["sizes_bytes"] = {}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as index:
         for name, task, is_forward in (("embed", "embed", False), ("tag", "tag", False), ("forward-only tag", "tag", True)):
-            folder = Path(place) / name
+            folder = Path(index) / name
             untrained(folder, task, is_forward=is_forward)
             details["sizes_bytes"][name] = sum(path.stat().st_size for path in folder.iterdir())
             claims += latencies(name, folder, sentences[:200], repeats=repeats)
-        claims.append(typing(Path(place) / "forward-only tag", sentences[:50], repeats=repeats))
-        more, times = throughput(Path(place), sentences[: 200 if chosen.quick else 1000], repeats=repeats)
+        claims.append(typing(Path(index) / "forward-only tag", sentences[:50], repeats=repeats))
+        more, times = throughput(Path(index), sentences[: 200 if chosen.quick else 1000], repeats=repeats)
     details["texts_times_s"] = times
     finish("distil_speed", claims + more, details, quick=chosen.quick)
 

@@ -43,7 +43,7 @@ def reference_loop_s(folder, texts):
     synchronise()
     began_s = time.perf_counter()
     for step in range(len(texts) // BATCH):
-        batch = [texts[place] for place in order[step * BATCH : (step + 1) * BATCH]]
+        batch = [texts[index] for index in order[step * BATCH : (step + 1) * BATCH]]
         views = twin_views(batch, chars=5, floor=30, mask_token="[MASK]", rng=np.random.default_rng([SEED, 3, step]))
         with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
             vectors = []

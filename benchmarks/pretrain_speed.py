@@ -26,7 +26,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.foundation.machine import keep_freed_memory
 from tain.models.saved import locate
 from tain.recipes.pretrain.config import PretrainConfig
-from tain.recipes.pretrain.objectives import OBJECTIVES, Masker, Material, block_order
+from tain.recipes.pretrain.objectives import OBJECTIVES, Masker, MaskingContext, block_order
 from tain.recipes.pretrain.start import new_model
 from tain.training.optimizer import MasterWeights, adamw
 
@@ -59,10 +59,10 @@ class Ours:
             config = replace(config, compile=True)
         quicken_dropout(model)
         network = MaskedLanguageModel(model).train()
-        weights = MasterWeights(model, number_type=torch.bfloat16)
+        weights = MasterWeights(model, dtype=torch.bfloat16)
         self.optimizer = adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-        material = Material(network, weights, tokenizer, shards_of(folder, tokenizer), config, torch.device("cpu"))
-        self.objective = OBJECTIVES["random"](material)
+        context = MaskingContext(network, weights, tokenizer, shards_of(folder, tokenizer), config, torch.device("cpu"))
+        self.objective = OBJECTIVES["random"](context)
         self.warmup_steps = config.warmup_steps
 
     def serve(self, pipe):
@@ -156,10 +156,10 @@ def gradients_apart(config, folder):
         ids = block_order(shards_of(folder, tokenizer).tokens, tokenizer, config).batch(0)
         masked = Masker(tokenizer, rate=config.masking_rate).at_random(ids, seed=1)
         if ours:
-            logits = MaskedLanguageModel(model)(masked.ids, masked.places)
+            logits = MaskedLanguageModel(model)(masked.ids, masked.indices)
             torch.nn.functional.cross_entropy(logits, masked.targets).backward()
         else:
-            labels = torch.full_like(ids, -100).flatten().scatter_(0, masked.places, masked.targets).view(ids.shape)
+            labels = torch.full_like(ids, -100).flatten().scatter_(0, masked.indices, masked.targets).view(ids.shape)
             model(input_ids=masked.ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     largest = max(gradient.abs().max().item() for gradient in gradients[0])

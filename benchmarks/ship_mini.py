@@ -50,7 +50,7 @@ models trained for weeks on far more text. Mirror it before its vectors are comp
 | trained on | {tokens / 1e6:,.0f} million tokens in blocks of {config["block_tokens"]}, {config["masking_rate"]:.0%} masked: the texts {tokens / CORPUS_TOKENS:.1f} times |
 | validation loss | {loss:.3f} nats (400 blocks of unseen documents, 15% masked) |
 | start | embeddings from co-occurrence counts of the same texts |
-| optimizer | Muon ({config["matrix_rate"]}) on matrices, AdamW ({config["embedding_rate"]} embeddings, {config["learning_rate"]} rest) |
+| optimizer | Muon ({config["matrix_learning_rate"]}) on matrices, AdamW ({config["embedding_learning_rate"]} embeddings, {config["learning_rate"]} rest) |
 | after training | the mean of all token vectors moved from the last normalisation to the prediction head: the same language model, and vectors that differ |
 | weights | float16, safetensors |
 | mirroring | learning rate {MIRROR["learning_rate"]:g}, dropout {MIRROR["dropout"]}, unless told otherwise |

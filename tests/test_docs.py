@@ -73,6 +73,13 @@ def exists(name: str) -> bool:
     return True
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page != HISTORY and "decisions" not in page.parts], ids=page_name)
+def test_named_files_of_the_repository_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for name in set(re.findall(r"\b(?:tests|benchmarks|src|docs)/[\w/.-]+\.(?:py|toml|md|svg|json)\b", text)):
+        assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
 @cache
 def flags_of(verb: str) -> frozenset[str]:
     """Every flag that a command's help shows."""

@@ -77,7 +77,7 @@ class Waiting:
         return [1] * len(texts)
 
 submit = batching.Queue.submit
-def told(self, *args, **options):
+def for_language(self, *args, **options):
     future = submit(self, *args, **options)
     tell("queued")
     return future

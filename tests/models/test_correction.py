@@ -306,14 +306,14 @@ def test_a_pickled_layer_is_never_opened(embedder: Embedder, tmp_path: Path):
         Embedder.load(folder)
 
 
-@pytest.mark.parametrize("number_type", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
 def test_a_dense_layer_of_any_number_type_is_read(
-    number_type: torch.dtype, embedder: Embedder, sentences: list[str], rng: np.random.Generator, tmp_path: Path
+    dtype: torch.dtype, embedder: Embedder, sentences: list[str], rng: np.random.Generator, tmp_path: Path
 ):
     embedder.correction = LinearCorrection(rng.normal(size=(8, 32)).astype(np.float32), np.zeros(8, dtype=np.float32))
     folder = saved(embedder, tmp_path / "encoder")
     file = folder / "2_Dense" / "model.safetensors"
-    stored = {name: tensor.to(number_type) for name, tensor in load_file(file).items()}
+    stored = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
     save_file(stored, file)
     found = Embedder.load(folder, device="cpu", dtype="float32")
     assert isinstance(found.correction, LinearCorrection)

@@ -30,8 +30,8 @@ def test_vectors_come_in_order_as_float32(embedder: Embedder, many: list[str]):
     vectors = embedder.encode(many)
     assert vectors.shape == (40, embedder.dim) == (40, 32)
     assert vectors.dtype == np.float32
-    for place in (0, 7, 39):
-        np.testing.assert_allclose(vectors[place], embedder.encode([many[place]])[0], atol=1e-5)
+    for index in (0, 7, 39):
+        np.testing.assert_allclose(vectors[index], embedder.encode([many[index]])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet", "deberta-v2"])
@@ -42,7 +42,7 @@ def test_vectors_never_depend_on_batching_or_order(architecture: str, save_maske
     for batch_tokens in (1, 60):
         np.testing.assert_allclose(embedder.encode(many, batch_tokens=batch_tokens), vectors, atol=1e-5)
     order = np.random.default_rng(5).permutation(len(many))
-    np.testing.assert_allclose(embedder.encode([many[place] for place in order]), vectors[order], atol=1e-5)
+    np.testing.assert_allclose(embedder.encode([many[index] for index in order]), vectors[order], atol=1e-5)
 
 
 def test_windows_of_texts_leave_no_seam(embedder: Embedder, many: list[str], monkeypatch: pytest.MonkeyPatch):

@@ -519,8 +519,8 @@ def test_a_run_that_is_going_on_is_no_interrupted_one(tmp_path):
     told = []
 
     def texts():
-        for place, text in enumerate(TEXTS):
-            if place == 7:
+        for index, text in enumerate(TEXTS):
+            if index == 7:
                 for settings in ({}, {"resume": True}, {"overwrite": True}):
                     with pytest.raises(UserError) as caught:
                         vectors.refuse_output(path, **settings)

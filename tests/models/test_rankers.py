@@ -252,8 +252,8 @@ def test_tokens_are_counted_as_pairs_are_read(build, sentences):
                 for side in (ranker.context, ranker.candidate)
             ]
             expected = [
-                sum(len(ranker.pair_ids(sides[0][row], sides[1][place])[0]) for place in places)
-                for row, places in enumerate([(3, 4, 5), (7,)])
+                sum(len(ranker.pair_ids(sides[0][row], sides[1][index])[0]) for index in indices)
+                for row, indices in enumerate([(3, 4, 5), (7,)])
             ]
         else:
             counts = ranker.context.count_tokens(sentences[:2]), [ranker.candidate.count_tokens(listed) for listed in lists]

@@ -57,7 +57,7 @@ def test_deleted_rows_use_up_no_place_on_the_short_list(index, lists, generator)
     rows = ShortLists.of(index).rows(context, k=5, probes=10_000)
     assert len(rows) == 100
     assert not set(rows) & set(best.rows)
-    (left,) = scan_best(index.vectors, [context], k=5, is_gone=index.is_gone)
+    (left,) = scan_best(index.vectors, [context], k=5, is_deleted=index.is_deleted)
     assert set(left.rows) <= set(rows)
 
 

@@ -303,9 +303,9 @@ def test_what_is_no_http_leaves_no_traceback(client, caplog, pieces, monkeypatch
     monkeypatch.setattr(protocol, "HEADER_S", 0.5)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with caplog.at_level(logging.WARNING), client.connect() as connection:
-        for place, piece in enumerate(pieces):
+        for index, piece in enumerate(pieces):
             connection.sendall(piece)
-            if place + 1 < len(pieces) and b"embeddings" not in piece:
+            if index + 1 < len(pieces) and b"embeddings" not in piece:
                 assert connection.recv(4096).startswith(b"HTTP/1.1 ")
         try:
             answer = answer_of(connection)

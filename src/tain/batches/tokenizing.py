@@ -48,9 +48,9 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
         raise
     ids = [encoding.ids for encoding in encodings]
     is_cut = [bool(encoding.overflowing) for encoding in encodings]
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if len(text) > reach:
-            ids[place], is_cut[place] = _long_one(backend, text, reach, tokenizer.truncation_side, encodings[place])
+            ids[index], is_cut[index] = _long_one(backend, text, reach, tokenizer.truncation_side, encodings[index])
     return TokenisedTexts(ids, sum(is_cut))
 
 
@@ -182,5 +182,5 @@ def continues_word(tokenizer: Any) -> Bool[np.ndarray, " vocabulary"]:
         )
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     continuing = np.array([str(piece).startswith(mark) == (mark == "##") for piece in pieces])
-    continuing[[place for place in tokenizer.get_added_vocab().values() if place < len(pieces)]] = False
+    continuing[[index for index in tokenizer.get_added_vocab().values() if index < len(pieces)]] = False
     return continuing

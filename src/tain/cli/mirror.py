@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tain.cli.settings import flags_of, seconds, settle
+from tain.cli.settings import build_config, flags_of, seconds
 from tain.cli.sources import TextSource, refuse_shared_input
 from tain.foundation.errors import UserError
 from tain.recipes.mirror.config import MirrorConfig
@@ -64,7 +64,7 @@ def mirror(
     model
         a folder, a hub name, or tain-mini (built in)
     """
-    settled = settle(MirrorConfig, config, file=settings, budget_s=seconds(budget) if budget is not None else None)
+    settled = build_config(MirrorConfig, config, file=settings, budget_s=seconds(budget) if budget is not None else None)
     settled.refuse_without_effect()
     from tain.foundation.files import refuse_existing
     from tain.foundation.machine import process_age_s

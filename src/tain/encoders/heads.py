@@ -161,9 +161,9 @@ class DualHead(nn.Module):
         if self.kind == "pooled":
             raise ShapeError("a head of the kind 'pooled' takes pooled vectors, not tokens")
         lengths = is_token.sum(1)
-        places = self._places(lengths)
+        indices = self._indices(lengths)
         is_vector = self.is_vector(lengths)
-        taken = tokens.gather(1, places.clamp(min=0, max=tokens.shape[1] - 1)[:, :, None].expand(-1, -1, tokens.shape[2]))
+        taken = tokens.gather(1, indices.clamp(min=0, max=tokens.shape[1] - 1)[:, :, None].expand(-1, -1, tokens.shape[2]))
         return taken * is_vector[:, :, None]
 
     def _scaled(self, vectors: Tensor) -> Tensor:
@@ -174,10 +174,10 @@ class DualHead(nn.Module):
         """Tell which of the vectors of contexts of so many tokens there are: a short context has fewer outputs than codes."""
         if self.kind in ("pooled", "learned"):
             return torch.ones(len(lengths), self.vectors, dtype=torch.bool, device=lengths.device)
-        places = self._places(lengths)
-        return (places >= 0) & (places < lengths[:, None])
+        indices = self._indices(lengths)
+        return (indices >= 0) & (indices < lengths[:, None])
 
-    def _places(self, lengths: Tensor) -> Tensor:
+    def _indices(self, lengths: Tensor) -> Tensor:
         """Which token each vector is: (texts, vectors); out of range where a context is too short."""
         steps = torch.arange(self.count, device=lengths.device)
         if self.kind == "first":

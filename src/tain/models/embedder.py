@@ -15,7 +15,7 @@ from tain.batches.tokenizing import tokenise
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import UserError, refuse_not_finite
-from tain.foundation.machine import choose_device, set_number_type
+from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
@@ -123,7 +123,7 @@ class Embedder:
             mask_id=tokenizer.mask_token_id,
             token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
         )
-        set_number_type(encoder, encoder.number_type(dtype))
+        set_dtype(encoder, encoder.choose_dtype(dtype))
         encoder.eval()
         embedder = cls(
             encoder,
@@ -199,8 +199,8 @@ class Embedder:
                     tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
                     self.truncated += tokens.truncated
                     if not all(tokens.ids):
-                        place = start + next(place for place, ids in enumerate(tokens.ids) if not ids)
-                        raise UserError(f"text {place} ({texts[place]!r:.60}) has no tokens: leave it out")
+                        index = start + next(index for index, ids in enumerate(tokens.ids) if not ids)
+                        raise UserError(f"text {index} ({texts[index]!r:.60}) has no tokens: leave it out")
                     for batch in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
                         found = self.encoder(pack([tokens.ids[text] for text in batch]))
                         vectors[np.asarray(batch) + start] = found.cpu().numpy()
@@ -281,9 +281,9 @@ class Embedder:
             similarity: How its vectors are to be compared.
         """
         dtype = next(self.encoder.parameters()).dtype
-        set_number_type(self.encoder, torch.float32)
+        set_dtype(self.encoder, torch.float32)
         self.encoder.model.save_pretrained(folder)
-        set_number_type(self.encoder, dtype)
+        set_dtype(self.encoder, dtype)
         self.tokenizer.save_pretrained(folder)
         write_layout(
             folder,
@@ -304,8 +304,8 @@ class Embedder:
 
 def vocabulary_of(tokenizer: Any, size: int) -> list[str]:
     """List the token of each id of an embedding table of ``size`` rows; a row that no token uses is called ``[unused ID]``."""
-    by_id = {place: token for token, place in tokenizer.get_vocab().items()}
-    return [by_id.get(place, f"[unused {place}]") for place in range(size)]
+    by_id = {index: token for token, index in tokenizer.get_vocab().items()}
+    return [by_id.get(index, f"[unused {index}]") for index in range(size)]
 
 
 def _on_vocabulary(weights: np.ndarray | None, model: Any, device: torch.device, *, name: str) -> torch.Tensor | None:

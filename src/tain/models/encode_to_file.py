@@ -19,6 +19,7 @@ from tain.foundation.files import followed, open_own, refuse_existing
 from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.locks import lock, refusal
 from tain.foundation.progress import Progress, Task
+from tain.models.text_encoder import TextEncoder
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
 from tain.text.collections import each_text
@@ -39,10 +40,9 @@ _STATE_FIELDS = {
 
 
 @runtime_checkable
-class Encoder(Protocol):
-    """What computes the vectors of a file: ``models.embedder.Embedder``, or ``students.student.Student``."""
+class ResumableEncoder(TextEncoder, Protocol):
+    """A text encoder whose vectors are the same in every run, and that says what they depend on: ``Embedder`` or ``Student``."""
 
-    name: str
     normalise: bool
     truncated: int
 
@@ -95,7 +95,7 @@ class EncodedFile:
 
 
 def encode_to_file(
-    embedder: Encoder,
+    embedder: ResumableEncoder,
     texts: Iterable[str],
     path: str | Path,
     *,
@@ -284,7 +284,7 @@ class _Run:
         )
 
 
-def _begun(embedder: Encoder, settings: dict[str, Any]) -> _Run:
+def _begun(embedder: ResumableEncoder, settings: dict[str, Any]) -> _Run:
     return _Run(settings={**settings, **embedder.settings()}, model=embedder.name, weights=embedder.fingerprint())
 
 
@@ -409,10 +409,10 @@ def _alone_in(folder: Path, path: Path) -> Iterator[None]:
 
 def _refuse_other_writer(path: Path) -> None:
     """Refuse an output that a process is still writing, before it is taken for one that was interrupted."""
-    place = partial_folder(path) / _LOCK
-    with suppress(OSError), open_own(place, writable=True) as file:
+    index = partial_folder(path) / _LOCK
+    with suppress(OSError), open_own(index, writable=True) as file:
         if not lock(file):
-            raise refusal(path, place)
+            raise refusal(path, index)
 
 
 def _empty(folder: Path) -> None:

@@ -27,7 +27,7 @@ from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
 from tain.foundation.choices import CodeKind, Dtype, RankerType
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.json_files import Field, checked_object
-from tain.foundation.machine import set_number_type
+from tain.foundation.machine import set_dtype
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.foundation.tensors import read_tensors
@@ -124,7 +124,7 @@ class Ranker(ABC):
         else:
             ranker = DualRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
         _ = ranker.fingerprint  # of the weights as they are stored, before they are rounded
-        ranker.compute_in(ranker.number_type(dtype))
+        ranker.compute_in(ranker.choose_dtype(dtype))
         return ranker
 
     @property
@@ -203,18 +203,18 @@ class Ranker(ABC):
         """The longest text that it reads at once."""
         return max(tower.max_tokens for tower in self.towers)
 
-    def number_type(self, asked: Dtype) -> torch.dtype:
+    def choose_dtype(self, asked: Dtype) -> torch.dtype:
         """What to compute in: what was asked for, or what is fastest here.
 
         Raises:
             UserError: It cannot compute in what was asked for.
         """
-        return self.towers[0].encoder.number_type(asked)
+        return self.towers[0].encoder.choose_dtype(asked)
 
-    def compute_in(self, number_type: torch.dtype) -> None:
+    def compute_in(self, dtype: torch.dtype) -> None:
         """Let the towers compute in this number type; heads stay in float32."""
         for tower in self.towers:
-            set_number_type(tower.encoder, number_type)
+            set_dtype(tower.encoder, dtype)
 
     def _batch_tokens(self) -> int:
         return _BATCH_TOKENS.get(self.device.type, 4096)
@@ -416,8 +416,8 @@ class DualRanker(Ranker):
         scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):
-                for place in range(len(window)):
-                    scores[start + place] = scan_all(candidates, window.of(place))
+                for index in range(len(window)):
+                    scores[start + index] = scan_all(candidates, window.of(index))
                 task.advance(len(window))
         return scores
 
@@ -430,9 +430,9 @@ class DualRanker(Ranker):
         scores: list[np.ndarray] = []
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):
-                for place in range(len(window)):
-                    rows = [row_of[text] for text in lists[start + place]]
-                    scores.append(scan_all(vectors[rows], window.of(place)))
+                for index in range(len(window)):
+                    rows = [row_of[text] for text in lists[start + index]]
+                    scores.append(scan_all(vectors[rows], window.of(index)))
                 task.advance(len(window))
         return scores
 

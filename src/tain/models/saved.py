@@ -240,7 +240,7 @@ def write_layout(
     """
     weighs = ["WordWeights"] if token_weights is not None else []
     kinds = [*weighs, "Pooling", *(["Dense"] if isinstance(correction, LinearCorrection) else []), *(["Normalize"] if normalise else [])]
-    modules = [("", "Transformer"), *((f"{place}_{kind}", kind) for place, kind in enumerate(kinds, start=1))]
+    modules = [("", "Transformer"), *((f"{position}_{kind}", kind) for position, kind in enumerate(kinds, start=1))]
     _write_json(
         folder / "modules.json",
         [

@@ -59,7 +59,7 @@ class ShortLists:
         return cls(index, lists)
 
     def rows(self, context: Float[Tensor, "vectors dim"], *, k: int, probes: int) -> np.ndarray:
-        """Give the short list for one context: living rows in order, without repeats.
+        """Give the short list for one context: live rows in order, without repeats.
 
         Args:
             context: The context's vectors, of which each asks on its own.
@@ -78,8 +78,8 @@ class ShortLists:
     @cached_property
     def _living(self) -> np.ndarray | None:
         """One bit a row, set where it was not deleted; None where none was."""
-        is_gone = self.index.is_gone
-        return np.packbits(~is_gone, bitorder="little") if is_gone.any() else None
+        is_deleted = self.index.is_deleted
+        return np.packbits(~is_deleted, bitorder="little") if is_deleted.any() else None
 
 
 def _made(faiss: Any, vectors: np.ndarray, progress: Progress) -> Any:

@@ -155,7 +155,7 @@ class Service:
             found = await self._computed(request, one, "rerank", [(query, document) for document in asked.documents], tokens)
         scores = np.array([scored.score for scored in found])
         best = np.argsort(-scores, kind="stable")[: asked.top_n]
-        results: list[dict[str, Any]] = [{"index": int(place), "relevance_score": float(scores[place])} for place in best]
+        results: list[dict[str, Any]] = [{"index": int(index), "relevance_score": float(scores[index])} for index in best]
         if asked.return_documents:
             results = [{**result, "document": {"text": asked.documents[result["index"]]}} for result in results]
         total = found[0].query_tokens + sum(scored.document_tokens for scored in found)
@@ -168,9 +168,9 @@ class Service:
             tokens = self._bounded(one.estimate_tokens(asked.input), "input")
             found = await self._computed(request, one, "classify", asked.input, tokens)
         data = []
-        for place, said in enumerate(found):
-            told = {"label": said.label, "probability": said.chance, "tags": said.tags}
-            data.append({"index": place, **{name: value for name, value in told.items() if value is not None}})
+        for index, prediction in enumerate(found):
+            fields = {"label": prediction.label, "probability": prediction.chance, "tags": prediction.tags}
+            data.append({"index": index, **{name: value for name, value in fields.items() if value is not None}})
         return JSONResponse({"object": "list", "model": one.name, "data": data})
 
     def _described(self, one: Served) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class Service:
             ) from None
         except StoppingError:
             raise _stopping() from None
-        gone = asyncio.ensure_future(_gone(request))
+        gone = asyncio.ensure_future(_deleted(request))
         try:
             await asyncio.wait({found, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not found.done():
@@ -239,7 +239,7 @@ def _stopping() -> RequestError:
     return RequestError("the server is stopping", status=503, code="stopping", retry_after_s=1)
 
 
-async def _gone(request: Request) -> None:
+async def _deleted(request: Request) -> None:
     """Wait until the client closes the connection; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -248,9 +248,9 @@ async def _gone(request: Request) -> None:
 async def _embeddings_json(name: str, found: Sequence[tuple[np.ndarray, int]], encoding: str) -> bytes:
     """The answer in pieces, with turns for other requests in between: the vectors of a large request take a second to write."""
     rows = []
-    for place, (vector, _) in enumerate(found):
-        rows.append(json.dumps({"object": "embedding", "index": place, "embedding": _as_json(vector, encoding)}, separators=(",", ":")))
-        if place % _VECTORS_AT_ONCE == _VECTORS_AT_ONCE - 1:
+    for index, (vector, _) in enumerate(found):
+        rows.append(json.dumps({"object": "embedding", "index": index, "embedding": _as_json(vector, encoding)}, separators=(",", ":")))
+        if index % _VECTORS_AT_ONCE == _VECTORS_AT_ONCE - 1:
             await asyncio.sleep(0)
     tokens = sum(count for _, count in found)
     usage = json.dumps({"prompt_tokens": tokens, "total_tokens": tokens})

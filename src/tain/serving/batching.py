@@ -214,14 +214,14 @@ class Queue(Generic[Item, Result]):
 
     def _fail(self, part: _Part[Item, Result], error: BaseException) -> None:
         if isinstance(error, UserError):
-            told = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
+            failure = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
             if isinstance(error, NotFiniteError):  # the model's fault, perhaps on every text
                 self._is_failing = not self._works()
         else:
-            told = ComputeError(f"{type(error).__name__}: {error}")
-            told.__cause__ = error
+            failure = ComputeError(f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
             self._is_failing = not self._works()
-        _settle(part.job.future, told)
+        _settle(part.job.future, failure)
 
     def _works(self) -> bool:
         """Try the model with something harmless."""
@@ -363,11 +363,11 @@ class Scheduler:
                     self._probes += 1
                     return failing[self._probes % len(failing)]
                 for step in range(len(self._queues)):
-                    place = (self._next_queue + step) % len(self._queues)
-                    if parts := self._queues[place]._take():
-                        self._next_queue = place + 1
+                    index = (self._next_queue + step) % len(self._queues)
+                    if parts := self._queues[index]._take():
+                        self._next_queue = index + 1
                         self._running, self._batch_began_s = parts, time.monotonic()
-                        return self._queues[place]
+                        return self._queues[index]
                 if self._is_stopping:
                     return None
                 self._changed.wait(_PROBE_S if failing else None)

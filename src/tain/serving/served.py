@@ -124,7 +124,7 @@ class Served:
         assert self.labeller is not None
         self._look_at(texts)
         found = self.labeller.predict(texts)
-        self._refuse_infinite(np.array([said.chance or 0.0 for said in found]))
+        self._refuse_infinite(np.array([prediction.chance or 0.0 for prediction in found]))
         return found
 
     def _ranked(self, queries: list[str], lists: list[list[str]]) -> list[Scored]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tain.students.student import Student
 
 
-class TypedText:
+class StreamingText:
     """A text that is still being typed, read by a forward-only student.
 
     What it says after each ``type`` is what the student says of the text so far as a whole (but for rounding), at the price of the new tokens
@@ -50,7 +50,7 @@ class TypedText:
         outputs = {"text": self._graph.text_of(ended)[0]} if self._student.labels else {}
         if self._student.tags:
             outputs["tokens"] = np.concatenate([*tags, np.empty((0, len(self._student.tags)), np.float32)])
-        return self._student.said(outputs, tokens=tokens)
+        return self._student.prediction(outputs, tokens=tokens)
 
     def encode(self) -> Float32[np.ndarray, " dim"]:
         """Compute the vector of the text so far.

@@ -18,7 +18,7 @@ from tain.foundation.progress import Progress
 from tain.students.graphs import Graph, NumpyGraph, OnnxGraph
 from tain.students.inputs import HashedReader, TokenReader
 from tain.students.projection_config import ProjectionConfig
-from tain.students.streaming import TypedText
+from tain.students.streaming import StreamingText
 from tain.text.collections import list_texts
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
@@ -173,8 +173,8 @@ class Student:
         self.refuse_language(language)
         texts = list_texts(texts)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        for places, outputs in self._outputs(texts, batch_tokens, progress, "encode"):
-            vectors[places] = outputs["text"]
+        for indices, outputs in self._outputs(texts, batch_tokens, progress, "encode"):
+            vectors[indices] = outputs["text"]
         if self.normalise if normalise is None else normalise:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
@@ -194,13 +194,13 @@ class Student:
             raise UserError(f"student {self.name!r} was made to embed, so it knows no labels: use encode")
         texts = list_texts(texts)
         found: dict[int, Prediction] = {}
-        for places, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
-            for row, place in enumerate(places):
-                tokens = len(tokens_of(texts[int(place)]))
-                found[int(place)] = self.said({name: values[row] for name, values in outputs.items()}, tokens=tokens)
-        return [found[place] for place in range(len(texts))]
+        for indices, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
+            for row, index in enumerate(indices):
+                tokens = len(tokens_of(texts[int(index)]))
+                found[int(index)] = self.prediction({name: values[row] for name, values in outputs.items()}, tokens=tokens)
+        return [found[index] for index in range(len(texts))]
 
-    def stream(self) -> TypedText:
+    def stream(self) -> StreamingText:
         """Begin to read a text that is still being typed; each token is read once.
 
         Raises:
@@ -218,9 +218,9 @@ class Student:
             kept = lru_cache(_TYPED_TOKENS)(codes)
             # whoever types or pastes a long one leaves each of its beginnings behind
             self._codes = lambda token: kept(token) if len(token) <= _KEPT_CHARACTERS else codes(token)
-        return TypedText(self, self.graph, self._reader, self._codes)
+        return StreamingText(self, self.graph, self._reader, self._codes)
 
-    def said(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
+    def prediction(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
         """Put a text's outputs into words.
 
         Args:
@@ -263,19 +263,19 @@ class Student:
         """Run texts of like length together; gives their places and the graph's outputs."""
         self.truncated = 0
         with (progress or Progress.silent()).task(name, len(texts)) as task:
-            for places in _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS):
+            for indices in _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS):
                 with self._turn:
-                    inputs = self._reader([texts[int(place)] for place in places])
+                    inputs = self._reader([texts[int(index)] for index in indices])
                     if not inputs.tokens.all():
-                        first = texts[int(places[int(np.argmin(inputs.tokens))])]
+                        first = texts[int(indices[int(np.argmin(inputs.tokens))])]
                         raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
                     outputs = self.graph.run(inputs.arrays)
                     self._reader.keep(outputs)
                 if "text" in outputs:
                     refuse_not_finite(outputs["text"], self.name)
                 self.truncated += inputs.truncated
-                yield places, outputs
-                task.advance(len(places))
+                yield indices, outputs
+                task.advance(len(indices))
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> Iterator[np.ndarray]:

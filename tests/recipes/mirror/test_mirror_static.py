@@ -30,7 +30,7 @@ def topics():
 def trained(topics, *, pairs: int, seed: int = 1) -> TokenVectors:
     left, right, _ = topics
     embeddings = torch.randn(304, 16, generator=torch.Generator().manual_seed(0))
-    return train_token_vectors(embeddings, kept(left), kept(right), special=[2, 3], most_pairs=pairs, seed=seed, progress=Progress.silent())
+    return train_token_vectors(embeddings, kept(left), kept(right), special=[2, 3], max_pairs=pairs, seed=seed, progress=Progress.silent())
 
 
 def topic_margin(vectors: TokenVectors, topics) -> float:

@@ -39,7 +39,7 @@ TINY |= {"dtype": "float32", "device": "cpu", "tokens": 16.0 * 8 * 12}
 def corpus(sentences, tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "texts.txt"
     rng = np.random.default_rng(0)
-    path.write_text("\n".join(sentences[place] for place in rng.integers(0, len(sentences), size=600)), encoding="utf-8")
+    path.write_text("\n".join(sentences[index] for index in rng.integers(0, len(sentences), size=600)), encoding="utf-8")
     return path
 
 
@@ -100,7 +100,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(corpus, tmp_path):
 def test_a_tokenizer_of_other_texts_is_not_taken_again(corpus, tmp_path):
     pretrain("scratch", [corpus], tmp_path / "model", **TINY)
     other = tmp_path / "other.txt"
-    other.write_text("\n".join(f"зеркало {place} показывает комнату" for place in range(400)), encoding="utf-8")
+    other.write_text("\n".join(f"зеркало {index} показывает комнату" for index in range(400)), encoding="utf-8")
     made = pretrain("scratch", [other], tmp_path / "model", overwrite=True, **TINY)
     assert made.tokenizer.unk_token_id not in made.tokenizer("зеркало")["input_ids"]
     pretrain("scratch", [corpus], tmp_path / "model", overwrite=True, **TINY | {"vocabulary": 320})  # nor one of another size
@@ -181,7 +181,7 @@ def test_a_run_is_not_resumed_with_other_words_of_the_same_number(bert_folder, c
 
 
 def test_nothing_to_resume_is_told_before_the_texts_are_read(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "_new", lambda self: pytest.fail("begun"))
+    monkeypatch.setattr(recipe.PretrainTrainer, "_new", lambda self: pytest.fail("begun"))
     with pytest.raises(UserError, match="there is nothing to resume"):
         pretrain("scratch", [corpus], tmp_path / "model", **TINY, resume=True)
 
@@ -340,11 +340,11 @@ def test_words_of_the_texts_become_tokens_that_start_as_the_mean_of_their_pieces
     for word in ("zanzibar", "kiosks", "obelisk"):
         pieces = old_tokenizer(word, add_special_tokens=False)["input_ids"]
         assert len(pieces) >= 3
-        place = tokenizer.convert_tokens_to_ids(word)
+        index = tokenizer.convert_tokens_to_ids(word)
         expected = old.get_input_embeddings().weight[pieces].mean(0)
-        torch.testing.assert_close(model.get_input_embeddings().weight[place], expected)
-        torch.testing.assert_close(model.get_output_embeddings().weight[place], expected)
-        torch.testing.assert_close(model.get_output_embeddings().bias[place], old.get_output_embeddings().bias[pieces].mean())
+        torch.testing.assert_close(model.get_input_embeddings().weight[index], expected)
+        torch.testing.assert_close(model.get_output_embeddings().weight[index], expected)
+        torch.testing.assert_close(model.get_output_embeddings().bias[index], old.get_output_embeddings().bias[pieces].mean())
     assert torch.equal(result.model.get_input_embeddings().weight[:120], old.get_input_embeddings().weight)
 
 
@@ -434,7 +434,7 @@ def test_a_continued_model_with_dropout_resumes_bit_for_bit(bert_folder, corpus,
             "layers, tokenizer shape a new model, but '.*' is continued: leave them out, or give scratch",
         ),
         ({"span_tokens": 4}, "span_tokens is 4, but no spans are masked"),
-        ({"optimizer": "adamw", "matrix_rate": 0.1}, "matrix_rate is for optimizer muon, but optimizer is 'adamw'"),
+        ({"optimizer": "adamw", "matrix_learning_rate": 0.1}, "matrix_learning_rate is for optimizer muon, but optimizer is 'adamw'"),
     ],
 )
 def test_settings_that_would_say_nothing_are_refused(bert_folder, corpus, tmp_path, settings, message):

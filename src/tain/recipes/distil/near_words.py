@@ -40,10 +40,10 @@ def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, 
         cosines = vectors[start : min(start + at_once, len(ours))] @ vectors.T
         cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -2.0
         best = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-        for row, (places, near) in enumerate(zip(best, np.take_along_axis(cosines, best, axis=1), strict=True)):
+        for row, (indices, near) in enumerate(zip(best, np.take_along_axis(cosines, best, axis=1), strict=True)):
             kept = [
-                words[place]
-                for place, cosine in sorted(zip(places, near, strict=True), key=lambda pair: -pair[1])
+                words[index]
+                for index, cosine in sorted(zip(indices, near, strict=True), key=lambda pair: -pair[1])
                 if cosine >= _LEAST_COSINE
             ]
             if kept:

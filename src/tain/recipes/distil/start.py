@@ -25,21 +25,21 @@ def shaped_like_start(config: DistilConfig) -> DistilConfig:
     Raises:
         UserError: There is no such student, it kept no weights, or its shape is not the one asked for.
     """
-    if config.start is None:
+    if config.init_from is None:
         return config
-    record = Student.load(config.start, backend="numpy").record
-    if not (Path(config.start) / WEIGHTS_FILE).is_file():
+    record = Student.load(config.init_from, backend="numpy").record
+    if not (Path(config.init_from) / WEIGHTS_FILE).is_file():
         raise UserError(
-            f"student {config.start!r} has no {WEIGHTS_FILE} to begin with: distil it with --keep-weights, or leave --start out"
+            f"student {config.init_from!r} has no {WEIGHTS_FILE} to begin with: distil it with --keep-weights, or leave --init-from out"
         )
     theirs = {name: record["config"][name] for name in _SHAPE}
     asked = {name: getattr(config, name) for name in _SHAPE}
     if other := [name for name, value in asked.items() if value not in (None, theirs[name])]:
         apart = ", ".join(f"{name} is {asked[name]} and was {theirs[name]}" for name in other)
-        raise UserError(f"a student begun with {config.start!r} has its shape ({apart}): leave these settings out")
+        raise UserError(f"a student begun with {config.init_from!r} has its shape ({apart}): leave these settings out")
     if (split := record["config"].get("split", config.split)) != config.split:
         raise UserError(
-            f"a student begun with {config.start!r} reads as it does (--split {split}), or what was learnt of its tokens is lost: give that"
+            f"a student begun with {config.init_from!r} reads as it does (--split {split}), or what was learnt of its tokens is lost: give that"
         )
     return replace(config, **theirs)
 

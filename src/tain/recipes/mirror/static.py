@@ -51,7 +51,7 @@ def train_token_vectors(
     right: KeptTexts,
     *,
     special: Sequence[int],
-    most_pairs: int,
+    max_pairs: int,
     seed: int,
     progress: Progress,
 ) -> TokenVectors:
@@ -62,7 +62,7 @@ def train_token_vectors(
         left: Token ids of each pair's first text.
         right: Of its second one, of the same number.
         special: Ids of special tokens, which count nothing.
-        most_pairs: Pairs to train on, each text as often as it takes; 0 trains nothing.
+        max_pairs: Pairs to train on, each text as often as it takes; 0 trains nothing.
         seed: Fixes the order.
         progress: Told about every step.
     """
@@ -75,7 +75,7 @@ def train_token_vectors(
     table = _whitened(embeddings.float(), [left[text] for text in chosen], special=special) * weights[:, None]
     table /= table.norm(dim=1)[weights > 0].mean().clamp(min=1e-12)
     parameter = nn.Parameter(table)
-    steps = min(most_pairs, 4 * len(left)) // _BATCH_PAIRS
+    steps = min(max_pairs, 4 * len(left)) // _BATCH_PAIRS
     warmup_steps = min(_WARMUP_STEPS, steps // 10 + 1)
     optimizer = torch.optim.Adam([parameter], lr=_LEARNING_RATE)
     losses: list[float] = []

@@ -49,8 +49,8 @@ class PretrainConfig:
     pseudo_tokens: Annotated[int, "cmlm: pseudo-tokens that a neighbour's vector is spread over; 0 leaves the neighbour out"] = 15
     skip_connection: Annotated[bool, "cmlm: show the vector to the prediction head too"] = False
     split_sentences: Annotated[bool, "cmlm: cut lines into sentences; without it each line is one"] = True
-    least_tokens: Annotated[int, "cmlm: shorter sentences are joined to the next one"] = 8
-    most_overlap: Annotated[
+    min_tokens: Annotated[int, "cmlm: shorter sentences are joined to the next one"] = 8
+    max_overlap: Annotated[
         float, "cmlm: neighbours with a larger share of tokens in common (of those in either) are dropped; 1 drops none"
     ] = 0.7
     bitext: Annotated[Path | None, "cmlm: table of translations, two columns; each step also finds translations among its pairs"] = None
@@ -61,8 +61,8 @@ class PretrainConfig:
     optimizer: Annotated[
         Literal["muon", "adamw"], "muon: Muon on matrices, AdamW on the rest; adamw: AdamW on all (to continue a model)"
     ] = "muon"
-    matrix_rate: Annotated[float, "Muon's learning rate"] = 0.02
-    embedding_rate: Annotated[float, "AdamW's learning rate on token embeddings, under muon"] = 1e-3
+    matrix_learning_rate: Annotated[float, "Muon's learning rate"] = 0.02
+    embedding_learning_rate: Annotated[float, "AdamW's learning rate on token embeddings, under muon"] = 1e-3
     learning_rate: Annotated[float, "AdamW's learning rate: on norms and biases under muon, else on everything"] = 3e-3
     weight_decay: Annotated[float, "decay of all weights under adamw, of the matrices under muon"] = 0.01
     clip_norm: Annotated[float, "longest gradient that a step takes; longer ones are scaled down"] = 1.0
@@ -119,7 +119,7 @@ class PretrainConfig:
             problems.append(f"block_tokens is {self.block_tokens}, too little context to predict from: give 8 or more (128)")
         if not 0 < self.masking_rate < 1:
             problems.append(f"masking_rate is {self.masking_rate}: give a share above 0 and below 1 (0.15 to 0.4)")
-        for name in ("matrix_rate", "embedding_rate", "learning_rate"):
+        for name in ("matrix_learning_rate", "embedding_learning_rate", "learning_rate"):
             if not 0 < getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}: give a number between 0 and 1")
         if not 0 <= self.weight_decay < math.inf:
@@ -155,7 +155,7 @@ class PretrainConfig:
         problems = []
         if self.changed("span_tokens") and self.units != "span":
             problems.append(f"span_tokens is {self.span_tokens}, but no spans are masked: leave it out, or give --objective span")
-        if self.optimizer == "adamw" and (rates := self.changed("matrix_rate", "embedding_rate")):
+        if self.optimizer == "adamw" and (rates := self.changed("matrix_learning_rate", "embedding_learning_rate")):
             problems.append(f"{', '.join(rates)} is for optimizer muon, but optimizer is 'adamw': give --learning-rate")
         return problems
 
@@ -164,7 +164,7 @@ class PretrainConfig:
         """Masks of one text: K of fully-explored masking, 1 elsewhere."""
         if self.objective != "fully-explored":
             return 1
-        return self.explored_parts or _most_parts(self.masking_rate)
+        return self.explored_parts or _max_parts(self.masking_rate)
 
     @property
     def units(self) -> str:
@@ -188,7 +188,7 @@ class PretrainConfig:
         if explores and self.spread_over_epochs and self.mask_unit == "batch":
             problems.append("mask_unit is 'batch', but spread over epochs each text keeps its own order of masks: leave one of the two out")
         if explores and self.explored_parts is not None and 0 < self.masking_rate < 1:
-            most = _most_parts(self.masking_rate)
+            most = _max_parts(self.masking_rate)
             if self.explored_parts < 1:
                 problems.append(f"explored_parts is {self.explored_parts}: give 1 or more")
             elif self.explored_parts > most:
@@ -204,7 +204,7 @@ class PretrainConfig:
         if self.objective != "cmlm":
             return [
                 f"{name} is for objective cmlm, but objective is {self.objective!r}: leave it out, or give --objective cmlm"
-                for name in self.changed("neighbour", "pseudo_tokens", "skip_connection", "split_sentences", "least_tokens", "most_overlap")
+                for name in self.changed("neighbour", "pseudo_tokens", "skip_connection", "split_sentences", "min_tokens", "max_overlap")
                 + self.changed("bitext", *_OF_BITEXT)
             ]
         if self.bitext is None and (idle := self.changed(*_OF_BITEXT)):
@@ -219,14 +219,14 @@ class PretrainConfig:
             problems.append(f"bitext_scale is {self.bitext_scale}: give a number above 0 (20)")
         if self.pseudo_tokens < 0:
             problems.append(f"pseudo_tokens is {self.pseudo_tokens}: give 0 (no neighbour) or more (15)")
-        if self.least_tokens < 1:
-            problems.append(f"least_tokens is {self.least_tokens}: give 1 or more (8)")
-        if not 0 < self.most_overlap <= 1:
-            problems.append(f"most_overlap is {self.most_overlap}: give a share above 0, up to 1 (0.7)")
+        if self.min_tokens < 1:
+            problems.append(f"min_tokens is {self.min_tokens}: give 1 or more (8)")
+        if not 0 < self.max_overlap <= 1:
+            problems.append(f"max_overlap is {self.max_overlap}: give a share above 0, up to 1 (0.7)")
         if self.compile:
             problems.append("compile needs batches of one shape, but sentences differ in length: leave it out with objective cmlm")
         return problems
 
 
-def _most_parts(rate: float) -> int:
+def _max_parts(rate: float) -> int:
     return math.floor(1 / rate + 1e-9)
