@@ -56,9 +56,10 @@ def main():
 
     seeds = range(13, 13 + chosen.seeds)
     transfer_seeds = chosen.seeds if chosen.transfer_seeds is None else chosen.transfer_seeds
+    mirrored_seeds = chosen.seeds if chosen.mirrored_seeds is None else chosen.mirrored_seeds
     for seed in seeds:
         for name in ("untouched", *chosen.objectives):
-            for is_mirrored in (False, True):
+            for is_mirrored in (False, True) if seed - seeds[0] < mirrored_seeds else (False,):
                 key = {"objective": name, "seed": seed, "mirrored": is_mirrored}
                 wanted = ("sts", "transfer") if seed - seeds[0] < transfer_seeds else ("sts",)
                 missing = [figure for figure in wanted if not any(row.items() >= key.items() and figure in row for row in rows.found)]
@@ -91,6 +92,7 @@ def arguments():
     parser.add_argument(
         "--transfer-seeds", type=int, help="measure the transfer tasks, which take longest, with so many seeds; default: all"
     )
+    parser.add_argument("--mirrored-seeds", type=int, help="mirror the models of so many seeds; default: all")
     parser.add_argument("--plot", action="store_true", help="only draw the plot")
     return parser.parse_args()
 
