@@ -65,6 +65,18 @@ def test_dropout_is_off_and_the_mode_comes_back(bert_folder: Path, sentences: li
     assert embedder.encoder.training
 
 
+def test_a_partly_frozen_encoder_stays_so(bert_folder: Path, sentences: list[str]):
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    parts = dict(embedder.encoder.named_modules())
+    embedder.encoder.train()
+    frozen = next(part for name, part in parts.items() if name.endswith("layer.0"))
+    frozen.eval()
+    modes = {name: part.training for name, part in parts.items()}
+    embedder.encode(sentences)
+    assert {name: part.training for name, part in parts.items()} == modes
+    assert len(set(modes.values())) == 2
+
+
 def test_cut_texts_are_counted_anew_each_time(bert_folder: Path, many: list[str]):
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32", max_tokens=8)
     embedder.encode(many)

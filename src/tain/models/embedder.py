@@ -16,6 +16,7 @@ from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.machine import choose_device, set_dtype
+from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
@@ -188,25 +189,20 @@ class Embedder:
         if isinstance(language, list) and len(language) != len(texts):
             raise UserError(f"{len(language):,} languages came with {len(texts):,} texts: give one a text, or one for all")
         batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096)
-        was_training = self.encoder.training
-        self.encoder.eval()
         self.truncated = 0
         vectors = np.empty((len(texts), self.encoder.dim), dtype=np.float32)
-        try:
-            with (progress or Progress.silent()).task("encode", len(texts)) as task:
-                for start in range(0, len(texts), _WINDOW_TEXTS):
-                    window = texts[start : start + _WINDOW_TEXTS]
-                    tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
-                    self.truncated += tokens.truncated
-                    if not all(tokens.ids):
-                        index = start + next(index for index, ids in enumerate(tokens.ids) if not ids)
-                        raise UserError(f"text {index} ({texts[index]!r:.60}) has no tokens: leave it out")
-                    for batch in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
-                        found = self.encoder(pack([tokens.ids[text] for text in batch]))
-                        vectors[np.asarray(batch) + start] = found.cpu().numpy()
-                        task.advance(len(batch))
-        finally:
-            self.encoder.train(was_training)
+        with evaluating(self.encoder), (progress or Progress.silent()).task("encode", len(texts)) as task:
+            for start in range(0, len(texts), _WINDOW_TEXTS):
+                window = texts[start : start + _WINDOW_TEXTS]
+                tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
+                self.truncated += tokens.truncated
+                if not all(tokens.ids):
+                    index = start + next(index for index, ids in enumerate(tokens.ids) if not ids)
+                    raise UserError(f"text {index} ({texts[index]!r:.60}) has no tokens: leave it out")
+                for batch in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
+                    found = self.encoder(pack([tokens.ids[text] for text in batch]))
+                    vectors[np.asarray(batch) + start] = found.cpu().numpy()
+                    task.advance(len(batch))
         vectors = self._corrected(vectors, language)
         refuse_not_finite(vectors, self.name)
         if self.normalise if normalise is None else normalise:

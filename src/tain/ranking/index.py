@@ -173,6 +173,10 @@ class CandidateIndex:
         """Rows, deleted ones included."""
         return self._state.rows
 
+    def committed_rows(self) -> int:
+        """Rows that the folder has by now: more than this view where a writer appended since."""
+        return _last_state(self.folder, self.dim)[0].rows
+
     @property
     def live(self) -> int:
         """Candidates that can be found."""

@@ -296,6 +296,17 @@ class Scheduler:
         began_s = self._batch_began_s
         return 0.0 if began_s is None else time.monotonic() - began_s
 
+    def refusal_s(self, most_tokens: int) -> float | None:
+        """Whether a request of at most so many tokens is refused now, before anything else is known of it.
+
+        Returns:
+            Seconds of work that wait, where ``submit`` would raise ``TooBusyError``, whichever queue it is for; None where it may not.
+        """
+        with self._changed:
+            wait_s = min(sum(one.wait_s for one in self._queues), sum(one.round_s for one in self._queues))
+            own_s = most_tokens * max((one._speed.seconds_per_token for one in self._queues), default=0.0)
+        return wait_s if wait_s > max(self._max_wait_s, own_s) and not self._is_stopping else None
+
     def stop(self) -> None:
         """Accept no more, refuse what has not begun, and finish the requests that have."""
         with self._changed:

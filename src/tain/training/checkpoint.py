@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tain.foundation.errors import UserError
 from tain.foundation.files import whole_folder
 from tain.foundation.json_files import Field, read_object
 from tain.foundation.old_names import renamed
+from tain.foundation.tensors import read_tensors
 
 _STATE = {"step": Field(kind=int, least=0), "identity": Field(kind=dict), "figures": Field(kind=dict)}
 _ANEW = "start anew with --overwrite and without --resume"
@@ -128,6 +128,6 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[st
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         content = read_object(folder / "state.json", _STATE, damaged=f"the checkpoint {str(folder)!r} is damaged", advice=_ANEW)
-        return content, load_file(folder / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        return content, read_tensors(folder / "state.safetensors")
+    except (OSError, ValueError) as error:
         raise UserError(f"the checkpoint {str(folder)!r} is damaged: {_ANEW} ({error})") from None

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from tain.foundation.errors import UserError
+from tain.foundation.tensors import read_tensors
 from tain.recipes.distil.config import DistilConfig
 from tain.students.student import Student
 from tain.students.torch.qrnn import PQRNN
@@ -66,8 +66,8 @@ def begin_with(module: PQRNN, start: str, *, with_heads: bool) -> set[str]:
     """
     path = Path(start) / WEIGHTS_FILE
     try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
+        weights = read_tensors(path)
+    except ValueError as error:
         raise UserError(f"{str(path)!r} cannot be read ({error}): distil that student again with --keep-weights") from None
     taken = set()
     for name, tensor in module.state_dict().items():
