@@ -24,7 +24,7 @@ from measuring import Claim, finish
 from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.metrics import unit_rows
 from tain.models.embedder import Embedder
-from tain.recipes.pretrain import pretrain
+from tain.recipes.pretrain.recipe import pretrain
 from tain.text.readers import read_sentences
 
 MODEL = "tain-mini"

@@ -102,8 +102,8 @@ def main():
         if settings is None:
             return Embedder.load("tain-mini", pooling="mean")
         settings = dict(settings)
-        more = {"documents": documents} if settings.pop("documents", False) else {}
-        return mirror("tain-mini", texts, seed=seed, progress=Progress.mute(), **settings, **more).embedder
+        passages = documents if settings.pop("documents", False) else None
+        return mirror("tain-mini", texts, seed=seed, documents=passages, progress=Progress.mute(), **settings).embedder
 
     ways = dict(list(WAYS.items())[:: 12 if chosen.quick else 1])
     if rows.lacks(way="lexical"):

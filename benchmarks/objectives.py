@@ -164,12 +164,12 @@ def measured(folder, seed, chosen, wanted, *, is_mirrored):
         predictor = MaskedPredictor.load(str(folder))
         held_out = [line for path in sorted(chosen.corpus.glob("valid_*")) for line in islice(read_texts(path), VALIDATION_LINES)]
         found["mlm"] = round(predictor.explored_loss(held_out, block_tokens=BLOCK_TOKENS, passes=7, seed=0).loss, 4)
-    if "sts" in wanted:
+    if "sts" in wanted and embedder is not None:
         sts = scores(embedder, "sentence", chosen.data, "test")
         words = scores(embedder, "word", chosen.data, "test")
         found |= {"sts": mean_of(sts), "words": mean_of(words)}
         sets |= {**sts, **words}
-    if "transfer" in wanted:
+    if "transfer" in wanted and embedder is not None:
         (suite,) = evaluate([embedder], ("transfer",), chosen.data, resamples=10).suites
         transfer = {row.key: round(row.figures[0].value, 2) for group in suite.groups for row in group.rows}
         found |= {"transfer": mean_of(transfer)}
