@@ -138,11 +138,6 @@ def test_real_sentences_get_the_plain_models_vectors(real_data: Path, bert_folde
 # ---- refusals
 
 
-def test_a_single_string_is_refused(embedder: Embedder):
-    with pytest.raises(UserError, match=r"one string, which would be read letter by letter: give a list"):
-        embedder.encode("glass")
-
-
 def test_what_is_no_text_is_refused_by_its_place(embedder: Embedder, unchecked: None):
     wrong: Any = ["glass", None]
     with pytest.raises(UserError, match="text 1 is NoneType, not text: give strings"):

@@ -143,6 +143,17 @@ class EvaluationReport:
         assert isinstance(plain, dict)
         return plain
 
+    def __str__(self) -> str:
+        """The table that ``tain evaluate`` prints, as plain text."""
+        from rich.console import Console
+
+        from tain.evaluation.table import as_table
+
+        console = Console(width=120, no_color=True)
+        with console.capture() as captured:
+            console.print(as_table(self))
+        return captured.get()
+
     def labels(self) -> list[str]:
         """Short names for tables and charts: as many last parts of each model's path as tell it from the others."""
         parts = [model.name.rstrip("/").split("/") for model in self.models]
@@ -173,7 +184,7 @@ def evaluate(
     languages: tuple[str | None, str | None] = (None, None),
     resamples: int = 1000,
     seed: int = 13,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> EvaluationReport:
     """Evaluate encoders on labelled sets, and without labels where ``label-free`` is among the suites.
 
@@ -195,7 +206,7 @@ def evaluate(
         UserError: No encoder, fewer than one resample, no texts for ``label-free``, vectors with nan or infinity, a language that an
             encoder has to be told and is not, or that it does not know, or what ``load_suites`` refuses.
     """
-    progress = progress if progress is not None else Progress.silent()
+    progress = Progress.resolve(progress)
     if resamples < 1:
         raise UserError(f"resamples is {resamples}, but an interval needs some: give 1000, or at least 1")
     suites = [OLD_SUITES.get(name, name) for name in suites]

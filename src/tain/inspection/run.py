@@ -69,7 +69,7 @@ def inspect(
     dtype: InspectionDtype = "float32",
     device: str | None = None,
     seed: int = 13,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Inspection:
     """Take the attention blocks of a model apart on some texts (Kobayashi et al. 2021).
 
@@ -104,7 +104,7 @@ def inspect(
         masking_rate=masking_rate,
         batch_tokens=batch_tokens,
         seed=seed,
-        progress=progress or Progress.silent(),
+        progress=Progress.resolve(progress),
     )
 
 
@@ -121,7 +121,7 @@ def inspect_against(
     dtype: InspectionDtype = "float32",
     device: str | None = None,
     seed: int = 13,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Comparison:
     """Inspect two models on the same texts: before and after mirroring, for one.
 
@@ -157,7 +157,7 @@ def inspect_against(
             masking_rate=masking_rate,
             batch_tokens=batch_tokens,
             seed=seed,
-            progress=progress or Progress.silent(),
+            progress=Progress.resolve(progress),
         )
         for embedder, watching in zip(loaded, watched, strict=True)
     )

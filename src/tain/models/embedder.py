@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.batches.tokenizing import tokenise
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
+from tain.foundation.encoding_options import either_spelling, in_slices
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
+from tain.foundation.vectors import cosine_similarities
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
 from tain.models.saved import read_layout, write_layout
@@ -157,32 +159,81 @@ class Embedder:
     def layout(self) -> Literal["packed", "padded"]:
         return self.encoder.layout
 
-    @torch.inference_mode()
+    @overload
+    def encode(self, texts: str, **options: Any) -> Float32[np.ndarray, " dim"]: ...
+
+    @overload
     def encode(
         self,
         texts: Iterable[str],
         *,
         language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
         batch_tokens: int | None = None,
+        normalize: bool | None = None,
         normalise: bool | None = None,
         progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"]:
-        """Compute one vector a text, in order. Dropout is always off here.
+    ) -> Float32[np.ndarray, "texts dim"]: ...
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+        normalise: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
+        """Compute one vector per text, in order. Dropout is always off here.
 
         Args:
-            texts: Any number of texts: a list, a generator, a column of a table. Not one string, a table or a set.
-            language: The texts' language, or one a text. Needed by a model that is corrected by language, refused by others.
-            batch_tokens: Tokens a batch; changes speed and memory, and no more of a vector than rounding does (in float32 the sixth digit, in
-                bfloat16 the third).
-            normalise: Scale vectors to length 1; default: what the model's folder says.
+            texts: One text, or any number of them: a list, a generator, a column of a table. Not a table or a set.
+            language: The language of the texts, or one per text. Needed by a model that is corrected by language, refused by others.
+            batch_size: Largest number of texts per batch. Batches are made by tokens (``batch_tokens``), so that long texts need no smaller
+                batches; this is one more limit.
+            batch_tokens: Tokens per batch. Both limits change speed and memory, and a vector only by rounding (in float32 the sixth digit,
+                in bfloat16 the third).
+            normalize: Scale vectors to length 1; default: what the model's folder says.
+            normalise: The same as ``normalize``.
             progress: Told about every batch.
 
+        Returns:
+            float32 (texts, dim); for a single string (dim,).
+
         Raises:
-            UserError: ``texts`` is a single string, a table or a set, or holds something that is not text; a language is missing, unknown,
+            UserError: ``texts`` is a table or a set, or holds something that is not text; a language is missing, unknown,
                 or given to a model that treats all texts alike; or there are more or fewer languages than texts.
             NotFiniteError: The model gave NaN or infinity.
         """
-        texts = list_texts(texts)
+        normalise = either_spelling(normalize, normalise)
+        if isinstance(texts, str):
+            return self._encode([texts], language, batch_size, batch_tokens, normalise, progress)[0]
+        return self._encode(list_texts(texts), language, batch_size, batch_tokens, normalise, progress)
+
+    def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
+        """Compute the cosine of every left vector with every right vector, as sentence-transformers' method of that name.
+
+        Args:
+            left: Vectors as ``encode`` returns them, (n, dim) or (dim,).
+            right: Vectors (m, dim) or (dim,).
+
+        Raises:
+            UserError: The arguments are texts, or their widths differ.
+        """
+        return cosine_similarities(left, right)
+
+    def _encode(
+        self,
+        texts: list[str],
+        language: str | Iterable[str] | None,
+        batch_size: int | None,
+        batch_tokens: int | None,
+        normalise: bool | None,
+        progress: Progress | None,
+    ) -> Float32[np.ndarray, "texts dim"]:
         if language is not None and not isinstance(language, str):
             language = list_texts(language, what="language")
         self.refuse_language(language)
@@ -199,10 +250,11 @@ class Embedder:
                 if not all(tokens.ids):
                     index = start + next(index for index, ids in enumerate(tokens.ids) if not ids)
                     raise UserError(f"text {index} ({texts[index]!r:.60}) has no tokens: leave it out")
-                for batch in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
-                    found = self.encoder(pack([tokens.ids[text] for text in batch]))
-                    vectors[np.asarray(batch) + start] = found.cpu().numpy()
-                    task.advance(len(batch))
+                for full in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
+                    for batch in in_slices(full, batch_size):
+                        found = self.encoder(pack([tokens.ids[text] for text in batch]))
+                        vectors[np.asarray(batch) + start] = found.cpu().numpy()
+                        task.advance(len(batch))
         vectors = self._corrected(vectors, language)
         refuse_not_finite(vectors, self.name)
         if self.normalise if normalise is None else normalise:

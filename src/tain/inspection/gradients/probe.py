@@ -44,7 +44,7 @@ def probe_gradients(
     resamples: int = 1000,
     seed: int = 13,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> GradientReport:
     """Tell how much of a masked language model's gradient noise comes from masks, how much from texts, and what that means.
 
@@ -66,7 +66,7 @@ def probe_gradients(
     Raises:
         UserError: Settings, texts or model cannot work.
     """
-    progress = progress or Progress.silent()
+    progress = Progress.resolve(progress)
     _refuse_settings(masking_rate=masking_rate, blocks=blocks, block_tokens=block_tokens, elements=elements, resamples=resamples)
     loaded = load_masked_lm(model)
     if loaded.new_head:

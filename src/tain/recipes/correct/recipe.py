@@ -85,7 +85,7 @@ def correct(
     config: CorrectConfig | None = None,
     device: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Corrected:
     """Fit a correction to an encoder's vectors and give the encoder that carries it.
@@ -97,13 +97,13 @@ def correct(
         config: All settings at once; or give single ones by name.
         device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
         overwrite: Replace ``output`` if it exists.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``CorrectConfig``.
 
     Raises:
         UserError: Settings, texts or model cannot work; or the model carries a correction already.
     """
-    progress = progress or Progress.silent()
+    progress = Progress.resolve(progress)
     config = resolve_config(CorrectConfig, "correct", config, settings)
     by_language = _by_language(texts, config)
     if output is not None:

@@ -91,7 +91,7 @@ def distil(
     labels: Sequence[str] | None = None,
     tags: Sequence[str] | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Distilled:
     """Teach a tiny student.
@@ -106,13 +106,13 @@ def distil(
         labels: Names of the classes in the order of the teacher's logits; default: what its config says.
         tags: The same for tags.
         overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``DistilConfig``.
 
     Raises:
         UserError: Settings, texts or teacher cannot work.
     """
-    progress = progress or Progress.silent()
+    progress = Progress.resolve(progress)
     config = shaped_like_start(resolve_config(DistilConfig, "distil", config, settings)).resolved()
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)

@@ -161,7 +161,7 @@ def mirror(
     config: MirrorConfig | None = None,
     overwrite: bool = False,
     documents: Iterable[Iterable[str]] | Iterable[Sentence] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     began_s: float | None = None,
     **settings: Any,
 ) -> Mirrored:
@@ -175,7 +175,7 @@ def mirror(
         overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
         documents: Documents whose neighbouring sentences are drawn together (``positives="neighbours"``), each a list of its lines or
             sentences. Without them the documents of ``texts`` serve, where its items are ``Sentence``.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         began_s: When ``budget_s`` began, by ``time.monotonic()``; default: now.
         **settings: Fields of ``MirrorConfig``.
 
@@ -186,7 +186,7 @@ def mirror(
         UserError: Settings, texts or model cannot work.
     """
     began_s = time.monotonic() if began_s is None else began_s
-    progress = progress or Progress.silent()
+    progress = Progress.resolve(progress)
     config = resolve_config(MirrorConfig, "mirror", config, settings)
     config.refuse_without_effect()
     if output is not None:

@@ -91,7 +91,7 @@ def pretrain(
     column: str | None = None,
     document_column: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Pretrained:
     """Train a masked language model on running text.
@@ -104,7 +104,7 @@ def pretrain(
         column: The texts' column, where the files are tables.
         document_column: The column that tells which rows of a table belong to one document; default: each row is one.
         overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``PretrainConfig``.
 
     Raises:
@@ -112,7 +112,7 @@ def pretrain(
     """
     import transformers
 
-    progress = progress or Progress.silent()
+    progress = Progress.resolve(progress)
     transformers.logging.disable_progress_bar()
     config = resolve_config(PretrainConfig, "pretrain", config, settings)
     if isinstance(texts, str | Path):

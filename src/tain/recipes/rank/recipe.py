@@ -122,7 +122,7 @@ def rank(
     validation: Iterable[RankingExample] | Iterable[tuple[str, str]] = (),
     config: RankConfig | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Ranked:
     """Train a ranker.
@@ -134,13 +134,13 @@ def rank(
         validation: Held-out examples; default: some of ``pairs``.
         config: All settings at once; or give single ones by name.
         overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``RankConfig``.
 
     Raises:
         UserError: Settings, pairs or model cannot work.
     """
-    progress = progress or Progress.silent()
+    progress = Progress.resolve(progress)
     config = resolve_config(RankConfig, "rank", config, settings)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
