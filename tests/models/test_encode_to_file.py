@@ -369,7 +369,7 @@ def run_and_die(line):
     left = line
     def trace(frame, event, _):
         nonlocal left
-        if not frame.f_code.co_filename.endswith(("vectors.py", "vector_files.py")):
+        if not frame.f_code.co_filename.endswith(("/encode_to_file.py", "/vector_files.py")):
             return None
         if event == "line":
             left -= 1
