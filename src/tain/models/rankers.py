@@ -5,9 +5,6 @@ have one vector each.
 """
 
 import copy
-import hashlib
-import json
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,18 +21,18 @@ from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.batches.tokenizing import separator_id, tokenise
 from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
-from tain.foundation.choices import CodeKind, Dtype, RankerType
+from tain.foundation.choices import CodeKind, RankerType
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.json_files import Field, checked_object
-from tain.foundation.machine import set_dtype
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.foundation.tensors import read_tensors
+from tain.models.cross_encoders import SavedCrossEncoder
 from tain.models.embedder import Embedder
-from tain.models.loading import kind_of
-from tain.models.saved import locate, read_record, write_record, write_router
+from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest, matched
+from tain.models.saved import write_record, write_router
 from tain.models.scanning import scan_all
-from tain.text.collections import each_item, list_texts
+from tain.text.collections import list_texts
 
 CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
 _HEAD_FILE = "head.safetensors"
@@ -52,7 +49,6 @@ _DUAL = _CROSS | {
     "normalise": Field(kind=bool, is_needed=False),
 }
 _WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
-_BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 
 @dataclass(frozen=True)
@@ -73,151 +69,6 @@ class ContextVectors:
     def of(self, context: int) -> Float[Tensor, "own dim"]:
         """The vectors that this context has."""
         return self.vectors[context][self.is_vector[context]]
-
-
-class Ranker(ABC):
-    """Scores candidates for contexts; higher is better, and only scores of one context compare.
-
-    Attributes:
-        name: How it is called in tables.
-        record: What its ``tain.json`` says; empty for a plain encoder.
-        context: Tokenizer and length limit of contexts; with its own encoder, except in a cross-encoder.
-        candidate: The same for candidates.
-        truncated_contexts: How many contexts were cut at the length limit when some were last encoded.
-        truncated_candidates: How many different candidates were, likewise.
-    """
-
-    type: RankerType
-    context: Embedder
-    candidate: Embedder
-
-    def __init__(self, *, name: str, record: dict[str, Any] | None = None) -> None:
-        self.name = name
-        self.record = record or {}
-        self.truncated_contexts = self.truncated_candidates = 0
-        self._fingerprint: str | None = None
-
-    @staticmethod
-    def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False) -> "Ranker":
-        """Load what ``tain rank train`` saved, or a cross-encoder of sentence-transformers; any encoder is taken as a bi-encoder with one tower.
-
-        Args:
-            name: A folder, a hub name, or ``tain-mini``.
-            device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
-            dtype: What the towers compute in; ``auto`` measures.
-            trust_remote_code: Let the encoders' folders bring Python code of their own.
-
-        Raises:
-            UserError: There is no such model, or it cannot be run.
-        """
-        record = read_record(name)
-        kind = None if record.get("kind") == "ranker" else kind_of(locate(name))
-        if kind is not None and kind.head == "cross-encoder":
-            from tain.models.cross_encoders import SavedCrossEncoder
-
-            ranker = SavedCrossEncoder.read(kind, name=str(name), device=device, trust_remote_code=trust_remote_code)
-        elif kind is not None:
-            embedder = Embedder.load(name, device=device, dtype="float32", trust_remote_code=trust_remote_code)
-            ranker = DualRanker.around(embedder, name=str(name))
-        elif _described(record, name)["type"] == "cross":
-            ranker = CrossRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
-        else:
-            ranker = DualRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
-        _ = ranker.fingerprint  # of the weights as they are stored, before they are rounded
-        ranker.compute_in(ranker.choose_dtype(dtype))
-        return ranker
-
-    @property
-    @abstractmethod
-    def module(self) -> nn.Module:
-        """Everything that can be trained."""
-
-    @property
-    @abstractmethod
-    def towers(self) -> tuple[Embedder, ...]:
-        """Its distinct encoders."""
-
-    @abstractmethod
-    def _fingerprinted(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that differ between models which could make different cached vectors, or scores."""
-        if self._fingerprint is None:
-            self._fingerprint = self._fingerprinted()
-        return self._fingerprint
-
-    def weights_changed(self) -> None:
-        """Forget the fingerprint: the weights are no more what they were."""
-        self._fingerprint = None
-
-    @abstractmethod
-    def score(
-        self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
-    ) -> Float32[np.ndarray, "contexts candidates"]:
-        """Score every candidate for every context.
-
-        Raises:
-            UserError: Something given is no text.
-        """
-
-    @abstractmethod
-    def score_lists(
-        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
-    ) -> list[Float32[np.ndarray, " listed"]]:
-        """Score each context's own list of candidates.
-
-        Raises:
-            UserError: Something given is no text, or there is not one list a context.
-        """
-
-    @abstractmethod
-    def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
-        """Write it into an existing folder, weights in float32.
-
-        Args:
-            folder: Where to; see ``whole_folder`` for making it appear whole.
-            record: Config, base model, seeds and figures for ``tain.json``.
-            card: The model card, Markdown.
-        """
-
-    @abstractmethod
-    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        """Tell how many tokens are read to score each context's own list of candidates."""
-
-    @property
-    def truncated(self) -> int:
-        """Texts cut at a length limit."""
-        return self.truncated_contexts + self.truncated_candidates
-
-    @property
-    def device(self) -> torch.device:
-        return self.towers[0].encoder.device
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.towers[0].tokenizer
-
-    @property
-    def max_tokens(self) -> int:
-        """The longest text that it reads at once."""
-        return max(tower.max_tokens for tower in self.towers)
-
-    def choose_dtype(self, asked: Dtype) -> torch.dtype:
-        """What to compute in: what was asked for, or what is fastest here.
-
-        Raises:
-            UserError: It cannot compute in what was asked for.
-        """
-        return self.towers[0].encoder.choose_dtype(asked)
-
-    def compute_in(self, dtype: torch.dtype) -> None:
-        """Let the towers compute in this number type; heads stay in float32."""
-        for tower in self.towers:
-            set_dtype(tower.encoder, dtype)
-
-    def _batch_tokens(self) -> int:
-        return _BATCH_TOKENS.get(self.device.type, 4096)
 
 
 class DualRanker(Ranker):
@@ -244,6 +95,16 @@ class DualRanker(Ranker):
         self.context, self.candidate = context, candidate
         self.head = head.to(context.encoder.device)
         self.type = "bi" if head.kind == "pooled" else "poly"
+
+    @classmethod
+    def opened(cls, found: StoredRanker) -> "DualRanker | None":
+        """Any encoder, or what ``save`` wrote."""
+        options = {"device": found.device, "trust_remote_code": found.trust_remote_code}
+        if found.kind is not None:
+            return cls.around(Embedder.load(found.name, dtype="float32", **options), name=found.name)
+        if _described(found.record, found.name)["type"] == "cross":
+            return None
+        return cls.read(Path(found.name), found.record, **options)
 
     @classmethod
     def around(cls, embedder: Embedder, *, name: str) -> "DualRanker":
@@ -473,20 +334,6 @@ class DualRanker(Ranker):
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-class PairRanker(Ranker):
-    """A cross-encoder: every pair goes through the network together, so nothing can be cached."""
-
-    type = "cross"
-
-    def score(
-        self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
-    ) -> Float32[np.ndarray, "contexts candidates"]:
-        """Score every candidate for every context: one pass of the network a pair."""
-        contexts, candidates = list_texts(contexts, what="context"), list_texts(candidates, what="candidate")
-        found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
-        return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
-
-
 class CrossRanker(PairRanker):
     """A cross-encoder that ``tain rank train`` trains: an encoder, and a score of the first token.
 
@@ -517,6 +364,13 @@ class CrossRanker(PairRanker):
         self._separator = separator_id(tower.tokenizer)
         # RoBERTa's kin put two separators between the texts, BERT's one
         self._is_doubly_separated = tower.tokenizer.num_special_tokens_to_add(pair=True) > 3
+
+    @classmethod
+    def opened(cls, found: StoredRanker) -> "CrossRanker | None":
+        """What ``save`` wrote."""
+        if found.kind is not None or _described(found.record, found.name)["type"] != "cross":
+            return None
+        return cls.read(Path(found.name), found.record, device=found.device, trust_remote_code=found.trust_remote_code)
 
     @classmethod
     def start(cls, embedder: Embedder, *, context_tokens: int, candidate_tokens: int, generator: torch.Generator) -> "CrossRanker":
@@ -632,15 +486,6 @@ def _token_ids(side: Embedder, texts: list[str]) -> tuple[list[list[int]], int]:
     return tokens.ids, tokens.truncated
 
 
-def matched(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
-    """Read contexts, and for each its list of candidates."""
-    contexts = list_texts(contexts, what="context")
-    listed = [list_texts(own, what="a context's candidate") for own in each_item(lists, what="list")]
-    if len(contexts) != len(listed):
-        raise UserError(f"{len(contexts):,} contexts came with {len(listed):,} lists of candidates: give one list a context")
-    return contexts, listed
-
-
 def _save_head(head: nn.Module, folder: Path) -> None:
     save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in head.state_dict().items()}, folder / _HEAD_FILE)
 
@@ -655,11 +500,4 @@ def _load_head(head: nn.Module, folder: Path) -> None:
         raise UserError(f"ranker {str(folder)!r} has a head whose numbers are not finite: train it again")
 
 
-def digest(tensors: dict[str, Tensor], about: tuple[object, ...]) -> str:
-    digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=8)
-    for name, tensor in sorted(tensors.items()):
-        if "pooler." in name:
-            continue  # no part of any score, and made up at loading where the checkpoint has none
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+Ranker.kinds = (SavedCrossEncoder, CrossRanker, DualRanker)
