@@ -20,7 +20,7 @@ from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.loading import ModelKind, load_with_missing, max_length, padding_id
-from tain.models.rankers import PairRanker, digest, matched
+from tain.models.ranker_base import PairRanker, StoredRanker, digest, matched
 from tain.models.saved import read_stored_json, refuse_pickles, refuse_text_changes, write_record
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"Sigmoid": nn.Sigmoid, "Identity": nn.Identity}
@@ -48,6 +48,12 @@ class SavedCrossEncoder(PairRanker):
         self._tokenizer, self.activation, self._max_tokens = tokenizer, activation, max_tokens
         self.about = about or {}
         self.network = HeadedModel(model, pad_id=padding_id(model, tokenizer, name=name), probe=self._rows(_PROBE))
+
+    @classmethod
+    def opened(cls, found: StoredRanker) -> "SavedCrossEncoder | None":
+        if found.kind is None or found.kind.head != "cross-encoder":
+            return None
+        return cls.read(found.kind, name=found.name, device=found.device, trust_remote_code=found.trust_remote_code)
 
     @classmethod
     def read(cls, kind: ModelKind, *, name: str, device: str | None, trust_remote_code: bool) -> "SavedCrossEncoder":

@@ -14,11 +14,11 @@ from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.batches.tokenizing import tokenise
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
-from tain.foundation.encoding_options import either_spelling, in_slices
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
+from tain.foundation.slices import in_slices
 from tain.foundation.vectors import cosine_similarities
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
@@ -37,7 +37,7 @@ class Embedder:
         tokenizer: A transformers tokenizer.
         name: How the model is called in tables.
         max_tokens: Texts are cut at this length, special tokens included.
-        normalise: Scale every vector to length 1.
+        normalize: Scale every vector to length 1.
         correction: What is done to the vectors before that; see ``models.correction``.
         record: What the folder's ``tain.json`` says; empty where there is none.
         sentence_transformers: What its ``config_sentence_transformers.json`` says, prompts for one; is saved again.
@@ -51,7 +51,7 @@ class Embedder:
         *,
         name: str,
         max_tokens: int,
-        normalise: bool = False,
+        normalize: bool = False,
         correction: LinearCorrection | LanguageCorrection | None = None,
         record: dict[str, Any] | None = None,
         sentence_transformers: dict[str, Any] | None = None,
@@ -65,7 +65,7 @@ class Embedder:
         self.tokenizer = tokenizer
         self.name = name
         self.max_tokens = max_tokens
-        self.normalise = normalise
+        self.normalize = normalize
         self.truncated = 0  # texts cut by the last call of encode
 
     @classmethod
@@ -133,7 +133,7 @@ class Embedder:
             tokenizer,
             name=str(name),
             max_tokens=min(max_tokens or stored.max_tokens or limit, limit),
-            normalise=stored.normalise,
+            normalize=stored.normalize,
             correction=stored.correction,
             record=stored.record,
             sentence_transformers=stored.sentence_transformers,
@@ -171,7 +171,6 @@ class Embedder:
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         normalize: bool | None = None,
-        normalise: bool | None = None,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "texts dim"]: ...
 
@@ -184,7 +183,6 @@ class Embedder:
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         normalize: bool | None = None,
-        normalise: bool | None = None,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
         """Compute one vector per text, in order. Dropout is always off here.
@@ -197,7 +195,6 @@ class Embedder:
             batch_tokens: Tokens per batch. Both limits change speed and memory, and a vector only by rounding (in float32 the sixth digit,
                 in bfloat16 the third).
             normalize: Scale vectors to length 1; default: what the model's folder says.
-            normalise: The same as ``normalize``.
             progress: Told about every batch.
 
         Returns:
@@ -208,10 +205,9 @@ class Embedder:
                 or given to a model that treats all texts alike; or there are more or fewer languages than texts.
             NotFiniteError: The model gave NaN or infinity.
         """
-        normalise = either_spelling(normalize, normalise)
         if isinstance(texts, str):
-            return self._encode([texts], language, batch_size, batch_tokens, normalise, progress)[0]
-        return self._encode(list_texts(texts), language, batch_size, batch_tokens, normalise, progress)
+            return self._encode([texts], language, batch_size, batch_tokens, normalize, progress)[0]
+        return self._encode(list_texts(texts), language, batch_size, batch_tokens, normalize, progress)
 
     def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
         """Compute the cosine of every left vector with every right vector, as sentence-transformers' method of that name.
@@ -231,7 +227,7 @@ class Embedder:
         language: str | Iterable[str] | None,
         batch_size: int | None,
         batch_tokens: int | None,
-        normalise: bool | None,
+        normalize: bool | None,
         progress: Progress | None,
     ) -> Float32[np.ndarray, "texts dim"]:
         if language is not None and not isinstance(language, str):
@@ -257,7 +253,7 @@ class Embedder:
                         task.advance(len(batch))
         vectors = self._corrected(vectors, language)
         refuse_not_finite(vectors, self.name)
-        if self.normalise if normalise is None else normalise:
+        if self.normalize if normalize is None else normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
@@ -338,7 +334,7 @@ class Embedder:
             pooling=self.pooling,
             dim=self.encoder.dim,
             max_tokens=self.max_tokens,
-            normalise=self.normalise,
+            normalize=self.normalize,
             correction=self.correction,
             record=record,
             card=card,

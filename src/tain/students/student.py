@@ -11,11 +11,11 @@ from typing import Any, Literal, overload
 import numpy as np
 from jaxtyping import Float32
 
-from tain.foundation.encoding_options import either_spelling, in_slices
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.machine import collect_as_usual
 from tain.foundation.progress import Progress
+from tain.foundation.slices import in_slices
 from tain.foundation.vectors import cosine_similarities
 from tain.students.graphs import Graph, NumpyGraph, OnnxGraph
 from tain.students.inputs import HashedReader, TokenReader
@@ -73,7 +73,7 @@ class Student:
         self.name = name
         self.languages: tuple[str, ...] = ()
         self.truncated = 0  # texts cut by the last call
-        self.normalise = bool(record.get("normalise", False))
+        self.normalize = bool(record.get("normalise", False))
         self._reader = reader
         self._fingerprint = fingerprint
         self._codes: Callable[[str], np.ndarray] | None = None  # of tokens that are typed
@@ -161,7 +161,6 @@ class Student:
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         normalize: bool | None = None,
-        normalise: bool | None = None,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "texts dim"]: ...
 
@@ -173,7 +172,6 @@ class Student:
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         normalize: bool | None = None,
-        normalise: bool | None = None,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
         """Compute one vector per text, in order.
@@ -184,7 +182,6 @@ class Student:
             batch_size: Largest number of texts per batch.
             batch_tokens: Tokens per batch. Both limits change speed and memory only.
             normalize: Scale vectors to length 1; default: what the folder says.
-            normalise: The same as ``normalize``.
             progress: Told about every batch.
 
         Returns:
@@ -196,12 +193,11 @@ class Student:
         if self.task != "embed":
             raise UserError(f"student {self.name!r} was made to {self.task}, so it has no vectors: distil one with --task embed")
         self.refuse_language(language)
-        normalise = either_spelling(normalize, normalise)
         listed = [texts] if isinstance(texts, str) else list_texts(texts)
         vectors = np.empty((len(listed), self.dim), dtype=np.float32)
         for indices, outputs in self._outputs(listed, batch_tokens, progress, "encode", batch_size=batch_size):
             vectors[indices] = outputs["text"]
-        if self.normalise if normalise is None else normalise:
+        if self.normalize if normalize is None else normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors[0] if isinstance(texts, str) else vectors
 

@@ -260,7 +260,7 @@ def test_given_labels_teach_without_a_teacher(flights):
 def test_a_model_below_its_head_is_the_encoder_that_students_start_from(save_labeller, kind, task):
     folder = save_labeller(kind, ["O", "B-a"])
     teacher = load_teacher(folder, task=task, given=1, labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False)
-    vectors = teacher.embedder.encode(["show flights", "to rome"], normalise=False)
+    vectors = teacher.embedder.encode(["show flights", "to rome"], normalize=False)
     body, tokenizer = transformers.AutoModel.from_pretrained(folder).eval(), transformers.AutoTokenizer.from_pretrained(folder)
     for text, vector in zip(["show flights", "to rome"], vectors, strict=True):
         with torch.no_grad():

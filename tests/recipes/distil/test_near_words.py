@@ -79,7 +79,7 @@ def test_a_words_near_ones_are_those_of_a_plain_search(bert_folder, sentences):
     found = near_words(encoder, examples)
     ours = {word for sentence in sentences for word in sentence.lower().split(" ") if word.isalpha()}
     words = sorted(ours | set(whole_words(encoder)))
-    vectors = encoder.encode(words, normalise=False)
+    vectors = encoder.encode(words, normalize=False)
     vectors = vectors - vectors.mean(axis=0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert found.keys() <= ours

@@ -87,7 +87,7 @@ def test_fifty_steps_make_planted_clusters_stand_out(bert_folder, tmp_path):
     after = mirror(bert_folder, planted, epochs=2, learning_rate=2e-3, seed=1, **{**SMALL, "held_out": 0}, keep_duplicates=True).embedder
 
     def purity(embedder):
-        vectors = embedder.encode(planted, normalise=True)
+        vectors = embedder.encode(planted, normalize=True)
         cosines = vectors @ vectors.T
         np.fill_diagonal(cosines, -2)
         return float(np.mean(labels[cosines.argmax(1)] == labels)), float(cosines[cosines > -2].mean())

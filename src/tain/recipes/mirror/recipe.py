@@ -683,7 +683,7 @@ class MirrorTrainer:
         with self._computing():
             for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
                 end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
-                moments.add(self.embedder.encode(texts[start:end], normalise=False))
+                moments.add(self.embedder.encode(texts[start:end], normalize=False))
         return moments
 
     def _reports_after_training(self) -> float:

@@ -267,7 +267,7 @@ class RankTrainer:
             codes=config.codes or 1,
             scale=PAPER_SCALE,
             is_scale_learned=not config.paper_scaling,
-            normalise=config.similarity == "cosine",
+            normalize=config.similarity == "cosine",
             is_shared=config.shared_towers,
             generator=generator,
             **limits,
