@@ -10,17 +10,11 @@ from tain.foundation.progress import Progress
 
 if TYPE_CHECKING:
     from tain.evaluation.report import EvaluationReport
-    from tain.models.embedder import Embedder
-    from tain.models.labeller import Labeller
-    from tain.models.rankers import Ranker
     from tain.models.text_encoder import TextEncoder
-    from tain.students.student import Student
 
 
-def load(
-    name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False
-) -> "Embedder | Ranker | Student | Labeller":
-    """Load a saved model as what its folder holds.
+def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False) -> Any:
+    """Load a saved model as what its folder holds: an ``Embedder``, a ``Ranker``, a ``Student`` or a ``Labeller``.
 
     An encoder is loaded as ``Embedder``, a ranker or a cross-encoder as ``Ranker``, a student as ``Student`` (without torch), a transformers
     classifier or tagger as ``Labeller``.
