@@ -168,7 +168,7 @@ def typing(folder: Path, sentences: list[str], *, repeats: int) -> Claim:
 def throughput(folder: Path, sentences: list[str], *, repeats: int) -> tuple[list[Claim], dict[str, list[float]]]:
     """Texts a second beside the teacher's."""
     teacher, student = MiniLM(folder), Student.load(folder / "embed", threads=1)
-    known = Embedder.load(minilm_folder(), device="cpu", dtype="float32").encode(sentences[:50], normalise=True)
+    known = Embedder.load(minilm_folder(), device="cpu", dtype="float32").encode(sentences[:50], normalize=True)
     apart = float(np.abs(teacher.encode(sentences[:50]) - known).max())
     assert apart < 1e-5, f"MiniLM under onnxruntime is {apart} off"
     times = in_turns({"teacher": lambda: teacher.encode(sentences), "student": lambda: student.encode(sentences)}, repeats=repeats)

@@ -39,10 +39,10 @@ STS_SETS = (*(f"sts17_track{track}" for track in TRACKS), "stsb", "sick")
 MOST_STS_TEXTS = 2000
 MODEL: dict[str, Any] = {
     "layers": 4,
-    "width": 192,
+    "hidden_size": 192,
     "heads": 4,
-    "feed_forward": 288,
-    "vocabulary": 16_384,
+    "intermediate_size": 288,
+    "vocab_size": 16_384,
     "block_tokens": 64,
     "batch_blocks": 64,
 }

@@ -67,7 +67,9 @@ def synchronise():
 
 
 def our_loop(folder, texts, output):
-    made = tain.mirror(folder, texts, output, level="sentence", learning_rate=LEARNING_RATE, held_out=0, keep_repeats=True, overwrite=True)
+    made = tain.mirror(
+        folder, texts, output, level="sentence", learning_rate=LEARNING_RATE, held_out=0, keep_duplicates=True, overwrite=True
+    )
     return made.runs[made.best]
 
 

@@ -63,10 +63,10 @@ class Reference:
 
 class Ours:
     def __init__(self, folder, texts, dtype):
-        config = MirrorConfig(held_out=0, keep_repeats=True, learning_rate=LEARNING_RATE)
+        config = MirrorConfig(held_out=0, keep_duplicates=True, learning_rate=LEARNING_RATE)
         embedder = Embedder.load(folder, dtype="float32", device="cpu")
         config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=0.063), embedder)
-        data = recipe.training_set(texts, MirrorConfig(keep_repeats=True, held_out=0, max_texts=0))
+        data = recipe.training_set(texts, MirrorConfig(keep_duplicates=True, held_out=0, max_texts=0))
         self.trainer = recipe.MirrorTrainer(folder, embedder, config, data, Progress.silent(), None, False)
         set_dropout(embedder.encoder.model, hidden=0.1, attention=0.1)
         self.optimizer = adamw(MasterWeights(embedder.encoder.model, dtype=dtype), learning_rate=LEARNING_RATE, weight_decay=0.01)

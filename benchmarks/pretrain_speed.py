@@ -34,7 +34,7 @@ SHARED = {"batch_blocks": 24, "optimizer": "adamw", "learning_rate": 1e-3, "weig
 SHAPES = {
     "tain-mini": PretrainConfig(masking_rate=0.3, **SHARED),
     "BERT 6 x 384": PretrainConfig(
-        architecture="bert", layers=6, width=384, heads=12, feed_forward=1536, masking_rate=0.15, dropout=0.1, **SHARED
+        architecture="bert", layers=6, hidden_size=384, heads=12, intermediate_size=1536, masking_rate=0.15, dropout=0.1, **SHARED
     ),
 }
 STEPS_HELD = 20  # more than any run takes
@@ -170,7 +170,7 @@ def product_floor_s(config, vocabulary):
     """Seconds that the matrix products of one step alone would take, forward and twice that backward, at the shapes that occur."""
     tokens = config.batch_blocks * config.block_tokens
     masked = round(config.masking_rate * config.batch_blocks * (config.block_tokens - 2))
-    width, inner = config.width, config.feed_forward
+    width, inner = config.hidden_size, config.intermediate_size
     gates = 2 if config.architecture == "modernbert" else 1  # its feed-forward part multiplies two projections
     attention = [(tokens, width, 3 * width), (tokens, width, width)]
     layer = [*attention, (tokens, width, gates * inner), (tokens, inner, width)]

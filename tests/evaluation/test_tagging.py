@@ -136,7 +136,8 @@ def test_a_report_can_be_printed_and_written(capsys):
 def test_labels_unseen_in_training_are_refused_or_count_as_wrong():
     model = Fixed([Prediction("go", 1.0, ["O"] * len(example.tags)) for example in EXAMPLES], labels=("go",), tags=("O", "B-city"))
     with pytest.raises(
-        UserError, match=r"3 of 4 texts of trips have labels .* was not taught \(I-city, greet, weather\): give --unknown-labels count-as-wrong"
+        UserError,
+        match=r"3 of 4 texts of trips have labels .* was not taught \(I-city, greet, weather\): give --unknown-labels count-as-wrong",
     ):
         measure_tagging([model], [SET], named=["trips"])
     report = measure_tagging([model], [SET], named=["trips"], unknown_labels="count-as-wrong")

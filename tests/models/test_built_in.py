@@ -20,7 +20,7 @@ PARTS = ("enwiki_core", "enwiki_sample", "novels", "simplewiki")
 def test_it_loads_by_name_and_runs_packed():
     embedder = Embedder.load("tain-mini", dtype="float32", device="cpu")
     assert embedder.layout == "packed"
-    vectors = embedder.encode(["a river", "a stream", "an invoice"], normalise=True)
+    vectors = embedder.encode(["a river", "a stream", "an invoice"], normalize=True)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 

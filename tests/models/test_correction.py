@@ -209,20 +209,20 @@ def by_language(rng: np.random.Generator) -> LanguageCorrection:
     return LanguageCorrection({code: np.linalg.qr(rng.normal(size=(32, 2)))[0].T.astype(np.float32) for code in ("en", "de")})
 
 
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("width", [32, 8])
 def test_a_linear_correction_gives_the_same_vectors_here_and_in_sentence_transformers(
-    embedder: Embedder, sentences: list[str], rng: np.random.Generator, tmp_path: Path, normalise: bool, width: int
+    embedder: Embedder, sentences: list[str], rng: np.random.Generator, tmp_path: Path, normalize: bool, width: int
 ):
     from sentence_transformers import SentenceTransformer
 
     raw = embedder.encode(sentences)
     correction = LinearCorrection(rng.normal(size=(width, 32)).astype(np.float32), rng.normal(size=width).astype(np.float32))
-    embedder.correction, embedder.normalise = correction, normalise
+    embedder.correction, embedder.normalize = correction, normalize
     ours = embedder.encode(sentences)
     assert ours.shape == (12, width) and embedder.dim == width
     expected = raw @ correction.weight.T + correction.bias
-    np.testing.assert_allclose(ours, unit_rows(expected) if normalise else expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours, unit_rows(expected) if normalize else expected, rtol=1e-4, atol=1e-5)
     folder = saved(embedder, tmp_path / "encoder")
     np.testing.assert_array_equal(Embedder.load(folder, device="cpu", dtype="float32").encode(sentences), ours)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(sentences)

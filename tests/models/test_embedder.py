@@ -83,7 +83,7 @@ def test_a_text_of_the_models_own_limit_is_read_whole(save_masked_lm: Save):
 
 
 def test_normalised_vectors_have_length_one(embedder: Embedder, many: list[str]):
-    vectors = embedder.encode(many, normalise=True)
+    vectors = embedder.encode(many, normalize=True)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
     plain = embedder.encode(many)
     np.testing.assert_allclose(vectors, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)

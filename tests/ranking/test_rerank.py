@@ -20,7 +20,7 @@ LIMITS = {"context_tokens": 20, "candidate_tokens": 20}
 def ranker(request, bert_folder, generator):
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
     kind, _, similarity = request.param.partition(", ")
-    settings = {"kind": kind, "codes": 9 if kind == "learned" else 1, "normalise": similarity == "cosine"}
+    settings = {"kind": kind, "codes": 9 if kind == "learned" else 1, "normalize": similarity == "cosine"}
     return DualRanker.start(embedder, **settings, scale=0.3, is_scale_learned=True, is_shared=True, generator=generator, **LIMITS)
 
 

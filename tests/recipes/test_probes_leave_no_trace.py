@@ -144,7 +144,7 @@ def corpus(sentences, tmp_path_factory):
 @pytest.fixture
 def mirror_session(bert_folder, texts) -> Callable[..., Any]:
     def build(**settings: Any) -> Any:
-        fixed = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 0, "erase_floor": 10}
+        fixed = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 0, "erase_min_chars": 10}
         config = MirrorConfig(**(fixed | settings))
         embedder = Embedder.load(bert_folder, dtype="float32", device="cpu")
         data = mirror_recipe.training_set(texts, config)
@@ -156,9 +156,9 @@ def mirror_session(bert_folder, texts) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("micro_tokens", [64, 100_000])
-def test_measuring_what_a_budget_holds(mirror_session, dtype, micro_tokens):
-    trainer = mirror_session(budget_s=30.0, micro_tokens=micro_tokens)
+@pytest.mark.parametrize("micro_batch_tokens", [64, 100_000])
+def test_measuring_what_a_budget_holds(mirror_session, dtype, micro_batch_tokens):
+    trainer = mirror_session(budget_s=30.0, micro_batch_tokens=micro_batch_tokens)
     encoder = trainer.embedder.encoder.train()
     mirror_recipe.set_dropout(encoder.model, hidden=0.1, attention=0.1)
     trainer.weights = MasterWeights(encoder.model, dtype=dtype)
@@ -168,7 +168,7 @@ def test_measuring_what_a_budget_holds(mirror_session, dtype, micro_tokens):
 
 def test_the_first_gradient_in_a_budget_is_that_of_a_run_without(mirror_session):
     def first_gradient(*, measures: bool) -> list[Tensor]:
-        trainer = mirror_session(budget_s=30.0, micro_tokens=64)
+        trainer = mirror_session(budget_s=30.0, micro_batch_tokens=64)
         mirror_recipe.set_dropout(trainer.embedder.encoder.model, hidden=0.1, attention=0.1)
         trainer.embedder.encoder.train()
         trainer.weights = MasterWeights(trainer.embedder.encoder.model, dtype=torch.bfloat16)

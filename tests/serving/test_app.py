@@ -55,7 +55,7 @@ def test_vectors_are_the_models_own(client, folders, sentences, name):
     status, said = client.post("/v1/embeddings", model=name, input=sentences)
     assert (status, said["object"], said["model"]) == (200, "list", name)
     assert [(row["object"], row["index"]) for row in said["data"]] == [("embedding", index) for index in range(len(sentences))]
-    np.testing.assert_allclose([row["embedding"] for row in said["data"]], model.encode(sentences, normalise=True), atol=1e-5)
+    np.testing.assert_allclose([row["embedding"] for row in said["data"]], model.encode(sentences, normalize=True), atol=1e-5)
     tokens = sum(model.count_tokens(sentences))
     assert said["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
 
@@ -89,7 +89,7 @@ def test_documents_come_by_score_best_first(client, folders, sentences, name):
         expected = Ranker.load(folders[name], device="cpu", dtype="float32").score([query], texts)[0]
     else:
         model = load_served(name, str(folders[name]), **OPTIONS).embedder
-        expected = model.encode(texts, normalise=True) @ model.encode([query], normalise=True)[0]
+        expected = model.encode(texts, normalize=True) @ model.encode([query], normalize=True)[0]
         assert expected.argmax() == 5  # a text is nearest to itself
     status, said = client.post("/v1/rerank", model=name, query=query, documents=documents, return_documents=True)
     assert (status, said["model"]) == (200, name)
@@ -175,7 +175,7 @@ def test_models_are_listed_with_what_they_answer(client):
 
 
 def test_many_at_once_each_get_their_own(client, folders, sentences):
-    expected = Embedder.load(folders["encoder"], device="cpu", dtype="float32").encode(sentences, normalise=True)
+    expected = Embedder.load(folders["encoder"], device="cpu", dtype="float32").encode(sentences, normalize=True)
 
     def ask(index):
         status, said = client.post("/v1/embeddings", input=[sentences[index], sentences[index - 1]])

@@ -170,7 +170,7 @@ def test_health_tells_of_a_batch_that_does_not_end(serve, stuck, threads, monkey
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_health_tells_of_a_thread_that_ended(serve, free, monkeypatch):
     client = serve([Served("free", embedder=free)])
-    monkeypatch.setattr(free, "encode", lambda texts, normalise: (_ for _ in ()).throw(SystemExit(1)))
+    monkeypatch.setattr(free, "encode", lambda texts, normalize: (_ for _ in ()).throw(SystemExit(1)))
     status, said = client.post("/v1/embeddings", input="a")
     assert (status, said["error"]["code"]) == (503, "stopping")
     wait_until(lambda: not client.service.scheduler.is_alive)
@@ -341,9 +341,9 @@ def test_null_means_left_out_for_every_field(client):
     assert client.refusal("/v1/rerank", 400, query=None, documents=["a"])["param"] == "query"
 
 
-@pytest.mark.parametrize(("normalise", "length", "is_told"), [(True, 1.0, True), (None, 5.0, False)])
-def test_vectors_have_length_one_unless_told_otherwise(serve, free, normalise, length, is_told):
-    client = serve([Served("free", embedder=free, normalise=normalise)])
+@pytest.mark.parametrize(("normalize", "length", "is_told"), [(True, 1.0, True), (None, 5.0, False)])
+def test_vectors_have_length_one_unless_told_otherwise(serve, free, normalize, length, is_told):
+    client = serve([Served("free", embedder=free, normalize=normalize)])
     _, said = client.post("/v1/embeddings", input="a")
     assert math.hypot(*said["data"][0]["embedding"]) == pytest.approx(length)
     _, said, _ = client.ask("/v1/models")

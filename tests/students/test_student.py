@@ -48,7 +48,7 @@ def test_batches_and_order_change_no_vector(embedding_student, sentences, backen
     together = student.encode(sentences)
     np.testing.assert_allclose(student.encode(sentences, batch_tokens=1), together, atol=1e-5)
     np.testing.assert_allclose(student.encode(sentences[::-1])[::-1], together, atol=1e-5)
-    lengths = np.linalg.norm(student.encode(sentences, normalise=True), axis=1)
+    lengths = np.linalg.norm(student.encode(sentences, normalize=True), axis=1)
     np.testing.assert_allclose(lengths, 1, rtol=1e-5)
     assert student.encode([]).shape == (0, student.dim)
 

@@ -64,10 +64,10 @@ def test_rate_factor_scales_every_learning_rate_of_that_step_only():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_long_gradients_are_scaled_to_the_norm_and_short_ones_left(dtype):
     moved = []
-    for scale, clip_norm in ((1.0, None), (1e4, 1.0), (1e-4, 1.0)):
+    for scale, max_grad_norm in ((1.0, None), (1e4, 1.0), (1e-4, 1.0)):
         model = small_model()
         weights = MasterWeights(model, dtype=dtype)
-        optimizer = Optimizer(weights, [torch.optim.SGD(weights.masters, lr=1e-2)], clip_norm=clip_norm)
+        optimizer = Optimizer(weights, [torch.optim.SGD(weights.masters, lr=1e-2)], max_grad_norm=max_grad_norm)
         before = [master.detach().clone() for master in weights.masters]
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, scale)

@@ -26,7 +26,7 @@ def encode(
     dtype: Annotated[
         Literal["float32", "float16"], Parameter(help="number type of the stored vectors; float16 takes half the room, three digits stay")
     ] = "float32",
-    normalise: Annotated[
+    normalize: Annotated[
         bool | None, Parameter(help="scale every vector to length 1, or leave it; default: what the model says, else leave it")
     ] = None,
     pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: what the model says, else mean")] = None,
@@ -83,7 +83,7 @@ def encode(
         output,
         dtype=dtype,
         language=language,
-        normalise=normalise,
+        normalize=normalize,
         batch_tokens=batch_tokens,
         with_texts=with_texts,
         resume=resume,

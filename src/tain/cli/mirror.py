@@ -163,7 +163,7 @@ def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
         by = "the loss of its last batch" if after is None else "self-retrieval, then alignment and uniformity"
         console.print(f"kept: seed {result.runs[result.best].seed}, by {by}")
     counts = result.counts
-    repeated = f"{counts['repeated']:,} repeated{' (and kept)' if result.config.keep_repeats else ''}"
+    repeated = f"{counts['repeated']:,} repeated{' (and kept)' if result.config.keep_duplicates else ''}"
     sharing = f"{counts['sharing']:,} share a text with others, " if counts["sharing"] else ""
     console.print(
         f"{result.texts:,} texts in {result.steps} steps, {result.runs[result.best].seconds:.1f} s; "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tain.foundation.old_names import SETTINGS, SUITES
 
 # by command: a flag, or a flag with one of its values
-FLAGS: dict[str, dict[str, str]] = {"evaluate": {"--unseen": "--unknown-labels"}}
+FLAGS: dict[str, dict[str, str]] = {"encode": {"--normalise": "--normalize"}, "evaluate": {"--unseen": "--unknown-labels"}}
 VALUES: dict[str, dict[str, dict[str, str]]] = {"evaluate": {"--unknown-labels": {"wrong": "count-as-wrong"}, "--suite": SUITES}}
 
 

@@ -60,7 +60,7 @@ def serve(
         if host not in _LOCAL and api_key is None:
             progress.warn(f"whoever reaches {host} can send requests: set {_KEY} to ask for a key")
         options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-        options["normalise"] = True if normalize else None
+        options["normalize"] = True if normalize else None
         served = [load_served(name, model, progress=progress, **options) for name, model in named.items()]
         app = build_app(
             served,

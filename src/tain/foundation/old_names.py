@@ -10,14 +10,31 @@ Value = TypeVar("Value")
 # by the command that has the setting
 SETTINGS: dict[str, dict[str, str]] = {
     "correct": {"most_texts": "max_texts"},
-    "distil": {"hard_share": "label_weight", "skip": "mean_skip", "start": "init_from", "start_words": "init_words"},
+    "distil": {
+        "hard_share": "label_weight",
+        "skip": "mean_skip",
+        "start": "init_from",
+        "start_words": "init_words",
+        "word_exchange": "word_replacement",
+    },
+    "mirror": {"erase_floor": "erase_min_chars", "keep_repeats": "keep_duplicates", "micro_tokens": "micro_batch_tokens"},
     "pretrain": {
+        "clip_norm": "max_grad_norm",
+        "cooccurrence_start": "cooccurrence_init",
         "embedding_rate": "embedding_learning_rate",
+        "feed_forward": "intermediate_size",
         "least_tokens": "min_tokens",
         "matrix_rate": "matrix_learning_rate",
         "most_overlap": "max_overlap",
+        "vocabulary": "vocab_size",
+        "width": "hidden_size",
     },
-    "rank": {"head_rate": "head_learning_rate", "teacher_share": "teacher_weight"},
+    "rank": {
+        "head_rate": "head_learning_rate",
+        "micro_tokens": "micro_batch_tokens",
+        "mined_from": "mining_pool",
+        "teacher_share": "teacher_weight",
+    },
 }
 SUITES = {"geometry": "label-free", "names": "entity-linking"}
 

@@ -34,7 +34,7 @@ class Embedder:
         tokenizer: A transformers tokenizer.
         name: How the model is called in tables.
         max_tokens: Texts are cut at this length, special tokens included.
-        normalise: Scale every vector to length 1.
+        normalize: Scale every vector to length 1.
         correction: What is done to the vectors before that; see ``models.correction``.
         record: What the folder's ``tain.json`` says; empty where there is none.
         sentence_transformers: What its ``config_sentence_transformers.json`` says, prompts for one; is saved again.
@@ -48,7 +48,7 @@ class Embedder:
         *,
         name: str,
         max_tokens: int,
-        normalise: bool = False,
+        normalize: bool = False,
         correction: LinearCorrection | LanguageCorrection | None = None,
         record: dict[str, Any] | None = None,
         sentence_transformers: dict[str, Any] | None = None,
@@ -62,7 +62,7 @@ class Embedder:
         self.tokenizer = tokenizer
         self.name = name
         self.max_tokens = max_tokens
-        self.normalise = normalise
+        self.normalize = normalize
         self.truncated = 0  # texts cut by the last call of encode
 
     @classmethod
@@ -130,7 +130,7 @@ class Embedder:
             tokenizer,
             name=str(name),
             max_tokens=min(max_tokens or stored.max_tokens or limit, limit),
-            normalise=stored.normalise,
+            normalize=stored.normalize,
             correction=stored.correction,
             record=stored.record,
             sentence_transformers=stored.sentence_transformers,
@@ -163,7 +163,7 @@ class Embedder:
         *,
         language: str | Iterable[str] | None = None,
         batch_tokens: int | None = None,
-        normalise: bool | None = None,
+        normalize: bool | None = None,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "texts dim"]:
         """Compute one vector a text, in order. Dropout is always off here.
@@ -173,7 +173,7 @@ class Embedder:
             language: The texts' language, or one a text. Needed by a model that is corrected by language, refused by others.
             batch_tokens: Tokens a batch; changes speed and memory, and no more of a vector than rounding does (in float32 the sixth digit, in
                 bfloat16 the third).
-            normalise: Scale vectors to length 1; default: what the model's folder says.
+            normalize: Scale vectors to length 1; default: what the model's folder says.
             progress: Told about every batch.
 
         Raises:
@@ -209,7 +209,7 @@ class Embedder:
             self.encoder.train(was_training)
         vectors = self._corrected(vectors, language)
         refuse_not_finite(vectors, self.name)
-        if self.normalise if normalise is None else normalise:
+        if self.normalize if normalize is None else normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
@@ -290,7 +290,7 @@ class Embedder:
             pooling=self.pooling,
             dim=self.encoder.dim,
             max_tokens=self.max_tokens,
-            normalise=self.normalise,
+            normalize=self.normalize,
             correction=self.correction,
             record=record,
             card=card,

@@ -43,7 +43,7 @@ _STATE_FIELDS = {
 class ResumableEncoder(TextEncoder, Protocol):
     """A text encoder whose vectors are the same in every run, and that says what they depend on: ``Embedder`` or ``Student``."""
 
-    normalise: bool
+    normalize: bool
     truncated: int
 
     @property
@@ -56,7 +56,7 @@ class ResumableEncoder(TextEncoder, Protocol):
         *,
         language: str | None = None,
         batch_tokens: int | None = None,
-        normalise: bool | None = None,
+        normalize: bool | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray: ...
     def refuse_language(self, language: str | None) -> None: ...
@@ -101,7 +101,7 @@ def encode_to_file(
     *,
     dtype: StoredDtype = "float32",
     language: str | None = None,
-    normalise: bool | None = None,
+    normalize: bool | None = None,
     batch_tokens: int | None = None,
     with_texts: bool = False,
     resume: bool = False,
@@ -122,7 +122,7 @@ def encode_to_file(
         path: Ends in ``.npy`` (one array), ``.parquet`` (columns ``index`` and ``vector``) or ``.safetensors`` (one tensor, ``vectors``).
         dtype: Number type of the stored vectors.
         language: The texts' language, for a model that is corrected by language.
-        normalise: Scale vectors to length 1; default: what the embedder says.
+        normalize: Scale vectors to length 1; default: what the embedder says.
         batch_tokens: Tokens a batch; changes speed and memory only.
         with_texts: Store the texts too, in the column ``text``; parquet only.
         resume: Go on where an interrupted run stopped; where there is none, start.
@@ -142,10 +142,10 @@ def encode_to_file(
         path, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, window_texts=window_texts, resume=resume, overwrite=overwrite
     )
     embedder.refuse_language(language)
-    normalise = embedder.normalise if normalise is None else normalise
+    normalize = embedder.normalize if normalize is None else normalize
     progress = progress or Progress.silent()
     settings = {"dtype": dtype, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
-    run = _begun(embedder, settings | {"normalise": normalise, "language": language})
+    run = _begun(embedder, settings | {"normalise": normalize, "language": language})
     folder = partial_folder(path)
     with _alone_in(folder, path):
         rows = rows_for(path, folder, dim=embedder.dim, dtype=dtype, with_texts=with_texts)
@@ -168,7 +168,7 @@ def encode_to_file(
                     if is_known:
                         is_known = check_known(embedder, window, progress=progress) < WARN_FROM
                     vectors = embedder.encode(
-                        window, language=language, batch_tokens=batch_tokens, normalise=normalise, progress=_PartOfTask(task)
+                        window, language=language, batch_tokens=batch_tokens, normalize=normalize, progress=_PartOfTask(task)
                     )
                     stored = _stored(vectors, dtype, first_text=run.texts)
                     with _disk_trouble_named(path, kept=run.windows):

@@ -255,8 +255,8 @@ class DualRanker(Ranker):
             UserError: It carries a correction.
         """
         refuse_correction(embedder)
-        head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalise=embedder.normalise)
-        context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalise=embedder.normalise)
+        head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalize=embedder.normalize)
+        context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalize=embedder.normalize)
         return cls(context, embedder, head, name=name)
 
     @classmethod
@@ -272,7 +272,7 @@ class DualRanker(Ranker):
         context_tokens: int,
         candidate_tokens: int,
         generator: torch.Generator,
-        normalise: bool = False,
+        normalize: bool = False,
     ) -> "DualRanker":
         """Build an untrained ranker around an encoder: two towers with the same weights, or one.
 
@@ -286,13 +286,13 @@ class DualRanker(Ranker):
             context_tokens: Contexts are cut at this length, their beginning first: what was said last counts most.
             candidate_tokens: Candidates are cut at this length.
             generator: Draws the codes.
-            normalise: See ``DualHead``.
+            normalize: See ``DualHead``.
         """
         encoder = embedder.encoder
         own = encoder if is_shared else copy.deepcopy(encoder)
-        context = _side(embedder, encoder, max_tokens=context_tokens, cut="left", normalise=normalise)
-        candidate = _side(embedder, own, max_tokens=candidate_tokens, cut="right", normalise=normalise)
-        settings = {"scale": scale, "is_scale_learned": is_scale_learned, "normalise": normalise}
+        context = _side(embedder, encoder, max_tokens=context_tokens, cut="left", normalize=normalize)
+        candidate = _side(embedder, own, max_tokens=candidate_tokens, cut="right", normalize=normalize)
+        settings = {"scale": scale, "is_scale_learned": is_scale_learned, "normalize": normalize}
         head = DualHead(kind, codes=codes, dim=embedder.encoder.dim, **settings, generator=generator)
         return cls(context, candidate, head, name=embedder.name)
 
@@ -311,10 +311,10 @@ class DualRanker(Ranker):
             encoders = loaded, loaded
         else:
             encoders = tower(folder / "context"), tower(folder / "candidate")
-        normalise = about.get("normalise", False)
-        context = _side(encoders[0], encoders[0].encoder, max_tokens=about["context_tokens"], cut="left", normalise=normalise)
-        candidate = _side(encoders[1], encoders[1].encoder, max_tokens=about["candidate_tokens"], cut="right", normalise=normalise)
-        settings = {"scale": 1.0, "is_scale_learned": about["learned_scale"], "normalise": normalise}
+        normalize = about.get("normalise", False)
+        context = _side(encoders[0], encoders[0].encoder, max_tokens=about["context_tokens"], cut="left", normalize=normalize)
+        candidate = _side(encoders[1], encoders[1].encoder, max_tokens=about["candidate_tokens"], cut="right", normalize=normalize)
+        settings = {"scale": 1.0, "is_scale_learned": about["learned_scale"], "normalize": normalize}
         head = DualHead(about["kind"], codes=about["codes"], dim=encoders[0].encoder.dim, **settings)
         _load_head(head, folder)
         return cls(context, candidate, head, name=str(folder), record=record)
@@ -337,7 +337,7 @@ class DualRanker(Ranker):
 
     def _fingerprinted(self) -> str:
         """Take in all that a cached candidate vector depends on: the candidates' tower, the scale, the tokenizer."""
-        about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.head.normalise)
+        about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.head.normalize)
         return digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
 
     # ---- vectors
@@ -453,7 +453,7 @@ class DualRanker(Ranker):
             "codes": self.head.count,
             "learned_scale": self.head.log_scale.requires_grad,
             "scale": float(self.head.scale.detach()),
-            "normalise": self.head.normalise,
+            "normalise": self.head.normalize,
             "context_tokens": self.context.max_tokens,
             "candidate_tokens": self.candidate.max_tokens,
             "shared": self.is_shared,
@@ -619,12 +619,12 @@ def _refuse_missing(tower: Path) -> None:
         raise UserError(f"ranker {str(tower.parent)!r} lacks its folder {tower.name!r}: train it again, or copy the folder anew")
 
 
-def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str, normalise: bool = False) -> Embedder:
+def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str, normalize: bool = False) -> Embedder:
     """The same model with a length limit of its own and a tokenizer that cuts on its own side."""
     tokenizer = copy.deepcopy(embedder.tokenizer)
     tokenizer.truncation_side = cut
     kept = {"sentence_transformers": embedder.sentence_transformers, "include_prompt": embedder.include_prompt}
-    return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens, normalise=normalise, **kept)
+    return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens, normalize=normalize, **kept)
 
 
 def _token_ids(side: Embedder, texts: list[str]) -> tuple[list[list[int]], int]:

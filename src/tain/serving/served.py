@@ -55,7 +55,7 @@ class Served:
         ranker: Scores documents for a query. An embedder without one ranks by cosine.
         labeller: Tells classes or tags: a classifier, a tagger or a student.
         progress: Told once when texts come that the model's tokenizer largely does not know.
-        normalise: Scale vectors to length 1 in ``embed``; None: what the model's folder says.
+        normalize: Scale vectors to length 1 in ``embed``; None: what the model's folder says.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Served:
         embedder: "Embedder | Student | None" = None,
         ranker: "Ranker | None" = None,
         labeller: "Labeller | Student | None" = None,
-        normalise: bool | None = True,
+        normalize: bool | None = True,
         progress: Progress | None = None,
     ) -> None:
         self.name = name
         self.embedder, self.ranker, self.labeller = embedder, ranker, labeller
-        self.normalise = normalise
+        self.normalize = normalize
         self._progress, self._is_script_known = progress or Progress.mute(), True
 
     @property
@@ -83,7 +83,7 @@ class Served:
     @property
     def is_normalised(self) -> bool:
         """Whether the vectors of ``embed`` have length 1."""
-        return bool(getattr(self.embedder, "normalise", False) if self.normalise is None else self.normalise)
+        return bool(getattr(self.embedder, "normalize", False) if self.normalize is None else self.normalize)
 
     def estimate_tokens(self, texts: Sequence[str]) -> list[int]:
         """About how many tokens are read of each text, from its length alone.
@@ -104,7 +104,7 @@ class Served:
         """Each text's vector, float32 (dim,), and how many tokens were read of it."""
         assert self.embedder is not None
         self._look_at(texts)
-        vectors = self.embedder.encode(texts, normalise=self.normalise)
+        vectors = self.embedder.encode(texts, normalize=self.normalize)
         self._refuse_infinite(vectors)
         return list(zip(vectors, self.embedder.count_tokens(texts), strict=True))
 
@@ -142,7 +142,7 @@ class Served:
         """By cosine."""
         assert self.embedder is not None
         flat = [text for listed in lists for text in listed]
-        left, right = (self.embedder.encode(texts, normalise=True) for texts in (queries, flat))
+        left, right = (self.embedder.encode(texts, normalize=True) for texts in (queries, flat))
         owner = np.repeat(np.arange(len(queries)), [len(listed) for listed in lists])
         scores = (left[owner] * right).sum(axis=1)
         of_queries = self.embedder.count_tokens(queries)
@@ -173,13 +173,13 @@ def _estimate(text: str) -> int:
     return 2 + len(text) // (4 if text.isascii() else 2)
 
 
-def load_served(name: str, model: str, *, normalise: bool | None = True, progress: Progress | None = None, **options: Any) -> Served:
+def load_served(name: str, model: str, *, normalize: bool | None = True, progress: Progress | None = None, **options: Any) -> Served:
     """Load whatever a folder or hub name holds; a student needs no torch.
 
     Args:
         name: What requests call it.
         model: A folder, a hub name, or ``tain-mini``.
-        normalise: Scale vectors to length 1; None: what the model's folder says.
+        normalize: Scale vectors to length 1; None: what the model's folder says.
         progress: See ``Served``.
         **options: ``device``, ``dtype`` and ``trust_remote_code``; a student, which has them of its own, takes none.
 
@@ -188,7 +188,7 @@ def load_served(name: str, model: str, *, normalise: bool | None = True, progres
     """
     if is_student(model):
         student = Student.load(model)
-        return Served(name, embedder=student, normalise=normalise) if student.task == "embed" else Served(name, labeller=student)
+        return Served(name, embedder=student, normalize=normalize) if student.task == "embed" else Served(name, labeller=student)
     from tain.models.embedder import Embedder
     from tain.models.labeller import Labeller, is_labeller
     from tain.models.loading import kind_of
@@ -203,4 +203,4 @@ def load_served(name: str, model: str, *, normalise: bool | None = True, progres
     embedder = Embedder.load(model, **options)
     if embedder.languages:
         raise UserError(f"model {model!r} is corrected by language, and requests name none: serve the encoder that it was made from")
-    return Served(name, embedder=embedder, normalise=normalise, progress=progress)
+    return Served(name, embedder=embedder, normalize=normalize, progress=progress)

@@ -61,7 +61,7 @@ class StreamingText:
         if self._student.task != "embed":
             raise UserError(f"student {self._student.name!r} was made to {self._student.task}, so it has no vectors: use predict")
         vector = self._graph.text_of(self._ended()[0])[0]
-        return vector / max(float(np.linalg.norm(vector)), 1e-12) if self._student.normalise else vector
+        return vector / max(float(np.linalg.norm(vector)), 1e-12) if self._student.normalize else vector
 
     def _ended(self) -> tuple[Past, list[np.ndarray], int]:
         """As if the text ended here: what has been read by then, the tokens' logits and their number."""

@@ -71,7 +71,7 @@ class Student:
         self.name = name
         self.languages: tuple[str, ...] = ()
         self.truncated = 0  # texts cut by the last call
-        self.normalise = bool(record.get("normalise", False))
+        self.normalize = bool(record.get("normalise", False))
         self._reader = reader
         self._fingerprint = fingerprint
         self._codes: Callable[[str], np.ndarray] | None = None  # of tokens that are typed
@@ -153,7 +153,7 @@ class Student:
         *,
         language: str | Iterable[str] | None = None,
         batch_tokens: int | None = None,
-        normalise: bool | None = None,
+        normalize: bool | None = None,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "texts dim"]:
         """Compute one vector a text, in order.
@@ -162,7 +162,7 @@ class Student:
             texts: Any number of texts, as ``Embedder.encode`` takes them.
             language: Refused: students treat all texts alike.
             batch_tokens: Tokens a batch; changes speed and memory only.
-            normalise: Scale vectors to length 1; default: what the folder says.
+            normalize: Scale vectors to length 1; default: what the folder says.
             progress: Told about every batch.
 
         Raises:
@@ -175,7 +175,7 @@ class Student:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         for indices, outputs in self._outputs(texts, batch_tokens, progress, "encode"):
             vectors[indices] = outputs["text"]
-        if self.normalise if normalise is None else normalise:
+        if self.normalize if normalize is None else normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 

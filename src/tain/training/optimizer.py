@@ -102,7 +102,7 @@ class Optimizer:
     Args:
         weights: What is stepped.
         parts: The torch optimizers, built over ``weights.masters``.
-        clip_norm: Longer gradients are scaled down to this length, over all parameters together; None leaves them.
+        max_grad_norm: Longer gradients are scaled down to this length, over all parameters together; None leaves them.
         buffers: Moving statistics that steps change too, kept with the rest.
     """
 
@@ -111,11 +111,11 @@ class Optimizer:
         weights: MasterWeights,
         parts: Iterable[torch.optim.Optimizer],
         *,
-        clip_norm: float | None = None,
+        max_grad_norm: float | None = None,
         buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.weights = weights
-        self.clip_norm = clip_norm
+        self.max_grad_norm = max_grad_norm
         self.buffers = dict(buffers or {})
         self.parts = list(parts)
         self._base_rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
@@ -123,8 +123,8 @@ class Optimizer:
     def step(self, *, rate_factor: float = 1.0) -> None:
         """Take one step with every learning rate multiplied by ``rate_factor``, then clear the gradients."""
         self.weights.take_gradients()
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.weights.masters, self.clip_norm)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.weights.masters, self.max_grad_norm)
         for part, rates in zip(self.parts, self._base_rates, strict=True):
             for group, rate in zip(part.param_groups, rates, strict=True):
                 group["lr"] = rate * rate_factor
@@ -210,12 +210,12 @@ def adamw(
     *,
     learning_rate: float,
     weight_decay: float,
-    clip_norm: float | None = None,
+    max_grad_norm: float | None = None,
     buffers: Mapping[str, Tensor] | None = None,
 ) -> Optimizer:
     """AdamW on every parameter alike, bias and layer norm included, as the Mirror-BERT reference does."""
     stepped = torch.optim.AdamW(weights.masters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    return Optimizer(weights, [stepped], clip_norm=clip_norm, buffers=buffers)
+    return Optimizer(weights, [stepped], max_grad_norm=max_grad_norm, buffers=buffers)
 
 
 def two_rates(
@@ -258,7 +258,7 @@ def muon_and_adamw(
     other_learning_rate: float,
     embeddings: Iterable[str],
     weight_decay: float,
-    clip_norm: float | None = None,
+    max_grad_norm: float | None = None,
 ) -> Optimizer:
     """Muon on the hidden layers' matrices, AdamW on embeddings, norms and biases.
 
@@ -272,7 +272,7 @@ def muon_and_adamw(
         other_learning_rate: AdamW's rate on norms and biases.
         embeddings: Names of the parameters that count as embeddings.
         weight_decay: Share of a matrix, times the learning rate, that a step takes away; the other parameters have none.
-        clip_norm: See ``Optimizer``.
+        max_grad_norm: See ``Optimizer``.
 
     Raises:
         UserError: This torch is too old to have Muon.
@@ -292,4 +292,4 @@ def muon_and_adamw(
     adam = torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=other_learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
-    return Optimizer(weights, [muon, adam], clip_norm=clip_norm)
+    return Optimizer(weights, [muon, adam], max_grad_norm=max_grad_norm)

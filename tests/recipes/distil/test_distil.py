@@ -260,7 +260,7 @@ def test_given_labels_teach_without_a_teacher(flights):
 def test_a_model_below_its_head_is_the_encoder_that_students_start_from(save_labeller, kind, task):
     folder = save_labeller(kind, ["O", "B-a"])
     teacher = load_teacher(folder, task=task, given=1, labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False)
-    vectors = teacher.embedder.encode(["show flights", "to rome"], normalise=False)
+    vectors = teacher.embedder.encode(["show flights", "to rome"], normalize=False)
     body, tokenizer = transformers.AutoModel.from_pretrained(folder).eval(), transformers.AutoTokenizer.from_pretrained(folder)
     for text, vector in zip(["show flights", "to rome"], vectors, strict=True):
         with torch.no_grad():
@@ -504,8 +504,8 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"init_from": "x", "init_words": 7}, "are for students that begin with random weights"),
         ({"init_from": "x", "token_vectors": "y"}, "are for students that begin with random weights"),
         (
-            {"task": "classify", "augmented_copies": 0, "word_exchange": 0.5},
-            "word_exchange changes copies, and augmented_copies 0 makes none",
+            {"task": "classify", "augmented_copies": 0, "word_replacement": 0.5},
+            "word_replacement changes copies, and augmented_copies 0 makes none",
         ),
         ({"token_vectors": "x", "init_words": 0}, "token_vectors are what a pqrnn starts from, by init_words"),
     ],
@@ -550,8 +550,8 @@ def test_matrices_of_other_shapes_are_refused(flights, texts, tmp_path):
 
 
 def test_teachers_that_cannot_teach_are_refused(bert_folder, flights, texts):
-    idle = {"label_weight": 0.9, "word_exchange": 0.9}
-    assert "label_weight, word_exchange says nothing without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
+    idle = {"label_weight": 0.9, "word_replacement": 0.9}
+    assert "label_weight, word_replacement says nothing without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
     assert "vectors are learnt from a teacher alone" in refused("none", texts, **SMALL)
     assert "has no trained head to classify with" in refused(bert_folder, flights, task="classify", **SMALL)
     assert "name one with --token-vectors" in refused("none", flights, task="classify", **STATIC)

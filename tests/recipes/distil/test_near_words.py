@@ -79,7 +79,7 @@ def test_a_words_near_ones_are_those_of_a_plain_search(bert_folder, sentences):
     found = near_words(encoder, examples)
     ours = {word for sentence in sentences for word in sentence.lower().split(" ") if word.isalpha()}
     words = sorted(ours | set(whole_words(encoder)))
-    vectors = encoder.encode(words, normalise=False)
+    vectors = encoder.encode(words, normalize=False)
     vectors = vectors - vectors.mean(axis=0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert found.keys() <= ours
@@ -96,7 +96,7 @@ def test_a_words_near_ones_are_those_of_a_plain_search(bert_folder, sentences):
 def test_a_teacher_is_asked_about_words_that_the_texts_do_not_have(exchange):
     encoder, judge = Vectors(CITIES, ["bergen", "paris", "runs"]), Judge()
     examples = [Example(f"oslo run number {number} of all these") for number in range(20)]
-    config = DistilConfig(task="classify", batch_texts=4, held_out=0, word_exchange=exchange).resolved()
+    config = DistilConfig(task="classify", batch_texts=4, held_out=0, word_replacement=exchange).resolved()
     data = gather(examples, judge, config, Progress.silent(), encoder)
     words = {word for text in judge.seen for word in text.split(" ")}
     assert ({"bergen", "runs"} <= words) == bool(exchange)
@@ -115,5 +115,7 @@ def test_labels_alone_bear_no_other_words():
     data = gather(examples, none, config, Progress.silent(), encoder)
     assert not any("bergen" in example.text for example in data.train.examples)
     assert data.counts["augmented"] > 0
-    with pytest.raises(UserError, match=r"word_exchange is 0\.9, but only a teacher that labels new texts can tell what other words mean"):
-        gather(examples, none, replace(config, word_exchange=0.9), Progress.silent(), encoder)
+    with pytest.raises(
+        UserError, match=r"word_replacement is 0\.9, but only a teacher that labels new texts can tell what other words mean"
+    ):
+        gather(examples, none, replace(config, word_replacement=0.9), Progress.silent(), encoder)

@@ -23,7 +23,7 @@ from tain.recipes.mirror.config import PRESETS, MirrorConfig
 from tain.recipes.mirror.recipe import mirror
 from tain.training.optimizer import MasterWeights
 
-SMALL: dict[str, Any] = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_floor": 10}
+SMALL: dict[str, Any] = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_min_chars": 10}
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +83,11 @@ def test_fifty_steps_make_planted_clusters_stand_out(bert_folder, tmp_path):
     topics = [["rivers", "sand", "stones", "sea"], ["stars", "planets", "sun", "books"], ["glass", "mirrors", "metal", "house"]]
     labels = rng.integers(0, 3, size=240)
     planted = [" ".join(rng.choice(topics[label], size=8)) for label in labels]
-    before = mirror(bert_folder, planted, epochs=1, learning_rate=1e-9, seed=1, **{**SMALL, "held_out": 0}, keep_repeats=True).embedder
-    after = mirror(bert_folder, planted, epochs=2, learning_rate=2e-3, seed=1, **{**SMALL, "held_out": 0}, keep_repeats=True).embedder
+    before = mirror(bert_folder, planted, epochs=1, learning_rate=1e-9, seed=1, **{**SMALL, "held_out": 0}, keep_duplicates=True).embedder
+    after = mirror(bert_folder, planted, epochs=2, learning_rate=2e-3, seed=1, **{**SMALL, "held_out": 0}, keep_duplicates=True).embedder
 
     def purity(embedder):
-        vectors = embedder.encode(planted, normalise=True)
+        vectors = embedder.encode(planted, normalize=True)
         cosines = vectors @ vectors.T
         np.fill_diagonal(cosines, -2)
         return float(np.mean(labels[cosines.argmax(1)] == labels)), float(cosines[cosines > -2].mean())
@@ -189,9 +189,9 @@ def test_parts_that_no_weights_are_saved_of_change_nothing(bert_folder, texts, t
 
 
 def test_parts_gradients_add_up_in_float32(bert_folder, texts):
-    made = trainer(bert_folder, texts, dropout=0.0, micro_tokens=20)
+    made = trainer(bert_folder, texts, dropout=0.0, micro_batch_tokens=20)
     expected = gradients(made, range(8))[1]
-    made = trainer(bert_folder, texts, dropout=0.0, micro_tokens=20)
+    made = trainer(bert_folder, texts, dropout=0.0, micro_batch_tokens=20)
     made.weights = MasterWeights(made.embedder.encoder.model, dtype=torch.bfloat16)
     gradients(made, range(8))
     made.weights.take_gradients()
@@ -205,7 +205,7 @@ def test_parts_gradients_add_up_in_float32(bert_folder, texts):
 
 def test_views_are_looked_at_where_something_is_erased(bert_folder, texts):
     mixed = ["a red sun", "the sea", *(f"a sun {number}" for number in range(30)), *texts[:8]]
-    made = trainer(bert_folder, mixed, dropout=0.0, erase_floor=25)
+    made = trainer(bert_folder, mixed, dropout=0.0, erase_min_chars=25)
     made._check_views()
 
 
@@ -280,7 +280,7 @@ def test_what_is_held_out_is_not_trained_on(texts):
     data = recipe.training_set(texts, config)
     assert len(data.held_left) == 8
     assert sorted(data.left + data.held_left) == sorted(texts)
-    repeated = recipe.training_set([text for text in texts for _ in range(3)], MirrorConfig(keep_repeats=True, **SMALL))
+    repeated = recipe.training_set([text for text in texts for _ in range(3)], MirrorConfig(keep_duplicates=True, **SMALL))
     assert not set(repeated.held_left) & set(repeated.left)
     pairs = [(texts[index // 2], texts[40 + index // 2] + str(index)) for index in range(80)]  # each left side twice
     split = recipe.training_set(pairs, config)
@@ -298,13 +298,13 @@ def test_too_few_texts_left_to_train_on_are_refused(bert_folder, texts):
         mirror(bert_folder, texts, max_texts=4, **SMALL)
     many = [text for text in texts[:12] for _ in range(5)]
     with pytest.raises(UserError, match=r"6 texts are held out, and 3\d others are left to train on, fewer than 36"):
-        mirror(bert_folder, many, keep_repeats=True, **SMALL | {"batch_texts": 36})
+        mirror(bert_folder, many, keep_duplicates=True, **SMALL | {"batch_texts": 36})
 
 
 def test_texts_of_either_side_that_are_cut_are_counted(bert_folder, texts):
     pairs = [(text, " ".join(texts[:8])) for text in texts]
     with pytest.warns(UserWarning, match="80 of 160 texts are longer than 40 tokens"):
-        assert mirror(bert_folder, pairs, keep_repeats=True, **SMALL | {"held_out": 0}).counts["truncated"] == 80
+        assert mirror(bert_folder, pairs, keep_duplicates=True, **SMALL | {"held_out": 0}).counts["truncated"] == 80
 
 
 @pytest.mark.parametrize("given", ["one text", [1, 2], [("a", "b"), ("a",)], [("a", "b"), ("a", 3)]])
@@ -335,8 +335,8 @@ def test_pairs_train_on_what_belongs_together(bert_folder, texts):
 def test_any_micro_batch_gives_the_same_gradient(bert_folder, texts):
     still = {"dropout": 0.0}
     loss, whole = gradients(trainer(bert_folder, texts, **still), range(16))
-    for micro_tokens in (1, 40, 200):
-        part_loss, parts = gradients(trainer(bert_folder, texts, micro_tokens=micro_tokens, **still), range(16))
+    for micro_batch_tokens in (1, 40, 200):
+        part_loss, parts = gradients(trainer(bert_folder, texts, micro_batch_tokens=micro_batch_tokens, **still), range(16))
         assert part_loss == pytest.approx(loss, rel=1e-5)
         assert parts.keys() == whole.keys()
         for name, gradient in whole.items():
@@ -353,7 +353,7 @@ def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, texts):
 
 def test_repeated_texts_do_not_push_each_other_away(bert_folder, texts):
     repeated = [*texts[:6], texts[0].upper(), f"  {texts[1]}"]
-    made = trainer(bert_folder, repeated, keep_repeats=True)
+    made = trainer(bert_folder, repeated, keep_duplicates=True)
     indices = np.arange(8)
     is_same = made._is_same(indices)
     assert is_same is not None
@@ -383,7 +383,7 @@ def test_two_processes_give_the_one_process_gradient(bert_folder, texts, tmp_pat
         from test_mirror import gradients, trainer
         from tain.training import distributed
         texts = json.loads(open({str(tmp_path / "texts.json")!r}).read())
-        loss, found = gradients(trainer({str(bert_folder)!r}, texts, dropout=0.0, micro_tokens=60), range(10))
+        loss, found = gradients(trainer({str(bert_folder)!r}, texts, dropout=0.0, micro_batch_tokens=60), range(10))
         torch.save(found, {str(tmp_path)!r} + f"/gradients-{{distributed.rank()}}.pt")
         """)
     for rank in (0, 1):

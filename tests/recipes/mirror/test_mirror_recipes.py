@@ -63,8 +63,8 @@ def test_the_papers_recipe_has_the_released_values(model_type, level, expected):
         "dropout": 0.1,
         "attention_dropout": 0.1,
         "batch_texts": 200,
-        "erase_floor": 30,
-        "keep_repeats": True,
+        "erase_min_chars": 30,
+        "keep_duplicates": True,
         "held_out": 0,
         "max_texts": 10_000,
         "positives": "identity",
@@ -99,7 +99,13 @@ def test_published_figures_are_the_papers_and_named_for_its_models_alone():
 
 def test_our_defaults_are_another_recipe():
     filled = MirrorConfig().for_texts(has_documents=True).resolved(width=768, weight_rms=0.043, model_type="roberta")
-    assert (filled.positives, filled.pooling, filled.keep_repeats, filled.held_out, filled.whiten) == ("identity", "mean", False, 500, 0.0)
+    assert (filled.positives, filled.pooling, filled.keep_duplicates, filled.held_out, filled.whiten) == (
+        "identity",
+        "mean",
+        False,
+        500,
+        0.0,
+    )
 
 
 def test_single_words_are_neither_weighed_nor_whitened_nor_joined():
@@ -341,7 +347,7 @@ def test_a_training_step_is_that_of_the_released_recipe(architecture, pooling, s
     import transformers
 
     folder = save_masked_lm(architecture)
-    given = {"pooling": pooling, "dropout": 0.0, "max_tokens": 32, "erase_floor": 10, "recipe": "paper", "held_out": 0}
+    given = {"pooling": pooling, "dropout": 0.0, "max_tokens": 32, "erase_min_chars": 10, "recipe": "paper", "held_out": 0}
     config = MirrorConfig(**SMALL | given).for_texts(has_documents=False)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
     config = recipe._fit_to_model(config.resolved(width=32, weight_rms=0.2, model_type=architecture), embedder)

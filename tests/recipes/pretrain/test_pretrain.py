@@ -23,10 +23,10 @@ from tain.recipes.pretrain.recipe import pretrain
 from tain.recipes.pretrain.start import SPECIAL_TOKENS, alphabet_of, train_wordpiece
 
 TINY: dict[str, Any] = {
-    "vocabulary": 300,
-    "width": 32,
+    "vocab_size": 300,
+    "hidden_size": 32,
     "heads": 2,
-    "feed_forward": 48,
+    "intermediate_size": 48,
     "layers": 2,
     "block_tokens": 16,
     "batch_blocks": 8,
@@ -103,7 +103,7 @@ def test_a_tokenizer_of_other_texts_is_not_taken_again(corpus, tmp_path):
     other.write_text("\n".join(f"зеркало {index} показывает комнату" for index in range(400)), encoding="utf-8")
     made = pretrain("scratch", [other], tmp_path / "model", overwrite=True, **TINY)
     assert made.tokenizer.unk_token_id not in made.tokenizer("зеркало")["input_ids"]
-    pretrain("scratch", [corpus], tmp_path / "model", overwrite=True, **TINY | {"vocabulary": 320})  # nor one of another size
+    pretrain("scratch", [corpus], tmp_path / "model", overwrite=True, **TINY | {"vocab_size": 320})  # nor one of another size
     assert len(list((tmp_path / ".model.pretrain").glob("tokenizer-*"))) == 3
 
 
@@ -190,12 +190,12 @@ def test_writing_with_many_characters_is_learnt_and_what_stays_unknown_is_told(t
     rng = np.random.default_rng(0)
     lines = ["".join(map(chr, rng.integers(0x4E00, 0x4E00 + 900, size=30))) for _ in range(200)]
     (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
-    settings = {**TINY, "vocabulary": 3000, "tokens": 16.0 * 8}
+    settings = {**TINY, "vocab_size": 3000, "tokens": 16.0 * 8}
     result = pretrain("scratch", [tmp_path / "texts.txt"], tmp_path / "model", **settings, progress=Progress.for_terminal(json=True))
     pieces = result.tokenizer(lines, add_special_tokens=False)["input_ids"]
     assert np.mean([piece == result.tokenizer.unk_token_id for row in pieces for piece in row]) < 0.01
     assert "unknown" not in capsys.readouterr().err
-    few = {**settings, "vocabulary": 1800}  # room for 600 of the 900
+    few = {**settings, "vocab_size": 1800}  # room for 600 of the 900
     pretrain("scratch", [tmp_path / "texts.txt"], tmp_path / "few", **few, progress=Progress.for_terminal(json=True))
     assert "of the texts' tokens are unknown to the tokenizer, and are neither masked nor learnt" in capsys.readouterr().err
     (tmp_path / "other.txt").write_text("\n".join("ж " * 30 for _ in range(200)), encoding="utf-8")
@@ -274,7 +274,7 @@ def test_float16_weights_are_half_the_size_and_nearly_the_same(corpus, tmp_path)
 def test_the_cooccurrence_start_beats_a_random_one_at_equal_steps(corpus, tmp_path):
     losses = {}
     for start in (True, False):
-        settings = {**TINY, "tokens": 16.0 * 8 * 20, "cooccurrence_start": start, "validation": (corpus,), "validate_every_tokens": 1e9}
+        settings = {**TINY, "tokens": 16.0 * 8 * 20, "cooccurrence_init": start, "validation": (corpus,), "validate_every_tokens": 1e9}
         losses[start] = pretrain("scratch", [corpus], tmp_path / f"model-{start}", **settings).validation[-1][1]
     assert losses[True] < losses[False]
 
@@ -283,16 +283,16 @@ def test_the_cooccurrence_start_beats_a_random_one_at_equal_steps(corpus, tmp_pa
     ("settings", "message"),
     [
         ({"masking_rate": 1.0}, "masking_rate is 1.0: give a share above 0 and below 1"),
-        ({"width": 250, "heads": 4}, "width 250 cannot be shared by 4 heads"),
+        ({"hidden_size": 250, "heads": 4}, "hidden_size 250 cannot be shared by 4 heads"),
         ({"tokens": 0}, "tokens is 0: give 1 or more"),
         ({"optimizer": "AdamW"}, "optimizer is 'AdamW': give muon, adamw"),
         ({"architecture": "roberta"}, "architecture is 'roberta': give modernbert, bert"),
         ({"objective": "wholeword"}, "objective is 'wholeword': give random, whole-word, span, fully-explored, cmlm"),
         ({"dtype": "float64"}, "dtype is 'float64': give auto, float32, bfloat16"),
         ({"block_tokens": 4}, "block_tokens is 4, too little context"),
-        ({"vocabulary": 10}, "vocabulary is 10, hardly more than the letters"),
+        ({"vocab_size": 10}, "vocab_size is 10, hardly more than the letters"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1: give 0 or more"),
-        ({"clip_norm": 0.0}, "clip_norm is 0.0, which would leave no gradient"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0, which would leave no gradient"),
         ({"decay_share": 2.0}, "decay_share is 2.0: give a share of the run"),
     ],
 )

@@ -100,7 +100,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, corpus, tmp_path):
 
 
 def test_a_new_model_is_trained_from_scratch_in_bfloat16(corpus, tmp_path):
-    shape = {"vocabulary": 300, "width": 32, "heads": 2, "feed_forward": 48, "layers": 2}
+    shape = {"vocab_size": 300, "hidden_size": 32, "heads": 2, "intermediate_size": 48, "layers": 2}
     settings = {**TINY, **shape, "optimizer": "muon", "dtype": "bfloat16", "tokens": 24.0 * 16 * 30, "dropout": 0.1}
     result = pretrain("scratch", [corpus], tmp_path / "model", **settings)
     assert np.mean(result.losses[-5:]) < np.mean(result.losses[:5])

@@ -197,8 +197,8 @@ def test_frozen_word_embeddings_stay_to_the_bit(bert_folder, pairs):
 def test_any_micro_batch_gives_the_same_gradient(bert_folder, pairs, type):
     options = {"type": type, "negatives": 2}
     loss, whole = gradients(trainer(bert_folder, pairs, **options), range(8))
-    for micro_tokens in (1, 150):
-        part_loss, parts = gradients(trainer(bert_folder, pairs, micro_tokens=micro_tokens, **options), range(8))
+    for micro_batch_tokens in (1, 150):
+        part_loss, parts = gradients(trainer(bert_folder, pairs, micro_batch_tokens=micro_batch_tokens, **options), range(8))
         assert part_loss == pytest.approx(loss, rel=1e-5)
         assert parts.keys() == whole.keys()
         for name, gradient in whole.items():
@@ -355,7 +355,7 @@ def test_scores_in_parts_give_the_same_gradient_with_less_in_memory(bert_folder,
 
 @pytest.mark.parametrize("type", ["bi", "cross"])
 def test_gradients_of_parts_are_added_up_in_float32(bert_folder, pairs, type):
-    made = trainer(bert_folder, pairs, type=type, negatives=1, micro_tokens=1)
+    made = trainer(bert_folder, pairs, type=type, negatives=1, micro_batch_tokens=1)
     made.weights = recipe.MasterWeights(made.ranker.module, dtype=torch.bfloat16)
     made.gradient_step(np.arange(8), step=0, seed=1)
     assert all(parameter.grad is None for parameter in made.ranker.module.parameters())
@@ -375,7 +375,7 @@ def test_two_processes_give_the_one_process_gradient(bert_folder, pairs, tmp_pat
         from tain.text.records import RankingExample
         from tain.training import distributed
         pairs = [RankingExample(c, tuple(a), tuple(n)) for c, a, n in json.loads(open({str(tmp_path / "pairs.json")!r}).read())]
-        loss, found = gradients(trainer({str(bert_folder)!r}, pairs, micro_tokens=100, **{options!r}), range(7))
+        loss, found = gradients(trainer({str(bert_folder)!r}, pairs, micro_batch_tokens=100, **{options!r}), range(7))
         torch.save((loss, found), {str(tmp_path)!r} + f"/gradients-{{distributed.rank()}}.pt")
         """)
     for process in (0, 1):
@@ -404,7 +404,7 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
 
         recipe.list_figures, recipe.mine_negatives = measured, mined
         pairs = [RankingExample(c, tuple(a), tuple(n)) for c, a, n in json.loads(open({str(tmp_path / "pairs.json")!r}).read())]
-        options = dict(POLY, epochs=1, negatives=2, mine_with={str(bert_folder)!r}, mined_from=4)
+        options = dict(POLY, epochs=1, negatives=2, mine_with={str(bert_folder)!r}, mining_pool=4)
         result = recipe.rank({str(bert_folder)!r}, pairs, **options)
         codes = result.ranker.head.codes.tolist()
         try:
@@ -462,7 +462,7 @@ def test_mined_negatives_are_the_best_wrong_ones(bert_folder, pairs):
 
 
 def test_mined_negatives_are_trained_on(bert_folder, pairs, monkeypatch):
-    made = trainer(bert_folder, pairs, mine_with=str(bert_folder), mined_from=3, negatives=3)
+    made = trainer(bert_folder, pairs, mine_with=str(bert_folder), mining_pool=3, negatives=3)
     assert all(len(near) == 3 for near in made.data.hard)
     seen = []
     monkeypatch.setattr(made, "_dual_step", lambda ranker, given, negatives, teacher, **more: seen.append((given, negatives)) or 0.0)
@@ -563,7 +563,7 @@ def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypa
         ({"teacher": "x", "negatives": 0}, "a teacher orders lists, and without negatives there are none"),
         ({"mine_with": "x", "negatives": 0}, "hard negatives are mined, but none are used"),
         ({"teacher_weight": 0.1}, "--teacher-share and --teacher-temperature are a teacher's, and there is none"),
-        ({"mined_from": 9}, "--mined-from says where mined negatives are drawn from, and none are mined"),
+        ({"mining_pool": 9}, "--mined-from says where mined negatives are drawn from, and none are mined"),
         ({"validation_candidates": 1}, "validation_candidates is 1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"similarity": "euclidean"}, "similarity is 'euclidean': give cosine or dot"),

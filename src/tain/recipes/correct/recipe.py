@@ -149,7 +149,7 @@ def _moments(embedder: Embedder, texts: Iterable[str], language: str, config: Co
         while window := list(islice(stream, _WINDOW_TEXTS)):
             if not moments.count:
                 check_known(embedder, window, progress=progress, is_training=True)
-            moments.add(embedder.encode(window, batch_tokens=config.batch_tokens, normalise=False))
+            moments.add(embedder.encode(window, batch_tokens=config.batch_tokens, normalize=False))
             truncated += embedder.truncated
             task.advance(len(window))
     return moments, truncated

@@ -91,11 +91,11 @@ _OF_PQRNN = (
     "distortion",
     "zoneout",
 )
-_OF_TEACHERS = ("logit_scale", "label_weight", "word_exchange")  # without one nobody says anything of texts but what is given
+_OF_TEACHERS = ("logit_scale", "label_weight", "word_replacement")  # without one nobody says anything of texts but what is given
 _IDLE: dict[str, tuple[str, ...]] = {
     "pqrnn": ("static_dim",),
     "static": _OF_PQRNN,
-    "embed": ("augmented_copies", "word_exchange", "logit_scale", "label_weight"),
+    "embed": ("augmented_copies", "word_replacement", "logit_scale", "label_weight"),
     "classify": ("temperature", "similarity_weight", "vector_weight"),
     "tag": ("temperature", "similarity_weight", "vector_weight"),
 }
@@ -135,7 +135,7 @@ class DistilConfig:
     augmented_copies: Annotated[
         int | None, "labels: changed copies of each text, which the teacher labels (2; without a teacher that can read, 0)"
     ] = None
-    word_exchange: Annotated[
+    word_replacement: Annotated[
         float, "labels: chance of a copy's word to give way to one that an encoder (the teacher's, or token_vectors) finds near it"
     ] = 0.2
     distortion: Annotated[float | None, "chance of a token to be misspelt in training (embed 0, else 0.1)"] = None
@@ -172,8 +172,8 @@ class DistilConfig:
             problems.append("init_words and token_vectors are for students that begin with random weights: leave them out, or init_from")
         if self.task == "tag" and (self.separate or self.split != "space"):
             problems.append("separate and split part tokens further than their tags: leave them out with --task tag")
-        if self.augmented_copies == 0 and self.word_exchange != type(self).word_exchange:
-            problems.append("word_exchange changes copies, and augmented_copies 0 makes none: leave one of the two out")
+        if self.augmented_copies == 0 and self.word_replacement != type(self).word_replacement:
+            problems.append("word_replacement changes copies, and augmented_copies 0 makes none: leave one of the two out")
         if self.split not in get_args(Split):
             problems.append(f"split is {self.split!r}: give {' or '.join(get_args(Split))}")
         if self.student == "static" and self.dtype not in ("auto", "float32"):
@@ -202,7 +202,7 @@ class DistilConfig:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}: give 0 or more")
-        for name in ("label_weight", "word_exchange", "distortion", "zoneout"):
+        for name in ("label_weight", "word_replacement", "distortion", "zoneout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 problems.append(f"{name} is {value}, but it is a share: give 0 to 1")

@@ -144,9 +144,9 @@ def _copies(
 ) -> _Copies:
     """Changed copies with the teacher's word on them; without a teacher their labels and tags go along as they are. None is a text held out."""
     wanted = config.augmented_copies
-    if config.task != "embed" and not teacher.reads and config.word_exchange != DistilConfig.word_exchange:
+    if config.task != "embed" and not teacher.reads and config.word_replacement != DistilConfig.word_replacement:
         raise UserError(
-            f"word_exchange is {config.word_exchange}, but only a teacher that labels new texts can tell what other words mean: leave it out"
+            f"word_replacement is {config.word_replacement}, but only a teacher that labels new texts can tell what other words mean: leave it out"
         )
     if config.task == "embed" or (wanted is None and not teacher.reads) or wanted == 0:
         return _Copies([], TeacherOutputs())
@@ -156,9 +156,9 @@ def _copies(
             "leave it out, or put the changed texts and their rows into the matrix"
         )
     # labels that go along as they are would be wrong for other words
-    near = near_words(encoder, examples) if encoder is not None and teacher.reads and config.word_exchange else None
+    near = near_words(encoder, examples) if encoder is not None and teacher.reads and config.word_replacement else None
     copies, rng = 2 if wanted is None else wanted, np.random.default_rng([config.seed, 2])
-    made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_exchange)
+    made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_replacement)
     is_held = {same_text_key(example.text) for example in held}
     made = [example for example in made if same_text_key(example.text) not in is_held]
     taught = _taught(teacher, [example.text for example in made], indices=None, progress=progress) if made else TeacherOutputs()

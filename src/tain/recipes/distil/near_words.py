@@ -30,7 +30,7 @@ def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, 
     words = list(dict.fromkeys([*ours, *whole_words(embedder)]))
     if len(words) < 2:
         return {}
-    vectors = embedder.encode(words, normalise=False)
+    vectors = embedder.encode(words, normalize=False)
     vectors -= vectors.mean(axis=0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     found = {}

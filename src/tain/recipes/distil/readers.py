@@ -160,7 +160,7 @@ def _wanted(data: DistillationData) -> tuple[np.ndarray, np.ndarray]:
 def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
     """Whose vectors of tokens or words a student starts from, and which finds near words; None where nobody has any, or none are asked for."""
     is_start = config.student == "static" or _starts_from_words(config)
-    if not is_start and (config.task == "embed" or not config.word_exchange or config.augmented_copies == 0):
+    if not is_start and (config.task == "embed" or not config.word_replacement or config.augmented_copies == 0):
         return None
     if config.token_vectors is None:
         return teacher.embedder

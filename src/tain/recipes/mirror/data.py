@@ -98,13 +98,13 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
     given = [each for each in everything if (each[0].strip() and each[1].strip() if is_paired else each.strip())]
     fills_batch = config.trains and "neighbours" not in kinds  # else nothing, or pairs of neighbours
     different = _without_repeats(given, is_paired=is_paired)
-    kept = given if config.keep_repeats else different
+    kept = given if config.keep_duplicates else different
     _refuse_too_few(len(different), len(given), len(kept), config, needs_batch=fills_batch)
     rng = np.random.default_rng([config.seed, 1])
     order = rng.permutation(len(kept))
     held = _held_out(len(kept), config, fills_batch=fills_batch)
     rest = order[held:]
-    if config.keep_repeats or is_paired:  # else no text is there twice
+    if config.keep_duplicates or is_paired:  # else no text is there twice
         sides = [{same_text_key(text) for text in ([each] if isinstance(each, str) else each)} for each in kept]
         is_held = set().union(*(sides[index] for index in order[:held]))
         rest = np.array([index for index in rest if not sides[index] & is_held], dtype=np.int64)

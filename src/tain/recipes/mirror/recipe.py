@@ -434,8 +434,8 @@ class MirrorTrainer:
         drops = config.dropout or config.attention_dropout or config.drophead
         if config.allow_identical_views or not (drops or self.data.is_identity):
             return
-        assert config.erased_chars is not None and config.erase_floor is not None
-        fewest = max(config.erase_floor, config.erased_chars + 1) if config.erased_chars else math.inf
+        assert config.erased_chars is not None and config.erase_min_chars is not None
+        fewest = max(config.erase_min_chars, config.erased_chars + 1) if config.erased_chars else math.inf
         whole = sum(len(text) < fewest for text in self.data.left)
         if not drops and 0 < whole < len(self.data.left):
             self.progress.warn(
@@ -481,11 +481,11 @@ class MirrorTrainer:
 
     def _erased(self, texts: list[int], rng: np.random.Generator) -> list[list[int]]:
         """Token ids of some texts with a span of characters erased."""
-        assert self.config.erased_chars is not None and self.config.erase_floor is not None
+        assert self.config.erased_chars is not None and self.config.erase_min_chars is not None
         left, right = twin_views(
             [self.data.left[text] for text in texts],
             chars=self.config.erased_chars,
-            floor=self.config.erase_floor,
+            floor=self.config.erase_min_chars,
             mask_token=self.mask_token,
             rng=rng,
         )
@@ -528,7 +528,7 @@ class MirrorTrainer:
         left, right = self._views(indices, step=step, seed=seed)
         ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
         mine = ids[distributed.share_of(len(ids))]
-        rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_tokens))
+        rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_batch_tokens))
         parts = [pack([mine[row] for row in part], share_rows=self.embedder.encoder.layout == "packed") for part in rows]
         teacher = None if self.teacher is None else self.teacher.encode(ids)
         return _Batch(parts, rows, len(ids), self._is_same(indices), teacher)
@@ -683,7 +683,7 @@ class MirrorTrainer:
         with self._computing():
             for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
                 end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
-                moments.add(self.embedder.encode(texts[start:end], normalise=False))
+                moments.add(self.embedder.encode(texts[start:end], normalize=False))
         return moments
 
     def _reports_after_training(self) -> float:

@@ -66,7 +66,7 @@ def write_conditional_layout(folder: Path, model: Any, tokenizer: Any, record: d
         pooling="mean",
         dim=int(model.config.hidden_size),
         max_tokens=max_length(model, tokenizer),
-        normalise=False,
+        normalize=False,
         record={"pooling": "mean", **record},
         card=_CARD.format(base=record["base_model"], tokens=record["tokens"] / 1e6),
     )

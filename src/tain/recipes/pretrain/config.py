@@ -11,7 +11,17 @@ from tain.foundation.errors import refuse_all
 MaskUnit = Literal["text", "batch"]
 
 # what shapes a new model; a continued one is what it is
-NEW_MODEL = ("architecture", "layers", "width", "heads", "feed_forward", "vocabulary", "tokenizer", "dropout", "cooccurrence_start")
+NEW_MODEL = (
+    "architecture",
+    "layers",
+    "hidden_size",
+    "heads",
+    "intermediate_size",
+    "vocab_size",
+    "tokenizer",
+    "dropout",
+    "cooccurrence_init",
+)
 
 
 _OF_BITEXT = ("bitext_pairs", "bitext_weight", "bitext_margin", "bitext_scale")
@@ -65,7 +75,7 @@ class PretrainConfig:
     embedding_learning_rate: Annotated[float, "AdamW's learning rate on token embeddings, under muon"] = 1e-3
     learning_rate: Annotated[float, "AdamW's learning rate: on norms and biases under muon, else on everything"] = 3e-3
     weight_decay: Annotated[float, "decay of all weights under adamw, of the matrices under muon"] = 0.01
-    clip_norm: Annotated[float, "longest gradient that a step takes; longer ones are scaled down"] = 1.0
+    max_grad_norm: Annotated[float, "longest gradient that a step takes; longer ones are scaled down"] = 1.0
     warmup_steps: Annotated[int, "steps over which learning rates rise from 0"] = 50
     decay_share: Annotated[float, "last share of the run over which learning rates fall to 0; 0 keeps them level"] = 0.3
     dropout: Annotated[float, "dropout everywhere, for new models; 0 learns fastest while text is plenty"] = 0.0
@@ -73,13 +83,13 @@ class PretrainConfig:
     validation: Annotated[tuple[Path, ...], "text files to measure the loss on"] = ()
     validate_every_tokens: Annotated[float, "tokens between measurements"] = 1e6
     snapshots: Annotated[bool, "keep the model at 1, 2, 4, ... million tokens, beside the output folder"] = False
-    cooccurrence_start: Annotated[bool, "start a new model's embeddings from counted co-occurrences"] = True
+    cooccurrence_init: Annotated[bool, "start a new model's embeddings from counted co-occurrences"] = True
     architecture: Annotated[Literal["modernbert", "bert"], "a new model's layout"] = "modernbert"
     layers: Annotated[int, "a new model's layers"] = 5
-    width: Annotated[int, "a new model's width"] = 256
+    hidden_size: Annotated[int, "a new model's width"] = 256
     heads: Annotated[int, "a new model's attention heads; must divide the width"] = 4
-    feed_forward: Annotated[int, "inner width of a new model's feed-forward parts"] = 384
-    vocabulary: Annotated[int, "word pieces of a new model's tokenizer"] = 16_384
+    intermediate_size: Annotated[int, "inner width of a new model's feed-forward parts"] = 384
+    vocab_size: Annotated[int, "word pieces of a new model's tokenizer"] = 16_384
     tokenizer: Annotated[str | None, "folder of a tokenizer for a new model; default: one is trained on the texts"] = None
     add_words: Annotated[
         int, "teach a continued model's tokenizer this many words of the texts that it cuts into 3 pieces or more, frequent ones first"
@@ -103,7 +113,16 @@ class PretrainConfig:
         problems = wrong_choices(self)
         if not 0 <= self.seed < 2**63:
             problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
-        for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens", "span_tokens"):
+        for name in (
+            "tokens",
+            "batch_blocks",
+            "layers",
+            "hidden_size",
+            "heads",
+            "intermediate_size",
+            "validate_every_tokens",
+            "span_tokens",
+        ):
             if not getattr(self, name) >= 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")
         for name in ("tokens", "validate_every_tokens"):
@@ -124,16 +143,18 @@ class PretrainConfig:
                 problems.append(f"{name} is {getattr(self, name)}: give a number between 0 and 1")
         if not 0 <= self.weight_decay < math.inf:
             problems.append(f"weight_decay is {self.weight_decay}: give 0 or more (0.01)")
-        if not self.clip_norm > 0:
-            problems.append(f"clip_norm is {self.clip_norm}, which would leave no gradient: give a number above 0 (1.0; inf clips nothing)")
+        if not self.max_grad_norm > 0:
+            problems.append(
+                f"max_grad_norm is {self.max_grad_norm}, which would leave no gradient: give a number above 0 (1.0; inf clips nothing)"
+            )
         if not 0 <= self.decay_share <= 1:
             problems.append(f"decay_share is {self.decay_share}: give a share of the run, 0 to 1 (0.3)")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout is {self.dropout}: give 0 to below 1")
-        if self.heads >= 1 and self.width % self.heads:
-            problems.append(f"width {self.width} cannot be shared by {self.heads} heads: give a multiple")
-        if self.vocabulary < 300:
-            problems.append(f"vocabulary is {self.vocabulary}, hardly more than the letters: give 300 or more (16384)")
+        if self.heads >= 1 and self.hidden_size % self.heads:
+            problems.append(f"hidden_size {self.hidden_size} cannot be shared by {self.heads} heads: give a multiple")
+        if self.vocab_size < 300:
+            problems.append(f"vocab_size is {self.vocab_size}, hardly more than the letters: give 300 or more (16384)")
         if self.add_words < 0:
             problems.append(f"add_words is {self.add_words}: give 0 or more")
         refuse_all([*problems, *self._idle(), *self._problems_of_exploring(), *self._problems_of_conditioning()])

@@ -199,7 +199,7 @@ class PretrainTrainer:
         model = new_model(self.config, self.tokenizer)
         self._refuse_long_blocks(model)
         shards = self._shards()
-        if self.config.cooccurrence_start and not self.config.resume:
+        if self.config.cooccurrence_init and not self.config.resume:
             self._start_embeddings(model, shards)
         return model, shards
 
@@ -234,13 +234,13 @@ class PretrainTrainer:
 
         if self.config.tokenizer is not None:
             return load_tokenizer(self.config.tokenizer)
-        key = hashlib.sha256(json.dumps([self.sources.facts(), self.config.vocabulary]).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([self.sources.facts(), self.config.vocab_size]).encode()).hexdigest()[:16]
         folder = self.work / f"tokenizer-{key}"
         if not (folder / "tokenizer.json").exists():
-            self.progress.note(f"training a tokenizer of {self.config.vocabulary:,} word pieces")
+            self.progress.note(f"training a tokenizer of {self.config.vocab_size:,} word pieces")
             # each character may need a piece to begin a word with and one to go on
-            alphabet = alphabet_of(self.sources.texts(), most=self.config.vocabulary // 3)
-            trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocabulary, alphabet=alphabet)
+            alphabet = alphabet_of(self.sources.texts(), most=self.config.vocab_size // 3)
+            trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocab_size, alphabet=alphabet)
             with whole_folder(folder, overwrite=True, follow=False) as partial:
                 trained.save_pretrained(partial)
         return transformers.AutoTokenizer.from_pretrained(folder)
@@ -286,7 +286,7 @@ class PretrainTrainer:
         if share > _MOST_UNKNOWN:
             raise UserError(
                 f"{share:.0%} of the texts' tokens are unknown to the tokenizer, and nothing can be learnt of them: "
-                "give a model of the texts' language, or for a new one a larger --vocabulary"
+                "give a model of the texts' language, or for a new one a larger --vocab-size"
             )
         if share > _MUCH_UNKNOWN:
             self.progress.warn(f"{share:.1%} of the texts' tokens are unknown to the tokenizer, and are neither masked nor learnt")
@@ -327,7 +327,7 @@ class PretrainTrainer:
     def _optimizer(self, model: Any, weights: MasterWeights) -> Optimizer:
         config = self.config
         if config.optimizer == "adamw":
-            return adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+            return adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm)
         return muon_and_adamw(
             weights,
             matrix_learning_rate=config.matrix_learning_rate,
@@ -335,7 +335,7 @@ class PretrainTrainer:
             other_learning_rate=config.learning_rate,
             embeddings=[*tied_names(model), *(name for name in weights.names if "embedding" in name)],
             weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
+            max_grad_norm=config.max_grad_norm,
         )
 
     def _loop(self, network: MaskedLanguageModel, optimizer: Optimizer, objective: Objective, held: HeldOut, steps: int) -> Trained:

@@ -267,7 +267,7 @@ class RankTrainer:
             codes=config.codes or 1,
             scale=PAPER_SCALE,
             is_scale_learned=not config.paper_scaling,
-            normalise=config.similarity == "cosine",
+            normalize=config.similarity == "cosine",
             is_shared=config.shared_towers,
             generator=generator,
             **limits,
@@ -341,7 +341,7 @@ class RankTrainer:
         miner = self._helper(self.config.mine_with)
         if not isinstance(miner, DualRanker):
             raise UserError(f"mine_with is {self.config.mine_with!r}, a cross-encoder, which would take hours: give a bi- or poly-encoder")
-        return mine_negatives(miner, self.data, count=self.config.mined_from)
+        return mine_negatives(miner, self.data, count=self.config.mining_pool)
 
     def _taught(self) -> list[list[float]]:
         """The teacher's scores of each pair's right answer and negatives."""
@@ -604,12 +604,12 @@ class RankTrainer:
         context_rows = [[item * each + index for index in range(vectors)] for item in range(len(pairs))]
         candidate_rows = [item * each + index for item in range(len(pairs)) for index in range(vectors, each)]
         tokens = sum(map(len, contexts)) + sum(map(len, candidates))
-        if tokens <= self.config.micro_tokens:
+        if tokens <= self.config.micro_batch_tokens:
             return [_Part(contexts, candidates, [*(row for rows in context_rows for row in rows), *candidate_rows])]
         parts = []
-        for chosen in batches_by_tokens([len(ids) for ids in contexts], batch_tokens=self.config.micro_tokens):
+        for chosen in batches_by_tokens([len(ids) for ids in contexts], batch_tokens=self.config.micro_batch_tokens):
             parts.append(_Part([contexts[item] for item in chosen], [], [row for item in chosen for row in context_rows[item]]))
-        for chosen in batches_by_tokens([len(ids) for ids in candidates], batch_tokens=self.config.micro_tokens):
+        for chosen in batches_by_tokens([len(ids) for ids in candidates], batch_tokens=self.config.micro_batch_tokens):
             parts.append(_Part([], [candidates[item] for item in chosen], [candidate_rows[item] for item in chosen]))
         return parts
 
@@ -636,7 +636,7 @@ class RankTrainer:
         ]
         read = []
         tokens = [sum(len(ids) for ids, _ in row) for row in joined]
-        for part, chosen in enumerate(batches_by_tokens(tokens, batch_tokens=self.config.micro_tokens)):
+        for part, chosen in enumerate(batches_by_tokens(tokens, batch_tokens=self.config.micro_batch_tokens)):
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
             scores = ranker.pair_scores([pair for item in chosen for pair in joined[item]], share_rows=True).view(len(chosen), -1)
             targets = torch.zeros(len(chosen), dtype=torch.long, device=self.device)
