@@ -5,6 +5,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +18,9 @@ ROOT_PAGES = {
     "benchmarks/README.md": "benchmarks.md",
 }
 CLI_MARKER = "<!-- command-line reference -->"
+_LOADED = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//[^>]*>|<link\b[^>]*\bhref=["']?(?:https?:)?//[^>]*>"""
+)
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -35,6 +39,13 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     if page.file.src_uri in ROOT_PAGES.values():
         return markdown
     return _with_site_links(markdown, PurePosixPath("docs") / page.file.src_uri, page.file.src_uri)
+
+
+def on_post_build(*, config: Any) -> None:
+    """Refuse a page that would load anything from outside when it is opened."""
+    for page in Path(config["site_dir"]).rglob("*.html"):
+        if found := _LOADED.search(page.read_text(encoding="utf-8")):
+            raise PluginError(f"{page.name} would load from outside: {found[0]}")
 
 
 def command_line_reference() -> str:
