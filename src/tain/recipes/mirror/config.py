@@ -67,7 +67,7 @@ class MirrorConfig:
         float | None,
         "weight of keeping the cosines of texts near those of trained token vectors, which know words but no order; 0 leaves it out (0; best: 20)",
     ] = None
-    anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 600_000
+    anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 2_000_000
     join: Annotated[
         bool | None,
         "join the trained encoder with the token vectors of its anchor, in one model of twice the width; needs ModernBERT's layout and --whiten "

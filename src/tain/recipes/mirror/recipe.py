@@ -47,7 +47,7 @@ from tain.objectives.contrastive import info_nce, similarity_gap
 from tain.recipes.mirror.config import MirrorConfig
 from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, TrainingSet, has_documents, training_set
 from tain.recipes.mirror.model_card import FIGURES, below_lexical, method_of, model_card
-from tain.recipes.mirror.static import TokenVectors, train_token_vectors
+from tain.recipes.mirror.static import TokenVectors, combined_with_embeddings, taken, train_token_vectors
 from tain.recipes.shared.settings import resolve_config, suggested_settings
 from tain.text.collections import each_item
 from tain.text.records import Sentence
@@ -623,18 +623,29 @@ class MirrorTrainer:
             counts = torch.bincount(torch.from_numpy(own.ids).long(), minlength=int(encoder.model.config.vocab_size))
             encoder.token_weights = sif_weights(counts, smoothing=config.sif_smoothing).to(encoder.device)
         if not config.trains and self.teacher is not None:
-            encoder.token_weights = install_token_vectors(encoder.model, self.teacher.table.to(encoder.device))
+            table = self.teacher.table
+            if config.level == "word":
+                embeddings = encoder.model.get_input_embeddings().weight.detach().cpu()
+                table = combined_with_embeddings(self.teacher, embeddings, special=self._special_ids())
+            encoder.token_weights = install_token_vectors(encoder.model, table.to(encoder.device))
+
+    def _special_ids(self) -> list[int]:
+        """Ids of special tokens, without the unknown token, which stands for a word."""
+        return [token for token in self.embedder.tokenizer.all_special_ids if token != self.embedder.tokenizer.unk_token_id]
 
     def _token_vectors(self) -> TokenVectors:
-        """Train the teacher on all pairs at hand; where all positives are made of single texts it stays as it is, whitened."""
-        config, data, tokenizer = self.config, self.data, self.embedder.tokenizer
+        """Train token vectors on all pairs of neighbours; if all positives are made of single texts, only whiten them."""
+        config, data = self.config, self.data
         pairs = data.pool or list(zip(data.left, data.right, strict=True))
-        left, right = (tokenise_once(tokenizer, [pair[side] for pair in pairs], max_tokens=self.max_tokens) for side in (0, 1))
+        numbers: dict[str, int] = {}  # most sentences are in two pairs, and are tokenised once
+        sides = [np.fromiter((numbers.setdefault(pair[side], len(numbers)) for pair in pairs), np.int64, len(pairs)) for side in (0, 1)]
+        texts = tokenise_once(self.embedder.tokenizer, list(numbers), max_tokens=max(self.max_tokens, _BAG_TOKENS))
+        left, right = (taken(texts, side) for side in sides)
         most = 0 if data.is_of_single_texts else config.anchor_pairs
         if config.budget_s is not None:
             most = min(most, int(_PAIRS_A_SECOND * _TEACHERS_SHARE * config.budget_s))
         table = self.embedder.encoder.model.get_input_embeddings().weight.detach().cpu()
-        special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
+        special = self._special_ids()
         return train_token_vectors(table, left, right, special=special, max_pairs=most, seed=config.seed, progress=self.progress)
 
     def _join(self) -> None:
@@ -814,7 +825,8 @@ class MirrorTrainer:
             drop_leftovers(left)
 
 
-_PAIRS_A_SECOND, _TEACHERS_SHARE = 4000, 0.15  # of token vectors on one core, and of a budget
+_PAIRS_A_SECOND, _TEACHERS_SHARE = 7000, 0.15  # of token vectors on one core, and of a budget
+_BAG_TOKENS = 128  # a text of token vectors is read so far at least: a bag of words costs little
 _JOINING_TEXTS, _FEWEST_JOINING_TEXTS = 4000, 500  # the second in a budget, as below
 _JOINED_COST = 3.0  # of encoding, over that of the encoder itself
 _STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
