@@ -230,7 +230,7 @@ class MirrorConfig:
         """Whether token vectors are trained on pairs of neighbours, as an anchor or as the result."""
         return bool(self.anchor) or (self.recipe == "fast" and "neighbours" in self.positive_kinds)
 
-    def for_texts(self, *, has_documents: bool, suggested: Mapping[str, float] | None = None) -> "MirrorConfig":
+    def for_texts(self, *, has_documents: bool, suggested: Mapping[str, float | int] | None = None) -> "MirrorConfig":
         """Fill what decides which texts are read: positives, their number, duplicates and held-out texts.
 
         Args:
@@ -257,7 +257,7 @@ class MirrorConfig:
         return problems
 
     def resolved(
-        self, *, width: int, weight_rms: float, suggested: Mapping[str, float] | None = None, model_type: str = ""
+        self, *, width: int, weight_rms: float, suggested: Mapping[str, float | int] | None = None, model_type: str = ""
     ) -> "MirrorConfig":
         """Fill what is None from the recipe, the level's preset, and learning rate and dropout from the model.
 

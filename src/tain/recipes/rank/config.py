@@ -162,7 +162,7 @@ class RankConfig:
             problems.append("hard negatives are mined, but none are used: give --negatives 1 or more, or leave out --mine-with")
         return problems
 
-    def resolved(self, *, pairs: int, has_held_out: bool, suggested: Mapping[str, float] | None = None) -> "RankConfig":
+    def resolved(self, *, pairs: int, has_held_out: bool, suggested: Mapping[str, float | int] | None = None) -> "RankConfig":
         """Fill what is None from the type, the number of training pairs and the model.
 
         Args:

@@ -45,7 +45,7 @@ def resolve_config(kind: type[Config], verb: str, config: Config | None, setting
 SUGGESTIONS = ("learning_rate", "matrix_learning_rate", "dropout", "max_pairs")
 
 
-def suggested_settings(record: Mapping[str, Any], *, name: str | Path) -> dict[str, float]:
+def suggested_settings(record: Mapping[str, Any], *, name: str | Path) -> dict[str, float | int]:
     """Read the settings that a model's folder suggests for mirroring: any of ``SUGGESTIONS``.
 
     Args:
