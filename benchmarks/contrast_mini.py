@@ -163,7 +163,7 @@ def main():
         gap = similarity_gap(vectors, teacher.encode(ids))
         (contrast + ANCHOR * (1 - 0.5 * share) * gap).backward()
         masked = blocks_of(texts.ids, rng, tokenizer, generator)
-        mlm = masked_cross_entropy(network(masked.ids, masked.places).float(), masked.targets)
+        mlm = masked_cross_entropy(network(masked.ids, masked.indices).float(), masked.targets)
         (MLM * mlm).backward()
         optimizer.step(rate_factor=min(1.0, (step + 1) / 20) * (0.05 + 0.95 * (1 - share)))
         step += 1
