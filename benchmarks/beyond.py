@@ -26,7 +26,7 @@ from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.report import evaluate
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
-from tain.recipes.mirror import mirror
+from tain.recipes.mirror.recipe import mirror
 from tain.text.readers import read_sentences
 
 RECIPES = {

@@ -32,11 +32,11 @@ from measuring import RESULTS, Claim, Rows, finish, minilm_folder
 from tain.evaluation.report import evaluate
 from tain.evaluation.tagging import measure_tagging
 from tain.evaluation.tagging_sets import load_tagging
-from tain.foundation.runtime import keep_freed_memory
+from tain.foundation.machine import keep_freed_memory
 from tain.models.embedder import Embedder
-from tain.recipes.distil import distil
-from tain.recipes.distil_config import PRESETS
-from tain.runtime.student import Student
+from tain.recipes.distil.config import PRESETS
+from tain.recipes.distil.recipe import distil
+from tain.students.student import Student
 from tain.text.cleaning import drop_repeats
 
 PARTS = ("labels", "embed")

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tain.foundation.runtime import fastest_dtype
+from tain.foundation.machine import fastest_dtype
 from tain.models.embedder import Embedder
 from tain.models.saved import locate
-from tain.recipes.distil_teacher import Lessons
+from tain.recipes.distil.teacher import Lessons
 from tain.text.records import Example, Prediction
 from tain.text.tags import tokens_of
 

@@ -15,14 +15,14 @@ import torch
 
 from measuring import Claim, arguments, finish, in_turns, minilm_folder, ratio_of, sts_sentences
 from minilm_graph import MiniLM
-from tain.batches.projection import Projection
-from tain.batches.projection_config import ProjectionConfig
-from tain.encoders.qrnn import PQRNN, StudentShape
-from tain.export.student import write_student
 from tain.models.embedder import Embedder
-from tain.recipes.distil_config import PRESETS
-from tain.runtime.reading import HashedReader
-from tain.runtime.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, Backend, Student
+from tain.recipes.distil.config import PRESETS
+from tain.students.inputs import HashedReader
+from tain.students.projection import Projection
+from tain.students.projection_config import ProjectionConfig
+from tain.students.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, Backend, Student
+from tain.students.torch.export import write_student
+from tain.students.torch.qrnn import PQRNN, StudentShape
 
 HASHING_GOAL, LATENCY_GOAL_MS, TEACHER_GOAL = 1.0, 1.0, 15.0
 DIM, CLASSES, TAGS = 384, 20, 60

@@ -26,8 +26,8 @@ from measuring import Claim, finish, minilm_folder
 from tain.evaluation.metrics import bootstrap_means, percentile_interval, unit_rows
 from tain.evaluation.report import evaluate
 from tain.models.embedder import Embedder
-from tain.recipes.correct import correct
-from tain.recipes.pretrain import pretrain
+from tain.recipes.correct.recipe import correct
+from tain.recipes.pretrain.recipe import pretrain
 from tain.text.cleaning import same_text_key
 from tain.text.readers import read_rows, read_texts
 

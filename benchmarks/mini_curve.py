@@ -17,7 +17,7 @@ from measuring import RESULTS, command_line, machine
 from mirror_gain import TEXTS, scores
 from ship_mini import MIRROR, write_centred
 from tain.models.embedder import Embedder
-from tain.recipes.mirror import mirror
+from tain.recipes.mirror.recipe import mirror
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 PLOT = Path(__file__).parents[1] / "docs" / "mini-curve.svg"

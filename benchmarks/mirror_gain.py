@@ -21,7 +21,7 @@ from measuring import RESULTS, command_line, machine
 from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.report import evaluate
 from tain.models.embedder import Embedder
-from tain.recipes.mirror import mirror
+from tain.recipes.mirror.recipe import mirror
 
 TEXTS = {"sentence": "stsbenchmark_train_10k_sents_random_sampled.txt", "word": "en_words_top_10k.txt"}
 

@@ -17,12 +17,12 @@ from transformers import AutoModel, AutoTokenizer
 from measuring import Claim, arguments, finish, in_turns, minilm_folder, product_s, ratio_of, sts_sentences
 from tain.batches.views import twin_views
 from tain.encoders.dropout import set_dropout
+from tain.foundation.machine import keep_freed_memory
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import keep_freed_memory
 from tain.models.embedder import Embedder
 from tain.objectives.contrastive import info_nce
-from tain.recipes import mirror as recipe
-from tain.recipes.mirror_config import MirrorConfig
+from tain.recipes.mirror import recipe
+from tain.recipes.mirror.config import MirrorConfig
 from tain.training.optimizer import MasterWeights, adamw
 
 BATCH, PADDED, LEARNING_RATE, SEED = 200, 50, 2e-5, 13

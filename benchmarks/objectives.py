@@ -26,8 +26,8 @@ from tain.evaluation.report import evaluate
 from tain.foundation.files import whole_file, whole_folder
 from tain.models.embedder import Embedder
 from tain.models.masked_lm import MaskedPredictor
-from tain.recipes.mirror import mirror
-from tain.recipes.pretrain import pretrain
+from tain.recipes.mirror.recipe import mirror
+from tain.recipes.pretrain.recipe import pretrain
 from tain.text.readers import read_sentences, read_texts
 
 VISITS = 3  # of each part of the text: the parts of one partition at a masking rate of 0.3

@@ -23,11 +23,11 @@ from measuring import Claim, arguments, finish, in_turns, product_s, ratio_of, s
 from tain.batches.shards import Sources, tokenised
 from tain.encoders.dropout import quicken_dropout, set_dropout
 from tain.encoders.masked_lm import MaskedLanguageModel
-from tain.foundation.runtime import keep_freed_memory
+from tain.foundation.machine import keep_freed_memory
 from tain.models.saved import locate
-from tain.recipes.pretrain_config import PretrainConfig
-from tain.recipes.pretrain_objectives import OBJECTIVES, Masker, Material, block_order
-from tain.recipes.pretrain_start import new_model
+from tain.recipes.pretrain.config import PretrainConfig
+from tain.recipes.pretrain.objectives import OBJECTIVES, Masker, Material, block_order
+from tain.recipes.pretrain.start import new_model
 from tain.training.optimizer import MasterWeights, adamw
 
 SHARED = {"batch_blocks": 24, "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01, "warmup_steps": 10, "device": "cpu"}

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from measuring import RESULTS, Rows, command_line, machine, minilm_folder
-from tain.evaluation.candidates import given_lists, latencies, list_figures, list_scores, sampled_lists
-from tain.foundation.runtime import fastest_dtype
-from tain.recipes.mirror import mirror
-from tain.recipes.rank import rank
+from tain.foundation.machine import fastest_dtype
+from tain.ranking.evaluation import given_lists, latencies, list_figures, list_scores, sampled_lists
+from tain.recipes.mirror.recipe import mirror
+from tain.recipes.rank.recipe import rank
 from tain.text.ranking_pairs import read_ranking_examples
 from tain.text.readers import read_rows
 from tain.text.records import RankingExample

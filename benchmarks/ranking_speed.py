@@ -16,11 +16,11 @@ import torch
 
 from measuring import Claim, arguments, finish, in_turns, minilm_folder, ratio_of, sts_sentences
 from tain.encoders.heads import poly_scores
-from tain.evaluation.candidates import latencies
 from tain.models import scanning
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, DualRanker
 from tain.models.scanning import scan_all, scan_best
+from tain.ranking.evaluation import latencies
 from tain.ranking.index import CandidateIndex
 
 DIM, CODES = 384, (16, 64, 360)

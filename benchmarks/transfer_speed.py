@@ -10,9 +10,9 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from measuring import Claim, arguments, finish, in_turns, ratio_of
-from tain.evaluation.logistic import LogisticRegressions
-from tain.evaluation.suites import load_suites
-from tain.evaluation.transfer import FOLDS, TransferSet, stratified_folds
+from tain.evaluation.suites.logistic import LogisticRegressions
+from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.transfer import FOLDS, TransferSet, stratified_folds
 from tain.models.embedder import Embedder
 
 

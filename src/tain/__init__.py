@@ -5,42 +5,42 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tain.foundation.errors import ShapeError, UserError
+    from tain.inspection.run import inspect, inspect_against
     from tain.models.embedder import Embedder
     from tain.models.rankers import Ranker
-    from tain.recipes.correct import correct
-    from tain.recipes.correct_config import CorrectConfig
-    from tain.recipes.distil import distil
-    from tain.recipes.distil_config import DistilConfig
-    from tain.recipes.inspect import inspect, inspect_against
-    from tain.recipes.mirror import mirror
-    from tain.recipes.mirror_config import MirrorConfig
-    from tain.recipes.pretrain import pretrain
-    from tain.recipes.pretrain_config import PretrainConfig
-    from tain.recipes.rank import rank
-    from tain.recipes.rank_config import RankConfig
-    from tain.runtime.student import Student
+    from tain.recipes.correct.config import CorrectConfig
+    from tain.recipes.correct.recipe import correct
+    from tain.recipes.distil.config import DistilConfig
+    from tain.recipes.distil.recipe import distil
+    from tain.recipes.mirror.config import MirrorConfig
+    from tain.recipes.mirror.recipe import mirror
+    from tain.recipes.pretrain.config import PretrainConfig
+    from tain.recipes.pretrain.recipe import pretrain
+    from tain.recipes.rank.config import RankConfig
+    from tain.recipes.rank.recipe import rank
+    from tain.students.student import Student
 
 __version__ = "0.1.0"
 
 # name -> where it lives: a public name costs its import only when it is used
 _PUBLIC = {
-    "CorrectConfig": "tain.recipes.correct_config",
-    "DistilConfig": "tain.recipes.distil_config",
+    "CorrectConfig": "tain.recipes.correct.config",
+    "DistilConfig": "tain.recipes.distil.config",
     "Embedder": "tain.models.embedder",
-    "MirrorConfig": "tain.recipes.mirror_config",
-    "PretrainConfig": "tain.recipes.pretrain_config",
-    "RankConfig": "tain.recipes.rank_config",
+    "MirrorConfig": "tain.recipes.mirror.config",
+    "PretrainConfig": "tain.recipes.pretrain.config",
+    "RankConfig": "tain.recipes.rank.config",
     "Ranker": "tain.models.rankers",
     "ShapeError": "tain.foundation.errors",
-    "Student": "tain.runtime.student",
+    "Student": "tain.students.student",
     "UserError": "tain.foundation.errors",
-    "correct": "tain.recipes.correct",
-    "distil": "tain.recipes.distil",
-    "inspect": "tain.recipes.inspect",
-    "inspect_against": "tain.recipes.inspect",
-    "mirror": "tain.recipes.mirror",
-    "pretrain": "tain.recipes.pretrain",
-    "rank": "tain.recipes.rank",
+    "correct": "tain.recipes.correct.recipe",
+    "distil": "tain.recipes.distil.recipe",
+    "inspect": "tain.inspection.run",
+    "inspect_against": "tain.inspection.run",
+    "mirror": "tain.recipes.mirror.recipe",
+    "pretrain": "tain.recipes.pretrain.recipe",
+    "rank": "tain.recipes.rank.recipe",
 }
 
 __all__ = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from command_line import run
 
-from tain.runtime.student import Student
+from tain.students.student import Student
 
 SMALL = ("--features", 64, "--bottleneck", 16, "--state", 8, "--layers", 1, "--batch-texts", 8, "--epochs", 1, "--device", "cpu")
 

@@ -12,7 +12,7 @@ import pytest
 
 from tain.cli.encode import _count_texts
 from tain.cli.main import main
-from tain.models.vectors import partial_folder
+from tain.models.encode_to_file import partial_folder
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_file_of_texts_becomes_a_file_of_vectors_and_one_line_says_so(tmp_path
 
 def test_freed_memory_is_kept(tmp_path, bert_folder, texts, monkeypatch):
     kept = []
-    monkeypatch.setattr("tain.foundation.runtime.keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr("tain.foundation.machine.keep_freed_memory", lambda: kept.append(True))
     run(bert_folder, texts, "-o", tmp_path / "vectors.npy")
     assert kept
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from command_line import run
 
-from tain.recipes.distil import distil
+from tain.recipes.distil.recipe import distil
 from tain.text.records import Example
 
 CITIES = "abcdefghijkl"

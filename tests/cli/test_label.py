@@ -7,8 +7,8 @@ import sys
 import pytest
 from command_line import run
 
-from tain.recipes.distil import distil
-from tain.runtime.student import Student
+from tain.recipes.distil.recipe import distil
+from tain.students.student import Student
 from tain.text.records import Example
 
 TEXTS = ["go to a", "go to b and then on to c and d"]

@@ -137,7 +137,7 @@ def test_the_list_of_verbs_imports_none_of_them():
     assert all(f" {verb} " in done.stdout for verb in VERBS)
     assert (
         done.stdout.splitlines()[-1]
-        == "['tain.cli', 'tain.foundation', 'tain.foundation.errors', 'tain.foundation.runtime', 'tain.cli.main']"
+        == "['tain.cli', 'tain.foundation', 'tain.foundation.errors', 'tain.foundation.machine', 'tain.cli.main']"
     )
 
 

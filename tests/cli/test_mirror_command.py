@@ -70,7 +70,7 @@ def test_what_cannot_work_is_one_line_and_code_2(bert_folder, texts_file, tmp_pa
 
 
 def test_a_budget_counts_from_the_process_start(bert_folder, texts_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tain.foundation.runtime.process_age_s", lambda: 100.0)
+    monkeypatch.setattr("tain.foundation.machine.process_age_s", lambda: 100.0)
     assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", "--budget", "60s", *SMALL) == 2
     assert "error: budget is 60 s, and 10" in capsys.readouterr().err
     assert not (tmp_path / "encoder").exists()

@@ -16,8 +16,8 @@ from command_line import run
 
 import tain.serving
 from tain.cli import serve as serve_command
-from tain.recipes.distil import distil
-from tain.runtime.student import Student
+from tain.recipes.distil.recipe import distil
+from tain.students.student import Student
 
 SMALL = {"features": 64, "bottleneck": 16, "state": 12, "layers": 1, "batch_texts": 8, "epochs": 1, "held_out": 0, "device": "cpu"}
 

@@ -6,8 +6,8 @@ import pytest
 
 from tain.cli.settings import flags_of, seconds, settle
 from tain.foundation.errors import UserError
-from tain.recipes.mirror_config import MirrorConfig
-from tain.recipes.pretrain_config import PretrainConfig
+from tain.recipes.mirror.config import MirrorConfig
+from tain.recipes.pretrain.config import PretrainConfig
 
 Flags = flags_of(MirrorConfig)
 

@@ -245,7 +245,7 @@ def test_the_model_itself_still_answers_as_before(tiny_masked_lm: Build, token_i
 
 @torch.no_grad()
 def test_bfloat16_stays_close(tiny_masked_lm: Build, token_ids: Build):
-    from tain.foundation.runtime import set_number_type
+    from tain.foundation.machine import set_number_type
 
     torch.manual_seed(1)
     exact = ConditionalMaskedLM(tiny_masked_lm("modernbert"), pseudo_tokens=3, skip_connection=True).eval()

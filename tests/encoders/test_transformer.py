@@ -11,7 +11,7 @@ from tain.encoders.attention import Packing
 from tain.encoders.dropout import set_dropout
 from tain.encoders.transformer import TransformerEncoder, position_offset_of
 from tain.foundation.errors import ShapeError, UserError
-from tain.foundation.runtime import set_number_type
+from tain.foundation.machine import set_number_type
 
 Build = Callable[..., Any]
 

@@ -9,17 +9,17 @@ import pytest
 
 from tain.evaluation.report import evaluate
 from tain.foundation.errors import UserError
+from tain.inspection.run import inspect
 from tain.models.embedder import Embedder
+from tain.models.encode_to_file import encode_to_file
 from tain.models.labeller import Labeller
 from tain.models.rankers import Ranker
-from tain.models.vectors import encode_to_file
 from tain.ranking.index import CandidateIndex
 from tain.ranking.rerank import add_candidates, search
-from tain.recipes.correct import correct
-from tain.recipes.distil import distil
-from tain.recipes.inspect import inspect
-from tain.recipes.mirror import mirror
-from tain.recipes.rank import rank
+from tain.recipes.correct.recipe import correct
+from tain.recipes.distil.recipe import distil
+from tain.recipes.mirror.recipe import mirror
+from tain.recipes.rank.recipe import rank
 
 Run = Callable[[Any], Any]
 

@@ -10,10 +10,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tain.evaluation.baselines import Lexical, Static, fit_whitening, lexical_tokens
 from tain.evaluation.encoding import EncodedOnce
-from tain.evaluation.geometry import label_free_report
+from tain.evaluation.label_free import label_free_report
 from tain.evaluation.metrics import cosine_rows, gold_places, unit_rows
-from tain.evaluation.pairs import read_scored_table
 from tain.evaluation.report import evaluate
+from tain.evaluation.suites.pairs import read_scored_table
 from tain.foundation.errors import ShapeError, UserError
 from tain.models.input_embeddings import InputEmbeddings
 

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from tain.evaluation.chart import as_svg, headline_sentence
+from tain.evaluation.charts import as_svg, headline_sentence
 from tain.evaluation.metrics import cosine_rows
 from tain.evaluation.report import EvaluationReport, evaluate
-from tain.evaluation.suites import load_suites
+from tain.evaluation.suites.registry import load_suites
 from tain.evaluation.table import as_table
 from tain.foundation.errors import UserError
 

@@ -11,7 +11,7 @@ from tain.foundation.errors import UserError
 from tain.inspection.drawing import as_svg
 from tain.inspection.inspection_table import as_table
 from tain.inspection.results import Comparison, Inspection
-from tain.recipes.inspect import inspect, inspect_against
+from tain.inspection.run import inspect, inspect_against
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -17,7 +17,7 @@ import pytest
 from tain.inspection.page_data import choose_plan, matrices_of, page_data
 from tain.inspection.pages import inspection_page
 from tain.inspection.results import Comparison, Inspection, SimilarityInspection, TextInspection
-from tain.recipes.inspect import inspect, inspect_against
+from tain.inspection.run import inspect, inspect_against
 
 Build = Callable[..., Any]
 

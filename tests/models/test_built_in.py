@@ -11,8 +11,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.models.embedder import Embedder
 from tain.models.saved import locate
-from tain.recipes.pretrain_config import PretrainConfig
-from tain.recipes.pretrain_validation import HeldOut
+from tain.recipes.pretrain.config import PretrainConfig
+from tain.recipes.pretrain.validation import HeldOut
 
 PARTS = ("enwiki_core", "enwiki_sample", "novels", "simplewiki")
 

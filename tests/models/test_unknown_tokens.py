@@ -83,7 +83,7 @@ def test_nothing_is_trained_on_a_script_that_the_model_does_not_know(train: str,
 
 def test_encoding_to_a_file_and_evaluating_warn_once(bert_folder: Path, tmp_path: Path):
     from tain.evaluation.encoding import EncodedOnce
-    from tain.models.vectors import encode_to_file
+    from tain.models.encode_to_file import encode_to_file
 
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
     with pytest.warns(UserWarning, match="does not know 100%") as said:

@@ -62,12 +62,12 @@ def train_on() -> Callable[[Path], None]:
 
 
 @pytest.fixture
-def in_two_processes(tmp_path: Path) -> Callable[[str], None]:
-    """Run Python code in two processes that train together, as torchrun starts them; this folder's modules can be imported."""
+def in_two_processes(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], None]:
+    """Run Python code in two processes that train together, as torchrun starts them; the modules beside the test can be imported."""
 
     def run(code: str) -> None:
         script = tmp_path / "two.py"
-        begin = _BEGIN.format(folder=str(Path(__file__).parent))
+        begin = _BEGIN.format(folder=str(request.path.parent))
         script.write_text(begin + textwrap.dedent(code) + "\ndistributed.end_processes()\n", encoding="utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

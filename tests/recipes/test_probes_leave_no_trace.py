@@ -17,15 +17,15 @@ from tain.encoders.transformer import TransformerEncoder, usable_number_type
 from tain.foundation.probing import evaluating, unchanged
 from tain.foundation.progress import Progress
 from tain.inspection.capturing import Watched
+from tain.inspection.gradients.probe import probe_gradients
 from tain.models.embedder import Embedder
-from tain.recipes import mirror as mirror_recipe
-from tain.recipes import rank as rank_recipe
-from tain.recipes.gradient_probe import probe_gradients
-from tain.recipes.mirror_config import MirrorConfig
-from tain.recipes.pretrain_conditional import _Bottleneck, conditional_model
-from tain.recipes.pretrain_config import PretrainConfig
-from tain.recipes.pretrain_validation import HeldOut
-from tain.recipes.rank import rank
+from tain.recipes.mirror import recipe as mirror_recipe
+from tain.recipes.mirror.config import MirrorConfig
+from tain.recipes.pretrain.conditional import _Bottleneck, conditional_model
+from tain.recipes.pretrain.config import PretrainConfig
+from tain.recipes.pretrain.validation import HeldOut
+from tain.recipes.rank import recipe as rank_recipe
+from tain.recipes.rank.recipe import rank
 from tain.training.optimizer import MasterWeights, adamw
 
 

@@ -10,11 +10,11 @@ import torch
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, Ranker
-from tain.recipes.distil import distil
-from tain.runtime.reading import HashedReader
-from tain.runtime.student import Student
+from tain.recipes.distil.recipe import distil
 from tain.serving import batching, bodies
 from tain.serving.served import Query, Served, load_served
+from tain.students.inputs import HashedReader
+from tain.students.student import Student
 from tain.text.records import Example
 
 OPTIONS = {"device": "cpu", "dtype": "float32", "trust_remote_code": False}

@@ -7,10 +7,10 @@ from cyclopts import Parameter
 
 from tain.cli.sources import TextSources
 from tain.foundation.errors import UserError
-from tain.recipes.correct_config import CorrectConfig, language_code
+from tain.recipes.correct.config import CorrectConfig, language_code
 
 if TYPE_CHECKING:
-    from tain.recipes.correct import Corrected
+    from tain.recipes.correct.recipe import Corrected
 
 
 def correct(
@@ -62,7 +62,7 @@ def correct(
     locate(model)
     given = _read(texts or [], _by_language(language), column)
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    from tain.recipes.correct import correct as run
+    from tain.recipes.correct.recipe import correct as run
 
     _show(run(model, given, output, config=config, device=device, overwrite=overwrite, progress=progress), as_json=json)
 

@@ -8,11 +8,11 @@ from cyclopts import Parameter
 from tain.cli.settings import flags_of, refuse_idle, settle
 from tain.cli.sources import TextSource
 from tain.foundation.errors import UserError
-from tain.recipes.distil_config import DistilConfig
+from tain.recipes.distil.config import DistilConfig
 
 if TYPE_CHECKING:
     from tain.foundation.progress import Progress
-    from tain.recipes.distil import Distilled
+    from tain.recipes.distil.recipe import Distilled
     from tain.text.records import Example
 
 _Flags: Any = flags_of(DistilConfig)
@@ -69,7 +69,7 @@ def distil(
     if unlabelled is not None:
         given += _read(unlabelled, column if kind_of(unlabelled) != "text" else None, None, None, progress)
     names = {"labels": _names(labels), "tags": _names(tags)}
-    from tain.recipes.distil import distil as run
+    from tain.recipes.distil.recipe import distil as run
 
     _show(run(teacher, given, output, config=settled, classifier=classifier, overwrite=overwrite, progress=progress, **names), as_json=json)
 
@@ -83,7 +83,7 @@ def _refuse_idle(task: str, **given: object) -> None:
 
 def _find(teacher: str) -> None:
     from tain.models.saved import locate
-    from tain.recipes.distil_teacher import MATRIX_ENDINGS, NONE
+    from tain.recipes.distil.teacher import MATRIX_ENDINGS, NONE
 
     if teacher.endswith(MATRIX_ENDINGS):
         if not Path(teacher).is_file():
@@ -129,7 +129,7 @@ def _names(file: Path | None) -> list[str] | None:
 
 def _show(result: "Distilled", *, as_json: bool) -> None:
     """Print figures and sizes, or everything as one JSON object."""
-    from tain.recipes.distil_card import figure_rows, size_rows
+    from tain.recipes.distil.model_card import figure_rows, size_rows
 
     if as_json:
         import json

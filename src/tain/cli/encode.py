@@ -9,7 +9,7 @@ from tain.cli.sources import TextSource
 from tain.foundation.choices import Dtype, Pooling
 
 if TYPE_CHECKING:
-    from tain.models.vectors import EncodedFile
+    from tain.models.encode_to_file import EncodedFile
 
 _LONGEST_READ = 1 << 20  # bytes taken at a time while lines are counted
 
@@ -59,7 +59,7 @@ def encode(
     """
     from tain.cli.models import find_encoder, load_encoder
     from tain.foundation.progress import Progress
-    from tain.models.vectors import encode_to_file, refuse_output
+    from tain.models.encode_to_file import encode_to_file, refuse_output
     from tain.text.readers import read_texts
 
     refuse_output(output, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, resume=resume, overwrite=overwrite)

@@ -215,7 +215,7 @@ def _read(source: str | None) -> list[str] | None:
 
 
 def _write(report: "EvaluationReport", *, output: Path | None, chart: Path | None, overwrite: bool) -> None:
-    from tain.evaluation.chart import as_svg
+    from tain.evaluation.charts import as_svg
     from tain.foundation.files import whole_file
 
     if output is not None:
@@ -232,7 +232,7 @@ def _show(report: "EvaluationReport", *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from tain.evaluation.chart import headline_sentence
+    from tain.evaluation.charts import headline_sentence
     from tain.evaluation.table import as_table
 
     console = Console(highlight=False)

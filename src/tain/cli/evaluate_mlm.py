@@ -29,7 +29,7 @@ def evaluate_mlm(
 
     ``idle`` are those that mean nothing here.
     """
-    from tain.evaluation.masked_loss import masked_losses, validation_files
+    from tain.evaluation.mlm import masked_losses, validation_files
     from tain.foundation.errors import UserError
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress

@@ -10,7 +10,7 @@ from tain.cli.objects import as_object, write_object
 from tain.cli.sources import TextFiles
 
 if TYPE_CHECKING:
-    from tain.inspection.gradient_report import GradientReport
+    from tain.inspection.gradients.report import GradientReport
 
 
 def gradients(
@@ -56,7 +56,7 @@ def gradients(
 
     refuse_files(output, chart, overwrite=overwrite, drawn=chart)
     locate(model)  # a wrong path is told before torch is imported
-    from tain.recipes.gradient_probe import probe_gradients
+    from tain.inspection.gradients.probe import probe_gradients
 
     report = probe_gradients(
         model,
@@ -79,7 +79,7 @@ def gradients(
 
 def _write(report: "GradientReport", *, output: Path | None, chart: Path | None, overwrite: bool) -> None:
     from tain.foundation.files import whole_file
-    from tain.inspection.gradient_chart import as_svg
+    from tain.inspection.gradients.chart import as_svg
 
     if output is not None:
         write_object(report.to_dict(), output, overwrite=overwrite)
@@ -94,7 +94,7 @@ def _show(report: "GradientReport", *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from tain.inspection.gradient_report import as_table
+    from tain.inspection.gradients.report import as_table
 
     console = Console(highlight=False)
     console.print(as_table(report))

@@ -141,8 +141,8 @@ def _open(source: str, column: str | None) -> "Stream[str]":
 
 
 def _look(model: str, against: str | None, texts: Iterable[str], **settings: Any) -> "Inspection | Comparison":
-    from tain.recipes.inspect import inspect as look_inside
-    from tain.recipes.inspect import inspect_against
+    from tain.inspection.run import inspect as look_inside
+    from tain.inspection.run import inspect_against
 
     return look_inside(model, texts, **settings) if against is None else inspect_against(model, against, texts, **settings)
 

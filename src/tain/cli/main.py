@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from tain.foundation.errors import UserError
-from tain.foundation.runtime import put_off_collection
+from tain.foundation.machine import put_off_collection
 
 if TYPE_CHECKING:
     from cyclopts import App

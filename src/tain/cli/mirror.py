@@ -9,11 +9,11 @@ from cyclopts import Parameter
 from tain.cli.settings import flags_of, seconds, settle
 from tain.cli.sources import TextSource, refuse_shared_input
 from tain.foundation.errors import UserError
-from tain.recipes.mirror_config import MirrorConfig
+from tain.recipes.mirror.config import MirrorConfig
 
 if TYPE_CHECKING:
     from tain.foundation.progress import Progress
-    from tain.recipes.mirror import Mirrored
+    from tain.recipes.mirror.recipe import Mirrored
 
 _Flags: Any = flags_of(MirrorConfig, without=("budget_s",))
 _NONE_GIVEN = _Flags()
@@ -67,8 +67,8 @@ def mirror(
     settled = settle(MirrorConfig, config, file=settings, budget_s=seconds(budget) if budget is not None else None)
     settled.refuse_without_effect()
     from tain.foundation.files import refuse_existing
+    from tain.foundation.machine import process_age_s
     from tain.foundation.progress import Progress
-    from tain.foundation.runtime import process_age_s
     from tain.models.saved import locate
 
     refuse_existing(output, overwrite=overwrite)
@@ -85,7 +85,7 @@ def mirror(
         )
     given = _read(texts, column, pairs, progress, document_column=document_column, in_documents=wants_documents and not documents)
     background = [sentence for source in documents or () for sentence in _read(source, None, None, progress, in_documents=True)]
-    from tain.recipes.mirror import mirror as run
+    from tain.recipes.mirror.recipe import mirror as run
     from tain.training import distributed
 
     with distributed.ending_processes():
@@ -122,7 +122,7 @@ def _read(
 
 def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
     """Print the before-and-after table, or everything as one JSON object."""
-    from tain.recipes.mirror_card import figure_rows, published_figure, spread_in_words
+    from tain.recipes.mirror.model_card import figure_rows, published_figure, spread_in_words
 
     before = result.before.to_dict() if result.before else None
     after = result.after.to_dict() if result.after else None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tain.evaluation.tagging import Tells
     from tain.foundation.progress import Progress
     from tain.models.embedder import Embedder
-    from tain.runtime.student import Student
+    from tain.students.student import Student
 
 _TWO_HEADS = re.compile(r"intents=(.+),slots=(.+)")
 _ONE_A_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)?=")
@@ -50,7 +50,7 @@ def find_baseline(name: str) -> None:
     """
     from tain.models.saved import locate
     from tain.models.word_vectors import is_word_vectors
-    from tain.runtime.student import is_student
+    from tain.students.student import is_student
 
     if name == LEXICAL:
         if Path(name).exists():
@@ -97,7 +97,7 @@ def find_encoder(name: str) -> None:
         UserError: As ``saved.locate``.
     """
     from tain.models.saved import locate
-    from tain.runtime.student import is_student
+    from tain.students.student import is_student
 
     if not is_student(name):
         locate(name)
@@ -149,7 +149,7 @@ def load_encoder(name: str, *, progress: "Progress", **options: Any) -> "Embedde
     Raises:
         UserError: As ``Embedder.load`` and ``Student.load``; a student is given options that it has no use for.
     """
-    from tain.runtime.student import Student, is_student
+    from tain.students.student import Student, is_student
 
     if is_student(name):
         # a student runs on the CPU and in float32 whatever is said, so that its teacher may be told to
@@ -162,7 +162,7 @@ def load_encoder(name: str, *, progress: "Progress", **options: Any) -> "Embedde
                 f"student {name!r} was made to {student.task}, so it has no vectors: use tain label, or distil one with --task embed"
             )
         return student
-    from tain.foundation.runtime import keep_freed_memory
+    from tain.foundation.machine import keep_freed_memory
     from tain.models.embedder import Embedder
 
     keep_freed_memory()
@@ -206,7 +206,7 @@ def _heads(given: str) -> list[str]:
 
 
 def _load_head(name: str, *, device: str | None) -> "Tells":
-    from tain.runtime.student import Student, is_student
+    from tain.students.student import Student, is_student
 
     if not is_student(name):
         from tain.models.labeller import Labeller

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from tain.cli.settings import flags_of, settle
 from tain.cli.sources import TextFiles
-from tain.recipes.pretrain_config import PretrainConfig
+from tain.recipes.pretrain.config import PretrainConfig
 
 _Flags: Any = flags_of(PretrainConfig)
 _NONE_GIVEN = _Flags()
@@ -43,8 +43,8 @@ def pretrain(
     """
     settled = settle(PretrainConfig, config, file=settings)
     from tain.foundation.progress import Progress
-    from tain.recipes.pretrain import pretrain as run
-    from tain.recipes.pretrain import shortened
+    from tain.recipes.pretrain.recipe import pretrain as run
+    from tain.recipes.pretrain.recipe import shortened
 
     progress = Progress.for_terminal(json=json, quiet=quiet)
     result = run(

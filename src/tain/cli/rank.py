@@ -12,17 +12,17 @@ from tain.cli.settings import flags_of, settle
 from tain.cli.sources import TextSource
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
-from tain.recipes.rank_config import RankConfig
+from tain.recipes.rank.config import RankConfig
 
 if TYPE_CHECKING:
     from tain.evaluation.baselines import BaselineRanker
-    from tain.evaluation.candidates import CandidateLists, RankingReport
     from tain.evaluation.report import Figure
     from tain.foundation.progress import Progress
     from tain.models.rankers import DualRanker, Ranker
+    from tain.ranking.evaluation import CandidateLists, RankingReport
     from tain.ranking.index import CandidateIndex
     from tain.ranking.rerank import Hit
-    from tain.recipes.rank import Ranked
+    from tain.recipes.rank.recipe import Ranked
     from tain.text.records import RankingExample
 
 rank = App(
@@ -88,7 +88,7 @@ def train(
     given = _examples(pairs, columns, negatives_column, label)
     held = _examples(validation, columns, negatives_column, label) if validation is not None else []
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    from tain.recipes.rank import rank as run
+    from tain.recipes.rank.recipe import rank as run
     from tain.training import distributed
 
     with distributed.ending_processes():
@@ -297,7 +297,7 @@ def evaluate(
         (find_baseline if is_baseline(name) else locate)(name)
     examples = _examples(pairs, columns, negatives_column, label)
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    from tain.evaluation.candidates import evaluate_rankers
+    from tain.ranking.evaluation import evaluate_rankers
 
     lists = _lists(examples, candidates, pool=pool, listed=listed, seed=seed)
     report = evaluate_rankers(
@@ -328,7 +328,7 @@ def _examples(source: str, columns: tuple[str, str] | None, negatives: str | Non
 def _lists(examples: "list[RankingExample]", candidates: int | None, *, pool: bool, listed: bool, seed: int) -> "CandidateLists":
     import numpy as np
 
-    from tain.evaluation.candidates import given_lists, sampled_lists, whole_pool
+    from tain.ranking.evaluation import given_lists, sampled_lists, whole_pool
 
     if pool:
         return whole_pool(examples)
@@ -353,7 +353,7 @@ def _refuse_search(*, k: int, depth: int | None, probes: int | None, rerank: str
 
 
 def _load(name: str, **options: Any) -> "Ranker":
-    from tain.foundation.runtime import keep_freed_memory
+    from tain.foundation.machine import keep_freed_memory
     from tain.models.rankers import Ranker
 
     keep_freed_memory()
@@ -458,7 +458,7 @@ def _tell_truncated(ranker: "Ranker", progress: "Progress") -> None:
 
 def _show_trained(result: "Ranked", *, as_json: bool) -> None:
     """Print the table of before and after, or everything as one JSON object."""
-    from tain.recipes.rank_card import chosen_on_the_same, figure_rows
+    from tain.recipes.rank.model_card import chosen_on_the_same, figure_rows
 
     run = result.runs[result.best]
     if as_json:

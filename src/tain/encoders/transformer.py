@@ -14,8 +14,8 @@ from tain.encoders import attention
 from tain.encoders.pooling import first_token, masked_mean
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import ShapeError, UserError
+from tain.foundation.machine import fastest_dtype
 from tain.foundation.probing import evaluating, unchanged
-from tain.foundation.runtime import fastest_dtype
 
 FOREIGN_ERRORS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError, ImportError)
 _ADVICE = "give an encoder such as BERT, RoBERTa or ModernBERT"

@@ -10,15 +10,15 @@ from typing import Literal
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce, Encodes, FitsAtHand, refuse_unfit_suites, refuse_unknown_languages
-from tain.evaluation.geometry import LabelFreeReport, Level, label_free_bootstrap
+from tain.evaluation.label_free import LabelFreeReport, Level, label_free_bootstrap
 from tain.evaluation.metrics import Interval, bootstrap_means, bootstrap_spearman, percentile_interval, spearman
-from tain.evaluation.pairs import ScoredSet, read_scored_table
-from tain.evaluation.sts import Split
-from tain.evaluation.suites import GEOMETRY, Suite, load_suites
-from tain.evaluation.tasks import ACCURACY_UNIT, Outcomes
+from tain.evaluation.suites.pairs import ScoredSet, read_scored_table
+from tain.evaluation.suites.registry import GEOMETRY, Suite, load_suites
+from tain.evaluation.suites.sts import Split
+from tain.evaluation.suites.tasks import ACCURACY_UNIT, Outcomes
 from tain.foundation.errors import UserError
+from tain.foundation.machine import versions
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import versions
 from tain.text.collections import list_texts
 
 SPEARMAN_UNIT = "Spearman x 100"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tain.evaluation.tasks import read_columns
+from tain.evaluation.suites.tasks import read_columns
 from tain.foundation.errors import UserError
 from tain.text.readers import read_rows
 from tain.text.records import Example

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 
-from tain.foundation.runtime import versions
+from tain.foundation.machine import versions
 from tain.inspection.mixing import GroupMixing, MixingStatistics
 from tain.inspection.page_data import ROLL_OUT, as_json, page_data
 from tain.inspection.results import Comparison, Inspection

@@ -16,8 +16,8 @@ from tain.encoders.headed import HeadedModel, TokenRow
 from tain.encoders.transformer import usable_number_type
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.machine import choose_device, set_number_type
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, set_number_type
 from tain.models.embedder import Embedder
 from tain.models.loading import ModelKind, load_with_missing, max_length, padding_id
 from tain.models.rankers import PairRanker, digest, matched

@@ -15,8 +15,8 @@ from tain.batches.tokenizing import tokenise
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.machine import choose_device, set_number_type
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, set_number_type
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
 from tain.models.saved import read_layout, write_layout

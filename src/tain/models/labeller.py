@@ -9,8 +9,8 @@ import torch
 
 from tain.encoders.headed import HeadedModel, TokenRow
 from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.machine import choose_device
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device
 from tain.models.embedder import weights_fingerprint
 from tain.models.loading import kind_of, load_with_missing, max_length, padding_id
 from tain.models.saved import locate, refuse_pickles

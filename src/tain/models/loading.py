@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from tain.encoders.transformer import position_offset_of, refuse_without_width
 from tain.foundation.errors import UserError
-from tain.foundation.runtime import collect_as_usual
+from tain.foundation.machine import collect_as_usual
 from tain.models.hub import is_local_only, not_found
 from tain.models.saved import read_stored_json
 from tain.models.size_limits import refuse_large_sizes

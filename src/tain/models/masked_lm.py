@@ -17,8 +17,8 @@ from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.encoders.transformer import refuse_other_than_encoders, usable_number_type
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
+from tain.foundation.machine import choose_device, set_number_type
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import choose_device, set_number_type
 from tain.models.loading import load_with_missing, max_length
 from tain.models.saved import read_layout
 from tain.models.unknown_tokens import check_known

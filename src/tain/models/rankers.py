@@ -27,9 +27,9 @@ from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
 from tain.foundation.choices import CodeKind, Dtype, RankerType
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.json_files import Field, checked_object
+from tain.foundation.machine import set_number_type
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
-from tain.foundation.runtime import set_number_type
 from tain.foundation.tensors import read_tensors
 from tain.models.embedder import Embedder
 from tain.models.loading import kind_of

@@ -14,7 +14,7 @@ from tain.foundation.choices import BUILT_IN, LEXICAL, Pooling, is_baseline
 from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.files import lies_inside
 from tain.foundation.json_files import Field, checked_object
-from tain.foundation.runtime import versions
+from tain.foundation.machine import versions
 from tain.models.correction import LANGUAGE_FILE, LanguageCorrection, LinearCorrection, read_by_language, read_linear
 
 FORMAT = 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
-from tain.runtime.student import Student, is_student
+from tain.students.student import Student, is_student
 from tain.text.records import Prediction
 
 if TYPE_CHECKING:

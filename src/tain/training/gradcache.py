@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tain.training import distributed
-from tain.training.reading import backward
+from tain.training.async_loss import backward
 
 Part = TypeVar("Part")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tain.foundation.errors import UserError
-from tain.foundation.runtime import set_number_type
+from tain.foundation.machine import set_number_type
 
 
 class MasterWeights:

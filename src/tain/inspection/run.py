@@ -1,0 +1,442 @@
+"""Look inside a model on some texts: what its tokens' vectors are made of, and why two texts are similar."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.tokenizing import tokenise
+from tain.evaluation.label_free import label_free_report
+from tain.evaluation.metrics import spearman
+from tain.foundation.errors import UserError, refuse_all
+from tain.foundation.machine import set_number_type
+from tain.foundation.progress import Progress
+from tain.inspection.capturing import BlockStates, Watched, recomputed, relative_error
+from tain.inspection.mixing import MixingMeter, PieceKinds
+from tain.inspection.norms import METHODS, expansion_rate, mixing_ratios, text_norms
+from tain.inspection.results import Comparison, Inspection, SimilarityInspection, TextInspection
+from tain.inspection.similarity import token_pair_contributions
+from tain.inspection.whole_layer import LAYER_METHOD, layer_norms, layer_ratios
+from tain.models.correction import LanguageCorrection
+from tain.models.embedder import Embedder
+from tain.models.masked_lm import refuse_without_mask
+from tain.models.unknown_tokens import WARN_FROM, check_known
+from tain.text.cleaning import same_text_key
+from tain.text.collections import each_item, each_text
+from tain.text.windows import windows
+
+_WINDOW_TEXTS = 2048  # tokenised and sorted by length together
+_UNCUT = 10**9  # tokens
+_MOST_WEIGHTS = 2**30  # of the shown texts: 4 GB in float32
+_MOST_PAIRED = 12  # texts whose similarities are explained: 66 pairs
+_WINDOW_CHARACTERS = 2_000_000
+_GEOMETRY = ("isotropy", "mean_vector_norm", "mean_vector_share", "mean_length", "mean_cosine", "uniformity")
+
+InspectionDtype = Literal["float32", "float64"]
+
+
+@dataclass(frozen=True)
+class _Tokenised:
+    """A text that was tokenised.
+
+    Attributes:
+        text: As given.
+        ids: Special tokens included, cut at the limit.
+        cut: How many tokens were cut.
+    """
+
+    text: str
+    ids: list[int]
+    cut: int
+
+
+def inspect(
+    model: str | Path | Embedder,
+    texts: str | Iterable[str],
+    *,
+    shown: int = 4,
+    whole_layer: bool = False,
+    masking_rate: float = 0.0,
+    max_tokens: int | None = None,
+    batch_tokens: int = 4096,
+    dtype: InspectionDtype = "float32",
+    device: str | None = None,
+    seed: int = 13,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Take the attention blocks of a model apart on some texts (Kobayashi et al. 2021).
+
+    Args:
+        model: A folder, a hub name, ``tain-mini``, or a loaded embedder (which is inspected in the number type that it has).
+        texts: One text, some, or any stream of them. Given as one or in a list, each must hold something; of a stream, texts without any
+            but special tokens are left out and counted.
+        shown: The first so many texts are also shown token by token: layers x heads x tokens x tokens weights each. Similarities are
+            explained among the first twelve.
+        whole_layer: Also split whole layers, feed-forward part included: method ``Layer-N``. Costs about a pass for each token shown.
+        masking_rate: For the statistics, show the mask token at this share of each text's tokens, one at least. The paper takes 0.12 for
+            ratios, and 0 for their correlation with frequency.
+        max_tokens: Cut texts at this length, special tokens included; default: the model's limit.
+        batch_tokens: Tokens that go through the model at a time; changes speed and memory only.
+        dtype: Number type of a model given by its name; ``float64`` for audits.
+        device: As torch names it; default: a GPU where there is one.
+        seed: Fixes which tokens are masked.
+        progress: Told what happens.
+
+    Raises:
+        UserError: Settings, texts or model cannot work.
+    """
+    _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
+    given = _given(texts)
+    embedder = _loaded(model, max_tokens=max_tokens, dtype=dtype, device=device)
+    return _inspected(
+        embedder,
+        Watched(embedder.encoder),
+        given,
+        shown=shown,
+        whole_layer=whole_layer,
+        masking_rate=masking_rate,
+        batch_tokens=batch_tokens,
+        seed=seed,
+        progress=progress or Progress.silent(),
+    )
+
+
+def inspect_against(
+    model: str | Path | Embedder,
+    against: str | Path | Embedder,
+    texts: str | Iterable[str],
+    *,
+    shown: int = 4,
+    whole_layer: bool = False,
+    masking_rate: float = 0.0,
+    max_tokens: int | None = None,
+    batch_tokens: int = 4096,
+    dtype: InspectionDtype = "float32",
+    device: str | None = None,
+    seed: int = 13,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Inspect two models on the same texts: before and after mirroring, for one.
+
+    Args:
+        model: The first model, as in ``inspect``.
+        against: The second; changes are told as the second less the first.
+        texts: As in ``inspect``; all of them are kept in memory, for both models read them.
+        shown: As in ``inspect``, and so all below.
+        whole_layer: Whole layers too.
+        masking_rate: Share of tokens that show the mask token for the statistics.
+        max_tokens: Length limit; default: each model's own.
+        batch_tokens: Tokens at a time.
+        dtype: Number type.
+        device: As torch names it.
+        seed: Fixes which tokens are masked, and directions of the geometry's figures.
+        progress: Told what happens.
+
+    Raises:
+        UserError: As in ``inspect``.
+    """
+    _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
+    given = _given(texts)
+    kept = given if isinstance(given, list) else _Kept(given)
+    loaded = [_loaded(each, max_tokens=max_tokens, dtype=dtype, device=device) for each in (model, against)]
+    watched = [Watched(each.encoder) for each in loaded]  # what cannot be taken apart is told before the other is
+    first, second = (
+        _inspected(
+            embedder,
+            watching,
+            kept,
+            shown=shown,
+            whole_layer=whole_layer,
+            masking_rate=masking_rate,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            progress=progress or Progress.silent(),
+        )
+        for embedder, watching in zip(loaded, watched, strict=True)
+    )
+    return Comparison(first=first, second=second, geometry=_geometry(loaded, list(kept), seed=seed))
+
+
+def _inspected(
+    embedder: Embedder,
+    watched: Watched,
+    texts: Iterable[str],
+    *,
+    shown: int,
+    whole_layer: bool,
+    masking_rate: float,
+    batch_tokens: int,
+    seed: int,
+    progress: Progress,
+) -> Inspection:
+    """Read all texts once for the statistics, then look at the first ones token by token."""
+    if masking_rate:
+        refuse_without_mask(embedder.tokenizer, embedder.name)
+    kinds = PieceKinds(embedder.tokenizer)
+    reading = _Reading(embedder, texts)
+    methods = (*METHODS, LAYER_METHOD) if whole_layer else METHODS
+    meter = MixingMeter(methods, layers=watched.layers, vocabulary=_vocabulary(embedder))
+    rng = np.random.default_rng(seed)
+    heads = int(embedder.encoder.model.config.num_attention_heads)
+    first: list[_Tokenised] = []
+    with progress.task("inspect", len(texts) if isinstance(texts, Sequence) else None) as task:
+        is_known = True
+        for window in reading.windows():
+            if is_known:
+                is_known = check_known(embedder, [text.text for text in window], progress=progress) < WARN_FROM
+            first.extend(window[: max(0, shown - len(first))])
+            _refuse_large(first, layers=watched.layers, heads=heads)
+            ids = [_masked(text.ids, embedder.tokenizer, rate=masking_rate, rng=rng) for text in window]
+            for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=batch_tokens):
+                _measure([ids[place] for place in batch], watched, meter, whole_layer=whole_layer)
+                task.advance(len(batch))
+    if not meter.texts:
+        raise UserError("none of the texts holds a token besides special ones: give texts with words")
+    looked_at = [_look(text, watched, embedder, kinds, methods=methods) for text in first]
+    found = tuple(text for text, _ in looked_at)
+    why_not = _why_no_similarity(embedder)
+    paired = found[:_MOST_PAIRED]
+    if len(found) > len(paired) and not why_not:
+        progress.note(f"similarities are explained among the first {_MOST_PAIRED} of the {len(found)} texts shown")
+    return Inspection(
+        model=embedder.name,
+        architecture=type(embedder.encoder.model).__name__,
+        is_post=watched.is_post,
+        layers=watched.layers,
+        heads=heads,
+        statistics=meter.statistics(kinds, special=kinds.special, correlation=spearman),
+        expansion_rates=_expansion_rates(watched),
+        texts=found,
+        similarities=() if why_not else tuple(_similarity(paired, *pair) for pair in combinations(range(len(paired)), 2)),
+        why_no_similarity=why_not,
+        truncated=reading.truncated,
+        cut_tokens=reading.cut_tokens,
+        max_tokens=embedder.max_tokens,
+        left_out=reading.left_out,
+        masking_rate=masking_rate,
+        seed=seed,
+        error=max([watched.error, *(error for _, error in looked_at)]),
+    )
+
+
+class _Kept(Iterable[str]):
+    """A stream's texts, to be read more than once; unlike a list's, some of them may hold nothing."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = list(texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+
+class _Reading:
+    """Texts as they are read, tokenised a window at a time; counts what was cut and left out."""
+
+    def __init__(self, embedder: Embedder, texts: Iterable[str]) -> None:
+        self._embedder = embedder
+        self._texts = texts
+        self._is_list = isinstance(texts, Sequence)
+        tokenizer = embedder.tokenizer
+        self._empty = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # an unknown word is a word
+        self.truncated = 0
+        self.cut_tokens = 0
+        self.left_out = 0
+
+    def windows(self) -> Iterator[list[_Tokenised]]:
+        number = 0
+        for window in windows(self._texts, most=_WINDOW_TEXTS, characters=_WINDOW_CHARACTERS, text_of=str):
+            found = [self._tokenised(text, ids) for text, ids in zip(window, self._ids(window, _UNCUT), strict=True)]
+            if self._is_list:
+                for place, text in enumerate(found, start=number + 1):
+                    if text is None:
+                        raise UserError(
+                            f"text {place} ({window[place - number - 1]!r}) has no tokens but special ones: give a text with words"
+                        )
+            self.left_out += sum(text is None for text in found)
+            number += len(window)
+            yield [text for text in found if text is not None]
+
+    def _ids(self, texts: list[str], max_tokens: int) -> list[list[int]]:
+        return tokenise(self._embedder.tokenizer, texts, max_tokens=max_tokens).ids
+
+    def _tokenised(self, text: str, ids: list[int]) -> _Tokenised | None:
+        if self._empty.issuperset(ids):
+            return None
+        limit, whole = self._embedder.max_tokens, len(ids)
+        if whole > limit:
+            (ids,) = self._ids([text], limit)
+            self.truncated += 1
+            self.cut_tokens += whole - len(ids)
+        return _Tokenised(text, ids, whole - len(ids))
+
+
+def _measure(ids: list[list[int]], watched: Watched, meter: MixingMeter, *, whole_layer: bool) -> None:
+    """Add one batch's ratios to the meter."""
+    packed = pack(ids)
+    by_layer: list[Tensor] = []
+
+    watched.run(packed, lambda _, states: by_layer.append(_ratios(states, whole_layer=whole_layer)))
+    meter.add(packed.ids.to(by_layer[0].device), torch.stack(by_layer), texts=len(ids))
+
+
+def _ratios(states: BlockStates, *, whole_layer: bool) -> Float[Tensor, "methods tokens"]:
+    ratios = mixing_ratios(states)
+    return torch.cat([ratios, layer_ratios(states)[None]]) if whole_layer else ratios
+
+
+def _look(
+    given: _Tokenised, watched: Watched, embedder: Embedder, kinds: PieceKinds, *, methods: Sequence[str]
+) -> tuple[TextInspection, float]:
+    """Take one text apart token by token; give the reconstruction error with it."""
+    whole_layer = LAYER_METHOD in methods
+    ratios: list[Tensor] = []
+    weights: list[Tensor] = []
+    lengths: list[Tensor] = []
+    norms: dict[str, list[Tensor]] = {name: [] for name in ("Attn-N", "AttnRes-N", "AttnResLn-N", *([LAYER_METHOD] if whole_layer else []))}
+    errors: list[float] = []
+
+    def show(_: int, states: BlockStates) -> None:
+        (found,) = text_norms(states)
+        ratios.append(_ratios(states, whole_layer=whole_layer))
+        weights.append(found.weights)
+        lengths.append(found.head_lengths)
+        for name, matrix in (("Attn-N", found.attention), ("AttnRes-N", found.with_residual), ("AttnResLn-N", found.normed)):
+            norms[name].append(matrix)
+        if whole_layer:
+            norms[LAYER_METHOD].extend(layer_norms(states))
+        errors.append(relative_error(recomputed(states), states.outputs))
+
+    vectors = watched.run(pack([given.ids]), show)
+    found = TextInspection(
+        text=given.text,
+        tokens=tuple(kinds.shown(piece) for piece in given.ids),
+        kinds=tuple(kinds(piece) for piece in given.ids),
+        cut=given.cut,
+        methods=tuple(methods),
+        ratios=_numpy(ratios),
+        weights=_numpy(weights),
+        head_lengths=_numpy(lengths),
+        norms={name: _numpy(matrices) for name, matrices in norms.items()},
+        vectors=_pooled_vectors(vectors, embedder),
+    )
+    return found, max(errors)
+
+
+def _numpy(layers: list[Tensor]) -> np.ndarray:
+    return torch.stack(layers).cpu().numpy()
+
+
+def _pooled_vectors(vectors: Float[Tensor, "tokens dim"], embedder: Embedder) -> np.ndarray:
+    """Token vectors whose mean is the text's vector: a linear correction of the mean acts on each of them alike."""
+    found = vectors.cpu().numpy()
+    correction = embedder.correction
+    return found if correction is None or isinstance(correction, LanguageCorrection) else correction.apply(found.astype(np.float32))
+
+
+def _why_no_similarity(embedder: Embedder) -> str:
+    if embedder.pooling != "mean":
+        return f"vectors are pooled by {embedder.pooling}, and only a plain mean is a sum over tokens"
+    if isinstance(embedder.correction, LanguageCorrection):
+        return "vectors are corrected by language, which is no sum over tokens"
+    return ""
+
+
+def _similarity(texts: Sequence[TextInspection], left: int, right: int) -> SimilarityInspection:
+    contributions = token_pair_contributions(texts[left].vectors, texts[right].vectors)
+    return SimilarityInspection(left=left, right=right, cosine=float(contributions.sum()), contributions=contributions)
+
+
+def _expansion_rates(watched: Watched) -> tuple[float, ...]:
+    rates = [expansion_rate(block) for block in watched.blocks]
+    return tuple(rates[layer % len(rates)] for layer in range(watched.layers))  # ALBERT's layers are one
+
+
+def _geometry(models: Sequence[Embedder], texts: list[str], *, seed: int) -> tuple[dict[str, float], dict[str, float]] | None:
+    if len({same_text_key(text) for text in texts}) < 2 or any(each.languages for each in models):
+        return None
+    reports = [label_free_report(each, texts, rng=np.random.default_rng(seed)) for each in models]
+    first, second = ({name: float(getattr(report, name)) for name in _GEOMETRY} for report in reports)
+    return first, second
+
+
+def _masked(ids: list[int], tokenizer: Any, *, rate: float, rng: np.random.Generator) -> list[int]:
+    """Show the mask token at a share of the places that hold no special token, at one of them at least."""
+    if not rate:
+        return ids
+    special = set(tokenizer.all_special_ids)
+    places = [place for place, piece in enumerate(ids) if piece not in special]
+    if not places:
+        return ids
+    hidden = set(rng.choice(places, size=max(1, round(rate * len(places))), replace=False).tolist())
+    return [tokenizer.mask_token_id if place in hidden else piece for place, piece in enumerate(ids)]
+
+
+def _loaded(model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None) -> Embedder:
+    if not isinstance(model, Embedder):
+        embedder = Embedder.load(model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True)
+        set_number_type(embedder.encoder, getattr(torch, dtype))
+        return embedder
+    if max_tokens is not None or device is not None:
+        raise UserError(f"max_tokens or device is given, but model {model.name!r} is loaded already: give them to Embedder.load")
+    number_type = next(model.encoder.parameters()).dtype
+    if number_type not in (torch.float32, torch.float64):
+        raise UserError(
+            f"model {model.name!r} is loaded in {str(number_type).removeprefix('torch.')}, too coarse for parts to sum to their whole: "
+            "load it with dtype='float32'"
+        )
+    return model
+
+
+def _vocabulary(embedder: Embedder) -> int:
+    return max(len(embedder.tokenizer), int(embedder.encoder.model.config.vocab_size))
+
+
+def _refuse_settings(*, shown: int, masking_rate: float, batch_tokens: int, dtype: str, seed: int) -> None:
+    problems = []
+    if seed < 0:
+        problems.append(f"seed is {seed}: give 0 or more")
+    if shown < 0:
+        problems.append(f"shown is {shown}: give how many texts are to be shown token by token, 0 or more")
+    if not 0.0 <= masking_rate < 1.0:
+        problems.append(f"masking_rate is {masking_rate}: give a share from 0 to below 1 (the paper: 0.12)")
+    if batch_tokens < 1:
+        problems.append(f"batch_tokens is {batch_tokens}, but a batch needs some: give at least 1 (4096)")
+    if dtype not in ("float32", "float64"):
+        problems.append(f"dtype is {dtype!r}: give float32 or float64")
+    refuse_all(problems)
+
+
+def _refuse_large(texts: Sequence[_Tokenised], *, layers: int, heads: int) -> None:
+    weights = sum(layers * heads * len(text.ids) ** 2 for text in texts)
+    if weights > _MOST_WEIGHTS:
+        longest = max(len(text.ids) for text in texts)
+        raise UserError(
+            f"the texts to be shown have up to {longest:,} tokens, and their {weights:,} attention weights would fill the memory: "
+            "cut them with --max-tokens 1024, or show fewer with --shown"
+        )
+
+
+def _given(texts: str | Iterable[str]) -> list[str] | Iterator[str]:
+    """One text or a list as a list, of which each must hold something; all else as a stream."""
+    if not isinstance(texts, Sequence):
+        return each_text(texts)
+    listed = [texts] if isinstance(texts, str) else list(each_item(texts))
+    _refuse_blank(listed)
+    return listed
+
+
+def _refuse_blank(texts: Sequence[str]) -> None:
+    if not texts:
+        raise UserError("no text is given: give one or more, or a file of them")
+    for place, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise UserError(f"text {place} is {type(text).__name__}, not text: give strings")
+        if not text.strip():
+            raise UserError(f"text {place} is empty: give a text with words")

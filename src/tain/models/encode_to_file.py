@@ -1,0 +1,440 @@
+"""The vectors of any number of texts in one file: streamed in bounded memory, resumable, there when whole and not before."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, get_args, runtime_checkable
+
+import numpy as np
+
+from tain.foundation.errors import UserError, refuse_all
+from tain.foundation.files import followed, open_own, refuse_existing
+from tain.foundation.json_files import Field, checked_object, read_object
+from tain.foundation.locks import lock, refusal
+from tain.foundation.progress import Progress, Task
+from tain.models.unknown_tokens import WARN_FROM, check_known
+from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
+from tain.text.collections import each_text
+from tain.text.windows import windows
+
+_WINDOW_CHARS = 2_000_000  # a window of long texts ends here: minutes of work at most are lost when a run is killed
+_PARTIAL_FORMAT = 2
+_STATE, _LOCK = "state.json", "lock"
+_STATE_FIELDS = {
+    "settings": Field(kind=dict),
+    "model": Field(kind=str),
+    "weights": Field(kind=str),
+    "windows": Field(kind=int, least=0),
+    "texts": Field(kind=int, least=0),
+    "truncated": Field(kind=int, least=0),
+    "digest": Field(kind=str),
+}
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What computes the vectors of a file: ``models.embedder.Embedder``, or ``students.student.Student``."""
+
+    name: str
+    normalise: bool
+    truncated: int
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        language: str | None = None,
+        batch_tokens: int | None = None,
+        normalise: bool | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray: ...
+    def refuse_language(self, language: str | None) -> None: ...
+    def fingerprint(self) -> str:
+        """Tell models apart by what they are: a folder keeps its name when it is trained anew, and changes it when it is moved."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What vectors depend on beside that."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedFile:
+    """What ``encode_to_file`` wrote.
+
+    Attributes:
+        path: The file.
+        texts: Vectors in it, one a text.
+        dim: Numbers a vector.
+        truncated: Texts that were cut at the length limit.
+        resumed: Texts whose vectors an interrupted run had left.
+        seconds: Time for the other texts, the model's loading aside.
+    """
+
+    path: Path
+    texts: int
+    dim: int
+    truncated: int
+    resumed: int
+    seconds: float
+
+    @property
+    def texts_per_s(self) -> float:
+        return (self.texts - self.resumed) / max(self.seconds, 1e-9)
+
+
+def encode_to_file(
+    embedder: Encoder,
+    texts: Iterable[str],
+    path: str | Path,
+    *,
+    dtype: StoredDtype = "float32",
+    language: str | None = None,
+    normalise: bool | None = None,
+    batch_tokens: int | None = None,
+    with_texts: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    window_texts: int = 16_384,
+    total: int | None = None,
+    progress: Progress | None = None,
+) -> EncodedFile:
+    """Compute one vector a text, in order, into an npy, parquet or safetensors file.
+
+    Texts are read a window at a time, and every finished window is kept in the hidden folder ``.NAME.partial`` beside the file.
+    An interrupted run goes on from there with ``resume`` and ends with the same bytes as a run that nothing interrupted, given
+    the same texts, model and settings on the same machine and versions. The file takes its name when it is whole.
+
+    Args:
+        embedder: Computes the vectors.
+        texts: Any number of texts, read once. A run that resumes needs them all again, from the first one.
+        path: Ends in ``.npy`` (one array), ``.parquet`` (columns ``index`` and ``vector``) or ``.safetensors`` (one tensor, ``vectors``).
+        dtype: Number type of the stored vectors.
+        language: The texts' language, for a model that is corrected by language.
+        normalise: Scale vectors to length 1; default: what the embedder says.
+        batch_tokens: Tokens a batch; changes speed and memory only.
+        with_texts: Store the texts too, in the column ``text``; parquet only.
+        resume: Go on where an interrupted run stopped; where there is none, start.
+        overwrite: Replace a file of this name, and, without ``resume``, drop what an interrupted run left.
+        window_texts: Texts held in memory and kept at a time; a window also ends at two million characters.
+        total: Number of texts, where it is known, for the progress bar.
+        progress: Told about every batch.
+
+    Raises:
+        UserError: A setting cannot work, the file exists or cannot be written, an interrupted run is there and nothing says what
+            becomes of it, or it was begun with other texts, another model or other settings.
+    """
+    asked = Path(path)
+    given = each_text(texts)
+    path = followed(asked) if overwrite else asked
+    refuse_output(
+        path, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, window_texts=window_texts, resume=resume, overwrite=overwrite
+    )
+    embedder.refuse_language(language)
+    normalise = embedder.normalise if normalise is None else normalise
+    progress = progress or Progress.silent()
+    settings = {"dtype": dtype, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
+    run = _begun(embedder, settings | {"normalise": normalise, "language": language})
+    folder = partial_folder(path)
+    with _alone_in(folder, path):
+        rows = rows_for(path, folder, dim=embedder.dim, dtype=dtype, with_texts=with_texts)
+        if (left := _left_over(folder, rows, run, path) if resume else None) is not None:
+            run = left
+        elif resume:
+            progress.note(f"nothing to resume for {str(path)!r}: starting with the first text")
+        _skip_finished(given, run, path)
+        coming = windows(given, most=window_texts, characters=_WINDOW_CHARS, text_of=str)
+        resumed, began_s = run.texts, time.monotonic()
+        try:
+            if not resumed:
+                _empty(folder)
+            with progress.task("encode", total) as task:
+                task.advance(resumed)
+                with _disk_trouble_named(path, kept=run.windows):
+                    rows.open(windows=run.windows, texts=run.texts)
+                is_known = True
+                for window in coming:
+                    if is_known:
+                        is_known = check_known(embedder, window, progress=progress) < WARN_FROM
+                    vectors = embedder.encode(
+                        window, language=language, batch_tokens=batch_tokens, normalise=normalise, progress=_PartOfTask(task)
+                    )
+                    stored = _stored(vectors, dtype, first_text=run.texts)
+                    with _disk_trouble_named(path, kept=run.windows):
+                        rows.append(stored, window)
+                        longer = run.after(window, truncated=embedder.truncated)
+                        _keep(longer, folder)
+                    run = longer  # only what is on the disk to stay counts as kept
+                with _disk_trouble_named(path, kept=run.windows):
+                    _place(rows.finish(texts=run.texts), path, overwrite=overwrite)
+        except BaseException:
+            with suppress(OSError):  # a full disk complains a second time
+                rows.close()
+            if run.windows:
+                progress.note(f"the vectors of the first {run.texts:,} texts are kept: go on with --resume")
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        seconds = time.monotonic() - began_s
+        shutil.rmtree(folder, ignore_errors=True)
+    if run.truncated:
+        progress.warn(
+            f"{run.truncated:,} of {run.texts:,} texts are longer than {embedder.max_tokens} tokens and were cut:"
+            " raise --max-tokens, where the model can, or split them"
+        )
+    return EncodedFile(path=asked, texts=run.texts, dim=embedder.dim, truncated=run.truncated, resumed=resumed, seconds=seconds)
+
+
+def partial_folder(path: Path) -> Path:
+    """Where the finished windows of an unfinished file are kept."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def refuse_output(
+    path: Path,
+    *,
+    dtype: str = "float32",
+    batch_tokens: int | None = None,
+    with_texts: bool = False,
+    window_texts: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Refuse what ``encode_to_file`` could not write, before a model is loaded.
+
+    Raises:
+        UserError: As ``encode_to_file``.
+    """
+    shown, ending = repr(str(path)), path.suffix
+    path = followed(path) if overwrite else path
+    problems = []
+    if ending not in ENDINGS:
+        has = f"ends in {ending}" if ending else "has no ending"
+        problems.append(f"output {shown} {has}, which names no format of vectors: let it end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    elif ending != ".parquet" and with_texts:
+        problems.append(f"texts are to be stored, but a {ending} file holds vectors alone: let the output end in .parquet")
+    if dtype not in get_args(StoredDtype):
+        problems.append(f"dtype is {dtype!r}, which vectors are not stored in: give {' or '.join(get_args(StoredDtype))}")
+    if batch_tokens is not None and batch_tokens < 1:
+        problems.append(f"batch_tokens is {batch_tokens}, but a batch needs some: give 1 or more, or leave it out")
+    if window_texts < 1:
+        problems.append(f"window_texts is {window_texts}, but a window needs some: give 1 or more")
+    refuse_all(problems)
+    refuse_existing(path, overwrite=overwrite)
+    if path.is_dir():
+        raise UserError(f"output {shown} is a folder, but a file is to be written: name a file inside it")
+    if ending == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise UserError(f'output {shown} needs pyarrow: run pip install "tain[data]", or write .npy or .safetensors') from None
+    _refuse_other_writer(path)
+    if not resume and not overwrite and (left := _read_state(partial_folder(path), path)) is not None and left.windows:
+        raise UserError(
+            f"output {shown} was begun by a run that was interrupted after {left.texts:,} texts: "
+            "go on with --resume, or start anew with --overwrite"
+        )
+
+
+# ---- the run that a file belongs to, and how far it is
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What makes two runs the same one, and what it has finished.
+
+    Attributes:
+        settings: Everything that the file's bytes depend on, beside texts and model.
+        model: What the model was called.
+        weights: SHA-256 of its weights and its tokenizer.
+        windows: Finished windows.
+        texts: Texts in them.
+        truncated: How many of these were cut.
+        digest: Chained SHA-256 of these texts.
+    """
+
+    settings: dict[str, Any]
+    model: str
+    weights: str
+    windows: int = 0
+    texts: int = 0
+    truncated: int = 0
+    digest: str = ""
+    format: int = _PARTIAL_FORMAT
+
+    def after(self, window: list[str], *, truncated: int) -> "_Run":
+        """The same run with one more window finished."""
+        return replace(
+            self,
+            windows=self.windows + 1,
+            texts=self.texts + len(window),
+            truncated=self.truncated + truncated,
+            digest=_digest(self.digest, window),
+        )
+
+
+def _begun(embedder: Encoder, settings: dict[str, Any]) -> _Run:
+    return _Run(settings={**settings, **embedder.settings()}, model=embedder.name, weights=embedder.fingerprint())
+
+
+def _digest(before: str, window: list[str]) -> str:
+    for text in window:  # text by text, so that it does not depend on where windows end
+        before = hashlib.sha256(before.encode() + text.encode("utf-8", "surrogatepass")).hexdigest()
+    return before
+
+
+def _read_state(folder: Path, path: Path) -> _Run | None:
+    damaged, advice = f"output {str(path)!r} was begun by a run whose state is damaged", "start anew with --overwrite and without --resume"
+    try:
+        content = read_object(folder / _STATE, {}, damaged=damaged, advice=advice)
+    except OSError:
+        return None
+    if content.get("format") != _PARTIAL_FORMAT:
+        raise UserError(f"output {str(path)!r} was begun by another version of tain: {advice}")
+    checked_object(content, _STATE_FIELDS, damaged=damaged, advice=advice)
+    return _Run(**{entry.name: content[entry.name] for entry in fields(_Run)})
+
+
+def _left_over(folder: Path, rows: Rows, run: _Run, path: Path) -> _Run | None:
+    """Read how far an interrupted run of the same kind came; None where nothing is there to go on from.
+
+    Raises:
+        UserError: It was begun with another model or other settings.
+    """
+    left = _read_state(folder, path)
+    if left is None or not left.windows:
+        return None
+    _refuse_other_run(path, left, run)
+    # vectors without their state are no loss, and state without vectors is what a kill between naming and tidying up leaves
+    return left if rows.holds(windows=left.windows, texts=left.texts) else None
+
+
+def _refuse_other_run(path: Path, left: _Run, run: _Run) -> None:
+    changed = []
+    if left.weights != run.weights:
+        changed.append(
+            f"model was {left.model!r}, now {run.model!r}" if left.model != run.model else f"the weights of {run.model!r} differ"
+        )
+    for name in {**left.settings, **run.settings}:
+        before, now = left.settings.get(name), run.settings.get(name)
+        if before != now:
+            changed.append(f"{name} was {_spelled(before)}, now {_spelled(now)}")
+    if changed:
+        raise UserError(
+            f"output {str(path)!r} was begun with another model or other settings ({'; '.join(changed)}): "
+            "give the same again, or start anew with --overwrite and without --resume"
+        )
+
+
+def _spelled(value: object) -> str:
+    return {"None": "not given", "True": "on", "False": "off"}.get(str(value), str(value))
+
+
+def _skip_finished(texts: Iterator[str], run: _Run, path: Path) -> None:
+    """Read past the texts of the finished windows, and refuse texts that are not the same."""
+    digest, read = "", 0
+    for text in islice(texts, run.texts):
+        digest, read = _digest(digest, [text]), read + 1
+    if (digest, read) != (run.digest, run.texts):
+        raise UserError(
+            f"output {str(path)!r} was begun with other texts (the first {run.texts:,} differ): "
+            "give the same again, or start anew with --overwrite and without --resume"
+        )
+
+
+def _keep(run: _Run, folder: Path) -> None:
+    fresh = folder / f"{_STATE}.new"
+    fresh.unlink(missing_ok=True)
+    with fresh.open("x", encoding="utf-8") as file:  # never through a link
+        json.dump(asdict(run), file)
+        flush(file)
+    fresh.replace(folder / _STATE)
+
+
+# ---- vectors of a window
+
+
+def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(np.dtype(dtype).newbyteorder("<"), copy=False)
+    is_finite = np.isfinite(stored).all(axis=1)
+    if not is_finite.all():
+        row = int(np.argmin(is_finite))
+        if np.isfinite(vectors[row]).all():
+            raise UserError(f"the vector of text {first_text + row} is too large for {dtype}: store float32, or normalise")
+        raise UserError(f"the model gives text {first_text + row} a vector that is not finite: its weights are broken, give another model")
+    return stored
+
+
+class _PartOfTask(Progress):
+    """Counts the batches of one window on in the task of the whole file."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__("silent")
+        self._task = task
+
+    @contextmanager
+    def task(self, name: str, total: int | None, *, already: int = 0) -> Iterator[Task]:
+        yield self._task
+
+
+# ---- the disk
+
+
+@contextmanager
+def _alone_in(folder: Path, path: Path) -> Iterator[None]:
+    """Make the folder, and keep every other process out of it while the block runs; the system lets go when a process dies."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open_own(folder / _LOCK, writable=True, create=True)
+    except OSError as error:
+        raise UserError(f"output {str(path)!r} cannot be written ({error.strerror}): choose another place or name") from None
+    with file:
+        with suppress(OSError):  # a disk that knows no locks
+            if not lock(file):
+                raise refusal(path, folder / _LOCK)
+        yield
+
+
+def _refuse_other_writer(path: Path) -> None:
+    """Refuse an output that a process is still writing, before it is taken for one that was interrupted."""
+    place = partial_folder(path) / _LOCK
+    with suppress(OSError), open_own(place, writable=True) as file:
+        if not lock(file):
+            raise refusal(path, place)
+
+
+def _empty(folder: Path) -> None:
+    # the state goes first: a kill in between must not leave it without its vectors
+    (folder / _STATE).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.name != _LOCK:
+            path.unlink()
+
+
+def _place(whole: Path, path: Path, *, overwrite: bool) -> None:
+    if not overwrite and os.path.lexists(path):
+        raise UserError(f"output {str(path)!r} appeared while this ran and is left alone: give --resume --overwrite to replace it")
+    whole.replace(path)
+
+
+@contextmanager
+def _disk_trouble_named(path: Path, *, kept: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        then = "go on with --resume" if kept else "give the same command again: nothing is kept"
+        raise UserError(
+            f"output {str(path)!r} cannot be written ({error.strerror or error}): make room or mend the disk, then {then}"
+        ) from None

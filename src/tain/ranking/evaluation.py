@@ -1,0 +1,416 @@
+"""How well rankers find right answers among candidates: R@k of C, MRR and MAP, side by side, with what a query costs.
+
+Humeau et al. 2020, tables 3 and 5 in one. Equal scores are a tie, and a tie counts by expectation: a ranker that scores all alike gets
+R@1 = 1/C, where counting ties as hits would make it look perfect.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tain.evaluation.baselines import BaselineRanker
+from tain.evaluation.metrics import bootstrap_means
+from tain.evaluation.report import Figure, figures_of
+from tain.foundation.errors import UserError
+from tain.foundation.machine import versions
+from tain.foundation.progress import Progress
+from tain.models.rankers import DualRanker, Ranker
+from tain.models.scanning import scan_all
+from tain.models.unknown_tokens import check_known
+from tain.text.cleaning import drop_repeats, lists_others, same_text_key
+from tain.text.records import RankingExample
+
+LATENCY_CANDIDATES = (1_000, 100_000)
+_RECALLS = (1, 2, 5, 10)
+_SCORES_AT_ONCE = 10_000_000  # of the whole pool: 40 MB
+_LISTS_AT_ONCE = 1_000  # of a baseline
+_PAIRS_AT_ONCE = 100_000  # of a cross-encoder, which holds the tokens of each
+_TIMED_PAIRS = 32  # of a cross-encoder, whose time is that of its pairs
+
+
+# ---- lists of candidates
+
+
+@dataclass(frozen=True)
+class CandidateLists:
+    """Queries with their candidates.
+
+    Attributes:
+        contexts: One a query.
+        lists: Each query's candidates, all different by ``same_text_key``; the whole pool is one tuple that all queries share.
+        right: Places of each query's right candidates in its list; one at least.
+        kind: In words: ``20 sampled``, ``listed``, ``whole pool of 812``.
+    """
+
+    contexts: tuple[str, ...]
+    lists: tuple[tuple[str, ...], ...]
+    right: tuple[np.ndarray, ...]
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+
+def sampled_lists(
+    examples: Sequence[RankingExample], *, size: int, rng: np.random.Generator, pool: Sequence[str] | None = None
+) -> CandidateLists:
+    """Set each right answer among ``size - 1`` others drawn from a pool, none of them right for its context.
+
+    Args:
+        examples: Contexts with right answers; every answer is a query of its own.
+        size: Candidates a query, C of R@k/C.
+        rng: Draws the others.
+        pool: Where from; default: all the examples' answers.
+
+    Raises:
+        UserError: The pool is too small.
+    """
+    texts = drop_repeats(pool if pool is not None else (answer for example in examples for answer in example.answers)).texts
+    keys = [same_text_key(text) for text in texts]
+    most_right = max(len(drop_repeats(example.answers).texts) for example in examples)
+    if size < 2:
+        raise UserError(f"candidates are {size} a query, but a right one needs others to be told from: give 2 or more (the paper: 20)")
+    possible = len(texts) - most_right + 1
+    if possible < size:
+        raise UserError(
+            f"the pool holds {len(texts):,} different candidates (up to {most_right} of them right for one context), fewer than the {size} "
+            f"of a list: give {f'--candidates {possible} or fewer, ' if possible > 1 else ''}a larger file, or --pool"
+        )
+    contexts, lists = [], []
+    for example in examples:
+        right = {same_text_key(answer) for answer in example.answers}
+        for answer in drop_repeats(example.answers).texts:
+            drawn: dict[str, None] = {}
+            while len(drawn) < size - 1:
+                for place in rng.integers(len(texts), size=size):
+                    if keys[place] not in right and len(drawn) < size - 1:
+                        drawn[texts[place]] = None
+            contexts.append(example.context)
+            lists.append((answer, *drawn))
+    return CandidateLists(tuple(contexts), tuple(lists), (np.zeros(1, dtype=np.int64),) * len(lists), f"{size} sampled")
+
+
+def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
+    """Take each context's own right answers and negatives as its list; contexts without negatives are left out.
+
+    Raises:
+        UserError: No context has negatives.
+    """
+    contexts, lists, right = [], [], []
+    for example in filter(lists_others, examples):
+        answers = drop_repeats(example.answers).texts
+        contexts.append(example.context)
+        lists.append(tuple(drop_repeats([*answers, *example.negatives]).texts))  # the right ones come first, also as those that are kept
+        right.append(np.arange(len(answers)))
+    if not lists:
+        raise UserError(
+            "no context has negatives, so there is no list to rank: name their column with --negatives-column or --label, or sample"
+        )
+    return CandidateLists(tuple(contexts), tuple(lists), tuple(right), "listed")
+
+
+def whole_pool(examples: Sequence[RankingExample]) -> CandidateLists:
+    """Rank every answer and negative there is, for every context that not all are right for.
+
+    Raises:
+        UserError: There is only one candidate, or all are right for every context.
+    """
+    pool = tuple(drop_repeats(text for example in examples for text in (*example.answers, *example.negatives)).texts)
+    if len(pool) < 2:
+        raise UserError("the whole pool is one candidate, which would always come first: give pairs with different answers")
+    row_of = {same_text_key(text): row for row, text in enumerate(pool)}
+    right = tuple(np.unique([row_of[same_text_key(answer)] for answer in example.answers]) for example in examples)
+    asked = [place for place, places in enumerate(right) if len(places) < len(pool)]
+    if not asked:
+        raise UserError(
+            f"all {len(pool):,} candidates are right for every context, so all rankers are perfect: give pairs with other answers"
+        )
+    contexts = tuple(examples[place].context for place in asked)
+    return CandidateLists(contexts, (pool,) * len(contexts), tuple(right[place] for place in asked), f"whole pool of {len(pool):,}")
+
+
+# ---- figures of one list
+
+
+def first_place_chances(scores: np.ndarray, is_right: np.ndarray) -> tuple[int, np.ndarray]:
+    """Where the best right candidate stands when equal scores fall in random order.
+
+    Args:
+        scores: Of one list (candidates,).
+        is_right: True on right ones, at least one.
+
+    Returns:
+        How many wrong ones stand above it for sure, and its chance (tied,) to be the next, the one after, and so on.
+    """
+    best = scores[is_right].max()
+    better = int((scores > best).sum())
+    is_tied = scores == best
+    tied, right = int(is_tied.sum()), int((is_tied & is_right).sum())
+    places = np.arange(tied)
+    still_wrong = np.concatenate([[1.0], np.cumprod(np.clip((tied - right - places) / (tied - places), 0.0, 1.0))])
+    return better, still_wrong[:-1] - still_wrong[1:]
+
+
+def average_precision(scores: np.ndarray, is_right: np.ndarray) -> float:
+    """Mean over right candidates of the precision at their place, in expectation over the order of equal scores.
+
+    McSherry and Najork 2008, "Computing information retrieval performance measures efficiently in the presence of tied scores".
+    """
+    _, level = np.unique(-scores, return_inverse=True)
+    sizes, rights = np.bincount(level), np.bincount(level, weights=is_right)
+    total, above, right_above = 0.0, 0, 0.0
+    for size, right in zip(sizes, rights, strict=True):
+        if right:
+            steps = np.arange(size)
+            others = steps * (right - 1) / (size - 1) if size > 1 else np.zeros(1)  # right ones among the tied before it
+            total += right / size * float(((right_above + others + 1) / (above + steps + 1)).sum())
+        above, right_above = above + int(size), right_above + float(right)
+    return total / float(rights.sum())
+
+
+def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[str, np.ndarray]:
+    """Figures of every list (queries,): ``R@1``, ``R@2``, ``R@5``, ``R@10`` where some are longer, ``MRR``, and ``MAP`` where some have several right.
+
+    R@k is 1 for a list that is no longer than k.
+
+    Args:
+        scores: Of each query's candidates; may stream past.
+        lists: The queries.
+
+    Raises:
+        UserError: A score is not finite.
+    """
+    longest = max(map(len, lists.lists))
+    found: dict[str, list[float]] = {f"R@{k}": [] for k in _RECALLS if k < longest} | {"MRR": []}
+    has_several = any(len(places) > 1 for places in lists.right)
+    if has_several:
+        found["MAP"] = []
+    for row, places in zip(scores, lists.right, strict=True):
+        marks = np.zeros(len(row), dtype=bool)
+        marks[places] = True
+        if not np.isfinite(row).all():
+            raise UserError("a ranker gave a score that is nan or infinite, which cannot be ranked: check its weights, or use float32")
+        better, chances = first_place_chances(row, marks)
+        for name, values in found.items():
+            if name.startswith("R@"):
+                values.append(float(chances[: max(0, int(name[2:]) - better)].sum()))
+        found["MRR"].append(float((chances / (better + 1 + np.arange(len(chances)))).sum()))
+        if has_several:
+            found["MAP"].append(average_precision(row, marks))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def list_scores(ranker: Ranker | BaselineRanker, lists: CandidateLists, *, progress: Progress | None = None) -> Iterator[np.ndarray]:
+    """Score every query's candidates, query by query; those that all queries share are encoded once."""
+    if isinstance(ranker, BaselineRanker):
+        yield from _baseline_scores(ranker, lists)
+        return
+    if not _is_shared(lists):
+        yield from ranker.score_lists(lists.contexts, lists.lists, progress=progress)
+        return
+    pool: Any = lists.lists[0]
+    scores_at_once = _PAIRS_AT_ONCE
+    if isinstance(ranker, DualRanker):
+        pool, scores_at_once = ranker.encode_candidates(pool, progress=progress), _SCORES_AT_ONCE
+    at_once = max(1, scores_at_once // len(pool))
+    cut = 0
+    for start in range(0, len(lists), at_once):
+        scores = ranker.score(lists.contexts[start : start + at_once], pool, progress=progress)
+        cut += ranker.truncated_contexts
+        yield from scores
+    ranker.truncated_contexts = cut
+
+
+def _baseline_scores(ranker: BaselineRanker, lists: CandidateLists) -> Iterator[np.ndarray]:
+    """Fit the baseline on all different candidates, and score each query's own."""
+    ranker.fit_at_hand(_different_candidates(lists))
+    if _is_shared(lists):
+        index, at_once = ranker.index(lists.lists[0]), max(1, _SCORES_AT_ONCE // len(lists.lists[0]))
+        for start in range(0, len(lists), at_once):
+            yield from index.cosines(lists.contexts[start : start + at_once])
+        return
+    for start in range(0, len(lists), _LISTS_AT_ONCE):
+        listed = lists.lists[start : start + _LISTS_AT_ONCE]
+        contexts = [context for context, own in zip(lists.contexts[start : start + _LISTS_AT_ONCE], listed, strict=True) for _ in own]
+        scores = ranker.score_pairs(contexts, [text for own in listed for text in own])
+        yield from np.split(scores, np.cumsum([len(own) for own in listed])[:-1])
+
+
+def _is_shared(lists: CandidateLists) -> bool:
+    return all(listed is lists.lists[0] for listed in lists.lists)
+
+
+def _different_candidates(lists: CandidateLists) -> list[str]:
+    different = {id(listed): listed for listed in lists.lists}.values()  # a shared pool once
+    return list(dict.fromkeys(text for listed in different for text in listed))
+
+
+# ---- what a query costs
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time from a context's text to all candidates' scores.
+
+    Attributes:
+        candidates: How many.
+        ms: Median over queries, in milliseconds.
+        is_extrapolated: The time of a few candidates was multiplied: a cross-encoder's grows with their number.
+    """
+
+    candidates: int
+    ms: float
+    is_extrapolated: bool
+
+
+def latencies(
+    ranker: Ranker | BaselineRanker,
+    contexts: Sequence[str],
+    candidates: Sequence[str],
+    *,
+    sizes: Sequence[int] = LATENCY_CANDIDATES,
+    queries: int = 5,
+) -> list[Latency]:
+    """Measure what one query costs on this machine, one context at a time, candidates cached where the ranker can.
+
+    Args:
+        ranker: What is measured.
+        contexts: Texts to ask with; the first ``queries`` are used, after one that is not counted.
+        candidates: Texts; their vectors are repeated where there are too few. Every one is scored: nothing is pruned.
+        sizes: Numbers of candidates.
+        queries: Timed ones.
+    """
+    asked = [contexts[place % len(contexts)] for place in range(queries + 1)]
+    if isinstance(ranker, BaselineRanker):
+        return [Latency(size, 1000 * _median_s(_asking(ranker, candidates, size), asked), False) for size in sizes]
+    if not isinstance(ranker, DualRanker):
+        some = [candidates[place % len(candidates)] for place in range(_TIMED_PAIRS)]
+        pairs_s = _median_s(lambda context: ranker.score([context], some), asked)
+        return [Latency(size, 1000 * pairs_s * size / _TIMED_PAIRS, size != _TIMED_PAIRS) for size in sizes]
+    few = ranker.encode_candidates(list(dict.fromkeys(candidates))[: max(sizes)])
+    found = []
+    for size in sizes:
+        vectors = np.resize(few, (size, ranker.dim))
+        found.append(
+            Latency(size, 1000 * _median_s(lambda context, v=vectors: scan_all(v, ranker.encode_contexts([context]).of(0)), asked), False)
+        )
+    return found
+
+
+def _asking(ranker: BaselineRanker, candidates: Sequence[str], size: int) -> Callable[[str], object]:
+    index = ranker.index([candidates[place % len(candidates)] for place in range(size)])
+    return lambda context: index.cosines([context])
+
+
+def _median_s(ask: Callable[[str], object], contexts: Sequence[str]) -> float:
+    taken_s = []
+    for context in contexts:
+        began_s = time.perf_counter()
+        ask(context)
+        taken_s.append(time.perf_counter() - began_s)
+    return float(np.median(taken_s[1:]))
+
+
+# ---- the report
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerResult:
+    """One ranker's line of the table.
+
+    Attributes:
+        name: Its folder or name.
+        type: ``bi``, ``poly``, ``cross``, or of a baseline ``tf-idf`` or ``static``.
+        vectors: Vectors a context; 0 for a cross-encoder and for ``tf-idf``.
+        figures: By name, x 100.
+        latencies: One a number of candidates.
+        truncated: Texts it cut at a length limit.
+    """
+
+    name: str
+    type: str
+    vectors: int
+    figures: dict[str, Figure]
+    latencies: tuple[Latency, ...]
+    truncated: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingReport:
+    """Rankers side by side on the same lists; differences are to the first.
+
+    Attributes:
+        rankers: In the order given.
+        queries: How many lists.
+        kind: What the lists are; see ``CandidateLists``.
+        resamples: Bootstrap resamples behind each interval; queries are drawn anew.
+        seed: Fixes lists and resamples.
+        versions: Of the packages that the figures depend on.
+    """
+
+    rankers: tuple[RankerResult, ...]
+    queries: int
+    kind: str
+    resamples: int
+    seed: int
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything for JSON."""
+        return asdict(self)
+
+
+def evaluate_rankers(
+    rankers: Iterable[Ranker | BaselineRanker],
+    lists: CandidateLists,
+    *,
+    sizes: Sequence[int] = LATENCY_CANDIDATES,
+    resamples: int = 1000,
+    seed: int = 13,
+    progress: Progress | None = None,
+) -> RankingReport:
+    """Rank the same lists with several rankers.
+
+    Args:
+        rankers: One or more, baselines too, which are fitted on all candidates; a generator may load them one after the other.
+        lists: What is ranked.
+        sizes: Numbers of candidates to time a query with; empty times nothing.
+        resamples: Bootstrap resamples, 1 or more.
+        seed: Fixes the resamples.
+        progress: Told what happens.
+
+    Raises:
+        UserError: There is no ranker, or a score is not finite.
+    """
+    candidates = _different_candidates(lists)
+    results: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
+    for ranker in rankers:
+        check_known(ranker, [*lists.contexts, *candidates], progress=progress or Progress.silent())
+        found = list_figures(list_scores(ranker, lists, progress=progress), lists)
+        about = {
+            "name": ranker.name,
+            "type": ranker.type,
+            "vectors": ranker.head.vectors if isinstance(ranker, DualRanker) else int(ranker.type == "static"),
+            "truncated": ranker.truncated,
+            "latencies": tuple(latencies(ranker, lists.contexts, candidates, sizes=sizes)) if sizes else (),
+        }
+        results.append((about, found))
+    if not results:
+        raise UserError("no ranker is given, so there is nothing to evaluate: give one or more")
+    figures: list[dict[str, Figure]] = [{} for _ in results]
+    for name in results[0][1]:
+        values = 100 * np.stack([found[name] for _, found in results])  # (rankers, queries)
+        replicates = bootstrap_means(values, resamples=resamples, rng=np.random.default_rng([seed, 5]))
+        for mine, figure in zip(figures, figures_of(values.mean(axis=1), replicates), strict=True):
+            mine[name] = figure
+    return RankingReport(
+        rankers=tuple(RankerResult(**about, figures=mine) for (about, _), mine in zip(results, figures, strict=True)),
+        queries=len(lists),
+        kind=lists.kind,
+        resamples=resamples,
+        seed=seed,
+        versions=versions(),
+    )

@@ -1,0 +1,193 @@
+"""Correct an encoder's vectors after the fact: by language, by whitening, or by removing the strongest components.
+
+By language: Yang et al. 2021 (CMLM), principal component removal. Vectors of one language share directions that say nothing but which
+language it is; without them translations come nearer than strangers of the same language. Nothing is trained, no labels and no
+translations are used.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tain.foundation.errors import UserError
+from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.machine import choose_device, keep_freed_memory
+from tain.foundation.progress import Progress
+from tain.models.correction import LanguageCorrection
+from tain.models.correction_fitting import (
+    LanguageFit,
+    LinearFit,
+    Moments,
+    fit_language,
+    fit_top_removal,
+    fit_whitening,
+    refuse_components,
+    refuse_dimensions,
+)
+from tain.models.embedder import Embedder
+from tain.models.unknown_tokens import check_known
+from tain.recipes.correct.config import CorrectConfig, language_code
+from tain.recipes.correct.model_card import correction_card
+from tain.recipes.shared.settings import chosen_settings
+from tain.text.collections import each_text
+
+_WINDOW_TEXTS = 8192  # encoded and counted together
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What a correction gives back.
+
+    Attributes:
+        embedder: The encoder with its correction.
+        config: The settings.
+        languages: The fit of each language, of the method ``languages``; else empty.
+        linear: The fit of the other methods.
+        mean_cosines: Cosine of two languages' mean vectors before and after, by the pair of codes.
+        truncated: Texts that were cut at the length limit.
+        folder: Where it was saved, if it was.
+    """
+
+    embedder: Embedder
+    config: CorrectConfig
+    languages: tuple[LanguageFit, ...]
+    linear: LinearFit | None
+    mean_cosines: dict[tuple[str, str], tuple[float, float]]
+    truncated: int
+    folder: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give settings and figures for JSON, without the matrices."""
+        record: dict[str, Any] = {"method": self.config.method, "components": self.config.components, "truncated": self.truncated}
+        if self.linear is not None:
+            record |= {name: value for name, value in asdict(self.linear).items() if name != "correction"}
+            record["dim"] = self.embedder.dim
+        else:
+            hidden = ("directions", "mean", "language")
+            record["languages"] = {
+                fit.language: {name: value for name, value in asdict(fit).items() if name not in hidden} for fit in self.languages
+            }
+            record["mean_cosines"] = {
+                f"{left}-{right}": {"before": before, "after": after} for (left, right), (before, after) in self.mean_cosines.items()
+            }
+        return record
+
+
+def correct(
+    model: str | Path,
+    texts: Iterable[str] | Mapping[str, Iterable[str]],
+    output: str | Path | None = None,
+    *,
+    config: CorrectConfig | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Corrected:
+    """Fit a correction to an encoder's vectors and give the encoder that carries it.
+
+    Args:
+        model: A folder, a hub name, or ``tain-mini``.
+        texts: For the method ``languages`` the texts of each language by its code, else texts. Streamed: any number.
+        output: Folder to save the encoder in; None keeps it in memory only.
+        config: All settings at once; or give single ones by name.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
+        overwrite: Replace ``output`` if it exists.
+        progress: Told what happens.
+        **settings: Fields of ``CorrectConfig``.
+
+    Raises:
+        UserError: Settings, texts or model cannot work; or the model carries a correction already.
+    """
+    progress = progress or Progress.silent()
+    config = chosen_settings(CorrectConfig, "correct", config, settings)
+    by_language = _by_language(texts, config)
+    if output is not None:
+        refuse_existing(Path(output), overwrite=overwrite)
+    if choose_device(device).type == "cpu":
+        keep_freed_memory()
+    embedder = Embedder.load(model, device=device, dtype="float32")
+    if embedder.correction is not None:
+        raise UserError(f"model {str(model)!r} carries a correction already: give the encoder that it was made from")
+    if embedder.pooling == "mean-with-padding" and output is not None:
+        raise UserError("pooling is mean-with-padding, which no saved encoder can have: save it with cls or mean first")
+    refuse_dimensions(config.dimensions, embedder.dim)  # before an hour of encoding
+    if config.method != "whiten":
+        refuse_components(config.components, embedder.dim, option="components" if config.method == "languages" else "remove_top")
+    moments, truncated = {}, 0
+    for language, stream in by_language.items():
+        moments[language], cut = _moments(embedder, stream, language, config, progress)
+        truncated += cut
+    if truncated:
+        progress.warn(f"texts longer than {embedder.max_tokens} tokens were cut: {truncated:,}")
+    result = _fitted(embedder, moments, config, truncated)
+    return result if output is None else _saved(result, str(model), Path(output), overwrite=overwrite)
+
+
+def _by_language(texts: Iterable[str] | Mapping[str, Iterable[str]], config: CorrectConfig) -> dict[str, Iterator[str]]:
+    if config.method != "languages":
+        if isinstance(texts, Mapping):
+            raise UserError(f"texts are given by language, but {config.method} treats all alike: give one list, or the method languages")
+        return {"": each_text(texts)}
+    if not isinstance(texts, Mapping) or not texts:
+        raise UserError('the method languages needs texts by language: give {"en": [...], "de": [...]}')
+    coded = {language_code(code): each_text(stream) for code, stream in texts.items()}
+    if len(coded) < len(texts):
+        raise UserError(f"languages are {', '.join(texts)}, of which two are the same: give each language once")
+    return coded
+
+
+def _moments(embedder: Embedder, texts: Iterable[str], language: str, config: CorrectConfig, progress: Progress) -> tuple[Moments, int]:
+    """Encode texts window by window, before anything brings vectors to length 1, and count them in."""
+    moments, truncated = Moments(embedder.dim), 0
+    stream = iter(texts if config.most_texts is None else islice(texts, config.most_texts))
+    with progress.task(f"encode {language}".strip(), config.most_texts) as task:
+        while window := list(islice(stream, _WINDOW_TEXTS)):
+            if not moments.count:
+                check_known(embedder, window, progress=progress, is_training=True)
+            moments.add(embedder.encode(window, batch_tokens=config.batch_tokens, normalise=False))
+            truncated += embedder.truncated
+            task.advance(len(window))
+    return moments, truncated
+
+
+def _fitted(embedder: Embedder, moments: dict[str, Moments], config: CorrectConfig, truncated: int) -> Corrected:
+    if config.method == "languages":
+        fits = tuple(fit_language(found, language=language, components=config.components) for language, found in moments.items())
+        embedder.correction = LanguageCorrection({fit.language: fit.directions for fit in fits})
+        return Corrected(embedder, config, fits, None, _mean_cosines(fits), truncated)
+    (found,) = moments.values()
+    is_whitening = config.method == "whiten"
+    fit = fit_whitening(found, dimensions=config.dimensions) if is_whitening else fit_top_removal(found, components=config.components)
+    embedder.correction = fit.correction
+    return Corrected(embedder, config, (), fit, {}, truncated)
+
+
+def _mean_cosines(fits: tuple[LanguageFit, ...]) -> dict[tuple[str, str], tuple[float, float]]:
+    found = {}
+    for place, left in enumerate(fits):
+        for right in fits[place + 1 :]:
+            before = _cosine(left.mean, right.mean)
+            found[left.language, right.language] = before, _cosine(_without(left), _without(right))
+    return found
+
+
+def _without(fit: LanguageFit) -> np.ndarray:
+    return fit.mean - fit.directions.T @ (fit.directions @ fit.mean)
+
+
+def _cosine(left: np.ndarray, right: np.ndarray) -> float:
+    lengths = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return float(left @ right) / lengths if lengths > 0 else 0.0
+
+
+def _saved(result: Corrected, model: str, output: Path, *, overwrite: bool) -> Corrected:
+    record = {**result.embedder.record, "kind": "encoder", "corrected_from": model, "correction": result.to_dict()}
+    with whole_folder(output, overwrite=overwrite) as folder:
+        similarity = "dot" if result.embedder.sentence_transformers.get("similarity_fn_name") == "dot" else "cosine"
+        result.embedder.save(folder, record=record, card=correction_card(output.name, record), similarity=similarity)
+    return replace(result, folder=output)

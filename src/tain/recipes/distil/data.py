@@ -1,0 +1,307 @@
+"""What a student is trained and measured on: texts, lessons of the teacher, and what people said."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.models.embedder import Embedder
+from tain.recipes.distil.augmentation import augmented
+from tain.recipes.distil.config import NONE, DistilConfig
+from tain.recipes.distil.near_words import near_words
+from tain.recipes.distil.teacher import Lessons, Teacher
+from tain.text.cleaning import same_text_key
+from tain.text.records import Example
+from tain.text.tags import tokens_of
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Texts with everything known of them.
+
+    Attributes:
+        examples: The texts.
+        taught: The teacher's outputs.
+        labels: Number of each text's given class; -1 where there is none.
+        tags: Numbers of each text's given tags; None where there are none.
+    """
+
+    examples: list[Example]
+    taught: Lessons
+    labels: np.ndarray
+    tags: list[np.ndarray | None]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True)
+class Material:
+    """A run's texts.
+
+    Attributes:
+        train: Trained on, changed copies at the end.
+        held: Kept from training to measure on.
+        labels: Names of the classes; empty without.
+        tags: Names of the tags; empty without.
+        counts: given, repeated (dropped, since another is the same), held_out, left_over, augmented.
+    """
+
+    train: Lesson
+    held: Lesson
+    labels: tuple[str, ...]
+    tags: tuple[str, ...]
+    counts: dict[str, int]
+
+    def digest(self, *, with_teacher: bool) -> str:
+        """Sixteen hexadecimal digits that differ between texts, labels and tags, and on demand between what the teacher says of them."""
+        parts = (self.train, self.held)
+        content = [self.labels, self.tags, [[(one.text, one.label, one.tags) for one in part.examples] for part in parts]]
+        digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=8)
+        for taught in (part.taught for part in parts if with_teacher):
+            for values in ([] if taught.text is None else [taught.text], taught.tokens or []):
+                for each in values:
+                    digest.update(np.ascontiguousarray(each).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def text_outputs(self) -> int:
+        """Numbers that a student says of a whole text: classes, or dimensions; 0 where it only tags."""
+        taught = self.train.taught.text
+        return len(self.labels) or (taught.shape[1] if taught is not None else 0)
+
+
+def gather(
+    examples: Sequence[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None = None
+) -> Material:
+    """Draw the texts to train on, keep others, and have the teacher label them all; an encoder finds near words for changed copies.
+
+    Raises:
+        UserError: Texts, labels or tags cannot work.
+    """
+    _refuse_unlabelled(examples, teacher)
+    labels = _classes(teacher.labels, [example.label for example in examples], "label", teacher) if config.task != "embed" else ()
+    tags = (
+        _classes(teacher.tags, [tag for example in examples for tag in example.tags or ()], "tag", teacher) if config.task == "tag" else ()
+    )
+    order, held = _drawn(examples, config)
+    rest = order[held:]
+    if config.task != "embed" and config.max_texts and len(rest) > config.max_texts:
+        # texts that people have labelled are few, and are not left out for others
+        has_word = np.array([bool(examples[place].label or examples[place].tags) for place in rest])
+        chosen = np.sort(np.argsort(~has_word, kind="stable")[: config.max_texts])
+        rest = rest[chosen]
+    trained = rest[: config.max_texts or None]
+    assert config.batch_texts is not None
+    if len(trained) < config.batch_texts:
+        raise UserError(
+            f"there are {len(trained):,} different texts to train on, fewer than a batch of {config.batch_texts}: "
+            + (f"give more texts, or --batch-texts {max(2, len(trained) // 2)}" if len(trained) > 1 else "give more texts")
+        )
+    counts = {
+        "given": len(examples),
+        "repeated": len(examples) - len(order),
+        "held_out": held,
+        "left_over": len(order) - held - len(trained),
+    }
+    both = np.concatenate([trained, order[:held]])
+    taught = _taught(teacher, [examples[place].text for place in both], places=both, progress=progress)
+    if config.task != "embed" and taught.text is not None and teacher.labels is None:
+        raise UserError(f"teacher {teacher.name!r} gives logits of texts and no names for them: give it labels")
+    if config.task == "classify" and len(labels) == 1:
+        raise UserError(f"all texts have one label, {labels[0]!r}, so there is nothing to tell apart: give texts of two labels or more")
+    is_labelled = taught.text is not None or any(example.label for example in examples)
+    if config.task == "classify" and not is_labelled:
+        raise UserError("no text has a label and the teacher gives none: name the labels' column with --label-column, or give a classifier")
+    if config.task == "tag" and taught.tokens is None and not any(example.tags for example in examples):
+        raise UserError("no text has tags and the teacher gives none: name their column with --tags-column, or give a tagger")
+    labels = labels if is_labelled else ()  # names alone teach nothing
+    train = _lesson([examples[place] for place in trained], _part(taught, slice(0, len(trained))), labels, tags)
+    measured = _lesson([examples[place] for place in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
+    copies = _copies(train.examples, measured.examples, teacher, config, progress, encoder)
+    if copies.examples:
+        # a copy keeps what people said of its text only where no teacher has looked at the copy itself; and no label if its words are others
+        has_labels, has_tags = copies.taught.text is None and not copies.has_other_words, copies.taught.tokens is None
+        more = _lesson(copies.examples, copies.taught, labels, tags, has_labels=has_labels, has_tags=has_tags)
+        train = _joined(train, more)
+    counts["augmented"] = len(copies.examples)
+    return Material(train, measured, labels, tags, counts)
+
+
+@dataclass(frozen=True)
+class _Copies:
+    examples: list[Example]
+    taught: Lessons
+    has_other_words: bool = False
+
+
+def _copies(
+    examples: list[Example], held: list[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None
+) -> _Copies:
+    """Changed copies with the teacher's word on them; without a teacher their labels and tags go along as they are. None is a text held out."""
+    wanted = config.augmented_copies
+    if config.task != "embed" and not teacher.reads and config.word_exchange != DistilConfig.word_exchange:
+        raise UserError(
+            f"word_exchange is {config.word_exchange}, but only a teacher that labels new texts can tell what other words mean: leave it out"
+        )
+    if config.task == "embed" or (wanted is None and not teacher.reads) or wanted == 0:
+        return _Copies([], Lessons())
+    if not teacher.reads and teacher.name != "none":
+        raise UserError(
+            f"augmented_copies is {wanted}, but teacher {teacher.name!r} is a matrix, which labels no new texts: "
+            "leave it out, or put the changed texts and their rows into the matrix"
+        )
+    # labels that go along as they are would be wrong for other words
+    near = near_words(encoder, examples) if encoder is not None and teacher.reads and config.word_exchange else None
+    copies, rng = 2 if wanted is None else wanted, np.random.default_rng([config.seed, 2])
+    made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_exchange)
+    is_held = {same_text_key(example.text) for example in held}
+    made = [example for example in made if same_text_key(example.text) not in is_held]
+    taught = _taught(teacher, [example.text for example in made], places=None, progress=progress) if made else Lessons()
+    return _Copies(made, taught, has_other_words=bool(near))
+
+
+def _taught(teacher: Teacher, texts: list[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+    """Have the teacher label texts.
+
+    Raises:
+        UserError: It is an object of the user's, and what it gives fits neither the texts nor its names.
+    """
+    taught = teacher.teach(texts, places=places, progress=progress)
+    if taught.text is not None:
+        width = None if teacher.labels is None else len(teacher.labels)
+        _refuse_misfits(teacher, "numbers for texts", taught.text, rows=len(texts), width=width)
+        is_finite = np.isfinite(taught.text).all(axis=1)
+        if not is_finite.all():
+            text = texts[int(is_finite.argmin())]
+            raise UserError(
+                f"teacher {teacher.name!r} gave {int((~is_finite).sum()):,} of {len(texts):,} texts nan or infinity, {text[:40]!r} for one: check its weights"
+            )
+        taught = replace(taught, text=np.asarray(taught.text, dtype=np.float32))
+    if taught.tokens is not None:
+        if len(taught.tokens) != len(texts):
+            raise UserError(
+                f"teacher {teacher.name!r} gave logits of tokens for {len(taught.tokens):,} of {len(texts):,} texts: give a matrix a text"
+            )
+        for text, logits in zip(texts, taught.tokens, strict=True):
+            _refuse_misfits(
+                teacher, f"logits for the tokens of {text[:40]!r}", logits, rows=len(tokens_of(text)), width=len(teacher.tags or ())
+            )
+    return taught
+
+
+def _refuse_misfits(teacher: Teacher, what: str, values: np.ndarray, *, rows: int, width: int | None) -> None:
+    if values.ndim != 2 or len(values) != rows or width not in (None, values.shape[1]):
+        wanted = f"{rows:,} rows" + ("" if width is None else f" of {width}")
+        raise UserError(
+            f"teacher {teacher.name!r} gave {what} of shape {values.shape}, which should be {wanted}: give a row each, a number a name"
+        )
+
+
+def _lesson(
+    examples: list[Example],
+    taught: Lessons,
+    labels: tuple[str, ...],
+    tags: tuple[str, ...],
+    *,
+    has_labels: bool = True,
+    has_tags: bool = True,
+) -> Lesson:
+    """Number the labels and tags that people gave, or leave them out."""
+    number_of_label = {label: number for number, label in enumerate(labels)}
+    number_of_tag = {tag: number for number, tag in enumerate(tags)}
+    numbers = [number_of_label.get(example.label or "", -1) if has_labels else -1 for example in examples]
+    tagged = [
+        np.array([number_of_tag[tag] for tag in example.tags], dtype=np.int64) if example.tags and tags and has_tags else None
+        for example in examples
+    ]
+    return Lesson(examples, taught, np.array(numbers, dtype=np.int64), tagged)
+
+
+def _part(taught: Lessons, part: slice) -> Lessons:
+    return Lessons(
+        text=taught.text[part] if taught.text is not None else None, tokens=taught.tokens[part] if taught.tokens is not None else None
+    )
+
+
+def _joined(one: Lesson, other: Lesson) -> Lesson:
+    left, right = one.taught, other.taught
+    taught = Lessons(
+        text=np.concatenate([left.text, right.text]) if left.text is not None and right.text is not None else None,
+        tokens=[*left.tokens, *right.tokens] if left.tokens is not None and right.tokens is not None else None,
+    )
+    return Lesson([*one.examples, *other.examples], taught, np.concatenate([one.labels, other.labels]), [*one.tags, *other.tags])
+
+
+def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:
+    """Refuse texts that cannot serve, before any model is loaded; give the number of each text's tokens.
+
+    Raises:
+        UserError: There are none, one has no tokens, or more or fewer of them than it has tags.
+    """
+    if not examples:
+        raise UserError("there are no texts: give some")
+    counts = []
+    for place, example in enumerate(examples):
+        if not isinstance(example.text, str):
+            raise UserError(f"text number {place + 1} is {type(example.text).__name__}, not text: give strings")
+        if not example.text or example.text.isspace():
+            raise UserError(f"text number {place + 1} has no tokens ({example.text!r}): leave such texts out")
+        counts.append(count := len(tokens_of(example.text)))
+        if example.label is not None and not isinstance(example.label, str):
+            raise UserError(f"text number {place + 1} has a label that is {type(example.label).__name__}, not text: give names")
+        if config.task == "tag" and example.tags is not None and len(example.tags) != count:
+            raise UserError(
+                f"text number {place + 1} has {count} tokens (what stands between blanks) and {len(example.tags)} tags: give a tag a token"
+            )
+    return counts
+
+
+def _refuse_unlabelled(examples: Sequence[Example], teacher: Teacher) -> None:
+    if teacher.name != NONE:
+        return
+    bare = [place for place, example in enumerate(examples) if not example.label and not example.tags]
+    if bare and len(bare) < len(examples):  # where no text has a label, the advice is another
+        raise UserError(
+            f"{len(bare):,} of {len(examples):,} texts have no label (text number {bare[0] + 1} first), and without a teacher nobody gives them one:"
+            " give a teacher, or drop these texts"
+        )
+
+
+def _classes(names: tuple[str, ...] | None, given: Sequence[str | None], what: str, teacher: Teacher) -> tuple[str, ...]:
+    seen = {name for name in given if name}
+    if names is None:
+        return tuple(sorted(seen))
+    if unknown := sorted(seen - set(names)):
+        raise UserError(
+            f"the texts have {what}s that teacher {teacher.name!r} does not know ({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}): "
+            f"drop these texts, or give a teacher of the same {what}s"
+        )
+    return names
+
+
+def _drawn(examples: Sequence[Example], config: DistilConfig) -> tuple[np.ndarray, int]:
+    """Put texts in random order, those to be held out first; gives the order and how many these are.
+
+    Where people have labelled some texts, these are held out, for the others tell nothing of errors. No text that is held out is trained
+    on, however often it was given. For vectors a text is taken once; with labels it stays as often as it came, since how often a label
+    occurs is knowledge, too.
+    """
+    keys = [same_text_key(example.text) for example in examples]
+    first: dict[str, int] = {}
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
+    rng = np.random.default_rng([config.seed, 1])
+    different = rng.permutation(np.fromiter(first.values(), np.int64, len(first)))
+    if config.task == "embed":
+        return different, min(config.held_out, len(different) // 10)
+    is_labelled = np.array([bool(examples[place].label or examples[place].tags) for place in different])
+    different = np.concatenate([different[is_labelled], different[~is_labelled]])
+    held = min(config.held_out, (int(is_labelled.sum()) or len(different)) // 10)
+    is_held = {keys[place] for place in different[:held]}
+    rest = [place for place, key in enumerate(keys) if key not in is_held]
+    return np.concatenate([different[:held], rng.permutation(np.array(rest, dtype=np.int64))]), held

@@ -1,0 +1,85 @@
+"""How near a student comes to its teacher, and to what people said, on texts kept from training."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tain.evaluation.metrics import spearman
+from tain.evaluation.tagging import slot_f1
+from tain.recipes.distil.data import Lesson, Material
+from tain.text.records import Prediction
+
+_COMPARED = 2000  # texts at once: every pair of them is a number or more
+
+
+def vector_figures(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+    """How near a student's vectors come to its teacher's.
+
+    Returns:
+        ``cosine``: mean cosine of a text's two vectors. ``pairs``: Spearman's correlation of the cosines between texts, of the first
+        2,000. ``found``: share of texts whose own teacher vector is the nearest of all.
+    """
+    ours, theirs = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in (student, teacher))
+    nearest = [(ours[start : start + _COMPARED] @ theirs.T).argmax(axis=1) for start in range(0, len(ours), _COMPARED)]
+    first, other = ours[:_COMPARED], theirs[:_COMPARED]
+    above = np.triu_indices(len(first), k=1)
+    correlation = spearman((first @ first.T)[above], (other @ other.T)[above]) if len(first) > 2 else math.nan
+    figures = {
+        "cosine": float((ours * theirs).sum(axis=1).mean()),
+        "pairs": correlation,
+        "found": float((np.concatenate(nearest) == np.arange(len(ours))).mean()),
+    }
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def label_figures(said: Sequence[Prediction], material: Material) -> dict[str, float]:
+    """Accuracy, slot F1 and share of texts without an error, of the student and, where there is one, of its teacher.
+
+    Args:
+        said: The student's word on each text that was held out.
+        material: The run's texts.
+
+    Returns:
+        ``student_accuracy``, ``teacher_slot_f1`` and so on, over the texts that people have labelled (or tagged); ``agreement``: share of
+        texts that both give the same label.
+    """
+    held, teacher = material.held, _teachers_word(material)
+    figures = {f"student_{name}": value for name, value in _against_people(held, said).items()}
+    figures |= {f"teacher_{name}": value for name, value in _against_people(held, teacher).items()}
+    if material.labels and material.held.taught.text is not None:
+        figures["agreement"] = float(np.mean([one.label == other.label for one, other in zip(said, teacher, strict=True)]))
+    return figures
+
+
+def _teachers_word(material: Material) -> list[Prediction]:
+    taught = material.held.taught
+    said = []
+    for place in range(len(material.held)):
+        label = tags = None
+        if taught.text is not None:
+            label = material.labels[int(taught.text[place].argmax())]
+        if taught.tokens is not None:
+            read = taught.tokens[place]
+            best = np.where(np.isnan(read), -np.inf, read).argmax(axis=1)
+            is_read = [bool(np.isfinite(row).any()) for row in read]
+            tags = [material.tags[int(tag)] if has_tag else "O" for tag, has_tag in zip(best, is_read, strict=True)]
+        said.append(Prediction(label=label, tags=tags))
+    return said
+
+
+def _against_people(held: Lesson, said: Sequence[Prediction]) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    both = list(zip(held.examples, said, strict=True))
+    labelled = [one.label == example.label for example, one in both if example.label and one.label is not None]
+    if labelled:
+        figures["accuracy"] = float(np.mean(labelled))
+    tagged = [(example, one.label, one.tags) for example, one in both if example.tags and one.tags is not None]
+    if tagged:
+        figures["slot_f1"] = slot_f1([example.tags or () for example, _, _ in tagged], [tags for _, _, tags in tagged])
+        whole = [
+            tags == list(example.tags or ()) and (label is None or not example.label or label == example.label)
+            for example, label, tags in tagged
+        ]
+        figures["exact"] = float(np.mean(whole))
+    return figures

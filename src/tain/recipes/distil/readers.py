@@ -1,0 +1,256 @@
+"""How students read texts while they are trained, and how each begins."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.same_texts import id_keys
+from tain.batches.tokenizing import bare_ids, tokenise
+from tain.foundation.errors import UserError
+from tain.models.correction import LinearCorrection
+from tain.models.embedder import Embedder
+from tain.recipes.distil.config import DistilConfig
+from tain.recipes.distil.data import Material
+from tain.recipes.distil.start import begin_with
+from tain.recipes.distil.teacher import Teacher
+from tain.recipes.distil.words import fit_skip, fit_words
+from tain.students.projection import UNIT, Projection
+from tain.students.projection_config import ProjectionConfig
+from tain.students.student import PROJECTION_FILE, TOKENIZER_FILE, is_student
+from tain.students.torch.qrnn import PQRNN, StudentShape
+from tain.students.torch.static import StaticStudent, frequency_weights
+
+_MOST_TOKENS = 4096  # of a text that a static student learns from: a batch is as wide as its longest
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Turns texts into a student's inputs."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the projection; None without one."""
+        ...
+
+    def module(self, material: Material) -> PQRNN | StaticStudent:
+        """Make the untrained student."""
+        ...
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        """Count the texts that are longer than the student reads."""
+        ...
+
+    def mean_tokens(self, texts: Sequence[str]) -> float:
+        """About how many tokens a text has, those of its ends not counted."""
+        ...
+
+    def input_keys(self, texts: Sequence[str]) -> Sequence[str] | Sequence[bytes]:
+        """A key for each text, equal where the student reads the same."""
+        ...
+
+    def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
+        """Run the student on texts in training: what it says of them (texts, outputs), and of their tokens (texts, tokens, tags)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the file that reads for the student from now on."""
+        ...
+
+
+def reader_for(teacher: Teacher, encoder: Embedder | None, config: DistilConfig, device: torch.device) -> Reader:
+    """The reader of the kind of student that is asked for, which starts from an encoder's vectors.
+
+    Raises:
+        UserError: A static student has no encoder to start from.
+    """
+    return StaticReader(teacher, encoder, config, device) if config.student == "static" else HashedReader(encoder, config, device)
+
+
+class HashedReader:
+    """Texts as features of hashed tokens, for a pQRNN."""
+
+    def __init__(self, encoder: Embedder | None, config: DistilConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.embedder = encoder if _starts_from_words(config) else None
+        assert config.features is not None and config.ngram_features is not None and config.separate is not None
+        self.projection = Projection(
+            ProjectionConfig(
+                features=config.features,
+                ngram_features=config.ngram_features,
+                separate=config.separate,
+                split=config.split,
+                max_tokens=config.max_tokens,
+            )
+        )
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.projection.config.fingerprint
+
+    def module(self, material: Material) -> PQRNN:
+        config = self.config
+        assert config.features is not None and config.bottleneck is not None and config.state is not None and config.layers is not None
+        assert config.zoneout is not None and config.kernel_width is not None
+        shape = StudentShape(
+            features=config.features,
+            bottleneck=config.bottleneck,
+            state=config.state,
+            layers=config.layers,
+            kernel_width=config.kernel_width,
+            bidirectional=not config.forward_only,
+            text_outputs=material.text_outputs,
+            token_outputs=len(material.tags),
+            skip=config.skip and material.text_outputs > 0,
+        )
+        module = PQRNN(shape, zoneout=config.zoneout, number_type=getattr(torch, config.dtype))
+        taught = material.train.taught.text
+        if config.task == "embed" and module.text_head is not None and module.skip_head is None and taught is not None:
+            with torch.no_grad():  # what all vectors share need not be learnt
+                module.text_head.bias.copy_(torch.from_numpy(taught.mean(axis=0)))
+        texts = [example.text for example in material.train.examples]
+        if self.embedder is not None:
+            fit_words(module, self.projection, texts, self.embedder.encode, words=config.start_words)
+        taken = begin_with(module, config.start, with_heads=config.task == "embed") if config.start is not None else set()
+        if module.skip_head is not None and not config.resume and "skip_head.weight" not in taken:
+            known, wanted = _wanted(material)
+            fit_skip(module, self.projection, [texts[place] for place in known], wanted, keeps_layers=config.start is not None)
+        return module
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        long = [text for text in texts if len(text) > self.projection.config.max_tokens]  # others cannot have so many tokens
+        return sum(self.projection(long[start : start + 1024]).truncated for start in range(0, len(long), 1024))
+
+    def mean_tokens(self, texts: Sequence[str]) -> float:
+        ends = self.projection.config.begin + self.projection.config.end
+        return float(np.mean([self.projection.count(text) for text in texts[:1000]])) - ends
+
+    def input_keys(self, texts: Sequence[str]) -> list[str]:
+        return ["\0".join(self.projection.tokens(text)[: self.projection.config.max_tokens]) for text in texts]
+
+    def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
+        assert self.config.distortion is not None
+        projected = self.projection(texts, distortion=self.config.distortion, rng=rng)
+        rows = torch.from_numpy(projected.rows).to(self.device).float() / UNIT
+        return module(rows, torch.from_numpy(projected.ids).to(self.device))
+
+    def save(self, folder: Path) -> None:
+        self.projection.config.save(folder / PROJECTION_FILE)
+
+
+def _wanted(material: Material) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the texts that somebody says something of as a whole, and what a student shall say of them: the teacher's numbers, else labels.
+
+    Of logits and labels without what is common to a text's classes, and to a class's texts: a linear layer need not learn that.
+    """
+    train = material.train
+    if train.taught.text is not None:
+        known = np.flatnonzero(np.isfinite(train.taught.text[:, 0]))
+        wanted = train.taught.text[known]
+        return known, wanted - wanted.mean(axis=1, keepdims=True) if material.labels else wanted
+    known = np.flatnonzero(train.labels >= 0)
+    given = np.eye(material.text_outputs, dtype=np.float32)[train.labels[known]]
+    return known, given - given.sum(axis=0) / max(1, len(known))
+
+
+def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
+    """Whose vectors of tokens or words a student starts from, and which finds near words; None where nobody has any, or none are asked for."""
+    is_start = config.student == "static" or _starts_from_words(config)
+    if not is_start and (config.task == "embed" or not config.word_exchange or config.augmented_copies == 0):
+        return None
+    if config.token_vectors is None:
+        return teacher.embedder
+    if is_student(config.token_vectors):
+        raise UserError(f"token_vectors is {config.token_vectors!r}, a student, whose tokens are not words: give an encoder")
+    return Embedder.load(config.token_vectors, device=str(device), dtype="float32", trust_remote_code=config.trust_remote_code)
+
+
+def _starts_from_words(config: DistilConfig) -> bool:
+    """A pQRNN's narrow layer is fitted to word vectors, and not taken from another student or a checkpoint."""
+    return config.start_words > 0 and config.start is None and not config.resume
+
+
+class StaticReader:
+    """Texts as ids of an encoder's tokenizer, for a static student."""
+
+    def __init__(self, teacher: Teacher, embedder: Embedder | None, config: DistilConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        if embedder is None:
+            raise UserError(
+                f"a static student starts from an encoder's token vectors, which teacher {teacher.name!r} has not: name one with --token-vectors"
+            )
+        self.embedder = embedder
+        if getattr(embedder.tokenizer, "backend_tokenizer", None) is None:
+            raise UserError(
+                f"the tokenizer of {embedder.name!r} has no form that runs without transformers: name another with --token-vectors"
+            )
+
+    @property
+    def fingerprint(self) -> str | None:
+        return None
+
+    def module(self, material: Material) -> StaticStudent:
+        vocabulary = len(self.embedder.tokenizer)
+        counts = np.zeros(vocabulary)
+        texts, held = ([example.text for example in part.examples] for part in (material.train, material.held))
+        for place, (text, ids) in enumerate(zip([*texts, *held], bare_ids(self.embedder.tokenizer, [*texts, *held]), strict=True)):
+            if not ids:
+                raise UserError(f"the text {text[:40]!r} has no tokens for the tokenizer of {self.embedder.name!r}: leave such texts out")
+            if place < len(texts):
+                np.add.at(counts, ids, 1)
+        vectors = self._token_vectors(vocabulary)
+        # the head leads back to the vectors' own space, which is the right one for a student of vectors of that width alone
+        is_space_of_vectors = self.config.task == "embed" and material.text_outputs == vectors.shape[1]
+        dim, directions = self.config.static_dim, min(vectors.shape)
+        if is_space_of_vectors and dim > directions:  # what is beyond them would stay 0
+            if dim != DistilConfig.static_dim:
+                raise UserError(f"static_dim is {dim}, but the token vectors have {directions} directions: give as many or fewer")
+            dim = directions
+        module = StaticStudent(tokens=vocabulary + 1, dim=dim, outputs=material.text_outputs)
+        if self.config.epochs == 0 and not is_space_of_vectors:
+            raise UserError(
+                f"epochs is 0, but the teacher's vectors have {material.text_outputs} numbers and the token vectors {vectors.shape[1]},"
+                " so the layer between them must be trained: give 1 or more"
+            )
+        module.start_from(vectors, frequency_weights(torch.from_numpy(counts).float()), with_head=is_space_of_vectors)
+        return module
+
+    @torch.inference_mode()
+    def _token_vectors(self, vocabulary: int) -> Tensor:
+        """The encoder's vector of each token alone, between the special tokens that texts have."""
+        embedder = self.embedder
+        (bare,), (whole,) = bare_ids(embedder.tokenizer, ["a"]), tokenise(embedder.tokenizer, ["a"], max_tokens=embedder.max_tokens).ids
+        begin = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+        alone = [[*whole[:begin], token, *whole[begin + len(bare) :]] for token in range(vocabulary)]
+        vectors = torch.empty(vocabulary, embedder.encoder.dim)
+        for batch in batches_by_tokens([len(ids) for ids in alone], batch_tokens=4096):
+            vectors[np.asarray(batch)] = embedder.encoder(pack([alone[token] for token in batch])).float().cpu()
+        if isinstance(embedder.correction, LinearCorrection):
+            vectors = torch.from_numpy(embedder.correction.apply(vectors.numpy()))
+        return vectors.clone()
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        return 0  # a mean has room for any number of tokens; only training looks at the first few thousand of a text
+
+    def mean_tokens(self, texts: Sequence[str]) -> float:
+        return float(np.mean([len(ids) for ids in bare_ids(self.embedder.tokenizer, texts[:1000])]))
+
+    def input_keys(self, texts: Sequence[str]) -> list[bytes]:
+        return id_keys(map(sorted, bare_ids(self.embedder.tokenizer, texts)))  # a mean does not depend on the order
+
+    def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
+        found = [mine[:_MOST_TOKENS] for mine in bare_ids(self.embedder.tokenizer, texts)]
+        ids = torch.zeros(len(texts), max(1, *map(len, found)), dtype=torch.long)
+        for row, mine in enumerate(found):
+            ids[row, : len(mine)] = torch.tensor(mine, dtype=torch.long) + 1
+        return module(ids.to(self.device)), None
+
+    def save(self, folder: Path) -> None:
+        backend = self.embedder.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.save(str(folder / TOKENIZER_FILE))

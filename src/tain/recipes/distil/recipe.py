@@ -1,0 +1,390 @@
+"""Distillation: teach a student of two to four megabytes what a large model says of texts.
+
+Kaliamoorthi et al. 2021 (pQRNN). The student needs no vocabulary, runs in eight bits and without torch.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tain.batches.order import ShuffledOrder, step_seed
+from tain.batches.same_texts import id_keys, same_numbers
+from tain.batches.tokenizing import tokenise_once
+from tain.foundation.choices import Dtype
+from tain.foundation.errors import UserError
+from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.locks import writes_output
+from tain.foundation.machine import choose_device, fastest_dtype, keep_freed_memory, versions
+from tain.foundation.progress import Progress
+from tain.objectives.distillation import (
+    contrastive_distillation,
+    labelled_cross_entropy,
+    mixed_cross_entropy,
+    similarity_matching,
+    vector_matching,
+)
+from tain.recipes.distil.config import NONE, DistilConfig
+from tain.recipes.distil.data import Material, check_texts, gather
+from tain.recipes.distil.figures import label_figures, vector_figures
+from tain.recipes.distil.model_card import student_card
+from tain.recipes.distil.readers import Reader, encoder_of, reader_for
+from tain.recipes.distil.start import save_weights, shaped_like_start
+from tain.recipes.distil.teacher import Teacher, load_teacher
+from tain.recipes.shared.settings import chosen_settings
+from tain.students.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
+from tain.students.torch.export import write_student
+from tain.students.torch.qrnn import PQRNN
+from tain.students.torch.static import StaticStudent
+from tain.text.collections import each_item
+from tain.text.records import Example
+from tain.text.tags import tokens_of
+from tain.training.async_loss import backward
+from tain.training.checkpoint import checkpoint_folder, number_type_of, refuse_nothing_to_resume, refuse_to_lose
+from tain.training.loop import Saving, Trained, train, warmup_then_linear
+from tain.training.optimizer import MasterWeights, adamw
+
+_FEW_TOKENS = 1.5  # a text, on average
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What distillation gives back.
+
+    Attributes:
+        student: The student as it runs from its file.
+        module: The trained module.
+        config: The settings, all filled in.
+        figures: Measured on held-out texts, with the student's file; empty without such texts.
+        sizes: Bytes of the graph, of all that the student needs, of the same weights in float32, of the teacher; and parameters.
+        counts: What happened to the texts.
+        trained: Steps, losses and seconds.
+        folder: Where it was saved, if it was.
+    """
+
+    student: Student
+    module: PQRNN | StaticStudent
+    config: DistilConfig
+    figures: dict[str, float]
+    sizes: dict[str, int | None]
+    counts: dict[str, int]
+    trained: Trained
+    folder: Path | None
+
+
+@writes_output
+def distil(
+    teacher: str | Path | Teacher,
+    texts: Iterable[str] | Iterable[Example],
+    output: str | Path | None = None,
+    *,
+    config: DistilConfig | None = None,
+    classifier: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    tags: Sequence[str] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Distilled:
+    """Teach a tiny student.
+
+    Args:
+        teacher: An encoder (``--task embed``), classifier or tagger folder, a matrix of its outputs on disk, ``none`` for labels alone, or
+            an object that labels texts.
+        texts: Texts; or examples with labels and tags where there are any.
+        output: Folder for the student; None keeps it in memory only.
+        config: All settings at once; or give single ones by name.
+        classifier: What labels the whole texts where the teacher is a tagger.
+        labels: Names of the classes in the order of the teacher's logits; default: what its config says.
+        tags: The same for tags.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
+        progress: Told what happens.
+        **settings: Fields of ``DistilConfig``.
+
+    Raises:
+        UserError: Settings, texts or teacher cannot work.
+    """
+    progress = progress or Progress.silent()
+    config = shaped_like_start(chosen_settings(DistilConfig, "distil", config, settings)).resolved()
+    if output is not None:
+        refuse_existing(Path(output), overwrite=overwrite)
+        left = checkpoint_folder(Path(output))
+        if config.resume:
+            refuse_nothing_to_resume(left)
+        else:
+            refuse_to_lose([left], overwrite=overwrite)
+    elif config.resume:
+        raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
+    if (str(teacher) if isinstance(teacher, str | Path) else teacher.name) == NONE:
+        config.refuse_teachers_settings()
+    examples = [text if isinstance(text, Example) else Example(text) for text in each_item(texts)]
+    token_counts = check_texts(examples, config)
+    device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if isinstance(teacher, str | Path):
+        teacher = load_teacher(
+            teacher,
+            task=config.task,
+            given=len(examples),
+            token_counts=token_counts,
+            classifier=classifier,
+            labels=labels,
+            tags=tags,
+            device=device,
+            trust_remote_code=config.trust_remote_code,
+        )
+    elif classifier is not None or labels or tags:
+        raise UserError("classifier, labels and tags belong to a teacher's name or file: this one brings its own")
+    encoder = encoder_of(teacher, config, device)
+    material = gather(examples, teacher, config, progress, encoder)
+    if config.dtype == "auto":
+        config = replace(config, dtype=_number_type(config, device, output))
+    reader = reader_for(teacher, encoder, config, device)
+    torch.manual_seed(config.seed)
+    module = reader.module(material).to(device)
+    material.counts["truncated"] = reader.truncated([example.text for example in material.train.examples])
+    if material.counts["truncated"]:
+        progress.warn(
+            f"{material.counts['truncated']:,} of {len(material.train):,} texts are longer than {config.max_tokens} tokens"
+            " and the student reads them cut: raise --max-tokens to keep them whole"
+        )
+    if (mean := reader.mean_tokens([example.text for example in material.train.examples])) < _FEW_TOKENS:
+        progress.warn(
+            f"the student sees {mean:.1f} tokens a text, which leaves it nothing to read in order: for writing without blanks give --split code-point"
+        )
+    session = _Session(teacher, config, material, reader, module, progress, Path(output) if output is not None else None)
+    trained = session.train()
+    return session.finish(trained, overwrite=overwrite)
+
+
+def _number_type(config: DistilConfig, device: torch.device, output: str | Path | None) -> Dtype:
+    """What to multiply in: what the run that is gone on with did, else what is faster here."""
+    if config.resume and output is not None and (begun_in := number_type_of([checkpoint_folder(Path(output))], key="dtype")):
+        return "bfloat16" if begun_in == "bfloat16" else "float32"
+    is_faster = config.student == "pqrnn" and fastest_dtype(device.type) == torch.bfloat16
+    return "bfloat16" if is_faster else "float32"
+
+
+# ---- a run
+
+
+class _Session:
+    """A teacher's lessons and a student, through training to the saved folder."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        config: DistilConfig,
+        material: Material,
+        reader: Reader,
+        module: PQRNN | StaticStudent,
+        progress: Progress,
+        output: Path | None,
+    ) -> None:
+        self.teacher, self.config, self.material, self.reader, self.module = teacher, config, material, reader, module
+        self.progress, self.output = progress, output
+        self.device = next(module.parameters()).device
+        self.same = self._same_texts() if config.task == "embed" else np.empty(0, dtype=np.int64)
+
+    def _same_texts(self) -> np.ndarray:
+        """Number the texts, with one number for those that teacher or student cannot tell apart: they are no negatives of each other."""
+        texts = [example.text for example in self.material.train.examples]
+        numbers = same_numbers(self._teacher_keys(texts), self.reader.input_keys(texts))
+        if alike := int((np.bincount(numbers)[numbers] > 1).sum()):
+            self.progress.warn(
+                f"{alike:,} of {len(texts):,} texts have the same tokens as others to the teacher or the student: they are not pushed apart"
+            )
+        return numbers
+
+    def _teacher_keys(self, texts: list[str]) -> list[bytes]:
+        """What the teacher makes of each text: its token ids where they are known, else its vector."""
+        embedder = self.teacher.embedder if self.teacher.reads else None
+        if embedder is not None:
+            return id_keys(tokenise_once(embedder.tokenizer, texts, max_tokens=embedder.max_tokens))
+        taught = self.material.train.taught.text
+        assert taught is not None
+        return [np.ascontiguousarray(row).tobytes() for row in taught]
+
+    def train(self) -> Trained:
+        config = self.config
+        assert config.batch_texts is not None and config.epochs is not None
+        order = ShuffledOrder(len(self.material.train), batch_texts=config.batch_texts, seed=config.seed)
+        steps = order.steps_per_epoch * config.epochs
+        weights = MasterWeights(self.module, number_type=torch.float32)
+        optimizer = adamw(
+            weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, buffers=dict(self.module.named_buffers())
+        )
+        self.module.train()
+        trained = train(
+            lambda step: self.gradient_step(order.batch(step), step=step),
+            optimizer,
+            steps=steps,
+            progress=self.progress,
+            name="distil",
+            rate_factor=warmup_then_linear(steps, warmup_steps=max(1, steps // 20)),
+            saving=self._saving(steps),
+        )
+        self.module.eval()
+        return trained
+
+    def gradient_step(self, places: np.ndarray, *, step: int) -> float:
+        """Leave the gradient of one batch in the student and return its loss."""
+        torch.manual_seed(step_seed(self.config.seed, step))
+        texts = [self.material.train.examples[place].text for place in places]
+        text, tokens = self.reader.outputs(self.module, texts, np.random.default_rng([self.config.seed, 3, step]))
+        loss = torch.zeros((), device=self.device)
+        if text is not None:
+            loss = loss + (self._vector_loss(text, places) if self.config.task == "embed" else self._label_loss(text, places))
+        if tokens is not None:
+            loss = loss + self._tag_loss(tokens, places)
+        return backward(loss)()
+
+    def _vector_loss(self, vectors: Tensor, places: np.ndarray) -> Tensor:
+        taught = self.material.train.taught.text
+        assert taught is not None
+        teacher = torch.from_numpy(taught[places]).to(self.device)
+        own = self.same[places]
+        is_same = torch.from_numpy(own[:, None] == own).to(self.device)
+        loss = contrastive_distillation(vectors, teacher, temperature=self.config.temperature, is_same=is_same)
+        if self.config.similarity_weight:
+            loss = loss + self.config.similarity_weight * similarity_matching(vectors, teacher)
+        if self.config.vector_weight:
+            loss = loss + self.config.vector_weight * vector_matching(vectors, teacher)
+        return loss
+
+    def _label_loss(self, logits: Tensor, places: np.ndarray) -> Tensor:
+        taught = self.material.train.taught.text
+        labels = torch.from_numpy(self.material.train.labels[places]).to(self.device)
+        return labelled_cross_entropy(logits, labels) if taught is None else self._mixed(logits, taught[places], labels)
+
+    def _tag_loss(self, logits: Tensor, places: np.ndarray) -> Tensor:
+        """Over all tokens that student and teacher have read, or people have tagged."""
+        train = self.material.train
+        lengths = [min(len(tokens_of(train.examples[place].text)), logits.shape[1], self.config.max_tokens) for place in places]
+        flat = torch.cat([logits[row, :length] for row, length in enumerate(lengths)])
+        given = [train.tags[place] for place in places]
+        numbers = [np.full(length, -1) if tags is None else tags[:length] for tags, length in zip(given, lengths, strict=True)]
+        labels = torch.from_numpy(np.concatenate(numbers)).to(self.device)
+        if train.taught.tokens is None:
+            return labelled_cross_entropy(flat, labels)
+        taught = np.concatenate([train.taught.tokens[place][:length] for place, length in zip(places, lengths, strict=True)])
+        return self._mixed(flat, taught, labels)
+
+    def _mixed(self, logits: Tensor, taught: np.ndarray, labels: Tensor) -> Tensor:
+        is_taught = np.isfinite(taught[:, 0])
+        return mixed_cross_entropy(
+            logits,
+            torch.from_numpy(np.where(is_taught[:, None], taught, np.float32(0))).to(self.device),
+            labels,
+            scale=self.config.logit_scale,
+            hard_share=self.config.hard_share,
+            is_taught=torch.from_numpy(is_taught).to(self.device),
+        )
+
+    def _checkpoint_folder(self) -> Path | None:
+        return None if self.output is None else checkpoint_folder(self.output)
+
+    def _saving(self, steps: int) -> Saving | None:
+        folder = self._checkpoint_folder()
+        if folder is None:
+            return None
+        skipped = {"resume", "checkpoint_every_s", "device", "keep_weights"}
+        identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
+        identity |= {"teacher": self.teacher.name, "steps": steps, "texts": len(self.material.train)}
+        # a model's outputs may differ in their last bits from run to run, a matrix is what it is
+        identity["content of the texts"] = self.material.digest(with_teacher=not self.teacher.reads)
+        recognised = getattr(self.teacher, "fingerprint", None)  # a teacher of one's own may lack it
+        identity["content of the teacher"] = recognised()[:12] if recognised else ""
+        return Saving(folder, self.config.checkpoint_every_s, self.config.resume, identity)
+
+    # ---- the folder
+
+    def finish(self, trained: Trained, *, overwrite: bool) -> Distilled:
+        """Write the student, load it as anyone will, and measure that."""
+        self.module.cpu()
+        with _folder_for(self.output, overwrite=overwrite) as folder:
+            write_student(self.module, folder / GRAPH_FILE, projection=self.reader.fingerprint)
+            self.reader.save(folder)
+            if self.config.keep_weights:
+                save_weights(self.module, folder)
+            record = self._record(trained)
+            _write_json(folder / RECORD_FILE, record)
+            student = Student.load(folder)
+            student.name = str(self.output or "student")
+            figures = self._figures(student)
+            sizes: dict[str, int | None] = {}
+            for _ in range(3):  # the record counts too, and says how large it is
+                record |= {"sizes": sizes, "figures": figures}
+                _write_json(folder / RECORD_FILE, record)
+                sizes = self._sizes(folder)
+            (folder / "README.md").write_text(student_card(student.name, record), encoding="utf-8")
+        student.record = record
+        if (left := self._checkpoint_folder()) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+        return Distilled(student, self.module, self.config, figures, sizes, self.material.counts, trained, self.output)
+
+    def _record(self, trained: Trained) -> dict[str, Any]:
+        return {
+            "format": RECORD_FORMAT,
+            "kind": "student",
+            "method": "pQRNN" if self.config.student == "pqrnn" else "static token vectors",
+            "task": self.config.task,
+            "teacher": self.teacher.name,
+            "dim": self.material.text_outputs,
+            "normalise": self.config.task == "embed",  # training looks at directions alone, so lengths say nothing
+            "labels": list(self.material.labels),
+            "tags": list(self.material.tags),
+            "config": asdict(self.config),
+            "counts": self.material.counts,
+            "steps": trained.steps,
+            "training_s": round(trained.seconds, 2),
+            "final_loss": trained.losses[-1] if trained.losses else None,
+            "seed": self.config.seed,
+            "versions": versions(),
+        }
+
+    def _sizes(self, folder: Path) -> dict[str, int | None]:
+        graph = (folder / GRAPH_FILE).stat().st_size
+        others = (PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE)
+        needed = sum((folder / name).stat().st_size for name in others if (folder / name).exists())
+        parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        return {
+            "parameters": parameters,
+            "graph_bytes": graph,
+            "student_bytes": graph + needed,
+            "float32_bytes": 4 * parameters,
+            "teacher_bytes": self.teacher.size_bytes,
+        }
+
+    def _figures(self, student: Student) -> dict[str, float]:
+        held = self.material.held
+        if len(held) < 2:
+            return {}
+        texts = [example.text for example in held.examples]
+        if self.config.task == "embed":
+            assert held.taught.text is not None
+            return vector_figures(student.encode(texts), held.taught.text)
+        return label_figures(student.predict(texts), self.material)
+
+
+@contextmanager
+def _folder_for(output: Path | None, *, overwrite: bool) -> Iterator[Path]:
+    if output is not None:
+        with whole_folder(output, overwrite=overwrite, was_free=True) as folder:
+            yield folder
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

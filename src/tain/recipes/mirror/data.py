@@ -1,0 +1,238 @@
+"""Training texts of mirroring: which texts are positives of each other, and which are held out to measure on."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int8
+
+from tain.foundation.errors import UserError
+from tain.recipes.mirror.config import MirrorConfig
+from tain.text.cleaning import drop_repeats, same_text_key
+from tain.text.collections import each_item
+from tain.text.records import Pair, Sentence
+from tain.text.sentences import neighbouring_sentences
+
+Kind = Literal["identity", "crops", "pair"]
+IDENTITY, CROPS, PAIR = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Texts to train on, each with what makes its positive, and held-out texts.
+
+    Attributes:
+        left: One text of each positive pair.
+        right: The other; equal to ``left`` where both views are made of one text.
+        kinds: How the two views are made: ``IDENTITY`` (the text twice, a span erased in one), ``CROPS`` (two random spans of the text)
+            or ``PAIR`` (two texts).
+        held_left: Texts that nothing is trained on.
+        held_right: Their other texts, where the user gave pairs; else equal to ``held_left``.
+        is_paired: Whether the user gave the pairs.
+        own_texts: The user's texts that are trained on, without the documents' sentences where those were given apart: token weights
+            and whitening are fitted to them.
+        counts: What happened to all other texts.
+        pool: Pairs of neighbours that token vectors are trained on, those of ``left`` and ``right`` among them.
+    """
+
+    left: list[str]
+    right: list[str]
+    kinds: Int8[np.ndarray, " texts"]
+    held_left: list[str]
+    held_right: list[str]
+    is_paired: bool
+    own_texts: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
+    pool: list[Pair] = field(default_factory=list)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether both views of every training text are made by identity fine-tuning."""
+        return not (self.kinds != IDENTITY).any()
+
+    @property
+    def is_of_single_texts(self) -> bool:
+        """Whether no positive has two texts."""
+        return not (self.kinds == PAIR).any()
+
+    def digest(self) -> str:
+        """How many texts are trained on, and what tells them, their order and those held out from others."""
+        content: list[Any] = [self.left, [] if self.is_of_single_texts else self.right]
+        content += [self.held_left, self.held_right if self.is_paired else []]
+        if not (self.is_identity or self.is_paired):
+            content.append(self.kinds.tolist())
+        return f"{len(self.left):,}, digest {hashlib.blake2b(json.dumps(content).encode(), digest_size=6).hexdigest()}"
+
+
+def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable[Any] | None = None) -> TrainingSet:
+    """Drop repeats, keep texts to measure on, and make the positives that ``config`` asks for.
+
+    Args:
+        texts: Texts, pairs of texts, or sentences with the mark of a document's begin (``Sentence``).
+        config: Settings; those left open by the user count as the recipe's.
+        documents: Documents whose neighbouring sentences are positives: each a list of lines, or ``Sentence`` items one after the other.
+            Without them the documents of ``texts`` serve.
+
+    Raises:
+        UserError: Too few texts, no neighbours where they are asked for, or items of several kinds.
+    """
+    everything = list(each_item(texts))
+    kinds = config.positive_kinds
+    own: list[Sentence] = []
+    if everything and all(isinstance(each, Sentence) for each in everything):
+        own = everything
+        is_split = "neighbours" in kinds and documents is None
+        everything = [sentence for line in own for sentence in (split_line(line) if is_split else [line.text])]
+    _refuse_what_is_no_text(everything)
+    is_paired = bool(everything) and not isinstance(everything[0], str)
+    if is_paired and kinds != ("identity",):
+        raise UserError(
+            f"the texts are pairs, which are positives themselves: leave --positives {config.positives} out, or give single texts"
+        )
+    if documents is not None and "neighbours" not in kinds:
+        raise UserError("documents are for neighbouring sentences: give --positives neighbours, or leave --documents out")
+    given = [each for each in everything if (each[0].strip() and each[1].strip() if is_paired else each.strip())]
+    fills_batch = config.trains and "neighbours" not in kinds  # else nothing, or pairs of neighbours
+    different = _without_repeats(given, is_paired=is_paired)
+    kept = given if config.keep_repeats else different
+    _refuse_too_few(len(different), len(given), len(kept), config, needs_batch=fills_batch)
+    rng = np.random.default_rng([config.seed, 1])
+    order = rng.permutation(len(kept))
+    held = _held_out(len(kept), config, fills_batch=fills_batch)
+    rest = order[held:]
+    if config.keep_repeats or is_paired:  # else no text is there twice
+        sides = [{same_text_key(text) for text in ([each] if isinstance(each, str) else each)} for each in kept]
+        is_held = set().union(*(sides[place] for place in order[:held]))
+        rest = np.array([place for place in rest if not sides[place] & is_held], dtype=np.int64)
+    trained = rest[: config.max_texts or None]
+    fewest = 2 if not fills_batch else config.batch_texts if config.budget_s is None else 2
+    if len(trained) < fewest:
+        raise UserError(
+            f"{held:,} texts are held out, and {len(trained):,} others are left to train on, fewer than {fewest:,}: "
+            "give more texts, a smaller --held-out or --batch-texts, or more --max-texts"
+        )
+    counts = {
+        "given": len(everything),
+        "blank": len(everything) - len(given),
+        "repeated": len(given) - len(different),
+        "held_out": held,
+        "left_over": len(kept) - held - len(trained),
+    }
+
+    def side(places: np.ndarray, number: int) -> list[str]:
+        return [kept[place][number] if is_paired else kept[place] for place in places]
+
+    left, right, held_left, held_right = (side(places, number) for places in (trained, order[:held]) for number in (0, 1))
+    if is_paired:
+        return TrainingSet(left, right, np.full(len(left), PAIR, dtype=np.int8), held_left, held_right, True, [*left, *right], counts)
+    made: list[tuple[str, str, int]] = [
+        (text, text, {"identity": IDENTITY, "crops": CROPS}[kind]) for kind in kinds if kind != "neighbours" for text in left
+    ]
+    pool: list[Pair] = []
+    if "neighbours" in kinds:
+        pool, counts["neighbours"] = _neighbours(own if documents is None else _lines(documents), config, held_left)
+        made += [(pair.left, pair.right, PAIR) for pair in pool[: config.max_pairs or None]]
+    return TrainingSet(
+        [each[0] for each in made],
+        [each[1] for each in made],
+        np.array([each[2] for each in made], dtype=np.int8),
+        held_left,
+        held_right,
+        False,
+        left,
+        counts,
+        pool if config.trains_token_vectors else [],
+    )
+
+
+def has_documents(texts: Sequence[Any]) -> bool:
+    """Tell whether texts are lines with the mark of a document's begin, and neighbours can be found among them."""
+    if not texts or not all(isinstance(each, Sentence) for each in texts):
+        return False
+    return next(iter(neighbouring_sentences(texts)), None) is not None
+
+
+def split_line(line: Sentence) -> list[str]:
+    """The sentences of a line; a line that is one sentence stays as it is."""
+    from tain.text.sentences import split_sentences
+
+    return split_sentences(line.text) or [line.text]
+
+
+def _without_repeats(given: list[Any], *, is_paired: bool) -> list[Any]:
+    if not is_paired:
+        return drop_repeats(given).texts
+    first = {(same_text_key(left), same_text_key(right)): (left, right) for left, right in reversed(given)}
+    return list(reversed(first.values()))
+
+
+def _refuse_too_few(different: int, given: int, kept: int, config: MirrorConfig, *, needs_batch: bool) -> None:
+    repeated = f" ({given - kept:,} were repeats)" if kept < given else ""
+    if different < 2:
+        raise UserError(
+            f"there {'is 1 different text' if different else 'are no texts'}{repeated}, but a text needs others to be told from: give at least 2"
+        )
+    if needs_batch and kept < config.batch_texts and config.budget_s is None:
+        raise UserError(
+            f"there are {kept:,} different texts{repeated}, fewer than a batch of {config.batch_texts}: "
+            f"give more texts, or --batch-texts {max(2, kept // 2)}"
+        )
+
+
+def _held_out(kept: int, config: MirrorConfig, *, fills_batch: bool) -> int:
+    spare = kept - config.max_texts if config.max_texts else 0
+    asked = config.held_out or 0
+    held = min(asked, max(kept // 10, min(spare, asked)))
+    return min(held, max(0, kept - config.batch_texts)) if config.budget_s is None and fills_batch else held
+
+
+def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[str]) -> tuple[list[Pair], int]:
+    """Draw pairs of neighbouring sentences, none with a held-out text, in random order; and count all there are.
+
+    As many as the encoder or the token vectors are trained on, whichever are more.
+    """
+    most = max(config.max_pairs, config.anchor_pairs) if config.max_pairs and config.trains_token_vectors else config.max_pairs
+    barred = {same_text_key(text) for text in held}
+    rng = np.random.default_rng([config.seed, 5])
+    drawn: list[Pair] = []
+    found = 0
+    for pair in neighbouring_sentences(lines):
+        if barred and (same_text_key(pair.left) in barred or same_text_key(pair.right) in barred):
+            continue
+        found += 1
+        if not most or len(drawn) < most:
+            drawn.append(pair)
+        elif (place := int(rng.integers(found))) < most:  # reservoir sampling: each pair is kept with the same chance
+            drawn[place] = pair
+    fewest = config.batch_texts if config.budget_s is None else 2
+    if found < fewest:
+        raise UserError(
+            f"the documents have {found:,} pairs of neighbouring sentences, fewer than {fewest:,}: give documents of several sentences "
+            "(an empty line between documents, or --document-column), more of them, or --positives crops"
+        )
+    return [drawn[place] for place in rng.permutation(len(drawn))], found
+
+
+def _lines(documents: Iterable[Any]) -> Iterator[Sentence]:
+    if isinstance(documents, str):
+        raise UserError("documents are one string: give a list of documents, each a list of lines")
+    for number, document in enumerate(documents, start=1):
+        if isinstance(document, Sentence):
+            yield document
+        elif isinstance(document, list | tuple) and all(isinstance(line, str) for line in document):
+            yield from (Sentence(line, place == 0) for place, line in enumerate(document))
+        else:
+            raise UserError(f"document number {number} is {document!r:.60}: give each document as a list of its lines or sentences")
+
+
+def _refuse_what_is_no_text(given: list[Any]) -> None:
+    kinds = Counter(isinstance(text, str) for text in given)
+    if len(kinds) > 1:
+        raise UserError("texts and pairs are mixed: give all of one kind")
+    for place, each in enumerate(given if False in kinds else []):
+        if not isinstance(each, tuple | list) or len(each) != 2 or not all(isinstance(side, str) for side in each):
+            raise UserError(f"text number {place + 1} is {each!r:.60}: give texts, or pairs of two texts")

@@ -1,0 +1,846 @@
+"""Identity fine-tuning: turn a masked language model into an encoder by showing it its own reflection.
+
+Liu et al. 2021 (Mirror-BERT). Each text is its own positive pair; dropout (or drophead) and an erased span make the two
+views differ; a step draws twins together and pushes the batch's other texts away.
+"""
+
+import glob
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tain.batches.ahead import Ahead
+from tain.batches.order import ShuffledOrder, step_seed
+from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.same_texts import same_texts
+from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
+from tain.batches.types import KeptTexts, PackedTexts
+from tain.batches.views import crop, special_ends, twin_views
+from tain.encoders.depth import drop_context, install_token_vectors, scale_residuals
+from tain.encoders.dropout import set_dropout
+from tain.encoders.joining import join_static, refuse_unjoinable
+from tain.encoders.pooling import sif_weights
+from tain.encoders.transformer import TransformerEncoder
+from tain.evaluation.baselines import Lexical
+from tain.evaluation.label_free import LabelFreeReport, label_free_report, label_free_score
+from tain.foundation.choices import Pooling
+from tain.foundation.errors import UserError
+from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.locks import writes_output
+from tain.foundation.machine import choose_device, keep_freed_memory
+from tain.foundation.probing import unchanged
+from tain.foundation.progress import Progress
+from tain.models.correction_fitting import Moments, fit_joined, fit_whitening
+from tain.models.embedder import Embedder
+from tain.models.unknown_tokens import check_known
+from tain.objectives.contrastive import info_nce, similarity_gap
+from tain.recipes.mirror.config import MirrorConfig
+from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, TrainingSet, has_documents, training_set
+from tain.recipes.mirror.model_card import FIGURES, below_lexical, method_of, model_card
+from tain.recipes.mirror.static import TokenVectors, train_token_vectors
+from tain.recipes.shared.settings import chosen_settings, suggested_settings
+from tain.text.collections import each_item
+from tain.text.records import Sentence
+from tain.training import distributed
+from tain.training.checkpoint import (
+    checkpoint_folder,
+    checkpoint_folders,
+    drop_leftovers,
+    number_type_of,
+    refuse_nothing_to_resume,
+    refuse_to_lose,
+)
+from tain.training.gradcache import cached_gradients
+from tain.training.loop import Saving, train
+from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed's training.
+
+    Attributes:
+        seed: Its seed.
+        steps: Steps done.
+        seconds: Time in the training loop.
+        losses: Loss of each step.
+        batch_texts: Texts a step.
+        after: Its label-free report; None without held-out texts.
+    """
+
+    seed: int
+    steps: int
+    seconds: float
+    losses: list[float]
+    batch_texts: int
+    after: LabelFreeReport | None
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """What identity fine-tuning gives back.
+
+    Attributes:
+        embedder: The new encoder, in eval mode.
+        config: The settings it was trained with, all filled in.
+        before: The untouched model's label-free report; None without held-out texts.
+        runs: Every seed's run.
+        best: Place in ``runs`` of the run that ``embedder`` holds.
+        texts: Texts trained on.
+        counts: What happened to the rest: blank, repeated, held_out, left_over, truncated, not_read (by no step).
+        worse: Reasons, in words, to think the encoder worse than the untouched model; empty is good.
+        folder: Where it was saved, if it was.
+        lexical: The report of word overlap, which needs no model, on the same held-out texts; None without them.
+        base_model: The model that it was made from, as the user named it.
+    """
+
+    embedder: Embedder
+    config: MirrorConfig
+    before: LabelFreeReport | None
+    runs: list[Run]
+    best: int
+    texts: int
+    counts: dict[str, int]
+    worse: list[str]
+    folder: Path | None = None
+    lexical: LabelFreeReport | None = None
+    base_model: str = ""
+
+    @property
+    def after(self) -> LabelFreeReport | None:
+        return self.runs[self.best].after
+
+    @property
+    def steps(self) -> int:
+        return self.runs[self.best].steps
+
+    def figures_of_seeds(self) -> list[dict[str, object] | None]:
+        """Give every seed's label-free report for JSON; None where nothing was held out."""
+        return [run.after.to_dict() if run.after else None for run in self.runs]
+
+    def spread(self) -> dict[str, dict[str, float]]:
+        """Give mean and standard deviation over the seeds of every label-free figure that has an answer; empty for one seed."""
+        return {} if len(self.runs) < 2 else {name: found for name in FIGURES if (found := spread(self.runs, name))}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A step's texts, both views, as this process runs them.
+
+    Attributes:
+        parts: Micro-batches.
+        rows: For each part, the places of its texts among this process's.
+        total: Texts over all processes, each view counted.
+        is_same: Which pairs share a text; None where no two do.
+        teacher: Vectors of all processes' texts that cosines are kept near to; None without an anchor.
+    """
+
+    parts: list[PackedTexts]
+    rows: list[list[int]]
+    total: int
+    is_same: Tensor | None
+    teacher: Tensor | None = None
+
+
+@writes_output
+def mirror(
+    model: str | Path,
+    texts: Iterable[str] | Iterable[tuple[str, str]],
+    output: str | Path | None = None,
+    *,
+    config: MirrorConfig | None = None,
+    overwrite: bool = False,
+    documents: Iterable[Iterable[str]] | Iterable[Sentence] | None = None,
+    progress: Progress | None = None,
+    began_s: float | None = None,
+    **settings: Any,
+) -> Mirrored:
+    """Turn a masked language model into an encoder.
+
+    Args:
+        model: A folder, a hub name, or ``tain-mini``.
+        texts: Texts; or pairs of texts that mean the same, for weak supervision; or lines with the mark of a document's begin (``Sentence``).
+        output: Folder to save the encoder in; None keeps it in memory only.
+        config: All settings at once; or give single ones by name.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
+        documents: Documents whose neighbouring sentences are drawn together (``positives="neighbours"``), each a list of its lines or
+            sentences. Without them the documents of ``texts`` serve, where its items are ``Sentence``.
+        progress: Told what happens.
+        began_s: When ``budget_s`` began, by ``time.monotonic()``; default: now.
+        **settings: Fields of ``MirrorConfig``.
+
+    Returns:
+        The encoder with its figures.
+
+    Raises:
+        UserError: Settings, texts or model cannot work.
+    """
+    began_s = time.monotonic() if began_s is None else began_s
+    progress = progress or Progress.silent()
+    config = chosen_settings(MirrorConfig, "mirror", config, settings)
+    config.refuse_without_effect()
+    if output is not None:
+        refuse_existing(Path(output), overwrite=overwrite)
+        if not config.resume:
+            refuse_to_lose(checkpoint_folders(Path(output), seed=config.seed, seeds=config.seeds), overwrite=overwrite)
+        else:
+            _refuse_nothing_to_resume(Path(output), config)
+    elif config.resume:
+        raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
+    distributed.start_processes(config.device)
+    if distributed.rank() > 0:
+        progress = Progress.mute()  # one voice is enough
+    texts = list(each_item(texts))
+    config = config.for_texts(has_documents=documents is not None or has_documents(texts))
+    material = training_set(texts, config, documents)
+    if blank := material.counts["blank"]:
+        progress.warn(f"{blank:,} {'pairs' if material.is_paired else 'texts'} with nothing but white space were left out")
+    device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
+    if embedder.correction is not None:
+        embedder.correction = None
+        progress.warn(
+            f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit another afterwards"
+        )
+    check_known(embedder, material.left + material.right, progress=progress, is_training=True)
+    if embedder.encoder.token_weights is not None and config.token_weights is None and config.recipe in ("default", "paper"):
+        progress.warn(f"the token weights of {str(model)!r} are left out: give --token-weights sif to weigh tokens by your texts")
+    untouched_pooling = embedder.pooling
+    resolved = config.resolved(
+        width=embedder.encoder.dim,
+        weight_rms=_weight_rms(embedder.encoder),
+        suggested=suggested_settings(embedder.record, name=model),
+        model_type=str(embedder.encoder.model.config.model_type),
+    )
+    config = _fit_to_model(resolved, embedder)
+    if config.whiten and len(material.own_texts) <= embedder.encoder.dim:
+        raise UserError(
+            f"there are {len(material.own_texts):,} texts to fit the whitening to, but vectors of {embedder.encoder.dim} numbers need more: "
+            "give many more texts, or --whiten 0"
+        )
+    progress.note(embedder.encoder.layout_reason)
+    folder = None if output is None else Path(output)
+    session = _Session(model, embedder, config, material, progress, folder, overwrite, began_s=began_s, untouched_pooling=untouched_pooling)
+    return session.run()
+
+
+def _refuse_nothing_to_resume(output: Path, config: MirrorConfig) -> None:
+    if any(folder.exists() for folder in checkpoint_folders(output, seed=config.seed, seeds=config.seeds)):
+        return
+    others = sorted(output.parent.glob(f".{glob.escape(output.name)}.checkpoint-[0-9]*"))
+    if others:
+        seeds = ", ".join(folder.name.rpartition("-")[2] for folder in others)
+        raise UserError(f"there is nothing to resume with seed {config.seed}, but a run with seed {seeds} can be gone on with: give --seed")
+    refuse_nothing_to_resume(checkpoint_folder(output, config.seed))
+
+
+def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
+    assert config.max_tokens is not None and config.pooling is not None
+    longest = embedder.max_tokens
+    if config.max_tokens > longest:
+        raise UserError(f"max_tokens is {config.max_tokens}, but the model reads {longest} at most: give {longest} or fewer")
+    if config.join:
+        refuse_unjoinable(embedder.encoder.model)
+    embedder.encoder.pooling = config.pooling
+    embedder.encoder.padded_to = config.max_tokens
+    return config
+
+
+def _saved_pooling(pooling: Pooling) -> Pooling:
+    """What a saved encoder pools by: sentence-transformers knows no mean over padding."""
+    return "mean" if pooling == "mean-with-padding" else pooling
+
+
+def _weight_rms(encoder: torch.nn.Module) -> float:
+    """Root mean square of the hidden layers' matrices, each counted alike."""
+    tables = {id(module.weight) for module in encoder.modules() if isinstance(module, torch.nn.Embedding)}
+    matrices = [
+        weight.detach()
+        for name, weight in encoder.named_parameters()
+        if weight.ndim == 2 and id(weight) not in tables and "pooler." not in name  # which no vector of ours goes through
+    ]
+    return float(np.mean([matrix.float().square().mean().sqrt().item() for matrix in matrices]))
+
+
+class _Session:
+    """A model, its texts and settings, through all seeds to the saved folder."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        embedder: Embedder,
+        config: MirrorConfig,
+        material: TrainingSet,
+        progress: Progress,
+        output: Path | None,
+        overwrite: bool,
+        *,
+        began_s: float = 0.0,
+        untouched_pooling: Pooling = "mean",
+    ) -> None:
+        assert config.max_tokens is not None
+        self.began_s = began_s
+        self.untouched_pooling: Pooling = untouched_pooling
+        self.max_tokens = config.max_tokens
+        self.model, self.embedder, self.config, self.material = model, embedder, config, material
+        self.progress, self.output, self.overwrite = progress, output, overwrite
+        self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
+        self.number_type = distributed.number_type(config.dtype, choose=embedder.encoder.number_type, begun_in=self._begun_in)
+        self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
+        self.teacher: TokenVectors | None = None
+        self.trained = embedder.encoder  # what seeds are trained in; a joined encoder takes its place in the embedder
+        needs_mask = bool(config.erased_chars) and bool((material.kinds == IDENTITY).any())
+        self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
+        right = [] if material.is_of_single_texts else material.right
+        kept_right = [] if material.is_of_single_texts else self._kept_right
+        keys, self.alike = same_texts([*material.left, *right], chain(self._kept_left, kept_right))
+        self.left_keys = keys[: len(material.left)]
+        self.right_keys = self.left_keys if material.is_of_single_texts else keys[len(material.left) :]
+        if len(set(keys.tolist())) < 2:
+            raise UserError(
+                f"all {len(keys):,} texts have the same {len(self._kept_left[0])} tokens when they are cut at {self.max_tokens}, so there is "
+                "nothing to tell apart: raise --max-tokens, or give other texts"
+            )
+
+    def _elapsed_s(self) -> float:
+        """Time since the budget began."""
+        return time.monotonic() - self.began_s
+
+    def run(self) -> Mirrored:
+        config, encoder = self.config, self.embedder.encoder
+        assert config.dropout is not None and config.attention_dropout is not None and config.epochs is not None
+        if config.budget_s is not None and (over_s := distributed.from_first(self._elapsed_s)) > config.budget_s:
+            raise UserError(f"budget is {config.budget_s:g} s, and {over_s:.0f} s were over when the model was loaded: give more")
+        before, report_s = self._timed_report()
+        self._set_up_encoder()
+        if before is None:
+            tell = self.progress.warn if config.held_out else self.progress.note
+            tell(f"{len(self.material.held_left)} held-out texts are too few to measure on: nothing is said of before and after")
+        set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
+        kept = [self._kept_left] if self.material.is_of_single_texts else [self._kept_left, self._kept_right]
+        read, truncated = sum(map(len, kept)), sum(each.truncated for each in kept)
+        if truncated:
+            self.progress.warn(
+                f"{truncated:,} of {read:,} texts are longer than {config.max_tokens} tokens and were cut: raise --max-tokens to keep them whole"
+            )
+        if self.alike:
+            self.progress.warn(
+                f"{self.alike:,} of {read:,} texts differ from others in letters, but not in the {config.max_tokens} tokens that are read: they are "
+                "not pushed apart; raise --max-tokens where they differ further on"
+            )
+        if config.trains and config.budget_s is None and (steps := self._plan(config.seed, 0.0)[1]) < _FEWEST_STEPS:
+            self.progress.warn(
+                f"{len(self.material.left):,} texts are {steps} steps of {config.batch_texts}, and so few teach little: give more texts, or a smaller --batch-texts"
+            )
+        if config.trains:
+            with unchanged(encoder):
+                self._check_views()
+        untouched = {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()} if config.seeds > 1 else {}
+        runs: list[Run] = []
+        best, best_state, best_correction, best_encoder = 0, {}, None, encoder
+        for number in range(config.seeds):
+            if number:
+                encoder.load_state_dict(untouched)
+            run = self._train_one(config.seed + number, report_s if before is not None else 0.0) if config.trains else self._untrained()
+            runs.append(run)
+            if config.seeds > 1:
+                self.progress.note(f"seed {run.seed}: {_figures_in_words(run.after)}")
+                if number == 0 or _score(run) > _score(runs[best]):
+                    best, best_state = number, {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
+                    best_correction, best_encoder = self.embedder.correction, self.embedder.encoder
+        if config.seeds > 1:
+            encoder.load_state_dict(best_state)
+            self.embedder.correction, self.embedder.encoder = best_correction, best_encoder
+        if encoder.pooling != _saved_pooling(encoder.pooling):
+            encoder.pooling = _saved_pooling(encoder.pooling)
+            tell = self.progress.note if config.recipe == "paper" else self.progress.warn
+            tell(f"trained with {config.pooling}, which no saved encoder can have: the encoder and its figures pool by mean")
+        after = runs[best].after
+        worse = after.is_worse_than(before) if before is not None and after is not None else []
+        used = self._texts_used(runs[best].steps)
+        mine = {"truncated": truncated, "not_read": self._texts_at_hand() - used, "sharing": self._sharing()}
+        counts = {**self.material.counts, **mine}
+        self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
+        lexical = self._lexical_report()
+        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output, lexical, str(self.model))
+        if self.output is not None and distributed.rank() == 0:
+            self._save(result)
+        distributed.wait_for_all()
+        if worse:
+            self.progress.warn("THE NEW ENCODER LOOKS WORSE THAN THE UNTOUCHED MODEL: " + "; ".join(worse))
+        if sentence := below_lexical(lexical.to_dict() if lexical else None, after.to_dict() if after else None):
+            self.progress.warn(sentence)
+        return result
+
+    def _texts_at_hand(self) -> int:
+        return len(self.material.left if self.config.trains else self.material.own_texts)
+
+    def _texts_used(self, steps: int) -> int:
+        return min(len(self.material.left), steps * self._batch_texts) if self.config.trains else len(self.material.own_texts)
+
+    def _timed_report(self) -> tuple[LabelFreeReport | None, float]:
+        began_s = time.monotonic()
+        report = self._report(self.untouched_pooling)
+        return report, time.monotonic() - began_s
+
+    def _report(self, pooling: Pooling) -> LabelFreeReport | None:
+        """Measure on the held-out texts with vectors pooled so: the untouched model's as it was loaded, an encoder's as it is saved."""
+        if len(self.material.held_left) < 2:
+            return None
+        twins = self.material.held_right if self.material.is_paired else None
+        encoder = self.embedder.encoder
+        trained_pooling, encoder.pooling = encoder.pooling, _saved_pooling(pooling)
+        # before and after in the number type of the training: in float32 the first step would wait twice as long
+        with self._computing():
+            report = label_free_report(
+                self.embedder,
+                self.material.held_left,
+                twins=twins,
+                level=self.config.level,
+                max_texts=500,
+                rng=np.random.default_rng([self.config.seed, 2]),
+            )
+        encoder.pooling = trained_pooling
+        return report
+
+    def _lexical_report(self) -> LabelFreeReport | None:
+        """Measure word overlap on the texts that ``_report`` measures on."""
+        if len(self.material.held_left) < 2:
+            return None
+        rng = np.random.default_rng([self.config.seed, 2])
+        return label_free_report(Lexical(), self.material.held_left, level=self.config.level, max_texts=500, rng=rng)
+
+    def _check_views(self) -> None:
+        """Measure that training has something to learn from: dropout must act, and the two views of a text must differ.
+
+        Raises:
+            UserError: They are the same for every text of a sample.
+        """
+        config = self.config
+        drops = config.dropout or config.attention_dropout or config.drophead
+        if config.allow_identical_views or not (drops or self.material.is_identity):
+            return
+        assert config.erased_chars is not None and config.erase_floor is not None
+        fewest = max(config.erase_floor, config.erased_chars + 1) if config.erased_chars else math.inf
+        whole = sum(len(text) < fewest for text in self.material.left)
+        if not drops and 0 < whole < len(self.material.left):
+            self.progress.warn(
+                f"{whole:,} of {len(self.material.left):,} texts have fewer than {fewest} characters, so that nothing is erased, and nothing is dropped "
+                "either: their two views are the same and teach little; lower --erase-floor, or raise --dropout"
+            )
+        # the longest ones: if any text has something erased, they have
+        places = np.argsort([-len(text) for text in self.material.left], kind="stable")[:16]
+        encoder = self.embedder.encoder.train()
+        torch.manual_seed(step_seed(config.seed, 0, 999))
+        views = self._views(places, step=0, seed=config.seed)
+        # where something is dropped, that alone must do: what is erased would hide a model whose rates cannot be set
+        first, second = pack(views[0]), pack(views[0] if drops else views[1])
+        for _ in range(4 if drops else 1):  # a low rate may by chance drop nothing in a small model
+            with torch.no_grad():
+                left, right = (encoder(each, drophead=config.drophead) for each in (first, second))
+            if ((left - right).norm(dim=1) > 1e-5 * left.norm(dim=1)).any():
+                return
+        if drops:
+            raise UserError(
+                f"dropout is {config.dropout} and drophead {config.drophead}, but two passes of {type(encoder.model).__name__} over the same texts give "
+                "the same vectors, so its dropout cannot be set: give another model, or --dropout 0 --attention-dropout 0 to train on what is erased"
+            )
+        raise UserError(
+            f"the two views of every text are the same (dropout {config.dropout}, drophead {config.drophead}, "
+            f"{config.erased_chars} characters erased), so there is nothing to learn: raise one of them (dropout 0.1)"
+        )
+
+    def _views(self, places: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of the left and the right view of some texts."""
+        texts = places.tolist()
+        rng = np.random.default_rng([seed, 3, step])
+        left = [self._kept_left[text] for text in texts]
+        right = left.copy()
+        by_kind = {
+            kind: [place for place, text in enumerate(texts) if self.material.kinds[text] == kind] for kind in (IDENTITY, CROPS, PAIR)
+        }
+        for place, ids in zip(by_kind[IDENTITY], self._erased([texts[place] for place in by_kind[IDENTITY]], rng), strict=True):
+            right[place] = ids
+        for place in by_kind[CROPS]:
+            left[place], right[place] = (crop(self._kept_left[texts[place]], ends=self._ends, rng=rng) for _ in range(2))
+        for place in by_kind[PAIR]:
+            right[place] = self._kept_right[texts[place]]
+        return left, right
+
+    def _erased(self, texts: list[int], rng: np.random.Generator) -> list[list[int]]:
+        """Token ids of some texts with a span of characters erased."""
+        assert self.config.erased_chars is not None and self.config.erase_floor is not None
+        left, right = twin_views(
+            [self.material.left[text] for text in texts],
+            chars=self.config.erased_chars,
+            floor=self.config.erase_floor,
+            mask_token=self.mask_token,
+            rng=rng,
+        )
+        ids = [self._kept_left[text] for text in texts]
+        cut = [place for place, (text, twin) in enumerate(zip(left, right, strict=True)) if text != twin]
+        cut_ids = tokenise(self.embedder.tokenizer, [right[place] for place in cut], max_tokens=self.max_tokens).ids
+        for place, erased in zip(cut, cut_ids, strict=True):
+            ids[place] = erased
+        return ids
+
+    @cached_property
+    def _ends(self) -> tuple[int, int]:
+        """How many special tokens a text begins and ends with."""
+        return special_ends(self.embedder.tokenizer)
+
+    @cached_property
+    def _kept_left(self) -> KeptTexts:
+        return tokenise_once(self.embedder.tokenizer, self.material.left, max_tokens=self.max_tokens)
+
+    @cached_property
+    def _kept_right(self) -> KeptTexts:
+        return tokenise_once(self.embedder.tokenizer, self.material.right, max_tokens=self.max_tokens)
+
+    def _sharing(self) -> int:
+        """How many of the texts (or pairs) trained on share a text with another one, from which they are never pushed away."""
+        pairs = np.stack([self.left_keys, self.right_keys])
+        pairs[1, pairs[1] == pairs[0]] = -1  # counted once
+        counts = np.bincount(pairs[pairs >= 0], minlength=1)
+        return int(np.count_nonzero((counts[pairs] > 1).any(axis=0, where=pairs >= 0)))
+
+    def _is_same(self, places: np.ndarray) -> Tensor | None:
+        """Which pairs of the batch share a text; None where no two do."""
+        left, right = self.left_keys[places], self.right_keys[places]
+        shared = (left[:, None] == left) | (right[:, None] == right) | (left[:, None] == right) | (right[:, None] == left)
+        np.fill_diagonal(shared, False)
+        return torch.from_numpy(shared) if shared.any() else None
+
+    def batch(self, places: np.ndarray, *, step: int, seed: int) -> _Batch:
+        """Draw the views of some texts and pack them."""
+        left, right = self._views(places, step=step, seed=seed)
+        ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
+        mine = ids[distributed.share_of(len(ids))]
+        rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_tokens))
+        parts = [pack([mine[row] for row in part], share_rows=self.embedder.encoder.layout == "packed") for part in rows]
+        teacher = None if self.teacher is None else self.teacher.encode(ids)
+        return _Batch(parts, rows, len(ids), self._is_same(places), teacher)
+
+    def gradient_step(self, batch: _Batch, *, step: int, seed: int) -> float:
+        """Leave the gradient of one batch in the model and return its loss."""
+        encoder = self.embedder.encoder
+        is_same = None if batch.is_same is None else batch.is_same.to(encoder.device)
+
+        def embed(part: PackedTexts) -> Tensor:
+            return encoder(part, drophead=self.config.drophead)
+
+        def loss(vectors: Tensor) -> Tensor:
+            assert self.config.temperature is not None
+            contrast = info_nce(vectors[0::2], vectors[1::2], temperature=self.config.temperature, is_same=is_same)
+            if batch.teacher is None or not self.config.anchor:
+                return contrast
+            return contrast + self.config.anchor * similarity_gap(vectors, batch.teacher.to(vectors.device))
+
+        def reseed(part: int) -> None:
+            torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
+
+        take = self.weights.take_gradients  # in float32, part by part and process by process: sums in bfloat16 lose what is small
+        value = cached_gradients(batch.parts, rows=batch.rows, embed=embed, loss=loss, reseed=reseed, total=batch.total, after_part=take)
+        if distributed.world_size() > 1:
+            take()
+            distributed.sum_gradients(self.weights.masters)
+        return value
+
+    def _untrained(self) -> Run:
+        """The run of a recipe that takes no step."""
+        self._batch_texts = 0
+        self._whiten()
+        return Run(self.config.seed, 0, 0.0, [], 0, self._report(self.embedder.encoder.pooling))
+
+    def _train_one(self, seed: int, report_s: float) -> Run:
+        config, encoder = self.config, self.embedder.encoder
+        assert config.learning_rate is not None and config.epochs is not None
+        self.weights = weights = MasterWeights(encoder.model, number_type=self.number_type)
+        self.embedder.correction, self.embedder.encoder = None, self.trained  # of the seed before
+        optimizer = self._optimizer(weights)
+        encoder.train()
+        batch_texts, steps, enough = self._plan(seed, report_s)
+        distributed.refuse_idle_processes(2 * batch_texts, what="views")
+        self._batch_texts = batch_texts
+        order = ShuffledOrder(len(self.material.left), batch_texts=batch_texts, seed=seed)
+        # one thread only: a tokenizer cannot serve two; and none beside a CPU, whose cores have enough to do
+        workers = 0 if encoder.device.type == "cpu" else 1
+        with Ahead(lambda step: self.batch(order.batch(step), step=step, seed=seed), workers=workers) as coming:
+            trained = train(
+                lambda step: self.gradient_step(coming(step), step=step, seed=seed),
+                optimizer,
+                steps=steps,
+                progress=self.progress,
+                name="mirror" if config.seeds == 1 else f"mirror, seed {seed}",
+                saving=self._saving(seed, batch_texts, steps),
+                enough=enough,
+            )
+        weights.restore(encoder.model)
+        encoder.eval()
+        self._join() if config.join else self._whiten()
+        return Run(seed, trained.steps, trained.seconds, trained.losses, batch_texts, self._report(encoder.pooling))
+
+    def _optimizer(self, weights: MasterWeights) -> Optimizer:
+        config = self.config
+        assert config.learning_rate is not None
+        if config.optimizer != "muon":
+            return adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+        assert config.matrix_learning_rate is not None
+        return muon_and_adamw(
+            weights,
+            matrix_rate=config.matrix_learning_rate,
+            embedding_rate=config.learning_rate,
+            other_rate=config.learning_rate,
+            embeddings=[name for name in weights.names if "embedding" in name],
+            weight_decay=config.weight_decay,
+        )
+
+    def _set_up_encoder(self) -> None:
+        """Make what the recipe trains, or saves untrained: layers, pooling and token weights."""
+        config, encoder = self.config, self.embedder.encoder
+        if config.trains_token_vectors:
+            self.teacher = self._token_vectors()  # from the embeddings as they were loaded
+        if not config.trains:
+            drop_context(encoder.model)
+        elif config.residual_scale < 1:
+            scale_residuals(encoder.model, config.residual_scale)
+        encoder.token_weights = None
+        if config.token_weights == "sif":
+            assert config.sif_smoothing is not None
+            own = tokenise_once(self.embedder.tokenizer, self.material.own_texts, max_tokens=self.max_tokens)
+            counts = torch.bincount(torch.from_numpy(own.ids).long(), minlength=int(encoder.model.config.vocab_size))
+            encoder.token_weights = sif_weights(counts, smoothing=config.sif_smoothing).to(encoder.device)
+        if not config.trains and self.teacher is not None:
+            encoder.token_weights = install_token_vectors(encoder.model, self.teacher.table.to(encoder.device))
+
+    def _token_vectors(self) -> TokenVectors:
+        """Train the teacher on all pairs at hand; where all positives are made of single texts it stays as it is, whitened."""
+        config, material, tokenizer = self.config, self.material, self.embedder.tokenizer
+        pairs = material.pool or list(zip(material.left, material.right, strict=True))
+        left, right = (tokenise_once(tokenizer, [pair[side] for pair in pairs], max_tokens=self.max_tokens) for side in (0, 1))
+        most = 0 if material.is_of_single_texts else config.anchor_pairs
+        if config.budget_s is not None:
+            most = min(most, int(_PAIRS_A_SECOND * _TEACHERS_SHARE * config.budget_s))
+        table = self.embedder.encoder.model.get_input_embeddings().weight.detach().cpu()
+        special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
+        return train_token_vectors(table, left, right, special=special, most_pairs=most, seed=config.seed, progress=self.progress)
+
+    def _join(self) -> None:
+        """Join the trained encoder with the token vectors, and fit what weighs the two."""
+        config, trained, teacher = self.config, self.trained, self.teacher
+        assert teacher is not None and config.whiten is not None
+        weights = torch.ones(len(teacher.table)) if trained.token_weights is None else trained.token_weights.cpu()
+        table = (teacher.table / weights[:, None]).to(trained.device)
+        texts = self.material.own_texts[: _JOINING_TEXTS if config.budget_s is None else _FEWEST_JOINING_TEXTS]
+
+        def joined(table: Tensor) -> TransformerEncoder:
+            model = join_static(trained.model, table)
+            return TransformerEncoder(model, pooling=trained.pooling, pad_id=trained.pad_id, token_weights=trained.token_weights).eval()
+
+        self.embedder.encoder = joined(table)
+        self.embedder.encoder = joined(table / self._shown_lengths(texts, table)[:, None])
+        moments = self._moments()
+        self.embedder.correction = fit_joined(moments, powers=(config.whiten, _STATIC_WHITENING), dimensions=trained.dim)
+
+    @torch.no_grad()
+    def _shown_lengths(self, texts: Sequence[str], table: Tensor) -> Tensor:
+        """How long each token's carried row comes out of the joined encoder, over the row's own length; 1 on average."""
+        encoder = self.embedder.encoder
+        width = table.shape[1]
+        rows = table - table.mean(dim=1, keepdim=True)
+        sums, counts = torch.zeros(2, len(table), device=table.device)
+        ids = tokenise(self.embedder.tokenizer, texts, max_tokens=self.max_tokens).ids
+        with self._computing():
+            for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=8192):
+                packed = pack([ids[text] for text in batch]).to(table.device)
+                carried = encoder.tokens(packed)[:, width:].float()
+                own = rows[packed.ids]
+                shares = (carried * own).sum(dim=1) / own.square().sum(dim=1).clamp(min=1e-12)
+                sums.index_add_(0, packed.ids, shares)
+                counts.index_add_(0, packed.ids, torch.ones_like(shares))
+        is_known = (counts > 0) & (rows.norm(dim=1) > 0)
+        lengths = torch.where(is_known, sums / counts.clamp(min=1), torch.zeros_like(sums))
+        mean = lengths[is_known].mean()
+        return torch.where(is_known, lengths / mean, torch.ones_like(lengths)).clamp(min=0.1)
+
+    def _moments(self) -> Moments:
+        """Mean and covariance of the user's own texts that were trained on, by the encoder as it is."""
+        texts = self.material.own_texts
+        moments = Moments(self.embedder.encoder.dim)
+        most = _WHITENING_TEXTS if self.config.budget_s is None else max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim)
+        with self._computing():
+            for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
+                end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
+                moments.add(self.embedder.encode(texts[start:end], normalise=False))
+        return moments
+
+    def _reports_after_training(self) -> float:
+        """How many label-free reports, each of a thousand encoded texts or so, cost as much time as what a run does after its training."""
+        if not self.config.whiten:
+            return 1.0
+        fitted = max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim) / 1000
+        if not self.config.join:
+            return 1.0 + fitted
+        return _JOINED_COST * (1.0 + fitted + _FEWEST_JOINING_TEXTS / 1000)
+
+    def _whiten(self) -> None:
+        """Fit the whitening to the user's own texts that were trained on, and let the encoder carry it."""
+        config = self.config
+        if not config.whiten:
+            return
+        moments = self._moments()
+        self.embedder.correction = fit_whitening(moments, power=config.whiten).correction
+
+    def _computing(self) -> Any:
+        """Encode in the number type of the training."""
+        device = self.embedder.encoder.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.number_type == torch.bfloat16)
+
+    def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
+        if self.output is None:
+            return None
+        skipped = {"resume", "seeds", "checkpoint_every_s", "device", "dtype"}
+        identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
+        identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": self.material.digest()}
+        identity |= {"number_type": str(self.number_type), "content of the model": self.weights_digest}
+        # a run of so many seconds is not gone on with, and writing takes some of them
+        every_s = self.config.checkpoint_every_s if distributed.rank() == 0 and self.config.budget_s is None else None
+        folder = checkpoint_folder(self.output, seed)
+        # a seed without one is trained again, to the same end
+        return Saving(folder, every_s, self.config.resume and folder.exists(), identity)
+
+    def _begun_in(self) -> str | None:
+        """The number type of the run that is gone on with."""
+        return (
+            number_type_of(checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds))
+            if self.config.resume and self.output is not None
+            else None
+        )
+
+    def _plan(self, seed: int, report_s: float) -> tuple[int, int, Callable[[int], bool] | None]:
+        """Choose batch size and steps: the preset's, or what fits the budget on this machine."""
+        config, texts = self.config, len(self.material.left)
+        assert config.epochs is not None
+        if config.budget_s is None:
+            return config.batch_texts, (texts // config.batch_texts) * config.epochs, None
+        budget_s = config.budget_s
+        reserve_s = report_s * self._reports_after_training() + _saving_estimate_s(self.embedder.encoder)
+        seconds_per_text = self._measure_text_s(seed)
+        seconds_per_text, room_s = distributed.from_first(lambda: [seconds_per_text, budget_s - self._elapsed_s() - reserve_s])
+        fits = math.floor(room_s / seconds_per_text)
+        if fits < 2 * _FEWEST_STEPS:
+            needed_s = config.budget_s - room_s + 2 * _FEWEST_STEPS * seconds_per_text
+            raise UserError(
+                f"budget is {config.budget_s:g} s, but {needed_s:.0f} s are needed here with this model: give more, or a smaller model"
+            )
+        wanted = texts * config.epochs
+        batch_texts = min(config.batch_texts, max(2, min(fits, wanted) // _FEWEST_STEPS), texts)
+        steps = texts // batch_texts * config.epochs  # the most there is: the clock ends the run, the measurement only picks the batch
+        expected = min(steps, fits // batch_texts)
+        self.progress.note(
+            f"budget {config.budget_s:g} s: a text takes {1000 * seconds_per_text:.1f} ms here, so about {expected} steps of {batch_texts} texts fit"
+        )
+        deadline_s = config.budget_s - reserve_s
+        step_s: list[float] = []
+        last = [self._elapsed_s()]
+
+        def is_late() -> bool:
+            now = self._elapsed_s()
+            step_s.append(now - last[0])
+            last[0] = now
+            return now + float(np.median(step_s[-5:])) > deadline_s
+
+        def enough(done: int) -> bool:
+            return distributed.from_first(is_late)
+
+        return batch_texts, steps, enough
+
+    def _measure_text_s(self, seed: int) -> float:
+        """Time gradient steps on a few texts; weights, gradients and random state stay as they are."""
+        places = np.arange(min(len(self.material.left), 2 * _FEWEST_STEPS))
+        taken_s = []
+        with unchanged(self.embedder.encoder, masters=self.weights.masters):
+            for trial in range(3):
+                began_s = time.monotonic()
+                self.gradient_step(self.batch(places, step=trial, seed=seed), step=trial, seed=seed)
+                taken_s.append(time.monotonic() - began_s)
+        return min(taken_s[1:]) / len(places)
+
+    def _save(self, result: Mirrored) -> None:
+        assert self.output is not None
+        record = {
+            "kind": "encoder",
+            "method": method_of(result.config, is_paired=self.material.is_paired),
+            "pairs": self.material.is_paired,
+            "base_model": str(self.model),
+            "config": asdict(result.config) | {"batch_texts": result.runs[result.best].batch_texts},
+            "texts": result.texts,
+            "steps": result.steps,
+            "counts": result.counts,
+            "seeds": [run.seed for run in result.runs],
+            "best_seed": result.runs[result.best].seed,
+            "layout": self.embedder.layout,
+            "number_type": str(self.number_type).removeprefix("torch."),
+            "training_s": round(result.runs[result.best].seconds, 2),
+            "final_loss": result.runs[result.best].losses[-1] if result.runs[result.best].losses else None,
+            "figures": {
+                "pooling_before": self.untouched_pooling,
+                "before": result.before.to_dict() if result.before else None,
+                "after": result.after.to_dict() if result.after else None,
+                "lexical": result.lexical.to_dict() if result.lexical else None,
+                "all_seeds": result.figures_of_seeds(),
+                "spread": result.spread(),
+            },
+            "worse": result.worse,
+        }
+        if suggested := suggested_settings(self.embedder.record, name=self.model):
+            record["mirror"] = suggested  # what the model wanted is good for what is made of it, too
+        with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
+            self.embedder.save(folder, record=record, card=model_card(self.output.name, record))
+        for left in checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds):
+            shutil.rmtree(left, ignore_errors=True)
+            drop_leftovers(left)
+
+
+_PAIRS_A_SECOND, _TEACHERS_SHARE = 4000, 0.15  # of token vectors on one core, and of a budget
+_JOINING_TEXTS, _FEWEST_JOINING_TEXTS = 4000, 500  # the second in a budget, as below
+_JOINED_COST = 3.0  # of encoding, over that of the encoder itself
+_STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
+_WHITENING_TEXTS, _FEWEST_WHITENING_TEXTS = 10_000, 1600  # more change the covariance little and take longer
+_WHITENING_TEXTS_AT_ONCE = 4096
+_FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead
+
+
+def _saving_estimate_s(encoder: torch.nn.Module) -> float:
+    bytes_written = 4 * sum(parameter.numel() for parameter in encoder.parameters())
+    return 0.5 + bytes_written / 300e6
+
+
+def _score(run: Run) -> float:
+    return label_free_score(run.after) if run.after is not None else -run.losses[-1]
+
+
+def _figures_in_words(report: LabelFreeReport | None) -> str:
+    if report is None:
+        return "no held-out texts to measure on"
+    return f"self-retrieval MRR {report.self_retrieval_mrr:.3f}, alignment {report.alignment:.3f}, uniformity {report.uniformity:.3f}"
+
+
+def spread(runs: Sequence[Run], figure: str) -> dict[str, float]:
+    """Mean and standard deviation (0 for a single one) of a label-free figure over runs; empty where no run has an answer."""
+    values = [value for run in runs if run.after is not None and not math.isnan(value := getattr(run.after, figure))]
+    if not values:
+        return {}
+    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}

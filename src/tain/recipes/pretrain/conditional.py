@@ -1,0 +1,230 @@
+"""Conditional masked language modelling (Yang et al. 2021, CMLM) as an objective of pretraining.
+
+Each step restores sentences with the help of their neighbours' vectors, so that what makes a good sentence vector is learnt on the way.
+`docs/cmlm.md` tells what differs from the paper.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tain.batches.neighbours import NeighbourOrder, Neighbours, conditional_batch
+from tain.batches.order import step_seed
+from tain.batches.shards import token_batches
+from tain.batches.splitting import SentenceEnds, SplitSentences
+from tain.batches.tokenizing import opening_id, separator_id
+from tain.encoders.conditioning import ConditionalMaskedLM
+from tain.foundation.errors import UserError
+from tain.foundation.probing import evaluating, unchanged
+from tain.models.embedder import max_length
+from tain.models.saved import write_layout
+from tain.objectives.bitext import bitext_retrieval
+from tain.objectives.masked_lm import masked_cross_entropy
+from tain.recipes.pretrain.bitext import Translations
+from tain.recipes.pretrain.config import PretrainConfig
+from tain.recipes.pretrain.objectives import Masker, Material
+from tain.text.readers import read_sentences
+from tain.training.async_loss import backward
+
+_CARD = """# Sentence encoder and masked language model
+
+Trained by tain with conditional masked language modelling (Yang et al. 2021), from {base}, on {tokens:.2f}M tokens. A text's vector is the mean of
+its token vectors; `tain mirror` goes on from here. Settings and figures are in `tain.json`.
+
+The training method is covered by US patent 11,769,011: check before commercial use.
+"""
+_HELD_OUT_LINES = 2000  # a file
+_HELD_OUT_TARGETS = 400  # in all
+_BATCH_TARGETS = 50
+
+
+def pseudo_tokens_of(config: PretrainConfig) -> int:
+    """Tokens that a sentence's neighbours put before it."""
+    if config.objective != "cmlm":
+        return 0
+    return config.pseudo_tokens * (2 if config.neighbour == "both" else 1)
+
+
+def conditional_model(model: Any, config: PretrainConfig) -> ConditionalMaskedLM:
+    """Put between a masked language model's two passes what the settings ask for."""
+    return ConditionalMaskedLM(
+        model,
+        pseudo_tokens=config.pseudo_tokens,
+        conditions=2 if config.neighbour == "both" else 1,
+        skip_connection=config.skip_connection,
+    )
+
+
+def write_conditional_layout(folder: Path, model: Any, tokenizer: Any, record: dict[str, Any]) -> None:
+    """Make a saved model the encoder that it was trained to be: a mean over tokens, as sentence-transformers folders say it."""
+    write_layout(
+        folder,
+        pooling="mean",
+        dim=int(model.config.hidden_size),
+        max_tokens=max_length(model, tokenizer),
+        normalise=False,
+        record={"pooling": "mean", **record},
+        card=_CARD.format(base=record["base_model"], tokens=record["tokens"] / 1e6),
+    )
+
+
+class ConditionalSentences:
+    """Restore sentences from their neighbours.
+
+    A step takes as many sentences as, with their neighbours and pseudo-tokens, have about ``batch_blocks * block_tokens`` tokens, so
+    that a step costs what it costs under the other objectives. ``step_tokens`` is the mean over the corpus. With ``bitext`` a step also
+    finds translations among its pairs (the multilingual model's joint objective); these come on top, and the loss is the weighted sum.
+    """
+
+    def __init__(self, material: Material) -> None:
+        config = material.config
+        assert material.conditional is not None
+        self.conditional = material.conditional
+        self.config, self.device = config, material.device
+        self.masker = Masker(material.tokenizer, rate=config.masking_rate)
+        self._is_by_text = config.masked_by == "text"
+        self.neighbours = _neighbours(material.shards.sentences, material.shards.document_starts, material.tokenizer, config)
+        tokens = self.neighbours.mean_tokens(with_neighbours=self.conditional.is_conditional)
+        tokens += self.neighbours.conditions * config.pseudo_tokens
+        batch_targets = max(1, round(config.batch_blocks * config.block_tokens / tokens))
+        self.order = NeighbourOrder(self.neighbours, batch_targets=batch_targets, seed=config.seed)
+        self.step_tokens = round(batch_targets * tokens)
+        self.facts = {"sentences": self.neighbours.counts.to_dict(), "step_sentences": batch_targets}
+        self.weights = material.weights
+        self.translations = Translations(config.bitext, material.tokenizer, config) if config.bitext is not None else None
+        if self.translations is not None:
+            self.step_tokens += round(self.translations.step_tokens)
+            self.facts["translations"] = self.translations.facts
+            self.facts |= {f"{name}_before": value for name, value in self._found_translations().items()}
+        self._bottleneck = _Bottleneck(config.validation, material.tokenizer, config) if config.validation else None
+
+    def gradient(self, step: int) -> float:
+        seed = self.config.seed
+        batch = conditional_batch(
+            self.neighbours,
+            self.order.targets(step),
+            mask=lambda ids, owners: self.masker.at_random(ids, seed=step_seed(seed, step, 7), owners=owners if self._is_by_text else None),
+        ).to(self.device)
+        torch.manual_seed(step_seed(seed, step, 8))  # dropout draws from torch's global state
+        read = backward(masked_cross_entropy(self.conditional(batch), batch.targets))
+        if self.translations is None:
+            return read()
+        self.weights.take_gradients()  # in float32: two sums in bfloat16 would lose what is small
+        left, right = self.conditional.encode(self.translations.batch(step).to(self.device)).chunk(2)
+        retrieval = bitext_retrieval(left, right, margin=self.config.bitext_margin, scale=self.config.bitext_scale)
+        read_retrieval = backward(self.config.bitext_weight * retrieval)
+        return read() + read_retrieval()
+
+    def held_out(self) -> dict[str, float]:
+        figures = self._found_translations()
+        if self._bottleneck is not None and self.conditional.is_conditional:
+            figures |= self._bottleneck.losses(self.conditional, self.device)
+        return figures
+
+    def _found_translations(self) -> dict[str, float]:
+        """The share of held-out translations that are found; empty without any."""
+        if self.translations is None:
+            return {}
+        with unchanged(self.conditional), evaluating(self.conditional):
+            found = self.translations.accuracy(self.conditional.encode)
+        return {} if found is None else {"translation_accuracy": round(found, 4)}
+
+
+class _Bottleneck:
+    """What the vector is worth: the loss of restoring held-out sentences with the neighbour's vector, with another's, and without.
+
+    The other vector is that of a sentence from another document; where only one has any, there is none.
+    """
+
+    def __init__(self, files: Sequence[Path], tokenizer: Any, config: PretrainConfig) -> None:
+        lines, starts = _held_out_lines(files, tokenizer)
+        try:
+            neighbours = _neighbours(lines, starts, tokenizer, config)
+        except UserError as error:
+            raise UserError(f"validation files cannot show what neighbours are worth: {error}") from None
+        masker = Masker(tokenizer, rate=config.masking_rate)
+        is_by_text = config.masked_by == "text"
+        count = min(_HELD_OUT_TARGETS, len(neighbours.targets))
+        targets = neighbours.targets[np.linspace(0, len(neighbours.targets) - 1, count).astype(int)]
+        self._others = _of_other_documents(neighbours.documents_of(targets))
+        self._batches = [
+            conditional_batch(
+                neighbours,
+                targets[first : first + _BATCH_TARGETS],
+                mask=lambda ids, owners, first=first: masker.at_random(
+                    ids, seed=step_seed(1, first, 9), owners=owners if is_by_text else None
+                ),
+            )
+            for first in range(0, count, _BATCH_TARGETS)
+        ]
+
+    def losses(self, conditional: ConditionalMaskedLM, device: torch.device) -> dict[str, float]:
+        """Mean losses over all masked tokens, nats, dropout off."""
+        with torch.no_grad(), unchanged(conditional), evaluating(conditional):
+            return self._losses(conditional, device)
+
+    def _losses(self, conditional: ConditionalMaskedLM, device: torch.device) -> dict[str, float]:
+        batches = [batch.to(device) for batch in self._batches]
+        own = [conditional.vectors(batch) for batch in batches]
+        conditions: dict[str, Sequence[Tensor | None]] = {"loss_with_neighbour": own, "loss_without": [None] * len(own)}
+        if self._others is not None:
+            moved = torch.cat(own, dim=1)[:, torch.from_numpy(self._others).to(device)]
+            conditions["loss_with_another"] = moved.split([part.shape[1] for part in own], dim=1)
+        places = sum(len(batch.places) for batch in batches)
+        figures = {}
+        for name, vectors in conditions.items():
+            losses = [
+                masked_cross_entropy(conditional.logits(batch, given), batch.targets).item() * len(batch.places)
+                for batch, given in zip(batches, vectors, strict=True)
+            ]
+            figures[name] = round(sum(losses) / places, 4)
+        return figures
+
+
+def _of_other_documents(documents: np.ndarray) -> np.ndarray | None:
+    """For each sentence the place of one from another document, drawn evenly; None where all are from one.
+
+    Args:
+        documents: The document of each sentence, in order (sentences,).
+    """
+    names, first, counts = np.unique(documents, return_index=True, return_counts=True)
+    if len(names) < 2:
+        return None
+    mine = np.searchsorted(names, documents)
+    steps = np.random.default_rng(1).integers(len(documents) - counts[mine])  # beyond one's own, round the end
+    return (first[mine] + counts[mine] + steps) % len(documents)
+
+
+def _neighbours(lines: Sequence[np.ndarray], document_starts: np.ndarray, tokenizer: Any, config: PretrainConfig) -> Neighbours:
+    if config.split_sentences:
+        lines = SplitSentences(lines, document_starts, SentenceEnds.of(tokenizer))
+        document_starts = lines.document_starts
+    return Neighbours(
+        lines,
+        document_starts,
+        side=config.neighbour,
+        first_id=opening_id(tokenizer),
+        last_id=separator_id(tokenizer),
+        least_tokens=config.least_tokens,
+        most_tokens=config.block_tokens,
+        most_overlap=config.most_overlap,
+    )
+
+
+def _held_out_lines(files: Sequence[Path], tokenizer: Any) -> tuple[list[np.ndarray], np.ndarray]:
+    """The first lines of each file as token ids, and where documents begin among them."""
+    lines: list[np.ndarray] = []
+    starts: list[int] = []
+    for path in files:
+        wanted = len(lines) + _HELD_OUT_LINES
+        for ids, lengths, begins_document in token_batches(read_sentences(path), tokenizer, batch_texts=256):
+            starts += (begins_document.nonzero()[0] + len(lines)).tolist()
+            ends = lengths.cumsum()
+            lines += [ids[end - length : end - 1] for end, length in zip(ends, lengths, strict=True)]  # the last one is the separator
+            if len(lines) >= wanted:
+                break
+    return lines, np.array(starts)

@@ -1,0 +1,259 @@
+"""What a pretraining step predicts: an objective turns a step's number into a gradient and a loss.
+
+``OBJECTIVES`` is where a further objective gets its name. All of an objective's randomness comes from the seed and the step's
+number, so that a resumed run repeats what an uninterrupted one does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tain.batches.ahead import Ahead
+from tain.batches.blocks import BlockOrder
+from tain.batches.masking import (
+    MaskedTokens,
+    corrupted,
+    disjoint_places,
+    mask_at_random,
+    places_of_each_text,
+    span_beginnings,
+    word_beginnings,
+)
+from tain.batches.order import step_seed
+from tain.batches.shards import Shards
+from tain.batches.tokenizing import continues_word, first_ordinary_id, opening_id, separator_id
+from tain.batches.types import TokenIds
+from tain.encoders.conditioning import ConditionalMaskedLM
+from tain.encoders.masked_lm import MaskedLanguageModel
+from tain.objectives.masked_lm import masked_cross_entropy
+from tain.recipes.pretrain.config import PretrainConfig
+from tain.training.async_loss import backward
+from tain.training.optimizer import MasterWeights
+
+_MASKING_THREADS = 3
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the loop steps on.
+
+    Attributes:
+        step_tokens: Tokens that a step passes through the encoder, repeated passes counted again; the mean where steps differ.
+        facts: What the saved record shall say of the objective's texts.
+    """
+
+    step_tokens: int
+    facts: dict[str, Any]
+
+    def gradient(self, step: int) -> float:
+        """Leave the gradient of step number ``step`` (from 0) in the model and return the loss, nats a token."""
+        ...
+
+    def held_out(self) -> dict[str, float]:
+        """What the objective measures on the validation texts by itself, beside the loss that all objectives share."""
+        ...
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an objective is made from.
+
+    Attributes:
+        network: The model, on its device, in train mode.
+        weights: Its master weights; gradients of several backward passes a step are gathered there.
+        tokenizer: Its tokenizer.
+        shards: The texts: packed tokens, or sentences and where documents begin.
+        config: All settings.
+        device: Where the model is.
+        conditional: The model with what conditions it on neighbours, for the objective that trains both.
+    """
+
+    network: MaskedLanguageModel
+    weights: MasterWeights
+    tokenizer: Any
+    shards: Shards
+    config: PretrainConfig
+    device: torch.device
+    conditional: ConditionalMaskedLM | None = None
+
+
+class Masker:
+    """Hides tokens of a tokenizer's texts from the model.
+
+    Args:
+        tokenizer: A tokenizer with a mask token.
+        rate: Share of tokens to hide.
+    """
+
+    def __init__(self, tokenizer: Any, *, rate: float) -> None:
+        self.rate = rate
+        self.special = torch.tensor(tokenizer.all_special_ids)
+        self._shown = {"mask_id": tokenizer.mask_token_id, "vocabulary": len(tokenizer), "first_ordinary_id": first_ordinary_id(tokenizer)}
+
+    def is_maskable(self, ids: Tensor) -> Tensor:
+        return ~torch.isin(ids, self.special)
+
+    def at_random(self, ids: Tensor, *, seed: int, owners: Tensor | None = None) -> MaskedTokens:
+        """Hide a fixed number of single tokens.
+
+        Args:
+            ids: Token ids of any shape.
+            seed: Fixes places and corruption.
+            owners: The text that each token belongs to, of the shape of ``ids``: every text has its own share of the masks. None counts
+                over all ids together.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        if owners is not None:
+            is_maskable = self.is_maskable(ids).flatten()
+            places = places_of_each_text(is_maskable, owners=owners.flatten(), rate=self.rate, generator=generator)
+            return self.at(ids, places, generator=generator)
+        return mask_at_random(ids, is_maskable=self.is_maskable(ids), rate=self.rate, generator=generator, **self._shown)
+
+    def at(self, ids: Tensor, places: Tensor, *, generator: torch.Generator) -> MaskedTokens:
+        """Hide the given places."""
+        return corrupted(ids, places, generator=generator, **self._shown)
+
+
+class RandomMasks:
+    """One mask of single tokens a text (Devlin et al. 2019), of a fixed number over the batch or over each text."""
+
+    def __init__(self, material: Material) -> None:
+        config = material.config
+        self.seed = config.seed
+        self.is_by_text = config.masked_by == "text"
+        self.order = block_order(material.shards.tokens, material.tokenizer, config)
+        self.masker = Masker(material.tokenizer, rate=config.masking_rate)
+        self.step_tokens = config.batch_blocks * config.block_tokens
+        self.facts: dict[str, Any] = {}
+        self._loss = _MaskedLoss(material)
+        # a GPU would wait for each step's masks; on a CPU the cores have enough to do
+        self._coming = Ahead(self._shown, workers=0 if material.device.type == "cpu" else _MASKING_THREADS)
+
+    def masks(self, step: int) -> list[MaskedTokens]:
+        """The corrupted copies of the step's blocks that go through the model."""
+        ids = self.order.batch(step)
+        owners = torch.arange(len(ids))[:, None].expand(ids.shape) if self.is_by_text else None
+        return [self.masker.at_random(ids, seed=step_seed(self.seed, step, 7), owners=owners)]
+
+    def _shown(self, step: int) -> list[MaskedTokens]:
+        return [self._loss.handy(mask) for mask in self.masks(step)]
+
+    def gradient(self, step: int) -> float:
+        return self._loss.gradient(self._coming(step), seed=step_seed(self.seed, step, 8))
+
+    def held_out(self) -> dict[str, float]:
+        return {}
+
+
+class DisjointMasks(RandomMasks):
+    """Masks of words or spans, and masks of one text that never overlap: fully-explored masking (Zheng et al. 2020).
+
+    One order of each text's words (by ``mask_unit`` ``batch``, of the whole batch's) is drawn and cut into parts. All parts are masked one after the other within a step, or
+    part e mod K in epoch e; then the order belongs to the text, whose blocks keep their cuts for K epochs.
+    """
+
+    def __init__(self, material: Material) -> None:
+        super().__init__(material)
+        config = material.config
+        self.config = config
+        self.parts = config.parts
+        self.continues_word = torch.from_numpy(continues_word(material.tokenizer)) if config.units == "word" else None
+        if not config.spread_over_epochs:
+            self.step_tokens *= self.parts
+
+    def masks(self, step: int) -> list[MaskedTokens]:
+        ids = self.order.batch(step)
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, 7))
+        if self.config.spread_over_epochs:
+            epoch = self.order.epoch(step)
+            draws = self._draws_of_texts(self.order.starts(step), cycle=epoch // self.parts)
+            places = [self._places(ids, draws, each_row=True)[epoch % self.parts]]
+        else:
+            places = self._places(ids, torch.rand(ids.shape, generator=generator), each_row=self.is_by_text)
+        return [self.masker.at(ids, part, generator=generator) for part in places]
+
+    def _places(self, ids: Tensor, draws: Tensor, *, each_row: bool) -> list[Tensor]:
+        is_maskable = self.masker.is_maskable(ids)
+        begins_unit = None
+        if self.continues_word is not None:
+            begins_unit = word_beginnings(ids, is_maskable=is_maskable, continues_word=self.continues_word)
+        elif self.config.units == "span":
+            span = self.config.span_tokens
+            phases = (draws[:, 0] * span).long()  # the first and last token are special: their draws have no other use
+            begins_unit = span_beginnings(phases, is_maskable=is_maskable, span_tokens=span)
+        return disjoint_places(
+            draws,
+            is_maskable=is_maskable,
+            parts=self.parts,
+            rate=self.masker.rate,
+            begins_unit=begins_unit,
+            turns=None if begins_unit is None else draws[:, -1],
+            each_row=each_row,
+        )
+
+    def _draws_of_texts(self, starts: np.ndarray, *, cycle: int) -> Tensor:
+        """Draws that depend on the text and on how often it was explored before, not on the step that meets it."""
+        tokens = self.config.block_tokens
+        rows = [np.random.default_rng([self.seed, 12, cycle, int(start)]).random(tokens, dtype=np.float32) for start in starts]
+        return torch.from_numpy(np.stack(rows))
+
+
+OBJECTIVES: dict[str, Callable[[Material], Objective]] = {
+    "random": RandomMasks,
+    "whole-word": DisjointMasks,
+    "span": DisjointMasks,
+    "fully-explored": DisjointMasks,
+}
+
+
+def block_order(stream: TokenIds, tokenizer: Any, config: PretrainConfig) -> BlockOrder:
+    """Cut a stream into blocks as the settings say."""
+    return BlockOrder(
+        stream,
+        block_tokens=config.block_tokens,
+        batch_blocks=config.batch_blocks,
+        first_id=opening_id(tokenizer),
+        last_id=separator_id(tokenizer),
+        seed=config.seed,
+        phase_epochs=config.parts if config.spread_over_epochs else 1,
+    )
+
+
+class _MaskedLoss:
+    """The mean loss over all tokens hidden in a step, differentiated mask by mask: memory is that of one."""
+
+    def __init__(self, material: Material) -> None:
+        self.weights = material.weights
+        self.device = material.device
+        self.is_compiled = material.config.compile
+
+        def loss_of(ids: Tensor, places: Tensor, targets: Tensor) -> Tensor:
+            return masked_cross_entropy(material.network(ids, places), targets)
+
+        self._loss_of = torch.compile(loss_of) if self.is_compiled else loss_of
+
+    def handy(self, mask: MaskedTokens) -> MaskedTokens:
+        """Put a mask where the device can fetch it without making anything wait."""
+        if self.device.type != "cuda":
+            return mask
+        return MaskedTokens(mask.ids.pin_memory(), mask.places.pin_memory(), mask.targets.pin_memory())
+
+    def gradient(self, masks: list[MaskedTokens], *, seed: int) -> float:
+        torch.manual_seed(seed)  # dropout draws from torch's global state
+        hidden = sum(len(mask.places) for mask in masks)
+        read = []
+        for mask in masks:
+            ids, places, targets = (each.to(self.device, non_blocking=True) for each in (mask.ids, mask.places, mask.targets))
+            if self.is_compiled:  # steps hide different numbers of tokens: said at once, it is compiled once
+                torch._dynamo.mark_dynamic(places, 0)
+                torch._dynamo.mark_dynamic(targets, 0)
+            loss = self._loss_of(ids, places, targets)
+            # every token counts alike, whatever the sizes of the masks
+            read.append(backward(loss * (len(mask.places) / hidden)))
+            if len(masks) > 1:
+                self.weights.take_gradients()
+        return sum(each() for each in read)

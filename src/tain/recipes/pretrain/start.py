@@ -1,0 +1,111 @@
+"""What pretraining from scratch starts from: a model with random weights, and a tokenizer trained on the texts."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tain.recipes.pretrain.config import PretrainConfig
+
+_ALPHABET = 256  # characters, where there are as many
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def new_model(config: PretrainConfig, tokenizer: Any) -> Any:
+    """Build a masked language model with random weights, dropout as the config says, input and output embeddings tied."""
+    import transformers
+
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.feed_forward,
+        "max_position_embeddings": 512,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+    }
+    if config.architecture == "bert":
+        settings = transformers.BertConfig(**shared, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout)
+    else:
+        shared["global_attn_every_n_layers"] = 1  # every layer sees the whole text: blocks are short
+        settings = transformers.ModernBertConfig(
+            **shared,
+            embedding_dropout=config.dropout,
+            mlp_dropout=config.dropout,
+            attention_dropout=config.dropout,
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+            bos_token_id=tokenizer.cls_token_id,
+            eos_token_id=tokenizer.sep_token_id,
+        )
+    return transformers.AutoModelForMaskedLM.from_config(settings)
+
+
+def alphabet_of(texts: Iterable[str], *, most: int) -> list[str]:
+    """The characters that a tokenizer of these texts shall know: the 256 most frequent, or as many as leave one in a thousand unknown.
+
+    A few hundred do for most alphabets. Chinese needs thousands, and what is not in the alphabet is ``[UNK]``, a whole word at a time.
+
+    Args:
+        texts: The texts.
+        most: The most characters, where more than 256 are needed.
+
+    Returns:
+        The characters as the tokenizer sees them, in the order of their numbers.
+    """
+    from tokenizers import normalizers
+
+    normaliser, counts = normalizers.BertNormalizer(lowercase=True), Counter[str]()
+    for text in texts:
+        counts.update(normaliser.normalize_str(text))
+    ordered = sorted((character for character in counts if not character.isspace()), key=lambda character: (-counts[character], character))
+    covered = np.cumsum([counts[character] for character in ordered])
+    needed = int(np.searchsorted(covered, 0.999 * covered[-1])) + 1 if len(covered) else 0
+    return sorted(ordered[: min(max(_ALPHABET, needed), max(_ALPHABET, most))])
+
+
+def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: Sequence[str]) -> Any:
+    """Train an uncased WordPiece tokenizer as transformers wraps it; the same texts give the same tokenizer.
+
+    The trainer numbers pieces that go on with a word in the order of its hash table, which changes from run to run, and these numbers
+    decide between merges of equal counts. Numbers that are given beforehand leave it no choice.
+
+    Args:
+        texts: The texts.
+        vocabulary: How many pieces.
+        alphabet: The characters that pieces are made of, in order.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    normaliser, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    scratch = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    scratch.normalizer, scratch.pre_tokenizer = normaliser, splitter
+    # punctuation and Chinese characters are words by themselves, so that nothing goes on with them
+    going_on = [
+        f"##{character}" for character in alphabet if splitter.pre_tokenize_str(normaliser.normalize_str(f"a{character}"))[1:] == []
+    ]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        limit_alphabet=len(alphabet),
+        initial_alphabet=list(alphabet),
+        special_tokens=[*SPECIAL_TOKENS, *going_on],
+        show_progress=False,
+    )
+    scratch.train_from_iterator(texts, trainer)
+    tokenizer = Tokenizer(models.WordPiece(scratch.get_vocab(), unk_token="[UNK]"))  # in which pieces are no special tokens
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normaliser, splitter, decoders.WordPiece()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    first, last = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")  # the trainer numbers them in this order
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", last), ("[CLS]", first))
+    return wrapped_tokenizer(tokenizer)
+
+
+def wrapped_tokenizer(tokenizer: Any) -> Any:
+    """Give a ``tokenizers`` tokenizer with BERT's special tokens the form that transformers saves and loads."""
+    import transformers
+
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **names)

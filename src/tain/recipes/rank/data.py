@@ -1,0 +1,173 @@
+"""The pairs a ranker trains on as numbers: which candidate is right, listed or merely there for which context."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from tain.batches.same_texts import same_texts
+from tain.foundation.errors import UserError
+from tain.models.rankers import DualRanker
+from tain.models.scanning import scan_best
+from tain.recipes.rank.config import RankConfig
+from tain.text.cleaning import drop_repeats, same_text_key
+from tain.text.records import RankingExample
+
+_MOST_DRAWS = 50  # tries to draw a wrong candidate before all are looked at
+
+
+@dataclass(frozen=True)
+class Material:
+    """Training pairs and held-out examples.
+
+    Attributes:
+        contexts: Different contexts.
+        candidates: Different candidates, by ``same_text_key``: texts that differ in case or white space are one.
+        pairs: Context and right candidate of each pair (pairs, 2).
+        right: Each context's right candidates.
+        listed: Each context's own wrong candidates.
+        held: Examples kept from training.
+        texts: Every candidate there is, held-out ones too, as written.
+    """
+
+    contexts: list[str]
+    candidates: list[str]
+    pairs: np.ndarray
+    right: list[frozenset[int]]
+    listed: list[tuple[int, ...]]
+    held: list[RankingExample]
+    texts: list[str]
+    hard: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that differ between pairs to train or to measure on."""
+        content = [self.contexts, self.candidates, self.pairs.tolist(), self.listed, self.held]
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+
+    def draw_negatives(self, context: int, count: int, *, rng: np.random.Generator) -> list[int]:
+        """Draw wrong candidates among the listed and mined ones, and where these are too few any others; all different where possible."""
+        near = tuple(dict.fromkeys((*self.listed[context], *(self.hard[context] if self.hard else ()))))
+        drawn = [near[place] for place in rng.permutation(len(near))[:count]]
+        for _ in range(_MOST_DRAWS * count):
+            if len(drawn) == count:
+                break
+            one = int(rng.integers(len(self.candidates)))
+            if one not in self.right[context] and one not in drawn:
+                drawn.append(one)
+        if len(drawn) == count:
+            return drawn
+        # few are left that are not right: look at every one
+        left = [one for one in range(len(self.candidates)) if one not in self.right[context] and one not in drawn]
+        drawn += [left[place] for place in rng.permutation(len(left))[: count - len(drawn)]]
+        if not drawn:
+            raise UserError(
+                f"the context {self.contexts[context][:40]!r} has no wrong candidates to learn from: all {len(self.candidates):,} are right "
+                "for it; give pairs with other answers"
+            )
+        return drawn + [drawn[place] for place in rng.integers(len(drawn), size=count - len(drawn))]
+
+
+def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, validation: Sequence[RankingExample]) -> Material:
+    """Keep some contexts to measure on and number what is left.
+
+    Args:
+        examples: Contexts, right answers and listed negatives.
+        config: Says how many are held out.
+        validation: Measured on instead, where there are any.
+
+    Raises:
+        UserError: There are fewer than two pairs, or only one candidate.
+    """
+    if not examples:
+        raise UserError("there are no pairs to train on: give at least 2")
+    held: list[RankingExample] = list(validation)
+    kept = list(examples)
+    if not held and config.held_out:
+        order = np.random.default_rng([config.seed, 1]).permutation(len(kept))
+        count = min(config.held_out, len(kept) // 10)
+        held = [kept[place] for place in order[:count]]
+        kept = [kept[place] for place in sorted(order[count:])]
+    number: dict[str, int] = {}
+    texts: list[str] = []
+
+    def numbered(text: str) -> int:
+        key = same_text_key(text)
+        if key not in number:
+            number[key] = len(texts)
+            texts.append(text)
+        return number[key]
+
+    right = [tuple(dict.fromkeys(numbered(answer) for answer in example.answers)) for example in kept]
+    listed = [
+        tuple(place for place in dict.fromkeys(numbered(text) for text in example.negatives) if place not in answers)
+        for example, answers in zip(kept, right, strict=True)
+    ]
+    pairs = np.array([(context, answer) for context, answers in enumerate(right) for answer in answers], dtype=np.int64)
+    if len(pairs) < 2 or len(texts) < 2:
+        raise UserError(
+            f"there are {len(pairs)} pairs with {len(texts)} different candidates to train on, but a right answer must be told from others: give more pairs"
+        )
+    if all(len(answers) == len(texts) for answers in right):
+        raise UserError(
+            f"all {len(texts):,} candidates are right for every context, so there is nothing to tell apart: give pairs with other answers"
+        )
+    everything = drop_repeats([*texts, *(text for example in held for text in (*example.answers, *example.negatives))]).texts
+    return Material(
+        [example.context for example in kept], texts, pairs, [frozenset(answers) for answers in right], listed, held, everything
+    )
+
+
+def merge_same(
+    material: Material, context_ids: Sequence[Sequence[int]], candidate_ids: Sequence[Sequence[int]]
+) -> tuple[Material, np.ndarray, int]:
+    """Make one candidate of those that are the same to the model, and give contexts that are the same each other's right answers.
+
+    Args:
+        material: Pairs to train on.
+        context_ids: Each context's token ids after cutting.
+        candidate_ids: Each candidate's.
+
+    Returns:
+        The material with its candidates numbered anew; places of the candidates that are kept; and how many contexts and candidates differ
+        from others in letters alone.
+
+    Raises:
+        UserError: No context has a wrong candidate left.
+    """
+    contexts, alike_contexts = same_texts(material.contexts, context_ids)
+    candidates, alike_candidates = same_texts(material.candidates, candidate_ids)
+    kept = np.flatnonzero(candidates == np.arange(len(candidates)))
+    number = np.searchsorted(kept, candidates)  # of each old candidate among the kept ones
+    pairs = material.pairs.copy()
+    pairs[:, 1] = number[pairs[:, 1]]
+    shared: dict[int, set[int]] = {}
+    for group, answers in zip(contexts.tolist(), material.right, strict=True):
+        shared.setdefault(group, set()).update(number[sorted(answers)].tolist())
+    right = [frozenset(shared[group]) for group in contexts.tolist()]
+    listed = [
+        tuple(one for one in dict.fromkeys(number[list(wrong)].tolist()) if one not in answers) if wrong else ()
+        for wrong, answers in zip(material.listed, right, strict=True)
+    ]
+    if all(len(answers) == len(kept) for answers in right):
+        raise UserError(
+            f"contexts or candidates have the same tokens when they are cut, and so all {len(kept):,} different candidates are right for every "
+            "context: raise --context-tokens or --candidate-tokens, or give other pairs"
+        )
+    texts = [material.candidates[place] for place in kept]
+    return replace(material, candidates=texts, pairs=pairs, right=right, listed=listed), kept, alike_contexts + alike_candidates
+
+
+def mine_negatives(ranker: DualRanker, material: Material, *, count: int) -> list[tuple[int, ...]]:
+    """Find each context's ``count`` best wrong candidates by a bi- or poly-encoder."""
+    vectors = ranker.encode_candidates(material.candidates)
+    most_right = max(map(len, material.right))
+    found: list[tuple[int, ...]] = []
+    for start, window in ranker.windows(material.contexts):
+        asked = [window.of(place) for place in range(len(window))]
+        for place, best in enumerate(scan_best(vectors, asked, k=count + most_right)):
+            right = material.right[start + place]
+            found.append(tuple(row for row in best.rows.tolist() if row not in right)[:count])
+    return found

@@ -1,0 +1,80 @@
+"""A text that is still being typed, read by a forward-only student token by token."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32
+
+from tain.foundation.errors import UserError
+from tain.students.graphs import NumpyGraph, Past
+from tain.students.inputs import HashedReader
+from tain.text.records import Prediction
+
+if TYPE_CHECKING:
+    from tain.students.student import Student
+
+
+class TypedText:
+    """A text that is still being typed, read by a forward-only student.
+
+    What it says after each ``type`` is what the student says of the text so far as a whole (but for rounding), at the price of the new tokens
+    alone.
+    """
+
+    def __init__(self, student: "Student", graph: NumpyGraph, reader: HashedReader, codes: Callable[[str], np.ndarray]) -> None:
+        self._student, self._graph, self._reader, self._codes = student, graph, reader, codes
+        self._past = graph.nothing()
+        self._tags: list[np.ndarray] = []
+        self._tokens = 0  # typed to their end, those of the text's ends not counted
+        self._open = ""  # typed since the last blank
+        for token in reader.before:
+            self._past, _ = graph.read_on(self._past, codes(token))
+
+    def type(self, piece: str) -> None:
+        """Add to the text's end."""
+        *whole, self._open = [*piece, ""] if self._reader.is_by_code_point else (self._open + piece).split(" ")
+        tokens = [token for chunk in whole for token in self._reader.tokens(chunk)]
+        self._past = self._read(self._past, tokens, self._tags)
+        self._tokens += len(tokens)
+
+    def predict(self) -> Prediction:
+        """Tell the class of the text so far, its tokens' tags, or both; the token that has no blank behind it counts as it stands.
+
+        Raises:
+            UserError: The student gives vectors.
+        """
+        if self._student.task == "embed":
+            raise UserError(f"student {self._student.name!r} was made to embed, so it knows no labels: use encode")
+        ended, tags, tokens = self._ended()
+        outputs = {"text": self._graph.text_of(ended)[0]} if self._student.labels else {}
+        if self._student.tags:
+            outputs["tokens"] = np.concatenate([*tags, np.empty((0, len(self._student.tags)), np.float32)])
+        return self._student.said(outputs, tokens=tokens)
+
+    def encode(self) -> Float32[np.ndarray, " dim"]:
+        """Compute the vector of the text so far.
+
+        Raises:
+            UserError: The student gives labels.
+        """
+        if self._student.task != "embed":
+            raise UserError(f"student {self._student.name!r} was made to {self._student.task}, so it has no vectors: use predict")
+        vector = self._graph.text_of(self._ended()[0])[0]
+        return vector / max(float(np.linalg.norm(vector)), 1e-12) if self._student.normalise else vector
+
+    def _ended(self) -> tuple[Past, list[np.ndarray], int]:
+        """As if the text ended here: what has been read by then, the tokens' logits and their number."""
+        open_tokens, tags = self._reader.tokens(self._open), list(self._tags)
+        past = self._read(self._past, open_tokens, tags)
+        for token in self._reader.behind:
+            past, _ = self._graph.read_on(past, self._codes(token))
+        return past, tags, self._tokens + len(open_tokens)
+
+    def _read(self, past: Past, tokens: list[str], tags: list[np.ndarray]) -> Past:
+        room = max(0, self._reader.max_tokens - self._tokens)
+        for token in tokens[:room]:
+            past, found = self._graph.read_on(past, self._codes(token))
+            if found is not None:
+                tags.append(found)
+        return past

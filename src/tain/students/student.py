@@ -1,0 +1,304 @@
+"""A distilled student where torch is not installed: texts in, vectors or labels out."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.json_files import Field, checked_object, read_object
+from tain.foundation.machine import collect_as_usual
+from tain.foundation.progress import Progress
+from tain.students.graphs import Graph, NumpyGraph, OnnxGraph
+from tain.students.inputs import HashedReader, TokenReader
+from tain.students.projection_config import ProjectionConfig
+from tain.students.streaming import TypedText
+from tain.text.collections import list_texts
+from tain.text.records import Prediction
+from tain.text.tags import tokens_of
+
+Backend = Literal["onnx", "numpy"]
+
+GRAPH_FILE, PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE = "student.onnx", "projection.json", "tokenizer.json", "tain.json"
+RECORD_FORMAT = 1
+
+_TEXTS = Field(kind=list, items=Field(kind=str), is_needed=False, may_be_null=True)
+_RECORD = {
+    "format": Field(kind=int, least=1),
+    "task": Field(kind=str, among=("embed", "classify", "tag")),
+    "dim": Field(kind=int, least=0),
+    "normalise": Field(kind=bool, is_needed=False),
+    "labels": _TEXTS,
+    "tags": _TEXTS,
+    "config": Field(kind=dict, is_needed=False),
+}
+
+_KEPT_CHARACTERS = 64
+_TYPED_TOKENS = 65_536  # remembered, of all texts that are typed
+_BATCH_TOKENS = 512  # more fall out of the cache between one step and the next
+
+
+def is_student(folder: str | Path) -> bool:
+    """True where a folder holds a student that ``tain distil`` wrote, or what is left of one."""
+    if (Path(folder) / GRAPH_FILE).is_file():
+        return True
+    try:
+        return json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8")).get("kind") == "student"
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False  # damage is told when it is loaded
+
+
+class Student:
+    """A student's graph and what turns texts into its inputs. Several threads may use one: they take turns, batch by batch.
+
+    Args:
+        graph: Runs it.
+        reader: Turns texts into the graph's inputs.
+        record: The folder's ``tain.json``.
+        name: How the student is called in tables.
+        fingerprint: Tells this student from every other.
+    """
+
+    def __init__(self, graph: Graph, reader: HashedReader | TokenReader, *, record: dict[str, Any], name: str, fingerprint: str) -> None:
+        self.graph = graph
+        self.record = record
+        self.name = name
+        self.languages: tuple[str, ...] = ()
+        self.truncated = 0  # texts cut by the last call
+        self.normalise = bool(record.get("normalise", False))
+        self._reader = reader
+        self._fingerprint = fingerprint
+        self._codes: Callable[[str], np.ndarray] | None = None  # of tokens that are typed
+        self._turn = threading.Lock()  # what a batch reads, runs and remembers belongs together
+
+    @classmethod
+    def load(cls, folder: str | Path, *, backend: Backend = "onnx", threads: int | None = None) -> "Student":
+        """Load a folder that ``tain distil`` wrote.
+
+        Args:
+            folder: Holds the graph, the projection (or, for static students, the tokenizer) and ``tain.json``.
+            backend: ``onnx`` runs it with onnxruntime; ``numpy`` needs nothing else.
+            threads: Threads of onnxruntime; one is best for single short texts. Default: its own choice.
+
+        Raises:
+            UserError: A file is missing, broken, or of another version.
+        """
+        collect_as_usual()
+        folder = Path(folder)
+        if backend not in ("onnx", "numpy"):
+            raise UserError(f"backend is {backend!r}: give onnx or numpy")
+        if not (folder / GRAPH_FILE).is_file():
+            raise UserError(f"{str(folder)!r} holds no {GRAPH_FILE}: give a folder that tain distil wrote")
+        record = _record(folder)
+        graph = NumpyGraph(folder / GRAPH_FILE) if backend == "numpy" else OnnxGraph(folder / GRAPH_FILE, threads=threads)
+        if graph.metadata["student"] == "static":
+            reader_file, reader = TOKENIZER_FILE, TokenReader(folder / TOKENIZER_FILE)
+        else:
+            projection = ProjectionConfig.load(folder / PROJECTION_FILE)
+            of_graph = graph.metadata["features"], graph.metadata.get("projection", projection.fingerprint)
+            if of_graph != (projection.features, projection.fingerprint):
+                raise UserError(
+                    f"student {str(folder)!r} reads {of_graph[0]} features a token of projection {of_graph[1]}, its projection file gives"
+                    f" {projection.features} of {projection.fingerprint}: the files come from different students; give a folder as tain distil wrote it"
+                )
+            reader_file, reader = PROJECTION_FILE, HashedReader(projection, bottleneck=graph.metadata["bottleneck"])
+        is_embedding = record["task"] == "embed"
+        for output, named in (
+            ("text", record["dim"] if is_embedding else len(record.get("labels") or ())),
+            ("tokens", 0 if is_embedding else len(record.get("tags") or ())),
+        ):
+            outputs = graph.metadata.get("outputs", {}).get(output)
+            if outputs is not None and outputs != named:
+                raise UserError(
+                    f"student {str(folder)!r} has {outputs} outputs for {output}, but {RECORD_FILE} names {named}:"
+                    " the files come from different students; give a folder as tain distil wrote it"
+                )
+        digest = hashlib.sha256()
+        for file in (GRAPH_FILE, reader_file):
+            digest.update((folder / file).read_bytes())
+        return cls(graph, reader, record=record, name=str(folder), fingerprint=digest.hexdigest())
+
+    @property
+    def task(self) -> str:
+        return self.record["task"]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes it tells; empty where it tells none."""
+        return tuple(self.record.get("labels") or ())
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Names of the tags it gives tokens; empty where it gives none."""
+        return tuple(self.record.get("tags") or ())
+
+    @property
+    def dim(self) -> int:
+        return int(self.record["dim"])
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens read of a text; None without a limit."""
+        return self._reader.max_tokens
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_tokens: int | None = None,
+        normalise: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "texts dim"]:
+        """Compute one vector a text, in order.
+
+        Args:
+            texts: Any number of texts, as ``Embedder.encode`` takes them.
+            language: Refused: students treat all texts alike.
+            batch_tokens: Tokens a batch; changes speed and memory only.
+            normalise: Scale vectors to length 1; default: what the folder says.
+            progress: Told about every batch.
+
+        Raises:
+            UserError: The student gives labels, not vectors; or as ``Embedder.encode``.
+        """
+        if self.task != "embed":
+            raise UserError(f"student {self.name!r} was made to {self.task}, so it has no vectors: distil one with --task embed")
+        self.refuse_language(language)
+        texts = list_texts(texts)
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        for places, outputs in self._outputs(texts, batch_tokens, progress, "encode"):
+            vectors[places] = outputs["text"]
+        if self.normalise if normalise is None else normalise:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
+    def predict(self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Progress | None = None) -> list[Prediction]:
+        """Tell each text's class, its tokens' tags, or both.
+
+        Args:
+            texts: Any number of texts. For tags, their tokens are what blanks part.
+            batch_tokens: Tokens a batch; changes speed and memory only.
+            progress: Told about every batch.
+
+        Raises:
+            UserError: The student gives vectors.
+        """
+        if self.task == "embed":
+            raise UserError(f"student {self.name!r} was made to embed, so it knows no labels: use encode")
+        texts = list_texts(texts)
+        found: dict[int, Prediction] = {}
+        for places, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
+            for row, place in enumerate(places):
+                tokens = len(tokens_of(texts[int(place)]))
+                found[int(place)] = self.said({name: values[row] for name, values in outputs.items()}, tokens=tokens)
+        return [found[place] for place in range(len(texts))]
+
+    def stream(self) -> TypedText:
+        """Begin to read a text that is still being typed; each token is read once.
+
+        Raises:
+            UserError: The student reads from both ends or has no order of reading, or was not loaded with ``backend="numpy"``.
+        """
+        if not isinstance(self._reader, HashedReader) or self.graph.metadata["directions"] != 1:
+            raise UserError(
+                f"student {self.name!r} does not read forwards alone, so all may change with each token: distil with --forward-only"
+            )
+        if not isinstance(self.graph, NumpyGraph):
+            raise UserError(f"student {self.name!r} runs in onnxruntime, which reads whole texts: load it with backend='numpy' to stream")
+        if self._codes is None:
+            graph, reader = self.graph, self._reader
+            codes = lambda token: graph.codes(reader.rows_of([token]))  # noqa: E731
+            kept = lru_cache(_TYPED_TOKENS)(codes)
+            # whoever types or pastes a long one leaves each of its beginnings behind
+            self._codes = lambda token: kept(token) if len(token) <= _KEPT_CHARACTERS else codes(token)
+        return TypedText(self, self.graph, self._reader, self._codes)
+
+    def said(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
+        """Put a text's outputs into words.
+
+        Args:
+            outputs: ``text`` (classes,) and ``tokens`` (tokens read and more, tags), those that the student has.
+            tokens: How many the text has.
+        """
+        label = chance = tags = None
+        if "text" in outputs:
+            shares = np.exp(outputs["text"] - outputs["text"].max())
+            label, chance = self.labels[int(shares.argmax())], float(shares.max() / shares.sum())
+        if "tokens" in outputs:
+            read = min(tokens, self.max_tokens or tokens)
+            tags = [self.tags[int(tag)] for tag in outputs["tokens"][:read].argmax(axis=1)] + ["O"] * (tokens - read)
+        return Prediction(label, chance, tags)
+
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
+        """Tell how many tokens are read of each text."""
+        return self._reader.count(list_texts(texts))
+
+    def refuse_language(self, language: object) -> None:
+        """Refuse a language, which no student tells apart.
+
+        Raises:
+            UserError: One is given.
+        """
+        if language is not None:
+            raise UserError(f"language is {language!r}, but student {self.name!r} treats all texts alike: leave it out")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that its outputs depend on."""
+        return self._fingerprint
+
+    def settings(self) -> dict[str, Any]:
+        """What a file of vectors depends on beside that."""
+        return {"backend": type(self.graph).__name__}
+
+    def _outputs(
+        self, texts: Sequence[str], batch_tokens: int | None, progress: Progress | None, name: str
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Run texts of like length together; gives their places and the graph's outputs."""
+        self.truncated = 0
+        with (progress or Progress.silent()).task(name, len(texts)) as task:
+            for places in _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS):
+                with self._turn:
+                    inputs = self._reader([texts[int(place)] for place in places])
+                    if not inputs.tokens.all():
+                        first = texts[int(places[int(np.argmin(inputs.tokens))])]
+                        raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
+                    outputs = self.graph.run(inputs.arrays)
+                    self._reader.keep(outputs)
+                if "text" in outputs:
+                    refuse_not_finite(outputs["text"], self.name)
+                self.truncated += inputs.truncated
+                yield places, outputs
+                task.advance(len(places))
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[np.ndarray]:
+    """Places of texts of like length, as many as fit when all are as long as the longest."""
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens:
+            yield order[start:end]
+            start = end
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    damaged, advice = f"student {str(folder)!r} has a damaged {RECORD_FILE}", "give the whole folder that tain distil wrote"
+    try:
+        record = read_object(folder / RECORD_FILE, {}, damaged=damaged, advice=advice)
+    except FileNotFoundError:
+        raise UserError(f"student {str(folder)!r} has no {RECORD_FILE}: {advice}") from None
+    except OSError as error:
+        raise UserError(f"{damaged}: {advice} ({error.strerror})") from None
+    if record.get("kind") != "student":
+        raise UserError(f"{str(folder / RECORD_FILE)!r} describes no student: {advice}")
+    checked_object(record, _RECORD, damaged=damaged, advice=advice)
+    if record["format"] > RECORD_FORMAT:
+        raise UserError(f"student {str(folder)!r} was saved in format {record['format']}, this tain reads {RECORD_FORMAT}: upgrade tain")
+    return record
