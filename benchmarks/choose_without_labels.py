@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
+from tain.evaluation.geometry import label_free_report, label_free_score
 
 from measuring import Claim, Rows, finish, sts_sentences
 from tain.evaluation.baselines import Lexical
-from tain.evaluation.geometry import label_free_report, label_free_score
 from tain.evaluation.report import evaluate
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder

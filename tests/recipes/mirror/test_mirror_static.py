@@ -115,7 +115,7 @@ def test_a_text_that_is_in_two_pairs_is_no_negative_of_itself(monkeypatch):
         seen.append(int((is_same & ~torch.eye(len(is_same), dtype=torch.bool)).sum()))
         return paired_info_nce(left, right, temperature=temperature, is_same=is_same)
 
-    monkeypatch.setattr("tain.recipes.mirror_static.paired_info_nce", recording)
+    monkeypatch.setattr("tain.recipes.mirror.static.paired_info_nce", recording)
     texts = [[4 + 2 * number, 5 + 2 * number] for number in range(1024)]
     train_token_vectors(
         torch.randn(2 * 1024 + 4, 8, generator=torch.Generator().manual_seed(0)),
