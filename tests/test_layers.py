@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": set(),
     "students": {"text"},
     "students/torch": {"students"},
-    "exported": {"text"},
+    "exported": {"text", "models.plain_scanning"},
     "models": {"text", "batches", "encoders"},
     "evaluation": {"text", "models"},
     "ranking": {"text", "models", "evaluation"},

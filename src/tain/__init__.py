@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tain.exported.encoder import ExportedEncoder
     from tain.foundation.errors import ShapeError, UserError
     from tain.inspection.run import inspect, inspect_against
     from tain.models.embedder import Embedder
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from tain.recipes.correct.recipe import correct
     from tain.recipes.distil.config import DistilConfig
     from tain.recipes.distil.recipe import distil
+    from tain.recipes.export.config import ExportConfig
+    from tain.recipes.export.recipe import export
     from tain.recipes.mirror.config import MirrorConfig
     from tain.recipes.mirror.recipe import mirror
     from tain.recipes.pretrain.config import PretrainConfig
@@ -27,6 +30,8 @@ _PUBLIC = {
     "CorrectConfig": "tain.recipes.correct.config",
     "DistilConfig": "tain.recipes.distil.config",
     "Embedder": "tain.models.embedder",
+    "ExportConfig": "tain.recipes.export.config",
+    "ExportedEncoder": "tain.exported.encoder",
     "MirrorConfig": "tain.recipes.mirror.config",
     "PretrainConfig": "tain.recipes.pretrain.config",
     "RankConfig": "tain.recipes.rank.config",
@@ -36,6 +41,7 @@ _PUBLIC = {
     "UserError": "tain.foundation.errors",
     "correct": "tain.recipes.correct.recipe",
     "distil": "tain.recipes.distil.recipe",
+    "export": "tain.recipes.export.recipe",
     "inspect": "tain.inspection.run",
     "inspect_against": "tain.inspection.run",
     "mirror": "tain.recipes.mirror.recipe",
@@ -47,6 +53,8 @@ __all__ = [
     "CorrectConfig",
     "DistilConfig",
     "Embedder",
+    "ExportConfig",
+    "ExportedEncoder",
     "MirrorConfig",
     "PretrainConfig",
     "RankConfig",
@@ -57,6 +65,7 @@ __all__ = [
     "__version__",
     "correct",
     "distil",
+    "export",
     "inspect",
     "inspect_against",
     "mirror",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from tain.cli.sources import TextSource
-from tain.foundation.choices import Dtype, Pooling
+from tain.foundation.choices import Backend, ComputeDtype, Pooling
 
 if TYPE_CHECKING:
     from tain.models.encode_to_file import EncodedFile
@@ -37,7 +37,15 @@ def encode(
         int | None, Parameter(help="tokens encoded at a time; more takes more memory; default: 4096, on a GPU 65536")
     ] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    compute_dtype: Annotated[Dtype, Parameter(help="number type the model computes in; auto takes what is fastest here")] = "auto",
+    compute_dtype: Annotated[
+        ComputeDtype,
+        Parameter(
+            help="number type the model computes in; auto takes what is fastest in torch, float32 in onnx; int8 needs an exported folder"
+        ),
+    ] = "auto",
+    backend: Annotated[
+        Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where the folder has a graph, else torch")
+    ] = "auto",
     resume: Annotated[bool, Parameter(help="go on where an interrupted run stopped; where there is none, start", negative=())] = False,
     overwrite: Annotated[
         bool, Parameter(help="replace the file if it exists; without --resume also drop what an interrupted run left", negative=())
@@ -71,6 +79,7 @@ def encode(
     embedder = load_encoder(  # loads torch: what is wrong with files has been told by now
         model,
         progress=progress,
+        backend=backend,
         device=device,
         dtype=compute_dtype,
         pooling=pooling,

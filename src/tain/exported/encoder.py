@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
-from tain.exported.folder import Export, exported_folder, read_export, refuse_changed
+from tain.exported.folder import EXPORT_FILE, Export, exported_folder, read_export, refuse_changed
 from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows, unit_length
 from tain.exported.tokenizer import FastTokenizer
 from tain.foundation.errors import UserError, refuse_not_finite
@@ -69,6 +69,10 @@ class ExportedEncoder:
         folder = exported_folder(name)
         if folder is None:
             raise UserError(f"model {str(name)!r} holds no exported graph (onnx/export.json): make one with tain export")
+        if not (folder / EXPORT_FILE).is_file():
+            raise UserError(
+                f"model {str(name)!r} is an exported ranker, not one encoder: use it with tain rank, or give a folder inside it"
+            )
         export = read_export(folder, name=str(name))
         if export.kind != "encoder":
             raise UserError(f"model {str(name)!r} was exported to score pairs of texts, so it has no vectors: use it with tain rank")

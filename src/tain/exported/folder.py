@@ -15,6 +15,7 @@ from tain.foundation.json_files import Field, checked_object, read_object
 EXPORT_FILE = "onnx/export.json"
 FLOAT_FILE, INT8_FILES = "onnx/model.onnx", ("onnx/model_quantized.onnx", "onnx/model_qint8_avx512_vnni.onnx")
 FORMAT = 1
+_TOWERS = ("", "encoder", "context")  # where an encoder or a ranker keeps its (first) graph
 
 _FIELDS = {
     "format": Field(kind=int, least=1),
@@ -79,10 +80,11 @@ class Export:
 
 
 def exported_folder(name: str | Path) -> Path | None:
-    """The folder behind a model name if it holds exported graphs, else None; looks at no file but ``onnx/export.json``."""
+    """The folder behind a model name if it, or a tower of the ranker in it, holds exported graphs; else None."""
     built_in = BUILT_IN.get(str(name))
     folder = Path(name) if built_in is None else Path(str(resources.files("tain") / "assets" / built_in))
-    return folder if (folder / EXPORT_FILE).is_file() else None
+    is_exported = any((folder / tower / EXPORT_FILE).is_file() for tower in _TOWERS)
+    return folder if is_exported else None
 
 
 def read_export(folder: Path, *, name: str) -> Export:

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tain.exported.choosing import runs_exported
+from tain.exported.encoder import ExportedEncoder
+from tain.exported.folder import EXPORT_FILE, exported_folder, read_export
+from tain.exported.rankers import ExportedCross, ExportedDual, load_exported_ranker
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
+from tain.models.saved import read_record
 from tain.students.student import Student, is_student
 from tain.text.records import Prediction
 
@@ -62,8 +67,8 @@ class Served:
         self,
         name: str,
         *,
-        embedder: "Embedder | Student | None" = None,
-        ranker: "Ranker | None" = None,
+        embedder: "Embedder | ExportedEncoder | Student | None" = None,
+        ranker: "Ranker | ExportedDual | ExportedCross | None" = None,
         labeller: "Labeller | Student | None" = None,
         normalise: bool | None = True,
         progress: Progress | None = None,
@@ -189,11 +194,14 @@ def load_served(name: str, model: str, *, normalise: bool | None = True, progres
     if is_student(model):
         student = Student.load(model)
         return Served(name, embedder=student, normalise=normalise) if student.task == "embed" else Served(name, labeller=student)
+    backend = options.pop("backend", "auto")
+    if runs_exported(model, backend=backend, device=options.get("device"), dtype=options.get("dtype", "auto")):
+        return _exported(name, model, dtype=options.get("dtype", "auto"), normalise=normalise, progress=progress)
     from tain.models.embedder import Embedder
     from tain.models.labeller import Labeller, is_labeller
     from tain.models.loading import kind_of
     from tain.models.rankers import Ranker
-    from tain.models.saved import locate, read_record
+    from tain.models.saved import locate
 
     if read_record(model).get("kind") == "ranker" or kind_of(locate(model)).head == "cross-encoder":
         return Served(name, ranker=Ranker.load(model, **options), progress=progress)
@@ -204,3 +212,16 @@ def load_served(name: str, model: str, *, normalise: bool | None = True, progres
     if embedder.languages:
         raise UserError(f"model {model!r} is corrected by language, and requests name none: serve the encoder that it was made from")
     return Served(name, embedder=embedder, normalise=normalise, progress=progress)
+
+
+def _exported(name: str, model: str, *, dtype: Any, normalise: bool | None, progress: Progress | None) -> Served:
+    """Load exported graphs: a ranker where the folder holds one, else an encoder."""
+    folder = exported_folder(model)
+    assert folder is not None
+    is_encoder = (folder / EXPORT_FILE).is_file() and read_export(folder, name=model).kind == "encoder"
+    if not is_encoder or read_record(model).get("kind") == "ranker":
+        return Served(name, ranker=load_exported_ranker(model, dtype=dtype), progress=progress)
+    encoder = ExportedEncoder.load(model, dtype=dtype)
+    if normalise is None or normalise or not encoder.normalise:
+        return Served(name, embedder=encoder, normalise=normalise, progress=progress)
+    raise UserError(f"the graph of model {model!r} scales vectors to length 1: leave --no-normalize out, or give --backend torch")

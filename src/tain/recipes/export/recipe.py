@@ -9,22 +9,28 @@ import numpy as np
 import onnx
 from jaxtyping import Float32
 
+from tain.evaluation.report import evaluate
 from tain.exported.encoder import ExportedEncoder
 from tain.exported.folder import FLOAT_FILE, INT8_FILES, Export, file_digest
+from tain.exported.rankers import HEAD_FILE, load_exported_ranker
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.progress import Progress
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.embedder import Embedder
-from tain.models.saved import locate
+from tain.models.loading import kind_of
+from tain.models.rankers import DualRanker, Ranker
+from tain.models.saved import locate, read_record
 from tain.recipes.export.check import Int8Agreement, check_float32, int8_agreement
 from tain.recipes.export.config import ExportConfig
 from tain.recipes.export.graph import VectorGraph, traced
+from tain.recipes.export.pairs import check_dual, write_pairs
 from tain.recipes.export.quantise import product_nodes, products_by_harm, quantised
 from tain.recipes.export.texts import built_in_texts
 from tain.recipes.shared.settings import chosen_settings
 from tain.text.collections import list_texts
 
+_RESAMPLES = 200  # of intervals that are not shown
 _MOST_TEXTS = 1000  # that the check reads
 _MEASURED_TEXTS, _MEASURED_TOKENS = 24, 64  # on which single products are measured
 
@@ -84,13 +90,65 @@ def export(
     output = Path(output)
     refuse_existing(output, overwrite=overwrite)
     checked = _checked_texts(texts)
+    if _is_ranker(model):
+        return _export_ranker(model, output, checked, config, overwrite=overwrite, trust_remote_code=trust_remote_code, progress=progress)
     embedder = _loaded(model, config, trust_remote_code=trust_remote_code)
     reference = embedder.encode(checked)
     with whole_folder(output, overwrite=overwrite, was_free=True) as folder:
-        embedder.save(folder, record=_record(embedder), card=_card(model, embedder))
+        embedder.save(folder, record=_record(embedder), card=_card(model, f"{embedder.dim} numbers"))
         made = write_encoder(embedder, folder, checked, reference, config=config, progress=progress)
-        sizes = {file: (folder / file).stat().st_size for file in sorted({*made.graphs.values(), *_int8_files(made)})}
-    return ExportedModel(output, sizes, made.check, config)
+        check = made.check | _sts(folder, config, progress)
+        replace(made, check=check).write(folder)
+        sizes = _sizes(folder)
+    return ExportedModel(output, sizes, check, config)
+
+
+def _is_ranker(model: str | Path) -> bool:
+    return read_record(model).get("kind") == "ranker" or kind_of(locate(model)).head == "cross-encoder"
+
+
+def _export_ranker(
+    model: str | Path, output: Path, texts: list[str], config: ExportConfig, *, overwrite: bool, trust_remote_code: bool, progress: Progress
+) -> ExportedModel:
+    """Export the towers of a bi- or poly-encoder, or a cross-encoder, and compare scores with torch."""
+    wrong = {"language": config.language, "pooling": config.pooling, "max_tokens": config.max_tokens, "data": config.data}
+    if given := [name for name, value in wrong.items() if value is not None]:
+        raise UserError(f"{given[0]} is for encoders, but model {str(model)!r} is a ranker, which has its own: leave it out")
+    ranker = Ranker.load(model, device="cpu", dtype="float32", trust_remote_code=trust_remote_code)
+    kept = {name: value for name, value in ranker.record.items() if name not in ("format", "versions", "kind", "ranker")}
+    with whole_folder(output, overwrite=overwrite, was_free=True) as folder:
+        ranker.save(folder, record={**kept, "base_model": kept.get("base_model", str(model))}, card=_card(model, "vectors or scores"))
+        if isinstance(ranker, DualRanker):
+            for tower, place in _tower_folders(ranker, folder):
+                made = write_encoder(tower, place, texts, tower.encode(texts), config=config, progress=progress)
+                replace(made, pair={"head": _digest(folder, HEAD_FILE)}).write(place)
+            check = check_dual(ranker, load_exported_ranker(folder), texts)
+        else:
+            check = write_pairs(ranker, folder, texts, config=config, progress=progress)
+        sizes = _sizes(folder)
+    return ExportedModel(output, sizes, check, config)
+
+
+def _tower_folders(ranker: DualRanker, folder: Path) -> list[tuple[Embedder, Path]]:
+    if not ranker.is_shared:
+        return [(ranker.context, folder / "context"), (ranker.candidate, folder / "candidate")]
+    return [(ranker.candidate, folder if ranker.type == "bi" else folder / "encoder")]
+
+
+def _sts(folder: Path, config: ExportConfig, progress: Progress) -> dict[str, Any]:
+    """Mean STS of each graph, where the data is given."""
+    if config.data is None:
+        return {}
+    loaded = [ExportedEncoder.load(folder, dtype=dtype) for dtype in (("float32", "int8") if config.int8 else ("float32",))]
+    for encoder in loaded:
+        encoder.name = encoder.dtype
+    report = evaluate(loaded, ("sts",), config.data, resamples=_RESAMPLES, progress=progress)
+    means = [figure.value for figure in report.headline()[1].figures]
+    return {"sts": dict(zip((encoder.dtype for encoder in loaded), means, strict=True))}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("onnx/*.onnx"))}
 
 
 def write_encoder(
@@ -253,19 +311,14 @@ def _record(embedder: Embedder) -> dict[str, Any]:
     return {**kept, "kind": "encoder", "base_model": kept.get("base_model", embedder.name)}
 
 
-def _card(model: str | Path, embedder: Embedder) -> str:
+def _card(model: str | Path, gives: str) -> str:
     """The model's own card with a line about the graphs, or that line alone."""
     own = Path(locate(model)) / "README.md"
     before = own.read_text(encoding="utf-8").rstrip() + "\n\n" if own.is_file() else f"# {Path(str(model)).name}\n\n"
-    pooled = "scaled to length 1" if embedder.normalise else "not scaled"
     return (
-        f"{before}## ONNX\n\n`onnx/model.onnx` computes `sentence_embedding` ({embedder.dim} numbers, {pooled}) from token ids, in one graph."
-        " Written by `tain export`, which compared it with the torch model; `onnx/export.json` has the figures.\n"
+        f"{before}## ONNX\n\n`onnx/model.onnx` computes {gives} from token ids, in one graph. Written by `tain export`, which compared it with"
+        " the torch model; `onnx/export.json` has the figures.\n"
     )
-
-
-def _int8_files(made: Export) -> tuple[str, ...]:
-    return INT8_FILES if "int8" in made.graphs else ()
 
 
 def _write(model: onnx.ModelProto, file: Path) -> None:
