@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "students/torch": {"students"},
     "exported": {"text", "models.plain_scanning"},
     "models": {"text", "batches", "encoders"},
-    "evaluation": {"text", "models"},
+    "evaluation": {"text", "exported", "models"},
     "ranking": {"text", "models", "evaluation"},
     "recipes": {"text", "batches", "encoders", "objectives", "training", "students", "exported", "models", "evaluation", "ranking"},
     "inspection": {"text", "batches", "encoders", "objectives", "models", "evaluation", "recipes"},

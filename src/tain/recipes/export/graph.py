@@ -179,7 +179,7 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    key, value = (_repeated(states, query.shape[1]) for states in (key, value))
+    key, value = (_repeated(states, query) for states in (key, value))
     scores = (query * scale) @ key.transpose(-1, -2)
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -190,9 +190,9 @@ def _attention(
     return (scores.softmax(-1) @ value).transpose(1, 2), None
 
 
-def _repeated(states: Tensor, heads: int) -> Tensor:
+def _repeated(states: Tensor, query: Tensor) -> Tensor:
     """Share key and value heads among the query heads."""
-    rows, own, tokens, width = states.shape
+    (rows, own, tokens, width), heads = states.shape, query.shape[1]
     if own == heads:
         return states
     return states[:, :, None].expand(rows, own, heads // own, tokens, width).reshape(rows, heads, tokens, width)
@@ -223,7 +223,8 @@ def _fourier(hidden: Float[Tensor, "texts tokens width"]) -> SimpleNamespace:
     return SimpleNamespace(real=along[0] @ hidden @ across[0] - along[1] @ hidden @ across[1])
 
 
-def _waves(size: int) -> tuple[Tensor, Tensor]:
+def _waves(size: Any) -> tuple[Tensor, Tensor]:
+    # while a model is traced its sizes are tensors, not whole numbers
     steps = torch.arange(size)
     angles = (steps[:, None] * steps % size).to(torch.float32) * (2 * math.pi / size)
     return angles.cos(), angles.sin()
