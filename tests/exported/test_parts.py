@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tain.exported import choosing
 from tain.exported.choosing import runs_exported
 from tain.exported.folder import EXPORT_FILE
-from tain.exported.forms import shortened, stored_as
 from tain.exported.graph import batches_of_rows, padded
 from tain.foundation.errors import UserError
+from tain.models.embedder import Embedder
+from tain.models.encode_to_file import encode_to_file
 from tain.models.plain_scanning import plain_scan_all, plain_scan_best
+from tain.models.vector_forms import shortened, stored_as
 
 
 def test_batches_hold_every_row_once_and_never_more_than_the_budget(rng: np.random.Generator):
@@ -86,3 +89,23 @@ def test_a_graph_that_is_not_there_is_refused(bert_folder: Path, exported: Path)
         runs_exported(bert_folder, dtype="int8")
     with pytest.raises(UserError, match="give one or the other"):
         runs_exported(exported, backend="torch", dtype="int8")
+
+
+@pytest.mark.parametrize("ending", ["npy", "safetensors"])
+def test_a_file_can_hold_fewer_numbers_or_bits(ending: str, bert_folder: Path, sentences: list[str], tmp_path: Path):
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    whole = embedder.encode(sentences)
+    for dtype in ("float32", "binary"):
+        made = encode_to_file(embedder, sentences, tmp_path / f"{dtype}.{ending}", dtype=dtype, dims=12)
+        assert made.dim == 12
+    stored = {dtype: _read(tmp_path / f"{dtype}.{ending}") for dtype in ("float32", "binary")}
+    expected = whole[:, :12] / np.linalg.norm(whole[:, :12], axis=1, keepdims=True)
+    np.testing.assert_allclose(stored["float32"], expected, atol=1e-6)
+    assert stored["binary"].dtype == np.uint8 and stored["binary"].shape == (len(sentences), 2)
+    assert np.unpackbits(stored["binary"], axis=1)[:, :12].tolist() == (whole[:, :12] > 0).astype(int).tolist()
+    with pytest.raises(UserError, match="dims is 33"):
+        encode_to_file(embedder, sentences, tmp_path / "more.npy", dims=33)
+
+
+def _read(path: Path) -> np.ndarray:
+    return np.load(path) if path.suffix == ".npy" else load_file(path)["vectors"]

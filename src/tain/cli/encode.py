@@ -24,8 +24,15 @@ def encode(
     language: Annotated[str | None, Parameter(help="the texts' language, for a model corrected by language (tain correct)")] = None,
     with_texts: Annotated[bool, Parameter(help="store the texts beside their vectors; parquet only", negative=())] = False,
     dtype: Annotated[
-        Literal["float32", "float16"], Parameter(help="number type of the stored vectors; float16 takes half the room, three digits stay")
+        Literal["float32", "float16", "binary"],
+        Parameter(
+            name=["--dtype", "--output-dtype"],
+            help="number type of the stored vectors; float16 takes half the room, three digits stay; binary stores signs, eight in a byte",
+        ),
     ] = "float32",
+    dims: Annotated[
+        int | None, Parameter(help="keep the first numbers of each vector alone, scaled to length 1 again; default: all")
+    ] = None,
     normalise: Annotated[
         bool | None, Parameter(help="scale every vector to length 1, or leave it; default: what the model says, else leave it")
     ] = None,
@@ -91,6 +98,7 @@ def encode(
         given,
         output,
         dtype=dtype,
+        dims=dims,
         language=language,
         normalise=normalise,
         batch_tokens=batch_tokens,

@@ -5,7 +5,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-from tain.exported.graph import unit_length
 from tain.foundation.errors import UserError
 
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
@@ -23,7 +22,8 @@ def shortened(vectors: Float32[np.ndarray, "texts dim"], dims: int | None) -> Fl
         return vectors
     if not 1 <= dims <= vectors.shape[1]:
         raise UserError(f"dims is {dims}, but the model's vectors have {vectors.shape[1]} numbers: give 1 to {vectors.shape[1]}")
-    return unit_length(vectors[:, :dims])
+    fewer = vectors[:, :dims]
+    return fewer / np.maximum(np.linalg.norm(fewer, axis=1, keepdims=True), 1e-12)
 
 
 def stored_as(
