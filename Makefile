@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: setup demo test check bench mini mini-ship clean
+.PHONY: setup demo test check docs bench mini mini-ship clean
 .DEFAULT_GOAL := check
 
 setup: $(READY)
@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,data,scale,serve]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,data,scale,serve]" --group dev --group docs
 	touch $(READY)
 
 demo: $(READY)
@@ -29,7 +29,12 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(MAKE) docs
 	$(MAKE) test
+
+# the site, in site/; a dead link or an unknown name is an error
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py
@@ -49,4 +54,4 @@ mini-ship: $(READY)
 	$(PRETRAIN) --output runs/mini-ship --overwrite --resume --tokens $(TOKENS) --decay-share $(DECAY)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache

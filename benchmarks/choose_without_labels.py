@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
-from tain.evaluation.geometry import label_free_report, label_free_score
 
 from measuring import Claim, Rows, finish, sts_sentences
 from tain.evaluation.baselines import Lexical
+from tain.evaluation.label_free import label_free_report, label_free_score
 from tain.evaluation.report import evaluate
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
-from tain.recipes.mirror import mirror
+from tain.recipes.mirror.recipe import mirror
 from tain.text.readers import read_sentences
 
 TEXTS, HELD_OUT = 2000, 1000
@@ -102,8 +102,8 @@ def main():
         if settings is None:
             return Embedder.load("tain-mini", pooling="mean")
         settings = dict(settings)
-        more = {"documents": documents} if settings.pop("documents", False) else {}
-        return mirror("tain-mini", texts, seed=seed, progress=Progress.mute(), **settings, **more).embedder
+        passages = documents if settings.pop("documents", False) else None
+        return mirror("tain-mini", texts, seed=seed, documents=passages, progress=Progress.mute(), **settings).embedder
 
     ways = dict(list(WAYS.items())[:: 12 if chosen.quick else 1])
     if rows.lacks(way="lexical"):

@@ -3,7 +3,7 @@
     python benchmarks/distil_quality.py --seeds 3
     python benchmarks/distil_quality.py --quick        (a few texts of each, no results file)
     python benchmarks/distil_quality.py --plot         (draws docs/distillation.svg from the results)
-    python benchmarks/distil_quality.py --parts labels --who "pqrnn on labels" --split dev --settings skip=false --work runs/try     (a trial)
+    python benchmarks/distil_quality.py --parts labels --who "pqrnn on labels" --split dev --settings mean_skip=false --work runs/try     (a trial)
 
 labels: intents and slots of ATIS, SNIPS, CLINC150, SLURP (trained on nlu_home) and xSID (trained on its validation part, all languages
 together). Teachers are fine-tuned on the same texts, both heads together; students are distilled from them with copies of the texts that the
@@ -144,7 +144,7 @@ def measure_labels(rows, key, seed, chosen):
         for who in wanted[1:]:
             if rows.lacks(**names[who]):
                 began_s = time.perf_counter()
-                settings = chosen.settings | ({"start": str(chosen.start)} if who == "pqrnn, begun" else {})
+                settings = chosen.settings | ({"init_from": str(chosen.start)} if who == "pqrnn, begun" else {})
                 if who == "static":
                     model, size, asked = static_student(rows, names[who], tuned, examples, tested, chosen)
                 else:
@@ -173,22 +173,22 @@ def untagged(examples):
 def part_of(key, part, chosen):
     sets, _ = load_tagging([key], chosen.data, part=part)
     if chosen.quick:
-        places = np.linspace(0, len(sets[0].examples) - 1, 100).astype(int)
-        sets = [type(one)(one.key, tuple(one.examples[place] for place in places)) for one in sets[:1]]
+        indices = np.linspace(0, len(sets[0].examples) - 1, 100).astype(int)
+        sets = [type(one)(one.key, tuple(one.examples[index] for index in indices)) for one in sets[:1]]
     return sets
 
 
 def distilled(teacher, examples, **settings):
     """A student as anyone would load it, on one thread, and its bytes."""
-    with tempfile.TemporaryDirectory() as place:
-        result = distil(teacher, examples, Path(place) / "student", **settings)
-        return Student.load(Path(place) / "student", threads=1), result.sizes["student_bytes"]
+    with tempfile.TemporaryDirectory() as index:
+        result = distil(teacher, examples, Path(index) / "student", **settings)
+        return Student.load(Path(index) / "student", threads=1), result.sizes["student_bytes"]
 
 
 def measured(model, sets, size, began_s):
     """Figures at every share of typing errors (mean over a set's languages), bytes, and one text's time on one core."""
     trained_s = time.perf_counter() - began_s
-    report = measure_tagging([model], sets, named=[one.key for one in sets], typos=TYPOS, unseen="wrong", resamples=20)
+    report = measure_tagging([model], sets, named=[one.key for one in sets], typos=TYPOS, unknown_labels="count-as-wrong", resamples=20)
     summary = [row for row in report.rows if row.set == ("mean" if len(sets) > 1 else sets[0].key)]
     figures = {f"{row.typos:g}": {name: round(100 * each.value, 2) for name, each in row.figures.items()} for row in summary}
     return {"figures": figures, "bytes": size, "ms": latency_ms(model, sets[0].examples), "trained_s": round(trained_s, 1)}

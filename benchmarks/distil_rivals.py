@@ -14,7 +14,7 @@ from torch import nn
 from tain.foundation.machine import fastest_dtype
 from tain.models.embedder import Embedder
 from tain.models.saved import locate
-from tain.recipes.distil.teacher import Lessons
+from tain.recipes.distil.teacher import TeacherOutputs
 from tain.text.records import Example, Prediction
 from tain.text.tags import tokens_of
 
@@ -25,7 +25,7 @@ class _TwoHeads:
     body: Any
     reads, truncated = True, 0
     is_learnt_in_bfloat16 = False
-    head_rate: float | None = None  # default: as the body's
+    head_learning_rate: float | None = None  # default: as the body's
     embedder: Embedder | None = None
 
     def __init__(self, name: str, examples: Sequence[Example], dim: int) -> None:
@@ -53,7 +53,7 @@ class _TwoHeads:
         parameters = [p for part in self.parts() for p in part.to(self.device).train().parameters() if p.requires_grad]
         of_body = [parameter for parameter in self.body.parameters() if parameter.requires_grad]
         of_heads = [parameter for part in self.parts() if part is not self.body for parameter in part.parameters()]
-        groups = [{"params": of_body, "lr": learning_rate}, {"params": of_heads, "lr": self.head_rate or learning_rate}]
+        groups = [{"params": of_body, "lr": learning_rate}, {"params": of_heads, "lr": self.head_learning_rate or learning_rate}]
         optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
         steps = epochs * -(-len(examples) // batch_texts)
         warmup = max(1, steps // 20)
@@ -65,7 +65,7 @@ class _TwoHeads:
         for _ in range(epochs):
             order = rng.permutation(len(examples))
             for start in range(0, len(order), batch_texts):
-                batch = [examples[place] for place in order[start : start + batch_texts]]
+                batch = [examples[index] for index in order[start : start + batch_texts]]
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_learnt_in_bfloat16):
                     text, tokens = self.logits([example.text for example in batch])
                 text, tokens = text.float(), [each.float() for each in tokens]
@@ -103,39 +103,39 @@ class _TwoHeads:
         return self.intents(vectors), [self.slots(each) for each in tokens] if self.slots is not None else []
 
     @torch.inference_mode()
-    def teach(self, texts, *, places=None, progress=None) -> Lessons:
+    def teach(self, texts, *, indices=None, progress=None) -> TeacherOutputs:
         whole: list[np.ndarray] = [np.empty(0)] * len(texts)
         spelt = list(whole)
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(order), 128):
-            batch = [int(place) for place in order[start : start + 128]]
+            batch = [int(index) for index in order[start : start + 128]]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_learnt_in_bfloat16):
-                text, tokens = self.logits([texts[place] for place in batch])
-            for row, place in enumerate(batch):
-                whole[place] = text[row].float().cpu().numpy()
+                text, tokens = self.logits([texts[index] for index in batch])
+            for row, index in enumerate(batch):
+                whole[index] = text[row].float().cpu().numpy()
                 if self.slots is not None:
                     read = tokens[row].float().cpu().numpy()
-                    missing = len(tokens_of(texts[place])) - len(read)
-                    spelt[place] = np.pad(read, ((0, missing), (0, 0)), constant_values=np.nan)
-        return Lessons(text=np.stack(whole), tokens=spelt if self.slots is not None else None)
+                    missing = len(tokens_of(texts[index])) - len(read)
+                    spelt[index] = np.pad(read, ((0, missing), (0, 0)), constant_values=np.nan)
+        return TeacherOutputs(text=np.stack(whole), tokens=spelt if self.slots is not None else None)
 
     def predict(self, texts, *, progress=None) -> list[Prediction]:
         taught, found = self.teach(texts), []
         assert taught.text is not None
-        for place in range(len(texts)):
+        for index in range(len(texts)):
             tags = None
             if taught.tokens is not None:
-                is_read = np.isfinite(taught.tokens[place][:, 0])
-                best = np.nan_to_num(taught.tokens[place]).argmax(axis=1)
+                is_read = np.isfinite(taught.tokens[index][:, 0])
+                best = np.nan_to_num(taught.tokens[index]).argmax(axis=1)
                 tags = [self.tags[int(tag)] if read else "O" for tag, read in zip(best, is_read, strict=True)]
-            found.append(Prediction(self.labels[int(taught.text[place].argmax())], None, tags))
+            found.append(Prediction(self.labels[int(taught.text[index].argmax())], None, tags))
         return found
 
 
 class FineTuned(_TwoHeads):
     """An encoder with a head on the mean of its tokens and one on each word's first piece; its word embeddings stay as they are."""
 
-    head_rate = 2e-3
+    head_learning_rate = 2e-3
 
     def __init__(self, name: str, folder: str, examples: Sequence[Example]) -> None:
         import transformers
@@ -161,8 +161,8 @@ class FineTuned(_TwoHeads):
         firsts = []
         for row in range(len(texts)):
             owners = encoded.word_ids(row)
-            places = [place for place, owner in enumerate(owners) if owner is not None and owner != owners[place - 1]]
-            firsts.append(hidden[row, places])
+            indices = [index for index, owner in enumerate(owners) if owner is not None and owner != owners[index - 1]]
+            firsts.append(hidden[row, indices])
         return whole, firsts
 
 

@@ -35,14 +35,14 @@ def main():
     repeats = 2 if chosen.quick else 7
     claims, details = hashing(sentences, repeats=repeats)
     details["sizes_bytes"] = {}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as index:
         for name, task, is_forward in (("embed", "embed", False), ("tag", "tag", False), ("forward-only tag", "tag", True)):
-            folder = Path(place) / name
+            folder = Path(index) / name
             untrained(folder, task, is_forward=is_forward)
             details["sizes_bytes"][name] = sum(path.stat().st_size for path in folder.iterdir())
             claims += latencies(name, folder, sentences[:200], repeats=repeats)
-        claims.append(typing(Path(place) / "forward-only tag", sentences[:50], repeats=repeats))
-        more, times = throughput(Path(place), sentences[: 200 if chosen.quick else 1000], repeats=repeats)
+        claims.append(typing(Path(index) / "forward-only tag", sentences[:50], repeats=repeats))
+        more, times = throughput(Path(index), sentences[: 200 if chosen.quick else 1000], repeats=repeats)
     details["texts_times_s"] = times
     finish("distil_speed", claims + more, details, quick=chosen.quick)
 
@@ -168,7 +168,7 @@ def typing(folder: Path, sentences: list[str], *, repeats: int) -> Claim:
 def throughput(folder: Path, sentences: list[str], *, repeats: int) -> tuple[list[Claim], dict[str, list[float]]]:
     """Texts a second beside the teacher's."""
     teacher, student = MiniLM(folder), Student.load(folder / "embed", threads=1)
-    known = Embedder.load(minilm_folder(), device="cpu", dtype="float32").encode(sentences[:50], normalise=True)
+    known = Embedder.load(minilm_folder(), device="cpu", dtype="float32").encode(sentences[:50], normalize=True)
     apart = float(np.abs(teacher.encode(sentences[:50]) - known).max())
     assert apart < 1e-5, f"MiniLM under onnxruntime is {apart} off"
     times = in_turns({"teacher": lambda: teacher.encode(sentences), "student": lambda: student.encode(sentences)}, repeats=repeats)

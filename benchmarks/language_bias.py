@@ -39,10 +39,10 @@ STS_SETS = (*(f"sts17_track{track}" for track in TRACKS), "stsb", "sick")
 MOST_STS_TEXTS = 2000
 MODEL: dict[str, Any] = {
     "layers": 4,
-    "width": 192,
+    "hidden_size": 192,
     "heads": 4,
-    "feed_forward": 288,
-    "vocabulary": 16_384,
+    "intermediate_size": 288,
+    "vocab_size": 16_384,
     "block_tokens": 64,
     "batch_blocks": 64,
 }
@@ -55,10 +55,10 @@ def commands(data, part):
     numbered = {
         (row["lang"], int(row["id"]) - 1): row["text"] for row in rows if row["lang"] != "en"
     }  # in English's order, which has no numbers
-    numbered |= {("en", place): text for place, text in enumerate(english)}
-    first_of = {same_text_key(text): place for place, text in reversed(list(enumerate(english)))}
-    kept = [place for place in sorted(first_of.values()) if all((language, place) in numbered for language in LANGUAGES)]
-    return {language: [numbered[language, place] for place in kept] for language in LANGUAGES}
+    numbered |= {("en", index): text for index, text in enumerate(english)}
+    first_of = {same_text_key(text): index for index, text in reversed(list(enumerate(english)))}
+    kept = [index for index in sorted(first_of.values()) if all((language, index) in numbered for language in LANGUAGES)]
+    return {language: [numbered[language, index] for index in kept] for language in LANGUAGES}
 
 
 def train_multilingual(data, folder, tokens):

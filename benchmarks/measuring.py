@@ -56,11 +56,11 @@ def ratio_of(slow: list[float], fast: list[float]) -> tuple[float, tuple[float, 
     return round(statistics.median(ratios), 3), (round(ratios[0], 3), round(ratios[-1], 3))
 
 
-def product_s(rows: int, inner: int, columns: int, number_type: "torch.dtype") -> float:
+def product_s(rows: int, inner: int, columns: int, dtype: "torch.dtype") -> float:
     """Seconds that one matrix product takes at its best."""
     import torch
 
-    left, right = torch.randn(rows, inner).to(number_type), torch.randn(inner, columns).to(number_type)
+    left, right = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
     best_s = float("inf")
     for _ in range(30):
         began_s = time.perf_counter()

@@ -72,7 +72,7 @@ def drawn(rows):
     low, high = min(map(min, series.values())) - 2, max(map(max, series.values())) + 2
     span = max(losses) - min(losses) or 1.0
 
-    def place(loss, value):
+    def index(loss, value):
         return left + (max(losses) - loss) / span * (width - left - right), top + (high - value) / (high - low) * (height - top - bottom)
 
     gain = series["mirrored"][-1] - series["raw"][-1]
@@ -84,24 +84,24 @@ def drawn(rows):
         else f'<text x="{left}" y="28" font-size="16" fill="#111">Mirroring against pretraining loss</text>',
     ]
     for value in range(int(low // 5 * 5 + 5), int(high) + 1, 5):
-        _, y = place(losses[0], value)
+        _, y = index(losses[0], value)
         parts.append(
             f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/><text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{value}</text>'
         )
     for row in rows:
-        x, _ = place(row["loss"], low)
+        x, _ = index(row["loss"], low)
         parts.append(f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle" fill="#555">{row["loss"]:.2f}</text>')
         parts.append(
             f'<text x="{x:.1f}" y="{height - bottom + 33}" text-anchor="middle" fill="#999" font-size="11">{row["tokens"] / 1e6:,.0f}M</text>'
         )
     for row, before in zip(rows[1:], rows, strict=False):
         if row["shape"] != before["shape"]:  # another model
-            x, _ = place((row["loss"] + before["loss"]) / 2, low)
+            x, _ = index((row["loss"] + before["loss"]) / 2, low)
             parts.append(
                 f'<text x="{x:.1f}" y="{height - bottom + 33}" text-anchor="middle" fill="#999" font-size="11">{before["shape"]} | {row["shape"]}</text>'
             )
     for name, dash, colour in (("mirrored", "", "#0b5cad"), ("raw", ' stroke-dasharray="5 4"', "#7a4a00")):
-        spots = [place(loss, value) for loss, value in zip(losses, series[name], strict=True)]
+        spots = [index(loss, value) for loss, value in zip(losses, series[name], strict=True)]
         parts.append(
             f'<polyline fill="none" stroke="{colour}" stroke-width="2.5"{dash} points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in spots)}"/>'
         )

@@ -33,14 +33,14 @@ class MiniLM:
     def encode(self, texts: list[str], *, batch_tokens: int = 4096) -> np.ndarray:
         found = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
         by_length: dict[int, list[int]] = {}
-        for place, ids in enumerate(found):
-            by_length.setdefault(len(ids), []).append(place)
+        for index, ids in enumerate(found):
+            by_length.setdefault(len(ids), []).append(index)
         vectors = np.empty((len(texts), 384), dtype=np.float32)
-        for length, places in by_length.items():
+        for length, indices in by_length.items():
             rows = max(1, batch_tokens // length)
-            for start in range(0, len(places), rows):
-                part = places[start : start + rows]
-                ids = np.array([found[place] for place in part], dtype=np.int64)
+            for start in range(0, len(indices), rows):
+                part = indices[start : start + rows]
+                ids = np.array([found[index] for index in part], dtype=np.int64)
                 vectors[part] = np.asarray(self._session.run(None, {"ids": ids})[0])
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -81,20 +81,20 @@ def write(path: Path) -> None:
     values = norm(values, "embeddings.LayerNorm")
     root = store("root", np.float32(np.sqrt(model.config.hidden_size // heads)))
     for number in range(layers):
-        place = f"encoder.layer.{number}"
+        index = f"encoder.layer.{number}"
         turned = {"query": [0, 2, 1, 3], "key": [0, 2, 3, 1], "value": [0, 2, 1, 3]}
         parts = {
-            name: node("Transpose", node("Reshape", linear(values, f"{place}.attention.self.{name}"), whole), perm=order)
+            name: node("Transpose", node("Reshape", linear(values, f"{index}.attention.self.{name}"), whole), perm=order)
             for name, order in turned.items()
         }
         shares = node("Softmax", node("Div", node("MatMul", parts["query"], parts["key"]), root), axis=-1)
         mixed = node("Reshape", node("Transpose", node("MatMul", shares, parts["value"]), perm=[0, 2, 1, 3]), flat)
-        mixed = linear(mixed, f"{place}.attention.output.dense")
-        values = norm(node("Add", mixed, values), f"{place}.attention.output.LayerNorm")
-        wide = linear(values, f"{place}.intermediate.dense")
+        mixed = linear(mixed, f"{index}.attention.output.dense")
+        values = norm(node("Add", mixed, values), f"{index}.attention.output.LayerNorm")
+        wide = linear(values, f"{index}.intermediate.dense")
         error = node("Erf", node("Div", wide, store("root_two", np.float32(np.sqrt(2)))))
         wide = node("Mul", node("Mul", wide, node("Add", error, store("unit", np.float32(1)))), store("half", np.float32(0.5)))
-        values = norm(node("Add", linear(wide, f"{place}.output.dense"), values), f"{place}.output.LayerNorm")
+        values = norm(node("Add", linear(wide, f"{index}.output.dense"), values), f"{index}.output.LayerNorm")
     nodes.append(helper.make_node("ReduceMean", [values], ["vectors"], axes=[1], keepdims=0))
     graph = helper.make_graph(
         nodes,

@@ -43,7 +43,7 @@ def reference_loop_s(folder, texts):
     synchronise()
     began_s = time.perf_counter()
     for step in range(len(texts) // BATCH):
-        batch = [texts[place] for place in order[step * BATCH : (step + 1) * BATCH]]
+        batch = [texts[index] for index in order[step * BATCH : (step + 1) * BATCH]]
         views = twin_views(batch, chars=5, floor=30, mask_token="[MASK]", rng=np.random.default_rng([SEED, 3, step]))
         with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
             vectors = []
@@ -67,7 +67,9 @@ def synchronise():
 
 
 def our_loop(folder, texts, output):
-    made = tain.mirror(folder, texts, output, level="sentence", learning_rate=LEARNING_RATE, held_out=0, keep_repeats=True, overwrite=True)
+    made = tain.mirror(
+        folder, texts, output, level="sentence", learning_rate=LEARNING_RATE, held_out=0, keep_duplicates=True, overwrite=True
+    )
     return made.runs[made.best]
 
 

@@ -62,16 +62,14 @@ class Reference:
 
 
 class Ours:
-    def __init__(self, folder, texts, number_type):
-        config = MirrorConfig(held_out=0, keep_repeats=True, learning_rate=LEARNING_RATE)
+    def __init__(self, folder, texts, dtype):
+        config = MirrorConfig(held_out=0, keep_duplicates=True, learning_rate=LEARNING_RATE)
         embedder = Embedder.load(folder, dtype="float32", device="cpu")
         config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=0.063), embedder)
-        material = recipe.training_set(texts, MirrorConfig(keep_repeats=True, held_out=0, max_texts=0))
-        self.session = recipe._Session(folder, embedder, config, material, Progress.silent(), None, False)
+        data = recipe.training_set(texts, MirrorConfig(keep_duplicates=True, held_out=0, max_texts=0))
+        self.trainer = recipe.MirrorTrainer(folder, embedder, config, data, Progress.silent(), None, False)
         set_dropout(embedder.encoder.model, hidden=0.1, attention=0.1)
-        self.optimizer = adamw(
-            MasterWeights(embedder.encoder.model, number_type=number_type), learning_rate=LEARNING_RATE, weight_decay=0.01
-        )
+        self.optimizer = adamw(MasterWeights(embedder.encoder.model, dtype=dtype), learning_rate=LEARNING_RATE, weight_decay=0.01)
         embedder.encoder.train()
         self.number = 0
 
@@ -82,14 +80,14 @@ class Ours:
         return loss
 
     def gradient(self):
-        batch = self.session.batch(np.arange(self.number * BATCH, (self.number + 1) * BATCH), step=self.number, seed=SEED)
-        return self.session.gradient_step(batch, step=self.number, seed=SEED)
+        batch = self.trainer.batch(np.arange(self.number * BATCH, (self.number + 1) * BATCH), step=self.number, seed=SEED)
+        return self.trainer.gradient_step(batch, step=self.number, seed=SEED)
 
 
 RIVALS = {
     "reference": Reference,
-    "ours": partial(Ours, number_type=torch.bfloat16),
-    "ours float32": partial(Ours, number_type=torch.float32),
+    "ours": partial(Ours, dtype=torch.bfloat16),
+    "ours float32": partial(Ours, dtype=torch.float32),
 }
 
 
@@ -122,9 +120,9 @@ def serve(pipe, name, folder, texts):
         pipe.send([rival.step() for _ in range(steps)])
 
 
-def product_rate(number_type):
+def product_rate(dtype):
     """Multiply-add operations a second, times two, at the shapes of the feed-forward part."""
-    return 2 * 5760 * 384 * 1536 / product_s(5760, 384, 1536, number_type)
+    return 2 * 5760 * 384 * 1536 / product_s(5760, 384, 1536, dtype)
 
 
 def product_operations(tokens):
@@ -151,7 +149,7 @@ def main():
         turns["products"] = lambda: rates.append(product_rate(torch.bfloat16))
         times = in_turns(turns, repeats=rounds)
     times = {name: [taken_s / STEPS_A_TURN[name] for taken_s in times[name]] for name in RIVALS}
-    tokens = mean_tokens(Ours(folder, texts, torch.float32).session, len(losses["ours"]))
+    tokens = mean_tokens(Ours(folder, texts, torch.float32).trainer, len(losses["ours"]))
     floor_s = [product_operations(tokens) / rate for rate in rates[-rounds:]]
     ratio, spread = ratio_of(times["reference"], times["ours"])
     ratio32, spread32 = ratio_of(times["reference"], times["ours float32"])
@@ -169,12 +167,12 @@ def main():
     finish("mirror_speed", claims, details, quick=chosen.quick)
 
 
-def mean_tokens(session, steps):
+def mean_tokens(trainer, steps):
     return float(
         np.mean(
             [
                 sum(map(len, [*left, *right]))
-                for left, right in (session._views(np.arange(n * BATCH, (n + 1) * BATCH), step=n, seed=SEED) for n in range(steps))
+                for left, right in (trainer._views(np.arange(n * BATCH, (n + 1) * BATCH), step=n, seed=SEED) for n in range(steps))
             ]
         )
     )
@@ -184,10 +182,10 @@ def gradients_apart(folder, texts):
     """Dropout off: the reference's gradient of the first batch against ours in float32."""
     reference, ours = Reference(folder, texts), Ours(folder, texts, torch.float32)
     set_dropout(reference.model, hidden=0.0, attention=0.0)
-    set_dropout(ours.session.embedder.encoder.model, hidden=0.0, attention=0.0)
+    set_dropout(ours.trainer.embedder.encoder.model, hidden=0.0, attention=0.0)
     reference.gradient()
     ours.gradient()
-    pairs = zip(reference.model.parameters(), ours.session.embedder.encoder.model.parameters(), strict=True)
+    pairs = zip(reference.model.parameters(), ours.trainer.embedder.encoder.model.parameters(), strict=True)
     both = [(left.grad, right.grad) for left, right in pairs if left.grad is not None and right.grad is not None]
     # over the largest entry of all: a key's bias has no gradient but rounding, and noise over noise says nothing
     return max((left - right).abs().max().item() for left, right in both) / max(left.abs().max().item() for left, _ in both)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from measuring import Claim, finish
-from tain.batches.masking import disjoint_places
+from tain.batches.masking import disjoint_indices
 from tain.models.masked_lm import MaskedPredictor
 from tain.text.readers import read_texts
 
@@ -38,9 +38,9 @@ def random_loss(model, batches, seed):
         is_maskable = model.is_maskable(rows)
         for _ in range(PASSES):
             draws = torch.rand(rows.shape, generator=generator)
-            (places,) = disjoint_places(draws, is_maskable=is_maskable, parts=1, rate=1 / PASSES, each_row=True)
-            total += model.nats(rows, places).double().sum().item()
-            tokens += len(places)
+            (indices,) = disjoint_indices(draws, is_maskable=is_maskable, parts=1, rate=1 / PASSES, each_row=True)
+            total += model.nats(rows, indices).double().sum().item()
+            tokens += len(indices)
     return total / tokens
 
 

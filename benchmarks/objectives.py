@@ -58,14 +58,17 @@ def main():
     transfer_seeds = chosen.seeds if chosen.transfer_seeds is None else chosen.transfer_seeds
     for seed in seeds:
         for name in ("untouched", *chosen.objectives):
-            for is_mirrored in (False, True):
+            if chosen.loss_alone and name == "untouched" and seed > seeds[0]:
+                continue  # the same for every seed
+            for is_mirrored in (False,) if chosen.loss_alone else (False, True):
                 key = {"objective": name, "seed": seed, "mirrored": is_mirrored}
-                wanted = ("sts", "transfer") if seed - seeds[0] < transfer_seeds else ("sts",)
+                wanted = ("mlm",) if chosen.loss_alone else ("sts", "transfer") if seed - seeds[0] < transfer_seeds else ("sts",)
                 missing = [figure for figure in wanted if not any(row.items() >= key.items() and figure in row for row in rows.found)]
                 if missing:
                     folder = start if name == "untouched" else trained(name, seed, start, text, chosen)
                     rows.add(**key, **measured(folder, seed, chosen, missing, is_mirrored=is_mirrored))
     summary = [summed_up(rows.found, name, is_mirrored) for is_mirrored in (False, True) for name in ("untouched", *chosen.objectives)]
+    summary = [row for row in summary if row["seeds"]]
     show(summary)
     RESULTS.mkdir(exist_ok=True)
     content = {"command": command_line(), "machine": machine(), "model": str(chosen.model), "tokens": chosen.tokens}
@@ -91,6 +94,7 @@ def arguments():
     parser.add_argument(
         "--transfer-seeds", type=int, help="measure the transfer tasks, which take longest, with so many seeds; default: all"
     )
+    parser.add_argument("--loss-alone", action="store_true", help="measure the validation loss and nothing else; no model is mirrored")
     parser.add_argument("--plot", action="store_true", help="only draw the plot")
     return parser.parse_args()
 
@@ -147,24 +151,25 @@ def trained(name, seed, start, text, chosen):
 
 
 def measured(folder, seed, chosen, wanted, *, is_mirrored):
-    """The figures of ``wanted``: transfer, and sts with all that is measured beside it."""
+    """The figures of ``wanted``: transfer, mlm, and sts with all that is measured beside it."""
     began_s = time.monotonic()
     found, sets = {}, {}
+    embedder = None
     if is_mirrored:
         texts = (chosen.data / "mirror_corpus" / TEXTS["sentence"]).read_text(encoding="utf-8").splitlines()
         embedder = mirror(folder, texts, level="sentence", seed=seed, **MIRROR).embedder
-    else:
+    elif wanted != ["mlm"]:
         embedder = Embedder.load(folder, pooling="mean")
-    if "sts" in wanted and not is_mirrored:
+    if not is_mirrored and ("mlm" in wanted or "sts" in wanted):
         predictor = MaskedPredictor.load(str(folder))
         held_out = [line for path in sorted(chosen.corpus.glob("valid_*")) for line in islice(read_texts(path), VALIDATION_LINES)]
         found["mlm"] = round(predictor.explored_loss(held_out, block_tokens=BLOCK_TOKENS, passes=7, seed=0).loss, 4)
-    if "sts" in wanted:
+    if "sts" in wanted and embedder is not None:
         sts = scores(embedder, "sentence", chosen.data, "test")
         words = scores(embedder, "word", chosen.data, "test")
         found |= {"sts": mean_of(sts), "words": mean_of(words)}
         sets |= {**sts, **words}
-    if "transfer" in wanted:
+    if "transfer" in wanted and embedder is not None:
         (suite,) = evaluate([embedder], ("transfer",), chosen.data, resamples=10).suites
         transfer = {row.key: round(row.figures[0].value, 2) for group in suite.groups for row in group.rows}
         found |= {"transfer": mean_of(transfer)}

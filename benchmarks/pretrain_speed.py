@@ -26,7 +26,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.foundation.machine import keep_freed_memory
 from tain.models.saved import locate
 from tain.recipes.pretrain.config import PretrainConfig
-from tain.recipes.pretrain.objectives import OBJECTIVES, Masker, Material, block_order
+from tain.recipes.pretrain.objectives import OBJECTIVES, Masker, MaskingContext, block_order
 from tain.recipes.pretrain.start import new_model
 from tain.training.optimizer import MasterWeights, adamw
 
@@ -34,7 +34,7 @@ SHARED = {"batch_blocks": 24, "optimizer": "adamw", "learning_rate": 1e-3, "weig
 SHAPES = {
     "tain-mini": PretrainConfig(masking_rate=0.3, **SHARED),
     "BERT 6 x 384": PretrainConfig(
-        architecture="bert", layers=6, width=384, heads=12, feed_forward=1536, masking_rate=0.15, dropout=0.1, **SHARED
+        architecture="bert", layers=6, hidden_size=384, heads=12, intermediate_size=1536, masking_rate=0.15, dropout=0.1, **SHARED
     ),
 }
 STEPS_HELD = 20  # more than any run takes
@@ -59,10 +59,10 @@ class Ours:
             config = replace(config, compile=True)
         quicken_dropout(model)
         network = MaskedLanguageModel(model).train()
-        weights = MasterWeights(model, number_type=torch.bfloat16)
+        weights = MasterWeights(model, dtype=torch.bfloat16)
         self.optimizer = adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-        material = Material(network, weights, tokenizer, shards_of(folder, tokenizer), config, torch.device("cpu"))
-        self.objective = OBJECTIVES["random"](material)
+        context = MaskingContext(network, weights, tokenizer, shards_of(folder, tokenizer), config, torch.device("cpu"))
+        self.objective = OBJECTIVES["random"](context)
         self.warmup_steps = config.warmup_steps
 
     def serve(self, pipe):
@@ -156,10 +156,10 @@ def gradients_apart(config, folder):
         ids = block_order(shards_of(folder, tokenizer).tokens, tokenizer, config).batch(0)
         masked = Masker(tokenizer, rate=config.masking_rate).at_random(ids, seed=1)
         if ours:
-            logits = MaskedLanguageModel(model)(masked.ids, masked.places)
+            logits = MaskedLanguageModel(model)(masked.ids, masked.indices)
             torch.nn.functional.cross_entropy(logits, masked.targets).backward()
         else:
-            labels = torch.full_like(ids, -100).flatten().scatter_(0, masked.places, masked.targets).view(ids.shape)
+            labels = torch.full_like(ids, -100).flatten().scatter_(0, masked.indices, masked.targets).view(ids.shape)
             model(input_ids=masked.ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     largest = max(gradient.abs().max().item() for gradient in gradients[0])
@@ -170,7 +170,7 @@ def product_floor_s(config, vocabulary):
     """Seconds that the matrix products of one step alone would take, forward and twice that backward, at the shapes that occur."""
     tokens = config.batch_blocks * config.block_tokens
     masked = round(config.masking_rate * config.batch_blocks * (config.block_tokens - 2))
-    width, inner = config.width, config.feed_forward
+    width, inner = config.hidden_size, config.intermediate_size
     gates = 2 if config.architecture == "modernbert" else 1  # its feed-forward part multiplies two projections
     attention = [(tokens, width, 3 * width), (tokens, width, width)]
     layer = [*attention, (tokens, width, gates * inner), (tokens, inner, width)]

@@ -132,8 +132,8 @@ def examples(task, part, chosen):
     pairs = list(read(path))
     order = np.random.default_rng(1).permutation(len(pairs))[:limit]
     joined = {}
-    for place in sorted(order):
-        context, answer = pairs[place]
+    for index in sorted(order):
+        context, answer = pairs[index]
         joined.setdefault(context, {})[answer] = None
     return [RankingExample(context, tuple(answers)) for context, answers in joined.items()]
 
@@ -169,21 +169,21 @@ def part_of_dialogues(dialogues, part):
     """Four fifths of the dialogues to train on, a tenth each for dev and test: the same whatever is run."""
     order = np.random.default_rng(2).permutation(len(dialogues))
     tenth = len(dialogues) // 10
-    places = {"test": order[:tenth], "dev": order[tenth : 2 * tenth], "train": order[2 * tenth :]}[part]
-    return [dialogues[place] for place in sorted(places)]
+    indices = {"test": order[:tenth], "dev": order[tenth : 2 * tenth], "train": order[2 * tenth :]}[part]
+    return [dialogues[index] for index in sorted(indices)]
 
 
 def reply_pairs(path):
     """Every message that answers others, with the last of these and what that one answered, as far back as links go."""
     messages = {(row["log"], row["message"]): row for row in read_rows(path)[1]}
     for (log, _), row in messages.items():
-        chain, place = [], row["reply_to"]
-        while place and len(chain) < HISTORY_TURNS:
-            earlier = messages.get((log, place.split(",")[-1]))
+        chain, index = [], row["reply_to"]
+        while index and len(chain) < HISTORY_TURNS:
+            earlier = messages.get((log, index.split(",")[-1]))
             if earlier is None or earlier["text"] in chain:
                 break
             chain.append(earlier["text"])
-            place = earlier["reply_to"]
+            index = earlier["reply_to"]
         if chain:
             yield "\n".join(reversed(chain)), row["text"]
 
@@ -308,8 +308,8 @@ def draw():
     parts.append(
         f'<text x="60" y="{top + height + 42}" fill="#555">milliseconds a query, 1,000 candidates, candidates cached (cross: extrapolated)</text>'
     )
-    for place, kind in enumerate(kind for kind in KINDS if any(row["kind"] == kind for row in summary)):
-        across = 66 + 126 * place
+    for index, kind in enumerate(kind for kind in KINDS if any(row["kind"] == kind for row in summary)):
+        across = 66 + 126 * index
         parts.append(marker(kind, across, top + height + 60, colour="#333333", is_filled=True))
         parts.append(f'<text x="{across + 10}" y="{top + height + 64}" fill="#333">{kind}</text>')
     parts.append("</svg>")

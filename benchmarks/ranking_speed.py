@@ -141,7 +141,7 @@ def indexing(chosen):
         index = CandidateIndex.create(path, dim=DIM, fingerprint="speed", model="speed")
         began_s = time.perf_counter()
         for start in range(0, number, batch):
-            index.append([f"candidate {place} of a million" for place in range(start, start + batch)], rng.normal(size=(batch, DIM)))
+            index.append([f"candidate {position} of a million" for position in range(start, start + batch)], rng.normal(size=(batch, DIM)))
         build_s = time.perf_counter() - began_s
         size_mb = number * DIM * 4 / 2**20
         disk_mb = sum(file.stat().st_size for file in path.iterdir()) / 2**20

@@ -1,19 +1,23 @@
-"""A server under load: what admission costs by the length of the queue, and throughput and latency at one and three times its capacity."""
+"""A server under load: what admission costs by the length of the queue, and throughput and latency at one and three times its capacity.
+
+The server is ``tain serve tain-mini`` in a process of its own; the client is this one.
+"""
 
 import asyncio
 import json
-import socket
+import re
+import signal
 import statistics
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from measuring import Claim, arguments, finish
-from tain.serving.app import build_app
 from tain.serving.batching import Scheduler
-from tain.serving.served import load_served
-from tain.serving.server import Server
 
 TEXT = "how deep is the sea, and how far away is the shore of the other side"
 QUEUES = (1, 100, 1000, 8000)
@@ -40,6 +44,26 @@ def submit_us(waiting: int, *, rounds: int) -> float:
     scheduler.join(10.0)
     assert all(future.done() for future in futures)
     return round(1e6 * statistics.median(times), 2)
+
+
+@contextmanager
+def served(*arguments: str) -> Iterator[int]:
+    """Run ``tain serve`` on a free port; gives the port."""
+    command = [sys.executable, "-m", "tain", "serve", *arguments, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        said = ""
+        while (found := re.search(r" at http://127\.0\.0\.1:(\d+)/", said)) is None:
+            line = process.stderr.readline()
+            if not line:
+                sys.exit(f"error: the server ended: {said}")
+            said += line
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would block the server
+        yield int(found[1])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 class Load:
@@ -95,28 +119,20 @@ class Load:
 
 def main():
     chosen = arguments(__doc__)
-    seconds = 6.0 if chosen.quick else 60.0
+    seconds = 6.0 if chosen.quick else 30.0
     costs = {waiting: submit_us(waiting, rounds=200 if chosen.quick else 2000) for waiting in QUEUES}
     print(f"submit and cancel, microseconds by requests waiting: {costs}", file=sys.stderr, flush=True)
 
-    # a student or a GPU answers faster than this client, in the same interpreter, can ask; tain-mini on a CPU does not
-    served = load_served("tain-mini", "tain-mini", device="cpu", dtype="float32", trust_remote_code=False)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1024)
-        max_wait_s = 2.0 if chosen.quick else 5.0
-        server = Server(build_app([served], max_wait_s=max_wait_s))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        load = Load(listener.getsockname()[1])
+    # a student or a GPU answers faster than this client can ask; tain-mini on a CPU does not
+    max_wait_s = 2.0 if chosen.quick else 5.0
+    with served("tain-mini", "--device", "cpu", "--dtype", "float32", "--max-wait-s", f"{max_wait_s:g}") as port:
+        load = Load(port)
         asyncio.run(load.capacity(seconds / 3))  # warm-up, and the server learns its speed
         capacity = asyncio.run(load.capacity(seconds))
         loads = {}
         for times in (0.5, 1, 3):
             loads[f"{times:g}x"] = asyncio.run(load.steady(times * capacity, seconds))
             print(f"{times:g} times the capacity of {capacity:.1f} requests a second: {loads[f'{times:g}x']}", file=sys.stderr, flush=True)
-        server.should_exit = True
-        thread.join(30)
 
     ratio = costs[QUEUES[-1]] / costs[QUEUES[0]]
     kept = loads["3x"]["answered_per_s"] / capacity

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import tokenise
+from tain.foundation.old_names import renamed
 from tain.models.embedder import Embedder
 from tain.text.readers import read_texts
 
@@ -28,9 +29,9 @@ MIRROR: dict[str, Any] = {"learning_rate": 3e-4, "dropout": 0.05}  # found on th
 
 
 def card(record):
-    config = record["config"]
+    config = renamed(record["config"], of="pretrain")
     tokens, loss = record["validation"][-1]
-    shape = f"{config['architecture']} layout, {config['layers']} layers x {config['width']}, feed-forward {config['feed_forward']}"
+    shape = f"{config['architecture']} layout, {config['layers']} layers x {config['hidden_size']}, feed-forward {config['feed_forward']}"
     return f"""---
 license: cc-by-sa-3.0
 language: en
@@ -46,11 +47,11 @@ models trained for weeks on far more text. Mirror it before its vectors are comp
 | | |
 |---|---|
 | shape | {shape}, {config["heads"]} heads, no dropout |
-| tokenizer | uncased WordPiece, {config["vocabulary"]:,} pieces, trained on the same texts |
+| tokenizer | uncased WordPiece, {config["vocab_size"]:,} pieces, trained on the same texts |
 | trained on | {tokens / 1e6:,.0f} million tokens in blocks of {config["block_tokens"]}, {config["masking_rate"]:.0%} masked: the texts {tokens / CORPUS_TOKENS:.1f} times |
 | validation loss | {loss:.3f} nats (400 blocks of unseen documents, 15% masked) |
 | start | embeddings from co-occurrence counts of the same texts |
-| optimizer | Muon ({config["matrix_rate"]}) on matrices, AdamW ({config["embedding_rate"]} embeddings, {config["learning_rate"]} rest) |
+| optimizer | Muon ({config["matrix_learning_rate"]}) on matrices, AdamW ({config["embedding_learning_rate"]} embeddings, {config["learning_rate"]} rest) |
 | after training | the mean of all token vectors moved from the last normalisation to the prediction head: the same language model, and vectors that differ |
 | weights | float16, safetensors |
 | mirroring | learning rate {MIRROR["learning_rate"]:g}, dropout {MIRROR["dropout"]}, unless told otherwise |

@@ -92,7 +92,7 @@ def tiny_tokenizer() -> Callable[..., transformers.PreTrainedTokenizerFast]:
         special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         special.insert(pad_id, "[PAD]")
         vocabulary = [*special, *letters, *(f"##{letter}" for letter in letters[:26]), *words][:120]
-        ids = {token: place for place, token in enumerate(vocabulary)}
+        ids = {token: index for index, token in enumerate(vocabulary)}
         tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

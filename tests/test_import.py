@@ -1,8 +1,10 @@
 """What a user waits for before anything happens: importing and help texts load nothing heavy."""
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +65,20 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="module 'tain' has no attribute 'mirorr'"):
         _ = tain.mirorr
+
+
+def test_the_lazy_table_the_list_and_the_imports_for_type_checkers_agree():
+    import tain
+
+    (block,) = [node for node in ast.parse(Path(tain.__file__).read_text(encoding="utf-8")).body if isinstance(node, ast.If)]
+    imported = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == tain._PUBLIC
+    assert set(tain.__all__) == {*tain._PUBLIC, "__version__"}
 
 
 def test_every_public_name_can_be_had():

@@ -63,23 +63,24 @@ class Import:
     path: str  # dotted, absolute: "tain.batches.types" or "torch"
     line: int
     is_at_top: bool  # runs when the module is imported
+    runs: bool = True  # False where only type checkers follow it
 
 
 def imports_of(tree: ast.Module) -> Iterator[Import]:
     """Every import of a module; those that only type checkers follow do not run, so they are never at the top."""
 
-    def walk(node: ast.AST, is_at_top: bool) -> Iterator[Import]:
+    def walk(node: ast.AST, is_at_top: bool, runs: bool = True) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import):
-                yield from (Import(alias.name, child.lineno, is_at_top) for alias in child.names)
+                yield from (Import(alias.name, child.lineno, is_at_top, runs) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
                 yield from (
-                    Import(f"{'.' * child.level}{child.module or ''}.{alias.name}", child.lineno, is_at_top) for alias in child.names
+                    Import(f"{'.' * child.level}{child.module or ''}.{alias.name}", child.lineno, is_at_top, runs) for alias in child.names
                 )
             elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
-                yield from walk(child, False)
+                yield from walk(child, False, False)
             else:
-                yield from walk(child, is_at_top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+                yield from walk(child, is_at_top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda), runs)
 
     yield from walk(tree, True)
 
@@ -127,6 +128,50 @@ def offences(source: Path) -> list[str]:
 def test_imports_follow_the_arrow():
     wrong = offences(SOURCE)
     assert not wrong, "against the table of imports:\n" + "\n".join(wrong)
+
+
+def circles(source: Path) -> list[tuple[str, ...]]:
+    """Modules that import each other, at the top or later; imports for type checkers alone do not count."""
+    modules = {".".join(file.relative_to(source).with_suffix("").parts).removesuffix(".__init__"): file for file in source.rglob("*.py")}
+    leads_to = {
+        name: {_module_of(each.path.removeprefix("tain."), modules) for each in imports_of(ast.parse(file.read_text())) if each.runs} - {""}
+        for name, file in modules.items()
+        if name != "__init__"
+    }
+    reached = {name: _reached(name, leads_to) for name in leads_to}
+    return sorted(
+        {tuple(sorted(other for other in reached[name] if name in reached.get(other, ()))) for name in leads_to if name in reached[name]}
+    )
+
+
+def _module_of(path: str, modules: dict[str, Path]) -> str:
+    parts = path.split(".")
+    names = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((name for name in names if name in modules), "")
+
+
+def _reached(start: str, leads_to: dict[str, set[str]]) -> set[str]:
+    found, ahead = set(), [start]
+    while ahead:
+        new = leads_to.get(ahead.pop(), set()) - found
+        found |= new
+        ahead += new
+    return found
+
+
+def test_no_module_imports_itself_in_a_circle():
+    assert circles(SOURCE) == []
+
+
+def test_a_circle_is_named(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.py").write_text("from tain.models.b import x")
+    (tmp_path / "models" / "b.py").write_text("def late():\n    import tain.models.c")
+    (tmp_path / "models" / "c.py").write_text("from tain.models import a")
+    (tmp_path / "models" / "d.py").write_text("from tain.models.a import y")
+    assert circles(tmp_path) == [("models.a", "models.b", "models.c")]
+    (tmp_path / "models" / "c.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tain.models import a")
+    assert circles(tmp_path) == []
 
 
 @pytest.mark.parametrize(

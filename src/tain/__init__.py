@@ -4,11 +4,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tain.exported.encoder import ExportedEncoder
+    from tain.api import evaluate, load
     from tain.foundation.errors import ShapeError, UserError
     from tain.inspection.run import inspect, inspect_against
+    from tain.inspection.run import inspect as inspect_model
     from tain.models.embedder import Embedder
+    from tain.models.labeller import Labeller
     from tain.models.rankers import Ranker
+    from tain.ranking.index import CandidateIndex
     from tain.recipes.correct.config import CorrectConfig
     from tain.recipes.correct.recipe import correct
     from tain.recipes.distil.config import DistilConfig
@@ -21,40 +24,49 @@ if TYPE_CHECKING:
     from tain.recipes.pretrain.recipe import pretrain
     from tain.recipes.rank.config import RankConfig
     from tain.recipes.rank.recipe import rank
+    from tain.recipes.rank.recipe import rank as train_ranker
     from tain.students.student import Student
 
 __version__ = "0.1.0"
 
-# name -> where it lives: a public name costs its import only when it is used
+# name -> module and name there: a public name costs its import only when it is used
 _PUBLIC = {
-    "CorrectConfig": "tain.recipes.correct.config",
-    "DistilConfig": "tain.recipes.distil.config",
-    "Embedder": "tain.models.embedder",
-    "ExportConfig": "tain.recipes.export.config",
-    "ExportedEncoder": "tain.exported.encoder",
-    "MirrorConfig": "tain.recipes.mirror.config",
-    "PretrainConfig": "tain.recipes.pretrain.config",
-    "RankConfig": "tain.recipes.rank.config",
-    "Ranker": "tain.models.rankers",
-    "ShapeError": "tain.foundation.errors",
-    "Student": "tain.students.student",
-    "UserError": "tain.foundation.errors",
-    "correct": "tain.recipes.correct.recipe",
-    "distil": "tain.recipes.distil.recipe",
-    "export": "tain.recipes.export.recipe",
-    "inspect": "tain.inspection.run",
-    "inspect_against": "tain.inspection.run",
-    "mirror": "tain.recipes.mirror.recipe",
-    "pretrain": "tain.recipes.pretrain.recipe",
-    "rank": "tain.recipes.rank.recipe",
+    "CandidateIndex": "tain.ranking.index:CandidateIndex",
+    "CorrectConfig": "tain.recipes.correct.config:CorrectConfig",
+    "DistilConfig": "tain.recipes.distil.config:DistilConfig",
+    "Embedder": "tain.models.embedder:Embedder",
+    "ExportConfig": "tain.recipes.export.config:ExportConfig",
+    "ExportedEncoder": "tain.exported.encoder:ExportedEncoder",
+    "Labeller": "tain.models.labeller:Labeller",
+    "MirrorConfig": "tain.recipes.mirror.config:MirrorConfig",
+    "PretrainConfig": "tain.recipes.pretrain.config:PretrainConfig",
+    "RankConfig": "tain.recipes.rank.config:RankConfig",
+    "Ranker": "tain.models.rankers:Ranker",
+    "ShapeError": "tain.foundation.errors:ShapeError",
+    "Student": "tain.students.student:Student",
+    "UserError": "tain.foundation.errors:UserError",
+    "correct": "tain.recipes.correct.recipe:correct",
+    "distil": "tain.recipes.distil.recipe:distil",
+    "evaluate": "tain.api:evaluate",
+    "export": "tain.recipes.export.recipe:export",
+    "inspect": "tain.inspection.run:inspect",  # the earlier name of inspect_model
+    "inspect_against": "tain.inspection.run:inspect_against",
+    "inspect_model": "tain.inspection.run:inspect",
+    "load": "tain.api:load",
+    "mirror": "tain.recipes.mirror.recipe:mirror",
+    "pretrain": "tain.recipes.pretrain.recipe:pretrain",
+    "rank": "tain.recipes.rank.recipe:rank",  # the earlier name of train_ranker
+    "train_ranker": "tain.recipes.rank.recipe:rank",
 }
 
 __all__ = [
+    "CandidateIndex",
     "CorrectConfig",
     "DistilConfig",
     "Embedder",
     "ExportConfig",
     "ExportedEncoder",
+    "Labeller",
     "MirrorConfig",
     "PretrainConfig",
     "RankConfig",
@@ -65,18 +77,23 @@ __all__ = [
     "__version__",
     "correct",
     "distil",
+    "evaluate",
     "export",
     "inspect",
     "inspect_against",
+    "inspect_model",
+    "load",
     "mirror",
     "pretrain",
     "rank",
+    "train_ranker",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+        module, _, attribute = _PUBLIC[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
     raise AttributeError(f"module 'tain' has no attribute {name!r}")
 
 

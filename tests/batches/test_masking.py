@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tain.batches.masking import MaskedTokens, mask_at_random, places_of_each_text
+from tain.batches.masking import MaskedTokens, indices_of_each_text, mask_at_random
 from tain.foundation.errors import ShapeError
 
 MASK, VOCABULARY, FIRST = 4, 1000, 5
@@ -28,7 +28,7 @@ def mask(ids: Tensor, is_maskable: Tensor, *, rate: float = 0.3, seed: int = 1, 
 def test_the_number_of_places_is_fixed_and_at_least_one(rate: float):
     ids, is_maskable = batch()
     masked = mask(ids, is_maskable, rate=rate)
-    assert len(masked.places) == len(masked.targets) == max(1, round(rate * 40 * 48))
+    assert len(masked.indices) == len(masked.targets) == max(1, round(rate * 40 * 48))
 
 
 @pytest.mark.parametrize("rate", [0.15, 1.0])
@@ -36,7 +36,7 @@ def test_special_tokens_are_never_masked(rate: float):
     ids, is_maskable = batch()
     for seed in range(10):
         masked = mask(ids, is_maskable, rate=rate, seed=seed)
-        assert is_maskable.flatten()[masked.places].all()
+        assert is_maskable.flatten()[masked.indices].all()
         assert torch.equal(masked.ids[~is_maskable], ids[~is_maskable])
 
 
@@ -46,17 +46,17 @@ def test_targets_are_the_true_ids_and_nothing_else_is_touched():
     masked = mask(ids, is_maskable)
     assert torch.equal(ids, before)
     assert masked.ids.shape == ids.shape
-    assert (masked.places.diff() > 0).all()  # ascending, each once
-    assert torch.equal(masked.targets, ids.flatten()[masked.places])
+    assert (masked.indices.diff() > 0).all()  # ascending, each once
+    assert torch.equal(masked.targets, ids.flatten()[masked.indices])
     is_chosen = torch.zeros(ids.numel(), dtype=torch.bool)
-    is_chosen[masked.places] = True
+    is_chosen[masked.indices] = True
     assert torch.equal(masked.ids.flatten()[~is_chosen], ids.flatten()[~is_chosen])
 
 
 def test_eighty_percent_show_the_mask_ten_a_random_token_ten_themselves():
     ids, is_maskable = batch(rows=600)
     masked = mask(ids, is_maskable)
-    shown = masked.ids.flatten()[masked.places]
+    shown = masked.ids.flatten()[masked.indices]
     is_mask, is_same = shown == MASK, shown == masked.targets
     assert is_mask.float().mean().item() == pytest.approx(0.8, abs=0.015)
     assert is_same.float().mean().item() == pytest.approx(0.1, abs=0.012)
@@ -70,7 +70,7 @@ def test_eighty_percent_show_the_mask_ten_a_random_token_ten_themselves():
 def test_the_shares_are_settable():
     ids, is_maskable = batch()
     only_masks = mask(ids, is_maskable, mask_share=1.0, random_share=0.0)
-    assert (only_masks.ids.flatten()[only_masks.places] == MASK).all()
+    assert (only_masks.ids.flatten()[only_masks.indices] == MASK).all()
     unchanged = mask(ids, is_maskable, mask_share=0.0, random_share=0.0)
     assert torch.equal(unchanged.ids, ids)
 
@@ -79,7 +79,7 @@ def test_every_maskable_place_is_chosen_equally_often():
     ids, is_maskable = batch(rows=2, tokens=12)
     counts = torch.zeros(24)
     for seed in range(2000):
-        counts[mask(ids, is_maskable, rate=0.3, seed=seed).places] += 1
+        counts[mask(ids, is_maskable, rate=0.3, seed=seed).indices] += 1
     share = counts[is_maskable.flatten()] / 2000
     assert (share - 6 / 20).abs().max() < 0.045  # four standard errors
     assert counts[~is_maskable.flatten()].sum() == 0
@@ -88,14 +88,14 @@ def test_every_maskable_place_is_chosen_equally_often():
 def test_the_same_generator_state_masks_the_same():
     ids, is_maskable = batch()
     assert torch.equal(mask(ids, is_maskable, seed=5).ids, mask(ids, is_maskable, seed=5).ids)
-    assert not torch.equal(mask(ids, is_maskable, seed=5).places, mask(ids, is_maskable, seed=6).places)
+    assert not torch.equal(mask(ids, is_maskable, seed=5).indices, mask(ids, is_maskable, seed=6).indices)
 
 
 def test_a_flat_packed_batch_is_masked_like_rows():
     ids, is_maskable = batch()
     rows, flat = mask(ids, is_maskable), mask(ids.flatten(), is_maskable.flatten())
     assert torch.equal(rows.ids.flatten(), flat.ids)
-    assert torch.equal(rows.places, flat.places)
+    assert torch.equal(rows.indices, flat.indices)
 
 
 def test_a_batch_of_special_tokens_alone_is_refused():
@@ -112,16 +112,16 @@ def texts_of(*sizes: int) -> torch.Tensor:
 
 def by_text(owners: torch.Tensor, rate: float, seed: int, is_maskable: torch.Tensor | None = None) -> torch.Tensor:
     is_maskable = torch.ones_like(owners, dtype=torch.bool) if is_maskable is None else is_maskable
-    return places_of_each_text(is_maskable, owners=owners, rate=rate, generator=torch.Generator().manual_seed(seed))
+    return indices_of_each_text(is_maskable, owners=owners, rate=rate, generator=torch.Generator().manual_seed(seed))
 
 
 def test_every_text_has_its_share_of_masks_rounded_up_or_down():
     owners = texts_of(8, 20, 126, 126, 8, 3)
     sizes = torch.bincount(owners)
     for seed in range(50):
-        places = by_text(owners, 0.3, seed)
-        assert (places.diff() > 0).all()
-        chosen = torch.bincount(owners[places], minlength=6)
+        indices = by_text(owners, 0.3, seed)
+        assert (indices.diff() > 0).all()
+        chosen = torch.bincount(owners[indices], minlength=6)
         assert (chosen >= (0.3 * sizes).floor().clamp(min=1)).all()
         assert (chosen <= (0.3 * sizes).ceil()).all()
 
@@ -136,7 +136,7 @@ def test_no_text_is_without_a_mask_where_a_share_over_the_batch_leaves_some():
         mask_id=4,
         vocabulary=10,
         generator=generator,
-    ).places
+    ).indices
     empty = (torch.bincount(owners[over_batch], minlength=4000) == 0).float().mean()
     assert empty == pytest.approx(0.7**8, abs=0.015)  # 5.8%
     assert (torch.bincount(owners[by_text(owners, 0.3, 1)], minlength=4000) > 0).all()
@@ -163,8 +163,8 @@ def test_every_place_of_a_text_is_equally_likely_and_special_tokens_are_never_ch
 
 def test_a_text_without_maskable_tokens_has_no_mask():
     is_maskable = torch.tensor([False, False, True, True, True])
-    places = by_text(texts_of(2, 3), 0.3, 1, is_maskable)
-    assert len(places) == 1
-    assert places[0] >= 2
+    indices = by_text(texts_of(2, 3), 0.3, 1, is_maskable)
+    assert len(indices) == 1
+    assert indices[0] >= 2
     with pytest.raises(ShapeError, match="no token of this batch may be masked"):
         by_text(texts_of(2, 3), 0.3, 1, torch.zeros(5, dtype=torch.bool))

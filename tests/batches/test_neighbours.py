@@ -18,7 +18,7 @@ def arrays(*sentences):
 
 
 def build(sentences, starts, **settings):
-    return Neighbours(sentences, np.array(starts), **{"first_id": CLS, "last_id": SEP, "least_tokens": 1, **settings})
+    return Neighbours(sentences, np.array(starts), **{"first_id": CLS, "last_id": SEP, "min_tokens": 1, **settings})
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def corpus(rng):
     sentences, starts = [], []
     for _ in range(40):
         starts.append(len(sentences))
-        for place in range(int(rng.integers(1, 10))):
-            if place and rng.random() < 0.2:
+        for index in range(int(rng.integers(1, 10))):
+            if index and rng.random() < 0.2:
                 copy = sentences[-1].copy()
                 copy[int(rng.integers(len(copy)))] = 99
                 sentences.append(copy)
@@ -55,16 +55,16 @@ def naive_units(sentences, starts, least):
     return documents
 
 
-def naive_pairs(documents, most_overlap, side):
+def naive_pairs(documents, max_overlap, side):
     def is_pair(left, right):
         left, right = set(left), set(right)
-        return len(left & right) / len(left | right) <= most_overlap
+        return len(left & right) / len(left | right) <= max_overlap
 
     found = []
     for units in documents:
-        for place, unit in enumerate(units):
-            left = units[place - 1] if place and is_pair(units[place - 1], unit) else None
-            right = units[place + 1] if place + 1 < len(units) and is_pair(unit, units[place + 1]) else None
+        for index, unit in enumerate(units):
+            left = units[index - 1] if index and is_pair(units[index - 1], unit) else None
+            right = units[index + 1] if index + 1 < len(units) and is_pair(unit, units[index + 1]) else None
             conditions = {"left": [left], "right": [right], "both": [left, right]}[side]
             if None not in conditions:
                 found.append((unit, *conditions))
@@ -77,12 +77,12 @@ def naive_pairs(documents, most_overlap, side):
 def test_targets_and_conditions_equal_a_naive_loop(side, least, scan_tokens, corpus, monkeypatch):
     monkeypatch.setattr(module, "_SCAN_TOKENS", scan_tokens)
     sentences, starts = corpus
-    built = build(sentences, starts, side=side, least_tokens=least, most_tokens=1000)
+    built = build(sentences, starts, side=side, min_tokens=least, max_tokens=1000)
     expected = naive_pairs(naive_units(sentences, starts, least), 0.7, side)
     texts, conditions = built.texts(built.targets), built.conditions_of(built.targets)
     count = len(built.targets)
     assert len(conditions) == count * built.conditions
-    found = [(texts[place], *(conditions[place + count * number] for number in range(built.conditions))) for place in range(count)]
+    found = [(texts[index], *(conditions[index + count * number] for number in range(built.conditions))) for index in range(count)]
     assert found == [tuple([CLS, *unit, SEP] for unit in row) for row in expected]
     assert built.mean_tokens(with_neighbours=True) == pytest.approx(np.mean([sum(map(len, row)) for row in found]))
     assert built.mean_tokens(with_neighbours=False) == pytest.approx(np.mean([len(row[0]) for row in found]))
@@ -99,7 +99,7 @@ def test_counts_say_what_became_of_the_corpus():
         [50, 51, 52, 53],
         [50, 51, 52, 53],  # the same again
     )
-    built = build(sentences, [0, 5, 6], least_tokens=4, most_overlap=0.6, most_tokens=7)
+    built = build(sentences, [0, 5, 6], min_tokens=4, max_overlap=0.6, max_tokens=7)
     assert built.counts.to_dict() == {
         "documents": 3,
         "lone_documents": 1,
@@ -115,17 +115,17 @@ def test_counts_say_what_became_of_the_corpus():
 
 def test_no_pair_crosses_documents(corpus):
     sentences, starts = corpus
-    built = build(sentences, starts, most_overlap=1.0)
+    built = build(sentences, starts, max_overlap=1.0)
     targets = built.targets.tolist()
     assert not set(targets) & set(starts)  # a document's first sentence has no left neighbour
     assert len(targets) == len(sentences) - len(starts)
     assert built.documents_of(built.targets).tolist() == [int(np.searchsorted(starts, target, side="right")) - 1 for target in targets]
 
 
-@pytest.mark.parametrize(("most_overlap", "kept"), [(1.0, 1), (0.6, 1), (0.59, 0)])
-def test_the_overlap_at_the_limit_is_kept(most_overlap, kept):
+@pytest.mark.parametrize(("max_overlap", "kept"), [(1.0, 1), (0.6, 1), (0.59, 0)])
+def test_the_overlap_at_the_limit_is_kept(max_overlap, kept):
     sentences = arrays([10, 11, 12, 13], [10, 11, 12, 14, 14], [80], [90])  # 3 of 5 in common; a pair apart in a second document
-    built = build(sentences, [0, 2], most_overlap=most_overlap)
+    built = build(sentences, [0, 2], max_overlap=max_overlap)
     assert len(built.targets) == 1 + kept
     assert built.counts.near_duplicates == 1 - kept
 
@@ -165,13 +165,13 @@ def test_a_batch_shows_whole_neighbours_and_corrupted_targets(corpus):
 
     batch = conditional_batch(built, targets, mask=mask)
     texts = built.texts(targets)
-    flat = torch.tensor([token for place in batch.texts.order.tolist() for token in texts[place]])
+    flat = torch.tensor([token for index in batch.texts.order.tolist() for token in texts[index]])
     restored = batch.texts.ids.clone()
-    restored[batch.places] = batch.targets
+    restored[batch.indices] = batch.targets
     assert torch.equal(restored, flat)
     assert not torch.isin(batch.targets, torch.tensor([CLS, SEP, MASK])).any()
     maskable = sum(map(len, texts)) - 2 * len(texts)
-    assert len(batch.places) == round(0.3 * maskable)
+    assert len(batch.indices) == round(0.3 * maskable)
     conditions = built.conditions_of(targets)
     assert batch.conditions.texts == 16
     assert batch.conditions.lengths == tuple(sorted(map(len, conditions)))
@@ -179,7 +179,7 @@ def test_a_batch_shows_whole_neighbours_and_corrupted_targets(corpus):
 
 
 def test_long_sentences_are_cut_and_counted():
-    built = build(arrays(range(10, 30), range(40, 45), [60], [70]), [0, 2], most_tokens=8)
+    built = build(arrays(range(10, 30), range(40, 45), [60], [70]), [0, 2], max_tokens=8)
     assert built.counts.cut == 1
     assert built.conditions_of(built.targets)[0] == [CLS, 10, 11, 12, 13, 14, 15, SEP]
 
@@ -196,7 +196,7 @@ def test_documents_of_one_sentence_are_refused():
 
 def test_documents_that_joining_makes_one_sentence_are_refused_with_the_rule():
     with pytest.raises(UserError, match=r"single sentence \(shorter ones than 5 tokens are joined\)"):
-        build(arrays([10, 11], [12, 13], [14, 15], [16, 17]), [0, 2], least_tokens=5)
+        build(arrays([10, 11], [12, 13], [14, 15], [16, 17]), [0, 2], min_tokens=5)
 
 
 def test_nothing_but_copies_is_refused():

@@ -36,7 +36,7 @@ def test_the_order_leads_back(token_ids: Callable[..., list[list[int]]]):
     packed = pack(ids)
     cut = packed.ids.split(packed.lengths)
     back = packed.order.argsort().tolist()
-    assert [cut[place].tolist() for place in back] == ids
+    assert [cut[index].tolist() for index in back] == ids
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -81,10 +81,10 @@ def test_shared_rows_come_first_and_keep_their_texts_apart(token_ids: Callable[.
     back = packed.order.argsort().tolist()
     for text, tokens in enumerate(ids):
         start = int(packed.starts[back[text]])
-        place = slice(start, start + len(tokens))
-        assert packed.ids[place].tolist() == tokens
-        assert packed.positions[place].tolist() == list(range(len(tokens)))
-        assert set(packed.owners[place].tolist()) == {back[text]}
+        index = slice(start, start + len(tokens))
+        assert packed.ids[index].tolist() == tokens
+        assert packed.positions[index].tolist() == list(range(len(tokens)))
+        assert set(packed.owners[index].tolist()) == {back[text]}
         assert packed.lengths[back[text]] == len(tokens)
     is_filler = packed.owners == len(ids)
     assert int(is_filler.sum()) == len(packed.ids) - sum(map(len, ids))
@@ -97,7 +97,7 @@ def test_padding_leaves_out_the_fillers_of_shared_rows(token_ids: Callable[..., 
     packed = pack(ids, share_rows=True)
     rows, is_token = pad(packed, pad_id=77)
     back = packed.order.argsort().tolist()
-    assert [rows[place][is_token[place]].tolist() for place in back] == ids
+    assert [rows[index][is_token[index]].tolist() for index in back] == ids
 
 
 def test_padding_and_unpadding_are_inverse(token_ids: Callable[..., list[list[int]]]):

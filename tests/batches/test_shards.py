@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tain.batches import shards as module
-from tain.batches.shards import Shards, Sources, TokenStream, number_type_for, open_shards, token_batches, tokenised
+from tain.batches.shards import Shards, Sources, TokenStream, dtype_for, open_shards, token_batches, tokenised
 from tain.batches.tokenizing import fingerprint
 from tain.foundation.errors import UserError
 from tain.text.readers import read_sentences
@@ -81,8 +81,8 @@ def test_slices_of_a_stream_in_parts_are_those_of_the_whole(rng):
 
 
 def test_two_bytes_a_token_while_the_vocabulary_fits():
-    assert number_type_for(2**16) == np.uint16
-    assert number_type_for(2**16 + 1) == np.uint32
+    assert dtype_for(2**16) == np.uint16
+    assert dtype_for(2**16 + 1) == np.uint32
 
 
 def test_text_is_cut_once(corpus, tokenizer, tmp_path, monkeypatch):
@@ -177,8 +177,8 @@ def test_long_texts_are_cut_into_tokens_few_at_a_time(tokenizer, monkeypatch):
     alone = list(token_batches(texts, tokenizer))
     assert [len(batch[1]) for batch in together] == [5]
     assert [len(batch[1]) for batch in alone] == [2, 3]
-    for place in range(3):
-        np.testing.assert_array_equal(np.concatenate([batch[place] for batch in alone]), together[0][place])
+    for index in range(3):
+        np.testing.assert_array_equal(np.concatenate([batch[index] for batch in alone]), together[0][index])
 
 
 # where documents begin, as the readers tell
@@ -243,8 +243,8 @@ def test_every_field_of_shards_is_checked(change, corpus, tokenizer, tmp_path):
 @pytest.mark.parametrize("file", ["sentences.bin", "documents.bin"])
 def test_places_that_are_none_are_refused(file, corpus, tokenizer, tmp_path):
     tokenised(tmp_path / "shards", corpus, tokenizer)
-    places = np.fromfile(tmp_path / "shards" / file, dtype=np.int64)
-    for wrong in (places[::-1].copy(), places + 1):
+    indices = np.fromfile(tmp_path / "shards" / file, dtype=np.int64)
+    for wrong in (indices[::-1].copy(), indices + 1):
         (tmp_path / "shards" / file).write_bytes(wrong.tobytes())
         with pytest.raises(UserError, match=f"are damaged: remove them to have them made again .{file} does not say"):
             open_shards(tmp_path / "shards")

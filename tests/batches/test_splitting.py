@@ -14,7 +14,7 @@ class Words:
 
     def __init__(self, *texts):
         words = sorted({word for text in texts for word in text.split()})
-        self.ids = {word: place for place, word in enumerate(words)}
+        self.ids = {word: index for index, word in enumerate(words)}
         self.words = words
 
     def get_vocab(self):
@@ -24,7 +24,7 @@ class Words:
         return np.array([self.ids[word] for word in text.split()], dtype=np.uint16)
 
     def decode(self, ids):
-        return " ".join(self.words[place] for place in ids)
+        return " ".join(self.words[index] for index in ids)
 
 
 def split(*lines, starts=(0,)):
@@ -85,7 +85,7 @@ def test_random_text_is_cut_as_a_regular_expression_cuts_it(rng):
 def test_marks_of_all_kinds_of_tokenizers_are_seen_through(words, ends, closers, letters, digits):
     tokenizer = Words(words)
     found = SentenceEnds.of(tokenizer)
-    told = [{tokenizer.words[place] for place in places} for places in (found.ends, found.closers, found.letters, found.digits)]
+    told = [{tokenizer.words[index] for index in indices} for indices in (found.ends, found.closers, found.letters, found.digits)]
     assert told == [set(expected.split()) for expected in (ends, closers, letters, digits)]
 
 

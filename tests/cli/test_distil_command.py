@@ -21,7 +21,7 @@ def texts_file(sentences, tmp_path):
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "table.tsv"
-    rows = [f"go to {city}\tO O B-city\t{'go' if place % 2 else ''}" for place, city in enumerate("abcdefghijklmnopqrst")]
+    rows = [f"go to {city}\tO O B-city\t{'go' if index % 2 else ''}" for index, city in enumerate("abcdefghijklmnopqrst")]
     path.write_text("\n".join(["text\tslots\tintent", *rows]), encoding="utf-8")
     return path
 

@@ -57,7 +57,7 @@ def test_freed_memory_is_kept(tmp_path, bert_folder, texts, monkeypatch):
 
 def test_standard_input_and_json(tmp_path, bert_folder, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a mirror\n\na long text about glass and sand\n")))
-    run(bert_folder, "-", "-o", tmp_path / "vectors.safetensors", "--json", "--max-tokens", 6, "--normalise", "--dtype", "float16")
+    run(bert_folder, "-", "-o", tmp_path / "vectors.safetensors", "--json", "--max-tokens", 6, "--normalize", "--dtype", "float16")
     out, error = capsys.readouterr()
     result = json.loads(out)
     assert result.pop("texts_per_s") > 0

@@ -75,8 +75,8 @@ def test_intervals_do_not_depend_on_the_folder_a_table_lies_in(pairs: str, tmp_p
     moved.parent.mkdir()
     moved.write_bytes(Path(pairs).read_bytes())
     intervals = []
-    for place in (pairs, str(moved)):
-        main(["evaluate", "model-64", "--suite", place, "--resamples", "20", "--json"])
+    for index in (pairs, str(moved)):
+        main(["evaluate", "model-64", "--suite", index, "--resamples", "20", "--json"])
         (row,) = json.loads(capsys.readouterr().out)["suites"][0]["groups"][0]["rows"]
         intervals.append(row["figures"])
     assert intervals[0] == intervals[1]
@@ -105,7 +105,7 @@ def test_options_reach_the_model(pairs: str, fake_models: type[FakeEmbedder]):
 def test_geometry_reads_texts_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"word{n} word{n + 1} and word{n} word{n + 2}\n" for n in range(20)))
-    main(["evaluate", "model-64", "--suite", "geometry", "--texts", str(texts), "--resamples", "20"])
+    main(["evaluate", "model-64", "--suite", "label-free", "--texts", str(texts), "--resamples", "20"])
     assert "uniformity ↓" in capsys.readouterr().out
 
 
@@ -157,8 +157,8 @@ def test_a_model_by_language_is_told_the_language_of_an_own_table(pairs: str, ca
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["m", "--suite", "PAIRS", "--texts", "PAIRS"], "texts and level belong to the suite geometry: leave them out"),
-        (["m", "--suite", "PAIRS", "--level", "word"], "texts and level belong to the suite geometry"),
+        (["m", "--suite", "PAIRS", "--texts", "PAIRS"], "texts and level belong to the suite label-free: leave them out"),
+        (["m", "--suite", "PAIRS", "--level", "word"], "texts and level belong to the suite label-free"),
         (["en=model-64,de", "--suite", "PAIRS"], "'de' is no language with its model"),
         (["en=model-64,en=model-32", "--suite", "PAIRS"], "each language once"),
         (["missing.vec", "--suite", "PAIRS"], "'missing.vec' does not exist"),
@@ -168,7 +168,7 @@ def test_a_model_by_language_is_told_the_language_of_an_own_table(pairs: str, ca
         (["model-64", "./nowhere", "--suite", "PAIRS"], "'./nowhere' does not exist"),
         (["model-64", "--suite", "PAIRS", "--batch-tokens", "0"], "batch_tokens is 0"),
         (["model-64", "--suite", "PAIRS", "--resamples", "0"], "resamples is 0"),
-        (["model-64", "--suite", "geometry"], "needs texts"),
+        (["model-64", "--suite", "label-free"], "needs texts"),
         (["model-64", "--suite", "missing.tsv"], "missing.tsv"),
     ],
 )

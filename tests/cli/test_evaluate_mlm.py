@@ -64,7 +64,7 @@ def test_what_cannot_work_is_refused_in_one_line(arguments: list[str], message: 
     (texts / "empty").mkdir()
     (texts / "short.txt").write_text("a red sun\n", encoding="utf-8")
     (texts / "unknown.txt").write_text("ж " * 200, encoding="utf-8")
-    places = {
+    indices = {
         "UNKNOWN": texts / "unknown.txt",
         "TEXTS": texts / "other.txt",
         "FOLDER": texts,
@@ -74,7 +74,7 @@ def test_what_cannot_work_is_refused_in_one_line(arguments: list[str], message: 
     kept = {flag: value for flag, value in CHANGEABLE.items() if flag not in arguments}
     options = [*OPTIONS[:6], *(part for option in kept.items() for part in option)]
     with pytest.raises(SystemExit) as exited:
-        main(["evaluate", str(bert_folder), *options, *(str(places.get(argument, argument)) for argument in arguments)])
+        main(["evaluate", str(bert_folder), *options, *(str(indices.get(argument, argument)) for argument in arguments)])
     assert exited.value.code == 2
     out, error = capsys.readouterr()
     assert out == ""

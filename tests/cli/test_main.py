@@ -137,7 +137,8 @@ def test_the_list_of_verbs_imports_none_of_them():
     assert all(f" {verb} " in done.stdout for verb in VERBS)
     assert (
         done.stdout.splitlines()[-1]
-        == "['tain.cli', 'tain.foundation', 'tain.foundation.errors', 'tain.foundation.machine', 'tain.cli.main']"
+        == "['tain.cli', 'tain.foundation', 'tain.foundation.errors', 'tain.foundation.old_names', 'tain.cli.old_flags', 'tain.foundation.machine',"
+        " 'tain.cli.main']"
     )
 
 

@@ -171,7 +171,7 @@ def test_an_index_of_another_model_or_version_is_refused(bert_folder, ranker_fol
     ],
 )
 def test_what_cannot_work_is_one_line_and_code_2(arguments, message, bert_folder, pairs_file, texts, tmp_path, capsys):
-    places = {
+    indices = {
         "MODEL": bert_folder,
         "PAIRS": pairs_file,
         "OUT": tmp_path / "out",
@@ -179,7 +179,7 @@ def test_what_cannot_work_is_one_line_and_code_2(arguments, message, bert_folder
         "EMPTY": texts("empty.tsv", ["context\tanswer", "hello\t "]),
         "ASKED": texts("asked.txt", ["hello"]),
     }
-    assert message in refused(capsys, *(places.get(argument, argument) for argument in arguments))
+    assert message in refused(capsys, *(indices.get(argument, argument) for argument in arguments))
     assert not (tmp_path / "out").exists()
 
 

@@ -46,7 +46,7 @@ def test_a_student_is_served_without_torch_until_it_is_interrupted(student, sent
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             said = json.load(answer)
-        expected = Student.load(student).encode(sentences[:3], normalise=True)
+        expected = Student.load(student).encode(sentences[:3], normalize=True)
         np.testing.assert_allclose([row["embedding"] for row in said["data"]], expected, atol=1e-5)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
@@ -69,7 +69,7 @@ def tell(line):
 
 class Waiting:
     dim = 2
-    def encode(self, texts, normalise=None):
+    def encode(self, texts, normalize=None):
         tell("computing")
         sys.stdin.readline()
         return np.ones((len(texts), 2), dtype=np.float32)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tain.cli.settings import flags_of, seconds, settle
+from tain.cli.settings import build_config, flags_of, seconds
 from tain.foundation.errors import UserError
 from tain.recipes.mirror.config import MirrorConfig
 from tain.recipes.pretrain.config import PretrainConfig
@@ -19,22 +19,22 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_nothing_given_is_the_default():
-    assert settle(MirrorConfig, Flags(), file=None) == MirrorConfig()
+    assert build_config(MirrorConfig, Flags(), file=None) == MirrorConfig()
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     file = written(tmp_path, "temperature = 0.1\nbatch-texts = 64\nlevel = 'word'\n")
-    config = settle(MirrorConfig, Flags(temperature=0.3), file=file)
+    config = build_config(MirrorConfig, Flags(temperature=0.3), file=file)
     assert (config.temperature, config.batch_texts, config.level, config.seed) == (0.3, 64, "word", 13)
 
 
 def test_a_flag_that_repeats_the_default_still_wins_over_the_file(tmp_path):
-    assert settle(MirrorConfig, Flags(dropout=0.1), file=written(tmp_path, "dropout = 0.4")).dropout == 0.1
+    assert build_config(MirrorConfig, Flags(dropout=0.1), file=written(tmp_path, "dropout = 0.4")).dropout == 0.1
 
 
 def test_whole_numbers_pass_for_floats_and_lists_for_paths(tmp_path):
     file = written(tmp_path, "tokens = 1000\nvalidation = ['a.txt', 'b.txt']\n")
-    config = settle(PretrainConfig, flags_of(PretrainConfig)(), file=file)
+    config = build_config(PretrainConfig, flags_of(PretrainConfig)(), file=file)
     assert config.tokens == 1000.0
     assert config.validation == (Path("a.txt"), Path("b.txt"))
 
@@ -51,17 +51,17 @@ def test_whole_numbers_pass_for_floats_and_lists_for_paths(tmp_path):
 )
 def test_a_settings_file_that_cannot_work_is_refused(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
-        settle(MirrorConfig, Flags(), file=written(tmp_path, text))
+        build_config(MirrorConfig, Flags(), file=written(tmp_path, text))
 
 
 def test_a_list_of_the_wrong_things_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"gives validation = \[5\]: the wrong kind of value, see the help of --validation"):
-        settle(PretrainConfig, flags_of(PretrainConfig)(), file=written(tmp_path, "validation = [5]"))
+        build_config(PretrainConfig, flags_of(PretrainConfig)(), file=written(tmp_path, "validation = [5]"))
 
 
 def test_a_missing_settings_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist: give a TOML file"):
-        settle(MirrorConfig, Flags(), file=tmp_path / "none.toml")
+        build_config(MirrorConfig, Flags(), file=tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("30s", 30), ("2m", 120), ("1.5h", 5400), ("45", 45), ("500ms", 0.5), (" 2 min ", 120)])

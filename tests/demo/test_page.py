@@ -285,6 +285,6 @@ def test_a_figure_without_an_answer_is_a_dash(page):
 def test_neighbours_know_where_the_right_answer_stands():
     retrieval = retrieve_by_description(Letters(), FUNCTIONS)
     for case in neighbour_cases(FUNCTIONS, retrieval, retrieval, chosen=range(len(FUNCTIONS)), count=len(FUNCTIONS)):
-        places = [place for place, neighbour in enumerate(case.before, 1) if neighbour.is_right]
-        assert places == [case.before_place] == [case.after_place]
-        assert case.before[case.before_place - 1].source == case.source
+        indices = [index for index, neighbour in enumerate(case.before, 1) if neighbour.is_right]
+        assert indices == [case.before_rank] == [case.after_rank]
+        assert case.before[case.before_rank - 1].source == case.source

@@ -34,7 +34,7 @@ def test_a_perfect_encoder_finds_every_docstring():
     change = compare_retrieval(perfect, perfect, rng=np.random.default_rng(0))
     assert [figure.after for figure in change] == [1.0, 1.0, 1.0]
     assert [figure.direction for figure in change] == [0, 0, 0]
-    assert perfect.nearest(7, count=1) == [7] and perfect.place_of_right(7) == 1
+    assert perfect.nearest(7, count=1) == [7] and perfect.rank_of_right(7) == 1
 
 
 def test_an_encoder_that_tells_nothing_apart_scores_chance():
@@ -42,7 +42,7 @@ def test_an_encoder_that_tells_nothing_apart_scores_chance():
     first, ten, mrr = (figure.before for figure in compare_retrieval(blind, blind, rng=np.random.default_rng(0)))
     assert (first, ten) == pytest.approx((1 / 40, 10 / 40))
     assert mrr == pytest.approx(np.mean(1 / np.arange(1, 41)))
-    assert blind.place_of_right(0) == 40  # among ties, the last
+    assert blind.rank_of_right(0) == 40  # among ties, the last
 
 
 def test_better_and_worse_are_told_apart():
@@ -78,14 +78,14 @@ def test_tf_idf_is_fitted_on_the_rests_and_finds_them_by_shared_words():
     found = retrieve_by_description(Lexical(weighting="tf-idf"), FUNCTIONS)
     rests, descriptions = ([getattr(function, side) for function in FUNCTIONS] for side in ("rest", "description"))
     np.testing.assert_allclose(found.cosines, Lexical(rests, weighting="tf-idf").index(rests).cosines(descriptions))
-    assert found.places.recall_at(1).mean() == 1.0  # each number is in one rest alone
+    assert found.ranks.recall_at(1).mean() == 1.0  # each number is in one rest alone
 
 
 def test_a_method_fused_with_itself_ranks_as_it_did():
     one = retrieve_by_description(Fake(0.5), FUNCTIONS)
     both = fuse(one, one)
-    np.testing.assert_array_equal(both.places.better, one.places.better)
-    np.testing.assert_array_equal(both.places.tied, one.places.tied)
+    np.testing.assert_array_equal(both.ranks.better, one.ranks.better)
+    np.testing.assert_array_equal(both.ranks.tied, one.ranks.tied)
 
 
 def test_two_methods_that_err_in_different_places_are_better_together():
@@ -100,4 +100,4 @@ def test_two_methods_that_err_in_different_places_are_better_together():
             return np.stack([np.eye(len(FUNCTIONS) + 1)[n if n % 2 == self.rest else -1] for n in numbers])
 
     even, odd = (retrieve_by_description(Half(rest), FUNCTIONS) for rest in (0, 1))
-    assert fuse(even, odd).places.recall_at(1).mean() == 1.0 > even.places.recall_at(1).mean()
+    assert fuse(even, odd).ranks.recall_at(1).mean() == 1.0 > even.ranks.recall_at(1).mean()

@@ -29,8 +29,8 @@ def text_by_text(query: Tensor, key: Tensor, value: Tensor, *, window: int | Non
         for head in range(query.shape[1]):
             scores = query[0, head, start:end] @ key[0, head // repeats, start:end].T / query.shape[3] ** 0.5
             if window is not None:
-                places = torch.arange(end - start)
-                scores = scores.masked_fill((places[:, None] - places).abs() >= window, -torch.inf)
+                indices = torch.arange(end - start)
+                scores = scores.masked_fill((indices[:, None] - indices).abs() >= window, -torch.inf)
             mixed[0, start:end, head] = scores.softmax(-1) @ value[0, head // repeats, start:end]
     return mixed
 

@@ -33,8 +33,8 @@ def batch(token_ids: Build) -> ConditionalBatch:
 def make_batch(token_ids: Build, *, conditions: int = 1, seed: int = 2) -> ConditionalBatch:
     texts = pack(token_ids(*LENGTHS, seed=1))
     neighbours = token_ids(*(6, 11, 3, 8, 6) * conditions, seed=seed)
-    places = torch.tensor([1, 3, 8, 20, 33, 50])
-    return ConditionalBatch(pack(neighbours), texts, places, texts.ids[places])
+    indices = torch.tensor([1, 3, 8, 20, 33, 50])
+    return ConditionalBatch(pack(neighbours), texts, indices, texts.ids[indices])
 
 
 def naive_logits(model: Any, ours: ConditionalMaskedLM, batch: ConditionalBatch, vectors: Tensor) -> Tensor:
@@ -42,12 +42,12 @@ def naive_logits(model: Any, ours: ConditionalMaskedLM, batch: ConditionalBatch,
     base = getattr(model, model.base_model_prefix)
     embeddings, offset = base.embeddings, ours._encoder.position_offset
     rows, begin = [], 0
-    for place, length in enumerate(batch.texts.lengths):
+    for index, length in enumerate(batch.texts.lengths):
         ids = batch.texts.ids[begin : begin + length]
         real = embeddings.word_embeddings(ids) + embeddings.position_embeddings(torch.arange(length) + offset)
         if hasattr(embeddings, "token_type_embeddings"):
             real = real + embeddings.token_type_embeddings(torch.zeros(length, dtype=torch.long))
-        vector = vectors[:, batch.texts.order[place]]  # (conditions, dim)
+        vector = vectors[:, batch.texts.order[index]]  # (conditions, dim)
         projections = ours.conditioning.projections
         assert projections is not None
         pseudo = [
@@ -60,7 +60,7 @@ def naive_logits(model: Any, ours: ConditionalMaskedLM, batch: ConditionalBatch,
         hidden = layers(hidden, attention_mask=None)[0][0, len(pseudo) :]
         rows.append(head_of(model)(hidden))
         begin += length
-    return torch.cat(rows)[batch.places]
+    return torch.cat(rows)[batch.indices]
 
 
 def head_of(model: Any) -> Callable[[Tensor], Tensor]:
@@ -93,12 +93,12 @@ def test_a_batch_gives_what_its_texts_give_alone(architecture: str, tiny_masked_
     vectors = ours.vectors(batch)
     together = ours.logits(batch, vectors)
     starts, alone = batch.texts.starts.tolist(), []
-    for place, (start, length) in enumerate(zip(starts, batch.texts.lengths, strict=True)):
-        here = batch.places[(batch.places >= start) & (batch.places < start + length)] - start
+    for index, (start, length) in enumerate(zip(starts, batch.texts.lengths, strict=True)):
+        here = batch.indices[(batch.indices >= start) & (batch.indices < start + length)] - start
         if len(here):
             ids = batch.texts.ids[start : start + length]
             single = ConditionalBatch(batch.conditions, pack([ids.tolist()]), here, ids[here])
-            alone.append(ours.logits(single, vectors[:, batch.texts.order[place]][:, None]))
+            alone.append(ours.logits(single, vectors[:, batch.texts.order[index]][:, None]))
     torch.testing.assert_close(torch.cat(alone), together, atol=1e-4, rtol=1e-4)
 
 
@@ -120,11 +120,11 @@ def test_pseudo_tokens_and_words_enter_the_second_pass_and_the_head_sees_masked_
 @torch.no_grad()
 def test_without_pseudo_tokens_it_is_the_plain_masked_lm_to_the_bit(architecture: str, tiny_masked_lm: Build, token_ids: Build):
     rows = torch.tensor(token_ids(10, 10, 10))
-    places = torch.tensor([0, 5, 11, 12, 29])
+    indices = torch.tensor([0, 5, 11, 12, 29])
     model = tiny_masked_lm(architecture)
     ours = ConditionalMaskedLM(model, pseudo_tokens=0).eval()
-    plain = MaskedLanguageModel(tiny_masked_lm(architecture))(rows, places)
-    batch = ConditionalBatch(pack(token_ids(3, 4, 5)), pack(rows.tolist()), places, rows.flatten()[places])
+    plain = MaskedLanguageModel(tiny_masked_lm(architecture))(rows, indices)
+    batch = ConditionalBatch(pack(token_ids(3, 4, 5)), pack(rows.tolist()), indices, rows.flatten()[indices])
     assert torch.equal(ours(batch), plain)
     conditional = ConditionalMaskedLM(model, pseudo_tokens=4).eval()
     assert torch.equal(conditional.logits(batch, None), plain)
@@ -229,7 +229,7 @@ def test_a_new_skip_connection_changes_nothing_and_then_listens_to_the_vector(ti
     ours.logits(batch, vectors)
     without.model.cls.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0][0]))
     without.logits(batch, vectors)
-    owner = torch.arange(len(LENGTHS)).repeat_interleave(batch.texts.length_tensor())[batch.places]
+    owner = torch.arange(len(LENGTHS)).repeat_interleave(batch.texts.length_tensor())[batch.indices]
     joined = torch.cat([hidden[1], vectors[0, batch.texts.order[owner]]], dim=1)
     torch.testing.assert_close(hidden[0], joined @ ours.conditioning.skip.weight.T, atol=1e-4, rtol=1e-4)
 
@@ -245,13 +245,13 @@ def test_the_model_itself_still_answers_as_before(tiny_masked_lm: Build, token_i
 
 @torch.no_grad()
 def test_bfloat16_stays_close(tiny_masked_lm: Build, token_ids: Build):
-    from tain.foundation.machine import set_number_type
+    from tain.foundation.machine import set_dtype
 
     torch.manual_seed(1)
     exact = ConditionalMaskedLM(tiny_masked_lm("modernbert"), pseudo_tokens=3, skip_connection=True).eval()
     torch.manual_seed(1)
     rounded = ConditionalMaskedLM(tiny_masked_lm("modernbert"), pseudo_tokens=3, skip_connection=True).eval()
-    set_number_type(rounded, torch.bfloat16)
+    set_dtype(rounded, torch.bfloat16)
     batch = make_batch(token_ids)
     found = rounded(batch)
     assert found.dtype == torch.bfloat16
@@ -303,8 +303,8 @@ def topic_batch(neighbours: Neighbours, targets: np.ndarray) -> ConditionalBatch
     """Mask the word that the topic decides, and that alone."""
 
     def mask(ids: Tensor, owners: Tensor) -> MaskedTokens:
-        places = (ids >= FIRST + TOPICS * WORDS + 4).nonzero().flatten()
-        return MaskedTokens(ids.index_fill(0, places, MASK), places, ids[places])
+        indices = (ids >= FIRST + TOPICS * WORDS + 4).nonzero().flatten()
+        return MaskedTokens(ids.index_fill(0, indices, MASK), indices, ids[indices])
 
     return conditional_batch(neighbours, targets, mask=mask)
 
@@ -312,7 +312,7 @@ def topic_batch(neighbours: Neighbours, targets: np.ndarray) -> ConditionalBatch
 def train_on_topics(*, pseudo_tokens: int, shuffled: bool) -> tuple[ConditionalMaskedLM, float, Neighbours, np.ndarray]:
     rng = np.random.default_rng(0)
     sentences, starts, topics = topic_corpus(rng, 400)
-    neighbours = Neighbours(sentences, starts, first_id=CLS, last_id=SEP, least_tokens=1)
+    neighbours = Neighbours(sentences, starts, first_id=CLS, last_id=SEP, min_tokens=1)
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=FIRST + TOPICS * WORDS + 4 + TOPICS,
@@ -332,7 +332,7 @@ def train_on_topics(*, pseudo_tokens: int, shuffled: bool) -> tuple[ConditionalM
         batch = topic_batch(neighbours, targets)
         if shuffled:
             partners = topic_batch(neighbours, rng.permutation(targets))
-            batch = ConditionalBatch(partners.conditions, batch.texts, batch.places, batch.targets)
+            batch = ConditionalBatch(partners.conditions, batch.texts, batch.indices, batch.targets)
         return masked_cross_entropy(ours(batch), batch.targets)
 
     training, held = neighbours.targets[:300], neighbours.targets[300:]

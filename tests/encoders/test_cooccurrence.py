@@ -27,13 +27,13 @@ def toy_stream(texts: int = 4000, length: int = 8) -> np.ndarray:
 def naive_information(stream: np.ndarray, window: int) -> np.ndarray:
     """Positive pointwise mutual information by counting one pair at a time."""
     counts = np.zeros((VOCABULARY, VOCABULARY))
-    for place in range(len(stream)):
+    for index in range(len(stream)):
         for distance in range(1, window + 1):
-            if place + distance >= len(stream) or SEPARATOR in stream[place : place + distance + 1]:
+            if index + distance >= len(stream) or SEPARATOR in stream[index : index + distance + 1]:
                 break
             weight = (window + 1 - distance) / window
-            counts[stream[place], stream[place + distance]] += weight
-            counts[stream[place + distance], stream[place]] += weight
+            counts[stream[index], stream[index + distance]] += weight
+            counts[stream[index + distance], stream[index]] += weight
     occurs = counts.sum(1)
     contexts = occurs**0.75 / (occurs**0.75).sum()
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -102,9 +102,9 @@ def test_rows_of_shared_packing_hold_each_texts_own_tokens(tiny_encoder, token_i
     with torch.no_grad():
         rows, is_token = rows_of_tokens(encoder.tokens(packed), packed)
         assert is_token.sum(1).tolist() == [len(text) for text in ids]
-        for place in (0, 7, 19):
-            alone = pack([ids[place]])
-            torch.testing.assert_close(rows[place, : len(ids[place])], encoder.tokens(alone), atol=1e-5, rtol=1e-4)
+        for index in (0, 7, 19):
+            alone = pack([ids[index]])
+            torch.testing.assert_close(rows[index, : len(ids[index])], encoder.tokens(alone), atol=1e-5, rtol=1e-4)
 
 
 # ---- 3: what changes nothing

@@ -65,7 +65,7 @@ def test_mean_with_padding_is_the_references_own_and_depends_on_padded_length(ar
 
     def reference(length: int) -> torch.Tensor:
         rows = torch.tensor([text + [pad_id] * (length - len(text)) for text in ids])
-        is_token = torch.tensor([[place < len(text) for place in range(length)] for text in ids])
+        is_token = torch.tensor([[index < len(text) for index in range(length)] for text in ids])
         return plain(input_ids=rows, attention_mask=is_token.long()).last_hidden_state.mean(1)
 
     plain = tiny_encoder(architecture)

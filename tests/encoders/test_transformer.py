@@ -11,7 +11,7 @@ from tain.encoders.attention import Packing
 from tain.encoders.dropout import set_dropout
 from tain.encoders.transformer import TransformerEncoder, position_offset_of
 from tain.foundation.errors import ShapeError, UserError
-from tain.foundation.machine import set_number_type
+from tain.foundation.machine import set_dtype
 
 Build = Callable[..., Any]
 
@@ -26,7 +26,7 @@ def plain_means(model: Any, ids: list[list[int]], *, pad_id: int) -> Tensor:
     """What any user of transformers would write: rows padded to the longest, a mask, a mean over the real tokens."""
     longest = max(map(len, ids))
     rows = torch.tensor([text + [pad_id] * (longest - len(text)) for text in ids])
-    is_token = torch.tensor([[place < len(text) for place in range(longest)] for text in ids])
+    is_token = torch.tensor([[index < len(text) for index in range(longest)] for text in ids])
     hidden = model(input_ids=rows, attention_mask=is_token.long()).last_hidden_state
     return (hidden * is_token[..., None]).sum(1) / is_token.sum(1, keepdim=True)
 
@@ -134,13 +134,13 @@ def test_texts_of_one_length_run_together_where_padding_would_change_vectors(
 def test_a_model_that_cannot_compute_in_bfloat16_stays_in_float32(tiny_encoder: Build, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(transformer, "fastest_dtype", lambda device_type: torch.bfloat16)
     fourier = TransformerEncoder(tiny_encoder("fnet"))
-    assert fourier.number_type("auto") == torch.float32
-    assert fourier.number_type("float32") == torch.float32
+    assert fourier.choose_dtype("auto") == torch.float32
+    assert fourier.choose_dtype("float32") == torch.float32
     with pytest.raises(UserError, match=r"dtype is 'bfloat16', in which FNetModel cannot compute: give float32 or auto"):
-        fourier.number_type("bfloat16")
+        fourier.choose_dtype("bfloat16")
     assert {parameter.dtype for parameter in fourier.model.parameters()} == {torch.float32}
     for architecture in ("bert", "mpnet"):
-        assert TransformerEncoder(tiny_encoder(architecture), pad_id=1).number_type("auto") == torch.bfloat16
+        assert TransformerEncoder(tiny_encoder(architecture), pad_id=1).choose_dtype("auto") == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,8 @@ def test_capture_sees_every_layer_and_weights_that_sum_to_one(architecture: str,
     layers = model.config.num_hidden_layers
     assert len(seen) == layers * len(packed.groups)
     assert len({id(module) for module, _, _ in seen}) == (1 if architecture == "albert" else layers)  # ALBERT's layers are one
-    for place, (_, weights, values) in enumerate(seen):
-        texts, tokens = packed.groups[place % len(packed.groups)]
+    for index, (_, weights, values) in enumerate(seen):
+        texts, tokens = packed.groups[index % len(packed.groups)]
         assert weights.shape == (texts, 4, tokens, tokens)
         assert values.shape == (texts, 4, tokens, 8)
         torch.testing.assert_close(weights.sum(-1), torch.ones(texts, 4, tokens))
@@ -234,8 +234,8 @@ def test_captured_weights_are_zero_outside_modernberts_window(tiny_encoder: Buil
     seen: list[Tensor] = []
     encoder = TransformerEncoder(tiny_encoder("modernbert"))
     encoder.tokens(pack(token_ids(20)), capture=lambda module, weights, values: seen.append(weights))
-    places = torch.arange(20)
-    is_far = (places[:, None] - places).abs() > 3  # a window of 6 reaches 3 to each side
+    indices = torch.arange(20)
+    is_far = (indices[:, None] - indices).abs() > 3  # a window of 6 reaches 3 to each side
     everywhere, local, _ = seen
     assert bool((everywhere > 0).all())
     assert bool((local[..., is_far] == 0).all())
@@ -319,7 +319,7 @@ def test_bfloat16_stays_close_to_float32(architecture: str, tiny_encoder: Build,
     packed = pack(token_ids(*LENGTHS))
     exact = TransformerEncoder(tiny_encoder(architecture))
     rounded = TransformerEncoder(tiny_encoder(architecture))
-    set_number_type(rounded, torch.bfloat16)
+    set_dtype(rounded, torch.bfloat16)
     left, right = exact(packed), rounded(packed)
     assert right.dtype == torch.float32
     assert torch.cosine_similarity(left, right).min() > 0.999
@@ -332,7 +332,7 @@ def test_a_bfloat16_model_is_still_recognised_as_packable(tiny_encoder: Build):
 
 def test_rotary_frequencies_keep_their_precision_in_bfloat16(tiny_encoder: Build):
     model = tiny_encoder("modernbert")
-    set_number_type(model, torch.bfloat16)
+    set_dtype(model, torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert {buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()} == {torch.float32}
 

@@ -34,7 +34,7 @@ SMALL_STUDENT: dict[str, Any] = {
     "held_out": 0,
     "device": "cpu",
     "dtype": "float32",
-    "start_words": 0,
+    "init_words": 0,
 }
 
 
@@ -53,7 +53,7 @@ def entries(bert_folder: Path, save_labeller: Callable[..., Path], tmp_path_fact
     def of_index(texts: Iterable[str]) -> list[Any]:
         index = CandidateIndex.create(folder / f"index-{next(number)}", dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name)  # type: ignore[attr-defined]
         add_candidates(ranker, index, texts)  # type: ignore[arg-type]
-        return [text for _, text in index.living_texts()]
+        return [text for _, text in index.live_texts()]
 
     held = CandidateIndex.create(folder / "held", dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name)  # type: ignore[attr-defined]
     add_candidates(ranker, held, ["a candidate", "another one"])  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ def entries(bert_folder: Path, save_labeller: Callable[..., Path], tmp_path_fact
         ).embedder.encode(["a mirror"], language="en"),
         "distil": lambda texts: distil(bert_folder, texts, **SMALL_STUDENT).student.encode(["a mirror"]),
         "inspect": lambda texts: [text.tokens for text in inspect(bert_folder, texts, device="cpu").texts],
-        "evaluate": lambda texts: evaluate([embedder], ("geometry",), texts=texts, resamples=1).geometry[0].to_dict(),
+        "evaluate": lambda texts: evaluate([embedder], ("label-free",), texts=texts, resamples=1).geometry[0].to_dict(),
     }
 
 

@@ -39,7 +39,7 @@ def test_an_encoder_with_languages_is_told_them_and_the_same_text_has_a_vector_f
 
 
 def test_told_stands_for_one_language():
-    assert EncodedOnce(ByLanguage()).told("en").encode(["sand"]).tolist() == [[4, 1]]
+    assert EncodedOnce(ByLanguage()).for_language("en").encode(["sand"]).tolist() == [[4, 1]]
 
 
 def test_each_language_has_its_encoder(bag: Callable[..., Any]):

@@ -10,7 +10,7 @@ from tain.evaluation.metrics import (
     bootstrap_means,
     bootstrap_spearman,
     cosine_rows,
-    gold_places,
+    gold_ranks,
     mean_reciprocal_rank,
     pearson,
     percentile_interval,
@@ -141,25 +141,25 @@ def test_equal_scores_give_chance_level():
     assert recall_at(scores, gold, 1) == pytest.approx(1 / 8)
     assert recall_at(scores, gold, 4) == pytest.approx(4 / 8)
     assert recall_at(scores, gold, 99) == 1.0
-    assert mean_reciprocal_rank(scores, gold) == pytest.approx(sum(1 / place for place in range(1, 9)) / 8)
+    assert mean_reciprocal_rank(scores, gold) == pytest.approx(sum(1 / rank for rank in range(1, 9)) / 8)
 
 
 def test_retrieval_agrees_with_shuffling_the_ties():
     scores = rng(1).integers(0, 4, size=(5, 12)).astype(float)
     gold = rng(2).integers(0, 12, size=5)
     shuffled = rng(3)
-    places = np.empty((20_000, 5))
-    for trial in range(len(places)):
+    ranks = np.empty((20_000, 5))
+    for trial in range(len(ranks)):
         order = np.lexsort((shuffled.random((5, 12)), -scores), axis=1)
-        places[trial] = (order == gold[:, None]).argmax(axis=1) + 1
-    assert recall_at(scores, gold, 3) == pytest.approx((places <= 3).mean(), abs=0.01)
-    assert mean_reciprocal_rank(scores, gold) == pytest.approx((1 / places).mean(), abs=0.01)
+        ranks[trial] = (order == gold[:, None]).argmax(axis=1) + 1
+    assert recall_at(scores, gold, 3) == pytest.approx((ranks <= 3).mean(), abs=0.01)
+    assert mean_reciprocal_rank(scores, gold) == pytest.approx((1 / ranks).mean(), abs=0.01)
 
 
 def test_a_tolerance_keeps_rounding_from_breaking_a_tie():
     scores = np.array([[0.5, 0.5 + 1e-9, 0.1]])
-    assert gold_places(scores, np.array([0])).better.tolist() == [1]
-    assert gold_places(scores, np.array([0]), tolerance=1e-6).tied.tolist() == [2]
+    assert gold_ranks(scores, np.array([0])).better.tolist() == [1]
+    assert gold_ranks(scores, np.array([0]), tolerance=1e-6).tied.tolist() == [2]
 
 
 def test_gold_must_name_one_column_for_each_query():

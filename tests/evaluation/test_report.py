@@ -47,7 +47,7 @@ def test_the_mean_leaves_out_absent_sets_and_names_them(bag: Any, small_data: Pa
 
 def test_each_text_is_encoded_once_whatever_sets_it_is_in(bag: Any, small_data: Path):
     encoder = bag()
-    report = evaluate([encoder], ["sts", "stsb_dev", "geometry"], small_data, resamples=10)
+    report = evaluate([encoder], ["sts", "stsb_dev", "label-free"], small_data, resamples=10)
     assert len(encoder.asked) == len(set(encoder.asked)) == report.models[0].texts
 
 
@@ -58,7 +58,7 @@ def test_other_sets_beside_it_never_change_a_set(bag: Any, small_data: Path):
 
 
 def test_a_model_never_differs_from_itself(bag: Any, small_data: Path):
-    report = evaluate([bag("one"), bag("two")], ["sts", "geometry"], small_data, resamples=50)
+    report = evaluate([bag("one"), bag("two")], ["sts", "label-free"], small_data, resamples=50)
     for suite in report.suites:
         for group in suite.groups:
             for row in group.rows:
@@ -77,7 +77,7 @@ def test_paired_intervals_are_narrower_than_the_two_models_own(bag: Any, small_d
 
 
 def test_the_same_seed_gives_the_same_report(bag: Any, small_data: Path):
-    reports = [evaluate([bag()], ["words", "geometry"], small_data, resamples=30, seed=seed).to_dict() for seed in (1, 1, 2)]
+    reports = [evaluate([bag()], ["words", "label-free"], small_data, resamples=30, seed=seed).to_dict() for seed in (1, 1, 2)]
     assert reports[0] == reports[1] != reports[2]
 
 
@@ -100,12 +100,12 @@ def test_languages_have_means_of_their_own(bag: Any, small_data: Path):
 
 
 def test_geometry_of_no_texts_is_refused(bag: Any):
-    with pytest.raises(UserError, match="suite geometry was given no texts: give some, two at least"):
-        evaluate([bag()], ["geometry"], texts=[], resamples=20)
+    with pytest.raises(UserError, match="suite label-free was given no texts: give some, two at least"):
+        evaluate([bag()], ["label-free"], texts=[], resamples=20)
 
 
 def test_geometry_reports_every_label_free_figure(bag: Any, small_data: Path):
-    report = evaluate([bag()], ["geometry"], texts=[f"a text of number {n} and more" for n in range(20)], resamples=20)
+    report = evaluate([bag()], ["label-free"], texts=[f"a text of number {n} and more" for n in range(20)], resamples=20)
     (suite,) = report.suites
     assert [row.title for group in suite.groups for row in group.rows] == [
         "MRR",
@@ -122,8 +122,8 @@ def test_geometry_reports_every_label_free_figure(bag: Any, small_data: Path):
 def test_suites_come_in_the_order_asked_for(bag: Any, small_data: Path):
     own = small_data / "mine.tsv"
     own.write_text("a\tb\tscore\n" + "".join(f"x {n}\tx {n // 2}\t{n}\n" for n in range(6)))
-    report = evaluate([bag()], ["geometry", "words", str(own), "sts"], small_data, resamples=10)
-    assert [suite.name for suite in report.suites] == ["geometry", "words", "sts", "own"]
+    report = evaluate([bag()], ["label-free", "words", str(own), "sts"], small_data, resamples=10)
+    assert [suite.name for suite in report.suites] == ["label-free", "words", "sts", "own"]
 
 
 def test_two_models_of_one_name_can_be_told_apart(bag: Any, small_data: Path):
@@ -165,9 +165,9 @@ def test_models_are_taken_up_only_when_the_data_is_right(tmp_path: Path):
 
 def test_geometry_without_texts_says_what_to_give(bag: Any, tmp_path: Path):
     with pytest.raises(UserError, match=r"--texts FILE.*stsb/stsb_dev.tsv"):
-        evaluate([bag()], ["geometry"])
+        evaluate([bag()], ["label-free"])
     with pytest.raises(UserError, match=r"level 'word'.*--texts"):
-        evaluate([bag()], ["geometry"], tmp_path, level="word")
+        evaluate([bag()], ["label-free"], tmp_path, level="word")
 
 
 def test_no_model_and_no_resamples_are_refused(bag: Any, small_data: Path):
@@ -181,7 +181,7 @@ def test_no_model_and_no_resamples_are_refused(bag: Any, small_data: Path):
 
 
 def test_two_models_fit_into_80_columns_with_all_their_numbers(bag: Any, small_data: Path):
-    report = evaluate([bag("raw"), bag("runs/a-mirrored-model-with-a-long-name")], ["sts", "geometry"], small_data, resamples=50)
+    report = evaluate([bag("raw"), bag("runs/a-mirrored-model-with-a-long-name")], ["sts", "label-free"], small_data, resamples=50)
     lines = shown(report).splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
@@ -204,7 +204,7 @@ def test_square_brackets_in_a_model_name_are_not_markup(bag: Any, small_data: Pa
 
 
 def test_json_holds_every_figure(bag: Any, small_data: Path):
-    report = evaluate([bag("a"), bag("b", chars=3)], ["sts", "geometry"], small_data, resamples=50)
+    report = evaluate([bag("a"), bag("b", chars=3)], ["sts", "label-free"], small_data, resamples=50)
     read = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     row = read["suites"][0]["groups"][0]["rows"][0]
     assert row["key"] == "sts12" and row["unit"] == "Spearman x 100" and row["items"] == 12

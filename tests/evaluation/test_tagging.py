@@ -136,10 +136,11 @@ def test_a_report_can_be_printed_and_written(capsys):
 def test_labels_unseen_in_training_are_refused_or_count_as_wrong():
     model = Fixed([Prediction("go", 1.0, ["O"] * len(example.tags)) for example in EXAMPLES], labels=("go",), tags=("O", "B-city"))
     with pytest.raises(
-        UserError, match=r"3 of 4 texts of trips have labels .* was not taught \(I-city, greet, weather\): give --unseen wrong"
+        UserError,
+        match=r"3 of 4 texts of trips have labels .* was not taught \(I-city, greet, weather\): give --unknown-labels count-as-wrong",
     ):
         measure_tagging([model], [SET], named=["trips"])
-    report = measure_tagging([model], [SET], named=["trips"], unseen="wrong")
+    report = measure_tagging([model], [SET], named=["trips"], unknown_labels="count-as-wrong")
     assert report.rows[0].unseen == 3
     assert report.rows[0].figures["accuracy"].value == 0.5
 

@@ -54,9 +54,9 @@ def test_the_best_in_numpy_are_the_best_of_all_scores(rng: np.random.Generator):
     candidates = rng.integers(-2, 3, size=(50, 4)).astype(np.float32)  # small whole numbers, so that many scores are equal
     context = rng.integers(-2, 3, size=(3, 4)).astype(np.float32)
     scores = plain_scan_all(candidates, context)
-    is_gone = np.arange(50) % 7 == 0
-    (best,) = plain_scan_best(candidates, [context], k=6, is_gone=is_gone)
-    expected = [row for row in np.argsort(-scores, kind="stable") if not is_gone[row]][:6]
+    is_deleted = np.arange(50) % 7 == 0
+    (best,) = plain_scan_best(candidates, [context], k=6, is_deleted=is_deleted)
+    expected = [row for row in np.argsort(-scores, kind="stable") if not is_deleted[row]][:6]
     assert best.rows.tolist() == expected and best.scores.tolist() == scores[expected].tolist()
 
 

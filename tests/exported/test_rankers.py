@@ -36,9 +36,9 @@ def saved(ranker: Ranker, folder: Path) -> Path:
     "settings",
     [
         {},
-        {"is_shared": False, "normalise": True},
+        {"is_shared": False, "normalize": True},
         {"kind": "learned", "codes": 3},
-        {"kind": "learned", "codes": 3, "normalise": True, "is_shared": False},
+        {"kind": "learned", "codes": 3, "normalize": True, "is_shared": False},
         {"kind": "first", "codes": 4},
         {"kind": "last", "codes": 4},
         {"kind": "last-and-first", "codes": 4},

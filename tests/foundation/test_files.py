@@ -113,12 +113,12 @@ def test_a_process_killed_while_it_writes_leaves_the_name_as_it_was(tmp_path, ki
     if had_old:
         written.parent.mkdir(exist_ok=True)
         written.write_text("old")
-    place = "partial / 'weights'" if kind == "folder" else "partial"
+    index = "partial / 'weights'" if kind == "folder" else "partial"
     script = (
         "import sys, time\nfrom pathlib import Path\n"
         f"from tain.foundation.files import whole_{kind}\n"
         f"with whole_{kind}(Path(sys.argv[1]), overwrite={had_old}) as partial:\n"
-        f"    ({place}).write_text('half')\n"
+        f"    ({index}).write_text('half')\n"
         "    print('writing', flush=True)\n"
         "    time.sleep(60)\n"
     )

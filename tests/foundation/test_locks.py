@@ -39,6 +39,26 @@ def test_a_second_writer_is_told_who_writes(tmp_path: Path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_names_that_lead_to_one_output_have_one_lock(exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real = tmp_path / "real" / "out"
+    real.mkdir(parents=True)
+    (tmp_path / "one").symlink_to(real)
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    (tmp_path / "folder").symlink_to(tmp_path / "real")
+    if not exists:
+        real.rmdir()
+    monkeypatch.chdir(tmp_path / "real")
+    others = [real, tmp_path / "two", tmp_path / "folder" / "out", tmp_path / "real" / ".." / "real" / "out", Path("out")]
+    with only_writer(tmp_path / "one"):
+        for other in others:
+            with pytest.raises(UserError, match=f"is being written by process {os.getpid()}"), only_writer(other):
+                pytest.fail("two writers")
+    assert names(tmp_path / "real") == (["out"] if exists else [])
+    with only_writer(tmp_path / "folder" / "other"), only_writer(real):
+        pass
+
+
 def test_an_output_in_a_folder_that_is_not_there_leaves_none(tmp_path: Path):
     with pytest.raises(ZeroDivisionError):
         recipe("m", tmp_path / "a" / "b" / "out", inside=lambda: 1 / 0)

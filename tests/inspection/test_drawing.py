@@ -51,7 +51,7 @@ def test_more_from_others_is_darker(found: Inspection):
     picture = ElementTree.fromstring(as_svg(found, method="Attn-W"))
     cells = [element.get("fill", "") for element in picture.iter(f"{SVG}rect") if element.get("stroke")]
     shares = [kind.means[layer, 0] for layer in range(found.layers) for kind in found.statistics.kinds]
-    light = [sum(int(colour[place : place + 2], 16) for place in (1, 3, 5)) for colour in cells[: len(shares)]]
+    light = [sum(int(colour[index : index + 2], 16) for index in (1, 3, 5)) for colour in cells[: len(shares)]]
     order = sorted(range(len(shares)), key=lambda cell: shares[cell])
     assert [light[cell] for cell in order] == sorted(light, reverse=True)
 

@@ -68,7 +68,7 @@ def test_matrices_tell_where_each_ratio_comes_from(found: Inspection):
 
 def test_similarities_are_the_embedders_own_and_sum_exactly(found: Inspection, bert_folder: Path, sentences: list[str]):
     assert [(each.left, each.right) for each in found.similarities] == [(0, 1), (0, 2), (1, 2)]
-    vectors = Embedder.load(bert_folder, dtype="float32", device="cpu").encode(sentences[:3], normalise=True)
+    vectors = Embedder.load(bert_folder, dtype="float32", device="cpu").encode(sentences[:3], normalize=True)
     for each in found.similarities:
         assert each.contributions.shape == (len(found.texts[each.left].tokens), len(found.texts[each.right].tokens))
         assert each.contributions.sum() == each.cosine
@@ -82,7 +82,7 @@ def test_a_corrected_models_similarity_is_that_of_its_corrected_vectors(bert_fol
     weight, bias = rng.standard_normal((20, 32)).astype(np.float32), rng.standard_normal(20).astype(np.float32)
     embedder.correction = LinearCorrection(weight, bias)
     (similarity,) = inspect(embedder, sentences[:2]).similarities
-    left, right = embedder.encode(sentences[:2], normalise=True)
+    left, right = embedder.encode(sentences[:2], normalize=True)
     assert similarity.cosine == pytest.approx(float(left @ right), abs=1e-5)
 
 

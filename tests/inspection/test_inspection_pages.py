@@ -76,7 +76,7 @@ def test_what_has_no_room_is_left_out_from_the_end_and_told(compared: Comparison
 
 
 def test_long_names_and_many_pairs_find_room_too(compared: Comparison):
-    text = replace(long_text(layers=2, heads=2, tokens=200), tokens=tuple(f"a-very-long-piece-{place}" * 20 for place in range(200)))
+    text = replace(long_text(layers=2, heads=2, tokens=200), tokens=tuple(f"a-very-long-piece-{index}" * 20 for index in range(200)))
     pairs = tuple(
         SimilarityInspection(left=left, right=right, cosine=0.5, contributions=np.full((200, 200), 0.5 / 40_000))
         for right in range(12)
@@ -95,9 +95,9 @@ def unpacked(packed: dict[str, Any], rows: int) -> np.ndarray:
     values = halves(packed["values"]).reshape(-1, rows, packed["kept"])
     if not packed["places"]:
         return values
-    places = np.frombuffer(base64.b64decode(packed["places"]), dtype="<u2").reshape(rows, packed["kept"]).astype(int)
+    indices = np.frombuffer(base64.b64decode(packed["places"]), dtype="<u2").reshape(rows, packed["kept"]).astype(int)
     whole = np.full((len(values), rows, packed["columns"]), np.nan)
-    np.put_along_axis(whole, places[None].repeat(len(values), 0), values, axis=-1)
+    np.put_along_axis(whole, indices[None].repeat(len(values), 0), values, axis=-1)
     return whole
 
 
@@ -219,8 +219,8 @@ def test_values_on_the_page_are_those_of_the_json(found: Inspection, method: str
     assert float(attributes_of(page, "said")["data-ratio"]) == pytest.approx(ratio, abs=2e-5)
     rows = source_rows(page)
     assert list(rows) == np.argsort(-row)[: len(rows)].tolist()
-    for place, value in rows.items():
-        assert value == pytest.approx(row[place], rel=1e-3)
+    for index, value in rows.items():
+        assert value == pytest.approx(row[index], rel=1e-3)
     assert f"{100 * ratio:.1f}% from other tokens" in page
 
 
@@ -230,8 +230,8 @@ def test_a_single_heads_norms_are_weights_times_lengths(found: Inspection, tmp_p
     expected = found.texts[0].matrix("Attn-N", layer=1, head=2)[3]
     rows = source_rows(page)
     assert len(rows) == min(12, len(expected))
-    for place, value in rows.items():
-        assert value == pytest.approx(expected[place], rel=2e-3)
+    for index, value in rows.items():
+        assert value == pytest.approx(expected[index], rel=2e-3)
 
 
 PRESSES = """
@@ -299,8 +299,8 @@ def test_two_models_stand_side_by_side(compared: Comparison, tmp_path: Path):
     assert float(attributes_of(page, "said")["data-ratio"]) == pytest.approx(ratio, abs=2e-5)
     for name in ("map-0", "map-1", "pair-map-0", "pair-map-1"):
         assert int(attributes_of(page, name)["width"]) > 40
-    for place, each in enumerate((compared.first, compared.second)):
-        assert f'id="cosine-{place}" class="quiet">cosine {each.similarities[0].cosine:.4f}' in page
+    for index, each in enumerate((compared.first, compared.second)):
+        assert f'id="cosine-{index}" class="quiet">cosine {each.similarities[0].cosine:.4f}' in page
 
 
 @in_browser

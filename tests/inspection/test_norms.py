@@ -23,12 +23,12 @@ LENGTHS = (3, 14, 9, 1, 9)  # ModernBERT's window is 6
 Build = Callable[..., Any]
 
 
-def packed_place(ids: list[list[int]], text: int) -> tuple[int, slice]:
+def packed_index(ids: list[list[int]], text: int) -> tuple[int, slice]:
     """A text's place in packed order, and that of its tokens."""
     packed = pack(ids)
-    place = packed.order.tolist().index(text)
-    start = int(packed.starts[place])
-    return place, slice(start, start + len(ids[text]))
+    index = packed.order.tolist().index(text)
+    start = int(packed.starts[index])
+    return index, slice(start, start + len(ids[text]))
 
 
 def normed_parts(states: BlockStates, parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,9 +85,9 @@ def test_norms_and_ratios_equal_those_of_the_full_tensors(
     shown = states_of(watched(family), ids)
     plain_model = tiny_encoder(family, attn_implementation="eager")
     for text in (1, 2, 3):
-        place, tokens = packed_place(ids, text)
+        index, tokens = packed_index(ids, text)
         for states, plain in zip(shown, plain_blocks(plain_model, family, ids[text]), strict=True):
-            found = text_norms(states)[place]
+            found = text_norms(states)[index]
             head_parts = plain.weights[..., None] * plain.sources[:, None]  # (heads, tokens, tokens, dim)
             torch.testing.assert_close(found.head_norms, head_parts.norm(dim=-1), atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(found.attention, plain.attention.norm(dim=-1), atol=1e-5, rtol=1e-5)
@@ -113,7 +113,7 @@ def test_padding_changes_no_ratio(
 
 def test_of_a_single_token_nothing_comes_from_others(family: str, watched: Build, token_ids: Build, states_of: Build):
     for states in states_of(watched(family), token_ids(1, 5)):
-        _, tokens = packed_place(token_ids(1, 5), 0)
+        _, tokens = packed_index(token_ids(1, 5), 0)
         assert torch.equal(mixing_ratios(states)[:, tokens], torch.zeros(5, 1))
 
 

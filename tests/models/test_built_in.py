@@ -20,7 +20,7 @@ PARTS = ("enwiki_core", "enwiki_sample", "novels", "simplewiki")
 def test_it_loads_by_name_and_runs_packed():
     embedder = Embedder.load("tain-mini", dtype="float32", device="cpu")
     assert embedder.layout == "packed"
-    vectors = embedder.encode(["a river", "a stream", "an invoice"], normalise=True)
+    vectors = embedder.encode(["a river", "a stream", "an invoice"], normalize=True)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 
@@ -32,8 +32,8 @@ def test_it_guesses_masked_words_better_than_by_frequency():
     folder = locate("tain-mini")
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
     masked = tokenizer("he was born in london , [MASK] , in 1901 .", return_tensors="pt")
-    place = int((masked["input_ids"][0] == tokenizer.mask_token_id).nonzero())
-    logits = model(**masked).logits[0, place].detach()
+    index = int((masked["input_ids"][0] == tokenizer.mask_token_id).nonzero())
+    logits = model(**masked).logits[0, index].detach()
     ranks = (-logits).argsort().argsort()
     assert ranks[tokenizer.convert_tokens_to_ids("england")] < 20
     assert model.decoder.bias.argsort(descending=True)[:20].tolist().count(tokenizer.convert_tokens_to_ids("england")) == 0

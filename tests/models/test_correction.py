@@ -209,20 +209,20 @@ def by_language(rng: np.random.Generator) -> LanguageCorrection:
     return LanguageCorrection({code: np.linalg.qr(rng.normal(size=(32, 2)))[0].T.astype(np.float32) for code in ("en", "de")})
 
 
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("width", [32, 8])
 def test_a_linear_correction_gives_the_same_vectors_here_and_in_sentence_transformers(
-    embedder: Embedder, sentences: list[str], rng: np.random.Generator, tmp_path: Path, normalise: bool, width: int
+    embedder: Embedder, sentences: list[str], rng: np.random.Generator, tmp_path: Path, normalize: bool, width: int
 ):
     from sentence_transformers import SentenceTransformer
 
     raw = embedder.encode(sentences)
     correction = LinearCorrection(rng.normal(size=(width, 32)).astype(np.float32), rng.normal(size=width).astype(np.float32))
-    embedder.correction, embedder.normalise = correction, normalise
+    embedder.correction, embedder.normalize = correction, normalize
     ours = embedder.encode(sentences)
     assert ours.shape == (12, width) and embedder.dim == width
     expected = raw @ correction.weight.T + correction.bias
-    np.testing.assert_allclose(ours, unit_rows(expected) if normalise else expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours, unit_rows(expected) if normalize else expected, rtol=1e-4, atol=1e-5)
     folder = saved(embedder, tmp_path / "encoder")
     np.testing.assert_array_equal(Embedder.load(folder, device="cpu", dtype="float32").encode(sentences), ours)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(sentences)
@@ -306,14 +306,14 @@ def test_a_pickled_layer_is_never_opened(embedder: Embedder, tmp_path: Path):
         Embedder.load(folder)
 
 
-@pytest.mark.parametrize("number_type", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
 def test_a_dense_layer_of_any_number_type_is_read(
-    number_type: torch.dtype, embedder: Embedder, sentences: list[str], rng: np.random.Generator, tmp_path: Path
+    dtype: torch.dtype, embedder: Embedder, sentences: list[str], rng: np.random.Generator, tmp_path: Path
 ):
     embedder.correction = LinearCorrection(rng.normal(size=(8, 32)).astype(np.float32), np.zeros(8, dtype=np.float32))
     folder = saved(embedder, tmp_path / "encoder")
     file = folder / "2_Dense" / "model.safetensors"
-    stored = {name: tensor.to(number_type) for name, tensor in load_file(file).items()}
+    stored = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
     save_file(stored, file)
     found = Embedder.load(folder, device="cpu", dtype="float32")
     assert isinstance(found.correction, LinearCorrection)

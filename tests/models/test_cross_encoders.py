@@ -205,7 +205,7 @@ def test_rank_search_lets_it_order_the_hits_and_evaluate_compares_it(
     hits = json.loads(capsys.readouterr().out)["hits"]
     scores = load(cross_folder).score(sentences[:1], sentences[1:])[0]
     best = np.argsort(-scores, kind="stable")[:3]
-    assert [hit["text"] for hit in hits] == [sentences[1:][place] for place in best]
+    assert [hit["text"] for hit in hits] == [sentences[1:][index] for index in best]
     np.testing.assert_allclose([hit["score"] for hit in hits], scores[best], atol=1e-5)
     rows = [f"{text} a\t{text}" for text in sentences]
     (tmp_path / "held.tsv").write_text("\n".join(["context\tanswer", *rows]) + "\n", encoding="utf-8")

@@ -30,8 +30,8 @@ def test_vectors_come_in_order_as_float32(embedder: Embedder, many: list[str]):
     vectors = embedder.encode(many)
     assert vectors.shape == (40, embedder.dim) == (40, 32)
     assert vectors.dtype == np.float32
-    for place in (0, 7, 39):
-        np.testing.assert_allclose(vectors[place], embedder.encode([many[place]])[0], atol=1e-5)
+    for index in (0, 7, 39):
+        np.testing.assert_allclose(vectors[index], embedder.encode([many[index]])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet", "deberta-v2"])
@@ -42,7 +42,7 @@ def test_vectors_never_depend_on_batching_or_order(architecture: str, save_maske
     for batch_tokens in (1, 60):
         np.testing.assert_allclose(embedder.encode(many, batch_tokens=batch_tokens), vectors, atol=1e-5)
     order = np.random.default_rng(5).permutation(len(many))
-    np.testing.assert_allclose(embedder.encode([many[place] for place in order]), vectors[order], atol=1e-5)
+    np.testing.assert_allclose(embedder.encode([many[index] for index in order]), vectors[order], atol=1e-5)
 
 
 def test_windows_of_texts_leave_no_seam(embedder: Embedder, many: list[str], monkeypatch: pytest.MonkeyPatch):
@@ -65,6 +65,18 @@ def test_dropout_is_off_and_the_mode_comes_back(bert_folder: Path, sentences: li
     assert embedder.encoder.training
 
 
+def test_a_partly_frozen_encoder_stays_so(bert_folder: Path, sentences: list[str]):
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    parts = dict(embedder.encoder.named_modules())
+    embedder.encoder.train()
+    frozen = next(part for name, part in parts.items() if name.endswith("layer.0"))
+    frozen.eval()
+    modes = {name: part.training for name, part in parts.items()}
+    embedder.encode(sentences)
+    assert {name: part.training for name, part in parts.items()} == modes
+    assert len(set(modes.values())) == 2
+
+
 def test_cut_texts_are_counted_anew_each_time(bert_folder: Path, many: list[str]):
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32", max_tokens=8)
     embedder.encode(many)
@@ -83,7 +95,7 @@ def test_a_text_of_the_models_own_limit_is_read_whole(save_masked_lm: Save):
 
 
 def test_normalised_vectors_have_length_one(embedder: Embedder, many: list[str]):
-    vectors = embedder.encode(many, normalise=True)
+    vectors = embedder.encode(many, normalize=True)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
     plain = embedder.encode(many)
     np.testing.assert_allclose(vectors, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)
@@ -124,11 +136,6 @@ def test_real_sentences_get_the_plain_models_vectors(real_data: Path, bert_folde
 
 
 # ---- refusals
-
-
-def test_a_single_string_is_refused(embedder: Embedder):
-    with pytest.raises(UserError, match=r"one string, which would be read letter by letter: give a list"):
-        embedder.encode("glass")
 
 
 def test_what_is_no_text_is_refused_by_its_place(embedder: Embedder, unchecked: None):

@@ -24,7 +24,7 @@ class FakeEmbedder:
     """Makes vectors of a text's hash, without torch; says that texts with the word ``long`` were cut."""
 
     def __init__(self, **changes: Any) -> None:
-        self.name, self.dim, self.pooling, self.max_tokens, self.layout, self.normalise = "fake", 5, "mean", 64, "packed", False
+        self.name, self.dim, self.pooling, self.max_tokens, self.layout, self.normalize = "fake", 5, "mean", 64, "packed", False
         self.truncated = 0
         self.weights = "w"
         self.calls: list[list[str]] = []
@@ -45,7 +45,7 @@ class FakeEmbedder:
         *,
         language: None = None,
         batch_tokens: int | None = None,
-        normalise: bool = False,
+        normalize: bool = False,
         progress: Progress | None = None,
     ) -> np.ndarray:
         self.calls.append(list(texts))
@@ -54,7 +54,7 @@ class FakeEmbedder:
             task.advance(len(texts))
         rows = [np.frombuffer(hashlib.sha256(text.encode()).digest()[: 2 * self.dim], np.uint16) / 256 for text in texts]
         vectors = np.array(rows, np.float32).reshape(len(texts), self.dim)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if normalise else vectors
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if normalize else vectors
 
 
 def fake(**changes: Any) -> Any:
@@ -118,8 +118,8 @@ def test_a_real_encoder_gives_the_vectors_of_its_encode(tmp_path, bert_folder, s
     from tain.models.embedder import Embedder
 
     embedder = Embedder.load(bert_folder, dtype="float32", device="cpu")
-    encode_to_file(embedder, sentences, tmp_path / "vectors.npy", normalise=True, window_texts=5)
-    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), embedder.encode(sentences, normalise=True), atol=1e-5)
+    encode_to_file(embedder, sentences, tmp_path / "vectors.npy", normalize=True, window_texts=5)
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), embedder.encode(sentences, normalize=True), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -158,9 +158,9 @@ def test_normalise_follows_the_embedder_unless_told(tmp_path):
         encode_to_file(embedder, TEXTS, tmp_path / name, **settings)
         return np.linalg.norm(np.load(tmp_path / name), axis=1)
 
-    np.testing.assert_allclose(lengths("told.npy", fake(), normalise=True), 1, rtol=1e-6)
-    np.testing.assert_allclose(lengths("own.npy", fake(normalise=True)), 1, rtol=1e-6)
-    assert lengths("not.npy", fake(normalise=True), normalise=False).min() > 2
+    np.testing.assert_allclose(lengths("told.npy", fake(), normalize=True), 1, rtol=1e-6)
+    np.testing.assert_allclose(lengths("own.npy", fake(normalize=True)), 1, rtol=1e-6)
+    assert lengths("not.npy", fake(normalize=True), normalize=False).min() > 2
 
 
 # ---- memory
@@ -280,7 +280,7 @@ def test_an_interrupted_run_is_neither_gone_on_with_nor_lost_unless_told(tmp_pat
     [
         ({"pooling": "cls", "max_tokens": 32}, {}, "pooling was mean, now cls; max-tokens was 64, now 32"),
         ({}, {"dtype": "float16"}, "dtype was float32, now float16"),
-        ({}, {"normalise": True}, "normalise was off, now on"),
+        ({}, {"normalize": True}, "normalise was off, now on"),
         ({}, {"batch_tokens": 128}, "batch-tokens was not given, now 128"),
         ({}, {"window_texts": 4}, "window-texts was 3, now 4"),
         ({"name": "other", "weights": "v"}, {}, "model was 'fake', now 'other'"),
@@ -356,7 +356,7 @@ KILLED_EVERYWHERE = """
 import os, shutil, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_vectors import TEXTS, fake
+from test_encode_to_file import TEXTS, fake
 from tain.models.encode_to_file import encode_to_file, partial_folder
 
 os.fsync = lambda _: None  # a killed process loses nothing that a flush would save, and it is slow
@@ -369,7 +369,7 @@ def run_and_die(line):
     left = line
     def trace(frame, event, _):
         nonlocal left
-        if not frame.f_code.co_filename.endswith(("vectors.py", "vector_files.py")):
+        if not frame.f_code.co_filename.endswith(("/encode_to_file.py", "/vector_files.py")):
             return None
         if event == "line":
             left -= 1
@@ -519,8 +519,8 @@ def test_a_run_that_is_going_on_is_no_interrupted_one(tmp_path):
     told = []
 
     def texts():
-        for place, text in enumerate(TEXTS):
-            if place == 7:
+        for index, text in enumerate(TEXTS):
+            if index == 7:
                 for settings in ({}, {"resume": True}, {"overwrite": True}):
                     with pytest.raises(UserError) as caught:
                         vectors.refuse_output(path, **settings)
@@ -577,7 +577,7 @@ def test_a_full_disk_is_named_and_what_is_finished_is_kept(tmp_path, monkeypatch
 def test_vectors_that_are_not_finite_are_refused(tmp_path):
     embedder = fake()
     embedder.encode = lambda texts, **_: np.full((len(texts), 5), 1e6, np.float32)
-    with refused("the vector of text 0 is too large for float16: store float32, or normalise"):
+    with refused("the vector of text 0 is too large for float16: store float32, or normalize"):
         encode_to_file(embedder, TEXTS, tmp_path / "large.npy", dtype="float16")
     embedder.encode = lambda texts, **_: np.array([[0.0] * 5] * (len(texts) - 1) + [[np.nan] * 5], np.float32)
     with refused("the model gives text 10 a vector that is not finite: its weights are broken, give another model"):

@@ -40,12 +40,12 @@ def test_a_table_of_another_name_is_read_through_transformers(save_masked_lm: Ca
     assert found.tokenise(sentences) == tokenizer(sentences, add_special_tokens=False)["input_ids"] and found.tokenise([]) == []
 
 
-@pytest.mark.parametrize("number_type", [torch.float16, torch.bfloat16])
-def test_narrow_number_types_are_read(number_type: torch.dtype, save_masked_lm: Callable[..., Path], sentences: list[str]):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_number_types_are_read(dtype: torch.dtype, save_masked_lm: Callable[..., Path], sentences: list[str]):
     folder = save_masked_lm("bert")
     table, _ = loaded(folder)
     file = folder / "model.safetensors"
-    save_file({name: tensor.to(number_type) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
     found = read_input_embeddings(folder)
     assert found.table.dtype == np.float32
     np.testing.assert_allclose(found.table, table, rtol=1e-2)

@@ -59,7 +59,7 @@ def test_a_classifier_without_a_tokenizer_is_refused(save_labeller: Save):
 
 def test_a_tokenizer_of_special_tokens_alone_is_refused(copied: Path, tiny_tokenizer: Callable[..., Any]):
     content = json.loads((copied / "tokenizer.json").read_text())
-    content["model"]["vocab"] = {token: place for token, place in content["model"]["vocab"].items() if place < 5}
+    content["model"]["vocab"] = {token: index for token, index in content["model"]["vocab"].items() if index < 5}
     (copied / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="has a tokenizer that knows nothing but 5 special tokens"):
         embed(copied)
@@ -110,9 +110,9 @@ def test_numbers_that_overflow_on_the_way_are_told_apart_from_bad_requests(copie
         embed(copied).encode(["a text", "another"])
 
 
-@pytest.mark.parametrize("number_type", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
-def test_weights_of_any_number_type_load_in_float32(number_type: torch.dtype, copied: Path, sentences: list[str]):
-    weights = {name: tensor.to(number_type) for name, tensor in load_file(copied / "model.safetensors").items()}
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_any_number_type_load_in_float32(dtype: torch.dtype, copied: Path, sentences: list[str]):
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(copied / "model.safetensors").items()}
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
     model, _ = load_pretrained("AutoModel", str(copied))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -66,11 +66,11 @@ def test_hidden_one_at_a_time_it_is_the_pseudo_likelihood(predictor):
     text = "the sea is deep"
     ids = predictor.tokenizer(text)["input_ids"]
     expected = 0.0
-    for place in range(1, len(ids) - 1):
+    for index in range(1, len(ids) - 1):
         seen = torch.tensor([[*ids[:-1], ids[-1], ids[-1]]])  # a separator ends the sentence, another one the block
-        seen[0, place] = predictor.tokenizer.mask_token_id
-        logits = predictor.network.model(input_ids=seen).logits[0, place]
-        expected -= torch.log_softmax(logits, -1)[ids[place]].item()
+        seen[0, index] = predictor.tokenizer.mask_token_id
+        logits = predictor.network.model(input_ids=seen).logits[0, index]
+        expected -= torch.log_softmax(logits, -1)[ids[index]].item()
     found = predictor.explored_loss([text], block_tokens=len(ids) + 1, passes=len(ids) - 2)
     assert found.nats.sum() == pytest.approx(expected, rel=1e-5)
 
@@ -102,7 +102,7 @@ def test_the_explored_loss_varies_less_from_seed_to_seed_than_random_masks_do(pr
             for _ in range(passes):
                 is_maskable = predictor.is_maskable(rows)
                 masked = mask_at_random(rows, is_maskable=is_maskable, rate=1 / passes, mask_id=0, vocabulary=1, generator=generator)
-                found.append(predictor.nats(rows, masked.places))
+                found.append(predictor.nats(rows, masked.indices))
         return torch.cat(found).mean().item()
 
     explored = [predictor.explored_loss(sentences, block_tokens=24, passes=passes, seed=seed).loss for seed in range(12)]

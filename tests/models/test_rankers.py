@@ -34,7 +34,7 @@ def build(bert_folder, generator):
             is_scale_learned=True,
             is_shared=is_shared,
             generator=generator,
-            normalise=similarity == "cosine",
+            normalize=similarity == "cosine",
             **LIMITS,
         )
         if not is_shared:
@@ -79,7 +79,7 @@ def test_a_poly_encoder_scores_by_the_papers_equations(build, sentences, kind):
 def test_a_bi_encoder_scores_by_the_similarity_of_its_towers(build, sentences, similarity):
     ranker = build("bi", similarity=similarity)
     sides = zip((ranker.context, ranker.candidate), (sentences[:3], sentences[3:7]), strict=True)
-    contexts, candidates = (side.encode(texts, normalise=similarity == "cosine") for side, texts in sides)
+    contexts, candidates = (side.encode(texts, normalize=similarity == "cosine") for side, texts in sides)
     expected = float(ranker.head.scale) ** 2 * contexts @ candidates.T
     np.testing.assert_allclose(ranker.score(sentences[:3], sentences[3:7]), expected, atol=1e-4, rtol=1e-4)
 
@@ -89,7 +89,7 @@ def test_a_poly_encoder_whose_codes_are_zeros_scores_as_the_bi_encoder_of_its_to
     ranker = build(similarity=similarity)
     with torch.no_grad():
         ranker.head.codes.zero_()
-    bi = DualHead("pooled", codes=1, dim=ranker.dim, scale=float(ranker.head.scale), is_scale_learned=True, normalise=ranker.head.normalise)
+    bi = DualHead("pooled", codes=1, dim=ranker.dim, scale=float(ranker.head.scale), is_scale_learned=True, normalize=ranker.head.normalize)
     expected = DualRanker(ranker.context, ranker.candidate, bi, name="bi").score(sentences[:3], sentences[3:])
     np.testing.assert_allclose(ranker.score(sentences[:3], sentences[3:]), expected, atol=1e-4, rtol=1e-4)
 
@@ -252,8 +252,8 @@ def test_tokens_are_counted_as_pairs_are_read(build, sentences):
                 for side in (ranker.context, ranker.candidate)
             ]
             expected = [
-                sum(len(ranker.pair_ids(sides[0][row], sides[1][place])[0]) for place in places)
-                for row, places in enumerate([(3, 4, 5), (7,)])
+                sum(len(ranker.pair_ids(sides[0][row], sides[1][index])[0]) for index in indices)
+                for row, indices in enumerate([(3, 4, 5), (7,)])
             ]
         else:
             counts = ranker.context.count_tokens(sentences[:2]), [ranker.candidate.count_tokens(listed) for listed in lists]

@@ -75,7 +75,7 @@ def test_normalising_is_kept_here_and_in_sentence_transformers(bert_folder: Path
     from sentence_transformers import SentenceTransformer
 
     ours = encoder_of(bert_folder)
-    ours.normalise = True
+    ours.normalize = True
     folder = write(ours, tmp_path / "encoder")
     theirs = SentenceTransformer(str(folder), device="cpu").encode(sentences)
     np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1.0, atol=1e-5)
@@ -91,7 +91,7 @@ def test_what_sentence_transformers_saves_loads_here(pooling: Any, bert_folder: 
     theirs = SentenceTransformer(modules=[transformer, Pooling(32, pooling_mode=pooling), Normalize()], device="cpu")
     theirs.save(str(tmp_path / "theirs"))
     ours = encoder_of(tmp_path / "theirs")
-    assert (ours.pooling, ours.normalise, ours.max_tokens) == (pooling, True, 14)
+    assert (ours.pooling, ours.normalize, ours.max_tokens) == (pooling, True, 14)
     texts = [*sentences, LONG]
     np.testing.assert_allclose(ours.encode(texts), theirs.encode(texts), atol=1e-5)
 
@@ -139,14 +139,14 @@ def test_the_folder_has_the_old_key_layout_and_nothing_of_ours_in_the_models_con
 
 def test_what_was_written_is_what_is_read(tmp_path: Path):
     (tmp_path / "model.safetensors").touch()
-    write_layout(tmp_path, pooling="mean", dim=8, max_tokens=9, normalise=True, record={"kind": "encoder"}, card="")
+    write_layout(tmp_path, pooling="mean", dim=8, max_tokens=9, normalize=True, record={"kind": "encoder"}, card="")
     layout = read_layout(tmp_path)
-    assert (layout.pooling, layout.max_tokens, layout.normalise, layout.record["kind"]) == ("mean", 9, True, "encoder")
+    assert (layout.pooling, layout.max_tokens, layout.normalize, layout.record["kind"]) == ("mean", 9, True, "encoder")
 
 
 def test_a_bare_masked_lm_says_nothing_about_pooling(bert_folder: Path):
     layout = read_layout(bert_folder)
-    assert (layout.path, layout.pooling, layout.max_tokens, layout.normalise, layout.record) == (str(bert_folder), None, None, False, {})
+    assert (layout.path, layout.pooling, layout.max_tokens, layout.normalize, layout.record) == (str(bert_folder), None, None, False, {})
 
 
 def test_an_encoder_below_its_folder_is_found(encoder_folder: Path):

@@ -75,17 +75,17 @@ def test_pruning_spares_most_whole_scores_where_vectors_share_directions(candida
 
 @pytest.mark.usefixtures("small_blocks")
 def test_what_is_gone_is_not_found(candidates, contexts, rng):
-    is_gone = rng.random(len(candidates)) < 0.5
-    is_gone[200:400] = True  # a whole block
-    for best, context in zip(scan_best(candidates, contexts, k=20, is_gone=is_gone), contexts, strict=True):
-        expected = np.where(is_gone, -np.inf, naive(candidates, context))
+    is_deleted = rng.random(len(candidates)) < 0.5
+    is_deleted[200:400] = True  # a whole block
+    for best, context in zip(scan_best(candidates, contexts, k=20, is_deleted=is_deleted), contexts, strict=True):
+        expected = np.where(is_deleted, -np.inf, naive(candidates, context))
         assert list(best.rows) == list(np.argsort(-expected)[:20])
 
 
 def test_fewer_candidates_than_wanted_come_all(candidates, contexts):
-    is_gone = np.ones(len(candidates), dtype=bool)
-    is_gone[[5, 9]] = False
-    for best in scan_best(candidates, contexts, k=10, is_gone=is_gone):
+    is_deleted = np.ones(len(candidates), dtype=bool)
+    is_deleted[[5, 9]] = False
+    for best in scan_best(candidates, contexts, k=10, is_deleted=is_deleted):
         assert sorted(best.rows) == [5, 9]
 
 

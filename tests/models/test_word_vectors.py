@@ -36,7 +36,7 @@ def test_words_beyond_the_limit_are_left_out_and_told(tmp_path: Path, capsys: py
     from tain.foundation.progress import Progress
 
     path = written(tmp_path / "a.vec", "a 1", "b 2", "c 3")
-    assert len(WordVectors.load(path, most_words=2, progress=Progress("lines"))) == 2
+    assert len(WordVectors.load(path, max_words=2, progress=Progress("lines"))) == 2
     assert "the first 2 words are taken, the others left out" in capsys.readouterr().err
 
 

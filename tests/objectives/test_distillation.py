@@ -37,9 +37,9 @@ def test_scaling_sharpens_the_teacher():
 
 def test_hard_labels_count_where_they_are_given():
     student, teacher, labels = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([2, -1, 0, -1])
-    only_soft = mixed_cross_entropy(student, teacher, labels, scale=1.0, hard_share=0.0)
+    only_soft = mixed_cross_entropy(student, teacher, labels, scale=1.0, label_weight=0.0)
     torch.testing.assert_close(only_soft, soft_cross_entropy(student, teacher, scale=1.0))
-    all_hard = mixed_cross_entropy(student, teacher, labels, scale=1.0, hard_share=1.0)
+    all_hard = mixed_cross_entropy(student, teacher, labels, scale=1.0, label_weight=1.0)
     given, rest = [0, 2], [1, 3]
     expected = (F.cross_entropy(student[given], labels[given]) + soft_cross_entropy(student[rest], teacher[rest], scale=1.0)) / 2
     torch.testing.assert_close(all_hard, expected)
@@ -48,10 +48,10 @@ def test_hard_labels_count_where_they_are_given():
 def test_where_the_teacher_did_not_read_the_given_label_counts_alone():
     student, teacher, labels = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([2, -1, 0, -1])
     is_taught = torch.tensor([True, True, False, False])
-    found = mixed_cross_entropy(student, teacher, labels, scale=1.0, hard_share=0.25, is_taught=is_taught)
-    read = mixed_cross_entropy(student[:2], teacher[:2], labels[:2], scale=1.0, hard_share=0.25)
+    found = mixed_cross_entropy(student, teacher, labels, scale=1.0, label_weight=0.25, is_taught=is_taught)
+    read = mixed_cross_entropy(student[:2], teacher[:2], labels[:2], scale=1.0, label_weight=0.25)
     torch.testing.assert_close(found, (2 * read + F.cross_entropy(student[2:3], labels[2:3])) / 3)
-    nobody = mixed_cross_entropy(student[3:], teacher[3:], labels[3:], scale=1.0, hard_share=0.25, is_taught=is_taught[3:])
+    nobody = mixed_cross_entropy(student[3:], teacher[3:], labels[3:], scale=1.0, label_weight=0.25, is_taught=is_taught[3:])
     assert nobody.item() == 0.0
 
 
@@ -82,7 +82,7 @@ def test_the_same_text_twice_is_no_negative_of_itself():
     is_same[1, 3] = is_same[3, 1] = True
     total = 0.0
     for own in range(5):
-        others = [place for place in range(5) if place == own or not is_same[own, place]]
+        others = [index for index in range(5) if index == own or not is_same[own, index]]
         for here, there in ((student, teacher), (teacher, student)):
             row = torch.stack([F.cosine_similarity(here[own], there[other], dim=0) / 0.3 for other in others])
             total += (row.logsumexp(0) - row[others.index(own)]).item() / 2

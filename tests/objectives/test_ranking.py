@@ -21,16 +21,16 @@ def test_it_is_cross_entropy_with_diagonal_targets(generator):
 
 def test_barred_candidates_count_as_if_they_were_not_there(generator):
     scores = torch.randn(3, 5, generator=generator)
-    is_barred = torch.zeros(3, 5, dtype=torch.bool)
-    is_barred[:, 3] = True
-    found = candidate_cross_entropy(scores, torch.arange(3), is_barred=is_barred)
+    is_excluded = torch.zeros(3, 5, dtype=torch.bool)
+    is_excluded[:, 3] = True
+    found = candidate_cross_entropy(scores, torch.arange(3), is_excluded=is_excluded)
     torch.testing.assert_close(found, candidate_cross_entropy(scores[:, [0, 1, 2, 4]], torch.arange(3)))
 
 
 def test_a_target_is_never_barred(generator):
     scores = torch.randn(2, 3, generator=generator)
     everything = torch.ones(2, 3, dtype=torch.bool)
-    assert candidate_cross_entropy(scores, torch.tensor([0, 2]), is_barred=everything).item() == pytest.approx(0.0, abs=1e-6)
+    assert candidate_cross_entropy(scores, torch.tensor([0, 2]), is_excluded=everything).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_student_that_agrees_has_nothing_to_learn(generator):

@@ -50,8 +50,8 @@ def test_deleted_candidates_are_gone_and_their_rows_stay_taken(index):
     index.append(["a", "b", "c"], vectors_of(3))
     assert index.delete([1, 1]) == 1
     assert index.delete([1]) == 0
-    assert index.living == 2
-    assert list(index.living_texts()) == [(0, "a"), (2, "c")]
+    assert index.live == 2
+    assert list(index.live_texts()) == [(0, "a"), (2, "c")]
     assert index.rows_of(["b"]) == [None]
     assert index.append(["b"], vectors_of(1)) == range(3, 4)
     assert CandidateIndex.open(index.folder).rows_of(["b"]) == [3]
@@ -65,9 +65,9 @@ def test_a_reader_keeps_its_view_while_others_append_and_delete(index):
     index.delete([0])
     assert len(reader) == 2
     np.testing.assert_array_equal(reader.vectors, before)
-    assert reader.living == 2
+    assert reader.live == 2
     assert reader.refresh()
-    assert (len(reader), reader.living) == (502, 501)
+    assert (len(reader), reader.live) == (502, 501)
     assert not reader.refresh()
 
 
@@ -75,14 +75,14 @@ def test_a_writer_with_an_old_view_appends_behind_what_others_appended(index):
     other = CandidateIndex.open(index.folder)
     index.append(["a"], vectors_of(1))
     assert other.append(["b"], vectors_of(1, seed=1)) == range(1, 2)
-    assert [text for _, text in CandidateIndex.open(index.folder).living_texts()] == ["a", "b"]
+    assert [text for _, text in CandidateIndex.open(index.folder).live_texts()] == ["a", "b"]
 
 
 def test_two_writers_of_the_same_texts_add_each_once(index):
     other = CandidateIndex.open(index.folder)
     assert index.append(["a", "b"], vectors_of(2), only_new=True) == range(2)
     assert other.append(["b", "c"], vectors_of(2, seed=1), only_new=True) == range(2, 3)  # though it has not seen the first's
-    assert list(other.living_texts()) == [(0, "a"), (1, "b"), (2, "c")]
+    assert list(other.live_texts()) == [(0, "a"), (1, "b"), (2, "c")]
     np.testing.assert_array_equal(other.vectors[2], vectors_of(2, seed=1)[1])
     assert index.append(["a"], vectors_of(1), only_new=True) == range(3, 3)
 
@@ -91,7 +91,7 @@ def test_a_text_is_deleted_from_all_its_rows(index):
     other = CandidateIndex.open(index.folder)
     index.append(["a", "b", "a"], vectors_of(3))
     assert other.delete_texts(["a", "x"]) == 2
-    assert list(other.living_texts()) == [(1, "b")]
+    assert list(other.live_texts()) == [(1, "b")]
 
 
 def test_an_append_cut_off_anywhere_loses_nothing_acknowledged(index, tmp_path):
@@ -109,11 +109,11 @@ def test_an_append_cut_off_anywhere_loses_nothing_acknowledged(index, tmp_path):
                 end = longer[name] - 1 if name == "commits.bin" else longer[name]  # the commit is what was not yet whole
                 file.truncate(int(rng.integers(size, end + 1)))
         cut = CandidateIndex.open(copy)
-        assert [text for _, text in cut.living_texts()] == ["a", "b"]
+        assert [text for _, text in cut.live_texts()] == ["a", "b"]
         np.testing.assert_array_equal(cut.vectors, vectors_of(2))
         assert cut.append(["f"], vectors_of(1, seed=2)) == range(2, 3)
         again = CandidateIndex.open(copy)
-        assert [text for _, text in again.living_texts()] == ["a", "b", "f"]
+        assert [text for _, text in again.live_texts()] == ["a", "b", "f"]
         np.testing.assert_array_equal(again.vectors[2:], vectors_of(1, seed=2))
 
 
@@ -163,13 +163,13 @@ def test_a_writer_killed_at_any_moment_loses_nothing_it_acknowledged(index, tmp_
 
 def test_opening_reads_one_commit_whatever_the_number_of_candidates(index, monkeypatch):
     for start in range(0, 200, 20):
-        index.append([f"t{start + place}" for place in range(20)], vectors_of(20))
+        index.append([f"t{start + position}" for position in range(20)], vectors_of(20))
     reads = []
     unpacked = index_module._State.unpacked
     monkeypatch.setattr(index_module._State, "unpacked", lambda content: reads.append(len(content)) or unpacked(content))
     opened = CandidateIndex.open(index.folder)
     assert reads == [index_module._COMMIT_BYTES]
-    assert "is_gone" not in opened.__dict__  # which would take a pass over the rows
+    assert "is_deleted" not in opened.__dict__  # which would take a pass over the rows
     assert isinstance(opened.vectors, np.memmap)
 
 
@@ -178,7 +178,7 @@ def test_a_view_does_not_mix_with_an_index_that_takes_the_folders_place(index):
     view = CandidateIndex.open(index.folder)
     other = CandidateIndex.create(index.folder, dim=DIM, fingerprint="def", model="other", overwrite=True)
     other.append(["x", "y", "z"], vectors_of(3, seed=1))
-    assert [text for _, text in view.living_texts()] == ["a", "b"]
+    assert [text for _, text in view.live_texts()] == ["a", "b"]
     np.testing.assert_array_equal(view.vectors, vectors_of(2))
 
 
@@ -237,9 +237,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(index, monkeypatch, where):
         with pytest.raises(UserError, match=r"index '.*' cannot be written \(No space left on device\): what it held is safe; make room"):
             index.append(["c"], vectors_of(1))
     again = CandidateIndex.open(index.folder)
-    assert [text for _, text in again.living_texts()] == ["a", "b"]
+    assert [text for _, text in again.live_texts()] == ["a", "b"]
     again.append(["c"], vectors_of(1))
-    assert CandidateIndex.open(index.folder).living == 3
+    assert CandidateIndex.open(index.folder).live == 3
 
 
 def test_what_is_no_index_is_refused(tmp_path, index):

@@ -51,7 +51,7 @@ def test_constant_scores_give_one_in_c(rng):
     found = figures([np.zeros(20)] * 3, [marks(0, of=20)] * 3)
     assert found["R@1"].tolist() == pytest.approx([1 / 20] * 3)
     assert found["R@10"].tolist() == pytest.approx([10 / 20] * 3)
-    assert found["MRR"].tolist() == pytest.approx([sum(1 / place for place in range(1, 21)) / 20] * 3)
+    assert found["MRR"].tolist() == pytest.approx([sum(1 / position for position in range(1, 21)) / 20] * 3)
 
 
 def test_recall_at_1_of_20_is_not_hits_among_20():
@@ -65,14 +65,14 @@ def test_recall_at_1_of_20_is_not_hits_among_20():
 def test_ties_are_the_mean_over_all_orders_of_equal_scores(right):
     scores, is_right = np.array([2.0, 1.0, 1.0, 1.0, 0.0, 0.0]), marks(*right, of=6)
     orders = [order for order in itertools.permutations(range(6)) if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))]
-    firsts = [next(place for place, item in enumerate(order) if is_right[item]) for order in orders]
+    firsts = [next(position for position, item in enumerate(order) if is_right[item]) for order in orders]
     better, chances = first_place_chances(scores, is_right)
     expected = [np.mean([first == better + step for first in firsts]) for step in range(len(chances))]
     np.testing.assert_allclose(chances, expected, atol=1e-12)
 
     def precision(order):
         hits = np.cumsum([is_right[item] for item in order])
-        return np.mean([hits[place] / (place + 1) for place, item in enumerate(order) if is_right[item]])
+        return np.mean([hits[position] / (position + 1) for position, item in enumerate(order) if is_right[item]])
 
     assert average_precision(scores, is_right) == pytest.approx(np.mean([precision(order) for order in orders]))
 

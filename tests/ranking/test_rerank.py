@@ -11,7 +11,7 @@ from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, DualRanker
 from tain.ranking.index import CandidateIndex, digest_of
-from tain.ranking.rerank import add_candidates, bring_in_line, rerank, search
+from tain.ranking.rerank import add_candidates, rerank, search, sync_index
 
 LIMITS = {"context_tokens": 20, "candidate_tokens": 20}
 
@@ -20,7 +20,7 @@ LIMITS = {"context_tokens": 20, "candidate_tokens": 20}
 def ranker(request, bert_folder, generator):
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
     kind, _, similarity = request.param.partition(", ")
-    settings = {"kind": kind, "codes": 9 if kind == "learned" else 1, "normalise": similarity == "cosine"}
+    settings = {"kind": kind, "codes": 9 if kind == "learned" else 1, "normalize": similarity == "cosine"}
     return DualRanker.start(embedder, **settings, scale=0.3, is_scale_learned=True, is_shared=True, generator=generator, **LIMITS)
 
 
@@ -34,7 +34,7 @@ def test_a_search_finds_the_best_of_all_scores(ranker, index, sentences):
     scores = ranker.score(sentences[:2], sentences[2:])
     for hits, row in zip(search(ranker, index, sentences[:2], k=4), scores, strict=True):
         order = np.argsort(-row)[:4]
-        assert [hit.text for hit in hits] == [sentences[2 + place] for place in order]
+        assert [hit.text for hit in hits] == [sentences[2 + position] for position in order]
         np.testing.assert_allclose([hit.score for hit in hits], row[order], atol=1e-4)
 
 
@@ -48,10 +48,10 @@ def test_candidates_are_encoded_once(ranker, index, sentences, monkeypatch):
 
 
 def test_an_index_is_brought_in_line_with_a_changed_file(ranker, index, sentences):
-    assert bring_in_line(ranker, index, sentences[:8], name="first.txt") == (8, 0)
-    assert bring_in_line(ranker, index, sentences[2:10], name="second.txt") == (2, 2)
+    assert sync_index(ranker, index, sentences[:8], name="first.txt") == (8, 0)
+    assert sync_index(ranker, index, sentences[2:10], name="second.txt") == (2, 2)
     assert index.source["name"] == "second.txt"
-    assert sorted(text for _, text in index.living_texts()) == sorted(sentences[2:10])
+    assert sorted(text for _, text in index.live_texts()) == sorted(sentences[2:10])
     found = search(ranker, index, sentences[:1], k=100)
     assert len(found[0]) == 8
     assert sentences[0] not in [hit.text for hit in found[0]]
@@ -69,22 +69,22 @@ def test_an_index_that_was_cut_off_is_not_searched_until_it_is_finished(ranker, 
 
     monkeypatch.setattr(CandidateIndex, "append", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        bring_in_line(ranker, index, sentences, name="answers.txt", batch_texts=5)
+        sync_index(ranker, index, sentences, name="answers.txt", batch_texts=5)
     again = CandidateIndex.open(index.folder)
-    assert again.living == 5
+    assert again.live == 5
     assert not again.is_complete
     with pytest.raises(
         UserError, match=r"lacks candidates: putting in those of 'answers.txt' is not finished; .* give --candidates answers.txt to go on"
     ):
         search(ranker, again, sentences[:1], k=3)
     again.refuse_changed_source(name="answers.txt", digest=digest_of(sentences))
-    assert bring_in_line(ranker, again, sentences, name="answers.txt") == (7, 0)
+    assert sync_index(ranker, again, sentences, name="answers.txt") == (7, 0)
     assert again.is_complete
     assert len(search(ranker, again, sentences[:1], k=100)[0]) == 12
 
 
 def test_an_index_stays_searchable_while_it_is_updated_and_when_that_is_cut_off(ranker, index, sentences, monkeypatch):
-    bring_in_line(ranker, index, sentences[:6], name="answers.txt")
+    sync_index(ranker, index, sentences[:6], name="answers.txt")
     opened_before = CandidateIndex.open(index.folder)
     append, seen = CandidateIndex.append, []
 
@@ -97,12 +97,12 @@ def test_an_index_stays_searchable_while_it_is_updated_and_when_that_is_cut_off(
 
     monkeypatch.setattr(CandidateIndex, "append", watched)
     with pytest.raises(KeyboardInterrupt):
-        bring_in_line(ranker, index, sentences, name="answers.txt", batch_texts=2)
+        sync_index(ranker, index, sentences, name="answers.txt", batch_texts=2)
     assert seen == [6, 6, 6, 8]
     again = CandidateIndex.open(index.folder)
     assert not again.is_complete and again.is_searchable
     monkeypatch.undo()
-    assert bring_in_line(ranker, again, sentences, name="answers.txt") == (len(sentences) - 8, 0)
+    assert sync_index(ranker, again, sentences, name="answers.txt") == (len(sentences) - 8, 0)
     assert again.is_complete
 
 
@@ -116,7 +116,7 @@ def test_two_that_bring_an_index_in_line_take_turns(ranker, index, sentences, mo
         return append(self, texts, vectors, **more)
 
     def bring(texts, name):
-        return bring_in_line(ranker, CandidateIndex.open(index.folder), texts, name=name, batch_texts=3)
+        return sync_index(ranker, CandidateIndex.open(index.folder), texts, name=name, batch_texts=3)
 
     monkeypatch.setattr(CandidateIndex, "append", watched)
     with ThreadPoolExecutor(2) as threads:
@@ -129,7 +129,7 @@ def test_two_that_bring_an_index_in_line_take_turns(ranker, index, sentences, mo
         assert (first.result(20), second.result(20)) == ((6, 0), (4, 6))
     again = CandidateIndex.open(index.folder)
     assert again.is_complete and again.source["name"] == "second.txt"
-    assert sorted(text for _, text in again.living_texts()) == sorted(sentences[6:10])
+    assert sorted(text for _, text in again.live_texts()) == sorted(sentences[6:10])
 
 
 def test_candidates_that_were_cut_are_counted_over_all_batches(ranker, index, sentences):
@@ -150,7 +150,7 @@ def test_a_second_ranker_orders_the_hits_anew(ranker, index, sentences, bert_fol
     ordered = rerank(cross, sentences[:2], hits, k=3)
     for context, first, found in zip(sentences[:2], hits, ordered, strict=True):
         theirs = cross.score([context], [hit.text for hit in first])[0]
-        assert [hit.text for hit in found] == [first[place].text for place in np.argsort(-theirs)[:3]]
+        assert [hit.text for hit in found] == [first[position].text for position in np.argsort(-theirs)[:3]]
 
 
 def test_searching_without_candidates_or_with_another_model_is_refused(ranker, index, sentences):

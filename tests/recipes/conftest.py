@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -28,8 +27,8 @@ def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable:
     """A context in which a recipe's run is interrupted as one of its steps begins, and after which steps are whole again."""
 
     @contextmanager
-    def until(recipe: ModuleType, at_step: int, *, of_seed: int = 13) -> Iterator[None]:
-        real = recipe._Session.gradient_step
+    def until(trainer: type, at_step: int, *, of_seed: int = 13) -> Iterator[None]:
+        real = trainer.gradient_step
 
         def interrupted(self, batch, *, step, **more):
             if step == at_step and more.get("seed", of_seed) == of_seed:
@@ -37,7 +36,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable:
             return real(self, batch, step=step, **more)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(recipe._Session, "gradient_step", interrupted)
+            patch.setattr(trainer, "gradient_step", interrupted)
             yield
 
     return until

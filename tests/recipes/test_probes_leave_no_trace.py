@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tain.batches.packing import pack
 from tain.encoders.masked_lm import MaskedLanguageModel
-from tain.encoders.transformer import TransformerEncoder, usable_number_type
+from tain.encoders.transformer import TransformerEncoder, usable_dtype
 from tain.foundation.probing import evaluating, unchanged
 from tain.foundation.progress import Progress
 from tain.inspection.capturing import Watched
@@ -73,20 +73,20 @@ def in_mixed_modes(module: nn.Module) -> nn.Module:
 # ---- the context manager itself
 
 
-@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
-def test_a_trial_step_of_an_optimizer_is_taken_back(number_type):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_trial_step_of_an_optimizer_is_taken_back(dtype):
     torch.manual_seed(0)
-    norm = nn.BatchNorm1d(4) if number_type == torch.float32 else nn.LayerNorm(4)  # the first has buffers that a pass changes
+    norm = nn.BatchNorm1d(4) if dtype == torch.float32 else nn.LayerNorm(4)  # the first has buffers that a pass changes
     module = nn.Sequential(nn.Linear(3, 4), norm, nn.Dropout(0.5), nn.Linear(4, 2))
-    weights = MasterWeights(module, number_type=number_type)
+    weights = MasterWeights(module, dtype=dtype)
     optimizer = adamw(weights, learning_rate=0.1, weight_decay=0.01)
 
     def step() -> None:
-        module(torch.randn(8, 3, dtype=number_type)).sum().backward()
+        module(torch.randn(8, 3, dtype=dtype)).sum().backward()
         optimizer.step()
 
     step()
-    module(torch.randn(8, 3, dtype=number_type)).sum().backward()  # a gradient that the block must not add to
+    module(torch.randn(8, 3, dtype=dtype)).sum().backward()  # a gradient that the block must not add to
     weights.take_gradients()
     state = {name: tensor.clone() for name, tensor in optimizer.state().items()}
     with assert_untouched(module, weights.masters):
@@ -106,7 +106,7 @@ def test_a_trial_step_of_an_optimizer_is_taken_back(number_type):
 
 def test_an_optimizer_that_never_stepped_has_no_state_afterwards():
     module = nn.Linear(3, 2)
-    weights = MasterWeights(module, number_type=torch.float32)
+    weights = MasterWeights(module, dtype=torch.float32)
     optimizer = adamw(weights, learning_rate=0.1, weight_decay=0.01)
     with assert_untouched(module), unchanged(module, optimizer=optimizer):
         module(torch.ones(1, 3)).sum().backward()
@@ -144,38 +144,38 @@ def corpus(sentences, tmp_path_factory):
 @pytest.fixture
 def mirror_session(bert_folder, texts) -> Callable[..., Any]:
     def build(**settings: Any) -> Any:
-        fixed = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 0, "erase_floor": 10}
+        fixed = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 0, "erase_min_chars": 10}
         config = MirrorConfig(**(fixed | settings))
         embedder = Embedder.load(bert_folder, dtype="float32", device="cpu")
-        material = mirror_recipe.training_set(texts, config)
+        data = mirror_recipe.training_set(texts, config)
         resolved = config.resolved(width=embedder.dim, weight_rms=mirror_recipe._weight_rms(embedder.encoder))
         config = mirror_recipe._fit_to_model(resolved, embedder)
-        return mirror_recipe._Session(bert_folder, embedder, config, material, Progress.silent(), None, False)
+        return mirror_recipe.MirrorTrainer(bert_folder, embedder, config, data, Progress.silent(), None, False)
 
     return build
 
 
-@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("micro_tokens", [64, 100_000])
-def test_measuring_what_a_budget_holds(mirror_session, number_type, micro_tokens):
-    session = mirror_session(budget_s=30.0, micro_tokens=micro_tokens)
-    encoder = session.embedder.encoder.train()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("micro_batch_tokens", [64, 100_000])
+def test_measuring_what_a_budget_holds(mirror_session, dtype, micro_batch_tokens):
+    trainer = mirror_session(budget_s=30.0, micro_batch_tokens=micro_batch_tokens)
+    encoder = trainer.embedder.encoder.train()
     mirror_recipe.set_dropout(encoder.model, hidden=0.1, attention=0.1)
-    session.weights = MasterWeights(encoder.model, number_type=number_type)
-    with assert_untouched(encoder, session.weights.masters):
-        assert session._measure_text_s(13) > 0
+    trainer.weights = MasterWeights(encoder.model, dtype=dtype)
+    with assert_untouched(encoder, trainer.weights.masters):
+        assert trainer._measure_text_s(13) > 0
 
 
 def test_the_first_gradient_in_a_budget_is_that_of_a_run_without(mirror_session):
     def first_gradient(*, measures: bool) -> list[Tensor]:
-        session = mirror_session(budget_s=30.0, micro_tokens=64)
-        mirror_recipe.set_dropout(session.embedder.encoder.model, hidden=0.1, attention=0.1)
-        session.embedder.encoder.train()
-        session.weights = MasterWeights(session.embedder.encoder.model, number_type=torch.bfloat16)
+        trainer = mirror_session(budget_s=30.0, micro_batch_tokens=64)
+        mirror_recipe.set_dropout(trainer.embedder.encoder.model, hidden=0.1, attention=0.1)
+        trainer.embedder.encoder.train()
+        trainer.weights = MasterWeights(trainer.embedder.encoder.model, dtype=torch.bfloat16)
         if measures:
-            session._measure_text_s(13)
-        session.gradient_step(session.batch(np.arange(8), step=0, seed=13), step=0, seed=13)
-        return [master.grad for master in session.weights.masters if master.grad is not None]
+            trainer._measure_text_s(13)
+        trainer.gradient_step(trainer.batch(np.arange(8), step=0, seed=13), step=0, seed=13)
+        return [master.grad for master in trainer.weights.masters if master.grad is not None]
 
     plain, after_measuring = first_gradient(measures=False), first_gradient(measures=True)
     assert len(plain) == len(after_measuring) > 30
@@ -185,22 +185,22 @@ def test_the_first_gradient_in_a_budget_is_that_of_a_run_without(mirror_session)
 
 def test_looking_at_the_two_views(mirror_session, monkeypatch):
     """In the run itself: nothing of it may reach the first step."""
-    session = mirror_session(epochs=1)
-    real = session._check_views
+    trainer = mirror_session(epochs=1)
+    real = trainer._check_views
     seen = []
 
     def watched() -> None:
-        seen.append((_random_states(), [part.training for part in session.embedder.encoder.modules()]))
+        seen.append((_random_states(), [part.training for part in trainer.embedder.encoder.modules()]))
         real()
 
     def stop(*_: Any) -> None:
-        seen.append((_random_states(), [part.training for part in session.embedder.encoder.modules()]))
+        seen.append((_random_states(), [part.training for part in trainer.embedder.encoder.modules()]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "_check_views", watched)
-    monkeypatch.setattr(session, "_train_one", stop)
+    monkeypatch.setattr(trainer, "_check_views", watched)
+    monkeypatch.setattr(trainer, "_train_one", stop)
     with pytest.raises(KeyboardInterrupt):
-        session.run()
+        trainer.run()
     assert len(seen) == 2
     assert seen[0] == seen[1]
 
@@ -211,7 +211,7 @@ def test_trying_the_layouts_and_number_types(tiny_encoder, architecture):
     model.get_input_embeddings().weight.grad = torch.ones_like(model.get_input_embeddings().weight)
     with assert_untouched(model):
         TransformerEncoder(model)
-        usable_number_type(model, "bfloat16" if architecture != "fnet" else "auto")
+        usable_dtype(model, "bfloat16" if architecture != "fnet" else "auto")
 
 
 def test_taking_blocks_apart(tiny_encoder):
@@ -240,14 +240,14 @@ def test_validating_a_pretraining_run(tiny_masked_lm, tiny_tokenizer, corpus, ob
 @pytest.mark.parametrize("kind", ["bi", "poly", "cross"])
 def test_validating_a_ranker(bert_folder, texts, kind, monkeypatch):
     """At every measurement of a run, those between its steps included."""
-    real, measured = rank_recipe._Session._measured, []
+    real, measured = rank_recipe.RankTrainer._measured, []
 
     def watched(self: Any) -> dict[str, float]:
         with assert_untouched(self.ranker.module, self.weights.masters):
             measured.append(real(self))
         return measured[-1]
 
-    monkeypatch.setattr(rank_recipe._Session, "_measured", watched)
+    monkeypatch.setattr(rank_recipe.RankTrainer, "_measured", watched)
     pairs = list(pairwise(texts))
     settings = {"batch_contexts": 8, "held_out": 6, "epochs": 1, "dtype": "float32", "device": "cpu", "validation_candidates": 4}
     rank(bert_folder, pairs, type=kind, **settings)

@@ -66,7 +66,7 @@ class Stuck:
         self.has_begun, self.is_let, self.encoded = threading.Event(), threading.Event(), []
         self.is_broken = False
 
-    def encode(self, texts, normalise=None):
+    def encode(self, texts, normalize=None):
         self.has_begun.set()
         self.is_let.wait(20)
         self.encoded.append(list(texts))
@@ -79,7 +79,7 @@ class Stuck:
         if "nan" in texts:
             return np.full((len(texts), 2), np.nan, dtype=np.float32)
         vectors = np.tile(np.array([3.0, 4.0], dtype=np.float32), (len(texts), 1))
-        return vectors / 5 if normalise else vectors
+        return vectors / 5 if normalize else vectors
 
     def count_tokens(self, texts):
         return [1] * len(texts)

@@ -24,19 +24,19 @@ SMALL = {"features": 64, "bottleneck": 16, "state": 12, "layers": 1, "batch_text
 @pytest.fixture(scope="module")
 def folders(bert_folder, sentences, save_labeller, tmp_path_factory):
     """A model of each kind, by what it shall be called."""
-    place = tmp_path_factory.mktemp("served")
+    index = tmp_path_factory.mktemp("served")
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
     cross = CrossRanker.start(embedder, context_tokens=12, candidate_tokens=12, generator=torch.Generator().manual_seed(1))
-    (place / "cross").mkdir()
-    cross.save(place / "cross", record={"base_model": "tiny"}, card="a card")
-    distil(bert_folder, sentences, place / "student", **SMALL)
+    (index / "cross").mkdir()
+    cross.save(index / "cross", record={"base_model": "tiny"}, card="a card")
+    distil(bert_folder, sentences, index / "student", **SMALL)
     examples = [Example(f"go to {city}", "go", ("O", "O", "B-city")) for city in "abcdefghijkl"]
-    distil("none", examples, place / "tagger", task="tag", **SMALL)
+    distil("none", examples, index / "tagger", task="tag", **SMALL)
     return {
         "encoder": bert_folder,
-        "cross": place / "cross",
-        "student": place / "student",
-        "tagger": place / "tagger",
+        "cross": index / "cross",
+        "student": index / "student",
+        "tagger": index / "tagger",
         "classifier": save_labeller("SequenceClassification", ["no", "yes"]),
     }
 
@@ -54,8 +54,8 @@ def test_vectors_are_the_models_own(client, folders, sentences, name):
     model = Student.load(folders[name]) if name == "student" else Embedder.load(folders[name], device="cpu", dtype="float32")
     status, said = client.post("/v1/embeddings", model=name, input=sentences)
     assert (status, said["object"], said["model"]) == (200, "list", name)
-    assert [(row["object"], row["index"]) for row in said["data"]] == [("embedding", place) for place in range(len(sentences))]
-    np.testing.assert_allclose([row["embedding"] for row in said["data"]], model.encode(sentences, normalise=True), atol=1e-5)
+    assert [(row["object"], row["index"]) for row in said["data"]] == [("embedding", index) for index in range(len(sentences))]
+    np.testing.assert_allclose([row["embedding"] for row in said["data"]], model.encode(sentences, normalize=True), atol=1e-5)
     tokens = sum(model.count_tokens(sentences))
     assert said["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
 
@@ -89,14 +89,14 @@ def test_documents_come_by_score_best_first(client, folders, sentences, name):
         expected = Ranker.load(folders[name], device="cpu", dtype="float32").score([query], texts)[0]
     else:
         model = load_served(name, str(folders[name]), **OPTIONS).embedder
-        expected = model.encode(texts, normalise=True) @ model.encode([query], normalise=True)[0]
+        expected = model.encode(texts, normalize=True) @ model.encode([query], normalize=True)[0]
         assert expected.argmax() == 5  # a text is nearest to itself
     status, said = client.post("/v1/rerank", model=name, query=query, documents=documents, return_documents=True)
     assert (status, said["model"]) == (200, name)
     order = [result["index"] for result in said["results"]]
     assert order == np.argsort(-expected).tolist()
     np.testing.assert_allclose([result["relevance_score"] for result in said["results"]], expected[order], atol=1e-4)
-    assert [result["document"]["text"] for result in said["results"]] == [texts[place] for place in order]
+    assert [result["document"]["text"] for result in said["results"]] == [texts[index] for index in order]
     assert said["usage"]["total_tokens"] > 0
     _, few = client.post("/v1/rerank", model=name, query=query, documents=documents, top_n=2)
     assert few["results"] == [{name: value for name, value in result.items() if name != "document"} for result in said["results"][:2]]
@@ -175,16 +175,16 @@ def test_models_are_listed_with_what_they_answer(client):
 
 
 def test_many_at_once_each_get_their_own(client, folders, sentences):
-    expected = Embedder.load(folders["encoder"], device="cpu", dtype="float32").encode(sentences, normalise=True)
+    expected = Embedder.load(folders["encoder"], device="cpu", dtype="float32").encode(sentences, normalize=True)
 
-    def ask(place):
-        status, said = client.post("/v1/embeddings", input=[sentences[place], sentences[place - 1]])
+    def ask(index):
+        status, said = client.post("/v1/embeddings", input=[sentences[index], sentences[index - 1]])
         assert status == 200
         return np.array([row["embedding"] for row in said["data"]])
 
     with ThreadPoolExecutor(8) as threads:
-        for place, found in enumerate(threads.map(ask, list(range(12)) * 3)):
-            np.testing.assert_allclose(found, expected[[place % 12, place % 12 - 1]], atol=1e-5)
+        for index, found in enumerate(threads.map(ask, list(range(12)) * 3)):
+            np.testing.assert_allclose(found, expected[[index % 12, index % 12 - 1]], atol=1e-5)
 
 
 # ---- refusals

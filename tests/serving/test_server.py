@@ -65,6 +65,132 @@ def test_a_server_with_too_much_to_do_says_so(serve, stuck, threads, monkeypatch
     assert [one.result()[0] for one in (running, *waiting)] == [200, 200, 200]
 
 
+@pytest.fixture
+def overloaded(serve, stuck, threads, monkeypatch):
+    """A server with a second of work that waits, of which 0.05 s are allowed; makes it anew with other options."""
+
+    def made(**options):
+        monkeypatch.setattr(batching._Speed, "seconds_per_token", 0.01)
+        monkeypatch.setattr(batching._Speed, "batch_tokens", 100)
+        client = serve([Served("stuck", embedder=stuck)], max_wait_s=0.05, **options)
+        key = {"Authorization": f"Bearer {options['api_key']}"} if "api_key" in options else {}
+        for waiting in (0, 1):
+            threads.submit(client.ask, "/v1/embeddings", {"input": "a" * 4000}, **key)
+            assert stuck.has_begun.wait(20)
+            wait_until(lambda waiting=waiting: client.waiting() == waiting)
+        return client
+
+    return made
+
+
+def test_under_overload_a_request_is_refused_before_its_body_is_parsed(overloaded, monkeypatch):
+    client = overloaded()
+    monkeypatch.setattr(protocol.H11Protocol, "data_received", lambda *_: pytest.fail("it was parsed"))
+    status, said, headers = client.ask("/v1/embeddings", raw=b"no JSON")
+    assert (status, said["error"]["code"], headers["Retry-After"]) == (429, "overloaded", "1")
+
+
+def test_under_overload_a_body_that_comes_in_pieces_is_not_waited_for(overloaded):
+    with overloaded().connect(b"POST /v1/embeddings HTTP/1.1\r\nHost: here\r\nContent-Length: 12\r\n\r\n{") as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 429 ")
+
+
+def test_a_connection_whose_request_was_refused_early_goes_on(overloaded, stuck):
+    client = overloaded()
+    refused = request_of({"input": "a"})
+    with client.connect() as connection:
+        for _ in range(3):
+            connection.sendall(refused)
+            answer = b""
+            while not answer.endswith(b"}}"):
+                answer += connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 429 ")
+            assert b"close" not in answer
+        stuck.is_let.set()
+        wait_until(lambda: client.waiting() == 0)
+        connection.sendall(request_of({"input": "a"}, "Connection: close"))
+        assert answer_of(connection).startswith(b"HTTP/1.1 200 ")
+    with client.connect(refused) as connection:
+        wait_until(client.connections)
+    wait_until(lambda: not client.connections())
+
+
+def test_under_overload_answers_that_are_not_read_do_not_pile_up(overloaded):
+    client = overloaded()
+    with client.connect() as connection:
+        connection.setblocking(False)
+        until_s = time.monotonic() + 1.0
+        while time.monotonic() < until_s:
+            try:
+                connection.sendall(request_of({"input": "a"}))
+            except BlockingIOError:
+                break
+        assert all(each.transport.get_write_buffer_size() < 2**20 for each in client.connections())
+
+
+def test_under_overload_the_key_is_asked_for_first(overloaded):
+    client = overloaded(api_key="right")
+    assert client.ask("/v1/embeddings", {"input": "a"})[0] == 401
+    assert client.ask("/v1/embeddings", {"input": "a"}, Authorization="Bearer wrong")[0] == 401
+    assert client.ask("/v1/embeddings", {"input": "a"}, Authorization="Bearer right")[0] == 429
+
+
+def test_under_overload_pages_of_other_origins_can_read_the_refusal(overloaded):
+    client = overloaded(cors_origins=["https://example.org"])
+    status, _, headers = client.ask("/v1/embeddings", {"input": "a"}, Origin="https://example.org")
+    assert (status, headers["Access-Control-Allow-Origin"]) == (429, "https://example.org")
+
+
+def test_under_overload_what_costs_no_work_is_answered(overloaded):
+    client = overloaded()
+    assert client.ask("/health")[0] == 200
+    assert client.ask("/v1/models")[0] == 200
+    assert client.ask("/v1/nothing", {"input": "a"})[0] == 404
+
+
+def test_a_request_that_takes_longer_than_it_would_wait_is_accepted(overloaded, threads):
+    client = overloaded()
+    threads.submit(client.post, "/v1/embeddings", input="a" * 8000)  # its own 20 s against 1 s for each of its rounds
+    wait_until(lambda: client.waiting() == 2)
+
+
+@pytest.mark.parametrize("texts", [[""], [""] * 2048, ["a"] * 100, ["é"] * 100, ["漢字" * 50], ["a" * 10_000, "é" * 10_000]])
+def test_a_body_has_more_bytes_than_its_texts_have_tokens(texts, free):
+    for content in (json.dumps(texts), json.dumps(texts, ensure_ascii=False, separators=(",", ":"))):
+        assert sum(Served("free", embedder=free).estimate_tokens(texts)) < len(content.encode()) + len('{"input":}')
+
+
+PLAIN = b"POST /v1/embeddings HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def test_a_plain_request_is_taken_apart():
+    assert protocol.whole_request(PLAIN) == ("/v1/embeddings", {"host": "here", "content-length": "2"})
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"",
+        PLAIN[:-1],
+        PLAIN + b"GET / HTTP/1.1",
+        PLAIN.replace(b"POST", b"GET"),
+        PLAIN.replace(b"1.1", b"1.0"),
+        PLAIN.replace(b"embeddings", b"%65mbeddings"),
+        PLAIN.replace(b"Host: here\r\n", b""),
+        PLAIN.replace(b"Host", b"Host "),
+        PLAIN.replace(b"Host: here", b"Host: here\r\n folded"),
+        PLAIN.replace(b"Host: here", b"Host: here\r\nContent-Length: 2"),
+        PLAIN.replace(b"Host: here", b"Host: here\r\nTransfer-Encoding: chunked"),
+        PLAIN.replace(b"Host: here", b"Host: here\r\nExpect: 100-continue"),
+        PLAIN.replace(b"Length: 2", b"Length: +2"),
+        PLAIN.replace(b"here", b"he\x00re"),
+        PLAIN.replace(b"here", b"h" * 5000),
+    ],
+)
+def test_anything_else_is_left_to_the_parser(request_bytes):
+    assert protocol.whole_request(request_bytes) is None
+
+
 def test_documents_to_rank_count_as_work(serve, stuck, threads, monkeypatch):
     slow(monkeypatch)
     client = serve([Served("stuck", embedder=stuck)], max_wait_s=5.0)
@@ -170,7 +296,7 @@ def test_health_tells_of_a_batch_that_does_not_end(serve, stuck, threads, monkey
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_health_tells_of_a_thread_that_ended(serve, free, monkeypatch):
     client = serve([Served("free", embedder=free)])
-    monkeypatch.setattr(free, "encode", lambda texts, normalise: (_ for _ in ()).throw(SystemExit(1)))
+    monkeypatch.setattr(free, "encode", lambda texts, normalize: (_ for _ in ()).throw(SystemExit(1)))
     status, said = client.post("/v1/embeddings", input="a")
     assert (status, said["error"]["code"]) == (503, "stopping")
     wait_until(lambda: not client.service.scheduler.is_alive)
@@ -303,9 +429,9 @@ def test_what_is_no_http_leaves_no_traceback(client, caplog, pieces, monkeypatch
     monkeypatch.setattr(protocol, "HEADER_S", 0.5)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with caplog.at_level(logging.WARNING), client.connect() as connection:
-        for place, piece in enumerate(pieces):
+        for index, piece in enumerate(pieces):
             connection.sendall(piece)
-            if place + 1 < len(pieces) and b"embeddings" not in piece:
+            if index + 1 < len(pieces) and b"embeddings" not in piece:
                 assert connection.recv(4096).startswith(b"HTTP/1.1 ")
         try:
             answer = answer_of(connection)
@@ -341,9 +467,9 @@ def test_null_means_left_out_for_every_field(client):
     assert client.refusal("/v1/rerank", 400, query=None, documents=["a"])["param"] == "query"
 
 
-@pytest.mark.parametrize(("normalise", "length", "is_told"), [(True, 1.0, True), (None, 5.0, False)])
-def test_vectors_have_length_one_unless_told_otherwise(serve, free, normalise, length, is_told):
-    client = serve([Served("free", embedder=free, normalise=normalise)])
+@pytest.mark.parametrize(("normalize", "length", "is_told"), [(True, 1.0, True), (None, 5.0, False)])
+def test_vectors_have_length_one_unless_told_otherwise(serve, free, normalize, length, is_told):
+    client = serve([Served("free", embedder=free, normalize=normalize)])
     _, said = client.post("/v1/embeddings", input="a")
     assert math.hypot(*said["data"][0]["embedding"]) == pytest.approx(length)
     _, said, _ = client.ask("/v1/models")

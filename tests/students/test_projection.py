@@ -34,11 +34,11 @@ def plain_codes(token: bytes, codes: int) -> list[int]:
     token = token or b"<null>"
     h, g = len(token) * A & ALL, 0
     for start in range(0, len(token) - len(token) % 8, 8):
-        data = sum(byte << 8 * place for place, byte in enumerate(token[start : start + 8]))
+        data = sum(byte << 8 * index for index, byte in enumerate(token[start : start + 8]))
         h = (h ^ mixed(data * A & ALL) * A & ALL) * A & ALL
         g ^= h
     if len(token) % 8:
-        data = sum(byte << 8 * place for place, byte in enumerate(token[len(token) - len(token) % 8 :]))
+        data = sum(byte << 8 * index for index, byte in enumerate(token[len(token) - len(token) % 8 :]))
         h = (h ^ data) * A & ALL
         g ^= h
     h = mixed(h) * A & ALL
@@ -54,7 +54,7 @@ def plain_codes(token: bytes, codes: int) -> list[int]:
 
 
 def plain_features(token: bytes, features: int) -> list[int]:
-    pairs = [code >> 2 * place & 3 for code in plain_codes(token, -(-features // 32)) for place in range(32)]
+    pairs = [code >> 2 * index & 3 for code in plain_codes(token, -(-features // 32)) for index in range(32)]
     return [{0: 0, 1: 1, 2: -1, 3: 0}[pair] for pair in pairs[:features]]
 
 
@@ -110,8 +110,8 @@ def test_signed_bytes_would_leave_them_six():
 
     def signed(token):
         data = 0
-        for place, byte in enumerate(token):
-            data |= (byte | (ALL ^ 0xFF if byte >= 0x80 else 0)) << 8 * place & ALL
+        for index, byte in enumerate(token):
+            data |= (byte | (ALL ^ 0xFF if byte >= 0x80 else 0)) << 8 * index & ALL
         return data
 
     assert len({signed(chr(point).encode()) for point in range(0x4E00, 0xA000)}) == 6

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tain.foundation.errors import UserError
-from tain.training.checkpoint import Checkpoint, checkpoint_folder, load_checkpoint, number_type_of, refuse_to_lose, save_checkpoint
+from tain.training.checkpoint import Checkpoint, checkpoint_folder, dtype_of, load_checkpoint, refuse_to_lose, save_checkpoint
 
 
 def test_what_a_process_left_that_was_killed_while_it_wrote_goes_with_the_next_checkpoint(tmp_path):
@@ -16,12 +16,12 @@ def test_what_a_process_left_that_was_killed_while_it_wrote_goes_with_the_next_c
 
 
 def test_the_number_type_is_told_where_there_is_one(tmp_path):
-    assert number_type_of([tmp_path / "none"]) is None
+    assert dtype_of([tmp_path / "none"]) is None
     for said, expected in (("torch.bfloat16", "bfloat16"), ("float32", "float32"), ("int8", None)):
         save_checkpoint(tmp_path / "state", Checkpoint(1, {"number_type": said}, {}), {"one": torch.ones(2)})
-        assert number_type_of([tmp_path / "none", tmp_path / "state"]) == expected
+        assert dtype_of([tmp_path / "none", tmp_path / "state"]) == expected
     (tmp_path / "state" / "state.json").write_text("[]")
-    assert number_type_of([tmp_path / "none", tmp_path / "state"]) is None
+    assert dtype_of([tmp_path / "none", tmp_path / "state"]) is None
 
 
 def test_a_checkpoint_is_lost_to_those_alone_who_ask_for_it(tmp_path):

@@ -16,7 +16,7 @@ from tain.training.optimizer import MasterWeights, adamw
 def build():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    return model, adamw(MasterWeights(model, number_type=torch.float32), learning_rate=0.05, weight_decay=0.0)
+    return model, adamw(MasterWeights(model, dtype=torch.float32), learning_rate=0.05, weight_decay=0.0)
 
 
 def step_of(model, bad_step=None):

@@ -21,7 +21,7 @@ def one_step(model, optimizer, seed):
 
 def test_float32_masters_are_the_parameters_and_step_as_torch_does():
     model, reference = small_model(), small_model()
-    optimizer = adamw(MasterWeights(model, number_type=torch.float32), learning_rate=1e-2, weight_decay=0.1)
+    optimizer = adamw(MasterWeights(model, dtype=torch.float32), learning_rate=1e-2, weight_decay=0.1)
     plain = torch.optim.AdamW(reference.parameters(), lr=1e-2, weight_decay=0.1)
     for seed in range(4):
         one_step(model, optimizer, seed)
@@ -37,7 +37,7 @@ def test_updates_below_a_bfloat16_step_add_up_in_the_masters():
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
-    weights = MasterWeights(model, number_type=torch.bfloat16)
+    weights = MasterWeights(model, dtype=torch.bfloat16)
     optimizer = adamw(weights, learning_rate=1e-4, weight_decay=0.0)
     for _ in range(40):
         model(torch.ones(1, 1, dtype=torch.bfloat16)).sum().backward()
@@ -51,7 +51,7 @@ def test_updates_below_a_bfloat16_step_add_up_in_the_masters():
 
 def test_rate_factor_scales_every_learning_rate_of_that_step_only():
     model = small_model()
-    optimizer = adamw(MasterWeights(model, number_type=torch.float32), learning_rate=1e-2, weight_decay=0.0)
+    optimizer = adamw(MasterWeights(model, dtype=torch.float32), learning_rate=1e-2, weight_decay=0.0)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step(rate_factor=0.0)
@@ -61,13 +61,13 @@ def test_rate_factor_scales_every_learning_rate_of_that_step_only():
     assert any(not torch.equal(parameter.detach(), old) for parameter, old in zip(model.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
-def test_long_gradients_are_scaled_to_the_norm_and_short_ones_left(number_type):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_long_gradients_are_scaled_to_the_norm_and_short_ones_left(dtype):
     moved = []
-    for scale, clip_norm in ((1.0, None), (1e4, 1.0), (1e-4, 1.0)):
+    for scale, max_grad_norm in ((1.0, None), (1e4, 1.0), (1e-4, 1.0)):
         model = small_model()
-        weights = MasterWeights(model, number_type=number_type)
-        optimizer = Optimizer(weights, [torch.optim.SGD(weights.masters, lr=1e-2)], clip_norm=clip_norm)
+        weights = MasterWeights(model, dtype=dtype)
+        optimizer = Optimizer(weights, [torch.optim.SGD(weights.masters, lr=1e-2)], max_grad_norm=max_grad_norm)
         before = [master.detach().clone() for master in weights.masters]
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, scale)
@@ -82,8 +82,8 @@ def test_long_gradients_are_scaled_to_the_norm_and_short_ones_left(number_type):
 def test_muon_lets_matrices_decay_and_nothing_else():
     def after_a_step(weight_decay):
         model = small_model()
-        weights = MasterWeights(model, number_type=torch.float32)
-        rates = {"matrix_rate": 0.02, "embedding_rate": 1e-3, "other_rate": 1e-2}
+        weights = MasterWeights(model, dtype=torch.float32)
+        rates = {"matrix_learning_rate": 0.02, "embedding_learning_rate": 1e-3, "other_learning_rate": 1e-2}
         one_step(model, muon_and_adamw(weights, **rates, embeddings=["2.weight"], weight_decay=weight_decay), 0)
         return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
@@ -94,13 +94,18 @@ def test_muon_lets_matrices_decay_and_nothing_else():
         torch.testing.assert_close(parameter, expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
-def test_state_brings_a_fresh_run_to_the_same_place(number_type):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_brings_a_fresh_run_to_the_same_place(dtype):
     def build():
         model = small_model()
-        weights = MasterWeights(model, number_type=number_type)
+        weights = MasterWeights(model, dtype=dtype)
         return model, muon_and_adamw(
-            weights, matrix_rate=0.02, embedding_rate=1e-3, other_rate=1e-2, embeddings=["2.weight"], weight_decay=0.01
+            weights,
+            matrix_learning_rate=0.02,
+            embedding_learning_rate=1e-3,
+            other_learning_rate=1e-2,
+            embeddings=["2.weight"],
+            weight_decay=0.01,
         )
 
     model, optimizer = build()
@@ -118,15 +123,15 @@ def test_state_brings_a_fresh_run_to_the_same_place(number_type):
 
 def test_state_of_another_model_is_refused():
     _, other = small_model(), nn.Linear(2, 2)
-    foreign = adamw(MasterWeights(other, number_type=torch.float32), learning_rate=1e-2, weight_decay=0.0).state()
-    optimizer = adamw(MasterWeights(small_model(), number_type=torch.float32), learning_rate=1e-2, weight_decay=0.0)
+    foreign = adamw(MasterWeights(other, dtype=torch.float32), learning_rate=1e-2, weight_decay=0.0).state()
+    optimizer = adamw(MasterWeights(small_model(), dtype=torch.float32), learning_rate=1e-2, weight_decay=0.0)
     with pytest.raises(UserError, match="another model"):
         optimizer.load_state(foreign)
 
 
 def test_gradients_of_several_passes_add_up_in_float32():
     model = nn.Linear(1, 1, bias=False)
-    weights = MasterWeights(model, number_type=torch.bfloat16)
+    weights = MasterWeights(model, dtype=torch.bfloat16)
     for size in (1.0, *[2.0**-9] * 8):  # each too small to change 1 in bfloat16
         model.weight.grad = torch.full((1, 1), size, dtype=torch.bfloat16)
         weights.take_gradients()
@@ -137,8 +142,8 @@ def test_gradients_of_several_passes_add_up_in_float32():
 
 
 def test_state_of_a_model_of_another_size_is_refused():
-    state = adamw(MasterWeights(nn.Linear(4, 3), number_type=torch.float32), learning_rate=0.1, weight_decay=0.0).state()
-    other = adamw(MasterWeights(nn.Linear(4, 5), number_type=torch.float32), learning_rate=0.1, weight_decay=0.0)
+    state = adamw(MasterWeights(nn.Linear(4, 3), dtype=torch.float32), learning_rate=0.1, weight_decay=0.0).state()
+    other = adamw(MasterWeights(nn.Linear(4, 5), dtype=torch.float32), learning_rate=0.1, weight_decay=0.0)
     with pytest.raises(UserError, match=r"weight has the shape \(3, 4\) there"):
         other.load_state(state)
 
@@ -169,8 +174,10 @@ def test_matrices_stepped_by_shape_move_as_torch_moves_them_one_by_one():
 
 def test_an_older_torch_without_muon_is_named(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
-    weights = MasterWeights(nn.Linear(3, 2), number_type=torch.float32)
+    weights = MasterWeights(nn.Linear(3, 2), dtype=torch.float32)
     with pytest.raises(
         UserError, match=r"optimizer muon needs torch 2\.9 or newer, and this is .*: upgrade torch, or give --optimizer adamw"
     ):
-        muon_and_adamw(weights, matrix_rate=0.02, embedding_rate=1e-3, other_rate=1e-3, embeddings=[], weight_decay=0.0)
+        muon_and_adamw(
+            weights, matrix_learning_rate=0.02, embedding_learning_rate=1e-3, other_learning_rate=1e-3, embeddings=[], weight_decay=0.0
+        )

@@ -15,12 +15,12 @@ class MaskedTokens:
 
     Attributes:
         ids: What the model sees.
-        places: Where it must predict, as flat places into ``ids``, ascending.
+        indices: Where it must predict, as flat places into ``ids``, ascending.
         targets: The true ids there.
     """
 
     ids: Int[Tensor, "*shape"]
-    places: Int[Tensor, " masked"]
+    indices: Int[Tensor, " masked"]
     targets: Int[Tensor, " masked"]
 
 
@@ -56,10 +56,10 @@ def mask_at_random(
     """
     maskable = _count(is_maskable)
     draws = torch.rand(ids.numel(), generator=generator, device=ids.device).masked_fill_(~is_maskable.flatten(), 2.0)
-    places = draws.topk(max(1, round(rate * maskable)), largest=False).indices.sort().values
+    indices = draws.topk(max(1, round(rate * maskable)), largest=False).indices.sort().values
     return corrupted(
         ids,
-        places,
+        indices,
         mask_id=mask_id,
         vocabulary=vocabulary,
         first_ordinary_id=first_ordinary_id,
@@ -69,7 +69,7 @@ def mask_at_random(
     )
 
 
-def places_of_each_text(
+def indices_of_each_text(
     is_maskable: Bool[Tensor, " tokens"],
     *,
     owners: Int[Tensor, " tokens"],
@@ -95,21 +95,21 @@ def places_of_each_text(
         ShapeError: No place is maskable.
     """
     _count(is_maskable)
-    places = is_maskable.nonzero().flatten()
-    owner = owners[places]
+    indices = is_maskable.nonzero().flatten()
+    owner = owners[indices]
     sizes = torch.bincount(owner)
     totals = (rate * sizes.double()).cumsum(0) + torch.rand((), generator=generator, dtype=torch.float64)
     wanted = totals.floor().diff(prepend=totals.new_zeros(1)).long()
     wanted = torch.minimum(wanted.clamp(min=1), sizes)
-    order = torch.rand(len(places), generator=generator).argsort()
+    order = torch.rand(len(indices), generator=generator).argsort()
     order = order[owner[order].argsort(stable=True)]  # text by text, each in random order
-    within = torch.arange(len(places)) - (sizes.cumsum(0) - sizes)[owner[order]]
-    return places[order[within < wanted[owner[order]]]].sort().values
+    within = torch.arange(len(indices)) - (sizes.cumsum(0) - sizes)[owner[order]]
+    return indices[order[within < wanted[owner[order]]]].sort().values
 
 
 def corrupted(
     ids: Int[Tensor, "*shape"],
-    places: Int[Tensor, " masked"],
+    indices: Int[Tensor, " masked"],
     *,
     mask_id: int,
     vocabulary: int,
@@ -120,16 +120,16 @@ def corrupted(
 ) -> MaskedTokens:
     """Hide the given places: by the mask token, by a random token, or (the rest) by nothing. Arguments as in ``mask_at_random``."""
     flat = ids.flatten()
-    targets = flat[places]
-    kind = torch.rand(len(places), generator=generator, device=flat.device)
-    random_ids = torch.randint(first_ordinary_id, vocabulary, (len(places),), generator=generator, device=flat.device)
+    targets = flat[indices]
+    kind = torch.rand(len(indices), generator=generator, device=flat.device)
+    random_ids = torch.randint(first_ordinary_id, vocabulary, (len(indices),), generator=generator, device=flat.device)
     shown = torch.where(kind < mask_share, mask_id, torch.where(kind < mask_share + random_share, random_ids, targets))
     seen = flat.clone()
-    seen[places] = shown
-    return MaskedTokens(seen.view(ids.shape), places, targets)
+    seen[indices] = shown
+    return MaskedTokens(seen.view(ids.shape), indices, targets)
 
 
-def disjoint_places(
+def disjoint_indices(
     draws: Float[Tensor, "rows tokens"],
     *,
     is_maskable: Bool[Tensor, "rows tokens"],
@@ -167,11 +167,11 @@ def disjoint_places(
     if parts * rate > 1 + 1e-9:
         raise ShapeError(f"{parts} parts of {rate:.0%} each are more than the whole text")
     maskable = _count(is_maskable)
-    places = is_maskable.flatten().nonzero().flatten()
-    row = places // is_maskable.shape[1] if each_row else torch.zeros_like(places)
-    begins = torch.ones_like(places, dtype=torch.bool) if begins_unit is None else begins_unit.flatten()[places]
+    indices = is_maskable.flatten().nonzero().flatten()
+    row = indices // is_maskable.shape[1] if each_row else torch.zeros_like(indices)
+    begins = torch.ones_like(indices, dtype=torch.bool) if begins_unit is None else begins_unit.flatten()[indices]
     unit = begins.cumsum(0) - 1
-    order = draws.flatten()[places][begins][unit].argsort(stable=True)  # stable: a unit's places stay together
+    order = draws.flatten()[indices][begins][unit].argsort(stable=True)  # stable: a unit's places stay together
     order = order[row[order].argsort(stable=True)]
     ordered_row, ordered_unit = row[order], unit[order]
     row_sizes = torch.bincount(row)
@@ -180,7 +180,7 @@ def disjoint_places(
         middle = (middle + (turns[: len(row_sizes)] * row_sizes).floor()[ordered_row]) % row_sizes[ordered_row]
     borders = (torch.arange(1, parts + 1, device=row.device) * (rate * row_sizes.double())[:, None]).round()  # (rows, parts)
     part = (middle[:, None] >= borders[ordered_row]).sum(1)
-    found = [places[order[part == number]].sort().values for number in range(parts)]
+    found = [indices[order[part == number]].sort().values for number in range(parts)]
     if not may_be_empty and not all(map(len, found)):
         raise ShapeError(f"{maskable} maskable places cannot be cut into {parts} parts of {rate:.0%}: one would be empty")
     return found

@@ -53,11 +53,11 @@ class NeighbourCounts:
 class Neighbours:
     """The sentences of a corpus that have a neighbour to be restored from.
 
-    - **Short sentences are joined**: within a document sentences are added up until they have ``least_tokens``; what is left over at
+    - **Short sentences are joined**: within a document sentences are added up until they have ``min_tokens``; what is left over at
       the end goes to the last one. Nothing is thrown away, and neighbours stay neighbours.
-    - **Near-duplicates are dropped**: two neighbours whose sets of tokens overlap by more than ``most_overlap`` (tokens in both, divided
+    - **Near-duplicates are dropped**: two neighbours whose sets of tokens overlap by more than ``max_overlap`` (tokens in both, divided
       by tokens in either: Jaccard's index) are no pair. Boilerplate would let the model copy instead of understand.
-    - **Long sentences are cut** at ``most_tokens``; the beginning stays, as it does when a text is encoded.
+    - **Long sentences are cut** at ``max_tokens``; the beginning stays, as it does when a text is encoded.
 
     Args:
         sentences: Token ids of sentence i, without special tokens.
@@ -65,9 +65,9 @@ class Neighbours:
         side: The neighbour that a sentence is restored from: the one to its left (before it), the one to its right, or both.
         first_id: Id put before each sentence (``[CLS]``).
         last_id: Id put behind each sentence (``[SEP]``).
-        least_tokens: Shorter sentences are joined; special tokens not counted.
-        most_tokens: Longer ones are cut; special tokens counted.
-        most_overlap: 0 to 1; 1 drops nothing, not even repetitions.
+        min_tokens: Shorter sentences are joined; special tokens not counted.
+        max_tokens: Longer ones are cut; special tokens counted.
+        max_overlap: 0 to 1; 1 drops nothing, not even repetitions.
 
     Raises:
         UserError: The corpus is one document only, all its documents have one sentence, or all neighbours are near-duplicates.
@@ -81,9 +81,9 @@ class Neighbours:
         side: Side = "left",
         first_id: int,
         last_id: int,
-        least_tokens: int = 8,
-        most_tokens: int = 128,
-        most_overlap: float = 0.7,
+        min_tokens: int = 8,
+        max_tokens: int = 128,
+        max_overlap: float = 0.7,
     ) -> None:
         if side not in SIDES:
             raise UserError(f"side is {side!r}: give one of {', '.join(SIDES)}")
@@ -94,17 +94,17 @@ class Neighbours:
             )
         self._sentences = sentences
         self.side: Side = side
-        self._first_id, self._last_id, self._most_tokens = first_id, last_id, most_tokens
+        self._first_id, self._last_id, self._max_tokens = first_id, last_id, max_tokens
         sizes = np.fromiter((len(sentence) for sentence in sentences), dtype=np.int64, count=len(sentences))
-        self._starts, self._documents = _joined_units(sizes, document_starts, least_tokens)
+        self._starts, self._documents = _joined_units(sizes, document_starts, min_tokens)
         self._lengths = np.diff(np.append(0, sizes.cumsum())[self._starts])
         is_pair = self._documents[1:] == self._documents[:-1]  # unit u and unit u + 1
         if not is_pair.any():
             raise UserError(
-                f"each of the {len(document_starts):,} documents has a single sentence (shorter ones than {least_tokens} tokens are joined), "
+                f"each of the {len(document_starts):,} documents has a single sentence (shorter ones than {min_tokens} tokens are joined), "
                 "so no sentence has a neighbour: give documents of several sentences, an empty line between documents"
             )
-        is_alike = is_pair & (self._overlaps() > most_overlap)
+        is_alike = is_pair & (self._overlaps() > max_overlap)
         is_pair &= ~is_alike
         has_left, has_right = np.append(False, is_pair), np.append(is_pair, False)
         chosen = {"left": has_left, "right": has_right, "both": has_left & has_right}[side]
@@ -112,8 +112,8 @@ class Neighbours:
         if not len(self.targets):
             why = "near-duplicates of each other" if side != "both" else "near-duplicates of each other, or stand at a document's edge"
             raise UserError(
-                f"no sentence is left to restore: all neighbours are {why} (token overlap above {most_overlap:g}): "
-                "give other text, or a higher --most-overlap"
+                f"no sentence is left to restore: all neighbours are {why} (token overlap above {max_overlap:g}): "
+                "give other text, or a higher --max-overlap"
             )
         self.counts = NeighbourCounts(
             documents=len(document_starts),
@@ -121,7 +121,7 @@ class Neighbours:
             sentences=len(sentences),
             joined=len(sentences) - len(self._documents),
             near_duplicates=int(is_alike.sum()),
-            cut=int((self._lengths > most_tokens - 2).sum()),
+            cut=int((self._lengths > max_tokens - 2).sum()),
             targets=len(self.targets),
         )
 
@@ -132,7 +132,7 @@ class Neighbours:
 
     def mean_tokens(self, *, with_neighbours: bool) -> float:
         """Tokens that a target has on average, and its neighbours, special tokens counted."""
-        kept = np.minimum(self._lengths + 2, self._most_tokens)
+        kept = np.minimum(self._lengths + 2, self._max_tokens)
         return float(sum(kept[self.targets + step].mean() for step in (0, *(self._steps() if with_neighbours else ()))))
 
     def texts(self, targets: np.ndarray) -> list[list[int]]:
@@ -151,16 +151,16 @@ class Neighbours:
         return {"left": (-1,), "right": (1,), "both": (-1, 1)}[self.side]
 
     def _unit(self, unit: int) -> list[int]:
-        parts = [self._sentences[place] for place in range(self._starts[unit], self._starts[unit + 1])]
-        inner = [token for part in parts for token in part.tolist()][: self._most_tokens - 2]
+        parts = [self._sentences[index] for index in range(self._starts[unit], self._starts[unit + 1])]
+        inner = [token for part in parts for token in part.tolist()][: self._max_tokens - 2]
         return [self._first_id, *inner, self._last_id]
 
     def _overlaps(self) -> np.ndarray:
         """Jaccard's index of the token sets of every two units side by side, documents' edges included."""
         found = [np.empty(0)]
         for first, last in self._scans():
-            places = range(self._starts[first], self._starts[last])
-            tokens = np.concatenate([self._sentences[place] for place in places]).astype(np.int64)
+            indices = range(self._starts[first], self._starts[last])
+            tokens = np.concatenate([self._sentences[index] for index in indices]).astype(np.int64)
             owners = np.repeat(np.arange(last - first), self._lengths[first:last])
             span = int(tokens.max(initial=0)) + 1
             entries = np.unique(owners * span + tokens)  # each token of a unit once
@@ -222,16 +222,16 @@ def conditional_batch(neighbours: Neighbours, targets: np.ndarray, *, mask: Call
     texts = pack(neighbours.texts(targets))
     masked = mask(texts.ids, texts.owners)
     corrupted = replace(texts, ids=masked.ids)
-    return ConditionalBatch(pack(neighbours.conditions_of(targets)), corrupted, masked.places, masked.targets)
+    return ConditionalBatch(pack(neighbours.conditions_of(targets)), corrupted, masked.indices, masked.targets)
 
 
-def _joined_units(sizes: np.ndarray, document_starts: np.ndarray, least_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def _joined_units(sizes: np.ndarray, document_starts: np.ndarray, min_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Join short sentences within their document.
 
     Args:
         sizes: Tokens of each sentence.
         document_starts: As ``Neighbours`` takes them.
-        least_tokens: As ``Neighbours`` takes it.
+        min_tokens: As ``Neighbours`` takes it.
 
     Returns:
         Where each unit begins among the sentences, with their number at the end; and each unit's document.
@@ -239,14 +239,14 @@ def _joined_units(sizes: np.ndarray, document_starts: np.ndarray, least_tokens: 
     starts, documents = [], []
     tokens = sizes.tolist()
     for document, (begin, end) in enumerate(pairwise([*document_starts.tolist(), len(tokens)])):
-        collected = least_tokens  # the first sentence begins a unit
-        for place in range(begin, end):
-            if collected >= least_tokens:
-                starts.append(place)
+        collected = min_tokens  # the first sentence begins a unit
+        for index in range(begin, end):
+            if collected >= min_tokens:
+                starts.append(index)
                 documents.append(document)
                 collected = 0
-            collected += tokens[place]
-        if collected < least_tokens and len(documents) > 1 and documents[-2] == document:
+            collected += tokens[index]
+        if collected < min_tokens and len(documents) > 1 and documents[-2] == document:
             starts.pop()  # too short for the end of a document: part of the unit before it
             documents.pop()
     return np.array([*starts, len(tokens)], dtype=np.int64), np.array(documents, dtype=np.int64)

@@ -37,12 +37,12 @@ def pack(ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> PackedTex
     starts = np.cumsum(gaps + sizes) - sizes
     total = len(rows) * row_tokens + sum(lengths[text] for text in alone)
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    places = np.repeat(starts, sizes) + within
+    indices = np.repeat(starts, sizes) + within
     flat, positions = np.zeros((2, total), dtype=np.int64)
     owners = np.full(total, len(ids))
-    flat[places] = np.fromiter(chain.from_iterable(ids[text] for text in order), dtype=np.int64, count=len(places))
-    positions[places] = within
-    owners[places] = np.repeat(np.arange(len(order)), sizes)
+    flat[indices] = np.fromiter(chain.from_iterable(ids[text] for text in order), dtype=np.int64, count=len(indices))
+    positions[indices] = within
+    owners[indices] = np.repeat(np.arange(len(order)), sizes)
     return PackedTexts(
         torch.from_numpy(flat),
         tuple(sizes.tolist()),

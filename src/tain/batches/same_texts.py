@@ -42,18 +42,18 @@ def same_numbers(*keys: Sequence[Hashable]) -> Int64[np.ndarray, " texts"]:
     """
     first = list(range(len(keys[0])))  # a forest: each entry leads to an earlier place of the same group, or to itself
 
-    def root(place: int) -> int:
-        while first[place] != place:
-            first[place] = first[first[place]]
-            place = first[place]
-        return place
+    def root(index: int) -> int:
+        while first[index] != index:
+            first[index] = first[first[index]]
+            index = first[index]
+        return index
 
     for each in keys:
         met: dict[Hashable, int] = {}
-        for place, key in enumerate(each):
-            one, other = root(place), root(met.setdefault(key, place))
+        for index, key in enumerate(each):
+            one, other = root(index), root(met.setdefault(key, index))
             first[max(one, other)] = min(one, other)
-    return np.array([root(place) for place in range(len(first))], dtype=np.int64)
+    return np.array([root(index) for index in range(len(first))], dtype=np.int64)
 
 
 def differ_in_one(letters: Sequence[Hashable], tokens: Sequence[Hashable]) -> int:

@@ -104,8 +104,8 @@ class TokenStream:
     def __len__(self) -> int:
         return int(self._begins[-1])
 
-    def __getitem__(self, places: slice) -> np.ndarray:
-        start, stop, _ = places.indices(len(self))
+    def __getitem__(self, indices: slice) -> np.ndarray:
+        start, stop, _ = indices.indices(len(self))
         first = int(np.searchsorted(self._begins, start, side="right")) - 1
         pieces = []
         for number in range(first, len(self.parts)):
@@ -129,15 +129,15 @@ class Sentences(Sequence[np.ndarray]):
         return len(self._starts) - 1
 
     @overload
-    def __getitem__(self, place: int) -> Integer[np.ndarray, " tokens"]: ...
+    def __getitem__(self, index: int) -> Integer[np.ndarray, " tokens"]: ...
     @overload
-    def __getitem__(self, place: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, place: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        number = place + len(self) if place < 0 else place
+    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
-            raise IndexError(f"there is no sentence {place}: there are {len(self)}")
+            raise IndexError(f"there is no sentence {index}: there are {len(self)}")
         return self._tokens[int(self._starts[number]) : int(self._starts[number + 1]) - 1]  # the last one is the separator
 
     def lengths(self) -> Int64[np.ndarray, " sentences"]:
@@ -220,8 +220,8 @@ def open_shards(folder: Path) -> Shards:
     checked_object(facts, _FACTS, damaged=damaged, advice=advice)
     if not all(len(entry) == 2 and _is_shard(*entry) for entry in facts["shards"]):
         raise UserError(f"{damaged}: {advice} (shards are {facts['shards']!r:.60})")
-    number_type = np.dtype(facts["number_type"])
-    parts = [_mapped(folder / name, number_type, length) for name, length in facts["shards"]]
+    dtype = np.dtype(facts["number_type"])
+    parts = [_mapped(folder / name, dtype, length) for name, length in facts["shards"]]
     tokens = TokenStream(parts)
     starts = _mapped(folder / "sentences.bin", _PLACES, facts["sentences"] + 1)
     document_starts = _mapped(folder / "documents.bin", _PLACES, facts["documents"])
@@ -247,14 +247,14 @@ def token_batches(
         included; and whether a document begins with it.
     """
     separator = separator_id(tokenizer)
-    number_type = number_type_for(len(tokenizer))
+    dtype = dtype_for(len(tokenizer))
 
     def cut(batch: list[Sentence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = bare_ids(tokenizer, [sentence.text for sentence in batch])
         for row in rows:
             row.append(separator)
         lengths = np.fromiter(map(len, rows), dtype=_PLACES, count=len(rows))
-        ids = np.fromiter(chain.from_iterable(rows), dtype=number_type, count=int(lengths.sum()))
+        ids = np.fromiter(chain.from_iterable(rows), dtype=dtype, count=int(lengths.sum()))
         return ids, lengths, np.array([sentence.begins_document for sentence in batch])
 
     with ThreadPoolExecutor(max_workers=1) as worker:
@@ -268,14 +268,14 @@ def token_batches(
             yield ahead.result()
 
 
-def number_type_for(vocabulary: int) -> np.dtype:
+def dtype_for(vocabulary: int) -> np.dtype:
     """The smallest of the two number types of shards that holds every id."""
     return np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
 
 
 def _write(folder: Path, sources: Sources, tokenizer: Any, progress: Progress, shard_tokens: int) -> None:
     with _clear_of_disk_errors(folder), whole_folder(folder) as partial, _clear_of_disk_errors(folder):
-        with closing(_Writer(partial, number_type_for(len(tokenizer)), shard_tokens)) as writer, progress.task("tokenise", None) as task:
+        with closing(_Writer(partial, dtype_for(len(tokenizer)), shard_tokens)) as writer, progress.task("tokenise", None) as task:
             for ids, lengths, begins_document in token_batches(sources.sentences(), tokenizer):
                 writer.add(ids, lengths, begins_document)
                 task.advance(len(lengths), tokens=float(writer.tokens))
@@ -284,7 +284,7 @@ def _write(folder: Path, sources: Sources, tokenizer: Any, progress: Progress, s
             "tokenizer": fingerprint(tokenizer),
             "vocabulary": len(tokenizer),
             "separator": separator_id(tokenizer),
-            "number_type": writer.number_type.name,
+            "number_type": writer.dtype.name,
             "tokens": writer.tokens,
             "sentences": writer.sentences,
             "documents": writer.documents,
@@ -310,8 +310,8 @@ def _clear_of_disk_errors(folder: Path) -> Iterator[None]:
 class _Writer:
     """Appends batches of tokens to files of limited length."""
 
-    def __init__(self, folder: Path, number_type: np.dtype, shard_tokens: int) -> None:
-        self.folder, self.number_type, self.shard_tokens = folder, number_type, shard_tokens
+    def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int) -> None:
+        self.folder, self.dtype, self.shard_tokens = folder, dtype, shard_tokens
         self.shards: list[tuple[str, int]] = []
         self.tokens = self.sentences = self.documents = 0
         self._starts = (folder / "sentences.bin").open("wb")
@@ -354,15 +354,15 @@ class _Writer:
         self.shards[-1] = (name, length + len(ids))
 
 
-def _mapped(path: Path, number_type: np.dtype, length: int) -> np.ndarray:
-    wanted = length * number_type.itemsize
+def _mapped(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
+    wanted = length * dtype.itemsize
     found = path.stat().st_size if path.exists() else 0
     if found != wanted or not length:
         raise UserError(
             f"shards file {str(path)!r} has {found:,} bytes and should have {wanted:,}: remove its folder to have it made again"
         )
     with open_own(path) as file:
-        return np.memmap(file, dtype=number_type, mode="r", shape=(length,))
+        return np.memmap(file, dtype=dtype, mode="r", shape=(length,))
 
 
 def _facts_of(path: str) -> dict[str, Any]:

@@ -40,14 +40,14 @@ class SentenceEnds:
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         spelt = dict(zip(vocabulary.values(), _spelt(list(vocabulary)), strict=True))
 
-        def places(is_wanted: Callable[[str, bool], bool]) -> np.ndarray:
-            return np.array(sorted(place for place, (text, begins) in spelt.items() if text and is_wanted(text, begins)), dtype=np.int64)
+        def indices(is_wanted: Callable[[str, bool], bool]) -> np.ndarray:
+            return np.array(sorted(index for index, (text, begins) in spelt.items() if text and is_wanted(text, begins)), dtype=np.int64)
 
         return cls(
-            ends=places(lambda text, _: set(text) <= _ENDS | _CLOSERS and not set(text) <= _CLOSERS),
-            closers=places(lambda text, _: set(text) <= _CLOSERS),
-            letters=places(lambda text, begins: begins and len(text) == 1 and text.isalpha() and text.isascii()),
-            digits=places(lambda text, _: text[0].isdigit()),
+            ends=indices(lambda text, _: set(text) <= _ENDS | _CLOSERS and not set(text) <= _CLOSERS),
+            closers=indices(lambda text, _: set(text) <= _CLOSERS),
+            letters=indices(lambda text, begins: begins and len(text) == 1 and text.isalpha() and text.isascii()),
+            digits=indices(lambda text, _: text[0].isdigit()),
         )
 
     def cuts(self, tokens: Int64[np.ndarray, " tokens"]) -> Int64[np.ndarray, " cuts"]:
@@ -94,10 +94,10 @@ class SplitSentences(Sequence[np.ndarray]):
         self._lines = lines
         owners, begins = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
         for first, tokens, starts in _chunks(lines):
-            places = np.union1d(starts, ends.cuts(tokens))
-            line = np.searchsorted(starts, places, side="right") - 1
+            indices = np.union1d(starts, ends.cuts(tokens))
+            line = np.searchsorted(starts, indices, side="right") - 1
             owners.append(line + first)
-            begins.append(places - starts[line])
+            begins.append(indices - starts[line])
         self._owners, self._begins = np.concatenate(owners), np.concatenate(begins)
         self.document_starts: np.ndarray = np.searchsorted(self._owners, document_starts)
 
@@ -105,25 +105,25 @@ class SplitSentences(Sequence[np.ndarray]):
         return len(self._owners)
 
     @overload
-    def __getitem__(self, place: int) -> np.ndarray: ...
+    def __getitem__(self, index: int) -> np.ndarray: ...
     @overload
-    def __getitem__(self, place: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, place: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        owner = int(self._owners[place])
-        is_last = place + 1 == len(self) or int(self._owners[place + 1]) != owner
+    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        owner = int(self._owners[index])
+        is_last = index + 1 == len(self) or int(self._owners[index + 1]) != owner
         line = self._lines[owner]
-        return line[int(self._begins[place]) : len(line) if is_last else int(self._begins[place + 1])]
+        return line[int(self._begins[index]) : len(line) if is_last else int(self._begins[index + 1])]
 
 
 def _chunks(lines: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Lines laid end to end, many at a time: the first one's place, their tokens with ``_LINE_END`` behind each, and where each begins."""
     first, held, starts, tokens = 0, [], [], 0
-    for place in range(len(lines)):
+    for index in range(len(lines)):
         starts.append(tokens)
-        held += [lines[place].astype(np.int64), np.array([_LINE_END])]
-        tokens += len(lines[place]) + 1
-        if tokens >= _SCAN_TOKENS or place == len(lines) - 1:
+        held += [lines[index].astype(np.int64), np.array([_LINE_END])]
+        tokens += len(lines[index]) + 1
+        if tokens >= _SCAN_TOKENS or index == len(lines) - 1:
             yield first, np.concatenate(held), np.array(starts)
-            first, held, starts, tokens = place + 1, [], [], 0
+            first, held, starts, tokens = index + 1, [], [], 0

@@ -137,5 +137,5 @@ def continues_word(tokenizer: Any) -> Bool[np.ndarray, " vocabulary"]:
         )
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     continuing = np.array([str(piece).startswith(mark) == (mark == "##") for piece in pieces])
-    continuing[[place for place in tokenizer.get_added_vocab().values() if place < len(pieces)]] = False
+    continuing[[index for index in tokenizer.get_added_vocab().values() if index < len(pieces)]] = False
     return continuing

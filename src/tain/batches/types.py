@@ -17,7 +17,7 @@ class TokenIds(Protocol):
     """A long run of token ids that is read in slices: an array, or shards on disk."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, places: slice, /) -> np.ndarray: ...
+    def __getitem__(self, indices: slice, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ class ConditionalBatch:
     Attributes:
         conditions: One whole text a condition and target: all targets' first neighbours, then all their second ones.
         texts: The corrupted targets.
-        places: Where to predict, as flat places into ``texts.ids``.
+        indices: Where to predict, as flat places into ``texts.ids``.
         targets: The true ids there.
     """
 
     conditions: PackedTexts
     texts: PackedTexts
-    places: Int[Tensor, " masked"]
+    indices: Int[Tensor, " masked"]
     targets: Int[Tensor, " masked"]
 
     @property
@@ -132,4 +132,4 @@ class ConditionalBatch:
         return len(self.conditions.ids) + len(self.texts.ids)
 
     def to(self, device: torch.device) -> "ConditionalBatch":
-        return ConditionalBatch(self.conditions.to(device), self.texts.to(device), self.places.to(device), self.targets.to(device))
+        return ConditionalBatch(self.conditions.to(device), self.texts.to(device), self.indices.to(device), self.targets.to(device))

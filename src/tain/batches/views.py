@@ -62,5 +62,5 @@ def special_ends(tokenizer: Any) -> tuple[int, int]:
     """Count the special tokens that a tokenizer puts before and behind a text."""
     ids = list(tokenizer("a")["input_ids"])
     special = set(tokenizer.all_special_ids)
-    inner = [place for place, token in enumerate(ids) if token not in special]
+    inner = [index for index, token in enumerate(ids) if token not in special]
     return (inner[0], len(ids) - 1 - inner[-1]) if inner else (len(ids) - 1, 1)

@@ -27,7 +27,7 @@ def correct(
     remove_top: Annotated[int | None, Parameter(help="take the so many strongest components of TEXTS out")] = None,
     components: Annotated[int | None, Parameter(help="directions removed of each language; default: 1, the paper's")] = None,
     dimensions: Annotated[int | None, Parameter(help="components that a whitening keeps, the strongest; default: all")] = None,
-    most_texts: Annotated[int | None, Parameter(help="texts read of each source; default: all; the paper has 10000")] = None,
+    max_texts: Annotated[int | None, Parameter(help="texts read of each source; default: all; the paper has 10000")] = None,
     column: Annotated[str | None, Parameter(help="the texts' column, where sources are tables")] = None,
     batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory only")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
@@ -51,7 +51,7 @@ def correct(
         for --whiten and --remove-top: txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard input
     """
     config = _config(
-        texts, language, whiten=whiten, remove_top=remove_top, components=components, dimensions=dimensions, most_texts=most_texts,
+        texts, language, whiten=whiten, remove_top=remove_top, components=components, dimensions=dimensions, max_texts=max_texts,
         batch_tokens=batch_tokens,
     )  # fmt: skip
     from tain.foundation.files import refuse_existing

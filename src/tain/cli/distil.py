@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tain.cli.settings import flags_of, refuse_idle, settle
+from tain.cli.settings import build_config, flags_of, refuse_idle
 from tain.cli.sources import TextSource
 from tain.foundation.errors import UserError
 from tain.recipes.distil.config import DistilConfig
@@ -53,7 +53,7 @@ def distil(
     teacher
         an encoder (a folder, a hub name, tain-mini), for --task classify or tag a fine-tuned transformers model; its outputs on disk, a row a text (.npy, .safetensors: vectors, intents, slots); or none, for given labels alone
     """
-    settled = settle(DistilConfig, config, file=settings)
+    settled = build_config(DistilConfig, config, file=settings)
     of_labels = {"label_column": label_column, "unlabelled": unlabelled, "labels": labels}
     _refuse_idle(settled.task, **of_labels, tags_column=tags_column, tags=tags, classifier=classifier)
     from tain.foundation.files import refuse_existing

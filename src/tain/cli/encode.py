@@ -33,7 +33,7 @@ def encode(
     dims: Annotated[
         int | None, Parameter(help="keep the first numbers of each vector alone, scaled to length 1 again; default: all")
     ] = None,
-    normalise: Annotated[
+    normalize: Annotated[
         bool | None, Parameter(help="scale every vector to length 1, or leave it; default: what the model says, else leave it")
     ] = None,
     pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: what the model says, else mean")] = None,
@@ -100,7 +100,7 @@ def encode(
         dtype=dtype,
         dims=dims,
         language=language,
-        normalise=normalise,
+        normalize=normalize,
         batch_tokens=batch_tokens,
         with_texts=with_texts,
         resume=resume,

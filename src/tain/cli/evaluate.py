@@ -20,7 +20,7 @@ def evaluate(
     suite: Annotated[
         tuple[str, ...],
         Parameter(
-            help="sts, sts17, words, words-crossed (word pairs across languages), transfer (classifiers on frozen vectors), bli (word translation), names (name linking), geometry, tagging,"
+            help="sts, sts17, words, words-crossed (word pairs across languages), transfer (classifiers on frozen vectors), bli (word translation), entity-linking (names of concepts), label-free, tagging,"
             " one set (stsb_dev, simlex999, mr, bli_en-de, ncbi, ...), or a tsv of your own with the columns sentence1, sentence2,"
             " score; repeat the option for several; default: sts",
             negative=(),
@@ -32,11 +32,11 @@ def evaluate(
     ] = None,
     split: Annotated[Literal["test", "dev"], Parameter(help="which sets a suite stands for; choose settings on dev only")] = "test",
     texts: Annotated[
-        str | None, Parameter(help="texts for geometry that the models were not tuned on, one a line; default: STS-B dev's sentences")
+        str | None, Parameter(help="texts for label-free that the models were not tuned on, one a line; default: STS-B dev's sentences")
     ] = None,
-    level: Annotated[Literal["word", "phrase", "sentence"], Parameter(help="what a text is for geometry; words are halved by letters")] = (
-        "sentence"
-    ),
+    level: Annotated[
+        Literal["word", "phrase", "sentence"], Parameter(help="what a text is for label-free; words are halved by letters")
+    ] = ("sentence"),
     language: Annotated[
         str | None,
         Parameter(
@@ -57,8 +57,8 @@ def evaluate(
             help="tagging: shares of characters to misspell, 0 for none; repeat the option for a table", negative=(), show_default=False
         ),
     ] = (),
-    unseen: Annotated[
-        Literal["refuse", "wrong"],
+    unknown_labels: Annotated[
+        Literal["refuse", "count-as-wrong"],
         Parameter(help="tagging: what texts get whose labels a model was not taught: refuse to measure, or count them as wrong"),
     ] = "refuse",
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; under 200 its ends are rough")] = 1000,
@@ -122,7 +122,7 @@ def evaluate(
                 "level": None if level == "sentence" else level,
                 "split": None if split == "test" else split,
                 "typos": typos or None,
-                "unseen": None if unseen == "refuse" else unseen,
+                "unknown_labels": None if unknown_labels == "refuse" else unknown_labels,
             },
             json=json,
             quiet=quiet,
@@ -140,7 +140,7 @@ def evaluate(
             data=data,
             split=split,
             typos=typos,
-            unseen=unseen,
+            unknown_labels=unknown_labels,
             output=output,
             overwrite=overwrite,
             resamples=resamples,
@@ -171,10 +171,10 @@ def evaluate(
 
     if batch_tokens is not None and batch_tokens < 1:
         raise UserError(f"batch_tokens is {batch_tokens}, but a batch needs some: give at least 1, or leave it out")
-    if typos or unseen != "refuse":
-        raise UserError("typos and unseen belong to the suite tagging: leave them out")
-    if (texts is not None or level != "sentence") and "geometry" not in suite:
-        raise UserError("texts and level belong to the suite geometry: leave them out, or give --suite geometry too")
+    if typos or unknown_labels != "refuse":
+        raise UserError("typos and unknown_labels belong to the suite tagging: leave them out")
+    if (texts is not None or level != "sentence") and "label-free" not in suite:
+        raise UserError("texts and level belong to the suite label-free: leave them out, or give --suite label-free too")
     if fit_texts is not None and not any(map(is_baseline, models)):
         raise UserError("fit_texts is for lexical and static:MODEL, and neither is among the models: leave it out, or add one")
     refuse_files(output, chart, overwrite=overwrite, drawn=chart)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tain.cli.settings import flags_of, settle
+from tain.cli.settings import build_config, flags_of
 from tain.recipes.export.config import ExportConfig
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def export(
     model
         an encoder or a ranker: a folder, a hub name, or tain-mini
     """
-    settled = settle(ExportConfig, config, file=settings)
+    settled = build_config(ExportConfig, config, file=settings)
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
     from tain.models.saved import locate

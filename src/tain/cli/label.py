@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from tain.cli.sources import TextSource
 
 if TYPE_CHECKING:
-    from tain.evaluation.tagging import Tells
+    from tain.evaluation.tagging import LabelPredictor
     from tain.foundation.progress import Progress
 
 _WINDOW_TEXTS = 4096
@@ -67,14 +67,19 @@ def _tell_of_blanks(blank: int, progress: "Progress") -> None:
         progress.warn(f"{blank:,} blank lines were skipped: lines of the result count texts")
 
 
-def _lines(model: "Tells", texts: Iterable[str], progress: "Progress") -> Iterator[str]:
+def _lines(model: "LabelPredictor", texts: Iterable[str], progress: "Progress") -> Iterator[str]:
     """Label texts a window at a time, as they stream past."""
     import json
 
     stream, cut = iter(texts), 0
     while window := list(islice(stream, _WINDOW_TEXTS)):
-        for text, said in zip(window, model.predict(window, progress=progress), strict=True):
-            found = {"text": text, "label": said.label, "chance": said.chance and round(said.chance, 5), "tags": said.tags}
+        for text, prediction in zip(window, model.predict(window, progress=progress), strict=True):
+            found = {
+                "text": text,
+                "label": prediction.label,
+                "chance": prediction.chance and round(prediction.chance, 5),
+                "tags": prediction.tags,
+            }
             yield json.dumps({name: value for name, value in found.items() if value is not None}, ensure_ascii=False)
         cut += model.truncated
     if cut:

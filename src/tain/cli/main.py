@@ -6,6 +6,7 @@ import sys
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
+from tain.cli.old_flags import with_new_names
 from tain.foundation.errors import UserError
 from tain.foundation.machine import put_off_collection
 
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         _escape_what_terminals_cannot_show()
         _print_warnings_of_sources(as_json="--json" in sys.argv)
         arguments = sys.argv[1:]
+    arguments = with_new_names(arguments)
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         build_app(called)(arguments, exit_on_error=False, print_error=False, result_action="return_value")
@@ -74,10 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
         error.verbose = False
         verb = f" {called}" if called in VERBS else ""
         verb += next((f" {part}" for part in arguments if called == "rank" and part in ("train", "score", "search", "evaluate")), "")
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         if isinstance(error, UnusedCliTokensError):
-            said = f"{', '.join(map(repr, error.unused_tokens or []))} is more than the command takes"
-        _refuse(f"{said if said.endswith('...') else said.rstrip('.')} (see tain{verb} --help)")
+            message = f"{', '.join(map(repr, error.unused_tokens or []))} is more than the command takes"
+        _refuse(f"{message if message.endswith('...') else message.rstrip('.')} (see tain{verb} --help)")
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise
@@ -102,11 +104,11 @@ def _print_warnings_of_sources(*, as_json: bool) -> None:
 
     shown_by_python = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> None:
         if issubclass(category, SourceWarning):
             Progress("json" if as_json else "lines").warn(str(message))
         else:
-            shown_by_python(message, category, *place, **more)
+            shown_by_python(message, category, *location, **more)
 
     warnings.showwarning = show
 

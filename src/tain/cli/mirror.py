@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tain.cli.settings import flags_of, seconds, settle
+from tain.cli.settings import build_config, flags_of, seconds
 from tain.cli.sources import TextSource, refuse_shared_input
 from tain.foundation.errors import UserError
 from tain.recipes.mirror.config import MirrorConfig
@@ -64,7 +64,7 @@ def mirror(
     model
         a folder, a hub name, or tain-mini (built in)
     """
-    settled = settle(MirrorConfig, config, file=settings, budget_s=seconds(budget) if budget is not None else None)
+    settled = build_config(MirrorConfig, config, file=settings, budget_s=seconds(budget) if budget is not None else None)
     settled.refuse_without_effect()
     from tain.foundation.files import refuse_existing
     from tain.foundation.machine import process_age_s
@@ -163,7 +163,7 @@ def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
         by = "the loss of its last batch" if after is None else "self-retrieval, then alignment and uniformity"
         console.print(f"kept: seed {result.runs[result.best].seed}, by {by}")
     counts = result.counts
-    repeated = f"{counts['repeated']:,} repeated{' (and kept)' if result.config.keep_repeats else ''}"
+    repeated = f"{counts['repeated']:,} repeated{' (and kept)' if result.config.keep_duplicates else ''}"
     sharing = f"{counts['sharing']:,} share a text with others, " if counts["sharing"] else ""
     console.print(
         f"{result.texts:,} texts in {result.steps} steps, {result.runs[result.best].seconds:.1f} s; "

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tain.evaluation.baselines import Lexical, Static, Weighting
-    from tain.evaluation.encoding import Encodes
-    from tain.evaluation.tagging import Tells
+    from tain.evaluation.tagging import LabelPredictor
     from tain.exported.encoder import ExportedEncoder
     from tain.foundation.choices import Backend
     from tain.foundation.progress import Progress
     from tain.models.embedder import Embedder
+    from tain.models.text_encoder import TextEncoder
     from tain.students.student import Student
 
 _TWO_HEADS = re.compile(r"intents=(.+),slots=(.+)")
@@ -107,7 +107,7 @@ def find_encoder(name: str) -> None:
 
 def load_model(
     given: str, *, batch_tokens: int | None, progress: "Progress", fit_texts: Sequence[str] | None = None, **options: Any
-) -> "Encodes":
+) -> "TextEncoder":
     """Load what ``given`` names; ``options`` are those of ``Embedder.load`` and mean nothing to word vectors and baselines.
 
     ``fit_texts`` is what baselines are fitted on; default: the texts at hand.
@@ -137,7 +137,7 @@ def _parts(given: str) -> list[tuple[str | None, str]]:
     return list(found.items())
 
 
-def _load_one(name: str, *, batch_tokens: int | None, progress: "Progress", **options: Any) -> "Encodes":
+def _load_one(name: str, *, batch_tokens: int | None, progress: "Progress", **options: Any) -> "TextEncoder":
     from tain.models.word_vectors import WordVectors, is_word_vectors
 
     if is_word_vectors(name):
@@ -190,7 +190,7 @@ def find_labeller(given: str) -> None:
         find_encoder(name)
 
 
-def load_labeller(given: str, *, device: str | None) -> "Tells":
+def load_labeller(given: str, *, device: str | None) -> "LabelPredictor":
     """Load a student (without torch), a classifier, a tagger, or the last two side by side: ``intents=MODEL,slots=MODEL``.
 
     Raises:
@@ -213,7 +213,7 @@ def _heads(given: str) -> list[str]:
     return [given] if match is None else [match[1], match[2]]
 
 
-def _load_head(name: str, *, device: str | None) -> "Tells":
+def _load_head(name: str, *, device: str | None) -> "LabelPredictor":
     from tain.students.student import Student, is_student
 
     if not is_student(name):

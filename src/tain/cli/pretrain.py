@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from tain.cli.settings import flags_of, settle
+from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextFiles
 from tain.recipes.pretrain.config import PretrainConfig
 
@@ -41,7 +41,7 @@ def pretrain(
         scratch for a new one; else a folder, a hub name or tain-mini to continue (then give --optimizer adamw); an encoder without a
         prediction head gets a new one
     """
-    settled = settle(PretrainConfig, config, file=settings)
+    settled = build_config(PretrainConfig, config, file=settings)
     from tain.foundation.progress import Progress
     from tain.recipes.pretrain.recipe import pretrain as run
     from tain.recipes.pretrain.recipe import shortened

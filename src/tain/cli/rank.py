@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from tain.cli.objects import as_object, write_object
-from tain.cli.settings import flags_of, settle
+from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextSource
 from tain.foundation.choices import Backend, ComputeDtype, Dtype
 from tain.foundation.errors import UserError
@@ -82,7 +82,7 @@ def train(
     pairs
         csv, tsv (with a line of column names), jsonl or parquet with a context and a right answer a row; several rows of one context are several right answers
     """
-    settled = settle(RankConfig, config, file=settings)
+    settled = build_config(RankConfig, config, file=settings)
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
@@ -406,7 +406,7 @@ def _index(
 ) -> "CandidateIndex":
     """Open the index, or make it from the candidates; refuse one that is not of this model or these candidates."""
     from tain.ranking.index import CandidateIndex, digest_of
-    from tain.ranking.rerank import bring_in_line
+    from tain.ranking.rerank import sync_index
 
     if pool is not None and not folder.exists():
         index = CandidateIndex.create(folder, dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name)
@@ -418,14 +418,14 @@ def _index(
         if index.source and not index.is_complete:
             progress.warn(
                 f"an update of index {folder} to {index.source['name']!r} is running or was cut off: "
-                f"{index.living:,} candidates are searched; give --candidates and --update to finish it"
+                f"{index.live:,} candidates are searched; give --candidates and --update to finish it"
             )
     else:
         if len(index) and not update:
             index.refuse_changed_source(name=source, digest=digest_of(pool))
         if update or not index.is_complete:
-            added, deleted = bring_in_line(ranker, index, pool, name=source, progress=progress)
-            progress.note(f"index {folder}: {added:,} added, {deleted:,} deleted, {index.living:,} candidates")
+            added, deleted = sync_index(ranker, index, pool, name=source, progress=progress)
+            progress.note(f"index {folder}: {added:,} added, {deleted:,} deleted, {index.live:,} candidates")
     if unwanted:
         progress.note(f"index {folder}: {index.delete_texts(unwanted):,} candidates deleted ({len(unwanted):,} texts were given)")
     return index
@@ -458,8 +458,8 @@ def _show_hits(contexts: list[str], hits: "list[list[Hit]]") -> None:
     console = Console(highlight=False)
     for context, found in zip(contexts, hits, strict=True):
         console.print(context, markup=False, style="bold", soft_wrap=True)
-        for place, hit in enumerate(found, start=1):
-            console.print(f"{place:>4}  {hit.score:>9.4f}  {hit.text}", markup=False, soft_wrap=True)
+        for rank, hit in enumerate(found, start=1):
+            console.print(f"{rank:>4}  {hit.score:>9.4f}  {hit.text}", markup=False, soft_wrap=True)
 
 
 def _tell_truncated(ranker: "Ranker | ExportedDual | ExportedCross", progress: "Progress") -> None:
@@ -541,8 +541,8 @@ def _show_report(report: "RankingReport") -> None:
             table.add_column(f"{escape(ranker.name)}\n{kind}", overflow="fold")
         for name in first.figures:
             table.add_row(f"{name} ↑", *(_figure_cell(ranker.figures[name]) for ranker in shown))
-        for place, time in enumerate(first.latencies):
-            times = [ranker.latencies[place] for ranker in shown]
+        for number, time in enumerate(first.latencies):
+            times = [ranker.latencies[number] for ranker in shown]
             cells = [f"{each.ms:,.1f}{'*' if each.is_extrapolated else ''}" for each in times]
             table.add_row(f"ms, {_short(time.candidates)} ↓", *cells)
         console.print(table)

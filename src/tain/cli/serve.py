@@ -66,7 +66,7 @@ def serve(
             progress.warn(f"whoever reaches {host} can send requests: set {_KEY} to ask for a key")
         options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
         options |= {"backend": backend}
-        options["normalise"] = True if normalize else None
+        options["normalize"] = True if normalize else None
         served = [load_served(name, model, progress=progress, **options) for name, model in named.items()]
         app = build_app(
             served,

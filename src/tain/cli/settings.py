@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from cyclopts import Parameter
 
 from tain.foundation.errors import UserError
+from tain.foundation.old_names import renamed
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 1.0}
@@ -43,7 +44,7 @@ def flags_of(config_class: type, *, without: tuple[str, ...] = ()) -> type:
     )
 
 
-def settle(config_class: type, flags: Any, *, file: Path | None, **more: Any) -> Any:
+def build_config(config_class: type, flags: Any, *, file: Path | None, **more: Any) -> Any:
     """Build the config from a TOML file and the flags that were given; flags win.
 
     Raises:
@@ -92,6 +93,7 @@ def _read_toml(file: Path, config_class: type) -> dict[str, Any]:
         raise UserError(f"settings file {str(file)!r} is no TOML ({error}): write lines like temperature = 0.04") from None
     known = {entry.name: entry for entry in fields(config_class)}
     content = {name.replace("-", "_"): value for name, value in content.items()}
+    content = renamed(content, of=config_class.__name__.removesuffix("Config").lower())
     unknown = sorted(set(content) - set(known))
     if unknown:
         raise UserError(f"settings file {str(file)!r} has unknown settings {', '.join(unknown)}: known are {', '.join(known)}")

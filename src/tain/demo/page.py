@@ -54,8 +54,8 @@ class NeighbourCase:
     source: str
     before: tuple[Neighbour, ...]
     after: tuple[Neighbour, ...]
-    before_place: int  # of the right answer, from 1
-    after_place: int
+    before_rank: int  # of the right answer, from 1
+    after_rank: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +162,8 @@ def neighbour_cases(
             source=functions[query].name,
             before=found(before, query),
             after=found(after, query),
-            before_place=before.place_of_right(query),
-            after_place=after.place_of_right(query),
+            before_rank=before.rank_of_right(query),
+            after_rank=after.rank_of_right(query),
         )
         for query in chosen
     ]
@@ -179,17 +179,17 @@ def headline(page: BeforeAfter) -> str:
     trained = f"after {_seconds(page.training_s)} of mirroring"
     ours, theirs = first.finding.format(figure(first, first.after)), figure(first, first.before)
     if first.direction > 0:
-        said = f"{trained[:1].upper()}{trained[1:]}, {page.model} {ours}, {rival.title} for {theirs}: {_amount(first)}"
+        text = f"{trained[:1].upper()}{trained[1:]}, {page.model} {ours}, {rival.title} for {theirs}: {_amount(first)}"
     elif first.direction < 0:
         finding = first.finding.format(theirs)
-        said = f"{rival.title} {finding}, {page.model} {trained} for {figure(first, first.after)}: {_amount(first)}"
+        text = f"{rival.title} {finding}, {page.model} {trained} for {figure(first, first.after)}: {_amount(first)}"
     else:
-        said = f"No clear difference from {rival.title}: {trained}, {page.model} {ours}, {rival.title} for {theirs} ({_amount(first)})"
+        text = f"No clear difference from {rival.title}: {trained}, {page.model} {ours}, {rival.title} for {theirs} ({_amount(first)})"
     for other in others:
         if other.direction not in (0, first.direction):
             way = "higher" if other.direction > 0 else "lower"
-            said += f"; the {other.name} of {page.model} is {way} ({figure(other, other.after)} against {figure(other, other.before)})"
-    return said
+            text += f"; the {other.name} of {page.model} is {way} ({figure(other, other.after)} against {figure(other, other.before)})"
+    return text
 
 
 def _amount(change: Change) -> str:
@@ -291,7 +291,7 @@ def _header(page: BeforeAfter, title: str) -> str:
 
 def _labelled_section(page: BeforeAfter) -> str:
     names = "".join(f'<th scope="col">{escape(change.name)}</th>' for change in page.changes)
-    rows = "".join(_method_row(page, place) for place in range(len(_bars(page, 0))))
+    rows = "".join(_method_row(page, index) for index in range(len(_bars(page, 0))))
     methods = "".join(f"<li><strong>{escape(rival.title)}</strong>: {escape(rival.about)}</li>" for rival in page.rivals)
     chance = f"Guessing would be right first for {100 / page.functions:.2g}%." if page.functions else ""
     return f"""<section aria-labelledby="found">
@@ -312,8 +312,8 @@ is among the first k. MRR: mean of 1 / place of the right answer, on the same sc
 </section>"""
 
 
-def _method_row(page: BeforeAfter, place: int) -> str:
-    bars = [_bars(page, row)[place] for row in range(len(page.changes))]
+def _method_row(page: BeforeAfter, index: int) -> str:
+    bars = [_bars(page, row)[index] for row in range(len(page.changes))]
     cells = "".join(
         f'<td>{figure(change, bar.value)} <span class="quiet">{figure(change, bar.interval.low).rstrip("%")} to'
         f" {figure(change, bar.interval.high)}</span></td>"
@@ -371,11 +371,11 @@ def _neighbours_section(page: BeforeAfter) -> str:
 
 
 def _case(case: NeighbourCase) -> str:
-    if case.after_place == case.before_place:
-        moved = f"right answer stays at place {case.after_place:,}"
+    if case.after_rank == case.before_rank:
+        moved = f"right answer stays at place {case.after_rank:,}"
     else:
-        moved = f"right answer: place {case.before_place:,} → {case.after_place:,}"
-    way = "up" if case.after_place < case.before_place else "down" if case.after_place > case.before_place else "level"
+        moved = f"right answer: place {case.before_rank:,} → {case.after_rank:,}"
+    way = "up" if case.after_rank < case.before_rank else "down" if case.after_rank > case.before_rank else "level"
     return f"""<article class="case">
 <h3>“{escape(case.question)}”</h3>
 <p class="about"><code>{_breakable(case.source)}</code><span class="move {way}">{moved}</span></p>
@@ -475,16 +475,16 @@ def _chart(page: BeforeAfter, *, width: int) -> str:
     for row, (change, bars) in enumerate(zip(page.changes, figures, strict=True)):
         y = row * group + offset
         parts.append(f'<text class="name" x="0" y="{y + bar_height - 3 if is_wide else y - 8}">{escape(change.name)}</text>')
-        for place, bar in enumerate(bars):
-            parts += _bar_parts(bar, change, y + place * lane, left=left, height=bar_height, across=across)
+        for index, bar in enumerate(bars):
+            parts += _bar_parts(bar, change, y + index * lane, left=left, height=bar_height, across=across)
     parts.append(f'<line class="axis" x1="{left}" x2="{left}" y1="0" y2="{bottom}"/>')
-    said = "; ".join(
+    text = "; ".join(
         f"{change.name} " + ", ".join(f"{figure(change, bar.value)} {bar.label}" for bar in bars)
         for change, bars in zip(page.changes, figures, strict=True)
     )
     kind = "wide" if is_wide else "narrow"
     return (
-        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"Bar chart. {said}.")}">'
+        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"Bar chart. {text}.")}">'
         + "".join(parts)
         + "</svg>"
     )

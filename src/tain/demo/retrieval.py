@@ -9,17 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from tain.demo.docstrings import FunctionDocstring
-from tain.evaluation.encoding import ComparesTexts, Encodes, FitsAtHand
+from tain.evaluation.encoding import ComparesTexts, FitsAtHand
 from tain.evaluation.metrics import (
-    GoldPlaces,
+    GoldRanks,
     Interval,
     bootstrap_means,
-    gold_places,
+    gold_ranks,
     percentile_interval,
     reciprocal_rank_fusion,
     unit_rows,
 )
 from tain.foundation.errors import ShapeError, UserError
+from tain.models.text_encoder import TextEncoder
 
 _SAME_COSINE = 1e-6  # cosines of float32 vectors closer than this are a tie
 _SAME_FUSED = 1e-12  # of sums of reciprocal places
@@ -32,19 +33,19 @@ class DescriptionRetrieval:
     Attributes:
         cosines: Cosine of each description with each rest, (functions, functions), or another score where higher is better; the
             right answers are on the diagonal.
-        places: Where each right answer stands, ties kept open.
+        ranks: Where each right answer stands, ties kept open.
     """
 
     cosines: np.ndarray
-    places: GoldPlaces
+    ranks: GoldRanks
 
     def nearest(self, function: int, *, count: int) -> list[int]:
         """Give the ``count`` functions whose rest is nearest to a description, best first."""
         return [int(other) for other in np.argsort(-self.cosines[function], kind="stable")[:count]]
 
-    def place_of_right(self, function: int) -> int:
+    def rank_of_right(self, function: int) -> int:
         """Where the right answer stands, from 1; among ties, the last of them."""
-        return int(self.places.better[function] + self.places.tied[function])
+        return int(self.ranks.better[function] + self.ranks.tied[function])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ class Change:
         return 1 if self.difference.low > 0 else -1
 
 
-def retrieve_by_description(encoder: Encodes, functions: Sequence[FunctionDocstring]) -> DescriptionRetrieval:
+def retrieve_by_description(encoder: TextEncoder, functions: Sequence[FunctionDocstring]) -> DescriptionRetrieval:
     """Let every description look for the rest of its own docstring among those of all ``functions``, by cosine.
 
     An encoder that is fitted first is fitted on the rests, which are the candidates.
@@ -109,7 +110,7 @@ def fuse(*retrievals: DescriptionRetrieval) -> DescriptionRetrieval:
 
 
 def _retrieval(scores: np.ndarray, *, tolerance: float) -> DescriptionRetrieval:
-    return DescriptionRetrieval(scores, gold_places(scores, np.arange(len(scores)), tolerance=tolerance))
+    return DescriptionRetrieval(scores, gold_ranks(scores, np.arange(len(scores)), tolerance=tolerance))
 
 
 def compare_retrieval(
@@ -123,11 +124,11 @@ def compare_retrieval(
     if before.cosines.shape != after.cosines.shape:
         raise ShapeError(f"two retrievals compare on the same functions only, got {before.cosines.shape} and {after.cosines.shape}")
     figures = [
-        ("R@1", "finds the right docstring first for {} of functions", True, lambda places: places.recall_at(1)),
-        ("R@10", "has the right docstring among its first ten for {} of functions", True, lambda places: places.recall_at(10)),
-        ("MRR", "reaches a mean reciprocal rank of {}", False, GoldPlaces.reciprocal_rank),
+        ("R@1", "finds the right docstring first for {} of functions", True, lambda ranks: ranks.recall_at(1)),
+        ("R@10", "has the right docstring among its first ten for {} of functions", True, lambda ranks: ranks.recall_at(10)),
+        ("MRR", "reaches a mean reciprocal rank of {}", False, GoldRanks.reciprocal_rank),
     ]
-    values = np.stack([figure(retrieval.places) for *_, figure in figures for retrieval in (before, after)])
+    values = np.stack([figure(retrieval.ranks) for *_, figure in figures for retrieval in (before, after)])
     replicates = bootstrap_means(values, resamples=resamples, rng=rng)
     changes = []
     for row, (name, finding, is_share, _) in enumerate(figures):

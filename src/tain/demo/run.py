@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tain.demo.docstrings import DocstringCorpus, FunctionDocstring
     from tain.demo.page import BeforeAfter, Rival
     from tain.demo.retrieval import Change, DescriptionRetrieval
-    from tain.evaluation.encoding import Encodes
     from tain.evaluation.label_free import LabelFreeReport
+    from tain.models.text_encoder import TextEncoder
 
 MODEL = "tain-mini"
 
@@ -101,10 +101,10 @@ def run_demo(
     progress.note(f"measured {MODEL} as it is in {measuring_s:.1f} s")
     with whole_folder(output, overwrite=overwrite) as folder:
         # measuring the new encoder, which is wider, takes twice as long
-        budget_s, least_s = 60 * minutes - 2.0 * measuring_s, process_age_s() + _LEAST_TRAINING_S
-        if budget_s < least_s:
+        budget_s, min_s = 60 * minutes - 2.0 * measuring_s, process_age_s() + _LEAST_TRAINING_S
+        if budget_s < min_s:
             progress.note(f"{minutes:g} minutes leave too little for training, which gets {_LEAST_TRAINING_S:.0f} s all the same")
-        budget_s = max(budget_s, least_s)
+        budget_s = max(budget_s, min_s)
         training = _mirror(corpus, folder / ENCODER, budget_s=budget_s, seed=seed, progress=progress)
         after = _measure(_load(folder / ENCODER), corpus.functions, seed=seed)
         changes = compare_retrieval(before.retrieval, after.retrieval, rng=np.random.default_rng(seed))
@@ -179,7 +179,7 @@ def _gather(*, sentences: int, functions: int, seed: int, progress: Progress) ->
     return corpus
 
 
-def _load(model: str | Path) -> "Encodes":
+def _load(model: str | Path) -> "TextEncoder":
     from tain.foundation.machine import keep_freed_memory
     from tain.models.embedder import Embedder
 
@@ -187,7 +187,7 @@ def _load(model: str | Path) -> "Encodes":
     return Embedder.load(str(model), pooling="mean")
 
 
-def _measure(encoder: "Encodes", functions: "Sequence[FunctionDocstring]", *, seed: int) -> Measured:
+def _measure(encoder: "TextEncoder", functions: "Sequence[FunctionDocstring]", *, seed: int) -> Measured:
     import numpy as np
 
     from tain.demo.retrieval import retrieve_by_description
@@ -241,8 +241,8 @@ def _supervised_folder() -> Path | None:
     from importlib.util import find_spec
 
     found = find_spec(_SUPERVISED[1])
-    places = (found.submodule_search_locations or ()) if found is not None else ()
-    folders = (Path(place) / "model" for place in places)
+    locations = (found.submodule_search_locations or ()) if found is not None else ()
+    folders = (Path(location) / "model" for location in locations)
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 

@@ -182,8 +182,8 @@ def _window(tokens: int, sliding_window: int | None, device: torch.device, *, pr
     """Which tokens see which, or None where all see all."""
     if sliding_window is None or tokens - prefix <= sliding_window:
         return None
-    places = torch.arange(tokens, device=device)
-    is_near = (places[:, None] - places).abs() < sliding_window
+    indices = torch.arange(tokens, device=device)
+    is_near = (indices[:, None] - indices).abs() < sliding_window
     is_near[:prefix] = is_near[:, :prefix] = True
     return is_near
 

@@ -142,12 +142,12 @@ class ConditionalMaskedLM(nn.Module):
             pseudo = (self.conditioning.spread(given) + self.conditioning.side_embedding[:, None]).flatten(1, 2)  # (texts, prefix, dim)
         prefix = pseudo.shape[1]
         layout = _Layout.of(packed, owner, prefix)
-        places = batch.places.to(packed.ids.device)
+        indices = batch.indices.to(packed.ids.device)
         embeddings = torch.cat([pseudo.flatten(0, 1), table(packed.ids)])[layout.source]
         with self._without_additions(layout.is_pseudo):
             return self._network.logits_at(
-                places + (owner[places] + 1) * prefix,
-                change=self._skip_over(given, owner[places]),
+                indices + (owner[indices] + 1) * prefix,
+                change=self._skip_over(given, owner[indices]),
                 inputs_embeds=embeddings[None],
                 position_ids=layout.positions[None] + self._encoder.position_offset,
                 attention_mask=None,

@@ -47,11 +47,11 @@ class HeadedModel(nn.Module):
     def forward(self, rows: Sequence[TokenRow]) -> list[Tensor]:
         """Compute each row's logits: (outputs,) of a head for texts, (tokens, outputs) of one for tokens, float32."""
         found: list[Any] = [None] * len(rows)
-        for places in self._together(rows):
-            lengths = [len(rows[place]["input_ids"]) for place in places]
-            logits = self.model(**self._padded([rows[place] for place in places])).logits.float()
-            for place, each, length in zip(places, logits, lengths, strict=True):
-                found[place] = each if each.ndim == 1 else each[:length]
+        for indices in self._together(rows):
+            lengths = [len(rows[index]["input_ids"]) for index in indices]
+            logits = self.model(**self._padded([rows[index] for index in indices])).logits.float()
+            for index, each, length in zip(indices, logits, lengths, strict=True):
+                found[index] = each if each.ndim == 1 else each[:length]
         return found
 
     def _together(self, rows: Sequence[TokenRow]) -> list[list[int]]:
@@ -59,8 +59,8 @@ class HeadedModel(nn.Module):
         if self.pads:
             return [list(range(len(rows)))] if rows else []
         by_length: dict[int, list[int]] = {}
-        for place, row in enumerate(rows):
-            by_length.setdefault(len(row["input_ids"]), []).append(place)
+        for index, row in enumerate(rows):
+            by_length.setdefault(len(row["input_ids"]), []).append(index)
         return list(by_length.values())
 
     def _padded(self, rows: Sequence[TokenRow]) -> dict[str, Tensor]:

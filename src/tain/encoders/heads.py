@@ -98,7 +98,7 @@ class DualHead(nn.Module):
         dim: Width of the vectors.
         scale: All outputs of both towers are multiplied by this before anything else. The paper's released commands: 0.06.
         is_scale_learned: Train the scale, which acts as a learned temperature.
-        normalise: Give every vector of a context or candidate length 1 before the scale, so that scores are mixed cosines.
+        normalize: Give every vector of a context or candidate length 1 before the scale, so that scores are mixed cosines.
         generator: Draws the codes; see ``draw_codes``.
     """
 
@@ -110,11 +110,11 @@ class DualHead(nn.Module):
         dim: int,
         scale: float,
         is_scale_learned: bool,
-        normalise: bool = False,
+        normalize: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.normalise = normalise
+        self.normalize = normalize
         self.kind: CodeKind = kind
         self.count = codes
         self.log_scale = nn.Parameter(torch.tensor(float(scale)).log(), requires_grad=is_scale_learned)
@@ -138,7 +138,7 @@ class DualHead(nn.Module):
         the deviation it wants as the mean.
         """
         assert self.codes is not None
-        factor = 1.0 if self.normalise else self.scale.cpu()
+        factor = 1.0 if self.normalize else self.scale.cpu()
         self.codes.copy_(torch.randn(self.codes.shape, generator=generator) * (CODE_SPREAD / (token_length * factor)))
 
     def candidates(self, pooled: Float[Tensor, "texts dim"]) -> Float[Tensor, "texts dim"]:
@@ -153,7 +153,7 @@ class DualHead(nn.Module):
         self, tokens: Float[Tensor, "texts longest dim"], is_token: Bool[Tensor, "texts longest"]
     ) -> Float[Tensor, "texts vectors dim"]:
         """Make each context's vectors out of its token vectors; where ``is_vector`` says there is none they are zeros."""
-        if self.codes is not None and self.normalise:  # what is attended to keeps its length, as a mean's tokens do
+        if self.codes is not None and self.normalize:  # what is attended to keeps its length, as a mean's tokens do
             return self._scaled(attended(self.codes.float(), tokens.float(), is_token))
         tokens = self._scaled(tokens)
         if self.codes is not None:
@@ -161,23 +161,23 @@ class DualHead(nn.Module):
         if self.kind == "pooled":
             raise ShapeError("a head of the kind 'pooled' takes pooled vectors, not tokens")
         lengths = is_token.sum(1)
-        places = self._places(lengths)
+        indices = self._indices(lengths)
         is_vector = self.is_vector(lengths)
-        taken = tokens.gather(1, places.clamp(min=0, max=tokens.shape[1] - 1)[:, :, None].expand(-1, -1, tokens.shape[2]))
+        taken = tokens.gather(1, indices.clamp(min=0, max=tokens.shape[1] - 1)[:, :, None].expand(-1, -1, tokens.shape[2]))
         return taken * is_vector[:, :, None]
 
     def _scaled(self, vectors: Tensor) -> Tensor:
-        vectors = F.normalize(vectors.float(), dim=-1) if self.normalise else vectors.float()
+        vectors = F.normalize(vectors.float(), dim=-1) if self.normalize else vectors.float()
         return vectors * self.scale
 
     def is_vector(self, lengths: Tensor) -> Bool[Tensor, "texts vectors"]:
         """Tell which of the vectors of contexts of so many tokens there are: a short context has fewer outputs than codes."""
         if self.kind in ("pooled", "learned"):
             return torch.ones(len(lengths), self.vectors, dtype=torch.bool, device=lengths.device)
-        places = self._places(lengths)
-        return (places >= 0) & (places < lengths[:, None])
+        indices = self._indices(lengths)
+        return (indices >= 0) & (indices < lengths[:, None])
 
-    def _places(self, lengths: Tensor) -> Tensor:
+    def _indices(self, lengths: Tensor) -> Tensor:
         """Which token each vector is: (texts, vectors); out of range where a context is too short."""
         steps = torch.arange(self.count, device=lengths.device)
         if self.kind == "first":

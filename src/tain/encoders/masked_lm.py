@@ -33,36 +33,36 @@ class MaskedLanguageModel(nn.Module):
                 f"{type(model).__name__} is no masked language model with an encoder inside: give one that AutoModelForMaskedLM loads"
             )
         switch_attention(encoder)
-        self._places: Tensor | None = None
+        self._indices: Tensor | None = None
         self._change: Callable[[Tensor], Tensor] | None = None
         encoder.register_forward_hook(self._keep_places)
 
     def _keep_places(self, encoder: nn.Module, inputs: Any, output: Any) -> Any:
-        if self._places is None:
+        if self._indices is None:
             return output
-        hidden = output.last_hidden_state.flatten(0, 1)[self._places]
+        hidden = output.last_hidden_state.flatten(0, 1)[self._indices]
         output.last_hidden_state = (hidden if self._change is None else self._change(hidden))[None]
         return output
 
-    def forward(self, ids: Int[Tensor, "rows tokens"], places: Int[Tensor, " masked"]) -> Float[Tensor, "masked vocabulary"]:
-        """Compute logits at flat ``places`` of ``ids``; rows are full, without padding."""
-        return self.logits_at(places, input_ids=ids)
+    def forward(self, ids: Int[Tensor, "rows tokens"], indices: Int[Tensor, " masked"]) -> Float[Tensor, "masked vocabulary"]:
+        """Compute logits at flat ``indices`` of ``ids``; rows are full, without padding."""
+        return self.logits_at(indices, input_ids=ids)
 
     def logits_at(
-        self, places: Int[Tensor, " masked"], *, change: Callable[[Tensor], Tensor] | None = None, **inputs: Any
+        self, indices: Int[Tensor, " masked"], *, change: Callable[[Tensor], Tensor] | None = None, **inputs: Any
     ) -> Float[Tensor, "masked vocabulary"]:
-        """Compute logits at flat ``places`` of whatever the model is given.
+        """Compute logits at flat ``indices`` of whatever the model is given.
 
         Args:
-            places: Where to predict, counted over all rows.
+            indices: Where to predict, counted over all rows.
             change: Turns the encoder's vectors at the places (masked, dim) into those that the head sees.
             **inputs: What the model's own forward pass takes.
         """
-        self._places, self._change = places, change
+        self._indices, self._change = indices, change
         try:
             return self.model(**inputs).logits[0]
         finally:
-            self._places = self._change = None
+            self._indices = self._change = None
 
 
 def tied_names(model: Any) -> list[str]:
@@ -111,5 +111,5 @@ def grow_embeddings(model: Any, pieces: dict[int, list[int]]) -> None:
     if output is not None and output.bias is not None:
         tables.append(output.bias)
     for table in tables:
-        for place, old in pieces.items():
-            table[place] = table[old].mean(0)
+        for index, old in pieces.items():
+            table[index] = table[old].mean(0)

@@ -144,18 +144,18 @@ class TransformerEncoder(nn.Module):
         sizes = [rows * tokens for rows, tokens in packed.groups]
         kinds = None if segments is None else segments.split(sizes)
         parts = []
-        for place, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
-            more = {} if kinds is None else {"token_type_ids": kinds[place].view(group)}
+        for index, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
+            more = {} if kinds is None else {"token_type_ids": kinds[index].view(group)}
             parts.append(self.model(input_ids=ids.view(group), **more).last_hidden_state.flatten(0, 1))
         return torch.cat(parts)
 
-    def number_type(self, asked: Dtype) -> torch.dtype:
+    def choose_dtype(self, asked: Dtype) -> torch.dtype:
         """What to compute in: what was asked for, or what is fastest here and the model can.
 
         Raises:
             UserError: The model cannot compute in what was asked for.
         """
-        return usable_number_type(self.model, asked)
+        return usable_dtype(self.model, asked)
 
     def forward(self, packed: PackedTexts, *, drophead: float = 0.0) -> Float[Tensor, "texts dim"]:
         """Compute one float32 vector a text, in the order the caller gave the texts to ``pack``."""
@@ -272,7 +272,7 @@ def _segments(packed: PackedTexts, second_parts: Int[Tensor, " texts"]) -> Int[T
     return (packed.positions >= begins[packed.owners]).long()
 
 
-def usable_number_type(model: Any, asked: Dtype) -> torch.dtype:
+def usable_dtype(model: Any, asked: Dtype) -> torch.dtype:
     """What to compute in on the model's device: what was asked for, or what is fastest there and the model can.
 
     Raises:
@@ -288,11 +288,11 @@ def usable_number_type(model: Any, asked: Dtype) -> torch.dtype:
 
 
 @torch.no_grad()
-def _runs_in(model: Any, number_type: torch.dtype) -> bool:
+def _runs_in(model: Any, dtype: torch.dtype) -> bool:
     """Tell whether a model can compute in a number type; some have parts that cannot, such as FNet's Fourier transform."""
     if model.config._attn_implementation == attention.NAME:
         return True  # attention and products can
-    turned = {name: each.to(number_type) for name, each in model.named_parameters() if each.is_floating_point()}
+    turned = {name: each.to(dtype) for name, each in model.named_parameters() if each.is_floating_point()}
     ids = torch.ones(1, 4, dtype=torch.long, device=next(model.parameters()).device)
     try:
         with unchanged(model):

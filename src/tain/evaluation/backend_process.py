@@ -84,7 +84,7 @@ def _loaded(options: dict[str, Any]) -> Any:
 def _auto_dtype(encoder: Any) -> str:
     if not hasattr(encoder, "encoder"):
         return "float32"
-    return str(encoder.encoder.number_type("auto")).removeprefix("torch.")
+    return str(encoder.encoder.choose_dtype("auto")).removeprefix("torch.")
 
 
 def _text(row: int, words: int) -> str:

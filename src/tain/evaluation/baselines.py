@@ -278,9 +278,9 @@ class Static:
             ShapeError: The two are not of one length.
             UserError: Nothing was fitted.
         """
-        place_of = {text: place for place, text in enumerate(dict.fromkeys((*left, *right)))}
-        units = unit_rows(self.encode(list(place_of)))
-        first, second = ([place_of[text] for text in side] for side in (left, right))
+        index_of = {text: index for index, text in enumerate(dict.fromkeys((*left, *right)))}
+        units = unit_rows(self.encode(list(index_of)))
+        first, second = ([index_of[text] for text in side] for side in (left, right))
         return cosine_rows(units[first], units[second])
 
     def index(self, candidates: Sequence[str], /) -> "StaticIndex":
@@ -291,11 +291,11 @@ class Static:
         """Mean token vector of each text, float64 (texts, dim), and which texts have tokens at all (texts,)."""
         means, has_tokens = np.zeros((len(texts), self.dim)), np.zeros(len(texts), dtype=bool)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            for place, ids in enumerate(self._tokenise(texts[start : start + _TEXTS_AT_ONCE]), start=start):
+            for index, ids in enumerate(self._tokenise(texts[start : start + _TEXTS_AT_ONCE]), start=start):
                 if ids:
                     found, counts = np.unique(ids, return_counts=True)  # a text of a million tokens takes no more than the table
-                    means[place] = counts @ self._table[found] / len(ids)
-                    has_tokens[place] = True
+                    means[index] = counts @ self._table[found] / len(ids)
+                    has_tokens[index] = True
         return means, has_tokens
 
 

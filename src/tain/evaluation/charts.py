@@ -27,22 +27,22 @@ _MOST_MODELS = 6
 
 def headline_sentence(report: EvaluationReport) -> str:
     """Say what was found in one sentence: the difference of two models, the best of several, or the figure of one."""
-    place, row = report.headline()
+    index, row = report.headline()
     names = [_short(label) for label in report.labels()]
     values = [figure.value for figure in row.figures]
     if any(math.isnan(value) for value in values):
         undefined = ", ".join(name for name, value in zip(names, values, strict=True) if math.isnan(value))
-        return f"{undefined} has no figure on {place}: its cosines or the scores are all equal, or the texts too few or too short"
+        return f"{undefined} has no figure on {index}: its cosines or the scores are all equal, or the texts too few or too short"
     if len(names) == 1:
-        return f"{names[0]} reaches {_value(row, values[0])} on {place} (95% interval {_range(row.figures[0].interval, row)})"
+        return f"{names[0]} reaches {_value(row, values[0])} on {index} (95% interval {_range(row.figures[0].interval, row)})"
     if len(names) == 2:
-        return _comparison(names, row, row.figures[1], place)
+        return _comparison(names, row, row.figures[1], index)
     best = max(range(len(values)), key=lambda model: values[model])
     if best == 0:
-        return f"{names[0]} has the highest figure of {len(names)} models on {place}: {_value(row, values[0])}"
+        return f"{names[0]} has the highest figure of {len(names)} models on {index}: {_value(row, values[0])}"
     gain = row.figures[best]
     comparison = f"{_clause(gain, row)} {names[0]}"
-    return f"{names[best]} has the highest figure of {len(names)} models on {place}: {_value(row, gain.value)}, {comparison}"
+    return f"{names[best]} has the highest figure of {len(names)} models on {index}: {_value(row, gain.value)}, {comparison}"
 
 
 def as_svg(report: EvaluationReport) -> str:
@@ -67,11 +67,11 @@ def as_svg(report: EvaluationReport) -> str:
 # ---- words
 
 
-def _comparison(names: list[str], row: Row, figure: Figure, place: str) -> str:
+def _comparison(names: list[str], row: Row, figure: Figure, index: str) -> str:
     if figure.difference_interval is not None and figure.difference_interval.excludes_zero():
-        return f"{names[1]} scores {_clause(figure, row)} {names[0]} on {place}"
+        return f"{names[1]} scores {_clause(figure, row)} {names[0]} on {index}"
     interval = "" if figure.difference_interval is None else f" (95% interval {_range(figure.difference_interval, row)})"
-    return f"No clear difference between {names[1]} and {names[0]} on {place}: {figure.difference:+.1f}{interval}"
+    return f"No clear difference between {names[1]} and {names[0]} on {index}: {figure.difference:+.1f}{interval}"
 
 
 def _clause(figure: Figure, row: Row) -> str:
@@ -151,7 +151,7 @@ class _Scale:
         return _LEFT + (value - self.low) / (self.high - self.low) * (_RIGHT - _LEFT)
 
     def ticks(self) -> list[float]:
-        return [self.low + place * self.step for place in range(round((self.high - self.low) / self.step) + 1)]
+        return [self.low + index * self.step for index in range(round((self.high - self.low) / self.step) + 1)]
 
 
 class _Canvas:

@@ -8,28 +8,11 @@ import numpy as np
 from tain.evaluation.metrics import cosine_rows, unit_rows
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.models.text_encoder import TextEncoder
 from tain.models.unknown_tokens import WARN_FROM, check_known
 
 _ROWS_AT_ONCE = 128  # of a table of cosines
 _TEXTS_AT_ONCE = 4096  # so that a progress bar moves; large enough that batches stay full
-
-
-@runtime_checkable
-class Encodes(Protocol):
-    """Anything with a name that turns texts into vectors: ``models.embedder.Embedder``, or a user's own class.
-
-    Where it also has ``truncated`` (how many texts its last ``encode`` call cut), the report counts them. Where it has
-    ``languages`` (codes such as ``en``), its ``encode`` is told the language of the texts: ``encode(texts, language="en")``.
-    """
-
-    @property
-    def name(self) -> str:
-        """What tables and charts call it."""
-        ...
-
-    def encode(self, texts: list[str], /) -> np.ndarray:
-        """Turn texts into finite float vectors (texts, dim), in the order given."""
-        ...
 
 
 @runtime_checkable
@@ -66,12 +49,12 @@ class ComparesTexts(Protocol):
         ...
 
 
-def languages_of(encoder: Encodes) -> tuple[str, ...]:
+def languages_of(encoder: TextEncoder) -> tuple[str, ...]:
     """The languages that an encoder has to be told apart; empty where it treats all texts alike."""
     return tuple(getattr(encoder, "languages", ()) or ())
 
 
-def refuse_unknown_languages(encoder: Encodes, wanted: Iterable[str | None]) -> None:
+def refuse_unknown_languages(encoder: TextEncoder, wanted: Iterable[str | None]) -> None:
     """Refuse, before anything is encoded, texts that an encoder cannot treat by their language.
 
     Raises:
@@ -94,7 +77,7 @@ def refuse_unknown_languages(encoder: Encodes, wanted: Iterable[str | None]) -> 
         )
 
 
-def refuse_unfit_suites(encoder: Encodes, suites: Sequence[str]) -> None:
+def refuse_unfit_suites(encoder: TextEncoder, suites: Sequence[str]) -> None:
     """Refuse, before anything is encoded, suites that an encoder has no sensible vectors for.
 
     Raises:
@@ -113,7 +96,7 @@ class EncodedOnce:
         truncated: How many distinct texts the encoder says it cut at its length limit.
     """
 
-    def __init__(self, encoder: Encodes, progress: Progress | None = None) -> None:
+    def __init__(self, encoder: TextEncoder, progress: Progress | None = None) -> None:
         self.truncated = 0
         self._encoder = encoder
         self._progress = progress if progress is not None else Progress.silent()
@@ -145,8 +128,8 @@ class EncodedOnce:
         """
         self._fit_once(texts)
         self._encode_new([(language, texts)])
-        told = language if self._has_languages else None
-        return self._vectors[[self._rows[told, text] for text in texts]]
+        key = language if self._has_languages else None
+        return self._vectors[[self._rows[key, text] for text in texts]]
 
     def pair_cosines(
         self, left: Sequence[str], right: Sequence[str], *, languages: tuple[str | None, str | None] = (None, None)
@@ -167,7 +150,7 @@ class EncodedOnce:
         for start in range(0, len(texts), _ROWS_AT_ONCE):
             yield index.cosines(texts[start : start + _ROWS_AT_ONCE])
 
-    def told(self, language: str | None) -> Encodes:
+    def for_language(self, language: str | None) -> TextEncoder:
         """This encoder for texts of one language, which then need not be named."""
         return (_ToldAndFitted if isinstance(self._encoder, FitsAtHand) else _Told)(self, language)
 
@@ -194,16 +177,16 @@ class EncodedOnce:
     def _encode_new(self, by_language: list[tuple[str | None, Sequence[str]]]) -> None:
         new: dict[str | None, dict[str, None]] = {}
         for language, texts in by_language:
-            told = language if self._has_languages else None
-            new.setdefault(told, {}).update((text, None) for text in texts if (told, text) not in self._rows)
-        for told, wanted in new.items():
+            key = language if self._has_languages else None
+            new.setdefault(key, {}).update((text, None) for text in texts if (key, text) not in self._rows)
+        for key, wanted in new.items():
             if wanted:
-                self._remember(list(wanted), told)
+                self._remember(list(wanted), key)
 
     def _remember(self, new: list[str], language: str | None) -> None:
         # longest first: texts of like length share batches, and a batch that is too large for the memory fails at the start
         new = sorted(new, key=len, reverse=True)
-        told = {"language": language} if self._has_languages else {}
+        options = {"language": language} if self._has_languages else {}
         encoder = self._encoder.of(language) if isinstance(self._encoder, OnePerLanguage) else self._encoder
         if encoder.name not in self._unknown and check_known(encoder, new, progress=self._progress) >= WARN_FROM:
             self._unknown.add(encoder.name)  # said once
@@ -211,13 +194,13 @@ class EncodedOnce:
         with self._progress.task(f"encoding with {self.name}", len(new)) as task:
             for start in range(0, len(new), _TEXTS_AT_ONCE):
                 block = new[start : start + _TEXTS_AT_ONCE]
-                blocks.append(self._checked(block, np.asarray(self._encoder.encode(block, **told), dtype=np.float32)))
+                blocks.append(self._checked(block, np.asarray(self._encoder.encode(block, **options), dtype=np.float32)))
                 self.truncated += int(getattr(self._encoder, "truncated", 0) or 0)
                 task.advance(len(block))
         if len(widths := sorted({block.shape[1] for block in blocks})) > 1:
             raise UserError(f"model {self.name!r} gives vectors of {' and of '.join(map(str, widths))} numbers: give models of one width")
         self._vectors = np.concatenate(blocks)
-        self._rows.update({(language, text): len(self._rows) + place for place, text in enumerate(new)})
+        self._rows.update({(language, text): len(self._rows) + index for index, text in enumerate(new)})
         self._seen.update((language, text) for text in new)
 
     def _checked(self, texts: list[str], vectors: np.ndarray) -> np.ndarray:
@@ -267,13 +250,13 @@ class OnePerLanguage:
         encoders: The encoders by language, such as ``{"en": ..., "de": ...}``.
     """
 
-    def __init__(self, encoders: Mapping[str, Encodes]) -> None:
+    def __init__(self, encoders: Mapping[str, TextEncoder]) -> None:
         self.name = ",".join(f"{language}={encoder.name}" for language, encoder in encoders.items())
         self.languages = tuple(encoders)
         self.truncated = 0
         self._encoders = dict(encoders)
 
-    def of(self, language: str | None) -> Encodes:
+    def of(self, language: str | None) -> TextEncoder:
         """The encoder of a language.
 
         Raises:
@@ -290,8 +273,8 @@ class OnePerLanguage:
             UserError: There is none for it, or no language is given.
         """
         encoder = self.of(language)
-        told = {"language": language} if languages_of(encoder) else {}
-        vectors = encoder.encode(texts, **told)
+        options = {"language": language} if languages_of(encoder) else {}
+        vectors = encoder.encode(texts, **options)
         self.truncated = int(getattr(encoder, "truncated", 0) or 0)
         return vectors
 

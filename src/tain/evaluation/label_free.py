@@ -15,9 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from tain.evaluation.encoding import EncodedOnce, Encodes
-from tain.evaluation.metrics import GoldPlaces, gold_places, resample_counts, unit_rows
+from tain.evaluation.encoding import EncodedOnce
+from tain.evaluation.metrics import GoldRanks, gold_ranks, resample_counts, unit_rows
 from tain.foundation.errors import ShapeError, UserError
+from tain.models.text_encoder import TextEncoder
 
 Level = Literal["word", "phrase", "sentence"]
 
@@ -121,7 +122,7 @@ def _alignment_and_uniformity(report: LabelFreeReport) -> float:
 
 
 def label_free_report(
-    encoder: Encodes,
+    encoder: TextEncoder,
     texts: Iterable[str],
     *,
     twins: Iterable[str] | None = None,
@@ -150,7 +151,7 @@ def label_free_report(
 
 
 def label_free_bootstrap(
-    encoder: Encodes,
+    encoder: TextEncoder,
     texts: Iterable[str],
     *,
     twins: Iterable[str] | None = None,
@@ -262,19 +263,19 @@ def mean_cosine(vectors: np.ndarray) -> float:
     return float(_mean_cosine(unit_rows(vectors), np.ones((1, len(vectors))))[0])
 
 
-def self_retrieval(first: np.ndarray, second: np.ndarray) -> GoldPlaces:
+def self_retrieval(first: np.ndarray, second: np.ndarray) -> GoldRanks:
     """Where row i of ``second`` (n, dim) stands among all its rows for row i of ``first``, and then the other way round.
 
     Returns:
         Places (2 * n,): first to second, then second to first; by cosine, differences below 1e-9 are ties.
     """
     first, second = unit_rows(first), unit_rows(second)
-    found = [GoldPlaces(better=np.empty(0, dtype=int), tied=np.empty(0, dtype=int))]  # all there is where no text was halved
+    found = [GoldRanks(better=np.empty(0, dtype=int), tied=np.empty(0, dtype=int))]  # all there is where no text was halved
     for queries, candidates in ((first, second), (second, first)):
         for start in range(0, len(queries), _ROWS_AT_ONCE):
             rows = queries[start : start + _ROWS_AT_ONCE]
-            found.append(gold_places(rows @ candidates.T, np.arange(start, start + len(rows)), tolerance=_SAME_COSINE))
-    return GoldPlaces(better=np.concatenate([p.better for p in found]), tied=np.concatenate([p.tied for p in found]))
+            found.append(gold_ranks(rows @ candidates.T, np.arange(start, start + len(rows)), tolerance=_SAME_COSINE))
+    return GoldRanks(better=np.concatenate([p.better for p in found]), tied=np.concatenate([p.tied for p in found]))
 
 
 def _refuse_fewer_than_two(vectors: np.ndarray) -> None:
@@ -383,7 +384,7 @@ def _sample(texts: Iterable[str], twins: Iterable[str] | None, *, level: Level, 
     if len(rows) < 2:
         raise UserError(f"{len(rows)} distinct texts for the label-free report, but texts are compared with each other: give at least 2")
     if len(rows) > max_texts:
-        rows = [rows[place] for place in np.sort(rng.choice(len(rows), size=max_texts, replace=False))]
+        rows = [rows[index] for index in np.sort(rng.choice(len(rows), size=max_texts, replace=False))]
     cut = [halves(texts[row], level=level) for row in rows]
     return _Sample(
         level=level,
@@ -400,7 +401,7 @@ def _encode(encoder: EncodedOnce, sample: _Sample) -> _Views:
     encoder.encode([*sample.texts, *(sample.twins or []), *first, *second])  # all at once, so that batches are full
     vectors = encoder.encode(sample.texts).astype(np.float64)
     first_vectors, second_vectors = (encoder.encode(side).astype(np.float64) for side in (first, second))
-    places = self_retrieval(first_vectors, second_vectors)
+    indices = self_retrieval(first_vectors, second_vectors)
     both_ways = (2, len(first))
     return _Views(
         vectors=vectors,
@@ -409,8 +410,8 @@ def _encode(encoder: EncodedOnce, sample: _Sample) -> _Views:
         first=first_vectors,
         second=second_vectors,
         is_halved=sample.is_halved,
-        recall_at_1=places.recall_at(1).reshape(both_ways).mean(axis=0),
-        reciprocal_rank=places.reciprocal_rank().reshape(both_ways).mean(axis=0),
+        recall_at_1=indices.recall_at(1).reshape(both_ways).mean(axis=0),
+        reciprocal_rank=indices.reciprocal_rank().reshape(both_ways).mean(axis=0),
     )
 
 

@@ -27,8 +27,8 @@ class Interval:
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
     """Rank ``values`` (n,) from 1 up as float64 (n,); equal values share the mean of their places."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]
+    _, rank, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[rank]
 
 
 def pearson(left: np.ndarray, right: np.ndarray) -> float:
@@ -133,8 +133,8 @@ def spearman_of_counts(counts: np.ndarray, gold: np.ndarray, scores: np.ndarray)
     Returns:
         Correlations (models, resamples); ``nan`` where a series is constant.
     """
-    gold_ranks, gold_variance = _counted_ranks(counts, gold)
-    weighted_gold = counts * gold_ranks
+    ranked_gold, gold_variance = _counted_ranks(counts, gold)
+    weighted_gold = counts * ranked_gold
     rows = []
     for row in scores:
         ranks, variance = _counted_ranks(counts, row)
@@ -184,7 +184,7 @@ def percentile_interval(replicates: np.ndarray, *, share: float = 0.95) -> Inter
 
 
 @dataclass(frozen=True)
-class GoldPlaces:
+class GoldRanks:
     """Where each query's right candidate stands among all candidates, ties kept open.
 
     Attributes:
@@ -205,7 +205,7 @@ class GoldPlaces:
         return (harmonic[self.better + self.tied] - harmonic[self.better]) / self.tied
 
 
-def gold_places(scores: np.ndarray, gold: np.ndarray, *, tolerance: float = 0.0) -> GoldPlaces:
+def gold_ranks(scores: np.ndarray, gold: np.ndarray, *, tolerance: float = 0.0) -> GoldRanks:
     """Count what stands above and level with the right candidate of each query.
 
     Args:
@@ -221,7 +221,7 @@ def gold_places(scores: np.ndarray, gold: np.ndarray, *, tolerance: float = 0.0)
             f"gold_places needs scores (queries, candidates) and one gold column a query, got {scores.shape}, {np.shape(gold)}"
         )
     above_gold = scores - scores[np.arange(len(scores)), gold][:, None]
-    return GoldPlaces(better=(above_gold > tolerance).sum(axis=1), tied=(np.abs(above_gold) <= tolerance).sum(axis=1))
+    return GoldRanks(better=(above_gold > tolerance).sum(axis=1), tied=(np.abs(above_gold) <= tolerance).sum(axis=1))
 
 
 def reciprocal_rank_fusion(*scores: np.ndarray, k: int = 60) -> np.ndarray:
@@ -238,15 +238,15 @@ def reciprocal_rank_fusion(*scores: np.ndarray, k: int = 60) -> np.ndarray:
     """
     if len({table.shape for table in scores}) != 1:
         raise ShapeError(f"fusion needs tables of one shape, got {', '.join(str(table.shape) for table in scores) or 'none'}")
-    places = (np.stack([average_ranks(-row) for row in table]) for table in scores)
-    return np.sum([1 / (k + place) for place in places], axis=0)
+    ranks = (np.stack([average_ranks(-row) for row in table]) for table in scores)
+    return np.sum([1 / (k + rank) for rank in ranks], axis=0)
 
 
 def recall_at(scores: np.ndarray, gold: np.ndarray, k: int) -> float:
     """Share of queries whose right candidate is among the first ``k``, ties by expectation: equal scores give k / candidates."""
-    return float(gold_places(scores, gold).recall_at(k).mean())
+    return float(gold_ranks(scores, gold).recall_at(k).mean())
 
 
 def mean_reciprocal_rank(scores: np.ndarray, gold: np.ndarray) -> float:
     """Mean over queries of 1 / place of the right candidate, ties by expectation: C equal scores give (1 + 1/2 + ... + 1/C) / C."""
-    return float(gold_places(scores, gold).reciprocal_rank().mean())
+    return float(gold_ranks(scores, gold).reciprocal_rank().mean())

@@ -9,23 +9,25 @@ from typing import Literal
 
 import numpy as np
 
-from tain.evaluation.encoding import EncodedOnce, Encodes, FitsAtHand, refuse_unfit_suites, refuse_unknown_languages
+from tain.evaluation.encoding import EncodedOnce, FitsAtHand, refuse_unfit_suites, refuse_unknown_languages
 from tain.evaluation.label_free import LabelFreeReport, Level, label_free_bootstrap
 from tain.evaluation.metrics import Interval, bootstrap_means, bootstrap_spearman, percentile_interval, spearman
 from tain.evaluation.suites.pairs import ScoredSet, read_scored_table
-from tain.evaluation.suites.registry import GEOMETRY, Suite, load_suites
+from tain.evaluation.suites.registry import LABEL_FREE, Suite, load_suites
 from tain.evaluation.suites.sts import Split
 from tain.evaluation.suites.tasks import ACCURACY_UNIT, Outcomes
 from tain.foundation.errors import UserError
 from tain.foundation.machine import versions
+from tain.foundation.old_names import SUITES as OLD_SUITES
 from tain.foundation.progress import Progress
+from tain.models.text_encoder import TextEncoder
 from tain.text.collections import list_texts
 
 SPEARMAN_UNIT = "Spearman x 100"
-_GEOMETRY_TEXTS = "stsb/stsb_dev.tsv"
+_LABEL_FREE_TEXTS = "stsb/stsb_dev.tsv"
 
 # field of LabelFreeReport: title, unit, factor, which way is better
-_GEOMETRY_ROWS: dict[str, tuple[str, str, float, Literal["higher", "lower"]]] = {
+_LABEL_FREE_ROWS: dict[str, tuple[str, str, float, Literal["higher", "lower"]]] = {
     "self_retrieval_mrr": ("MRR", "x 100", 100.0, "higher"),
     "self_retrieval_recall_at_1": ("R@1", "x 100", 100.0, "higher"),
     "alignment": ("alignment", "", 1.0, "lower"),
@@ -120,7 +122,7 @@ class EvaluationReport:
     Attributes:
         models: In the order given; differences are to the first.
         suites: In the order asked for.
-        geometry: Each model's label-free report where the suite ``geometry`` was asked for, else empty.
+        geometry: Each model's label-free report where the suite ``label-free`` was asked for, else empty.
         split: Which sets the suites stood for.
         resamples: Bootstrap resamples behind each interval.
         seed: Fixes the resamples.
@@ -141,6 +143,17 @@ class EvaluationReport:
         assert isinstance(plain, dict)
         return plain
 
+    def __str__(self) -> str:
+        """The table that ``tain evaluate`` prints, as plain text."""
+        from rich.console import Console
+
+        from tain.evaluation.table import as_table
+
+        console = Console(width=120, no_color=True)
+        with console.capture() as captured:
+            console.print(as_table(self))
+        return captured.get()
+
     def labels(self) -> list[str]:
         """Short names for tables and charts: as many last parts of each model's path as tell it from the others."""
         parts = [model.name.rstrip("/").split("/") for model in self.models]
@@ -154,14 +167,14 @@ class EvaluationReport:
         """What sums the report up, where higher is better: the first group's mean, else its first row, and what it is on."""
         suite = self.suites[0]
         group = suite.groups[0]
-        place = f"{suite.title} ({group.title})" if group.title else suite.title
+        index = f"{suite.title} ({group.title})" if group.title else suite.title
         if group.mean is not None:
-            return f"{place}, {group.mean.title} sets", group.mean
-        return f"{place}, {group.rows[0].title}", group.rows[0]
+            return f"{index}, {group.mean.title} sets", group.mean
+        return f"{index}, {group.rows[0].title}", group.rows[0]
 
 
 def evaluate(
-    encoders: Iterable[Encodes],
+    encoders: Iterable[TextEncoder],
     suites: Sequence[str] = ("sts",),
     data: Path | None = None,
     *,
@@ -171,9 +184,9 @@ def evaluate(
     languages: tuple[str | None, str | None] = (None, None),
     resamples: int = 1000,
     seed: int = 13,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> EvaluationReport:
-    """Evaluate encoders on labelled sets, and without labels where ``geometry`` is among the suites.
+    """Evaluate encoders on labelled sets, and without labels where ``label-free`` is among the suites.
 
     Args:
         encoders: One or more; each encodes every distinct text once. The first is what the others are compared with.
@@ -181,8 +194,8 @@ def evaluate(
         suites: Suites, single sets and own tables; see ``suites.load_suites``.
         data: The folder with the suites' files.
         split: Which sets a suite's name stands for.
-        texts: What ``geometry`` measures; without it the sentences of STS-B dev in ``data``.
-        level: What these texts are; see ``geometry.label_free_report``.
+        texts: What ``label-free`` measures; without it the sentences of STS-B dev in ``data``.
+        level: What these texts are; see ``label_free.label_free_report``.
         languages: Of the two columns of own tables, for encoders that treat each language in its own way; the first is also that of
             ``texts``. The suites know their languages.
         resamples: Bootstrap resamples, 1 or more.
@@ -190,15 +203,16 @@ def evaluate(
         progress: Where to say what is going on.
 
     Raises:
-        UserError: No encoder, fewer than one resample, no texts for ``geometry``, vectors with nan or infinity, a language that an
+        UserError: No encoder, fewer than one resample, no texts for ``label-free``, vectors with nan or infinity, a language that an
             encoder has to be told and is not, or that it does not know, or what ``load_suites`` refuses.
     """
-    progress = progress if progress is not None else Progress.silent()
+    progress = Progress.resolve(progress)
     if resamples < 1:
         raise UserError(f"resamples is {resamples}, but an interval needs some: give 1000, or at least 1")
+    suites = [OLD_SUITES.get(name, name) for name in suites]
     loaded = load_suites(suites, data, split=split, own_languages=languages)
-    geometry_texts = _geometry_texts(texts, data, level) if GEOMETRY in suites else []
-    geometry_language = languages[0] if texts is not None else "en"
+    label_free_texts = _label_free_texts(texts, data, level) if LABEL_FREE in suites else []
+    label_free_language = languages[0] if texts is not None else "en"
     encoders = list(encoders)
     if not encoders:
         raise UserError("no model is given, so there is nothing to evaluate: give one or more")
@@ -212,7 +226,7 @@ def evaluate(
     models = []
     by_suite = [suite.texts() for suite in loaded]
     wanted = {language for texts_of_suite in by_suite for language, _ in texts_of_suite} | (
-        {geometry_language} if geometry_texts else set()
+        {label_free_language} if label_free_texts else set()
     )
     for encoder in encoders:
         refuse_unknown_languages(encoder, wanted)
@@ -228,16 +242,16 @@ def evaluate(
                 cosines[scored.key].append(scored.cosines(once))
             for task in suite.tasks:
                 outcomes[task.key].append(task.outcomes(once))
-        if geometry_texts:
-            rng = np.random.default_rng([seed, _number_of(GEOMETRY)])
-            told = once.told(geometry_language)
-            label_free.append(label_free_bootstrap(told, geometry_texts, level=level, resamples=resamples, rng=rng))
+        if label_free_texts:
+            rng = np.random.default_rng([seed, _number_of("geometry")])
+            label_free_encoder = once.for_language(label_free_language)
+            label_free.append(label_free_bootstrap(label_free_encoder, label_free_texts, level=level, resamples=resamples, rng=rng))
         models.append(ModelSummary(name=name, texts=once.distinct, truncated=once.truncated))
 
     results = {suite.name: _suite_result(suite, cosines, resamples=resamples, seed=seed) for suite in loaded if suite.sets}
     results |= {suite.name: _task_result(suite, outcomes, resamples=resamples, seed=seed) for suite in loaded if suite.tasks}
     if label_free:
-        results[GEOMETRY] = _geometry_result(label_free)
+        results[LABEL_FREE] = _label_free_result(label_free)
     order = [name for name in dict.fromkeys(suites) if name in results]
     order += [name for name in results if name not in order]
     return EvaluationReport(
@@ -334,23 +348,23 @@ def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, res
 # ---- geometry
 
 
-def _geometry_texts(texts: Iterable[str] | None, data: Path | None, level: Level) -> list[str]:
+def _label_free_texts(texts: Iterable[str] | None, data: Path | None, level: Level) -> list[str]:
     if texts is not None:
         if not (listed := list_texts(texts)):
-            raise UserError("suite geometry was given no texts: give some, two at least")
+            raise UserError("suite label-free was given no texts: give some, two at least")
         return listed
     if level != "sentence":
-        raise UserError(f"suite geometry at level {level!r} has no texts of its own: give --texts FILE, one text a line")
-    if data is None or not (data / _GEOMETRY_TEXTS).is_file():
-        raise UserError(f"suite geometry needs texts: give --texts FILE, one text a line, or --data DIR with {_GEOMETRY_TEXTS}")
-    left, right, _ = read_scored_table(data / _GEOMETRY_TEXTS)
+        raise UserError(f"suite label-free at level {level!r} has no texts of its own: give --texts FILE, one text a line")
+    if data is None or not (data / _LABEL_FREE_TEXTS).is_file():
+        raise UserError(f"suite label-free needs texts: give --texts FILE, one text a line, or --data DIR with {_LABEL_FREE_TEXTS}")
+    left, right, _ = read_scored_table(data / _LABEL_FREE_TEXTS)
     return [*left, *right]
 
 
-def _geometry_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]]) -> SuiteResult:
+def _label_free_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]]) -> SuiteResult:
     rows: dict[str, Row] = {}
     first = found[0][0]
-    for field, (title, unit, factor, better) in _GEOMETRY_ROWS.items():
+    for field, (title, unit, factor, better) in _LABEL_FREE_ROWS.items():
         values = factor * np.array([getattr(report, field) for report, _ in found])
         replicates = factor * np.stack([bootstrap[field] for _, bootstrap in found])
         items = first.texts - first.too_short if field.startswith("self_retrieval") else first.texts
@@ -361,7 +375,7 @@ def _geometry_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]])
     note += f", {first.repeated} repeats left out" if first.repeated else ""
     note += f", {first.too_short} too short to be halved" if first.too_short else ""
     return SuiteResult(
-        name=GEOMETRY,
+        name=LABEL_FREE,
         title="Geometry",
         groups=(Group(title=_SELF_RETRIEVAL, rows=retrieval), Group(title=_DISTRIBUTION, rows=distribution)),
         note=note,
@@ -372,7 +386,7 @@ def _geometry_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]])
 # ---- small things
 
 
-def _distinct_names(encoders: Sequence[Encodes]) -> list[str]:
+def _distinct_names(encoders: Sequence[TextEncoder]) -> list[str]:
     names: list[str] = []
     for encoder in encoders:
         name, number = encoder.name, 2

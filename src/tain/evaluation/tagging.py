@@ -17,12 +17,12 @@ from tain.text.typos import misspelt
 if TYPE_CHECKING:
     from rich.console import Group as Lines
 
-Unseen = Literal["refuse", "wrong"]
+UnknownLabels = Literal["refuse", "count-as-wrong"]
 FIGURES = ("accuracy", "slot_f1", "exact")
 
 
 @runtime_checkable
-class Tells(Protocol):
+class LabelPredictor(Protocol):
     """What is measured: a student, a classifier, a tagger."""
 
     @property
@@ -47,7 +47,7 @@ class Tells(Protocol):
 class SideBySide:
     """A classifier for intents and a tagger for slots, as one."""
 
-    def __init__(self, classifier: Tells, tagger: Tells, *, name: str) -> None:
+    def __init__(self, classifier: LabelPredictor, tagger: LabelPredictor, *, name: str) -> None:
         self.name, self.labels, self.tags = name, classifier.labels, tagger.tags
         self._classifier, self._tagger = classifier, tagger
 
@@ -151,12 +151,12 @@ class TaggingReport:
 
 
 def measure_tagging(
-    models: Iterable[Tells],
+    models: Iterable[LabelPredictor],
     sets: Sequence[TaggingSet],
     *,
     named: Sequence[str] = (),
     typos: Sequence[float] = (0.0,),
-    unseen: Unseen = "refuse",
+    unknown_labels: UnknownLabels = "refuse",
     resamples: int = 1000,
     seed: int = 13,
     left_out: Sequence[str] = (),
@@ -170,7 +170,7 @@ def measure_tagging(
         named: Keys of sets that are measured whatever the models know; others are left out where most texts have labels that a model was not
             taught.
         typos: Shares of characters to misspell, 0 for the texts as they are.
-        unseen: What texts with labels get that a model was not taught: ``refuse`` the whole measurement, or count them as ``wrong``.
+        unknown_labels: Labels that a model was not trained on: ``refuse`` the whole measurement, or ``count-as-wrong``.
         resamples: Bootstrap resamples.
         seed: Fixes resamples and misspellings.
         left_out: Sets that were left out before, for the report.
@@ -200,7 +200,7 @@ def measure_tagging(
     dropped += [f"{', '.join(dict.fromkeys(keys))} (most of the labels unknown to {name})" for name, keys in strange.items()]
     if not kept:
         raise UserError(f"no set is left to measure: {'; '.join(dropped)}")
-    if unseen == "refuse":
+    if unknown_labels == "refuse":
         for one in kept:
             for model in loaded:
                 _refuse_unseen(model, one)
@@ -230,11 +230,11 @@ def slot_f1(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> fl
 def _slot_counts(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> np.ndarray:
     """Slots that are right, and slots of both sides together, int (texts, 2)."""
     counts = np.zeros((len(gold), 2), dtype=np.int64)
-    for place, (one, other) in enumerate(zip(gold, found, strict=True)):
+    for index, (one, other) in enumerate(zip(gold, found, strict=True)):
         if len(one) != len(other):
-            raise ShapeError(f"text {place} has {len(one)} tags and {len(other)} found ones: each token needs one of both")
+            raise ShapeError(f"text {index} has {len(one)} tags and {len(other)} found ones: each token needs one of both")
         wanted, seen = set(slots_of(one)), set(slots_of(other))
-        counts[place] = len(wanted & seen), len(wanted) + len(seen)
+        counts[index] = len(wanted & seen), len(wanted) + len(seen)
     return counts
 
 
@@ -255,18 +255,18 @@ class _Measured:
     replicates: dict[str, np.ndarray]  # (resamples,)
 
 
-def _measured(model: Tells, one: TaggingSet, *, share: float, resamples: int, seed: int, progress: Progress) -> _Measured:
+def _measured(model: LabelPredictor, one: TaggingSet, *, share: float, resamples: int, seed: int, progress: Progress) -> _Measured:
     # each text has its own generator, so that all models read the same errors, and one set's do not depend on another's
     texts = [
-        misspelt(example.text, share=share, rng=np.random.default_rng([seed, round(1e6 * share), place]))
-        for place, example in enumerate(one.examples)
+        misspelt(example.text, share=share, rng=np.random.default_rng([seed, round(1e6 * share), index]))
+        for index, example in enumerate(one.examples)
     ]
-    said = model.predict(texts, progress=progress)
+    predictions = model.predict(texts, progress=progress)
     if model.truncated and not share:
         progress.warn(f"{model.name} cut {model.truncated:,} of {len(texts):,} texts of {one.key} at its length limit")
     tells_labels, tells_tags = one.has_labels and bool(model.labels), one.has_tags and bool(model.tags)
-    is_right = np.array([each.label == example.label for each, example in zip(said, one.examples, strict=True)], dtype=float)
-    tagged = [list(each.tags or ()) for each in said]
+    is_right = np.array([each.label == example.label for each, example in zip(predictions, one.examples, strict=True)], dtype=float)
+    tagged = [list(each.tags or ()) for each in predictions]
     wanted = [list(example.tags or ()) for example in one.examples]
     of_counts: dict[str, Callable[[np.ndarray], np.ndarray]] = {}  # figures of how often each text counts (resamples, texts)
     if tells_labels:
@@ -303,22 +303,22 @@ def _cell(figure: TaggingFigure | None) -> str:
 # ---- labels that a model was not taught
 
 
-def _unseen(model: Tells, one: TaggingSet) -> dict[int, str]:
+def _unseen(model: LabelPredictor, one: TaggingSet) -> dict[int, str]:
     """Texts with a label or tag that the model cannot tell, and the first such of each."""
     found: dict[int, str] = {}
-    for place, example in enumerate(one.examples):
+    for index, example in enumerate(one.examples):
         given = [example.label] if model.labels and example.label is not None and example.label not in model.labels else []
         given += [tag for tag in example.tags or () if model.tags and tag not in model.tags]
         if given:
-            found[place] = given[0]
+            found[index] = given[0]
     return found
 
 
-def _refuse_unseen(model: Tells, one: TaggingSet) -> None:
+def _refuse_unseen(model: LabelPredictor, one: TaggingSet) -> None:
     if found := _unseen(model, one):
         names = sorted(set(found.values()))
         listed = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
         raise UserError(
             f"{len(found):,} of {len(one.examples):,} texts of {one.key} have labels that model {model.name!r} was not taught ({listed}): give"
-            " --unseen wrong to count them so, or another set"
+            " --unknown-labels count-as-wrong to count them so, or another set"
         )

@@ -4,7 +4,7 @@ import hashlib
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,6 +15,8 @@ from tain.exported.tokenizer import FastTokenizer
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.machine import collect_as_usual
 from tain.foundation.progress import Progress
+from tain.foundation.slices import in_slices
+from tain.foundation.vectors import cosine_similarities
 from tain.text.collections import list_texts
 
 GraphDtype = Literal["float32", "int8"]
@@ -37,7 +39,7 @@ class ExportedEncoder:
     Attributes:
         truncated: Texts cut by the last call of ``encode``.
         languages: Empty: an exported graph treats all texts alike.
-        normalise: Whether vectors have length 1.
+        normalize: Whether vectors have length 1.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class ExportedEncoder:
     ) -> None:
         self.graph, self.tokenizer, self.export = graph, tokenizer, export
         self.name, self.dtype, self.max_tokens = name, dtype, max_tokens
-        self.normalise = export.normalise
+        self.normalize = export.normalize
         self.languages: tuple[str, ...] = ()
         self.truncated = 0
         self._turn = threading.Lock()  # the tokenizer keeps its length limit from one call to the next
@@ -86,48 +88,79 @@ class ExportedEncoder:
     def dim(self) -> int:
         return self.export.dim
 
+    @overload
+    def encode(self, texts: str, **options: Any) -> Float32[np.ndarray, " dim"]: ...
+
+    @overload
     def encode(
         self,
         texts: Iterable[str],
         *,
         language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
         batch_tokens: int | None = None,
-        normalise: bool | None = None,
+        normalize: bool | None = None,
         progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"]:
-        """Compute one vector for each text, in order.
+    ) -> Float32[np.ndarray, "texts dim"]: ...
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
+        """Compute one vector per text, in order.
 
         Args:
-            texts: Any number of texts, as ``Embedder.encode`` takes them.
+            texts: One text, or any number of them, as ``Embedder.encode`` takes them.
             language: Refused: an exported graph treats all texts alike.
-            batch_tokens: Tokens of a batch, padding included; changes speed and memory, and no more of a vector than rounding does. An
-                int8 graph rounds by the whole batch, so there the neighbours of a text change the third digit.
-            normalise: Scale vectors to length 1; default: what the graph does.
+            batch_size: Largest number of texts per batch.
+            batch_tokens: Tokens per batch, padding included. Both limits change speed and memory, and a vector only by rounding. An int8
+                graph rounds by the whole batch, so there the other texts of a batch change the third digit.
+            normalize: Scale vectors to length 1; default: what the graph does.
             progress: Shows every batch.
 
+        Returns:
+            float32 (texts, dim); for a single string (dim,).
+
         Raises:
-            UserError: As ``Embedder.encode``; or ``normalise`` is off and the graph scales its vectors.
+            UserError: As ``Embedder.encode``; or ``normalize`` is off and the graph scales its vectors.
             NotFiniteError: The graph gave NaN or infinity.
         """
-        texts = list_texts(texts)
+        listed = [texts] if isinstance(texts, str) else list_texts(texts)
         self.refuse_language(language if language is None or isinstance(language, str) else list_texts(language, what="language"))
-        if normalise is False and self.export.normalise:
+        if normalize is False and self.export.normalize:
             raise UserError(
-                f"normalise is off, but the graph of {self.name!r} scales vectors to length 1: leave it out, or use the torch backend"
+                f"normalize is off, but the graph of {self.name!r} scales vectors to length 1: leave it out, or use the torch backend"
             )
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        vectors = np.empty((len(listed), self.dim), dtype=np.float32)
         self.truncated = 0
-        with (progress or Progress.silent()).task("encode", len(texts)) as task:
-            for start in range(0, len(texts), _WINDOW_TEXTS):
-                window = texts[start : start + _WINDOW_TEXTS]
+        with (progress or Progress.silent()).task("encode", len(listed)) as task:
+            for start in range(0, len(listed), _WINDOW_TEXTS):
+                window = listed[start : start + _WINDOW_TEXTS]
                 ids, cut = self.token_ids(window, start=start)
                 self.truncated += cut
-                for batch in batches_of_rows(list(map(len, ids)), batch_tokens=batch_tokens or BATCH_TOKENS, pads=self.export.pads):
-                    (found,) = self.graph.run([ids[row] for row in batch], ["sentence_embedding"])
-                    vectors[np.asarray(batch) + start] = found
-                    task.advance(len(batch))
+                for full in batches_of_rows(list(map(len, ids)), batch_tokens=batch_tokens or BATCH_TOKENS, pads=self.export.pads):
+                    for batch in in_slices(full, batch_size):
+                        (found,) = self.graph.run([ids[row] for row in batch], ["sentence_embedding"])
+                        vectors[np.asarray(batch) + start] = found
+                        task.advance(len(batch))
         refuse_not_finite(vectors, self.name)
-        return unit_length(vectors) if normalise and not self.export.normalise else vectors
+        if normalize and not self.export.normalize:
+            vectors = unit_length(vectors)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
+        """Compute the cosine of every left vector with every right vector; see ``Embedder.similarity``.
+
+        Raises:
+            UserError: The arguments are texts, or their widths differ.
+        """
+        return cosine_similarities(left, right)
 
     def token_ids(self, texts: Sequence[str], *, side: str = "right", start: int = 0) -> tuple[list[list[int]], int]:
         """Token ids of texts, special tokens included, and how many texts were cut.

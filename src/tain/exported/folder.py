@@ -24,7 +24,7 @@ _FIELDS = {
     "digests": Field(kind=dict, items=Field(kind=str)),
     "max_tokens": Field(kind=int, least=1),
     "dim": Field(kind=int, least=1),
-    "normalise": Field(kind=bool),
+    "normalize": Field(kind=bool),
     "pads": Field(kind=bool),
     "pad_id": Field(kind=int, least=0),
     "unknown_id": Field(kind=int, may_be_null=True),
@@ -46,7 +46,7 @@ class Export:
         digests: SHA-256 of each file that the vectors depend on.
         max_tokens: Length limit, special tokens included.
         dim: Numbers of a vector; 1 for pairs.
-        normalise: The graph scales vectors to length 1.
+        normalize: The graph scales vectors to length 1.
         pads: Texts of different lengths may share a batch. Off for models whose vectors padding changes.
         pad_id: Token that rows are filled up with.
         unknown_id: The tokenizer's unknown token; None where it has none.
@@ -62,7 +62,7 @@ class Export:
     digests: dict[str, str]
     max_tokens: int
     dim: int
-    normalise: bool
+    normalize: bool
     pads: bool
     pad_id: int
     unknown_id: int | None

@@ -69,7 +69,7 @@ class ExportedDual:
         count: Codes.
         scale: All vectors are multiplied by it.
         codes: Of the kind ``learned``, float32 (codes, dim).
-        normalise: Give every vector length 1 before the scale.
+        normalize: Give every vector length 1 before the scale.
         name: How it is called in tables.
         record: Its ``tain.json``.
 
@@ -87,12 +87,12 @@ class ExportedDual:
         count: int,
         scale: float,
         codes: np.ndarray | None,
-        normalise: bool,
+        normalize: bool,
         name: str,
         record: dict[str, Any] | None = None,
     ) -> None:
         self.context, self.candidate = context, candidate
-        self.kind, self.count, self.scale, self.codes, self.normalise = kind, count, np.float32(scale), codes, normalise
+        self.kind, self.count, self.scale, self.codes, self.normalize = kind, count, np.float32(scale), codes, normalize
         self.name, self.record = name, record or {}
         self.type: Literal["bi", "poly"] = "bi" if kind == "pooled" else "poly"
         self.truncated_contexts = self.truncated_candidates = 0
@@ -126,7 +126,7 @@ class ExportedDual:
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that differ between models which could make different cached vectors."""
-        about = (self.candidate.fingerprint(), self.candidate.max_tokens, float(self.scale), self.normalise)
+        about = (self.candidate.fingerprint(), self.candidate.max_tokens, float(self.scale), self.normalize)
         return hashlib.blake2b(json.dumps(about).encode(), digest_size=8).hexdigest()
 
     def encode_candidates(self, texts: Iterable[str], *, progress: Progress | None = None) -> Float32[np.ndarray, "texts dim"]:
@@ -211,7 +211,7 @@ class ExportedDual:
         return [of_context + sum(islice(counts, len(listed))) for of_context, listed in zip(own, lists, strict=True)]
 
     def _scaled(self, vectors: Float32[np.ndarray, "*rows dim"]) -> Float32[np.ndarray, "*rows dim"]:
-        return (unit_length(vectors) if self.normalise else vectors) * self.scale
+        return (unit_length(vectors) if self.normalize else vectors) * self.scale
 
     def _is_vector(self, lengths: Int[np.ndarray, " contexts"]) -> Bool[np.ndarray, "contexts vectors"]:
         if self.kind in ("pooled", "learned"):
@@ -223,9 +223,9 @@ class ExportedDual:
     ) -> Float32[np.ndarray, "contexts vectors dim"]:
         """Make each context's vectors out of its token vectors, as ``DualHead.contexts`` does."""
         if self.codes is not None:
-            tokens = tokens if self.normalise else self._scaled(tokens)
+            tokens = tokens if self.normalize else self._scaled(tokens)
             mixed = _attended(self.codes, tokens, is_token)
-            return self._scaled(mixed) if self.normalise else mixed
+            return self._scaled(mixed) if self.normalize else mixed
         tokens = self._scaled(tokens)
         positions = _positions(self.kind, self.count, is_token.sum(axis=1))
         taken = np.take_along_axis(tokens, np.clip(positions, 0, tokens.shape[1] - 1)[:, :, None], axis=1)
@@ -349,11 +349,29 @@ def load_exported_ranker(
         if read_export(folder, name=str(name)).kind == "pairs":
             return _cross(folder, str(name), record, dtype=dtype, threads=threads)
         encoder = ExportedEncoder.load(name, dtype=dtype, threads=threads)
-        settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None, "normalise": encoder.normalise}
+        settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None, "normalize": encoder.normalize}
         return ExportedDual(encoder, encoder, name=str(name), **settings)
     if about["type"] == "cross":
         return _cross(folder / "encoder", str(name), record, dtype=dtype, threads=threads)
     return _dual(folder, str(name), record, dtype=dtype, threads=threads)
+
+
+def load_exported(
+    name: str | Path, *, dtype: Literal["auto", "float32", "int8"] = "auto"
+) -> ExportedEncoder | ExportedDual | ExportedCross:
+    """Load an exported folder as what it holds: an encoder, or a ranker that ``tain rank train`` made.
+
+    Args:
+        name: The folder, or ``tain-mini``.
+        dtype: Which graph to run; ``auto`` takes float32.
+
+    Raises:
+        UserError: As ``load_exported_ranker``.
+    """
+    folder = exported_folder(name)
+    if folder is not None and _record(folder, str(name)).get("kind") != "ranker" and read_export(folder, name=str(name)).kind == "encoder":
+        return ExportedEncoder.load(name, dtype=dtype)
+    return load_exported_ranker(name, dtype=dtype)
 
 
 def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, threads: int | None) -> ExportedDual:
@@ -381,7 +399,7 @@ def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, thread
         codes = head["codes"].astype(np.float32) if about["kind"] == "learned" else None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"model {name!r} has a damaged {HEAD_FILE} ({error}): export the model again") from None
-    settings = {"kind": about["kind"], "count": about["codes"], "scale": scale, "codes": codes, "normalise": about.get("normalise", False)}
+    settings = {"kind": about["kind"], "count": about["codes"], "scale": scale, "codes": codes, "normalize": about.get("normalise", False)}
     return ExportedDual(context, candidate, name=name, record=record, **settings)
 
 

@@ -61,7 +61,7 @@ def refuse_wrong_kinds(config: Any) -> None:
             continue
         is_flag = isinstance(given, bool) and bool not in kinds  # which Python takes for a whole number
         if is_flag or not any(isinstance(given, kind) for kind, _ in known):
-            problems.append(f"{name} is {given!r}: give {' or '.join(said for _, said in known)}")
+            problems.append(f"{name} is {given!r}: give {' or '.join(words for _, words in known)}")
     refuse_all(problems)
 
 

@@ -103,8 +103,8 @@ def _problem_inside(value: Any, field: Field, name: str) -> str | None:
             return problem
     if field.items is not None:
         entries = value.items() if isinstance(value, dict) else enumerate(value)
-        for place, each in entries:
-            if problem := _problem(each, field.items, f"{name}[{place}]"):
+        for index, each in entries:
+            if problem := _problem(each, field.items, f"{name}[{index}]"):
                 return problem
     return None
 

@@ -17,8 +17,9 @@ _MOST_TRIES = 100  # a lock file may be removed by its last owner while we open 
 
 
 def lock_file(output: Path) -> Path:
-    """The lock of an output, beside it."""
-    return output.parent / f".{output.name}.lock"
+    """The lock of an output, beside it, whichever links the output was named by."""
+    real = Path(os.path.realpath(output))  # unlike Path.resolve, never raises
+    return real.parent / f".{real.name}.lock"
 
 
 @contextmanager

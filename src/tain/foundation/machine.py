@@ -128,14 +128,14 @@ def keep_freed_memory() -> None:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-def set_number_type(model: "torch.nn.Module", number_type: "torch.dtype") -> None:
+def set_dtype(model: "torch.nn.Module", dtype: "torch.dtype") -> None:
     """Turn a model's parameters, and only those, into another number type.
 
     Buffers stay: rotary frequencies in bfloat16 would turn the hundredth position by a quarter of a radian.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            parameter.data = parameter.data.to(number_type)
+            parameter.data = parameter.data.to(dtype)
 
 
 def versions() -> dict[str, str]:

@@ -43,6 +43,21 @@ class Progress:
             return cls("quiet")
         return cls("bar" if sys.stderr.isatty() else "lines")
 
+    @classmethod
+    def resolve(cls, given: "Progress | bool | None") -> "Progress":
+        """Turn a Python function's ``progress`` argument into a place to report to.
+
+        Args:
+            given: A ``Progress`` is returned as it is. ``True`` shows a bar on a terminal or in a notebook and lines elsewhere. ``False`` shows
+                nothing; warnings go to ``warnings``. ``None`` is ``True`` on a terminal or in a notebook, else ``False``.
+        """
+        if isinstance(given, Progress):
+            return given
+        is_interactive = _in_notebook() or sys.stderr.isatty()
+        if given is False or (given is None and not is_interactive):
+            return cls.silent()
+        return cls("bar" if is_interactive else "lines")
+
     def note(self, message: str) -> None:
         """Say something worth knowing; left out when quiet."""
         if self.style == "json":
@@ -91,6 +106,13 @@ class Progress:
         if self._drawn:
             print("\r" + " " * self._drawn + "\r", end="", file=self._stream, flush=True)
             self._drawn = 0
+
+
+def _in_notebook() -> bool:
+    """True in a kernel of Jupyter, where a carriage return redraws the line although stderr is no terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 class Task:

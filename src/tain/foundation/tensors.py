@@ -43,16 +43,16 @@ def read_arrays(path: Path) -> "dict[str, np.ndarray]":
     return {name: _array(entry["data"], entry["dtype"]).reshape(entry["shape"]) for name, entry in stored}
 
 
-def _array(data: bytes | bytearray, number_type: str) -> "np.ndarray":
+def _array(data: bytes | bytearray, dtype: str) -> "np.ndarray":
     import numpy as np
 
-    if number_type in _SAME:
-        return np.frombuffer(data, dtype=_SAME[number_type]).copy()
-    if number_type == "BF16":  # the upper half of a float32
+    if dtype in _SAME:
+        return np.frombuffer(data, dtype=_SAME[dtype]).copy()
+    if dtype == "BF16":  # the upper half of a float32
         return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
-    if number_type in _EIGHT_BITS:
-        return _eight_bit_values(*_EIGHT_BITS[number_type])[np.frombuffer(data, dtype=np.uint8)]
-    raise ValueError(f"its numbers are of the type {number_type}, which is not read here")
+    if dtype in _EIGHT_BITS:
+        return _eight_bit_values(*_EIGHT_BITS[dtype])[np.frombuffer(data, dtype=np.uint8)]
+    raise ValueError(f"its numbers are of the type {dtype}, which is not read here")
 
 
 def _eight_bit_values(exponent_bits: int, mantissa_bits: int, bias: int, has_infinity: bool) -> "np.ndarray":

@@ -23,7 +23,7 @@ class Affine:
     weight: Float[Tensor, "outs ins"]
     bias: Float[Tensor, " outs"] | None
 
-    def linear(self, vectors: Float[Tensor, "*places ins"]) -> Float[Tensor, "*places outs"]:
+    def linear(self, vectors: Float[Tensor, "*positions ins"]) -> Float[Tensor, "*positions outs"]:
         """Apply it without its bias: what it does to one part of a sum."""
         return vectors @ self.weight.T
 
@@ -44,12 +44,12 @@ class Normalisation:
     epsilon: float
     centres: bool
 
-    def spread(self, totals: Float[Tensor, "*places dim"]) -> Float[Tensor, "*places 1"]:
+    def spread(self, totals: Float[Tensor, "*positions dim"]) -> Float[Tensor, "*positions 1"]:
         """What whole vectors are divided by."""
         centred = totals - totals.mean(-1, keepdim=True) if self.centres else totals
         return (centred.square().mean(-1, keepdim=True) + self.epsilon).sqrt()
 
-    def shaped(self, parts: Float[Tensor, "*places dim"]) -> Float[Tensor, "*places dim"]:
+    def shaped(self, parts: Float[Tensor, "*positions dim"]) -> Float[Tensor, "*positions dim"]:
         """Centre each part by its own mean and scale its features; only the division by the whole's spread is left."""
         return (parts - parts.mean(-1, keepdim=True) if self.centres else parts) * self.scale
 

@@ -55,9 +55,9 @@ def _inspection(found: Inspection, title: str) -> list[Any]:
 
 def _strongest(found: Inspection, similarity: SimilarityInspection, *, count: int = 3) -> str:
     contributions = similarity.contributions
-    places = contributions.ravel().argsort()[::-1][:count]
+    indices = contributions.ravel().argsort()[::-1][:count]
     left, right = (found.texts[side].tokens for side in (similarity.left, similarity.right))
-    pairs = (divmod(int(place), contributions.shape[1]) for place in places)
+    pairs = (divmod(int(index), contributions.shape[1]) for index in indices)
     return ", ".join(f"{left[i]} / {right[j]} ({contributions[i, j]:+.4f})" for i, j in pairs)
 
 

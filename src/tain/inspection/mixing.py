@@ -144,19 +144,19 @@ class MixingMeter:
             minima=self._minima,
             maxima=self._maxima,
             kinds=tuple(self._group(kind, pieces[kinds == kind]) for kind in order if (kinds == kind).any()),
-            by_frequency=tuple(self._group(name, words[place]) for name, place in _bins(len(words))),
+            by_frequency=tuple(self._group(name, words[index]) for name, index in _bins(len(words))),
             frequency_correlation=self._correlation(pieces, correlation),
             frequency_correlation_words=self._correlation(pieces[~np.isin(kinds, list(special))], correlation),
             correlated_tokens=sum(map(len, self._kept_ids)),
         )
 
     def _add_by_piece(self, ids: Tensor, ratios: Tensor) -> None:
-        met, place, counts = torch.unique(ids, return_inverse=True, return_counts=True)
+        met, index, counts = torch.unique(ids, return_inverse=True, return_counts=True)
         pieces = met.cpu().numpy()
         new = pieces[self._row_of_piece[pieces] < 0]
         self._row_of_piece[new] = np.arange(len(self._sums), len(self._sums) + len(new))
         self._sums = np.concatenate([self._sums, np.zeros((len(new), *self._sums.shape[1:]))]) if len(new) else self._sums
-        summed = ratios.new_zeros(len(met), *ratios.shape[:2]).index_add_(0, place, ratios.permute(2, 0, 1))
+        summed = ratios.new_zeros(len(met), *ratios.shape[:2]).index_add_(0, index, ratios.permute(2, 0, 1))
         self._sums[self._row_of_piece[pieces]] += summed.cpu().numpy()
         self._counts[pieces] += counts.cpu().numpy()
 

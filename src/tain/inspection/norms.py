@@ -69,7 +69,7 @@ def mixing_ratios(states: BlockStates) -> Float[Tensor, "methods tokens"]:
     return torch.stack([by_weight, ratio(own=parts.own, context=parts.context), by_weight / 2, with_residual, normed])
 
 
-def ratio(*, own: Float[Tensor, "*places dim"], context: Float[Tensor, "*places dim"]) -> Float[Tensor, "*places"]:
+def ratio(*, own: Float[Tensor, "*positions dim"], context: Float[Tensor, "*positions dim"]) -> Float[Tensor, "*positions"]:
     """|context| / (|context| + |own|); 0 where both are nothing."""
     from_others = context.norm(dim=-1)
     together = from_others + own.norm(dim=-1)
@@ -105,16 +105,16 @@ def text_norms(states: BlockStates) -> list[TextNorms]:
     parts, norm = split(states), states.block.norm
     whole = parts.own + states.inputs
     found = []
-    for place, weights, values in states.texts():
+    for index, weights, values in states.texts():
         output = states.block.output.weight.unflatten(1, (len(weights), -1))  # (dim, heads, width)
         squares, lengths = _source_squares(weights, values, output, norm=None)
         attention = squares.sqrt().to(weights.dtype)
-        with_residual = _with_diagonal(attention, whole[place].norm(dim=-1))
+        with_residual = _with_diagonal(attention, whole[index].norm(dim=-1))
         normed = with_residual
         if norm is not None:
-            spread = norm.spread(states.totals[place])  # (tokens, 1)
+            spread = norm.spread(states.totals[index])  # (tokens, 1)
             shaped = _source_squares(weights, values, output, norm=norm)[0].sqrt().to(weights.dtype)
-            normed = _with_diagonal(shaped / spread, (norm.shaped(whole[place]) / spread).norm(dim=-1))
+            normed = _with_diagonal(shaped / spread, (norm.shaped(whole[index]) / spread).norm(dim=-1))
         found.append(TextNorms(weights, lengths.sqrt().to(weights.dtype), attention, with_residual, normed))
     return found
 
@@ -134,14 +134,14 @@ def _source_squares(
     squares = torch.empty(tokens, tokens, dtype=torch.float64, device=weights.device)
     lengths = torch.empty(heads, tokens, dtype=torch.float64, device=weights.device)
     for start in range(0, tokens, _SOURCES_AT_ONCE):
-        place = slice(start, start + _SOURCES_AT_ONCE)
-        sources = torch.einsum("hjw,dhw->jhd", values[:, place].double(), output.double())  # (sources, heads, dim)
+        index = slice(start, start + _SOURCES_AT_ONCE)
+        sources = torch.einsum("hjw,dhw->jhd", values[:, index].double(), output.double())  # (sources, heads, dim)
         if norm is not None:
             sources = norm.shaped(sources)
         products = sources @ sources.transpose(1, 2)  # (sources, heads, heads)
-        given = weights[:, :, place].permute(2, 1, 0).double()  # (sources, tokens, heads)
-        squares[:, place] = ((given @ products) * given).sum(-1).T.clamp_min(0.0)
-        lengths[:, place] = products.diagonal(dim1=1, dim2=2).T
+        given = weights[:, :, index].permute(2, 1, 0).double()  # (sources, tokens, heads)
+        squares[:, index] = ((given @ products) * given).sum(-1).T.clamp_min(0.0)
+        lengths[:, index] = products.diagonal(dim1=1, dim2=2).T
     return squares, lengths
 
 

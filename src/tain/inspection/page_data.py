@@ -9,12 +9,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from tain.inspection.results import Inspection, TextInspection
+if TYPE_CHECKING:
+    from tain.inspection.results import Inspection, TextInspection
 
 ROLL_OUT = "Roll-out"
 
@@ -39,7 +40,7 @@ class Plan:
     kept_head: int
 
 
-def page_data(models: Sequence[Inspection], *, titles: Sequence[str]) -> dict[str, Any]:
+def page_data(models: "Sequence[Inspection]", *, titles: Sequence[str]) -> dict[str, Any]:
     """Everything that the page's script reads, as plain data for JSON."""
     room = _ROOM_BYTES
     while True:
@@ -55,7 +56,7 @@ def as_json(data: dict[str, Any]) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def choose_plan(models: Sequence[Inspection], *, room: int = _ROOM_BYTES) -> Plan:
+def choose_plan(models: "Sequence[Inspection]", *, room: int = _ROOM_BYTES) -> Plan:
     """Keep as much as there is room for: first fewer places a row, then no heads, then fewer texts."""
     most = max((len(text.tokens) for each in models for text in each.texts), default=1)
     steps = list(range(most, 0, -1))
@@ -67,13 +68,13 @@ def choose_plan(models: Sequence[Inspection], *, room: int = _ROOM_BYTES) -> Pla
     return Plan(0, 0, 0)
 
 
-def matrices_of(model: Inspection) -> list[str]:
+def matrices_of(model: "Inspection") -> list[str]:
     """The tables of a layer that are different: before normalisation and behind it are the same in a pre-LN block."""
     skipped = {"AttnRes-W"} if model.is_post else {"AttnRes-W", "AttnResLn-N"}
     return [*(method for method in model.methods if method not in skipped), ROLL_OUT]
 
 
-def _bytes_of(models: Sequence[Inspection], plan: Plan) -> int:
+def _bytes_of(models: "Sequence[Inspection]", plan: Plan) -> int:
     total = 0
     for model in models:
         tables = len(matrices_of(model))
@@ -94,7 +95,7 @@ def _row_bytes(kept: int, columns: int, *, tables: int) -> int:
     return 2 * tables * columns if kept >= columns else 2 * kept * (1 + tables)
 
 
-def _model(model: Inspection, title: str, plan: Plan) -> dict[str, Any]:
+def _model(model: "Inspection", title: str, plan: Plan) -> dict[str, Any]:
     return {
         "name": title,
         "layers": model.layers,
@@ -118,7 +119,7 @@ def _model(model: Inspection, title: str, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _text(text: TextInspection, matrices: Sequence[str], plan: Plan) -> dict[str, Any]:
+def _text(text: "TextInspection", matrices: Sequence[str], plan: Plan) -> dict[str, Any]:
     layers, heads = text.weights.shape[:2]
     rolled = text.rolled("AttnResLn-N")
     tables = [
@@ -169,9 +170,9 @@ def _packed(
     score = np.divide(judged, largest, out=np.zeros_like(judged), where=largest > 0).max(0)  # (rows, columns)
     if keep_diagonal:
         np.fill_diagonal(score, math.inf)
-    places = np.sort(np.argpartition(-score, kept - 1, axis=-1)[:, :kept], axis=-1)
-    values = np.take_along_axis(tables, places[None], axis=-1)
-    return {"kept": kept, "columns": columns, "places": _base64(places.astype("<u2")), "values": _base64(_halves(values))}
+    indices = np.sort(np.argpartition(-score, kept - 1, axis=-1)[:, :kept], axis=-1)
+    values = np.take_along_axis(tables, indices[None], axis=-1)
+    return {"kept": kept, "columns": columns, "places": _base64(indices.astype("<u2")), "values": _base64(_halves(values))}
 
 
 def _halves(values: np.ndarray) -> np.ndarray:

@@ -5,11 +5,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from tain.foundation.machine import versions
 from tain.inspection.mixing import GroupMixing, MixingStatistics
 from tain.inspection.page_data import ROLL_OUT, as_json, page_data
-from tain.inspection.results import Comparison, Inspection
+
+if TYPE_CHECKING:
+    from tain.inspection.results import Comparison, Inspection
 
 Geometry = Sequence[Mapping[str, float]] | None
 
@@ -36,11 +39,9 @@ _MARK = (
 )
 
 
-def inspection_page(found: Inspection | Comparison) -> str:
+def inspection_page(found: "Inspection | Comparison") -> str:
     """Write the page as one HTML text. Whatever comes from outside is escaped, and no script but the page's own can run."""
-    models = (found,) if isinstance(found, Inspection) else (found.first, found.second)
-    titles = (found.title,) if isinstance(found, Inspection) else found.titles
-    geometry = found.geometry if isinstance(found, Comparison) else None
+    models, titles, geometry = found.models, found.titles, found.geometry
     script, style = _resource("page.js"), _resource("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = page_data(models, titles=titles)
@@ -62,7 +63,7 @@ def inspection_page(found: Inspection | Comparison) -> str:
     )
 
 
-def in_notebook(found: Inspection | Comparison) -> str:
+def in_notebook(found: "Inspection | Comparison") -> str:
     """The page inside a frame, as a notebook shows it."""
     return f'<iframe srcdoc="{escape(inspection_page(found))}" width="100%" height="{_FRAME_HEIGHT}" title="tain inspect"></iframe>'
 
@@ -71,7 +72,7 @@ def _resource(name: str) -> str:
     return (resources.files("tain.inspection") / name).read_text(encoding="utf-8")
 
 
-def _header(found: Inspection | Comparison, models: Sequence[Inspection]) -> str:
+def _header(found: "Inspection | Comparison", models: "Sequence[Inspection]") -> str:
     read = models[0].statistics
     return f"""<header>
 <p class="brand">{_MARK}<span>tain</span></p>
@@ -82,12 +83,12 @@ def _header(found: Inspection | Comparison, models: Sequence[Inspection]) -> str
 </header>"""
 
 
-def _how_exactly(models: Sequence[Inspection]) -> str:
+def _how_exactly(models: "Sequence[Inspection]") -> str:
     error = max(each.error for each in models)
     return f"within {error:.0e} of the largest number" if error else "to the last bit"
 
 
-def _looking(models: Sequence[Inspection], titles: Sequence[str], *, shown: int) -> str:
+def _looking(models: "Sequence[Inspection]", titles: Sequence[str], *, shown: int) -> str:
     left_out = len(models[0].texts) - shown
     if not shown:
         why = f": the {left_out} that were asked for have no room on a page" if left_out else ""
@@ -98,14 +99,14 @@ def _looking(models: Sequence[Inspection], titles: Sequence[str], *, shown: int)
         f"<div><dt>{name}</dt><dd>{words}</dd></div>" for name, words in _METHODS.items() if name in models[0].methods or name == ROLL_OUT
     )
     maps = "".join(
-        f'<h3>{escape(title)}</h3><div class="scroll"><canvas id="map-{place}" tabindex="0" role="application"'
+        f'<h3>{escape(title)}</h3><div class="scroll"><canvas id="map-{index}" tabindex="0" role="application"'
         f' aria-roledescription="heat map" aria-label="Heat map"></canvas></div>'
-        for place, title in enumerate(titles)
+        for index, title in enumerate(titles)
     )
     pair_maps = "".join(
-        f'<div><h3>{escape(title)} <span id="cosine-{place}" class="quiet"></span></h3><div class="scroll"><canvas id="pair-map-{place}"'
+        f'<div><h3>{escape(title)} <span id="cosine-{index}" class="quiet"></span></h3><div class="scroll"><canvas id="pair-map-{index}"'
         f' role="img" aria-label="Table of all pairs; the lists of pairs say the same"></canvas></div></div>'
-        for place, title in enumerate(titles)
+        for index, title in enumerate(titles)
     )
     note = f'<p class="quiet">{left_out} of the shown texts had no room on this page.</p>' if left_out else ""
     same = "" if all(each.is_post for each in models) else (
@@ -152,7 +153,7 @@ aria-label="Table of all parts; the list of sources says the same for the chosen
 </section>"""
 
 
-def _tables(models: Sequence[Inspection], titles: Sequence[str], geometry: Geometry) -> str:
+def _tables(models: "Sequence[Inspection]", titles: Sequence[str], geometry: Geometry) -> str:
     parts = []
     for model, title in zip(models, titles, strict=True):
         found = model.statistics
@@ -181,7 +182,7 @@ def _table(caption: str, first: str, columns: Sequence[str], rows: Sequence[tupl
     return f'<table><caption>{caption}</caption><thead><tr><th scope="col">{first}</th>{heads}</tr></thead><tbody>{lines}</tbody></table>'
 
 
-def _layer_rows(model: Inspection) -> list[tuple[str, list[str]]]:
+def _layer_rows(model: "Inspection") -> list[tuple[str, list[str]]]:
     found = model.statistics
     rows = [
         (str(layer), [*(f"{value:.1%}" for value in means), f"{rate:.3f}"])
@@ -212,8 +213,8 @@ def _geometry(titles: Sequence[str], geometry: Geometry) -> str:
     return _table("How the vectors of these texts lie", "Figure", titles, rows)
 
 
-def _origin(models: Sequence[Inspection]) -> str:
-    def facts(model: Inspection) -> dict[str, str]:
+def _origin(models: "Sequence[Inspection]") -> str:
+    def facts(model: "Inspection") -> dict[str, str]:
         return {
             "model": f"{model.model} ({model.architecture})",
             "layers and heads": f"{model.layers} layers of {model.heads}",

@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -145,6 +145,8 @@ class Inspection:
     seed: int
     error: float
 
+    geometry: ClassVar[None] = None  # only a comparison has it
+
     @property
     def methods(self) -> tuple[str, ...]:
         return self.statistics.methods
@@ -153,6 +155,16 @@ class Inspection:
     def title(self) -> str:
         """The model's name without the folders far above it."""
         return "/".join(self.model.rstrip("/").split("/")[-2:])
+
+    @property
+    def models(self) -> "tuple[Inspection, ...]":
+        """This inspection; a comparison has two."""
+        return (self,)
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The name of each of ``models`` in tables."""
+        return (self.title,)
 
     def claim(self) -> str:
         """Say in one sentence how much comes from other tokens."""
@@ -195,7 +207,7 @@ class Inspection:
 
     def to_csv(self) -> str:
         """One line for each shown token, layer and method, with its mixing ratio; layers, places and texts count from 1."""
-        return _csv((self,), titles=(self.title,))
+        return _csv(self.models, titles=self.titles)
 
     def _repr_html_(self) -> str:
         from tain.inspection.pages import in_notebook
@@ -217,6 +229,11 @@ class Comparison:
     first: Inspection
     second: Inspection
     geometry: tuple[Mapping[str, float], Mapping[str, float]] | None
+
+    @property
+    def models(self) -> tuple[Inspection, ...]:
+        """Both."""
+        return self.first, self.second
 
     @property
     def titles(self) -> tuple[str, str]:
@@ -252,7 +269,7 @@ class Comparison:
 
     def to_csv(self) -> str:
         """The lines of both models, as ``Inspection.to_csv`` gives them."""
-        return _csv((self.first, self.second), titles=self.titles)
+        return _csv(self.models, titles=self.titles)
 
     def _repr_html_(self) -> str:
         from tain.inspection.pages import in_notebook
@@ -273,8 +290,8 @@ def _csv(models: Sequence[Inspection], *, titles: Sequence[str]) -> str:
         for number, text in enumerate(model.texts, start=1):
             for layer, methods in enumerate(text.ratios, start=1):
                 for method, ratios in zip(text.methods, methods, strict=True):
-                    for place, (token, kind, ratio) in enumerate(zip(text.tokens, text.kinds, ratios, strict=True), start=1):
-                        table.writerow([title, number, place, token, kind, layer, method, f"{ratio:.6f}"])
+                    for index, (token, kind, ratio) in enumerate(zip(text.tokens, text.kinds, ratios, strict=True), start=1):
+                        table.writerow([title, number, index, token, kind, layer, method, f"{ratio:.6f}"])
     return stream.getvalue()
 
 

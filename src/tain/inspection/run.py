@@ -16,7 +16,7 @@ from tain.batches.tokenizing import tokenise
 from tain.evaluation.label_free import label_free_report
 from tain.evaluation.metrics import spearman
 from tain.foundation.errors import UserError, refuse_all
-from tain.foundation.machine import set_number_type
+from tain.foundation.machine import set_dtype
 from tain.foundation.progress import Progress
 from tain.inspection.capturing import BlockStates, Watched, recomputed, relative_error
 from tain.inspection.mixing import MixingMeter, PieceKinds
@@ -69,7 +69,7 @@ def inspect(
     dtype: InspectionDtype = "float32",
     device: str | None = None,
     seed: int = 13,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Inspection:
     """Take the attention blocks of a model apart on some texts (Kobayashi et al. 2021).
 
@@ -104,7 +104,7 @@ def inspect(
         masking_rate=masking_rate,
         batch_tokens=batch_tokens,
         seed=seed,
-        progress=progress or Progress.silent(),
+        progress=Progress.resolve(progress),
     )
 
 
@@ -121,7 +121,7 @@ def inspect_against(
     dtype: InspectionDtype = "float32",
     device: str | None = None,
     seed: int = 13,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Comparison:
     """Inspect two models on the same texts: before and after mirroring, for one.
 
@@ -157,7 +157,7 @@ def inspect_against(
             masking_rate=masking_rate,
             batch_tokens=batch_tokens,
             seed=seed,
-            progress=progress or Progress.silent(),
+            progress=Progress.resolve(progress),
         )
         for embedder, watching in zip(loaded, watched, strict=True)
     )
@@ -195,7 +195,7 @@ def _inspected(
             _refuse_large(first, layers=watched.layers, heads=heads)
             ids = [_masked(text.ids, embedder.tokenizer, rate=masking_rate, rng=rng) for text in window]
             for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=batch_tokens):
-                _measure([ids[place] for place in batch], watched, meter, whole_layer=whole_layer)
+                _measure([ids[index] for index in batch], watched, meter, whole_layer=whole_layer)
                 task.advance(len(batch))
     if not meter.texts:
         raise UserError("none of the texts holds a token besides special ones: give texts with words")
@@ -254,10 +254,10 @@ class _Reading:
         for window in windows(self._texts, most=_WINDOW_TEXTS, characters=_WINDOW_CHARACTERS, text_of=str):
             found = [self._tokenised(text, ids) for text, ids in zip(window, self._ids(window, _UNCUT), strict=True)]
             if self._is_list:
-                for place, text in enumerate(found, start=number + 1):
+                for index, text in enumerate(found, start=number + 1):
                     if text is None:
                         raise UserError(
-                            f"text {place} ({window[place - number - 1]!r}) has no tokens but special ones: give a text with words"
+                            f"text {index} ({window[index - number - 1]!r}) has no tokens but special ones: give a text with words"
                         )
             self.left_out += sum(text is None for text in found)
             number += len(window)
@@ -371,24 +371,24 @@ def _masked(ids: list[int], tokenizer: Any, *, rate: float, rng: np.random.Gener
     if not rate:
         return ids
     special = set(tokenizer.all_special_ids)
-    places = [place for place, piece in enumerate(ids) if piece not in special]
-    if not places:
+    indices = [index for index, piece in enumerate(ids) if piece not in special]
+    if not indices:
         return ids
-    hidden = set(rng.choice(places, size=max(1, round(rate * len(places))), replace=False).tolist())
-    return [tokenizer.mask_token_id if place in hidden else piece for place, piece in enumerate(ids)]
+    hidden = set(rng.choice(indices, size=max(1, round(rate * len(indices))), replace=False).tolist())
+    return [tokenizer.mask_token_id if index in hidden else piece for index, piece in enumerate(ids)]
 
 
 def _loaded(model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None) -> Embedder:
     if not isinstance(model, Embedder):
         embedder = Embedder.load(model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True)
-        set_number_type(embedder.encoder, getattr(torch, dtype))
+        set_dtype(embedder.encoder, getattr(torch, dtype))
         return embedder
     if max_tokens is not None or device is not None:
         raise UserError(f"max_tokens or device is given, but model {model.name!r} is loaded already: give them to Embedder.load")
-    number_type = next(model.encoder.parameters()).dtype
-    if number_type not in (torch.float32, torch.float64):
+    stored = next(model.encoder.parameters()).dtype
+    if stored not in (torch.float32, torch.float64):
         raise UserError(
-            f"model {model.name!r} is loaded in {str(number_type).removeprefix('torch.')}, too coarse for parts to sum to their whole: "
+            f"model {model.name!r} is loaded in {str(stored).removeprefix('torch.')}, too coarse for parts to sum to their whole: "
             "load it with dtype='float32'"
         )
     return model
@@ -435,8 +435,8 @@ def _given(texts: str | Iterable[str]) -> list[str] | Iterator[str]:
 def _refuse_blank(texts: Sequence[str]) -> None:
     if not texts:
         raise UserError("no text is given: give one or more, or a file of them")
-    for place, text in enumerate(texts, start=1):
+    for index, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            raise UserError(f"text {place} is {type(text).__name__}, not text: give strings")
+            raise UserError(f"text {index} is {type(text).__name__}, not text: give strings")
         if not text.strip():
-            raise UserError(f"text {place} is empty: give a text with words")
+            raise UserError(f"text {index} is empty: give a text with words")

@@ -32,7 +32,7 @@ def layer_norms(states: BlockStates) -> list[Float[Tensor, "tokens tokens"]]:
     Costs as much as sending each text through the feed-forward part once for every token; memory is bounded.
     """
     found = []
-    for place, weights, values in states.texts():
+    for index, weights, values in states.texts():
         tokens = weights.shape[1]
         output = states.block.output.weight.unflatten(1, (len(weights), -1))
         sources = torch.einsum("hjw,dhw->jhd", values, output)  # (tokens, heads, dim)
@@ -41,8 +41,8 @@ def layer_norms(states: BlockStates) -> list[Float[Tensor, "tokens tokens"]]:
         for start in range(0, tokens, rows_at_once):
             rows = torch.arange(start, min(start + rows_at_once, tokens), device=weights.device)
             parts = torch.einsum("hij,jhd->ijd", weights[:, rows], sources)
-            parts[rows - start, rows] += states.inputs[place][rows]
-            behind = layer_parts(parts, states, rows + place.start)
+            parts[rows - start, rows] += states.inputs[index][rows]
+            behind = layer_parts(parts, states, rows + index.start)
             norms[rows] = behind[:, :-1].norm(dim=-1)
         found.append(norms)
     return found

@@ -94,9 +94,9 @@ class LanguageCorrection:
         if len(language) != len(vectors):
             raise ShapeError(f"each vector needs one language, got {len(vectors)} vectors and {len(language)} languages")
         corrected = vectors.copy()
-        told = np.array(language)
+        languages = np.array(language)
         for code in set(language):
-            corrected[told == code] = remove_directions(vectors[told == code], self.directions[code])
+            corrected[languages == code] = remove_directions(vectors[languages == code], self.directions[code])
         return corrected
 
     def save(self, folder: Path) -> None:

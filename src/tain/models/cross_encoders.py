@@ -13,14 +13,14 @@ from torch import nn
 from tain.batches.packing import batches_by_tokens
 from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.encoders.headed import HeadedModel, TokenRow
-from tain.encoders.transformer import usable_number_type
+from tain.encoders.transformer import usable_dtype
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError, refuse_not_finite
-from tain.foundation.machine import choose_device, set_number_type
+from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.loading import ModelKind, load_with_missing, max_length, padding_id
-from tain.models.rankers import PairRanker, digest, matched
+from tain.models.ranker_base import PairRanker, StoredRanker, digest, matched
 from tain.models.saved import read_stored_json, refuse_pickles, refuse_text_changes, write_record
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"Sigmoid": nn.Sigmoid, "Identity": nn.Identity}
@@ -48,6 +48,12 @@ class SavedCrossEncoder(PairRanker):
         self._tokenizer, self.activation, self._max_tokens = tokenizer, activation, max_tokens
         self.about = about or {}
         self.network = HeadedModel(model, pad_id=padding_id(model, tokenizer, name=name), probe=self._rows(_PROBE))
+
+    @classmethod
+    def opened(cls, found: StoredRanker) -> "SavedCrossEncoder | None":
+        if found.kind is None or found.kind.head != "cross-encoder":
+            return None
+        return cls.read(found.kind, name=found.name, device=found.device, trust_remote_code=found.trust_remote_code)
 
     @classmethod
     def read(cls, kind: ModelKind, *, name: str, device: str | None, trust_remote_code: bool) -> "SavedCrossEncoder":
@@ -93,12 +99,12 @@ class SavedCrossEncoder(PairRanker):
     def device(self) -> torch.device:
         return self.network.device
 
-    def number_type(self, asked: Dtype) -> torch.dtype:
+    def choose_dtype(self, asked: Dtype) -> torch.dtype:
         """float32, in which scores are those of ``CrossEncoder``, unless another is asked for."""
-        return torch.float32 if asked == "auto" else usable_number_type(self.network.model, asked)
+        return torch.float32 if asked == "auto" else usable_dtype(self.network.model, asked)
 
-    def compute_in(self, number_type: torch.dtype) -> None:
-        set_number_type(self.network, number_type)
+    def compute_in(self, dtype: torch.dtype) -> None:
+        set_dtype(self.network, dtype)
 
     def _fingerprinted(self) -> str:
         about = (tokenizer_fingerprint(self.tokenizer), self.max_tokens, type(self.activation).__name__)
@@ -114,7 +120,7 @@ class SavedCrossEncoder(PairRanker):
             max_length=max_tokens or self.max_tokens,
             return_attention_mask=False,
         )
-        return [{name: encoded[name][place] for name in encoded} for place in range(len(pairs))]
+        return [{name: encoded[name][index] for name in encoded} for index in range(len(pairs))]
 
     @torch.inference_mode()
     def score_lists(
@@ -129,7 +135,7 @@ class SavedCrossEncoder(PairRanker):
         scores = np.empty(len(pairs), dtype=np.float32)
         with (progress or Progress.silent()).task("score pairs", len(pairs)) as task:
             for batch in batches_by_tokens([len(row["input_ids"]) for row in rows], batch_tokens=self._batch_tokens()):
-                logits = torch.stack(self.network([rows[place] for place in batch]))
+                logits = torch.stack(self.network([rows[index] for index in batch]))
                 scores[batch] = self.activation(logits)[:, 0].cpu().numpy()
                 task.advance(len(batch))
         refuse_not_finite(scores, self.name)
@@ -144,14 +150,14 @@ class SavedCrossEncoder(PairRanker):
 
     def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
         """Write it into an existing folder as sentence-transformers does, weights in float32."""
-        number_type = next(self.network.model.parameters()).dtype
+        dtype = next(self.network.model.parameters()).dtype
         kind = type(self.activation)
         activation = f"{kind.__module__}.{kind.__name__}"
         config = self.network.model.config  # where sentence-transformers looks in a folder without modules.json
         config.sentence_transformers = {**(getattr(config, "sentence_transformers", None) or {}), "activation_fn": activation}
-        set_number_type(self.network, torch.float32)
+        set_dtype(self.network, torch.float32)
         self.network.model.save_pretrained(folder)
-        set_number_type(self.network, number_type)
+        set_dtype(self.network, dtype)
         self.tokenizer.save_pretrained(folder)
         about = {**self.about, "model_type": "CrossEncoder", "activation_fn": activation}
         (folder / "config_sentence_transformers.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -162,15 +168,15 @@ class SavedCrossEncoder(PairRanker):
 def _activation(kind: ModelKind, name: str) -> nn.Module:
     """What the folder says makes scores of logits, in the order that sentence-transformers looks for it."""
     old = kind.config.get("sentence_transformers")
-    said = (
+    activation = (
         kind.sentence_transformers.get("activation_fn")
         or (old.get("activation_fn") if isinstance(old, dict) else None)
         or kind.config.get("sbert_ce_default_activation_function")
         or "torch.nn.Sigmoid"
     )
-    found = _ACTIVATIONS.get(str(said).rpartition(".")[2]) if str(said).startswith("torch.nn.") else None
+    found = _ACTIVATIONS.get(str(activation).rpartition(".")[2]) if str(activation).startswith("torch.nn.") else None
     if found is None:
         raise UserError(
-            f"model {name!r} makes its scores by {said}, which tain does not run: it runs torch.nn.Sigmoid and torch.nn.Identity"
+            f"model {name!r} makes its scores by {activation}, which tain does not run: it runs torch.nn.Sigmoid and torch.nn.Identity"
         )
     return found()

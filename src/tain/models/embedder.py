@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ from tain.batches.tokenizing import tokenise
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
 from tain.foundation.errors import UserError, refuse_not_finite
-from tain.foundation.machine import choose_device, set_number_type
+from tain.foundation.machine import choose_device, set_dtype
+from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
+from tain.foundation.slices import in_slices
+from tain.foundation.vectors import cosine_similarities
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
 from tain.models.saved import read_layout, write_layout
@@ -34,7 +37,7 @@ class Embedder:
         tokenizer: A transformers tokenizer.
         name: How the model is called in tables.
         max_tokens: Texts are cut at this length, special tokens included.
-        normalise: Scale every vector to length 1.
+        normalize: Scale every vector to length 1.
         correction: What is done to the vectors before that; see ``models.correction``.
         record: What the folder's ``tain.json`` says; empty where there is none.
         sentence_transformers: What its ``config_sentence_transformers.json`` says, prompts for one; is saved again.
@@ -48,7 +51,7 @@ class Embedder:
         *,
         name: str,
         max_tokens: int,
-        normalise: bool = False,
+        normalize: bool = False,
         correction: LinearCorrection | LanguageCorrection | None = None,
         record: dict[str, Any] | None = None,
         sentence_transformers: dict[str, Any] | None = None,
@@ -62,7 +65,7 @@ class Embedder:
         self.tokenizer = tokenizer
         self.name = name
         self.max_tokens = max_tokens
-        self.normalise = normalise
+        self.normalize = normalize
         self.truncated = 0  # texts cut by the last call of encode
 
     @classmethod
@@ -123,14 +126,14 @@ class Embedder:
             mask_id=tokenizer.mask_token_id,
             token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
         )
-        set_number_type(encoder, encoder.number_type(dtype))
+        set_dtype(encoder, encoder.choose_dtype(dtype))
         encoder.eval()
         embedder = cls(
             encoder,
             tokenizer,
             name=str(name),
             max_tokens=min(max_tokens or stored.max_tokens or limit, limit),
-            normalise=stored.normalise,
+            normalize=stored.normalize,
             correction=stored.correction,
             record=stored.record,
             sentence_transformers=stored.sentence_transformers,
@@ -156,60 +159,101 @@ class Embedder:
     def layout(self) -> Literal["packed", "padded"]:
         return self.encoder.layout
 
-    @torch.inference_mode()
+    @overload
+    def encode(self, texts: str, **options: Any) -> Float32[np.ndarray, " dim"]: ...
+
+    @overload
     def encode(
         self,
         texts: Iterable[str],
         *,
         language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
         batch_tokens: int | None = None,
-        normalise: bool | None = None,
+        normalize: bool | None = None,
         progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"]:
-        """Compute one vector a text, in order. Dropout is always off here.
+    ) -> Float32[np.ndarray, "texts dim"]: ...
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
+        """Compute one vector per text, in order. Dropout is always off here.
 
         Args:
-            texts: Any number of texts: a list, a generator, a column of a table. Not one string, a table or a set.
-            language: The texts' language, or one a text. Needed by a model that is corrected by language, refused by others.
-            batch_tokens: Tokens a batch; changes speed and memory, and no more of a vector than rounding does (in float32 the sixth digit, in
-                bfloat16 the third).
-            normalise: Scale vectors to length 1; default: what the model's folder says.
+            texts: One text, or any number of them: a list, a generator, a column of a table. Not a table or a set.
+            language: The language of the texts, or one per text. Needed by a model that is corrected by language, refused by others.
+            batch_size: Largest number of texts per batch. Batches are made by tokens (``batch_tokens``), so that long texts need no smaller
+                batches; this is one more limit.
+            batch_tokens: Tokens per batch. Both limits change speed and memory, and a vector only by rounding (in float32 the sixth digit,
+                in bfloat16 the third).
+            normalize: Scale vectors to length 1; default: what the model's folder says.
             progress: Told about every batch.
 
+        Returns:
+            float32 (texts, dim); for a single string (dim,).
+
         Raises:
-            UserError: ``texts`` is a single string, a table or a set, or holds something that is not text; a language is missing, unknown,
+            UserError: ``texts`` is a table or a set, or holds something that is not text; a language is missing, unknown,
                 or given to a model that treats all texts alike; or there are more or fewer languages than texts.
             NotFiniteError: The model gave NaN or infinity.
         """
-        texts = list_texts(texts)
+        if isinstance(texts, str):
+            return self._encode([texts], language, batch_size, batch_tokens, normalize, progress)[0]
+        return self._encode(list_texts(texts), language, batch_size, batch_tokens, normalize, progress)
+
+    def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
+        """Compute the cosine of every left vector with every right vector, as sentence-transformers' method of that name.
+
+        Args:
+            left: Vectors as ``encode`` returns them, (n, dim) or (dim,).
+            right: Vectors (m, dim) or (dim,).
+
+        Raises:
+            UserError: The arguments are texts, or their widths differ.
+        """
+        return cosine_similarities(left, right)
+
+    def _encode(
+        self,
+        texts: list[str],
+        language: str | Iterable[str] | None,
+        batch_size: int | None,
+        batch_tokens: int | None,
+        normalize: bool | None,
+        progress: Progress | None,
+    ) -> Float32[np.ndarray, "texts dim"]:
         if language is not None and not isinstance(language, str):
             language = list_texts(language, what="language")
         self.refuse_language(language)
         if isinstance(language, list) and len(language) != len(texts):
             raise UserError(f"{len(language):,} languages came with {len(texts):,} texts: give one a text, or one for all")
         batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096)
-        was_training = self.encoder.training
-        self.encoder.eval()
         self.truncated = 0
         vectors = np.empty((len(texts), self.encoder.dim), dtype=np.float32)
-        try:
-            with (progress or Progress.silent()).task("encode", len(texts)) as task:
-                for start in range(0, len(texts), _WINDOW_TEXTS):
-                    window = texts[start : start + _WINDOW_TEXTS]
-                    tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
-                    self.truncated += tokens.truncated
-                    if not all(tokens.ids):
-                        place = start + next(place for place, ids in enumerate(tokens.ids) if not ids)
-                        raise UserError(f"text {place} ({texts[place]!r:.60}) has no tokens: leave it out")
-                    for batch in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
+        with evaluating(self.encoder), (progress or Progress.silent()).task("encode", len(texts)) as task:
+            for start in range(0, len(texts), _WINDOW_TEXTS):
+                window = texts[start : start + _WINDOW_TEXTS]
+                tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
+                self.truncated += tokens.truncated
+                if not all(tokens.ids):
+                    index = start + next(index for index, ids in enumerate(tokens.ids) if not ids)
+                    raise UserError(f"text {index} ({texts[index]!r:.60}) has no tokens: leave it out")
+                for full in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
+                    for batch in in_slices(full, batch_size):
                         found = self.encoder(pack([tokens.ids[text] for text in batch]))
                         vectors[np.asarray(batch) + start] = found.cpu().numpy()
                         task.advance(len(batch))
-        finally:
-            self.encoder.train(was_training)
         vectors = self._corrected(vectors, language)
         refuse_not_finite(vectors, self.name)
-        if self.normalise if normalise is None else normalise:
+        if self.normalize if normalize is None else normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
@@ -281,16 +325,16 @@ class Embedder:
             similarity: How its vectors are to be compared.
         """
         dtype = next(self.encoder.parameters()).dtype
-        set_number_type(self.encoder, torch.float32)
+        set_dtype(self.encoder, torch.float32)
         self.encoder.model.save_pretrained(folder)
-        set_number_type(self.encoder, dtype)
+        set_dtype(self.encoder, dtype)
         self.tokenizer.save_pretrained(folder)
         write_layout(
             folder,
             pooling=self.pooling,
             dim=self.encoder.dim,
             max_tokens=self.max_tokens,
-            normalise=self.normalise,
+            normalize=self.normalize,
             correction=self.correction,
             record=record,
             card=card,
@@ -304,8 +348,8 @@ class Embedder:
 
 def vocabulary_of(tokenizer: Any, size: int) -> list[str]:
     """List the token of each id of an embedding table of ``size`` rows; a row that no token uses is called ``[unused ID]``."""
-    by_id = {place: token for token, place in tokenizer.get_vocab().items()}
-    return [by_id.get(place, f"[unused {place}]") for place in range(size)]
+    by_id = {index: token for token, index in tokenizer.get_vocab().items()}
+    return [by_id.get(index, f"[unused {index}]") for index in range(size)]
 
 
 def _on_vocabulary(weights: np.ndarray | None, model: Any, device: torch.device, *, name: str) -> torch.Tensor | None:

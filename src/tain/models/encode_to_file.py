@@ -19,6 +19,7 @@ from tain.foundation.files import followed, open_own, refuse_existing
 from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.locks import lock, refusal
 from tain.foundation.progress import Progress, Task
+from tain.models.text_encoder import TextEncoder
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
 from tain.models.vector_forms import shortened, stored_as
@@ -40,11 +41,10 @@ _STATE_FIELDS = {
 
 
 @runtime_checkable
-class Encoder(Protocol):
-    """What computes the vectors of a file: ``models.embedder.Embedder``, or ``students.student.Student``."""
+class ResumableEncoder(TextEncoder, Protocol):
+    """A text encoder whose vectors are the same in every run, and that says what they depend on: ``Embedder`` or ``Student``."""
 
-    name: str
-    normalise: bool
+    normalize: bool
     truncated: int
 
     @property
@@ -57,7 +57,7 @@ class Encoder(Protocol):
         *,
         language: str | None = None,
         batch_tokens: int | None = None,
-        normalise: bool | None = None,
+        normalize: bool | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray: ...
     def refuse_language(self, language: str | None) -> None: ...
@@ -96,14 +96,14 @@ class EncodedFile:
 
 
 def encode_to_file(
-    embedder: Encoder,
+    embedder: ResumableEncoder,
     texts: Iterable[str],
     path: str | Path,
     *,
     dtype: StoredDtype = "float32",
     dims: int | None = None,
     language: str | None = None,
-    normalise: bool | None = None,
+    normalize: bool | None = None,
     batch_tokens: int | None = None,
     with_texts: bool = False,
     resume: bool = False,
@@ -125,7 +125,7 @@ def encode_to_file(
         dtype: Number type of the stored vectors; ``binary`` stores the signs, eight in a byte, the first in the highest bit.
         dims: Keep the first numbers of each vector alone, scaled to length 1 again; default: all.
         language: The texts' language, for a model that is corrected by language.
-        normalise: Scale vectors to length 1; default: what the embedder says.
+        normalize: Scale vectors to length 1; default: what the embedder says.
         batch_tokens: Tokens a batch; changes speed and memory only.
         with_texts: Store the texts too, in the column ``text``; parquet only.
         resume: Go on where an interrupted run stopped; where there is none, start.
@@ -148,10 +148,10 @@ def encode_to_file(
     if dims is not None and not 1 <= dims <= embedder.dim:
         raise UserError(f"dims is {dims}, but the vectors of {embedder.name!r} have {embedder.dim} numbers: give 1 to {embedder.dim}")
     dim = dims or embedder.dim
-    normalise = embedder.normalise if normalise is None else normalise
+    normalize = embedder.normalize if normalize is None else normalize
     progress = progress or Progress.silent()
     settings = {"dtype": dtype, "dims": dims, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
-    run = _begun(embedder, settings | {"normalise": normalise, "language": language})
+    run = _begun(embedder, settings | {"normalise": normalize, "language": language})
     folder = partial_folder(path)
     with _alone_in(folder, path):
         rows = _rows(path, folder, dim=dim, dtype=dtype, with_texts=with_texts)
@@ -174,7 +174,7 @@ def encode_to_file(
                     if is_known:
                         is_known = check_known(embedder, window, progress=progress) < WARN_FROM
                     vectors = embedder.encode(
-                        window, language=language, batch_tokens=batch_tokens, normalise=normalise, progress=_PartOfTask(task)
+                        window, language=language, batch_tokens=batch_tokens, normalize=normalize, progress=_PartOfTask(task)
                     )
                     stored = _stored(shortened(vectors, dims), dtype, first_text=run.texts)
                     with _disk_trouble_named(path, kept=run.windows):
@@ -290,7 +290,7 @@ class _Run:
         )
 
 
-def _begun(embedder: Encoder, settings: dict[str, Any]) -> _Run:
+def _begun(embedder: ResumableEncoder, settings: dict[str, Any]) -> _Run:
     return _Run(settings={**settings, **embedder.settings()}, model=embedder.name, weights=embedder.fingerprint())
 
 
@@ -388,7 +388,7 @@ def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int) -> np.n
     if not is_finite.all():
         row = int(np.argmin(is_finite))
         if np.isfinite(vectors[row]).all():
-            raise UserError(f"the vector of text {first_text + row} is too large for {dtype}: store float32, or normalise")
+            raise UserError(f"the vector of text {first_text + row} is too large for {dtype}: store float32, or normalize")
         raise UserError(f"the model gives text {first_text + row} a vector that is not finite: its weights are broken, give another model")
     return stored
 
@@ -425,10 +425,10 @@ def _alone_in(folder: Path, path: Path) -> Iterator[None]:
 
 def _refuse_other_writer(path: Path) -> None:
     """Refuse an output that a process is still writing, before it is taken for one that was interrupted."""
-    place = partial_folder(path) / _LOCK
-    with suppress(OSError), open_own(place, writable=True) as file:
+    index = partial_folder(path) / _LOCK
+    with suppress(OSError), open_own(index, writable=True) as file:
         if not lock(file):
-            raise refusal(path, place)
+            raise refusal(path, index)
 
 
 def _empty(folder: Path) -> None:

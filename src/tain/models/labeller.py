@@ -117,9 +117,9 @@ class Labeller:
             self._is_script_known = check_known(self, texts, progress=progress) < WARN_FROM
         with (progress or Progress.silent()).task("label", len(texts)) as task, torch.inference_mode():
             for start in range(0, len(order), _BATCH_TEXTS):
-                batch = [int(place) for place in order[start : start + _BATCH_TEXTS]]
-                for place, logits in zip(batch, self._logits([texts[place] for place in batch]), strict=True):
-                    found[place] = logits
+                batch = [int(index) for index in order[start : start + _BATCH_TEXTS]]
+                for index, logits in zip(batch, self._logits([texts[index] for index in batch]), strict=True):
+                    found[index] = logits
                 task.advance(len(batch))
         return found
 
@@ -148,20 +148,20 @@ class Labeller:
             max_length=max_tokens or self.max_tokens,
             return_attention_mask=False,
         )
-        return [{name: encoded[name][place] for name in encoded} for place in range(len(texts))], encoded
+        return [{name: encoded[name][index] for name in encoded} for index in range(len(texts))], encoded
 
     def _logits(self, texts: list[str]) -> list[np.ndarray]:
         rows, encoded = self._encoded(texts)
         logits = [each.cpu().numpy() for each in self._network(rows)]
         refuse_not_finite(np.array([each.sum() for each in logits]), self.name)
-        full = [place for place, row in enumerate(rows) if len(row["input_ids"]) == self.max_tokens]  # cut, unless they just fit
+        full = [index for index, row in enumerate(rows) if len(row["input_ids"]) == self.max_tokens]  # cut, unless they just fit
         if not self.tags:
             longer = self.max_tokens + 1
-            again = self._encoded([texts[place] for place in full], max_tokens=longer)[0] if full else []
+            again = self._encoded([texts[index] for index in full], max_tokens=longer)[0] if full else []
             self.truncated += sum(len(row["input_ids"]) == longer for row in again)
             return logits
-        found = [_first_pieces(each, encoded.word_ids(place), len(tokens_of(texts[place]))) for place, each in enumerate(logits)]
-        self.truncated += sum(bool(np.isnan(found[place][-1]).any()) for place in full)
+        found = [_first_pieces(each, encoded.word_ids(index), len(tokens_of(texts[index]))) for index, each in enumerate(logits)]
+        self.truncated += sum(bool(np.isnan(found[index][-1]).any()) for index in full)
         return found
 
 
@@ -198,8 +198,8 @@ def checked_names(names: Sequence[str], *, outputs: int, what: str, model: str) 
 def _first_pieces(logits: np.ndarray, owners: Sequence[int | None], words: int) -> np.ndarray:
     """A word's logits are those of its first piece, as taggers are trained; nan where it was cut off."""
     found = np.full((words, logits.shape[1]), np.nan, dtype=np.float32)
-    for place in range(len(owners) - 1, -1, -1):
-        owner = owners[place]
+    for index in range(len(owners) - 1, -1, -1):
+        owner = owners[index]
         if owner is not None:
-            found[owner] = logits[place]
+            found[owner] = logits[index]
     return found

@@ -142,7 +142,7 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
 
     collect_as_usual()
     refuse_large_sizes(Path(path), name=path)
-    said = transformers.logging.get_verbosity()
+    verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # "some weights were not used" is what loading an encoder means
     transformers.logging.disable_progress_bar()
     kind = kind_of(path)
@@ -169,7 +169,7 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
                 **options,
             )
     finally:
-        transformers.logging.set_verbosity(said)
+        transformers.logging.set_verbosity(verbosity)
     _refuse_lacking(path, model, loading["missing_keys"])
     _refuse_foreign_tokenizer(path, model, tokenizer)
     _refuse_not_finite(path, model)

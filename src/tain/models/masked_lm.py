@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
-from tain.batches.masking import disjoint_places
+from tain.batches.masking import disjoint_indices
 from tain.batches.tokenizing import bare_ids, opening_id, separator_id
 from tain.encoders.masked_lm import MaskedLanguageModel
-from tain.encoders.transformer import refuse_other_than_encoders, usable_number_type
+from tain.encoders.transformer import refuse_other_than_encoders, usable_dtype
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
-from tain.foundation.machine import choose_device, set_number_type
+from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.loading import load_with_missing, max_length
 from tain.models.saved import read_layout
@@ -126,7 +126,7 @@ class MaskedPredictor:
             )
         model = loaded.model.to(choose_device(device))
         predictor = cls(model, loaded.tokenizer, name=str(name))
-        set_number_type(model, usable_number_type(model, dtype))  # asked with our attention: then nothing need be tried
+        set_dtype(model, usable_dtype(model, dtype))  # asked with our attention: then nothing need be tried
         return predictor
 
     @property
@@ -156,12 +156,12 @@ class MaskedPredictor:
         return ~torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
 
     @torch.inference_mode()
-    def nats(self, ids: Int[Tensor, "rows tokens"], places: Int[Tensor, " masked"]) -> Float[Tensor, " masked"]:
-        """Negative log probabilities of the tokens at flat ``places`` when all of them show the mask token."""
+    def nats(self, ids: Int[Tensor, "rows tokens"], indices: Int[Tensor, " masked"]) -> Float[Tensor, " masked"]:
+        """Negative log probabilities of the tokens at flat ``indices`` when all of them show the mask token."""
         seen = ids.flatten().clone()
-        seen[places] = self.tokenizer.mask_token_id
-        logits = self.network(seen.view(ids.shape).to(self.device), places.to(self.device))
-        return F.cross_entropy(logits.float(), ids.flatten()[places].to(self.device), reduction="none").cpu()
+        seen[indices] = self.tokenizer.mask_token_id
+        logits = self.network(seen.view(ids.shape).to(self.device), indices.to(self.device))
+        return F.cross_entropy(logits.float(), ids.flatten()[indices].to(self.device), reduction="none").cpu()
 
     def explored_loss(
         self, texts: Iterable[str], *, block_tokens: int = 128, passes: int = 7, seed: int = 13, progress: Progress | None = None
@@ -196,9 +196,9 @@ class MaskedPredictor:
                         continue
                     per_token = torch.zeros(rows.numel(), dtype=torch.float64)
                     # each row is cut by itself, so that what stands in one batch changes nothing
-                    cut = disjoint_places(draws, is_maskable=is_maskable, parts=passes, rate=1 / passes, each_row=True, may_be_empty=True)
-                    for places in filter(len, cut):
-                        per_token[places] = self.nats(rows, places).double()
+                    cut = disjoint_indices(draws, is_maskable=is_maskable, parts=passes, rate=1 / passes, each_row=True, may_be_empty=True)
+                    for indices in filter(len, cut):
+                        per_token[indices] = self.nats(rows, indices).double()
                     is_known = is_maskable.any(1)  # blocks of which the tokenizer knows nothing count as nothing
                     nats.append(per_token.view(rows.shape).sum(1)[is_known])
                     tokens.append(is_maskable.sum(1)[is_known])

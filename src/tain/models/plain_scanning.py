@@ -27,7 +27,7 @@ def plain_scan_best(
     contexts: Sequence[Float[np.ndarray, "_ dim"]],
     *,
     k: int,
-    is_gone: np.ndarray | None = None,
+    is_deleted: np.ndarray | None = None,
 ) -> list[Best]:
     """Find the ``k`` best candidates of each context, as ``scanning.scan_best`` does.
 
@@ -35,9 +35,9 @@ def plain_scan_best(
         candidates: Cached vectors, float32; may be memory-mapped.
         contexts: The vectors of each context.
         k: How many.
-        is_gone: True where a candidate must not be found.
+        is_deleted: True where a candidate must not be found.
     """
-    return [_best(plain_scan_all(candidates, context), k, is_gone) for context in contexts]
+    return [_best(plain_scan_all(candidates, context), k, is_deleted) for context in contexts]
 
 
 def plain_scan_all(
@@ -54,8 +54,8 @@ def plain_scan_all(
     return scores
 
 
-def _best(scores: np.ndarray, k: int, is_gone: np.ndarray | None) -> Best:
-    rows = np.arange(len(scores)) if is_gone is None else np.flatnonzero(~is_gone)
+def _best(scores: np.ndarray, k: int, is_deleted: np.ndarray | None) -> Best:
+    rows = np.arange(len(scores)) if is_deleted is None else np.flatnonzero(~is_deleted)
     if len(rows) > k > 0:
         lowest = -np.partition(-scores[rows], k - 1)[k - 1]
         rows = rows[scores[rows] >= lowest]  # with all that equal the last: the first of these come

@@ -5,9 +5,6 @@ have one vector each.
 """
 
 import copy
-import hashlib
-import json
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,18 +21,18 @@ from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.batches.tokenizing import separator_id, tokenise
 from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
-from tain.foundation.choices import CodeKind, Dtype, RankerType
+from tain.foundation.choices import CodeKind, RankerType
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.json_files import Field, checked_object
-from tain.foundation.machine import set_number_type
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.foundation.tensors import read_tensors
+from tain.models.cross_encoders import SavedCrossEncoder
 from tain.models.embedder import Embedder
-from tain.models.loading import kind_of
-from tain.models.saved import locate, read_record, write_record, write_router
+from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest, matched
+from tain.models.saved import write_record, write_router
 from tain.models.scanning import scan_all
-from tain.text.collections import each_item, list_texts
+from tain.text.collections import list_texts
 
 CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
 _HEAD_FILE = "head.safetensors"
@@ -52,7 +49,6 @@ _DUAL = _CROSS | {
     "normalise": Field(kind=bool, is_needed=False),
 }
 _WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
-_BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 
 @dataclass(frozen=True)
@@ -73,151 +69,6 @@ class ContextVectors:
     def of(self, context: int) -> Float[Tensor, "own dim"]:
         """The vectors that this context has."""
         return self.vectors[context][self.is_vector[context]]
-
-
-class Ranker(ABC):
-    """Scores candidates for contexts; higher is better, and only scores of one context compare.
-
-    Attributes:
-        name: How it is called in tables.
-        record: What its ``tain.json`` says; empty for a plain encoder.
-        context: Tokenizer and length limit of contexts; with its own encoder, except in a cross-encoder.
-        candidate: The same for candidates.
-        truncated_contexts: How many contexts were cut at the length limit when some were last encoded.
-        truncated_candidates: How many different candidates were, likewise.
-    """
-
-    type: RankerType
-    context: Embedder
-    candidate: Embedder
-
-    def __init__(self, *, name: str, record: dict[str, Any] | None = None) -> None:
-        self.name = name
-        self.record = record or {}
-        self.truncated_contexts = self.truncated_candidates = 0
-        self._fingerprint: str | None = None
-
-    @staticmethod
-    def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False) -> "Ranker":
-        """Load what ``tain rank train`` saved, or a cross-encoder of sentence-transformers; any encoder is taken as a bi-encoder with one tower.
-
-        Args:
-            name: A folder, a hub name, or ``tain-mini``.
-            device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
-            dtype: What the towers compute in; ``auto`` measures.
-            trust_remote_code: Let the encoders' folders bring Python code of their own.
-
-        Raises:
-            UserError: There is no such model, or it cannot be run.
-        """
-        record = read_record(name)
-        kind = None if record.get("kind") == "ranker" else kind_of(locate(name))
-        if kind is not None and kind.head == "cross-encoder":
-            from tain.models.cross_encoders import SavedCrossEncoder
-
-            ranker = SavedCrossEncoder.read(kind, name=str(name), device=device, trust_remote_code=trust_remote_code)
-        elif kind is not None:
-            embedder = Embedder.load(name, device=device, dtype="float32", trust_remote_code=trust_remote_code)
-            ranker = DualRanker.around(embedder, name=str(name))
-        elif _described(record, name)["type"] == "cross":
-            ranker = CrossRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
-        else:
-            ranker = DualRanker.read(Path(name), record, device=device, trust_remote_code=trust_remote_code)
-        _ = ranker.fingerprint  # of the weights as they are stored, before they are rounded
-        ranker.compute_in(ranker.number_type(dtype))
-        return ranker
-
-    @property
-    @abstractmethod
-    def module(self) -> nn.Module:
-        """Everything that can be trained."""
-
-    @property
-    @abstractmethod
-    def towers(self) -> tuple[Embedder, ...]:
-        """Its distinct encoders."""
-
-    @abstractmethod
-    def _fingerprinted(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that differ between models which could make different cached vectors, or scores."""
-        if self._fingerprint is None:
-            self._fingerprint = self._fingerprinted()
-        return self._fingerprint
-
-    def weights_changed(self) -> None:
-        """Forget the fingerprint: the weights are no more what they were."""
-        self._fingerprint = None
-
-    @abstractmethod
-    def score(
-        self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
-    ) -> Float32[np.ndarray, "contexts candidates"]:
-        """Score every candidate for every context.
-
-        Raises:
-            UserError: Something given is no text.
-        """
-
-    @abstractmethod
-    def score_lists(
-        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
-    ) -> list[Float32[np.ndarray, " listed"]]:
-        """Score each context's own list of candidates.
-
-        Raises:
-            UserError: Something given is no text, or there is not one list a context.
-        """
-
-    @abstractmethod
-    def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
-        """Write it into an existing folder, weights in float32.
-
-        Args:
-            folder: Where to; see ``whole_folder`` for making it appear whole.
-            record: Config, base model, seeds and figures for ``tain.json``.
-            card: The model card, Markdown.
-        """
-
-    @abstractmethod
-    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        """Tell how many tokens are read to score each context's own list of candidates."""
-
-    @property
-    def truncated(self) -> int:
-        """Texts cut at a length limit."""
-        return self.truncated_contexts + self.truncated_candidates
-
-    @property
-    def device(self) -> torch.device:
-        return self.towers[0].encoder.device
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.towers[0].tokenizer
-
-    @property
-    def max_tokens(self) -> int:
-        """The longest text that it reads at once."""
-        return max(tower.max_tokens for tower in self.towers)
-
-    def number_type(self, asked: Dtype) -> torch.dtype:
-        """What to compute in: what was asked for, or what is fastest here.
-
-        Raises:
-            UserError: It cannot compute in what was asked for.
-        """
-        return self.towers[0].encoder.number_type(asked)
-
-    def compute_in(self, number_type: torch.dtype) -> None:
-        """Let the towers compute in this number type; heads stay in float32."""
-        for tower in self.towers:
-            set_number_type(tower.encoder, number_type)
-
-    def _batch_tokens(self) -> int:
-        return _BATCH_TOKENS.get(self.device.type, 4096)
 
 
 class DualRanker(Ranker):
@@ -246,6 +97,16 @@ class DualRanker(Ranker):
         self.type = "bi" if head.kind == "pooled" else "poly"
 
     @classmethod
+    def opened(cls, found: StoredRanker) -> "DualRanker | None":
+        """Any encoder, or what ``save`` wrote."""
+        options = {"device": found.device, "trust_remote_code": found.trust_remote_code}
+        if found.kind is not None:
+            return cls.around(Embedder.load(found.name, dtype="float32", **options), name=found.name)
+        if _described(found.record, found.name)["type"] == "cross":
+            return None
+        return cls.read(Path(found.name), found.record, **options)
+
+    @classmethod
     def around(cls, embedder: Embedder, *, name: str) -> "DualRanker":
         """Take a plain encoder as a bi-encoder with one tower; scores are its dot products, or cosines where it says so.
 
@@ -255,8 +116,8 @@ class DualRanker(Ranker):
             UserError: It carries a correction.
         """
         refuse_correction(embedder)
-        head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalise=embedder.normalise)
-        context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalise=embedder.normalise)
+        head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalize=embedder.normalize)
+        context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalize=embedder.normalize)
         return cls(context, embedder, head, name=name)
 
     @classmethod
@@ -272,7 +133,7 @@ class DualRanker(Ranker):
         context_tokens: int,
         candidate_tokens: int,
         generator: torch.Generator,
-        normalise: bool = False,
+        normalize: bool = False,
     ) -> "DualRanker":
         """Build an untrained ranker around an encoder: two towers with the same weights, or one.
 
@@ -286,13 +147,13 @@ class DualRanker(Ranker):
             context_tokens: Contexts are cut at this length, their beginning first: what was said last counts most.
             candidate_tokens: Candidates are cut at this length.
             generator: Draws the codes.
-            normalise: See ``DualHead``.
+            normalize: See ``DualHead``.
         """
         encoder = embedder.encoder
         own = encoder if is_shared else copy.deepcopy(encoder)
-        context = _side(embedder, encoder, max_tokens=context_tokens, cut="left", normalise=normalise)
-        candidate = _side(embedder, own, max_tokens=candidate_tokens, cut="right", normalise=normalise)
-        settings = {"scale": scale, "is_scale_learned": is_scale_learned, "normalise": normalise}
+        context = _side(embedder, encoder, max_tokens=context_tokens, cut="left", normalize=normalize)
+        candidate = _side(embedder, own, max_tokens=candidate_tokens, cut="right", normalize=normalize)
+        settings = {"scale": scale, "is_scale_learned": is_scale_learned, "normalize": normalize}
         head = DualHead(kind, codes=codes, dim=embedder.encoder.dim, **settings, generator=generator)
         return cls(context, candidate, head, name=embedder.name)
 
@@ -311,10 +172,10 @@ class DualRanker(Ranker):
             encoders = loaded, loaded
         else:
             encoders = tower(folder / "context"), tower(folder / "candidate")
-        normalise = about.get("normalise", False)
-        context = _side(encoders[0], encoders[0].encoder, max_tokens=about["context_tokens"], cut="left", normalise=normalise)
-        candidate = _side(encoders[1], encoders[1].encoder, max_tokens=about["candidate_tokens"], cut="right", normalise=normalise)
-        settings = {"scale": 1.0, "is_scale_learned": about["learned_scale"], "normalise": normalise}
+        normalize = about.get("normalise", False)
+        context = _side(encoders[0], encoders[0].encoder, max_tokens=about["context_tokens"], cut="left", normalize=normalize)
+        candidate = _side(encoders[1], encoders[1].encoder, max_tokens=about["candidate_tokens"], cut="right", normalize=normalize)
+        settings = {"scale": 1.0, "is_scale_learned": about["learned_scale"], "normalize": normalize}
         head = DualHead(about["kind"], codes=about["codes"], dim=encoders[0].encoder.dim, **settings)
         _load_head(head, folder)
         return cls(context, candidate, head, name=str(folder), record=record)
@@ -337,7 +198,7 @@ class DualRanker(Ranker):
 
     def _fingerprinted(self) -> str:
         """Take in all that a cached candidate vector depends on: the candidates' tower, the scale, the tokenizer."""
-        about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.head.normalise)
+        about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.head.normalize)
         return digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
 
     # ---- vectors
@@ -416,8 +277,8 @@ class DualRanker(Ranker):
         scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):
-                for place in range(len(window)):
-                    scores[start + place] = scan_all(candidates, window.of(place))
+                for index in range(len(window)):
+                    scores[start + index] = scan_all(candidates, window.of(index))
                 task.advance(len(window))
         return scores
 
@@ -430,9 +291,9 @@ class DualRanker(Ranker):
         scores: list[np.ndarray] = []
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
             for start, window in self.windows(contexts):
-                for place in range(len(window)):
-                    rows = [row_of[text] for text in lists[start + place]]
-                    scores.append(scan_all(vectors[rows], window.of(place)))
+                for index in range(len(window)):
+                    rows = [row_of[text] for text in lists[start + index]]
+                    scores.append(scan_all(vectors[rows], window.of(index)))
                 task.advance(len(window))
         return scores
 
@@ -453,7 +314,7 @@ class DualRanker(Ranker):
             "codes": self.head.count,
             "learned_scale": self.head.log_scale.requires_grad,
             "scale": float(self.head.scale.detach()),
-            "normalise": self.head.normalise,
+            "normalise": self.head.normalize,
             "context_tokens": self.context.max_tokens,
             "candidate_tokens": self.candidate.max_tokens,
             "shared": self.is_shared,
@@ -471,20 +332,6 @@ class DualRanker(Ranker):
             write_router(folder, query="context", document="candidate", kept=self.context.sentence_transformers)
         write_record(folder, record)
         (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-class PairRanker(Ranker):
-    """A cross-encoder: every pair goes through the network together, so nothing can be cached."""
-
-    type = "cross"
-
-    def score(
-        self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
-    ) -> Float32[np.ndarray, "contexts candidates"]:
-        """Score every candidate for every context: one pass of the network a pair."""
-        contexts, candidates = list_texts(contexts, what="context"), list_texts(candidates, what="candidate")
-        found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
-        return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
 
 
 class CrossRanker(PairRanker):
@@ -517,6 +364,13 @@ class CrossRanker(PairRanker):
         self._separator = separator_id(tower.tokenizer)
         # RoBERTa's kin put two separators between the texts, BERT's one
         self._is_doubly_separated = tower.tokenizer.num_special_tokens_to_add(pair=True) > 3
+
+    @classmethod
+    def opened(cls, found: StoredRanker) -> "CrossRanker | None":
+        """What ``save`` wrote."""
+        if found.kind is not None or _described(found.record, found.name)["type"] != "cross":
+            return None
+        return cls.read(Path(found.name), found.record, device=found.device, trust_remote_code=found.trust_remote_code)
 
     @classmethod
     def start(cls, embedder: Embedder, *, context_tokens: int, candidate_tokens: int, generator: torch.Generator) -> "CrossRanker":
@@ -619,26 +473,17 @@ def _refuse_missing(tower: Path) -> None:
         raise UserError(f"ranker {str(tower.parent)!r} lacks its folder {tower.name!r}: train it again, or copy the folder anew")
 
 
-def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str, normalise: bool = False) -> Embedder:
+def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str, normalize: bool = False) -> Embedder:
     """The same model with a length limit of its own and a tokenizer that cuts on its own side."""
     tokenizer = copy.deepcopy(embedder.tokenizer)
     tokenizer.truncation_side = cut
     kept = {"sentence_transformers": embedder.sentence_transformers, "include_prompt": embedder.include_prompt}
-    return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens, normalise=normalise, **kept)
+    return Embedder(encoder, tokenizer, name=embedder.name, max_tokens=max_tokens, normalize=normalize, **kept)
 
 
 def _token_ids(side: Embedder, texts: list[str]) -> tuple[list[list[int]], int]:
     tokens = tokenise(side.tokenizer, texts, max_tokens=side.max_tokens)
     return tokens.ids, tokens.truncated
-
-
-def matched(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
-    """Read contexts, and for each its list of candidates."""
-    contexts = list_texts(contexts, what="context")
-    listed = [list_texts(own, what="a context's candidate") for own in each_item(lists, what="list")]
-    if len(contexts) != len(listed):
-        raise UserError(f"{len(contexts):,} contexts came with {len(listed):,} lists of candidates: give one list a context")
-    return contexts, listed
 
 
 def _save_head(head: nn.Module, folder: Path) -> None:
@@ -655,11 +500,4 @@ def _load_head(head: nn.Module, folder: Path) -> None:
         raise UserError(f"ranker {str(folder)!r} has a head whose numbers are not finite: train it again")
 
 
-def digest(tensors: dict[str, Tensor], about: tuple[object, ...]) -> str:
-    digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=8)
-    for name, tensor in sorted(tensors.items()):
-        if "pooler." in name:
-            continue  # no part of any score, and made up at loading where the checkpoint has none
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+Ranker.kinds = (SavedCrossEncoder, CrossRanker, DualRanker)

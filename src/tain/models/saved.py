@@ -38,7 +38,7 @@ class Layout:
         path: A local folder, or a hub name.
         pooling: How its text vectors are pooled; None where only a bare model is stored.
         max_tokens: Its length limit, special tokens included; None where it names none.
-        normalise: Its vectors are scaled to length 1.
+        normalize: Its vectors are scaled to length 1.
         record: Its ``tain.json``; empty where there is none.
         correction: What is done to its vectors after pooling; None where nothing is.
         sentence_transformers: Its ``config_sentence_transformers.json``; empty where there is none.
@@ -50,7 +50,7 @@ class Layout:
     path: str
     pooling: Pooling | None
     max_tokens: int | None
-    normalise: bool
+    normalize: bool
     record: dict[str, Any]
     correction: LinearCorrection | LanguageCorrection | None = None
     sentence_transformers: dict[str, Any] = field(default_factory=dict)
@@ -140,7 +140,7 @@ def read_layout(name: str | Path) -> Layout:
         raise UserError(
             f"model {str(name)!r} names the folder {outside[0]!r} in modules.json, which lies outside of it: save the model again"
         )
-    transformer, pooling, normalise, inner, correction = path, None, False, "", None
+    transformer, pooling, normalize, inner, correction = path, None, False, "", None
     include_prompt, token_weights = True, None
     for module in modules:
         kind = str(module["type"]).rpartition(".")[2]
@@ -154,8 +154,8 @@ def read_layout(name: str | Path) -> Layout:
             of_pooling = stored_object(f"{module['path']}/config.json")
             pooling, include_prompt = _pooling(of_pooling, name), of_pooling.get("include_prompt") is not False
         elif kind == "Normalize":
-            normalise = True
-        elif kind == "Dense" and correction is None and not normalise:
+            normalize = True
+        elif kind == "Dense" and correction is None and not normalize:
             weights = _stored_file(path, f"{module['path']}/model.safetensors")
             correction = read_linear(stored_object(f"{module['path']}/config.json"), weights, name=str(name))
         else:
@@ -175,7 +175,7 @@ def read_layout(name: str | Path) -> Layout:
         refuse_pickles(transformer)
     elif inner:
         raise UserError(f"model {str(name)!r} keeps its encoder in the subfolder {inner!r}: download it and give the local folder")
-    return Layout(transformer, pooling, limits.get("max_seq_length"), normalise, record, correction, about, include_prompt, token_weights)
+    return Layout(transformer, pooling, limits.get("max_seq_length"), normalize, record, correction, about, include_prompt, token_weights)
 
 
 def refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool) -> None:
@@ -210,7 +210,7 @@ def write_layout(
     pooling: Pooling,
     dim: int,
     max_tokens: int,
-    normalise: bool,
+    normalize: bool,
     record: dict[str, Any],
     card: str,
     correction: LinearCorrection | LanguageCorrection | None = None,
@@ -227,7 +227,7 @@ def write_layout(
         pooling: ``cls`` or ``mean``; sentence-transformers knows no mean over padding.
         dim: Width of the pooled vectors.
         max_tokens: Length limit, special tokens included.
-        normalise: Scale vectors to length 1.
+        normalize: Scale vectors to length 1.
         record: What ``tain.json`` keeps beside format and versions: kind, config, base model, seeds, figures.
         card: The model card, Markdown.
         correction: What is done to pooled vectors. A linear one becomes a Dense layer, which sentence-transformers runs too; one by
@@ -239,8 +239,8 @@ def write_layout(
         vocabulary: The token of each id; needed with ``token_weights``.
     """
     weighs = ["WordWeights"] if token_weights is not None else []
-    kinds = [*weighs, "Pooling", *(["Dense"] if isinstance(correction, LinearCorrection) else []), *(["Normalize"] if normalise else [])]
-    modules = [("", "Transformer"), *((f"{place}_{kind}", kind) for place, kind in enumerate(kinds, start=1))]
+    kinds = [*weighs, "Pooling", *(["Dense"] if isinstance(correction, LinearCorrection) else []), *(["Normalize"] if normalize else [])]
+    modules = [("", "Transformer"), *((f"{position}_{kind}", kind) for position, kind in enumerate(kinds, start=1))]
     _write_json(
         folder / "modules.json",
         [

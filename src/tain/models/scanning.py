@@ -44,7 +44,7 @@ def scan_best(
     contexts: Sequence[Float[Tensor, "_ dim"]],
     *,
     k: int,
-    is_gone: np.ndarray | None = None,
+    is_deleted: np.ndarray | None = None,
     squares: Float[np.ndarray, " candidates"] | None = None,
 ) -> list[Best]:
     """Find the ``k`` best candidates of each context, the same ones that scoring all of them would find.
@@ -53,7 +53,7 @@ def scan_best(
         candidates: Cached vectors, float32; may be memory-mapped.
         contexts: Each context's vectors.
         k: How many.
-        is_gone: True where a candidate must not be found.
+        is_deleted: True where a candidate must not be found.
         squares: Squared length of each candidate; computed where not given.
     """
     for context in contexts:
@@ -61,32 +61,32 @@ def scan_best(
     if not contexts or k < 1:
         return [Best(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in contexts]
     if all(len(context) == 1 for context in contexts):
-        return _best_by_products(candidates, torch.cat(list(contexts)), k, is_gone)
+        return _best_by_products(candidates, torch.cat(list(contexts)), k, is_deleted)
     searches = [_Search(context, k) for context in contexts]
     rows_a_block = _rows_a_block(max(map(len, contexts)))
     for start, block in _blocks(candidates, rows_a_block):
         stop = start + len(block)
-        living = None if is_gone is None else torch.from_numpy(np.flatnonzero(~is_gone[start:stop]))
+        living = None if is_deleted is None else torch.from_numpy(np.flatnonzero(~is_deleted[start:stop]))
         known = None if squares is None else torch.from_numpy(np.array(squares[start:stop]))
         for search in searches:
             search.look_through(block, start, living=living, squares=known)
     return [search.best() for search in searches]
 
 
-def _best_by_products(candidates: np.ndarray, contexts: Tensor, k: int, is_gone: np.ndarray | None) -> list[Best]:
+def _best_by_products(candidates: np.ndarray, contexts: Tensor, k: int, is_deleted: np.ndarray | None) -> list[Best]:
     """One vector a context: one product serves all contexts, and each block's best are kept."""
     groups = contexts.split(_PRODUCT_CONTEXTS)
     bests = [(torch.empty(len(group), 0), torch.empty(len(group), 0, dtype=torch.int64)) for group in groups]
     for start, block in _blocks(candidates, _BLOCK_ROWS[1]):
-        gone = None if is_gone is None else torch.from_numpy(is_gone[start : start + len(block)])
+        gone = None if is_deleted is None else torch.from_numpy(is_deleted[start : start + len(block)])
         for number, group in enumerate(groups):
             found = group @ block.T  # (contexts, rows)
             if gone is not None:
                 found[:, gone] = -torch.inf
-            top, places = _top_of_block(found, k)
+            top, indices = _top_of_block(found, k)
             scores, rows = bests[number]
-            bests[number] = _first(torch.cat([scores, top], 1), torch.cat([rows, places + start], 1), k)
-    return [_in_order(mine, places, k) for scores, rows in bests for mine, places in zip(scores, rows, strict=True)]
+            bests[number] = _first(torch.cat([scores, top], 1), torch.cat([rows, indices + start], 1), k)
+    return [_in_order(mine, indices, k) for scores, rows in bests for mine, indices in zip(scores, rows, strict=True)]
 
 
 class _Search:
@@ -110,15 +110,15 @@ class _Search:
             if not len(living):
                 return
             block, squares = block[living], None if squares is None else squares[living]
-        places = torch.arange(len(block)) if living is None else living
+        indices = torch.arange(len(block)) if living is None else living
         if self.is_bounding and self.threshold > -torch.inf:
             bounds = self._bounds(block, squares)
             survivors = self._above(bounds)
             if len(survivors) <= _WORTH_BOUNDING * len(block):
-                self._score_survivors(block, survivors, bounds, places + start)
+                self._score_survivors(block, survivors, bounds, indices + start)
                 return
             self.is_bounding = False  # the context's vectors differ in too many directions: whole products from here on
-        self._score_whole(block, places + start)
+        self._score_whole(block, indices + start)
 
     def best(self) -> Best:
         return _in_order(self.scores, self.rows, self.k)
@@ -180,26 +180,26 @@ def _top_of_block(scores: Float[Tensor, "contexts rows"], k: int) -> tuple[Tenso
     if scores.shape[1] <= k:
         return scores.sort(dim=1, descending=True, stable=True)
     top = scores.topk(k + 1, dim=1)
-    values, places = top.values[:, :k].clone(), top.indices[:, :k].clone()
+    values, indices = top.values[:, :k].clone(), top.indices[:, :k].clone()
     is_tied = top.values[:, k - 1] == top.values[:, k]
     if is_tied.any():
         ordered = scores[is_tied].sort(dim=1, descending=True, stable=True)
-        values[is_tied], places[is_tied] = ordered.values[:, :k], ordered.indices[:, :k]
-    return values, places
+        values[is_tied], indices[is_tied] = ordered.values[:, :k], ordered.indices[:, :k]
+    return values, indices
 
 
 def _first(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` best along the last axis; of equal scores those of earlier rows."""
     order = rows.argsort(dim=-1)
-    scores, places = scores.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    return scores[..., :k], rows.gather(-1, order).gather(-1, places[..., :k])
+    scores, indices = scores.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return scores[..., :k], rows.gather(-1, order).gather(-1, indices[..., :k])
 
 
 def _in_order(scores: Tensor, rows: Tensor, k: int) -> Best:
     is_found = scores > -torch.inf
-    found, places = scores[is_found].numpy(), rows[is_found].numpy()
-    order = np.lexsort((places, -found))[:k]
-    return Best(places[order], found[order])
+    found, indices = scores[is_found].numpy(), rows[is_found].numpy()
+    order = np.lexsort((indices, -found))[:k]
+    return Best(indices[order], found[order])
 
 
 def _blocks(candidates: np.ndarray, rows: int) -> Iterator[tuple[int, Tensor]]:

@@ -42,12 +42,12 @@ class WordVectors:
         return self._vectors.shape[1]
 
     @classmethod
-    def load(cls, path: str | Path, *, most_words: int = _MOST_WORDS, progress: Progress | None = None) -> "WordVectors":
+    def load(cls, path: str | Path, *, max_words: int = _MOST_WORDS, progress: Progress | None = None) -> "WordVectors":
         """Read a text file: one word and its numbers a line, separated by blanks, under an optional line ``words dim``.
 
         Args:
             path: Ends in ``.vec``, ``.vec.gz`` or ``.vec.xz``.
-            most_words: Words read, the first of the file; files are sorted by frequency. What is left is told to ``progress``.
+            max_words: Words read, the first of the file; files are sorted by frequency. What is left is told to ``progress``.
             progress: Told how much was read.
 
         Raises:
@@ -67,8 +67,8 @@ class WordVectors:
             )
         words: dict[str, np.ndarray] = {}
         for number, line in enumerate(lines if has_head else chain([first], lines), start=2 if has_head else 1):
-            if len(words) == most_words:
-                (progress or Progress.silent()).note(f"{name}: the first {most_words:,} words are taken, the others left out")
+            if len(words) == max_words:
+                (progress or Progress.silent()).note(f"{name}: the first {max_words:,} words are taken, the others left out")
                 break
             word, *numbers = line.rstrip().rsplit(" ", dim)
             try:
@@ -86,9 +86,9 @@ class WordVectors:
         """Give each text the vector of the word it is, or the mean of its words' vectors; zeros where none of them is known."""
         texts = list_texts(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        for place, text in enumerate(texts):
+        for index, text in enumerate(texts):
             parts = [text] if text in self._rows else text.split()
             rows = [self._rows[part] for part in parts if part in self._rows]
             if rows:
-                vectors[place] = self._vectors[rows].mean(axis=0)
+                vectors[index] = self._vectors[rows].mean(axis=0)
         return vectors

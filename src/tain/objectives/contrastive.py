@@ -38,11 +38,11 @@ def info_nce(
     views = F.normalize(torch.cat([left, right]).float(), dim=-1)  # (2 * batch, dim)
     logits = views @ views.T / temperature  # (2 * batch, 2 * batch)
     itself = torch.eye(2 * batch, dtype=torch.bool, device=logits.device)
-    is_barred = itself
+    is_excluded = itself
     if is_same is not None:
         others = is_same & ~itself[:batch, :batch]
-        is_barred = itself | others.repeat(2, 2)
-    logits = logits.masked_fill(is_barred, -torch.inf)  # never its own candidate
+        is_excluded = itself | others.repeat(2, 2)
+    logits = logits.masked_fill(is_excluded, -torch.inf)  # never its own candidate
     twins = torch.arange(2 * batch, device=logits.device).roll(batch)
     return F.cross_entropy(logits, twins)
 

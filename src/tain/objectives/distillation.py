@@ -30,7 +30,7 @@ def mixed_cross_entropy(
     labels: Int[Tensor, " rows"],
     *,
     scale: float,
-    hard_share: float,
+    label_weight: float,
     is_taught: Bool[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mix the teacher's labels with given ones, where there are any.
@@ -40,7 +40,7 @@ def mixed_cross_entropy(
         teacher: Logits of the same classes.
         labels: The right classes; -1 where nobody gave one, which leaves the row to the teacher alone.
         scale: See ``soft_cross_entropy``.
-        hard_share: Share of the given label in a row that has one, 0 to 1; at 1 the teacher counts only where there is none.
+        label_weight: Share of the given label in a row that has one, 0 to 1; at 1 the teacher counts only where there is none.
         is_taught: False where the teacher did not read so far: the given label counts alone there, and a row without one not at all.
 
     Returns:
@@ -51,8 +51,8 @@ def mixed_cross_entropy(
     is_given = labels >= 0
     soft = F.cross_entropy(student, (scale * teacher).softmax(dim=-1), reduction="none")
     hard = F.cross_entropy(student, labels.clamp(min=0), reduction="none")
-    soft_weight = torch.where(is_given, 1 - hard_share, 1.0) * is_taught
-    hard_weight = torch.where(is_taught, hard_share, 1.0) * is_given
+    soft_weight = torch.where(is_given, 1 - label_weight, 1.0) * is_taught
+    hard_weight = torch.where(is_taught, label_weight, 1.0) * is_given
     labelled = (is_given | is_taught).sum().clamp(min=1)
     return (soft_weight * soft + hard_weight * hard).sum() / labelled
 

@@ -12,7 +12,7 @@ def candidate_cross_entropy(
     scores: Float[Tensor, "contexts candidates"],
     targets: Int[Tensor, " contexts"],
     *,
-    is_barred: Bool[Tensor, "contexts candidates"] | None = None,
+    is_excluded: Bool[Tensor, "contexts candidates"] | None = None,
 ) -> Float[Tensor, ""]:
     """Softmax cross-entropy of each context's right candidate among all that are not barred.
 
@@ -22,7 +22,7 @@ def candidate_cross_entropy(
     Args:
         scores: Every candidate's score for every context.
         targets: The column of each context's right candidate.
-        is_barred: True where a candidate must not count against a context: another right answer, or a repeat of a text
+        is_excluded: True where a candidate must not count against a context: another right answer, or a repeat of a text
             that has a column already. Never bars a target.
 
     Returns:
@@ -33,9 +33,9 @@ def candidate_cross_entropy(
     """
     if scores.shape[1] < 2:
         raise ShapeError(f"a ranking loss needs at least 2 candidates, got scores of shape {tuple(scores.shape)}")
-    if is_barred is not None:
+    if is_excluded is not None:
         is_target = F.one_hot(targets, scores.shape[1]).bool()
-        scores = scores.masked_fill(is_barred & ~is_target, -torch.inf)
+        scores = scores.masked_fill(is_excluded & ~is_target, -torch.inf)
     return F.cross_entropy(scores.float(), targets)
 
 

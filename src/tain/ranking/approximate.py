@@ -16,7 +16,9 @@ from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_link, whole_file
 from tain.foundation.progress import Progress
 from tain.ranking.index import CandidateIndex
+from tain.ranking.short_file import DamagedListsError, check_short_lists
 
+_FILE = "short.faiss"  # in the index's folder
 _TRAINED_A_LIST = 64  # vectors that one list's centre is fitted to
 _ADDED_AT_ONCE = 65_536
 _STALE = 1.5  # more rows than this times those that the lists were made for: made anew
@@ -39,25 +41,23 @@ class ShortLists:
         """Read them from the index's folder and add what was appended since; make them anew, and keep them there, where that is a third.
 
         Raises:
-            UserError: FAISS is not installed.
+            UserError: FAISS is not installed, or what is in the folder are not lists of this index.
         """
         faiss, progress = _faiss(), progress or Progress.silent()
-        path = index.folder / "short.faiss"
-        refuse_link(path)
-        lists = _read(faiss, path)
-        if lists is not None and lists.d == index.dim and lists.ntotal <= len(index) <= _STALE * lists.ntotal:
+        lists = _read(faiss, index)
+        if lists is not None and lists.ntotal <= len(index) <= _STALE * lists.ntotal:
             _add(lists, index.vectors[lists.ntotal :], progress)
             return cls(index, lists)
         index.refuse_damaged_vectors()
         lists = _made(faiss, index.vectors, progress)
         try:
-            _write(faiss, lists, path)
+            _write(faiss, lists, index.folder / _FILE)
         except (OSError, RuntimeError, UserError) as error:  # FAISS has no error of its own for a disk
             progress.warn(f"the short lists cannot be kept, and every search will make them anew: {error}")
         return cls(index, lists)
 
     def rows(self, context: Any, *, k: int, probes: int) -> np.ndarray:
-        """Give the short list for one context: living rows in order, without repeats.
+        """Give the short list for one context: live rows in order, without repeats.
 
         Args:
             context: The context's vectors (vectors, dim), of torch or NumPy; each asks on its own.
@@ -76,8 +76,8 @@ class ShortLists:
     @cached_property
     def _living(self) -> np.ndarray | None:
         """One bit a row, set where it was not deleted; None where none was."""
-        is_gone = self.index.is_gone
-        return np.packbits(~is_gone, bitorder="little") if is_gone.any() else None
+        is_deleted = self.index.is_deleted
+        return np.packbits(~is_deleted, bitorder="little") if is_deleted.any() else None
 
 
 def _made(faiss: Any, vectors: np.ndarray, progress: Progress) -> Any:
@@ -101,14 +101,24 @@ def _add(lists: Any, vectors: np.ndarray, progress: Progress) -> None:
             task.advance(len(block))
 
 
-def _read(faiss: Any, path: Path) -> Any:
-    """The lists that a file holds; None where it is not there or damaged, for they can be made anew from the vectors."""
+def _read(faiss: Any, index: CandidateIndex) -> Any:
+    """The lists in an index's folder; None where it has none.
+
+    Raises:
+        UserError: The file is not one of lists of this index, or is damaged.
+    """
+    path = index.folder / _FILE
+    refuse_link(path)
     if not path.exists():
         return None
     try:
+        check_short_lists(path, dim=index.dim, rows=index.committed_rows())
         return faiss.read_index(str(path))
-    except RuntimeError:
-        return None
+    except (DamagedListsError, OSError, RuntimeError) as error:  # RuntimeError is FAISS's own
+        told = " ".join(str(error).split())
+        raise UserError(
+            f"the short lists {str(path)!r} are damaged ({told}): remove that file, and the next search makes it again"
+        ) from None
 
 
 def _write(faiss: Any, lists: Any, path: Path) -> None:

@@ -70,13 +70,13 @@ def sampled_lists(
     """
     texts = drop_repeats(pool if pool is not None else (answer for example in examples for answer in example.answers)).texts
     keys = [same_text_key(text) for text in texts]
-    most_right = max(len(drop_repeats(example.answers).texts) for example in examples)
+    max_right = max(len(drop_repeats(example.answers).texts) for example in examples)
     if size < 2:
         raise UserError(f"candidates are {size} a query, but a right one needs others to be told from: give 2 or more (the paper: 20)")
-    possible = len(texts) - most_right + 1
+    possible = len(texts) - max_right + 1
     if possible < size:
         raise UserError(
-            f"the pool holds {len(texts):,} different candidates (up to {most_right} of them right for one context), fewer than the {size} "
+            f"the pool holds {len(texts):,} different candidates (up to {max_right} of them right for one context), fewer than the {size} "
             f"of a list: give {f'--candidates {possible} or fewer, ' if possible > 1 else ''}a larger file, or --pool"
         )
     contexts, lists = [], []
@@ -85,9 +85,9 @@ def sampled_lists(
         for answer in drop_repeats(example.answers).texts:
             drawn: dict[str, None] = {}
             while len(drawn) < size - 1:
-                for place in rng.integers(len(texts), size=size):
-                    if keys[place] not in right and len(drawn) < size - 1:
-                        drawn[texts[place]] = None
+                for position in rng.integers(len(texts), size=size):
+                    if keys[position] not in right and len(drawn) < size - 1:
+                        drawn[texts[position]] = None
             contexts.append(example.context)
             lists.append((answer, *drawn))
     return CandidateLists(tuple(contexts), tuple(lists), (np.zeros(1, dtype=np.int64),) * len(lists), f"{size} sampled")
@@ -123,13 +123,13 @@ def whole_pool(examples: Sequence[RankingExample]) -> CandidateLists:
         raise UserError("the whole pool is one candidate, which would always come first: give pairs with different answers")
     row_of = {same_text_key(text): row for row, text in enumerate(pool)}
     right = tuple(np.unique([row_of[same_text_key(answer)] for answer in example.answers]) for example in examples)
-    asked = [place for place, places in enumerate(right) if len(places) < len(pool)]
+    asked = [position for position, positions in enumerate(right) if len(positions) < len(pool)]
     if not asked:
         raise UserError(
             f"all {len(pool):,} candidates are right for every context, so all rankers are perfect: give pairs with other answers"
         )
-    contexts = tuple(examples[place].context for place in asked)
-    return CandidateLists(contexts, (pool,) * len(contexts), tuple(right[place] for place in asked), f"whole pool of {len(pool):,}")
+    contexts = tuple(examples[position].context for position in asked)
+    return CandidateLists(contexts, (pool,) * len(contexts), tuple(right[position] for position in asked), f"whole pool of {len(pool):,}")
 
 
 # ---- figures of one list
@@ -149,8 +149,8 @@ def first_place_chances(scores: np.ndarray, is_right: np.ndarray) -> tuple[int, 
     better = int((scores > best).sum())
     is_tied = scores == best
     tied, right = int(is_tied.sum()), int((is_tied & is_right).sum())
-    places = np.arange(tied)
-    still_wrong = np.concatenate([[1.0], np.cumprod(np.clip((tied - right - places) / (tied - places), 0.0, 1.0))])
+    positions = np.arange(tied)
+    still_wrong = np.concatenate([[1.0], np.cumprod(np.clip((tied - right - positions) / (tied - positions), 0.0, 1.0))])
     return better, still_wrong[:-1] - still_wrong[1:]
 
 
@@ -185,12 +185,12 @@ def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[st
     """
     longest = max(map(len, lists.lists))
     found: dict[str, list[float]] = {f"R@{k}": [] for k in _RECALLS if k < longest} | {"MRR": []}
-    has_several = any(len(places) > 1 for places in lists.right)
+    has_several = any(len(positions) > 1 for positions in lists.right)
     if has_several:
         found["MAP"] = []
-    for row, places in zip(scores, lists.right, strict=True):
+    for row, positions in zip(scores, lists.right, strict=True):
         marks = np.zeros(len(row), dtype=bool)
-        marks[places] = True
+        marks[positions] = True
         if not np.isfinite(row).all():
             raise UserError("a ranker gave a score that is nan or infinite, which cannot be ranked: check its weights, or use float32")
         better, chances = first_place_chances(row, marks)
@@ -283,11 +283,11 @@ def latencies(
         sizes: Numbers of candidates.
         queries: Timed ones.
     """
-    asked = [contexts[place % len(contexts)] for place in range(queries + 1)]
+    asked = [contexts[position % len(contexts)] for position in range(queries + 1)]
     if isinstance(ranker, BaselineRanker):
         return [Latency(size, 1000 * _median_s(_asking(ranker, candidates, size), asked), False) for size in sizes]
     if not isinstance(ranker, DualRanker):
-        some = [candidates[place % len(candidates)] for place in range(_TIMED_PAIRS)]
+        some = [candidates[position % len(candidates)] for position in range(_TIMED_PAIRS)]
         pairs_s = _median_s(lambda context: ranker.score([context], some), asked)
         return [Latency(size, 1000 * pairs_s * size / _TIMED_PAIRS, size != _TIMED_PAIRS) for size in sizes]
     few = ranker.encode_candidates(list(dict.fromkeys(candidates))[: max(sizes)])
@@ -301,7 +301,7 @@ def latencies(
 
 
 def _asking(ranker: BaselineRanker, candidates: Sequence[str], size: int) -> Callable[[str], object]:
-    index = ranker.index([candidates[place % len(candidates)] for place in range(size)])
+    index = ranker.index([candidates[position % len(candidates)] for position in range(size)])
     return lambda context: index.cosines([context])
 
 

@@ -60,7 +60,7 @@ class _State:
 
     rows: int = 0
     text_bytes: int = 0
-    gone: int = 0
+    deleted: int = 0
     number: int = 0
 
     def sizes(self, dim: int) -> dict[str, int]:
@@ -70,11 +70,11 @@ class _State:
             "texts.bin": self.text_bytes,
             "ends.bin": 8 * self.rows,
             "keys.bin": 8 * self.rows,
-            "gone.bin": 8 * self.gone,
+            "gone.bin": 8 * self.deleted,
         }
 
     def packed(self) -> bytes:
-        content = _COMMIT.pack(_MARK, self.rows, self.text_bytes, self.gone, self.number)
+        content = _COMMIT.pack(_MARK, self.rows, self.text_bytes, self.deleted, self.number)
         return content + _CHECKSUM.pack(zlib.crc32(content))
 
     @classmethod
@@ -82,8 +82,8 @@ class _State:
         """Read a commit; None where it is damaged or cut short."""
         if len(content) < _COMMIT_BYTES or _CHECKSUM.unpack(content[_COMMIT.size :])[0] != zlib.crc32(content[: _COMMIT.size]):
             return None
-        mark, rows, text_bytes, gone, number = _COMMIT.unpack(content[: _COMMIT.size])
-        return cls(rows, text_bytes, gone, number) if mark == _MARK else None
+        mark, rows, text_bytes, deleted, number = _COMMIT.unpack(content[: _COMMIT.size])
+        return cls(rows, text_bytes, deleted, number) if mark == _MARK else None
 
 
 class CandidateIndex:
@@ -173,17 +173,21 @@ class CandidateIndex:
         """Rows, deleted ones included."""
         return self._state.rows
 
+    def committed_rows(self) -> int:
+        """Rows that the folder has by now: more than this view where a writer appended since."""
+        return _last_state(self.folder, self.dim)[0].rows
+
     @property
-    def living(self) -> int:
+    def live(self) -> int:
         """Candidates that can be found."""
-        return self._state.rows - self._state.gone
+        return self._state.rows - self._state.deleted
 
     @cached_property
-    def is_gone(self) -> np.ndarray:
+    def is_deleted(self) -> np.ndarray:
         """True on deleted rows (rows,)."""
-        gone = np.zeros(self._state.rows, dtype=bool)
-        gone[self._gone] = True
-        return gone
+        deleted = np.zeros(self._state.rows, dtype=bool)
+        deleted[self._deleted] = True
+        return deleted
 
     def text(self, row: int) -> str:
         """The candidate's text."""
@@ -193,22 +197,22 @@ class CandidateIndex:
             raise self._damage(f"the text of row {row} is another than the one that was put in")
         return found.decode("utf-8")
 
-    def living_texts(self) -> Iterator[tuple[int, str]]:
+    def live_texts(self) -> Iterator[tuple[int, str]]:
         """Rows and texts of the candidates that can be found."""
-        for row in np.flatnonzero(~self.is_gone):
+        for row in np.flatnonzero(~self.is_deleted):
             yield int(row), self.text(int(row))
 
     def rows_of(self, texts: Iterable[str]) -> list[int | None]:
         """Living rows of texts; None for one that is not there. Takes one pass over the keys, 8 bytes a candidate."""
         texts = list_texts(texts)
-        row_of = {text: row for row, text in self._living_rows(texts)}
+        row_of = {text: row for row, text in self._live_rows(texts)}
         return [row_of.get(text) for text in texts]
 
-    def _living_rows(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
-        """Every living row of these texts."""
+    def _live_rows(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """Every live row of these texts."""
         wanted = np.array(sorted({_key(text.encode("utf-8")) for text in texts}), dtype=np.uint64)
         known = set(texts)
-        for row in np.flatnonzero(np.isin(self._keys, wanted) & ~self.is_gone):
+        for row in np.flatnonzero(np.isin(self._keys, wanted) & ~self.is_deleted):
             text = self.text(int(row))
             if text in known:  # another text may have the same key
                 yield int(row), text
@@ -254,9 +258,11 @@ class CandidateIndex:
         with self._writing() as (state, files):
             if only_new:
                 self._show(state)
-                first = {text: place for place, text in reversed(list(enumerate(texts)))}
-                chosen = [place for place, row in enumerate(self.rows_of(texts)) if row is None and first[texts[place]] == place]
-                texts, added, squares = [texts[place] for place in chosen], added[chosen], squares[chosen]
+                first = {text: position for position, text in reversed(list(enumerate(texts)))}
+                chosen = [
+                    position for position, row in enumerate(self.rows_of(texts)) if row is None and first[texts[position]] == position
+                ]
+                texts, added, squares = [texts[position] for position in chosen], added[chosen], squares[chosen]
             encoded = [text.encode("utf-8") for text in texts]
             ends = state.text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
             files["vectors.bin"].write(added.tobytes())
@@ -265,14 +271,14 @@ class CandidateIndex:
             files["ends.bin"].write(ends.tobytes())
             files["keys.bin"].write(np.array([_key(text) for text in encoded], dtype=np.uint64).tobytes())
             end = state.text_bytes + sum(map(len, encoded))
-            self._commit(files, _State(state.rows + len(texts), end, state.gone, state.number + 1))
+            self._commit(files, _State(state.rows + len(texts), end, state.deleted, state.number + 1))
         return range(state.rows, state.rows + len(texts))
 
     def delete(self, rows: Sequence[int]) -> int:
         """Let candidates no more be found; when this returns that is on the disk. Their rows are never given to others.
 
         Returns:
-            How many were living.
+            How many were live.
 
         Raises:
             UserError: There is no such row.
@@ -282,7 +288,7 @@ class CandidateIndex:
             if wrong:
                 raise UserError(f"index {str(self.folder)!r} has no row {wrong[0]}: it has {state.rows:,}")
             self._show(state)
-            return self._mark_gone(rows, state, files)
+            return self._mark_deleted(rows, state, files)
 
     def delete_texts(self, texts: Iterable[str]) -> int:
         """Let texts no more be found, in whatever rows they are; when this returns that is on the disk.
@@ -293,13 +299,13 @@ class CandidateIndex:
         texts = list_texts(texts)
         with self._writing() as (state, files):
             self._show(state)
-            return self._mark_gone([row for row, _ in self._living_rows(texts)], state, files)
+            return self._mark_deleted([row for row, _ in self._live_rows(texts)], state, files)
 
-    def _mark_gone(self, rows: Sequence[int], state: _State, files: dict[str, Any]) -> int:
-        living = sorted({row for row in rows if not self.is_gone[row]})
-        files["gone.bin"].write(np.array(living, dtype=np.int64).tobytes())
-        self._commit(files, _State(state.rows, state.text_bytes, state.gone + len(living), state.number + 1))
-        return len(living)
+    def _mark_deleted(self, rows: Sequence[int], state: _State, files: dict[str, Any]) -> int:
+        live = sorted({row for row in rows if not self.is_deleted[row]})
+        files["gone.bin"].write(np.array(live, dtype=np.int64).tobytes())
+        self._commit(files, _State(state.rows, state.text_bytes, state.deleted + len(live), state.number + 1))
+        return len(live)
 
     @property
     def source(self) -> dict[str, Any]:
@@ -367,8 +373,8 @@ class CandidateIndex:
         self._texts = self._mapped("texts.bin", np.uint8, (state.text_bytes,))
         self._ends = self._mapped("ends.bin", np.int64, (state.rows,))
         self._keys = self._mapped("keys.bin", np.uint64, (state.rows,))
-        self._gone = self._mapped("gone.bin", np.int64, (state.gone,))
-        self.__dict__.pop("is_gone", None)
+        self._deleted = self._mapped("gone.bin", np.int64, (state.deleted,))
+        self.__dict__.pop("is_deleted", None)
 
     def _mapped(self, file: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         if not np.prod(shape):
@@ -382,10 +388,10 @@ class CandidateIndex:
 
     def _refuse_damage(self) -> None:
         """Refuse files that do not fit each other, as far as that shows without reading vectors and texts."""
-        ends, gone = self._ends, self._gone
+        ends, deleted = self._ends, self._deleted
         if len(ends) and (ends[0] < 0 or int(ends[-1]) != self._state.text_bytes or (np.diff(ends) < 0).any()):
             raise self._damage("ends.bin does not say where texts end")
-        if len(gone) and (gone.min() < 0 or gone.max() >= self._state.rows or len(np.unique(gone)) < len(gone)):
+        if len(deleted) and (deleted.min() < 0 or deleted.max() >= self._state.rows or len(np.unique(deleted)) < len(deleted)):
             raise self._damage("gone.bin names rows that are not there, or one twice")
         if not np.isfinite(self.squares).all() or (self.squares < 0).any():
             raise self._damage("squares.bin holds numbers that are no lengths")

@@ -79,20 +79,20 @@ def search(
     index.refuse_unfinished()
     if k < 1:
         raise UserError(f"k is {k}, but something must be looked for: give 1 or more")
-    if not index.living:
+    if not index.live:
         raise UserError(f"index {str(index.folder)!r} holds no candidates: give --candidates FILE with --update")
     if probes is not None and probes < 1:
         raise UserError(f"probes is {probes}, but some lists must be looked into: give 1 or more")
     short = None if probes is None else ShortLists.of(index, progress=progress)
     if short is None:
         index.refuse_damaged_vectors()
-    is_gone = index.is_gone if index.is_gone.any() else None
+    is_deleted = index.is_deleted if index.is_deleted.any() else None
     hits = []
     with (progress or Progress.silent()).task("search", len(contexts)) as task:
         for _, window in ranker.windows(contexts):
-            asked = [window.of(place) for place in range(len(window))]
+            asked = [window.of(position) for position in range(len(window))]
             if short is None:
-                bests = _best_of_all(index, asked, k=k, is_gone=is_gone)
+                bests = _best_of_all(index, asked, k=k, is_deleted=is_deleted)
             else:
                 bests = [_best_of(index, context, short.rows(context, k=k, probes=probes or 1), k=k) for context in asked]
             for best in bests:
@@ -102,13 +102,13 @@ def search(
     return hits
 
 
-def _best_of_all(index: CandidateIndex, contexts: list[Any], *, k: int, is_gone: np.ndarray | None) -> list[Best]:
+def _best_of_all(index: CandidateIndex, contexts: list[Any], *, k: int, is_deleted: np.ndarray | None) -> list[Best]:
     """The best of all rows for contexts whose vectors are torch's or NumPy's."""
     if all(isinstance(context, np.ndarray) for context in contexts):
-        return plain_scan_best(index.vectors, contexts, k=k, is_gone=is_gone)
+        return plain_scan_best(index.vectors, contexts, k=k, is_deleted=is_deleted)
     from tain.models.scanning import scan_best
 
-    return scan_best(index.vectors, contexts, k=k, is_gone=is_gone, squares=index.squares)
+    return scan_best(index.vectors, contexts, k=k, is_deleted=is_deleted, squares=index.squares)
 
 
 def _best_of(index: CandidateIndex, context: Any, rows: np.ndarray, *, k: int) -> Best:
@@ -175,7 +175,7 @@ def add_candidates(
     return added
 
 
-def bring_in_line(
+def sync_index(
     ranker: EncodesCandidates,
     index: CandidateIndex,
     texts: Iterable[str],
@@ -207,7 +207,7 @@ def bring_in_line(
         index.tell_source(name=name, digest=digest, is_complete=False)
         added = add_candidates(ranker, index, texts, batch_texts=batch_texts, progress=progress)
         wanted = set(texts)
-        gone = [row for row, text in index.living_texts() if text not in wanted]
-        deleted = index.delete(gone) if gone else 0
+        stale = [row for row, text in index.live_texts() if text not in wanted]
+        deleted = index.delete(stale) if stale else 0
         index.tell_source(name=name, digest=digest, is_complete=True)
     return added, deleted

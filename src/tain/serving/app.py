@@ -5,7 +5,7 @@ import base64
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ from tain.serving.served import Query, Served
 
 MAX_REQUEST_TOKENS = 300_000  # as OpenAI's
 STUCK_S = 60.0  # a batch takes a quarter of a second; one that runs this long will hardly end
+_BOUNDED = ("/v1/embeddings", "/v1/classify")  # a text of n bytes has no more than n tokens
 _VECTORS_AT_ONCE = 64  # written as JSON before other requests have a turn in the event loop
 
 
@@ -47,7 +48,7 @@ def build_app(
         max_request_tokens: Tokens of one request, estimated from the lengths of its texts. More is refused with status 400.
         cors_origins: Web pages of these origins may ask; ``*`` stands for all.
     """
-    service = Service(served, max_wait_s=max_wait_s, max_request_tokens=max_request_tokens)
+    service = Service(served, api_key=api_key, max_wait_s=max_wait_s, max_request_tokens=max_request_tokens)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -80,22 +81,31 @@ class _Doorkeeper:
             await self._app(scope, receive, send)
             return
         scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
-        if self._api_key is not None and scope["path"] != "/health" and not self._has_key(Request(scope)):
+        if scope["path"] != "/health" and not has_key(self._api_key, Request(scope).headers):
             message = "the API key is missing or wrong: send Authorization: Bearer KEY"
             await _error(401, message, code="invalid_api_key")(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _has_key(self, request: Request) -> bool:
-        assert self._api_key is not None
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._api_key.encode())
+
+def has_key(api_key: str | None, headers: Mapping[str, str]) -> bool:
+    """Whether a request may come in; a server without a key lets everybody in.
+
+    Args:
+        api_key: The server's.
+        headers: The request's; names in lower case.
+    """
+    if api_key is None:
+        return True
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), api_key.encode())
 
 
 class Service:
     """The handlers, and a queue for each model and use."""
 
-    def __init__(self, served: Sequence[Served], *, max_wait_s: float, max_request_tokens: int) -> None:
+    def __init__(self, served: Sequence[Served], *, api_key: str | None, max_wait_s: float, max_request_tokens: int) -> None:
+        self._api_key = api_key
         self.served = {one.name: one for one in served}
         self.created = int(time.time())
         self.scheduler = Scheduler(max_wait_s=max_wait_s)
@@ -108,6 +118,37 @@ class Service:
             for one in served
             for use in one.uses
         }
+
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether even the smallest request is refused."""
+        return self.scheduler.refusal_s(0) is not None
+
+    def early_answer(self, path: str, headers: Mapping[str, str]) -> Response | None:
+        """The answer of ``early_refusal`` for a connection that gives it without the application, which costs far more than the answer.
+
+        None as well where the application would do more: ask for a key, or let a page of another origin read the answer.
+        """
+        if "origin" in headers or not has_key(self._api_key, headers):
+            return None
+        refusal = self.early_refusal(path, headers)
+        return None if refusal is None else error_response(refusal)
+
+    def early_refusal(self, path: str, headers: Mapping[str, str]) -> RequestError | None:
+        """Refuse a request by its path and headers, before its body is read or parsed, where too much work waits.
+
+        Only a request that would be refused with its body, too: the length of a body bounds its tokens. There is no such bound where it is
+        compressed, comes in pieces of unknown length, or is to be ranked (a cross-encoder reads the query with each document).
+
+        Args:
+            path: What is asked.
+            headers: By their names in lower case.
+        """
+        length = headers.get("content-length", "")
+        if path not in _BOUNDED or not length.isdigit() or headers.get("content-encoding", "identity").lower() != "identity":
+            return None
+        wait_s = self.scheduler.refusal_s(int(length))
+        return None if wait_s is None else _too_busy(TooBusyError(wait_s))
 
     def stop(self) -> None:
         """Finish the requests that have begun, and answer the others with status 503. Called in the event loop."""
@@ -133,6 +174,7 @@ class Service:
         return JSONResponse({"status": status}, status_code=200 if status == "ok" else 503)
 
     async def embeddings(self, request: Request) -> Response:
+        self._refuse_early(request)
         async with self.bodies.read(request) as body:
             asked: EmbeddingRequest = EmbeddingRequest.read(body)
             one = self._chosen(asked.model, "embeddings")
@@ -155,23 +197,28 @@ class Service:
             found = await self._computed(request, one, "rerank", [(query, document) for document in asked.documents], tokens)
         scores = np.array([scored.score for scored in found])
         best = np.argsort(-scores, kind="stable")[: asked.top_n]
-        results: list[dict[str, Any]] = [{"index": int(place), "relevance_score": float(scores[place])} for place in best]
+        results: list[dict[str, Any]] = [{"index": int(index), "relevance_score": float(scores[index])} for index in best]
         if asked.return_documents:
             results = [{**result, "document": {"text": asked.documents[result["index"]]}} for result in results]
         total = found[0].query_tokens + sum(scored.document_tokens for scored in found)
         return JSONResponse({"object": "list", "model": one.name, "results": results, "usage": {"total_tokens": total}})
 
     async def classify(self, request: Request) -> JSONResponse:
+        self._refuse_early(request)
         async with self.bodies.read(request) as body:
             asked: ClassifyRequest = ClassifyRequest.read(body)
             one = self._chosen(asked.model, "classify")
             tokens = self._bounded(one.estimate_tokens(asked.input), "input")
             found = await self._computed(request, one, "classify", asked.input, tokens)
         data = []
-        for place, said in enumerate(found):
-            told = {"label": said.label, "probability": said.chance, "tags": said.tags}
-            data.append({"index": place, **{name: value for name, value in told.items() if value is not None}})
+        for index, prediction in enumerate(found):
+            fields = {"label": prediction.label, "probability": prediction.chance, "tags": prediction.tags}
+            data.append({"index": index, **{name: value for name, value in fields.items() if value is not None}})
         return JSONResponse({"object": "list", "model": one.name, "data": data})
+
+    def _refuse_early(self, request: Request) -> None:
+        if (refusal := self.early_refusal(request.scope["path"], request.headers)) is not None:
+            raise refusal
 
     def _described(self, one: Served) -> dict[str, Any]:
         about = {"id": one.name, "object": "model", "created": self.created, "owned_by": "tain", "uses": list(one.uses)}
@@ -210,15 +257,10 @@ class Service:
         try:
             found = asyncio.wrap_future(self._queues[one.name, use].submit(items, tokens=tokens))
         except TooBusyError as busy:
-            raise RequestError(
-                f"too much work is waiting: try again in {busy.retry_after_s} s",
-                status=429,
-                code="overloaded",
-                retry_after_s=busy.retry_after_s,
-            ) from None
+            raise _too_busy(busy) from None
         except StoppingError:
             raise _stopping() from None
-        gone = asyncio.ensure_future(_gone(request))
+        gone = asyncio.ensure_future(_deleted(request))
         try:
             await asyncio.wait({found, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not found.done():
@@ -235,11 +277,16 @@ class Service:
             found.cancel()  # does nothing to what is done
 
 
+def _too_busy(busy: TooBusyError) -> RequestError:
+    message = f"too much work is waiting: try again in {busy.retry_after_s} s"
+    return RequestError(message, status=429, code="overloaded", retry_after_s=busy.retry_after_s)
+
+
 def _stopping() -> RequestError:
     return RequestError("the server is stopping", status=503, code="stopping", retry_after_s=1)
 
 
-async def _gone(request: Request) -> None:
+async def _deleted(request: Request) -> None:
     """Wait until the client closes the connection; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -248,9 +295,9 @@ async def _gone(request: Request) -> None:
 async def _embeddings_json(name: str, found: Sequence[tuple[np.ndarray, int]], encoding: str) -> bytes:
     """The answer in pieces, with turns for other requests in between: the vectors of a large request take a second to write."""
     rows = []
-    for place, (vector, _) in enumerate(found):
-        rows.append(json.dumps({"object": "embedding", "index": place, "embedding": _as_json(vector, encoding)}, separators=(",", ":")))
-        if place % _VECTORS_AT_ONCE == _VECTORS_AT_ONCE - 1:
+    for index, (vector, _) in enumerate(found):
+        rows.append(json.dumps({"object": "embedding", "index": index, "embedding": _as_json(vector, encoding)}, separators=(",", ":")))
+        if index % _VECTORS_AT_ONCE == _VECTORS_AT_ONCE - 1:
             await asyncio.sleep(0)
     tokens = sum(count for _, count in found)
     usage = json.dumps({"prompt_tokens": tokens, "total_tokens": tokens})
@@ -272,8 +319,13 @@ def _error(
     return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status_code=status, headers=headers)
 
 
-async def _refused(_: Request, error: RequestError) -> JSONResponse:
+def error_response(error: RequestError) -> JSONResponse:
+    """The answer to a request that cannot work."""
     return _error(error.status, str(error), param=error.param, code=error.code, retry_after_s=error.retry_after_s)
+
+
+async def _refused(_: Request, error: RequestError) -> JSONResponse:
+    return error_response(error)
 
 
 async def _not_found(request: Request, error: HTTPException) -> JSONResponse:

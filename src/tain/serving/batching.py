@@ -214,14 +214,14 @@ class Queue(Generic[Item, Result]):
 
     def _fail(self, part: _Part[Item, Result], error: BaseException) -> None:
         if isinstance(error, UserError):
-            told = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
+            failure = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
             if isinstance(error, NotFiniteError):  # the model's fault, perhaps on every text
                 self._is_failing = not self._works()
         else:
-            told = ComputeError(f"{type(error).__name__}: {error}")
-            told.__cause__ = error
+            failure = ComputeError(f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
             self._is_failing = not self._works()
-        _settle(part.job.future, told)
+        _settle(part.job.future, failure)
 
     def _works(self) -> bool:
         """Try the model with something harmless."""
@@ -296,6 +296,17 @@ class Scheduler:
         began_s = self._batch_began_s
         return 0.0 if began_s is None else time.monotonic() - began_s
 
+    def refusal_s(self, most_tokens: int) -> float | None:
+        """Whether a request of at most so many tokens is refused now, before anything else is known of it.
+
+        Returns:
+            Seconds of work that wait, where ``submit`` would raise ``TooBusyError``, whichever queue it is for; None where it may not.
+        """
+        with self._changed:
+            wait_s = min(sum(one.wait_s for one in self._queues), sum(one.round_s for one in self._queues))
+            own_s = most_tokens * max((one._speed.seconds_per_token for one in self._queues), default=0.0)
+        return wait_s if wait_s > max(self._max_wait_s, own_s) and not self._is_stopping else None
+
     def stop(self) -> None:
         """Accept no more, refuse what has not begun, and finish the requests that have."""
         with self._changed:
@@ -363,11 +374,11 @@ class Scheduler:
                     self._probes += 1
                     return failing[self._probes % len(failing)]
                 for step in range(len(self._queues)):
-                    place = (self._next_queue + step) % len(self._queues)
-                    if parts := self._queues[place]._take():
-                        self._next_queue = place + 1
+                    index = (self._next_queue + step) % len(self._queues)
+                    if parts := self._queues[index]._take():
+                        self._next_queue = index + 1
                         self._running, self._batch_began_s = parts, time.monotonic()
-                        return self._queues[place]
+                        return self._queues[index]
                 if self._is_stopping:
                     return None
                 self._changed.wait(_PROBE_S if failing else None)

@@ -2,16 +2,59 @@
 
 import asyncio
 import json
+import re
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import h11
+from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 1024
 HEADER_S = 10.0  # for all headers of a request, and for the rest of a body that was answered early
 UNREAD_S = 30.0  # for the client to read some of its answer
 PROBE_S = 1.0  # between two checks whether a client that sends no more is still there
+
+
+_REQUEST_LINE = re.compile(rb"POST (/[A-Za-z0-9/_-]*) HTTP/1\.1")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)[ \t]*")
+_NOT_PLAIN = {"transfer-encoding", "expect", "upgrade"}  # headers with which a request is more than its headers and a body
+_MOST_HEADER_BYTES = 4096
+
+
+@runtime_checkable
+class EarlyRefusals(Protocol):
+    """What refuses requests before the application has seen them, where too much work waits."""
+
+    @property
+    def is_overloaded(self) -> bool: ...
+    def early_answer(self, path: str, headers: Mapping[str, str], /) -> Response | None: ...
+
+
+def refusing_early(refusals: EarlyRefusals) -> "type[LimitedConnection]":
+    """Make the class of connections that ask ``refusals`` first."""
+    return type("RefusingConnection", (LimitedConnection,), {"refusals": refusals})
+
+
+def whole_request(data: bytes) -> tuple[str, dict[str, str]] | None:
+    """Take apart a plain request with a body that came in one piece.
+
+    Returns:
+        Path, and headers by their names in lower case. None for anything else, valid or not: the parser reads that.
+    """
+    end = data.find(b"\r\n\r\n", 0, _MOST_HEADER_BYTES)
+    request_line, *lines = data[: max(end, 0)].split(b"\r\n")
+    asked = _REQUEST_LINE.fullmatch(request_line)
+    found = [_HEADER.fullmatch(line) for line in lines]
+    if asked is None or not all(found):
+        return None
+    headers = {one[1].decode().lower(): one[2].decode() for one in found if one is not None}
+    length = headers.get("content-length", "")
+    is_whole = length.isdigit() and len(data) == end + 4 + int(length)
+    if not is_whole or len(headers) < len(lines) or "host" not in headers or _NOT_PLAIN & headers.keys():
+        return None
+    return asked[1].decode(), headers
 
 
 class LimitedConnection(H11Protocol):
@@ -22,7 +65,13 @@ class LimitedConnection(H11Protocol):
     - Beyond ``MAX_CONNECTIONS`` a connection is answered with status 503 and closed.
     - A client that closes its sending side after a request gets its answer.
     - What breaks the protocol is answered with status 400 where an answer can still be sent, else the connection is closed.
+    - Under overload a request is refused before it is parsed, if it came in one piece.
+
+    Attributes:
+        refusals: See ``refusing_early``; None refuses nothing.
     """
+
+    refusals: ClassVar[EarlyRefusals | None] = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -49,8 +98,9 @@ class LimitedConnection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        super().data_received(data)
-        self._time_headers()
+        if not self._is_refused_early(data):
+            super().data_received(data)
+            self._time_headers()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep the connection for an answer that is still to come. True does that, None closes it."""
@@ -99,6 +149,35 @@ class LimitedConnection(H11Protocol):
     def _is_answering(self) -> bool:
         """A request has come, at least its headers, and its answer is not complete."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _is_refused_early(self, data: bytes) -> bool:
+        """Answer a request under overload; False where it is to be parsed. The parser never hears of one that is answered here."""
+        if self.refusals is None or not self._is_between_requests or not self.refusals.is_overloaded:
+            return False
+        request = whole_request(data)
+        answer = None if request is None else self.refusals.early_answer(*request)
+        if request is None or answer is None:
+            return False
+        kept = request[1].get("connection", "").lower() in ("", "keep-alive")
+        head = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+        status = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n".encode()
+        self.transport.write(status + head + (b"\r\n" if kept else b"Connection: close\r\n\r\n") + bytes(answer.body))
+        if not kept:
+            self._close()
+            return True
+        self._watch_reading()
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        return True
+
+    @property
+    def _is_between_requests(self) -> bool:
+        """Everything that came has been parsed and answered, and the client has read it."""
+        is_idle = self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE and not self._is_answering
+        return is_idle and not self.conn.trailing_data[0] and not self.transport.get_write_buffer_size()
 
     def _time_headers(self) -> None:
         """Time what comes before the next request is there; while one is answered, its handler keeps the time."""

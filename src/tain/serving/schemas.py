@@ -43,9 +43,9 @@ class _Request(BaseModel):
             first = error.errors(include_url=False)[0]
             if first["type"] == "json_invalid":
                 raise RequestError(f"the request's body is not JSON ({first.get('ctx', {}).get('error')}): send a JSON object") from None
-            place = [str(part) for part in first["loc"]]
-            param = place[0] if place else None
-            named = f"{'.'.join(place)}: " if place else ""
+            index = [str(part) for part in first["loc"]]
+            param = index[0] if index else None
+            named = f"{'.'.join(index)}: " if index else ""
             raise RequestError(named + first["msg"].removeprefix("Value error, "), param=param) from None
 
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from tain.exported.choosing import runs_exported
 from tain.exported.encoder import ExportedEncoder
-from tain.exported.folder import EXPORT_FILE, exported_folder, read_export
-from tain.exported.rankers import ExportedCross, ExportedDual, load_exported_ranker
+from tain.exported.rankers import ExportedCross, ExportedDual, load_exported
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
 from tain.models.saved import read_record
@@ -60,7 +59,7 @@ class Served:
         ranker: Scores documents for a query. An embedder without one ranks by cosine.
         labeller: Tells classes or tags: a classifier, a tagger or a student.
         progress: Told once when texts come that the model's tokenizer largely does not know.
-        normalise: Scale vectors to length 1 in ``embed``; None: what the model's folder says.
+        normalize: Scale vectors to length 1 in ``embed``; None: what the model's folder says.
     """
 
     def __init__(
@@ -70,12 +69,12 @@ class Served:
         embedder: "Embedder | ExportedEncoder | Student | None" = None,
         ranker: "Ranker | ExportedDual | ExportedCross | None" = None,
         labeller: "Labeller | Student | None" = None,
-        normalise: bool | None = True,
+        normalize: bool | None = True,
         progress: Progress | None = None,
     ) -> None:
         self.name = name
         self.embedder, self.ranker, self.labeller = embedder, ranker, labeller
-        self.normalise = normalise
+        self.normalize = normalize
         self._progress, self._is_script_known = progress or Progress.mute(), True
 
     @property
@@ -88,7 +87,7 @@ class Served:
     @property
     def is_normalised(self) -> bool:
         """Whether the vectors of ``embed`` have length 1."""
-        return bool(getattr(self.embedder, "normalise", False) if self.normalise is None else self.normalise)
+        return bool(getattr(self.embedder, "normalize", False) if self.normalize is None else self.normalize)
 
     def estimate_tokens(self, texts: Sequence[str]) -> list[int]:
         """About how many tokens are read of each text, from its length alone.
@@ -109,7 +108,7 @@ class Served:
         """Each text's vector, float32 (dim,), and how many tokens were read of it."""
         assert self.embedder is not None
         self._look_at(texts)
-        vectors = self.embedder.encode(texts, normalise=self.normalise)
+        vectors = self.embedder.encode(texts, normalize=self.normalize)
         self._refuse_infinite(vectors)
         return list(zip(vectors, self.embedder.count_tokens(texts), strict=True))
 
@@ -129,7 +128,7 @@ class Served:
         assert self.labeller is not None
         self._look_at(texts)
         found = self.labeller.predict(texts)
-        self._refuse_infinite(np.array([said.chance or 0.0 for said in found]))
+        self._refuse_infinite(np.array([prediction.chance or 0.0 for prediction in found]))
         return found
 
     def _ranked(self, queries: list[str], lists: list[list[str]]) -> list[Scored]:
@@ -147,7 +146,7 @@ class Served:
         """By cosine."""
         assert self.embedder is not None
         flat = [text for listed in lists for text in listed]
-        left, right = (self.embedder.encode(texts, normalise=True) for texts in (queries, flat))
+        left, right = (self.embedder.encode(texts, normalize=True) for texts in (queries, flat))
         owner = np.repeat(np.arange(len(queries)), [len(listed) for listed in lists])
         scores = (left[owner] * right).sum(axis=1)
         of_queries = self.embedder.count_tokens(queries)
@@ -178,13 +177,13 @@ def _estimate(text: str) -> int:
     return 2 + len(text) // (4 if text.isascii() else 2)
 
 
-def load_served(name: str, model: str, *, normalise: bool | None = True, progress: Progress | None = None, **options: Any) -> Served:
+def load_served(name: str, model: str, *, normalize: bool | None = True, progress: Progress | None = None, **options: Any) -> Served:
     """Load whatever a folder or hub name holds; a student needs no torch.
 
     Args:
         name: What requests call it.
         model: A folder, a hub name, or ``tain-mini``.
-        normalise: Scale vectors to length 1; None: what the model's folder says.
+        normalize: Scale vectors to length 1; None: what the model's folder says.
         progress: See ``Served``.
         **options: ``device``, ``dtype`` and ``trust_remote_code``; a student, which has them of its own, takes none.
 
@@ -193,10 +192,10 @@ def load_served(name: str, model: str, *, normalise: bool | None = True, progres
     """
     if is_student(model):
         student = Student.load(model)
-        return Served(name, embedder=student, normalise=normalise) if student.task == "embed" else Served(name, labeller=student)
+        return Served(name, embedder=student, normalize=normalize) if student.task == "embed" else Served(name, labeller=student)
     backend = options.pop("backend", "auto")
     if runs_exported(model, backend=backend, device=options.get("device"), dtype=options.get("dtype", "auto")):
-        return _exported(name, model, dtype=options.get("dtype", "auto"), normalise=normalise, progress=progress)
+        return _exported(name, model, dtype=options.get("dtype", "auto"), normalize=normalize, progress=progress)
     from tain.models.embedder import Embedder
     from tain.models.labeller import Labeller, is_labeller
     from tain.models.loading import kind_of
@@ -211,17 +210,14 @@ def load_served(name: str, model: str, *, normalise: bool | None = True, progres
     embedder = Embedder.load(model, **options)
     if embedder.languages:
         raise UserError(f"model {model!r} is corrected by language, and requests name none: serve the encoder that it was made from")
-    return Served(name, embedder=embedder, normalise=normalise, progress=progress)
+    return Served(name, embedder=embedder, normalize=normalize, progress=progress)
 
 
-def _exported(name: str, model: str, *, dtype: Any, normalise: bool | None, progress: Progress | None) -> Served:
+def _exported(name: str, model: str, *, dtype: Any, normalize: bool | None, progress: Progress | None) -> Served:
     """Load exported graphs: a ranker where the folder holds one, else an encoder."""
-    folder = exported_folder(model)
-    assert folder is not None
-    is_encoder = (folder / EXPORT_FILE).is_file() and read_export(folder, name=model).kind == "encoder"
-    if not is_encoder or read_record(model).get("kind") == "ranker":
-        return Served(name, ranker=load_exported_ranker(model, dtype=dtype), progress=progress)
-    encoder = ExportedEncoder.load(model, dtype=dtype)
-    if normalise is None or normalise or not encoder.normalise:
-        return Served(name, embedder=encoder, normalise=normalise, progress=progress)
-    raise UserError(f"the graph of model {model!r} scales vectors to length 1: leave --no-normalize out, or give --backend torch")
+    loaded = load_exported(model, dtype=dtype)
+    if not isinstance(loaded, ExportedEncoder):
+        return Served(name, ranker=loaded, progress=progress)
+    if normalize is False and loaded.normalize:
+        raise UserError(f"the graph of model {model!r} scales vectors to length 1: leave --no-normalize out, or give --backend torch")
+    return Served(name, embedder=loaded, normalize=normalize, progress=progress)

@@ -32,10 +32,10 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: Starlette, *, on_stop: Callable[[], None] = lambda: None, log_level: str = "warning") -> None:
-        # our own connections, also where httptools is installed; and no websockets
-        config = uvicorn.Config(app, http=protocol.LimitedConnection, ws="none", log_level=log_level, access_log=False)
-        super().__init__(config)
         self._service: Service = app.state.service
+        # our own connections, also where httptools is installed; and no websockets
+        connection = protocol.refusing_early(self._service)
+        super().__init__(uvicorn.Config(app, http=connection, ws="none", log_level=log_level, access_log=False))
         self._on_stop = on_stop
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -217,9 +217,9 @@ class NumpyGraph:
             there = is_token[turn]
             keep = np.where(there, f, np.float32(1))
             states, before = (1 - keep) * z, past.state
-            for place in range(len(states)):
-                states[place] += keep[place] * before
-                before = states[place]
+            for index in range(len(states)):
+                states[index] += keep[index] * before
+                before = states[index]
             after = LayerPast(padded[len(padded) - (width - 1) :], before)
             parts.append(np.where(there, o * states, np.float32(0))[turn])
         return _rounded(np.concatenate(parts, axis=2)), after

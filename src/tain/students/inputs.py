@@ -61,13 +61,13 @@ class HashedReader:
         read, kept = self._cache.read(texts), self._cache.kept
         is_new = read.rows >= kept
         known = read.rows[~is_new]
-        place = np.empty(1 + len(read.rows), dtype=np.int64)
-        place[0] = 0
-        place[1:][~is_new] = np.arange(1, 1 + len(known))
-        place[1:][is_new] = 1 + len(known) + read.rows[is_new] - kept
+        index = np.empty(1 + len(read.rows), dtype=np.int64)
+        index[0] = 0
+        index[1:][~is_new] = np.arange(1, 1 + len(known))
+        index[1:][is_new] = 1 + len(known) + read.rows[is_new] - kept
         codes = np.zeros((1 + len(known), self._cache.rows.shape[1]), dtype=np.uint8)
         np.take(self._cache.rows, known, axis=0, out=codes[1:])
-        arrays = {"rows": self.rows_of(self._cache.new), "known": codes, "ids": place[read.ids]}
+        arrays = {"rows": self.rows_of(self._cache.new), "known": codes, "ids": index[read.ids]}
         return Inputs(arrays, read.lengths - len(self.before) - len(self.behind), read.truncated)
 
     def keep(self, outputs: dict[str, np.ndarray]) -> None:

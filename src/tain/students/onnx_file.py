@@ -61,36 +61,36 @@ def _tensor(content: memoryview) -> tuple[str, np.ndarray]:
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Walk over a message's fields: whole numbers as such, everything with a length as its bytes."""
-    place = 0
-    while place < len(content):
-        key, place = _varint(content, place)
+    index = 0
+    while index < len(content):
+        key, index = _varint(content, index)
         field, wire = key >> 3, key & 7
         if wire == _VARINT:
-            value, place = _varint(content, place)
+            value, index = _varint(content, index)
             yield field, value
             continue
         size = _FIXED_BYTES.get(wire)
         if wire == _LENGTH:
-            size, place = _varint(content, place)
-        if size is None or place + size > len(content):
+            size, index = _varint(content, index)
+        if size is None or index + size > len(content):
             raise ValueError("no protocol buffer")
-        yield field, content[place : place + size]
-        place += size
+        yield field, content[index : index + size]
+        index += size
 
 
 def _varints(content: memoryview) -> Iterator[int]:
-    place = 0
-    while place < len(content):
-        value, place = _varint(content, place)
+    index = 0
+    while index < len(content):
+        value, index = _varint(content, index)
         yield value
 
 
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
+def _varint(content: memoryview, index: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        byte = content[place]
-        place += 1
+        byte = content[index]
+        index += 1
         value |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:
-            return value, place
+            return value, index

@@ -166,8 +166,8 @@ def distort(tokens: list[str], *, chance: float, rng: np.random.Generator) -> li
         rng: Draws tokens, ways and places.
     """
     spelt, lost = list(tokens), ""
-    for place in np.flatnonzero(rng.random(len(tokens)) < chance):
-        token, way = spelt[place], int(rng.integers(3))
+    for index in np.flatnonzero(rng.random(len(tokens)) < chance):
+        token, way = spelt[index], int(rng.integers(3))
         if way == 0 and token:
             at = int(rng.integers(len(token)))
             lost, token = token[at], token[:at] + token[at + 1 :]
@@ -179,5 +179,5 @@ def distort(tokens: list[str], *, chance: float, rng: np.random.Generator) -> li
         elif way == 2:
             to = int(rng.integers(len(token) + 1))
             token = token[:to] + lost + token[to:]
-        spelt[place] = token
+        spelt[index] = token
     return spelt

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tain.students.student import Student
 
 
-class TypedText:
+class StreamingText:
     """A text that is still being typed, read by a forward-only student.
 
     What it says after each ``type`` is what the student says of the text so far as a whole (but for rounding), at the price of the new tokens
@@ -50,7 +50,7 @@ class TypedText:
         outputs = {"text": self._graph.text_of(ended)[0]} if self._student.labels else {}
         if self._student.tags:
             outputs["tokens"] = np.concatenate([*tags, np.empty((0, len(self._student.tags)), np.float32)])
-        return self._student.said(outputs, tokens=tokens)
+        return self._student.prediction(outputs, tokens=tokens)
 
     def encode(self) -> Float32[np.ndarray, " dim"]:
         """Compute the vector of the text so far.
@@ -61,7 +61,7 @@ class TypedText:
         if self._student.task != "embed":
             raise UserError(f"student {self._student.name!r} was made to {self._student.task}, so it has no vectors: use predict")
         vector = self._graph.text_of(self._ended()[0])[0]
-        return vector / max(float(np.linalg.norm(vector)), 1e-12) if self._student.normalise else vector
+        return vector / max(float(np.linalg.norm(vector)), 1e-12) if self._student.normalize else vector
 
     def _ended(self) -> tuple[Past, list[np.ndarray], int]:
         """As if the text ended here: what has been read by then, the tokens' logits and their number."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,10 +15,12 @@ from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.machine import collect_as_usual
 from tain.foundation.progress import Progress
+from tain.foundation.slices import in_slices
+from tain.foundation.vectors import cosine_similarities
 from tain.students.graphs import Graph, NumpyGraph, OnnxGraph
 from tain.students.inputs import HashedReader, TokenReader
 from tain.students.projection_config import ProjectionConfig
-from tain.students.streaming import TypedText
+from tain.students.streaming import StreamingText
 from tain.text.collections import list_texts
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
@@ -71,7 +73,7 @@ class Student:
         self.name = name
         self.languages: tuple[str, ...] = ()
         self.truncated = 0  # texts cut by the last call
-        self.normalise = bool(record.get("normalise", False))
+        self.normalize = bool(record.get("normalise", False))
         self._reader = reader
         self._fingerprint = fingerprint
         self._codes: Callable[[str], np.ndarray] | None = None  # of tokens that are typed
@@ -147,23 +149,43 @@ class Student:
         """Tokens read of a text; None without a limit."""
         return self._reader.max_tokens
 
+    @overload
+    def encode(self, texts: str, **options: Any) -> Float32[np.ndarray, " dim"]: ...
+
+    @overload
     def encode(
         self,
         texts: Iterable[str],
         *,
         language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
         batch_tokens: int | None = None,
-        normalise: bool | None = None,
+        normalize: bool | None = None,
         progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"]:
-        """Compute one vector a text, in order.
+    ) -> Float32[np.ndarray, "texts dim"]: ...
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
+        """Compute one vector per text, in order.
 
         Args:
-            texts: Any number of texts, as ``Embedder.encode`` takes them.
+            texts: One text, or any number of them, as ``Embedder.encode`` takes them.
             language: Refused: students treat all texts alike.
-            batch_tokens: Tokens a batch; changes speed and memory only.
-            normalise: Scale vectors to length 1; default: what the folder says.
+            batch_size: Largest number of texts per batch.
+            batch_tokens: Tokens per batch. Both limits change speed and memory only.
+            normalize: Scale vectors to length 1; default: what the folder says.
             progress: Told about every batch.
+
+        Returns:
+            float32 (texts, dim); for a single string (dim,).
 
         Raises:
             UserError: The student gives labels, not vectors; or as ``Embedder.encode``.
@@ -171,13 +193,21 @@ class Student:
         if self.task != "embed":
             raise UserError(f"student {self.name!r} was made to {self.task}, so it has no vectors: distil one with --task embed")
         self.refuse_language(language)
-        texts = list_texts(texts)
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        for places, outputs in self._outputs(texts, batch_tokens, progress, "encode"):
-            vectors[places] = outputs["text"]
-        if self.normalise if normalise is None else normalise:
+        listed = [texts] if isinstance(texts, str) else list_texts(texts)
+        vectors = np.empty((len(listed), self.dim), dtype=np.float32)
+        for indices, outputs in self._outputs(listed, batch_tokens, progress, "encode", batch_size=batch_size):
+            vectors[indices] = outputs["text"]
+        if self.normalize if normalize is None else normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
+        """Compute the cosine of every left vector with every right vector; see ``Embedder.similarity``.
+
+        Raises:
+            UserError: The arguments are texts, or their widths differ.
+        """
+        return cosine_similarities(left, right)
 
     def predict(self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Progress | None = None) -> list[Prediction]:
         """Tell each text's class, its tokens' tags, or both.
@@ -194,13 +224,13 @@ class Student:
             raise UserError(f"student {self.name!r} was made to embed, so it knows no labels: use encode")
         texts = list_texts(texts)
         found: dict[int, Prediction] = {}
-        for places, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
-            for row, place in enumerate(places):
-                tokens = len(tokens_of(texts[int(place)]))
-                found[int(place)] = self.said({name: values[row] for name, values in outputs.items()}, tokens=tokens)
-        return [found[place] for place in range(len(texts))]
+        for indices, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
+            for row, index in enumerate(indices):
+                tokens = len(tokens_of(texts[int(index)]))
+                found[int(index)] = self.prediction({name: values[row] for name, values in outputs.items()}, tokens=tokens)
+        return [found[index] for index in range(len(texts))]
 
-    def stream(self) -> TypedText:
+    def stream(self) -> StreamingText:
         """Begin to read a text that is still being typed; each token is read once.
 
         Raises:
@@ -218,9 +248,9 @@ class Student:
             kept = lru_cache(_TYPED_TOKENS)(codes)
             # whoever types or pastes a long one leaves each of its beginnings behind
             self._codes = lambda token: kept(token) if len(token) <= _KEPT_CHARACTERS else codes(token)
-        return TypedText(self, self.graph, self._reader, self._codes)
+        return StreamingText(self, self.graph, self._reader, self._codes)
 
-    def said(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
+    def prediction(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
         """Put a text's outputs into words.
 
         Args:
@@ -258,24 +288,31 @@ class Student:
         return {"backend": type(self.graph).__name__}
 
     def _outputs(
-        self, texts: Sequence[str], batch_tokens: int | None, progress: Progress | None, name: str
+        self,
+        texts: Sequence[str],
+        batch_tokens: int | None,
+        progress: Progress | None,
+        name: str,
+        *,
+        batch_size: int | None = None,
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Run texts of like length together; gives their places and the graph's outputs."""
+        """Run texts of like length together; gives their indices and the graph's outputs."""
         self.truncated = 0
         with (progress or Progress.silent()).task(name, len(texts)) as task:
-            for places in _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS):
+            batches = _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS)
+            for indices in (part for batch in batches for part in in_slices(batch, batch_size)):
                 with self._turn:
-                    inputs = self._reader([texts[int(place)] for place in places])
+                    inputs = self._reader([texts[int(index)] for index in indices])
                     if not inputs.tokens.all():
-                        first = texts[int(places[int(np.argmin(inputs.tokens))])]
+                        first = texts[int(indices[int(np.argmin(inputs.tokens))])]
                         raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
                     outputs = self.graph.run(inputs.arrays)
                     self._reader.keep(outputs)
                 if "text" in outputs:
                     refuse_not_finite(outputs["text"], self.name)
                 self.truncated += inputs.truncated
-                yield places, outputs
-                task.advance(len(places))
+                yield indices, outputs
+                task.advance(len(indices))
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> Iterator[np.ndarray]:

@@ -68,8 +68,8 @@ class _Growing:
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, places: np.ndarray) -> np.ndarray:
-        return self._room[places]
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        return self._room[indices]
 
     def add(self, values: np.ndarray) -> None:
         size = self._size + len(values)
@@ -106,7 +106,7 @@ class TokenCache:
         self.rows = np.zeros((256, width), dtype=dtype)
         self._row_of_token = _Numbered()
         self._uses = np.zeros(256, dtype=np.int64)
-        self._place = np.zeros(256, dtype=np.int64)  # scratch
+        self._slot = np.zeros(256, dtype=np.int64)  # scratch
         self._forget_chunks()
 
     @property
@@ -240,12 +240,12 @@ class TokenCache:
 
     def _different(self, tokens: Int64[np.ndarray, " tokens"]) -> tuple[np.ndarray, np.ndarray]:
         """The different numbers among these, and which of them each is; counts them as used."""
-        self._uses, self._place = (_with_room(values, len(self._row_of_token)) for values in (self._uses, self._place))
-        places = np.arange(len(tokens))
-        self._place[tokens] = places  # of a number's many places one stays
-        rows = tokens[self._place[tokens] == places]
-        self._place[rows] = places[: len(rows)]
-        within = self._place[tokens]
+        self._uses, self._slot = (_with_room(values, len(self._row_of_token)) for values in (self._uses, self._slot))
+        indices = np.arange(len(tokens))
+        self._slot[tokens] = indices  # of a number's many places one stays
+        rows = tokens[self._slot[tokens] == indices]
+        self._slot[rows] = indices[: len(rows)]
+        within = self._slot[tokens]
         self._uses[rows] += np.bincount(within, minlength=len(rows))
         return rows, within
 

@@ -63,10 +63,10 @@ def list_texts(given: Iterable[str], *, what: str = "text") -> list[str]:
 
 
 def _checked(items: Iterator[Any], what: str, first: int) -> Iterator[str]:
-    for place, item in enumerate(items, start=first):
+    for index, item in enumerate(items, start=first):
         if not isinstance(item, str):
             shown = "nan (a missing value)" if isinstance(item, float) and item != item else type(item).__name__
-            raise UserError(f"{what} {place} is {shown}, not text: give strings")
+            raise UserError(f"{what} {index} is {shown}, not text: give strings")
         yield item
 
 

@@ -50,14 +50,14 @@ def read_ranking_examples(
     right: dict[str, dict[str, None]] = {}
     wrong: dict[str, dict[str, None]] = {}
     rows = 0
-    for place, cells in _rows(table, chosen):
+    for index, cells in _rows(table, chosen):
         rows += 1
-        context, answers = _pair(cells, place, context_column, answer_column)
-        is_right = label is None or _is_right(cells[-1], place, label)
+        context, answers = _pair(cells, index, context_column, answer_column)
+        is_right = label is None or _is_right(cells[-1], index, label)
         right.setdefault(context, {})
         (right if is_right else wrong).setdefault(context, {}).update(dict.fromkeys(answers))
         if negatives is not None:
-            wrong.setdefault(context, {}).update(dict.fromkeys(_listed(cells[2], place, negatives)))
+            wrong.setdefault(context, {}).update(dict.fromkeys(_listed(cells[2], index, negatives)))
     examples = [
         RankingExample(context, tuple(answers), tuple(text for text in wrong.get(context, ()) if text not in answers))
         for context, answers in right.items()
@@ -84,8 +84,8 @@ def read_ranking_pairs(source: str | Path, *, columns: tuple[str, str] | None = 
     table = _open(source)
     chosen = _columns(table, columns)
     pairs = []
-    for place, cells in _rows(table, list(chosen)):
-        context, answers = _pair(cells, place, *chosen)
+    for index, cells in _rows(table, list(chosen)):
+        context, answers = _pair(cells, index, *chosen)
         pairs += [(context, answer) for answer in answers]
     return pairs
 
@@ -147,24 +147,24 @@ def _rows(table: Table, chosen: list[str]) -> Iterator[tuple[_Place, list[object
         )
 
 
-def _pair(cells: list[object], place: _Place, context_column: str, answer_column: str) -> tuple[str, list[str]]:
-    context = _text(cells[0], place, context_column, "context")
+def _pair(cells: list[object], index: _Place, context_column: str, answer_column: str) -> tuple[str, list[str]]:
+    context = _text(cells[0], index, context_column, "context")
     values = cells[1] if isinstance(cells[1], list) else [cells[1]]
     if not values:
-        raise UserError(f"{place} has an empty answer in column {answer_column!r}: fill it in or drop the row")
-    return context, [_text(value, place, answer_column, "answer") for value in values]
+        raise UserError(f"{index} has an empty answer in column {answer_column!r}: fill it in or drop the row")
+    return context, [_text(value, index, answer_column, "answer") for value in values]
 
 
-def _text(value: object, place: _Place, column: str, what: str) -> str:
+def _text(value: object, index: _Place, column: str, what: str) -> str:
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
-        raise UserError(f"{place} has an empty {what} in column {column!r}: fill it in or drop the row")
+        raise UserError(f"{index} has an empty {what} in column {column!r}: fill it in or drop the row")
     if not isinstance(value, str):
-        raise UserError(f"{place}, column {column!r} holds {type(value).__name__} {str(value)[:30]!r}, not text: name a column of texts")
-    refuse_bad_text(value, place.table, place.number, column)
+        raise UserError(f"{index}, column {column!r} holds {type(value).__name__} {str(value)[:30]!r}, not text: name a column of texts")
+    refuse_bad_text(value, index.table, index.number, column)
     return value
 
 
-def _listed(value: object, place: _Place, column: str) -> list[str]:
+def _listed(value: object, index: _Place, column: str) -> list[str]:
     """Read a cell of negatives: a list, or one written as JSON."""
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
         return []
@@ -174,12 +174,12 @@ def _listed(value: object, place: _Place, column: str) -> list[str]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list):
-        raise UserError(f'{place}, column {column!r} holds no list of negatives: write it as ["one", "other"], or leave it blank')
-    return [_text(text, place, column, "negative") for text in value]
+        raise UserError(f'{index}, column {column!r} holds no list of negatives: write it as ["one", "other"], or leave it blank')
+    return [_text(text, index, column, "negative") for text in value]
 
 
-def _is_right(value: object, place: _Place, column: str) -> bool:
+def _is_right(value: object, index: _Place, column: str) -> bool:
     spelled = str(value).strip().lower()
     if spelled not in _RIGHT | _WRONG:
-        raise UserError(f"{place}, column {column!r} holds {spelled!r}: give 1 where the answer is right and 0 where it is not")
+        raise UserError(f"{index}, column {column!r} holds {spelled!r}: give 1 where the answer is right and 0 where it is not")
     return spelled in _RIGHT

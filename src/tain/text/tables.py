@@ -148,7 +148,7 @@ def _delimited_table(source: str | Path, records: Iterator[tuple[int, list[str]]
         raise UserError(f"{name} is empty: give a table whose first line names the columns")
 
     def rows(chosen: list[str] | None) -> Iterator[Row]:
-        places = [header.index(column) for column in (chosen or header)]
+        indices = [header.index(column) for column in (chosen or header)]
         for number, record in records:
             if _is_blank(record):
                 yield number, None
@@ -156,7 +156,7 @@ def _delimited_table(source: str | Path, records: Iterator[tuple[int, list[str]]
                 fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
                 raise UserError(f"{name} line {number} has {fields}, but the header names {len(header)}: mend the line, or the header")
             else:
-                yield number, [record[place] for place in places]
+                yield number, [record[index] for index in indices]
 
     return Table(name=name, unit="line", columns=header, rows=rows, has_header=True)
 

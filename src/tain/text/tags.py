@@ -14,14 +14,14 @@ def slots_of(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     A tag without a mark, such as a part of speech, is a slot of one token.
     """
     found: list[tuple[int, int, str]] = []
-    for place, tag in enumerate(tags):
+    for index, tag in enumerate(tags):
         if tag == "O":
             continue
         mark, dash, kind = tag.partition("-")
         if not dash:
             mark, kind = "", tag
-        if mark == "I" and found and found[-1][1:] == (place, kind):
-            found[-1] = (found[-1][0], place + 1, kind)
+        if mark == "I" and found and found[-1][1:] == (index, kind):
+            found[-1] = (found[-1][0], index + 1, kind)
         else:
-            found.append((place, place + 1, kind))
+            found.append((index, index + 1, kind))
     return found

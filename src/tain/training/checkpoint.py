@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tain.foundation.errors import UserError
 from tain.foundation.files import whole_folder
 from tain.foundation.json_files import Field, read_object
+from tain.foundation.old_names import renamed
+from tain.foundation.tensors import read_tensors
 
 _STATE = {"step": Field(kind=int, least=0), "identity": Field(kind=dict), "figures": Field(kind=dict)}
 _ANEW = "start anew with --overwrite and without --resume"
@@ -83,7 +84,7 @@ def refuse_nothing_to_resume(folder: Path) -> None:
         raise UserError(f"there is nothing to resume: {str(folder)!r} does not exist; start without --resume")
 
 
-def number_type_of(folders: Iterable[Path], *, key: str = "number_type") -> str | None:
+def dtype_of(folders: Iterable[Path], *, key: str = "number_type") -> str | None:
     """The number type that the run which left these checkpoints computes in; None where there is none that tells.
 
     What is fastest is measured anew by every process, and a busy machine may find another answer than an idle one.
@@ -114,12 +115,12 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[st
     content, tensors = _read(folder)
     # what went through JSON must be compared with what went through JSON
     here = json.loads(json.dumps(identity))
-    there = {name: defaults.get(name) for name in here} | content["identity"]
+    there = {name: defaults.get(name) for name in here} | renamed(content["identity"])
     changed = sorted(name for name in there if there[name] != here.get(name))
     if changed:
-        said = ", ".join(f"{name} was {there[name]!r} and is {here.get(name)!r}" for name in changed)
+        changes = ", ".join(f"{name} was {there[name]!r} and is {here.get(name)!r}" for name in changed)
         raise UserError(
-            f"the checkpoint was made with other settings ({said}): give the same, or start anew with --overwrite and without --resume"
+            f"the checkpoint was made with other settings ({changes}): give the same, or start anew with --overwrite and without --resume"
         )
     return Checkpoint(content["step"], content["identity"], content["figures"]), tensors
 
@@ -127,6 +128,6 @@ def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[st
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         content = read_object(folder / "state.json", _STATE, damaged=f"the checkpoint {str(folder)!r} is damaged", advice=_ANEW)
-        return content, load_file(folder / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        return content, read_tensors(folder / "state.safetensors")
+    except (OSError, ValueError) as error:
         raise UserError(f"the checkpoint {str(folder)!r} is damaged: {_ANEW} ({error})") from None

@@ -122,12 +122,12 @@ def summed(value: float) -> float:
     return total.item()
 
 
-def number_type(asked: Dtype, *, choose: Callable[[Dtype], torch.dtype], begun_in: Callable[[], str | None]) -> torch.dtype:
+def choose_dtype(asked: Dtype, *, choose: Callable[[Dtype], torch.dtype], begun_in: Callable[[], str | None]) -> torch.dtype:
     """What all processes compute in: what was asked for, what a run that is gone on with was begun in, or what process 0 finds fastest.
 
     Args:
         asked: By the user.
-        choose: An encoder's ``number_type``.
+        choose: An encoder's ``dtype``.
         begun_in: Names the number type of the run that is gone on with; None where none is.
 
     Raises:
@@ -150,11 +150,11 @@ def from_first(make: Callable[[], Any]) -> Any:
     content = json.dumps(make()).encode() if rank() == 0 else b""
     size = torch.tensor(len(content), device=_device())
     dist.broadcast(size, 0)
-    told = torch.zeros(int(size), dtype=torch.uint8, device=_device())
+    buffer = torch.zeros(int(size), dtype=torch.uint8, device=_device())
     if content:
-        told.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-    dist.broadcast(told, 0)
-    return json.loads(bytes(told.cpu().numpy()))
+        buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    dist.broadcast(buffer, 0)
+    return json.loads(bytes(buffer.cpu().numpy()))
 
 
 def wait_for_all() -> None:

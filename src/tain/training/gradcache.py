@@ -49,8 +49,8 @@ def cached_gradients(
         for number, part in enumerate(parts):
             reseed(number)
             vectors.append(embed(part))
-    places = torch.tensor([place for part_rows in rows for place in part_rows])
-    mine = torch.cat(vectors)[places.argsort().to(vectors[0].device)]
+    indices = torch.tensor([index for part_rows in rows for index in part_rows])
+    mine = torch.cat(vectors)[indices.argsort().to(vectors[0].device)]
     items = distributed.gathered(mine.detach().reshape(-1, rows_each * mine.shape[1]), total=total)
     everyone = items.reshape(total * rows_each, -1).clone().requires_grad_()
     value = loss(everyone)

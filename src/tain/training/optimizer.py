@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tain.foundation.errors import UserError
-from tain.foundation.machine import set_number_type
+from tain.foundation.machine import set_dtype
 
 
 class MasterWeights:
@@ -20,19 +20,19 @@ class MasterWeights:
 
     Args:
         model: The model; parameters that need no gradient are left alone.
-        number_type: What the model shall compute in. The copies are made before it is changed.
+        dtype: What the model shall compute in. The copies are made before it is changed.
     """
 
-    def __init__(self, model: nn.Module, *, number_type: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, *, dtype: torch.dtype) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters: list[Tensor] = [parameter for _, parameter in named]
-        if number_type == torch.float32:
+        if dtype == torch.float32:
             self.masters = self.parameters.copy()
         else:
             self.masters = [parameter.detach().float().clone().requires_grad_() for parameter in self.parameters]
-            set_number_type(model, number_type)
-        self.is_copied = number_type != torch.float32
+            set_dtype(model, dtype)
+        self.is_copied = dtype != torch.float32
         self._gradients: list[Tensor | None] = [None] * len(self.masters)  # kept from step to step: fresh memory is slow
 
     def take_gradients(self) -> None:
@@ -44,12 +44,12 @@ class MasterWeights:
             return
         targets: list[Tensor] = []
         sources: list[Tensor] = []
-        for place, (master, parameter) in enumerate(zip(self.masters, self.parameters, strict=True)):
+        for index, (master, parameter) in enumerate(zip(self.masters, self.parameters, strict=True)):
             if parameter.grad is None:
                 continue
             if master.grad is None:
-                kept = self._gradients[place]
-                self._gradients[place] = master.grad = torch.empty_like(master) if kept is None else kept
+                kept = self._gradients[index]
+                self._gradients[index] = master.grad = torch.empty_like(master) if kept is None else kept
                 targets.append(master.grad)
                 sources.append(parameter.grad)
             else:
@@ -70,7 +70,7 @@ class MasterWeights:
     def restore(self, model: nn.Module) -> None:
         """Turn the model back to float32 with the masters' values."""
         if self.is_copied:
-            set_number_type(model, torch.float32)
+            set_dtype(model, torch.float32)
             for master, parameter in zip(self.masters, self.parameters, strict=True):
                 parameter.copy_(master)
 
@@ -102,7 +102,7 @@ class Optimizer:
     Args:
         weights: What is stepped.
         parts: The torch optimizers, built over ``weights.masters``.
-        clip_norm: Longer gradients are scaled down to this length, over all parameters together; None leaves them.
+        max_grad_norm: Longer gradients are scaled down to this length, over all parameters together; None leaves them.
         buffers: Moving statistics that steps change too, kept with the rest.
     """
 
@@ -111,11 +111,11 @@ class Optimizer:
         weights: MasterWeights,
         parts: Iterable[torch.optim.Optimizer],
         *,
-        clip_norm: float | None = None,
+        max_grad_norm: float | None = None,
         buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.weights = weights
-        self.clip_norm = clip_norm
+        self.max_grad_norm = max_grad_norm
         self.buffers = dict(buffers or {})
         self.parts = list(parts)
         self._base_rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
@@ -123,8 +123,8 @@ class Optimizer:
     def step(self, *, rate_factor: float = 1.0) -> None:
         """Take one step with every learning rate multiplied by ``rate_factor``, then clear the gradients."""
         self.weights.take_gradients()
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.weights.masters, self.clip_norm)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.weights.masters, self.max_grad_norm)
         for part, rates in zip(self.parts, self._base_rates, strict=True):
             for group, rate in zip(part.param_groups, rates, strict=True):
                 group["lr"] = rate * rate_factor
@@ -136,9 +136,9 @@ class Optimizer:
         tensors = {f"weights/{name}": tensor for name, tensor in self.weights.state().items()}
         tensors |= {f"buffers/{name}": tensor for name, tensor in self.buffers.items()}
         for number, part in enumerate(self.parts):
-            for place, values in part.state_dict()["state"].items():
+            for index, values in part.state_dict()["state"].items():
                 for key, value in values.items():
-                    tensors[f"optimizer/{number}/{place}/{key}"] = torch.as_tensor(value)
+                    tensors[f"optimizer/{number}/{index}/{key}"] = torch.as_tensor(value)
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -155,8 +155,8 @@ class Optimizer:
             state: dict[int, dict[str, Any]] = {}
             for name, tensor in tensors.items():
                 if name.startswith(f"optimizer/{number}/"):
-                    _, _, place, key = name.split("/")
-                    state.setdefault(int(place), {})[key] = tensor
+                    _, _, index, key = name.split("/")
+                    state.setdefault(int(index), {})[key] = tensor
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 
@@ -210,12 +210,12 @@ def adamw(
     *,
     learning_rate: float,
     weight_decay: float,
-    clip_norm: float | None = None,
+    max_grad_norm: float | None = None,
     buffers: Mapping[str, Tensor] | None = None,
 ) -> Optimizer:
     """AdamW on every parameter alike, bias and layer norm included, as the Mirror-BERT reference does."""
     stepped = torch.optim.AdamW(weights.masters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    return Optimizer(weights, [stepped], clip_norm=clip_norm, buffers=buffers)
+    return Optimizer(weights, [stepped], max_grad_norm=max_grad_norm, buffers=buffers)
 
 
 def two_rates(
@@ -223,7 +223,7 @@ def two_rates(
     *,
     method: Literal["adamax", "adamw"],
     learning_rate: float,
-    head_rate: float,
+    head_learning_rate: float,
     head_prefix: str,
     weight_decay: float,
 ) -> Optimizer:
@@ -233,7 +233,7 @@ def two_rates(
         weights: What is stepped.
         method: Adamax is the poly-encoders' released commands', AdamW their paper's with BERT's weights.
         learning_rate: Of the encoder.
-        head_rate: Of the head; its parameters have no weight decay.
+        head_learning_rate: Of the head; its parameters have no weight decay.
         head_prefix: How the names of its parameters begin.
         weight_decay: Of the encoder.
     """
@@ -242,7 +242,7 @@ def two_rates(
     encoder = [master for name, master in named if not name.startswith(head_prefix)]
     groups: list[dict[str, Any]] = [
         {"params": encoder, "lr": learning_rate, "weight_decay": weight_decay},
-        {"params": head, "lr": head_rate, "weight_decay": 0.0},
+        {"params": head, "lr": head_learning_rate, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if method == "adamax":
@@ -253,12 +253,12 @@ def two_rates(
 def muon_and_adamw(
     weights: MasterWeights,
     *,
-    matrix_rate: float,
-    embedding_rate: float,
-    other_rate: float,
+    matrix_learning_rate: float,
+    embedding_learning_rate: float,
+    other_learning_rate: float,
     embeddings: Iterable[str],
     weight_decay: float,
-    clip_norm: float | None = None,
+    max_grad_norm: float | None = None,
 ) -> Optimizer:
     """Muon on the hidden layers' matrices, AdamW on embeddings, norms and biases.
 
@@ -267,12 +267,12 @@ def muon_and_adamw(
 
     Args:
         weights: What is stepped.
-        matrix_rate: Muon's learning rate; updates are orthogonal matrices.
-        embedding_rate: AdamW's rate on token embeddings (tied to the output).
-        other_rate: AdamW's rate on norms and biases.
+        matrix_learning_rate: Muon's learning rate; updates are orthogonal matrices.
+        embedding_learning_rate: AdamW's rate on token embeddings (tied to the output).
+        other_learning_rate: AdamW's rate on norms and biases.
         embeddings: Names of the parameters that count as embeddings.
         weight_decay: Share of a matrix, times the learning rate, that a step takes away; the other parameters have none.
-        clip_norm: See ``Optimizer``.
+        max_grad_norm: See ``Optimizer``.
 
     Raises:
         UserError: This torch is too old to have Muon.
@@ -287,7 +287,9 @@ def muon_and_adamw(
     tables = [master for name, master in named if name in embedding_names]
     others = [master for name, master in named if master.ndim != 2 and name not in embedding_names]
     kind = torch.optim.Muon if weights.masters[0].device.type == "cpu" else StackedMuon
-    muon = kind(matrices, lr=matrix_rate, momentum=0.95, weight_decay=weight_decay)
-    groups = [{"params": others, "lr": other_rate}, {"params": tables, "lr": embedding_rate}]
-    adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    return Optimizer(weights, [muon, adam], clip_norm=clip_norm)
+    muon = kind(matrices, lr=matrix_learning_rate, momentum=0.95, weight_decay=weight_decay)
+    groups = [{"params": others, "lr": other_learning_rate}, {"params": tables, "lr": embedding_learning_rate}]
+    adam = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=other_learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+    return Optimizer(weights, [muon, adam], max_grad_norm=max_grad_norm)

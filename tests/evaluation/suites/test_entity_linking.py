@@ -60,7 +60,7 @@ def test_a_mention_is_right_when_any_gold_concept_is_among_the_first_names(rng: 
     mentions, names = rng.normal(size=(15, 4)), rng.normal(size=(40, 4))
     order = np.argsort(-unit_rows(mentions) @ unit_rows(names).T, axis=1)
     expected = [
-        [float(concept in {concepts[row] for row in places[:k]}) for concept, places in zip(gold, order, strict=True)] for k in (1, 5)
+        [float(concept in {concepts[row] for row in indices[:k]}) for concept, indices in zip(gold, order, strict=True)] for k in (1, 5)
     ]
     np.testing.assert_allclose(small(gold, concepts).chances(cosine_blocks(mentions, names)), expected)
 
@@ -83,7 +83,7 @@ def test_a_collapsed_encoder_finds_gold_names_by_chance_alone():
 
 
 def test_each_accuracy_has_a_group_and_absent_sets_are_named(diseases: Path, bag: Callable[..., Any]):
-    (suite,) = evaluate([bag(dim=256)], ["names"], diseases, resamples=20).suites
+    (suite,) = evaluate([bag(dim=256)], ["entity-linking"], diseases, resamples=20).suites
     first, fifth = suite.groups
     assert (first.title, fifth.title) == ("accuracy@1", "accuracy@5")
     assert [row.key for row in (*first.rows, *fifth.rows)] == ["ncbi_at_1", "ncbi_at_5"]
@@ -99,7 +99,7 @@ def test_a_name_of_several_concepts_is_each_ones(diseases: Path):
 
 
 def test_dev_stands_for_the_development_mentions(diseases: Path):
-    (suite,) = load_suites(["names"], diseases, split="dev")
+    (suite,) = load_suites(["entity-linking"], diseases, split="dev")
     assert [task.key for task in suite.tasks] == ["ncbi_dev"]
 
 
@@ -107,13 +107,13 @@ def test_a_dictionary_with_other_columns_is_refused(diseases: Path):
     with gzip.open(diseases / "biomed" / "medic_2012.tsv.gz", "wt") as file:
         file.write("id\tname\nD1\tx\n")
     with pytest.raises(UserError, match=r"medic_2012.tsv.gz' has the columns id, name, but concept, term are needed"):
-        load_suites(["names"], diseases)
+        load_suites(["entity-linking"], diseases)
 
 
 def test_a_blank_mention_is_refused(diseases: Path):
     (diseases / "biomed" / "ncbi_disease_test.tsv").write_text("mention\tconcept\n \tD1\n")
     with pytest.raises(UserError, match=r"row 1: column 'mention' is blank"):
-        load_suites(["names"], diseases)
+        load_suites(["entity-linking"], diseases)
 
 
 @pytest.mark.real_data
@@ -128,14 +128,14 @@ def test_equal_spelling_links_many_names(shared_data: Path, bag: Callable[..., A
     task = names_in(shared_data)
     rows = {row for concepts in task.gold for concept in concepts for row in task.rows_of.get(concept, ())}
     kept = sorted(rows)[:3000]
-    place = {row: new for new, row in enumerate(kept)}
+    index = {row: new for new, row in enumerate(kept)}
     fewer = NameSet(
         key="x",
         title="X",
         mentions=task.mentions[:200],
         gold=task.gold[:200],
         names=tuple(task.names[row] for row in kept),
-        rows_of={concept: [place[row] for row in rows if row in place] for concept, rows in task.rows_of.items()},
+        rows_of={concept: [index[row] for row in rows if row in index] for concept, rows in task.rows_of.items()},
     )
     letters = bag(chars=3, dim=512)
     found = fewer.chances(cosine_blocks(letters.encode(list(fewer.mentions)), letters.encode(list(fewer.names))))

@@ -62,10 +62,10 @@ def test_squares_are_those_of_a_gradient_taken_the_plain_way(bert_folder, corpus
     variances, squared_means = [], []
     for row in blocks[0]:
         gradients = []
-        for place in (~torch.isin(row, special)).nonzero().flatten():
+        for index in (~torch.isin(row, special)).nonzero().flatten():
             ids = row.clone()
-            ids[place] = loaded.tokenizer.mask_token_id
-            loss = torch.nn.functional.cross_entropy(network(ids[None], place[None]), row[place][None])
+            ids[index] = loaded.tokenizer.mask_token_id
+            loss = torch.nn.functional.cross_entropy(network(ids[None], index[None]), row[index][None])
             parts = torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True)
             gradients.append(torch.cat([part.flatten() for part in parts]).double())
         gradients = torch.stack(gradients)

@@ -68,7 +68,7 @@ def test_masks_are_disjoint_or_share_what_was_asked(rng):
     masks = draw_masks(maskable, masked=8, disjoint=6, rng=rng)
     assert len(masks) == 6 + len(SHARES) - 1
     assert all(len(set(mask.tolist())) == 8 and set(mask.tolist()) <= set(maskable.tolist()) for mask in masks)
-    assert len({place for mask in masks[:6] for place in mask.tolist()}) == 48
+    assert len({index for mask in masks[:6] for index in mask.tolist()}) == 48
     assert [len(set(masks[0].tolist()) & set(mask.tolist())) for mask in masks[6:]] == [8, 6, 4, 2]
 
 

@@ -78,7 +78,7 @@ def test_whitening_to_fewer_dimensions_changes_the_width(bert_folder: Path, sent
 
 
 def test_the_first_texts_of_a_source_are_taken(bert_folder: Path, sentences: list[str], german: list[str]):
-    result = correct(bert_folder, {"en": sentences, "de": german}, method="languages", most_texts=3, device="cpu")
+    result = correct(bert_folder, {"en": sentences, "de": german}, method="languages", max_texts=3, device="cpu")
     assert [fit.texts for fit in result.languages] == [3, 3]
 
 
@@ -119,7 +119,7 @@ def test_mirroring_leaves_a_correction_out_and_says_so(bert_folder: Path, senten
         ({"method": "languages", "components": 0}, "components is 0: give 1 or more"),
         ({"method": "whitening"}, "method is 'whitening': give languages, whiten, remove-top"),
         ({"method": "remove-top", "dimensions": 3}, "dimensions is 3, but remove-top keeps them all"),
-        ({"method": "whiten", "most_texts": -1, "batch_tokens": 0}, "most_texts is -1.*batch_tokens is 0"),
+        ({"method": "whiten", "max_texts": -1, "batch_tokens": 0}, "max_texts is -1.*batch_tokens is 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any], words: str, unchecked: None):

@@ -15,14 +15,14 @@ from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.correction import LanguageCorrection
 from tain.models.embedder import Embedder
-from tain.recipes.distil import data as distil_material
+from tain.recipes.distil import data as distil_data
 from tain.recipes.distil import figures as distil_figures
 from tain.recipes.distil import recipe
 from tain.recipes.distil.config import PRESETS, DistilConfig
-from tain.recipes.distil.data import Lesson, Material, _drawn, gather
+from tain.recipes.distil.data import DistillationData, LabelledTexts, _drawn, gather
 from tain.recipes.distil.figures import label_figures, vector_figures
 from tain.recipes.distil.recipe import distil
-from tain.recipes.distil.teacher import Lessons, load_teacher
+from tain.recipes.distil.teacher import TeacherOutputs, load_teacher
 from tain.students.student import Student
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example, Prediction
@@ -116,7 +116,7 @@ def test_a_static_student_can_stay_as_it_starts(bert_folder, texts):
 def test_vectors_on_disk_teach_what_the_model_does(bert_folder, texts, tmp_path):
     vectors = Embedder.load(bert_folder, dtype="float32").encode(texts)
     np.save(tmp_path / "vectors.npy", vectors)
-    from_disk, from_model = (distil(teacher, texts, start_words=0, **SMALL) for teacher in (tmp_path / "vectors.npy", bert_folder))
+    from_disk, from_model = (distil(teacher, texts, init_words=0, **SMALL) for teacher in (tmp_path / "vectors.npy", bert_folder))
     assert from_disk.trained.losses == pytest.approx(from_model.trained.losses, rel=1e-4)
     with_words = distil(tmp_path / "vectors.npy", texts, token_vectors=str(bert_folder), **SMALL)
     assert with_words.trained.losses == pytest.approx(distil(bert_folder, texts, **SMALL).trained.losses, rel=1e-3)
@@ -126,7 +126,7 @@ def test_vectors_on_disk_teach_what_the_model_does(bert_folder, texts, tmp_path)
 def test_an_interrupted_run_ends_as_one_that_was_not(own_model, train_on, texts, tmp_path, interrupting):
     settings = SMALL | {"epochs": 3, "checkpoint_every_s": 0.0, "distortion": 0.2, "zoneout": 0.2}
     whole = distil(own_model, texts, tmp_path / "whole", **settings)
-    with interrupting(recipe, 14):
+    with interrupting(recipe.DistilTrainer, 14):
         distil(own_model, texts, tmp_path / "student", **settings)
     with pytest.raises(UserError, match=r"made with other settings \(content of the texts was"):
         distil(own_model, [*texts[1:], "another text"], tmp_path / "student", **settings, resume=True)
@@ -136,7 +136,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(own_model, train_on, texts,
     assert resumed.trained.losses == whole.trained.losses
     # the last bit of a loaded moment may round otherwise, and with it a weight between two steps
     np.testing.assert_allclose(resumed.student.encode(texts), whole.student.encode(texts), atol=0.05)
-    with interrupting(recipe, 14):
+    with interrupting(recipe.DistilTrainer, 14):
         distil(own_model, texts, tmp_path / "other", **settings)
     train_on(own_model)
     with pytest.raises(UserError, match="content of the teacher was '"):
@@ -148,17 +148,17 @@ def test_a_student_begins_where_another_one_ended(bert_folder, texts, flights, t
     first = distil(bert_folder, texts, tmp_path / "first", keep_weights=True, separate=False, **settings)
     light = {name: value for name, value in SMALL.items() if name not in ("features", "bottleneck", "state", "layers")} | {"epochs": 1}
     # vectors: everything is taken over, so the first step's loss is about where the other run ended
-    again = distil(bert_folder, texts, start=str(tmp_path / "first"), learning_rate=1e-5, **light)
+    again = distil(bert_folder, texts, init_from=str(tmp_path / "first"), learning_rate=1e-5, **light)
     assert again.module.shape == first.module.shape
     assert again.trained.losses[0] < first.trained.losses[0]
     assert np.mean(again.trained.losses) == pytest.approx(np.mean(first.trained.losses[-10:]), rel=0.15)
     forwards = tmp_path / "forwards"
     distil(bert_folder, texts, forwards, keep_weights=True, forward_only=True, kernel_width=3, **SMALL)
-    begun = distil(bert_folder, texts, start=str(forwards), **light).config
+    begun = distil(bert_folder, texts, init_from=str(forwards), **light).config
     assert (begun.forward_only, begun.kernel_width) == (True, 3)
     # labels: all but the heads
     fresh = {name: tensor.clone() for name, tensor in first.module.state_dict().items()}
-    made = distil("none", flights, start=str(tmp_path / "first"), task="classify", learning_rate=1e-6, **light)
+    made = distil("none", flights, init_from=str(tmp_path / "first"), task="classify", learning_rate=1e-6, **light)
     assert made.config.features == 96
     assert made.config.state == 16
     for name, tensor in made.module.named_parameters():
@@ -169,24 +169,24 @@ def test_a_student_begins_where_another_one_ended(bert_folder, texts, flights, t
 def test_what_cannot_be_begun_with_is_refused(bert_folder, texts, flights, tmp_path):
     distil(bert_folder, texts, tmp_path / "bare", **SMALL)
     distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, **SMALL)
-    assert "holds no student.onnx" in refused("none", flights, task="classify", start=str(tmp_path))
+    assert "holds no student.onnx" in refused("none", flights, task="classify", init_from=str(tmp_path))
     assert "has no weights.safetensors to begin with: distil it with --keep-weights" in refused(
-        "none", flights, task="classify", start=str(tmp_path / "bare")
+        "none", flights, task="classify", init_from=str(tmp_path / "bare")
     )
     assert "has its shape (layers is 3 and was 1): leave these settings out" in refused(
-        "none", flights, task="classify", layers=3, start=str(tmp_path / "kept")
+        "none", flights, task="classify", layers=3, init_from=str(tmp_path / "kept")
     )
     (tmp_path / "kept" / "weights.safetensors").write_bytes(b"no weights")
-    assert "cannot be read" in refused("none", flights, task="classify", start=str(tmp_path / "kept"), device="cpu")
+    assert "cannot be read" in refused("none", flights, task="classify", init_from=str(tmp_path / "kept"), device="cpu")
     save_file({"attention.weight": np.zeros((1, 24), dtype=np.float32)}, tmp_path / "kept" / "weights.safetensors")
     assert "does not fit its student (bottleneck.weight)" in refused(
-        "none", flights, task="classify", start=str(tmp_path / "kept"), device="cpu"
+        "none", flights, task="classify", init_from=str(tmp_path / "kept"), device="cpu"
     )
 
 
 def test_a_student_is_begun_with_one_that_reads_alike(bert_folder, texts, tmp_path):
     distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, split="code-point", **SMALL)
-    said = refused(bert_folder, texts, start=str(tmp_path / "kept"), device="cpu", held_out=8, batch_texts=8)
+    said = refused(bert_folder, texts, init_from=str(tmp_path / "kept"), device="cpu", held_out=8, batch_texts=8)
     assert "reads as it does (--split code-point), or what was learnt of its tokens is lost: give that" in said
 
 
@@ -260,7 +260,7 @@ def test_given_labels_teach_without_a_teacher(flights):
 def test_a_model_below_its_head_is_the_encoder_that_students_start_from(save_labeller, kind, task):
     folder = save_labeller(kind, ["O", "B-a"])
     teacher = load_teacher(folder, task=task, given=1, labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False)
-    vectors = teacher.embedder.encode(["show flights", "to rome"], normalise=False)
+    vectors = teacher.embedder.encode(["show flights", "to rome"], normalize=False)
     body, tokenizer = transformers.AutoModel.from_pretrained(folder).eval(), transformers.AutoTokenizer.from_pretrained(folder)
     for text, vector in zip(["show flights", "to rome"], vectors, strict=True):
         with torch.no_grad():
@@ -272,7 +272,7 @@ def test_a_model_below_its_head_is_the_encoder_that_students_start_from(save_lab
 def test_a_classifier_teaches_labelled_and_unlabelled_texts(save_labeller, flights, student, tmp_path):
     folder = save_labeller("SequenceClassification", ["weather", "flight"])
     settings = SMALL if student == "pqrnn" else STATIC | {"epochs": 1}
-    mixed = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
+    mixed = [example if index % 2 else Example(example.text) for index, example in enumerate(flights)]
     result = distil(folder, mixed, tmp_path / "student", task="classify", **settings)
     assert Student.load(tmp_path / "student").record["labels"] == ["weather", "flight"]  # in the order of the teacher's logits
     assert result.counts["augmented"] > 0
@@ -286,7 +286,7 @@ def test_a_taggers_logits_are_those_of_each_words_first_piece(save_labeller, fli
     folder = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
     teacher = load_teacher(folder, task="tag", given=2, labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False)
     texts = ["show flights to rome", "mirrors"]
-    found = teacher.teach(texts, places=None, progress=recipe.Progress.silent()).tokens
+    found = teacher.teach(texts, indices=None, progress=recipe.Progress.silent()).tokens
     assert found is not None and [part.shape for part in found] == [(4, 3), (1, 3)]
     model = transformers.AutoModelForTokenClassification.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -321,8 +321,8 @@ def test_names_of_labels_that_nobody_gives_are_no_outputs(save_labeller, flights
 class Rule:
     name, labels, tags, reads, size_bytes, embedder = "rule", ("flight", "weather"), None, True, None, None
 
-    def teach(self, texts, *, places, progress):
-        return Lessons(text=np.array([[8.0, 0.0] if "flights" in text else [0.0, 8.0] for text in texts], dtype=np.float32))
+    def teach(self, texts, *, indices, progress):
+        return TeacherOutputs(text=np.array([[8.0, 0.0] if "flights" in text else [0.0, 8.0] for text in texts], dtype=np.float32))
 
 
 def test_anything_that_labels_texts_can_teach(flights):
@@ -339,8 +339,8 @@ def test_a_clean_teacher_teaches_a_student_what_noisy_labels_cannot(flights):
     class Clean:
         name, labels, tags, reads, size_bytes, embedder = "clean", ("flight", "weather"), None, True, None, None
 
-        def teach(self, texts, *, places, progress):
-            return Lessons(text=np.array([[4.0, -4.0] if "flights" in text else [-4.0, 4.0] for text in texts], dtype=np.float32))
+        def teach(self, texts, *, indices, progress):
+            return TeacherOutputs(text=np.array([[4.0, -4.0] if "flights" in text else [-4.0, 4.0] for text in texts], dtype=np.float32))
 
     rng, turned = np.random.default_rng(5), {"flight": "weather", "weather": "flight"}
     known, unseen = flights[:110], flights[110:]
@@ -359,7 +359,7 @@ def test_a_clean_teacher_teaches_a_student_what_noisy_labels_cannot(flights):
         said = distil(teacher, noisy, task="classify", **settings, **more).student.predict([one.text for one in unseen])
         return np.mean([mine.label == one.label for mine, one in zip(said, unseen, strict=True)])
 
-    taught, untaught = accuracy(Clean(), hard_share=0.0), accuracy("none")
+    taught, untaught = accuracy(Clean(), label_weight=0.0), accuracy("none")
     assert taught == 1.0
     assert untaught < taught - 0.05
 
@@ -371,21 +371,21 @@ def test_held_out_texts_are_those_that_people_have_labelled(flights):
     different = len({one.text for one in flights})
     order, held = _drawn(examples, config)
     assert held == different // 10
-    assert all(examples[place].label for place in order[:held])
+    assert all(examples[index].label for index in order[:held])
     assert _drawn(unlabelled, config)[1] == len(unlabelled) // 10
 
 
 def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
     seen = []
-    step = recipe._Session.gradient_step
+    step = recipe.DistilTrainer.gradient_step
 
-    def watched(self, places, *, step: int, kept=step):
-        seen.extend(self.material.train.examples[place].text for place in places)
-        seen_held.update(example.text for example in self.material.held.examples)
-        return kept(self, places, step=step)
+    def watched(self, indices, *, step: int, kept=step):
+        seen.extend(self.data.train.examples[index].text for index in indices)
+        seen_held.update(example.text for example in self.data.held.examples)
+        return kept(self, indices, step=step)
 
     seen_held: set[str] = set()
-    monkeypatch.setattr(recipe._Session, "gradient_step", watched)
+    monkeypatch.setattr(recipe.DistilTrainer, "gradient_step", watched)
     twice = [*flights, *flights]
     result = distil("none", twice, task="classify", **(SMALL | {"epochs": 1, "augmented_copies": 0}))
     assert len(seen_held) == 8
@@ -394,12 +394,12 @@ def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
 
 
 def test_no_changed_copy_is_a_text_that_is_held_out(flights):
-    material = gather(
+    data = gather(
         flights, Rule(), DistilConfig(task="classify", held_out=40, batch_texts=8, augmented_copies=8).resolved(), Progress.silent()
     )
-    held = {same_text_key(example.text) for example in material.held.examples}
-    made = {same_text_key(example.text) for example in material.train.examples[-material.counts["augmented"] :]}
-    assert material.counts["held_out"] == len(held) > 5
+    held = {same_text_key(example.text) for example in data.held.examples}
+    made = {same_text_key(example.text) for example in data.train.examples[-data.counts["augmented"] :]}
+    assert data.counts["held_out"] == len(held) > 5
     # slots are exchanged among texts, so some copies would have been
     everything = gather(
         flights, Rule(), DistilConfig(task="classify", held_out=0, batch_texts=8, augmented_copies=8).resolved(), Progress.silent()
@@ -409,24 +409,24 @@ def test_no_changed_copy_is_a_text_that_is_held_out(flights):
 
 
 def test_a_copy_of_other_words_keeps_no_label_that_nobody_gave_it(save_labeller, flights, monkeypatch):
-    monkeypatch.setattr(distil_material, "near_words", lambda encoder, examples: {"flights": ["weather"], "weather": ["flights"]})
+    monkeypatch.setattr(distil_data, "near_words", lambda encoder, examples: {"flights": ["weather"], "weather": ["flights"]})
     tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
     teacher = load_teacher(
         tagger, task="tag", given=len(flights), labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False
     )
     config = DistilConfig(task="tag", held_out=0, batch_texts=8).resolved()
-    material = gather(flights, teacher, config, Progress.silent(), teacher.embedder)
-    assert material.counts["augmented"] > 0
-    assert (material.train.labels[-material.counts["augmented"] :] == -1).all()
-    assert (material.train.labels[: -material.counts["augmented"]] >= 0).all()
+    data = gather(flights, teacher, config, Progress.silent(), teacher.embedder)
+    assert data.counts["augmented"] > 0
+    assert (data.train.labels[-data.counts["augmented"] :] == -1).all()
+    assert (data.train.labels[: -data.counts["augmented"]] >= 0).all()
 
 
 def test_figures_count_what_people_said_and_the_teacher_beside_it():
     examples = [Example("fly to oslo", "go", ("O", "O", "B-city")), Example("rain in rome", "weather", ("O", "O", "B-city")), Example("hm")]
     logits = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    held = Lesson(examples, Lessons(text=logits), np.array([0, 1, -1]), [None, None, None])
+    held = LabelledTexts(examples, TeacherOutputs(text=logits), np.array([0, 1, -1]), [None, None, None])
     said = [Prediction("go", 1.0, ["O", "O", "B-city"]), Prediction("weather", 1.0, ["O", "O", "O"]), Prediction("go", 1.0, ["O"])]
-    found = label_figures(said, Material(held, held, ("go", "weather"), ("B-city", "O"), {}))
+    found = label_figures(said, DistillationData(held, held, ("go", "weather"), ("B-city", "O"), {}))
     assert found == pytest.approx(
         {
             "student_accuracy": 1.0,
@@ -441,24 +441,21 @@ def test_figures_count_what_people_said_and_the_teacher_beside_it():
 def test_what_the_teacher_did_not_read_is_outside():
     examples = [Example("rain in rome", None, ("B-city", "O", "O"))]
     logits = [np.array([[1.0, 0.0], [np.nan, np.nan], [np.nan, np.nan]], dtype=np.float32)]
-    held = Lesson(examples, Lessons(tokens=logits), np.array([-1]), [None])
-    found = label_figures([Prediction(None, None, ["O", "O", "O"])], Material(held, held, (), ("B-city", "O"), {}))
+    held = LabelledTexts(examples, TeacherOutputs(tokens=logits), np.array([-1]), [None])
+    found = label_figures([Prediction(None, None, ["O", "O", "O"])], DistillationData(held, held, (), ("B-city", "O"), {}))
     assert (found["teacher_slot_f1"], found["teacher_exact"]) == (1.0, 1.0)
 
 
 def test_texts_that_people_have_labelled_are_not_left_out_for_others(flights):
     given = [*flights[:30], *(Example(f"{example.text} again") for example in flights[:100])]
-    material = gather(
+    data = gather(
         given,
         Rule(),
         DistilConfig(task="classify", max_texts=40, held_out=8, batch_texts=8, augmented_copies=0).resolved(),
         Progress.silent(),
     )
-    assert len(material.train) == 40
-    assert (
-        sum(bool(example.label) for example in material.train.examples) + sum(bool(example.label) for example in material.held.examples)
-        == 30
-    )
+    assert len(data.train) == 40
+    assert sum(bool(example.label) for example in data.train.examples) + sum(bool(example.label) for example in data.held.examples) == 30
 
 
 # ---- refusals
@@ -472,12 +469,12 @@ def refused(*arguments, **settings) -> str:
 
 def test_all_wrong_settings_are_refused_at_once(unchecked):
     with pytest.raises(UserError) as stopped:
-        DistilConfig(task="sing", student="parrot", temperature=0.0, hard_share=2.0, batch_texts=1, epochs=-1, layers=0)
+        DistilConfig(task="sing", student="parrot", temperature=0.0, label_weight=2.0, batch_texts=1, epochs=-1, layers=0)
     for part in (
         "task is 'sing'",
         "student is 'parrot'",
         "temperature is 0.0",
-        "hard_share is 2.0",
+        "label_weight is 2.0",
         "batch_texts is 1",
         "epochs is -1",
         "layers is 0",
@@ -493,7 +490,7 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"epochs": 0}, "this student begins with random weights"),
         ({"student": "static", "task": "classify", "epochs": 0}, "this student begins with random weights"),
         ({"student": "static", "layers": 2, "distortion": 0.3}, "layers, distortion says nothing to --student static: leave it out"),
-        ({"hard_share": 0.5}, "hard_share says nothing to --task embed: leave it out"),
+        ({"label_weight": 0.5}, "label_weight says nothing to --task embed: leave it out"),
         ({"task": "tag", "split": "code-point"}, "separate and split part tokens further"),
         ({"seed": -1}, "seed is -1: give 0 or more"),
         ({"seed": 2**63}, "give less than 2 to the power 63"),
@@ -504,13 +501,13 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"features": 64, "ngram_features": 65}, "ngram_features is 65: give 0 to all 64 features"),
         ({"ngram_features": 10241}, "ngram_features is 10241: give 0 to all 10240 features"),
         ({"student": "static", "dtype": "bfloat16"}, "a static student is trained in float32"),
-        ({"start": "x", "start_words": 7}, "are for students that begin with random weights"),
-        ({"start": "x", "token_vectors": "y"}, "are for students that begin with random weights"),
+        ({"init_from": "x", "init_words": 7}, "are for students that begin with random weights"),
+        ({"init_from": "x", "token_vectors": "y"}, "are for students that begin with random weights"),
         (
-            {"task": "classify", "augmented_copies": 0, "word_exchange": 0.5},
-            "word_exchange changes copies, and augmented_copies 0 makes none",
+            {"task": "classify", "augmented_copies": 0, "word_replacement": 0.5},
+            "word_replacement changes copies, and augmented_copies 0 makes none",
         ),
-        ({"token_vectors": "x", "start_words": 0}, "token_vectors are what a pqrnn starts from, by start_words"),
+        ({"token_vectors": "x", "init_words": 0}, "token_vectors are what a pqrnn starts from, by init_words"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
@@ -553,8 +550,8 @@ def test_matrices_of_other_shapes_are_refused(flights, texts, tmp_path):
 
 
 def test_teachers_that_cannot_teach_are_refused(bert_folder, flights, texts):
-    idle = {"hard_share": 0.9, "word_exchange": 0.9}
-    assert "hard_share, word_exchange says nothing without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
+    idle = {"label_weight": 0.9, "word_replacement": 0.9}
+    assert "label_weight, word_replacement says nothing without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
     assert "vectors are learnt from a teacher alone" in refused("none", texts, **SMALL)
     assert "has no trained head to classify with" in refused(bert_folder, flights, task="classify", **SMALL)
     assert "name one with --token-vectors" in refused("none", flights, task="classify", **STATIC)
@@ -569,23 +566,23 @@ def test_a_teacher_whose_outputs_do_not_fit_is_refused(flights):
             for name, value in own.items():
                 setattr(self, name, value)
 
-        def teach(self, texts, *, places, progress):
+        def teach(self, texts, *, indices, progress):
             return self._lessons(texts)
 
     def rows(count, width):
         return np.zeros((count, width), dtype=np.float32)
 
-    few = Odd(lambda texts: Lessons(text=rows(len(texts) - 1, 2)))
+    few = Odd(lambda texts: TeacherOutputs(text=rows(len(texts) - 1, 2)))
     assert "rows of 2: give a row each" in refused(few, flights, task="classify", **SMALL)
-    wide = Odd(lambda texts: Lessons(text=rows(len(texts), 3)))
+    wide = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 3)))
     assert "of shape (160, 3), which should be 160 rows of 2" in refused(wide, flights, task="classify", **SMALL | {"held_out": 0})
-    nameless = Odd(lambda texts: Lessons(text=rows(len(texts), 2)), labels=None)
+    nameless = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 2)), labels=None)
     assert "logits of texts and no names for them" in refused(nameless, flights, task="classify", **SMALL)
-    broken = Odd(lambda texts: Lessons(text=np.where(np.arange(len(texts))[:, None] == 3, np.nan, rows(len(texts), 2))))
+    broken = Odd(lambda texts: TeacherOutputs(text=np.where(np.arange(len(texts))[:, None] == 3, np.nan, rows(len(texts), 2))))
     assert "gave 1 of 158 texts nan or infinity, '" in refused(broken, flights, task="classify", **SMALL)
-    double = Odd(lambda texts: Lessons(text=rows(len(texts), 2).astype(np.float64)))
+    double = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 2).astype(np.float64)))
     distil(double, flights, task="classify", **SMALL)
-    short = Odd(lambda texts: Lessons(tokens=[rows(1, 3) for _ in texts]), labels=None, tags=("B-city", "I-city", "O"))
+    short = Odd(lambda texts: TeacherOutputs(tokens=[rows(1, 3) for _ in texts]), labels=None, tags=("B-city", "I-city", "O"))
     assert "logits for the tokens of" in refused(short, flights, task="tag", **SMALL)
 
 
@@ -606,7 +603,7 @@ def test_students_teach_no_students(bert_folder, texts, flights, tmp_path):
 
 
 def test_texts_without_tokens_are_refused_before_a_static_student_is_trained(bert_folder, texts, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "train", lambda session: pytest.fail("trained"))
+    monkeypatch.setattr(recipe.DistilTrainer, "train", lambda trainer: pytest.fail("trained"))
     assert "has no tokens for the tokenizer of" in refused(bert_folder, [*texts, "\u200b"], **STATIC)
 
 
@@ -621,7 +618,7 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     wrong = [*flights, Example("two tokens", "flight", ("O",))]
     assert "text number 161 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
     assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
-    half = [example if place % 2 else Example(example.text) for place, example in enumerate(flights)]
+    half = [example if index % 2 else Example(example.text) for index, example in enumerate(flights)]
     assert "80 of 160 texts have no label (text number 1 first), and without a teacher nobody gives them one" in refused(
         "none", half, task="classify", **SMALL
     )
@@ -681,13 +678,13 @@ def test_a_skip_begins_with_what_words_say_of_labels(flights, tmp_path):
     for teacher, names in (("none", None), (tmp_path / "logits.npy", ["flight", "weather"])):
         said = distil(teacher, flights, task="classify", labels=names, **settings).student.predict(texts)
         assert np.mean([one.label == label for one, label in zip(said, labels, strict=True)]) > 0.9
-    without = distil("none", flights, task="classify", skip=False, **settings).student.predict(texts)
+    without = distil("none", flights, task="classify", mean_skip=False, **settings).student.predict(texts)
     assert np.mean([one.label == label for one, label in zip(without, labels, strict=True)]) < 0.8
 
 
 @pytest.mark.parametrize("known", [0, 1])
 def test_a_skip_of_texts_that_hardly_have_labels_is_trained_all_the_same(flights, known):
-    few = [Example(one.text, one.label if place < known else None, one.tags) for place, one in enumerate(flights)]
+    few = [Example(one.text, one.label if index < known else None, one.tags) for index, one in enumerate(flights)]
     labels = sorted({one.label for one in flights})
     if known:
         made = distil("none", few, task="tag", labels=labels, **SMALL | {"held_out": 0, "epochs": 1})
@@ -702,8 +699,8 @@ def test_a_student_of_labels_begun_with_one_of_vectors_has_a_skip_of_its_own(ber
     wide = SMALL | {"features": 256, "bottleneck": 64}
     distil(bert_folder, texts, tmp_path / "first", keep_weights=True, separate=False, **wide)
     light = {name: value for name, value in SMALL.items() if name not in ("features", "bottleneck", "state", "layers")} | {"epochs": 1}
-    begun = {"start": str(tmp_path / "first"), "task": "classify", "learning_rate": 1e-9} | light
-    assert distil("none", flights, skip=False, **begun).module.skip_head is None
+    begun = {"init_from": str(tmp_path / "first"), "task": "classify", "learning_rate": 1e-9} | light
+    assert distil("none", flights, mean_skip=False, **begun).module.skip_head is None
     said = distil("none", flights, **begun).student.predict([one.text for one in flights])
     assert np.mean([one.label == other.label for one, other in zip(said, flights, strict=True)]) > 0.9
 
@@ -730,7 +727,7 @@ def test_vectors_on_disk_may_be_bfloat16(texts, tmp_path):
         device=torch.device("cpu"),
         trust_remote_code=False,
     )
-    taught = teacher.teach(texts, places=np.arange(len(texts)), progress=Progress.silent()).text
+    taught = teacher.teach(texts, indices=np.arange(len(texts)), progress=Progress.silent()).text
     assert taught.dtype == np.float32
     assert taught.shape == (len(texts), 8)
 
@@ -750,7 +747,7 @@ def test_texts_with_the_same_tokens_are_no_negatives_of_each_other(bert_folder, 
     monkeypatch.setattr(recipe, "contrastive_distillation", watched)
     twins = ["a caf\u00e9 by the sea", "a cafe by the sea"]  # the uncased teacher drops accents
     settings = {**(SMALL if student == "pqrnn" else STATIC), "held_out": 0, "epochs": 1, "batch_texts": 12}
-    settings |= {"start_words": 0} if student == "pqrnn" else {}
+    settings |= {"init_words": 0} if student == "pqrnn" else {}
     with pytest.warns(
         UserWarning, match="2 of 12 texts have the same tokens as others to the teacher or the student: they are not pushed apart"
     ):
@@ -761,7 +758,7 @@ def test_texts_with_the_same_tokens_are_no_negatives_of_each_other(bert_folder, 
 def test_a_student_that_reads_less_than_its_teacher_does_not_tell_apart_what_it_cannot(bert_folder, texts):
     long = [f"{texts[0]} {texts[1]} {ending}" for ending in ("today", "tomorrow")]
     with pytest.warns(UserWarning, match="2 of 12 texts have the same tokens as others"):
-        distil(bert_folder, [*texts[2:12], *long], **SMALL | {"held_out": 0, "epochs": 1, "start_words": 0, "max_tokens": 8})
+        distil(bert_folder, [*texts[2:12], *long], **SMALL | {"held_out": 0, "epochs": 1, "init_words": 0, "max_tokens": 8})
 
 
 def test_equal_rows_of_a_matrix_are_no_negatives_of_each_other(texts, tmp_path):
@@ -769,4 +766,4 @@ def test_equal_rows_of_a_matrix_are_no_negatives_of_each_other(texts, tmp_path):
     vectors[3] = vectors[5]
     np.save(tmp_path / "teacher.npy", vectors)
     with pytest.warns(UserWarning, match="2 of 12 texts have the same tokens as others"):
-        distil(tmp_path / "teacher.npy", texts[:12], **SMALL | {"held_out": 0, "epochs": 1, "start_words": 0})
+        distil(tmp_path / "teacher.npy", texts[:12], **SMALL | {"held_out": 0, "epochs": 1, "init_words": 0})

@@ -13,7 +13,7 @@ from tain.models.embedder import Embedder
 from tain.recipes.distil.config import DistilConfig
 from tain.recipes.distil.data import gather
 from tain.recipes.distil.near_words import near_words, whole_words
-from tain.recipes.distil.teacher import Lessons
+from tain.recipes.distil.teacher import TeacherOutputs
 from tain.text.records import Example
 
 
@@ -49,9 +49,9 @@ class Judge:
     def __init__(self) -> None:
         self.seen = []
 
-    def teach(self, texts, *, places=None, progress=None):
+    def teach(self, texts, *, indices=None, progress=None):
         self.seen += texts
-        return Lessons(text=np.array([[1.0, 0.0] if "oslo" in text else [0.0, 1.0] for text in texts], dtype=np.float32))
+        return TeacherOutputs(text=np.array([[1.0, 0.0] if "oslo" in text else [0.0, 1.0] for text in texts], dtype=np.float32))
 
 
 CITIES = {
@@ -79,13 +79,13 @@ def test_a_words_near_ones_are_those_of_a_plain_search(bert_folder, sentences):
     found = near_words(encoder, examples)
     ours = {word for sentence in sentences for word in sentence.lower().split(" ") if word.isalpha()}
     words = sorted(ours | set(whole_words(encoder)))
-    vectors = encoder.encode(words, normalise=False)
+    vectors = encoder.encode(words, normalize=False)
     vectors = vectors - vectors.mean(axis=0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert found.keys() <= ours
     for word in ours:
         cosines = vectors @ vectors[words.index(word)]
-        expected = [words[place] for place in np.argsort(-cosines, kind="stable") if words[place] != word and cosines[place] >= 0.5][:8]
+        expected = [words[index] for index in np.argsort(-cosines, kind="stable") if words[index] != word and cosines[index] >= 0.5][:8]
         assert len(found.get(word, [])) == len(expected)
         np.testing.assert_allclose(
             [cosines[words.index(near)] for near in found.get(word, [])], [cosines[words.index(near)] for near in expected], atol=1e-5
@@ -96,24 +96,26 @@ def test_a_words_near_ones_are_those_of_a_plain_search(bert_folder, sentences):
 def test_a_teacher_is_asked_about_words_that_the_texts_do_not_have(exchange):
     encoder, judge = Vectors(CITIES, ["bergen", "paris", "runs"]), Judge()
     examples = [Example(f"oslo run number {number} of all these") for number in range(20)]
-    config = DistilConfig(task="classify", batch_texts=4, held_out=0, word_exchange=exchange).resolved()
-    material = gather(examples, judge, config, Progress.silent(), encoder)
+    config = DistilConfig(task="classify", batch_texts=4, held_out=0, word_replacement=exchange).resolved()
+    data = gather(examples, judge, config, Progress.silent(), encoder)
     words = {word for text in judge.seen for word in text.split(" ")}
     assert ({"bergen", "runs"} <= words) == bool(exchange)
-    assert material.train.taught.text is not None
-    for example, taught in zip(material.train.examples, material.train.taught.text, strict=True):
+    assert data.train.taught.text is not None
+    for example, taught in zip(data.train.examples, data.train.taught.text, strict=True):
         assert (taught[0] > taught[1]) == ("oslo" in example.text)
 
 
 def test_labels_alone_bear_no_other_words():
     encoder = Vectors(CITIES, ["bergen"])
     none = SimpleNamespace(
-        name="none", reads=False, size_bytes=None, embedder=None, labels=None, tags=None, teach=lambda *_, **__: Lessons()
+        name="none", reads=False, size_bytes=None, embedder=None, labels=None, tags=None, teach=lambda *_, **__: TeacherOutputs()
     )
     examples = [Example(f"oslo run number {number} of all these", str(number % 2)) for number in range(20)]
     config = DistilConfig(task="classify", batch_texts=4, held_out=0, augmented_copies=2).resolved()
-    material = gather(examples, none, config, Progress.silent(), encoder)
-    assert not any("bergen" in example.text for example in material.train.examples)
-    assert material.counts["augmented"] > 0
-    with pytest.raises(UserError, match=r"word_exchange is 0\.9, but only a teacher that labels new texts can tell what other words mean"):
-        gather(examples, none, replace(config, word_exchange=0.9), Progress.silent(), encoder)
+    data = gather(examples, none, config, Progress.silent(), encoder)
+    assert not any("bergen" in example.text for example in data.train.examples)
+    assert data.counts["augmented"] > 0
+    with pytest.raises(
+        UserError, match=r"word_replacement is 0\.9, but only a teacher that labels new texts can tell what other words mean"
+    ):
+        gather(examples, none, replace(config, word_replacement=0.9), Progress.silent(), encoder)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tain.cli.settings import settle
+from tain.cli.settings import build_config
 from tain.recipes.distil.config import DistilConfig
 from tain.students.torch.qrnn import PQRNN, StudentShape
 
@@ -13,16 +13,16 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "pqrnn_paper.toml"
 
 @pytest.mark.parametrize("task", ["embed", "classify", "tag"])
 def test_the_file_gives_the_published_shape_to_every_task(task):
-    config = settle(DistilConfig, None, file=FILE, task=task).resolved()
+    config = build_config(DistilConfig, None, file=FILE, task=task).resolved()
     assert (config.features, config.ngram_features, config.bottleneck) == (1024, 0, 256)
     assert (config.layers, config.state, config.kernel_width, config.forward_only) == (4, 128, 2, False)
-    assert not config.skip
-    assert config.start_words == 0
+    assert not config.mean_skip
+    assert config.init_words == 0
     assert (config.split, config.separate) == ("space", False)
 
 
 def test_its_parameters_are_counted_by_the_published_formula():
-    config = settle(DistilConfig, None, file=FILE, task="classify").resolved()
+    config = build_config(DistilConfig, None, file=FILE, task="classify").resolved()
     labels = 7
     shape = StudentShape(
         features=config.features,
@@ -33,7 +33,7 @@ def test_its_parameters_are_counted_by_the_published_formula():
         bidirectional=not config.forward_only,
         text_outputs=labels,
         token_outputs=0,
-        skip=config.skip,
+        skip=config.mean_skip,
     )
     features, narrow, state, kernel = 1024, 256, 128, 2
     body = features * narrow + narrow + 2 * narrow

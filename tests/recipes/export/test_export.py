@@ -94,11 +94,11 @@ def test_sentence_transformers_reads_the_folder_and_gives_equal_vectors(exported
     np.testing.assert_allclose(ExportedEncoder.load(exported_bert).encode(sentences), theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("parts", ["cls", "normalise", "matrix", "token-weights", "all"])
+@pytest.mark.parametrize("parts", ["cls", "normalize", "matrix", "token-weights", "all"])
 def test_everything_after_the_encoder_is_inside_the_graph(parts: str, bert_folder: Path, sentences: list[str], tmp_path: Path):
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32", pooling="cls" if parts == "cls" else None)
     rng = np.random.default_rng(3)
-    embedder.normalise = parts in ("normalise", "all")
+    embedder.normalize = parts in ("normalize", "all")
     if parts in ("matrix", "all"):
         embedder.correction = LinearCorrection(
             rng.standard_normal((12, embedder.encoder.dim), dtype=np.float32), rng.standard_normal(12, dtype=np.float32)
@@ -137,8 +137,8 @@ def test_the_int8_graph_is_smaller_and_reports_how_well_it_agrees(exported_bert:
     assert (exported_bert / INT8_FILES[0]).stat().st_size < (exported_bert / FLOAT_FILE).stat().st_size
     agreement = made.check["int8"]
     assert 0.9 <= agreement["mean_cosine"] <= 1.0 and agreement["worst_cosine"] <= agreement["mean_cosine"]
-    left = ExportedEncoder.load(exported_bert, dtype="int8").encode(sentences, normalise=True)
-    right = ExportedEncoder.load(exported_bert).encode(sentences, normalise=True)
+    left = ExportedEncoder.load(exported_bert, dtype="int8").encode(sentences, normalize=True)
+    right = ExportedEncoder.load(exported_bert).encode(sentences, normalize=True)
     assert (left * right).sum(1).mean() == pytest.approx(agreement["mean_cosine"], abs=1e-4)
     assert np.abs(left - right).max() > 1e-4  # it is another graph
 

@@ -23,7 +23,7 @@ from tain.recipes.mirror.config import PRESETS, MirrorConfig
 from tain.recipes.mirror.recipe import mirror
 from tain.training.optimizer import MasterWeights
 
-SMALL: dict[str, Any] = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_floor": 10}
+SMALL: dict[str, Any] = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_min_chars": 10}
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +33,21 @@ def texts(sentences):
     return [" ".join(rng.choice(words, size=rng.integers(5, 12))) for _ in range(80)]
 
 
-def session(folder, texts, **settings):
-    """A training session that has not begun, for looking at single steps."""
+def trainer(folder, texts, **settings):
+    """A trainer that has not begun, for looking at single steps."""
     config = MirrorConfig(**{**SMALL, "held_out": 0, **settings})
-    material = recipe.training_set(texts, config)
+    data = recipe.training_set(texts, config)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
     config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=recipe._weight_rms(embedder.encoder)), embedder)
-    made = recipe._Session(folder, embedder, config, material, Progress.silent(), None, False)
+    made = recipe.MirrorTrainer(folder, embedder, config, data, Progress.silent(), None, False)
     recipe.set_dropout(embedder.encoder.model, hidden=config.dropout, attention=config.attention_dropout)
     embedder.encoder.train()
     return made
 
 
-def gradients(made, places, **where):
+def gradients(made, indices, **where):
     made.embedder.encoder.zero_grad()
-    loss = made.gradient_step(made.batch(np.asarray(places), step=0, seed=1), step=0, seed=1)
+    loss = made.gradient_step(made.batch(np.asarray(indices), step=0, seed=1), step=0, seed=1)
     return loss, {name: p.grad.clone() for name, p in made.embedder.encoder.named_parameters() if p.grad is not None}
 
 
@@ -83,11 +83,11 @@ def test_fifty_steps_make_planted_clusters_stand_out(bert_folder, tmp_path):
     topics = [["rivers", "sand", "stones", "sea"], ["stars", "planets", "sun", "books"], ["glass", "mirrors", "metal", "house"]]
     labels = rng.integers(0, 3, size=240)
     planted = [" ".join(rng.choice(topics[label], size=8)) for label in labels]
-    before = mirror(bert_folder, planted, epochs=1, learning_rate=1e-9, seed=1, **{**SMALL, "held_out": 0}, keep_repeats=True).embedder
-    after = mirror(bert_folder, planted, epochs=2, learning_rate=2e-3, seed=1, **{**SMALL, "held_out": 0}, keep_repeats=True).embedder
+    before = mirror(bert_folder, planted, epochs=1, learning_rate=1e-9, seed=1, **{**SMALL, "held_out": 0}, keep_duplicates=True).embedder
+    after = mirror(bert_folder, planted, epochs=2, learning_rate=2e-3, seed=1, **{**SMALL, "held_out": 0}, keep_duplicates=True).embedder
 
     def purity(embedder):
-        vectors = embedder.encode(planted, normalise=True)
+        vectors = embedder.encode(planted, normalize=True)
         cosines = vectors @ vectors.T
         np.fill_diagonal(cosines, -2)
         return float(np.mean(labels[cosines.argmax(1)] == labels)), float(cosines[cosines > -2].mean())
@@ -166,8 +166,8 @@ def test_drophead_replaces_dropout(bert_folder, texts):
     assert (result.config.dropout, result.config.attention_dropout) == (0.0, 0.0)
     # nothing else makes these views differ, and another seed drops other heads
     same = {"erased_chars": 0, "allow_identical_views": True}
-    still, _ = gradients(session(bert_folder, texts, dropout=0.0, **same), range(8))
-    dropped = session(bert_folder, texts, drophead=0.5, **same)
+    still, _ = gradients(trainer(bert_folder, texts, dropout=0.0, **same), range(8))
+    dropped = trainer(bert_folder, texts, drophead=0.5, **same)
     losses = [dropped.gradient_step(dropped.batch(np.arange(8), step=0, seed=seed), step=0, seed=seed) for seed in (1, 2)]
     assert min(abs(loss - still) for loss in losses) > 1e-3
     assert abs(losses[0] - losses[1]) > 1e-3
@@ -189,10 +189,10 @@ def test_parts_that_no_weights_are_saved_of_change_nothing(bert_folder, texts, t
 
 
 def test_parts_gradients_add_up_in_float32(bert_folder, texts):
-    made = session(bert_folder, texts, dropout=0.0, micro_tokens=20)
+    made = trainer(bert_folder, texts, dropout=0.0, micro_batch_tokens=20)
     expected = gradients(made, range(8))[1]
-    made = session(bert_folder, texts, dropout=0.0, micro_tokens=20)
-    made.weights = MasterWeights(made.embedder.encoder.model, number_type=torch.bfloat16)
+    made = trainer(bert_folder, texts, dropout=0.0, micro_batch_tokens=20)
+    made.weights = MasterWeights(made.embedder.encoder.model, dtype=torch.bfloat16)
     gradients(made, range(8))
     made.weights.take_gradients()
     assert all(parameter.grad is None for parameter in made.weights.parameters)
@@ -205,7 +205,7 @@ def test_parts_gradients_add_up_in_float32(bert_folder, texts):
 
 def test_views_are_looked_at_where_something_is_erased(bert_folder, texts):
     mixed = ["a red sun", "the sea", *(f"a sun {number}" for number in range(30)), *texts[:8]]
-    made = session(bert_folder, mixed, dropout=0.0, erase_floor=25)
+    made = trainer(bert_folder, mixed, dropout=0.0, erase_min_chars=25)
     made._check_views()
 
 
@@ -243,7 +243,7 @@ def test_settings_reach_what_they_are_for(bert_folder, texts, monkeypatch):
 def test_the_temperature_divides_the_similarities(bert_folder, texts):
     same = {"dropout": 0.0, "erased_chars": 0, "allow_identical_views": True}
     for temperature in (0.04, 0.5):
-        made = session(bert_folder, texts, temperature=temperature, **same)
+        made = trainer(bert_folder, texts, temperature=temperature, **same)
         loss, _ = gradients(made, range(8))
         ids, _ = made._views(np.arange(8), step=0, seed=1)
         with torch.no_grad():
@@ -253,10 +253,10 @@ def test_the_temperature_divides_the_similarities(bert_folder, texts):
 
 def test_views_have_the_ids_that_their_texts_have(bert_folder, texts):
     given = [*texts[:20], "sea"]  # too short to have anything erased
-    made = session(bert_folder, given)
-    places = np.arange(len(made.material.left))[::-1]
-    left, right = made._views(places, step=3, seed=1)
-    ordered = [made.material.left[place] for place in places]
+    made = trainer(bert_folder, given)
+    indices = np.arange(len(made.data.left))[::-1]
+    left, right = made._views(indices, step=3, seed=1)
+    ordered = [made.data.left[index] for index in indices]
     twins = twin_views(ordered, chars=5, floor=10, mask_token="[MASK]", rng=np.random.default_rng([1, 3, 3]))
     assert [left, right] == [made.embedder.tokenizer(list(side))["input_ids"] for side in twins]
     assert left[ordered.index("sea")] == right[ordered.index("sea")]
@@ -264,11 +264,11 @@ def test_views_have_the_ids_that_their_texts_have(bert_folder, texts):
 
 
 def test_pairs_have_the_ids_that_their_texts_have(bert_folder, texts):
-    made = session(bert_folder, list(zip(texts[:20], texts[20:40], strict=True)), max_tokens=6)
-    places = np.array([5, 0, 7])
-    assert list(made._views(places, step=0, seed=1)) == [
-        made.embedder.tokenizer([side[place] for place in places], truncation=True, max_length=6)["input_ids"]
-        for side in (made.material.left, made.material.right)
+    made = trainer(bert_folder, list(zip(texts[:20], texts[20:40], strict=True)), max_tokens=6)
+    indices = np.array([5, 0, 7])
+    assert list(made._views(indices, step=0, seed=1)) == [
+        made.embedder.tokenizer([side[index] for index in indices], truncation=True, max_length=6)["input_ids"]
+        for side in (made.data.left, made.data.right)
     ]
 
 
@@ -277,20 +277,20 @@ def test_pairs_have_the_ids_that_their_texts_have(bert_folder, texts):
 
 def test_what_is_held_out_is_not_trained_on(texts):
     config = MirrorConfig(**SMALL)
-    material = recipe.training_set(texts, config)
-    assert len(material.held_left) == 8
-    assert sorted(material.left + material.held_left) == sorted(texts)
-    repeated = recipe.training_set([text for text in texts for _ in range(3)], MirrorConfig(keep_repeats=True, **SMALL))
+    data = recipe.training_set(texts, config)
+    assert len(data.held_left) == 8
+    assert sorted(data.left + data.held_left) == sorted(texts)
+    repeated = recipe.training_set([text for text in texts for _ in range(3)], MirrorConfig(keep_duplicates=True, **SMALL))
     assert not set(repeated.held_left) & set(repeated.left)
-    pairs = [(texts[place // 2], texts[40 + place // 2] + str(place)) for place in range(80)]  # each left side twice
+    pairs = [(texts[index // 2], texts[40 + index // 2] + str(index)) for index in range(80)]  # each left side twice
     split = recipe.training_set(pairs, config)
     assert len(split.held_left) == 8
     assert not set(split.held_left) & set(split.left)
 
 
 def test_no_more_texts_are_trained_on_than_asked_for(texts):
-    material = recipe.training_set(texts, MirrorConfig(max_texts=16, **SMALL))
-    assert (len(material.left), material.counts["left_over"]) == (16, 56)
+    data = recipe.training_set(texts, MirrorConfig(max_texts=16, **SMALL))
+    assert (len(data.left), data.counts["left_over"]) == (16, 56)
 
 
 def test_too_few_texts_left_to_train_on_are_refused(bert_folder, texts):
@@ -298,13 +298,13 @@ def test_too_few_texts_left_to_train_on_are_refused(bert_folder, texts):
         mirror(bert_folder, texts, max_texts=4, **SMALL)
     many = [text for text in texts[:12] for _ in range(5)]
     with pytest.raises(UserError, match=r"6 texts are held out, and 3\d others are left to train on, fewer than 36"):
-        mirror(bert_folder, many, keep_repeats=True, **SMALL | {"batch_texts": 36})
+        mirror(bert_folder, many, keep_duplicates=True, **SMALL | {"batch_texts": 36})
 
 
 def test_texts_of_either_side_that_are_cut_are_counted(bert_folder, texts):
     pairs = [(text, " ".join(texts[:8])) for text in texts]
     with pytest.warns(UserWarning, match="80 of 160 texts are longer than 40 tokens"):
-        assert mirror(bert_folder, pairs, keep_repeats=True, **SMALL | {"held_out": 0}).counts["truncated"] == 80
+        assert mirror(bert_folder, pairs, keep_duplicates=True, **SMALL | {"held_out": 0}).counts["truncated"] == 80
 
 
 @pytest.mark.parametrize("given", ["one text", [1, 2], [("a", "b"), ("a",)], [("a", "b"), ("a", 3)]])
@@ -334,9 +334,9 @@ def test_pairs_train_on_what_belongs_together(bert_folder, texts):
 
 def test_any_micro_batch_gives_the_same_gradient(bert_folder, texts):
     still = {"dropout": 0.0}
-    loss, whole = gradients(session(bert_folder, texts, **still), range(16))
-    for micro_tokens in (1, 40, 200):
-        part_loss, parts = gradients(session(bert_folder, texts, micro_tokens=micro_tokens, **still), range(16))
+    loss, whole = gradients(trainer(bert_folder, texts, **still), range(16))
+    for micro_batch_tokens in (1, 40, 200):
+        part_loss, parts = gradients(trainer(bert_folder, texts, micro_batch_tokens=micro_batch_tokens, **still), range(16))
         assert part_loss == pytest.approx(loss, rel=1e-5)
         assert parts.keys() == whole.keys()
         for name, gradient in whole.items():
@@ -344,7 +344,7 @@ def test_any_micro_batch_gives_the_same_gradient(bert_folder, texts):
 
 
 def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, texts):
-    made = session(bert_folder, texts)
+    made = trainer(bert_folder, texts)
     first, _ = gradients(made, range(8))
     torch.manual_seed(99)
     again, _ = gradients(made, range(8))
@@ -353,37 +353,37 @@ def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, texts):
 
 def test_repeated_texts_do_not_push_each_other_away(bert_folder, texts):
     repeated = [*texts[:6], texts[0].upper(), f"  {texts[1]}"]
-    made = session(bert_folder, repeated, keep_repeats=True)
-    places = np.arange(8)
-    is_same = made._is_same(places)
+    made = trainer(bert_folder, repeated, keep_duplicates=True)
+    indices = np.arange(8)
+    is_same = made._is_same(indices)
     assert is_same is not None
-    by_text = {text: place for place, text in enumerate(made.material.left)}
+    by_text = {text: index for index, text in enumerate(made.data.left)}
     first, second = by_text[texts[0]], by_text[texts[0].upper()]
     assert is_same[first, second]
     assert is_same[second, first]
     assert int(is_same.sum()) == 4
-    assert (made.material.counts["repeated"], made._sharing()) == (2, 4)
-    assert session(bert_folder, texts)._is_same(places) is None
-    assert session(bert_folder, texts)._sharing() == 0
+    assert (made.data.counts["repeated"], made._sharing()) == (2, 4)
+    assert trainer(bert_folder, texts)._is_same(indices) is None
+    assert trainer(bert_folder, texts)._sharing() == 0
     pairs = [("a b", "c d"), ("e f", "C D"), ("c d", "g h"), ("i j", "k l")]  # a side that another has, on either side
-    made = session(bert_folder, pairs, batch_texts=4)
+    made = trainer(bert_folder, pairs, batch_texts=4)
     assert made._sharing() == 3
     shared = made._is_same(np.arange(4))
     assert shared is not None
-    place = {made.material.left[row]: row for row in range(4)}
-    found = {frozenset((left, right)) for left in place for right in place if left != right and shared[place[left], place[right]]}
+    index = {made.data.left[row]: row for row in range(4)}
+    found = {frozenset((left, right)) for left in index for right in index if left != right and shared[index[left], index[right]]}
     assert found == {frozenset(("a b", "e f")), frozenset(("a b", "c d")), frozenset(("e f", "c d"))}
 
 
 def test_two_processes_give_the_one_process_gradient(bert_folder, texts, tmp_path, in_two_processes):
-    _, expected = gradients(session(bert_folder, texts, dropout=0.0), range(10))
+    _, expected = gradients(trainer(bert_folder, texts, dropout=0.0), range(10))
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     in_two_processes(f"""
         import json
-        from test_mirror import gradients, session
+        from test_mirror import gradients, trainer
         from tain.training import distributed
         texts = json.loads(open({str(tmp_path / "texts.json")!r}).read())
-        loss, found = gradients(session({str(bert_folder)!r}, texts, dropout=0.0, micro_tokens=60), range(10))
+        loss, found = gradients(trainer({str(bert_folder)!r}, texts, dropout=0.0, micro_batch_tokens=60), range(10))
         torch.save(found, {str(tmp_path)!r} + f"/gradients-{{distributed.rank()}}.pt")
         """)
     for rank in (0, 1):
@@ -411,7 +411,7 @@ def test_batches_made_ahead_change_nothing(bert_folder, texts, sentences, monkey
 def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, tmp_path, interrupting):
     settings = {**SMALL, "epochs": 2, "checkpoint_every_s": 0.0, "learning_rate": 1e-3}
     expected = mirror(bert_folder, texts, tmp_path / "whole", **settings).embedder.encode(sentences)
-    with interrupting(recipe, 7):
+    with interrupting(recipe.MirrorTrainer, 7):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     assert not (tmp_path / "cut").exists()
     with pytest.raises(UserError, match=r"checkpoint of an earlier run, .*checkpoint-13', would be lost: go on from it with --resume"):
@@ -424,7 +424,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, t
 @pytest.mark.parametrize(("other", "message"), [({}, "texts was '72, digest"), ({"held_out": 4}, "held_out was 8 and is 4")])
 def test_a_run_is_not_resumed_with_other_texts(bert_folder, texts, tmp_path, interrupting, other, message):
     settings = {**SMALL, "checkpoint_every_s": 0.0}
-    with interrupting(recipe, 3):
+    with interrupting(recipe.MirrorTrainer, 3):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     with pytest.raises(UserError, match=message):
         mirror(bert_folder, texts if other else texts[::-1], tmp_path / "cut", resume=True, **settings | other)
@@ -442,7 +442,7 @@ def test_texts_of_white_space_are_left_out_and_told(bert_folder, texts, capsys, 
 
 def test_a_run_is_not_resumed_with_other_weights_of_the_same_name(own_model, train_on, texts, tmp_path, interrupting):
     settings = {**SMALL, "checkpoint_every_s": 0.0}
-    with interrupting(recipe, 3):
+    with interrupting(recipe.MirrorTrainer, 3):
         mirror(own_model, texts, tmp_path / "cut", **settings)
     train_on(own_model)
     with pytest.raises(UserError, match="content of the model was '"):
@@ -452,7 +452,7 @@ def test_a_run_is_not_resumed_with_other_weights_of_the_same_name(own_model, tra
 def test_the_second_of_two_seeds_is_gone_on_with(bert_folder, texts, sentences, tmp_path, interrupting):
     settings = {**SMALL, "seeds": 2, "learning_rate": 1e-3}
     expected = mirror(bert_folder, texts, tmp_path / "whole", **settings)
-    with interrupting(recipe, 5, of_seed=14):
+    with interrupting(recipe.MirrorTrainer, 5, of_seed=14):
         mirror(bert_folder, texts, tmp_path / "cut", **settings, checkpoint_every_s=0.0)
     shutil.rmtree(tmp_path / ".cut.checkpoint-13")  # as where a seed is done before its first checkpoint
     assert (tmp_path / ".cut.checkpoint-14").exists()
@@ -468,7 +468,7 @@ def test_the_second_of_two_seeds_is_gone_on_with(bert_folder, texts, sentences, 
 
 def test_another_seeds_checkpoint_is_named_and_left_alone(bert_folder, texts, tmp_path, interrupting):
     settings = {**SMALL, "checkpoint_every_s": 0.0}
-    with interrupting(recipe, 5, of_seed=14):
+    with interrupting(recipe.MirrorTrainer, 5, of_seed=14):
         mirror(bert_folder, texts, tmp_path / "out", seed=14, **settings)
     with pytest.raises(UserError, match="there is nothing to resume with seed 13, but a run with seed 14 can be gone on with: give --seed"):
         mirror(bert_folder, texts, tmp_path / "out", seed=13, resume=True, **settings)
@@ -487,13 +487,13 @@ def test_a_damaged_checkpoint_is_refused(bert_folder, texts, tmp_path):
 
 
 def test_a_folder_that_appears_while_training_runs_is_left_alone(bert_folder, texts, tmp_path, monkeypatch):
-    real = recipe._Session.gradient_step
+    real = recipe.MirrorTrainer.gradient_step
 
     def meanwhile(self, batch, *, step, seed):
         (tmp_path / "encoder").mkdir(exist_ok=True)
         return real(self, batch, step=step, seed=seed)
 
-    monkeypatch.setattr(recipe._Session, "gradient_step", meanwhile)
+    monkeypatch.setattr(recipe.MirrorTrainer, "gradient_step", meanwhile)
     with pytest.raises(UserError, match="appeared while this ran and is left alone: the result is in"):
         mirror(bert_folder, texts, tmp_path / "encoder", **SMALL)
     assert not list((tmp_path / "encoder").iterdir())
@@ -530,20 +530,20 @@ def test_a_budget_counts_from_the_call(bert_folder, texts):
 
 
 def test_a_run_in_a_budget_keeps_no_checkpoint(bert_folder, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "_measure_text_s", lambda self, seed: 0.4)
+    monkeypatch.setattr(recipe.MirrorTrainer, "_measure_text_s", lambda self, seed: 0.4)
     monkeypatch.setattr("tain.training.loop.save_checkpoint", lambda *_: pytest.fail("written"))
     assert mirror(bert_folder, texts, tmp_path / "out", budget_s=30.0, checkpoint_every_s=0.0, **SMALL).steps > 1
 
 
 def test_a_budgets_own_batch_is_recorded(bert_folder, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "_measure_text_s", lambda self, seed: 0.4)
+    monkeypatch.setattr(recipe.MirrorTrainer, "_measure_text_s", lambda self, seed: 0.4)
     result = mirror(bert_folder, texts, tmp_path / "encoder", budget_s=30.0, **SMALL)
     assert result.runs[0].batch_texts < 8
     assert json.loads((tmp_path / "encoder" / "tain.json").read_text())["config"]["batch_texts"] == result.runs[0].batch_texts
 
 
 def test_a_budget_picks_texts_and_steps_that_fit(bert_folder, texts, monkeypatch):
-    made = session(bert_folder, texts, budget_s=30.0, batch_texts=8)
+    made = trainer(bert_folder, texts, budget_s=30.0, batch_texts=8)
     monkeypatch.setattr(made, "_elapsed_s", lambda: 10.0)
     monkeypatch.setattr(made, "_measure_text_s", lambda seed: 0.25)  # 19 s of room: some 75 texts
     batch, steps, enough = made._plan(1, 0.3)
@@ -557,7 +557,7 @@ def test_a_budget_picks_texts_and_steps_that_fit(bert_folder, texts, monkeypatch
 
 
 def test_a_budget_that_holds_nothing_is_refused_with_what_is_needed(bert_folder, texts, monkeypatch):
-    made = session(bert_folder, texts, budget_s=12.0)
+    made = trainer(bert_folder, texts, budget_s=12.0)
     monkeypatch.setattr(made, "_elapsed_s", lambda: 10.0)
     monkeypatch.setattr(made, "_measure_text_s", lambda seed: 0.5)
     with pytest.raises(UserError, match=r"budget is 12 s, but \d+ s are needed here"):
@@ -667,7 +667,7 @@ def test_nothing_to_measure_on_is_told(bert_folder, texts, capsys):
 
 
 def test_a_budget_that_is_over_when_the_model_is_loaded_is_refused_at_once(bert_folder, texts, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "_report", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(recipe.MirrorTrainer, "_report", lambda *_: pytest.fail("measured"))
     with pytest.raises(UserError, match=r"budget is 30 s, and 4\d s were over when the model was loaded: give more"):
         mirror(bert_folder, texts, budget_s=30.0, began_s=time.monotonic() - 40, **SMALL)
 
@@ -715,7 +715,7 @@ def test_a_text_longer_than_the_limit_is_counted_and_said(bert_folder, texts):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_no_folder(bert_folder, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "gradient_step", lambda self, batch, *, step, seed: float("nan"))
+    monkeypatch.setattr(recipe.MirrorTrainer, "gradient_step", lambda self, batch, *, step, seed: float("nan"))
     with pytest.raises(UserError, match="the loss became nan at step 1"):
         mirror(bert_folder, texts, tmp_path / "encoder", **SMALL)
     assert not (tmp_path / "encoder").exists()
@@ -772,17 +772,17 @@ def test_only_self_retrieval_is_shown_of_word_overlap():
 def test_texts_with_the_same_tokens_after_cutting_do_not_push_each_other_away(bert_folder, texts):
     beginning = "the sea is deep and the stars are far away "
     alike = [beginning + ending for ending in ("today", "tomorrow", "at noon")] + ["a caf\u00e9 by the sea", "a cafe by the sea"]
-    made = session(bert_folder, [*texts[:8], *alike], max_tokens=10)
-    places = np.arange(len(made.material.left))
-    is_same = made._is_same(places)
+    made = trainer(bert_folder, [*texts[:8], *alike], max_tokens=10)
+    indices = np.arange(len(made.data.left))
+    is_same = made._is_same(indices)
     assert is_same is not None
-    by_text = {text: place for place, text in enumerate(made.material.left)}
+    by_text = {text: index for index, text in enumerate(made.data.left)}
     for group in (alike[:3], alike[3:]):
         for one in group:
-            assert {made.material.left[place] for place in np.flatnonzero(is_same[by_text[one]])} == {*group} - {one}
+            assert {made.data.left[index] for index in np.flatnonzero(is_same[by_text[one]])} == {*group} - {one}
     assert int(is_same.sum()) == 6 + 2
     assert (made.alike, made._sharing()) == (5, 5)
-    whole = session(bert_folder, [*texts[:8], *alike[:3]], max_tokens=40)  # they differ further on
+    whole = trainer(bert_folder, [*texts[:8], *alike[:3]], max_tokens=40)  # they differ further on
     assert (whole.alike, whole._is_same(np.arange(11))) == (0, None)
 
 
@@ -806,10 +806,10 @@ def test_texts_that_all_read_the_same_are_refused(bert_folder):
 
 def test_sides_of_pairs_with_the_same_tokens_do_not_push_each_other_away(bert_folder):
     pairs = [("a b", "c d"), ("e f", "c \u0107 d"), ("g h", "c c d"), ("i j", "k l")]
-    made = session(bert_folder, pairs, batch_texts=4)
+    made = trainer(bert_folder, pairs, batch_texts=4)
     shared = made._is_same(np.arange(4))
     assert shared is not None
-    place = {made.material.left[row]: row for row in range(4)}
-    assert shared[place["e f"], place["g h"]]
+    index = {made.data.left[row]: row for row in range(4)}
+    assert shared[index["e f"], index["g h"]]
     assert int(shared.sum()) == 2
     assert made.alike == 2

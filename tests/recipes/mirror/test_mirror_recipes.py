@@ -34,7 +34,7 @@ def documents(texts):
 
 
 def lines_of(documents):
-    return [Sentence(line, place == 0) for document in documents for place, line in enumerate(document)]
+    return [Sentence(line, index == 0) for document in documents for index, line in enumerate(document)]
 
 
 def settings(**given: Any) -> MirrorConfig:
@@ -63,8 +63,8 @@ def test_the_papers_recipe_has_the_released_values(model_type, level, expected):
         "dropout": 0.1,
         "attention_dropout": 0.1,
         "batch_texts": 200,
-        "erase_floor": 30,
-        "keep_repeats": True,
+        "erase_min_chars": 30,
+        "keep_duplicates": True,
         "held_out": 0,
         "max_texts": 10_000,
         "positives": "identity",
@@ -78,7 +78,7 @@ def test_the_papers_recipe_has_the_released_values(model_type, level, expected):
 
 @pytest.mark.parametrize(("level", "steps"), [("sentence", 50), ("word", 100)])
 def test_ten_thousand_texts_with_repeats_are_the_papers_steps(level, steps):
-    given = [f"text {place % 9_000}" for place in range(10_000)]
+    given = [f"text {index % 9_000}" for index in range(10_000)]
     config = MirrorConfig(recipe="paper", level=level).for_texts(has_documents=False).resolved(width=768, weight_rms=0.04)
     assert config.epochs is not None
     assert len(training_set(given, config).left) // config.batch_texts * config.epochs == steps
@@ -99,7 +99,13 @@ def test_published_figures_are_the_papers_and_named_for_its_models_alone():
 
 def test_our_defaults_are_another_recipe():
     filled = MirrorConfig().for_texts(has_documents=True).resolved(width=768, weight_rms=0.043, model_type="roberta")
-    assert (filled.positives, filled.pooling, filled.keep_repeats, filled.held_out, filled.whiten) == ("identity", "mean", False, 500, 0.0)
+    assert (filled.positives, filled.pooling, filled.keep_duplicates, filled.held_out, filled.whiten) == (
+        "identity",
+        "mean",
+        False,
+        500,
+        0.0,
+    )
 
 
 def test_single_words_are_neither_weighed_nor_whitened_nor_joined():
@@ -140,7 +146,7 @@ def test_documents_apart_give_neighbours_and_the_texts_stay_the_users(documents,
 
 
 def test_no_more_pairs_than_asked_for_are_drawn_and_each_as_often():
-    lines = [Sentence(f"first one {place} here", False) for place in range(60)]
+    lines = [Sentence(f"first one {index} here", False) for index in range(60)]
     drawn = Counter()
     for seed in range(300):
         made = training_set(lines, settings(positives="neighbours", max_pairs=10, batch_texts=4, held_out=0, seed=seed))
@@ -151,9 +157,9 @@ def test_no_more_pairs_than_asked_for_are_drawn_and_each_as_often():
 
 
 def test_crops_are_two_spans_of_one_text_between_its_special_tokens(bert_folder, texts):
-    made = session(bert_folder, texts, positives="crops")
+    made = trainer(bert_folder, texts, positives="crops")
     left, right = made._views(np.arange(40), step=0, seed=1)
-    whole = [made._kept_left[place] for place in range(40)]
+    whole = [made._kept_left[index] for index in range(40)]
     for view in (left, right):
         for ids, text in zip(view, whole, strict=True):
             assert (ids[0], ids[-1]) == (text[0], text[-1])
@@ -165,20 +171,20 @@ def test_crops_are_two_spans_of_one_text_between_its_special_tokens(bert_folder,
 
 
 def test_kinds_can_be_mixed_in_one_batch(bert_folder, texts, documents):
-    made = session(bert_folder, texts[:16], documents, positives="neighbours+identity+crops")
-    kinds = made.material.kinds
+    made = trainer(bert_folder, texts[:16], documents, positives="neighbours+identity+crops")
+    kinds = made.data.kinds
     assert set(kinds.tolist()) == {PAIR, IDENTITY, CROPS}
     left, right = made._views(np.arange(len(kinds)), step=0, seed=1)
-    for place in np.flatnonzero(kinds == PAIR).tolist():
-        assert (left[place], right[place]) == (made._kept_left[place], made._kept_right[place])
+    for index in np.flatnonzero(kinds == PAIR).tolist():
+        assert (left[index], right[index]) == (made._kept_left[index], made._kept_right[index])
 
 
-def session(folder, texts, documents=None, **given: Any):
+def trainer(folder, texts, documents=None, **given: Any):
     config = settings(held_out=0, **given)
-    material = training_set(texts, config, documents)
+    data = training_set(texts, config, documents)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
     config = config.resolved(width=embedder.dim, weight_rms=recipe._weight_rms(embedder.encoder))
-    return recipe._Session(folder, embedder, config, material, recipe.Progress.silent(), None, False)
+    return recipe.MirrorTrainer(folder, embedder, config, data, recipe.Progress.silent(), None, False)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +209,7 @@ def test_what_cannot_work_is_refused(given, documents, message, bert_folder, tex
 
 
 def test_too_few_texts_to_whiten_by_are_refused_before_training(bert_folder, texts, documents, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "run", lambda self: pytest.fail("begun"))
+    monkeypatch.setattr(recipe.MirrorTrainer, "run", lambda self: pytest.fail("begun"))
     with pytest.raises(
         UserError, match=r"there are 30 texts to fit the whitening to, but vectors of 32 numbers need more: .*or --whiten 0"
     ):
@@ -323,8 +329,8 @@ def test_an_encoder_without_training_can_be_trained_on(bert_folder, texts, tmp_p
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 def test_best_steps_matrices_with_muon_and_the_rest_with_adamw(bert_folder, texts, documents):
-    made = session(bert_folder, texts, documents, recipe="best", positives="neighbours")
-    weights = recipe.MasterWeights(made.embedder.encoder.model, number_type=torch.float32)
+    made = trainer(bert_folder, texts, documents, recipe="best", positives="neighbours")
+    weights = recipe.MasterWeights(made.embedder.encoder.model, dtype=torch.float32)
     muon, _ = made._optimizer(weights).parts
     assert isinstance(muon, torch.optim.Muon)
     of_muon = {id(each) for group in muon.param_groups for each in group["params"]}
@@ -341,17 +347,17 @@ def test_a_training_step_is_that_of_the_released_recipe(architecture, pooling, s
     import transformers
 
     folder = save_masked_lm(architecture)
-    given = {"pooling": pooling, "dropout": 0.0, "max_tokens": 32, "erase_floor": 10, "recipe": "paper", "held_out": 0}
+    given = {"pooling": pooling, "dropout": 0.0, "max_tokens": 32, "erase_min_chars": 10, "recipe": "paper", "held_out": 0}
     config = MirrorConfig(**SMALL | given).for_texts(has_documents=False)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
     config = recipe._fit_to_model(config.resolved(width=32, weight_rms=0.2, model_type=architecture), embedder)
-    made = recipe._Session(folder, embedder, config, training_set(texts, config), recipe.Progress.silent(), None, False)
-    places = np.arange(8)
-    loss = made.gradient_step(made.batch(places, step=0, seed=1), step=0, seed=1)
+    made = recipe.MirrorTrainer(folder, embedder, config, training_set(texts, config), recipe.Progress.silent(), None, False)
+    indices = np.arange(8)
+    loss = made.gradient_step(made.batch(indices, step=0, seed=1), step=0, seed=1)
     ours = {name: parameter.grad for name, parameter in embedder.encoder.model.named_parameters() if parameter.grad is not None}
 
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    views = made._views(places, step=0, seed=1)
+    views = made._views(indices, step=0, seed=1)
     assert views[0] != views[1]  # spans were erased
     vectors = []
     for view in views:

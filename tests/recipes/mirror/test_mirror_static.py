@@ -8,7 +8,7 @@ from tain.batches.types import KeptTexts
 from tain.foundation.errors import ShapeError
 from tain.foundation.progress import Progress
 from tain.objectives.contrastive import paired_info_nce, similarity_gap
-from tain.recipes.mirror.static import TokenVectors, _gathered, _keys, train_token_vectors
+from tain.recipes.mirror.static import TokenVectors, _keys, combined_with_embeddings, taken, train_token_vectors
 
 
 def kept(texts: list[list[int]]) -> KeptTexts:
@@ -30,7 +30,7 @@ def topics():
 def trained(topics, *, pairs: int, seed: int = 1) -> TokenVectors:
     left, right, _ = topics
     embeddings = torch.randn(304, 16, generator=torch.Generator().manual_seed(0))
-    return train_token_vectors(embeddings, kept(left), kept(right), special=[2, 3], most_pairs=pairs, seed=seed, progress=Progress.silent())
+    return train_token_vectors(embeddings, kept(left), kept(right), special=[2, 3], max_pairs=pairs, seed=seed, progress=Progress.silent())
 
 
 def topic_margin(vectors: TokenVectors, topics) -> float:
@@ -101,10 +101,20 @@ def test_texts_have_the_same_key_only_where_their_tokens_are_the_same():
     assert len(set(keys)) == 5
 
 
-def test_gathered_texts_are_those_that_were_chosen():
-    ids, starts = _gathered(kept([[5, 6], [], [7, 8, 9], [4]]), np.array([3, 1, 2]))
-    assert ids.tolist() == [4, 7, 8, 9]
-    assert starts.tolist() == [0, 1, 1]
+def test_texts_are_taken_in_the_order_chosen():
+    found = taken(kept([[5, 6], [], [7, 8, 9], [4]]), np.array([3, 1, 2, 3]))
+    assert list(found) == [[4], [], [7, 8, 9], [4]]
+
+
+def test_word_vectors_hold_both_what_occurs_together_and_the_input_embeddings():
+    """Cosines of the sum of two unit vectors, from their closed form."""
+    trained_rows, embeddings = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(3))
+    found = combined_with_embeddings(TokenVectors(trained_rows, []), embeddings, special=[2, 3])
+    assert (found[[2, 3]] == 0).all()
+    rows = torch.nn.functional.layer_norm(embeddings, (16,))
+    rows = rows - rows[[0, 1, *range(4, 9)]].mean(dim=0)
+    expected = trained_rows[5] / trained_rows[5].norm() + rows[5] / rows[5].norm()
+    torch.testing.assert_close(found[5], expected)
 
 
 def test_a_text_that_is_in_two_pairs_is_no_negative_of_itself(monkeypatch):
@@ -122,7 +132,7 @@ def test_a_text_that_is_in_two_pairs_is_no_negative_of_itself(monkeypatch):
         kept(texts),
         kept(texts[1:] + texts[:1]),
         special=[2, 3],
-        most_pairs=1024,
+        max_pairs=1024,
         seed=1,
         progress=Progress.silent(),
     )

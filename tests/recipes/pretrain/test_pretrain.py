@@ -23,10 +23,10 @@ from tain.recipes.pretrain.recipe import pretrain
 from tain.recipes.pretrain.start import SPECIAL_TOKENS, alphabet_of, train_wordpiece
 
 TINY: dict[str, Any] = {
-    "vocabulary": 300,
-    "width": 32,
+    "vocab_size": 300,
+    "hidden_size": 32,
     "heads": 2,
-    "feed_forward": 48,
+    "intermediate_size": 48,
     "layers": 2,
     "block_tokens": 16,
     "batch_blocks": 8,
@@ -39,7 +39,7 @@ TINY |= {"dtype": "float32", "device": "cpu", "tokens": 16.0 * 8 * 12}
 def corpus(sentences, tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "texts.txt"
     rng = np.random.default_rng(0)
-    path.write_text("\n".join(sentences[place] for place in rng.integers(0, len(sentences), size=600)), encoding="utf-8")
+    path.write_text("\n".join(sentences[index] for index in rng.integers(0, len(sentences), size=600)), encoding="utf-8")
     return path
 
 
@@ -100,10 +100,10 @@ def test_an_interrupted_run_resumes_bit_for_bit(corpus, tmp_path):
 def test_a_tokenizer_of_other_texts_is_not_taken_again(corpus, tmp_path):
     pretrain("scratch", [corpus], tmp_path / "model", **TINY)
     other = tmp_path / "other.txt"
-    other.write_text("\n".join(f"зеркало {place} показывает комнату" for place in range(400)), encoding="utf-8")
+    other.write_text("\n".join(f"зеркало {index} показывает комнату" for index in range(400)), encoding="utf-8")
     made = pretrain("scratch", [other], tmp_path / "model", overwrite=True, **TINY)
     assert made.tokenizer.unk_token_id not in made.tokenizer("зеркало")["input_ids"]
-    pretrain("scratch", [corpus], tmp_path / "model", overwrite=True, **TINY | {"vocabulary": 320})  # nor one of another size
+    pretrain("scratch", [corpus], tmp_path / "model", overwrite=True, **TINY | {"vocab_size": 320})  # nor one of another size
     assert len(list((tmp_path / ".model.pretrain").glob("tokenizer-*"))) == 3
 
 
@@ -181,7 +181,7 @@ def test_a_run_is_not_resumed_with_other_words_of_the_same_number(bert_folder, c
 
 
 def test_nothing_to_resume_is_told_before_the_texts_are_read(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe._Session, "_new", lambda self: pytest.fail("begun"))
+    monkeypatch.setattr(recipe.PretrainTrainer, "_new", lambda self: pytest.fail("begun"))
     with pytest.raises(UserError, match="there is nothing to resume"):
         pretrain("scratch", [corpus], tmp_path / "model", **TINY, resume=True)
 
@@ -190,12 +190,12 @@ def test_writing_with_many_characters_is_learnt_and_what_stays_unknown_is_told(t
     rng = np.random.default_rng(0)
     lines = ["".join(map(chr, rng.integers(0x4E00, 0x4E00 + 900, size=30))) for _ in range(200)]
     (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
-    settings = {**TINY, "vocabulary": 3000, "tokens": 16.0 * 8}
+    settings = {**TINY, "vocab_size": 3000, "tokens": 16.0 * 8}
     result = pretrain("scratch", [tmp_path / "texts.txt"], tmp_path / "model", **settings, progress=Progress.for_terminal(json=True))
     pieces = result.tokenizer(lines, add_special_tokens=False)["input_ids"]
     assert np.mean([piece == result.tokenizer.unk_token_id for row in pieces for piece in row]) < 0.01
     assert "unknown" not in capsys.readouterr().err
-    few = {**settings, "vocabulary": 1800}  # room for 600 of the 900
+    few = {**settings, "vocab_size": 1800}  # room for 600 of the 900
     pretrain("scratch", [tmp_path / "texts.txt"], tmp_path / "few", **few, progress=Progress.for_terminal(json=True))
     assert "of the texts' tokens are unknown to the tokenizer, and are neither masked nor learnt" in capsys.readouterr().err
     (tmp_path / "other.txt").write_text("\n".join("ж " * 30 for _ in range(200)), encoding="utf-8")
@@ -274,7 +274,7 @@ def test_float16_weights_are_half_the_size_and_nearly_the_same(corpus, tmp_path)
 def test_the_cooccurrence_start_beats_a_random_one_at_equal_steps(corpus, tmp_path):
     losses = {}
     for start in (True, False):
-        settings = {**TINY, "tokens": 16.0 * 8 * 20, "cooccurrence_start": start, "validation": (corpus,), "validate_every_tokens": 1e9}
+        settings = {**TINY, "tokens": 16.0 * 8 * 20, "cooccurrence_init": start, "validation": (corpus,), "validate_every_tokens": 1e9}
         losses[start] = pretrain("scratch", [corpus], tmp_path / f"model-{start}", **settings).validation[-1][1]
     assert losses[True] < losses[False]
 
@@ -283,16 +283,16 @@ def test_the_cooccurrence_start_beats_a_random_one_at_equal_steps(corpus, tmp_pa
     ("settings", "message"),
     [
         ({"masking_rate": 1.0}, "masking_rate is 1.0: give a share above 0 and below 1"),
-        ({"width": 250, "heads": 4}, "width 250 cannot be shared by 4 heads"),
+        ({"hidden_size": 250, "heads": 4}, "hidden_size 250 cannot be shared by 4 heads"),
         ({"tokens": 0}, "tokens is 0: give 1 or more"),
         ({"optimizer": "AdamW"}, "optimizer is 'AdamW': give muon, adamw"),
         ({"architecture": "roberta"}, "architecture is 'roberta': give modernbert, bert"),
         ({"objective": "wholeword"}, "objective is 'wholeword': give random, whole-word, span, fully-explored, cmlm"),
         ({"dtype": "float64"}, "dtype is 'float64': give auto, float32, bfloat16"),
         ({"block_tokens": 4}, "block_tokens is 4, too little context"),
-        ({"vocabulary": 10}, "vocabulary is 10, hardly more than the letters"),
+        ({"vocab_size": 10}, "vocab_size is 10, hardly more than the letters"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1: give 0 or more"),
-        ({"clip_norm": 0.0}, "clip_norm is 0.0, which would leave no gradient"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0, which would leave no gradient"),
         ({"decay_share": 2.0}, "decay_share is 2.0: give a share of the run"),
     ],
 )
@@ -340,11 +340,11 @@ def test_words_of_the_texts_become_tokens_that_start_as_the_mean_of_their_pieces
     for word in ("zanzibar", "kiosks", "obelisk"):
         pieces = old_tokenizer(word, add_special_tokens=False)["input_ids"]
         assert len(pieces) >= 3
-        place = tokenizer.convert_tokens_to_ids(word)
+        index = tokenizer.convert_tokens_to_ids(word)
         expected = old.get_input_embeddings().weight[pieces].mean(0)
-        torch.testing.assert_close(model.get_input_embeddings().weight[place], expected)
-        torch.testing.assert_close(model.get_output_embeddings().weight[place], expected)
-        torch.testing.assert_close(model.get_output_embeddings().bias[place], old.get_output_embeddings().bias[pieces].mean())
+        torch.testing.assert_close(model.get_input_embeddings().weight[index], expected)
+        torch.testing.assert_close(model.get_output_embeddings().weight[index], expected)
+        torch.testing.assert_close(model.get_output_embeddings().bias[index], old.get_output_embeddings().bias[pieces].mean())
     assert torch.equal(result.model.get_input_embeddings().weight[:120], old.get_input_embeddings().weight)
 
 
@@ -434,7 +434,7 @@ def test_a_continued_model_with_dropout_resumes_bit_for_bit(bert_folder, corpus,
             "layers, tokenizer shape a new model, but '.*' is continued: leave them out, or give scratch",
         ),
         ({"span_tokens": 4}, "span_tokens is 4, but no spans are masked"),
-        ({"optimizer": "adamw", "matrix_rate": 0.1}, "matrix_rate is for optimizer muon, but optimizer is 'adamw'"),
+        ({"optimizer": "adamw", "matrix_learning_rate": 0.1}, "matrix_learning_rate is for optimizer muon, but optimizer is 'adamw'"),
     ],
 )
 def test_settings_that_would_say_nothing_are_refused(bert_folder, corpus, tmp_path, settings, message):

@@ -14,7 +14,7 @@ from tain.objectives.bitext import bitext_retrieval
 from tain.recipes.pretrain.bitext import Translations, read_translations
 from tain.recipes.pretrain.conditional import ConditionalSentences, conditional_model
 from tain.recipes.pretrain.config import PretrainConfig
-from tain.recipes.pretrain.objectives import Material
+from tain.recipes.pretrain.objectives import MaskingContext
 from tain.recipes.pretrain.recipe import pretrain
 from tain.training.optimizer import MasterWeights
 
@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {
     "batch_blocks": 4,
     "warmup_steps": 2,
     "pseudo_tokens": 3,
-    "least_tokens": 1,
+    "min_tokens": 1,
     "optimizer": "adamw",
     "learning_rate": 3e-3,
     "dtype": "float32",
@@ -79,9 +79,9 @@ def test_loss_and_gradient_are_the_weighted_sum_of_both(tiny_masked_lm, tiny_tok
         model = tiny_masked_lm("bert").eval()
         torch.manual_seed(7)
         conditional = conditional_model(model, config).eval()
-        weights = MasterWeights(conditional, number_type=torch.float32)
-        material = Material(MaskedLanguageModel(model), weights, tiny_tokenizer(), shards, config, torch.device("cpu"), conditional)
-        return ConditionalSentences(material), weights
+        weights = MasterWeights(conditional, dtype=torch.float32)
+        context = MaskingContext(MaskedLanguageModel(model), weights, tiny_tokenizer(), shards, config, torch.device("cpu"), conditional)
+        return ConditionalSentences(context), weights
 
     joint, weights = objective(config)
     found = joint.gradient(3)
@@ -104,8 +104,8 @@ def test_a_batch_has_each_pair_at_the_same_place_of_both_halves(tiny_tokenizer, 
     packed = Translations(bitext, tokenizer, config).batch(0)
     assert packed.texts == 32
     texts: list[list[str]] = [[] for _ in range(32)]
-    for place, (start, length) in enumerate(zip(packed.starts.tolist(), packed.lengths, strict=True)):
-        texts[packed.order[place]] = tokenizer.convert_ids_to_tokens(packed.ids[start + 1 : start + length - 1].tolist())
+    for index, (start, length) in enumerate(zip(packed.starts.tolist(), packed.lengths, strict=True)):
+        texts[packed.order[index]] = tokenizer.convert_ids_to_tokens(packed.ids[start + 1 : start + length - 1].tolist())
     for left, right in zip(texts[:16], texts[16:], strict=True):
         assert sorted(THERE[HERE.index(word)] for word in left) == sorted(right)
 
@@ -123,10 +123,10 @@ def test_accuracy_is_that_of_the_nearest_in_both_directions_and_ties_share(tiny_
     def by_content(packed):  # the bag of words, in numbers that both languages share
         table = dict(zip(tiny_tokenizer().convert_tokens_to_ids([*HERE, *THERE]), [*range(8), *range(8)], strict=True))
         rows = torch.zeros(packed.texts, 8)
-        for place, (start, length) in enumerate(zip(packed.starts.tolist(), packed.lengths, strict=True)):
+        for index, (start, length) in enumerate(zip(packed.starts.tolist(), packed.lengths, strict=True)):
             for token in packed.ids[start : start + length].tolist():
                 if token in table:
-                    rows[packed.order[place], table[token]] += 1
+                    rows[packed.order[index], table[token]] += 1
         return rows
 
     bags = [frozenset(left[1:-1]) for left, _ in found._held]

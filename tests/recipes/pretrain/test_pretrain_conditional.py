@@ -21,7 +21,7 @@ TINY: dict[str, Any] = {
     "batch_blocks": 16,
     "warmup_steps": 2,
     "pseudo_tokens": 3,
-    "least_tokens": 1,
+    "min_tokens": 1,
     "optimizer": "adamw",
     "learning_rate": 3e-3,
     "dtype": "float32",
@@ -69,7 +69,7 @@ def test_the_result_can_be_mirrored_and_pretrained_on(bert_folder, corpus, tmp_p
     pretrain(bert_folder, [corpus], tmp_path / "model", **TINY)
     mirror(tmp_path / "model", sentences, tmp_path / "mirrored", batch_texts=4, max_tokens=40, device="cpu", dtype="float32")
     assert Embedder.load(tmp_path / "mirrored", dtype="float32").encode(["a red house"]).shape == (1, 32)
-    plain = {name: value for name, value in TINY.items() if name not in ("objective", "pseudo_tokens", "least_tokens")}
+    plain = {name: value for name, value in TINY.items() if name not in ("objective", "pseudo_tokens", "min_tokens")}
     again = pretrain(tmp_path / "model", [corpus], tmp_path / "again", **plain)
     assert again.finished
 
@@ -100,7 +100,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, corpus, tmp_path):
 
 
 def test_a_new_model_is_trained_from_scratch_in_bfloat16(corpus, tmp_path):
-    shape = {"vocabulary": 300, "width": 32, "heads": 2, "feed_forward": 48, "layers": 2}
+    shape = {"vocab_size": 300, "hidden_size": 32, "heads": 2, "intermediate_size": 48, "layers": 2}
     settings = {**TINY, **shape, "optimizer": "muon", "dtype": "bfloat16", "tokens": 24.0 * 16 * 30, "dropout": 0.1}
     result = pretrain("scratch", [corpus], tmp_path / "model", **settings)
     assert np.mean(result.losses[-5:]) < np.mean(result.losses[:5])
@@ -174,8 +174,8 @@ def test_a_model_that_cannot_be_conditioned_is_refused(save_masked_lm, corpus, t
     [
         ({"objective": "random", "neighbour": "both"}, "neighbour is for objective cmlm, but objective is 'random'"),
         ({"pseudo_tokens": -1}, "pseudo_tokens is -1: give 0"),
-        ({"least_tokens": 0}, "least_tokens is 0: give 1 or more"),
-        ({"most_overlap": 0.0}, r"most_overlap is 0.0: give a share above 0, up to 1 \(0.7\)"),
+        ({"min_tokens": 0}, "min_tokens is 0: give 1 or more"),
+        ({"max_overlap": 0.0}, r"max_overlap is 0.0: give a share above 0, up to 1 \(0.7\)"),
         ({"compile": True}, "compile needs batches of one shape"),
     ],
 )

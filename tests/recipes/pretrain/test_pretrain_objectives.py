@@ -15,7 +15,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.foundation.errors import UserError
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain.config import PretrainConfig
-from tain.recipes.pretrain.objectives import OBJECTIVES, DisjointMasks, Material
+from tain.recipes.pretrain.objectives import OBJECTIVES, DisjointMasks, MaskingContext
 from tain.recipes.pretrain.recipe import pretrain
 from tain.training.optimizer import MasterWeights
 
@@ -26,39 +26,39 @@ SMALL: dict[str, Any] = {"block_tokens": 16, "batch_blocks": 4, "dtype": "float3
 def corpus(sentences, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "texts.txt"
     rng = np.random.default_rng(0)
-    path.write_text("\n".join(sentences[place] for place in rng.integers(0, len(sentences), size=120)), encoding="utf-8")
+    path.write_text("\n".join(sentences[index] for index in rng.integers(0, len(sentences), size=120)), encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
-def material(corpus, tmp_path_factory, tiny_masked_lm, tiny_tokenizer):
+def context(corpus, tmp_path_factory, tiny_masked_lm, tiny_tokenizer):
     tokenizer = tiny_tokenizer()
     shards = tokenised(tmp_path_factory.mktemp("shards") / "shards", Sources((str(corpus),)), tokenizer)
 
-    def build(number_type: torch.dtype = torch.float32, **settings: Any) -> Material:
+    def build(dtype: torch.dtype = torch.float32, **settings: Any) -> MaskingContext:
         model = tiny_masked_lm("bert").eval()
         network = MaskedLanguageModel(model)
-        weights = MasterWeights(model, number_type=number_type)
-        return Material(network, weights, tokenizer, shards, PretrainConfig(**(SMALL | settings)), torch.device("cpu"))
+        weights = MasterWeights(model, dtype=dtype)
+        return MaskingContext(network, weights, tokenizer, shards, PretrainConfig(**(SMALL | settings)), torch.device("cpu"))
 
     return build
 
 
-def objective_of(material: Material) -> Any:
-    return OBJECTIVES[material.config.objective](material)
+def objective_of(context: MaskingContext) -> Any:
+    return OBJECTIVES[context.config.objective](context)
 
 
 @pytest.mark.parametrize("units", ["token", "word", "span"])
-def test_all_masks_of_a_step_hide_the_same_blocks_at_places_that_never_overlap(material, units):
-    objective = objective_of(material(objective="fully-explored", masking_rate=1 / 3, masked_units=units))
+def test_all_masks_of_a_step_hide_the_same_blocks_at_places_that_never_overlap(context, units):
+    objective = objective_of(context(objective="fully-explored", masking_rate=1 / 3, masked_units=units))
     for step in range(3):
         masks = objective.masks(step)
-        together = torch.cat([mask.places for mask in masks])
+        together = torch.cat([mask.indices for mask in masks])
         assert len(masks) == 3
         assert len(together.unique()) == len(together) == int(objective.masker.is_maskable(objective.order.batch(step)).sum())
         for mask in masks:
             restored = mask.ids.flatten().clone()
-            restored[mask.places] = mask.targets
+            restored[mask.indices] = mask.targets
             assert torch.equal(restored.view(mask.ids.shape), objective.order.batch(step))
 
 
@@ -66,12 +66,12 @@ def _masked_in_each_row(objective: Any, step: int) -> torch.Tensor:
     """How many tokens of each block each mask hides (masks, blocks)."""
     masks = objective.masks(step)
     rows, tokens = masks[0].ids.shape
-    return torch.stack([torch.bincount(mask.places // tokens, minlength=rows) for mask in masks])
+    return torch.stack([torch.bincount(mask.indices // tokens, minlength=rows) for mask in masks])
 
 
-def test_masks_of_a_step_are_equal_blocks_of_each_text_or_of_the_whole_batch(material):
+def test_masks_of_a_step_are_equal_blocks_of_each_text_or_of_the_whole_batch(context):
     explored = {"objective": "fully-explored", "masking_rate": 1 / 3, "batch_blocks": 8}
-    of_texts, of_batch = (objective_of(material(**explored, **more)) for more in ({}, {"mask_unit": "batch"}))
+    of_texts, of_batch = (objective_of(context(**explored, **more)) for more in ({}, {"mask_unit": "batch"}))
     apart = []
     for step in range(4):
         found = _masked_in_each_row(of_texts, step)
@@ -82,16 +82,16 @@ def test_masks_of_a_step_are_equal_blocks_of_each_text_or_of_the_whole_batch(mat
     assert max(apart) > 2
 
 
-def test_random_masks_may_have_a_share_of_each_text(material):
-    of_texts, of_batch = (objective_of(material(objective="random", mask_unit=unit)) for unit in ("text", "batch"))
-    default = objective_of(material(objective="random"))
+def test_random_masks_may_have_a_share_of_each_text(context):
+    of_texts, of_batch = (objective_of(context(objective="random", mask_unit=unit)) for unit in ("text", "batch"))
+    default = objective_of(context(objective="random"))
     spread = []
     for step in range(6):
         maskable = of_texts.masker.is_maskable(of_texts.order.batch(step)).sum(1)
         (found,) = _masked_in_each_row(of_texts, step)
         assert ((found - 0.3 * maskable).abs() < 1).all()
         spread.append(float((_masked_in_each_row(of_batch, step)[0] - 0.3 * maskable).abs().max()))
-        assert torch.equal(of_batch.masks(step)[0].places, default.masks(step)[0].places)
+        assert torch.equal(of_batch.masks(step)[0].indices, default.masks(step)[0].indices)
     assert max(spread) > 1.5
 
 
@@ -111,8 +111,8 @@ def test_a_record_and_a_checkpoint_say_what_was_masked_by(bert_folder, corpus, t
 
 
 @pytest.mark.parametrize("units", ["token", "word", "span"])
-def test_spread_over_epochs_every_token_of_every_text_is_masked_once_in_k_epochs(material, units):
-    objective = objective_of(material(objective="fully-explored", masking_rate=1 / 3, masked_units=units, spread_over_epochs=True))
+def test_spread_over_epochs_every_token_of_every_text_is_masked_once_in_k_epochs(context, units):
+    objective = objective_of(context(objective="fully-explored", masking_rate=1 / 3, masked_units=units, spread_over_epochs=True))
     per_epoch = objective.order.steps_per_epoch
     for cycle in range(2):
         hidden: Counter[tuple[int, int]] = Counter()
@@ -120,15 +120,15 @@ def test_spread_over_epochs_every_token_of_every_text_is_masked_once_in_k_epochs
         for step in range(cycle * 3 * per_epoch, (cycle + 1) * 3 * per_epoch):
             (mask,) = objective.masks(step)
             starts, tokens = objective.order.starts(step), mask.ids.shape[1]
-            hidden.update((int(starts[place // tokens]), place % tokens) for place in mask.places.tolist())
+            hidden.update((int(starts[index // tokens]), index % tokens) for index in mask.indices.tolist())
             rows, columns = objective.masker.is_maskable(objective.order.batch(step)).nonzero(as_tuple=True)
             maskable |= {(int(starts[row]), int(column)) for row, column in zip(rows, columns, strict=True)}
         assert set(hidden) == maskable
         assert set(hidden.values()) == {1}
 
 
-def test_exploring_again_draws_other_masks(material):
-    objective = objective_of(material(objective="fully-explored", masking_rate=0.5, spread_over_epochs=True, seed=13))
+def test_exploring_again_draws_other_masks(context):
+    objective = objective_of(context(objective="fully-explored", masking_rate=0.5, spread_over_epochs=True, seed=13))
     starts = np.array([0, 14])
     first, again, second = (objective._draws_of_texts(starts, cycle=cycle) for cycle in (0, 0, 1))
     assert torch.equal(first, again)
@@ -136,52 +136,52 @@ def test_exploring_again_draws_other_masks(material):
     assert torch.equal(objective._draws_of_texts(starts[1:], cycle=0)[0], first[1])
 
 
-def test_whole_words_are_hidden_piece_by_piece_together(material):
-    objective = objective_of(material(objective="whole-word"))
-    continuing = continues_word(material().tokenizer)
+def test_whole_words_are_hidden_piece_by_piece_together(context):
+    objective = objective_of(context(objective="whole-word"))
+    continuing = continues_word(context().tokenizer)
     for step in range(5):
         (mask,) = objective.masks(step)
         ids = objective.order.batch(step).flatten()
-        hidden = set(mask.places.tolist())
-        for place in range(1, len(ids)):
-            if continuing[ids[place]] and ids[place - 1] > 4 and ids[place] > 4:
-                assert (place in hidden) == (place - 1 in hidden)
+        hidden = set(mask.indices.tolist())
+        for index in range(1, len(ids)):
+            if continuing[ids[index]] and ids[index - 1] > 4 and ids[index] > 4:
+                assert (index in hidden) == (index - 1 in hidden)
 
 
-def test_spans_are_hidden_as_runs(material):
-    (mask,) = objective_of(material(objective="span", span_tokens=4)).masks(0)
-    (single,) = objective_of(material(objective="random")).masks(0)
+def test_spans_are_hidden_as_runs(context):
+    (mask,) = objective_of(context(objective="span", span_tokens=4)).masks(0)
+    (single,) = objective_of(context(objective="random")).masks(0)
 
-    def neighbours(places):
-        return float((places.diff() == 1).float().mean())
+    def neighbours(indices):
+        return float((indices.diff() == 1).float().mean())
 
-    assert neighbours(mask.places) > 0.5 > neighbours(single.places)
-
-
-def test_a_steps_tokens_are_those_that_pass_the_encoder(material):
-    assert objective_of(material(objective="random")).step_tokens == 64
-    assert objective_of(material(objective="fully-explored", masking_rate=0.3)).step_tokens == 3 * 64
-    assert objective_of(material(objective="fully-explored", masking_rate=0.15, explored_parts=2)).step_tokens == 2 * 64
-    assert objective_of(material(objective="fully-explored", masking_rate=0.3, spread_over_epochs=True)).step_tokens == 64
+    assert neighbours(mask.indices) > 0.5 > neighbours(single.indices)
 
 
-@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
-def test_every_token_counts_alike_in_loss_and_gradient(material, number_type):
+def test_a_steps_tokens_are_those_that_pass_the_encoder(context):
+    assert objective_of(context(objective="random")).step_tokens == 64
+    assert objective_of(context(objective="fully-explored", masking_rate=0.3)).step_tokens == 3 * 64
+    assert objective_of(context(objective="fully-explored", masking_rate=0.15, explored_parts=2)).step_tokens == 2 * 64
+    assert objective_of(context(objective="fully-explored", masking_rate=0.3, spread_over_epochs=True)).step_tokens == 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_token_counts_alike_in_loss_and_gradient(context, dtype):
     # 14 maskable tokens a row at a rate of 0.3: masks of different sizes
-    built = material(number_type, objective="fully-explored", masking_rate=0.3)
+    built = context(dtype, objective="fully-explored", masking_rate=0.3)
     objective = DisjointMasks(built)
     loss = objective.gradient(2)
     built.weights.take_gradients()
     found = [master.grad.clone() for master in built.weights.masters if master.grad is not None]
 
-    plain = material(objective="random")
+    plain = context(objective="random")
     masks = objective.masks(2)
-    losses = torch.stack([masked_cross_entropy(plain.network(mask.ids, mask.places), mask.targets) for mask in masks])
-    sizes = torch.tensor([len(mask.places) for mask in masks])
+    losses = torch.stack([masked_cross_entropy(plain.network(mask.ids, mask.indices), mask.targets) for mask in masks])
+    sizes = torch.tensor([len(mask.indices) for mask in masks])
     total = (losses * sizes).sum() / sizes.sum()
     total.backward()
     expected = [parameter.grad for parameter in plain.weights.parameters if parameter.grad is not None]
-    tolerance = 1e-5 if number_type == torch.float32 else 0.1
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
     assert loss == pytest.approx(total.item(), rel=tolerance)
     largest = max(float(gradient.abs().max()) for gradient in expected)
     for ours, theirs in zip(found, expected, strict=True):
@@ -189,9 +189,9 @@ def test_every_token_counts_alike_in_loss_and_gradient(material, number_type):
         torch.testing.assert_close(ours, theirs, atol=tolerance * largest, rtol=tolerance)
 
 
-def test_explored_gradients_are_those_of_single_masks_on_average_and_vary_less(material):
+def test_explored_gradients_are_those_of_single_masks_on_average_and_vary_less(context):
     """On a real model: same mean, and less variance than as many independent masks; both follow from each other at one mask."""
-    explored = DisjointMasks(material(objective="fully-explored", masking_rate=0.25))
+    explored = DisjointMasks(context(objective="fully-explored", masking_rate=0.25))
     ids = explored.order.batch(0)
 
     def gradients(parts: int, draws: int) -> torch.Tensor:
@@ -199,8 +199,8 @@ def test_explored_gradients_are_those_of_single_masks_on_average_and_vary_less(m
         for number in range(draws):
             generator = torch.Generator().manual_seed(1000 * parts + number)
             explored.parts = parts
-            places = explored._places(ids, torch.rand(ids.shape, generator=generator), each_row=False)
-            masks = [explored.masker.at(ids, part, generator=generator) for part in places]
+            indices = explored._indices(ids, torch.rand(ids.shape, generator=generator), each_row=False)
+            masks = [explored.masker.at(ids, part, generator=generator) for part in indices]
             explored._loss.gradient(masks, seed=1)
             explored._loss.weights.take_gradients()
             found.append(torch.cat([master.grad.flatten() for master in explored._loss.weights.masters if master.grad is not None]))

@@ -70,7 +70,7 @@ def test_every_kind_of_tokenizer_tells_which_tokens_go_on_with_a_word(tiny_token
         add_words(tokenizer, ["kalimba"])
         continuing = continues_word(tokenizer)
         (ids,) = bare_ids(tokenizer, [f" {text} kalimba"])
-        starts = [not continuing[place] for place in ids]
+        starts = [not continuing[index] for index in ids]
         assert starts.count(True) == 4, text  # three words and the added one
         assert not continuing[tokenizer.convert_tokens_to_ids("kalimba")]
 

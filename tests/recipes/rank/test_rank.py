@@ -18,7 +18,7 @@ from tain.models.rankers import CrossRanker, DualRanker, Ranker
 from tain.recipes.rank import frozen as rank_frozen
 from tain.recipes.rank import recipe
 from tain.recipes.rank.config import RankConfig
-from tain.recipes.rank.data import gather_material, mine_negatives
+from tain.recipes.rank.data import gather_data, mine_negatives
 from tain.recipes.rank.model_card import chosen_on_the_same
 from tain.recipes.rank.recipe import rank
 from tain.text.records import RankingExample
@@ -68,13 +68,13 @@ def mrr(measured: Any) -> float:
     return measured.after["MRR"]
 
 
-def session(folder, pairs, **settings):
-    """A training session that has not begun, for looking at single steps."""
+def trainer(folder, pairs, **settings):
+    """A trainer that has not begun, for looking at single steps."""
     config = RankConfig(**{**of_type(settings.get("type", "poly")), "held_out": 0, "dropout": 0.0, **settings})
-    material = gather_material(recipe._examples(pairs), config, validation=())
-    config = config.resolved(pairs=len(material.pairs), has_held_out=False)
+    data = gather_data(recipe._examples(pairs), config, validation=())
+    config = config.resolved(pairs=len(data.pairs), has_held_out=False)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
-    made = recipe._Session(folder, embedder, recipe._fit_to_model(config, embedder), material, Progress.silent(), None, False)
+    made = recipe.RankTrainer(folder, embedder, recipe._fit_to_model(config, embedder), data, Progress.silent(), None, False)
     made._prepare_negatives()
     made._freeze()
     made._start_head(config.seed)
@@ -84,9 +84,9 @@ def session(folder, pairs, **settings):
     return made
 
 
-def gradients(made, places):
+def gradients(made, indices):
     made.ranker.module.zero_grad()
-    loss = made.gradient_step(np.asarray(places), step=0, seed=1)
+    loss = made.gradient_step(np.asarray(indices), step=0, seed=1)
     return loss, {name: p.grad.clone() for name, p in made.ranker.module.named_parameters() if p.grad is not None}
 
 
@@ -115,7 +115,7 @@ def test_a_run_learns_and_saves_a_ranker_with_its_figures(bert_folder, pairs, tm
 
 
 def test_the_two_towers_start_alike_and_are_trained_apart(bert_folder, pairs):
-    made = session(bert_folder, pairs)
+    made = trainer(bert_folder, pairs)
     assert isinstance(made.ranker, DualRanker)
     sides = [dict(side.encoder.named_parameters()) for side in sides_of(made)]
     for name, parameter in sides[0].items():
@@ -133,7 +133,7 @@ def test_the_best_validation_is_kept_and_the_rate_falls_without_gains(bert_folde
     figures = [figure for _, figure in result.runs[0].validations]
     assert len(figures) >= 5
     assert mrr(result) == pytest.approx(max(figures))
-    made = session(bert_folder, pairs)
+    made = trainer(bert_folder, pairs)
     made.config = RankConfig(schedule="plateau", held_out=9, warmup_steps=4)
     memory = {"misses": 0}
     factor = made._rate_factor(100, memory)
@@ -152,8 +152,8 @@ def test_the_papers_scaling_is_taken_as_it_is_and_comes_back_exactly(bert_folder
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 def test_a_learned_scale_starts_where_a_text_scores_twenty_with_itself(bert_folder, pairs, similarity):
-    made = session(bert_folder, pairs, type="bi", similarity=similarity)
-    vectors = dual(made).encode_candidates(made.material.candidates[:64])
+    made = trainer(bert_folder, pairs, type="bi", similarity=similarity)
+    vectors = dual(made).encode_candidates(made.data.candidates[:64])
     assert float((vectors**2).sum(1).mean()) == pytest.approx(20.0, rel=1e-3)
 
 
@@ -165,7 +165,7 @@ def test_seeds_keep_the_best_run(bert_folder, pairs):
 
 
 def test_the_codes_alone_are_trained_on_a_frozen_encoder(bert_folder, pairs):
-    result = rank(bert_folder, pairs, freeze="encoder", head_rate=0.02, schedule="linear", **{**POLY, "epochs": 8})
+    result = rank(bert_folder, pairs, freeze="encoder", head_learning_rate=0.02, schedule="linear", **{**POLY, "epochs": 8})
     untouched = Embedder.load(bert_folder, dtype="float32", device="cpu").encoder.state_dict()
     for side in sides_of(result):
         for name, tensor in side.encoder.state_dict().items():
@@ -177,7 +177,7 @@ def test_the_codes_alone_are_trained_on_a_frozen_encoder(bert_folder, pairs):
 
 
 def test_frozen_states_give_the_loss_of_the_encoder_itself(bert_folder, pairs):
-    made, thawed = session(bert_folder, pairs, freeze="encoder"), session(bert_folder, pairs)
+    made, thawed = trainer(bert_folder, pairs, freeze="encoder"), trainer(bert_folder, pairs)
     loss, found = gradients(made, range(8))
     expected, whole = gradients(thawed, range(8))
     assert loss == pytest.approx(expected, rel=1e-2)  # kept in half precision
@@ -196,9 +196,9 @@ def test_frozen_word_embeddings_stay_to_the_bit(bert_folder, pairs):
 @pytest.mark.parametrize("type", ["bi", "poly", "cross"])
 def test_any_micro_batch_gives_the_same_gradient(bert_folder, pairs, type):
     options = {"type": type, "negatives": 2}
-    loss, whole = gradients(session(bert_folder, pairs, **options), range(8))
-    for micro_tokens in (1, 150):
-        part_loss, parts = gradients(session(bert_folder, pairs, micro_tokens=micro_tokens, **options), range(8))
+    loss, whole = gradients(trainer(bert_folder, pairs, **options), range(8))
+    for micro_batch_tokens in (1, 150):
+        part_loss, parts = gradients(trainer(bert_folder, pairs, micro_batch_tokens=micro_batch_tokens, **options), range(8))
         assert part_loss == pytest.approx(loss, rel=1e-5)
         assert parts.keys() == whole.keys()
         for name, gradient in whole.items():
@@ -206,7 +206,7 @@ def test_any_micro_batch_gives_the_same_gradient(bert_folder, pairs, type):
 
 
 def test_gradients_reach_the_codes_the_scale_and_both_towers(bert_folder, pairs):
-    _, found = gradients(session(bert_folder, pairs), range(8))
+    _, found = gradients(trainer(bert_folder, pairs), range(8))
     assert found["head.codes"].abs().sum() > 0
     assert found["head.log_scale"].abs() > 0
     for tower in ("context", "candidate"):
@@ -216,9 +216,9 @@ def test_gradients_reach_the_codes_the_scale_and_both_towers(bert_folder, pairs)
 def test_a_repeated_answer_gives_the_loss_of_the_batch_without_repeats(generator):
     columns = np.array([4, 7, 4, 9, 7])  # four contexts' answers and one negative
     right = [frozenset({4}), frozenset({7}), frozenset({4, 9}), frozenset({9})]
-    targets, is_barred = recipe._columns(columns, right)
+    targets, is_excluded = recipe._columns(columns, right)
     assert targets.tolist() == [0, 1, 0, 3]
-    assert is_barred.tolist() == [
+    assert is_excluded.tolist() == [
         [True, False, True, False, True],
         [False, True, True, False, True],
         [True, False, True, True, True],  # its other right answer counts for nobody
@@ -226,24 +226,24 @@ def test_a_repeated_answer_gives_the_loss_of_the_batch_without_repeats(generator
     ]
     by_candidate = torch.randn(4, 10, generator=generator)
     scores = by_candidate[:, torch.from_numpy(columns)]
-    found = recipe.candidate_cross_entropy(scores, targets, is_barred=is_barred)
+    found = recipe.candidate_cross_entropy(scores, targets, is_excluded=is_excluded)
     wanted = [([4, 7, 9], 0), ([4, 7, 9], 1), ([4, 7], 0), ([4, 7, 9], 2)]
-    expected = [-by_candidate[row, candidates].log_softmax(0)[place] for row, (candidates, place) in enumerate(wanted)]
+    expected = [-by_candidate[row, candidates].log_softmax(0)[index] for row, (candidates, index) in enumerate(wanted)]
     torch.testing.assert_close(found, torch.stack(expected).mean())
 
 
 def test_texts_that_differ_in_case_and_space_alone_are_one_candidate():
-    material = gather_material(
+    data = gather_data(
         [RankingExample("a", ("Yes it is",)), RankingExample("b", ("yes  it is",)), RankingExample("c", ("no",))],
         RankConfig(held_out=0),
         validation=(),
     )
-    assert material.candidates == ["Yes it is", "no"]
-    assert material.pairs.tolist() == [[0, 0], [1, 0], [2, 1]]
+    assert data.candidates == ["Yes it is", "no"]
+    assert data.pairs.tolist() == [[0, 0], [1, 0], [2, 1]]
 
 
 def test_a_step_is_a_pure_function_of_seed_and_step(bert_folder, pairs):
-    made = session(bert_folder, pairs, dropout=0.1, negatives=2)
+    made = trainer(bert_folder, pairs, dropout=0.1, negatives=2)
     first, _ = gradients(made, range(8))
     torch.manual_seed(99)
     again, _ = gradients(made, range(8))
@@ -261,7 +261,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, in
     contexts, answers = [pair.context for pair in pairs[:3]], [pair.answers[0] for pair in pairs]
     whole = rank(bert_folder, pairs, tmp_path / "whole", **settings)
     expected = whole.ranker.score(contexts, answers)
-    with interrupting(recipe, cut_step, of_seed=cut_seed):
+    with interrupting(recipe.RankTrainer, cut_step, of_seed=cut_seed):
         rank(bert_folder, pairs, tmp_path / "cut", **settings)
     assert not (tmp_path / "cut").exists()
     if "seeds" in options:  # as where the first seed was done before its first checkpoint
@@ -277,7 +277,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, in
 
 def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, interrupting):
     settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1}
-    with interrupting(recipe, 3):
+    with interrupting(recipe.RankTrainer, 3):
         rank(bert_folder, pairs, tmp_path / "cut", **settings)
     changed = [RankingExample(pair.context, (f"{pair.answers[0]} a",)) for pair in pairs]
     with pytest.raises(UserError, match=r"the checkpoint was made with other settings \(content of the pairs was"):
@@ -286,7 +286,7 @@ def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, int
 
 def test_a_run_is_not_resumed_with_other_weights_of_the_same_name(own_model, train_on, pairs, tmp_path, interrupting):
     settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1}
-    with interrupting(recipe, 3):
+    with interrupting(recipe.RankTrainer, 3):
         rank(own_model, pairs, tmp_path / "cut", **settings)
     train_on(own_model)
     with pytest.raises(UserError, match="content of the model was '"):
@@ -298,7 +298,7 @@ def test_weights_of_another_run_are_never_taken_for_the_best(bert_folder, pairs,
     hidden = {name: tmp_path / f".cut.{name}-13" for name in ("best", "checkpoint")}
 
     def cut_off(**options):
-        with interrupting(recipe, 5):
+        with interrupting(recipe.RankTrainer, 5):
             rank(bert_folder, pairs, tmp_path / "cut", **settings | options)
 
     cut_off()
@@ -308,14 +308,14 @@ def test_weights_of_another_run_are_never_taken_for_the_best(bert_folder, pairs,
     cut_off(learning_rate=2e-3, overwrite=True)  # begins anew: what the first run left is gone
     shutil.rmtree(hidden["checkpoint"])
     shutil.copytree(tmp_path / "first", hidden["checkpoint"])
-    monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": 0.0})  # so that nothing better comes along
+    monkeypatch.setattr(recipe.RankTrainer, "_measured", lambda self: {"MRR": 0.0})  # so that nothing better comes along
     with pytest.raises(UserError, match=r"learning_rate was 0\.002 and is 0\.001"):
         rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
 
 
 def test_a_ranker_worse_than_untrained_is_told_loudly_and_recorded(bert_folder, pairs, tmp_path, monkeypatch):
     figures = iter([50.0, 20.0, 30.0, 30.0, 30.0])  # before, three on the way, after
-    monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": next(figures)})
+    monkeypatch.setattr(recipe.RankTrainer, "_measured", lambda self: {"MRR": next(figures)})
     settings = {**POLY, "epochs": 1, "validations_per_epoch": 2}
     with pytest.warns(UserWarning, match=r"THE RANKER LOOKS WORSE THAN THE UNTRAINED ONE: MRR 30.0, untrained 50.0 on 6 held-out lists"):
         result = rank(bert_folder, pairs, tmp_path / "worse", **settings)
@@ -341,12 +341,12 @@ def test_what_the_held_out_contexts_decided_is_said(schedule, seeds, decided):
 
 @pytest.mark.parametrize("options", [{"negatives": 2}, {"code_kind": "last", "negatives": 1}])
 def test_scores_in_parts_give_the_same_gradient_with_less_in_memory(bert_folder, pairs, monkeypatch, options):
-    loss, whole = gradients(session(bert_folder, pairs, **options), range(8))
+    loss, whole = gradients(trainer(bert_folder, pairs, **options), range(8))
     sizes = []
     real = recipe.poly_scores
     monkeypatch.setattr(recipe, "_SIMILARITIES", 3 * 4 * 8 * (1 + options["negatives"]))
     monkeypatch.setattr(recipe, "poly_scores", lambda contexts, *rest, **more: sizes.append(len(contexts)) or real(contexts, *rest, **more))
-    part_loss, parts = gradients(session(bert_folder, pairs, **options), range(8))
+    part_loss, parts = gradients(trainer(bert_folder, pairs, **options), range(8))
     assert sizes == [3, 3, 2, 2, 3, 3] or sorted(sizes) == [2, 2, 3, 3, 3, 3]  # once forwards, once backwards
     assert part_loss == pytest.approx(loss, rel=1e-6)
     for name, gradient in whole.items():
@@ -355,8 +355,8 @@ def test_scores_in_parts_give_the_same_gradient_with_less_in_memory(bert_folder,
 
 @pytest.mark.parametrize("type", ["bi", "cross"])
 def test_gradients_of_parts_are_added_up_in_float32(bert_folder, pairs, type):
-    made = session(bert_folder, pairs, type=type, negatives=1, micro_tokens=1)
-    made.weights = recipe.MasterWeights(made.ranker.module, number_type=torch.bfloat16)
+    made = trainer(bert_folder, pairs, type=type, negatives=1, micro_batch_tokens=1)
+    made.weights = recipe.MasterWeights(made.ranker.module, dtype=torch.bfloat16)
     made.gradient_step(np.arange(8), step=0, seed=1)
     assert all(parameter.grad is None for parameter in made.ranker.module.parameters())
     found = [master.grad for master in made.weights.masters if master.grad is not None]
@@ -367,15 +367,15 @@ def test_gradients_of_parts_are_added_up_in_float32(bert_folder, pairs, type):
 @pytest.mark.parametrize("type", ["poly", "cross"])
 def test_two_processes_give_the_one_process_gradient(bert_folder, pairs, tmp_path, type, in_two_processes):
     options = {"type": type, "negatives": 2}
-    expected_loss, expected = gradients(session(bert_folder, pairs, **options), range(7))  # an odd batch: shares differ
+    expected_loss, expected = gradients(trainer(bert_folder, pairs, **options), range(7))  # an odd batch: shares differ
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     in_two_processes(f"""
         import json
-        from test_rank import gradients, session
+        from test_rank import gradients, trainer
         from tain.text.records import RankingExample
         from tain.training import distributed
         pairs = [RankingExample(c, tuple(a), tuple(n)) for c, a, n in json.loads(open({str(tmp_path / "pairs.json")!r}).read())]
-        loss, found = gradients(session({str(bert_folder)!r}, pairs, micro_tokens=100, **{options!r}), range(7))
+        loss, found = gradients(trainer({str(bert_folder)!r}, pairs, micro_batch_tokens=100, **{options!r}), range(7))
         torch.save((loss, found), {str(tmp_path)!r} + f"/gradients-{{distributed.rank()}}.pt")
         """)
     for process in (0, 1):
@@ -399,12 +399,12 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
             figures = real_lists(*given)
             return {{**figures, "MRR": figures["MRR"] + distributed.rank()}}
 
-        def mined(ranker, material, *, count):
-            return [near[distributed.rank():] for near in real_mine(ranker, material, count=count)]
+        def mined(ranker, data, *, count):
+            return [near[distributed.rank():] for near in real_mine(ranker, data, count=count)]
 
         recipe.list_figures, recipe.mine_negatives = measured, mined
         pairs = [RankingExample(c, tuple(a), tuple(n)) for c, a, n in json.loads(open({str(tmp_path / "pairs.json")!r}).read())]
-        options = dict(POLY, epochs=1, negatives=2, mine_with={str(bert_folder)!r}, mined_from=4)
+        options = dict(POLY, epochs=1, negatives=2, mine_with={str(bert_folder)!r}, mining_pool=4)
         result = recipe.rank({str(bert_folder)!r}, pairs, **options)
         codes = result.ranker.head.codes.tolist()
         try:
@@ -422,61 +422,61 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
 # ---- negatives and teachers
 
 
-def material_of(pairs):
-    return gather_material(recipe._examples(pairs), RankConfig(held_out=0), validation=())
+def data_of(pairs):
+    return gather_data(recipe._examples(pairs), RankConfig(held_out=0), validation=())
 
 
 def test_negatives_are_the_contexts_own_then_any_others_and_never_right(rng):
     listed = [RankingExample(f"q{number}", (f"a{number}",), (f"n{number}", f"m{number}")) for number in range(5)]
-    material = material_of(listed)
+    data = data_of(listed)
     for context in range(5):
-        drawn = material.draw_negatives(context, 4, rng=rng)
-        assert set(material.listed[context]) <= set(drawn)
+        drawn = data.draw_negatives(context, 4, rng=rng)
+        assert set(data.listed[context]) <= set(drawn)
         assert len(set(drawn)) == 4
-        assert not set(drawn) & material.right[context]
-        assert set(material.draw_negatives(context, 1, rng=rng)) <= set(material.listed[context])
+        assert not set(drawn) & data.right[context]
+        assert set(data.draw_negatives(context, 1, rng=rng)) <= set(data.listed[context])
 
 
 def test_a_context_for_which_all_is_right_is_refused(rng):
-    material = material_of([RankingExample("q", ("a", "b")), RankingExample("p", ("a",))])
+    data = data_of([RankingExample("q", ("a", "b")), RankingExample("p", ("a",))])
     with pytest.raises(UserError, match="the context 'q' has no wrong candidates to learn from: all 2 are right for it"):
-        material.draw_negatives(0, 1, rng=rng)
+        data.draw_negatives(0, 1, rng=rng)
     with pytest.raises(UserError, match="all 2 candidates are right for every context, so there is nothing to tell apart"):
-        material_of([RankingExample("q", ("a", "b"))])
+        data_of([RankingExample("q", ("a", "b"))])
 
 
 def test_the_one_wrong_candidate_among_many_right_ones_is_found(rng):
     many = tuple(f"a{number}" for number in range(3000))
-    material = material_of([RankingExample("q", many), RankingExample("p", ("x",))])
-    assert material.draw_negatives(0, 2, rng=rng) == [3000, 3000]  # repeated: there is no other
+    data = data_of([RankingExample("q", many), RankingExample("p", ("x",))])
+    assert data.draw_negatives(0, 2, rng=rng) == [3000, 3000]  # repeated: there is no other
 
 
 def test_mined_negatives_are_the_best_wrong_ones(bert_folder, pairs):
-    material = material_of(pairs[:20])
+    data = data_of(pairs[:20])
     miner = Ranker.load(bert_folder, device="cpu", dtype="float32")
     assert isinstance(miner, DualRanker)
-    scores = miner.score(material.contexts, material.candidates)
-    for context, found in enumerate(mine_negatives(miner, material, count=5)):
-        wrong = [row for row in np.argsort(-scores[context]) if row not in material.right[context]]
+    scores = miner.score(data.contexts, data.candidates)
+    for context, found in enumerate(mine_negatives(miner, data, count=5)):
+        wrong = [row for row in np.argsort(-scores[context]) if row not in data.right[context]]
         assert set(found) == set(wrong[:5])
 
 
 def test_mined_negatives_are_trained_on(bert_folder, pairs, monkeypatch):
-    made = session(bert_folder, pairs, mine_with=str(bert_folder), mined_from=3, negatives=3)
-    assert all(len(near) == 3 for near in made.material.hard)
+    made = trainer(bert_folder, pairs, mine_with=str(bert_folder), mining_pool=3, negatives=3)
+    assert all(len(near) == 3 for near in made.data.hard)
     seen = []
     monkeypatch.setattr(made, "_dual_step", lambda ranker, given, negatives, teacher, **more: seen.append((given, negatives)) or 0.0)
     for step in range(3):
         made.gradient_step(np.arange(8), step=step, seed=1)
     for given, negatives in seen:
         for (context, _), drawn in zip(given, negatives, strict=True):
-            assert set(drawn) == set(made.material.hard[context])
+            assert set(drawn) == set(made.data.hard[context])
 
 
 def test_a_student_comes_nearer_to_its_teachers_order(bert_folder, pairs, tmp_path):
     rank(bert_folder, pairs, tmp_path / "teacher", type="cross", **{**SMALL, "negatives": 3})
     teacher = str(tmp_path / "teacher")
-    settings = {"epochs": 6, "held_out": 0, "teacher": teacher, "teacher_share": 1.0, "negatives": 3, "teacher_temperature": 0.2}
+    settings = {"epochs": 6, "held_out": 0, "teacher": teacher, "teacher_weight": 1.0, "negatives": 3, "teacher_temperature": 0.2}
     for type in ("bi", "poly"):
         result = rank(bert_folder, pairs, type=type, **{**of_type(type), **settings})
         losses = result.runs[0].losses
@@ -485,19 +485,19 @@ def test_a_student_comes_nearer_to_its_teachers_order(bert_folder, pairs, tmp_pa
 
 def test_a_teachers_loss_is_the_divergence_on_each_contexts_own_list(bert_folder, pairs, tmp_path):
     rank(bert_folder, pairs, tmp_path / "teacher", type="cross", **{**SMALL, "epochs": 1, "negatives": 3})
-    made = session(bert_folder, pairs, teacher=str(tmp_path / "teacher"), teacher_share=1.0, negatives=2)
+    made = trainer(bert_folder, pairs, teacher=str(tmp_path / "teacher"), teacher_weight=1.0, negatives=2)
     assert isinstance(made.ranker, DualRanker)
     assert made.negatives is not None
     assert made.teacher_scores is not None
     loss, _ = gradients(made, range(8))
-    texts = made.material.candidates
+    texts = made.data.candidates
     made.ranker.module.eval()
     terms = []
-    for place in range(8):
-        context, answer = made.material.pairs[place]
-        listed = [texts[answer], *(texts[wrong] for wrong in made.negatives[place])]
-        student = torch.from_numpy(made.ranker.score([made.material.contexts[context]], listed)[0])
-        teacher = made.teacher_scores[place].softmax(0)
+    for index in range(8):
+        context, answer = made.data.pairs[index]
+        listed = [texts[answer], *(texts[wrong] for wrong in made.negatives[index])]
+        student = torch.from_numpy(made.ranker.score([made.data.contexts[context]], listed)[0])
+        teacher = made.teacher_scores[index].softmax(0)
         terms.append((teacher * (teacher.log() - student.log_softmax(0))).sum())
     assert loss == pytest.approx(torch.stack(terms).mean().item(), abs=1e-3)
 
@@ -527,7 +527,7 @@ def test_a_full_disk_is_told_before_the_encoder_runs(bert_folder, pairs, tmp_pat
 
 
 def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypatch):
-    made = session(bert_folder, pairs, trust_remote_code=True)
+    made = trainer(bert_folder, pairs, trust_remote_code=True)
     asked = []
     monkeypatch.setattr(recipe.Ranker, "load", lambda name, **options: asked.append(options["trust_remote_code"]) or made.ranker)
     made._helper("x")
@@ -553,17 +553,17 @@ def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypa
         ({"type": "cross", "negatives": 0}, "negatives is 0: give 1 or more"),
         ({"epochs": 0}, "epochs is 0: give 1 or more"),
         ({"held_out": -1}, "held_out is -1, but it counts contexts"),
-        ({"head_rate": 0.0}, "head_rate is 0.0: give a number between 0 and 1"),
+        ({"head_learning_rate": 0.0}, "head_learning_rate is 0.0: give a number between 0 and 1"),
         ({"dropout": 1.0}, "dropout is 1.0, but it is a probability"),
-        ({"teacher_share": 2.0}, "teacher_share is 2.0, but it is a share"),
+        ({"teacher_weight": 2.0}, "teacher_weight is 2.0, but it is a share"),
         ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0, but scores are divided by it"),
         ({"type": "cross", "teacher": "x"}, "a cross-encoder is the teacher, not taught"),
         ({"type": "cross", "shared_towers": True}, "a cross-encoder has one encoder anyway"),
         ({"type": "bi", "freeze": "encoder"}, "--freeze encoder trains the learned codes alone, and this ranker has none"),
         ({"teacher": "x", "negatives": 0}, "a teacher orders lists, and without negatives there are none"),
         ({"mine_with": "x", "negatives": 0}, "hard negatives are mined, but none are used"),
-        ({"teacher_share": 0.1}, "--teacher-share and --teacher-temperature are a teacher's, and there is none"),
-        ({"mined_from": 9}, "--mined-from says where mined negatives are drawn from, and none are mined"),
+        ({"teacher_weight": 0.1}, "--teacher-share and --teacher-temperature are a teacher's, and there is none"),
+        ({"mining_pool": 9}, "--mined-from says where mined negatives are drawn from, and none are mined"),
         ({"validation_candidates": 1}, "validation_candidates is 1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"similarity": "euclidean"}, "similarity is 'euclidean': give cosine or dot"),
@@ -631,17 +631,17 @@ def test_better_weights_from_after_the_last_checkpoint_are_used(bert_folder, pai
     settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1, "validations_per_epoch": 4}
     hidden = {name: tmp_path / f".cut.{name}-13" for name in ("best", "checkpoint")}
     figures = iter([10.0, 30.0, 10.0, 31.0])  # untrained and validated, twice
-    monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": next(figures)})
-    with interrupting(recipe, 3):
+    monkeypatch.setattr(recipe.RankTrainer, "_measured", lambda self: {"MRR": next(figures)})
+    with interrupting(recipe.RankTrainer, 3):
         rank(bert_folder, pairs, tmp_path / "cut", **settings)
     shutil.copytree(hidden["checkpoint"], tmp_path / "checkpoint")  # it knows 30 alone
-    with interrupting(recipe, 5):
+    with interrupting(recipe.RankTrainer, 5):
         rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
     kept = load_file(hidden["best"] / "state.safetensors")
     shutil.rmtree(hidden["checkpoint"])
     shutil.copytree(tmp_path / "checkpoint", hidden["checkpoint"])
-    monkeypatch.setattr(recipe._Session, "_measured", lambda self: {"MRR": 29.0})
-    monkeypatch.setattr(recipe._Keeper, "keep", lambda *_: pytest.fail("29 is not the best"))
+    monkeypatch.setattr(recipe.RankTrainer, "_measured", lambda self: {"MRR": 29.0})
+    monkeypatch.setattr(recipe.BestWeights, "keep", lambda *_: pytest.fail("29 is not the best"))
     loaded = []
     monkeypatch.setattr(
         MasterWeights, "load_state", lambda self, state, real=MasterWeights.load_state: (loaded.append(state), real(self, state))
@@ -716,23 +716,23 @@ def test_texts_with_the_same_tokens_after_cutting_are_no_negatives_of_each_other
         RankingExample("the old books", (f"{long}three",)),
     ]
     settings = {"type": type, "candidate_tokens": 8, "epochs": 1, "negatives": 2}
-    made = session(bert_folder, [*pairs[:13], *alike], **settings)
-    material = made.material
-    candidate = {text: number for number, text in enumerate(material.candidates)}
-    assert len(made.candidate_ids) == len(material.candidates)
-    assert sum(text.startswith(long) for text in material.candidates) == 1
+    made = trainer(bert_folder, [*pairs[:13], *alike], **settings)
+    data = made.data
+    candidate = {text: number for number, text in enumerate(data.candidates)}
+    assert len(made.candidate_ids) == len(data.candidates)
+    assert sum(text.startswith(long) for text in data.candidates) == 1
     merged, drawn = candidate[f"{long}one"], candidate["a child draws"]
-    first, second, third = (material.contexts.index(example.context) for example in alike)
-    assert material.right[first] == material.right[second] == {merged, drawn}
-    assert material.right[third] == {merged}
-    assert set(material.listed[second]) == {candidate["glass"]}  # the other listed one is right for the same question
-    assert [material.pairs[material.pairs[:, 0] == context, 1].tolist() for context in (first, second, third)] == [
+    first, second, third = (data.contexts.index(example.context) for example in alike)
+    assert data.right[first] == data.right[second] == {merged, drawn}
+    assert data.right[third] == {merged}
+    assert set(data.listed[second]) == {candidate["glass"]}  # the other listed one is right for the same question
+    assert [data.pairs[data.pairs[:, 0] == context, 1].tolist() for context in (first, second, third)] == [
         [merged],
         [drawn],
         [merged],
     ]
     for number, ids in enumerate(made.candidate_ids):
-        again = tokenise(made.ranker.candidate.tokenizer, [material.candidates[number]], max_tokens=8).ids[0]
+        again = tokenise(made.ranker.candidate.tokenizer, [data.candidates[number]], max_tokens=8).ids[0]
         assert list(ids) == again
     loss, _ = gradients(made, range(8, 16))
     assert np.isfinite(loss)

@@ -20,8 +20,8 @@ def batch(lengths=(7, 4, 1, 2), seed=0, longest=None):
     rows = rng.choice([-127, -60, 0, 127], size=(15, 40)).astype(np.int8)
     rows[0] = 0
     ids = np.zeros((len(lengths), longest or max(lengths)), dtype=np.int64)
-    for place, length in enumerate(lengths):
-        ids[place, :length] = rng.integers(1, 15, size=length)
+    for index, length in enumerate(lengths):
+        ids[index, :length] = rng.integers(1, 15, size=length)
     return rows, ids
 
 

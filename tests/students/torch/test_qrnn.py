@@ -43,8 +43,8 @@ def batch(seed=0, lengths=(7, 4, 1), longest=None):
     rows = torch.randint(-1, 2, (15, 40), generator=generator).float()
     rows[0] = 0
     ids = torch.zeros(len(lengths), longest or max(lengths), dtype=torch.long)
-    for place, length in enumerate(lengths):
-        ids[place, :length] = torch.randint(1, 15, (length,), generator=generator)
+    for index, length in enumerate(lengths):
+        ids[index, :length] = torch.randint(1, 15, (length,), generator=generator)
     return rows, ids
 
 
@@ -56,9 +56,9 @@ def test_a_layer_equals_its_equations_step_by_step():
     sums = (wide @ made.weight.detach().flatten(0, 1).T + made.bias.flatten()) * scale + shift
     z, f, o = sums[..., :3].tanh(), sums[..., 3:6].sigmoid(), sums[..., 6:].sigmoid()
     state = torch.zeros(2, 3)
-    for place in range(5):
-        state = f[:, place] * state + (1 - f[:, place]) * z[:, place]
-        torch.testing.assert_close(read(made, values)[:, place], o[:, place] * state, atol=0.02, rtol=0)  # eight bits
+    for index in range(5):
+        state = f[:, index] * state + (1 - f[:, index]) * z[:, index]
+        torch.testing.assert_close(read(made, values)[:, index], o[:, index] * state, atol=0.02, rtol=0)  # eight bits
 
 
 # ---- what a token may see
@@ -179,9 +179,9 @@ def test_the_papers_size_comes_to_two_million():
     assert body == pytest.approx(1.85e6, rel=0.01)
 
 
-@pytest.mark.parametrize("number_type", [torch.float32, torch.bfloat16])
-def test_a_gradient_reaches_every_parameter(number_type):
-    made = student(number_type=number_type)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_reaches_every_parameter(dtype):
+    made = student(dtype=dtype)
     text, tokens = made(*batch())
     (text.square().sum() + tokens.square().sum()).backward()
     for name, parameter in made.named_parameters():
@@ -189,7 +189,7 @@ def test_a_gradient_reaches_every_parameter(number_type):
 
 
 def test_products_of_whole_numbers_learn_as_float32_does():
-    plain, whole = student(), student(number_type=torch.bfloat16)
+    plain, whole = student(), student(dtype=torch.bfloat16)
     whole.load_state_dict(plain.state_dict())
     for made in (plain, whole):
         made.zero_grad()

@@ -86,21 +86,21 @@ def test_whole_numbers_in_bfloat16_multiply_exactly(scale):
     exact = (values.double() / scale).round() @ (weight.double() / steps[:, None].double()).round().T
     expected = exact.bfloat16().double() * (steps * scale).double()  # the sum is rounded once, and nothing else
     bias = torch.zeros(6)
-    found = quantised_product(values, weight, bias, scale=scale, number_type=torch.bfloat16)
+    found = quantised_product(values, weight, bias, scale=scale, dtype=torch.bfloat16)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
     torch.testing.assert_close(
-        found, quantised_product(whole_numbers(values, scale=scale), weight, bias, scale=scale, number_type=torch.bfloat16)
+        found, quantised_product(whole_numbers(values, scale=scale), weight, bias, scale=scale, dtype=torch.bfloat16)
     )
-    plain = quantised_product(values, weight, bias, scale=scale, number_type=torch.float32)
+    plain = quantised_product(values, weight, bias, scale=scale, dtype=torch.float32)
     torch.testing.assert_close(plain.double(), exact * (steps * scale).double(), rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_of_whole_products_are_those_of_float32_rounded():
     values, weight, bias, above = torch.randint(-127, 128, (40, 16)) / 127, torch.randn(8, 16), torch.randn(8), torch.randn(40, 8)
     found = []
-    for number_type in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16):
         inputs = (values.clone().requires_grad_(), weight.clone().requires_grad_(), bias.clone().requires_grad_())
-        product = quantised_product(*inputs, scale=UNIT_SCALE, number_type=number_type)
+        product = quantised_product(*inputs, scale=UNIT_SCALE, dtype=dtype)
         found.append(torch.autograd.grad((product * above).sum(), inputs))
     for plain, whole in zip(*found, strict=True):
         torch.testing.assert_close(whole, plain, atol=0.01 * plain.abs().max().item(), rtol=0)

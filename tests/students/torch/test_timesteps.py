@@ -10,8 +10,8 @@ LENGTHS = (3, 0, 7, 1, 7, 2)
 
 def looped(keep, add):
     state, states = torch.zeros_like(add[:, 0]), []
-    for place in range(keep.shape[1]):
-        state = keep[:, place] * state + add[:, place]
+    for index in range(keep.shape[1]):
+        state = keep[:, index] * state + add[:, index]
         states.append(state)
     return torch.stack(states, dim=1)
 

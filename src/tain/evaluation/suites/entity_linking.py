@@ -90,7 +90,7 @@ def _chance(cosines: np.ndarray, gold: list[int], k: int) -> float:
     return 1.0 - missed
 
 
-def name_sources(split: Split = "test") -> list[TaskSource]:
+def entity_linking_sources(split: Split = "test") -> list[TaskSource]:
     """The paper's five sets; NCBI-disease and BC5CDR-disease are linked to MEDIC, the others to a table of names of their own."""
     medic = "biomed/medic_2012.tsv.gz"
     if split == "dev":

@@ -109,13 +109,13 @@ class Lexicon:
         column_of = np.cumsum(right_known) - 1  # of a right word among those that have a vector
         gold = [{int(column_of[row]) for row in rows if right_known[row]} for rows in translations.values()]
         found = np.zeros(len(asked))
-        place = 0
+        index = 0
         for scores in csls(mapped, right[right_known], is_neighbour=left_known, queries=asked):
             for row in scores:
-                if left_known[asked[place]]:
+                if left_known[asked[index]]:
                     first = np.flatnonzero(row >= row.max() - _SAME_SCORE)
-                    found[place] = len(gold[place].intersection(first.tolist())) / len(first)
-                place += 1
+                    found[index] = len(gold[index].intersection(first.tolist())) / len(first)
+                index += 1
         return found
 
 

@@ -98,8 +98,12 @@ class LogisticRegressions:
         return (self._rows @ weights.flatten(1)).unflatten(1, weights.shape[1:])  # (rows, fits, columns)
 
     def _loss(self, weights: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
-        told = (logits * self._wanted).sum(-1)
-        losses = torch.nn.functional.softplus(logits).squeeze(-1) - told if self._columns == 1 else torch.logsumexp(logits, -1) - told
+        chosen_logits = (logits * self._wanted).sum(-1)
+        losses = (
+            torch.nn.functional.softplus(logits).squeeze(-1) - chosen_logits
+            if self._columns == 1
+            else torch.logsumexp(logits, -1) - chosen_logits
+        )
         return (counted * losses).sum(0) + _dot(self._penalised * weights, weights) / 2
 
     def _gradient(self, weights: Tensor, logits: Tensor, counted: Tensor) -> Tensor:

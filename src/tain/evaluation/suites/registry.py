@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tain.evaluation.suites.entity_linking import name_sources
+from tain.evaluation.suites.entity_linking import entity_linking_sources
 from tain.evaluation.suites.lexicon import lexicon_sources
 from tain.evaluation.suites.pairs import ScoredSet, SetSource, Source, own_set
 from tain.evaluation.suites.sts import Split, sts17_sources, sts_sources
@@ -14,14 +14,15 @@ from tain.evaluation.suites.tasks import Task, TaskSource
 from tain.evaluation.suites.transfer import transfer_sources
 from tain.evaluation.suites.words import crossed_sources, word_sources
 from tain.foundation.errors import UserError, refuse_all
+from tain.foundation.old_names import SUITES as OLD_SUITES
 
-GEOMETRY = "geometry"
-SUITES = ("sts", "sts17", "words", "words-crossed", "transfer", "bli", "names", GEOMETRY)
+LABEL_FREE = "label-free"
+SUITES = ("sts", "sts17", "words", "words-crossed", "transfer", "bli", "entity-linking", LABEL_FREE)
 _ALL = ", ".join((*SUITES, "mlm", "tagging"))  # the last two measure other kinds of models, and elsewhere
 
 _TITLES = {"sts": "STS", "sts17": "STS 2017", "words": "Word similarity", "words-crossed": "Cross-lingual word similarity"}
-_TITLES |= {"transfer": "Transfer", "bli": "Bilingual lexicon induction", "names": "Name linking"}
-_COUNTED = {"transfer": "texts", "bli": "words", "names": "mentions"}  # what a figure rests on, where that is not pairs
+_TITLES |= {"transfer": "Transfer", "bli": "Bilingual lexicon induction", "entity-linking": "Entity linking"}
+_COUNTED = {"transfer": "texts", "bli": "words", "entity-linking": "mentions"}  # what a figure rests on, where that is not pairs
 _TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz")
 _FOLDERS = "sts/, stsb/, sick/, sts17/, wordsim/, multisimlex/, transfer/, bli/ or biomed/"
 _WHAT_DATA_IS = f"a folder that holds {_FOLDERS} with one tsv file a set (docs/evaluation.md)"
@@ -60,7 +61,7 @@ def load_suites(
     split: Split = "test",
     own_languages: tuple[str | None, str | None] = (None, None),
 ) -> list[Suite]:
-    """Load what ``names`` stand for; ``geometry`` is passed over, for it has no sets.
+    """Load what ``names`` stand for; ``label-free`` is passed over, for it has no sets.
 
     Args:
         names: Suites (see ``SUITES``), single sets (``sts12``, ``stsb_dev``, ``simlex999``, ``mr``, ``bli_en-de``, ...), and a
@@ -76,6 +77,7 @@ def load_suites(
         UserError: A name is unknown, no ``data`` is given where it is needed, a suite has no set there, a set that is named
             by itself is absent, or a table cannot be read.
     """
+    names = [OLD_SUITES.get(name, name) for name in names]
     known = {name: _sources(name, data, split) for name in _TITLES}
     by_key = _sources_by_key(data)
     refuse_all(_problems(names, data, split, known, by_key))
@@ -87,7 +89,7 @@ def load_suites(
         elif name in by_key:
             suite, source = by_key[name]
             wanted.setdefault(suite, []).append(source)
-        elif name != GEOMETRY:
+        elif name != LABEL_FREE:
             own.append(name)
     suites = [_load(name, sources, data) for name, sources in wanted.items() if data is not None]
     if own:
@@ -100,8 +102,8 @@ def _sources(suite: str, data: Path | None, split: Split) -> Sequence[Source]:
         return sts_sources(split)
     if suite == "words":
         return word_sources(data, split)
-    if suite == "names":
-        return name_sources(split)
+    if suite == "entity-linking":
+        return entity_linking_sources(split)
     only_tests = {
         "sts17": sts17_sources,
         "transfer": transfer_sources,
@@ -134,7 +136,7 @@ def _problems(
         )
     without_split = [name for name in names if name in known and not known[name]]
     if without_split:
-        problems.append(f"suite {', '.join(without_split)} has no {split} split: leave --split out, or name sts, words or names")
+        problems.append(f"suite {', '.join(without_split)} has no {split} split: leave --split out, or name sts, words or entity-linking")
     needs_data = [name for name in names if name in known or name in by_key]
     if needs_data and data is None:
         problems.append(f"suite {', '.join(needs_data)} needs data and none was given: give --data DIR, {_WHAT_DATA_IS}")

@@ -147,7 +147,7 @@ def _read(data: Path, *, key: str, title: str, files: tuple[str, ...], columns: 
     unknown = sorted({row[0] for row in rows} - set(classes))
     if unknown:
         raise UserError(f"{str(data / files[-1])!r} has the class {unknown[0]!r}, which {files[0]} lacks: give parts of one set")
-    places = list(_row_numbers(parts))
+    indices = list(_row_numbers(parts))
     none = np.empty(0, dtype=np.int64)
     return TransferSet(
         key=key,
@@ -156,10 +156,10 @@ def _read(data: Path, *, key: str, title: str, files: tuple[str, ...], columns: 
         right=tuple(row[2] for row in rows) if len(columns) > 2 else (),
         labels=np.array([classes.index(row[0]) for row in rows], dtype=np.int64),
         classes=classes,
-        trained=places[0],
-        chosen_on=places[1] if len(places) == 3 else none,
-        tested=places[-1] if len(places) > 1 else none,
-        strengths=_STRENGTHS_OF_SPLITS if len(places) == 2 else _STRENGTHS,
+        trained=indices[0],
+        chosen_on=indices[1] if len(indices) == 3 else none,
+        tested=indices[-1] if len(indices) > 1 else none,
+        strengths=_STRENGTHS_OF_SPLITS if len(indices) == 2 else _STRENGTHS,
         blank=sum(map(len, given)) - len(rows),
     )
 

@@ -44,7 +44,7 @@ def probe_gradients(
     resamples: int = 1000,
     seed: int = 13,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> GradientReport:
     """Tell how much of a masked language model's gradient noise comes from masks, how much from texts, and what that means.
 
@@ -66,7 +66,7 @@ def probe_gradients(
     Raises:
         UserError: Settings, texts or model cannot work.
     """
-    progress = progress or Progress.silent()
+    progress = Progress.resolve(progress)
     _refuse_settings(masking_rate=masking_rate, blocks=blocks, block_tokens=block_tokens, elements=elements, resamples=resamples)
     loaded = load_masked_lm(model)
     if loaded.new_head:
@@ -82,16 +82,16 @@ def probe_gradients(
     check_known(loaded, list(islice(sources.texts(), _READ_TEXTS)), progress=progress)
     rows = _drawn_blocks(sources, loaded.tokenizer, blocks=blocks, block_tokens=block_tokens, seed=seed)
     masker = Masker(loaded.tokenizer, rate=masking_rate)
-    place = choose_device(device)
-    network = MaskedLanguageModel(loaded.model.to(place).eval())
+    torch_device = choose_device(device)
+    network = MaskedLanguageModel(loaded.model.to(torch_device).eval())
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     length = sum(parameter.numel() for parameter in parameters)
     fold = SignedFold(length, elements, generator=torch.Generator().manual_seed(step_seed(seed, 0, 15)))
     corruption = torch.Generator().manual_seed(step_seed(seed, 0, 16))
 
-    def gradient(number: int, places: np.ndarray) -> Tensor:
-        batch = masker.at(rows[number][None], torch.from_numpy(np.sort(places)), generator=corruption)
-        loss = masked_cross_entropy(network(batch.ids.to(place), batch.places.to(place)), batch.targets.to(place))
+    def gradient(number: int, indices: np.ndarray) -> Tensor:
+        batch = masker.at(rows[number][None], torch.from_numpy(np.sort(indices)), generator=corruption)
+        loss = masked_cross_entropy(network(batch.ids.to(torch_device), batch.indices.to(torch_device)), batch.targets.to(torch_device))
         return fold(torch.autograd.grad(loss, parameters, materialize_grads=True))
 
     products = measure_products(

@@ -61,7 +61,7 @@ class SignedFold:
 
 
 def draw_masks(
-    maskable: Int64[np.ndarray, " places"], *, masked: int, disjoint: int, rng: np.random.Generator
+    maskable: Int64[np.ndarray, " positions"], *, masked: int, disjoint: int, rng: np.random.Generator
 ) -> list[Int64[np.ndarray, " masked"]]:
     """Draw ``disjoint`` masks that share no place, then one for each of ``SHARES`` but 0 that shares that much with the first.
 
@@ -163,7 +163,7 @@ def _summed_up(products: Float64[np.ndarray, "rounds masks rounds masks"], disjo
     across = [products[left, :disjoint, right, :disjoint] for left in range(rounds) for right in range(rounds) if left != right]
     square = float(np.mean([np.diag(part)[:disjoint].mean() for part in within]))
     # the mask with everything in common is the first one again, corrupted anew
-    with_first = [float(np.mean([part[0, disjoint + place] for part in within])) for place in range(len(SHARES) - 1)]
+    with_first = [float(np.mean([part[0, disjoint + index] for part in within])) for index in range(len(SHARES) - 1)]
     is_pair = ~np.eye(disjoint, dtype=bool)
     apart = float(np.mean([part[:disjoint, :disjoint][is_pair].mean() for part in within]))
     return square, float(np.mean(across)), [*with_first, apart]

@@ -17,13 +17,13 @@ class CorrectConfig:
     method: Annotated[Literal["languages", "whiten", "remove-top"], "what is fitted"]
     components: Annotated[int, "directions removed, for languages (of each) and remove-top"] = 1
     dimensions: Annotated[int | None, "components that a whitening keeps; default: all"] = None
-    most_texts: Annotated[int | None, "texts read of each source, the first ones; default: all (the paper: 10,000)"] = None
+    max_texts: Annotated[int | None, "texts read of each source, the first ones; default: all (the paper: 10,000)"] = None
     batch_tokens: Annotated[int | None, "tokens encoded at a time; changes speed and memory only"] = None
 
     def __post_init__(self) -> None:
         refuse_wrong_kinds(self)
         problems = wrong_choices(self)
-        for name in ("components", "dimensions", "most_texts", "batch_tokens"):
+        for name in ("components", "dimensions", "max_texts", "batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name} is {value}: give 1 or more")

@@ -32,7 +32,7 @@ from tain.models.embedder import Embedder
 from tain.models.unknown_tokens import check_known
 from tain.recipes.correct.config import CorrectConfig, language_code
 from tain.recipes.correct.model_card import correction_card
-from tain.recipes.shared.settings import chosen_settings
+from tain.recipes.shared.settings import resolve_config
 from tain.text.collections import each_text
 
 _WINDOW_TEXTS = 8192  # encoded and counted together
@@ -85,7 +85,7 @@ def correct(
     config: CorrectConfig | None = None,
     device: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Corrected:
     """Fit a correction to an encoder's vectors and give the encoder that carries it.
@@ -97,14 +97,14 @@ def correct(
         config: All settings at once; or give single ones by name.
         device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
         overwrite: Replace ``output`` if it exists.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``CorrectConfig``.
 
     Raises:
         UserError: Settings, texts or model cannot work; or the model carries a correction already.
     """
-    progress = progress or Progress.silent()
-    config = chosen_settings(CorrectConfig, "correct", config, settings)
+    progress = Progress.resolve(progress)
+    config = resolve_config(CorrectConfig, "correct", config, settings)
     by_language = _by_language(texts, config)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
@@ -144,12 +144,12 @@ def _by_language(texts: Iterable[str] | Mapping[str, Iterable[str]], config: Cor
 def _moments(embedder: Embedder, texts: Iterable[str], language: str, config: CorrectConfig, progress: Progress) -> tuple[Moments, int]:
     """Encode texts window by window, before anything brings vectors to length 1, and count them in."""
     moments, truncated = Moments(embedder.dim), 0
-    stream = iter(texts if config.most_texts is None else islice(texts, config.most_texts))
-    with progress.task(f"encode {language}".strip(), config.most_texts) as task:
+    stream = iter(texts if config.max_texts is None else islice(texts, config.max_texts))
+    with progress.task(f"encode {language}".strip(), config.max_texts) as task:
         while window := list(islice(stream, _WINDOW_TEXTS)):
             if not moments.count:
                 check_known(embedder, window, progress=progress, is_training=True)
-            moments.add(embedder.encode(window, batch_tokens=config.batch_tokens, normalise=False))
+            moments.add(embedder.encode(window, batch_tokens=config.batch_tokens, normalize=False))
             truncated += embedder.truncated
             task.advance(len(window))
     return moments, truncated
@@ -169,8 +169,8 @@ def _fitted(embedder: Embedder, moments: dict[str, Moments], config: CorrectConf
 
 def _mean_cosines(fits: tuple[LanguageFit, ...]) -> dict[tuple[str, str], tuple[float, float]]:
     found = {}
-    for place, left in enumerate(fits):
-        for right in fits[place + 1 :]:
+    for index, left in enumerate(fits):
+        for right in fits[index + 1 :]:
             before = _cosine(left.mean, right.mean)
             found[left.language, right.language] = before, _cosine(_without(left), _without(right))
     return found

@@ -70,20 +70,20 @@ def recombine(
 def exchange_words(example: Example, near: Mapping[str, Sequence[str]], *, chance: float, rng: np.random.Generator) -> Example:
     """Let some words give way to near ones, token by token, so that tags stay where they are."""
     tokens = tokens_of(example.text)
-    for place in np.flatnonzero(rng.random(len(tokens)) < chance):
-        if others := near.get(tokens[place].lower()):
-            tokens[place] = others[int(rng.integers(len(others)))]
+    for index in np.flatnonzero(rng.random(len(tokens)) < chance):
+        if others := near.get(tokens[index].lower()):
+            tokens[index] = others[int(rng.integers(len(others)))]
     return Example(" ".join(tokens), example.label, example.tags)
 
 
 def swap_spans(example: Example, *, rng: np.random.Generator) -> Example:
     """Let two neighbouring spans change places; no slot is cut, and tags move with their tokens."""
     tokens, tags = tokens_of(example.text), list(example.tags or ())
-    inside = {place for begin, end, _ in slots_of(tags) for place in range(begin + 1, end)}
-    cuts = [place for place in range(len(tokens) + 1) if place not in inside]
+    inside = {index for begin, end, _ in slots_of(tags) for index in range(begin + 1, end)}
+    cuts = [index for index in range(len(tokens) + 1) if index not in inside]
     if len(tokens) < _FEWEST_TOKENS or len(cuts) < 3:
         return example
     first, middle, last = sorted(int(cut) for cut in rng.choice(cuts, size=3, replace=False))
     order = [*range(first), *range(middle, last), *range(first, middle), *range(last, len(tokens))]
-    moved = tuple(tags[place] for place in order) if example.tags else example.tags
-    return Example(" ".join(tokens[place] for place in order), example.label, moved)
+    moved = tuple(tags[index] for index in order) if example.tags else example.tags
+    return Example(" ".join(tokens[index] for index in order), example.label, moved)

@@ -79,23 +79,23 @@ _OF_PQRNN = (
     "bottleneck",
     "state",
     "layers",
-    "skip",
+    "mean_skip",
     "kernel_width",
     "forward_only",
     "separate",
     "split",
     "max_tokens",
-    "start",
+    "init_from",
     "keep_weights",
-    "start_words",
+    "init_words",
     "distortion",
     "zoneout",
 )
-_OF_TEACHERS = ("logit_scale", "hard_share", "word_exchange")  # without one nobody says anything of texts but what is given
+_OF_TEACHERS = ("logit_scale", "label_weight", "word_replacement")  # without one nobody says anything of texts but what is given
 _IDLE: dict[str, tuple[str, ...]] = {
     "pqrnn": ("static_dim",),
     "static": _OF_PQRNN,
-    "embed": ("augmented_copies", "word_exchange", "logit_scale", "hard_share"),
+    "embed": ("augmented_copies", "word_replacement", "logit_scale", "label_weight"),
     "classify": ("temperature", "similarity_weight", "vector_weight"),
     "tag": ("temperature", "similarity_weight", "vector_weight"),
 }
@@ -112,30 +112,30 @@ class DistilConfig:
     bottleneck: Annotated[int | None, "width behind the features (256)"] = None
     state: Annotated[int | None, "width of a layer's state, each direction (128)"] = None
     layers: Annotated[int | None, "quasi-recurrent layers (2)"] = None
-    skip: Annotated[bool, "what is said of whole texts also reads the mean of the narrow layer, past the others"] = True
+    mean_skip: Annotated[bool, "what is said of whole texts also reads the mean of the narrow layer, past the others"] = True
     kernel_width: Annotated[int | None, "tokens that a gate sees (2)"] = None
     forward_only: Annotated[bool | None, "read forwards only, for text that is still being typed (no)"] = None
     separate: Annotated[bool | None, "make punctuation marks tokens of their own (yes; tag never)"] = None
     split: Annotated[Split, "where tokens end; code-point makes each character one, for writing without blanks"] = "space"
     max_tokens: Annotated[int, "longer texts are cut"] = 128
-    start: Annotated[str | None, "student to begin with, which was distilled with keep_weights; gives the shape, too"] = None
+    init_from: Annotated[str | None, "student to begin with, which was distilled with keep_weights; gives the shape, too"] = None
     keep_weights: Annotated[bool, "keep the weights as they were trained beside the student, four bytes each, for others to begin with"] = (
         False
     )
     static_dim: Annotated[int, "width of a static student's token vectors, a byte each"] = 64
     token_vectors: Annotated[str | None, "encoder whose vectors of tokens or words a student starts from; default: the teacher"] = None
-    start_words: Annotated[
+    init_words: Annotated[
         int, "frequent words whose vectors, by an encoder, the narrow layer is fitted to before training; 0 leaves it random"
     ] = 20_000
     temperature: Annotated[float, "embed: divides the cosines to the teacher's vectors, above 0"] = 0.05
     similarity_weight: Annotated[float, "embed: weight of matching the teacher's cosines between texts; 0 leaves it out"] = 10.0
     vector_weight: Annotated[float, "embed: weight of matching the teacher's vectors themselves; 0 leaves it out"] = 1.0
     logit_scale: Annotated[float, "labels: multiplies the teacher's logits; above 1 makes it surer of itself"] = 1.0
-    hard_share: Annotated[float, "labels: share of the given label where there is one; 0 trusts the teacher alone, 1 the label"] = 0.3
+    label_weight: Annotated[float, "labels: share of the given label where there is one; 0 trusts the teacher alone, 1 the label"] = 0.3
     augmented_copies: Annotated[
         int | None, "labels: changed copies of each text, which the teacher labels (2; without a teacher that can read, 0)"
     ] = None
-    word_exchange: Annotated[
+    word_replacement: Annotated[
         float, "labels: chance of a copy's word to give way to one that an encoder (the teacher's, or token_vectors) finds near it"
     ] = 0.2
     distortion: Annotated[float | None, "chance of a token to be misspelt in training (embed 0, else 0.1)"] = None
@@ -166,14 +166,14 @@ class DistilConfig:
         for flag, chosen in (("student", self.student), ("task", self.task)):
             if idle := [name for name in changed if name in _IDLE.get(chosen, ())]:
                 problems.append(f"{', '.join(idle)} says nothing to --{flag} {chosen}: leave it out")
-        if self.student == "pqrnn" and self.token_vectors is not None and not self.start_words:
-            problems.append("token_vectors are what a pqrnn starts from, by start_words: leave them out")
-        if self.start is not None and (self.start_words != type(self).start_words or (self.token_vectors and self.task == "embed")):
-            problems.append("start_words and token_vectors are for students that begin with random weights: leave them out, or start")
+        if self.student == "pqrnn" and self.token_vectors is not None and not self.init_words:
+            problems.append("token_vectors are what a pqrnn starts from, by init_words: leave them out")
+        if self.init_from is not None and (self.init_words != type(self).init_words or (self.token_vectors and self.task == "embed")):
+            problems.append("init_words and token_vectors are for students that begin with random weights: leave them out, or init_from")
         if self.task == "tag" and (self.separate or self.split != "space"):
             problems.append("separate and split part tokens further than their tags: leave them out with --task tag")
-        if self.augmented_copies == 0 and self.word_exchange != type(self).word_exchange:
-            problems.append("word_exchange changes copies, and augmented_copies 0 makes none: leave one of the two out")
+        if self.augmented_copies == 0 and self.word_replacement != type(self).word_replacement:
+            problems.append("word_replacement changes copies, and augmented_copies 0 makes none: leave one of the two out")
         if self.split not in get_args(Split):
             problems.append(f"split is {self.split!r}: give {' or '.join(get_args(Split))}")
         if self.student == "static" and self.dtype not in ("auto", "float32"):
@@ -196,13 +196,13 @@ class DistilConfig:
             "similarity_weight",
             "vector_weight",
             "weight_decay",
-            "start_words",
+            "init_words",
             "seed",
         ):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}: give 0 or more")
-        for name in ("hard_share", "word_exchange", "distortion", "zoneout"):
+        for name in ("label_weight", "word_replacement", "distortion", "zoneout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 problems.append(f"{name} is {value}, but it is a share: give 0 to 1")

@@ -13,14 +13,14 @@ from tain.models.embedder import Embedder
 from tain.recipes.distil.augmentation import augmented
 from tain.recipes.distil.config import NONE, DistilConfig
 from tain.recipes.distil.near_words import near_words
-from tain.recipes.distil.teacher import Lessons, Teacher
+from tain.recipes.distil.teacher import Teacher, TeacherOutputs
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example
 from tain.text.tags import tokens_of
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LabelledTexts:
     """Texts with everything known of them.
 
     Attributes:
@@ -31,7 +31,7 @@ class Lesson:
     """
 
     examples: list[Example]
-    taught: Lessons
+    taught: TeacherOutputs
     labels: np.ndarray
     tags: list[np.ndarray | None]
 
@@ -40,7 +40,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Material:
+class DistillationData:
     """A run's texts.
 
     Attributes:
@@ -51,8 +51,8 @@ class Material:
         counts: given, repeated (dropped, since another is the same), held_out, left_over, augmented.
     """
 
-    train: Lesson
-    held: Lesson
+    train: LabelledTexts
+    held: LabelledTexts
     labels: tuple[str, ...]
     tags: tuple[str, ...]
     counts: dict[str, int]
@@ -77,7 +77,7 @@ class Material:
 
 def gather(
     examples: Sequence[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None = None
-) -> Material:
+) -> DistillationData:
     """Draw the texts to train on, keep others, and have the teacher label them all; an encoder finds near words for changed copies.
 
     Raises:
@@ -92,7 +92,7 @@ def gather(
     rest = order[held:]
     if config.task != "embed" and config.max_texts and len(rest) > config.max_texts:
         # texts that people have labelled are few, and are not left out for others
-        has_word = np.array([bool(examples[place].label or examples[place].tags) for place in rest])
+        has_word = np.array([bool(examples[index].label or examples[index].tags) for index in rest])
         chosen = np.sort(np.argsort(~has_word, kind="stable")[: config.max_texts])
         rest = rest[chosen]
     trained = rest[: config.max_texts or None]
@@ -109,7 +109,7 @@ def gather(
         "left_over": len(order) - held - len(trained),
     }
     both = np.concatenate([trained, order[:held]])
-    taught = _taught(teacher, [examples[place].text for place in both], places=both, progress=progress)
+    taught = _taught(teacher, [examples[index].text for index in both], indices=both, progress=progress)
     if config.task != "embed" and taught.text is not None and teacher.labels is None:
         raise UserError(f"teacher {teacher.name!r} gives logits of texts and no names for them: give it labels")
     if config.task == "classify" and len(labels) == 1:
@@ -120,8 +120,8 @@ def gather(
     if config.task == "tag" and taught.tokens is None and not any(example.tags for example in examples):
         raise UserError("no text has tags and the teacher gives none: name their column with --tags-column, or give a tagger")
     labels = labels if is_labelled else ()  # names alone teach nothing
-    train = _lesson([examples[place] for place in trained], _part(taught, slice(0, len(trained))), labels, tags)
-    measured = _lesson([examples[place] for place in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
+    train = _lesson([examples[index] for index in trained], _part(taught, slice(0, len(trained))), labels, tags)
+    measured = _lesson([examples[index] for index in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
     copies = _copies(train.examples, measured.examples, teacher, config, progress, encoder)
     if copies.examples:
         # a copy keeps what people said of its text only where no teacher has looked at the copy itself; and no label if its words are others
@@ -129,13 +129,13 @@ def gather(
         more = _lesson(copies.examples, copies.taught, labels, tags, has_labels=has_labels, has_tags=has_tags)
         train = _joined(train, more)
     counts["augmented"] = len(copies.examples)
-    return Material(train, measured, labels, tags, counts)
+    return DistillationData(train, measured, labels, tags, counts)
 
 
 @dataclass(frozen=True)
 class _Copies:
     examples: list[Example]
-    taught: Lessons
+    taught: TeacherOutputs
     has_other_words: bool = False
 
 
@@ -144,34 +144,34 @@ def _copies(
 ) -> _Copies:
     """Changed copies with the teacher's word on them; without a teacher their labels and tags go along as they are. None is a text held out."""
     wanted = config.augmented_copies
-    if config.task != "embed" and not teacher.reads and config.word_exchange != DistilConfig.word_exchange:
+    if config.task != "embed" and not teacher.reads and config.word_replacement != DistilConfig.word_replacement:
         raise UserError(
-            f"word_exchange is {config.word_exchange}, but only a teacher that labels new texts can tell what other words mean: leave it out"
+            f"word_replacement is {config.word_replacement}, but only a teacher that labels new texts can tell what other words mean: leave it out"
         )
     if config.task == "embed" or (wanted is None and not teacher.reads) or wanted == 0:
-        return _Copies([], Lessons())
+        return _Copies([], TeacherOutputs())
     if not teacher.reads and teacher.name != "none":
         raise UserError(
             f"augmented_copies is {wanted}, but teacher {teacher.name!r} is a matrix, which labels no new texts: "
             "leave it out, or put the changed texts and their rows into the matrix"
         )
     # labels that go along as they are would be wrong for other words
-    near = near_words(encoder, examples) if encoder is not None and teacher.reads and config.word_exchange else None
+    near = near_words(encoder, examples) if encoder is not None and teacher.reads and config.word_replacement else None
     copies, rng = 2 if wanted is None else wanted, np.random.default_rng([config.seed, 2])
-    made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_exchange)
+    made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_replacement)
     is_held = {same_text_key(example.text) for example in held}
     made = [example for example in made if same_text_key(example.text) not in is_held]
-    taught = _taught(teacher, [example.text for example in made], places=None, progress=progress) if made else Lessons()
+    taught = _taught(teacher, [example.text for example in made], indices=None, progress=progress) if made else TeacherOutputs()
     return _Copies(made, taught, has_other_words=bool(near))
 
 
-def _taught(teacher: Teacher, texts: list[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+def _taught(teacher: Teacher, texts: list[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
     """Have the teacher label texts.
 
     Raises:
         UserError: It is an object of the user's, and what it gives fits neither the texts nor its names.
     """
-    taught = teacher.teach(texts, places=places, progress=progress)
+    taught = teacher.teach(texts, indices=indices, progress=progress)
     if taught.text is not None:
         width = None if teacher.labels is None else len(teacher.labels)
         _refuse_misfits(teacher, "numbers for texts", taught.text, rows=len(texts), width=width)
@@ -204,13 +204,13 @@ def _refuse_misfits(teacher: Teacher, what: str, values: np.ndarray, *, rows: in
 
 def _lesson(
     examples: list[Example],
-    taught: Lessons,
+    taught: TeacherOutputs,
     labels: tuple[str, ...],
     tags: tuple[str, ...],
     *,
     has_labels: bool = True,
     has_tags: bool = True,
-) -> Lesson:
+) -> LabelledTexts:
     """Number the labels and tags that people gave, or leave them out."""
     number_of_label = {label: number for number, label in enumerate(labels)}
     number_of_tag = {tag: number for number, tag in enumerate(tags)}
@@ -219,22 +219,22 @@ def _lesson(
         np.array([number_of_tag[tag] for tag in example.tags], dtype=np.int64) if example.tags and tags and has_tags else None
         for example in examples
     ]
-    return Lesson(examples, taught, np.array(numbers, dtype=np.int64), tagged)
+    return LabelledTexts(examples, taught, np.array(numbers, dtype=np.int64), tagged)
 
 
-def _part(taught: Lessons, part: slice) -> Lessons:
-    return Lessons(
+def _part(taught: TeacherOutputs, part: slice) -> TeacherOutputs:
+    return TeacherOutputs(
         text=taught.text[part] if taught.text is not None else None, tokens=taught.tokens[part] if taught.tokens is not None else None
     )
 
 
-def _joined(one: Lesson, other: Lesson) -> Lesson:
+def _joined(one: LabelledTexts, other: LabelledTexts) -> LabelledTexts:
     left, right = one.taught, other.taught
-    taught = Lessons(
+    taught = TeacherOutputs(
         text=np.concatenate([left.text, right.text]) if left.text is not None and right.text is not None else None,
         tokens=[*left.tokens, *right.tokens] if left.tokens is not None and right.tokens is not None else None,
     )
-    return Lesson([*one.examples, *other.examples], taught, np.concatenate([one.labels, other.labels]), [*one.tags, *other.tags])
+    return LabelledTexts([*one.examples, *other.examples], taught, np.concatenate([one.labels, other.labels]), [*one.tags, *other.tags])
 
 
 def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:
@@ -246,17 +246,17 @@ def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:
     if not examples:
         raise UserError("there are no texts: give some")
     counts = []
-    for place, example in enumerate(examples):
+    for index, example in enumerate(examples):
         if not isinstance(example.text, str):
-            raise UserError(f"text number {place + 1} is {type(example.text).__name__}, not text: give strings")
+            raise UserError(f"text number {index + 1} is {type(example.text).__name__}, not text: give strings")
         if not example.text or example.text.isspace():
-            raise UserError(f"text number {place + 1} has no tokens ({example.text!r}): leave such texts out")
+            raise UserError(f"text number {index + 1} has no tokens ({example.text!r}): leave such texts out")
         counts.append(count := len(tokens_of(example.text)))
         if example.label is not None and not isinstance(example.label, str):
-            raise UserError(f"text number {place + 1} has a label that is {type(example.label).__name__}, not text: give names")
+            raise UserError(f"text number {index + 1} has a label that is {type(example.label).__name__}, not text: give names")
         if config.task == "tag" and example.tags is not None and len(example.tags) != count:
             raise UserError(
-                f"text number {place + 1} has {count} tokens (what stands between blanks) and {len(example.tags)} tags: give a tag a token"
+                f"text number {index + 1} has {count} tokens (what stands between blanks) and {len(example.tags)} tags: give a tag a token"
             )
     return counts
 
@@ -264,7 +264,7 @@ def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:
 def _refuse_unlabelled(examples: Sequence[Example], teacher: Teacher) -> None:
     if teacher.name != NONE:
         return
-    bare = [place for place, example in enumerate(examples) if not example.label and not example.tags]
+    bare = [index for index, example in enumerate(examples) if not example.label and not example.tags]
     if bare and len(bare) < len(examples):  # where no text has a label, the advice is another
         raise UserError(
             f"{len(bare):,} of {len(examples):,} texts have no label (text number {bare[0] + 1} first), and without a teacher nobody gives them one:"
@@ -293,15 +293,15 @@ def _drawn(examples: Sequence[Example], config: DistilConfig) -> tuple[np.ndarra
     """
     keys = [same_text_key(example.text) for example in examples]
     first: dict[str, int] = {}
-    for place, key in enumerate(keys):
-        first.setdefault(key, place)
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
     rng = np.random.default_rng([config.seed, 1])
     different = rng.permutation(np.fromiter(first.values(), np.int64, len(first)))
     if config.task == "embed":
         return different, min(config.held_out, len(different) // 10)
-    is_labelled = np.array([bool(examples[place].label or examples[place].tags) for place in different])
+    is_labelled = np.array([bool(examples[index].label or examples[index].tags) for index in different])
     different = np.concatenate([different[is_labelled], different[~is_labelled]])
     held = min(config.held_out, (int(is_labelled.sum()) or len(different)) // 10)
-    is_held = {keys[place] for place in different[:held]}
-    rest = [place for place, key in enumerate(keys) if key not in is_held]
+    is_held = {keys[index] for index in different[:held]}
+    rest = [index for index, key in enumerate(keys) if key not in is_held]
     return np.concatenate([different[:held], rng.permutation(np.array(rest, dtype=np.int64))]), held

@@ -7,7 +7,7 @@ import numpy as np
 
 from tain.evaluation.metrics import spearman
 from tain.evaluation.tagging import slot_f1
-from tain.recipes.distil.data import Lesson, Material
+from tain.recipes.distil.data import DistillationData, LabelledTexts
 from tain.text.records import Prediction
 
 _COMPARED = 2000  # texts at once: every pair of them is a number or more
@@ -33,44 +33,44 @@ def vector_figures(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
-def label_figures(said: Sequence[Prediction], material: Material) -> dict[str, float]:
+def label_figures(predictions: Sequence[Prediction], data: DistillationData) -> dict[str, float]:
     """Accuracy, slot F1 and share of texts without an error, of the student and, where there is one, of its teacher.
 
     Args:
-        said: The student's word on each text that was held out.
-        material: The run's texts.
+        predictions: The student's word on each text that was held out.
+        data: The run's texts.
 
     Returns:
         ``student_accuracy``, ``teacher_slot_f1`` and so on, over the texts that people have labelled (or tagged); ``agreement``: share of
         texts that both give the same label.
     """
-    held, teacher = material.held, _teachers_word(material)
-    figures = {f"student_{name}": value for name, value in _against_people(held, said).items()}
+    held, teacher = data.held, _teachers_word(data)
+    figures = {f"student_{name}": value for name, value in _against_people(held, predictions).items()}
     figures |= {f"teacher_{name}": value for name, value in _against_people(held, teacher).items()}
-    if material.labels and material.held.taught.text is not None:
-        figures["agreement"] = float(np.mean([one.label == other.label for one, other in zip(said, teacher, strict=True)]))
+    if data.labels and data.held.taught.text is not None:
+        figures["agreement"] = float(np.mean([one.label == other.label for one, other in zip(predictions, teacher, strict=True)]))
     return figures
 
 
-def _teachers_word(material: Material) -> list[Prediction]:
-    taught = material.held.taught
-    said = []
-    for place in range(len(material.held)):
+def _teachers_word(data: DistillationData) -> list[Prediction]:
+    taught = data.held.taught
+    predictions = []
+    for index in range(len(data.held)):
         label = tags = None
         if taught.text is not None:
-            label = material.labels[int(taught.text[place].argmax())]
+            label = data.labels[int(taught.text[index].argmax())]
         if taught.tokens is not None:
-            read = taught.tokens[place]
+            read = taught.tokens[index]
             best = np.where(np.isnan(read), -np.inf, read).argmax(axis=1)
             is_read = [bool(np.isfinite(row).any()) for row in read]
-            tags = [material.tags[int(tag)] if has_tag else "O" for tag, has_tag in zip(best, is_read, strict=True)]
-        said.append(Prediction(label=label, tags=tags))
-    return said
+            tags = [data.tags[int(tag)] if has_tag else "O" for tag, has_tag in zip(best, is_read, strict=True)]
+        predictions.append(Prediction(label=label, tags=tags))
+    return predictions
 
 
-def _against_people(held: Lesson, said: Sequence[Prediction]) -> dict[str, float]:
+def _against_people(held: LabelledTexts, predictions: Sequence[Prediction]) -> dict[str, float]:
     figures: dict[str, float] = {}
-    both = list(zip(held.examples, said, strict=True))
+    both = list(zip(held.examples, predictions, strict=True))
     labelled = [one.label == example.label for example, one in both if example.label and one.label is not None]
     if labelled:
         figures["accuracy"] = float(np.mean(labelled))

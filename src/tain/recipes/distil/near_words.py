@@ -30,7 +30,7 @@ def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, 
     words = list(dict.fromkeys([*ours, *whole_words(embedder)]))
     if len(words) < 2:
         return {}
-    vectors = embedder.encode(words, normalise=False)
+    vectors = embedder.encode(words, normalize=False)
     vectors -= vectors.mean(axis=0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     found = {}
@@ -40,10 +40,10 @@ def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, 
         cosines = vectors[start : min(start + at_once, len(ours))] @ vectors.T
         cosines[np.arange(len(cosines)), np.arange(start, start + len(cosines))] = -2.0
         best = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-        for row, (places, near) in enumerate(zip(best, np.take_along_axis(cosines, best, axis=1), strict=True)):
+        for row, (indices, near) in enumerate(zip(best, np.take_along_axis(cosines, best, axis=1), strict=True)):
             kept = [
-                words[place]
-                for place, cosine in sorted(zip(places, near, strict=True), key=lambda pair: -pair[1])
+                words[index]
+                for index, cosine in sorted(zip(indices, near, strict=True), key=lambda pair: -pair[1])
                 if cosine >= _LEAST_COSINE
             ]
             if kept:

@@ -15,7 +15,7 @@ from tain.foundation.errors import UserError
 from tain.models.correction import LinearCorrection
 from tain.models.embedder import Embedder
 from tain.recipes.distil.config import DistilConfig
-from tain.recipes.distil.data import Material
+from tain.recipes.distil.data import DistillationData
 from tain.recipes.distil.start import begin_with
 from tain.recipes.distil.teacher import Teacher
 from tain.recipes.distil.words import fit_skip, fit_words
@@ -37,7 +37,7 @@ class Reader(Protocol):
         """Of the projection; None without one."""
         ...
 
-    def module(self, material: Material) -> PQRNN | StaticStudent:
+    def module(self, data: DistillationData) -> PQRNN | StaticStudent:
         """Make the untrained student."""
         ...
 
@@ -92,7 +92,7 @@ class HashedReader:
     def fingerprint(self) -> str | None:
         return self.projection.config.fingerprint
 
-    def module(self, material: Material) -> PQRNN:
+    def module(self, data: DistillationData) -> PQRNN:
         config = self.config
         assert config.features is not None and config.bottleneck is not None and config.state is not None and config.layers is not None
         assert config.zoneout is not None and config.kernel_width is not None
@@ -103,22 +103,22 @@ class HashedReader:
             layers=config.layers,
             kernel_width=config.kernel_width,
             bidirectional=not config.forward_only,
-            text_outputs=material.text_outputs,
-            token_outputs=len(material.tags),
-            skip=config.skip and material.text_outputs > 0,
+            text_outputs=data.text_outputs,
+            token_outputs=len(data.tags),
+            skip=config.mean_skip and data.text_outputs > 0,
         )
-        module = PQRNN(shape, zoneout=config.zoneout, number_type=getattr(torch, config.dtype))
-        taught = material.train.taught.text
+        module = PQRNN(shape, zoneout=config.zoneout, dtype=getattr(torch, config.dtype))
+        taught = data.train.taught.text
         if config.task == "embed" and module.text_head is not None and module.skip_head is None and taught is not None:
             with torch.no_grad():  # what all vectors share need not be learnt
                 module.text_head.bias.copy_(torch.from_numpy(taught.mean(axis=0)))
-        texts = [example.text for example in material.train.examples]
+        texts = [example.text for example in data.train.examples]
         if self.embedder is not None:
-            fit_words(module, self.projection, texts, self.embedder.encode, words=config.start_words)
-        taken = begin_with(module, config.start, with_heads=config.task == "embed") if config.start is not None else set()
+            fit_words(module, self.projection, texts, self.embedder.encode, words=config.init_words)
+        taken = begin_with(module, config.init_from, with_heads=config.task == "embed") if config.init_from is not None else set()
         if module.skip_head is not None and not config.resume and "skip_head.weight" not in taken:
-            known, wanted = _wanted(material)
-            fit_skip(module, self.projection, [texts[place] for place in known], wanted, keeps_layers=config.start is not None)
+            known, wanted = _wanted(data)
+            fit_skip(module, self.projection, [texts[index] for index in known], wanted, keeps_layers=config.init_from is not None)
         return module
 
     def truncated(self, texts: Sequence[str]) -> int:
@@ -142,25 +142,25 @@ class HashedReader:
         self.projection.config.save(folder / PROJECTION_FILE)
 
 
-def _wanted(material: Material) -> tuple[np.ndarray, np.ndarray]:
+def _wanted(data: DistillationData) -> tuple[np.ndarray, np.ndarray]:
     """Places of the texts that somebody says something of as a whole, and what a student shall say of them: the teacher's numbers, else labels.
 
     Of logits and labels without what is common to a text's classes, and to a class's texts: a linear layer need not learn that.
     """
-    train = material.train
+    train = data.train
     if train.taught.text is not None:
         known = np.flatnonzero(np.isfinite(train.taught.text[:, 0]))
         wanted = train.taught.text[known]
-        return known, wanted - wanted.mean(axis=1, keepdims=True) if material.labels else wanted
+        return known, wanted - wanted.mean(axis=1, keepdims=True) if data.labels else wanted
     known = np.flatnonzero(train.labels >= 0)
-    given = np.eye(material.text_outputs, dtype=np.float32)[train.labels[known]]
+    given = np.eye(data.text_outputs, dtype=np.float32)[train.labels[known]]
     return known, given - given.sum(axis=0) / max(1, len(known))
 
 
 def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
     """Whose vectors of tokens or words a student starts from, and which finds near words; None where nobody has any, or none are asked for."""
     is_start = config.student == "static" or _starts_from_words(config)
-    if not is_start and (config.task == "embed" or not config.word_exchange or config.augmented_copies == 0):
+    if not is_start and (config.task == "embed" or not config.word_replacement or config.augmented_copies == 0):
         return None
     if config.token_vectors is None:
         return teacher.embedder
@@ -171,7 +171,7 @@ def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> 
 
 def _starts_from_words(config: DistilConfig) -> bool:
     """A pQRNN's narrow layer is fitted to word vectors, and not taken from another student or a checkpoint."""
-    return config.start_words > 0 and config.start is None and not config.resume
+    return config.init_words > 0 and config.init_from is None and not config.resume
 
 
 class StaticReader:
@@ -193,27 +193,27 @@ class StaticReader:
     def fingerprint(self) -> str | None:
         return None
 
-    def module(self, material: Material) -> StaticStudent:
+    def module(self, data: DistillationData) -> StaticStudent:
         vocabulary = len(self.embedder.tokenizer)
         counts = np.zeros(vocabulary)
-        texts, held = ([example.text for example in part.examples] for part in (material.train, material.held))
-        for place, (text, ids) in enumerate(zip([*texts, *held], bare_ids(self.embedder.tokenizer, [*texts, *held]), strict=True)):
+        texts, held = ([example.text for example in part.examples] for part in (data.train, data.held))
+        for index, (text, ids) in enumerate(zip([*texts, *held], bare_ids(self.embedder.tokenizer, [*texts, *held]), strict=True)):
             if not ids:
                 raise UserError(f"the text {text[:40]!r} has no tokens for the tokenizer of {self.embedder.name!r}: leave such texts out")
-            if place < len(texts):
+            if index < len(texts):
                 np.add.at(counts, ids, 1)
         vectors = self._token_vectors(vocabulary)
         # the head leads back to the vectors' own space, which is the right one for a student of vectors of that width alone
-        is_space_of_vectors = self.config.task == "embed" and material.text_outputs == vectors.shape[1]
+        is_space_of_vectors = self.config.task == "embed" and data.text_outputs == vectors.shape[1]
         dim, directions = self.config.static_dim, min(vectors.shape)
         if is_space_of_vectors and dim > directions:  # what is beyond them would stay 0
             if dim != DistilConfig.static_dim:
                 raise UserError(f"static_dim is {dim}, but the token vectors have {directions} directions: give as many or fewer")
             dim = directions
-        module = StaticStudent(tokens=vocabulary + 1, dim=dim, outputs=material.text_outputs)
+        module = StaticStudent(tokens=vocabulary + 1, dim=dim, outputs=data.text_outputs)
         if self.config.epochs == 0 and not is_space_of_vectors:
             raise UserError(
-                f"epochs is 0, but the teacher's vectors have {material.text_outputs} numbers and the token vectors {vectors.shape[1]},"
+                f"epochs is 0, but the teacher's vectors have {data.text_outputs} numbers and the token vectors {vectors.shape[1]},"
                 " so the layer between them must be trained: give 1 or more"
             )
         module.start_from(vectors, frequency_weights(torch.from_numpy(counts).float()), with_head=is_space_of_vectors)
@@ -224,7 +224,7 @@ class StaticReader:
         """The encoder's vector of each token alone, between the special tokens that texts have."""
         embedder = self.embedder
         (bare,), (whole,) = bare_ids(embedder.tokenizer, ["a"]), tokenise(embedder.tokenizer, ["a"], max_tokens=embedder.max_tokens).ids
-        begin = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+        begin = next(index for index in range(len(whole)) if whole[index : index + len(bare)] == bare)
         alone = [[*whole[:begin], token, *whole[begin + len(bare) :]] for token in range(vocabulary)]
         vectors = torch.empty(vocabulary, embedder.encoder.dim)
         for batch in batches_by_tokens([len(ids) for ids in alone], batch_tokens=4096):

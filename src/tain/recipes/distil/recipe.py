@@ -33,13 +33,13 @@ from tain.objectives.distillation import (
     vector_matching,
 )
 from tain.recipes.distil.config import NONE, DistilConfig
-from tain.recipes.distil.data import Material, check_texts, gather
+from tain.recipes.distil.data import DistillationData, check_texts, gather
 from tain.recipes.distil.figures import label_figures, vector_figures
 from tain.recipes.distil.model_card import student_card
 from tain.recipes.distil.readers import Reader, encoder_of, reader_for
 from tain.recipes.distil.start import save_weights, shaped_like_start
 from tain.recipes.distil.teacher import Teacher, load_teacher
-from tain.recipes.shared.settings import chosen_settings
+from tain.recipes.shared.settings import resolve_config
 from tain.students.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
 from tain.students.torch.export import write_student
 from tain.students.torch.qrnn import PQRNN
@@ -48,7 +48,7 @@ from tain.text.collections import each_item
 from tain.text.records import Example
 from tain.text.tags import tokens_of
 from tain.training.async_loss import backward
-from tain.training.checkpoint import checkpoint_folder, number_type_of, refuse_nothing_to_resume, refuse_to_lose
+from tain.training.checkpoint import checkpoint_folder, dtype_of, refuse_nothing_to_resume, refuse_to_lose
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
 
@@ -91,7 +91,7 @@ def distil(
     labels: Sequence[str] | None = None,
     tags: Sequence[str] | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Distilled:
     """Teach a tiny student.
@@ -106,14 +106,14 @@ def distil(
         labels: Names of the classes in the order of the teacher's logits; default: what its config says.
         tags: The same for tags.
         overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``DistilConfig``.
 
     Raises:
         UserError: Settings, texts or teacher cannot work.
     """
-    progress = progress or Progress.silent()
-    config = shaped_like_start(chosen_settings(DistilConfig, "distil", config, settings)).resolved()
+    progress = Progress.resolve(progress)
+    config = shaped_like_start(resolve_config(DistilConfig, "distil", config, settings)).resolved()
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
         left = checkpoint_folder(Path(output))
@@ -145,30 +145,30 @@ def distil(
     elif classifier is not None or labels or tags:
         raise UserError("classifier, labels and tags belong to a teacher's name or file: this one brings its own")
     encoder = encoder_of(teacher, config, device)
-    material = gather(examples, teacher, config, progress, encoder)
+    data = gather(examples, teacher, config, progress, encoder)
     if config.dtype == "auto":
-        config = replace(config, dtype=_number_type(config, device, output))
+        config = replace(config, dtype=_dtype(config, device, output))
     reader = reader_for(teacher, encoder, config, device)
     torch.manual_seed(config.seed)
-    module = reader.module(material).to(device)
-    material.counts["truncated"] = reader.truncated([example.text for example in material.train.examples])
-    if material.counts["truncated"]:
+    module = reader.module(data).to(device)
+    data.counts["truncated"] = reader.truncated([example.text for example in data.train.examples])
+    if data.counts["truncated"]:
         progress.warn(
-            f"{material.counts['truncated']:,} of {len(material.train):,} texts are longer than {config.max_tokens} tokens"
+            f"{data.counts['truncated']:,} of {len(data.train):,} texts are longer than {config.max_tokens} tokens"
             " and the student reads them cut: raise --max-tokens to keep them whole"
         )
-    if (mean := reader.mean_tokens([example.text for example in material.train.examples])) < _FEW_TOKENS:
+    if (mean := reader.mean_tokens([example.text for example in data.train.examples])) < _FEW_TOKENS:
         progress.warn(
             f"the student sees {mean:.1f} tokens a text, which leaves it nothing to read in order: for writing without blanks give --split code-point"
         )
-    session = _Session(teacher, config, material, reader, module, progress, Path(output) if output is not None else None)
-    trained = session.train()
-    return session.finish(trained, overwrite=overwrite)
+    trainer = DistilTrainer(teacher, config, data, reader, module, progress, Path(output) if output is not None else None)
+    trained = trainer.train()
+    return trainer.finish(trained, overwrite=overwrite)
 
 
-def _number_type(config: DistilConfig, device: torch.device, output: str | Path | None) -> Dtype:
+def _dtype(config: DistilConfig, device: torch.device, output: str | Path | None) -> Dtype:
     """What to multiply in: what the run that is gone on with did, else what is faster here."""
-    if config.resume and output is not None and (begun_in := number_type_of([checkpoint_folder(Path(output))], key="dtype")):
+    if config.resume and output is not None and (begun_in := dtype_of([checkpoint_folder(Path(output))], key="dtype")):
         return "bfloat16" if begun_in == "bfloat16" else "float32"
     is_faster = config.student == "pqrnn" and fastest_dtype(device.type) == torch.bfloat16
     return "bfloat16" if is_faster else "float32"
@@ -177,27 +177,27 @@ def _number_type(config: DistilConfig, device: torch.device, output: str | Path 
 # ---- a run
 
 
-class _Session:
+class DistilTrainer:
     """A teacher's lessons and a student, through training to the saved folder."""
 
     def __init__(
         self,
         teacher: Teacher,
         config: DistilConfig,
-        material: Material,
+        data: DistillationData,
         reader: Reader,
         module: PQRNN | StaticStudent,
         progress: Progress,
         output: Path | None,
     ) -> None:
-        self.teacher, self.config, self.material, self.reader, self.module = teacher, config, material, reader, module
+        self.teacher, self.config, self.data, self.reader, self.module = teacher, config, data, reader, module
         self.progress, self.output = progress, output
         self.device = next(module.parameters()).device
         self.same = self._same_texts() if config.task == "embed" else np.empty(0, dtype=np.int64)
 
     def _same_texts(self) -> np.ndarray:
         """Number the texts, with one number for those that teacher or student cannot tell apart: they are no negatives of each other."""
-        texts = [example.text for example in self.material.train.examples]
+        texts = [example.text for example in self.data.train.examples]
         numbers = same_numbers(self._teacher_keys(texts), self.reader.input_keys(texts))
         if alike := int((np.bincount(numbers)[numbers] > 1).sum()):
             self.progress.warn(
@@ -210,16 +210,16 @@ class _Session:
         embedder = self.teacher.embedder if self.teacher.reads else None
         if embedder is not None:
             return id_keys(tokenise_once(embedder.tokenizer, texts, max_tokens=embedder.max_tokens))
-        taught = self.material.train.taught.text
+        taught = self.data.train.taught.text
         assert taught is not None
         return [np.ascontiguousarray(row).tobytes() for row in taught]
 
     def train(self) -> Trained:
         config = self.config
         assert config.batch_texts is not None and config.epochs is not None
-        order = ShuffledOrder(len(self.material.train), batch_texts=config.batch_texts, seed=config.seed)
+        order = ShuffledOrder(len(self.data.train), batch_texts=config.batch_texts, seed=config.seed)
         steps = order.steps_per_epoch * config.epochs
-        weights = MasterWeights(self.module, number_type=torch.float32)
+        weights = MasterWeights(self.module, dtype=torch.float32)
         optimizer = adamw(
             weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, buffers=dict(self.module.named_buffers())
         )
@@ -236,23 +236,23 @@ class _Session:
         self.module.eval()
         return trained
 
-    def gradient_step(self, places: np.ndarray, *, step: int) -> float:
+    def gradient_step(self, indices: np.ndarray, *, step: int) -> float:
         """Leave the gradient of one batch in the student and return its loss."""
         torch.manual_seed(step_seed(self.config.seed, step))
-        texts = [self.material.train.examples[place].text for place in places]
+        texts = [self.data.train.examples[index].text for index in indices]
         text, tokens = self.reader.outputs(self.module, texts, np.random.default_rng([self.config.seed, 3, step]))
         loss = torch.zeros((), device=self.device)
         if text is not None:
-            loss = loss + (self._vector_loss(text, places) if self.config.task == "embed" else self._label_loss(text, places))
+            loss = loss + (self._vector_loss(text, indices) if self.config.task == "embed" else self._label_loss(text, indices))
         if tokens is not None:
-            loss = loss + self._tag_loss(tokens, places)
+            loss = loss + self._tag_loss(tokens, indices)
         return backward(loss)()
 
-    def _vector_loss(self, vectors: Tensor, places: np.ndarray) -> Tensor:
-        taught = self.material.train.taught.text
+    def _vector_loss(self, vectors: Tensor, indices: np.ndarray) -> Tensor:
+        taught = self.data.train.taught.text
         assert taught is not None
-        teacher = torch.from_numpy(taught[places]).to(self.device)
-        own = self.same[places]
+        teacher = torch.from_numpy(taught[indices]).to(self.device)
+        own = self.same[indices]
         is_same = torch.from_numpy(own[:, None] == own).to(self.device)
         loss = contrastive_distillation(vectors, teacher, temperature=self.config.temperature, is_same=is_same)
         if self.config.similarity_weight:
@@ -261,22 +261,22 @@ class _Session:
             loss = loss + self.config.vector_weight * vector_matching(vectors, teacher)
         return loss
 
-    def _label_loss(self, logits: Tensor, places: np.ndarray) -> Tensor:
-        taught = self.material.train.taught.text
-        labels = torch.from_numpy(self.material.train.labels[places]).to(self.device)
-        return labelled_cross_entropy(logits, labels) if taught is None else self._mixed(logits, taught[places], labels)
+    def _label_loss(self, logits: Tensor, indices: np.ndarray) -> Tensor:
+        taught = self.data.train.taught.text
+        labels = torch.from_numpy(self.data.train.labels[indices]).to(self.device)
+        return labelled_cross_entropy(logits, labels) if taught is None else self._mixed(logits, taught[indices], labels)
 
-    def _tag_loss(self, logits: Tensor, places: np.ndarray) -> Tensor:
+    def _tag_loss(self, logits: Tensor, indices: np.ndarray) -> Tensor:
         """Over all tokens that student and teacher have read, or people have tagged."""
-        train = self.material.train
-        lengths = [min(len(tokens_of(train.examples[place].text)), logits.shape[1], self.config.max_tokens) for place in places]
+        train = self.data.train
+        lengths = [min(len(tokens_of(train.examples[index].text)), logits.shape[1], self.config.max_tokens) for index in indices]
         flat = torch.cat([logits[row, :length] for row, length in enumerate(lengths)])
-        given = [train.tags[place] for place in places]
+        given = [train.tags[index] for index in indices]
         numbers = [np.full(length, -1) if tags is None else tags[:length] for tags, length in zip(given, lengths, strict=True)]
         labels = torch.from_numpy(np.concatenate(numbers)).to(self.device)
         if train.taught.tokens is None:
             return labelled_cross_entropy(flat, labels)
-        taught = np.concatenate([train.taught.tokens[place][:length] for place, length in zip(places, lengths, strict=True)])
+        taught = np.concatenate([train.taught.tokens[index][:length] for index, length in zip(indices, lengths, strict=True)])
         return self._mixed(flat, taught, labels)
 
     def _mixed(self, logits: Tensor, taught: np.ndarray, labels: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ class _Session:
             torch.from_numpy(np.where(is_taught[:, None], taught, np.float32(0))).to(self.device),
             labels,
             scale=self.config.logit_scale,
-            hard_share=self.config.hard_share,
+            label_weight=self.config.label_weight,
             is_taught=torch.from_numpy(is_taught).to(self.device),
         )
 
@@ -299,9 +299,9 @@ class _Session:
             return None
         skipped = {"resume", "checkpoint_every_s", "device", "keep_weights"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
-        identity |= {"teacher": self.teacher.name, "steps": steps, "texts": len(self.material.train)}
+        identity |= {"teacher": self.teacher.name, "steps": steps, "texts": len(self.data.train)}
         # a model's outputs may differ in their last bits from run to run, a matrix is what it is
-        identity["content of the texts"] = self.material.digest(with_teacher=not self.teacher.reads)
+        identity["content of the texts"] = self.data.digest(with_teacher=not self.teacher.reads)
         recognised = getattr(self.teacher, "fingerprint", None)  # a teacher of one's own may lack it
         identity["content of the teacher"] = recognised()[:12] if recognised else ""
         return Saving(folder, self.config.checkpoint_every_s, self.config.resume, identity)
@@ -330,7 +330,7 @@ class _Session:
         student.record = record
         if (left := self._checkpoint_folder()) is not None:
             shutil.rmtree(left, ignore_errors=True)
-        return Distilled(student, self.module, self.config, figures, sizes, self.material.counts, trained, self.output)
+        return Distilled(student, self.module, self.config, figures, sizes, self.data.counts, trained, self.output)
 
     def _record(self, trained: Trained) -> dict[str, Any]:
         return {
@@ -339,12 +339,12 @@ class _Session:
             "method": "pQRNN" if self.config.student == "pqrnn" else "static token vectors",
             "task": self.config.task,
             "teacher": self.teacher.name,
-            "dim": self.material.text_outputs,
+            "dim": self.data.text_outputs,
             "normalise": self.config.task == "embed",  # training looks at directions alone, so lengths say nothing
-            "labels": list(self.material.labels),
-            "tags": list(self.material.tags),
+            "labels": list(self.data.labels),
+            "tags": list(self.data.tags),
             "config": asdict(self.config),
-            "counts": self.material.counts,
+            "counts": self.data.counts,
             "steps": trained.steps,
             "training_s": round(trained.seconds, 2),
             "final_loss": trained.losses[-1] if trained.losses else None,
@@ -366,14 +366,14 @@ class _Session:
         }
 
     def _figures(self, student: Student) -> dict[str, float]:
-        held = self.material.held
+        held = self.data.held
         if len(held) < 2:
             return {}
         texts = [example.text for example in held.examples]
         if self.config.task == "embed":
             assert held.taught.text is not None
             return vector_figures(student.encode(texts), held.taught.text)
-        return label_figures(student.predict(texts), self.material)
+        return label_figures(student.predict(texts), self.data)
 
 
 @contextmanager

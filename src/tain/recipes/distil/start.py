@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from tain.foundation.errors import UserError
+from tain.foundation.tensors import read_tensors
 from tain.recipes.distil.config import DistilConfig
 from tain.students.student import Student
 from tain.students.torch.qrnn import PQRNN
@@ -25,21 +25,21 @@ def shaped_like_start(config: DistilConfig) -> DistilConfig:
     Raises:
         UserError: There is no such student, it kept no weights, or its shape is not the one asked for.
     """
-    if config.start is None:
+    if config.init_from is None:
         return config
-    record = Student.load(config.start, backend="numpy").record
-    if not (Path(config.start) / WEIGHTS_FILE).is_file():
+    record = Student.load(config.init_from, backend="numpy").record
+    if not (Path(config.init_from) / WEIGHTS_FILE).is_file():
         raise UserError(
-            f"student {config.start!r} has no {WEIGHTS_FILE} to begin with: distil it with --keep-weights, or leave --start out"
+            f"student {config.init_from!r} has no {WEIGHTS_FILE} to begin with: distil it with --keep-weights, or leave --init-from out"
         )
     theirs = {name: record["config"][name] for name in _SHAPE}
     asked = {name: getattr(config, name) for name in _SHAPE}
     if other := [name for name, value in asked.items() if value not in (None, theirs[name])]:
         apart = ", ".join(f"{name} is {asked[name]} and was {theirs[name]}" for name in other)
-        raise UserError(f"a student begun with {config.start!r} has its shape ({apart}): leave these settings out")
+        raise UserError(f"a student begun with {config.init_from!r} has its shape ({apart}): leave these settings out")
     if (split := record["config"].get("split", config.split)) != config.split:
         raise UserError(
-            f"a student begun with {config.start!r} reads as it does (--split {split}), or what was learnt of its tokens is lost: give that"
+            f"a student begun with {config.init_from!r} reads as it does (--split {split}), or what was learnt of its tokens is lost: give that"
         )
     return replace(config, **theirs)
 
@@ -66,8 +66,8 @@ def begin_with(module: PQRNN, start: str, *, with_heads: bool) -> set[str]:
     """
     path = Path(start) / WEIGHTS_FILE
     try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
+        weights = read_tensors(path)
+    except ValueError as error:
         raise UserError(f"{str(path)!r} cannot be read ({error}): distil that student again with --keep-weights") from None
     taken = set()
     for name, tensor in module.state_dict().items():

@@ -24,7 +24,7 @@ MATRIX_ENDINGS = (".npy", ".safetensors")
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TeacherOutputs:
     """A teacher's outputs for some texts.
 
     Attributes:
@@ -70,8 +70,8 @@ class Teacher(Protocol):
         """The encoder whose vectors of words or tokens a student starts from, and which finds near words."""
         ...
 
-    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
-        """Label texts; ``places`` are theirs among those the user gave, None where nobody gave them."""
+    def teach(self, texts: Sequence[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
+        """Label texts; ``indices`` are theirs among those the user gave, None where nobody gave them."""
         ...
 
 
@@ -144,8 +144,8 @@ class _NoTeacher:
     def __init__(self, labels: Sequence[str] | None, tags: Sequence[str] | None) -> None:
         self.labels, self.tags = _as_given(labels), _as_given(tags)
 
-    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
-        return Lessons()
+    def teach(self, texts: Sequence[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
+        return TeacherOutputs()
 
 
 class _EncoderTeacher:
@@ -158,11 +158,11 @@ class _EncoderTeacher:
     def fingerprint(self) -> str:
         return self.embedder.fingerprint()
 
-    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
+    def teach(self, texts: Sequence[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
         check_known(self.embedder, texts, progress=progress, is_training=True)
         vectors = self.embedder.encode(texts, progress=progress)
         _tell_of_cuts(self.embedder, texts, progress)
-        return Lessons(text=vectors)
+        return TeacherOutputs(text=vectors)
 
 
 class _LabellerTeacher:
@@ -196,15 +196,15 @@ class _LabellerTeacher:
         each = [labeller.fingerprint() for labeller in (self._tagger, self._classifier) if labeller is not None]
         return hashlib.sha256(" ".join(each).encode()).hexdigest()
 
-    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
-        said: list[list[np.ndarray] | None] = []
+    def teach(self, texts: Sequence[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
+        outputs: list[list[np.ndarray] | None] = []
         for labeller in (self._classifier, self._tagger):
             if labeller is not None:
                 check_known(labeller, texts, progress=Progress.mute(), is_training=True)  # logits warns
-            said.append(None if labeller is None else labeller.logits(texts, progress=progress))
+            outputs.append(None if labeller is None else labeller.logits(texts, progress=progress))
             if labeller is not None:
                 _tell_of_cuts(labeller, texts, progress)
-        return Lessons(text=np.stack(said[0]) if said[0] else None, tokens=said[1])
+        return TeacherOutputs(text=np.stack(outputs[0]) if outputs[0] else None, tokens=outputs[1])
 
 
 def _tell_of_cuts(model: Embedder | Labeller, texts: Sequence[str], progress: Progress) -> None:
@@ -251,12 +251,12 @@ class _MatrixTeacher:
             self.labels = _matrix_names(labels, self._text, "labels", self.name)
         self.tags = _matrix_names(tags, self._slots, "tags", self.name) if self._slots is not None else _as_given(tags)
 
-    def teach(self, texts: Sequence[str], *, places: np.ndarray | None, progress: Progress) -> Lessons:
-        assert places is not None, "a matrix labels no other texts"
+    def teach(self, texts: Sequence[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
+        assert indices is not None, "a matrix labels no other texts"
         tokens = None
         if self._slots is not None:
-            tokens = [self._slots[self._starts[place] : self._starts[place + 1]] for place in places]
-        return Lessons(text=self._text[places] if self._text is not None else None, tokens=tokens)
+            tokens = [self._slots[self._starts[index] : self._starts[index + 1]] for index in indices]
+        return TeacherOutputs(text=self._text[indices] if self._text is not None else None, tokens=tokens)
 
 
 def _as_given(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -39,7 +39,7 @@ class VectorGraph(nn.Module):
         pooling: ``mean`` or ``cls``.
         token_weights: Weight of each token id in the mean; None weighs all alike.
         correction: A matrix and a shift after pooling; None for none.
-        normalise: Scale vectors to length 1.
+        normalize: Scale vectors to length 1.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class VectorGraph(nn.Module):
         pooling: Pooling,
         token_weights: Tensor | None,
         correction: LinearCorrection | None,
-        normalise: bool,
+        normalize: bool,
     ) -> None:
         super().__init__()
-        self.model, self.pooling, self.normalise = model, pooling, normalise
+        self.model, self.pooling, self.normalize = model, pooling, normalize
         self.register_buffer("token_weights", None if token_weights is None else token_weights.float())
         self.register_buffer("matrix", None if correction is None else torch.from_numpy(correction.weight).float().T.contiguous())
         self.register_buffer("shift", None if correction is None else torch.from_numpy(correction.bias).float())
@@ -72,7 +72,7 @@ class VectorGraph(nn.Module):
             pooled = (weights[:, None] @ hidden)[:, 0] / weights.sum(1, keepdim=True).clamp(min=1e-9)
         if self.matrix is not None:
             pooled = pooled @ self.matrix + self.shift
-        if self.normalise:
+        if self.normalize:
             pooled = pooled / pooled.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
         return hidden, pooled
 

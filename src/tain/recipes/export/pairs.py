@@ -72,7 +72,7 @@ def write_pairs(ranker: Ranker, folder: Path, texts: list[str], *, config: Expor
         digests=digests,
         max_tokens=ranker.max_tokens,
         dim=1,
-        normalise=False,
+        normalize=False,
         pads=pads,
         pad_id=int(ranker.tokenizer.pad_token_id or 0),
         unknown_id=ranker.tokenizer.unk_token_id,

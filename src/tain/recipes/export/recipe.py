@@ -27,7 +27,7 @@ from tain.recipes.export.graph import VectorGraph, traced
 from tain.recipes.export.pairs import check_dual, write_pairs
 from tain.recipes.export.quantise import product_nodes, products_by_harm, quantised
 from tain.recipes.export.texts import built_in_texts
-from tain.recipes.shared.settings import chosen_settings
+from tain.recipes.shared.settings import resolve_config
 from tain.text.collections import list_texts
 
 _RESAMPLES = 200  # of intervals that are not shown
@@ -86,7 +86,7 @@ def export(
         UserError: The model cannot be exported, or a graph does not agree with it; nothing is written then.
     """
     progress = progress or Progress.silent()
-    config = chosen_settings(ExportConfig, "export", config, settings)
+    config = resolve_config(ExportConfig, "export", config, settings)
     output = Path(output)
     refuse_existing(output, overwrite=overwrite)
     checked = _checked_texts(texts)
@@ -185,7 +185,7 @@ def write_encoder(
         pooling=embedder.pooling,
         token_weights=encoder.token_weights,
         correction=embedder.correction,
-        normalise=embedder.normalise,
+        normalize=embedder.normalize,
     )
     outputs = ["last_hidden_state", "sentence_embedding"]
     vocabulary = int(encoder.model.config.vocab_size)
@@ -201,7 +201,7 @@ def write_encoder(
         digests={file: _digest(folder, file) for file in (FLOAT_FILE, "tokenizer.json", "model.safetensors") if (folder / file).is_file()},
         max_tokens=embedder.max_tokens,
         dim=embedder.dim,
-        normalise=embedder.normalise,
+        normalize=embedder.normalize,
         pads=encoder.pads,
         pad_id=int(tokenizer.pad_token_id or 0),
         unknown_id=tokenizer.unk_token_id,

@@ -22,17 +22,17 @@ class Preset:
 
     temperature: float
     erased_chars: int
-    erase_floor: int
+    erase_min_chars: int
     epochs: int
     max_tokens: int
     pooling: Pooling
 
 
 PRESETS: dict[str, Preset] = {
-    "word": Preset(temperature=0.2, erased_chars=0, erase_floor=30, epochs=2, max_tokens=25, pooling="cls"),
+    "word": Preset(temperature=0.2, erased_chars=0, erase_min_chars=30, epochs=2, max_tokens=25, pooling="cls"),
     # the released code's floor of 30 characters would leave nearly every name whole
-    "phrase": Preset(temperature=0.04, erased_chars=2, erase_floor=6, epochs=2, max_tokens=25, pooling="cls"),
-    "sentence": Preset(temperature=0.04, erased_chars=5, erase_floor=30, epochs=1, max_tokens=50, pooling="mean"),
+    "phrase": Preset(temperature=0.04, erased_chars=2, erase_min_chars=6, epochs=2, max_tokens=25, pooling="cls"),
+    "sentence": Preset(temperature=0.04, erased_chars=5, erase_min_chars=30, epochs=1, max_tokens=50, pooling="mean"),
 }
 
 
@@ -67,7 +67,7 @@ class MirrorConfig:
         float | None,
         "weight of keeping the cosines of texts near those of trained token vectors, which know words but no order; 0 leaves it out (0; best: 20)",
     ] = None
-    anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 600_000
+    anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 2_000_000
     join: Annotated[
         bool | None,
         "join the trained encoder with the token vectors of its anchor, in one model of twice the width; needs ModernBERT's layout and --whiten "
@@ -78,7 +78,7 @@ class MirrorConfig:
     ] = 1.0
     temperature: Annotated[float | None, "divides the cosines, above 0; small makes near texts matter most (0.04; words 0.2)"] = None
     erased_chars: Annotated[int | None, "characters erased in one view; 0 keeps both whole (5; phrases 2; words 0)"] = None
-    erase_floor: Annotated[int | None, "texts with fewer characters are never erased (30; phrases 6)"] = None
+    erase_min_chars: Annotated[int | None, "texts with fewer characters are never erased (30; phrases 6)"] = None
     dropout: Annotated[
         float | None, "dropout everywhere but on attention weights; 0 to below 1 (0.1, unless the model's folder says otherwise)"
     ] = None
@@ -97,7 +97,7 @@ class MirrorConfig:
     ] = None
     weight_decay: Annotated[float, "AdamW's decay, on every parameter"] = 0.01
     max_texts: Annotated[int, "train on at most this many texts, drawn at random; 0 takes all (the paper: best at 10k to 20k)"] = 10_000
-    keep_repeats: Annotated[bool | None, "train on repeated texts too; they never push each other away (no; paper: yes)"] = None
+    keep_duplicates: Annotated[bool | None, "train on repeated texts too; they never push each other away (no; paper: yes)"] = None
     held_out: Annotated[
         int | None,
         "texts kept from training to measure on, at most a tenth of all or what max_texts leaves; 0 measures nothing (500; paper: 0)",
@@ -107,7 +107,9 @@ class MirrorConfig:
     ] = None
     seeds: Annotated[int, "train this many runs and keep the best by the label-free figures"] = 1
     seed: Annotated[int, "fixes data order, erased spans and dropout of the first run"] = 13
-    micro_tokens: Annotated[int, "tokens in memory at once; less memory, the gradient of the whole batch, about a third more time"] = 32_768
+    micro_batch_tokens: Annotated[
+        int, "tokens in memory at once; less memory, the gradient of the whole batch, about a third more time"
+    ] = 32_768
     allow_identical_views: Annotated[bool, "train even if the two views of a text are the same (an ablation of the paper)"] = False
     checkpoint_every_s: Annotated[float, "seconds between checkpoints of a long run"] = 120.0
     resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
@@ -145,7 +147,7 @@ class MirrorConfig:
         if self.whiten is not None and not 0 <= self.whiten <= 1:
             problems.append(f"whiten is {self.whiten}, but it is a power of the variances: give 0 (not at all) to 1 (all variances 1)")
         problems += self._problems_of_recipe()
-        for name in ("erased_chars", "erase_floor", "max_texts", "max_pairs", "anchor_pairs", "held_out"):
+        for name in ("erased_chars", "erase_min_chars", "max_texts", "max_pairs", "anchor_pairs", "held_out"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}, but it counts something: give 0 or more")
@@ -165,7 +167,7 @@ class MirrorConfig:
             problems.append(f"dtype is {self.dtype!r}: give {', '.join(get_args(Dtype))}")
         if self.drophead > 0 and self.pooling == "mean-with-padding":
             problems.append("drophead needs packed attention, and pooling mean-with-padding runs padded: leave one of them out")
-        for name in ("epochs", "seeds", "micro_tokens"):
+        for name in ("epochs", "seeds", "micro_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name} is {value}: give 1 or more")
@@ -229,7 +231,7 @@ class MirrorConfig:
         """Fill what says which texts are read: positives, repeats and held-out texts, by recipe and by what the texts are."""
         is_paper = self.recipe == "paper"
         by_recipe = "neighbours" if self.recipe in ("fast", "best") and has_documents else "identity"
-        filled = {"positives": by_recipe, "keep_repeats": is_paper, "held_out": 0 if is_paper else 500}
+        filled = {"positives": by_recipe, "keep_duplicates": is_paper, "held_out": 0 if is_paper else 500}
         filled |= {"anchor": 20.0 if self.recipe == "best" else 0.0}  # fast trains token vectors without an encoder to anchor
         return replace(self, **{name: value for name, value in filled.items() if getattr(self, name) is None})
 
@@ -330,7 +332,7 @@ def papers_values(level: Level, model_type: str) -> dict[str, Any]:
         "pooling": "mean-with-padding" if is_mean else "cls",
         "learning_rate": 2e-5,
         "dropout": _PAPERS_DROPOUT,
-        "erase_floor": 30,
+        "erase_min_chars": 30,
     }
 
 

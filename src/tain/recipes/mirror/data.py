@@ -98,16 +98,16 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
     given = [each for each in everything if (each[0].strip() and each[1].strip() if is_paired else each.strip())]
     fills_batch = config.trains and "neighbours" not in kinds  # else nothing, or pairs of neighbours
     different = _without_repeats(given, is_paired=is_paired)
-    kept = given if config.keep_repeats else different
+    kept = given if config.keep_duplicates else different
     _refuse_too_few(len(different), len(given), len(kept), config, needs_batch=fills_batch)
     rng = np.random.default_rng([config.seed, 1])
     order = rng.permutation(len(kept))
     held = _held_out(len(kept), config, fills_batch=fills_batch)
     rest = order[held:]
-    if config.keep_repeats or is_paired:  # else no text is there twice
+    if config.keep_duplicates or is_paired:  # else no text is there twice
         sides = [{same_text_key(text) for text in ([each] if isinstance(each, str) else each)} for each in kept]
-        is_held = set().union(*(sides[place] for place in order[:held]))
-        rest = np.array([place for place in rest if not sides[place] & is_held], dtype=np.int64)
+        is_held = set().union(*(sides[index] for index in order[:held]))
+        rest = np.array([index for index in rest if not sides[index] & is_held], dtype=np.int64)
     trained = rest[: config.max_texts or None]
     fewest = 2 if not fills_batch else config.batch_texts if config.budget_s is None else 2
     if len(trained) < fewest:
@@ -123,10 +123,10 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
         "left_over": len(kept) - held - len(trained),
     }
 
-    def side(places: np.ndarray, number: int) -> list[str]:
-        return [kept[place][number] if is_paired else kept[place] for place in places]
+    def side(indices: np.ndarray, number: int) -> list[str]:
+        return [kept[index][number] if is_paired else kept[index] for index in indices]
 
-    left, right, held_left, held_right = (side(places, number) for places in (trained, order[:held]) for number in (0, 1))
+    left, right, held_left, held_right = (side(indices, number) for indices in (trained, order[:held]) for number in (0, 1))
     if is_paired:
         return TrainingSet(left, right, np.full(len(left), PAIR, dtype=np.int8), held_left, held_right, True, [*left, *right], counts)
     made: list[tuple[str, str, int]] = [
@@ -206,15 +206,15 @@ def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[
         found += 1
         if not most or len(drawn) < most:
             drawn.append(pair)
-        elif (place := int(rng.integers(found))) < most:  # reservoir sampling: each pair is kept with the same chance
-            drawn[place] = pair
+        elif (index := int(rng.integers(found))) < most:  # reservoir sampling: each pair is kept with the same chance
+            drawn[index] = pair
     fewest = config.batch_texts if config.budget_s is None else 2
     if found < fewest:
         raise UserError(
             f"the documents have {found:,} pairs of neighbouring sentences, fewer than {fewest:,}: give documents of several sentences "
             "(an empty line between documents, or --document-column), more of them, or --positives crops"
         )
-    return [drawn[place] for place in rng.permutation(len(drawn))], found
+    return [drawn[index] for index in rng.permutation(len(drawn))], found
 
 
 def _lines(documents: Iterable[Any]) -> Iterator[Sentence]:
@@ -224,7 +224,7 @@ def _lines(documents: Iterable[Any]) -> Iterator[Sentence]:
         if isinstance(document, Sentence):
             yield document
         elif isinstance(document, list | tuple) and all(isinstance(line, str) for line in document):
-            yield from (Sentence(line, place == 0) for place, line in enumerate(document))
+            yield from (Sentence(line, index == 0) for index, line in enumerate(document))
         else:
             raise UserError(f"document number {number} is {document!r:.60}: give each document as a list of its lines or sentences")
 
@@ -233,6 +233,6 @@ def _refuse_what_is_no_text(given: list[Any]) -> None:
     kinds = Counter(isinstance(text, str) for text in given)
     if len(kinds) > 1:
         raise UserError("texts and pairs are mixed: give all of one kind")
-    for place, each in enumerate(given if False in kinds else []):
+    for index, each in enumerate(given if False in kinds else []):
         if not isinstance(each, tuple | list) or len(each) != 2 or not all(isinstance(side, str) for side in each):
-            raise UserError(f"text number {place + 1} is {each!r:.60}: give texts, or pairs of two texts")
+            raise UserError(f"text number {index + 1} is {each!r:.60}: give texts, or pairs of two texts")

@@ -47,8 +47,8 @@ from tain.objectives.contrastive import info_nce, similarity_gap
 from tain.recipes.mirror.config import MirrorConfig
 from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, TrainingSet, has_documents, training_set
 from tain.recipes.mirror.model_card import FIGURES, below_lexical, method_of, model_card
-from tain.recipes.mirror.static import TokenVectors, train_token_vectors
-from tain.recipes.shared.settings import chosen_settings, suggested_settings
+from tain.recipes.mirror.static import TokenVectors, combined_with_embeddings, taken, train_token_vectors
+from tain.recipes.shared.settings import resolve_config, suggested_settings
 from tain.text.collections import each_item
 from tain.text.records import Sentence
 from tain.training import distributed
@@ -56,7 +56,7 @@ from tain.training.checkpoint import (
     checkpoint_folder,
     checkpoint_folders,
     drop_leftovers,
-    number_type_of,
+    dtype_of,
     refuse_nothing_to_resume,
     refuse_to_lose,
 )
@@ -161,7 +161,7 @@ def mirror(
     config: MirrorConfig | None = None,
     overwrite: bool = False,
     documents: Iterable[Iterable[str]] | Iterable[Sentence] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     began_s: float | None = None,
     **settings: Any,
 ) -> Mirrored:
@@ -175,7 +175,7 @@ def mirror(
         overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
         documents: Documents whose neighbouring sentences are drawn together (``positives="neighbours"``), each a list of its lines or
             sentences. Without them the documents of ``texts`` serve, where its items are ``Sentence``.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         began_s: When ``budget_s`` began, by ``time.monotonic()``; default: now.
         **settings: Fields of ``MirrorConfig``.
 
@@ -186,8 +186,8 @@ def mirror(
         UserError: Settings, texts or model cannot work.
     """
     began_s = time.monotonic() if began_s is None else began_s
-    progress = progress or Progress.silent()
-    config = chosen_settings(MirrorConfig, "mirror", config, settings)
+    progress = Progress.resolve(progress)
+    config = resolve_config(MirrorConfig, "mirror", config, settings)
     config.refuse_without_effect()
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
@@ -202,9 +202,9 @@ def mirror(
         progress = Progress.mute()  # one voice is enough
     texts = list(each_item(texts))
     config = config.for_texts(has_documents=documents is not None or has_documents(texts))
-    material = training_set(texts, config, documents)
-    if blank := material.counts["blank"]:
-        progress.warn(f"{blank:,} {'pairs' if material.is_paired else 'texts'} with nothing but white space were left out")
+    data = training_set(texts, config, documents)
+    if blank := data.counts["blank"]:
+        progress.warn(f"{blank:,} {'pairs' if data.is_paired else 'texts'} with nothing but white space were left out")
     device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -214,7 +214,7 @@ def mirror(
         progress.warn(
             f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit another afterwards"
         )
-    check_known(embedder, material.left + material.right, progress=progress, is_training=True)
+    check_known(embedder, data.left + data.right, progress=progress, is_training=True)
     if embedder.encoder.token_weights is not None and config.token_weights is None and config.recipe in ("default", "paper"):
         progress.warn(f"the token weights of {str(model)!r} are left out: give --token-weights sif to weigh tokens by your texts")
     untouched_pooling = embedder.pooling
@@ -225,15 +225,17 @@ def mirror(
         model_type=str(embedder.encoder.model.config.model_type),
     )
     config = _fit_to_model(resolved, embedder)
-    if config.whiten and len(material.own_texts) <= embedder.encoder.dim:
+    if config.whiten and len(data.own_texts) <= embedder.encoder.dim:
         raise UserError(
-            f"there are {len(material.own_texts):,} texts to fit the whitening to, but vectors of {embedder.encoder.dim} numbers need more: "
+            f"there are {len(data.own_texts):,} texts to fit the whitening to, but vectors of {embedder.encoder.dim} numbers need more: "
             "give many more texts, or --whiten 0"
         )
     progress.note(embedder.encoder.layout_reason)
     folder = None if output is None else Path(output)
-    session = _Session(model, embedder, config, material, progress, folder, overwrite, began_s=began_s, untouched_pooling=untouched_pooling)
-    return session.run()
+    trainer = MirrorTrainer(
+        model, embedder, config, data, progress, folder, overwrite, began_s=began_s, untouched_pooling=untouched_pooling
+    )
+    return trainer.run()
 
 
 def _refuse_nothing_to_resume(output: Path, config: MirrorConfig) -> None:
@@ -274,7 +276,7 @@ def _weight_rms(encoder: torch.nn.Module) -> float:
     return float(np.mean([matrix.float().square().mean().sqrt().item() for matrix in matrices]))
 
 
-class _Session:
+class MirrorTrainer:
     """A model, its texts and settings, through all seeds to the saved folder."""
 
     def __init__(
@@ -282,7 +284,7 @@ class _Session:
         model: str | Path,
         embedder: Embedder,
         config: MirrorConfig,
-        material: TrainingSet,
+        data: TrainingSet,
         progress: Progress,
         output: Path | None,
         overwrite: bool,
@@ -294,20 +296,20 @@ class _Session:
         self.began_s = began_s
         self.untouched_pooling: Pooling = untouched_pooling
         self.max_tokens = config.max_tokens
-        self.model, self.embedder, self.config, self.material = model, embedder, config, material
+        self.model, self.embedder, self.config, self.data = model, embedder, config, data
         self.progress, self.output, self.overwrite = progress, output, overwrite
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
-        self.number_type = distributed.number_type(config.dtype, choose=embedder.encoder.number_type, begun_in=self._begun_in)
-        self.weights = MasterWeights(embedder.encoder.model, number_type=torch.float32)  # until a run has its own
+        self.dtype = distributed.choose_dtype(config.dtype, choose=embedder.encoder.choose_dtype, begun_in=self._begun_in)
+        self.weights = MasterWeights(embedder.encoder.model, dtype=torch.float32)  # until a run has its own
         self.teacher: TokenVectors | None = None
         self.trained = embedder.encoder  # what seeds are trained in; a joined encoder takes its place in the embedder
-        needs_mask = bool(config.erased_chars) and bool((material.kinds == IDENTITY).any())
+        needs_mask = bool(config.erased_chars) and bool((data.kinds == IDENTITY).any())
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
-        right = [] if material.is_of_single_texts else material.right
-        kept_right = [] if material.is_of_single_texts else self._kept_right
-        keys, self.alike = same_texts([*material.left, *right], chain(self._kept_left, kept_right))
-        self.left_keys = keys[: len(material.left)]
-        self.right_keys = self.left_keys if material.is_of_single_texts else keys[len(material.left) :]
+        right = [] if data.is_of_single_texts else data.right
+        kept_right = [] if data.is_of_single_texts else self._kept_right
+        keys, self.alike = same_texts([*data.left, *right], chain(self._kept_left, kept_right))
+        self.left_keys = keys[: len(data.left)]
+        self.right_keys = self.left_keys if data.is_of_single_texts else keys[len(data.left) :]
         if len(set(keys.tolist())) < 2:
             raise UserError(
                 f"all {len(keys):,} texts have the same {len(self._kept_left[0])} tokens when they are cut at {self.max_tokens}, so there is "
@@ -327,9 +329,9 @@ class _Session:
         self._set_up_encoder()
         if before is None:
             tell = self.progress.warn if config.held_out else self.progress.note
-            tell(f"{len(self.material.held_left)} held-out texts are too few to measure on: nothing is said of before and after")
+            tell(f"{len(self.data.held_left)} held-out texts are too few to measure on: nothing is said of before and after")
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
-        kept = [self._kept_left] if self.material.is_of_single_texts else [self._kept_left, self._kept_right]
+        kept = [self._kept_left] if self.data.is_of_single_texts else [self._kept_left, self._kept_right]
         read, truncated = sum(map(len, kept)), sum(each.truncated for each in kept)
         if truncated:
             self.progress.warn(
@@ -342,7 +344,7 @@ class _Session:
             )
         if config.trains and config.budget_s is None and (steps := self._plan(config.seed, 0.0)[1]) < _FEWEST_STEPS:
             self.progress.warn(
-                f"{len(self.material.left):,} texts are {steps} steps of {config.batch_texts}, and so few teach little: give more texts, or a smaller --batch-texts"
+                f"{len(self.data.left):,} texts are {steps} steps of {config.batch_texts}, and so few teach little: give more texts, or a smaller --batch-texts"
             )
         if config.trains:
             with unchanged(encoder):
@@ -371,7 +373,7 @@ class _Session:
         worse = after.is_worse_than(before) if before is not None and after is not None else []
         used = self._texts_used(runs[best].steps)
         mine = {"truncated": truncated, "not_read": self._texts_at_hand() - used, "sharing": self._sharing()}
-        counts = {**self.material.counts, **mine}
+        counts = {**self.data.counts, **mine}
         self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
         lexical = self._lexical_report()
         result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output, lexical, str(self.model))
@@ -385,10 +387,10 @@ class _Session:
         return result
 
     def _texts_at_hand(self) -> int:
-        return len(self.material.left if self.config.trains else self.material.own_texts)
+        return len(self.data.left if self.config.trains else self.data.own_texts)
 
     def _texts_used(self, steps: int) -> int:
-        return min(len(self.material.left), steps * self._batch_texts) if self.config.trains else len(self.material.own_texts)
+        return min(len(self.data.left), steps * self._batch_texts) if self.config.trains else len(self.data.own_texts)
 
     def _timed_report(self) -> tuple[LabelFreeReport | None, float]:
         began_s = time.monotonic()
@@ -397,16 +399,16 @@ class _Session:
 
     def _report(self, pooling: Pooling) -> LabelFreeReport | None:
         """Measure on the held-out texts with vectors pooled so: the untouched model's as it was loaded, an encoder's as it is saved."""
-        if len(self.material.held_left) < 2:
+        if len(self.data.held_left) < 2:
             return None
-        twins = self.material.held_right if self.material.is_paired else None
+        twins = self.data.held_right if self.data.is_paired else None
         encoder = self.embedder.encoder
         trained_pooling, encoder.pooling = encoder.pooling, _saved_pooling(pooling)
         # before and after in the number type of the training: in float32 the first step would wait twice as long
         with self._computing():
             report = label_free_report(
                 self.embedder,
-                self.material.held_left,
+                self.data.held_left,
                 twins=twins,
                 level=self.config.level,
                 max_texts=500,
@@ -417,10 +419,10 @@ class _Session:
 
     def _lexical_report(self) -> LabelFreeReport | None:
         """Measure word overlap on the texts that ``_report`` measures on."""
-        if len(self.material.held_left) < 2:
+        if len(self.data.held_left) < 2:
             return None
         rng = np.random.default_rng([self.config.seed, 2])
-        return label_free_report(Lexical(), self.material.held_left, level=self.config.level, max_texts=500, rng=rng)
+        return label_free_report(Lexical(), self.data.held_left, level=self.config.level, max_texts=500, rng=rng)
 
     def _check_views(self) -> None:
         """Measure that training has something to learn from: dropout must act, and the two views of a text must differ.
@@ -430,21 +432,21 @@ class _Session:
         """
         config = self.config
         drops = config.dropout or config.attention_dropout or config.drophead
-        if config.allow_identical_views or not (drops or self.material.is_identity):
+        if config.allow_identical_views or not (drops or self.data.is_identity):
             return
-        assert config.erased_chars is not None and config.erase_floor is not None
-        fewest = max(config.erase_floor, config.erased_chars + 1) if config.erased_chars else math.inf
-        whole = sum(len(text) < fewest for text in self.material.left)
-        if not drops and 0 < whole < len(self.material.left):
+        assert config.erased_chars is not None and config.erase_min_chars is not None
+        fewest = max(config.erase_min_chars, config.erased_chars + 1) if config.erased_chars else math.inf
+        whole = sum(len(text) < fewest for text in self.data.left)
+        if not drops and 0 < whole < len(self.data.left):
             self.progress.warn(
-                f"{whole:,} of {len(self.material.left):,} texts have fewer than {fewest} characters, so that nothing is erased, and nothing is dropped "
+                f"{whole:,} of {len(self.data.left):,} texts have fewer than {fewest} characters, so that nothing is erased, and nothing is dropped "
                 "either: their two views are the same and teach little; lower --erase-floor, or raise --dropout"
             )
         # the longest ones: if any text has something erased, they have
-        places = np.argsort([-len(text) for text in self.material.left], kind="stable")[:16]
+        indices = np.argsort([-len(text) for text in self.data.left], kind="stable")[:16]
         encoder = self.embedder.encoder.train()
         torch.manual_seed(step_seed(config.seed, 0, 999))
-        views = self._views(places, step=0, seed=config.seed)
+        views = self._views(indices, step=0, seed=config.seed)
         # where something is dropped, that alone must do: what is erased would hide a model whose rates cannot be set
         first, second = pack(views[0]), pack(views[0] if drops else views[1])
         for _ in range(4 if drops else 1):  # a low rate may by chance drop nothing in a small model
@@ -462,38 +464,36 @@ class _Session:
             f"{config.erased_chars} characters erased), so there is nothing to learn: raise one of them (dropout 0.1)"
         )
 
-    def _views(self, places: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+    def _views(self, indices: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of the left and the right view of some texts."""
-        texts = places.tolist()
+        texts = indices.tolist()
         rng = np.random.default_rng([seed, 3, step])
         left = [self._kept_left[text] for text in texts]
         right = left.copy()
-        by_kind = {
-            kind: [place for place, text in enumerate(texts) if self.material.kinds[text] == kind] for kind in (IDENTITY, CROPS, PAIR)
-        }
-        for place, ids in zip(by_kind[IDENTITY], self._erased([texts[place] for place in by_kind[IDENTITY]], rng), strict=True):
-            right[place] = ids
-        for place in by_kind[CROPS]:
-            left[place], right[place] = (crop(self._kept_left[texts[place]], ends=self._ends, rng=rng) for _ in range(2))
-        for place in by_kind[PAIR]:
-            right[place] = self._kept_right[texts[place]]
+        by_kind = {kind: [index for index, text in enumerate(texts) if self.data.kinds[text] == kind] for kind in (IDENTITY, CROPS, PAIR)}
+        for index, ids in zip(by_kind[IDENTITY], self._erased([texts[index] for index in by_kind[IDENTITY]], rng), strict=True):
+            right[index] = ids
+        for index in by_kind[CROPS]:
+            left[index], right[index] = (crop(self._kept_left[texts[index]], ends=self._ends, rng=rng) for _ in range(2))
+        for index in by_kind[PAIR]:
+            right[index] = self._kept_right[texts[index]]
         return left, right
 
     def _erased(self, texts: list[int], rng: np.random.Generator) -> list[list[int]]:
         """Token ids of some texts with a span of characters erased."""
-        assert self.config.erased_chars is not None and self.config.erase_floor is not None
+        assert self.config.erased_chars is not None and self.config.erase_min_chars is not None
         left, right = twin_views(
-            [self.material.left[text] for text in texts],
+            [self.data.left[text] for text in texts],
             chars=self.config.erased_chars,
-            floor=self.config.erase_floor,
+            floor=self.config.erase_min_chars,
             mask_token=self.mask_token,
             rng=rng,
         )
         ids = [self._kept_left[text] for text in texts]
-        cut = [place for place, (text, twin) in enumerate(zip(left, right, strict=True)) if text != twin]
-        cut_ids = tokenise(self.embedder.tokenizer, [right[place] for place in cut], max_tokens=self.max_tokens).ids
-        for place, erased in zip(cut, cut_ids, strict=True):
-            ids[place] = erased
+        cut = [index for index, (text, twin) in enumerate(zip(left, right, strict=True)) if text != twin]
+        cut_ids = tokenise(self.embedder.tokenizer, [right[index] for index in cut], max_tokens=self.max_tokens).ids
+        for index, erased in zip(cut, cut_ids, strict=True):
+            ids[index] = erased
         return ids
 
     @cached_property
@@ -503,11 +503,11 @@ class _Session:
 
     @cached_property
     def _kept_left(self) -> KeptTexts:
-        return tokenise_once(self.embedder.tokenizer, self.material.left, max_tokens=self.max_tokens)
+        return tokenise_once(self.embedder.tokenizer, self.data.left, max_tokens=self.max_tokens)
 
     @cached_property
     def _kept_right(self) -> KeptTexts:
-        return tokenise_once(self.embedder.tokenizer, self.material.right, max_tokens=self.max_tokens)
+        return tokenise_once(self.embedder.tokenizer, self.data.right, max_tokens=self.max_tokens)
 
     def _sharing(self) -> int:
         """How many of the texts (or pairs) trained on share a text with another one, from which they are never pushed away."""
@@ -516,22 +516,22 @@ class _Session:
         counts = np.bincount(pairs[pairs >= 0], minlength=1)
         return int(np.count_nonzero((counts[pairs] > 1).any(axis=0, where=pairs >= 0)))
 
-    def _is_same(self, places: np.ndarray) -> Tensor | None:
+    def _is_same(self, indices: np.ndarray) -> Tensor | None:
         """Which pairs of the batch share a text; None where no two do."""
-        left, right = self.left_keys[places], self.right_keys[places]
+        left, right = self.left_keys[indices], self.right_keys[indices]
         shared = (left[:, None] == left) | (right[:, None] == right) | (left[:, None] == right) | (right[:, None] == left)
         np.fill_diagonal(shared, False)
         return torch.from_numpy(shared) if shared.any() else None
 
-    def batch(self, places: np.ndarray, *, step: int, seed: int) -> _Batch:
+    def batch(self, indices: np.ndarray, *, step: int, seed: int) -> _Batch:
         """Draw the views of some texts and pack them."""
-        left, right = self._views(places, step=step, seed=seed)
+        left, right = self._views(indices, step=step, seed=seed)
         ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
         mine = ids[distributed.share_of(len(ids))]
-        rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_tokens))
+        rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_batch_tokens))
         parts = [pack([mine[row] for row in part], share_rows=self.embedder.encoder.layout == "packed") for part in rows]
         teacher = None if self.teacher is None else self.teacher.encode(ids)
-        return _Batch(parts, rows, len(ids), self._is_same(places), teacher)
+        return _Batch(parts, rows, len(ids), self._is_same(indices), teacher)
 
     def gradient_step(self, batch: _Batch, *, step: int, seed: int) -> float:
         """Leave the gradient of one batch in the model and return its loss."""
@@ -567,14 +567,14 @@ class _Session:
     def _train_one(self, seed: int, report_s: float) -> Run:
         config, encoder = self.config, self.embedder.encoder
         assert config.learning_rate is not None and config.epochs is not None
-        self.weights = weights = MasterWeights(encoder.model, number_type=self.number_type)
+        self.weights = weights = MasterWeights(encoder.model, dtype=self.dtype)
         self.embedder.correction, self.embedder.encoder = None, self.trained  # of the seed before
         optimizer = self._optimizer(weights)
         encoder.train()
         batch_texts, steps, enough = self._plan(seed, report_s)
         distributed.refuse_idle_processes(2 * batch_texts, what="views")
         self._batch_texts = batch_texts
-        order = ShuffledOrder(len(self.material.left), batch_texts=batch_texts, seed=seed)
+        order = ShuffledOrder(len(self.data.left), batch_texts=batch_texts, seed=seed)
         # one thread only: a tokenizer cannot serve two; and none beside a CPU, whose cores have enough to do
         workers = 0 if encoder.device.type == "cpu" else 1
         with Ahead(lambda step: self.batch(order.batch(step), step=step, seed=seed), workers=workers) as coming:
@@ -600,9 +600,9 @@ class _Session:
         assert config.matrix_learning_rate is not None
         return muon_and_adamw(
             weights,
-            matrix_rate=config.matrix_learning_rate,
-            embedding_rate=config.learning_rate,
-            other_rate=config.learning_rate,
+            matrix_learning_rate=config.matrix_learning_rate,
+            embedding_learning_rate=config.learning_rate,
+            other_learning_rate=config.learning_rate,
             embeddings=[name for name in weights.names if "embedding" in name],
             weight_decay=config.weight_decay,
         )
@@ -619,23 +619,34 @@ class _Session:
         encoder.token_weights = None
         if config.token_weights == "sif":
             assert config.sif_smoothing is not None
-            own = tokenise_once(self.embedder.tokenizer, self.material.own_texts, max_tokens=self.max_tokens)
+            own = tokenise_once(self.embedder.tokenizer, self.data.own_texts, max_tokens=self.max_tokens)
             counts = torch.bincount(torch.from_numpy(own.ids).long(), minlength=int(encoder.model.config.vocab_size))
             encoder.token_weights = sif_weights(counts, smoothing=config.sif_smoothing).to(encoder.device)
         if not config.trains and self.teacher is not None:
-            encoder.token_weights = install_token_vectors(encoder.model, self.teacher.table.to(encoder.device))
+            table = self.teacher.table
+            if config.level == "word":
+                embeddings = encoder.model.get_input_embeddings().weight.detach().cpu()
+                table = combined_with_embeddings(self.teacher, embeddings, special=self._special_ids())
+            encoder.token_weights = install_token_vectors(encoder.model, table.to(encoder.device))
+
+    def _special_ids(self) -> list[int]:
+        """Ids of special tokens, without the unknown token, which stands for a word."""
+        return [token for token in self.embedder.tokenizer.all_special_ids if token != self.embedder.tokenizer.unk_token_id]
 
     def _token_vectors(self) -> TokenVectors:
-        """Train the teacher on all pairs at hand; where all positives are made of single texts it stays as it is, whitened."""
-        config, material, tokenizer = self.config, self.material, self.embedder.tokenizer
-        pairs = material.pool or list(zip(material.left, material.right, strict=True))
-        left, right = (tokenise_once(tokenizer, [pair[side] for pair in pairs], max_tokens=self.max_tokens) for side in (0, 1))
-        most = 0 if material.is_of_single_texts else config.anchor_pairs
+        """Train token vectors on all pairs of neighbours; if all positives are made of single texts, only whiten them."""
+        config, data = self.config, self.data
+        pairs = data.pool or list(zip(data.left, data.right, strict=True))
+        numbers: dict[str, int] = {}  # most sentences are in two pairs, and are tokenised once
+        sides = [np.fromiter((numbers.setdefault(pair[side], len(numbers)) for pair in pairs), np.int64, len(pairs)) for side in (0, 1)]
+        texts = tokenise_once(self.embedder.tokenizer, list(numbers), max_tokens=max(self.max_tokens, _BAG_TOKENS))
+        left, right = (taken(texts, side) for side in sides)
+        most = 0 if data.is_of_single_texts else config.anchor_pairs
         if config.budget_s is not None:
             most = min(most, int(_PAIRS_A_SECOND * _TEACHERS_SHARE * config.budget_s))
         table = self.embedder.encoder.model.get_input_embeddings().weight.detach().cpu()
-        special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
-        return train_token_vectors(table, left, right, special=special, most_pairs=most, seed=config.seed, progress=self.progress)
+        special = self._special_ids()
+        return train_token_vectors(table, left, right, special=special, max_pairs=most, seed=config.seed, progress=self.progress)
 
     def _join(self) -> None:
         """Join the trained encoder with the token vectors, and fit what weighs the two."""
@@ -643,7 +654,7 @@ class _Session:
         assert teacher is not None and config.whiten is not None
         weights = torch.ones(len(teacher.table)) if trained.token_weights is None else trained.token_weights.cpu()
         table = (teacher.table / weights[:, None]).to(trained.device)
-        texts = self.material.own_texts[: _JOINING_TEXTS if config.budget_s is None else _FEWEST_JOINING_TEXTS]
+        texts = self.data.own_texts[: _JOINING_TEXTS if config.budget_s is None else _FEWEST_JOINING_TEXTS]
 
         def joined(table: Tensor) -> TransformerEncoder:
             model = join_static(trained.model, table)
@@ -677,13 +688,13 @@ class _Session:
 
     def _moments(self) -> Moments:
         """Mean and covariance of the user's own texts that were trained on, by the encoder as it is."""
-        texts = self.material.own_texts
+        texts = self.data.own_texts
         moments = Moments(self.embedder.encoder.dim)
         most = _WHITENING_TEXTS if self.config.budget_s is None else max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim)
         with self._computing():
             for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
                 end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
-                moments.add(self.embedder.encode(texts[start:end], normalise=False))
+                moments.add(self.embedder.encode(texts[start:end], normalize=False))
         return moments
 
     def _reports_after_training(self) -> float:
@@ -706,15 +717,15 @@ class _Session:
     def _computing(self) -> Any:
         """Encode in the number type of the training."""
         device = self.embedder.encoder.device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.number_type == torch.bfloat16)
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
         if self.output is None:
             return None
         skipped = {"resume", "seeds", "checkpoint_every_s", "device", "dtype"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
-        identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": self.material.digest()}
-        identity |= {"number_type": str(self.number_type), "content of the model": self.weights_digest}
+        identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": self.data.digest()}
+        identity |= {"number_type": str(self.dtype), "content of the model": self.weights_digest}
         # a run of so many seconds is not gone on with, and writing takes some of them
         every_s = self.config.checkpoint_every_s if distributed.rank() == 0 and self.config.budget_s is None else None
         folder = checkpoint_folder(self.output, seed)
@@ -724,14 +735,14 @@ class _Session:
     def _begun_in(self) -> str | None:
         """The number type of the run that is gone on with."""
         return (
-            number_type_of(checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds))
+            dtype_of(checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds))
             if self.config.resume and self.output is not None
             else None
         )
 
     def _plan(self, seed: int, report_s: float) -> tuple[int, int, Callable[[int], bool] | None]:
         """Choose batch size and steps: the preset's, or what fits the budget on this machine."""
-        config, texts = self.config, len(self.material.left)
+        config, texts = self.config, len(self.data.left)
         assert config.epochs is not None
         if config.budget_s is None:
             return config.batch_texts, (texts // config.batch_texts) * config.epochs, None
@@ -769,21 +780,21 @@ class _Session:
 
     def _measure_text_s(self, seed: int) -> float:
         """Time gradient steps on a few texts; weights, gradients and random state stay as they are."""
-        places = np.arange(min(len(self.material.left), 2 * _FEWEST_STEPS))
+        indices = np.arange(min(len(self.data.left), 2 * _FEWEST_STEPS))
         taken_s = []
         with unchanged(self.embedder.encoder, masters=self.weights.masters):
             for trial in range(3):
                 began_s = time.monotonic()
-                self.gradient_step(self.batch(places, step=trial, seed=seed), step=trial, seed=seed)
+                self.gradient_step(self.batch(indices, step=trial, seed=seed), step=trial, seed=seed)
                 taken_s.append(time.monotonic() - began_s)
-        return min(taken_s[1:]) / len(places)
+        return min(taken_s[1:]) / len(indices)
 
     def _save(self, result: Mirrored) -> None:
         assert self.output is not None
         record = {
             "kind": "encoder",
-            "method": method_of(result.config, is_paired=self.material.is_paired),
-            "pairs": self.material.is_paired,
+            "method": method_of(result.config, is_paired=self.data.is_paired),
+            "pairs": self.data.is_paired,
             "base_model": str(self.model),
             "config": asdict(result.config) | {"batch_texts": result.runs[result.best].batch_texts},
             "texts": result.texts,
@@ -792,7 +803,7 @@ class _Session:
             "seeds": [run.seed for run in result.runs],
             "best_seed": result.runs[result.best].seed,
             "layout": self.embedder.layout,
-            "number_type": str(self.number_type).removeprefix("torch."),
+            "number_type": str(self.dtype).removeprefix("torch."),
             "training_s": round(result.runs[result.best].seconds, 2),
             "final_loss": result.runs[result.best].losses[-1] if result.runs[result.best].losses else None,
             "figures": {
@@ -814,7 +825,8 @@ class _Session:
             drop_leftovers(left)
 
 
-_PAIRS_A_SECOND, _TEACHERS_SHARE = 4000, 0.15  # of token vectors on one core, and of a budget
+_PAIRS_A_SECOND, _TEACHERS_SHARE = 7000, 0.15  # of token vectors on one core, and of a budget
+_BAG_TOKENS = 128  # a text of token vectors is read so far at least: a bag of words costs little
 _JOINING_TEXTS, _FEWEST_JOINING_TEXTS = 4000, 500  # the second in a budget, as below
 _JOINED_COST = 3.0  # of encoding, over that of the encoder itself
 _STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already

@@ -51,7 +51,7 @@ def train_token_vectors(
     right: KeptTexts,
     *,
     special: Sequence[int],
-    most_pairs: int,
+    max_pairs: int,
     seed: int,
     progress: Progress,
 ) -> TokenVectors:
@@ -62,7 +62,7 @@ def train_token_vectors(
         left: Token ids of each pair's first text.
         right: Of its second one, of the same number.
         special: Ids of special tokens, which count nothing.
-        most_pairs: Pairs to train on, each text as often as it takes; 0 trains nothing.
+        max_pairs: Pairs to train on, each text as often as it takes; 0 trains nothing.
         seed: Fixes the order.
         progress: Told about every step.
     """
@@ -75,7 +75,7 @@ def train_token_vectors(
     table = _whitened(embeddings.float(), [left[text] for text in chosen], special=special) * weights[:, None]
     table /= table.norm(dim=1)[weights > 0].mean().clamp(min=1e-12)
     parameter = nn.Parameter(table)
-    steps = min(most_pairs, 4 * len(left)) // _BATCH_PAIRS
+    steps = min(max_pairs, 4 * len(left)) // _BATCH_PAIRS
     warmup_steps = min(_WARMUP_STEPS, steps // 10 + 1)
     optimizer = torch.optim.Adam([parameter], lr=_LEARNING_RATE)
     losses: list[float] = []
@@ -88,7 +88,7 @@ def train_token_vectors(
             batch, order = order[:_BATCH_PAIRS].numpy(), order[_BATCH_PAIRS:]
             for group in optimizer.param_groups:
                 group["lr"] = _LEARNING_RATE * min(1.0, (step + 1) / warmup_steps) * (1 - step / steps)
-            sides = (_sums(parameter, *_gathered(side, batch)) for side in (left, right))
+            sides = (_sums_of(parameter, taken(side, batch)) for side in (left, right))
             is_same = torch.from_numpy(left_keys[batch][:, None] == right_keys[batch])
             loss = paired_info_nce(*sides, temperature=_TEMPERATURE, is_same=is_same)
             optimizer.zero_grad()
@@ -101,6 +101,25 @@ def train_token_vectors(
                 raise FloatingPointError(f"the loss of token vectors is {losses[-1]} at step {step}")
             task.advance(1)
     return TokenVectors(parameter.detach(), losses)
+
+
+def combined_with_embeddings(
+    vectors: TokenVectors, embeddings: Float[Tensor, "vocabulary dim"], *, special: Sequence[int]
+) -> Float[Tensor, "vocabulary dim"]:
+    """Add each token's trained vector and its centred input embedding, both at length 1: for single words.
+
+    Neighbouring sentences tell which words occur together, input embeddings which words fill the same place. Similarity of words needs both.
+
+    Args:
+        vectors: Trained token vectors.
+        embeddings: The model's table.
+        special: Ids of special tokens, whose rows are zeros.
+    """
+    rows = nn.functional.layer_norm(embeddings.float(), embeddings.shape[1:])
+    is_word = torch.ones(len(rows), dtype=torch.bool)
+    is_word[list(special)] = False
+    rows = nn.functional.normalize(rows - rows[is_word].mean(dim=0), dim=1)
+    return (nn.functional.normalize(vectors.table, dim=1) + rows) * is_word[:, None]
 
 
 def _whitened(
@@ -134,13 +153,17 @@ def _keys(texts: KeptTexts, *, seed: int) -> Int[np.ndarray, " texts"]:
         return np.add.reduceat(np.append(terms, 0), texts.starts[:-1]) * (lengths > 0)
 
 
-def _gathered(texts: KeptTexts, chosen: Int[np.ndarray, " texts"]) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " texts"]]:
-    """Token ids of some texts, one text behind the other, and where each begins."""
+def taken(texts: KeptTexts, chosen: Int[np.ndarray, " texts"]) -> KeptTexts:
+    """Some texts, in the order chosen; a text may be chosen more than once."""
     begins = texts.starts[chosen]
     lengths = texts.starts[chosen + 1] - begins
-    starts = np.cumsum(lengths) - lengths
-    where = np.arange(int(lengths.sum())) + np.repeat(begins - starts, lengths)
-    return torch.from_numpy(texts.ids[where].astype(np.int64)), torch.from_numpy(starts)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    where = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], lengths)
+    return KeptTexts(texts.ids[where], starts, 0)
+
+
+def _sums_of(table: Tensor, texts: KeptTexts) -> Float[Tensor, "texts dim"]:
+    return _sums(table, torch.from_numpy(texts.ids.astype(np.int64)), torch.from_numpy(texts.starts[:-1]))
 
 
 def _sums(table: Tensor, ids: Int[Tensor, " tokens"], starts: Int[Tensor, " texts"]) -> Float[Tensor, "texts dim"]:

@@ -81,10 +81,10 @@ class Translations:
                 f"bitext {str(path)!r} has {len(pairs):,} different pairs, {held:,} of them held out, fewer than the {config.bitext_pairs} of a "
                 "step: give more, or a smaller --bitext-pairs"
             )
-        places = np.random.default_rng([config.seed, 21]).permutation(len(pairs)).tolist()
+        indices = np.random.default_rng([config.seed, 21]).permutation(len(pairs)).tolist()
         sides = [tokenise(tokenizer, [pair[side] for pair in pairs], max_tokens=config.block_tokens).ids for side in (0, 1)]
-        self._held = [(sides[0][place], sides[1][place]) for place in places[:held]]
-        self._pairs = [(sides[0][place], sides[1][place]) for place in places[held:]]
+        self._held = [(sides[0][index], sides[1][index]) for index in indices[:held]]
+        self._pairs = [(sides[0][index], sides[1][index]) for index in indices[held:]]
         self._order = ShuffledOrder(len(self._pairs), batch_texts=config.bitext_pairs, seed=config.seed)
         self.facts = {"pairs": len(self._pairs), "held_out": held, "left_out": left_out}
         mean = sum(len(left) + len(right) for left, right in self._pairs) / len(self._pairs)
@@ -92,7 +92,7 @@ class Translations:
 
     def batch(self, step: int) -> PackedTexts:
         """Pack the step's pairs: all left texts, then all right ones in the same order."""
-        chosen = [self._pairs[place] for place in self._order.batch(step).tolist()]
+        chosen = [self._pairs[index] for index in self._order.batch(step).tolist()]
         return pack([side[number] for number in (0, 1) for side in chosen])
 
     @torch.no_grad()
@@ -117,5 +117,5 @@ class Translations:
 
     def _vectors(self, texts: list[list[int]], encode: Callable[[PackedTexts], Tensor]) -> Tensor:
         batches = list(batches_by_tokens([len(text) for text in texts], batch_tokens=_BATCH_TOKENS))
-        found = torch.cat([encode(pack([texts[place] for place in batch])).float().cpu() for batch in batches])
-        return found[torch.tensor([place for batch in batches for place in batch]).argsort()]
+        found = torch.cat([encode(pack([texts[index] for index in batch])).float().cpu() for batch in batches])
+        return found[torch.tensor([index for batch in batches for index in batch]).argsort()]

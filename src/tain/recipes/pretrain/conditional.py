@@ -26,7 +26,7 @@ from tain.objectives.bitext import bitext_retrieval
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain.bitext import Translations
 from tain.recipes.pretrain.config import PretrainConfig
-from tain.recipes.pretrain.objectives import Masker, Material
+from tain.recipes.pretrain.objectives import Masker, MaskingContext
 from tain.text.readers import read_sentences
 from tain.training.async_loss import backward
 
@@ -66,7 +66,7 @@ def write_conditional_layout(folder: Path, model: Any, tokenizer: Any, record: d
         pooling="mean",
         dim=int(model.config.hidden_size),
         max_tokens=max_length(model, tokenizer),
-        normalise=False,
+        normalize=False,
         record={"pooling": "mean", **record},
         card=_CARD.format(base=record["base_model"], tokens=record["tokens"] / 1e6),
     )
@@ -80,27 +80,27 @@ class ConditionalSentences:
     finds translations among its pairs (the multilingual model's joint objective); these come on top, and the loss is the weighted sum.
     """
 
-    def __init__(self, material: Material) -> None:
-        config = material.config
-        assert material.conditional is not None
-        self.conditional = material.conditional
-        self.config, self.device = config, material.device
-        self.masker = Masker(material.tokenizer, rate=config.masking_rate)
+    def __init__(self, context: MaskingContext) -> None:
+        config = context.config
+        assert context.conditional is not None
+        self.conditional = context.conditional
+        self.config, self.device = config, context.device
+        self.masker = Masker(context.tokenizer, rate=config.masking_rate)
         self._is_by_text = config.masked_by == "text"
-        self.neighbours = _neighbours(material.shards.sentences, material.shards.document_starts, material.tokenizer, config)
+        self.neighbours = _neighbours(context.shards.sentences, context.shards.document_starts, context.tokenizer, config)
         tokens = self.neighbours.mean_tokens(with_neighbours=self.conditional.is_conditional)
         tokens += self.neighbours.conditions * config.pseudo_tokens
         batch_targets = max(1, round(config.batch_blocks * config.block_tokens / tokens))
         self.order = NeighbourOrder(self.neighbours, batch_targets=batch_targets, seed=config.seed)
         self.step_tokens = round(batch_targets * tokens)
         self.facts = {"sentences": self.neighbours.counts.to_dict(), "step_sentences": batch_targets}
-        self.weights = material.weights
-        self.translations = Translations(config.bitext, material.tokenizer, config) if config.bitext is not None else None
+        self.weights = context.weights
+        self.translations = Translations(config.bitext, context.tokenizer, config) if config.bitext is not None else None
         if self.translations is not None:
             self.step_tokens += round(self.translations.step_tokens)
             self.facts["translations"] = self.translations.facts
             self.facts |= {f"{name}_before": value for name, value in self._found_translations().items()}
-        self._bottleneck = _Bottleneck(config.validation, material.tokenizer, config) if config.validation else None
+        self._bottleneck = _Bottleneck(config.validation, context.tokenizer, config) if config.validation else None
 
     def gradient(self, step: int) -> float:
         seed = self.config.seed
@@ -174,14 +174,14 @@ class _Bottleneck:
         if self._others is not None:
             moved = torch.cat(own, dim=1)[:, torch.from_numpy(self._others).to(device)]
             conditions["loss_with_another"] = moved.split([part.shape[1] for part in own], dim=1)
-        places = sum(len(batch.places) for batch in batches)
+        indices = sum(len(batch.indices) for batch in batches)
         figures = {}
         for name, vectors in conditions.items():
             losses = [
-                masked_cross_entropy(conditional.logits(batch, given), batch.targets).item() * len(batch.places)
+                masked_cross_entropy(conditional.logits(batch, given), batch.targets).item() * len(batch.indices)
                 for batch, given in zip(batches, vectors, strict=True)
             ]
-            figures[name] = round(sum(losses) / places, 4)
+            figures[name] = round(sum(losses) / indices, 4)
         return figures
 
 
@@ -209,9 +209,9 @@ def _neighbours(lines: Sequence[np.ndarray], document_starts: np.ndarray, tokeni
         side=config.neighbour,
         first_id=opening_id(tokenizer),
         last_id=separator_id(tokenizer),
-        least_tokens=config.least_tokens,
-        most_tokens=config.block_tokens,
-        most_overlap=config.most_overlap,
+        min_tokens=config.min_tokens,
+        max_tokens=config.block_tokens,
+        max_overlap=config.max_overlap,
     )
 
 

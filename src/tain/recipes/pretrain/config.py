@@ -11,7 +11,17 @@ from tain.foundation.errors import refuse_all
 MaskUnit = Literal["text", "batch"]
 
 # what shapes a new model; a continued one is what it is
-NEW_MODEL = ("architecture", "layers", "width", "heads", "feed_forward", "vocabulary", "tokenizer", "dropout", "cooccurrence_start")
+NEW_MODEL = (
+    "architecture",
+    "layers",
+    "hidden_size",
+    "heads",
+    "intermediate_size",
+    "vocab_size",
+    "tokenizer",
+    "dropout",
+    "cooccurrence_init",
+)
 
 
 _OF_BITEXT = ("bitext_pairs", "bitext_weight", "bitext_margin", "bitext_scale")
@@ -49,8 +59,8 @@ class PretrainConfig:
     pseudo_tokens: Annotated[int, "cmlm: pseudo-tokens that a neighbour's vector is spread over; 0 leaves the neighbour out"] = 15
     skip_connection: Annotated[bool, "cmlm: show the vector to the prediction head too"] = False
     split_sentences: Annotated[bool, "cmlm: cut lines into sentences; without it each line is one"] = True
-    least_tokens: Annotated[int, "cmlm: shorter sentences are joined to the next one"] = 8
-    most_overlap: Annotated[
+    min_tokens: Annotated[int, "cmlm: shorter sentences are joined to the next one"] = 8
+    max_overlap: Annotated[
         float, "cmlm: neighbours with a larger share of tokens in common (of those in either) are dropped; 1 drops none"
     ] = 0.7
     bitext: Annotated[Path | None, "cmlm: table of translations, two columns; each step also finds translations among its pairs"] = None
@@ -61,11 +71,11 @@ class PretrainConfig:
     optimizer: Annotated[
         Literal["muon", "adamw"], "muon: Muon on matrices, AdamW on the rest; adamw: AdamW on all (to continue a model)"
     ] = "muon"
-    matrix_rate: Annotated[float, "Muon's learning rate"] = 0.02
-    embedding_rate: Annotated[float, "AdamW's learning rate on token embeddings, under muon"] = 1e-3
+    matrix_learning_rate: Annotated[float, "Muon's learning rate"] = 0.02
+    embedding_learning_rate: Annotated[float, "AdamW's learning rate on token embeddings, under muon"] = 1e-3
     learning_rate: Annotated[float, "AdamW's learning rate: on norms and biases under muon, else on everything"] = 3e-3
     weight_decay: Annotated[float, "decay of all weights under adamw, of the matrices under muon"] = 0.01
-    clip_norm: Annotated[float, "longest gradient that a step takes; longer ones are scaled down"] = 1.0
+    max_grad_norm: Annotated[float, "longest gradient that a step takes; longer ones are scaled down"] = 1.0
     warmup_steps: Annotated[int, "steps over which learning rates rise from 0"] = 50
     decay_share: Annotated[float, "last share of the run over which learning rates fall to 0; 0 keeps them level"] = 0.3
     dropout: Annotated[float, "dropout everywhere, for new models; 0 learns fastest while text is plenty"] = 0.0
@@ -73,13 +83,13 @@ class PretrainConfig:
     validation: Annotated[tuple[Path, ...], "text files to measure the loss on"] = ()
     validate_every_tokens: Annotated[float, "tokens between measurements"] = 1e6
     snapshots: Annotated[bool, "keep the model at 1, 2, 4, ... million tokens, beside the output folder"] = False
-    cooccurrence_start: Annotated[bool, "start a new model's embeddings from counted co-occurrences"] = True
+    cooccurrence_init: Annotated[bool, "start a new model's embeddings from counted co-occurrences"] = True
     architecture: Annotated[Literal["modernbert", "bert"], "a new model's layout"] = "modernbert"
     layers: Annotated[int, "a new model's layers"] = 5
-    width: Annotated[int, "a new model's width"] = 256
+    hidden_size: Annotated[int, "a new model's width"] = 256
     heads: Annotated[int, "a new model's attention heads; must divide the width"] = 4
-    feed_forward: Annotated[int, "inner width of a new model's feed-forward parts"] = 384
-    vocabulary: Annotated[int, "word pieces of a new model's tokenizer"] = 16_384
+    intermediate_size: Annotated[int, "inner width of a new model's feed-forward parts"] = 384
+    vocab_size: Annotated[int, "word pieces of a new model's tokenizer"] = 16_384
     tokenizer: Annotated[str | None, "folder of a tokenizer for a new model; default: one is trained on the texts"] = None
     add_words: Annotated[
         int, "teach a continued model's tokenizer this many words of the texts that it cuts into 3 pieces or more, frequent ones first"
@@ -103,7 +113,16 @@ class PretrainConfig:
         problems = wrong_choices(self)
         if not 0 <= self.seed < 2**63:
             problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
-        for name in ("tokens", "batch_blocks", "layers", "width", "heads", "feed_forward", "validate_every_tokens", "span_tokens"):
+        for name in (
+            "tokens",
+            "batch_blocks",
+            "layers",
+            "hidden_size",
+            "heads",
+            "intermediate_size",
+            "validate_every_tokens",
+            "span_tokens",
+        ):
             if not getattr(self, name) >= 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")
         for name in ("tokens", "validate_every_tokens"):
@@ -119,21 +138,23 @@ class PretrainConfig:
             problems.append(f"block_tokens is {self.block_tokens}, too little context to predict from: give 8 or more (128)")
         if not 0 < self.masking_rate < 1:
             problems.append(f"masking_rate is {self.masking_rate}: give a share above 0 and below 1 (0.15 to 0.4)")
-        for name in ("matrix_rate", "embedding_rate", "learning_rate"):
+        for name in ("matrix_learning_rate", "embedding_learning_rate", "learning_rate"):
             if not 0 < getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}: give a number between 0 and 1")
         if not 0 <= self.weight_decay < math.inf:
             problems.append(f"weight_decay is {self.weight_decay}: give 0 or more (0.01)")
-        if not self.clip_norm > 0:
-            problems.append(f"clip_norm is {self.clip_norm}, which would leave no gradient: give a number above 0 (1.0; inf clips nothing)")
+        if not self.max_grad_norm > 0:
+            problems.append(
+                f"max_grad_norm is {self.max_grad_norm}, which would leave no gradient: give a number above 0 (1.0; inf clips nothing)"
+            )
         if not 0 <= self.decay_share <= 1:
             problems.append(f"decay_share is {self.decay_share}: give a share of the run, 0 to 1 (0.3)")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout is {self.dropout}: give 0 to below 1")
-        if self.heads >= 1 and self.width % self.heads:
-            problems.append(f"width {self.width} cannot be shared by {self.heads} heads: give a multiple")
-        if self.vocabulary < 300:
-            problems.append(f"vocabulary is {self.vocabulary}, hardly more than the letters: give 300 or more (16384)")
+        if self.heads >= 1 and self.hidden_size % self.heads:
+            problems.append(f"hidden_size {self.hidden_size} cannot be shared by {self.heads} heads: give a multiple")
+        if self.vocab_size < 300:
+            problems.append(f"vocab_size is {self.vocab_size}, hardly more than the letters: give 300 or more (16384)")
         if self.add_words < 0:
             problems.append(f"add_words is {self.add_words}: give 0 or more")
         refuse_all([*problems, *self._idle(), *self._problems_of_exploring(), *self._problems_of_conditioning()])
@@ -155,7 +176,7 @@ class PretrainConfig:
         problems = []
         if self.changed("span_tokens") and self.units != "span":
             problems.append(f"span_tokens is {self.span_tokens}, but no spans are masked: leave it out, or give --objective span")
-        if self.optimizer == "adamw" and (rates := self.changed("matrix_rate", "embedding_rate")):
+        if self.optimizer == "adamw" and (rates := self.changed("matrix_learning_rate", "embedding_learning_rate")):
             problems.append(f"{', '.join(rates)} is for optimizer muon, but optimizer is 'adamw': give --learning-rate")
         return problems
 
@@ -164,7 +185,7 @@ class PretrainConfig:
         """Masks of one text: K of fully-explored masking, 1 elsewhere."""
         if self.objective != "fully-explored":
             return 1
-        return self.explored_parts or _most_parts(self.masking_rate)
+        return self.explored_parts or _max_parts(self.masking_rate)
 
     @property
     def units(self) -> str:
@@ -188,7 +209,7 @@ class PretrainConfig:
         if explores and self.spread_over_epochs and self.mask_unit == "batch":
             problems.append("mask_unit is 'batch', but spread over epochs each text keeps its own order of masks: leave one of the two out")
         if explores and self.explored_parts is not None and 0 < self.masking_rate < 1:
-            most = _most_parts(self.masking_rate)
+            most = _max_parts(self.masking_rate)
             if self.explored_parts < 1:
                 problems.append(f"explored_parts is {self.explored_parts}: give 1 or more")
             elif self.explored_parts > most:
@@ -204,7 +225,7 @@ class PretrainConfig:
         if self.objective != "cmlm":
             return [
                 f"{name} is for objective cmlm, but objective is {self.objective!r}: leave it out, or give --objective cmlm"
-                for name in self.changed("neighbour", "pseudo_tokens", "skip_connection", "split_sentences", "least_tokens", "most_overlap")
+                for name in self.changed("neighbour", "pseudo_tokens", "skip_connection", "split_sentences", "min_tokens", "max_overlap")
                 + self.changed("bitext", *_OF_BITEXT)
             ]
         if self.bitext is None and (idle := self.changed(*_OF_BITEXT)):
@@ -219,14 +240,14 @@ class PretrainConfig:
             problems.append(f"bitext_scale is {self.bitext_scale}: give a number above 0 (20)")
         if self.pseudo_tokens < 0:
             problems.append(f"pseudo_tokens is {self.pseudo_tokens}: give 0 (no neighbour) or more (15)")
-        if self.least_tokens < 1:
-            problems.append(f"least_tokens is {self.least_tokens}: give 1 or more (8)")
-        if not 0 < self.most_overlap <= 1:
-            problems.append(f"most_overlap is {self.most_overlap}: give a share above 0, up to 1 (0.7)")
+        if self.min_tokens < 1:
+            problems.append(f"min_tokens is {self.min_tokens}: give 1 or more (8)")
+        if not 0 < self.max_overlap <= 1:
+            problems.append(f"max_overlap is {self.max_overlap}: give a share above 0, up to 1 (0.7)")
         if self.compile:
             problems.append("compile needs batches of one shape, but sentences differ in length: leave it out with objective cmlm")
         return problems
 
 
-def _most_parts(rate: float) -> int:
+def _max_parts(rate: float) -> int:
     return math.floor(1 / rate + 1e-9)

@@ -17,9 +17,9 @@ from tain.batches.blocks import BlockOrder
 from tain.batches.masking import (
     MaskedTokens,
     corrupted,
-    disjoint_places,
+    disjoint_indices,
+    indices_of_each_text,
     mask_at_random,
-    places_of_each_text,
     span_beginnings,
     word_beginnings,
 )
@@ -59,7 +59,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class Material:
+class MaskingContext:
     """What an objective is made from.
 
     Attributes:
@@ -109,29 +109,29 @@ class Masker:
         generator = torch.Generator().manual_seed(seed)
         if owners is not None:
             is_maskable = self.is_maskable(ids).flatten()
-            places = places_of_each_text(is_maskable, owners=owners.flatten(), rate=self.rate, generator=generator)
-            return self.at(ids, places, generator=generator)
+            indices = indices_of_each_text(is_maskable, owners=owners.flatten(), rate=self.rate, generator=generator)
+            return self.at(ids, indices, generator=generator)
         return mask_at_random(ids, is_maskable=self.is_maskable(ids), rate=self.rate, generator=generator, **self._shown)
 
-    def at(self, ids: Tensor, places: Tensor, *, generator: torch.Generator) -> MaskedTokens:
+    def at(self, ids: Tensor, indices: Tensor, *, generator: torch.Generator) -> MaskedTokens:
         """Hide the given places."""
-        return corrupted(ids, places, generator=generator, **self._shown)
+        return corrupted(ids, indices, generator=generator, **self._shown)
 
 
 class RandomMasks:
     """One mask of single tokens a text (Devlin et al. 2019), of a fixed number over the batch or over each text."""
 
-    def __init__(self, material: Material) -> None:
-        config = material.config
+    def __init__(self, context: MaskingContext) -> None:
+        config = context.config
         self.seed = config.seed
         self.is_by_text = config.masked_by == "text"
-        self.order = block_order(material.shards.tokens, material.tokenizer, config)
-        self.masker = Masker(material.tokenizer, rate=config.masking_rate)
+        self.order = block_order(context.shards.tokens, context.tokenizer, config)
+        self.masker = Masker(context.tokenizer, rate=config.masking_rate)
         self.step_tokens = config.batch_blocks * config.block_tokens
         self.facts: dict[str, Any] = {}
-        self._loss = _MaskedLoss(material)
+        self._loss = _MaskedLoss(context)
         # a GPU would wait for each step's masks; on a CPU the cores have enough to do
-        self._coming = Ahead(self._shown, workers=0 if material.device.type == "cpu" else _MASKING_THREADS)
+        self._coming = Ahead(self._shown, workers=0 if context.device.type == "cpu" else _MASKING_THREADS)
 
     def masks(self, step: int) -> list[MaskedTokens]:
         """The corrupted copies of the step's blocks that go through the model."""
@@ -156,12 +156,12 @@ class DisjointMasks(RandomMasks):
     part e mod K in epoch e; then the order belongs to the text, whose blocks keep their cuts for K epochs.
     """
 
-    def __init__(self, material: Material) -> None:
-        super().__init__(material)
-        config = material.config
+    def __init__(self, context: MaskingContext) -> None:
+        super().__init__(context)
+        config = context.config
         self.config = config
         self.parts = config.parts
-        self.continues_word = torch.from_numpy(continues_word(material.tokenizer)) if config.units == "word" else None
+        self.continues_word = torch.from_numpy(continues_word(context.tokenizer)) if config.units == "word" else None
         if not config.spread_over_epochs:
             self.step_tokens *= self.parts
 
@@ -171,12 +171,12 @@ class DisjointMasks(RandomMasks):
         if self.config.spread_over_epochs:
             epoch = self.order.epoch(step)
             draws = self._draws_of_texts(self.order.starts(step), cycle=epoch // self.parts)
-            places = [self._places(ids, draws, each_row=True)[epoch % self.parts]]
+            indices = [self._indices(ids, draws, each_row=True)[epoch % self.parts]]
         else:
-            places = self._places(ids, torch.rand(ids.shape, generator=generator), each_row=self.is_by_text)
-        return [self.masker.at(ids, part, generator=generator) for part in places]
+            indices = self._indices(ids, torch.rand(ids.shape, generator=generator), each_row=self.is_by_text)
+        return [self.masker.at(ids, part, generator=generator) for part in indices]
 
-    def _places(self, ids: Tensor, draws: Tensor, *, each_row: bool) -> list[Tensor]:
+    def _indices(self, ids: Tensor, draws: Tensor, *, each_row: bool) -> list[Tensor]:
         is_maskable = self.masker.is_maskable(ids)
         begins_unit = None
         if self.continues_word is not None:
@@ -185,7 +185,7 @@ class DisjointMasks(RandomMasks):
             span = self.config.span_tokens
             phases = (draws[:, 0] * span).long()  # the first and last token are special: their draws have no other use
             begins_unit = span_beginnings(phases, is_maskable=is_maskable, span_tokens=span)
-        return disjoint_places(
+        return disjoint_indices(
             draws,
             is_maskable=is_maskable,
             parts=self.parts,
@@ -202,7 +202,7 @@ class DisjointMasks(RandomMasks):
         return torch.from_numpy(np.stack(rows))
 
 
-OBJECTIVES: dict[str, Callable[[Material], Objective]] = {
+OBJECTIVES: dict[str, Callable[[MaskingContext], Objective]] = {
     "random": RandomMasks,
     "whole-word": DisjointMasks,
     "span": DisjointMasks,
@@ -226,13 +226,13 @@ def block_order(stream: TokenIds, tokenizer: Any, config: PretrainConfig) -> Blo
 class _MaskedLoss:
     """The mean loss over all tokens hidden in a step, differentiated mask by mask: memory is that of one."""
 
-    def __init__(self, material: Material) -> None:
-        self.weights = material.weights
-        self.device = material.device
-        self.is_compiled = material.config.compile
+    def __init__(self, context: MaskingContext) -> None:
+        self.weights = context.weights
+        self.device = context.device
+        self.is_compiled = context.config.compile
 
-        def loss_of(ids: Tensor, places: Tensor, targets: Tensor) -> Tensor:
-            return masked_cross_entropy(material.network(ids, places), targets)
+        def loss_of(ids: Tensor, indices: Tensor, targets: Tensor) -> Tensor:
+            return masked_cross_entropy(context.network(ids, indices), targets)
 
         self._loss_of = torch.compile(loss_of) if self.is_compiled else loss_of
 
@@ -240,20 +240,20 @@ class _MaskedLoss:
         """Put a mask where the device can fetch it without making anything wait."""
         if self.device.type != "cuda":
             return mask
-        return MaskedTokens(mask.ids.pin_memory(), mask.places.pin_memory(), mask.targets.pin_memory())
+        return MaskedTokens(mask.ids.pin_memory(), mask.indices.pin_memory(), mask.targets.pin_memory())
 
     def gradient(self, masks: list[MaskedTokens], *, seed: int) -> float:
         torch.manual_seed(seed)  # dropout draws from torch's global state
-        hidden = sum(len(mask.places) for mask in masks)
+        hidden = sum(len(mask.indices) for mask in masks)
         read = []
         for mask in masks:
-            ids, places, targets = (each.to(self.device, non_blocking=True) for each in (mask.ids, mask.places, mask.targets))
+            ids, indices, targets = (each.to(self.device, non_blocking=True) for each in (mask.ids, mask.indices, mask.targets))
             if self.is_compiled:  # steps hide different numbers of tokens: said at once, it is compiled once
-                torch._dynamo.mark_dynamic(places, 0)
+                torch._dynamo.mark_dynamic(indices, 0)
                 torch._dynamo.mark_dynamic(targets, 0)
-            loss = self._loss_of(ids, places, targets)
+            loss = self._loss_of(ids, indices, targets)
             # every token counts alike, whatever the sizes of the masks
-            read.append(backward(loss * (len(mask.places) / hidden)))
+            read.append(backward(loss * (len(mask.indices) / hidden)))
             if len(masks) > 1:
                 self.weights.take_gradients()
         return sum(each() for each in read)

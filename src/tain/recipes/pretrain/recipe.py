@@ -22,11 +22,11 @@ from tain.batches.tokenizing import fingerprint
 from tain.encoders.cooccurrence import cooccurrence_vectors
 from tain.encoders.dropout import quicken_dropout
 from tain.encoders.masked_lm import MaskedLanguageModel, grow_embeddings, start_embeddings, tied_names
-from tain.encoders.transformer import usable_number_type
+from tain.encoders.transformer import usable_dtype
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_file, whole_folder
 from tain.foundation.locks import writes_output
-from tain.foundation.machine import choose_device, collect_as_usual, keep_freed_memory, set_number_type, versions
+from tain.foundation.machine import choose_device, collect_as_usual, keep_freed_memory, set_dtype, versions
 from tain.foundation.progress import Progress
 from tain.models.embedder import max_length
 from tain.models.loading import load_tokenizer
@@ -34,14 +34,14 @@ from tain.models.masked_lm import load_masked_lm, refuse_without_mask
 from tain.recipes.pretrain.bitext import read_translations
 from tain.recipes.pretrain.conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
 from tain.recipes.pretrain.config import NEW_MODEL, PretrainConfig
-from tain.recipes.pretrain.objectives import OBJECTIVES, Material, Objective
+from tain.recipes.pretrain.objectives import OBJECTIVES, MaskingContext, Objective
 from tain.recipes.pretrain.start import alphabet_of, new_model, train_wordpiece
 from tain.recipes.pretrain.validation import HeldOut
 from tain.recipes.pretrain.vocabulary import add_words, count_words, words_cut_up
-from tain.recipes.shared.settings import chosen_settings
+from tain.recipes.shared.settings import resolve_config
 from tain.text.readers import read_texts
 from tain.training import distributed
-from tain.training.checkpoint import number_type_of, refuse_nothing_to_resume, refuse_to_lose
+from tain.training.checkpoint import dtype_of, refuse_nothing_to_resume, refuse_to_lose
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
@@ -49,7 +49,7 @@ SCRATCH = "scratch"
 
 _MUCH_UNKNOWN, _MOST_UNKNOWN = 0.02, 0.5  # shares of tokens: worth a warning, and too many to go on
 _LOOKED_AT = 2**24  # tokens at a time
-_OBJECTIVES: dict[str, Callable[[Material], Objective]] = {**OBJECTIVES, "cmlm": ConditionalSentences}
+_OBJECTIVES: dict[str, Callable[[MaskingContext], Objective]] = {**OBJECTIVES, "cmlm": ConditionalSentences}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def pretrain(
     column: str | None = None,
     document_column: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Pretrained:
     """Train a masked language model on running text.
@@ -104,7 +104,7 @@ def pretrain(
         column: The texts' column, where the files are tables.
         document_column: The column that tells which rows of a table belong to one document; default: each row is one.
         overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``PretrainConfig``.
 
     Raises:
@@ -112,9 +112,9 @@ def pretrain(
     """
     import transformers
 
-    progress = progress or Progress.silent()
+    progress = Progress.resolve(progress)
     transformers.logging.disable_progress_bar()
-    config = chosen_settings(PretrainConfig, "pretrain", config, settings)
+    config = resolve_config(PretrainConfig, "pretrain", config, settings)
     if isinstance(texts, str | Path):
         raise UserError(f"texts is {str(texts)!r}, one file: give a list of files, [{str(texts)!r}]")
     output = Path(output)
@@ -128,10 +128,10 @@ def pretrain(
         read_texts(source, column=column if source in texts else None)  # a file that cannot be read is refused here, not after an hour
     if config.bitext is not None:
         read_translations(config.bitext)
-    return _Session(str(model), sources, output, config, overwrite, progress).run()
+    return PretrainTrainer(str(model), sources, output, config, overwrite, progress).run()
 
 
-class _Session:
+class PretrainTrainer:
     """A model, tokenised texts, an objective and settings, through to the saved folder."""
 
     def __init__(self, model: str, sources: Sources, output: Path, config: PretrainConfig, overwrite: bool, progress: Progress) -> None:
@@ -158,13 +158,13 @@ class _Session:
         model.to(self.device)
         quicken_dropout(model)
         network = MaskedLanguageModel(model)
-        self.number_type = distributed.number_type(
-            config.dtype, choose=lambda asked: usable_number_type(model, asked), begun_in=self._begun_in
-        )
+        self.dtype = distributed.choose_dtype(config.dtype, choose=lambda asked: usable_dtype(model, asked), begun_in=self._begun_in)
         conditional = conditional_model(model, config) if config.objective == "cmlm" else None
         trained = conditional if conditional is not None else model
-        weights = MasterWeights(trained, number_type=self.number_type)
-        objective = _OBJECTIVES[config.objective](Material(network, weights, self.tokenizer, shards, config, self.device, conditional))
+        weights = MasterWeights(trained, dtype=self.dtype)
+        objective = _OBJECTIVES[config.objective](
+            MaskingContext(network, weights, self.tokenizer, shards, config, self.device, conditional)
+        )
         self._tell(objective.facts)
         steps = max(1, round(config.tokens / objective.step_tokens))
         run = self._loop(network, self._optimizer(trained, weights), objective, held, steps)
@@ -191,7 +191,7 @@ class _Session:
 
     def _begun_in(self) -> str | None:
         """The number type of the run that is gone on with."""
-        return number_type_of([self.work / "checkpoint"]) if self.config.resume else None
+        return dtype_of([self.work / "checkpoint"]) if self.config.resume else None
 
     def _new(self) -> tuple[Any, Shards]:
         self.tokenizer = self._new_tokenizer()
@@ -199,7 +199,7 @@ class _Session:
         model = new_model(self.config, self.tokenizer)
         self._refuse_long_blocks(model)
         shards = self._shards()
-        if self.config.cooccurrence_start and not self.config.resume:
+        if self.config.cooccurrence_init and not self.config.resume:
             self._start_embeddings(model, shards)
         return model, shards
 
@@ -234,13 +234,13 @@ class _Session:
 
         if self.config.tokenizer is not None:
             return load_tokenizer(self.config.tokenizer)
-        key = hashlib.sha256(json.dumps([self.sources.facts(), self.config.vocabulary]).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([self.sources.facts(), self.config.vocab_size]).encode()).hexdigest()[:16]
         folder = self.work / f"tokenizer-{key}"
         if not (folder / "tokenizer.json").exists():
-            self.progress.note(f"training a tokenizer of {self.config.vocabulary:,} word pieces")
+            self.progress.note(f"training a tokenizer of {self.config.vocab_size:,} word pieces")
             # each character may need a piece to begin a word with and one to go on
-            alphabet = alphabet_of(self.sources.texts(), most=self.config.vocabulary // 3)
-            trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocabulary, alphabet=alphabet)
+            alphabet = alphabet_of(self.sources.texts(), most=self.config.vocab_size // 3)
+            trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocab_size, alphabet=alphabet)
             with whole_folder(folder, overwrite=True, follow=False) as partial:
                 trained.save_pretrained(partial)
         return transformers.AutoTokenizer.from_pretrained(folder)
@@ -286,7 +286,7 @@ class _Session:
         if share > _MOST_UNKNOWN:
             raise UserError(
                 f"{share:.0%} of the texts' tokens are unknown to the tokenizer, and nothing can be learnt of them: "
-                "give a model of the texts' language, or for a new one a larger --vocabulary"
+                "give a model of the texts' language, or for a new one a larger --vocab-size"
             )
         if share > _MUCH_UNKNOWN:
             self.progress.warn(f"{share:.1%} of the texts' tokens are unknown to the tokenizer, and are neither masked nor learnt")
@@ -327,15 +327,15 @@ class _Session:
     def _optimizer(self, model: Any, weights: MasterWeights) -> Optimizer:
         config = self.config
         if config.optimizer == "adamw":
-            return adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+            return adamw(weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm)
         return muon_and_adamw(
             weights,
-            matrix_rate=config.matrix_rate,
-            embedding_rate=config.embedding_rate,
-            other_rate=config.learning_rate,
+            matrix_learning_rate=config.matrix_learning_rate,
+            embedding_learning_rate=config.embedding_learning_rate,
+            other_learning_rate=config.learning_rate,
             embeddings=[*tied_names(model), *(name for name in weights.names if "embedding" in name)],
             weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
+            max_grad_norm=config.max_grad_norm,
         )
 
     def _loop(self, network: MaskedLanguageModel, optimizer: Optimizer, objective: Objective, held: HeldOut, steps: int) -> Trained:
@@ -390,7 +390,7 @@ class _Session:
         free |= {"validation", "validate_every_tokens", "snapshots", "dtype"}
         texts = hashlib.sha256(json.dumps(self.sources.facts()).encode()).hexdigest()[:16]
         settings = {name: value for name, value in _plain(self.config).items() if name not in free}
-        made = {"number_type": str(self.number_type).removeprefix("torch."), "tokenizer's content": fingerprint(self.tokenizer)}
+        made = {"number_type": str(self.dtype).removeprefix("torch."), "tokenizer's content": fingerprint(self.tokenizer)}
         if self.config.bitext is not None:
             made["content of the translations"] = hashlib.sha256(self.config.bitext.read_bytes()).hexdigest()[:16]
         return {"model": self.model_name, "texts": texts, **settings, **made}
@@ -403,12 +403,12 @@ class _Session:
         self.progress.note(f"{shortened(tokens)} tokens: {shown}")
 
     def _snapshot(self, model: Any, optimizer: Optimizer, tokens: int) -> None:
-        number_type = next(model.parameters()).dtype
+        dtype = next(model.parameters()).dtype
         optimizer.weights.restore(model)
         with whole_folder(self.work / f"snapshot-{tokens / 1e6:.0f}M", overwrite=True, follow=False) as folder:
             _save_weights(model, folder, torch.float16)
             self.tokenizer.save_pretrained(folder)
-        set_number_type(model, number_type)
+        set_dtype(model, dtype)
 
     def _save(self, model: Any, tokens: int) -> None:
         record = {
@@ -451,12 +451,12 @@ def _doubling_steps(step_tokens: int) -> set[int]:
     return {math.ceil(2**power * 1e6 / step_tokens) for power in range(16)}
 
 
-def _save_weights(model: Any, folder: Path, number_type: torch.dtype) -> None:
+def _save_weights(model: Any, folder: Path, dtype: torch.dtype) -> None:
     """Save a model in another number type, and leave it as it is: training may go on."""
     kept, kept_type = [(parameter, parameter.data) for parameter in model.parameters()], model.config.dtype
     try:
-        set_number_type(model, number_type)
-        model.config.dtype = number_type
+        set_dtype(model, dtype)
+        model.config.dtype = dtype
         model.save_pretrained(folder)
     finally:
         model.config.dtype = kept_type

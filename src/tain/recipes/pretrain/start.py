@@ -18,10 +18,10 @@ def new_model(config: PretrainConfig, tokenizer: Any) -> Any:
 
     shared: dict[str, Any] = {
         "vocab_size": len(tokenizer),
-        "hidden_size": config.width,
+        "hidden_size": config.hidden_size,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
-        "intermediate_size": config.feed_forward,
+        "intermediate_size": config.intermediate_size,
         "max_position_embeddings": 512,
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": True,

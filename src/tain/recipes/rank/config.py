@@ -54,14 +54,14 @@ class RankConfig:
         int | None, "wrong candidates a context, from its own list, else drawn from all (cross 15; bi, poly 0: the batch's other answers)"
     ] = None
     mine_with: Annotated[str | None, "bi- or poly-encoder that finds hard negatives among all candidates"] = None
-    mined_from: Annotated[int, "hard negatives are drawn from so many of its best wrong ones; small is harder, and oftener not wrong"] = 50
+    mining_pool: Annotated[int, "hard negatives are drawn from so many of its best wrong ones; small is harder, and oftener not wrong"] = 50
     teacher: Annotated[str | None, "bi, poly: ranker whose order of each list is learned too, best a cross-encoder"] = None
-    teacher_share: Annotated[float, "weight of the teacher beside the right answers, 0 to 1"] = 0.5
+    teacher_weight: Annotated[float, "weight of the teacher beside the right answers, 0 to 1"] = 0.5
     teacher_temperature: Annotated[float, "divides the teacher's scores, above 0"] = 1.0
     epochs: Annotated[int, "passes over the pairs, 1 or more (the released commands: up to 8 poly, 10 bi, 12 cross)"] = 3
     optimizer: Annotated[Optimizing, "adamax (the released commands) or adamw"] = "adamax"
     learning_rate: Annotated[float | None, "of the encoders (what the model's folder suggests, else 5e-5)"] = None
-    head_rate: Annotated[float, "of codes, scale and the cross-encoder's score, which start from nothing"] = 1e-3
+    head_learning_rate: Annotated[float, "of codes, scale and the cross-encoder's score, which start from nothing"] = 1e-3
     weight_decay: Annotated[float, "of the encoders"] = 0.0
     warmup_steps: Annotated[int | None, "the rate rises over so many steps (100, cross 1000; at most a tenth of all)"] = None
     schedule: Annotated[
@@ -77,7 +77,7 @@ class RankConfig:
     attention_dropout: Annotated[float | None, "dropout on attention weights; default: as --dropout"] = None
     seeds: Annotated[int, "train this many runs and keep the best by the held-out contexts"] = 1
     seed: Annotated[int, "fixes data order, negatives, codes and dropout of the first run"] = 13
-    micro_tokens: Annotated[int, "tokens in memory at once; less memory, same gradient, about a third more time"] = 32_768
+    micro_batch_tokens: Annotated[int, "tokens in memory at once; less memory, same gradient, about a third more time"] = 32_768
     checkpoint_every_s: Annotated[float, "seconds between checkpoints of a long run"] = 120.0
     resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
     device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU where there is one"] = None
@@ -101,14 +101,14 @@ class RankConfig:
             problems.append(f"batch_contexts is {self.batch_contexts}, but an answer needs others to be told from: give 2 or more")
         if self.negatives is not None and self.negatives < (1 if self.type == "cross" else 0):
             problems.append(f"negatives is {self.negatives}: give {'1' if self.type == 'cross' else '0'} or more (cross: 15)")
-        for name in ("mined_from", "epochs", "validations_per_epoch", "seeds", "micro_tokens"):
+        for name in ("mining_pool", "epochs", "validations_per_epoch", "seeds", "micro_batch_tokens"):
             if getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")
         if self.validation_candidates < 2:
             problems.append(f"validation_candidates is {self.validation_candidates}: give 2 or more (the paper: 20)")
         if self.held_out < 0:
             problems.append(f"held_out is {self.held_out}, but it counts contexts: give 0 or more")
-        for name in ("learning_rate", "head_rate"):
+        for name in ("learning_rate", "head_learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 problems.append(f"{name} is {value}: give a number between 0 and 1")
@@ -122,8 +122,8 @@ class RankConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 problems.append(f"{name} is {value}, but it is a probability and 1 would drop everything: give 0 to below 1 (dropout: 0.1)")
-        if not 0 <= self.teacher_share <= 1:
-            problems.append(f"teacher_share is {self.teacher_share}, but it is a share: give 0 to 1")
+        if not 0 <= self.teacher_weight <= 1:
+            problems.append(f"teacher_weight is {self.teacher_weight}, but it is a share: give 0 to 1")
         if self.seed >= 2**63:
             problems.append(f"seed is {self.seed}: give less than 2 to the power 63")
         if not 0 < self.teacher_temperature < math.inf:
@@ -151,12 +151,12 @@ class RankConfig:
             )
         if self.teacher is not None and self.negatives == 0:
             problems.append("a teacher orders lists, and without negatives there are none: give --negatives 7 or more")
-        defaults = RankConfig.teacher_share, RankConfig.teacher_temperature
-        if self.teacher is None and (self.teacher_share, self.teacher_temperature) != defaults:
+        defaults = RankConfig.teacher_weight, RankConfig.teacher_temperature
+        if self.teacher is None and (self.teacher_weight, self.teacher_temperature) != defaults:
             problems.append(
                 "--teacher-share and --teacher-temperature are a teacher's, and there is none: give --teacher, or leave them out"
             )
-        if self.mine_with is None and self.mined_from != RankConfig.mined_from:
+        if self.mine_with is None and self.mining_pool != RankConfig.mining_pool:
             problems.append("--mined-from says where mined negatives are drawn from, and none are mined: give --mine-with, or leave it out")
         if self.mine_with is not None and self.negatives == 0:
             problems.append("hard negatives are mined, but none are used: give --negatives 1 or more, or leave out --mine-with")

@@ -19,7 +19,7 @@ _MOST_DRAWS = 50  # tries to draw a wrong candidate before all are looked at
 
 
 @dataclass(frozen=True)
-class Material:
+class RankingData:
     """Training pairs and held-out examples.
 
     Attributes:
@@ -50,7 +50,7 @@ class Material:
     def draw_negatives(self, context: int, count: int, *, rng: np.random.Generator) -> list[int]:
         """Draw wrong candidates among the listed and mined ones, and where these are too few any others; all different where possible."""
         near = tuple(dict.fromkeys((*self.listed[context], *(self.hard[context] if self.hard else ()))))
-        drawn = [near[place] for place in rng.permutation(len(near))[:count]]
+        drawn = [near[index] for index in rng.permutation(len(near))[:count]]
         for _ in range(_MOST_DRAWS * count):
             if len(drawn) == count:
                 break
@@ -61,16 +61,16 @@ class Material:
             return drawn
         # few are left that are not right: look at every one
         left = [one for one in range(len(self.candidates)) if one not in self.right[context] and one not in drawn]
-        drawn += [left[place] for place in rng.permutation(len(left))[: count - len(drawn)]]
+        drawn += [left[index] for index in rng.permutation(len(left))[: count - len(drawn)]]
         if not drawn:
             raise UserError(
                 f"the context {self.contexts[context][:40]!r} has no wrong candidates to learn from: all {len(self.candidates):,} are right "
                 "for it; give pairs with other answers"
             )
-        return drawn + [drawn[place] for place in rng.integers(len(drawn), size=count - len(drawn))]
+        return drawn + [drawn[index] for index in rng.integers(len(drawn), size=count - len(drawn))]
 
 
-def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, validation: Sequence[RankingExample]) -> Material:
+def gather_data(examples: Sequence[RankingExample], config: RankConfig, *, validation: Sequence[RankingExample]) -> RankingData:
     """Keep some contexts to measure on and number what is left.
 
     Args:
@@ -88,8 +88,8 @@ def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, v
     if not held and config.held_out:
         order = np.random.default_rng([config.seed, 1]).permutation(len(kept))
         count = min(config.held_out, len(kept) // 10)
-        held = [kept[place] for place in order[:count]]
-        kept = [kept[place] for place in sorted(order[count:])]
+        held = [kept[index] for index in order[:count]]
+        kept = [kept[index] for index in sorted(order[count:])]
     number: dict[str, int] = {}
     texts: list[str] = []
 
@@ -102,7 +102,7 @@ def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, v
 
     right = [tuple(dict.fromkeys(numbered(answer) for answer in example.answers)) for example in kept]
     listed = [
-        tuple(place for place in dict.fromkeys(numbered(text) for text in example.negatives) if place not in answers)
+        tuple(index for index in dict.fromkeys(numbered(text) for text in example.negatives) if index not in answers)
         for example, answers in zip(kept, right, strict=True)
     ]
     pairs = np.array([(context, answer) for context, answers in enumerate(right) for answer in answers], dtype=np.int64)
@@ -115,59 +115,59 @@ def gather_material(examples: Sequence[RankingExample], config: RankConfig, *, v
             f"all {len(texts):,} candidates are right for every context, so there is nothing to tell apart: give pairs with other answers"
         )
     everything = drop_repeats([*texts, *(text for example in held for text in (*example.answers, *example.negatives))]).texts
-    return Material(
+    return RankingData(
         [example.context for example in kept], texts, pairs, [frozenset(answers) for answers in right], listed, held, everything
     )
 
 
 def merge_same(
-    material: Material, context_ids: Sequence[Sequence[int]], candidate_ids: Sequence[Sequence[int]]
-) -> tuple[Material, np.ndarray, int]:
+    data: RankingData, context_ids: Sequence[Sequence[int]], candidate_ids: Sequence[Sequence[int]]
+) -> tuple[RankingData, np.ndarray, int]:
     """Make one candidate of those that are the same to the model, and give contexts that are the same each other's right answers.
 
     Args:
-        material: Pairs to train on.
+        data: Pairs to train on.
         context_ids: Each context's token ids after cutting.
         candidate_ids: Each candidate's.
 
     Returns:
-        The material with its candidates numbered anew; places of the candidates that are kept; and how many contexts and candidates differ
+        The data with its candidates numbered anew; places of the candidates that are kept; and how many contexts and candidates differ
         from others in letters alone.
 
     Raises:
         UserError: No context has a wrong candidate left.
     """
-    contexts, alike_contexts = same_texts(material.contexts, context_ids)
-    candidates, alike_candidates = same_texts(material.candidates, candidate_ids)
+    contexts, alike_contexts = same_texts(data.contexts, context_ids)
+    candidates, alike_candidates = same_texts(data.candidates, candidate_ids)
     kept = np.flatnonzero(candidates == np.arange(len(candidates)))
     number = np.searchsorted(kept, candidates)  # of each old candidate among the kept ones
-    pairs = material.pairs.copy()
+    pairs = data.pairs.copy()
     pairs[:, 1] = number[pairs[:, 1]]
     shared: dict[int, set[int]] = {}
-    for group, answers in zip(contexts.tolist(), material.right, strict=True):
+    for group, answers in zip(contexts.tolist(), data.right, strict=True):
         shared.setdefault(group, set()).update(number[sorted(answers)].tolist())
     right = [frozenset(shared[group]) for group in contexts.tolist()]
     listed = [
         tuple(one for one in dict.fromkeys(number[list(wrong)].tolist()) if one not in answers) if wrong else ()
-        for wrong, answers in zip(material.listed, right, strict=True)
+        for wrong, answers in zip(data.listed, right, strict=True)
     ]
     if all(len(answers) == len(kept) for answers in right):
         raise UserError(
             f"contexts or candidates have the same tokens when they are cut, and so all {len(kept):,} different candidates are right for every "
             "context: raise --context-tokens or --candidate-tokens, or give other pairs"
         )
-    texts = [material.candidates[place] for place in kept]
-    return replace(material, candidates=texts, pairs=pairs, right=right, listed=listed), kept, alike_contexts + alike_candidates
+    texts = [data.candidates[index] for index in kept]
+    return replace(data, candidates=texts, pairs=pairs, right=right, listed=listed), kept, alike_contexts + alike_candidates
 
 
-def mine_negatives(ranker: DualRanker, material: Material, *, count: int) -> list[tuple[int, ...]]:
+def mine_negatives(ranker: DualRanker, data: RankingData, *, count: int) -> list[tuple[int, ...]]:
     """Find each context's ``count`` best wrong candidates by a bi- or poly-encoder."""
-    vectors = ranker.encode_candidates(material.candidates)
-    most_right = max(map(len, material.right))
+    vectors = ranker.encode_candidates(data.candidates)
+    max_right = max(map(len, data.right))
     found: list[tuple[int, ...]] = []
-    for start, window in ranker.windows(material.contexts):
-        asked = [window.of(place) for place in range(len(window))]
-        for place, best in enumerate(scan_best(vectors, asked, k=count + most_right)):
-            right = material.right[start + place]
+    for start, window in ranker.windows(data.contexts):
+        asked = [window.of(index) for index in range(len(window))]
+        for index, best in enumerate(scan_best(vectors, asked, k=count + max_right)):
+            right = data.right[start + index]
             found.append(tuple(row for row in best.rows.tolist() if row not in right)[:count])
     return found

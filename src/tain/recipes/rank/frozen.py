@@ -55,8 +55,8 @@ class FrozenTower:
             for batch in batches_by_tokens(self.lengths.tolist(), batch_tokens=_BATCH_TOKENS):
                 packed = pack([contexts[text] for text in batch])
                 hidden = ranker.context.encoder.tokens(packed).cpu().to(torch.float16).numpy()
-                for place, start in zip(packed.order.tolist(), packed.starts.tolist(), strict=True):
-                    text = batch[place]
+                for index, start in zip(packed.order.tolist(), packed.starts.tolist(), strict=True):
+                    text = batch[index]
                     self._states[self.starts[text] : self.starts[text + 1]] = hidden[start : start + self.lengths[text]]
                 task.advance(len(batch))
             for batch in batches_by_tokens([len(ids) for ids in candidates], batch_tokens=_BATCH_TOKENS):

@@ -76,7 +76,7 @@ scores = ranker.score(["a context"], ["a candidate", "another candidate"])  # (1
 
 - {counts["pairs"]:,} pairs of {counts["contexts"]:,} contexts and {counts["candidates"]:,} candidates; {record["steps"]} steps of {config["batch_contexts"]} contexts, {record["training_s"]:.0f} s in the training loop
 - {_vectors(type, config)}
-- {config["optimizer"]} at {config["learning_rate"]:.2g}, head at {config["head_rate"]:.2g}, schedule {config["schedule"]}, {config["negatives"]} negatives a context{_sources(config)}
+- {config["optimizer"]} at {config["learning_rate"]:.2g}, head at {config["head_learning_rate"]:.2g}, schedule {config["schedule"]}, {config["negatives"]} negatives a context{_sources(config)}
 - contexts cut at {config["context_tokens"]} tokens (their beginning), candidates at {config["candidate_tokens"]}: {counts["truncated"]:,} texts
 - seed {record["best_seed"]} of {record["seeds"]}
 
@@ -113,5 +113,5 @@ def _vectors(type: str, config: dict[str, Any]) -> str:
 
 def _sources(config: dict[str, Any]) -> str:
     mined = f" mined by `{config['mine_with']}`" if config["mine_with"] else ""
-    taught = f"; order of lists learned from `{config['teacher']}` (share {config['teacher_share']})" if config["teacher"] else ""
+    taught = f"; order of lists learned from `{config['teacher']}` (share {config['teacher_weight']})" if config["teacher"] else ""
     return mined + taught

@@ -23,7 +23,7 @@ from tain.encoders.heads import PAPER_SCALE, poly_scores
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.locks import writes_output
-from tain.foundation.machine import choose_device, keep_freed_memory, set_number_type
+from tain.foundation.machine import choose_device, keep_freed_memory, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder, max_length
 from tain.models.rankers import CANDIDATE_TOKENS, CONTEXT_TOKENS, CrossRanker, DualRanker, Ranker, refuse_correction
@@ -32,10 +32,10 @@ from tain.models.unknown_tokens import check_known
 from tain.objectives.ranking import candidate_cross_entropy, listwise_distillation
 from tain.ranking.evaluation import CandidateLists, given_lists, list_figures, list_scores, sampled_lists
 from tain.recipes.rank.config import RankConfig, plateau_factor
-from tain.recipes.rank.data import Material, gather_material, merge_same, mine_negatives
+from tain.recipes.rank.data import RankingData, gather_data, merge_same, mine_negatives
 from tain.recipes.rank.frozen import FrozenTower
 from tain.recipes.rank.model_card import ranker_card
-from tain.recipes.shared.settings import chosen_settings, suggested_settings
+from tain.recipes.shared.settings import resolve_config, suggested_settings
 from tain.text.cleaning import lists_others
 from tain.text.collections import each_item
 from tain.text.records import RankingExample
@@ -46,8 +46,8 @@ from tain.training.checkpoint import (
     checkpoint_folder,
     checkpoint_folders,
     drop_leftovers,
+    dtype_of,
     load_checkpoint,
-    number_type_of,
     refuse_nothing_to_resume,
     refuse_to_lose,
     save_checkpoint,
@@ -122,7 +122,7 @@ def rank(
     validation: Iterable[RankingExample] | Iterable[tuple[str, str]] = (),
     config: RankConfig | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Ranked:
     """Train a ranker.
@@ -134,14 +134,14 @@ def rank(
         validation: Held-out examples; default: some of ``pairs``.
         config: All settings at once; or give single ones by name.
         overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
-        progress: Told what happens.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``RankConfig``.
 
     Raises:
         UserError: Settings, pairs or model cannot work.
     """
-    progress = progress or Progress.silent()
-    config = chosen_settings(RankConfig, "rank", config, settings)
+    progress = Progress.resolve(progress)
+    config = resolve_config(RankConfig, "rank", config, settings)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
         if not config.resume:
@@ -151,15 +151,15 @@ def rank(
     distributed.start_processes(config.device)
     if distributed.rank() > 0:
         progress = Progress.mute()  # one voice is enough
-    material = gather_material(_examples(pairs), config, validation=_examples(validation))
+    data = gather_data(_examples(pairs), config, validation=_examples(validation))
     config = config.resolved(
-        pairs=len(material.pairs), has_held_out=bool(material.held), suggested=suggested_settings(read_layout(model).record, name=model)
+        pairs=len(data.pairs), has_held_out=bool(data.held), suggested=suggested_settings(read_layout(model).record, name=model)
     )
     assert config.batch_contexts is not None
-    if len(material.pairs) < config.batch_contexts:
+    if len(data.pairs) < config.batch_contexts:
         raise UserError(
-            f"there are {len(material.pairs):,} pairs to train on, fewer than a batch of {config.batch_contexts}: "
-            f"give more pairs, or --batch-contexts {max(2, len(material.pairs) // 2)}"
+            f"there are {len(data.pairs):,} pairs to train on, fewer than a batch of {config.batch_contexts}: "
+            f"give more pairs, or --batch-contexts {max(2, len(data.pairs) // 2)}"
         )
     if config.batch_contexts < distributed.world_size():
         raise UserError(
@@ -172,22 +172,22 @@ def rank(
     embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
     refuse_correction(embedder)
     config = _fit_to_model(config, embedder)
-    trained_on = set(material.contexts)
-    if common := sum(example.context in trained_on for example in material.held):
+    trained_on = set(data.contexts)
+    if common := sum(example.context in trained_on for example in data.held):
         progress.warn(
-            f"{common:,} of {len(material.held):,} held-out contexts are also trained on, which flatters the figures: drop them from one"
+            f"{common:,} of {len(data.held):,} held-out contexts are also trained on, which flatters the figures: drop them from one"
         )
     progress.note(embedder.encoder.layout_reason)
-    return _Session(model, embedder, config, material, progress, None if output is None else Path(output), overwrite).run()
+    return RankTrainer(model, embedder, config, data, progress, None if output is None else Path(output), overwrite).run()
 
 
 def _examples(pairs: Iterable[RankingExample] | Iterable[tuple[str, str]]) -> list[RankingExample]:
     """Join plain pairs of the same context into examples with several right answers."""
     joined: dict[str, RankingExample] = {}
-    for place, pair in enumerate(each_item(pairs, what="pair")):
+    for index, pair in enumerate(each_item(pairs, what="pair")):
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(side, str) for side in pair)
         if not is_pair and not isinstance(pair, RankingExample):
-            raise UserError(f"pair number {place + 1} is {pair!r:.60}: give a context and its answer, or a RankingExample")
+            raise UserError(f"pair number {index + 1} is {pair!r:.60}: give a context and its answer, or a RankingExample")
         one = pair if isinstance(pair, RankingExample) else RankingExample(pair[0], (pair[1],))
         if not one.context.strip() or not one.answers or not all(answer.strip() for answer in one.answers):
             raise UserError(f"the pair of context {one.context[:40]!r} has an empty side: fill it in or drop the pair")
@@ -225,7 +225,7 @@ class _Part:
     rows: list[int]
 
 
-class _Session:
+class RankTrainer:
     """A model, pairs and settings, through all seeds to the saved folder."""
 
     def __init__(
@@ -233,14 +233,14 @@ class _Session:
         model: str | Path,
         embedder: Embedder,
         config: RankConfig,
-        material: Material,
+        data: RankingData,
         progress: Progress,
         output: Path | None,
         overwrite: bool,
     ) -> None:
-        self.model, self.config, self.material = model, config, material
+        self.model, self.config, self.data = model, config, data
         self.progress, self.output, self.overwrite = progress, output, overwrite
-        self.number_type = distributed.number_type(config.dtype, choose=embedder.encoder.number_type, begun_in=self._begun_in)
+        self.dtype = distributed.choose_dtype(config.dtype, choose=embedder.encoder.choose_dtype, begun_in=self._begun_in)
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
         self.ranker = self._build(embedder)
         self.device = self.ranker.device
@@ -250,7 +250,7 @@ class _Session:
         self.negatives: np.ndarray | None = None  # (pairs, negatives), where lists stay the same all along
         self.teacher_scores: Tensor | None = None  # (pairs, 1 + negatives), the right one first
         self.frozen: FrozenTower | None = None
-        self.weights = MasterWeights(self.ranker.module, number_type=torch.float32)  # until a run has its own
+        self.weights = MasterWeights(self.ranker.module, dtype=torch.float32)  # until a run has its own
 
     # ---- getting ready
 
@@ -267,7 +267,7 @@ class _Session:
             codes=config.codes or 1,
             scale=PAPER_SCALE,
             is_scale_learned=not config.paper_scaling,
-            normalise=config.similarity == "cosine",
+            normalize=config.similarity == "cosine",
             is_shared=config.shared_towers,
             generator=generator,
             **limits,
@@ -276,7 +276,7 @@ class _Session:
     def _tokenised(self) -> tuple[list[list[int]], list[list[int]], int]:
         assert isinstance(self.ranker, DualRanker | CrossRanker)
         sides = self.ranker.context, self.ranker.candidate
-        texts = self.material.contexts, self.material.candidates
+        texts = self.data.contexts, self.data.candidates
         both = [tokenise(side.tokenizer, given, max_tokens=side.max_tokens) for side, given in zip(sides, texts, strict=True)]
         for side, given in zip(sides, texts, strict=True):
             check_known(side, given, progress=self.progress, is_training=True)
@@ -290,8 +290,8 @@ class _Session:
 
     def _merge_same(self) -> None:
         """Let no text be a negative of one that the model cannot tell it from."""
-        self.material, kept, alike = merge_same(self.material, self.context_ids, self.candidate_ids)
-        self.candidate_ids = [self.candidate_ids[place] for place in kept]
+        self.data, kept, alike = merge_same(self.data, self.context_ids, self.candidate_ids)
+        self.candidate_ids = [self.candidate_ids[index] for index in kept]
         if alike:
             self.progress.warn(
                 f"{alike:,} contexts and candidates differ from others in letters, but not in the tokens that are read: they count as the same; "
@@ -299,28 +299,24 @@ class _Session:
             )
 
     def _validation_lists(self) -> CandidateLists | None:
-        if not self.material.held:
+        if not self.data.held:
             return None
-        listing = sum(lists_others(example) for example in self.material.held)
-        if 2 * listing >= len(self.material.held):
-            lists = given_lists(self.material.held)
-            left_out = len(self.material.held) - len(lists)
+        listing = sum(lists_others(example) for example in self.data.held)
+        if 2 * listing >= len(self.data.held):
+            lists = given_lists(self.data.held)
+            left_out = len(self.data.held) - len(lists)
             if left_out:
-                self.progress.note(
-                    f"{left_out:,} of {len(self.material.held):,} held-out contexts list no negatives and are not measured on"
-                )
+                self.progress.note(f"{left_out:,} of {len(self.data.held):,} held-out contexts list no negatives and are not measured on")
             return lists
         rng = np.random.default_rng([self.config.seed, 2])
-        most_right = max(len(example.answers) for example in self.material.held)
-        possible = len(self.material.texts) - most_right + 1
+        max_right = max(len(example.answers) for example in self.data.held)
+        possible = len(self.data.texts) - max_right + 1
         if possible < 2:
             raise UserError(
-                f"the pairs and held-out contexts have {len(self.material.texts):,} different candidates, and {most_right} are right for one held-out "
+                f"the pairs and held-out contexts have {len(self.data.texts):,} different candidates, and {max_right} are right for one held-out "
                 "context: it has no wrong one to be told from; give other held-out contexts, or --held-out 0"
             )
-        return sampled_lists(
-            self.material.held, size=max(2, min(self.config.validation_candidates, possible)), rng=rng, pool=self.material.texts
-        )
+        return sampled_lists(self.data.held, size=max(2, min(self.config.validation_candidates, possible)), rng=rng, pool=self.data.texts)
 
     def _prepare_negatives(self) -> None:
         """Mine hard negatives, and let the teacher score every pair's list, once for all seeds."""
@@ -328,11 +324,11 @@ class _Session:
         assert config.negatives is not None
         if config.mine_with is not None:
             found = distributed.from_first(self._mined)
-            self.material = replace(self.material, hard=[tuple(near) for near in found])
+            self.data = replace(self.data, hard=[tuple(near) for near in found])
         if config.teacher is None:
             return
         rng = np.random.default_rng([config.seed, 4])
-        drawn = [self.material.draw_negatives(context, config.negatives, rng=rng) for context in self.material.pairs[:, 0].tolist()]
+        drawn = [self.data.draw_negatives(context, config.negatives, rng=rng) for context in self.data.pairs[:, 0].tolist()]
         self.negatives = np.array(drawn, dtype=np.int64)
         self.teacher_scores = torch.tensor(distributed.from_first(self._taught))
 
@@ -345,16 +341,16 @@ class _Session:
         miner = self._helper(self.config.mine_with)
         if not isinstance(miner, DualRanker):
             raise UserError(f"mine_with is {self.config.mine_with!r}, a cross-encoder, which would take hours: give a bi- or poly-encoder")
-        return mine_negatives(miner, self.material, count=self.config.mined_from)
+        return mine_negatives(miner, self.data, count=self.config.mining_pool)
 
     def _taught(self) -> list[list[float]]:
         """The teacher's scores of each pair's right answer and negatives."""
         assert self.config.teacher is not None and self.negatives is not None
-        texts = self.material.candidates
+        texts = self.data.candidates
         lists = [
-            [texts[answer], *(texts[wrong] for wrong in row)] for (_, answer), row in zip(self.material.pairs, self.negatives, strict=True)
+            [texts[answer], *(texts[wrong] for wrong in row)] for (_, answer), row in zip(self.data.pairs, self.negatives, strict=True)
         ]
-        contexts = [self.material.contexts[context] for context, _ in self.material.pairs]
+        contexts = [self.data.contexts[context] for context, _ in self.data.pairs]
         return [row.tolist() for row in self._helper(self.config.teacher).score_lists(contexts, lists, progress=self.progress)]
 
     def _start_head(self, seed: int) -> None:
@@ -409,10 +405,10 @@ class _Session:
         self.ranker.module.eval()
         self.ranker.weights_changed()
         counts = {
-            "contexts": len(self.material.contexts),
-            "pairs": len(self.material.pairs),
-            "candidates": len(self.material.candidates),
-            "held_out": len(self.material.held),
+            "contexts": len(self.data.contexts),
+            "pairs": len(self.data.pairs),
+            "candidates": len(self.data.candidates),
+            "held_out": len(self.data.held),
             "truncated": self.truncated,
         }
         self.ranker.name = str(self.output or f"{self.model} ranking")
@@ -460,24 +456,26 @@ class _Session:
             for name, parameter in module.named_parameters()
             if name.startswith("head.") or not parameter.requires_grad
         }
-        self.weights = weights = MasterWeights(module, number_type=self.number_type)
-        set_number_type(module["head"], torch.float32)  # type: ignore[index]
+        self.weights = weights = MasterWeights(module, dtype=self.dtype)
+        set_dtype(module["head"], torch.float32)  # type: ignore[index]
         _put(module, {name: tensor for name, tensor in exact.items() if name.startswith("head.")})
         optimizer = two_rates(
             weights,
             method=config.optimizer,
             learning_rate=config.learning_rate,
-            head_rate=config.head_rate,
+            head_learning_rate=config.head_learning_rate,
             head_prefix="head.",
             weight_decay=config.weight_decay,
         )
         module.train()
         distributed.refuse_idle_processes(config.batch_contexts, what="contexts")
-        order = ShuffledOrder(len(self.material.pairs), batch_texts=config.batch_contexts, seed=seed)
+        order = ShuffledOrder(len(self.data.pairs), batch_texts=config.batch_contexts, seed=seed)
         steps = order.steps_per_epoch * config.epochs
         memory: dict[str, Any] = {"misses": 0, "best": None, "validations": []}
         saving = self._saving(seed, steps)
-        keeper = _Keeper(None if self.output is None else self._best_folder(seed), optimizer, self._identity(seed) | {"steps": steps})
+        best_weights = BestWeights(
+            None if self.output is None else self._best_folder(seed), optimizer, self._identity(seed) | {"steps": steps}
+        )
         if self.output is not None and distributed.rank() == 0 and not self._goes_on(seed):
             for left in (self._checkpoint_folder(seed), self._best_folder(seed)):  # of an earlier run that nobody goes on with
                 shutil.rmtree(left, ignore_errors=True)
@@ -489,11 +487,11 @@ class _Session:
             name=f"rank, {config.type}" if config.seeds == 1 else f"rank, {config.type}, seed {seed}",
             rate_factor=self._rate_factor(steps, memory),
             saving=saving,
-            after_step=self._validating(order.steps_per_epoch, steps, memory, keeper),
+            after_step=self._validating(order.steps_per_epoch, steps, memory, best_weights),
             memory=memory,
         )
         if memory["best"] is not None:
-            keeper.load(memory["best"])
+            best_weights.load(memory["best"])
         weights.restore(module)
         _put(module, {name: tensor for name, tensor in exact.items() if name not in weights.names})
         module.eval()
@@ -506,7 +504,7 @@ class _Session:
             return warmup_then_linear(steps, warmup_steps=warmup)
         return lambda step: min(1.0, (step + 1) / max(1, warmup)) * plateau_factor(memory["misses"])
 
-    def _validating(self, epoch_steps: int, steps: int, memory: dict[str, Any], keeper: "_Keeper") -> Callable[[int], None]:
+    def _validating(self, epoch_steps: int, steps: int, memory: dict[str, Any], best_weights: "BestWeights") -> Callable[[int], None]:
         every = max(1, epoch_steps // self.config.validations_per_epoch)
 
         def after_step(done: int) -> None:
@@ -517,7 +515,7 @@ class _Session:
             memory["validations"].append([done, figures["MRR"]])
             if memory["best"] is None or figures["MRR"] > memory["best"]:
                 memory["best"] = figures["MRR"]
-                keeper.keep(memory["best"])
+                best_weights.keep(memory["best"])
             else:
                 memory["misses"] += 1
             self.progress.note(f"after step {done}: {_in_words(figures)}")
@@ -526,17 +524,17 @@ class _Session:
 
     # ---- one step
 
-    def gradient_step(self, places: np.ndarray, *, step: int, seed: int) -> float:
+    def gradient_step(self, indices: np.ndarray, *, step: int, seed: int) -> float:
         """Leave the gradient of one batch of pairs in the model and return its loss."""
-        pairs = self.material.pairs[places]
+        pairs = self.data.pairs[indices]
         if self.negatives is not None:
-            negatives = self.negatives[places]
+            negatives = self.negatives[indices]
         else:
             rng = np.random.default_rng([seed, 3, step])
             assert self.config.negatives is not None
-            drawn = [self.material.draw_negatives(context, self.config.negatives, rng=rng) for context in pairs[:, 0].tolist()]
+            drawn = [self.data.draw_negatives(context, self.config.negatives, rng=rng) for context in pairs[:, 0].tolist()]
             negatives = np.array(drawn, dtype=np.int64).reshape(len(pairs), self.config.negatives)
-        teacher = None if self.teacher_scores is None else self.teacher_scores[torch.from_numpy(places)]
+        teacher = None if self.teacher_scores is None else self.teacher_scores[torch.from_numpy(indices)]
         if isinstance(self.ranker, CrossRanker):
             return self._cross_step(self.ranker, pairs, negatives, step=step, seed=seed)
         assert isinstance(self.ranker, DualRanker)
@@ -547,8 +545,8 @@ class _Session:
     ) -> float:
         """Rank all the batch's candidates for every context."""
         columns = np.concatenate([pairs[:, 1], negatives.reshape(-1)])
-        targets, is_barred = _columns(columns, [self.material.right[context] for context in pairs[:, 0]])
-        targets, is_barred = targets.to(self.device), is_barred.to(self.device)
+        targets, is_excluded = _columns(columns, [self.data.right[context] for context in pairs[:, 0]])
+        targets, is_excluded = targets.to(self.device), is_excluded.to(self.device)
         lengths = torch.tensor([len(self.context_ids[context]) for context in pairs[:, 0]], device=self.device)
         is_vector = ranker.head.is_vector(lengths) if ranker.type == "poly" else None
         batch, count = negatives.shape
@@ -557,11 +555,11 @@ class _Session:
 
         def ranking_loss(contexts: Tensor, candidates: Tensor) -> Tensor:
             scores = _scores_in_parts(contexts, candidates, is_vector)
-            loss = candidate_cross_entropy(scores, targets, is_barred=is_barred)
+            loss = candidate_cross_entropy(scores, targets, is_excluded=is_excluded)
             if teacher is None:
                 return loss
             taught = listwise_distillation(scores.gather(1, own), teacher.to(self.device), temperature=self.config.teacher_temperature)
-            return (1 - self.config.teacher_share) * loss + self.config.teacher_share * taught
+            return (1 - self.config.teacher_weight) * loss + self.config.teacher_weight * taught
 
         if self.frozen is not None:
             return self._frozen_step(ranker, self.frozen, pairs[:, 0], columns, ranking_loss)
@@ -603,15 +601,15 @@ class _Session:
         each = vectors + 1 + negatives.shape[1]
         contexts = [self.context_ids[context] for context in pairs[:, 0]]
         candidates = [self.candidate_ids[one] for one in np.concatenate([pairs[:, 1:], negatives], axis=1).reshape(-1)]
-        context_rows = [[item * each + place for place in range(vectors)] for item in range(len(pairs))]
-        candidate_rows = [item * each + place for item in range(len(pairs)) for place in range(vectors, each)]
+        context_rows = [[item * each + index for index in range(vectors)] for item in range(len(pairs))]
+        candidate_rows = [item * each + index for item in range(len(pairs)) for index in range(vectors, each)]
         tokens = sum(map(len, contexts)) + sum(map(len, candidates))
-        if tokens <= self.config.micro_tokens:
+        if tokens <= self.config.micro_batch_tokens:
             return [_Part(contexts, candidates, [*(row for rows in context_rows for row in rows), *candidate_rows])]
         parts = []
-        for chosen in batches_by_tokens([len(ids) for ids in contexts], batch_tokens=self.config.micro_tokens):
+        for chosen in batches_by_tokens([len(ids) for ids in contexts], batch_tokens=self.config.micro_batch_tokens):
             parts.append(_Part([contexts[item] for item in chosen], [], [row for item in chosen for row in context_rows[item]]))
-        for chosen in batches_by_tokens([len(ids) for ids in candidates], batch_tokens=self.config.micro_tokens):
+        for chosen in batches_by_tokens([len(ids) for ids in candidates], batch_tokens=self.config.micro_batch_tokens):
             parts.append(_Part([], [candidates[item] for item in chosen], [candidate_rows[item] for item in chosen]))
         return parts
 
@@ -638,7 +636,7 @@ class _Session:
         ]
         read = []
         tokens = [sum(len(ids) for ids, _ in row) for row in joined]
-        for part, chosen in enumerate(batches_by_tokens(tokens, batch_tokens=self.config.micro_tokens)):
+        for part, chosen in enumerate(batches_by_tokens(tokens, batch_tokens=self.config.micro_batch_tokens)):
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
             scores = ranker.pair_scores([pair for item in chosen for pair in joined[item]], share_rows=True).view(len(chosen), -1)
             targets = torch.zeros(len(chosen), dtype=torch.long, device=self.device)
@@ -675,15 +673,15 @@ class _Session:
             "model": str(self.model),
             "content of the model": self.weights_digest,
             "seed": seed,
-            "pairs": len(self.material.pairs),
-            "content of the pairs": self.material.digest,
-            "number_type": str(self.number_type),
+            "pairs": len(self.data.pairs),
+            "content of the pairs": self.data.digest,
+            "number_type": str(self.dtype),
         }
 
     def _begun_in(self) -> str | None:
         """The number type of the run that is gone on with."""
         return (
-            number_type_of(checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds))
+            dtype_of(checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds))
             if self.config.resume and self.output is not None
             else None
         )
@@ -708,7 +706,7 @@ class _Session:
             "seeds": [each.seed for each in result.runs],
             "best_seed": run.seed,
             "layout": self.ranker.towers[0].layout,
-            "number_type": str(self.number_type).removeprefix("torch."),
+            "number_type": str(self.dtype).removeprefix("torch."),
             "training_s": round(run.seconds, 2),
             "final_loss": run.losses[-1],
             "validations": run.validations,
@@ -726,7 +724,7 @@ class _Session:
             shutil.rmtree(self._best_folder(each.seed), ignore_errors=True)
 
 
-class _Keeper:
+class BestWeights:
     """Keeps the weights of the best validation: on disk where the run can be resumed, else in memory.
 
     Args:
@@ -777,11 +775,11 @@ def _columns(columns: np.ndarray, right: Sequence[frozenset[int]]) -> tuple[Tens
     for column, candidate in enumerate(columns.tolist()):
         first.setdefault(candidate, column)
     is_repeat = np.array([first[candidate] != column for column, candidate in enumerate(columns.tolist())])
-    is_barred = np.tile(is_repeat, (len(right), 1))
+    is_excluded = np.tile(is_repeat, (len(right), 1))
     for row, answers in enumerate(right):
-        is_barred[row, [first[answer] for answer in answers if answer in first]] = True
+        is_excluded[row, [first[answer] for answer in answers if answer in first]] = True
     targets = [first[candidate] for candidate in columns[: len(right)].tolist()]
-    return torch.tensor(targets), torch.from_numpy(is_barred)
+    return torch.tensor(targets), torch.from_numpy(is_excluded)
 
 
 def _scores_in_parts(contexts: Tensor, candidates: Tensor, is_vector: Tensor | None) -> Tensor:

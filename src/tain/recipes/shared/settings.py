@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tain.foundation.errors import UserError
+from tain.foundation.old_names import renamed
 from tain.recipes.mirror.config import MirrorConfig
 
 Config = TypeVar("Config")
 
 
-def chosen_settings(kind: type[Config], verb: str, config: Config | None, settings: dict[str, Any]) -> Config:
+def resolve_config(kind: type[Config], verb: str, config: Config | None, settings: dict[str, Any]) -> Config:
     """Take a recipe's settings from the object or from the keywords that it was given.
 
     Args:
@@ -25,6 +26,7 @@ def chosen_settings(kind: type[Config], verb: str, config: Config | None, settin
     """
     if config is not None and settings:
         raise UserError(f"settings were given twice, as config and as {', '.join(settings)}: give one or the other")
+    settings = renamed(settings, of=verb)
     known = [entry.name for entry in fields(kind)]  # pyright: ignore[reportArgumentType]
     if unknown := sorted(set(settings) - set(known)):
         raise UserError(f"{verb} knows no setting {', '.join(unknown)}: it knows {', '.join(known)}")

@@ -55,7 +55,7 @@ class _Graph:
 
     def node(self, operation: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """Append a node; gives the name of its output, or their names where there are several."""
-        names = [f"{operation}_{len(self.nodes)}_{place}" for place in range(outputs)]
+        names = [f"{operation}_{len(self.nodes)}_{index}" for index in range(outputs)]
         self.nodes.append(helper.make_node(operation, list(inputs), names, **attributes))
         return names[0] if outputs == 1 else names
 

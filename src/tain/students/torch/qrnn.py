@@ -93,10 +93,10 @@ class QRNNLayer(nn.Module):
         zoneout: Chance of an element to keep its state at a token, in training. Nothing is rescaled without it.
 
     Attributes:
-        number_type: What it multiplies in while training; otherwise in float32.
+        dtype: What it multiplies in while training; otherwise in float32.
     """
 
-    number_type = torch.float32
+    dtype = torch.float32
 
     def __init__(self, into: int, state: int, *, kernel_width: int, bidirectional: bool, zoneout: float) -> None:
         super().__init__()
@@ -112,12 +112,12 @@ class QRNNLayer(nn.Module):
         self, values: Float[Tensor, "steps into"], steps: Timesteps, *, scale: Tensor | float = UNIT_SCALE
     ) -> Float[Tensor, "steps width"]:
         """Read texts; ``values`` are on a grid of steps of ``scale``."""
-        number_type = self.number_type if self.training else torch.float32
-        if number_type == torch.bfloat16:
+        dtype = self.dtype if self.training else torch.float32
+        if dtype == torch.bfloat16:
             values = whole_numbers(values, scale=scale)
         seen = windows(values, steps, self.kernel_width, directions=self.directions)
         weight, bias = self._product()
-        sums = self.norm(quantised_product(seen, weight, bias, scale=scale, number_type=number_type))
+        sums = self.norm(quantised_product(seen, weight, bias, scale=scale, dtype=dtype))
         z, f, o = sums.split(self.directions * self.state, dim=-1)
         z, f, o = torch.tanh(z), torch.sigmoid(f), torch.sigmoid(o)
         if self.training and self.zoneout > 0:
@@ -165,10 +165,10 @@ class PQRNN(nn.Module):
     Args:
         shape: Its sizes.
         zoneout: Chance p; layer l keeps states with p to the power of l.
-        number_type: What it multiplies in while training; see ``quantised_product``.
+        dtype: What it multiplies in while training; see ``quantised_product``.
     """
 
-    def __init__(self, shape: StudentShape, *, zoneout: float = 0.0, number_type: torch.dtype = torch.float32) -> None:
+    def __init__(self, shape: StudentShape, *, zoneout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.shape = shape
         self.bottleneck = QuantisedLinear(shape.features, shape.bottleneck)
@@ -193,7 +193,7 @@ class PQRNN(nn.Module):
         self.skip_range = MovingRange() if has_skip else None
         for module in self.modules():
             if isinstance(module, QRNNLayer | QuantisedLinear):
-                module.number_type = number_type
+                module.dtype = dtype
 
     def forward(
         self, rows: Float[Tensor, "different features"], ids: Int[Tensor, "texts tokens"]

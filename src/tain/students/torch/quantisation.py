@@ -18,7 +18,9 @@ UNIT_SCALE, UNIT_ZERO = 1 / 127, 128
 """The fixed grid of states, pooled states and features, which lie within -1 and 1."""
 
 
-def grid_of(low: Float[Tensor, "*places"], high: Float[Tensor, "*places"]) -> tuple[Float[Tensor, "*places"], Int[Tensor, "*places"]]:
+def grid_of(
+    low: Float[Tensor, "*positions"], high: Float[Tensor, "*positions"]
+) -> tuple[Float[Tensor, "*positions"], Int[Tensor, "*positions"]]:
     """Lay 256 steps over a range, widened to include 0 and shifted so that 0 is one of them.
 
     A padded place must be exactly zero, and so must a weight that training has driven there.
@@ -148,12 +150,12 @@ def whole_numbers(values: Float[Tensor, "rows into"], *, scale: Tensor | float) 
 class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, values: Tensor, scale: Tensor) -> Tensor:
-        context.scale, context.number_type = scale, values.dtype
+        context.scale, context.dtype = scale, values.dtype
         return (values / scale).bfloat16()
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return gradients[0].to(context.number_type).div_(context.scale), None
+        return gradients[0].to(context.dtype).div_(context.scale), None
 
 
 def quantised_product(
@@ -162,7 +164,7 @@ def quantised_product(
     bias: Float[Tensor, " out"],
     *,
     scale: Tensor | float,
-    number_type: torch.dtype,
+    dtype: torch.dtype,
 ) -> Float[Tensor, "rows out"]:
     """Multiply rounded values by the rounded weights, values @ weight.T + bias.
 
@@ -171,13 +173,13 @@ def quantised_product(
         weight: As it is trained; rounded here.
         bias: Added, as it is.
         scale: The values' step.
-        number_type: float32; or bfloat16, which is two to three times as fast where processors have it. The products of stored bytes are
+        dtype: float32; or bfloat16, which is two to three times as fast where processors have it. The products of stored bytes are
             exact; only their sums, and the gradients, are rounded to eight bits of mantissa.
 
     Returns:
         The sums in float32.
     """
-    if number_type == torch.float32:
+    if dtype == torch.float32:
         return F.linear(values, fake_quantise_weight(weight), bias)
     whole = values if values.dtype == torch.bfloat16 else whole_numbers(values, scale=scale)
     return _WholeProduct.apply(whole, weight, bias, torch.as_tensor(scale, dtype=weight.dtype, device=weight.device))  # pyright: ignore[reportReturnType]
@@ -218,14 +220,14 @@ class QuantisedLinear(nn.Linear):
     """A linear layer whose weights are rounded as they will be stored; its input must be on a grid of steps of ``scale``.
 
     Attributes:
-        number_type: What it multiplies in while training; otherwise in float32.
+        dtype: What it multiplies in while training; otherwise in float32.
     """
 
-    number_type = torch.float32
+    dtype = torch.float32
 
     def forward(self, input: Float[Tensor, "rows into"], *, scale: Tensor | float = UNIT_SCALE) -> Float[Tensor, "rows out"]:
-        number_type = self.number_type if self.training else torch.float32
-        return quantised_product(input, self.weight, self.bias, scale=scale, number_type=number_type)
+        dtype = self.dtype if self.training else torch.float32
+        return quantised_product(input, self.weight, self.bias, scale=scale, dtype=dtype)
 
 
 class TokenBatchNorm(nn.Module):

@@ -31,18 +31,18 @@ class Timesteps:
         starts = F.pad(there.sum(dim=1).cumsum(dim=0), (1, 1))  # one more, for what follows the last
         starts[-1] = starts[-2]
         self.starts: list[int] = starts[: len(self.counts)].tolist()
-        self._place, rank = there.nonzero(as_tuple=True)
+        self._position, rank = there.nonzero(as_tuple=True)
         self._text = order[rank]
         ends = lengths[rank] - 1
-        self._turned = starts[ends - self._place] + rank
-        first, last = self._place == 0, self._place == ends
+        self._turned = starts[ends - self._position] + rank
+        first, last = self._position == 0, self._position == ends
         rows = torch.arange(len(rank), device=is_token.device)
-        self._before = torch.where(first, rows, starts[(self._place - 1).clamp(min=0)] + rank)
-        self._after = torch.where(last, rows, starts[self._place + 1] + rank)
+        self._before = torch.where(first, rows, starts[(self._position - 1).clamp(min=0)] + rank)
+        self._after = torch.where(last, rows, starts[self._position + 1] + rank)
         self._first, self._last = first.nonzero()[:, 0], last.nonzero()[:, 0]
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._position)
 
     @cached_property
     def walks(self) -> tuple[Walk, Walk]:
@@ -60,10 +60,10 @@ class Timesteps:
         return forwards, backwards
 
     def packed(self, padded: Shaped[Tensor, "texts tokens *dim"]) -> Shaped[Tensor, "steps *dim"]:
-        return padded[self._text, self._place]
+        return padded[self._text, self._position]
 
     def padded(self, values: Float[Tensor, "steps dim"], *, fill: float = 0.0) -> Float[Tensor, "texts tokens dim"]:
-        return values.new_full((*self.shape, values.shape[1]), fill).index_put((self._text, self._place), values)
+        return values.new_full((*self.shape, values.shape[1]), fill).index_put((self._text, self._position), values)
 
     def turned(self, values: Float[Tensor, "steps dim"]) -> Float[Tensor, "steps dim"]:
         """Every text from its end to its beginning."""
@@ -72,25 +72,25 @@ class Timesteps:
     def shifted(self, values: Shaped[Tensor, "steps dim"], *, is_ahead: bool = False) -> Shaped[Tensor, "steps dim"]:
         """At each token what stood at the one before it (or ahead of it); zeros where there is none."""
         before, ahead = (self._before, self._first), (self._after, self._last)
-        (places, empty), (back, empty_back) = (ahead, before) if is_ahead else (before, ahead)
-        return _Moved.apply(values, places, back, empty, empty_back)  # pyright: ignore[reportReturnType]
+        (indices, empty), (back, empty_back) = (ahead, before) if is_ahead else (before, ahead)
+        return _Moved.apply(values, indices, back, empty, empty_back)  # pyright: ignore[reportReturnType]
 
 
 class _Moved(torch.autograd.Function):
     """Rows that go to other places, none to two: then the gradient is a lookup too, and nothing has to be added up."""
 
     @staticmethod
-    def forward(context: Any, values: Tensor, places: Tensor, back: Tensor, empty: Tensor | None, empty_back: Tensor | None) -> Tensor:
+    def forward(context: Any, values: Tensor, indices: Tensor, back: Tensor, empty: Tensor | None, empty_back: Tensor | None) -> Tensor:
         context.back, context.empty_back = back, empty_back
-        return _moved(values, places, empty)
+        return _moved(values, indices, empty)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _moved(gradients[0], context.back, context.empty_back), None, None, None, None
 
 
-def _moved(values: Tensor, places: Tensor, empty: Tensor | None) -> Tensor:
-    moved = values.index_select(0, places)
+def _moved(values: Tensor, indices: Tensor, empty: Tensor | None) -> Tensor:
+    moved = values.index_select(0, indices)
     return moved if empty is None else moved.index_fill_(0, empty, 0.0)
 
 

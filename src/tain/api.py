@@ -1,0 +1,110 @@
+"""The functions that users call first: load any saved model, and evaluate models by name."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tain.foundation.choices import ComputeDtype
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+
+if TYPE_CHECKING:
+    from tain.evaluation.report import EvaluationReport
+    from tain.foundation.choices import Dtype
+    from tain.models.text_encoder import TextEncoder
+
+
+def load(name: str | Path, *, device: str | None = None, dtype: ComputeDtype = "auto", trust_remote_code: bool = False) -> Any:
+    """Load a saved model as what its folder holds: an ``Embedder``, a ``Ranker``, a ``Student`` or a ``Labeller``.
+
+    A folder that ``tain export`` wrote is loaded without torch, as ``ExportedEncoder`` or as its exported ranker, unless ``device`` or ``dtype``
+    need torch. An encoder is loaded as ``Embedder``, a ranker or a cross-encoder as ``Ranker``, a student as ``Student`` (without torch), a transformers
+    classifier or tagger as ``Labeller``.
+
+    Args:
+        name: A folder, a hub name, or ``tain-mini``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if there is one. Students run on the CPU.
+        dtype: What an encoder or ranker computes in: ``float32``, ``bfloat16``, ``int8`` (exported folders), or ``auto``, which measures. Has no effect on students and
+            labellers, which compute in their own.
+        trust_remote_code: Let the folder bring Python code of its own.
+
+    Raises:
+        UserError: There is no such model, or it cannot be run.
+
+    Example:
+        >>> import tain
+        >>> encoder = tain.load("tain-mini")
+        >>> encoder.encode("one text").shape
+        (384,)
+        >>> vectors = encoder.encode(["a first text", "a second text"])
+        >>> encoder.similarity(vectors, vectors).shape
+        (2, 2)
+    """
+    from tain.students.student import Student, is_student
+
+    if is_student(name):
+        if device not in (None, "cpu"):
+            raise UserError(f"device is {device!r}, but {str(name)!r} is a student, which runs on the CPU: leave it out")
+        return Student.load(name)
+    from tain.exported.choosing import runs_exported
+
+    if runs_exported(name, device=device, dtype=dtype):
+        from tain.exported.rankers import load_exported
+
+        return load_exported(name, dtype=dtype)
+    from tain.foundation.machine import keep_freed_memory
+    from tain.models.loading import kind_of
+    from tain.models.saved import locate, read_record
+
+    in_torch = cast("Dtype", dtype)  # int8 was refused above, or runs a graph
+    is_ranker = read_record(name).get("kind") == "ranker"
+    head = "none" if is_ranker else kind_of(locate(name)).head
+    if head in ("classifier", "tagger"):
+        from tain.models.labeller import Labeller
+
+        return Labeller.load(name, device=device, trust_remote_code=trust_remote_code)
+    keep_freed_memory()
+    if is_ranker or head == "cross-encoder":
+        from tain.models.rankers import Ranker
+
+        return Ranker.load(name, device=device, dtype=in_torch, trust_remote_code=trust_remote_code)
+    from tain.models.embedder import Embedder
+
+    return Embedder.load(name, device=device, dtype=in_torch, trust_remote_code=trust_remote_code)
+
+
+def evaluate(
+    models: "str | Path | TextEncoder | Iterable[str | Path | TextEncoder]",
+    suite: str | Iterable[str] = "sts",
+    data: str | Path | None = None,
+    *,
+    progress: Progress | bool | None = None,
+    **options: Any,
+) -> "EvaluationReport":
+    """Evaluate models, and return the report that ``tain evaluate`` prints.
+
+    Args:
+        models: One or more: folders, hub names, ``tain-mini``, ``lexical``, ``static:MODEL``, files of word vectors, or loaded encoders. All
+            are compared with the first.
+        suite: One or more suites, single sets or own tables, as ``tain evaluate --suite`` takes them.
+        data: The folder with the suites' files; not needed for ``label-free`` with ``texts`` and for own tables.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
+        **options: As ``tain.evaluation.report.evaluate`` takes them: ``split``, ``texts``, ``level``, ``languages``, ``resamples``, ``seed``.
+
+    Returns:
+        The report; ``str(report)`` is the table, ``report.to_dict()`` the JSON.
+
+    Raises:
+        UserError: A model or a set is missing, or a setting cannot work.
+    """
+    from tain.cli.models import find_model, load_model
+    from tain.evaluation.report import evaluate as report_on
+
+    resolved = Progress.resolve(progress)
+    given = [models] if isinstance(models, str | Path) or hasattr(models, "encode") else list(models)  # type: ignore[arg-type]
+    for one in given:
+        if isinstance(one, str | Path):
+            find_model(str(one))
+    encoders = (load_model(str(one), batch_tokens=None, progress=resolved) if isinstance(one, str | Path) else one for one in given)
+    suites = (suite,) if isinstance(suite, str) else tuple(suite)
+    return report_on(encoders, suites, None if data is None else Path(data), progress=resolved, **options)  # type: ignore[arg-type]

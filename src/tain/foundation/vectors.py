@@ -1,0 +1,37 @@
+"""Cosines of vectors, in NumPy."""
+
+from typing import TYPE_CHECKING, Any
+
+from tain.foundation.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def cosine_similarities(left: Any, right: Any) -> "np.ndarray":
+    """Compute the cosine of every left vector with every right vector.
+
+    Args:
+        left: Vectors (n, dim), or one vector (dim,); anything that NumPy reads.
+        right: Vectors (m, dim), or one vector (dim,).
+
+    Returns:
+        float32 (n, m). A vector of zeros has cosine 0 with everything.
+
+    Raises:
+        UserError: The arguments are texts, or their widths differ.
+    """
+    first, second = (_unit_rows(vectors) for vectors in (left, right))
+    if first.shape[1] != second.shape[1]:
+        raise UserError(f"the vectors have {first.shape[1]} and {second.shape[1]} numbers: give vectors of one encoder")
+    return first @ second.T
+
+
+def _unit_rows(vectors: Any) -> "np.ndarray":
+    import numpy as np
+
+    rows = np.asarray(vectors)
+    if rows.dtype.kind not in "fiu" or rows.ndim not in (1, 2):
+        raise UserError("similarity compares vectors: give what encode returns, an array (texts, dim)")
+    rows = np.atleast_2d(rows).astype(np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,111 @@
+"""What users type first: load any folder, encode, compare, evaluate."""
+
+import numpy as np
+import pytest
+
+import tain
+from tain.models.labeller import Labeller
+from tain.models.rankers import Ranker
+from tain.students.student import Student
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return tain.load("tain-mini", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def kinds_of_folders(bert_folder, save_labeller, sentences, tmp_path_factory):
+    student = tmp_path_factory.mktemp("students") / "student"
+    small = {"features": 64, "bottleneck": 16, "state": 12, "layers": 2, "batch_texts": 8, "epochs": 1, "held_out": 0, "device": "cpu"}
+    tain.distil(bert_folder, sentences, student, progress=False, **small)
+    return {
+        "encoder": bert_folder,
+        "student": student,
+        "classifier": save_labeller("SequenceClassification", ["good", "bad"]),
+        "cross-encoder": save_labeller("SequenceClassification", ["score"]),
+    }
+
+
+def test_one_text_gives_one_vector_and_a_list_gives_rows(encoder):
+    one, many = encoder.encode("one text"), encoder.encode(["one text", "another"])
+    assert one.shape == (encoder.dim,)
+    assert many.shape == (2, encoder.dim)
+    np.testing.assert_allclose(one, many[0], atol=1e-5)
+
+
+def test_normalize_gives_unit_vectors(encoder):
+    vectors = encoder.encode(["one text", "another"], normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_batch_size_changes_no_vector(encoder, size):
+    texts = [f"text number {number} of some" for number in range(7)]
+    np.testing.assert_allclose(encoder.encode(texts, batch_size=size), encoder.encode(texts), atol=1e-5)
+
+
+def test_a_batch_size_below_one_is_refused(encoder):
+    with pytest.raises(tain.UserError, match="batch_size is 0"):
+        encoder.encode(["a", "b"], batch_size=0)
+
+
+def test_similarity_is_the_matrix_of_cosines(encoder):
+    left, right = encoder.encode(["a cat", "a dog", "rain"]), encoder.encode(["a kitten", "snow"])
+    found = encoder.similarity(left, right)
+    assert found.shape == (3, 2)
+    expected = left[1] @ right[0] / np.linalg.norm(left[1]) / np.linalg.norm(right[0])
+    assert found[1, 0] == pytest.approx(expected, abs=1e-5)
+    assert encoder.similarity(left[0], right).shape == (1, 2)
+    assert (encoder.similarity(np.zeros((1, encoder.dim)), right) == 0).all()
+
+
+@pytest.mark.parametrize("given", [["a text"], "a text"])
+def test_similarity_of_texts_is_refused(encoder, given):
+    with pytest.raises(tain.UserError, match="similarity compares vectors"):
+        encoder.similarity(given, given)
+
+
+def test_similarity_of_two_widths_is_refused(encoder):
+    with pytest.raises(tain.UserError, match="vectors of one encoder"):
+        encoder.similarity(np.ones((1, 3)), np.ones((1, 4)))
+
+
+def test_each_kind_of_folder_is_loaded_as_what_it_is(kinds_of_folders):
+    expected = {"encoder": tain.Embedder, "student": Student, "classifier": Labeller, "cross-encoder": Ranker}
+    for kind, folder in kinds_of_folders.items():
+        assert isinstance(tain.load(folder), expected[kind]), kind
+
+
+def test_one_text_gives_one_vector_of_a_student_too(kinds_of_folders):
+    student = tain.load(kinds_of_folders["student"])
+    vectors = student.encode(["one text", "another"], batch_size=1)
+    np.testing.assert_allclose(student.encode("one text"), vectors[0], atol=1e-6)
+    assert student.similarity(vectors, vectors).shape == (2, 2)
+
+
+def test_a_student_has_no_other_device(kinds_of_folders):
+    with pytest.raises(tain.UserError, match="runs on the CPU"):
+        tain.load(kinds_of_folders["student"], device="cuda")
+
+
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(tain.UserError, match=r"\./nowhere"):
+        tain.load("./nowhere")
+
+
+def test_evaluate_takes_names_and_encoders_and_prints_a_table(tmp_path, encoder):
+    table = tmp_path / "pairs.tsv"
+    rows = ["a cat\ta kitten\t4", "a cat\ta car\t1", "rain\tsnow\t3", "rain\tbread\t0", "a dog\ta puppy\t5"]
+    table.write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    by_name = tain.evaluate(["tain-mini", "lexical"], suite=str(table), resamples=20, progress=False)
+    assert [model.name for model in by_name.models] == ["tain-mini", "lexical"]
+    assert "lexical" in str(by_name)
+    alone = tain.evaluate(encoder, suite=[str(table)], resamples=20, progress=False)
+    found = [report.suites[0].groups[0].rows[0].figures[0].value for report in (by_name, alone)]
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+def test_evaluate_names_a_model_that_is_not_there():
+    with pytest.raises(tain.UserError, match=r"\./nowhere"):
+        tain.evaluate("./nowhere", suite="sts", data="also-nowhere", progress=False)
