@@ -46,7 +46,8 @@ class ExportedEncoder:
         self, graph: TransformerGraph, tokenizer: FastTokenizer, *, export: Export, name: str, dtype: GraphDtype, max_tokens: int
     ) -> None:
         self.graph, self.tokenizer, self.export = graph, tokenizer, export
-        self.name, self.dtype, self.max_tokens = name, dtype, max_tokens
+        self.name, self.max_tokens = name, max_tokens
+        self.dtype: GraphDtype = dtype
         self.normalize = export.normalize
         self.languages: tuple[str, ...] = ()
         self.truncated = 0

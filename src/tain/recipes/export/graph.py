@@ -6,9 +6,11 @@ TorchScript exporter, which needs no package besides ``onnx``; see ``docs/export
 
 import io
 import math
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +54,9 @@ class VectorGraph(nn.Module):
         normalize: bool,
     ) -> None:
         super().__init__()
+        self.token_weights: Tensor | None
+        self.matrix: Tensor | None
+        self.shift: Tensor | None
         self.model, self.pooling, self.normalize = model, pooling, normalize
         self.register_buffer("token_weights", None if token_weights is None else token_weights.float())
         self.register_buffer("matrix", None if correction is None else torch.from_numpy(correction.weight).float().T.contiguous())
@@ -71,6 +76,7 @@ class VectorGraph(nn.Module):
                 weights = weights * F.embedding(input_ids, self.token_weights[:, None])[..., 0]
             pooled = (weights[:, None] @ hidden)[:, 0] / weights.sum(1, keepdim=True).clamp(min=1e-9)
         if self.matrix is not None:
+            assert self.shift is not None
             pooled = pooled @ self.matrix + self.shift
         if self.normalize:
             pooled = pooled / pooled.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
@@ -88,6 +94,8 @@ class PairGraph(nn.Module):
 
     def __init__(self, model: nn.Module, *, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
         super().__init__()
+        self.weight: Tensor | None
+        self.bias: Tensor | None
         self.model = model
         self.register_buffer("weight", None if weight is None else weight.detach().float().clone())
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
@@ -100,6 +108,7 @@ class PairGraph(nn.Module):
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, **more)
         if self.weight is None:
             return output.logits
+        assert self.bias is not None
         return output.last_hidden_state[:, 0] @ self.weight[:, None] + self.bias
 
 
@@ -130,10 +139,16 @@ def traced(graph: nn.Module, config: Any, *, outputs: list[str], has_segments: b
     example = (ids, is_token, *([torch.zeros_like(ids)] if has_segments else []))
     axes = {each: {0: "batch", 1: "tokens"} for each in inputs}
     axes |= {each: {0: "batch", **({1: "tokens"} if each == "last_hidden_state" else {})} for each in outputs}
-    file = io.BytesIO()
     graph.eval()
     shown = io.StringIO()  # the exporter prints a whole graph over an operator that ONNX lacks
-    with _plain_attention(graph, config), _fourier_as_products(graph), torch.no_grad(), warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _plain_attention(graph, config),
+        _fourier_as_products(graph),
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):
+        file = Path(folder) / "model.onnx"
         warnings.simplefilter("ignore")  # the tracer's own: what is wrong with a trace shows in the check
         try:
             with redirect_stdout(shown), redirect_stderr(shown):
@@ -142,7 +157,7 @@ def traced(graph: nn.Module, config: Any, *, outputs: list[str], has_segments: b
                 )
         except (*FOREIGN_ERRORS, torch.onnx.errors.OnnxExporterError) as error:
             raise UserError(f"model {name!r} cannot be exported ({_reason(error)}): keep it in torch, or give another model") from None
-    return onnx.load_from_string(file.getvalue())
+        return onnx.load(str(file))
 
 
 def _example_tokens(config: Any) -> int:
@@ -206,7 +221,7 @@ def _mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> Tensor | 
 @contextmanager
 def _fourier_as_products(graph: nn.Module) -> Iterator[None]:
     """Let FNet mix tokens by two matrix products: ONNX has no Fourier transform that runs along two axes."""
-    changed = [module for module in graph.modules() if type(module).__name__ == "FNetBasicFourierTransform"]
+    changed: list[Any] = [module for module in graph.modules() if type(module).__name__ == "FNetBasicFourierTransform"]
     before = [module.fourier_transform for module in changed]
     for module in changed:
         module.fourier_transform = _fourier
