@@ -19,14 +19,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": set(),
     "students": {"text"},
     "students/torch": {"students"},
+    "exported": {"text", "models.plain_scanning"},
     "models": {"text", "batches", "encoders"},
-    "evaluation": {"text", "models"},
+    "evaluation": {"text", "exported", "models"},
     "ranking": {"text", "models", "evaluation"},
-    "recipes": {"text", "batches", "encoders", "objectives", "training", "students", "models", "evaluation", "ranking"},
+    "recipes": {"text", "batches", "encoders", "objectives", "training", "students", "exported", "models", "evaluation", "ranking"},
     "inspection": {"text", "batches", "encoders", "objectives", "models", "evaluation", "recipes"},
     "demo": {"text", "models", "evaluation", "recipes"},  # only the command line knows it: it can be deleted
-    "serving": {"text", "students", "models", "ranking"},
-    "cli": {"text", "students", "models", "evaluation", "ranking", "training", "recipes", "inspection", "demo", "serving"},
+    "serving": {"text", "students", "exported", "models", "ranking"},
+    "cli": {"text", "students", "exported", "models", "evaluation", "ranking", "training", "recipes", "inspection", "demo", "serving"},
 }
 
 # what a help text must not wait for; settings are the one part of a recipe that the command line reads
@@ -47,10 +48,14 @@ HEAVY = {
     "pydantic",
     "uvicorn",
 }
-LIGHT_FOR_CLI = {"text", *(f"recipes.{recipe}.config" for recipe in ("correct", "distil", "mirror", "pretrain", "rank"))}
+LIGHT_FOR_CLI = {"text", *(f"recipes.{recipe}.config" for recipe in ("correct", "distil", "export", "mirror", "pretrain", "rank"))}
 
 # folder -> packages that none of its modules may import, at the top or later
-NEVER: dict[str, set[str]] = {"text": {"torch", "transformers"}, "students": {"torch", "transformers", "tain.students.torch"}}
+NEVER: dict[str, set[str]] = {
+    "text": {"torch", "transformers"},
+    "exported": {"torch", "transformers"},
+    "students": {"torch", "transformers", "tain.students.torch"},
+}
 
 
 @dataclass(frozen=True)

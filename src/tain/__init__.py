@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tain.recipes.correct.recipe import correct
     from tain.recipes.distil.config import DistilConfig
     from tain.recipes.distil.recipe import distil
+    from tain.recipes.export.config import ExportConfig
+    from tain.recipes.export.recipe import export
     from tain.recipes.mirror.config import MirrorConfig
     from tain.recipes.mirror.recipe import mirror
     from tain.recipes.pretrain.config import PretrainConfig
@@ -33,6 +35,8 @@ _PUBLIC = {
     "CorrectConfig": "tain.recipes.correct.config:CorrectConfig",
     "DistilConfig": "tain.recipes.distil.config:DistilConfig",
     "Embedder": "tain.models.embedder:Embedder",
+    "ExportConfig": "tain.recipes.export.config:ExportConfig",
+    "ExportedEncoder": "tain.exported.encoder:ExportedEncoder",
     "Labeller": "tain.models.labeller:Labeller",
     "MirrorConfig": "tain.recipes.mirror.config:MirrorConfig",
     "PretrainConfig": "tain.recipes.pretrain.config:PretrainConfig",
@@ -44,6 +48,7 @@ _PUBLIC = {
     "correct": "tain.recipes.correct.recipe:correct",
     "distil": "tain.recipes.distil.recipe:distil",
     "evaluate": "tain.api:evaluate",
+    "export": "tain.recipes.export.recipe:export",
     "inspect": "tain.inspection.run:inspect",  # the earlier name of inspect_model
     "inspect_against": "tain.inspection.run:inspect_against",
     "inspect_model": "tain.inspection.run:inspect",
@@ -59,6 +64,8 @@ __all__ = [
     "CorrectConfig",
     "DistilConfig",
     "Embedder",
+    "ExportConfig",
+    "ExportedEncoder",
     "Labeller",
     "MirrorConfig",
     "PretrainConfig",
@@ -71,6 +78,7 @@ __all__ = [
     "correct",
     "distil",
     "evaluate",
+    "export",
     "inspect",
     "inspect_against",
     "inspect_model",

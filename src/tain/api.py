@@ -2,27 +2,29 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from tain.foundation.choices import Dtype
+from tain.foundation.choices import ComputeDtype
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 
 if TYPE_CHECKING:
     from tain.evaluation.report import EvaluationReport
+    from tain.foundation.choices import Dtype
     from tain.models.text_encoder import TextEncoder
 
 
-def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False) -> Any:
+def load(name: str | Path, *, device: str | None = None, dtype: ComputeDtype = "auto", trust_remote_code: bool = False) -> Any:
     """Load a saved model as what its folder holds: an ``Embedder``, a ``Ranker``, a ``Student`` or a ``Labeller``.
 
-    An encoder is loaded as ``Embedder``, a ranker or a cross-encoder as ``Ranker``, a student as ``Student`` (without torch), a transformers
+    A folder that ``tain export`` wrote is loaded without torch, as ``ExportedEncoder`` or as its exported ranker, unless ``device`` or ``dtype``
+    need torch. An encoder is loaded as ``Embedder``, a ranker or a cross-encoder as ``Ranker``, a student as ``Student`` (without torch), a transformers
     classifier or tagger as ``Labeller``.
 
     Args:
         name: A folder, a hub name, or ``tain-mini``.
         device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if there is one. Students run on the CPU.
-        dtype: What an encoder or ranker computes in: ``float32``, ``bfloat16``, or ``auto``, which measures. Has no effect on students and
+        dtype: What an encoder or ranker computes in: ``float32``, ``bfloat16``, ``int8`` (exported folders), or ``auto``, which measures. Has no effect on students and
             labellers, which compute in their own.
         trust_remote_code: Let the folder bring Python code of its own.
 
@@ -44,10 +46,17 @@ def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", 
         if device not in (None, "cpu"):
             raise UserError(f"device is {device!r}, but {str(name)!r} is a student, which runs on the CPU: leave it out")
         return Student.load(name)
+    from tain.exported.choosing import runs_exported
+
+    if runs_exported(name, device=device, dtype=dtype):
+        from tain.exported.rankers import load_exported
+
+        return load_exported(name, dtype=dtype)
     from tain.foundation.machine import keep_freed_memory
     from tain.models.loading import kind_of
     from tain.models.saved import locate, read_record
 
+    in_torch = cast("Dtype", dtype)  # int8 was refused above, or runs a graph
     is_ranker = read_record(name).get("kind") == "ranker"
     head = "none" if is_ranker else kind_of(locate(name)).head
     if head in ("classifier", "tagger"):
@@ -58,10 +67,10 @@ def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", 
     if is_ranker or head == "cross-encoder":
         from tain.models.rankers import Ranker
 
-        return Ranker.load(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        return Ranker.load(name, device=device, dtype=in_torch, trust_remote_code=trust_remote_code)
     from tain.models.embedder import Embedder
 
-    return Embedder.load(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    return Embedder.load(name, device=device, dtype=in_torch, trust_remote_code=trust_remote_code)
 
 
 def evaluate(

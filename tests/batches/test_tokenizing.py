@@ -8,6 +8,7 @@ import transformers
 from tain.batches import tokenizing
 from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
 from tain.foundation.errors import UserError
+from tain.text import token_ids
 
 Build = Callable[..., Any]
 
@@ -78,8 +79,8 @@ def test_of_a_long_text_only_an_end_is_read(tiny_tokenizer: Build, monkeypatch: 
     tokenizer.truncation_side = side
     expected = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
     longest = []
-    real = tokenizing._end_of
-    monkeypatch.setattr(tokenizing, "_end_of", lambda *given: longest.append(len(real(*given))) or real(*given))
+    real = token_ids.end_of
+    monkeypatch.setattr(token_ids, "end_of", lambda *given: longest.append(len(real(*given))) or real(*given))
     found = tokenise(tokenizer, texts, max_tokens=limit)
     assert found.ids == expected
     assert found.truncated == sum(len(ids) > limit for ids in tokenizer(texts, verbose=False)["input_ids"])
@@ -91,13 +92,13 @@ def test_of_a_long_text_only_an_end_is_read(tiny_tokenizer: Build, monkeypatch: 
 def test_a_text_of_a_few_endless_tokens_is_read_to_a_limit_and_counted_as_cut(
     tiny_tokenizer: Build, monkeypatch: pytest.MonkeyPatch, side: str, filling: str
 ):
-    monkeypatch.setattr(tokenizing, "_MOST_CHARACTERS_A_TOKEN", 32)  # 2,048 characters for 64 tokens
+    monkeypatch.setattr(token_ids, "MOST_CHARACTERS_A_TOKEN", 32)  # 2,048 characters for 64 tokens
     text = "glass " + filling * 100_000 + " sand"
     tokenizer = tiny_tokenizer()
     tokenizer.truncation_side = side
     read = []
-    real = tokenizing._end_of
-    monkeypatch.setattr(tokenizing, "_end_of", lambda *given: read.append(real(*given)) or read[-1])
+    real = token_ids.end_of
+    monkeypatch.setattr(token_ids, "end_of", lambda *given: read.append(real(*given)) or read[-1])
     found = tokenise(tokenizer, [text, "glass"], max_tokens=40)
     assert found.truncated == 1
     assert max(map(len, read)) <= 4096

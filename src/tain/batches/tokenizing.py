@@ -11,12 +11,9 @@ from jaxtyping import Bool
 
 from tain.batches.types import KeptTexts, TokenisedTexts
 from tain.foundation.errors import UserError
-from tain.text.cleaning import refuse_half_characters
+from tain.text.token_ids import bare_token_ids, token_ids
 
-_CHARACTERS_A_TOKEN = 16  # hardly a text has as many
-_MOST_CHARACTERS_A_TOKEN = 1024  # of blanks, or of a word that becomes one unknown token; texts are read no further
 _TEXTS_AT_ONCE = 8192  # what a tokenizer says of a text takes a hundred times the memory of its ids
-_LEFT_OVER = 32  # tokens: so far from a cut between characters the tokens are those of the whole text
 
 
 def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> TokenisedTexts:
@@ -37,20 +34,7 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
         if truncated:
             encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
         return TokenisedTexts(encoded, truncated)
-    # the wrapper around this backend spends more time on Python objects than the tokenising takes
-    backend.enable_truncation(max_tokens, direction=tokenizer.truncation_side)
-    backend.no_padding()
-    reach = _CHARACTERS_A_TOKEN * max(max_tokens, 64)
-    try:
-        encodings = backend.encode_batch_fast([_end_of(text, reach, tokenizer.truncation_side) for text in texts])
-    except TypeError:
-        refuse_half_characters(texts)
-        raise
-    ids = [encoding.ids for encoding in encodings]
-    is_cut = [bool(encoding.overflowing) for encoding in encodings]
-    for index, text in enumerate(texts):
-        if len(text) > reach:
-            ids[index], is_cut[index] = _long_one(backend, text, reach, tokenizer.truncation_side, encodings[index])
+    ids, is_cut = token_ids(backend, texts, max_tokens=max_tokens, side=tokenizer.truncation_side)
     return TokenisedTexts(ids, sum(is_cut))
 
 
@@ -65,29 +49,6 @@ def tokenise_once(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> K
         flat.append(np.fromiter(chain.from_iterable(part.ids), dtype=np.int32))
         truncated += part.truncated
     return KeptTexts(np.concatenate([np.zeros(0, np.int32), *flat]), np.cumsum([0, *lengths], dtype=np.int64), truncated)
-
-
-def _long_one(backend: Any, text: str, reach: int, side: str, encoding: Any) -> tuple[list[int], bool]:
-    """Ids of a text of which ``encoding`` knows one end alone, and whether it was cut: more of it is read until enough is left over.
-
-    What is left over is thrown away, and of a book it would take a hundred times the memory of the book.
-    """
-    most = reach * _MOST_CHARACTERS_A_TOKEN // _CHARACTERS_A_TOKEN
-    while reach < min(len(text), most) and sum(map(len, encoding.overflowing)) < _LEFT_OVER:
-        reach *= 4
-        (encoding,) = backend.encode_batch_fast([_end_of(text, reach, side)])
-    return encoding.ids, bool(encoding.overflowing) or reach < len(text)
-
-
-def _end_of(text: str, reach: int, side: str) -> str:
-    """A text's end that is kept when the other ``side`` is cut: about ``reach`` characters, whole words where there are blanks."""
-    if len(text) <= reach:
-        return text
-    if side == "right":
-        end, blank = text[:reach], text.rfind(" ", 0, reach)
-        return end[:blank] if blank > 0 else end
-    blank = text.find(" ", len(text) - reach)
-    return text[blank if blank > 0 else len(text) - reach :]
 
 
 def mask_token(tokenizer: Any) -> str:
@@ -109,13 +70,7 @@ def bare_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-    backend.no_truncation()
-    backend.no_padding()
-    try:
-        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-    except TypeError:
-        refuse_half_characters(texts)
-        raise
+    return bare_token_ids(backend, texts)
 
 
 def opening_id(tokenizer: Any) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from tain.cli.sources import TextSource
-from tain.foundation.choices import Dtype, Pooling
+from tain.foundation.choices import Backend, ComputeDtype, Pooling
 
 if TYPE_CHECKING:
     from tain.models.encode_to_file import EncodedFile
@@ -24,8 +24,15 @@ def encode(
     language: Annotated[str | None, Parameter(help="the texts' language, for a model corrected by language (tain correct)")] = None,
     with_texts: Annotated[bool, Parameter(help="store the texts beside their vectors; parquet only", negative=())] = False,
     dtype: Annotated[
-        Literal["float32", "float16"], Parameter(help="number type of the stored vectors; float16 takes half the room, three digits stay")
+        Literal["float32", "float16", "binary"],
+        Parameter(
+            name=["--dtype", "--output-dtype"],
+            help="number type of the stored vectors; float16 takes half the room, three digits stay; binary stores signs, eight in a byte",
+        ),
     ] = "float32",
+    dims: Annotated[
+        int | None, Parameter(help="keep the first numbers of each vector alone, scaled to length 1 again; default: all")
+    ] = None,
     normalize: Annotated[
         bool | None, Parameter(help="scale every vector to length 1, or leave it; default: what the model says, else leave it")
     ] = None,
@@ -37,7 +44,15 @@ def encode(
         int | None, Parameter(help="tokens encoded at a time; more takes more memory; default: 4096, on a GPU 65536")
     ] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    compute_dtype: Annotated[Dtype, Parameter(help="number type the model computes in; auto takes what is fastest here")] = "auto",
+    compute_dtype: Annotated[
+        ComputeDtype,
+        Parameter(
+            help="number type the model computes in; auto takes what is fastest in torch, float32 in onnx; int8 needs an exported folder"
+        ),
+    ] = "auto",
+    backend: Annotated[
+        Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where the folder has a graph, else torch")
+    ] = "auto",
     resume: Annotated[bool, Parameter(help="go on where an interrupted run stopped; where there is none, start", negative=())] = False,
     overwrite: Annotated[
         bool, Parameter(help="replace the file if it exists; without --resume also drop what an interrupted run left", negative=())
@@ -71,6 +86,7 @@ def encode(
     embedder = load_encoder(  # loads torch: what is wrong with files has been told by now
         model,
         progress=progress,
+        backend=backend,
         device=device,
         dtype=compute_dtype,
         pooling=pooling,
@@ -82,6 +98,7 @@ def encode(
         given,
         output,
         dtype=dtype,
+        dims=dims,
         language=language,
         normalize=normalize,
         batch_tokens=batch_tokens,

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from tain.cli.objects import as_object, write_object
-from tain.foundation.choices import Dtype, Pooling
+from tain.foundation.choices import Backend, ComputeDtype, Pooling
 
 if TYPE_CHECKING:
     from tain.evaluation.report import EvaluationReport
@@ -69,7 +69,10 @@ def evaluate(
     ] = None,
     batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory, never the figures")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    dtype: Annotated[Dtype, Parameter(help="number type; auto takes what is fastest here")] = "auto",
+    dtype: Annotated[ComputeDtype, Parameter(help="number type; auto takes what is fastest here; int8 needs exported folders")] = "auto",
+    backend: Annotated[
+        Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where a folder has a graph, else torch")
+    ] = "auto",
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
 ) -> None:
@@ -109,12 +112,14 @@ def evaluate(
             seed=seed,
             block_tokens=max_tokens,
             device=device,
-            dtype=dtype,
+            dtype="auto" if dtype == "int8" else dtype,
             idle={
                 "language": language,
                 "fit_texts": fit_texts,
                 "pooling": pooling,
                 "batch_tokens": batch_tokens,
+                "dtype": dtype if dtype == "int8" else None,
+                "backend": None if backend == "auto" else backend,
                 "level": None if level == "sentence" else level,
                 "split": None if split == "test" else split,
                 "typos": typos or None,
@@ -178,6 +183,7 @@ def evaluate(
         find_model(model)  # the last of five models may be the one that is not there
     progress = Progress.for_terminal(json=json, quiet=quiet)
     options = {"pooling": pooling, "max_tokens": max_tokens, "device": device, "dtype": dtype, "fit_texts": _read(fit_texts)}
+    options["backend"] = backend
     report = evaluate_encoders(
         # loaded when the sets are read: a wrong path is told before torch is imported
         (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models),

@@ -24,6 +24,8 @@ VERBS = {
     "correct": "Take from an encoder's vectors what all of them share, or all of one language.",
     "evaluate": "Measure encoders on similarity tasks and on their geometry.",
     "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, evaluate.",
+    "export": "Write an encoder or a ranker as ONNX graphs that run without torch.",
+    "bench": "Measure every backend and number type for a model on this machine.",
     "serve": "Answer embedding, rerank and classification requests over HTTP.",
     "inspect": "See what a model's token vectors are made of, and why two texts are similar.",
     "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from tain.evaluation.baselines import Lexical, Static, Weighting
     from tain.evaluation.tagging import LabelPredictor
+    from tain.exported.encoder import ExportedEncoder
+    from tain.foundation.choices import Backend
     from tain.foundation.progress import Progress
     from tain.models.embedder import Embedder
     from tain.models.text_encoder import TextEncoder
@@ -143,12 +145,14 @@ def _load_one(name: str, *, batch_tokens: int | None, progress: "Progress", **op
     return _Loaded(load_encoder(name, progress=progress, **options), name, batch_tokens=batch_tokens)
 
 
-def load_encoder(name: str, *, progress: "Progress", **options: Any) -> "Embedder | Student":
-    """Load an encoder's folder, hub name, or student; a student needs no torch. ``progress`` is told where padding is computed.
+def load_encoder(name: str, *, progress: "Progress", backend: "Backend" = "auto", **options: Any) -> "Embedder | ExportedEncoder | Student":
+    """Load an encoder's folder, hub name, or student; exported folders and students need no torch. ``progress`` is told where padding is computed.
 
     Raises:
-        UserError: As ``Embedder.load`` and ``Student.load``; a student is given options that it has no use for.
+        UserError: As ``Embedder.load``, ``ExportedEncoder.load`` and ``Student.load``; or a student or an exported folder is given options
+            that it has no use for.
     """
+    from tain.exported.choosing import runs_exported
     from tain.students.student import Student, is_student
 
     if is_student(name):
@@ -162,6 +166,10 @@ def load_encoder(name: str, *, progress: "Progress", **options: Any) -> "Embedde
                 f"student {name!r} was made to {student.task}, so it has no vectors: use tain label, or distil one with --task embed"
             )
         return student
+    if runs_exported(name, backend=backend, **{option: options[option] for option in ("device", "dtype", "pooling") if option in options}):
+        from tain.exported.encoder import ExportedEncoder
+
+        return ExportedEncoder.load(name, dtype=options.get("dtype", "auto"), max_tokens=options.get("max_tokens"))
     from tain.foundation.machine import keep_freed_memory
     from tain.models.embedder import Embedder
 
@@ -221,7 +229,7 @@ def _load_head(name: str, *, device: str | None) -> "LabelPredictor":
 class _Loaded:
     """An encoder with the options of this run, named as the user named it."""
 
-    def __init__(self, embedder: "Embedder | Student", name: str, *, batch_tokens: int | None) -> None:
+    def __init__(self, embedder: "Embedder | ExportedEncoder | Student", name: str, *, batch_tokens: int | None) -> None:
         self.name = name
         self.languages = getattr(embedder, "languages", ())
         self._embedder = embedder

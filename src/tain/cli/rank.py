@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
@@ -10,13 +10,14 @@ from cyclopts.validators import Number
 from tain.cli.objects import as_object, write_object
 from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextSource
-from tain.foundation.choices import Dtype
+from tain.foundation.choices import Backend, ComputeDtype, Dtype
 from tain.foundation.errors import UserError
 from tain.recipes.rank.config import RankConfig
 
 if TYPE_CHECKING:
     from tain.evaluation.baselines import BaselineRanker
     from tain.evaluation.report import Figure
+    from tain.exported.rankers import ExportedCross, ExportedDual
     from tain.foundation.progress import Progress
     from tain.models.rankers import DualRanker, Ranker
     from tain.ranking.evaluation import CandidateLists, RankingReport
@@ -43,6 +44,10 @@ _Negatives = Annotated[str | None, Parameter(help='column of wrong answers: a li
 _Label = Annotated[str | None, Parameter(help="column that says by 1 or 0 whether a row's answer is right")]
 _Device = Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")]
 _Dtype = Annotated[Dtype, Parameter(help="number type; auto takes what is fastest here")]
+_ComputeDtype = Annotated[ComputeDtype, Parameter(help="number type; auto takes what is fastest here; int8 needs an exported folder")]
+_Backend = Annotated[
+    Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where there is a graph, else torch")
+]
 _Trust = Annotated[bool, Parameter(help="let the models' folders bring Python code of their own", negative=())]
 _Overwrite = Annotated[bool, Parameter(help="replace the output if it exists; train: and start anew where a run was cut off", negative=())]
 _Json = Annotated[bool, Parameter(help="results and progress as JSON", negative=())]
@@ -108,7 +113,8 @@ def score(
         Path | None, Parameter(name=["--output", "-o"], help="write context, answer and score to this tsv; default: print")
     ] = None,
     device: _Device = None,
-    dtype: _Dtype = "auto",
+    dtype: _ComputeDtype = "auto",
+    backend: _Backend = "auto",
     trust_remote_code: _Trust = False,
     overwrite: _Overwrite = False,
     json: Annotated[bool, Parameter(help="one JSON object a line instead of tab-separated lines", negative=())] = False,
@@ -137,7 +143,7 @@ def score(
 
     rows = read_ranking_pairs(pairs, columns=columns)
     progress = Progress.for_terminal(quiet=quiet)
-    ranker = _load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    ranker = _load(model, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     answers: dict[str, dict[str, None]] = {}
     for context, answer in rows:
         answers.setdefault(context, {})[answer] = None
@@ -180,7 +186,8 @@ def search(
     candidate_column: Annotated[str | None, Parameter(help="the candidates' column, where they are a table")] = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write one JSON object a context to this file")] = None,
     device: _Device = None,
-    dtype: _Dtype = "auto",
+    dtype: _ComputeDtype = "auto",
+    backend: _Backend = "auto",
     trust_remote_code: _Trust = False,
     overwrite: _Overwrite = False,
     json: Annotated[bool, Parameter(help="one JSON object a context instead of a list to read", negative=())] = False,
@@ -216,7 +223,7 @@ def search(
 
     if probes is not None:
         refuse_missing_faiss()
-    load = partial(_load, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    load = partial(_load, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     second = None if rerank is None else load(rerank)
     ranker = _dual(load(model))
     for each in filter(None, (ranker, second)):
@@ -352,7 +359,14 @@ def _refuse_search(*, k: int, depth: int | None, probes: int | None, rerank: str
     refuse_all(problems)
 
 
-def _load(name: str, **options: Any) -> "Ranker":
+def _load(name: str, *, backend: Backend = "torch", **options: Any) -> "Ranker | ExportedDual | ExportedCross":
+    """Load a ranker in torch, or an exported one; the second takes no options but its number type."""
+    from tain.exported.choosing import runs_exported
+
+    if runs_exported(name, backend=backend, device=options["device"], dtype=options["dtype"]):
+        from tain.exported.rankers import load_exported_ranker
+
+        return load_exported_ranker(name, dtype=options["dtype"])
     from tain.foundation.machine import keep_freed_memory
     from tain.models.rankers import Ranker
 
@@ -365,25 +379,23 @@ def _load_any(name: str, **options: Any) -> "Ranker | BaselineRanker":
     from tain.foundation.choices import is_baseline
 
     if not is_baseline(name):
-        return _load(name, **options)
+        return cast("Ranker", _load(name, **options))
     from tain.cli.models import load_baseline
     from tain.evaluation.baselines import BaselineRanker
 
     return BaselineRanker(load_baseline(name, weighting="tf-idf"))
 
 
-def _dual(ranker: "Ranker") -> "DualRanker":
-    from tain.models.rankers import DualRanker
-
-    if not isinstance(ranker, DualRanker):
+def _dual(ranker: "Ranker | ExportedDual | ExportedCross") -> "DualRanker | ExportedDual":
+    if ranker.type == "cross":
         raise UserError(
             f"model {ranker.name!r} is a cross-encoder, which has no vectors to search: give a bi- or poly-encoder, and this one as --rerank"
         )
-    return ranker
+    return cast("DualRanker | ExportedDual", ranker)
 
 
 def _index(
-    ranker: "DualRanker",
+    ranker: "DualRanker | ExportedDual",
     folder: Path,
     pool: list[str] | None,
     source: str,
@@ -450,7 +462,7 @@ def _show_hits(contexts: list[str], hits: "list[list[Hit]]") -> None:
             console.print(f"{rank:>4}  {hit.score:>9.4f}  {hit.text}", markup=False, soft_wrap=True)
 
 
-def _tell_truncated(ranker: "Ranker", progress: "Progress") -> None:
+def _tell_truncated(ranker: "Ranker | ExportedDual | ExportedCross", progress: "Progress") -> None:
     for what, cut in (("contexts", ranker.truncated_contexts), ("candidates", ranker.truncated_candidates)):
         if cut:
             progress.warn(f"{cut:,} {what} are longer than the limit of model {ranker.name!r} and were cut")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tain.foundation.choices import Dtype
+from tain.foundation.choices import Backend, ComputeDtype
 from tain.foundation.errors import UserError
 
 _KEY = "TAIN_API_KEY"
@@ -21,7 +21,12 @@ def serve(
     host: Annotated[str, Parameter(help="address to listen at; 0.0.0.0 lets other machines in")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="port to listen at; 0 takes a free one")] = 8000,
     device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    dtype: Annotated[Dtype, Parameter(help="number type the models compute in; auto takes what is fastest here")] = "auto",
+    dtype: Annotated[
+        ComputeDtype, Parameter(help="number type the models compute in; auto takes what is fastest here; int8 needs exported folders")
+    ] = "auto",
+    backend: Annotated[
+        Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where a folder has a graph, else torch")
+    ] = "auto",
     normalize: Annotated[bool, Parameter(help="scale embeddings to length 1; --no-normalize gives them as the model does")] = True,
     max_wait_s: Annotated[float, Parameter(help="seconds of work that may wait before a request; more are refused with status 429")] = 5.0,
     max_request_tokens: Annotated[int, Parameter(help="tokens of one request, estimated from its length")] = 300_000,
@@ -60,6 +65,7 @@ def serve(
         if host not in _LOCAL and api_key is None:
             progress.warn(f"whoever reaches {host} can send requests: set {_KEY} to ask for a key")
         options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        options |= {"backend": backend}
         options["normalize"] = True if normalize else None
         served = [load_served(name, model, progress=progress, **options) for name, model in named.items()]
         app = build_app(

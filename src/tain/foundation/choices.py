@@ -10,6 +10,8 @@ from tain.foundation.errors import refuse_all
 
 Pooling = Literal["cls", "mean", "mean-with-padding"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+ComputeDtype = Literal["auto", "float32", "bfloat16", "int8"]
+Backend = Literal["auto", "onnx", "torch"]
 Layout = Literal["auto", "packed", "padded"]
 Split = Literal["space", "code-point"]
 RankerType = Literal["bi", "poly", "cross"]

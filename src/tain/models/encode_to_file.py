@@ -14,7 +14,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from tain.foundation.errors import UserError, refuse_all
+from tain.foundation.errors import UserError, refuse_all, refuse_not_finite
 from tain.foundation.files import followed, open_own, refuse_existing
 from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.locks import lock, refusal
@@ -22,6 +22,7 @@ from tain.foundation.progress import Progress, Task
 from tain.models.text_encoder import TextEncoder
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
+from tain.models.vector_forms import shortened, stored_as
 from tain.text.collections import each_text
 from tain.text.windows import windows
 
@@ -100,6 +101,7 @@ def encode_to_file(
     path: str | Path,
     *,
     dtype: StoredDtype = "float32",
+    dims: int | None = None,
     language: str | None = None,
     normalize: bool | None = None,
     batch_tokens: int | None = None,
@@ -120,7 +122,8 @@ def encode_to_file(
         embedder: Computes the vectors.
         texts: Any number of texts, read once. A run that resumes needs them all again, from the first one.
         path: Ends in ``.npy`` (one array), ``.parquet`` (columns ``index`` and ``vector``) or ``.safetensors`` (one tensor, ``vectors``).
-        dtype: Number type of the stored vectors.
+        dtype: Number type of the stored vectors; ``binary`` stores the signs, eight in a byte, the first in the highest bit.
+        dims: Keep the first numbers of each vector alone, scaled to length 1 again; default: all.
         language: The texts' language, for a model that is corrected by language.
         normalize: Scale vectors to length 1; default: what the embedder says.
         batch_tokens: Tokens a batch; changes speed and memory only.
@@ -142,13 +145,16 @@ def encode_to_file(
         path, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, window_texts=window_texts, resume=resume, overwrite=overwrite
     )
     embedder.refuse_language(language)
+    if dims is not None and not 1 <= dims <= embedder.dim:
+        raise UserError(f"dims is {dims}, but the vectors of {embedder.name!r} have {embedder.dim} numbers: give 1 to {embedder.dim}")
+    dim = dims or embedder.dim
     normalize = embedder.normalize if normalize is None else normalize
     progress = progress or Progress.silent()
-    settings = {"dtype": dtype, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
+    settings = {"dtype": dtype, "dims": dims, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
     run = _begun(embedder, settings | {"normalise": normalize, "language": language})
     folder = partial_folder(path)
     with _alone_in(folder, path):
-        rows = rows_for(path, folder, dim=embedder.dim, dtype=dtype, with_texts=with_texts)
+        rows = _rows(path, folder, dim=dim, dtype=dtype, with_texts=with_texts)
         if (left := _left_over(folder, rows, run, path) if resume else None) is not None:
             run = left
         elif resume:
@@ -170,7 +176,7 @@ def encode_to_file(
                     vectors = embedder.encode(
                         window, language=language, batch_tokens=batch_tokens, normalize=normalize, progress=_PartOfTask(task)
                     )
-                    stored = _stored(vectors, dtype, first_text=run.texts)
+                    stored = _stored(shortened(vectors, dims), dtype, first_text=run.texts)
                     with _disk_trouble_named(path, kept=run.windows):
                         rows.append(stored, window)
                         longer = run.after(window, truncated=embedder.truncated)
@@ -193,7 +199,7 @@ def encode_to_file(
             f"{run.truncated:,} of {run.texts:,} texts are longer than {embedder.max_tokens} tokens and were cut:"
             " raise --max-tokens, where the model can, or split them"
         )
-    return EncodedFile(path=asked, texts=run.texts, dim=embedder.dim, truncated=run.truncated, resumed=resumed, seconds=seconds)
+    return EncodedFile(path=asked, texts=run.texts, dim=dim, truncated=run.truncated, resumed=resumed, seconds=seconds)
 
 
 def partial_folder(path: Path) -> Path:
@@ -365,7 +371,17 @@ def _keep(run: _Run, folder: Path) -> None:
 # ---- vectors of a window
 
 
+def _rows(path: Path, folder: Path, *, dim: int, dtype: StoredDtype, with_texts: bool) -> Rows:
+    """The file's rows, whose bits lie eight in a byte where they are binary."""
+    if dtype == "binary":
+        return rows_for(path, folder, dim=-(-dim // 8), dtype="uint8", with_texts=with_texts)
+    return rows_for(path, folder, dim=dim, dtype=dtype, with_texts=with_texts)
+
+
 def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int) -> np.ndarray:
+    if dtype == "binary":
+        refuse_not_finite(vectors, "of this run")
+        return stored_as(vectors, "binary")
     with np.errstate(over="ignore"):
         stored = vectors.astype(np.dtype(dtype).newbyteorder("<"), copy=False)
     is_finite = np.isfinite(stored).all(axis=1)

@@ -6,7 +6,6 @@ similarities, cannot exceed the greatest of them, and that is bounded from a han
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tain.foundation.errors import ShapeError
+from tain.models.plain_scanning import Best
 
 _BLOCK_NUMBERS = 2**18  # similarities of a block: they stay in the cache between the passes over them
 _BLOCK_ROWS = (512, 8192)
@@ -23,19 +23,6 @@ _DIRECTIONS = 16  # of the bound
 _WORTH_BOUNDING = 0.3  # share of a block's candidates that may survive before its whole product is cheaper
 _ROUNDING = 1e-6  # of a squared length in float32
 _SLACK = 1e-5  # rounding of products, relative to the lengths of both vectors
-
-
-@dataclass(frozen=True)
-class Best:
-    """A context's best candidates, best first; equal scores in the order of rows.
-
-    Attributes:
-        rows: Their places.
-        scores: Their scores.
-    """
-
-    rows: np.ndarray
-    scores: np.ndarray
 
 
 def scan_all(candidates: Float[np.ndarray, "candidates dim"], context: Float[Tensor, "vectors dim"]) -> Float[np.ndarray, " candidates"]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.text.token_ids import bare_token_ids
 
 WARN_FROM, REFUSE_FROM = 0.2, 0.8  # shares of the texts' tokens
 _SAMPLE_TEXTS, _SAMPLE_CHARACTERS = 512, 1000  # of each text its beginning
@@ -15,16 +16,22 @@ def unknown_share(tokenizer: Any, texts: Sequence[str], *, sample: int = _SAMPLE
 
     A text that becomes no token at all counts as one unknown token; blank texts do not count. 0 where nothing can be told.
     """
-    from tain.batches.tokenizing import bare_ids  # with torch, which a student has no need of
-
     step = max(1, len(texts) // sample)
     drawn = [str(text)[:_SAMPLE_CHARACTERS] for text in texts[::step] if str(text).strip()]
     unknown = tokenizer.unk_token_id
     found = total = 0
-    for ids in bare_ids(tokenizer, drawn):
+    for ids in _bare_ids(tokenizer, drawn):
         total += max(1, len(ids))
         found += 1 if not ids else 0 if unknown is None else sum(one == unknown for one in ids)
     return found / total if total else 0.0
+
+
+def _bare_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        return bare_token_ids(backend, texts)
+    from tain.batches.tokenizing import bare_ids  # a tokenizer written in Python, which needs transformers
+
+    return bare_ids(tokenizer, texts)
 
 
 def check_known(model: Any, texts: Sequence[str], *, progress: Progress, is_training: bool = False, sample: int = _SAMPLE_TEXTS) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tain.foundation.files import open_own
 
-StoredDtype = Literal["float32", "float16"]
+StoredDtype = Literal["float32", "float16", "binary"]
 
 ENDINGS = (".npy", ".parquet", ".safetensors")
 
@@ -108,7 +108,7 @@ class _SafetensorsRows(_PlainRows):
     """One tensor, ``vectors``."""
 
     def head(self, texts: int) -> bytes:
-        kind = {"float32": "F32", "float16": "F16"}[self.dtype]
+        kind = {"float32": "F32", "float16": "F16", "uint8": "U8"}[self.dtype]
         tensors = {"vectors": {"dtype": kind, "shape": [texts, self.dim], "data_offsets": [0, self._bytes(texts)]}}
         length = 248  # blanks behind the JSON are part of the format
         return length.to_bytes(8, "little") + json.dumps(tensors).ljust(length).encode("ascii")
@@ -152,7 +152,7 @@ class _ParquetRows(Rows):
     def _schema(self) -> Any:
         import pyarrow as pa
 
-        number = pa.float16() if self.dtype == "float16" else pa.float32()
+        number = {"float32": pa.float32(), "float16": pa.float16(), "uint8": pa.uint8()}[self.dtype]
         fields = [("index", pa.int64()), ("text", pa.string()), ("vector", pa.list_(number, self.dim))]
         return pa.schema([field for field in fields if self.with_texts or field[0] != "text"])
 

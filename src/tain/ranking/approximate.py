@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_link, whole_file
@@ -58,11 +56,11 @@ class ShortLists:
             progress.warn(f"the short lists cannot be kept, and every search will make them anew: {error}")
         return cls(index, lists)
 
-    def rows(self, context: Float[Tensor, "vectors dim"], *, k: int, probes: int) -> np.ndarray:
+    def rows(self, context: Any, *, k: int, probes: int) -> np.ndarray:
         """Give the short list for one context: live rows in order, without repeats.
 
         Args:
-            context: The context's vectors, of which each asks on its own.
+            context: The context's vectors (vectors, dim), of torch or NumPy; each asks on its own.
             k: Hits that are wanted. Each vector asks for four times as many and 100 at least: the lists know vectors in one byte a
                 number, and the best by their mixture need not be the best for any one of them.
             probes: Lists looked into a vector; more finds more and takes longer.
@@ -71,7 +69,7 @@ class ShortLists:
         options = {"nprobe": min(probes, self.lists.nlist)}
         if self._living is not None:
             options["sel"] = faiss.IDSelectorBitmap(self._living)
-        asked = np.ascontiguousarray(context.numpy(), dtype=np.float32)
+        asked = np.ascontiguousarray(context, dtype=np.float32)
         _, found = self.lists.search(asked, max(_OVERSAMPLED * k, _FEWEST), params=faiss.SearchParametersIVF(**options))
         return np.unique(found[found >= 0])
 

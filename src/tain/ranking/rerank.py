@@ -1,20 +1,39 @@
 """Find the best candidates of an index for contexts, and let a slower ranker order the best of them anew."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch import Tensor
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
-from tain.models.rankers import DualRanker, Ranker
-from tain.models.scanning import Best, scan_best
+from tain.models.plain_scanning import Best, plain_scan_best
 from tain.ranking.approximate import ShortLists
 from tain.ranking.index import CandidateIndex, digest_of
 from tain.text.collections import each_text, list_texts
 
 BATCH_TEXTS = 2048  # encoded and put on the disk together: what a cut-off call loses at most
+
+
+@runtime_checkable
+class ScoresLists(Protocol):
+    """Anything that scores each context's own list of candidates: a ranker in torch, or an exported one."""
+
+    def score_lists(self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None) -> list[Any]: ...
+
+
+@runtime_checkable
+class EncodesCandidates(Protocol):
+    """A bi- or poly-encoder: ``models.rankers.DualRanker``, or ``exported.rankers.ExportedDual``, which needs no torch."""
+
+    name: str
+    truncated_candidates: int
+
+    @property
+    def fingerprint(self) -> str: ...
+    def encode_candidates(self, texts: Iterable[str], *, progress: Progress | None = None) -> np.ndarray: ...
+    def windows(self, contexts: Iterable[str]) -> Iterator[tuple[int, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +52,7 @@ class Hit:
 
 
 def search(
-    ranker: DualRanker,
+    ranker: EncodesCandidates,
     index: CandidateIndex,
     contexts: Iterable[str],
     *,
@@ -73,7 +92,7 @@ def search(
         for _, window in ranker.windows(contexts):
             asked = [window.of(position) for position in range(len(window))]
             if short is None:
-                bests = scan_best(index.vectors, asked, k=k, is_deleted=is_deleted, squares=index.squares)
+                bests = _best_of_all(index, asked, k=k, is_deleted=is_deleted)
             else:
                 bests = [_best_of(index, context, short.rows(context, k=k, probes=probes or 1), k=k) for context in asked]
             for best in bests:
@@ -83,15 +102,29 @@ def search(
     return hits
 
 
-def _best_of(index: CandidateIndex, context: Tensor, rows: np.ndarray, *, k: int) -> Best:
+def _best_of_all(index: CandidateIndex, contexts: list[Any], *, k: int, is_deleted: np.ndarray | None) -> list[Best]:
+    """The best of all rows for contexts whose vectors are torch's or NumPy's."""
+    if all(isinstance(context, np.ndarray) for context in contexts):
+        return plain_scan_best(index.vectors, contexts, k=k, is_deleted=is_deleted)
+    from tain.models.scanning import scan_best
+
+    return scan_best(index.vectors, contexts, k=k, is_deleted=is_deleted, squares=index.squares)
+
+
+def _best_of(index: CandidateIndex, context: Any, rows: np.ndarray, *, k: int) -> Best:
     """The best of some rows, scored exactly."""
     index.refuse_damaged_vectors(rows)
+    if isinstance(context, np.ndarray):
+        (best,) = plain_scan_best(index.vectors[rows], [context], k=k)
+        return Best(rows[best.rows], best.scores)
+    from tain.models.scanning import scan_best
+
     (best,) = scan_best(index.vectors[rows], [context], k=k)
     return Best(rows[best.rows], best.scores)
 
 
 def rerank(
-    reranker: Ranker, contexts: Iterable[str], hits: Sequence[Sequence[Hit]], *, k: int, progress: Progress | None = None
+    reranker: ScoresLists, contexts: Iterable[str], hits: Sequence[Sequence[Hit]], *, k: int, progress: Progress | None = None
 ) -> list[list[Hit]]:
     """Order hits by another ranker's scores and keep the ``k`` best of each context.
 
@@ -111,7 +144,12 @@ def rerank(
 
 
 def add_candidates(
-    ranker: DualRanker, index: CandidateIndex, texts: Iterable[str], *, batch_texts: int = BATCH_TEXTS, progress: Progress | None = None
+    ranker: EncodesCandidates,
+    index: CandidateIndex,
+    texts: Iterable[str],
+    *,
+    batch_texts: int = BATCH_TEXTS,
+    progress: Progress | None = None,
 ) -> int:
     """Encode the texts that an index does not hold yet and append them, some at a time; those appended stay if the rest is cut off.
 
@@ -138,7 +176,7 @@ def add_candidates(
 
 
 def sync_index(
-    ranker: DualRanker,
+    ranker: EncodesCandidates,
     index: CandidateIndex,
     texts: Iterable[str],
     *,

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tain.exported.choosing import runs_exported
+from tain.exported.encoder import ExportedEncoder
+from tain.exported.rankers import ExportedCross, ExportedDual, load_exported
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
+from tain.models.saved import read_record
 from tain.students.student import Student, is_student
 from tain.text.records import Prediction
 
@@ -62,8 +66,8 @@ class Served:
         self,
         name: str,
         *,
-        embedder: "Embedder | Student | None" = None,
-        ranker: "Ranker | None" = None,
+        embedder: "Embedder | ExportedEncoder | Student | None" = None,
+        ranker: "Ranker | ExportedDual | ExportedCross | None" = None,
         labeller: "Labeller | Student | None" = None,
         normalize: bool | None = True,
         progress: Progress | None = None,
@@ -189,11 +193,14 @@ def load_served(name: str, model: str, *, normalize: bool | None = True, progres
     if is_student(model):
         student = Student.load(model)
         return Served(name, embedder=student, normalize=normalize) if student.task == "embed" else Served(name, labeller=student)
+    backend = options.pop("backend", "auto")
+    if runs_exported(model, backend=backend, device=options.get("device"), dtype=options.get("dtype", "auto")):
+        return _exported(name, model, dtype=options.get("dtype", "auto"), normalize=normalize, progress=progress)
     from tain.models.embedder import Embedder
     from tain.models.labeller import Labeller, is_labeller
     from tain.models.loading import kind_of
     from tain.models.rankers import Ranker
-    from tain.models.saved import locate, read_record
+    from tain.models.saved import locate
 
     if read_record(model).get("kind") == "ranker" or kind_of(locate(model)).head == "cross-encoder":
         return Served(name, ranker=Ranker.load(model, **options), progress=progress)
@@ -204,3 +211,13 @@ def load_served(name: str, model: str, *, normalize: bool | None = True, progres
     if embedder.languages:
         raise UserError(f"model {model!r} is corrected by language, and requests name none: serve the encoder that it was made from")
     return Served(name, embedder=embedder, normalize=normalize, progress=progress)
+
+
+def _exported(name: str, model: str, *, dtype: Any, normalize: bool | None, progress: Progress | None) -> Served:
+    """Load exported graphs: a ranker where the folder holds one, else an encoder."""
+    loaded = load_exported(model, dtype=dtype)
+    if not isinstance(loaded, ExportedEncoder):
+        return Served(name, ranker=loaded, progress=progress)
+    if normalize is False and loaded.normalize:
+        raise UserError(f"the graph of model {model!r} scales vectors to length 1: leave --no-normalize out, or give --backend torch")
+    return Served(name, embedder=loaded, normalize=normalize, progress=progress)

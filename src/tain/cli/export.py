@@ -1,0 +1,82 @@
+"""``tain export``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tain.cli.settings import build_config, flags_of
+from tain.recipes.export.config import ExportConfig
+
+if TYPE_CHECKING:
+    from tain.recipes.export.recipe import ExportedModel
+
+_Flags: Any = flags_of(ExportConfig)
+_NONE_GIVEN = _Flags()
+
+
+def export(
+    model: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the model with its graphs")],
+    texts: Annotated[
+        str | None, Parameter(help="texts to check the graphs on, best of the kind that will be encoded; default: built-in ones")
+    ] = None,
+    column: Annotated[str | None, Parameter(help="the texts' column, where --texts is a table")] = None,
+    settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
+    trust_remote_code: Annotated[bool, Parameter(help="let the model's folder bring Python code of its own", negative=())] = False,
+    overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
+    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
+) -> None:
+    """Write an encoder or a ranker as ONNX graphs that run without torch, after comparing them with torch.
+
+    tain export tain-mini -o exported
+
+    The folder is still one of sentence-transformers and of tain. It has onnx/model.onnx, from token ids to the finished vector, and an
+    int8 graph beside it. tain encode, evaluate, rank and serve run it with the base install. Nothing is written unless the float32
+    graph equals torch within 1e-4 and the int8 graph keeps --min-cosine.
+
+    Parameters
+    ----------
+    model
+        an encoder or a ranker: a folder, a hub name, or tain-mini
+    """
+    settled = build_config(ExportConfig, config, file=settings)
+    from tain.foundation.files import refuse_existing
+    from tain.foundation.progress import Progress
+    from tain.models.saved import locate
+    from tain.text.readers import read_texts
+
+    refuse_existing(output, overwrite=overwrite)
+    locate(model)
+    given = None if texts is None else list(read_texts(texts, column=column))
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    from tain.recipes.export.recipe import export as run
+
+    result = run(model, output, texts=given, config=settled, overwrite=overwrite, trust_remote_code=trust_remote_code, progress=progress)
+    _show(result, as_json=json)
+
+
+def _show(result: "ExportedModel", *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        print(json.dumps(result.to_dict(), ensure_ascii=False))
+        return
+    for graph, check in result.check.items():
+        if graph == "int8" and "correlation_of_scores" in check:
+            print(f"int8: correlation of scores {check['correlation_of_scores']:.4f} to float32")
+        elif graph == "int8":
+            left = f", {len(check['left_in_float32'])} of {check['products']} products left in float32" if check["left_in_float32"] else ""
+            agreement = f"mean cosine {check['mean_cosine']:.4f}, worst {check['worst_cosine']:.4f}"
+            print(f"int8: {agreement}, rank correlation of similarities {check['rank_correlation']:.4f} to float32{left}")
+        elif graph == "sts":
+            print(f"sts: {', '.join(f'{dtype} {value:.2f}' for dtype, value in check.items())} (mean Spearman x 100)")
+        else:
+            print(f"{graph}: largest difference to torch {check['largest_difference']:.1e} on {check['texts']:,} texts")
+    for file, size in result.sizes.items():
+        print(f"{size / 1e6:8.1f} MB  {file}")
+    print(f"saved in {result.folder}")

@@ -1,0 +1,229 @@
+"""An exported encoder without torch: texts in, vectors out."""
+
+import hashlib
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from jaxtyping import Float32
+
+from tain.exported.folder import EXPORT_FILE, Export, exported_folder, read_export, refuse_changed
+from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows, unit_length
+from tain.exported.tokenizer import FastTokenizer
+from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.machine import collect_as_usual
+from tain.foundation.progress import Progress
+from tain.foundation.slices import in_slices
+from tain.foundation.vectors import cosine_similarities
+from tain.text.collections import list_texts
+
+GraphDtype = Literal["float32", "int8"]
+
+_WEIGHTS = "model.safetensors"
+_WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
+
+
+class ExportedEncoder:
+    """Computes vectors with onnxruntime, tokenizers and NumPy alone; takes the arguments of ``Embedder``.
+
+    Args:
+        graph: Runs token ids.
+        tokenizer: Turns texts into token ids.
+        export: The folder's ``onnx/export.json``.
+        name: How the model is called in tables.
+        dtype: Number type of the graph.
+        max_tokens: Texts are cut at this length, special tokens included.
+
+    Attributes:
+        truncated: Texts cut by the last call of ``encode``.
+        languages: Empty: an exported graph treats all texts alike.
+        normalize: Whether vectors have length 1.
+    """
+
+    def __init__(
+        self, graph: TransformerGraph, tokenizer: FastTokenizer, *, export: Export, name: str, dtype: GraphDtype, max_tokens: int
+    ) -> None:
+        self.graph, self.tokenizer, self.export = graph, tokenizer, export
+        self.name, self.max_tokens = name, max_tokens
+        self.dtype: GraphDtype = dtype
+        self.normalize = export.normalize
+        self.languages: tuple[str, ...] = ()
+        self.truncated = 0
+        self._turn = threading.Lock()  # the tokenizer keeps its length limit from one call to the next
+
+    @classmethod
+    def load(
+        cls, name: str | Path, *, dtype: GraphDtype | Literal["auto"] = "auto", max_tokens: int | None = None, threads: int | None = None
+    ) -> "ExportedEncoder":
+        """Load a folder that ``tain export`` wrote, or ``tain-mini``.
+
+        Args:
+            name: The folder.
+            dtype: Which graph to run; ``auto`` takes float32, whose vectors are those of the model.
+            max_tokens: Cut texts at this length; default: the limit of the export.
+            threads: Threads of onnxruntime; one is best where several processes share a machine. Default: its own choice.
+
+        Raises:
+            UserError: The folder holds no exported encoder, a file was changed after the export, or the folder lacks such a graph.
+        """
+        collect_as_usual()
+        folder = exported_folder(name)
+        if folder is None:
+            raise UserError(f"model {str(name)!r} holds no exported graph (onnx/export.json): make one with tain export")
+        if not (folder / EXPORT_FILE).is_file():
+            raise UserError(
+                f"model {str(name)!r} is an exported ranker, not one encoder: use it with tain rank, or give a folder inside it"
+            )
+        export = read_export(folder, name=str(name))
+        if export.kind != "encoder":
+            raise UserError(f"model {str(name)!r} was exported to score pairs of texts, so it has no vectors: use it with tain rank")
+        if max_tokens is not None and not 3 <= max_tokens <= export.max_tokens:
+            raise UserError(f"max_tokens is {max_tokens}, but model {str(name)!r} reads 3 to {export.max_tokens}: give a number in between")
+        graph, chosen = open_graph(folder, export, name=str(name), dtype=dtype, threads=threads)
+        tokenizer = FastTokenizer(folder, unknown_id=export.unknown_id, name=str(name))
+        return cls(graph, tokenizer, export=export, name=str(name), dtype=chosen, max_tokens=max_tokens or export.max_tokens)
+
+    @property
+    def dim(self) -> int:
+        return self.export.dim
+
+    @overload
+    def encode(self, texts: str, **options: Any) -> Float32[np.ndarray, " dim"]: ...
+
+    @overload
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "texts dim"]: ...
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
+        """Compute one vector per text, in order.
+
+        Args:
+            texts: One text, or any number of them, as ``Embedder.encode`` takes them.
+            language: Refused: an exported graph treats all texts alike.
+            batch_size: Largest number of texts per batch.
+            batch_tokens: Tokens per batch, padding included. Both limits change speed and memory, and a vector only by rounding. An int8
+                graph rounds by the whole batch, so there the other texts of a batch change the third digit.
+            normalize: Scale vectors to length 1; default: what the graph does.
+            progress: Shows every batch.
+
+        Returns:
+            float32 (texts, dim); for a single string (dim,).
+
+        Raises:
+            UserError: As ``Embedder.encode``; or ``normalize`` is off and the graph scales its vectors.
+            NotFiniteError: The graph gave NaN or infinity.
+        """
+        listed = [texts] if isinstance(texts, str) else list_texts(texts)
+        self.refuse_language(language if language is None or isinstance(language, str) else list_texts(language, what="language"))
+        if normalize is False and self.export.normalize:
+            raise UserError(
+                f"normalize is off, but the graph of {self.name!r} scales vectors to length 1: leave it out, or use the torch backend"
+            )
+        vectors = np.empty((len(listed), self.dim), dtype=np.float32)
+        self.truncated = 0
+        with (progress or Progress.silent()).task("encode", len(listed)) as task:
+            for start in range(0, len(listed), _WINDOW_TEXTS):
+                window = listed[start : start + _WINDOW_TEXTS]
+                ids, cut = self.token_ids(window, start=start)
+                self.truncated += cut
+                for full in batches_of_rows(list(map(len, ids)), batch_tokens=batch_tokens or BATCH_TOKENS, pads=self.export.pads):
+                    for batch in in_slices(full, batch_size):
+                        (found,) = self.graph.run([ids[row] for row in batch], ["sentence_embedding"])
+                        vectors[np.asarray(batch) + start] = found
+                        task.advance(len(batch))
+        refuse_not_finite(vectors, self.name)
+        if normalize and not self.export.normalize:
+            vectors = unit_length(vectors)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
+        """Compute the cosine of every left vector with every right vector; see ``Embedder.similarity``.
+
+        Raises:
+            UserError: The arguments are texts, or their widths differ.
+        """
+        return cosine_similarities(left, right)
+
+    def token_ids(self, texts: Sequence[str], *, side: str = "right", start: int = 0) -> tuple[list[list[int]], int]:
+        """Token ids of texts, special tokens included, and how many texts were cut.
+
+        Args:
+            texts: The texts.
+            side: Where long texts are cut: ``right`` or ``left``.
+            start: Number of the first text, for messages.
+
+        Raises:
+            UserError: A text has no tokens.
+        """
+        with self._turn:
+            ids, is_cut = self.tokenizer.ids(texts, max_tokens=self.max_tokens, side=side)
+        if not all(ids):
+            row = next(row for row, each in enumerate(ids) if not each)
+            raise UserError(f"text {start + row} ({texts[row]!r:.60}) has no tokens: leave it out")
+        return ids, sum(is_cut)
+
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
+        """Tell how many tokens are read of each text, special tokens included."""
+        with self._turn:
+            return [len(ids) for ids in self.tokenizer.ids(list_texts(texts), max_tokens=self.max_tokens)[0]]
+
+    def refuse_language(self, language: str | Sequence[str] | None) -> None:
+        """Refuse a language: the graph treats all texts alike.
+
+        Raises:
+            UserError: One is given.
+        """
+        if language is not None:
+            raise UserError(f"language is {language!r}, but the exported model {self.name!r} treats all texts alike: leave it out")
+
+    def settings(self) -> dict[str, Any]:
+        """What vectors depend on besides the graph and the tokenizer."""
+        return {"backend": "onnx", "compute-dtype": self.dtype, "max-tokens": self.max_tokens}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of graph and tokenizer."""
+        export = self.export
+        parts = [export.digests[export.graphs[self.dtype]], export.digests["tokenizer.json"], export.digests.get(_WEIGHTS, "")]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def open_graph(folder: Path, export: Export, *, name: str, dtype: str, threads: int | None) -> tuple[TransformerGraph, GraphDtype]:
+    """Check an export's files and open its graph of a number type.
+
+    Raises:
+        UserError: There is no such graph, a file was changed after the export, or onnxruntime cannot run it.
+    """
+    chosen = "float32" if dtype == "auto" else dtype
+    if chosen not in ("float32", "int8"):
+        raise UserError(f"dtype is {dtype!r}, but the exported model {name!r} computes in {' or '.join(export.graphs)}: give one of these")
+    if chosen not in export.graphs:
+        raise UserError(f"dtype is {dtype!r}, but {name!r} was exported without such a graph: export it again with --int8")
+    file = export.graphs[chosen]
+    weights = export.weights if chosen == "float32" else {}
+    needed = [file, "tokenizer.json"]
+    if weights or (_WEIGHTS in export.digests and (folder / _WEIGHTS).exists()):  # a container may leave them out
+        needed.append(_WEIGHTS)
+    refuse_changed(folder, export, needed, name=name)
+    graph = TransformerGraph(
+        folder / file, name=name, pad_id=export.pad_id, threads=threads, weights=weights, weights_file=folder / _WEIGHTS
+    )
+    return graph, chosen

@@ -1,0 +1,454 @@
+"""Exported rankers without torch: contexts and candidates in, scores out.
+
+Humeau et al. 2020 (Poly-encoders), section 4. The towers are graphs; codes, scale and scores are a few products in NumPy.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+
+from tain.exported.encoder import ExportedEncoder, open_graph
+from tain.exported.folder import Export, exported_folder, file_digest, read_export
+from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows, padded, sigmoid, unit_length
+from tain.exported.tokenizer import FastTokenizer
+from tain.foundation.choices import CodeKind
+from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.json_files import Field, read_object
+from tain.foundation.progress import Progress
+from tain.foundation.tensors import read_arrays
+from tain.models.plain_scanning import plain_scan_all
+from tain.text.collections import each_item, list_texts
+
+HEAD_FILE = "head.safetensors"
+_WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
+_RANKER = {
+    "type": Field(kind=str, among=("bi", "poly", "cross")),
+    "context_tokens": Field(kind=int, least=1),
+    "candidate_tokens": Field(kind=int, least=1),
+    "kind": Field(kind=str, among=get_args(CodeKind), is_needed=False),
+    "codes": Field(kind=int, least=0, most=2**16, is_needed=False),
+    "shared": Field(kind=bool, is_needed=False),
+    "normalise": Field(kind=bool, is_needed=False),
+}
+
+
+@dataclass(frozen=True)
+class ContextArrays:
+    """The vectors of some contexts.
+
+    Attributes:
+        vectors: Zeros where there is none.
+        is_vector: False where a context is too short to have so many.
+    """
+
+    vectors: Float32[np.ndarray, "contexts codes dim"]
+    is_vector: Bool[np.ndarray, "contexts codes"]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def of(self, context: int) -> Float32[np.ndarray, "own dim"]:
+        """The vectors that this context has."""
+        return self.vectors[context][self.is_vector[context]]
+
+
+class ExportedDual:
+    """An exported bi- or poly-encoder.
+
+    Args:
+        context: Encodes contexts, which are cut at their beginning.
+        candidate: Encodes candidates.
+        kind: How a context's vectors come from its tokens; see ``encoders.heads.DualHead``.
+        count: Codes.
+        scale: All vectors are multiplied by it.
+        codes: Of the kind ``learned``, float32 (codes, dim).
+        normalize: Give every vector length 1 before the scale.
+        name: How it is called in tables.
+        record: Its ``tain.json``.
+
+    Attributes:
+        truncated_contexts: Contexts cut when some were last encoded.
+        truncated_candidates: Different candidates cut, likewise.
+    """
+
+    def __init__(
+        self,
+        context: ExportedEncoder,
+        candidate: ExportedEncoder,
+        *,
+        kind: CodeKind,
+        count: int,
+        scale: float,
+        codes: np.ndarray | None,
+        normalize: bool,
+        name: str,
+        record: dict[str, Any] | None = None,
+    ) -> None:
+        self.context, self.candidate = context, candidate
+        self.kind, self.count, self.scale, self.codes, self.normalize = kind, count, np.float32(scale), codes, normalize
+        self.name, self.record = name, record or {}
+        self.type: Literal["bi", "poly"] = "bi" if kind == "pooled" else "poly"
+        self.truncated_contexts = self.truncated_candidates = 0
+
+    @property
+    def towers(self) -> tuple[ExportedEncoder, ...]:
+        return (self.context,) if self.context.graph is self.candidate.graph else (self.context, self.candidate)
+
+    @property
+    def tokenizer(self) -> FastTokenizer:
+        return self.context.tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        return max(self.context.max_tokens, self.candidate.max_tokens)
+
+    @property
+    def dim(self) -> int:
+        return self.candidate.dim
+
+    @property
+    def truncated(self) -> int:
+        """Texts cut at a length limit."""
+        return self.truncated_contexts + self.truncated_candidates
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a context, at most."""
+        return 1 if self.kind == "pooled" else self.count + (self.kind == "last-and-first")
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that differ between models which could make different cached vectors."""
+        about = (self.candidate.fingerprint(), self.candidate.max_tokens, float(self.scale), self.normalize)
+        return hashlib.blake2b(json.dumps(about).encode(), digest_size=8).hexdigest()
+
+    def encode_candidates(self, texts: Iterable[str], *, progress: Progress | None = None) -> Float32[np.ndarray, "texts dim"]:
+        """Compute one vector for each candidate, to be cached.
+
+        Raises:
+            UserError: Something given is no text.
+        """
+        texts = list_texts(texts, what="candidate")
+        pooled = self.candidate.encode(texts, progress=progress)
+        self.truncated_candidates = self.candidate.truncated
+        return self._scaled(pooled)
+
+    def encode_contexts(self, texts: Iterable[str]) -> ContextArrays:
+        """Compute the vectors of contexts; they are many numbers, so give few contexts at a time.
+
+        Raises:
+            UserError: Something given is no text.
+        """
+        texts = list_texts(texts, what="context")
+        ids, self.truncated_contexts = self.context.token_ids(texts, side="left") if texts else ([], 0)
+        lengths = np.array([len(row) for row in ids], dtype=np.int64)
+        vectors = np.zeros((len(texts), self.vectors, self.dim), dtype=np.float32)
+        wanted = "sentence_embedding" if self.kind == "pooled" else "last_hidden_state"
+        for batch in batches_of_rows(lengths.tolist(), batch_tokens=BATCH_TOKENS, pads=self.context.export.pads):
+            rows = [ids[row] for row in batch]
+            (found,) = self.context.graph.run(rows, [wanted])
+            vectors[batch] = self._scaled(found)[:, None] if self.kind == "pooled" else self._of_tokens(found, padded(rows, 0)[1] > 0)
+        refuse_not_finite(vectors, self.name)
+        return ContextArrays(vectors, self._is_vector(lengths))
+
+    def windows(self, contexts: Iterable[str]) -> Iterator[tuple[int, ContextArrays]]:
+        """Encode contexts in windows whose vectors fit in memory; each with the number of its first context."""
+        contexts = list_texts(contexts, what="context")
+        at_once = max(1, _WINDOW_NUMBERS // (self.vectors * self.dim))
+        cut = 0
+        for start in range(0, len(contexts), at_once):
+            window = self.encode_contexts(contexts[start : start + at_once])
+            cut += self.truncated_contexts
+            yield start, window
+        self.truncated_contexts = cut
+
+    def score(
+        self, contexts: Iterable[str], candidates: Iterable[str] | np.ndarray, *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "contexts candidates"]:
+        """Score every candidate for every context; candidates may be vectors of ``encode_candidates``.
+
+        Raises:
+            UserError: Something given is no text.
+        """
+        contexts = list_texts(contexts, what="context")
+        if not isinstance(candidates, np.ndarray) or candidates.dtype.kind != "f":  # texts may come in an array, too
+            candidates = self.encode_candidates(candidates, progress=progress)
+        scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
+        for start, window in self.windows(contexts):
+            for row in range(len(window)):
+                scores[start + row] = plain_scan_all(candidates, window.of(row))
+        return scores
+
+    def score_lists(
+        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
+    ) -> list[Float32[np.ndarray, " listed"]]:
+        """Score each context's own list of candidates.
+
+        Raises:
+            UserError: Something given is no text, or there is not one list for each context.
+        """
+        contexts, lists = matched(contexts, lists)
+        row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
+        vectors = self.encode_candidates(list(row_of), progress=progress)
+        found: list[np.ndarray] = []
+        for start, window in self.windows(contexts):
+            for row in range(len(window)):
+                found.append(plain_scan_all(vectors[[row_of[text] for text in lists[start + row]]], window.of(row)))
+        return found
+
+    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
+        """Tell how many tokens are read to score each context's own list of candidates."""
+        contexts, lists = matched(contexts, lists)
+        counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
+        own = self.context.count_tokens(contexts)
+        return [of_context + sum(islice(counts, len(listed))) for of_context, listed in zip(own, lists, strict=True)]
+
+    def _scaled(self, vectors: Float32[np.ndarray, "*rows dim"]) -> Float32[np.ndarray, "*rows dim"]:
+        return (unit_length(vectors) if self.normalize else vectors) * self.scale
+
+    def _is_vector(self, lengths: Int[np.ndarray, " contexts"]) -> Bool[np.ndarray, "contexts vectors"]:
+        if self.kind in ("pooled", "learned"):
+            return np.ones((len(lengths), self.vectors), dtype=bool)
+        return _positions(self.kind, self.count, lengths) >= 0
+
+    def _of_tokens(
+        self, tokens: Float32[np.ndarray, "contexts longest dim"], is_token: Bool[np.ndarray, "contexts longest"]
+    ) -> Float32[np.ndarray, "contexts vectors dim"]:
+        """Make each context's vectors out of its token vectors, as ``DualHead.contexts`` does."""
+        if self.codes is not None:
+            tokens = tokens if self.normalize else self._scaled(tokens)
+            mixed = _attended(self.codes, tokens, is_token)
+            return self._scaled(mixed) if self.normalize else mixed
+        tokens = self._scaled(tokens)
+        positions = _positions(self.kind, self.count, is_token.sum(axis=1))
+        taken = np.take_along_axis(tokens, np.clip(positions, 0, tokens.shape[1] - 1)[:, :, None], axis=1)
+        return taken * (positions >= 0)[:, :, None]
+
+
+class ExportedCross:
+    """An exported cross-encoder: every pair goes through the graph.
+
+    Args:
+        graph: Gives ``logits`` of pairs.
+        tokenizer: Its tokenizer.
+        export: Its ``onnx/export.json``, which says how two texts become one row.
+        name: How it is called in tables.
+        dtype: Number type of the graph.
+        record: Its ``tain.json``.
+    """
+
+    type: Literal["cross"] = "cross"
+
+    def __init__(
+        self, graph: TransformerGraph, tokenizer: FastTokenizer, *, export: Export, name: str, dtype: str, record: dict[str, Any]
+    ) -> None:
+        self.graph, self.tokenizer, self.export, self.name, self.dtype, self.record = graph, tokenizer, export, name, dtype, record
+        self.truncated_contexts = self.truncated_candidates = 0
+
+    @property
+    def towers(self) -> tuple["ExportedCross", ...]:
+        return (self,)
+
+    @property
+    def max_tokens(self) -> int:
+        return self.export.max_tokens
+
+    @property
+    def truncated(self) -> int:
+        """Texts (or pairs) cut at a length limit."""
+        return self.truncated_contexts + self.truncated_candidates
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that differ between models which could give different scores."""
+        about = [self.export.digests[self.export.graphs[self.dtype]], self.export.digests["tokenizer.json"], self.export.max_tokens]
+        return hashlib.blake2b(json.dumps(about).encode(), digest_size=8).hexdigest()
+
+    def score(
+        self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "contexts candidates"]:
+        """Score every candidate for every context: one pass of the graph for each pair."""
+        contexts, candidates = list_texts(contexts, what="context"), list_texts(candidates, what="candidate")
+        found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
+        return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
+
+    def score_lists(
+        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
+    ) -> list[Float32[np.ndarray, " listed"]]:
+        """Score each context's own list of candidates.
+
+        Raises:
+            UserError: Something given is no text, or there is not one list for each context.
+        """
+        contexts, lists = matched(contexts, lists)
+        rows = self._rows(contexts, lists)
+        scores = np.empty(len(rows), dtype=np.float32)
+        with (progress or Progress.silent()).task("score pairs", len(rows)) as task:
+            for batch in batches_of_rows([len(ids) for ids, _ in rows], batch_tokens=BATCH_TOKENS, pads=self.export.pads):
+                (logits,) = self.graph.run([rows[row][0] for row in batch], ["logits"], segments=[rows[row][1] for row in batch])
+                scores[batch] = logits[:, 0]
+                task.advance(len(batch))
+        if self.export.pair.get("activation") == "Sigmoid":
+            scores = sigmoid(scores)
+        refuse_not_finite(scores, self.name)
+        return np.split(scores, np.cumsum([len(listed) for listed in lists])[:-1]) if lists else []
+
+    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
+        """Tell how many tokens are read to score each context's own list of candidates."""
+        contexts, lists = matched(contexts, lists)
+        counts = iter([len(ids) for ids, _ in self._rows(contexts, lists)])
+        return [sum(islice(counts, len(listed))) for listed in lists]
+
+    def _rows(self, contexts: list[str], lists: list[list[str]]) -> list[tuple[list[int], list[int]]]:
+        """Token ids and segments of each pair."""
+        pair = self.export.pair
+        if "separator" not in pair:  # the tokenizer joins the two texts
+            pairs = [(context, text) for context, listed in zip(contexts, lists, strict=True) for text in listed]
+            rows, self.truncated_candidates = self.tokenizer.pair_rows(pairs, max_tokens=self.export.max_tokens)
+            return rows
+        distinct = list(dict.fromkeys(text for listed in lists for text in listed))
+        left, left_cut = self.tokenizer.ids(contexts, max_tokens=pair["context_tokens"], side="left")
+        right, right_cut = self.tokenizer.ids(distinct, max_tokens=pair["candidate_tokens"])
+        self.truncated_contexts, self.truncated_candidates = sum(left_cut), sum(right_cut)
+        second = [[pair["separator"], *ids[1:]] if pair["is_doubled"] else list(ids[1:]) for ids in right]
+        row_of = {text: row for row, text in enumerate(distinct)}
+        rows = []
+        for ids, listed in zip(left, lists, strict=True):
+            for text in listed:
+                theirs = second[row_of[text]]
+                rows.append(([*ids, *theirs], [0] * len(ids) + [1] * len(theirs)))
+        return rows
+
+
+def load_exported_ranker(
+    name: str | Path, *, dtype: Literal["auto", "float32", "int8"] = "auto", threads: int | None = None
+) -> ExportedDual | ExportedCross:
+    """Load a ranker that ``tain export`` wrote; an exported encoder is taken as a bi-encoder with one tower.
+
+    Args:
+        name: The folder, or ``tain-mini``.
+        dtype: Which graph to run; ``auto`` takes float32.
+        threads: Threads of onnxruntime; default: its own choice.
+
+    Raises:
+        UserError: The folder holds no graphs, or a file is damaged or was changed after the export.
+    """
+    folder = exported_folder(name)
+    if folder is None:
+        raise UserError(f"model {str(name)!r} holds no exported graph (onnx/export.json): make one with tain export")
+    record = _record(folder, str(name))
+    about = record.get("ranker") if record.get("kind") == "ranker" else None
+    if about is None:
+        if read_export(folder, name=str(name)).kind == "pairs":
+            return _cross(folder, str(name), record, dtype=dtype, threads=threads)
+        encoder = ExportedEncoder.load(name, dtype=dtype, threads=threads)
+        settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None, "normalize": encoder.normalize}
+        return ExportedDual(encoder, encoder, name=str(name), **settings)
+    if about["type"] == "cross":
+        return _cross(folder / "encoder", str(name), record, dtype=dtype, threads=threads)
+    return _dual(folder, str(name), record, dtype=dtype, threads=threads)
+
+
+def load_exported(
+    name: str | Path, *, dtype: Literal["auto", "float32", "int8"] = "auto"
+) -> ExportedEncoder | ExportedDual | ExportedCross:
+    """Load an exported folder as what it holds: an encoder, or a ranker that ``tain rank train`` made.
+
+    Args:
+        name: The folder, or ``tain-mini``.
+        dtype: Which graph to run; ``auto`` takes float32.
+
+    Raises:
+        UserError: As ``load_exported_ranker``.
+    """
+    folder = exported_folder(name)
+    if folder is not None and _record(folder, str(name)).get("kind") != "ranker" and read_export(folder, name=str(name)).kind == "encoder":
+        return ExportedEncoder.load(name, dtype=dtype)
+    return load_exported_ranker(name, dtype=dtype)
+
+
+def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, threads: int | None) -> ExportedDual:
+    about = record["ranker"]
+    one = folder if about["type"] == "bi" else folder / "encoder"
+    places = (one, one) if about["shared"] else (folder / "context", folder / "candidate")
+    loaded = {place: ExportedEncoder.load(place, dtype=dtype, threads=threads) for place in dict.fromkeys(places)}
+    context, candidate = (
+        ExportedEncoder(
+            loaded[place].graph,
+            loaded[place].tokenizer,
+            export=loaded[place].export,
+            name=name,
+            dtype=loaded[place].dtype,
+            max_tokens=limit,
+        )
+        for place, limit in zip(places, (about["context_tokens"], about["candidate_tokens"]), strict=True)
+    )
+    digest = context.export.pair.get("head")
+    if digest != file_digest(folder / HEAD_FILE):
+        raise UserError(f"model {name!r} has a {HEAD_FILE} that was changed after the export, so nobody checked it: export the model again")
+    try:
+        head = read_arrays(folder / HEAD_FILE)
+        scale = float(np.exp(head["log_scale"].astype(np.float32)))
+        codes = head["codes"].astype(np.float32) if about["kind"] == "learned" else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"model {name!r} has a damaged {HEAD_FILE} ({error}): export the model again") from None
+    settings = {"kind": about["kind"], "count": about["codes"], "scale": scale, "codes": codes, "normalize": about.get("normalise", False)}
+    return ExportedDual(context, candidate, name=name, record=record, **settings)
+
+
+def _cross(folder: Path, name: str, record: dict[str, Any], *, dtype: str, threads: int | None) -> ExportedCross:
+    export = read_export(folder, name=name)
+    graph, chosen = open_graph(folder, export, name=name, dtype=dtype, threads=threads)
+    tokenizer = FastTokenizer(folder, unknown_id=export.unknown_id, name=name)
+    return ExportedCross(graph, tokenizer, export=export, name=name, dtype=chosen, record=record)
+
+
+def _record(folder: Path, name: str) -> dict[str, Any]:
+    damaged, advice = f"model {name!r} has a damaged tain.json", "export the model again"
+    fields = {"kind": Field(kind=str, is_needed=False), "ranker": Field(kind=dict, fields=_RANKER, is_needed=False, may_be_null=True)}
+    try:
+        return read_object(folder / "tain.json", fields, damaged=damaged, advice=advice)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"{damaged}: {advice} ({error.strerror})") from None
+
+
+def matched(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
+    """Read contexts, and for each its list of candidates.
+
+    Raises:
+        UserError: Something given is no text, or there is not one list for each context.
+    """
+    contexts = list_texts(contexts, what="context")
+    listed = [list_texts(own, what="a context's candidate") for own in each_item(lists, what="list")]
+    if len(contexts) != len(listed):
+        raise UserError(f"{len(contexts):,} contexts came with {len(listed):,} lists of candidates: give one list for each context")
+    return contexts, listed
+
+
+def _attended(codes: np.ndarray, tokens: np.ndarray, is_token: np.ndarray) -> np.ndarray:
+    logits = tokens @ codes.T  # (contexts, longest, codes)
+    logits = np.where(is_token[:, :, None], logits, np.finfo(np.float32).min)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights.transpose(0, 2, 1) @ tokens
+
+
+def _positions(kind: str, count: int, lengths: Int[np.ndarray, " contexts"]) -> Int[np.ndarray, "contexts vectors"]:
+    """Which token each vector of a context is; -1 where it has too few."""
+    steps = np.arange(count)[None]
+    if kind == "first":
+        return np.where(steps < lengths[:, None], steps, -1)
+    last = np.maximum(lengths[:, None] - 1 - steps, -1)
+    if kind == "last":
+        return last
+    first = np.where(lengths > count, 0, -1)  # a short context's first output is among the last already
+    return np.concatenate([last, first[:, None]], axis=1)

@@ -1,0 +1,111 @@
+"""The parts of the torch-free path: batches, padding, forms of vectors, the choice of a backend."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tain.exported import choosing
+from tain.exported.choosing import runs_exported
+from tain.exported.folder import EXPORT_FILE
+from tain.exported.graph import batches_of_rows, padded
+from tain.foundation.errors import UserError
+from tain.models.embedder import Embedder
+from tain.models.encode_to_file import encode_to_file
+from tain.models.plain_scanning import plain_scan_all, plain_scan_best
+from tain.models.vector_forms import shortened, stored_as
+
+
+def test_batches_hold_every_row_once_and_never_more_than_the_budget(rng: np.random.Generator):
+    lengths = rng.integers(1, 60, size=200).tolist()
+    batches = list(batches_of_rows(lengths, batch_tokens=100))
+    assert sorted(row for batch in batches for row in batch) == list(range(200))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 100 for batch in batches)
+
+
+def test_rows_of_different_lengths_stay_apart_where_padding_changes_vectors():
+    batches = list(batches_of_rows([3, 5, 3, 5, 4], batch_tokens=1000, pads=False))
+    assert batches == [[1, 3], [4], [0, 2]]
+
+
+def test_rows_are_filled_up_on_the_right():
+    table, is_token = padded([[7], [8, 9]], 1)
+    assert table.tolist() == [[7, 1], [8, 9]] and is_token.tolist() == [[1, 0], [1, 1]]
+
+
+def test_shortened_vectors_have_length_one(rng: np.random.Generator):
+    vectors = rng.standard_normal((5, 8)).astype(np.float32)
+    assert np.linalg.norm(shortened(vectors, 3), axis=1) == pytest.approx(1.0)
+    assert shortened(vectors, None) is vectors
+    with pytest.raises(UserError, match="dims is 9"):
+        shortened(vectors, 9)
+
+
+def test_eight_bits_span_the_range_and_one_bit_is_the_sign():
+    vectors = np.array([[-1.0, 0.0], [0.0, 2.0], [1.0, 4.0]], dtype=np.float32)
+    assert stored_as(vectors, "int8").tolist() == [[-128, -128], [0, 0], [127, 127]]
+    assert stored_as(np.array([[1, -1, 2, 0, 3, -2, -2, 1]], dtype=np.float32), "binary").tolist() == [[0b10101001]]
+    with pytest.raises(UserError, match="too large for float16"):
+        stored_as(np.array([[1e6]], dtype=np.float32), "float16")
+
+
+def test_the_best_in_numpy_are_the_best_of_all_scores(rng: np.random.Generator):
+    candidates = rng.integers(-2, 3, size=(50, 4)).astype(np.float32)  # small whole numbers, so that many scores are equal
+    context = rng.integers(-2, 3, size=(3, 4)).astype(np.float32)
+    scores = plain_scan_all(candidates, context)
+    is_deleted = np.arange(50) % 7 == 0
+    (best,) = plain_scan_best(candidates, [context], k=6, is_deleted=is_deleted)
+    expected = [row for row in np.argsort(-scores, kind="stable") if not is_deleted[row]][:6]
+    assert best.rows.tolist() == expected and best.scores.tolist() == scores[expected].tolist()
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    (tmp_path / EXPORT_FILE).parent.mkdir()
+    (tmp_path / EXPORT_FILE).write_text("{}")
+    return tmp_path
+
+
+def test_auto_takes_the_graph_of_an_exported_folder_and_torch_for_the_rest(exported: Path, bert_folder: Path):
+    assert runs_exported(exported) and runs_exported(exported, device="cpu") and runs_exported(exported, dtype="int8")
+    assert not runs_exported(exported, backend="torch")
+    assert not runs_exported(exported, dtype="bfloat16") and not runs_exported(exported, device="cuda")
+    assert not runs_exported(bert_folder) and not runs_exported("tain-mini")
+    assert runs_exported("tain-mini", backend="onnx")
+
+
+def test_without_torch_graphs_are_all_there_is(exported: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(choosing, "has_torch", lambda: False)
+    assert runs_exported("tain-mini")
+    with pytest.raises(UserError, match="dtype is 'bfloat16'"):
+        runs_exported(exported, dtype="bfloat16")
+
+
+def test_a_graph_that_is_not_there_is_refused(bert_folder: Path, exported: Path):
+    with pytest.raises(UserError, match="holds no exported graph"):
+        runs_exported(bert_folder, backend="onnx")
+    with pytest.raises(UserError, match="holds no exported graph"):
+        runs_exported(bert_folder, dtype="int8")
+    with pytest.raises(UserError, match="give one or the other"):
+        runs_exported(exported, backend="torch", dtype="int8")
+
+
+@pytest.mark.parametrize("ending", ["npy", "safetensors"])
+def test_a_file_can_hold_fewer_numbers_or_bits(ending: str, bert_folder: Path, sentences: list[str], tmp_path: Path):
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    whole = embedder.encode(sentences)
+    for dtype in ("float32", "binary"):
+        made = encode_to_file(embedder, sentences, tmp_path / f"{dtype}.{ending}", dtype=dtype, dims=12)
+        assert made.dim == 12
+    stored = {dtype: _read(tmp_path / f"{dtype}.{ending}") for dtype in ("float32", "binary")}
+    expected = whole[:, :12] / np.linalg.norm(whole[:, :12], axis=1, keepdims=True)
+    np.testing.assert_allclose(stored["float32"], expected, atol=1e-6)
+    assert stored["binary"].dtype == np.uint8 and stored["binary"].shape == (len(sentences), 2)
+    assert np.unpackbits(stored["binary"], axis=1)[:, :12].tolist() == (whole[:, :12] > 0).astype(int).tolist()
+    with pytest.raises(UserError, match="dims is 33"):
+        encode_to_file(embedder, sentences, tmp_path / "more.npy", dims=33)
+
+
+def _read(path: Path) -> np.ndarray:
+    return np.load(path) if path.suffix == ".npy" else load_file(path)["vectors"]

@@ -1,0 +1,102 @@
+"""Exported rankers score as torch does: bi, poly of every kind, cross of both makes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tain.exported.rankers import ExportedCross, ExportedDual, load_exported_ranker
+from tain.foundation.errors import UserError
+from tain.models.embedder import Embedder
+from tain.models.rankers import CrossRanker, DualRanker, Ranker
+from tain.ranking.index import CandidateIndex
+from tain.ranking.rerank import add_candidates, search
+from tain.recipes.export.recipe import export
+from tiny_models import randomise, tiny_config
+
+CONTEXTS = ["a thin layer of metal behind the glass makes a mirror", "sea", "two trains leave the station at the same hour"]
+
+
+def started(bert_folder: Path, **settings: Any) -> DualRanker:
+    given = {"kind": "pooled", "codes": 1, "scale": 0.06, "is_scale_learned": False, "is_shared": True, "context_tokens": 9} | settings
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    return DualRanker.start(embedder, candidate_tokens=6, generator=torch.Generator().manual_seed(1), **given)
+
+
+def saved(ranker: Ranker, folder: Path) -> Path:
+    folder.mkdir()
+    ranker.save(folder, record={"base_model": "bert"}, card="")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"is_shared": False, "normalize": True},
+        {"kind": "learned", "codes": 3},
+        {"kind": "learned", "codes": 3, "normalize": True, "is_shared": False},
+        {"kind": "first", "codes": 4},
+        {"kind": "last", "codes": 4},
+        {"kind": "last-and-first", "codes": 4},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())) or "bi",
+)
+def test_a_dual_ranker_scores_as_in_torch(settings: dict[str, Any], bert_folder: Path, sentences: list[str], tmp_path: Path):
+    ranker = started(bert_folder, **settings)
+    if not ranker.is_shared:
+        randomise(ranker.candidate.encoder.model, seed=9)
+    source = saved(ranker, tmp_path / "source")
+    export(source, tmp_path / "out", texts=sentences, int8=False)
+    exported = load_exported_ranker(tmp_path / "out")
+    assert isinstance(exported, ExportedDual) and exported.type == ranker.type
+    expected = Ranker.load(source, device="cpu", dtype="float32").score(CONTEXTS, sentences)
+    np.testing.assert_allclose(exported.score(CONTEXTS, sentences), expected, rtol=1e-3, atol=1e-5)
+    lists = exported.score_lists(CONTEXTS, [sentences[:2], [], sentences[3:6]])
+    np.testing.assert_allclose(lists[2], expected[2, 3:6], rtol=1e-3, atol=1e-5)
+    assert exported.truncated_contexts == 2 and exported.count_tokens(CONTEXTS[:1], [[]]) == [9]
+
+
+def test_a_cross_encoder_scores_as_in_torch(bert_folder: Path, sentences: list[str], tmp_path: Path):
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    ranker = CrossRanker.start(embedder, context_tokens=9, candidate_tokens=6, generator=torch.Generator().manual_seed(1))
+    export(saved(ranker, tmp_path / "source"), tmp_path / "out", texts=sentences, min_cosine=0.5)
+    exported = load_exported_ranker(tmp_path / "out")
+    assert isinstance(exported, ExportedCross)
+    expected = ranker.score(CONTEXTS, sentences)
+    np.testing.assert_allclose(exported.score(CONTEXTS, sentences), expected, rtol=1e-3, atol=1e-4)
+    assert (
+        np.corrcoef(load_exported_ranker(tmp_path / "out", dtype="int8").score(CONTEXTS, sentences).ravel(), expected.ravel())[0, 1] > 0.5
+    )
+
+
+def test_a_cross_encoder_of_sentence_transformers_scores_as_in_torch(tiny_tokenizer: Any, sentences: list[str], tmp_path: Path):
+    model = randomise(transformers.AutoModelForSequenceClassification.from_config(tiny_config("bert", num_labels=1)))
+    model.save_pretrained(tmp_path / "source")
+    tiny_tokenizer().save_pretrained(tmp_path / "source")
+    export(tmp_path / "source", tmp_path / "out", texts=sentences, int8=False)
+    expected = Ranker.load(tmp_path / "source", device="cpu", dtype="float32").score(CONTEXTS, sentences)
+    np.testing.assert_allclose(load_exported_ranker(tmp_path / "out").score(CONTEXTS, sentences), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_search_finds_what_scoring_finds(bert_folder: Path, sentences: list[str], tmp_path: Path):
+    export(saved(started(bert_folder, kind="learned", codes=3), tmp_path / "source"), tmp_path / "out", texts=sentences, int8=False)
+    exported = load_exported_ranker(tmp_path / "out")
+    assert isinstance(exported, ExportedDual)
+    index = CandidateIndex.create(tmp_path / "index", dim=exported.dim, fingerprint=exported.fingerprint, model=exported.name)
+    add_candidates(exported, index, sentences)
+    found = search(exported, index, CONTEXTS, k=4)
+    for hits, scores in zip(found, exported.score(CONTEXTS, sentences), strict=True):
+        assert [hit.text for hit in hits] == [sentences[row] for row in np.argsort(-scores, kind="stable")[:4]]
+
+
+def test_a_changed_head_is_refused(bert_folder: Path, sentences: list[str], tmp_path: Path):
+    export(saved(started(bert_folder, kind="learned", codes=3), tmp_path / "source"), tmp_path / "out", texts=sentences, int8=False)
+    head = bytearray((tmp_path / "out" / "head.safetensors").read_bytes())
+    head[-1] ^= 1
+    (tmp_path / "out" / "head.safetensors").write_bytes(head)
+    with pytest.raises(UserError, match=r"head\.safetensors that was changed"):
+        load_exported_ranker(tmp_path / "out")
