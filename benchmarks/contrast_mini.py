@@ -11,6 +11,7 @@ STS-B dev and SICK trial: of plain weighted means, and whitened by the power 0.5
 """
 
 import argparse
+import json
 import time
 from itertools import islice
 from pathlib import Path
@@ -178,6 +179,8 @@ def main():
     chosen.output.mkdir(parents=True, exist_ok=True)
     model.eval().float().save_pretrained(chosen.output)
     tokenizer.save_pretrained(chosen.output)
+    stage = {"steps": step, "pairs": step * chosen.pairs, "batch_pairs": chosen.pairs, "processor_s": round(spent_s), "seed": chosen.seed}
+    (chosen.output / "stage.json").write_text(json.dumps(stage) + "\n", encoding="utf-8")
     print(f"{chosen.output}: {step} steps, {step * chosen.pairs:,} pairs; ship it with benchmarks/ship_mini.py")
 
 
