@@ -38,10 +38,12 @@ import subprocess, sys, sysconfig, time
 from pathlib import Path
 
 site = Path(sysconfig.get_paths()["purelib"])
-sizes = {each.name: sum(file.stat().st_size for file in each.rglob("*") if file.is_file()) for each in site.iterdir() if each.is_dir()}
+files = {each.name: [file for file in each.rglob("*") if file.is_file()] for each in site.iterdir() if each.is_dir()}
+sizes = {name: sum(file.stat().st_size for file in inside) for name, inside in files.items()}
+compiled = sum(file.stat().st_size for name, inside in files.items() if name.split("-")[0] != "pip" for file in inside if file.suffix == ".pyc")
 assets = sum(file.stat().st_size for file in (site / "tain" / "assets").rglob("*") if file.is_file())
 tools = sum(size for name, size in sizes.items() if name.split("-")[0] in ("pip", "setuptools"))
-print(f"installed: {(sum(sizes.values()) - tools - assets) / 1e6:.0f} MB beside the built-in model ({assets / 1e6:.0f} MB)")
+print(f"installed: {(sum(sizes.values()) - tools - assets) / 1e6:.0f} MB beside the built-in model ({assets / 1e6:.0f} MB), of which {compiled / 1e6:.0f} MB are .pyc files")
 print("largest: " + ", ".join(f"{name} {size / 1e6:.0f}" for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:6]))
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import tokenise
 from tain.foundation.old_names import renamed
+from tain.foundation.old_names import renamed
 from tain.models.embedder import Embedder
 from tain.models.masked_lm import MaskedPredictor
 from tain.text.readers import read_texts
@@ -39,7 +40,7 @@ LEAST_DEV_GAIN = 0.5  # points of best on the development sets, mean of five see
 def card(record):
     config = renamed(record["config"], of="pretrain")
     tokens, loss = record["validation"][-1]
-    shape = f"{config['architecture']} layout, {config['layers']} layers x {config['hidden_size']}, feed-forward {config['feed_forward']}"
+    shape = f"{config['architecture']} layout, {config['layers']} layers x {config['hidden_size']}, feed-forward {config['intermediate_size']}"
     return f"""---
 license: cc-by-sa-3.0
 language: en

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tain.api import evaluate, load
+    from tain.exported.encoder import ExportedEncoder
     from tain.foundation.errors import ShapeError, UserError
     from tain.inspection.run import inspect, inspect_against
     from tain.inspection.run import inspect as inspect_model

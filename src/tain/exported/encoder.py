@@ -40,6 +40,7 @@ class ExportedEncoder:
         truncated: Texts cut by the last call of ``encode``.
         languages: Empty: an exported graph treats all texts alike.
         normalize: Whether vectors have length 1.
+        side: Where long texts are cut: ``right`` or ``left``.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ExportedEncoder:
         self.normalize = export.normalize
         self.languages: tuple[str, ...] = ()
         self.truncated = 0
+        self.side = export.side
         self._turn = threading.Lock()  # the tokenizer keeps its length limit from one call to the next
 
     @classmethod
@@ -163,19 +165,18 @@ class ExportedEncoder:
         """
         return cosine_similarities(left, right)
 
-    def token_ids(self, texts: Sequence[str], *, side: str = "right", start: int = 0) -> tuple[list[list[int]], int]:
+    def token_ids(self, texts: Sequence[str], *, start: int = 0) -> tuple[list[list[int]], int]:
         """Token ids of texts, special tokens included, and how many texts were cut.
 
         Args:
             texts: The texts.
-            side: Where long texts are cut: ``right`` or ``left``.
             start: Number of the first text, for messages.
 
         Raises:
             UserError: A text has no tokens.
         """
         with self._turn:
-            ids, is_cut = self.tokenizer.ids(texts, max_tokens=self.max_tokens, side=side)
+            ids, is_cut = self.tokenizer.ids(texts, max_tokens=self.max_tokens, side=self.side)
         if not all(ids):
             row = next(row for row, each in enumerate(ids) if not each)
             raise UserError(f"text {start + row} ({texts[row]!r:.60}) has no tokens: leave it out")

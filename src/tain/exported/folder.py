@@ -29,6 +29,7 @@ _FIELDS = {
     "pad_id": Field(kind=int, least=0),
     "unknown_id": Field(kind=int, may_be_null=True),
     "pooling": Field(kind=str),
+    "side": Field(kind=str, among=("left", "right"), is_needed=False),
     "weights": Field(kind=dict, is_needed=False),
     "pair": Field(kind=dict, is_needed=False),
     "int8_ranges": Field(kind=dict, is_needed=False),
@@ -51,6 +52,7 @@ class Export:
         pad_id: Token that rows are filled up with.
         unknown_id: The tokenizer's unknown token; None where it has none.
         pooling: How token vectors become one.
+        side: Where long texts are cut.
         weights: For a graph file without weights: where each of them is, as (name in ``model.safetensors``, is transposed).
         pair: For pairs: how two texts become one row.
         int8_ranges: Lowest and highest value of each dimension on the texts of the check, for vectors stored in eight bits.
@@ -67,6 +69,7 @@ class Export:
     pad_id: int
     unknown_id: int | None
     pooling: str
+    side: str = "right"
     weights: dict[str, Any] = field(default_factory=dict)
     pair: dict[str, Any] = field(default_factory=dict)
     int8_ranges: dict[str, list[float]] = field(default_factory=dict)

@@ -92,6 +92,7 @@ class ExportedDual:
         record: dict[str, Any] | None = None,
     ) -> None:
         self.context, self.candidate = context, candidate
+        context.side, candidate.side = "left", "right"  # what was said last counts most
         self.kind, self.count, self.scale, self.codes, self.normalize = kind, count, np.float32(scale), codes, normalize
         self.name, self.record = name, record or {}
         self.type: Literal["bi", "poly"] = "bi" if kind == "pooled" else "poly"
@@ -147,7 +148,7 @@ class ExportedDual:
             UserError: Something given is no text.
         """
         texts = list_texts(texts, what="context")
-        ids, self.truncated_contexts = self.context.token_ids(texts, side="left") if texts else ([], 0)
+        ids, self.truncated_contexts = self.context.token_ids(texts) if texts else ([], 0)
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         vectors = np.zeros((len(texts), self.vectors, self.dim), dtype=np.float32)
         wanted = "sentence_embedding" if self.kind == "pooled" else "last_hidden_state"
@@ -350,7 +351,10 @@ def load_exported_ranker(
             return _cross(folder, str(name), record, dtype=dtype, threads=threads)
         encoder = ExportedEncoder.load(name, dtype=dtype, threads=threads)
         settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None, "normalize": encoder.normalize}
-        return ExportedDual(encoder, encoder, name=str(name), **settings)
+        context = ExportedEncoder(
+            encoder.graph, encoder.tokenizer, export=encoder.export, name=str(name), dtype=encoder.dtype, max_tokens=encoder.max_tokens
+        )
+        return ExportedDual(context, encoder, name=str(name), **settings)
     if about["type"] == "cross":
         return _cross(folder / "encoder", str(name), record, dtype=dtype, threads=threads)
     return _dual(folder, str(name), record, dtype=dtype, threads=threads)

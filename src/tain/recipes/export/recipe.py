@@ -132,7 +132,7 @@ def _export_ranker(
 def _tower_folders(ranker: DualRanker, folder: Path) -> list[tuple[Embedder, Path]]:
     if not ranker.is_shared:
         return [(ranker.context, folder / "context"), (ranker.candidate, folder / "candidate")]
-    return [(ranker.candidate, folder if ranker.type == "bi" else folder / "encoder")]
+    return [(ranker.context, folder if ranker.type == "bi" else folder / "encoder")]
 
 
 def _sts(folder: Path, config: ExportConfig, progress: Progress) -> dict[str, Any]:
@@ -206,6 +206,7 @@ def write_encoder(
         pad_id=int(tokenizer.pad_token_id or 0),
         unknown_id=tokenizer.unk_token_id,
         pooling=embedder.pooling,
+        side=tokenizer.truncation_side,
         int8_ranges={"low": [round(float(each), 7) for each in low], "high": [round(float(each), 7) for each in high]},
     )
     made.write(folder)

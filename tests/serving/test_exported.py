@@ -1,0 +1,33 @@
+"""Exported folders are served with the vectors and scores that they give."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tain.exported.encoder import ExportedEncoder
+from tain.foundation.errors import UserError
+from tain.recipes.export.recipe import export
+from tain.serving.served import Query, load_served
+
+
+@pytest.fixture(scope="module")
+def exported(bert_folder: Path, sentences: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("exported") / "bert"
+    export(bert_folder, folder, texts=sentences, int8=False)
+    return str(folder)
+
+
+def test_embeddings_are_those_of_the_graph(exported: str, sentences: list[str]):
+    served = load_served("mine", exported, device=None, dtype="auto", trust_remote_code=False)
+    assert served.uses == ("embeddings", "rerank")
+    found = served.embed(sentences)
+    expected = ExportedEncoder.load(exported).encode(sentences, normalize=True)
+    np.testing.assert_allclose(np.stack([vector for vector, _ in found]), expected, atol=1e-5)
+    assert [tokens for _, tokens in found] == ExportedEncoder.load(exported).count_tokens(sentences)
+    assert served.rerank([(Query(sentences[0]), sentences[0])])[0].score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_graph_that_is_not_there_is_refused(bert_folder: Path):
+    with pytest.raises(UserError, match="holds no exported graph"):
+        load_served("mine", str(bert_folder), backend="onnx", device=None, dtype="auto", trust_remote_code=False)
