@@ -54,12 +54,12 @@ def test_teachers_stand_beside_their_student_and_typos_make_a_table(student, tab
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--suite", "tagging", "--suite", "sts"), "measures another kind of model than sts: run them by themselves"),
+        (("--suite", "tagging", "--suite", "sts"), "measures other models than sts: run them separately"),
         (("--suite", "tagging", "--pooling", "cls"), "--pooling says nothing to suite tagging: leave it out"),
         (("--suite", "tagging", "--dtype", "bfloat16", "--level", "word"), "--dtype, --level says nothing to suite tagging: leave it out"),
         (("--suite", "tagging", "--data", "nowhere.tsv"), "data is 'nowhere.tsv', which does not exist"),
         (("--suite", "tagging"), "needs its files: give their folder, or a table of your own, with --data"),
-        (("--suite", "sts", "--typos", "0.1"), "typos and unknown_labels belong to the suite tagging: leave them out"),
+        (("--suite", "sts", "--typos", "0.1"), "typos and unknown_labels only apply to the suite tagging: leave them out"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_code_2(student, more, message, capsys):

@@ -68,4 +68,4 @@ def test_a_student_of_vectors_labels_nothing(bert_folder, sentences, texts_file,
 def test_one_of_two_heads_is_refused(tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("a text\n")
     assert run("label", "intents=model", tmp_path / "texts.txt") == 2
-    assert "give two side by side, intents=MODEL,slots=MODEL, or one by its name alone" in capsys.readouterr().err
+    assert "intents=MODEL,slots=MODEL, or one model alone" in capsys.readouterr().err

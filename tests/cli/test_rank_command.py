@@ -161,7 +161,7 @@ def test_an_index_of_another_model_or_version_is_refused(bert_folder, ranker_fol
         (("evaluate", "MODEL", "--pairs", "PAIRS", "--pool", "--listed"), "--pool and --listed are given"),
         (("evaluate", "MODEL", "--pairs", "PAIRS", "--listed"), "no context has negatives"),
         (("search", "MODEL", "ASKED", "--index", "OUT"), "does not exist: make it by giving --candidates FILE"),
-        (("search", "MODEL", "ASKED", "--index", "OUT", "--update"), "--update brings an index in line with candidates"),
+        (("search", "MODEL", "ASKED", "--index", "OUT", "--update"), "--update syncs an index with candidates"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "-k", 0), "k is 0: give 1 or more"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "--candidates", "ASKED", "--probes", 0), "probes is 0: give 1 or more"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "--depth", 5), "depth is 5, which is for a second ranker: give --rerank"),
