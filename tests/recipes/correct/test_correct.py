@@ -108,7 +108,7 @@ def test_encode_to_file_corrects_and_never_goes_on_with_another_language(
 
 def test_mirroring_leaves_a_correction_out_and_says_so(bert_folder: Path, sentences: list[str], tmp_path: Path):
     correct(bert_folder, sentences, tmp_path / "out", method="remove-top", device="cpu")
-    with pytest.warns(UserWarning, match="correction of .* is left out: mirroring changes the vectors"):
+    with pytest.warns(UserWarning, match="correction of .* is dropped, because mirroring changes the vectors"):
         result = tain.mirror(tmp_path / "out", sentences, batch_texts=6, device="cpu", max_tokens=20, held_out=0)
     assert result.embedder.correction is None
 
@@ -149,11 +149,11 @@ def test_texts_of_the_wrong_kind_are_refused(sentences: list[str], unchecked: No
 
 def test_a_corrected_model_is_not_corrected_again(bert_folder: Path, sentences: list[str], tmp_path: Path):
     correct(bert_folder, sentences, tmp_path / "out", method="remove-top", device="cpu")
-    with pytest.raises(UserError, match="carries a correction already: give the encoder that it was made from"):
+    with pytest.raises(UserError, match="already has a correction: give the encoder that it was made from"):
         correct(tmp_path / "out", sentences, method="remove-top", device="cpu")
 
 
 def test_codes_are_small_letters():
     assert language_code(" EN ") == "en" and language_code("zh-Hant") == "zh-hant"
-    with pytest.raises(UserError, match="language is 'e n', which is no code"):
+    with pytest.raises(UserError, match="language is 'e n', which is not a language code"):
         language_code("e n")

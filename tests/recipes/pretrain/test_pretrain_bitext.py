@@ -168,8 +168,8 @@ def test_what_is_no_table_of_pairs_is_refused_before_the_model_is_loaded(bert_fo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bitext": "pairs.tsv"}, "bitext is for objective cmlm, but objective is 'random'"),
-        ({"objective": "cmlm", "bitext_weight": 0.3}, "bitext_weight is for translations, but there are none"),
+        ({"bitext": "pairs.tsv"}, "bitext only applies to objective cmlm, but objective is 'random'"),
+        ({"objective": "cmlm", "bitext_weight": 0.3}, "bitext_weight only applies to translations, but there are none"),
         ({"objective": "cmlm", "bitext": "pairs.tsv", "bitext_pairs": 1}, "bitext_pairs is 1, but a translation needs others"),
         ({"objective": "cmlm", "bitext": "pairs.tsv", "bitext_margin": -0.1}, "bitext_margin is -0.1, but it is taken off a cosine"),
         ({"objective": "cmlm", "bitext": "pairs.tsv", "bitext_weight": 0.0}, "bitext_weight is 0.0: give a number above 0"),
