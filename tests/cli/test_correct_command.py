@@ -66,9 +66,9 @@ def test_whitening_says_what_it_did(bert_folder: Path, texts: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no correction is named, but one is fitted"),
-        (["--whiten", "--remove-top", "1"], "--whiten and --remove-top are given, but one is fitted"),
-        (["--whiten"], "--whiten has no texts to be fitted on"),
+        ([], "no correction is named, but exactly one is fitted"),
+        (["--whiten", "--remove-top", "1"], "--whiten and --remove-top are given, but exactly one is fitted"),
+        (["--whiten"], "--whiten needs texts to fit on"),
         (["--language", "en"], "names no file: give CODE=FILE"),
         (["--language", "en=TEXTS", "--language", "EN=TEXTS"], "language 'en' is given twice"),
         (["TEXTS", "--language", "en=TEXTS"], "--language: name the language of every file"),
@@ -80,7 +80,7 @@ def test_whitening_says_what_it_did(bert_folder: Path, texts: Path, tmp_path: Pa
         (["TEXTS", "--whiten", "--components", "0"], "components is 0, which only applies to --language: leave it out"),
         (["TEXTS", "--whiten", "--dimensions", "1000"], "dimensions is 1000, but the vectors have 32"),
         (["TEXTS", "--remove-top", "1", "--components", "2"], "components is 2, which only applies to --language"),
-        (["TEXTS", "--remove-top", "1", "--dimensions", "2"], "dimensions is 2, but remove-top keeps them all"),
+        (["TEXTS", "--remove-top", "1", "--dimensions", "2"], "dimensions is 2, but remove-top keeps all dimensions"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(

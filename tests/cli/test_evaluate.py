@@ -159,7 +159,7 @@ def test_a_model_by_language_is_told_the_language_of_an_own_table(pairs: str, ca
     [
         (["m", "--suite", "PAIRS", "--texts", "PAIRS"], "texts and level only apply to the suite label-free: leave them out"),
         (["m", "--suite", "PAIRS", "--level", "word"], "texts and level only apply to the suite label-free"),
-        (["en=model-64,de", "--suite", "PAIRS"], "'de' is no language with its model"),
+        (["en=model-64,de", "--suite", "PAIRS"], "'de' is not LANGUAGE=MODEL"),
         (["en=model-64,en=model-32", "--suite", "PAIRS"], "each language once"),
         (["missing.vec", "--suite", "PAIRS"], "'missing.vec' does not exist"),
         (["model-64", "--suite", "PAIRS", "--language", "en,de,fr"], "language is 'en,de,fr'"),
@@ -211,7 +211,7 @@ def test_fit_texts_reach_the_baselines(pairs: str, tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        (["static:"], "names no model to take the input embeddings of: give static:tain-mini"),
+        (["static:"], "names no model with input embeddings: give static:tain-mini"),
         (["static:words.vec"], "word vectors are already static: give words.vec"),
         (["static:./nowhere"], "model './nowhere' does not exist"),
         (["static:lexical"], "model is 'lexical', a baseline"),

@@ -136,7 +136,7 @@ def test_an_existing_file_is_kept(bert_folder: Path, tmp_path: Path, capsys: pyt
 
 def test_a_text_that_is_also_a_files_name_is_told(bert_folder: Path, texts_file: Path, capsys: pytest.CaptureFixture[str]):
     assert run("inspect", bert_folder, texts_file, "--device", "cpu", "--quiet") == 0
-    assert f"is also a file's name, and is read as a text: to read the file give --texts {texts_file}" in " ".join(
+    assert f"is also the name of a file, but is used as text: to read the file, give --texts {texts_file}" in " ".join(
         capsys.readouterr().err.split()
     )
 

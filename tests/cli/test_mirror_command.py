@@ -100,7 +100,7 @@ def test_several_seeds_tell_every_figure_and_which_is_kept(bert_folder, texts_fi
     assert found["after"] == found["all_seeds"][found["seeds"].index(found["best_seed"])]
     none_held = [0 if before == "--held-out" else given for before, given in zip(("", *SMALL), SMALL, strict=False)]
     assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "none", "--seeds", 2, *none_held) == 0
-    assert "by the loss of its last batch" in " ".join(capsys.readouterr().out.split())
+    assert "by loss of the last batch" in " ".join(capsys.readouterr().out.split())
 
 
 def test_standard_input_is_not_torn_among_processes(bert_folder, tmp_path, capsys, monkeypatch):
@@ -113,7 +113,7 @@ def test_repeats_of_one_text_are_refused_with_advice_that_works(bert_folder, tmp
     path = tmp_path / "same.txt"
     path.write_text("the same line\n" * 300, encoding="utf-8")
     assert run("mirror", bert_folder, path, "-o", tmp_path / "encoder", *SMALL) == 2
-    expected = "error: there is 1 different text (299 were repeats), but a text needs others to be told from: give at least 2\n"
+    expected = "error: there is 1 different text (299 were repeats), but a text needs others as negatives: give at least 2\n"
     assert capsys.readouterr().err == expected
 
 

@@ -195,15 +195,15 @@ def test_a_port_that_is_taken_is_refused_at_once(student, capsys):
     [
         ((), "no model is given: give one or more, tain serve encoder"),
         (("tain-mini", "--port", 70000), "port is 70000: give 1 to 65535, or 0 for a free one"),
-        (("tain-mini", "--max-wait-s", 0), "max_wait_s is 0.0: give seconds, above 0"),
-        (("tain-mini", "--max-wait-s", "nan"), "max_wait_s is nan: give seconds, above 0"),
+        (("tain-mini", "--max-wait-s", 0), "max_wait_s is 0.0: give a number of seconds above 0"),
+        (("tain-mini", "--max-wait-s", "nan"), "max_wait_s is nan: give a number of seconds above 0"),
         (("tain-mini", "--max-request-tokens", 0), "max_request_tokens is 0: give 1 or more"),
         (
             ("tain-mini", "--cors-origin", "page.example"),
             "cors_origin is 'page.example', which is no origin: give one without a path, for example https://example.org",
         ),
         (("tain-mini", "--cors-origin", "https://page.example/path"), "cors_origin is 'https://page.example/path', which is no origin"),
-        (("tain-mini", "tain-mini"), "two models are called 'tain-mini', 'tain-mini' and 'tain-mini': give one another name, NAME=MODEL"),
+        (("tain-mini", "tain-mini"), "two models are called 'tain-mini', 'tain-mini' and 'tain-mini': rename one with NAME=MODEL"),
         (("=tain-mini",), "model is '=tain-mini': give MODEL, or NAME=MODEL"),
         (("./nowhere",), "'./nowhere'"),
         (("tain-mini", "--host", "no.such.host.invalid"), "host is 'no.such.host.invalid', which is no address of this machine"),

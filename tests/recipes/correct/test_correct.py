@@ -118,7 +118,7 @@ def test_mirroring_leaves_a_correction_out_and_says_so(bert_folder: Path, senten
     [
         ({"method": "languages", "components": 0}, "components is 0: give 1 or more"),
         ({"method": "whitening"}, "method is 'whitening': give languages, whiten, remove-top"),
-        ({"method": "remove-top", "dimensions": 3}, "dimensions is 3, but remove-top keeps them all"),
+        ({"method": "remove-top", "dimensions": 3}, "dimensions is 3, but remove-top keeps all dimensions"),
         ({"method": "whiten", "max_texts": -1, "batch_tokens": 0}, "max_texts is -1.*batch_tokens is 0"),
     ],
 )
@@ -130,16 +130,16 @@ def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any],
 def test_settings_are_given_once_and_by_names_that_there_are(bert_folder: Path, sentences: list[str]):
     with pytest.raises(UserError, match="settings were given twice, as config and as components"):
         correct(bert_folder, sentences, config=CorrectConfig(method="remove-top"), components=3)
-    with pytest.raises(UserError, match="correct needs to be told method: give it by name"):
+    with pytest.raises(UserError, match="correct needs method: give it by name"):
         correct(bert_folder, ["a text"])
-    with pytest.raises(UserError, match="correct knows no setting component: it knows method"):
+    with pytest.raises(UserError, match="correct has no setting component: give one of method"):
         correct(bert_folder, sentences, method="remove-top", component=3)
 
 
 def test_texts_of_the_wrong_kind_are_refused(sentences: list[str], unchecked: None):
-    with pytest.raises(UserError, match="needs texts by language"):
+    with pytest.raises(UserError, match="needs texts per language"):
         correct("tain-mini", sentences, method="languages")
-    with pytest.raises(UserError, match="texts are given by language, but whiten treats all alike"):
+    with pytest.raises(UserError, match="texts are given per language, but whiten does not distinguish languages"):
         correct("tain-mini", {"en": sentences}, method="whiten")
     with pytest.raises(UserError, match="two are the same"):
         correct("tain-mini", {"en": sentences, "EN": sentences}, method="languages")

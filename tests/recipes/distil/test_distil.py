@@ -173,7 +173,7 @@ def test_what_cannot_be_begun_with_is_refused(bert_folder, texts, flights, tmp_p
     assert "has no weights.safetensors to start from: distil it with --keep-weights" in refused(
         "none", flights, task="classify", init_from=str(tmp_path / "bare")
     )
-    assert "has its shape (layers is 3 and was 1): leave these settings out" in refused(
+    assert "must have its shape (layers is 3, there 1): leave these settings out" in refused(
         "none", flights, task="classify", layers=3, init_from=str(tmp_path / "kept")
     )
     (tmp_path / "kept" / "weights.safetensors").write_bytes(b"no weights")
@@ -489,8 +489,8 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"task": "tag", "separate": True}, "separate and split would split tokens further than their tags"),
         ({"epochs": 0}, "this student starts from random weights"),
         ({"student": "static", "task": "classify", "epochs": 0}, "this student starts from random weights"),
-        ({"student": "static", "layers": 2, "distortion": 0.3}, "layers, distortion says nothing to --student static: leave it out"),
-        ({"label_weight": 0.5}, "label_weight says nothing to --task embed: leave it out"),
+        ({"student": "static", "layers": 2, "distortion": 0.3}, "layers, distortion has no effect with --student static: remove it"),
+        ({"label_weight": 0.5}, "label_weight has no effect with --task embed: remove it"),
         ({"task": "tag", "split": "code-point"}, "separate and split would split tokens further"),
         ({"seed": -1}, "seed is -1: give 0 or more"),
         ({"seed": 2**63}, "give less than 2 to the power 63"),
@@ -542,7 +542,7 @@ def test_matrices_of_other_shapes_are_refused(flights, texts, tmp_path):
     assert "tokens (separated by whitespace): give one row per token" in refused(
         tmp_path / "slots.safetensors", flights, task="tag", tags=["B-city", "I-city", "O"], **SMALL
     )
-    assert "needs vectors: name it so" in refused(tmp_path / "slots.safetensors", texts, **SMALL)
+    assert "needs vectors: use that name" in refused(tmp_path / "slots.safetensors", texts, **SMALL)
     np.save(tmp_path / "bad.npy", np.full((96, 3), np.nan, np.float32))
     assert "give a matrix of finite floating-point numbers" in refused(tmp_path / "bad.npy", texts, **SMALL)
     (tmp_path / "none.npy").write_bytes(b"nothing")
@@ -554,7 +554,7 @@ def test_teachers_that_cannot_teach_are_refused(bert_folder, flights, texts):
     assert "label_weight, word_replacement has no effect without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
     assert "vectors can only be learnt from a teacher" in refused("none", texts, **SMALL)
     assert "has no trained head to classify with" in refused(bert_folder, flights, task="classify", **SMALL)
-    assert "name one with --token-vectors" in refused("none", flights, task="classify", **STATIC)
+    assert "name an encoder with --token-vectors" in refused("none", flights, task="classify", **STATIC)
 
 
 def test_a_teacher_whose_outputs_do_not_fit_is_refused(flights):
@@ -573,7 +573,7 @@ def test_a_teacher_whose_outputs_do_not_fit_is_refused(flights):
         return np.zeros((count, width), dtype=np.float32)
 
     few = Odd(lambda texts: TeacherOutputs(text=rows(len(texts) - 1, 2)))
-    assert "rows of 2: give a row each" in refused(few, flights, task="classify", **SMALL)
+    assert "rows of 2: give one row per item" in refused(few, flights, task="classify", **SMALL)
     wide = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 3)))
     assert "of shape (160, 3), which should be 160 rows of 2" in refused(wide, flights, task="classify", **SMALL | {"held_out": 0})
     nameless = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 2)), labels=None)
@@ -616,13 +616,13 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     assert "no text has a label" in refused("none", texts, task="classify", labels=["a", "b"], **SMALL)
     assert "no text has tags" in refused("none", texts, task="tag", tags=["O", "B-a"], **SMALL)
     wrong = [*flights, Example("two tokens", "flight", ("O",))]
-    assert "text number 161 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
+    assert "text number 161 has 2 tokens (separated by whitespace) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
     assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
     half = [example if index % 2 else Example(example.text) for index, example in enumerate(flights)]
     assert "80 of 160 texts have no label (text number 1 first), and there is no teacher to label them" in refused(
         "none", half, task="classify", **SMALL
     )
-    assert "distil knows no setting epoch" in refused(bert_folder, texts, epoch=3)
+    assert "distil has no setting epoch" in refused(bert_folder, texts, epoch=3)
 
 
 # ---- what it is all for

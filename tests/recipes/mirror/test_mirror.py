@@ -314,7 +314,7 @@ def test_what_is_no_list_of_texts_is_refused(bert_folder, given, unchecked):
 
 
 def test_what_no_saved_encoder_can_have_is_said(bert_folder, texts, sentences, tmp_path):
-    with pytest.warns(UserWarning, match="trained with mean-with-padding, which no saved encoder can have"):
+    with pytest.warns(UserWarning, match="trained with mean-with-padding, which saved encoders do not support"):
         result = mirror(bert_folder, texts, tmp_path / "encoder", pooling="mean-with-padding", **SMALL)
     loaded = Embedder.load(tmp_path / "encoder", dtype="float32").encode(sentences)
     np.testing.assert_array_equal(loaded, result.embedder.encode(sentences))
@@ -603,7 +603,7 @@ def test_all_wrong_settings_are_named_at_once(unchecked):
 
 
 def test_unknown_settings_are_refused(bert_folder, texts):
-    with pytest.raises(UserError, match="mirror knows no setting temprature"):
+    with pytest.raises(UserError, match="mirror has no setting temprature"):
         mirror(bert_folder, texts, temprature=0.1)
 
 
@@ -631,7 +631,7 @@ def test_texts_mixed_with_pairs_are_refused(bert_folder, texts, unchecked):
 
 def test_identical_views_are_refused_unless_asked_for(bert_folder, texts):
     same = {**SMALL, "dropout": 0.0, "erased_chars": 0}
-    with pytest.raises(UserError, match="the two views of every text are the same"):
+    with pytest.raises(UserError, match="the two views of every text are identical"):
         mirror(bert_folder, texts, **same)
     assert mirror(bert_folder, texts, allow_identical_views=True, **same).steps == 9
 
@@ -655,7 +655,7 @@ def test_a_model_whose_dropout_cannot_be_set_is_refused_though_something_is_eras
 
 def test_texts_whose_two_views_are_the_same_are_counted_and_told(bert_folder, texts):
     mixed = [*texts[:20], *(f"sea {letter}" for letter in "abcdefghijkl")]
-    with pytest.warns(UserWarning, match=r"12 of 32 texts have fewer than 10 characters, so that nothing is erased"):
+    with pytest.warns(UserWarning, match=r"12 of 32 texts have fewer than 10 characters, so nothing is erased"):
         mirror(bert_folder, mixed, dropout=0.0, attention_dropout=0.0, **SMALL | {"held_out": 0})
 
 
@@ -697,7 +697,7 @@ def test_the_card_of_pairs_speaks_of_pairs(bert_folder, texts, tmp_path):
     card = (tmp_path / "other" / "README.md").read_text()
     assert "without labels, by identity fine-tuning" in card
     assert "5 characters erased" in card
-    assert "use mean pooling" in card
+    assert "pooled by mean" in card
     assert "The seed was chosen" not in card
 
 

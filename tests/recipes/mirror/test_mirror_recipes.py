@@ -197,7 +197,7 @@ def trainer(folder, texts, documents=None, **given: Any):
         ({"recipe": "fast", "dropout": 0.1}, None, "recipe fast takes no training step, so dropout would have no effect"),
         ({"recipe": "fast", "seeds": 3}, None, "it has one result: remove --seeds"),
         ({"recipe": "paper", "positives": "crops"}, None, "the paper's recipe only has identity"),
-        ({"whiten": 2.0}, None, "whiten is 2.0, but it is a power of the variances"),
+        ({"whiten": 2.0}, None, "whiten is 2.0, but it is an exponent of the variances"),
         ({"token_weights": "sif", "pooling": "cls"}, None, "only a mean can be weighted"),
         ({"matrix_learning_rate": 0.01}, None, "matrix_learning_rate only applies to Muon"),
         ({"sif_smoothing": 0.0}, None, "sif_smoothing is 0.0"),
@@ -322,7 +322,7 @@ def test_each_seed_has_its_own_whitening_and_the_best_one_is_kept(bert_folder, t
 
 def test_an_encoder_without_training_can_be_trained_on(bert_folder, texts, tmp_path):
     mirror(bert_folder, texts, tmp_path / "fast", recipe="fast", **SMALL)
-    with pytest.warns(UserWarning, match="the correction of .* is left out|token weights of .* are left out"):
+    with pytest.warns(UserWarning, match="the correction of .* is dropped|token weights of .* are dropped"):
         result = mirror(tmp_path / "fast", texts, **SMALL)
     assert result.embedder.encoder.token_weights is None and result.embedder.correction is None
 

@@ -199,7 +199,7 @@ def test_writing_with_many_characters_is_learnt_and_what_stays_unknown_is_told(t
     pretrain("scratch", [tmp_path / "texts.txt"], tmp_path / "few", **few, progress=Progress.for_terminal(json=True))
     assert "of the texts' tokens are unknown to the tokenizer, and are not masked or learned" in capsys.readouterr().err
     (tmp_path / "other.txt").write_text("\n".join("ж " * 30 for _ in range(200)), encoding="utf-8")
-    with pytest.raises(UserError, match="of the texts' tokens are unknown to the tokenizer, and nothing can be learnt of them"):
+    with pytest.raises(UserError, match="of the texts' tokens are unknown to the tokenizer, and cannot be learned"):
         pretrain(bert_folder, [tmp_path / "other.txt"], tmp_path / "none", block_tokens=16, batch_blocks=8, tokens=128.0, device="cpu")
 
 

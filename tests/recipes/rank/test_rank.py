@@ -521,7 +521,8 @@ def test_a_full_disk_is_told_before_the_encoder_runs(bert_folder, pairs, tmp_pat
 
     monkeypatch.setattr(rank_frozen.os, "posix_fallocate", full)
     with pytest.raises(
-        UserError, match=r"keeps 0\.0 GB of token vectors in .*new' while it runs, but there is no room \(No space left on device\)"
+        UserError,
+        match=r"keeps 0\.0 GB of token vectors in .*new' while it runs, but there is not enough space \(No space left on device\)",
     ):
         rank(bert_folder, pairs, tmp_path / "new" / "out", freeze="encoder", **POLY)
 
@@ -661,7 +662,7 @@ def test_pairs_that_cannot_be_trained_on_are_refused(bert_folder, pairs):
         UserError, match=r"there are 72 pairs to train on, fewer than a batch of 500: give more pairs, or --batch-contexts 36"
     ):
         rank(bert_folder, pairs, **{**POLY, "batch_contexts": 500, "held_out": 20})
-    with pytest.raises(UserError, match="rank knows no setting code"):
+    with pytest.raises(UserError, match="rank has no setting code"):
         rank(bert_folder, pairs, code=3)
 
 
