@@ -59,7 +59,7 @@ def test_json_gives_every_figure(bert_folder: Path, texts: Path, tmp_path: Path,
 def test_whitening_says_what_it_did(bert_folder: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = [str(bert_folder), str(texts), "-o", str(tmp_path / "out"), "--whiten", "--dimensions", "4", "--device", "cpu", "--quiet"]
     main(["correct", *arguments])
-    assert "vectors of 4 numbers" in " ".join(capsys.readouterr().out.split())
+    assert "removed, 4 dimensions" in " ".join(capsys.readouterr().out.split())
     assert "already exists" in refusal(arguments, capsys)
 
 

@@ -67,7 +67,7 @@ def test_remove_top_works_in_sentence_transformers_and_can_be_read_again(bert_fo
     ours = Embedder.load(tmp_path / "out", device="cpu", dtype="float32").encode(sentences)
     np.testing.assert_allclose(ours.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(sentences), ours, atol=1e-4)
-    assert result.to_dict()["removed_share"] > 0.2 and "vectors of 32 numbers" in (tmp_path / "out" / "README.md").read_text()
+    assert result.to_dict()["removed_share"] > 0.2 and "32 dimensions" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_whitening_to_fewer_dimensions_changes_the_width(bert_folder: Path, sentences: list[str]):

@@ -560,7 +560,7 @@ def test_a_budget_that_holds_nothing_is_refused_with_what_is_needed(bert_folder,
     made = trainer(bert_folder, texts, budget_s=12.0)
     monkeypatch.setattr(made, "_elapsed_s", lambda: 10.0)
     monkeypatch.setattr(made, "_measure_text_s", lambda seed: 0.5)
-    with pytest.raises(UserError, match=r"budget is 12 s, but \d+ s on this machine"):
+    with pytest.raises(UserError, match=r"budget is 12 s, but this model needs \d+ s on this machine"):
         made._plan(1, 0.3)
 
 

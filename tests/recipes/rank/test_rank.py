@@ -439,7 +439,7 @@ def test_negatives_are_the_contexts_own_then_any_others_and_never_right(rng):
 
 def test_a_context_for_which_all_is_right_is_refused(rng):
     data = data_of([RankingExample("q", ("a", "b")), RankingExample("p", ("a",))])
-    with pytest.raises(UserError, match="the context 'q' has no wrong candidates to learn from: all 2 are right for it"):
+    with pytest.raises(UserError, match="the context 'q' has no wrong candidates to learn from: all 2 are correct for it"):
         data.draw_negatives(0, 1, rng=rng)
     with pytest.raises(UserError, match="all 2 candidates are right for every context, so there is nothing to tell apart"):
         data_of([RankingExample("q", ("a", "b"))])

@@ -67,7 +67,7 @@ class Translations:
     Args:
         path: A table of two columns.
         tokenizer: Texts are cut at ``config.block_tokens``.
-        config: ``bitext_pairs`` pairs a step; the seed fixes their order and which are held out.
+        config: ``bitext_pairs`` pairs per step; the seed fixes their order and the held-out pairs.
 
     Raises:
         UserError: The table is not one of pairs, or has too few.
@@ -97,13 +97,13 @@ class Translations:
 
     @torch.no_grad()
     def accuracy(self, encode: Callable[[PackedTexts], Float[Tensor, "texts dim"]]) -> float | None:
-        """Share of held-out texts whose nearest text of the other side, by cosine, is their translation; the mean of both directions.
+        """Share of held-out texts that have their translation as nearest text by cosine; the mean of both directions.
 
         Args:
             encode: Gives the texts' vectors, in eval mode.
 
         Returns:
-            0 to 1; equal cosines share the place. None where fewer than two pairs are held out.
+            0 to 1, with ties by expectation. None with fewer than two held-out pairs.
         """
         if len(self._held) < 2:
             return None

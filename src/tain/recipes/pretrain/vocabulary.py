@@ -50,9 +50,7 @@ def words_cut_up(counts: Counter[str], tokenizer: Any, *, words: int, pieces: in
 
 def pieces_of(words: list[str], tokenizer: Any) -> list[list[int]]:
     """The token ids of each word in the middle of a text."""
-    return bare_ids(
-        tokenizer, [f" {word}" for word in words]
-    )  # leading space: byte-level tokenizers split the first word of a text differently
+    return bare_ids(tokenizer, [f" {word}" for word in words])  # leading space: byte-level ones split a text's first word differently
 
 
 def add_words(tokenizer: Any, words: Iterable[str]) -> dict[int, list[int]]:

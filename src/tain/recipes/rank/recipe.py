@@ -203,9 +203,8 @@ def _fit_to_model(config: RankConfig, embedder: Embedder) -> RankConfig:
     embedder.max_tokens = longest
     is_cross = config.type == "cross"
     candidate = config.candidate_tokens or min(CANDIDATE_TOKENS, longest // 2 if is_cross else longest)
-    room = (
-        longest - candidate if is_cross else longest
-    )  # in a pair, the candidate's first special token is dropped or replaced by a separator
+    # in a pair, the candidate's first special token is dropped or replaced by a separator
+    room = longest - candidate if is_cross else longest
     if candidate > longest - (3 if is_cross else 0):
         beside = " with room for a context" if is_cross else ""
         raise UserError(f"candidate_tokens is {candidate}, but the model reads {longest} at most{beside}: give fewer")
