@@ -234,7 +234,7 @@ def test_a_model_or_path_that_is_not_there(client, serve, folders):
     assert error["message"].startswith("there is no model 'other' here: encoder (embeddings, rerank)")
     assert error["code"] == "model_not_found"
     status, said, _ = client.ask("/v1/nothing")
-    assert (status, said["error"]["message"][:28]) == (404, "GET /v1/nothing is nothing h")
+    assert (status, said["error"]["message"][:34]) == (404, "GET /v1/nothing is not an endpoint")
     assert client.ask("/v1/embeddings")[0] == 405
     alone = serve([load_served("tagger", str(folders["tagger"]), **OPTIONS)])
     assert alone.refusal("/v1/embeddings", 404, input="a")["message"].startswith("no model here answers embeddings: tagger (classify)")

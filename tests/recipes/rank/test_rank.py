@@ -322,7 +322,7 @@ def test_a_ranker_worse_than_untrained_is_told_loudly_and_recorded(bert_folder, 
     assert result.worse == ["MRR 30.0, untrained 50.0"]
     assert json.loads((tmp_path / "worse" / "tain.json").read_text())["worse"] == result.worse
     card = (tmp_path / "worse" / "README.md").read_text()
-    assert "Looks worse than the untrained one" in card
+    assert "Looks worse than the untrained ranker" in card
     assert chosen_on_the_same(schedule=result.config.schedule, seeds=1) in card
     assert json.loads((tmp_path / "worse" / "tain.json").read_text())["chosen_on_the_same"] is True
 
@@ -441,7 +441,7 @@ def test_a_context_for_which_all_is_right_is_refused(rng):
     data = data_of([RankingExample("q", ("a", "b")), RankingExample("p", ("a",))])
     with pytest.raises(UserError, match="the context 'q' has no wrong candidates to learn from: all 2 are correct for it"):
         data.draw_negatives(0, 1, rng=rng)
-    with pytest.raises(UserError, match="all 2 candidates are right for every context, so there is nothing to tell apart"):
+    with pytest.raises(UserError, match="all 2 candidates are correct for every context, so there is nothing to learn"):
         data_of([RankingExample("q", ("a", "b"))])
 
 
@@ -550,7 +550,7 @@ def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypa
         ({"schedule": "cosine"}, "schedule is 'cosine': give plateau or linear"),
         ({"dtype": "float16"}, "dtype is 'float16': give auto, float32 or bfloat16"),
         ({"context_tokens": 2}, "context_tokens is 2, but special tokens take 2 of them"),
-        ({"batch_contexts": 1}, "batch_contexts is 1, but an answer needs others to be told from"),
+        ({"batch_contexts": 1}, "batch_contexts is 1, but an answer needs others as negatives"),
         ({"type": "cross", "negatives": 0}, "negatives is 0: give 1 or more"),
         ({"epochs": 0}, "epochs is 0: give 1 or more"),
         ({"held_out": -1}, "held_out is -1, but it is a count of contexts"),
@@ -748,6 +748,6 @@ def test_merged_texts_are_counted_and_told(bert_folder, pairs):
 def test_pairs_that_all_read_the_same_are_refused(bert_folder):
     alike = [(f"context {'a' * number}", f"the sea is deep and the stars are far away {'b' * number}") for number in range(1, 12)]
     with pytest.raises(
-        UserError, match="all 1 different candidates are right for every context: raise --context-tokens or --candidate-tokens"
+        UserError, match="all 1 different candidates are correct for every context: raise --context-tokens or --candidate-tokens"
     ):
         rank(bert_folder, alike, **POLY | {"held_out": 0, "candidate_tokens": 8})
