@@ -25,8 +25,8 @@ _COUNTS_POWER = 0.5  # exponent of a word's count in its weight: between equal w
 def fit_words(module: PQRNN, projection: Projection, texts: Sequence[str], encode: Encode, *, words: int) -> None:
     """Fit the bottleneck's weights so that its outputs are the main directions of word vectors, each with both signs.
 
-    A ridge regression from features to an encoder's vectors of single words. Frequent words are down-weighted in the mean vectors that
-    distinguish texts (Arora et al. 2017). The norm is followed by a rectifier, which keeps one side of a direction, so each direction
+    A ridge regression from features to an encoder's vectors of single words. Vectors of frequent words are scaled down, as in weighted
+    mean vectors of texts (Arora et al. 2017). The norm is followed by a rectifier, which keeps one side of a direction, so each direction
     appears with both signs. With random weights the student would have to learn word meanings through all layers.
 
     Args:
