@@ -40,7 +40,9 @@ LEAST_DEV_GAIN = 0.5  # points of best on the development sets, mean of five see
 def card(record):
     config = renamed(record["config"], of="pretrain")
     tokens, loss = record["validation"][-1]
-    shape = f"{config['architecture']} layout, {config['layers']} layers x {config['hidden_size']}, feed-forward {config['intermediate_size']}"
+    shape = (
+        f"{config['architecture']} layout, {config['layers']} layers x {config['hidden_size']}, feed-forward {config['intermediate_size']}"
+    )
     return f"""---
 license: cc-by-sa-3.0
 language: en

@@ -59,28 +59,28 @@ def test_json_gives_every_figure(bert_folder: Path, texts: Path, tmp_path: Path,
 def test_whitening_says_what_it_did(bert_folder: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = [str(bert_folder), str(texts), "-o", str(tmp_path / "out"), "--whiten", "--dimensions", "4", "--device", "cpu", "--quiet"]
     main(["correct", *arguments])
-    assert "vectors of 4 numbers" in " ".join(capsys.readouterr().out.split())
+    assert "removed, 4 dimensions" in " ".join(capsys.readouterr().out.split())
     assert "already exists" in refusal(arguments, capsys)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no correction is named, but one is fitted"),
-        (["--whiten", "--remove-top", "1"], "--whiten and --remove-top are given, but one is fitted"),
-        (["--whiten"], "--whiten has no texts to be fitted on"),
+        ([], "no correction is named, but exactly one is fitted"),
+        (["--whiten", "--remove-top", "1"], "--whiten and --remove-top are given, but exactly one is fitted"),
+        (["--whiten"], "--whiten needs texts to fit on"),
         (["--language", "en"], "names no file: give CODE=FILE"),
         (["--language", "en=TEXTS", "--language", "EN=TEXTS"], "language 'en' is given twice"),
-        (["TEXTS", "--language", "en=TEXTS"], "beside --language: give every file with its language"),
-        (["--language", "e n=TEXTS"], "which is no code"),
+        (["TEXTS", "--language", "en=TEXTS"], "--language: name the language of every file"),
+        (["--language", "e n=TEXTS"], "which is not a language code"),
         (["--language", "en=nowhere.txt"], "'nowhere.txt' does not exist"),
         (["TEXTS", "--remove-top", "0"], "remove_top is 0: give 1 or more"),
         (["TEXTS", "--remove-top", "400"], "remove_top is 400, but vectors of 32 numbers must keep some"),
         (["--language", "en=TEXTS", "--components", "0"], "components is 0: give 1 or more"),
-        (["TEXTS", "--whiten", "--components", "0"], "components is 0, which is for --language: leave it out"),
+        (["TEXTS", "--whiten", "--components", "0"], "components is 0, which only applies to --language: leave it out"),
         (["TEXTS", "--whiten", "--dimensions", "1000"], "dimensions is 1000, but the vectors have 32"),
-        (["TEXTS", "--remove-top", "1", "--components", "2"], "components is 2, which is for --language"),
-        (["TEXTS", "--remove-top", "1", "--dimensions", "2"], "dimensions is 2, but remove-top keeps them all"),
+        (["TEXTS", "--remove-top", "1", "--components", "2"], "components is 2, which only applies to --language"),
+        (["TEXTS", "--remove-top", "1", "--dimensions", "2"], "dimensions is 2, but remove-top keeps all dimensions"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(

@@ -43,7 +43,7 @@ def test_a_file_of_texts_becomes_a_file_of_vectors_and_one_line_says_so(tmp_path
     expected = Embedder.load(bert_folder, dtype="float32", device="cpu").encode(sentences)
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected, atol=1e-5)
     out, error = capsys.readouterr()
-    assert out.startswith("12 vectors of 32 numbers, ")
+    assert out.startswith("12 vectors of 32 dimensions, ")
     assert out.endswith(f" texts/s, saved in {tmp_path / 'vectors.npy'}\n")
     assert "encode: 12/12 in " in error
 
@@ -120,7 +120,7 @@ def test_a_killed_run_leaves_no_file_and_goes_on_to_the_same_bytes(tmp_path, ber
     assert not path.exists()
     assert "was begun by a run that was interrupted after 800 texts" in refusal(bert_folder, source, "-o", path, capsys=capsys)
     run(bert_folder, source, "-o", path, "--resume")
-    assert "1,000 vectors (800 of an earlier run) of 32 numbers" in capsys.readouterr().out
+    assert "1,000 vectors (800 from an earlier run) of 32 dimensions" in capsys.readouterr().out
     assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert not partial_folder(path).exists()
 

@@ -157,9 +157,9 @@ def test_a_model_by_language_is_told_the_language_of_an_own_table(pairs: str, ca
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["m", "--suite", "PAIRS", "--texts", "PAIRS"], "texts and level belong to the suite label-free: leave them out"),
-        (["m", "--suite", "PAIRS", "--level", "word"], "texts and level belong to the suite label-free"),
-        (["en=model-64,de", "--suite", "PAIRS"], "'de' is no language with its model"),
+        (["m", "--suite", "PAIRS", "--texts", "PAIRS"], "texts and level only apply to the suite label-free: leave them out"),
+        (["m", "--suite", "PAIRS", "--level", "word"], "texts and level only apply to the suite label-free"),
+        (["en=model-64,de", "--suite", "PAIRS"], "'de' is not LANGUAGE=MODEL"),
         (["en=model-64,en=model-32", "--suite", "PAIRS"], "each language once"),
         (["missing.vec", "--suite", "PAIRS"], "'missing.vec' does not exist"),
         (["model-64", "--suite", "PAIRS", "--language", "en,de,fr"], "language is 'en,de,fr'"),
@@ -211,11 +211,11 @@ def test_fit_texts_reach_the_baselines(pairs: str, tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        (["static:"], "names no model to take the input embeddings of: give static:tain-mini"),
-        (["static:words.vec"], "word vectors are static by themselves: give words.vec"),
+        (["static:"], "names no model with input embeddings: give static:tain-mini"),
+        (["static:words.vec"], "word vectors are already static: give words.vec"),
         (["static:./nowhere"], "model './nowhere' does not exist"),
         (["static:lexical"], "model is 'lexical', a baseline"),
-        (["en=lexical,de=model-4"], "a baseline treats all languages alike: give lexical by itself"),
+        (["en=lexical,de=model-4"], "a baseline treats all languages the same way: give lexical alone"),
     ],
 )
 def test_baselines_that_cannot_be_made_are_refused(
@@ -245,4 +245,6 @@ def test_a_folder_called_lexical_is_told_from_the_baseline(
 
 
 def test_fit_texts_without_a_baseline_are_refused(pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert "fit_texts is for lexical and static:MODEL" in refusal(["model-4", "--suite", pairs, "--fit-texts", "texts.txt"], capsys)
+    assert "fit_texts only applies to lexical and static:MODEL" in refusal(
+        ["model-4", "--suite", pairs, "--fit-texts", "texts.txt"], capsys
+    )

@@ -48,11 +48,11 @@ def test_one_file_is_enough_and_json_is_one_object(bert_folder: Path, texts: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "suite mlm needs texts: give a file by --texts"),
+        ([], "suite mlm needs texts: give a file with --texts"),
         (["--texts", "TEXTS", "--data", "FOLDER"], "(not both)"),
-        (["--texts", "TEXTS", "--suite", "sts"], "measures another kind of model than sts: run it by itself"),
+        (["--texts", "TEXTS", "--suite", "sts"], "measures other models than sts: run it separately"),
         (["--texts", "TEXTS", "--chart", "x.svg"], "draws no chart"),
-        (["--texts", "TEXTS", "--pooling", "cls", "--typos", "0.1"], "--pooling, --typos says nothing to suite mlm: leave it out"),
+        (["--texts", "TEXTS", "--pooling", "cls", "--typos", "0.1"], "--pooling, --typos has no effect with suite mlm: remove it"),
         (["--texts", "UNKNOWN"], "knows no token of the texts: give texts of its language"),
         (["--texts", "TEXTS", "--max-tokens", "1000"], "max_tokens is 1000, but blocks for"),
         (["--texts", "TEXTS", "--resamples", "0"], "resamples is 0"),

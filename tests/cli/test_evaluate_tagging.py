@@ -54,12 +54,12 @@ def test_teachers_stand_beside_their_student_and_typos_make_a_table(student, tab
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--suite", "tagging", "--suite", "sts"), "measures another kind of model than sts: run them by themselves"),
-        (("--suite", "tagging", "--pooling", "cls"), "--pooling says nothing to suite tagging: leave it out"),
-        (("--suite", "tagging", "--dtype", "bfloat16", "--level", "word"), "--dtype, --level says nothing to suite tagging: leave it out"),
+        (("--suite", "tagging", "--suite", "sts"), "measures other models than sts: run them separately"),
+        (("--suite", "tagging", "--pooling", "cls"), "--pooling has no effect with suite tagging: remove it"),
+        (("--suite", "tagging", "--dtype", "bfloat16", "--level", "word"), "--dtype, --level has no effect with suite tagging: remove it"),
         (("--suite", "tagging", "--data", "nowhere.tsv"), "data is 'nowhere.tsv', which does not exist"),
         (("--suite", "tagging"), "needs its files: give their folder, or a table of your own, with --data"),
-        (("--suite", "sts", "--typos", "0.1"), "typos and unknown_labels belong to the suite tagging: leave them out"),
+        (("--suite", "sts", "--typos", "0.1"), "typos and unknown_labels only apply to the suite tagging: leave them out"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_code_2(student, more, message, capsys):
@@ -81,4 +81,4 @@ def test_a_student_of_vectors_tells_no_labels(bert_folder, sentences, table, tmp
     small = {"features": 64, "bottleneck": 16, "state": 12, "layers": 1, "batch_texts": 4, "epochs": 1, "held_out": 0, "device": "cpu"}
     distil(bert_folder, sentences, tmp_path / "student", **small)
     assert run("evaluate", tmp_path / "student", "--suite", "tagging", "--data", table) == 2
-    assert "was made to embed, so it tells no labels" in capsys.readouterr().err
+    assert "was trained with --task embed, so it predicts no labels" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_another_method_can_be_drawn(bert_folder: Path, sentences: list[str], tm
         (("[CLS]",), "has no tokens but special ones"),
         (("--texts", "./nowhere.txt"), "does not exist"),
         (("glass", "--against", "./nowhere"), "does not exist"),
-        (("glass", "--method", "Layer-N"), "measured with --whole-layer only"),
+        (("glass", "--method", "Layer-N"), "needs --whole-layer"),
         (("glass", "--csv", "look.csv", "--shown", 0), "the CSV file holds the shown texts"),
         (("glass", "--masking-rate", 1), "masking_rate is 1.0"),
         (("glass", "--max-tokens", 9000), "reads 3 to 40"),
@@ -136,11 +136,11 @@ def test_an_existing_file_is_kept(bert_folder: Path, tmp_path: Path, capsys: pyt
 
 def test_a_text_that_is_also_a_files_name_is_told(bert_folder: Path, texts_file: Path, capsys: pytest.CaptureFixture[str]):
     assert run("inspect", bert_folder, texts_file, "--device", "cpu", "--quiet") == 0
-    assert f"is also a file's name, and is read as a text: to read the file give --texts {texts_file}" in " ".join(
+    assert f"is also the name of a file, but is used as text: to read the file, give --texts {texts_file}" in " ".join(
         capsys.readouterr().err.split()
     )
 
 
 def test_more_json_than_is_asked_for_is_refused(bert_folder: Path, capsys: pytest.CaptureFixture[str]):
     assert run("inspect", bert_folder, "a text", "--matrices", *SMALL) == 2
-    assert "--matrices puts more into the JSON, and none is asked for" in capsys.readouterr().err
+    assert "--matrices adds to the JSON, but no JSON is written" in capsys.readouterr().err

@@ -61,11 +61,11 @@ def test_a_student_of_vectors_labels_nothing(bert_folder, sentences, texts_file,
     small = {"features": 64, "bottleneck": 16, "state": 12, "layers": 1, "batch_texts": 4, "epochs": 1, "held_out": 0, "device": "cpu"}
     distil(bert_folder, sentences, tmp_path / "student", **small)
     assert run("label", tmp_path / "student", texts_file) == 2
-    assert "was made to embed, so it tells no labels" in capsys.readouterr().err
+    assert "was trained with --task embed, so it predicts no labels" in capsys.readouterr().err
     assert run("label", tmp_path / "nowhere", texts_file) == 2
 
 
 def test_one_of_two_heads_is_refused(tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("a text\n")
     assert run("label", "intents=model", tmp_path / "texts.txt") == 2
-    assert "give two side by side, intents=MODEL,slots=MODEL, or one by its name alone" in capsys.readouterr().err
+    assert "intents=MODEL,slots=MODEL, or one model alone" in capsys.readouterr().err

@@ -77,7 +77,10 @@ def test_any_other_error_exits_with_one_and_shows_where():
         (["nope"], r'Unknown command "nope"\. .*evaluate.* \(see tain --help\)'),
         (["encode"], r".*MODEL.* requires an argument \(see tain encode --help\)"),
         (["encode", "a", "b"], r".*--output.* requires an argument \(see tain encode --help\)"),
-        (["encode", "a", "b", "c", "d", "-o", "e.npy"], r"'c', 'd' is more than the command takes \(see tain encode --help\)"),
+        (
+            ["encode", "a", "b", "c", "d", "-o", "e.npy"],
+            r"'c', 'd' is an extra argument that the command does not take \(see tain encode --help\)",
+        ),
         (
             ["encode", "a", "b", "-o", "c.npy", "--batch-tokens", "x"],
             r'Invalid value for --batch-tokens: unable to convert "x" into int \(.*',

@@ -54,7 +54,7 @@ def test_pairs_are_two_named_columns(bert_folder, sentences, tmp_path):
             ("--temperature", "0"),
             "error: temperature is 0.0, but similarities are divided by it: give a number above 0 (sentences: 0.04, words: 0.2)\n",
         ),
-        (("--budget", "soon"), "error: 'soon' is no duration: give one like 30s, 2m or 1h\n"),
+        (("--budget", "soon"), "error: 'soon' is not a duration: give one like 30s, 2m or 1h\n"),
         (
             ("--batch-texts", "500"),
             "error: there are 48 different texts, fewer than a batch of 500: give more texts, or --batch-texts 24\n",
@@ -100,20 +100,20 @@ def test_several_seeds_tell_every_figure_and_which_is_kept(bert_folder, texts_fi
     assert found["after"] == found["all_seeds"][found["seeds"].index(found["best_seed"])]
     none_held = [0 if before == "--held-out" else given for before, given in zip(("", *SMALL), SMALL, strict=False)]
     assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "none", "--seeds", 2, *none_held) == 0
-    assert "by the loss of its last batch" in " ".join(capsys.readouterr().out.split())
+    assert "by loss of the last batch" in " ".join(capsys.readouterr().out.split())
 
 
 def test_standard_input_is_not_torn_among_processes(bert_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run("mirror", bert_folder, "-", "-o", tmp_path / "encoder", *SMALL) == 2
-    assert "error: standard input would be torn among 2 processes: save it in a file, and give that\n" in capsys.readouterr().err
+    assert "error: standard input would be split among 2 processes: save it in a file and give the file\n" in capsys.readouterr().err
 
 
 def test_repeats_of_one_text_are_refused_with_advice_that_works(bert_folder, tmp_path, capsys):
     path = tmp_path / "same.txt"
     path.write_text("the same line\n" * 300, encoding="utf-8")
     assert run("mirror", bert_folder, path, "-o", tmp_path / "encoder", *SMALL) == 2
-    expected = "error: there is 1 different text (299 were repeats), but a text needs others to be told from: give at least 2\n"
+    expected = "error: there is 1 different text (299 were repeats), but a text needs others as negatives: give at least 2\n"
     assert capsys.readouterr().err == expected
 
 
@@ -156,9 +156,9 @@ def test_texts_that_no_step_reads_are_counted_and_few_steps_told(bert_folder, te
     small = dict(zip(SMALL[::2], SMALL[1::2], strict=True)) | {"--batch-texts": 32}
     assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", *(part for pair in small.items() for part in pair)) == 0
     said = capsys.readouterr()
-    assert "44 texts are 1 steps of 32, and so few teach little" in " ".join(said.err.split())
+    assert "44 texts give only 1 steps of 32" in " ".join(said.err.split())
     assert "4 held out, 0 left over, 12 not read" in " ".join(said.out.split())
-    assert "12 in no full batch or not reached in time" in (tmp_path / "encoder" / "README.md").read_text()
+    assert "12 not in a full batch or not reached in time" in (tmp_path / "encoder" / "README.md").read_text()
 
 
 def test_pairs_have_no_empty_form(capsys):

@@ -161,10 +161,10 @@ def test_an_index_of_another_model_or_version_is_refused(bert_folder, ranker_fol
         (("evaluate", "MODEL", "--pairs", "PAIRS", "--pool", "--listed"), "--pool and --listed are given"),
         (("evaluate", "MODEL", "--pairs", "PAIRS", "--listed"), "no context has negatives"),
         (("search", "MODEL", "ASKED", "--index", "OUT"), "does not exist: make it by giving --candidates FILE"),
-        (("search", "MODEL", "ASKED", "--index", "OUT", "--update"), "--update brings an index in line with candidates"),
+        (("search", "MODEL", "ASKED", "--index", "OUT", "--update"), "--update syncs an index with candidates"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "-k", 0), "k is 0: give 1 or more"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "--candidates", "ASKED", "--probes", 0), "probes is 0: give 1 or more"),
-        (("search", "MODEL", "ASKED", "--index", "OUT", "--depth", 5), "depth is 5, which is for a second ranker: give --rerank"),
+        (("search", "MODEL", "ASKED", "--index", "OUT", "--depth", 5), "depth is 5, which only applies to a second ranker: give --rerank"),
         (("train", "MODEL", "ASKED", "--oops", 5), "(see tain rank train --help)"),
         (("search", "MODEL", "ASKED", "--index", "OUT", "--rerank", "MODEL", "--depth", 5), "depth is 5, fewer than the 10 hits"),
         (("score", "MODEL", "ONE"), "has one column ('text'), but a pair needs two"),
@@ -259,7 +259,7 @@ def test_baselines_stand_beside_rankers(bert_folder, pairs_file, tmp_path, capsy
     [
         (("train", "lexical", "PAIRS", "-o", "OUT"), "model is 'lexical', a baseline that only tain evaluate and tain rank evaluate take"),
         (("score", "static:tain-mini", "PAIRS"), "model is 'static:tain-mini', a baseline"),
-        (("evaluate", "static:", "--pairs", "PAIRS"), "names no model to take the input embeddings of"),
+        (("evaluate", "static:", "--pairs", "PAIRS"), "names no model with input embeddings"),
     ],
 )
 def test_baselines_are_only_evaluated(command, message, pairs_file, tmp_path, capsys):

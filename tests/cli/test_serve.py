@@ -50,7 +50,7 @@ def test_a_student_is_served_without_torch_until_it_is_interrupted(student, sent
         np.testing.assert_allclose([row["embedding"] for row in said["data"]], expected, atol=1e-5)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-        assert process.stderr.read().split("\n") == ["stopping; once more stops at once", "stopped", ""]
+        assert process.stderr.read().split("\n") == ["stopping; repeat to stop at once", "stopped", ""]
     finally:
         process.kill()
         process.wait()
@@ -150,7 +150,7 @@ def test_a_signal_finishes_what_has_begun_and_refuses_what_waits(start, sent):
     waiting = server.ask()
     assert server.line() == "queued"
     server.process.send_signal(sent)
-    assert server.line() == "stopping; once more stops at once"
+    assert server.line() == "stopping; repeat to stop at once"
     assert waiting.result() == 503
     server.let()
     assert begun.result() == 200
@@ -163,7 +163,7 @@ def test_a_second_signal_ends_a_busy_server_at_once_and_without_an_abort(start, 
     begun = server.ask()
     assert sorted((server.line(), server.line())) == ["computing", "queued"]
     server.process.send_signal(signal.SIGINT)
-    assert server.line() == "stopping; once more stops at once"
+    assert server.line() == "stopping; repeat to stop at once"
     server.process.send_signal(second)
     code, lines = server.rest()
     assert (code, lines) == (128 + second, [])  # the interpreter is not finalised: native code of the other thread would abort it
@@ -175,7 +175,7 @@ def test_a_batch_that_does_not_end_keeps_no_server_from_stopping(start):
     begun = server.ask()
     assert sorted((server.line(), server.line())) == ["computing", "queued"]
     server.process.send_signal(signal.SIGTERM)
-    assert server.line() == "stopping; once more stops at once"
+    assert server.line() == "stopping; repeat to stop at once"
     assert begun.result() == 503
     assert server.rest() == (0, ["stopped"])
 
@@ -187,9 +187,7 @@ def test_a_port_that_is_taken_is_refused_at_once(student, capsys):
         port = taken.getsockname()[1]
         assert run("serve", student, "--port", port) == 2
     said = capsys.readouterr().err
-    assert said.startswith(
-        f"error: nothing can listen at 127.0.0.1:{port} (Address already in use): give another --port, or 0 for a free one"
-    )
+    assert said.startswith(f"error: cannot listen at 127.0.0.1:{port} (Address already in use): give another --port, or 0 for a free one")
 
 
 @pytest.mark.parametrize(
@@ -197,15 +195,15 @@ def test_a_port_that_is_taken_is_refused_at_once(student, capsys):
     [
         ((), "no model is given: give one or more, tain serve encoder"),
         (("tain-mini", "--port", 70000), "port is 70000: give 1 to 65535, or 0 for a free one"),
-        (("tain-mini", "--max-wait-s", 0), "max_wait_s is 0.0: give seconds, above 0"),
-        (("tain-mini", "--max-wait-s", "nan"), "max_wait_s is nan: give seconds, above 0"),
+        (("tain-mini", "--max-wait-s", 0), "max_wait_s is 0.0: give a number of seconds above 0"),
+        (("tain-mini", "--max-wait-s", "nan"), "max_wait_s is nan: give a number of seconds above 0"),
         (("tain-mini", "--max-request-tokens", 0), "max_request_tokens is 0: give 1 or more"),
         (
             ("tain-mini", "--cors-origin", "page.example"),
-            "cors_origin is 'page.example', which is no origin: give such as https://example.org",
+            "cors_origin is 'page.example', which is no origin: give one without a path, for example https://example.org",
         ),
         (("tain-mini", "--cors-origin", "https://page.example/path"), "cors_origin is 'https://page.example/path', which is no origin"),
-        (("tain-mini", "tain-mini"), "two models are called 'tain-mini', 'tain-mini' and 'tain-mini': give one another name, NAME=MODEL"),
+        (("tain-mini", "tain-mini"), "two models are called 'tain-mini', 'tain-mini' and 'tain-mini': rename one with NAME=MODEL"),
         (("=tain-mini",), "model is '=tain-mini': give MODEL, or NAME=MODEL"),
         (("./nowhere",), "'./nowhere'"),
         (("tain-mini", "--host", "no.such.host.invalid"), "host is 'no.such.host.invalid', which is no address of this machine"),
@@ -220,7 +218,9 @@ def test_what_cannot_be_served_is_refused(arguments, message, capsys):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize(("key", "message"), [(" \n", "holds nothing but blanks"), ("schlüssel", "holds characters that no header")])
+@pytest.mark.parametrize(
+    ("key", "message"), [(" \n", "holds only whitespace"), ("schlüssel", "holds characters that HTTP headers cannot carry")]
+)
 def test_a_key_that_nobody_can_send_is_refused(student, capsys, monkeypatch, key, message):
     monkeypatch.setenv("TAIN_API_KEY", key)
     assert run("serve", student, "--port", 0) == 2

@@ -1,4 +1,4 @@
-"""Config fields as flags and as TOML: the file first, flags over it."""
+"""Build a config from a TOML file and flags; flags win."""
 
 from pathlib import Path
 
@@ -43,10 +43,10 @@ def test_whole_numbers_pass_for_floats_and_lists_for_paths(tmp_path):
     ("text", "message"),
     [
         ("temprature = 0.1", "has unknown settings temprature: known are recipe, level"),
-        ("temperature = 'warm'", "gives temperature = 'warm': the wrong kind of value, see the help of --temperature"),
-        ("seeds = true", "gives seeds = True: the wrong kind of value"),
-        ("level = 'chapter'", "gives level = 'chapter': the wrong kind of value"),
-        ("temperature 0.1", "is no TOML"),
+        ("temperature = 'warm'", "gives temperature = 'warm': this value has the wrong type, see the help of --temperature"),
+        ("seeds = true", "gives seeds = True: this value has the wrong type"),
+        ("level = 'chapter'", "gives level = 'chapter': this value has the wrong type"),
+        ("temperature 0.1", "is not valid TOML"),
     ],
 )
 def test_a_settings_file_that_cannot_work_is_refused(tmp_path, text, message):
@@ -55,7 +55,7 @@ def test_a_settings_file_that_cannot_work_is_refused(tmp_path, text, message):
 
 
 def test_a_list_of_the_wrong_things_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"gives validation = \[5\]: the wrong kind of value, see the help of --validation"):
+    with pytest.raises(UserError, match=r"gives validation = \[5\]: this value has the wrong type, see the help of --validation"):
         build_config(PretrainConfig, flags_of(PretrainConfig)(), file=written(tmp_path, "validation = [5]"))
 
 
@@ -71,5 +71,5 @@ def test_durations_are_read(text, expected):
 
 @pytest.mark.parametrize("text", ["soon", "", "-3s", "3 days"])
 def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(UserError, match="is no duration: give one like 30s, 2m or 1h"):
+    with pytest.raises(UserError, match="is not a duration: give one like 30s, 2m or 1h"):
         seconds(text)

@@ -196,8 +196,8 @@ def test_many_at_once_each_get_their_own(client, folders, sentences):
         ("/v1/embeddings", {}, "input: Field required", "input"),
         ("/v1/embeddings", {"input": []}, "at least 1 item", "input"),
         ("/v1/embeddings", {"input": ["a"] * 2049}, "at most 2048 items", "input"),
-        ("/v1/embeddings", {"input": [1, 2]}, "token numbers mean something else for every model: send texts", "input"),
-        ("/v1/embeddings", {"input": [[1, 2]]}, "token numbers mean something else", "input"),
+        ("/v1/embeddings", {"input": [1, 2]}, "token ids differ between models: send texts", "input"),
+        ("/v1/embeddings", {"input": [[1, 2]]}, "token ids differ between models", "input"),
         ("/v1/embeddings", {"input": ["a", None]}, "input.1: Input should be a valid string", "input"),
         (
             "/v1/embeddings",
@@ -234,7 +234,7 @@ def test_a_model_or_path_that_is_not_there(client, serve, folders):
     assert error["message"].startswith("there is no model 'other' here: encoder (embeddings, rerank)")
     assert error["code"] == "model_not_found"
     status, said, _ = client.ask("/v1/nothing")
-    assert (status, said["error"]["message"][:28]) == (404, "GET /v1/nothing is nothing h")
+    assert (status, said["error"]["message"][:34]) == (404, "GET /v1/nothing is not an endpoint")
     assert client.ask("/v1/embeddings")[0] == 405
     alone = serve([load_served("tagger", str(folders["tagger"]), **OPTIONS)])
     assert alone.refusal("/v1/embeddings", 404, input="a")["message"].startswith("no model here answers embeddings: tagger (classify)")
@@ -261,7 +261,7 @@ def test_a_key_is_asked_for(serve, folders):
 
 def test_a_model_that_must_be_told_the_language_is_refused(folders, monkeypatch):
     monkeypatch.setattr(Embedder, "languages", property(lambda self: ("en",)))
-    with pytest.raises(UserError, match="is corrected by language, and requests name none"):
+    with pytest.raises(UserError, match="is corrected per language, but requests name no language"):
         load_served("x", str(folders["encoder"]), **OPTIONS)
 
 

@@ -206,7 +206,7 @@ def test_documents_to_rank_count_as_work(serve, stuck, threads, monkeypatch):
 def test_a_request_of_too_many_tokens_is_refused(serve, free):
     client = serve([Served("free", embedder=free)], max_request_tokens=100)
     error = client.refusal("/v1/embeddings", 400, input=["a" * 200, "b" * 200])
-    assert error["message"] == "the request has about 104 tokens, but 100 are the most: send fewer or shorter texts at a time"
+    assert error["message"] == "the request has about 104 tokens, but the limit is 100: send fewer or shorter texts at a time"
     assert (error["code"], error["param"]) == ("max_tokens_per_request", "input")
     assert client.refusal("/v1/rerank", 400, query="a", documents=["b" * 400])["param"] == "documents"
     assert client.post("/v1/embeddings", input=["a" * 200])[0] == 200
@@ -502,7 +502,7 @@ def test_compressed_bodies_that_cannot_be_read_are_refused(client, monkeypatch):
         status, said, _ = client.ask("/v1/embeddings", raw=raw, **{"Content-Encoding": encoding})
         return status, said["error"]["message"]
 
-    assert refused(packed[:-9]) == (400, "the request's body is cut off: its gzip data has no end")
+    assert refused(packed[:-9]) == (400, "the request's body is incomplete: its gzip data is cut off")
     assert refused(b"{}")[0] == 400
     assert refused(packed, "br") == (415, "the request's body is encoded as 'br': send it plain or as gzip")
     monkeypatch.setattr(bodies, "MAX_BYTES", 2**20)

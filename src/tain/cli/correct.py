@@ -1,4 +1,4 @@
-"""``tain correct``."""
+"""``tain correct``: fit a linear correction to an encoder's vectors."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,31 +24,31 @@ def correct(
         Parameter(help="CODE=FILE: texts of one language; repeat it for each", negative=(), show_default=False),
     ] = (),
     whiten: Annotated[bool, Parameter(help="fit a whitening to TEXTS", negative=())] = False,
-    remove_top: Annotated[int | None, Parameter(help="take the so many strongest components of TEXTS out")] = None,
-    components: Annotated[int | None, Parameter(help="directions removed of each language; default: 1, the paper's")] = None,
-    dimensions: Annotated[int | None, Parameter(help="components that a whitening keeps, the strongest; default: all")] = None,
-    max_texts: Annotated[int | None, Parameter(help="texts read of each source; default: all; the paper has 10000")] = None,
-    column: Annotated[str | None, Parameter(help="the texts' column, where sources are tables")] = None,
+    remove_top: Annotated[int | None, Parameter(help="remove this many of the strongest components of TEXTS")] = None,
+    components: Annotated[int | None, Parameter(help="directions removed per language; default: 1, as in the paper")] = None,
+    dimensions: Annotated[int | None, Parameter(help="number of strongest components a whitening keeps; default: all")] = None,
+    max_texts: Annotated[int | None, Parameter(help="maximum texts read per source; default: all; the paper uses 10000")] = None,
+    column: Annotated[str | None, Parameter(help="column of the texts, if the sources are tables")] = None,
     batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory only")] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
+    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU if there is one")] = None,
     overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
 ) -> None:
-    """Take from an encoder's vectors what all of them share, or all of one language; no labels, no training.
+    """Remove the components that all vectors (or all vectors of one language) share. No labels, no training.
 
     tain correct tain-mini sentences.txt -o corrected --remove-top 1
 
-    By language: tain correct MODEL -o DIR --language en=en.txt --language de=de.txt. Vectors of a language often share a direction
-    that says only which language it is. Without it translations come nearer; the texts' language must be told from then on. It
-    can hurt within one language: compare with tain evaluate.
+    Per language: tain correct MODEL -o DIR --language en=en.txt --language de=de.txt. Vectors of one language often share a direction
+    that identifies the language. Removing it moves translations closer together, but each later call must name the language of its
+    texts. It can lower quality within one language: compare with tain evaluate.
 
     Parameters
     ----------
     model
         a folder, a hub name, or tain-mini (built in)
     texts
-        for --whiten and --remove-top: txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard input
+        for --whiten and --remove-top: txt (one text per line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard input
     """
     config = _config(
         texts, language, whiten=whiten, remove_top=remove_top, components=components, dimensions=dimensions, max_texts=max_texts,
@@ -73,14 +73,16 @@ def _config(
     chosen = [name for name, given in (("--language", language), ("--whiten", whiten), ("--remove-top", remove_top is not None)) if given]
     if len(chosen) != 1:
         was = f"{' and '.join(chosen)} are given" if chosen else "no correction is named"
-        raise UserError(f"{was}, but one is fitted: give --language CODE=FILE for each language, or TEXTS with --whiten or --remove-top N")
+        raise UserError(
+            f"{was}, but exactly one is fitted: give --language CODE=FILE for each language, or TEXTS with --whiten or --remove-top N"
+        )
     if language and texts:
-        raise UserError(f"texts are {', '.join(texts)} beside --language: give every file with its language, --language en={texts[0]}")
+        raise UserError(f"texts are {', '.join(texts)} together with --language: name the language of every file, --language en={texts[0]}")
     if not language and not texts:
-        raise UserError(f"{chosen[0]} has no texts to be fitted on: name a file of them after the model")
+        raise UserError(f"{chosen[0]} needs texts to fit on: name a file of texts after the model")
     if components is not None and not language:
         instead = f"give --remove-top {components}" if components > 0 and not whiten else "leave it out"
-        raise UserError(f"components is {components}, which is for --language: {instead}")
+        raise UserError(f"components is {components}, which only applies to --language: {instead}")
     if remove_top is not None and remove_top < 1:
         raise UserError(f"remove_top is {remove_top}: give 1 or more")
     method = "languages" if language else "whiten" if whiten else "remove-top"
@@ -96,13 +98,13 @@ def _by_language(given: tuple[str, ...]) -> dict[str, str]:
             raise UserError(f"language is {entry!r}, which names no file: give CODE=FILE, such as en=english.txt")
         code = language_code(code)
         if code in found:
-            raise UserError(f"language {code!r} is given twice, as {found[code]} and {source}: give one file a language")
+            raise UserError(f"language {code!r} is given twice, as {found[code]} and {source}: give one file per language")
         found[code] = source
     return found
 
 
 def _read(texts: list[str], languages: dict[str, str], column: str | None) -> Any:
-    """Open every source, so that one that cannot be read is told before a model is loaded."""
+    """Open every source, so that an unreadable one is reported before a model is loaded."""
     from itertools import chain
 
     from tain.text.readers import read_texts
@@ -125,8 +127,8 @@ def _show(result: "Corrected", *, as_json: bool) -> None:
     if result.linear is not None:
         fit = result.linear
         console.print(
-            f"{fit.texts:,} texts; {100 * fit.removed_share:.1f}% of the variance taken out, vectors of {result.embedder.dim} numbers;"
-            f" the mean vector had {fit.mean_before:.2f} of the vectors' length, now 0"
+            f"{fit.texts:,} texts; {100 * fit.removed_share:.1f}% of the variance removed, {result.embedder.dim} dimensions;"
+            f" length of the mean vector relative to the vectors: {fit.mean_before:.2f} before, 0 now"
         )
     else:
         _show_languages(console, result)
@@ -145,5 +147,5 @@ def _show_languages(console: Any, result: "Corrected") -> None:
     console.print(table)
     for (left, right), (before, after) in result.mean_cosines.items():
         console.print(f"cosine of the means of {left} and {right}: {before:.3f} before, {after:.3f} after")
-    console.print("Removed: share of the vectors' squared length. Mean: its length over the vectors'.")
+    console.print("Removed: share of the vectors' squared length. Mean: length of the mean vector relative to the vectors.")
     console.print("Give --language with this encoder from now on; sentence-transformers does not apply the correction.")

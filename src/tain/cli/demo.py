@@ -1,4 +1,4 @@
-"""``tain demo``."""
+"""``tain demo``: train and measure the built-in model on text from this machine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 
 def demo(
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for encoder and page; an earlier demo's is replaced")] = Path(
-        "tain-demo"
-    ),
+    output: Annotated[
+        Path, Parameter(name=["--output", "-o"], help="folder for encoder and page; replaces that of an earlier demo")
+    ] = Path("tain-demo"),
     minutes: Annotated[
-        float, Parameter(help="time for everything, 1 or more; a slow machine trains on fewer texts, though a minute at least")
+        float, Parameter(help="total time, 1 or more; a slow machine trains on fewer texts, but for at least a minute")
     ] = 2.0,
     sentences: Annotated[int, Parameter(help="train on at most this many sentences, 600 or more")] = 10_000,
     functions: Annotated[int, Parameter(help="measure on at most this many held-out functions, 20 or more")] = 1_000,
-    seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes which modules are held out, and the training")] = 13,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="seed of the choice of held-out modules and of the training")] = 13,
     overwrite: Annotated[bool, Parameter(negative="", help="replace OUTPUT even if something else is there")] = False,
     json: Annotated[bool, Parameter(negative="", help="progress as JSON events on stderr")] = False,
     quiet: Annotated[bool, Parameter(negative="", help="no progress; warnings only")] = False,
 ) -> None:
-    """Turn the built-in model into an encoder, on text found on this machine, and show what it gained.
+    """Turn the built-in model into an encoder, with text found on this machine, and compare before and after.
 
     tain demo
 
-    Writes tain-demo/page.html within two minutes on two cores. Reads about ten thousand sentences from the docstrings of the installed
-    Python packages (nothing is imported, nothing leaves the machine), trains tain-mini without labels on as many of them as the time
-    allows, twice at most, and lets descriptions of held-out functions look for the rest of
-    their docstrings, before and after, beside methods that need no training: TF-IDF and tain-mini's input embeddings.
+    Writes tain-demo/page.html within two minutes on two cores. The demo reads about ten thousand sentences from the docstrings of the
+    installed Python packages; nothing is imported and no data leaves the machine. It trains tain-mini without labels on as many of them
+    as the time allows, for at most two epochs. It then measures retrieval: the description of a held-out function is the query, the
+    rest of its docstring is the correct answer. TF-IDF and tain-mini's input embeddings, which need no training, are the baselines.
     """
     from tain.demo.run import refuse_foreign, refuse_settings, run_demo
     from tain.foundation.progress import Progress

@@ -1,4 +1,4 @@
-"""``tain distil``."""
+"""``tain distil``: train a small student from a teacher model, labels, or both."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,33 +25,33 @@ def distil(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the student")],
-    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
-    label_column: Annotated[str | None, Parameter(help="the labels' column; an empty label is one that nobody gave")] = None,
+    column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS is a table")] = None,
+    label_column: Annotated[str | None, Parameter(help="column of the labels; empty means unlabelled")] = None,
     tags_column: Annotated[
-        str | None, Parameter(help="the tags' column: one tag a token, parted by blanks, in BIO form (O B-city I-city)")
+        str | None, Parameter(help="column of the tags: one per token, separated by spaces, in BIO format (O B-city I-city)")
     ] = None,
     unlabelled: Annotated[
-        str | None, Parameter(help="more texts, without labels: the teacher labels them (of a table the same --column)")
+        str | None, Parameter(help="more texts, without labels; the teacher labels them (if a table, --column applies)")
     ] = None,
-    classifier: Annotated[str | None, Parameter(help="with a tagger as teacher: the classifier that labels the whole texts")] = None,
-    labels: Annotated[Path | None, Parameter(help="names of the teacher's classes, one a line, in the order of its logits")] = None,
-    tags: Annotated[Path | None, Parameter(help="the same for its tags")] = None,
+    classifier: Annotated[str | None, Parameter(help="classifier for the labels of whole texts, if the teacher is a tagger")] = None,
+    labels: Annotated[Path | None, Parameter(help="names of the teacher's classes, one per line, in the order of its logits")] = None,
+    tags: Annotated[Path | None, Parameter(help="names of the teacher's tags, in the same format")] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
     overwrite: Annotated[
-        bool, Parameter(help="replace the output folder if it exists, and start anew where a run was cut off", negative=())
+        bool, Parameter(help="replace the output folder if it exists; an interrupted run starts over", negative=())
     ] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
-    """Teach a student of two to four megabytes what a large model says of texts. The student runs without GPU and torch.
+    """Train a student of two to four megabytes to predict a large model's outputs. The student needs no GPU and no torch.
 
     tain distil tain-mini sentences.txt -o student --epochs 1
 
     Parameters
     ----------
     teacher
-        an encoder (a folder, a hub name, tain-mini), for --task classify or tag a fine-tuned transformers model; its outputs on disk, a row a text (.npy, .safetensors: vectors, intents, slots); or none, for given labels alone
+        an encoder (a folder, a hub name, tain-mini); for --task classify or tag, a fine-tuned transformers model; a file of its outputs with one row per text (.npy, .safetensors: vectors, intents, slots); or none, to train on given labels alone
     """
     settled = build_config(DistilConfig, config, file=settings)
     of_labels = {"label_column": label_column, "unlabelled": unlabelled, "labels": labels}
@@ -75,7 +75,7 @@ def distil(
 
 
 def _refuse_idle(task: str, **given: object) -> None:
-    """Refuse what the task has no use for."""
+    """Refuse flags that have no effect on the task."""
     of_tags = {"tags_column", "tags", "classifier"}
     idle = {name: given[name] for name in {"embed": given, "classify": of_tags, "tag": ()}[task] if given[name] is not None}
     refuse_idle(idle, of=f"--task {task}", instead=f", or give --task {'tag' if of_tags & set(idle) else 'classify'}")
@@ -108,7 +108,7 @@ def _read(source: str, column: str | None, label_column: str | None, tags_column
         if name is not None and name not in names:
             raise UserError(f"{source!r} has no column {name!r}: give {flag} one of {', '.join(names)}")
     if column is None:
-        raise UserError(f"{source!r} has the columns {', '.join(names)}: name the texts' one with --column")
+        raise UserError(f"{source!r} has the columns {', '.join(names)}: name the column of the texts with --column")
     return [
         Example(
             row[column],
@@ -142,7 +142,7 @@ def _show(result: "Distilled", *, as_json: bool) -> None:
 
     console = Console(highlight=False)
     if result.figures:
-        table = Table(title=f"{result.counts['held_out']:,} texts kept from training", title_justify="left")
+        table = Table(title=f"{result.counts['held_out']:,} held-out texts", title_justify="left")
         table.add_column("figure")
         table.add_column("value", justify="right")
         for row in figure_rows(result.figures):
@@ -157,7 +157,7 @@ def _show(result: "Distilled", *, as_json: bool) -> None:
     counts = result.counts
     console.print(
         f"{counts['given']:,} texts given, {result.trained.steps:,} steps, {result.trained.seconds:.1f} s; {counts['repeated']:,} repeated, "
-        f"{counts['held_out']:,} held out, {counts['left_over']:,} left over, {counts['augmented']:,} changed copies added, {counts['truncated']:,} cut"
+        f"{counts['held_out']:,} held out, {counts['left_over']:,} left over, {counts['augmented']:,} augmented copies added, {counts['truncated']:,} cut"
     )
     if result.folder is not None:
         console.print(f"saved in {result.folder}", soft_wrap=True, highlight=False, markup=False)

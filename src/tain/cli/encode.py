@@ -1,4 +1,4 @@
-"""``tain encode``."""
+"""``tain encode``: write the vectors of texts to a file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +11,7 @@ from tain.foundation.choices import Backend, ComputeDtype, Pooling
 if TYPE_CHECKING:
     from tain.models.encode_to_file import EncodedFile
 
-_LONGEST_READ = 1 << 20  # bytes taken at a time while lines are counted
+_LONGEST_READ = 1 << 20  # bytes read at a time when counting lines
 
 
 def encode(
@@ -20,9 +20,9 @@ def encode(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="file for the vectors, ending in .npy, .parquet or .safetensors")],
-    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
-    language: Annotated[str | None, Parameter(help="the texts' language, for a model corrected by language (tain correct)")] = None,
-    with_texts: Annotated[bool, Parameter(help="store the texts beside their vectors; parquet only", negative=())] = False,
+    column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS is a table")] = None,
+    language: Annotated[str | None, Parameter(help="language of the texts, for a model corrected per language (tain correct)")] = None,
+    with_texts: Annotated[bool, Parameter(help="store the texts with their vectors; parquet only", negative=())] = False,
     dtype: Annotated[
         Literal["float32", "float16", "binary"],
         Parameter(
@@ -34,14 +34,14 @@ def encode(
         int | None, Parameter(help="keep the first numbers of each vector alone, scaled to length 1 again; default: all")
     ] = None,
     normalize: Annotated[
-        bool | None, Parameter(help="scale every vector to length 1, or leave it; default: what the model says, else leave it")
+        bool | None, Parameter(help="scale every vector to length 1, or do not; default: the model's own setting, else do not")
     ] = None,
-    pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: what the model says, else mean")] = None,
+    pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: the model's own setting, else mean")] = None,
     max_tokens: Annotated[
         int | None, Parameter(help="cut texts at this many tokens; default: the model's limit; cut texts are counted")
     ] = None,
     batch_tokens: Annotated[
-        int | None, Parameter(help="tokens encoded at a time; more takes more memory; default: 4096, on a GPU 65536")
+        int | None, Parameter(help="tokens encoded at a time; more needs more memory; default: 4096, on a GPU 65536")
     ] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
     compute_dtype: Annotated[
@@ -55,22 +55,25 @@ def encode(
     ] = "auto",
     resume: Annotated[bool, Parameter(help="go on where an interrupted run stopped; where there is none, start", negative=())] = False,
     overwrite: Annotated[
-        bool, Parameter(help="replace the file if it exists; without --resume also drop what an interrupted run left", negative=())
+        bool,
+        Parameter(
+            help="replace the file if it exists; without --resume, also delete the partial results of an interrupted run", negative=()
+        ),
     ] = False,
-    trust_remote_code: Annotated[bool, Parameter(help="let the model's folder bring Python code of its own", negative=())] = False,
+    trust_remote_code: Annotated[bool, Parameter(help="allow the model to run Python code from its folder", negative=())] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
 ) -> None:
-    """Turn texts into vectors, in order, in bounded memory.
+    """Encode texts as vectors, in order and in bounded memory.
 
     tain encode tain-mini sentences.txt -o vectors.npy
 
-    An interrupted run goes on with --resume. The file takes its name when it is whole.
+    --resume continues an interrupted run. The file appears under its name once it is complete.
 
     Parameters
     ----------
     model
-        a folder, a student's too, a hub name, or tain-mini (built in)
+        a folder (of an encoder or student), a hub name, or tain-mini (built in)
     """
     from tain.cli.models import find_encoder, load_encoder
     from tain.foundation.progress import Progress
@@ -83,7 +86,7 @@ def encode(
     total = _count_texts(texts)
     progress = Progress.for_terminal(json=json, quiet=quiet)
 
-    embedder = load_encoder(  # loads torch: what is wrong with files has been told by now
+    embedder = load_encoder(  # loads torch: errors in files have been reported by now
         model,
         progress=progress,
         backend=backend,
@@ -120,12 +123,12 @@ def _show(made: "EncodedFile", *, blank: int, as_json: bool) -> None:
         figures = {"file": str(made.path), "texts": made.texts, "dim": made.dim, "truncated": made.truncated, "blank": blank}
         print(json.dumps({**figures, "resumed": made.resumed, "texts_per_s": round(made.texts_per_s, 1)}, ensure_ascii=False))
         return
-    resumed = f" ({made.resumed:,} of an earlier run)" if made.resumed else ""
-    print(f"{made.texts:,} vectors{resumed} of {made.dim} numbers, {made.texts_per_s:,.0f} texts/s, saved in {made.path}")
+    resumed = f" ({made.resumed:,} from an earlier run)" if made.resumed else ""
+    print(f"{made.texts:,} vectors{resumed} of {made.dim} dimensions, {made.texts_per_s:,.0f} texts/s, saved in {made.path}")
 
 
 def _count_texts(source: str) -> int | None:
-    """Count a plain text file's lines for the progress bar; None for what would have to be unpacked, parsed or read only once."""
+    """Count the lines of a plain text file for the progress bar; None for compressed files, tables and standard input."""
     from tain.text.tables import kind_of
 
     path = Path(source)

@@ -1,4 +1,4 @@
-"""``tain evaluate``: how good encoders are, side by side, on labelled sets and without labels."""
+"""``tain evaluate``: compare encoders on labelled sets and without labels."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,25 +28,25 @@ def evaluate(
         ),
     ] = ("sts",),
     data: Annotated[
-        Path | None, Parameter(help="folder with the suites' files (sts/, transfer/, bli/, ...); your own tsv needs none")
+        Path | None, Parameter(help="folder with the suites' files (sts/, transfer/, bli/, ...); not needed for your own tsv")
     ] = None,
-    split: Annotated[Literal["test", "dev"], Parameter(help="which sets a suite stands for; choose settings on dev only")] = "test",
+    split: Annotated[Literal["test", "dev"], Parameter(help="which split of each set; choose settings on dev only")] = "test",
     texts: Annotated[
-        str | None, Parameter(help="texts for label-free that the models were not tuned on, one a line; default: STS-B dev's sentences")
+        str | None, Parameter(help="label-free: texts that the models were not tuned on, one per line; default: the sentences of STS-B dev")
     ] = None,
     level: Annotated[
-        Literal["word", "phrase", "sentence"], Parameter(help="what a text is for label-free; words are halved by letters")
+        Literal["word", "phrase", "sentence"], Parameter(help="label-free: kind of text; words are split in half by letters")
     ] = ("sentence"),
     language: Annotated[
         str | None,
         Parameter(
-            help="language of your own tsv and of --texts, for models that treat each in its own way: en, or es,en for the two columns;"
-            " the suites know theirs"
+            help="language of your own tsv and of --texts, for models that treat languages differently: en, or es,en for the two columns;"
+            " suites know their languages"
         ),
     ] = None,
     fit_texts: Annotated[
         str | None,
-        Parameter(help="texts that lexical and static:MODEL are fitted on, one a line; default: each suite's own texts, without scores"),
+        Parameter(help="texts to fit lexical and static:MODEL on, one per line; default: the texts of each suite, without scores"),
     ] = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
     chart: Annotated[Path | None, Parameter(help="draw the figures into this SVG file")] = None,
@@ -54,16 +54,16 @@ def evaluate(
     typos: Annotated[
         tuple[float, ...],
         Parameter(
-            help="tagging: shares of characters to misspell, 0 for none; repeat the option for a table", negative=(), show_default=False
+            help="tagging: share of characters to misspell, 0 for none; repeat the option for several", negative=(), show_default=False
         ),
     ] = (),
     unknown_labels: Annotated[
         Literal["refuse", "count-as-wrong"],
-        Parameter(help="tagging: what texts get whose labels a model was not taught: refuse to measure, or count them as wrong"),
+        Parameter(help="tagging: texts with labels that a model does not know: refuse to measure, or count them as wrong"),
     ] = "refuse",
-    resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; under 200 its ends are rough")] = 1000,
-    seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes the resamples")] = 13,
-    pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: what each model says, else mean")] = None,
+    resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; below 200 its ends are rough")] = 1000,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="seed of the resamples")] = 13,
+    pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: each model's own setting, else mean")] = None,
     max_tokens: Annotated[
         int | None, Parameter(help="cut texts at this many tokens; default: each model's limit; cut texts are counted")
     ] = None,
@@ -74,18 +74,18 @@ def evaluate(
         Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where a folder has a graph, else torch")
     ] = "auto",
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
 ) -> None:
-    """Compare encoders on STS, word similarity, transfer, word translation, name linking, your own scored pairs, or without labels.
+    """Compare encoders on STS, word similarity, transfer, word translation, entity linking, your own scored pairs, or without labels.
 
     tain evaluate tain-mini --suite my_pairs.tsv
 
-    --suite mlm measures masked language models instead: their loss on --texts, or on the valid_* files of --data. --suite tagging (or
+    --suite mlm measures the loss of masked language models instead, on --texts or on the valid_* files of --data. --suite tagging (or
     atis, snips, clinc150, slurp, xsid, xsid_de, ...; or --data TABLE with the columns text, intent, slots) measures students,
-    classifiers and taggers: intents, slots, and what typing errors cost.
+    classifiers and taggers on intents and slots, with and without typing errors.
 
-    Every figure has its 95% bootstrap interval; with several models also the difference to the first. A set whose file is
-    absent is named and left out of the mean.
+    Every figure comes with a 95% bootstrap interval and, with several models, its difference to the first. Sets without a file are
+    listed and left out of the mean.
 
     Two models need no training, and an encoder should beat them: lexical (overlap of word pieces, rare ones count more) and
     static:MODEL (the mean of MODEL's input embeddings, whitened).
@@ -93,11 +93,11 @@ def evaluate(
     Parameters
     ----------
     models
-        folders, students' too, hub names, tain-mini, word vectors in text (.vec, .vec.gz), lexical, or static:MODEL; the first is what
-        the others are compared with.
-        One model a language, as the suites bli and sts17 can use it: en=MODEL,de=MODEL
+        folders (of encoders or students), hub names, tain-mini, word vectors in text (.vec, .vec.gz), lexical, or static:MODEL; the
+        others are compared with the first.
+        For the suites bli and sts17, one model per language: en=MODEL,de=MODEL
     """
-    if "mlm" in suite:  # another kind of model and another figure
+    if "mlm" in suite:  # other models and other figures
         from tain.cli.evaluate_mlm import evaluate_mlm
 
         evaluate_mlm(
@@ -171,21 +171,21 @@ def evaluate(
     from tain.foundation.progress import Progress
 
     if batch_tokens is not None and batch_tokens < 1:
-        raise UserError(f"batch_tokens is {batch_tokens}, but a batch needs some: give at least 1, or leave it out")
+        raise UserError(f"batch_tokens is {batch_tokens}, but a batch needs at least one token: give 1 or more, or leave it out")
     if typos or unknown_labels != "refuse":
-        raise UserError("typos and unknown_labels belong to the suite tagging: leave them out")
+        raise UserError("typos and unknown_labels only apply to the suite tagging: leave them out")
     if (texts is not None or level != "sentence") and "label-free" not in suite:
-        raise UserError("texts and level belong to the suite label-free: leave them out, or give --suite label-free too")
+        raise UserError("texts and level only apply to the suite label-free: leave them out, or give --suite label-free too")
     if fit_texts is not None and not any(map(is_baseline, models)):
-        raise UserError("fit_texts is for lexical and static:MODEL, and neither is among the models: leave it out, or add one")
+        raise UserError("fit_texts only applies to lexical and static:MODEL, and neither is among the models: leave it out, or add one")
     refuse_files(output, chart, overwrite=overwrite, drawn=chart)
     for model in models:
-        find_model(model)  # the last of five models may be the one that is not there
+        find_model(model)  # check all models first: the last one may be missing
     progress = Progress.for_terminal(json=json, quiet=quiet)
     options = {"pooling": pooling, "max_tokens": max_tokens, "device": device, "dtype": dtype, "fit_texts": _read(fit_texts)}
     options["backend"] = backend
     report = evaluate_encoders(
-        # loaded when the sets are read: a wrong path is told before torch is imported
+        # a generator, consumed after the sets are read: a wrong path is reported before importing torch
         (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models),
         suite,
         data,
@@ -208,7 +208,7 @@ def _languages(given: str | None) -> tuple[str | None, str | None]:
         return None, None
     parts = given.lower().split(",")
     if len(parts) > 2 or not all(parts):
-        raise UserError(f"language is {given!r}: give one such as en, or two for two columns, such as es,en")
+        raise UserError(f"language is {given!r}: give one, for example en, or one per column, for example es,en")
     return parts[0], parts[-1]
 
 
@@ -232,7 +232,7 @@ def _write(report: "EvaluationReport", *, output: Path | None, chart: Path | Non
 
 
 def _show(report: "EvaluationReport", *, as_json: bool) -> None:
-    """Print the table and the finding below it, or everything as one JSON object."""
+    """Print the table and a one-line summary, or everything as one JSON object."""
     if as_json:
         print(as_object(report.to_dict()))
         return

@@ -25,9 +25,9 @@ def evaluate_mlm(
     json: bool,
     quiet: bool,
 ) -> None:
-    """Measure, print a table or one JSON object, and write the file that was asked for. Arguments as in ``evaluate``.
+    """Measure, print a table or one JSON object, and write the output file. Arguments as in ``evaluate``.
 
-    ``idle`` are those that mean nothing here.
+    ``idle`` holds the arguments that have no effect here.
     """
     from tain.evaluation.mlm import masked_losses, validation_files
     from tain.foundation.errors import UserError
@@ -37,13 +37,13 @@ def evaluate_mlm(
     from tain.models.saved import locate
 
     if len(set(suite)) > 1:
-        raise UserError(f"suite mlm measures another kind of model than {', '.join(sorted(set(suite) - {'mlm'}))}: run it by itself")
+        raise UserError(f"suite mlm measures other models than {', '.join(sorted(set(suite) - {'mlm'}))}: run it separately")
     refuse_idle(idle, of="suite mlm")
     if chart is not None:
         raise UserError("suite mlm draws no chart: leave --chart out")
     if (texts is None) == (data is None):
         raise UserError(
-            "suite mlm needs texts: give a file by --texts, or by --data a file or a folder with files named valid_* (not both)"
+            "suite mlm needs texts: give a file with --texts, or a file or a folder with files named valid_* with --data (not both)"
         )
     if output is not None:
         refuse_existing(output, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""``tain evaluate --suite tagging``: intents and slots, told by students, classifiers and taggers."""
+"""``tain evaluate --suite tagging``: intent and slot figures of students, classifiers and taggers."""
 
 from pathlib import Path
 from typing import Literal
@@ -24,9 +24,9 @@ def evaluate_tagging(
     json: bool,
     quiet: bool,
 ) -> None:
-    """Measure, print a table or one JSON object, and write the file that was asked for. Arguments as in ``evaluate``.
+    """Measure, print a table or one JSON object, and write the output file. Arguments as in ``evaluate``.
 
-    ``idle`` are those that mean nothing here.
+    ``idle`` holds the arguments that have no effect here.
     """
     from tain.cli.models import find_labeller, load_labeller
     from tain.evaluation.tagging import measure_tagging
@@ -36,7 +36,7 @@ def evaluate_tagging(
     from tain.foundation.progress import Progress
 
     if others := sorted(name for name in set(suite) if not is_tagging(name)):
-        raise UserError(f"suite {suite[0]} measures another kind of model than {', '.join(others)}: run them by themselves")
+        raise UserError(f"suite {suite[0]} measures other models than {', '.join(others)}: run them separately")
     refuse_idle(idle, of=f"suite {suite[0]}")
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
@@ -65,5 +65,5 @@ def evaluate_tagging(
 
 
 def _named(suite: tuple[str, ...], keys: list[str]) -> list[str]:
-    """Sets that were asked for by name, the languages of xsid one by one."""
+    """The sets that were named, with the languages of xsid listed one by one."""
     return [key for key in keys if key in suite or ("xsid" in suite and key.startswith("xsid_"))]

@@ -1,4 +1,4 @@
-"""``tain gradients``: where a masked language model's gradient noise comes from, and whether exploring masks fully can help."""
+"""``tain gradients``: sources of a masked language model's gradient noise, and whether fully explored masks can reduce it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,32 +18,32 @@ def gradients(
     texts: TextFiles,
     /,
     *,
-    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS are tables")] = None,
-    masking_rate: Annotated[float, Parameter(help="share of tokens in a mask, up to 0.5; take the rate you train with")] = 0.15,
+    column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS are tables")] = None,
+    masking_rate: Annotated[float, Parameter(help="share of tokens in a mask, up to 0.5; use the rate you train with")] = 0.15,
     masks: Annotated[
         int | None,
-        Parameter(help="disjoint masks of a text (K), 2 or more; default: as many as there is room for, floor(1 / masking rate)"),
+        Parameter(help="disjoint masks per text (K), 2 or more; default: the most that fit, floor(1 / masking rate)"),
     ] = None,
-    blocks: Annotated[int, Parameter(help="blocks of text to measure on; intervals shrink with its root, time grows with it")] = 64,
-    block_tokens: Annotated[int, Parameter(help="length of a block, special tokens included; take the length you train with")] = 128,
-    rounds: Annotated[int, Parameter(help="independent sets of masks a block, 2 or more; each takes masks + 4 gradients")] = 2,
+    blocks: Annotated[int, Parameter(help="blocks of text to measure on; intervals shrink with its square root, time grows linearly")] = 64,
+    block_tokens: Annotated[int, Parameter(help="length of a block, special tokens included; use the length you train with")] = 128,
+    rounds: Annotated[int, Parameter(help="independent sets of masks per block, 2 or more; each computes masks + 4 gradients")] = 2,
     elements: Annotated[
-        int, Parameter(help="longer gradients are folded to this many elements (random signs, unbiased); more is nearer to exact")
+        int, Parameter(help="longer gradients are folded to this many elements (random signs, unbiased); more is more precise")
     ] = 2**20,
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval")] = 1000,
-    seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes blocks, masks, corruption and signs")] = 13,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="seed of blocks, masks, corruption and signs")] = 13,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
-    chart: Annotated[Path | None, Parameter(help="draw correlation against the masks' distance into this SVG file")] = None,
+    chart: Annotated[Path | None, Parameter(help="draw gradient correlation against mask distance into this SVG file")] = None,
     overwrite: Annotated[bool, Parameter(help="replace the JSON or SVG file if it exists", negative=())] = False,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
+    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU if there is one")] = None,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
 ) -> None:
-    """Measure where the noise of a masked LM's gradient comes from, and whether exploring masks fully can help.
+    """Measure where a masked LM's gradient noise comes from, and whether fully explored masks can reduce it.
 
     tain gradients tain-mini book.txt --blocks 16 --chart gradients.svg
 
-    Takes masks + 4 gradients a block and round: some seconds a block with tain-mini on two cores. Nothing is trained.
+    Computes masks + 4 gradients per block and round: a few seconds per block with tain-mini on two cores. Nothing is trained.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def gradients(
     from tain.models.saved import locate
 
     refuse_files(output, chart, overwrite=overwrite, drawn=chart)
-    locate(model)  # a wrong path is told before torch is imported
+    locate(model)  # report a wrong path before importing torch
     from tain.inspection.gradients.probe import probe_gradients
 
     report = probe_gradients(

@@ -1,4 +1,4 @@
-"""``tain inspect``: what a model's vectors are made of, token by token, and why two texts are similar."""
+"""``tain inspect``: decompose a model's token vectors and explain why two texts are similar."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,52 +25,56 @@ def inspect(
     texts: Annotated[
         str | None,
         Parameter(
-            help="read texts from a file instead: txt (one text a line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard"
+            help="read texts from a file instead: txt (one text per line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard"
             " input; hf:NAME is a hub data set",
             allow_leading_hyphen=True,
         ),
     ] = None,
-    column: Annotated[str | None, Parameter(help="the texts' column, where --texts is a table")] = None,
-    against: Annotated[str | None, Parameter(help="a second model on the same texts: before and after mirroring, for one")] = None,
-    shown: Annotated[int, Parameter(help="the first so many texts are shown token by token; more take more memory; 0 for none")] = 4,
-    page: Annotated[Path | None, Parameter(help="write an HTML page to look around in; one file, under 2 MB, no network")] = None,
+    column: Annotated[str | None, Parameter(help="column of the texts, if --texts is a table")] = None,
+    against: Annotated[
+        str | None, Parameter(help="a second model to compare on the same texts, for example before and after mirroring")
+    ] = None,
+    shown: Annotated[int, Parameter(help="number of texts shown token by token; more needs more memory; 0 for none")] = 4,
+    page: Annotated[Path | None, Parameter(help="write an interactive HTML page; one file, under 2 MB, no network")] = None,
     svg: Annotated[Path | None, Parameter(help="draw the mixing ratios of --method into this SVG file")] = None,
     csv: Annotated[Path | None, Parameter(help="write every shown token's ratios to this CSV file")] = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
     matrices: Annotated[
-        bool, Parameter(help="also put the shown texts' weights and norms into the JSON: long texts make it large", negative=())
+        bool, Parameter(help="also write the weights and norms of the shown texts to the JSON; large for long texts", negative=())
     ] = False,
     method: Annotated[Method, Parameter(help="which ratios the SVG file shows")] = "AttnResLn-N",
     whole_layer: Annotated[
-        bool, Parameter(help="also take whole layers apart, feed-forward part included (Layer-N); slow for long texts", negative=())
+        bool, Parameter(help="also decompose whole layers, including the feed-forward part (Layer-N); slow for long texts", negative=())
     ] = False,
     masking_rate: Annotated[
-        float, Parameter(help="share of tokens that show the mask token while figures over all texts are taken; the paper has 0.12")
+        float, Parameter(help="share of tokens replaced by the mask token for the figures over all texts; the paper uses 0.12")
     ] = 0.0,
     max_tokens: Annotated[
-        int | None, Parameter(help="cut texts at this many tokens; default: the model's limit; cut ones are counted")
+        int | None, Parameter(help="cut texts at this many tokens; default: the model's limit; cut texts are counted")
     ] = None,
-    batch_tokens: Annotated[int, Parameter(help="tokens that go through the model at a time; changes speed and memory only")] = 4096,
-    dtype: Annotated[Literal["float32", "float64"], Parameter(help="number type; float64 is slower and leaves nothing over")] = "float32",
-    seed: Annotated[int, Parameter(help="fixes which tokens are masked")] = 13,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
+    batch_tokens: Annotated[int, Parameter(help="tokens per forward pass; changes speed and memory only")] = 4096,
+    dtype: Annotated[
+        Literal["float32", "float64"], Parameter(help="data type; float64 is slower and leaves no rounding residue")
+    ] = "float32",
+    seed: Annotated[int, Parameter(help="seed of the choice of masked tokens")] = 13,
+    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU if there is one")] = None,
     overwrite: Annotated[bool, Parameter(help="replace files that exist", negative=())] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
 ) -> None:
-    """See what a model's token vectors are made of: the token itself, or its neighbours, and which.
+    """Show how much each token's vector comes from the token itself and from each of its neighbours.
 
     tain inspect tain-mini "mirrors turn left into right" "glass and metal make a mirror" --page look.html
 
-    Attention, residual connection and layer normalisation are split exactly into one vector for each token that went in
-    (Kobayashi et al. 2021). Of two texts it also tells which pairs of tokens make them similar.
+    Attention, residual connection and layer normalisation are split exactly into one vector per input token (Kobayashi et al. 2021).
+    With two texts, it also shows which pairs of tokens make them similar.
 
     Parameters
     ----------
     model
         a folder, a hub name, or tain-mini (built in)
     given
-        the texts themselves, each in quotation marks; or give a file by --texts
+        the texts, each in quotation marks; or give a file with --texts
     """
     from tain.foundation.files import refuse_files
     from tain.foundation.progress import Progress
@@ -83,11 +87,11 @@ def inspect(
     )
     for name in (model, against):
         if name is not None:
-            locate(name)  # a wrong path is told before torch is imported
+            locate(name)  # report a wrong path before importing torch
     progress = Progress.for_terminal(json=json, quiet=quiet)
     for text in given or []:
         if len(text) < 256 and Path(text).is_file():
-            progress.warn(f"{text!r} is also a file's name, and is read as a text: to read the file give --texts {text}")
+            progress.warn(f"{text!r} is also the name of a file, but is used as text: to read the file, give --texts {text}")
     stream = None if texts is None else _open(texts, column)
     found = _look(
         model,
@@ -121,17 +125,19 @@ def _refuse_options(
     wants_json: bool,
 ) -> None:
     if given and texts is not None:
-        raise UserError(f"texts are given by hand and by --texts {texts}: give one of the two")
+        raise UserError(f"texts are given as arguments and with --texts {texts}: give one of the two")
     if not given and texts is None:
-        raise UserError("no text is given: give one or more in quotation marks, or a file by --texts FILE")
+        raise UserError("no text is given: give one or more in quotation marks, or a file with --texts FILE")
     if column is not None and texts is None:
-        raise UserError("--column names a column of a table, but texts are given by hand: leave it out, or give the table by --texts")
+        raise UserError(
+            "--column names a column of a table, but texts are given as arguments: leave it out, or give the table with --texts"
+        )
     if method == "Layer-N" and not whole_layer:
-        raise UserError("method is Layer-N, which is measured with --whole-layer only: give that too")
+        raise UserError("method is Layer-N, which needs --whole-layer: give that too")
     if csv is not None and not shown:
         raise UserError("the CSV file holds the shown texts, but --shown is 0: give 1 or more")
     if matrices and not wants_json:
-        raise UserError("--matrices puts more into the JSON, and none is asked for: give --output FILE or --json, or leave it out")
+        raise UserError("--matrices adds to the JSON, but no JSON is written: give --output FILE or --json, or leave it out")
 
 
 def _open(source: str, column: str | None) -> "Stream[str]":
@@ -160,9 +166,9 @@ def _warn(found: "Inspection | Comparison", *, blank: int, progress: "Progress")
         if each.truncated:
             progress.warn(f"{each.title}: texts cut at {each.max_tokens:,} tokens: {each.truncated:,}, {each.cut_tokens:,} tokens lost")
         if each.left_out:
-            progress.warn(f"{each.title}: texts without any but special tokens, left out: {each.left_out:,}")
+            progress.warn(f"{each.title}: texts with special tokens only, left out: {each.left_out:,}")
         if len(each.texts) > 1 and each.why_no_similarity:
-            progress.note(f"{each.title}: no similarity is explained, for {each.why_no_similarity}")
+            progress.note(f"{each.title}: no similarity is explained, because {each.why_no_similarity}")
 
 
 def _write(

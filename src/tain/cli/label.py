@@ -1,4 +1,4 @@
-"""``tain label``."""
+"""``tain label``: predict classes or token tags of texts."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -24,14 +24,14 @@ def label(
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="JSON lines file for the labels; default: standard output")
     ] = None,
-    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
+    column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS is a table")] = None,
     device: Annotated[
-        str | None, Parameter(help="where a transformers model runs: cpu, cuda or cuda:N; default: a GPU where there is one")
+        str | None, Parameter(help="where a transformers model runs: cpu, cuda or cuda:N; default: a GPU if there is one")
     ] = None,
     overwrite: Annotated[bool, Parameter(help="replace the file if it exists", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
 ) -> None:
-    """Tell each text's class, its tokens' tags, or both: one JSON object a line, with text, label, chance and tags.
+    """Predict the class, the token tags or both of each text: one JSON object per line, with text, label, chance and tags.
 
     tain label student texts.txt -o labels.jsonl
 
@@ -64,11 +64,11 @@ def label(
 
 def _tell_of_blanks(blank: int, progress: "Progress") -> None:
     if blank:
-        progress.warn(f"{blank:,} blank lines were skipped: lines of the result count texts")
+        progress.warn(f"{blank:,} blank lines were skipped: line numbers of the result count texts")
 
 
 def _lines(model: "LabelPredictor", texts: Iterable[str], progress: "Progress") -> Iterator[str]:
-    """Label texts a window at a time, as they stream past."""
+    """Label a stream of texts, one window at a time."""
     import json
 
     stream, cut = iter(texts), 0

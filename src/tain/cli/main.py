@@ -1,4 +1,4 @@
-"""The command ``tain``: finds the verb, runs it, turns errors into lines and exit codes."""
+"""The command ``tain``: finds and runs the verb, and turns errors into messages and exit codes."""
 
 import codecs
 import os
@@ -13,21 +13,21 @@ from tain.foundation.machine import put_off_collection
 if TYPE_CHECKING:
     from cyclopts import App
 
-# shown in the list of verbs, without importing any; a verb's own help comes from its docstring
+# shown in the list of verbs without importing them; the help of a verb comes from its docstring
 VERBS = {
-    "demo": "The whole main job on this machine, offline, in under two minutes.",
+    "demo": "Train, measure and show an encoder on this machine, offline, in under two minutes.",
     "mirror": "Turn a masked language model and a file of texts into an encoder.",
     "pretrain": "Train a masked language model, from scratch or continued.",
-    "distil": "Teach a student of two to four megabytes what a large model says of texts.",
-    "encode": "Turn texts into vectors.",
-    "label": "Tell each text's class, or its tokens' tags, by a student, a classifier or a tagger.",
-    "correct": "Take from an encoder's vectors what all of them share, or all of one language.",
-    "evaluate": "Measure encoders on similarity tasks and on their geometry.",
+    "distil": "Train a student of two to four megabytes to predict a large model's outputs.",
+    "encode": "Encode texts as vectors.",
+    "label": "Predict classes or token tags with a student, a classifier or a tagger.",
+    "correct": "Remove the components that all vectors (or all vectors of one language) share.",
+    "evaluate": "Compare encoders on similarity tasks and without labels.",
     "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, evaluate.",
     "export": "Write an encoder or a ranker as ONNX graphs that run without torch.",
     "bench": "Measure every backend and number type for a model on this machine.",
     "serve": "Answer embedding, rerank and classification requests over HTTP.",
-    "inspect": "See what a model's token vectors are made of, and why two texts are similar.",
+    "inspect": "Show which tokens a model's vectors come from, and why two texts are similar.",
     "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",
 }
 
@@ -35,10 +35,10 @@ _EXTRAS = {"torch": "train", "transformers": "train", "onnx": "train", "uvicorn"
 
 
 def build_app(called: str | None = None) -> "App":
-    """Build the cyclopts app with every verb by its import path: a verb's module is imported when it is called.
+    """Build the cyclopts app; each verb's module is imported only when it is called.
 
     Args:
-        called: The verb that runs. A line of help given here would stand in for its docstring and hide the example.
+        called: The verb that runs. It gets no one-line help, which would replace its docstring and hide the example.
     """
     from cyclopts import App
 
@@ -49,7 +49,7 @@ def build_app(called: str | None = None) -> "App":
         help="Turn any pretrained masked language model into a word and sentence encoder, with no labels, in seconds.",
         version=tain.__version__,
         help_format="plaintext",
-        suppress_keyboard_interrupt=False,  # main tells of it
+        suppress_keyboard_interrupt=False,  # main reports it
     )
     for name, line in VERBS.items():
         app.command(f"tain.cli.{name}:{name}", name=name, help=None if name == called else line)
@@ -57,10 +57,10 @@ def build_app(called: str | None = None) -> "App":
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. Exits 0 when done, 2 when the user's input cannot work; any other exception is our bug and shows."""
+    """Run the command line. Exits 0 when done and 2 on invalid input; any other exception is a bug and keeps its traceback."""
     from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
-    if arguments is None:  # this process is ours
+    if arguments is None:  # called as a program, not as a function
         put_off_collection()
         _escape_what_terminals_cannot_show()
         _print_warnings_of_sources(as_json="--json" in sys.argv)
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         verb += next((f" {part}" for part in arguments if called == "rank" and part in ("train", "score", "search", "evaluate")), "")
         message = " ".join(str(error).split())
         if isinstance(error, UnusedCliTokensError):
-            message = f"{', '.join(map(repr, error.unused_tokens or []))} is more than the command takes"
+            message = f"{', '.join(map(repr, error.unused_tokens or []))} is an extra argument that the command does not take"
         _refuse(f"{message if message.endswith('...') else message.rstrip('.')} (see tain{verb} --help)")
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
@@ -90,13 +90,13 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         _go_quietly()
     except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # so rich ends a program whose reader went away
+        if isinstance(stop.__context__, BrokenPipeError):  # rich exits this way when the reader of its output has closed
             _go_quietly()
         raise
 
 
 def _print_warnings_of_sources(*, as_json: bool) -> None:
-    """Print what readers warn of as one line, or as one JSON event, like all other warnings of tain."""
+    """Print the warnings of readers as lines or JSON events, like all other warnings."""
     import warnings
 
     from tain.foundation.progress import Progress
@@ -114,7 +114,7 @@ def _print_warnings_of_sources(*, as_json: bool) -> None:
 
 
 def _escape_what_terminals_cannot_show() -> None:
-    """Print every text on every terminal: what its encoding lacks is escaped as in JSON (``u`` and four digits)."""
+    """Escape characters that the terminal's encoding lacks, as in JSON (``u`` and four digits)."""
 
     def escaped(error: UnicodeError) -> tuple[str, int]:
         if not isinstance(error, UnicodeEncodeError):
@@ -129,7 +129,7 @@ def _escape_what_terminals_cannot_show() -> None:
 
 
 def _go_quietly() -> None:
-    """The reader of our output went away: what is left goes nowhere, or Python would complain about it at the very end."""
+    """Exit after a broken pipe; discard unwritten output, or Python would print an error on exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
 

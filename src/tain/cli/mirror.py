@@ -1,4 +1,4 @@
-"""``tain mirror``."""
+"""``tain mirror``: turn a masked language model into an encoder."""
 
 import time
 from pathlib import Path
@@ -25,39 +25,41 @@ def mirror(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the encoder")],
-    budget: Annotated[str | None, Parameter(help="be done in this time, process start to saved folder: 30s, 2m")] = None,
-    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
+    budget: Annotated[
+        str | None, Parameter(help="time from process start to saved folder, for example 30s or 2m; the training length is chosen to fit")
+    ] = None,
+    column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS is a table")] = None,
     pairs: Annotated[
         tuple[str, str] | None,
         Parameter(help="two columns of texts that mean the same, for weak supervision: --pairs left right", negative=()),
     ] = None,
     document_column: Annotated[
-        str | None, Parameter(help="a column whose value is the same throughout a document, where TEXTS is a table of sentences")
+        str | None, Parameter(help="column that identifies the document of each row, if TEXTS is a table of sentences")
     ] = None,
     documents: Annotated[
         list[str] | None,
         Parameter(
-            help="files whose neighbouring sentences are drawn together, an empty line between documents; default: TEXTS itself",
+            help="files of running text for pairs of neighbouring sentences, with an empty line between documents; default: TEXTS",
             negative=(),
         ),
     ] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
     overwrite: Annotated[
-        bool, Parameter(help="replace the output folder if it exists, and start anew where a run was cut off", negative=())
+        bool, Parameter(help="replace the output folder if it exists; an interrupted run starts over", negative=())
     ] = False,
     all_figures: Annotated[
-        bool, Parameter(help="print all label-free figures, not only the main four; tain.json always has all", negative=())
+        bool, Parameter(help="print all label-free figures, not only the main four; tain.json always holds all", negative=())
     ] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Turn a masked language model and a file of texts into an encoder. No labels, no extra data.
 
     tain mirror tain-mini sentences.txt -o encoder --budget 30s
 
-    --recipe best does better where there is running text: tain mirror tain-mini sentences.txt --documents articles.txt -o encoder --recipe best
-    draws neighbouring sentences together. --recipe fast takes seconds. Neither needs labels.
+    If you have running text, --recipe best gives better encoders: tain mirror tain-mini sentences.txt --documents articles.txt -o encoder
+    --recipe best trains on pairs of neighbouring sentences. --recipe fast takes seconds. Neither needs labels.
 
     Parameters
     ----------
@@ -77,11 +79,11 @@ def mirror(
     if column is not None and pairs is not None:
         raise UserError("column and pairs both name columns: give --column for texts, or --pairs for texts that mean the same")
     if pairs is not None and (documents or document_column is not None):
-        raise UserError("pairs are positives themselves: leave --documents and --document-column out, or --pairs")
+        raise UserError("pairs already are the positives: leave out --documents and --document-column, or --pairs")
     wants_documents = settled.recipe == "best" or "neighbours" in settled.positive_kinds
     if document_column is not None and not wants_documents:
         raise UserError(
-            "document_column tells which sentences are neighbours: give --recipe best or --positives neighbours, or leave it out"
+            "document_column only applies to pairs of neighbouring sentences: give --recipe best or --positives neighbours, or leave it out"
         )
     given = _read(texts, column, pairs, progress, document_column=document_column, in_documents=wants_documents and not documents)
     background = [sentence for source in documents or () for sentence in _read(source, None, None, progress, in_documents=True)]
@@ -147,7 +149,7 @@ def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
 
     console = Console()
     if before is not None and after is not None:
-        short = f", {before['too_short']} too short to be halved" if before["too_short"] else ""
+        short = f", {before['too_short']} too short to split in half" if before["too_short"] else ""
         table = Table(title=f"{before['texts']} held-out texts, no labels{short}", title_justify="left")
         table.add_column("figure")
         table.add_column("before", justify="right")
@@ -160,11 +162,11 @@ def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
     if len(result.runs) > 1:
         for line in spread_in_words(result.spread(), all_figures=all_figures):
             console.print(f"{line} over {len(result.runs)} seeds")
-        by = "the loss of its last batch" if after is None else "self-retrieval, then alignment and uniformity"
+        by = "loss of the last batch" if after is None else "self-retrieval, then alignment and uniformity"
         console.print(f"kept: seed {result.runs[result.best].seed}, by {by}")
     counts = result.counts
     repeated = f"{counts['repeated']:,} repeated{' (and kept)' if result.config.keep_duplicates else ''}"
-    sharing = f"{counts['sharing']:,} share a text with others, " if counts["sharing"] else ""
+    sharing = f"{counts['sharing']:,} share a text with another pair, " if counts["sharing"] else ""
     console.print(
         f"{result.texts:,} texts in {result.steps} steps, {result.runs[result.best].seconds:.1f} s; "
         f"{repeated}, {sharing}{counts['held_out']:,} held out, {counts['left_over']:,} left over, "

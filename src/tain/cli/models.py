@@ -1,4 +1,4 @@
-"""The models that a verb compares: embedders, word vectors in a file, one of these a language, and baselines."""
+"""Load models named on the command line: encoders, word vectors, one model per language, baselines, labellers."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _ONE_A_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)?=")
 
 
 def find_model(given: str) -> None:
-    """Refuse a model that is not there, before anything is loaded.
+    """Check that a model exists, before anything is loaded.
 
     Raises:
         UserError: As ``saved.locate``; a vector file is missing, or a language is named twice or without a model.
@@ -36,7 +36,7 @@ def find_model(given: str) -> None:
     for language, name in _parts(given):
         if is_baseline(name):
             if language is not None:
-                raise UserError(f"model is {given!r}, but a baseline treats all languages alike: give {name} by itself")
+                raise UserError(f"model is {given!r}, but a baseline treats all languages the same way: give {name} alone")
             find_baseline(name)
         elif is_word_vectors(name):
             refuse_unreadable(name)
@@ -45,10 +45,10 @@ def find_model(given: str) -> None:
 
 
 def find_baseline(name: str) -> None:
-    """Refuse a baseline that cannot be made, before anything is loaded.
+    """Check that a baseline can be built, before anything is loaded.
 
     Raises:
-        UserError: There is a folder called ``lexical`` too; ``static:`` names no model, or one without input embeddings.
+        UserError: There is also a folder called ``lexical``; ``static:`` names no model, or one without input embeddings.
     """
     from tain.models.saved import locate
     from tain.models.word_vectors import is_word_vectors
@@ -57,32 +57,30 @@ def find_baseline(name: str) -> None:
     if name == LEXICAL:
         if Path(name).exists():
             raise UserError(
-                f"model is {name!r}, the baseline, but there is a folder of that name here: give ./{name} for the folder, or run in another"
-                " folder for the baseline"
+                f"model is {name!r}, a baseline, but this directory has a folder of that name: give ./{name} for the folder, or run in"
+                " another directory for the baseline"
             )
         return
     model = name.removeprefix(STATIC)
     if not model:
-        raise UserError(
-            f"model is {name!r}, which names no model to take the input embeddings of: give {STATIC}tain-mini, or {STATIC}FOLDER"
-        )
+        raise UserError(f"model is {name!r}, which names no model with input embeddings: give {STATIC}tain-mini, or {STATIC}FOLDER")
     if is_word_vectors(model):
-        raise UserError(f"model is {name!r}, but word vectors are static by themselves: give {model}")
+        raise UserError(f"model is {name!r}, but word vectors are already static: give {model}")
     if is_student(model):
         raise UserError(f"model is {name!r}, but a student has no input embeddings: give it as {model}, or {STATIC} with its teacher")
     locate(model)
 
 
 def load_baseline(name: str, *, texts: Sequence[str] | None = None, weighting: "Weighting" = "sif") -> "Lexical | Static":
-    """Make a baseline out of its name, ``lexical`` or ``static:MODEL``; neither needs torch for most models.
+    """Build the baseline ``lexical`` or ``static:MODEL``; most models need no torch for it.
 
     Args:
         name: See ``is_baseline``.
-        texts: What it is fitted on; default: the texts at hand.
-        weighting: Of ``lexical``.
+        texts: Texts to fit it on; default: the texts being encoded.
+        weighting: Term weighting of ``lexical``.
 
     Raises:
-        UserError: As ``find_baseline``, or the model cannot be read.
+        UserError: As in ``find_baseline``, or the model cannot be read.
     """
     from tain.evaluation.baselines import Lexical, Static
 
@@ -93,7 +91,7 @@ def load_baseline(name: str, *, texts: Sequence[str] | None = None, weighting: "
 
 
 def find_encoder(name: str) -> None:
-    """Refuse an encoder that is not there, before anything is loaded.
+    """Check that an encoder exists, before anything is loaded.
 
     Raises:
         UserError: As ``saved.locate``.
@@ -108,9 +106,9 @@ def find_encoder(name: str) -> None:
 def load_model(
     given: str, *, batch_tokens: int | None, progress: "Progress", fit_texts: Sequence[str] | None = None, **options: Any
 ) -> "TextEncoder":
-    """Load what ``given`` names; ``options`` are those of ``Embedder.load`` and mean nothing to word vectors and baselines.
+    """Load the model ``given``; ``options`` as in ``Embedder.load``, ignored by word vectors and baselines.
 
-    ``fit_texts`` is what baselines are fitted on; default: the texts at hand.
+    Baselines are fitted on ``fit_texts``; default: the texts being encoded.
     """
     from tain.evaluation.encoding import OnePerLanguage
 
@@ -130,9 +128,7 @@ def _parts(given: str) -> list[tuple[str | None, str]]:
     for part in given.split(","):
         language, mark, name = part.partition("=")
         if not mark or not name or not _ONE_A_LANGUAGE.match(f"{language}=") or language in found:
-            raise UserError(
-                f"model is {given!r}, in which {part!r} is no language with its model: give en=MODEL,de=MODEL, each language once"
-            )
+            raise UserError(f"model is {given!r}, in which {part!r} is not LANGUAGE=MODEL: give en=MODEL,de=MODEL, each language once")
         found[language] = name
     return list(found.items())
 
@@ -156,14 +152,14 @@ def load_encoder(name: str, *, progress: "Progress", backend: "Backend" = "auto"
     from tain.students.student import Student, is_student
 
     if is_student(name):
-        # a student runs on the CPU and in float32 whatever is said, so that its teacher may be told to
+        # a student always runs on the CPU in float32; these values are accepted because its teacher accepts them
         for option, own in (("pooling", None), ("max_tokens", None), ("device", "cpu"), ("dtype", "float32")):
             if options.get(option) not in (None, "auto", own):
-                raise UserError(f"{option} is {options[option]!r}, but {name!r} is a student, which was made with its own: leave it out")
+                raise UserError(f"{option} is {options[option]!r}, but {name!r} is a student, where it is fixed: leave it out")
         student = Student.load(name)
         if student.task != "embed":
             raise UserError(
-                f"student {name!r} was made to {student.task}, so it has no vectors: use tain label, or distil one with --task embed"
+                f"student {name!r} was trained with --task {student.task}, so it has no vectors: use tain label, or distil one with --task embed"
             )
         return student
     if runs_exported(name, backend=backend, **{option: options[option] for option in ("device", "dtype", "pooling") if option in options}):
@@ -181,7 +177,7 @@ def load_encoder(name: str, *, progress: "Progress", backend: "Backend" = "auto"
 
 
 def find_labeller(given: str) -> None:
-    """Refuse what tells labels and is not there, before anything is loaded.
+    """Check that a labeller exists, before anything is loaded.
 
     Raises:
         UserError: As ``saved.locate``.
@@ -191,10 +187,10 @@ def find_labeller(given: str) -> None:
 
 
 def load_labeller(given: str, *, device: str | None) -> "LabelPredictor":
-    """Load a student (without torch), a classifier, a tagger, or the last two side by side: ``intents=MODEL,slots=MODEL``.
+    """Load a student (without torch), a classifier, a tagger, or a classifier and a tagger together: ``intents=MODEL,slots=MODEL``.
 
     Raises:
-        UserError: It is not there, or tells no labels.
+        UserError: It does not exist, or predicts no labels.
     """
     from tain.evaluation.tagging import SideBySide
 
@@ -202,14 +198,14 @@ def load_labeller(given: str, *, device: str | None) -> "LabelPredictor":
     if len(loaded) == 2:
         for role, head, names in (("intents", loaded[0], loaded[0].labels), ("slots", loaded[1], loaded[1].tags)):
             if not names:
-                raise UserError(f"{role}={head.name} is given, but that model tells no {role}: name the models the other way round")
+                raise UserError(f"{role}={head.name} is given, but that model predicts no {role}: swap the two models")
     return loaded[0] if len(loaded) == 1 else SideBySide(*loaded, name=given)
 
 
 def _heads(given: str) -> list[str]:
     match = _TWO_HEADS.fullmatch(given)
     if match is None and given.startswith(("intents=", "slots=")):
-        raise UserError(f"model is {given!r}: give two side by side, intents=MODEL,slots=MODEL, or one by its name alone")
+        raise UserError(f"model is {given!r}: give two as intents=MODEL,slots=MODEL, or one model alone")
     return [given] if match is None else [match[1], match[2]]
 
 
@@ -222,12 +218,12 @@ def _load_head(name: str, *, device: str | None) -> "LabelPredictor":
         return Labeller.load(name, device=device)
     student = Student.load(name)
     if student.task == "embed":
-        raise UserError(f"student {name!r} was made to embed, so it tells no labels: distil one with --task classify or tag")
+        raise UserError(f"student {name!r} was trained with --task embed, so it predicts no labels: distil one with --task classify or tag")
     return student
 
 
 class _Loaded:
-    """An encoder with the options of this run, named as the user named it."""
+    """An encoder with the options of this run, under the name that the user gave."""
 
     def __init__(self, embedder: "Embedder | ExportedEncoder | Student", name: str, *, batch_tokens: int | None) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""Results as one JSON object, on standard output or in a file."""
+"""Write results as one JSON object, to standard output or a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ def as_object(content: Mapping[str, object], *, indent: int | None = None) -> st
 
 
 def write_object(content: Mapping[str, object], target: Path, *, overwrite: bool) -> None:
-    """Write it to be read by people, whole or not at all."""
+    """Write it indented and atomically."""
     from tain.foundation.files import whole_file
 
     with whole_file(target, overwrite=overwrite) as path:

@@ -1,16 +1,16 @@
-"""Flags of earlier versions: hidden aliases, read under the names that they have now."""
+"""Hidden aliases for the flags of earlier versions."""
 
 from collections.abc import Sequence
 
 from tain.foundation.old_names import SETTINGS, SUITES
 
-# by command: a flag, or a flag with one of its values
+# per command: a flag, or a flag with one of its values
 FLAGS: dict[str, dict[str, str]] = {"encode": {"--normalise": "--normalize"}, "evaluate": {"--unseen": "--unknown-labels"}}
 VALUES: dict[str, dict[str, dict[str, str]]] = {"evaluate": {"--unknown-labels": {"wrong": "count-as-wrong"}, "--suite": SUITES}}
 
 
 def with_new_names(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command line, its flags and their values under the names that they have now."""
+    """Replace old flags and values in the arguments of a command line by their current names."""
     called = next((argument for argument in arguments if not argument.startswith("-")), "")
     flags = FLAGS.get(called, {}) | {_flag(old): _flag(new) for old, new in SETTINGS.get(called, {}).items()}
     flags |= {old.replace("--", "--no-", 1): new.replace("--", "--no-", 1) for old, new in flags.items()}

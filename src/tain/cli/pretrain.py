@@ -1,4 +1,4 @@
-"""``tain pretrain``."""
+"""``tain pretrain``: train a masked language model."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,16 +19,16 @@ def pretrain(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the model")],
-    column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS are tables")] = None,
+    column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS are tables")] = None,
     document_column: Annotated[
-        str | None, Parameter(help="the column that is the same throughout a document; default: each row is a document")
+        str | None, Parameter(help="column that identifies the document of each row; default: each row is a document")
     ] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
     overwrite: Annotated[
-        bool, Parameter(help="replace the output folder if it exists, and start anew where a run was cut off", negative=())
+        bool, Parameter(help="replace the output folder if it exists; an interrupted run starts over", negative=())
     ] = False,
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Train a masked language model on running text, from scratch or continued.
@@ -38,7 +38,7 @@ def pretrain(
     Parameters
     ----------
     model
-        scratch for a new one; else a folder, a hub name or tain-mini to continue (then give --optimizer adamw); an encoder without a
+        scratch for a new model; or a folder, a hub name or tain-mini to continue (then give --optimizer adamw); an encoder without a
         prediction head gets a new one
     """
     settled = build_config(PretrainConfig, config, file=settings)
@@ -62,4 +62,4 @@ def pretrain(
         print(f"validation loss {result.validation[-1][1]:.3f}")
     if result.held_out:
         print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in result.held_out[-1][1].items()))
-    print(f"saved in {result.folder}" if result.finished else "time is up: the checkpoint is kept, go on with --resume")
+    print(f"saved in {result.folder}" if result.finished else "time is up: the checkpoint is saved, continue with --resume")

@@ -1,4 +1,4 @@
-"""``tain rank train``, ``score``, ``search`` and ``evaluate``."""
+"""``tain rank``: train rankers, score pairs, search candidates and compare rankers."""
 
 from functools import partial
 from pathlib import Path
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 rank = App(
     name="rank",
-    help="Train, use and compare rankers: bi-, poly- and cross-encoders behind one interface.\n\ntain rank train tain-mini pairs.tsv -o ranker",
+    help="Train, use and compare rankers: bi-, poly- and cross-encoders.\n\ntain rank train tain-mini pairs.tsv -o ranker",
     help_format="plaintext",
 )
 
 _Flags: Any = flags_of(RankConfig)
 _NONE_GIVEN = _Flags()
-_DEPTH = 100  # hits that are ordered anew
+_DEPTH = 100  # hits that are reranked
 
 _Columns = Annotated[
     tuple[str, str] | None,
-    Parameter(help="the contexts' and the answers' column; default: context and answer, or the only two", negative=()),
+    Parameter(help="columns of contexts and answers; default: context and answer, or the only two", negative=()),
 ]
 _Negatives = Annotated[str | None, Parameter(help='column of wrong answers: a list in jsonl and parquet, ["one", "other"] in tsv and csv')]
 _Label = Annotated[str | None, Parameter(help="column that says by 1 or 0 whether a row's answer is right")]
@@ -51,7 +51,7 @@ _Backend = Annotated[
 _Trust = Annotated[bool, Parameter(help="let the models' folders bring Python code of their own", negative=())]
 _Overwrite = Annotated[bool, Parameter(help="replace the output if it exists; train: and start anew where a run was cut off", negative=())]
 _Json = Annotated[bool, Parameter(help="results and progress as JSON", negative=())]
-_Quiet = Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())]
+_Quiet = Annotated[bool, Parameter(help="print only results and warnings", negative=())]
 
 
 @rank.command
@@ -71,7 +71,7 @@ def train(
     quiet: _Quiet = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
-    """Train a ranker from contexts and their right answers, starting from any encoder.
+    """Train a ranker on contexts and their correct answers, starting from any encoder.
 
     tain rank train tain-mini pairs.tsv -o ranker --type poly --codes 64
 
@@ -80,7 +80,7 @@ def train(
     model
         the encoder to start from: a folder, a hub name, or tain-mini (built in)
     pairs
-        csv, tsv (with a line of column names), jsonl or parquet with a context and a right answer a row; several rows of one context are several right answers
+        csv, tsv (with a line of column names), jsonl or parquet with a context and a correct answer per row; a context may have several rows
     """
     settled = build_config(RankConfig, config, file=settings)
     from tain.foundation.files import refuse_existing
@@ -117,19 +117,19 @@ def score(
     backend: _Backend = "auto",
     trust_remote_code: _Trust = False,
     overwrite: _Overwrite = False,
-    json: Annotated[bool, Parameter(help="one JSON object a line instead of tab-separated lines", negative=())] = False,
+    json: Annotated[bool, Parameter(help="one JSON object per line instead of tab-separated lines", negative=())] = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Score every pair of a table, a line for each row; only scores of the same context compare.
+    """Score every pair of a table, one line per row. Only scores of the same context are comparable.
 
     tain rank score ranker pairs.tsv
 
     Parameters
     ----------
     model
-        a ranker, or any encoder, which then is a bi-encoder
+        a ranker, or any encoder, used as a bi-encoder
     pairs
-        csv, tsv, jsonl or parquet with a context and an answer a row
+        csv, tsv, jsonl or parquet with a context and an answer per row
     """
     from tain.foundation.files import refuse_existing, whole_file
     from tain.foundation.progress import Progress
@@ -169,31 +169,31 @@ def search(
     contexts: TextSource,
     /,
     *,
-    index: Annotated[Path, Parameter(help="folder of the candidates' vectors; made from --candidates where it is not there")],
-    candidates: Annotated[str | None, Parameter(help="texts to be found; must be those that the index was made from")] = None,
-    update: Annotated[
-        bool, Parameter(help="bring the index in line with --candidates: add what is new, delete what is gone", negative=())
-    ] = False,
-    delete: Annotated[str | None, Parameter(help="texts that shall no more be found; they are deleted first")] = None,
-    k: Annotated[int, Parameter(name=["--k", "-k"], help="hits a context")] = 10,
+    index: Annotated[Path, Parameter(help="folder of the candidates' vectors; built from --candidates if it does not exist")],
+    candidates: Annotated[str | None, Parameter(help="texts to search; must be those that the index was built from")] = None,
+    update: Annotated[bool, Parameter(help="sync the index with --candidates: add new texts, delete missing ones", negative=())] = False,
+    delete: Annotated[str | None, Parameter(help="texts to delete from the index before searching")] = None,
+    k: Annotated[int, Parameter(name=["--k", "-k"], help="hits per context")] = 10,
     probes: Annotated[
         int | None,
-        Parameter(help="score a short list alone, found by FAISS in so many of its lists: for millions; default: every candidate"),
+        Parameter(
+            help="approximate search with FAISS, in this many of its lists, for millions of candidates; default: score every candidate"
+        ),
     ] = None,
-    rerank: Annotated[str | None, Parameter(help="a second ranker, best a cross-encoder, that orders the best --depth anew")] = None,
-    depth: Annotated[int | None, Parameter(help="hits that the second ranker sees; more is better and slower [100]")] = None,
-    column: Annotated[str | None, Parameter(help="the contexts' column, where they are a table")] = None,
-    candidate_column: Annotated[str | None, Parameter(help="the candidates' column, where they are a table")] = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write one JSON object a context to this file")] = None,
+    rerank: Annotated[str | None, Parameter(help="a second ranker, usually a cross-encoder, that reranks the best --depth hits")] = None,
+    depth: Annotated[int | None, Parameter(help="hits that --rerank scores; more is better and slower [100]")] = None,
+    column: Annotated[str | None, Parameter(help="column of the contexts, if they are a table")] = None,
+    candidate_column: Annotated[str | None, Parameter(help="column of the candidates, if they are a table")] = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write one JSON object per context to this file")] = None,
     device: _Device = None,
     dtype: _ComputeDtype = "auto",
     backend: _Backend = "auto",
     trust_remote_code: _Trust = False,
     overwrite: _Overwrite = False,
-    json: Annotated[bool, Parameter(help="one JSON object a context instead of a list to read", negative=())] = False,
+    json: Annotated[bool, Parameter(help="one JSON object per context instead of readable text", negative=())] = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Find the best of many candidates, which are encoded once; exact, whatever their number.
+    """Search for the best candidates of each context. Candidates are encoded once; search is exact unless --probes is given.
 
     tain rank search ranker questions.txt --index answers.index --candidates answers.txt
 
@@ -249,24 +249,24 @@ def evaluate(
     /,
     *,
     pairs: Annotated[
-        str, Parameter(help="csv, tsv (with a line of column names), jsonl or parquet with a context and a right answer a row")
+        str, Parameter(help="csv, tsv (with a line of column names), jsonl or parquet with a context and a correct answer per row")
     ],
     candidates: Annotated[
         int | None,
-        Parameter(help="candidates a context, C of R@k of C: the right one and others drawn from all right answers; default: 20"),
+        Parameter(help="candidates per context: the correct answer and others sampled from all correct answers; default: 20"),
     ] = None,
-    pool: Annotated[bool, Parameter(help="rank every answer and listed negative in PAIRS for every context instead", negative=())] = False,
-    listed: Annotated[bool, Parameter(help="rank each context's own answers and negatives instead", negative=())] = False,
+    pool: Annotated[bool, Parameter(help="instead rank all answers and listed negatives in PAIRS for every context", negative=())] = False,
+    listed: Annotated[bool, Parameter(help="instead rank each context's own answers and negatives", negative=())] = False,
     columns: _Columns = None,
     negatives_column: _Negatives = None,
     label: _Label = None,
     latency: Annotated[
-        tuple[int, ...], Parameter(help="numbers of candidates to time a query with; repeat it", negative=(), show_default=False)
+        tuple[int, ...], Parameter(help="number of candidates to time a query with; repeat it for several", negative=(), show_default=False)
     ] = (1_000, 100_000),
-    no_latency: Annotated[bool, Parameter(help="time nothing", negative=())] = False,
+    no_latency: Annotated[bool, Parameter(help="skip the timing", negative=())] = False,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
-    resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; under 200 its ends are rough")] = 1000,
-    seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes drawn candidates and resamples")] = 13,
+    resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; below 200 its ends are rough")] = 1000,
+    seed: Annotated[int, Parameter(validator=Number(gte=0), help="seed of sampled candidates and resamples")] = 13,
     device: _Device = None,
     dtype: _Dtype = "auto",
     trust_remote_code: _Trust = False,
@@ -274,17 +274,17 @@ def evaluate(
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Compare rankers on the same candidates: R@k, MRR, and what a query costs on this machine.
+    """Compare rankers on the same candidates: R@k, MRR, and time per query on this machine.
 
     tain rank evaluate tain-mini ranker --pairs test.tsv --candidates 20
 
-    Equal scores count by expectation; intervals are 95% bootstrap over queries (each right answer drawn among others is one); differences are to the first ranker.
+    Ties count by expectation. Intervals are 95% bootstrap intervals over queries (one query per correct answer). Differences are to the first ranker.
 
     Parameters
     ----------
     models
-        rankers, or any encoders, which then are bi-encoders; two need no training, and a ranker should beat them: lexical (TF-IDF over
-        the candidates) and static:MODEL (the mean of MODEL's input embeddings, whitened on the candidates)
+        rankers, or any encoders, used as bi-encoders; two baselines need no training, and a ranker should beat them: lexical (TF-IDF
+        over the candidates) and static:MODEL (the mean of MODEL's input embeddings, whitened on the candidates)
     """
     from tain.cli.models import find_baseline
     from tain.foundation.choices import is_baseline
@@ -294,7 +294,7 @@ def evaluate(
 
     chosen = [name for name, on in (("--candidates", candidates is not None), ("--pool", pool), ("--listed", listed)) if on]
     if len(chosen) > 1:
-        raise UserError(f"{' and '.join(chosen)} are given, but candidates come from one place: give one of them")
+        raise UserError(f"{' and '.join(chosen)} are given, but only one can choose the candidates: give one of them")
     for what, value in (("resamples", resamples), *(("latency", size) for size in latency)):
         if value < 1:
             raise UserError(f"{what} is {value}: give 1 or more")
@@ -350,12 +350,12 @@ def _refuse_search(*, k: int, depth: int | None, probes: int | None, rerank: str
     given = (("k", k), ("depth", depth), ("probes", probes))
     problems = [f"{name} is {value}: give 1 or more" for name, value in given if value is not None and value < 1]
     if rerank is None and depth is not None:
-        problems.append(f"depth is {depth}, which is for a second ranker: give --rerank, or leave it out")
+        problems.append(f"depth is {depth}, which only applies to a second ranker: give --rerank, or leave it out")
     if rerank is not None and 1 <= (depth or _DEPTH) < k:
         depth = depth or _DEPTH
-        problems.append(f"depth is {depth}, fewer than the {k} hits that are wanted: give --depth {10 * k}")
+        problems.append(f"depth is {depth}, fewer than the {k} hits to return: give --depth {10 * k}")
     if update and candidates is None:
-        problems.append("--update brings an index in line with candidates, and none are given: give --candidates FILE")
+        problems.append("--update syncs an index with candidates, but none are given: give --candidates FILE")
     refuse_all(problems)
 
 
@@ -375,7 +375,7 @@ def _load(name: str, *, backend: Backend = "torch", **options: Any) -> "Ranker |
 
 
 def _load_any(name: str, **options: Any) -> "Ranker | BaselineRanker":
-    """Load a ranker, or make a baseline, to which the options mean nothing."""
+    """Load a ranker, or build a baseline, which ignores the options."""
     from tain.foundation.choices import is_baseline
 
     if not is_baseline(name):
@@ -404,7 +404,7 @@ def _index(
     update: bool,
     progress: "Progress",
 ) -> "CandidateIndex":
-    """Open the index, or make it from the candidates; refuse one that is not of this model or these candidates."""
+    """Open the index or build it from the candidates; refuse one of another model or other candidates."""
     from tain.ranking.index import CandidateIndex, digest_of
     from tain.ranking.rerank import sync_index
 
@@ -417,7 +417,7 @@ def _index(
         index.refuse_unfinished()
         if index.source and not index.is_complete:
             progress.warn(
-                f"an update of index {folder} to {index.source['name']!r} is running or was cut off: "
+                f"an update of index {folder} to {index.source['name']!r} is running or was interrupted: "
                 f"{index.live:,} candidates are searched; give --candidates and --update to finish it"
             )
     else:
@@ -434,7 +434,7 @@ def _index(
 # ---- showing
 
 
-_NO_BREAKS = dict.fromkeys(map(ord, "\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")  # of columns and lines
+_NO_BREAKS = dict.fromkeys(map(ord, "\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")  # characters that break columns or lines
 
 
 def _line(values: dict[str, Any], *, as_json: bool) -> str:
@@ -531,7 +531,7 @@ def _show_report(report: "RankingReport") -> None:
     console = Console(highlight=False)
     first = report.rankers[0]
     console.print(f"{report.queries:,} queries, candidates: {report.kind}", markup=False, style="italic")
-    at_once = max(1, (console.width - _NAMES_WIDTH) // _FIGURES_WIDTH)  # more than fit go below
+    at_once = max(1, (console.width - _NAMES_WIDTH) // _FIGURES_WIDTH)  # rankers that do not fit go into tables below
     for start in range(0, len(report.rankers), at_once):
         shown = report.rankers[start : start + at_once]
         table = Table(box=None, pad_edge=False)
@@ -546,19 +546,19 @@ def _show_report(report: "RankingReport") -> None:
             cells = [f"{each.ms:,.1f}{'*' if each.is_extrapolated else ''}" for each in times]
             table.add_row(f"ms, {_short(time.candidates)} ↓", *cells)
         console.print(table)
-    against = f"; below it the difference to {first.name}" if len(report.rankers) > 1 else ""
-    console.print(f"x 100, in brackets 95% bootstrap intervals of {report.resamples} resamples{against}.", markup=False, soft_wrap=True)
+    against = f"; below, the difference to {first.name}" if len(report.rankers) > 1 else ""
+    console.print(f"x 100, with 95% bootstrap intervals ({report.resamples} resamples) in brackets{against}.", markup=False, soft_wrap=True)
     if first.latencies:
-        console.print("ms: a query, from text to the scores of so many cached candidates, on this machine.")
+        console.print("ms: time per query, from text to the scores of that many cached candidates, on this machine.")
     if any(time.is_extrapolated for ranker in report.rankers for time in ranker.latencies):
-        console.print("*: extrapolated from fewer candidates; a cross-encoder reads every pair anew.")
+        console.print("*: extrapolated from fewer candidates; a cross-encoder must read every pair.")
     for ranker in report.rankers:
         if ranker.truncated:
             console.print(f"{ranker.name}: {ranker.truncated:,} texts were cut at its length limits.", markup=False, soft_wrap=True)
 
 
 def _figure_cell(figure: "Figure") -> str:
-    """The figure and its interval; the difference to the first ranker below."""
+    """The figure and its interval; below, the difference to the first ranker."""
     cell = f"{figure.value:.1f} \\[{figure.interval.low:.1f} {figure.interval.high:.1f}]"
     if figure.difference is None or figure.difference_interval is None:
         return cell

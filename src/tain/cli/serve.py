@@ -1,4 +1,4 @@
-"""``tain serve``."""
+"""``tain serve``: serve models over HTTP."""
 
 import errno
 import os
@@ -32,24 +32,26 @@ def serve(
     max_request_tokens: Annotated[int, Parameter(help="tokens of one request, estimated from its length")] = 300_000,
     cors_origin: Annotated[
         list[str] | None,
-        Parameter(help="web pages of this origin, such as https://example.org, may ask; * lets all. May be repeated", negative=()),
+        Parameter(
+            help="origin of web pages that may send requests, for example https://example.org; * allows all; may be repeated", negative=()
+        ),
     ] = None,
-    trust_remote_code: Annotated[bool, Parameter(help="let the models' folders bring Python code of their own", negative=())] = False,
-    json: Annotated[bool, Parameter(help="what happens as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but warnings", negative=())] = False,
+    trust_remote_code: Annotated[bool, Parameter(help="allow the models to run Python code from their folders", negative=())] = False,
+    json: Annotated[bool, Parameter(help="notes and warnings as JSON", negative=())] = False,
+    quiet: Annotated[bool, Parameter(help="print only warnings", negative=())] = False,
 ) -> None:
     """Answer embedding, rerank and classification requests over HTTP.
 
     tain serve encoder ranker
 
-    POST /v1/embeddings (as OpenAI's), /v1/rerank (as Cohere's), /v1/classify; GET /v1/models, /health. Where TAIN_API_KEY is set,
-    requests must carry it. Ctrl-C or SIGTERM finishes what has begun and stops; a second one stops at once.
+    POST /v1/embeddings (as in OpenAI's API), /v1/rerank (as in Cohere's), /v1/classify; GET /v1/models, /health. If TAIN_API_KEY is
+    set, requests must carry it. Ctrl-C or SIGTERM finishes running requests and stops; a second one stops at once.
 
     Parameters
     ----------
     models
-        encoders, rankers, students, classifiers or taggers: folders, hub names, or tain-mini; NAME=MODEL gives one another name,
-        else it is called by its folder's
+        encoders, rankers, students, classifiers or taggers: folders, hub names, or tain-mini; NAME=MODEL sets the name in requests,
+        which defaults to the folder's name
     """
     _refuse_settings(models, port=port, max_wait_s=max_wait_s, max_request_tokens=max_request_tokens, cors_origins=cors_origin or [])
     api_key = _api_key()
@@ -63,7 +65,7 @@ def serve(
 
         progress = Progress.for_terminal(json=json, quiet=quiet)
         if host not in _LOCAL and api_key is None:
-            progress.warn(f"whoever reaches {host} can send requests: set {_KEY} to ask for a key")
+            progress.warn(f"everyone who can reach {host} can send requests: set {_KEY} to require a key")
         options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
         options |= {"backend": backend}
         options["normalize"] = True if normalize else None
@@ -75,13 +77,13 @@ def serve(
             max_request_tokens=max_request_tokens,
             cors_origins=cors_origin or (),
         )
-        listener.listen()  # who reads the line below may connect at once
+        listener.listen()  # readers of the line below may connect at once
         shown = f"[{host}]" if ":" in host else host
         overview = ", ".join(f"{one.name} ({', '.join(one.uses)})" for one in served)
         progress.note(f"serving {overview} at http://{shown}:{listener.getsockname()[1]}/v1")
-        is_ended = server.run(app, listener, on_stop=lambda: progress.note("stopping; once more stops at once"))
+        is_ended = server.run(app, listener, on_stop=lambda: progress.note("stopping; repeat to stop at once"))
         progress.note("stopped")
-        if not is_ended:  # a batch that never ends
+        if not is_ended:  # a batch does not end
             server.leave(0)
 
 
@@ -91,27 +93,29 @@ def _refuse_settings(models: tuple[str, ...], *, port: int, max_wait_s: float, m
     if not 0 <= port <= 65535:
         raise UserError(f"port is {port}: give 1 to 65535, or 0 for a free one")
     if not max_wait_s > 0:
-        raise UserError(f"max_wait_s is {max_wait_s}: give seconds, above 0")
+        raise UserError(f"max_wait_s is {max_wait_s}: give a number of seconds above 0")
     if max_request_tokens < 1:
         raise UserError(f"max_request_tokens is {max_request_tokens}: give 1 or more")
     for origin in cors_origins:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
-            raise UserError(f"cors_origin is {origin!r}, which is no origin: give such as https://example.org, without a path, or *")
+            raise UserError(
+                f"cors_origin is {origin!r}, which is no origin: give one without a path, for example https://example.org, or *"
+            )
 
 
 def _api_key() -> str | None:
-    """The key that requests must carry, without the line end that a file of secrets leaves; None lets everybody in."""
+    """The key that requests must carry, without the line end that secret files often have; None if no key is required."""
     given = os.environ.get(_KEY, "")
     key = given.strip()
     if given and not key:
-        raise UserError(f"{_KEY} holds nothing but blanks: give it a key, or unset it to let everybody in")
+        raise UserError(f"{_KEY} holds only whitespace: set it to a key, or unset it to require none")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"{_KEY} holds characters that no header of a request can: give it letters, digits and signs of ASCII")
+        raise UserError(f"{_KEY} holds characters that HTTP headers cannot carry: use printable ASCII without spaces")
     return key or None
 
 
 def _named(models: tuple[str, ...]) -> dict[str, str]:
-    """Models by what requests call them."""
+    """Map the names used in requests to models."""
     from tain.cli.models import find_encoder
 
     found: dict[str, str] = {}
@@ -122,19 +126,19 @@ def _named(models: tuple[str, ...]) -> dict[str, str]:
         if not name or not model:
             raise UserError(f"model is {given!r}: give MODEL, or NAME=MODEL")
         if name in found:
-            raise UserError(f"two models are called {name!r}, {found[name]!r} and {model!r}: give one another name, NAME=MODEL")
+            raise UserError(f"two models are called {name!r}, {found[name]!r} and {model!r}: rename one with NAME=MODEL")
         find_encoder(model)
         found[name] = model
     return found
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """Take the port before anything is loaded."""
+    """Bind the port before anything is loaded."""
     no_address = UserError(f"host is {host!r}, which is no address of this machine: give 127.0.0.1 or 0.0.0.0")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError):  # the latter where a part of the name is empty, or too long
+    except (OSError, UnicodeError):  # UnicodeError if a part of the name is empty or too long
         raise no_address from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -143,5 +147,5 @@ def _listener(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise no_address from None
-        raise UserError(f"nothing can listen at {host}:{port} ({error.strerror}): give another --port, or 0 for a free one") from None
+        raise UserError(f"cannot listen at {host}:{port} ({error.strerror}): give another --port, or 0 for a free one") from None
     return listener

@@ -1,4 +1,4 @@
-"""A recipe's config dataclass as flags, and as TOML: the file first, flags over it."""
+"""Build a recipe's config from a TOML file and command-line flags; flags win."""
 
 import re
 import tomllib
@@ -19,7 +19,7 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 1.0
 
 @cache
 def flags_of(config_class: type, *, without: tuple[str, ...] = ()) -> type:
-    """Make a dataclass of the same fields that remembers which were given: those left out are None.
+    """Make a dataclass with the same fields, all defaulting to None, so that given flags can be told apart.
 
     Help texts come from the fields' annotations, defaults from the config itself.
     """
@@ -34,11 +34,11 @@ def flags_of(config_class: type, *, without: tuple[str, ...] = ()) -> type:
         if entry.default is not None and not isinstance(entry.default, bool) and entry.default != ():
             help_text += f" [{_plain(entry.default)}]"
         can_be_on = entry.default is True or (entry.default is None and bool in get_args(kind))
-        negative = None if can_be_on else ()  # what may be on unasked has a --no-... to turn it off
+        negative = None if can_be_on else ()  # a flag that can be on by default has a --no-... form
         parameter = Parameter(help=help_text, show_default=False, negative=negative)
         optional = kind if _allows_none(kind) else kind | None
         made.append((entry.name, Annotated[optional, parameter], None))
-    # with the module of its making cyclopts would take it for a built-in type
+    # without it, cyclopts would treat the class as a built-in type
     return make_dataclass(
         f"{config_class.__name__}Flags", made, frozen=True, kw_only=True, namespace={"__module__": config_class.__module__}
     )
@@ -48,7 +48,7 @@ def build_config(config_class: type, flags: Any, *, file: Path | None, **more: A
     """Build the config from a TOML file and the flags that were given; flags win.
 
     Raises:
-        UserError: The file is missing, broken or names unknown settings; or the settings cannot work.
+        UserError: The file is missing, invalid or names unknown settings; or a setting is invalid.
     """
     settings = _read_toml(file, config_class) if file is not None else {}
     if flags is not None:
@@ -58,29 +58,29 @@ def build_config(config_class: type, flags: Any, *, file: Path | None, **more: A
 
 
 def refuse_idle(given: dict[str, object], *, of: str, instead: str = "") -> None:
-    """Refuse flags that mean nothing to what was asked for.
+    """Refuse flags that have no effect on this task or suite.
 
     Args:
-        given: Their values by name; None was not given.
-        of: What was asked for.
-        instead: What else the message offers.
+        given: Values by flag name; None means not given.
+        of: Name of the task or suite, for the message.
+        instead: Alternative that the message offers.
 
     Raises:
-        UserError: One was given.
+        UserError: At least one was given.
     """
     if named := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]:
-        raise UserError(f"{', '.join(named)} says nothing to {of}: leave it out{instead}")
+        raise UserError(f"{', '.join(named)} has no effect with {of}: remove it{instead}")
 
 
 def seconds(text: str) -> float:
     """Read a duration such as ``30s``, ``2m`` or ``1h``; a bare number is seconds.
 
     Raises:
-        UserError: It is no duration.
+        UserError: It is not a duration.
     """
     match = _TIME.fullmatch(text.strip().lower())
     if match is None:
-        raise UserError(f"{text!r} is no duration: give one like 30s, 2m or 1h")
+        raise UserError(f"{text!r} is not a duration: give one like 30s, 2m or 1h")
     return float(match[1]) * _UNIT_S[match[2]]
 
 
@@ -90,7 +90,7 @@ def _read_toml(file: Path, config_class: type) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"settings file {str(file)!r} does not exist: give a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"settings file {str(file)!r} is no TOML ({error}): write lines like temperature = 0.04") from None
+        raise UserError(f"settings file {str(file)!r} is not valid TOML ({error}): write lines like temperature = 0.04") from None
     known = {entry.name: entry for entry in fields(config_class)}
     content = {name.replace("-", "_"): value for name, value in content.items()}
     content = renamed(content, of=config_class.__name__.removesuffix("Config").lower())
@@ -104,7 +104,7 @@ def _read_toml(file: Path, config_class: type) -> dict[str, Any]:
 
 
 def _checked(file: Path, name: str, value: Any, kind: Any) -> Any:
-    """Check a TOML value against a field's type; a whole number passes for a float, a list of strings for paths."""
+    """Check a TOML value against a field's type; integers are accepted for floats, lists of strings for paths."""
     options = get_args(kind) if isinstance(kind, types.UnionType) or get_origin(kind) is Union else (kind,)
     for option in options:
         if get_origin(option) is tuple and isinstance(value, list):
@@ -120,7 +120,7 @@ def _checked(file: Path, name: str, value: Any, kind: Any) -> Any:
         if get_args(option) and value in get_args(option):
             return value
     raise UserError(
-        f"settings file {str(file)!r} gives {name} = {value!r}: the wrong kind of value, see the help of --{name.replace('_', '-')}"
+        f"settings file {str(file)!r} gives {name} = {value!r}: this value has the wrong type, see the help of --{name.replace('_', '-')}"
     )
 
 

@@ -1,7 +1,7 @@
-"""Real English sentences that every machine with Python has: the docstrings of its installed packages.
+"""Collect English sentences and held-out functions from the docstrings of installed Python packages.
 
-Files are parsed and never imported, so nothing of the packages runs. Modules are split in two before anything is
-read: some give sentences to learn from, the others give the held-out functions that a report is made of.
+Files are parsed and never imported, so no code of the packages runs. Modules are split before anything is read: some provide training
+sentences, the others held-out functions to measure on.
 """
 
 import ast
@@ -19,12 +19,12 @@ from pathlib import Path
 
 from tain.text.cleaning import same_text_key
 
-_HELD_OUT_SHARE = 0.4  # of the modules
-_PACKAGE_SHARE = 0.05  # no package gives more than this share of what was asked for
+_HELD_OUT_SHARE = 0.4  # share of the modules
+_PACKAGE_SHARE = 0.05  # no package provides more than this share of the requested number
 _SENTENCES_PER_MODULE = 80
-_FUNCTIONS_PER_MODULE = 10  # siblings of one module are often one text with a word changed
-_MODULE_BYTES = 100_000  # larger ones are mostly tables, and slow to parse
-_BYTES_PER_DOCSTRING = 2_500  # parsing is what takes the time: files that say less are not worth it
+_FUNCTIONS_PER_MODULE = 10  # functions of one module often differ in a single word
+_MODULE_BYTES = 100_000  # larger modules are mostly tables, and slow to parse
+_BYTES_PER_DOCSTRING = 2_500  # parsing is the slow part, so files with fewer docstrings are skipped
 _SENTENCE_WORDS = range(4, 41)
 _REST_WORDS = range(8, 61)
 
@@ -69,7 +69,7 @@ _MARKUP: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r":[a-zA-Z:]+:`[~!]?[^`<]*?([^`<.\s]+)\s*(?:<[^`>]*>)?`", r"\1"),  # :class:`~package.Name` -> Name
         (r"`([^`<]+?)\s*<[^`>]*>`_{0,2}", r"\1"),  # `words <address>`_ -> words
         (r"!?\[([^\]]+)\]\([^)]*\)", r"\1"),  # [words](address) -> words
-        (r"(?<!\b(?:in|by|of|to))(?<!\bsee)(?<!\bfrom)\s+\[[\w#*]+\]_", ""),  # citations, where the sentence stands without
+        (r"(?<!\b(?:in|by|of|to))(?<!\bsee)(?<!\bfrom)\s+\[[\w#*]+\]_", ""),  # citations that the sentence can do without
         (r"``([^`]*)``", r"\1"),
         (r"`([^`]*)`_{0,2}", r"\1"),
         (r"(?<!\w)(\*{1,2})(?=\S)([^*]+?)(?<=\S)\1(?!\w)", r"\2"),
@@ -127,7 +127,7 @@ _COMMON_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class FunctionDocstring:
-    """One documented function: its first sentence and the prose that follows, its own name removed from both."""
+    """A documented function: its first sentence and the prose that follows, both without the function's name."""
 
     name: str  # package.module.Class.function
     description: str
@@ -136,22 +136,22 @@ class FunctionDocstring:
 
 @dataclass(frozen=True)
 class DocstringCorpus:
-    """Sentences to learn from, by docstring, and documented functions of other modules to measure with."""
+    """Training sentences grouped by docstring, and documented functions of other modules to measure on."""
 
-    documents: tuple[tuple[str, ...], ...]  # the sentences of one docstring each, in its order
+    documents: tuple[tuple[str, ...], ...]  # per docstring, its sentences in order
     functions: tuple[FunctionDocstring, ...]
-    packages: int  # that gave at least one of either
-    modules: int  # that were read, broken ones included
-    broken_modules: int  # that are no valid Python, or not text
+    packages: int  # with at least one sentence or function
+    modules: int  # modules read, including broken ones
+    broken_modules: int  # modules that are not valid Python, or not text
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """All sentences to learn from, those of one docstring side by side."""
+        """All training sentences, grouped by docstring."""
         return tuple(sentence for document in self.documents for sentence in document)
 
 
 def python_roots() -> tuple[Path, ...]:
-    """The folders that hold this Python's installed packages and its standard library, the packages first."""
+    """The folders of this Python's installed packages and of its standard library, in this order."""
     paths = (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib"))
     return tuple(dict.fromkeys(path for path in paths if path.is_dir()))
 
@@ -159,21 +159,20 @@ def python_roots() -> tuple[Path, ...]:
 def gather_docstrings(roots: Sequence[Path], *, sentences: int = 10_000, functions: int = 1_000, seed: int = 13) -> DocstringCorpus:
     """Collect natural-language sentences and held-out functions from the docstrings of Python packages.
 
-    The split is by module (one file): two fifths of the modules, drawn by ``seed``, are held out and give functions; the others
-    give sentences. A sentence that stands in a held-out function's docstring as well is left out of the training sentences.
-    Packages take turns, one module each, so that few files are read and no package gives more than a twentieth of what was
-    asked for. Test folders, vendored copies, generated and broken files are passed over. The same files and the same
-    seed give the same corpus, in the same order.
+    The split is by module (one file): two fifths of the modules, chosen by ``seed``, are held out and provide functions; the others
+    provide sentences. Sentences that also occur in a held-out function's docstring are left out of the training sentences. Packages take
+    turns, one module each, so that few files are read and no package provides more than a twentieth of the requested number. Test
+    folders, vendored copies, generated and broken files are skipped. The same files and seed give the same corpus, in the same order.
 
     Args:
-        roots: Folders whose entries are packages and modules, such as ``python_roots()``.
-        sentences: How many sentences to learn from at most; they have 4 to 40 words each and are all different. Those of one
-            docstring stay together, without the sentences between them that were left out.
-        functions: How many held-out functions at most; no two share a sentence.
-        seed: Fixes which modules are held out and the order in which files are read.
+        roots: Folders of packages and modules, for example ``python_roots()``.
+        sentences: Maximum number of training sentences; each has 4 to 40 words, and all are different. Sentences of one
+            docstring stay together, without those that were left out.
+        functions: Maximum number of held-out functions; no two share a sentence.
+        seed: Seed of the held-out modules and the reading order.
 
     Returns:
-        What was found: fewer than asked for where the packages hold no more.
+        The corpus; smaller than requested if the packages contain less.
     """
     reader = _ModuleReader()
     packages = _modules_by_package(roots, seed=seed)
@@ -188,7 +187,7 @@ def gather_docstrings(roots: Sequence[Path], *, sentences: int = 10_000, functio
 
 @contextmanager
 def _paused_collector() -> Iterator[None]:
-    """Keep the garbage collector from walking every syntax tree while it grows: a quarter of the time otherwise."""
+    """Pause the garbage collector, which otherwise takes a quarter of the time to walk growing syntax trees."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -198,7 +197,7 @@ def _paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-# ---- which files, in which order
+# ---- files and their order
 
 
 @dataclass(frozen=True)
@@ -215,11 +214,11 @@ def _modules_by_package(roots: Sequence[Path], *, seed: int) -> dict[str, list[_
         for path in _module_paths(str(root)):
             parts = Path(path).relative_to(root).with_suffix("").parts
             name = ".".join(parts).removesuffix(".__init__")
-            # seeded by name, so the split is the same wherever the packages lie and whatever else is installed
+            # seeded by name, so the split does not depend on locations or other packages
             is_held_out = random.Random(f"{seed}:{name}").random() < _HELD_OUT_SHARE
             found.setdefault(parts[0], []).append(_Module(Path(path), name, is_held_out))
         for package, modules in found.items():
-            if package not in packages:  # an earlier root hides a later one, as on Python's own path
+            if package not in packages:  # an earlier root hides a later one, as on Python's path
                 random.Random(f"{seed}:{package}").shuffle(modules)
                 packages[package] = modules
     return packages
@@ -244,7 +243,7 @@ def _is_skipped_module(stem: str) -> bool:
 
 
 def _in_turns(packages: dict[str, list[_Module]], full: set[str]) -> Iterator[tuple[str, _Module]]:
-    """Give one module of every package, then the next of each; packages in ``full`` are passed over from then on."""
+    """Yield one module of every package, then the next of each; packages in ``full`` are skipped."""
     turn = 0
     while left := [name for name, modules in packages.items() if turn < len(modules) and name not in full]:
         for name in left:
@@ -253,18 +252,18 @@ def _in_turns(packages: dict[str, list[_Module]], full: set[str]) -> Iterator[tu
         turn += 1
 
 
-# ---- what they say
+# ---- reading docstrings
 
 
 class _ModuleReader:
-    """Reads docstrings out of files, and counts the files."""
+    """Reads docstrings from files, and counts the files."""
 
     def __init__(self) -> None:
         self.read = 0
         self.broken = 0
 
     def docstrings(self, path: Path) -> list[tuple[str, ast.AST, str]]:
-        """(name within the module, node, docstring) of everything documented in a file; of a broken file, nothing."""
+        """(name within the module, node, docstring) of everything documented in a file; nothing for a broken file."""
         self.read += 1
         try:
             source = path.read_bytes()
@@ -274,7 +273,7 @@ class _ModuleReader:
             if _GENERATED_MARKS.search(source[:1500].decode(errors="replace")):
                 return []
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # other people's invalid escapes
+                warnings.simplefilter("ignore")  # invalid escapes in third-party code
                 tree = ast.parse(source)
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
             self.broken += 1
@@ -288,7 +287,7 @@ def _documented(
     docstring = ast.get_docstring(node, clean=False)
     if docstring:
         yield prefix, node, docstring
-    if isinstance(node, ast.Module | ast.ClassDef):  # what functions define inside themselves is nobody's interface
+    if isinstance(node, ast.Module | ast.ClassDef):  # definitions inside functions are not public
         for child in node.body:
             if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from _documented(child, f"{prefix}.{child.name}" if prefix else child.name)
@@ -297,7 +296,7 @@ def _documented(
 def _held_out_functions(
     packages: dict[str, list[_Module]], reader: _ModuleReader, *, count: int
 ) -> tuple[list[FunctionDocstring], set[str]]:
-    """Up to ``count`` functions, and the keys of every sentence that stands in their docstrings."""
+    """Up to ``count`` functions, and the keys of all sentences in their docstrings."""
     found: list[FunctionDocstring] = []
     keys: set[str] = set()
     given: dict[str, int] = {}
@@ -315,7 +314,7 @@ def _held_out_functions(
                 continue
             own_keys = {same_text_key(sentence) for text in (function.description, function.rest) for sentence in split_sentences(text)}
             own_keys.update(same_text_key(sentence) for paragraph in paragraphs for sentence in split_sentences(paragraph))
-            if own_keys & keys:  # an answer that stands in two docstrings would be right for both
+            if own_keys & keys:  # an answer that occurs in two docstrings would be correct for both
                 continue
             keys |= own_keys
             found.append(function)
@@ -331,7 +330,7 @@ def _held_out_functions(
 def _training_documents(
     packages: dict[str, list[_Module]], reader: _ModuleReader, *, count: int, taken: set[str]
 ) -> tuple[list[tuple[str, ...]], set[str]]:
-    """Up to ``count`` sentences whose keys are not ``taken``, by docstring, and the packages they come from."""
+    """Up to ``count`` sentences with keys not in ``taken``, by docstring, and their packages."""
     found: list[tuple[str, ...]] = []
     total = 0
     keys = set(taken)
@@ -368,7 +367,7 @@ def _natural_sentences(paragraphs: list[str]) -> Iterator[str]:
 
 
 def _described(full_name: str, name: str, paragraphs: list[str]) -> FunctionDocstring | None:
-    """Cut a docstring into description and rest, or ``None`` when it holds no prose for one of them."""
+    """Split a docstring into description and rest; ``None`` if there is no prose for one of them."""
     if not paragraphs:
         return None
     first = split_sentences(paragraphs[0])[0]
@@ -389,15 +388,15 @@ def _described(full_name: str, name: str, paragraphs: list[str]) -> FunctionDocs
 
 
 def prose_paragraphs(docstring: str) -> list[str]:
-    """Take the prose out of a docstring, paragraph by paragraph, without markup.
+    """Extract the prose of a docstring, paragraph by paragraph, without markup.
 
     Left out: sections on parameters, results, errors and examples (NumPy, Google and Sphinx styles), doctests, code, directives, tables.
     """
     lines = inspect.cleandoc(docstring).splitlines()
     paragraphs: list[list[str]] = [[]]
     is_left_out_section = is_fenced = is_bullet = False
-    deeper_than: int | None = None  # leave out lines indented more than this
-    until_blank = False  # leave out lines up to the next blank one
+    deeper_than: int | None = None  # skip lines indented more than this
+    until_blank = False  # skip lines up to the next blank one
     for number, line in enumerate(lines):
         text = line.strip()
         indent = len(line) - len(line.lstrip())
@@ -418,7 +417,7 @@ def prose_paragraphs(docstring: str) -> list[str]:
             deeper_than = None
         if _UNDERLINE.match(line):
             continue
-        if _UNDERLINE.match(following) and text[0].isalnum():  # a heading, underlined
+        if _UNDERLINE.match(following) and text[0].isalnum():  # an underlined heading
             is_left_out_section = _LEFT_OUT_SECTIONS.fullmatch(text.rstrip(":")) is not None
             paragraphs.append([])
             continue
@@ -437,7 +436,7 @@ def prose_paragraphs(docstring: str) -> list[str]:
         elif bullet := _BULLET.match(text):
             is_bullet = True
             paragraphs.append([text[bullet.end() :]])
-        elif (indent > 0 and not is_bullet) or not any(map(str.isalpha, text)):  # a block of code, or a table's rule
+        elif (indent > 0 and not is_bullet) or not any(map(str.isalpha, text)):  # a code block, or a table rule
             paragraphs.append([])
         else:
             paragraphs[-1].append(text)
@@ -445,14 +444,14 @@ def prose_paragraphs(docstring: str) -> list[str]:
 
 
 def plain_text(text: str) -> str:
-    """Replace reStructuredText and Markdown markup by the words it shows, and make all white space single blanks."""
+    """Replace reStructuredText and Markdown markup by its visible words, and collapse whitespace."""
     for pattern, plain in _MARKUP:
         text = pattern.sub(plain, text)
     return text.strip()
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Cut a paragraph after each full stop that is followed by a capital, not after abbreviations nor inside parentheses."""
+    """Split a paragraph after full stops followed by a capital, but not after abbreviations or inside parentheses."""
     sentences: list[str] = []
     begin = 0
     for end in _SENTENCE_END.finditer(paragraph):
@@ -467,10 +466,10 @@ def split_sentences(paragraph: str) -> list[str]:
 
 
 def is_natural_sentence(sentence: str, *, may_lack_stop: bool = False) -> bool:
-    """Tell a sentence of English prose from signatures, formulas, list entries and headings.
+    """Whether a string is a sentence of English prose, not a signature, formula, list entry or heading.
 
-    It has 4 to 40 words, begins with a capital, ends with a stop (unless it ``may_lack_stop``), holds a common short
-    English word, and at least four fifths of it are plain words or numbers.
+    It must have 4 to 40 words, start with a capital, end with a stop (unless it ``may_lack_stop``) and contain a common short English
+    word, and at least four fifths of it must be plain words or numbers.
     """
     words = sentence.split()
     if len(words) not in _SENTENCE_WORDS or _NOT_PROSE.search(sentence):
@@ -485,7 +484,7 @@ def is_natural_sentence(sentence: str, *, may_lack_stop: bool = False) -> bool:
 
 
 def without_name(sentence: str, name: str) -> str:
-    """Remove a function's name, as code (``module.read_text()``) or as words (``read text``), so that no text is found by it."""
+    """Remove a function's name, as code (``module.read_text()``) or words (``read text``), so that it does not give the answer away."""
     words = [word for word in re.split(r"_+|(?<=[a-z0-9])(?=[A-Z])", name) if word]
     if not words:
         return sentence

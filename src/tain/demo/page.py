@@ -1,4 +1,4 @@
-"""One HTML file that shows an encoder before and after, and beside other methods: no scripts, nothing from elsewhere."""
+"""Write the demo's report as one HTML file without scripts or external resources: before and after, and baselines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tain.demo.retrieval import Change, DescriptionRetrieval
 from tain.evaluation.label_free import LabelFreeReport
 from tain.evaluation.metrics import Interval
 
-_SHOWN_CHARS = 190  # of a neighbour's text
+_SHOWN_CHARS = 190  # characters shown of a neighbour's text
 _SAME_WITHIN = 0.01  # smaller changes of a label-free figure are noise on a few hundred texts
 _TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -23,12 +23,12 @@ class Property:
     before: float
     after: float
     better: Literal["higher", "lower"]
-    meaning: str  # what it measures, one sentence
+    meaning: str  # what it measures, in one sentence
 
     @property
     def verdict(self) -> Literal["better", "worse", "same", "unknown"]:
-        """Whether it moved the right way, by 0.01 or more."""
-        if self.before != self.before or self.after != self.after:  # nan: no answer
+        """Compare before and after; changes below 0.01 count as the same."""
+        if self.before != self.before or self.after != self.after:  # nan: undefined
             return "unknown"
         if abs(self.after - self.before) < _SAME_WITHIN:
             return "same"
@@ -37,7 +37,7 @@ class Property:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A text that was found."""
+    """A retrieved text."""
 
     text: str
     source: str
@@ -47,14 +47,14 @@ class Neighbour:
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourCase:
-    """A question, its right answer, and what was found for it before and after, best first."""
+    """A query, its correct answer, and the texts retrieved before and after, best first."""
 
     question: str
     answer: str
     source: str
     before: tuple[Neighbour, ...]
     after: tuple[Neighbour, ...]
-    before_rank: int  # of the right answer, from 1
+    before_rank: int  # rank of the correct answer, from 1
     after_rank: int
 
 
@@ -63,10 +63,10 @@ class Rival:
     """Another method on the same functions.
 
     Attributes:
-        kind: Decides its place and colour: baselines stand above before and after, the others below.
-        title: What tables and charts call it, 16 letters at most.
-        about: What it is, one sentence.
-        changes: Its figures as ``before``, those of the new encoder as ``after``, so that a gain is the new encoder's.
+        kind: Sets row and colour: baselines are shown above before and after, the others below.
+        title: Name in tables and charts, at most 16 characters.
+        about: Description, one sentence.
+        changes: Its figures as ``before`` and the new encoder's as ``after``, so that a gain means that the new encoder is better.
     """
 
     kind: Literal["lexical", "static", "hybrid", "supervised"]
@@ -81,21 +81,21 @@ class Rival:
 
 @dataclass(frozen=True, kw_only=True)
 class BeforeAfter:
-    """Everything the page says.
+    """All data of the page.
 
     Attributes:
         model: Name of the model that was trained.
         training_s: Seconds of training.
-        texts: How many texts it was trained on.
-        positives: What the training drew together, in words: ``each one paired with itself``.
-        functions: How many held-out functions were searched.
+        texts: Number of training texts.
+        positives: Description of the positive pairs: ``each one paired with itself``.
+        functions: Number of held-out functions searched.
         changes: The labelled figures before and after.
-        rivals: Other methods, one at least; the headline compares the new encoder with the first.
+        rivals: Other methods, at least one; the headline compares the new encoder with the first.
         properties: The label-free figures; see ``label_free_properties``.
-        worse: What got worse without labels, in words (``LabelFreeReport.is_worse_than``).
+        worse: Label-free figures that got worse, in words (``LabelFreeReport.is_worse_than``).
         cases: Nearest neighbours before and after.
-        settings: The recipe, name and value.
-        usage: Python code that uses the result.
+        settings: Settings of the recipe, by name.
+        usage: Python code for using the encoder.
         origin: How the page was made: versions, machine, seed.
     """
 
@@ -118,19 +118,19 @@ def label_free_properties(before: LabelFreeReport, after: LabelFreeReport) -> li
     """The rows of the label-free table."""
     texts: list[tuple[str, str, Literal["higher", "lower"], str]] = [
         ("Self-retrieval R@1", "self_retrieval_recall_at_1", "higher", "Share of half texts whose nearest neighbour is their other half."),
-        ("Self-retrieval MRR", "self_retrieval_mrr", "higher", "Mean of 1 / place of the other half."),
-        ("Uniformity", "uniformity", "lower", "How evenly texts spread over the sphere: 0 all in one spot, −4 well spread."),
+        ("Self-retrieval MRR", "self_retrieval_mrr", "higher", "Mean of 1 / rank of the other half."),
+        ("Uniformity", "uniformity", "lower", "How evenly texts are spread over the sphere: 0 if all are at one point, −4 if well spread."),
         (
             "Alignment",
             "alignment",
             "lower",
-            "Squared distance of a text’s two halves. Texts crowded in one spot score well too, so read it with uniformity.",
+            "Squared distance of a text’s two halves. It is also small if all texts are at one point, so compare it with uniformity.",
         ),
         (
             "Mean cosine",
             "mean_cosine",
             "lower",
-            "Of two different texts: 1 when all vectors point one way, 0 when no direction is preferred.",
+            "Of two different texts: 1 if all vectors point the same way, 0 if no direction is preferred.",
         ),
     ]
     return [
@@ -147,7 +147,7 @@ def neighbour_cases(
     chosen: Sequence[int],
     count: int = 3,
 ) -> list[NeighbourCase]:
-    """Look up what the ``chosen`` functions' descriptions find, before and after."""
+    """Retrieve the nearest texts for the ``chosen`` functions, before and after."""
 
     def found(retrieval: DescriptionRetrieval, query: int) -> tuple[Neighbour, ...]:
         return tuple(
@@ -169,11 +169,11 @@ def neighbour_cases(
     ]
 
 
-# ---- the findings in words
+# ---- findings in words
 
 
 def headline(page: BeforeAfter) -> str:
-    """Say how the new encoder compares with the first rival, by the first figure; what a clear difference of another figure adds."""
+    """Compare the new encoder with the first rival, by the first figure, and add a clear change of another figure."""
     rival = page.rivals[0]
     first, *others = rival.changes
     trained = f"after {_seconds(page.training_s)} of mirroring"
@@ -193,7 +193,7 @@ def headline(page: BeforeAfter) -> str:
 
 
 def _amount(change: Change) -> str:
-    """The difference and its interval, in the direction that it has."""
+    """The difference and its interval, with its direction."""
     difference, interval = change.after - change.before, change.difference
     if change.direction == 0:
         return f"difference {_points(change, difference)}, 95% interval {_bare(change, interval.low)} to {_bare(change, interval.high)}"
@@ -211,7 +211,7 @@ def _bare(change: Change, value: float) -> str:
 
 
 def gain(page: BeforeAfter) -> str:
-    """Say what mirroring changed, and only that: better, worse, mixed, or no clear difference."""
+    """State what mirroring changed: better, worse, mixed, or no clear difference."""
     better = [change for change in page.changes if change.direction > 0]
     worse = [change for change in page.changes if change.direction < 0]
     if better and worse:
@@ -228,7 +228,7 @@ def gain(page: BeforeAfter) -> str:
 
 
 def figure(change: Change, value: float) -> str:
-    """Write a labelled figure: shares in per cent, others with three digits."""
+    """Format a labelled figure: shares in per cent, others with three digits."""
     return f"{100 * value:.1f}%" if change.is_share else f"{value:.3f}"
 
 
@@ -257,7 +257,7 @@ def _property_summary(page: BeforeAfter) -> str:
 
 
 def before_after_page(page: BeforeAfter) -> str:
-    """Write the page as one HTML text. Whatever comes from outside is escaped."""
+    """Return the page as HTML; all external text is escaped."""
     title = headline(page)
     sections = [
         _header(page, title),
@@ -270,7 +270,7 @@ def before_after_page(page: BeforeAfter) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # nothing is loaded, whatever a docstring holds
+        # blocks all loading, whatever a docstring contains
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(page.model)} before and after · tain</title>\n<style>\n{_STYLE}</style>\n</head>\n<body>\n<main>\n"
@@ -284,8 +284,8 @@ def _header(page: BeforeAfter, title: str) -> str:
     return f"""<header>
 <p class="brand">{_MARK}<span>tain</span></p>
 <h1>{escape(title).replace(name, f'<span class="whole">{name}</span>')}</h1>
-<p class="lead">{escape(page.model)} read {page.texts:,} sentences from the docstrings of the Python packages on this machine,
-{escape(page.positives)}: no labels, nothing downloaded. Then it was asked about functions from modules it had not seen.</p>
+<p class="lead">{escape(page.model)} was trained on {page.texts:,} sentences from the docstrings of the Python packages on this machine,
+{escape(page.positives)}: no labels, no downloads. It was then tested on functions from modules it had not seen.</p>
 </header>"""
 
 
@@ -293,21 +293,21 @@ def _labelled_section(page: BeforeAfter) -> str:
     names = "".join(f'<th scope="col">{escape(change.name)}</th>' for change in page.changes)
     rows = "".join(_method_row(page, index) for index in range(len(_bars(page, 0))))
     methods = "".join(f"<li><strong>{escape(rival.title)}</strong>: {escape(rival.about)}</li>" for rival in page.rivals)
-    chance = f"Guessing would be right first for {100 / page.functions:.2g}%." if page.functions else ""
+    chance = f"Guessing would find it first for {100 / page.functions:.2g}%." if page.functions else ""
     return f"""<section aria-labelledby="found">
 <h2 id="found">Does a description find its own docstring?</h2>
-<p>The first sentence of each of {page.functions:,} held-out functions looks for the rest of the same docstring among all
+<p>The first sentence of each of {page.functions:,} held-out functions is the query; the correct answer is the rest of the same docstring among all
 {page.functions:,}. The function’s own name is removed from both. {escape(chance)}</p>
 <p>{escape(gain(page))}.</p>
 <figure>
 {_chart(page, width=912)}
 {_chart(page, width=340)}
-<figcaption>Higher is better. Lines are 95% intervals ({page.functions:,} functions resampled). R@k: share of functions whose right answer
-is among the first k. MRR: mean of 1 / place of the right answer, on the same scale (1 = 100%).</figcaption>
+<figcaption>Higher is better. Lines are 95% intervals ({page.functions:,} functions resampled). R@k: share of functions with the correct answer
+among the first k. MRR: mean of 1 / rank of the correct answer, on the same scale (1 = 100%).</figcaption>
 </figure>
-<ul class="methods"><li><strong>before</strong>, <strong>after</strong>: {escape(page.model)}, untouched and mirrored.</li>{methods}</ul>
+<ul class="methods"><li><strong>before</strong>, <strong>after</strong>: {escape(page.model)}, original and mirrored.</li>{methods}</ul>
 <details><summary>The numbers behind the chart</summary>
-<div class="scroll"><table><thead><tr><th scope="col">Method</th>{names}<th scope="col">{escape(page.changes[0].name)}: after, less this</th>
+<div class="scroll"><table><thead><tr><th scope="col">Method</th>{names}<th scope="col">{escape(page.changes[0].name)}: after, minus this</th>
 </tr></thead><tbody>{rows}</tbody></table></div></details>
 </section>"""
 
@@ -336,7 +336,7 @@ def _difference(change: Change) -> str:
 def _label_free_section(page: BeforeAfter) -> str:
     words = {"better": "▲ better", "worse": "▼ worse", "same": "= same", "unknown": "–"}
     rows = "".join(
-        # the roles keep it a table to a screen reader where a narrow screen lays the rows out as a grid
+        # explicit roles keep it a table for screen readers when a narrow screen shows the rows as a grid
         f'<tr role="row"><th scope="row" role="rowheader">{escape(row.name)}<span class="meaning">{escape(row.meaning)}</span></th>'
         f'<td role="cell" class="number" data-side="before">{_plain_number(row.before)}</td>'
         f'<td role="cell" class="number" data-side="after">{_plain_number(row.after)}</td>'
@@ -348,11 +348,11 @@ def _label_free_section(page: BeforeAfter) -> str:
     if page.worse:
         warning = f'<p class="warning"><strong>Worse than the untouched model:</strong> {escape("; ".join(page.worse))}.</p>'
     return f"""<section aria-labelledby="space">
-<h2 id="space">What changed in the space</h2>
+<h2 id="space">What changed in the vector space</h2>
 <p>Measured on the held-out docstrings without any labels. {escape(_property_summary(page))}</p>
 {warning}
 <div class="scroll"><table class="properties" role="table"><thead><tr><th scope="col">Figure</th><th scope="col" class="number">Before</th>
-<th scope="col" class="number">After</th><th scope="col" class="wanted">Better is</th><th scope="col">It got</th></tr></thead>
+<th scope="col" class="number">After</th><th scope="col" class="wanted">Better is</th><th scope="col">Change</th></tr></thead>
 <tbody>{rows}</tbody></table></div>
 </section>"""
 
@@ -365,21 +365,21 @@ def _neighbours_section(page: BeforeAfter) -> str:
     cases = "\n".join(_case(case) for case in page.cases)
     return f"""<section aria-labelledby="near">
 <h2 id="near">Nearest neighbours, before and after</h2>
-<p>{len(page.cases)} held-out functions drawn at random, not picked. The right answer is marked ✓.</p>
+<p>{len(page.cases)} held-out functions chosen at random. The correct answer is marked ✓.</p>
 {cases}
 </section>"""
 
 
 def _case(case: NeighbourCase) -> str:
     if case.after_rank == case.before_rank:
-        moved = f"right answer stays at place {case.after_rank:,}"
+        moved = f"correct answer stays at rank {case.after_rank:,}"
     else:
-        moved = f"right answer: place {case.before_rank:,} → {case.after_rank:,}"
+        moved = f"correct answer: rank {case.before_rank:,} → {case.after_rank:,}"
     way = "up" if case.after_rank < case.before_rank else "down" if case.after_rank > case.before_rank else "level"
     return f"""<article class="case">
 <h3>“{escape(case.question)}”</h3>
 <p class="about"><code>{_breakable(case.source)}</code><span class="move {way}">{moved}</span></p>
-<p class="wanted-answer"><span class="label">Looking for</span> {escape(_shortened(case.answer))}</p>
+<p class="wanted-answer"><span class="label">Correct answer</span> {escape(_shortened(case.answer))}</p>
 <div class="sides">{_side("Before", case.before)}{_side("After", case.after)}</div>
 </article>"""
 
@@ -431,11 +431,11 @@ class _Bar:
     label: str
     value: float
     interval: Interval
-    change: Change | None  # from this method to the new encoder; None for the new encoder itself
+    change: Change | None  # from this method to the new encoder; None for the new encoder
 
 
 def _bars(page: BeforeAfter, row: int) -> list[_Bar]:
-    """The methods' bars of one figure, from top to bottom."""
+    """The bars of one figure for all methods, from top to bottom."""
     change = page.changes[row]
 
     def of(rival: Rival) -> _Bar:
@@ -451,7 +451,7 @@ def _bars(page: BeforeAfter, row: int) -> list[_Bar]:
 
 
 def _chart(page: BeforeAfter, *, width: int) -> str:
-    """A bar for each method with its interval, drawn for one width: text in a scaled picture would not be readable."""
+    """Draw a bar with interval for each method at a fixed width, because text in a scaled picture would not be readable."""
     is_wide = width > 500
     figures = [_bars(page, row) for row in range(len(page.changes))]
     top = max(max(bar.interval.high, bar.value) for bars in figures for bar in bars)
@@ -506,7 +506,7 @@ _MARK = (
     '<path class="tain" d="M17 4v24l11-5V9z"/></svg>'
 )
 
-_CHECK = '<span class="check">✓ <span class="hidden">right answer: </span></span>'
+_CHECK = '<span class="check">✓ <span class="hidden">correct answer: </span></span>'
 
 _STYLE = """\
 :root {

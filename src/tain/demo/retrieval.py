@@ -1,6 +1,6 @@
-"""A labelled task that needs no annotation: a function's description has to find the rest of its own docstring.
+"""Retrieval task without annotation: find the rest of a docstring from its first sentence.
 
-Every documented function is a question (its first sentence) and an answer (the prose after it); the candidates are the answers of all.
+Every documented function gives a query (its first sentence) and an answer (the following prose); all answers are candidates.
 """
 
 from collections.abc import Sequence
@@ -23,39 +23,39 @@ from tain.foundation.errors import ShapeError, UserError
 from tain.models.text_encoder import TextEncoder
 
 _SAME_COSINE = 1e-6  # cosines of float32 vectors closer than this are a tie
-_SAME_FUSED = 1e-12  # of sums of reciprocal places
+_SAME_FUSED = 1e-12  # sums of reciprocal ranks closer than this are a tie
 
 
 @dataclass(frozen=True)
 class DescriptionRetrieval:
-    """What one encoder made of the task.
+    """Scores and ranks of one encoder on the task.
 
     Attributes:
         cosines: Cosine of each description with each rest, (functions, functions), or another score where higher is better; the
-            right answers are on the diagonal.
-        ranks: Where each right answer stands, ties kept open.
+            correct answers are on the diagonal.
+        ranks: Rank of each correct answer, with ties kept.
     """
 
     cosines: np.ndarray
     ranks: GoldRanks
 
     def nearest(self, function: int, *, count: int) -> list[int]:
-        """Give the ``count`` functions whose rest is nearest to a description, best first."""
+        """Return the ``count`` functions nearest to a description, best first."""
         return [int(other) for other in np.argsort(-self.cosines[function], kind="stable")[:count]]
 
     def rank_of_right(self, function: int) -> int:
-        """Where the right answer stands, from 1; among ties, the last of them."""
+        """Rank of the correct answer, from 1; the last rank of a tie."""
         return int(self.ranks.better[function] + self.ranks.tied[function])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One figure before and after, 0 to 1 and higher is better, with 95% bootstrap intervals over the functions.
+    """A figure before and after (0 to 1, higher is better) with 95% bootstrap intervals over the functions.
 
     Attributes:
-        name: What tables call it.
-        finding: What an encoder with this figure does; ``{}`` stands for the figure.
-        is_share: True for a share of the functions, shown in per cent.
+        name: Name in tables.
+        finding: Sentence part about an encoder with this figure; ``{}`` is replaced by the figure.
+        is_share: Whether it is a share of the functions, shown in per cent.
         difference: Interval of after - before on the same resampled functions (a paired bootstrap).
     """
 
@@ -70,22 +70,22 @@ class Change:
 
     @property
     def direction(self) -> int:
-        """1 for better, -1 for worse, 0 where the choice of functions could explain the difference."""
+        """1 for better, -1 for worse, 0 if the interval of the difference contains 0."""
         if not self.difference.excludes_zero():
             return 0
         return 1 if self.difference.low > 0 else -1
 
 
 def retrieve_by_description(encoder: TextEncoder, functions: Sequence[FunctionDocstring]) -> DescriptionRetrieval:
-    """Let every description look for the rest of its own docstring among those of all ``functions``, by cosine.
+    """Rank all docstring rests for every description, by cosine.
 
-    An encoder that is fitted first is fitted on the rests, which are the candidates.
+    Encoders that need fitting are fitted on the candidates, the rests.
 
     Raises:
-        UserError: Fewer than two functions, or an encoder that gives no finite vector for each text.
+        UserError: Fewer than two functions, or an encoder without a finite vector for each text.
     """
     if len(functions) < 2:
-        raise UserError(f"{len(functions)} documented functions, but one has to be found among others: give at least 2")
+        raise UserError(f"{len(functions)} documented functions, but retrieval needs several candidates: give at least 2")
     descriptions = [function.description for function in functions]
     rests = [function.rest for function in functions]
     if isinstance(encoder, FitsAtHand):
@@ -100,12 +100,12 @@ def retrieve_by_description(encoder: TextEncoder, functions: Sequence[FunctionDo
 
 
 def fuse(*retrievals: DescriptionRetrieval) -> DescriptionRetrieval:
-    """Join the rankings of several methods by reciprocal rank fusion.
+    """Combine the rankings of several methods by reciprocal rank fusion.
 
     Raises:
-        ShapeError: They are not on the same number of functions.
+        ShapeError: They have different numbers of functions.
     """
-    rounded = (np.round(retrieval.cosines / _SAME_COSINE) for retrieval in retrievals)  # what is a tie there is one here
+    rounded = (np.round(retrieval.cosines / _SAME_COSINE) for retrieval in retrievals)  # keeps the ties of the original scores
     return _retrieval(reciprocal_rank_fusion(*rounded), tolerance=_SAME_FUSED)
 
 
@@ -116,13 +116,13 @@ def _retrieval(scores: np.ndarray, *, tolerance: float) -> DescriptionRetrieval:
 def compare_retrieval(
     before: DescriptionRetrieval, after: DescriptionRetrieval, *, resamples: int = 2000, rng: np.random.Generator
 ) -> list[Change]:
-    """R@1, R@10 and MRR of two encoders on the same functions, ties by expectation, and whether they really differ.
+    """Compare R@1, R@10 and MRR of two encoders on the same functions, with ties by expectation and bootstrap intervals.
 
     Raises:
-        ShapeError: The two are not on the same number of functions.
+        ShapeError: They have different numbers of functions.
     """
     if before.cosines.shape != after.cosines.shape:
-        raise ShapeError(f"two retrievals compare on the same functions only, got {before.cosines.shape} and {after.cosines.shape}")
+        raise ShapeError(f"two retrievals are only comparable on the same functions, got {before.cosines.shape} and {after.cosines.shape}")
     figures = [
         ("R@1", "finds the right docstring first for {} of functions", True, lambda ranks: ranks.recall_at(1)),
         ("R@10", "has the right docstring among its first ten for {} of functions", True, lambda ranks: ranks.recall_at(10)),

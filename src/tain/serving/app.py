@@ -1,4 +1,4 @@
-"""The HTTP side of ``tain serve``: endpoints shaped like OpenAI's embeddings and like the rerank of Cohere and others."""
+"""HTTP application of ``tain serve``: embeddings as in OpenAI's API, rerank as in Cohere's, classify."""
 
 import asyncio
 import base64
@@ -25,10 +25,10 @@ from tain.serving.bodies import GONE, Bodies
 from tain.serving.schemas import ClassifyRequest, EmbeddingRequest, RequestError, RerankRequest
 from tain.serving.served import Query, Served
 
-MAX_REQUEST_TOKENS = 300_000  # as OpenAI's
-STUCK_S = 60.0  # a batch takes a quarter of a second; one that runs this long will hardly end
+MAX_REQUEST_TOKENS = 300_000  # the limit of OpenAI's API
+STUCK_S = 60.0  # a batch takes a quarter of a second; one that runs this long is stuck
 _BOUNDED = ("/v1/embeddings", "/v1/classify")  # a text of n bytes has no more than n tokens
-_VECTORS_AT_ONCE = 64  # written as JSON before other requests have a turn in the event loop
+_VECTORS_AT_ONCE = 64  # vectors written as JSON per turn of the event loop
 
 
 def build_app(
@@ -39,14 +39,14 @@ def build_app(
     max_request_tokens: int = MAX_REQUEST_TOKENS,
     cors_origins: Sequence[str] = (),
 ) -> Starlette:
-    """Build the server's application. ``app.state.service`` holds its ``Service``.
+    """Build the Starlette application; ``app.state.service`` holds its ``Service``.
 
     Args:
-        served: The models; their names differ. A request that names none goes to the first that can answer it.
-        api_key: What ``Authorization: Bearer`` must say; None lets everybody in.
-        max_wait_s: Seconds of work that may wait before a request; see ``Scheduler``. More is refused with status 429.
-        max_request_tokens: Tokens of one request, estimated from the lengths of its texts. More is refused with status 400.
-        cors_origins: Web pages of these origins may ask; ``*`` stands for all.
+        served: The models, with distinct names. A request without a model name goes to the first model that can answer it.
+        api_key: Key required in ``Authorization: Bearer``; None requires no key.
+        max_wait_s: Maximum seconds of work queued before a request; see ``Scheduler``. Beyond it, status 429.
+        max_request_tokens: Maximum tokens per request, estimated from the lengths of its texts. Beyond it, status 400.
+        cors_origins: Origins of web pages that may send requests; ``*`` allows all.
     """
     service = Service(served, api_key=api_key, max_wait_s=max_wait_s, max_request_tokens=max_request_tokens)
 
@@ -60,7 +60,7 @@ def build_app(
     gets = {"/v1/models": service.models, "/v1/models/{name:path}": service.model, "/health": service.health}
     routes = [Route(path, handler, methods=["POST"]) for path, handler in posts.items()]
     routes += [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
-    # outermost first: a browser asks for permission (OPTIONS) without the key
+    # outermost first: a browser's preflight request (OPTIONS) carries no key
     middleware = [Middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])]
     middleware = [*(middleware if cors_origins else ()), Middleware(_Doorkeeper, api_key=api_key)]
     handlers: dict[Any, Any] = {RequestError: _refused, HTTPException: _not_found, Exception: _our_bug}
@@ -71,7 +71,7 @@ def build_app(
 
 
 class _Doorkeeper:
-    """Asks for the key before anything else, but for ``/health``, and takes a path with a slash at its end for the one without."""
+    """Middleware that checks the API key, except for ``/health``, and strips a trailing slash from the path."""
 
     def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
         self._app, self._api_key = app, api_key
@@ -89,11 +89,11 @@ class _Doorkeeper:
 
 
 def has_key(api_key: str | None, headers: Mapping[str, str]) -> bool:
-    """Whether a request may come in; a server without a key lets everybody in.
+    """Whether a request carries the server's key; always True for a server without one.
 
     Args:
-        api_key: The server's.
-        headers: The request's; names in lower case.
+        api_key: The server's key.
+        headers: The request's headers; names in lower case.
     """
     if api_key is None:
         return True
@@ -102,7 +102,7 @@ def has_key(api_key: str | None, headers: Mapping[str, str]) -> bool:
 
 
 class Service:
-    """The handlers, and a queue for each model and use."""
+    """Request handlers, with a queue for each model and use."""
 
     def __init__(self, served: Sequence[Served], *, api_key: str | None, max_wait_s: float, max_request_tokens: int) -> None:
         self._api_key = api_key
@@ -121,13 +121,13 @@ class Service:
 
     @property
     def is_overloaded(self) -> bool:
-        """Whether even the smallest request is refused."""
+        """Whether even the smallest request would be refused."""
         return self.scheduler.refusal_s(0) is not None
 
     def early_answer(self, path: str, headers: Mapping[str, str]) -> Response | None:
-        """The answer of ``early_refusal`` for a connection that gives it without the application, which costs far more than the answer.
+        """The response of ``early_refusal``, for connections that send it without running the application, which costs far more.
 
-        None as well where the application would do more: ask for a key, or let a page of another origin read the answer.
+        Also None if the application must do more: check a key, or add CORS headers.
         """
         if "origin" in headers or not has_key(self._api_key, headers):
             return None
@@ -135,14 +135,14 @@ class Service:
         return None if refusal is None else error_response(refusal)
 
     def early_refusal(self, path: str, headers: Mapping[str, str]) -> RequestError | None:
-        """Refuse a request by its path and headers, before its body is read or parsed, where too much work waits.
+        """Under overload, refuse a request by its path and headers, before its body is read or parsed.
 
-        Only a request that would be refused with its body, too: the length of a body bounds its tokens. There is no such bound where it is
-        compressed, comes in pieces of unknown length, or is to be ranked (a cross-encoder reads the query with each document).
+        Only requests that would be refused with their bodies, too, are refused: the length of a body bounds its tokens. There is no such
+        bound for compressed bodies, bodies of unknown length, and rerank (a cross-encoder reads the query with each document).
 
         Args:
-            path: What is asked.
-            headers: By their names in lower case.
+            path: Path of the request.
+            headers: Headers of the request; names in lower case.
         """
         length = headers.get("content-length", "")
         if path not in _BOUNDED or not length.isdigit() or headers.get("content-encoding", "identity").lower() != "identity":
@@ -151,7 +151,7 @@ class Service:
         return None if wait_s is None else _too_busy(TooBusyError(wait_s))
 
     def stop(self) -> None:
-        """Finish the requests that have begun, and answer the others with status 503. Called in the event loop."""
+        """Finish running requests and answer all others with status 503. Call it in the event loop."""
         self.scheduler.stop()
         self.bodies.stop()
 
@@ -162,7 +162,7 @@ class Service:
         return JSONResponse(self._described(self._named(request.path_params["name"])))
 
     async def health(self, _: Request) -> JSONResponse:
-        """Whether requests can be answered; no word of the models, as it asks for no key."""
+        """Report whether requests can be answered. It needs no key, so it does not reveal the models."""
         if not self.scheduler.is_alive:
             status = "stopped"
         elif self.scheduler.is_stopping:
@@ -227,7 +227,7 @@ class Service:
     def _bounded(self, tokens: list[int], param: str) -> list[int]:
         if (total := sum(tokens)) > self._max_request_tokens:
             raise RequestError(
-                f"the request has about {total:,} tokens, but {self._max_request_tokens:,} are the most: send fewer or shorter texts at a time",
+                f"the request has about {total:,} tokens, but the limit is {self._max_request_tokens:,}: send fewer or shorter texts at a time",
                 param=param,
                 code="max_tokens_per_request",
             )
@@ -253,7 +253,7 @@ class Service:
         return "; ".join(f"{one.name} ({', '.join(one.uses)})" for one in self.served.values())
 
     async def _computed(self, request: Request, one: Served, use: str, items: list[Any], tokens: list[int]) -> list[Any]:
-        """Wait for results, or for the client to go away: then no one needs them, and what has not begun is not computed."""
+        """Wait for results; if the client disconnects, cancel what has not been computed."""
         try:
             found = asyncio.wrap_future(self._queues[one.name, use].submit(items, tokens=tokens))
         except TooBusyError as busy:
@@ -264,21 +264,21 @@ class Service:
         try:
             await asyncio.wait({found, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not found.done():
-                raise RequestError("the client went away", status=GONE)
+                raise RequestError("the client disconnected", status=GONE)
             return found.result()
         except StoppingError:
             raise _stopping() from None
-        except NotFiniteError as error:  # the model's fault, not the request's
+        except NotFiniteError as error:  # caused by the model, not by the request
             raise RequestError(str(error), status=500, code="not_finite") from None
         except UserError as error:
             raise RequestError(str(error)) from None
         finally:
             gone.cancel()
-            found.cancel()  # does nothing to what is done
+            found.cancel()  # has no effect on a finished future
 
 
 def _too_busy(busy: TooBusyError) -> RequestError:
-    message = f"too much work is waiting: try again in {busy.retry_after_s} s"
+    message = f"the server is overloaded: try again in {busy.retry_after_s} s"
     return RequestError(message, status=429, code="overloaded", retry_after_s=busy.retry_after_s)
 
 
@@ -287,13 +287,13 @@ def _stopping() -> RequestError:
 
 
 async def _deleted(request: Request) -> None:
-    """Wait until the client closes the connection; the body has been read."""
+    """Wait until the client disconnects; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _embeddings_json(name: str, found: Sequence[tuple[np.ndarray, int]], encoding: str) -> bytes:
-    """The answer in pieces, with turns for other requests in between: the vectors of a large request take a second to write."""
+    """Write the JSON in pieces and let other requests run in between; a large response takes a second."""
     rows = []
     for index, (vector, _) in enumerate(found):
         rows.append(json.dumps({"object": "embedding", "index": index, "embedding": _as_json(vector, encoding)}, separators=(",", ":")))
@@ -305,7 +305,7 @@ async def _embeddings_json(name: str, found: Sequence[tuple[np.ndarray, int]], e
 
 
 def _as_json(vector: np.ndarray, encoding: str) -> str | list[float]:
-    """A vector as numbers, or as base64 of little-endian float32, which OpenAI's clients ask for."""
+    """A vector as numbers, or as base64 of little-endian float32, which OpenAI's clients request."""
     if encoding == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
     return vector.astype(np.float64).tolist()
@@ -320,7 +320,7 @@ def _error(
 
 
 def error_response(error: RequestError) -> JSONResponse:
-    """The answer to a request that cannot work."""
+    """The response to a refused request."""
     return _error(error.status, str(error), param=error.param, code=error.code, retry_after_s=error.retry_after_s)
 
 
@@ -330,11 +330,11 @@ async def _refused(_: Request, error: RequestError) -> JSONResponse:
 
 async def _not_found(request: Request, error: HTTPException) -> JSONResponse:
     wanted = "POST /v1/embeddings, /v1/rerank, /v1/classify or GET /v1/models, /v1/models/NAME, /health"
-    # request.url would be made of the Host header, which may be anything
-    return _error(error.status_code, f"{request.method} {request.scope['path']} is nothing here: {wanted}")
+    # request.url depends on the Host header, which may be anything
+    return _error(error.status_code, f"{request.method} {request.scope['path']} is not an endpoint of this server: send {wanted}")
 
 
 async def _our_bug(_: Request, error: Exception) -> JSONResponse:
-    """Answer; Starlette then raises the error again, so that the traceback shows."""
+    """Answer with status 500; Starlette raises the error again, so that the traceback is logged."""
     found = error.__cause__ if isinstance(error, ComputeError) else error
-    return _error(500, f"an error of the server's ({type(found).__name__}); its log has the details")
+    return _error(500, f"internal server error ({type(found).__name__}): see the server's log")

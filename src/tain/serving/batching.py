@@ -1,4 +1,4 @@
-"""One thread computes the requests of all models in small batches. Admission costs the same however much is waiting."""
+"""Scheduler that computes requests of all models in one thread, in small batches, with constant-time admission."""
 
 import logging
 import math
@@ -16,25 +16,25 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_WAIT_S = 5.0
-_BATCH_S = 0.25  # how long one batch shall take: others wait that long for a large request
+_BATCH_S = 0.25  # target duration of a batch: other requests wait this long for a large one
 _FIRST_BATCH_TOKENS = 2048  # until the speed is known
-_BATCH_TOKENS = (256, 65_536)  # fewest and most
-_OVERHEAD_TOKENS = 32  # a batch of one short text takes as long as this many more tokens would
-_MEMORY = 0.8  # how much of what is known about the speed is left after the next batch
-_PROBE_S = 5.0  # between two attempts with a model that fails
+_BATCH_TOKENS = (256, 65_536)  # minimum and maximum
+_OVERHEAD_TOKENS = 32  # fixed cost of a batch, in tokens
+_MEMORY = 0.8  # weight of earlier batches in the moving average of the speed
+_PROBE_S = 5.0  # seconds between probes of a failing model
 
 _log = logging.getLogger("tain.serving")
 
 
 class TooBusyError(Exception):
-    """The work that waits takes longer than a new request may wait.
+    """The queued work takes longer than a new request may wait.
 
     Attributes:
-        retry_after_s: When to try again, in whole seconds, 1 or more.
+        retry_after_s: Whole seconds until the next attempt, 1 or more.
     """
 
     def __init__(self, wait_s: float) -> None:
-        super().__init__(f"about {wait_s:.1f} s of work are waiting")
+        super().__init__(f"about {wait_s:.1f} s of work are queued")
         self.retry_after_s = max(1, math.ceil(wait_s))
 
 
@@ -43,7 +43,7 @@ class StoppingError(Exception):
 
 
 class ComputeError(RuntimeError):
-    """The model failed, and not because of what it was given."""
+    """The model failed for a reason other than its input."""
 
 
 @dataclass(eq=False)
@@ -52,11 +52,11 @@ class _Job(Generic[Item, Result]):
 
     Attributes:
         items: What to compute.
-        tokens: About how many tokens each item has.
-        future: Where the results go.
+        tokens: Approximate tokens of each item.
+        future: Future of the results.
         next_item: Items before this one have been computed, or are in the current batch.
-        waiting_tokens: Tokens of the items from there on.
-        round_tokens: How many of these the queue counts for one round of all requests.
+        waiting_tokens: Tokens of the remaining items.
+        round_tokens: How many of these count towards one round of all requests.
         results: Of the items computed so far, in order.
     """
 
@@ -94,7 +94,7 @@ class _Speed:
         self._has_begun = False
 
     def learn(self, tokens: int, seconds: float) -> None:
-        if not self._has_begun:  # the first batch also pays for what is set up on first use
+        if not self._has_begun:  # the first batch includes one-time setup
             self._has_begun = True
             return
         self._seconds = _MEMORY * self._seconds + seconds
@@ -114,7 +114,7 @@ class _Speed:
 
 
 class Queue(Generic[Item, Result]):
-    """Requests that wait for one function of one model; made by ``Scheduler.queue``."""
+    """Queue of requests for one function of one model; made by ``Scheduler.queue``."""
 
     def __init__(self, scheduler: "Scheduler", name: str, compute: Callable[[list[Item]], Sequence[Result]], probe: list[Item]) -> None:
         self.name = name
@@ -125,35 +125,35 @@ class Queue(Generic[Item, Result]):
         self._waiting_tokens = self._round_tokens = 0  # sums over the jobs, kept up to date with each change
 
     def submit(self, items: Sequence[Item], *, tokens: Sequence[int] | None = None) -> "Future[list[Result]]":
-        """Queue a request. It takes the same time whatever is waiting.
+        """Queue a request, in constant time.
 
         Args:
             items: What to compute, 1 or more.
-            tokens: About how many tokens each item has; default: one.
+            tokens: Approximate tokens of each item; default: one.
 
         Returns:
-            Its results, in order. Cancelled at any time, it leaves the queue at once, and what of it has not begun is not computed.
+            Future of the results, in order. Cancelling it removes the request from the queue; batches not yet started are skipped.
 
         Raises:
-            TooBusyError: It would wait too long. Where nothing waits, a request of any size is accepted.
+            TooBusyError: It would wait too long. If the queue is empty, a request of any size is accepted.
             StoppingError: The scheduler has been stopped, or its thread has ended.
         """
         return self._scheduler._submit(self, _Job(items, tokens or [1] * len(items), Future()))
 
-    # ---- for the scheduler, which holds its lock
+    # ---- called by the scheduler, which holds its lock
 
     @property
     def wait_s(self) -> float:
-        """Seconds until all that waits here is computed."""
+        """Seconds until all queued work here is computed."""
         return self._waiting_tokens * self._speed.seconds_per_token
 
     @property
     def round_s(self) -> float:
-        """Seconds until each request that waits here has had one batch."""
+        """Seconds until each queued request here has had one batch."""
         return self._round_tokens * self._speed.seconds_per_token
 
     def _add(self, job: _Job[Item, Result]) -> None:
-        """Put a job, or what is left of it, at the end."""
+        """Append a job, or the rest of it."""
         job.round_tokens = min(job.waiting_tokens, self._speed.batch_tokens)
         self._waiting_tokens += job.waiting_tokens
         self._round_tokens += job.round_tokens
@@ -165,7 +165,7 @@ class Queue(Generic[Item, Result]):
             self._round_tokens -= job.round_tokens
 
     def _take(self) -> list[_Part[Item, Result]]:
-        """Take a batch off the front. A request that does not fit into it goes to the end with what is left, so that others come between."""
+        """Take a batch from the front. The rest of a request that does not fit goes to the end, so that others get their turn."""
         parts: list[_Part[Item, Result]] = []
         room = self._speed.batch_tokens
         while self._jobs and room > 0:
@@ -188,18 +188,18 @@ class Queue(Generic[Item, Result]):
         return parts
 
     def _run(self, parts: list[_Part[Item, Result]]) -> None:
-        """Compute a batch and hand out its results. Without the scheduler's lock."""
+        """Compute a batch and set its results; called without the scheduler's lock."""
         began_s = time.perf_counter()
         try:
             found = list(self._compute([item for part in parts for item in part.items]))
         except (KeyboardInterrupt, SystemExit):
-            raise  # the thread ends, and says so
+            raise  # the thread ends and logs it
         except BaseException as error:
-            # BaseException: a panic in a tokenizer's native code (pyo3_runtime.PanicException) is no Exception
+            # BaseException: a panic in a tokenizer's native code (pyo3_runtime.PanicException) is not an Exception
             if len(parts) == 1:
                 self._fail(parts[0], error)
                 return
-            for part in parts:  # the error of one request is not an error of the others
+            for part in parts:  # retry each request alone: an error of one does not affect the others
                 self._run([part])
             return
         self._speed.learn(sum(part.tokens for part in parts), time.perf_counter() - began_s)
@@ -215,7 +215,7 @@ class Queue(Generic[Item, Result]):
     def _fail(self, part: _Part[Item, Result], error: BaseException) -> None:
         if isinstance(error, UserError):
             failure = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
-            if isinstance(error, NotFiniteError):  # the model's fault, perhaps on every text
+            if isinstance(error, NotFiniteError):  # caused by the model, perhaps on every text
                 self._is_failing = not self._works()
         else:
             failure = ComputeError(f"{type(error).__name__}: {error}")
@@ -224,7 +224,7 @@ class Queue(Generic[Item, Result]):
         _settle(part.job.future, failure)
 
     def _works(self) -> bool:
-        """Try the model with something harmless."""
+        """Test the model with the probe."""
         try:
             self._compute(self._probe)
         except (KeyboardInterrupt, SystemExit):
@@ -240,15 +240,15 @@ class Queue(Generic[Item, Result]):
 
 
 class Scheduler:
-    """Computes the requests of several queues in one thread: two models that compute at once slow each other down.
+    """Computes the requests of several queues in one thread, because models that compute at once slow each other down.
 
-    A batch takes about a quarter of a second, whatever the size of the requests: a large one is computed in slices, and the others take their
-    turns in between. There is no timer, so a single request never waits for others.
+    A batch takes about a quarter of a second, whatever the size of the requests: a large one is computed in slices, with other requests in
+    between. There is no timer, so a single request never waits for others to fill its batch.
 
     Args:
-        max_wait_s: A request is refused when it would wait for others longer than this, and longer than it takes itself. A request of one batch
-            waits until each request before it has had one batch; a larger one for as many such rounds as it has batches, and at most for
-            all the work that waits.
+        max_wait_s: A request is refused if it would wait for others longer than this, and longer than its own computation takes. A request
+            of one batch waits until each earlier request has had one batch. A larger one waits for as many such rounds as it has batches,
+            and at most for all queued work.
     """
 
     def __init__(self, *, max_wait_s: float = MAX_WAIT_S) -> None:
@@ -267,9 +267,9 @@ class Scheduler:
         """Make a queue.
 
         Args:
-            name: What the log and ``failing`` call it.
-            compute: Results of many items, in order.
-            probe: Items that a working model can compute. They are tried after an error that is not the request's.
+            name: Name in the log and in ``failing``.
+            compute: Computes the results of a list of items, in order.
+            probe: Items that a working model can compute. They are tried after an error that the request did not cause.
         """
         made = Queue(self, name, compute, probe)
         with self._changed:
@@ -278,7 +278,7 @@ class Scheduler:
 
     @property
     def is_alive(self) -> bool:
-        """False once the thread has ended."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     @property
@@ -287,20 +287,20 @@ class Scheduler:
 
     @property
     def failing(self) -> list[str]:
-        """Names of queues whose model failed on the probe. They are tried again every few seconds."""
+        """Names of queues with a model that failed on its probe; they are retried every few seconds."""
         return [queue.name for queue in self._queues if queue._is_failing]
 
     @property
     def busy_s(self) -> float:
-        """For how many seconds the current batch has been running; 0 when nothing runs."""
+        """Seconds that the current batch has been running; 0 without one."""
         began_s = self._batch_began_s
         return 0.0 if began_s is None else time.monotonic() - began_s
 
     def refusal_s(self, most_tokens: int) -> float | None:
-        """Whether a request of at most so many tokens is refused now, before anything else is known of it.
+        """Whether any request of at most this many tokens would be refused now.
 
         Returns:
-            Seconds of work that wait, where ``submit`` would raise ``TooBusyError``, whichever queue it is for; None where it may not.
+            Seconds of queued work if ``submit`` would raise ``TooBusyError`` for every queue; else None.
         """
         with self._changed:
             wait_s = min(sum(one.wait_s for one in self._queues), sum(one.round_s for one in self._queues))
@@ -308,7 +308,7 @@ class Scheduler:
         return wait_s if wait_s > max(self._max_wait_s, own_s) and not self._is_stopping else None
 
     def stop(self) -> None:
-        """Accept no more, refuse what has not begun, and finish the requests that have."""
+        """Accept no new requests, refuse those not started, and finish the others."""
         with self._changed:
             self._is_stopping = True
             waiting = [job for queue in self._queues for job in queue._jobs.values() if not job.next_item]
@@ -317,7 +317,7 @@ class Scheduler:
             _settle(job.future, StoppingError())
 
     def abandon(self) -> None:
-        """Stop, and refuse also what has begun. A batch that is being computed cannot be interrupted; its results are lost."""
+        """Stop, and also refuse started requests. The current batch cannot be interrupted; its results are lost."""
         self.stop()
         with self._changed:
             jobs = [job for queue in self._queues for job in queue._jobs.values()]
@@ -341,7 +341,7 @@ class Scheduler:
                 raise TooBusyError(wait_s)
             queue._add(job)
             self._changed.notify_all()
-        # a future that is cancelled or failed takes its job out of the queue, wherever it stands
+        # a cancelled or failed future removes its job from any position in the queue
         job.future.add_done_callback(lambda _: self._drop(queue, job))
         return job.future
 
@@ -364,7 +364,7 @@ class Scheduler:
             raise
 
     def _next(self) -> Queue[Any, Any] | None:
-        """Wait for work and take a batch, from each queue in turn; a queue without a batch is to be probed. None: stop."""
+        """Wait for work and take a batch, from each queue in turn; a queue without a batch must be probed. None means stop."""
         with self._changed:
             while True:
                 failing = [queue for queue in self._queues if queue._is_failing]
@@ -385,7 +385,7 @@ class Scheduler:
 
 
 def _settle(future: "Future[Any]", outcome: Any) -> None:
-    """Give a future its result or exception, unless it has been cancelled or settled."""
+    """Set a future's result or exception, unless it is cancelled or done."""
     try:
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)

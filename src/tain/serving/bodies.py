@@ -1,4 +1,4 @@
-"""Bodies of requests: read within limits of size, time and memory, and decompressed."""
+"""Read and decompress request bodies within limits of size, time and memory."""
 
 import asyncio
 import zlib
@@ -9,12 +9,12 @@ from starlette.requests import ClientDisconnect, Request
 
 from tain.serving.schemas import RequestError
 
-MAX_BYTES = 32 * 2**20  # of one body, after decompression
-MAX_HELD_BYTES = 512 * 2**20  # of all bodies in memory
+MAX_BYTES = 32 * 2**20  # per body, after decompression
+MAX_HELD_BYTES = 512 * 2**20  # for all bodies in memory
 IDLE_S = 30.0  # for the next piece of a body
 BODY_S = 120.0  # for the whole body
-STOP_S = 2.0  # for the rest of a body once the server stops
-GONE = 499  # a status that no client reads
+STOP_S = 2.0  # for the rest of a body when the server stops
+GONE = 499  # the client has disconnected, so nothing reads this status
 
 
 class Bodies:
@@ -31,10 +31,10 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Read a body, and count it as held until the block ends.
+        """Read a body; it counts as held in memory until the block ends.
 
         Raises:
-            RequestError: It is too large, comes too slowly, cannot be decompressed, or the client went away.
+            RequestError: It is too large or too slow, cannot be decompressed, or the client disconnected.
         """
         held = _Held(self)
         try:
@@ -43,7 +43,7 @@ class Bodies:
             held.release()
 
     def stop(self) -> None:
-        """Wait only ``STOP_S`` more for bodies that are not there yet. Called in the event loop."""
+        """Wait at most ``STOP_S`` more for incomplete bodies. Call it in the event loop."""
         self._is_stopping = True
         for timeout in self._timeouts:
             timeout.reschedule(min(timeout.when() or 0.0, asyncio.get_running_loop().time() + STOP_S))
@@ -71,13 +71,13 @@ class Bodies:
                 raise RequestError("the server is stopping", status=503, code="stopping") from None
             if loop.time() >= last_s:
                 raise RequestError(f"the request's body took longer than {BODY_S:g} seconds", status=408) from None
-            raise RequestError(f"no more of the request's body came in {IDLE_S:g} seconds", status=408) from None
+            raise RequestError(f"the request's body was idle for {IDLE_S:g} seconds", status=408) from None
         except ClientDisconnect:
-            raise RequestError("the client went away", status=GONE) from None
+            raise RequestError("the client disconnected", status=GONE) from None
         finally:
             self._timeouts.discard(timeout)
         if not decompress.is_complete:
-            raise RequestError("the request's body is cut off: its gzip data has no end")
+            raise RequestError("the request's body is incomplete: its gzip data is cut off")
         return bytes(body)
 
 
@@ -105,7 +105,7 @@ class _Plain:
 
 
 class _Gzip:
-    """Decompresses gzip as it comes, never more than asked for: a few bytes can stand for gigabytes."""
+    """Decompresses gzip incrementally and never beyond a limit, because a few bytes can expand to gigabytes."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
@@ -124,7 +124,7 @@ class _Gzip:
             try:
                 added += self._member.decompress(piece, most - len(added))
             except zlib.error as error:
-                raise RequestError(f"the request's body is not gzip ({error}), but its Content-Encoding says so") from None
+                raise RequestError(f"the request's body is not gzip ({error}), but its Content-Encoding is gzip") from None
             piece = self._member.unused_data or self._member.unconsumed_tail
         return bytes(added)
 
@@ -139,7 +139,7 @@ def _decompressor(request: Request) -> _Plain | _Gzip:
 
 
 def _announced(request: Request) -> int:
-    """The body's length as its header says; 0 where it says none. The HTTP parser has checked that it is a number."""
+    """The Content-Length of the body; 0 without one. The HTTP parser has checked that it is a number."""
     return int(request.headers.get("content-length") or 0)
 
 

@@ -1,4 +1,4 @@
-"""HTTP connections with limits: uvicorn's own have no time limit on headers, on answers that are not read, or on their number."""
+"""HTTP connections with limits that uvicorn lacks: time for headers, time for unread responses, number of connections."""
 
 import asyncio
 import json
@@ -12,20 +12,20 @@ from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 1024
-HEADER_S = 10.0  # for all headers of a request, and for the rest of a body that was answered early
-UNREAD_S = 30.0  # for the client to read some of its answer
-PROBE_S = 1.0  # between two checks whether a client that sends no more is still there
+HEADER_S = 10.0  # for all headers of a request, and for the rest of a body after an early response
+UNREAD_S = 30.0  # for the client to read some of its response
+PROBE_S = 1.0  # between checks whether a silent client is still connected
 
 
 _REQUEST_LINE = re.compile(rb"POST (/[A-Za-z0-9/_-]*) HTTP/1\.1")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)[ \t]*")
-_NOT_PLAIN = {"transfer-encoding", "expect", "upgrade"}  # headers with which a request is more than its headers and a body
+_NOT_PLAIN = {"transfer-encoding", "expect", "upgrade"}  # headers that need the full parser
 _MOST_HEADER_BYTES = 4096
 
 
 @runtime_checkable
 class EarlyRefusals(Protocol):
-    """What refuses requests before the application has seen them, where too much work waits."""
+    """Protocol of a service that refuses requests before the application sees them, under overload."""
 
     @property
     def is_overloaded(self) -> bool: ...
@@ -33,15 +33,15 @@ class EarlyRefusals(Protocol):
 
 
 def refusing_early(refusals: EarlyRefusals) -> "type[LimitedConnection]":
-    """Make the class of connections that ask ``refusals`` first."""
+    """Make a connection class that consults ``refusals`` first."""
     return type("RefusingConnection", (LimitedConnection,), {"refusals": refusals})
 
 
 def whole_request(data: bytes) -> tuple[str, dict[str, str]] | None:
-    """Take apart a plain request with a body that came in one piece.
+    """Parse a plain request that arrived complete, including its body.
 
     Returns:
-        Path, and headers by their names in lower case. None for anything else, valid or not: the parser reads that.
+        Path, and headers by lower-case name. None for anything else, valid or not, which is left to the full parser.
     """
     end = data.find(b"\r\n\r\n", 0, _MOST_HEADER_BYTES)
     request_line, *lines = data[: max(end, 0)].split(b"\r\n")
@@ -58,13 +58,13 @@ def whole_request(data: bytes) -> tuple[str, dict[str, str]] | None:
 
 
 class LimitedConnection(H11Protocol):
-    """One connection.
+    """HTTP connection with time limits and early refusals.
 
-    - The headers of a request must be complete within ``HEADER_S``, however slowly they drip.
-    - An answer of which nothing is read for ``UNREAD_S`` is dropped.
-    - Beyond ``MAX_CONNECTIONS`` a connection is answered with status 503 and closed.
-    - A client that closes its sending side after a request gets its answer.
-    - What breaks the protocol is answered with status 400 where an answer can still be sent, else the connection is closed.
+    - The headers of a request must be complete within ``HEADER_S``, however slowly they arrive.
+    - A response that is not read for ``UNREAD_S`` is dropped.
+    - Beyond ``MAX_CONNECTIONS`` a new connection gets status 503 and is closed.
+    - A client that closes its sending side after a request still gets its response.
+    - Invalid HTTP gets status 400 if a response can still be sent, else the connection is closed.
     - Under overload a request is refused before it is parsed, if it came in one piece.
 
     Attributes:
@@ -103,7 +103,7 @@ class LimitedConnection(H11Protocol):
             self._time_headers()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Keep the connection for an answer that is still to come. True does that, None closes it."""
+        """Keep the connection if a response is pending. True keeps it, None closes it."""
         if not self._is_answering or self.cycle.more_body:
             return None
         self.cycle.keep_alive = False
@@ -132,8 +132,8 @@ class LimitedConnection(H11Protocol):
             self._close()
 
     def send_400_response(self, msg: str) -> None:
-        # The parser can fail in the middle of a request that is being answered, or that has been answered without its whole body. A second
-        # answer would be a LocalProtocolError, and so would the handler's own after this one.
+        # The parser can fail while a request is being answered, or after it was answered without its whole body. A second response would
+        # be a LocalProtocolError, and so would the handler's response after this one.
         is_answered = self._is_answering and self.cycle.response_started
         if self._is_answering:
             self.cycle.disconnected = True
@@ -147,11 +147,11 @@ class LimitedConnection(H11Protocol):
 
     @property
     def _is_answering(self) -> bool:
-        """A request has come, at least its headers, and its answer is not complete."""
+        """Whether a request has arrived, at least its headers, and its response is incomplete."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _is_refused_early(self, data: bytes) -> bool:
-        """Answer a request under overload; False where it is to be parsed. The parser never hears of one that is answered here."""
+        """Refuse a request under overload, without the parser; returns False if it must be parsed."""
         if self.refusals is None or not self._is_between_requests or not self.refusals.is_overloaded:
             return False
         request = whole_request(data)
@@ -175,12 +175,12 @@ class LimitedConnection(H11Protocol):
 
     @property
     def _is_between_requests(self) -> bool:
-        """Everything that came has been parsed and answered, and the client has read it."""
+        """Whether all input has been parsed and answered, and the client has read the responses."""
         is_idle = self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE and not self._is_answering
         return is_idle and not self.conn.trailing_data[0] and not self.transport.get_write_buffer_size()
 
     def _time_headers(self) -> None:
-        """Time what comes before the next request is there; while one is answered, its handler keeps the time."""
+        """Start the timer for the headers of the next request; while a request is answered, its handler keeps the time."""
         if self._is_answering:
             if self._header_timer is not None:
                 self._header_timer.cancel()
@@ -189,10 +189,10 @@ class LimitedConnection(H11Protocol):
             self._header_timer = self.loop.call_later(HEADER_S, self._close)
 
     def _probe(self) -> None:
-        """Find out whether the client has only closed its sending side, or is gone: both look the same until something is sent.
+        """Test whether a client only closed its sending side or disconnected; both look the same until something is sent.
 
-        An interim status (100) means nothing to a client that waits for its answer. What is sent to one that is gone comes back as an error,
-        which ends the connection. HTTP/1.0 knows no interim status: there the answer is computed in any case.
+        An interim status (100) has no meaning for a client that waits for its response. If the client has disconnected, sending fails and
+        ends the connection. HTTP/1.0 has no interim status; there the response is always computed.
         """
         if not self._is_answering or self.cycle.response_started or self.cycle.disconnected or self.transport.is_closing():
             return
@@ -201,7 +201,7 @@ class LimitedConnection(H11Protocol):
             self._probe_timer = self.loop.call_later(PROBE_S if self._probe_timer else PROBE_S / 10, self._probe)
 
     def _close(self) -> None:
-        """Close after what is written has been sent; drop the connection if the client does not read it."""
+        """Close once all written data is sent; drop the connection if the client does not read it."""
         if not self.transport.is_closing():
             self.transport.close()
         self._watch_reading()

@@ -1,16 +1,16 @@
-"""What requests may say. Shapes of OpenAI's embeddings endpoint and of the rerank endpoint that Cohere, Jina and others share."""
+"""Request schemas: OpenAI's embeddings endpoint, the rerank endpoint of Cohere and Jina, and classify."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-MOST_TEXTS = 2048  # of one request, as OpenAI's
+MOST_TEXTS = 2048  # per request, the limit of OpenAI's API
 
 _Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
 class RequestError(Exception):
-    """A request that cannot work: an HTTP status, one line, the field it is about, and when to try again."""
+    """An invalid or refused request: HTTP status, message, field at fault, and when to retry."""
 
     def __init__(
         self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
@@ -27,7 +27,7 @@ class _Request(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_left_out(cls, given: Any) -> Any:
-        """Clients send ``null`` for what they leave out."""
+        """Treat ``null`` as missing, because some clients send it for fields that are not set."""
         return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
     @classmethod
@@ -35,7 +35,7 @@ class _Request(BaseModel):
         """Parse a request's body.
 
         Raises:
-            RequestError: It is not JSON, or says what cannot be.
+            RequestError: It is not JSON, or not a valid request.
         """
         try:
             return cls.model_validate_json(body)
@@ -50,16 +50,16 @@ class _Request(BaseModel):
 
 
 def _texts(given: Any) -> Any:
-    """One text becomes a list of one; the numbers of OpenAI's tokens mean something else for every model."""
+    """Turn one text into a list, and refuse token ids, which differ between models."""
     if isinstance(given, str):
         return [given]
     if isinstance(given, list) and given and isinstance(given[0], int | list):
-        raise ValueError("token numbers mean something else for every model: send texts")
+        raise ValueError("token ids differ between models: send texts")
     return given
 
 
 class EmbeddingRequest(_Request):
-    """POST /v1/embeddings."""
+    """Body of POST /v1/embeddings."""
 
     input: _Texts
     encoding_format: Literal["float", "base64"] = "float"
@@ -69,7 +69,7 @@ class EmbeddingRequest(_Request):
 
 
 class ClassifyRequest(_Request):
-    """POST /v1/classify."""
+    """Body of POST /v1/classify."""
 
     input: _Texts
 
@@ -77,7 +77,7 @@ class ClassifyRequest(_Request):
 
 
 class RerankRequest(_Request):
-    """POST /v1/rerank."""
+    """Body of POST /v1/rerank."""
 
     query: str
     documents: _Texts

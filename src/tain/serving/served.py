@@ -1,4 +1,4 @@
-"""A loaded model under the name that requests call it by, whatever kind it is."""
+"""A loaded model of any kind under the name that requests use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,19 +27,19 @@ _UNLIMITED = 10**9
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """The query of one request; equal ones of two requests stay apart, and so do their counts of tokens."""
+    """The query of one request. Equal queries of two requests are separate objects, so that tokens are counted per request."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A document's score for a query, and tokens that were read for it.
+    """A document's score for a query, and the tokens read for it.
 
     Attributes:
         score: Higher is better.
-        document_tokens: Of documents. The first of several pairs computed together may count for all of them.
-        query_tokens: Of the query; it counts once a request, however often it was read.
+        document_tokens: Tokens of documents. The first of several pairs computed together may count them for all.
+        query_tokens: Tokens of the query, counted once per request.
     """
 
     score: float
@@ -47,19 +47,19 @@ class Scored:
     query_tokens: int
 
 
-_LOOKED_AT = 8  # texts of a batch
+_LOOKED_AT = 8  # texts checked per batch
 
 
 class Served:
-    """One model and what it can do.
+    """One model with the functions that it supports.
 
     Args:
-        name: What requests call it.
-        embedder: Gives vectors: an encoder or a student.
-        ranker: Scores documents for a query. An embedder without one ranks by cosine.
-        labeller: Tells classes or tags: a classifier, a tagger or a student.
-        progress: Told once when texts come that the model's tokenizer largely does not know.
-        normalize: Scale vectors to length 1 in ``embed``; None: what the model's folder says.
+        name: Name in requests.
+        embedder: Encoder or student that computes vectors.
+        ranker: Ranker that scores documents for a query. Without one, an embedder ranks by cosine.
+        labeller: Classifier, tagger or student that predicts classes or tags.
+        progress: Warns once if texts are mostly unknown to the model's tokenizer.
+        normalize: Scale vectors to length 1 in ``embed``; None: the model's own setting.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Served:
 
     @property
     def uses(self) -> tuple[str, ...]:
-        """Endpoints that it answers."""
+        """The endpoints that it can answer."""
         if self.ranker is not None:
             return ("rerank",)
         return ("embeddings", "rerank") if self.embedder is not None else ("classify",)
@@ -90,22 +90,22 @@ class Served:
         return bool(getattr(self.embedder, "normalize", False) if self.normalize is None else self.normalize)
 
     def estimate_tokens(self, texts: Sequence[str]) -> list[int]:
-        """About how many tokens are read of each text, from its length alone.
+        """Estimate the tokens read of each text from its length.
 
-        Encoders, rankers and students that embed read no more of a text than their limit; classifiers and taggers split it whole.
+        Encoders, rankers and embedding students read texts up to their limit; classifiers and taggers tokenise whole texts.
         """
         limit = None if self.labeller is not None else self._max_tokens()
         return [min(_estimate(text), limit or _UNLIMITED) for text in texts]
 
     def estimate_pair_tokens(self, query: str, documents: Sequence[str]) -> list[int]:
-        """The same for each document of a request to rank: a cross-encoder reads the query with each, others once."""
+        """Estimate the tokens read for each document of a rerank request; a cross-encoder reads the query with each document."""
         (of_query, *found) = self.estimate_tokens([query, *documents])
         if self.ranker is not None and self.ranker.type == "cross":
             return [of_query + tokens for tokens in found]
         return [of_query + found[0], *found[1:]]
 
     def embed(self, texts: list[str]) -> list[tuple[np.ndarray, int]]:
-        """Each text's vector, float32 (dim,), and how many tokens were read of it."""
+        """Return each text's vector, float32 (dim,), and its number of tokens read."""
         assert self.embedder is not None
         self._look_at(texts)
         vectors = self.embedder.encode(texts, normalize=self.normalize)
@@ -113,7 +113,7 @@ class Served:
         return list(zip(vectors, self.embedder.count_tokens(texts), strict=True))
 
     def rerank(self, pairs: list[tuple[Query, str]]) -> list[Scored]:
-        """Score pairs of a query and a document; neighbours with the same query are computed together."""
+        """Score pairs of a query and a document; consecutive pairs with the same query are computed together."""
         queries, lists = [], []
         for query, group in groupby(pairs, key=itemgetter(0)):
             queries.append(query.text)
@@ -124,7 +124,7 @@ class Served:
         return found
 
     def classify(self, texts: list[str]) -> Sequence[Prediction]:
-        """Each text's class or tags."""
+        """Predict each text's class or tags."""
         assert self.labeller is not None
         self._look_at(texts)
         found = self.labeller.predict(texts)
@@ -143,7 +143,7 @@ class Served:
         return found
 
     def _compared(self, queries: list[str], lists: list[list[str]]) -> list[Scored]:
-        """By cosine."""
+        """Score by cosine."""
         assert self.embedder is not None
         flat = [text for listed in lists for text in listed]
         left, right = (self.embedder.encode(texts, normalize=True) for texts in (queries, flat))
@@ -160,10 +160,10 @@ class Served:
 
     def _refuse_infinite(self, numbers: np.ndarray) -> None:
         if not np.isfinite(numbers).all():
-            raise NotFiniteError(f"model {self.name!r} computed numbers that are not finite: its weights are damaged")
+            raise NotFiniteError(f"model {self.name!r} computed values that are not finite: its weights are damaged")
 
     def _look_at(self, texts: list[str]) -> None:
-        """Warn once of texts that the tokenizer largely does not know."""
+        """Warn once if texts are mostly unknown to the tokenizer."""
         model = self.embedder or self.ranker or self.labeller
         if not self._is_script_known or getattr(model, "tokenizer", None) is None:
             return
@@ -173,22 +173,22 @@ class Served:
 
 
 def _estimate(text: str) -> int:
-    """About how many tokens a text has, from its length alone: it must cost nothing to ask."""
+    """Estimate a text's tokens from its length, at almost no cost."""
     return 2 + len(text) // (4 if text.isascii() else 2)
 
 
 def load_served(name: str, model: str, *, normalize: bool | None = True, progress: Progress | None = None, **options: Any) -> Served:
-    """Load whatever a folder or hub name holds; a student needs no torch.
+    """Load a model of any kind from a folder or hub name; a student needs no torch.
 
     Args:
-        name: What requests call it.
+        name: Name in requests.
         model: A folder, a hub name, or ``tain-mini``.
-        normalize: Scale vectors to length 1; None: what the model's folder says.
+        normalize: Scale vectors to length 1; None: the model's own setting.
         progress: See ``Served``.
-        **options: ``device``, ``dtype`` and ``trust_remote_code``; a student, which has them of its own, takes none.
+        **options: ``device``, ``dtype`` and ``trust_remote_code``; not used for students.
 
     Raises:
-        UserError: It is not there, cannot be run, or needs to be told what no request says.
+        UserError: It does not exist, cannot be run, or needs the language of texts, which requests do not contain.
     """
     if is_student(model):
         student = Student.load(model)
@@ -209,7 +209,9 @@ def load_served(name: str, model: str, *, normalize: bool | None = True, progres
         return Served(name, labeller=labeller, progress=progress)
     embedder = Embedder.load(model, **options)
     if embedder.languages:
-        raise UserError(f"model {model!r} is corrected by language, and requests name none: serve the encoder that it was made from")
+        raise UserError(
+            f"model {model!r} is corrected per language, but requests name no language: serve the encoder that it was made from"
+        )
     return Served(name, embedder=embedder, normalize=normalize, progress=progress)
 
 

@@ -1,4 +1,4 @@
-"""The server's process: it listens, answers, and stops on Ctrl-C or SIGTERM."""
+"""Run the server: listen, answer requests, and stop on Ctrl-C or SIGTERM."""
 
 import asyncio
 import os
@@ -16,24 +16,24 @@ from starlette.applications import Starlette
 from tain.serving import protocol
 from tain.serving.app import Service
 
-FINISH_S = 8.0  # for requests that have begun; process managers kill after ten seconds or more
+FINISH_S = 8.0  # for running requests; process managers kill after ten seconds or more
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which stops within seconds.
+    """A uvicorn server that stops within seconds.
 
-    The first SIGINT or SIGTERM lets requests that have begun finish, for ``FINISH_S`` at most, and answers all others with status 503. The
-    second ends the process at once.
+    The first SIGINT or SIGTERM lets running requests finish, for at most ``FINISH_S``, and answers all others with status 503. The second
+    one ends the process at once.
 
     Args:
-        app: Of ``build_app``.
+        app: Application from ``build_app``.
         on_stop: Called after the first signal.
     """
 
     def __init__(self, app: Starlette, *, on_stop: Callable[[], None] = lambda: None, log_level: str = "warning") -> None:
         self._service: Service = app.state.service
-        # our own connections, also where httptools is installed; and no websockets
+        # our own connections, even if httptools is installed; no websockets
         connection = protocol.refusing_early(self._service)
         super().__init__(uvicorn.Config(app, http=connection, ws="none", log_level=log_level, access_log=False))
         self._on_stop = on_stop
@@ -48,20 +48,20 @@ class Server(uvicorn.Server):
             timer.cancel()
 
     def _drop_connections(self) -> None:
-        """Those whose clients do not read their answers."""
+        """Drop connections of clients that do not read their responses."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
-            # The interpreter must not be finalised while the other thread computes in native code: that ends in
-            # "terminate called without an active exception".
+            # The interpreter must not be finalised while the other thread runs native code: that ends in "terminate called without an
+            # active exception".
             leave(128 + sig)
         self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """As uvicorn, but for raising the signal again in the end: a server that was told to stop has done what it should."""
+        """As in uvicorn, without raising the signal again at the end: a server that stops on a signal exits normally."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -74,19 +74,19 @@ class Server(uvicorn.Server):
 
 
 def run(app: Starlette, listener: socket.socket, *, on_stop: Callable[[], None] = lambda: None) -> bool:
-    """Answer requests until the process is told to stop.
+    """Answer requests until the process gets a stop signal.
 
     Returns:
-        Whether the computing thread has ended. Where it has not, the caller must end the process by ``leave``.
+        Whether the computing thread has ended. If not, the caller must end the process with ``leave``.
     """
-    with suppress(KeyboardInterrupt):  # a second signal just when the first has been served
+    with suppress(KeyboardInterrupt):  # a second signal right after the first was handled
         Server(app, on_stop=on_stop).run(sockets=[listener])
     return app.state.service.scheduler.join(1.0)
 
 
 def leave(status: int) -> None:
-    """End the process without the interpreter's finalisation, which native code of another thread does not survive."""
+    """End the process without finalising the interpreter, which would crash native code in another thread."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # in a signal's handler the stream may be in the middle of a write
+        with suppress(Exception):  # in a signal handler the stream may be in the middle of a write
             stream.flush()
     os._exit(status)

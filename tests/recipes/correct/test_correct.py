@@ -67,7 +67,7 @@ def test_remove_top_works_in_sentence_transformers_and_can_be_read_again(bert_fo
     ours = Embedder.load(tmp_path / "out", device="cpu", dtype="float32").encode(sentences)
     np.testing.assert_allclose(ours.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(sentences), ours, atol=1e-4)
-    assert result.to_dict()["removed_share"] > 0.2 and "vectors of 32 numbers" in (tmp_path / "out" / "README.md").read_text()
+    assert result.to_dict()["removed_share"] > 0.2 and "32 dimensions" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_whitening_to_fewer_dimensions_changes_the_width(bert_folder: Path, sentences: list[str]):
@@ -108,7 +108,7 @@ def test_encode_to_file_corrects_and_never_goes_on_with_another_language(
 
 def test_mirroring_leaves_a_correction_out_and_says_so(bert_folder: Path, sentences: list[str], tmp_path: Path):
     correct(bert_folder, sentences, tmp_path / "out", method="remove-top", device="cpu")
-    with pytest.warns(UserWarning, match="correction of .* is left out: mirroring changes the vectors"):
+    with pytest.warns(UserWarning, match="correction of .* is dropped, because mirroring changes the vectors"):
         result = tain.mirror(tmp_path / "out", sentences, batch_texts=6, device="cpu", max_tokens=20, held_out=0)
     assert result.embedder.correction is None
 
@@ -118,7 +118,7 @@ def test_mirroring_leaves_a_correction_out_and_says_so(bert_folder: Path, senten
     [
         ({"method": "languages", "components": 0}, "components is 0: give 1 or more"),
         ({"method": "whitening"}, "method is 'whitening': give languages, whiten, remove-top"),
-        ({"method": "remove-top", "dimensions": 3}, "dimensions is 3, but remove-top keeps them all"),
+        ({"method": "remove-top", "dimensions": 3}, "dimensions is 3, but remove-top keeps all dimensions"),
         ({"method": "whiten", "max_texts": -1, "batch_tokens": 0}, "max_texts is -1.*batch_tokens is 0"),
     ],
 )
@@ -130,16 +130,16 @@ def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any],
 def test_settings_are_given_once_and_by_names_that_there_are(bert_folder: Path, sentences: list[str]):
     with pytest.raises(UserError, match="settings were given twice, as config and as components"):
         correct(bert_folder, sentences, config=CorrectConfig(method="remove-top"), components=3)
-    with pytest.raises(UserError, match="correct needs to be told method: give it by name"):
+    with pytest.raises(UserError, match="correct needs method: give it by name"):
         correct(bert_folder, ["a text"])
-    with pytest.raises(UserError, match="correct knows no setting component: it knows method"):
+    with pytest.raises(UserError, match="correct has no setting component: give one of method"):
         correct(bert_folder, sentences, method="remove-top", component=3)
 
 
 def test_texts_of_the_wrong_kind_are_refused(sentences: list[str], unchecked: None):
-    with pytest.raises(UserError, match="needs texts by language"):
+    with pytest.raises(UserError, match="needs texts per language"):
         correct("tain-mini", sentences, method="languages")
-    with pytest.raises(UserError, match="texts are given by language, but whiten treats all alike"):
+    with pytest.raises(UserError, match="texts are given per language, but whiten does not distinguish languages"):
         correct("tain-mini", {"en": sentences}, method="whiten")
     with pytest.raises(UserError, match="two are the same"):
         correct("tain-mini", {"en": sentences, "EN": sentences}, method="languages")
@@ -149,11 +149,11 @@ def test_texts_of_the_wrong_kind_are_refused(sentences: list[str], unchecked: No
 
 def test_a_corrected_model_is_not_corrected_again(bert_folder: Path, sentences: list[str], tmp_path: Path):
     correct(bert_folder, sentences, tmp_path / "out", method="remove-top", device="cpu")
-    with pytest.raises(UserError, match="carries a correction already: give the encoder that it was made from"):
+    with pytest.raises(UserError, match="already has a correction: give the encoder that it was made from"):
         correct(tmp_path / "out", sentences, method="remove-top", device="cpu")
 
 
 def test_codes_are_small_letters():
     assert language_code(" EN ") == "en" and language_code("zh-Hant") == "zh-hant"
-    with pytest.raises(UserError, match="language is 'e n', which is no code"):
+    with pytest.raises(UserError, match="language is 'e n', which is not a language code"):
         language_code("e n")

@@ -170,10 +170,10 @@ def test_what_cannot_be_begun_with_is_refused(bert_folder, texts, flights, tmp_p
     distil(bert_folder, texts, tmp_path / "bare", **SMALL)
     distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, **SMALL)
     assert "holds no student.onnx" in refused("none", flights, task="classify", init_from=str(tmp_path))
-    assert "has no weights.safetensors to begin with: distil it with --keep-weights" in refused(
+    assert "has no weights.safetensors to start from: distil it with --keep-weights" in refused(
         "none", flights, task="classify", init_from=str(tmp_path / "bare")
     )
-    assert "has its shape (layers is 3 and was 1): leave these settings out" in refused(
+    assert "must have its shape (layers is 3, there 1): leave these settings out" in refused(
         "none", flights, task="classify", layers=3, init_from=str(tmp_path / "kept")
     )
     (tmp_path / "kept" / "weights.safetensors").write_bytes(b"no weights")
@@ -187,7 +187,7 @@ def test_what_cannot_be_begun_with_is_refused(bert_folder, texts, flights, tmp_p
 def test_a_student_is_begun_with_one_that_reads_alike(bert_folder, texts, tmp_path):
     distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, split="code-point", **SMALL)
     said = refused(bert_folder, texts, init_from=str(tmp_path / "kept"), device="cpu", held_out=8, batch_texts=8)
-    assert "reads as it does (--split code-point), or what was learnt of its tokens is lost: give that" in said
+    assert "must split tokens as it does: give --split code-point" in said
 
 
 def test_a_damaged_checkpoint_is_told_whatever_the_number_type(bert_folder, texts, tmp_path):
@@ -228,7 +228,7 @@ def test_an_encoder_corrected_by_language_is_no_teacher(bert_folder, texts, tmp_
     corrected.correction = LanguageCorrection({"en": np.eye(32, dtype=np.float32)[:1]})
     (tmp_path / "corrected").mkdir()
     corrected.save(tmp_path / "corrected", record={"correction": {"method": "languages"}}, card="")
-    assert "texts to learn from name no language" in refused(tmp_path / "corrected", texts, **SMALL)
+    assert "training texts have no language" in refused(tmp_path / "corrected", texts, **SMALL)
 
 
 # ---- classify and tag
@@ -307,7 +307,7 @@ def test_a_classifier_beside_a_tagger_labels_the_whole_texts(save_labeller, flig
     assert (said.labels, said.tags) == (("weather", "flight"), ("O", "B-city", "I-city"))
     assert "agreement" in result.figures
     assert result.sizes["teacher_bytes"]
-    assert "it helps a tagger alone" in refused(classifier, flights, task="classify", classifier=classifier, **SMALL)
+    assert "only applies with a tagger as teacher" in refused(classifier, flights, task="classify", classifier=classifier, **SMALL)
 
 
 def test_names_of_labels_that_nobody_gives_are_no_outputs(save_labeller, flights):
@@ -330,7 +330,7 @@ def test_anything_that_labels_texts_can_teach(flights):
     settings = SMALL | {"epochs": 8, "learning_rate": 1e-2, "features": 256}
     result = distil(Rule(), texts, task="classify", **settings)
     assert result.figures["agreement"] > 0.9
-    assert "this one brings its own" in refused(Rule(), texts, task="classify", labels=["a", "b"], **SMALL)
+    assert "a teacher object has its own" in refused(Rule(), texts, task="classify", labels=["a", "b"], **SMALL)
 
 
 def test_a_clean_teacher_teaches_a_student_what_noisy_labels_cannot(flights):
@@ -486,12 +486,12 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
     ("settings", "message"),
     [
         ({"task": "tag", "student": "static"}, "cannot tag: give --student pqrnn"),
-        ({"task": "tag", "separate": True}, "separate and split part tokens further than their tags"),
-        ({"epochs": 0}, "this student begins with random weights"),
-        ({"student": "static", "task": "classify", "epochs": 0}, "this student begins with random weights"),
-        ({"student": "static", "layers": 2, "distortion": 0.3}, "layers, distortion says nothing to --student static: leave it out"),
-        ({"label_weight": 0.5}, "label_weight says nothing to --task embed: leave it out"),
-        ({"task": "tag", "split": "code-point"}, "separate and split part tokens further"),
+        ({"task": "tag", "separate": True}, "separate and split would split tokens further than their tags"),
+        ({"epochs": 0}, "this student starts from random weights"),
+        ({"student": "static", "task": "classify", "epochs": 0}, "this student starts from random weights"),
+        ({"student": "static", "layers": 2, "distortion": 0.3}, "layers, distortion has no effect with --student static: remove it"),
+        ({"label_weight": 0.5}, "label_weight has no effect with --task embed: remove it"),
+        ({"task": "tag", "split": "code-point"}, "separate and split would split tokens further"),
         ({"seed": -1}, "seed is -1: give 0 or more"),
         ({"seed": 2**63}, "give less than 2 to the power 63"),
         ({"weight_decay": math.nan}, "weight_decay is nan: give 0 or more"),
@@ -501,13 +501,13 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"features": 64, "ngram_features": 65}, "ngram_features is 65: give 0 to all 64 features"),
         ({"ngram_features": 10241}, "ngram_features is 10241: give 0 to all 10240 features"),
         ({"student": "static", "dtype": "bfloat16"}, "a static student is trained in float32"),
-        ({"init_from": "x", "init_words": 7}, "are for students that begin with random weights"),
-        ({"init_from": "x", "token_vectors": "y"}, "are for students that begin with random weights"),
+        ({"init_from": "x", "init_words": 7}, "only apply to students that start from random weights"),
+        ({"init_from": "x", "token_vectors": "y"}, "only apply to students that start from random weights"),
         (
             {"task": "classify", "augmented_copies": 0, "word_replacement": 0.5},
-            "word_replacement changes copies, and augmented_copies 0 makes none",
+            "word_replacement changes copies, but augmented_copies 0 makes none",
         ),
-        ({"token_vectors": "x", "init_words": 0}, "token_vectors are what a pqrnn starts from, by init_words"),
+        ({"token_vectors": "x", "init_words": 0}, "token_vectors initialise a pqrnn only through init_words"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
@@ -527,10 +527,10 @@ def test_logits_that_do_not_match_the_names_are_refused(flights, tmp_path):
     np.save(tmp_path / "logits.npy", intents_of(flights))
     where = (tmp_path / "logits.npy", flights)
     assert "has logits of 2 labels, but 3 names are given" in refused(*where, task="classify", labels=["a", "b", "c"], **SMALL)
-    assert "nobody tells their names: give a file with --labels" in refused(*where, task="classify", **SMALL)
+    assert "without names: give a file with --labels" in refused(*where, task="classify", **SMALL)
     assert "does not know (flight, weather)" in refused(*where, task="classify", labels=["a", "b"], **SMALL)
     assert "name one twice" in refused(*where, task="classify", labels=["a", "a"], **SMALL)
-    assert "a matrix, which labels no new texts" in refused(
+    assert "a matrix, which cannot label new texts" in refused(
         *where, task="classify", labels=["flight", "weather"], augmented_copies=1, **SMALL
     )
 
@@ -539,10 +539,10 @@ def test_matrices_of_other_shapes_are_refused(flights, texts, tmp_path):
     np.save(tmp_path / "logits.npy", intents_of(flights[:9]))
     assert "has 9 rows, but there are 96 texts" in refused(tmp_path / "logits.npy", texts, **SMALL)
     save_file({"slots": slots_of(flights)[:-1]}, tmp_path / "slots.safetensors")
-    assert "tokens (what stands between blanks): give a row a token" in refused(
+    assert "tokens (separated by whitespace): give one row per token" in refused(
         tmp_path / "slots.safetensors", flights, task="tag", tags=["B-city", "I-city", "O"], **SMALL
     )
-    assert "needs vectors: name it so" in refused(tmp_path / "slots.safetensors", texts, **SMALL)
+    assert "needs vectors: use that name" in refused(tmp_path / "slots.safetensors", texts, **SMALL)
     np.save(tmp_path / "bad.npy", np.full((96, 3), np.nan, np.float32))
     assert "give a matrix of finite floating-point numbers" in refused(tmp_path / "bad.npy", texts, **SMALL)
     (tmp_path / "none.npy").write_bytes(b"nothing")
@@ -551,10 +551,10 @@ def test_matrices_of_other_shapes_are_refused(flights, texts, tmp_path):
 
 def test_teachers_that_cannot_teach_are_refused(bert_folder, flights, texts):
     idle = {"label_weight": 0.9, "word_replacement": 0.9}
-    assert "label_weight, word_replacement says nothing without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
-    assert "vectors are learnt from a teacher alone" in refused("none", texts, **SMALL)
+    assert "label_weight, word_replacement has no effect without a teacher" in refused("none", flights, task="classify", **idle, **SMALL)
+    assert "vectors can only be learnt from a teacher" in refused("none", texts, **SMALL)
     assert "has no trained head to classify with" in refused(bert_folder, flights, task="classify", **SMALL)
-    assert "name one with --token-vectors" in refused("none", flights, task="classify", **STATIC)
+    assert "name an encoder with --token-vectors" in refused("none", flights, task="classify", **STATIC)
 
 
 def test_a_teacher_whose_outputs_do_not_fit_is_refused(flights):
@@ -573,11 +573,11 @@ def test_a_teacher_whose_outputs_do_not_fit_is_refused(flights):
         return np.zeros((count, width), dtype=np.float32)
 
     few = Odd(lambda texts: TeacherOutputs(text=rows(len(texts) - 1, 2)))
-    assert "rows of 2: give a row each" in refused(few, flights, task="classify", **SMALL)
+    assert "rows of 2: give one row per item" in refused(few, flights, task="classify", **SMALL)
     wide = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 3)))
     assert "of shape (160, 3), which should be 160 rows of 2" in refused(wide, flights, task="classify", **SMALL | {"held_out": 0})
     nameless = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 2)), labels=None)
-    assert "logits of texts and no names for them" in refused(nameless, flights, task="classify", **SMALL)
+    assert "logits of texts without class names" in refused(nameless, flights, task="classify", **SMALL)
     broken = Odd(lambda texts: TeacherOutputs(text=np.where(np.arange(len(texts))[:, None] == 3, np.nan, rows(len(texts), 2))))
     assert "gave 1 of 158 texts nan or infinity, '" in refused(broken, flights, task="classify", **SMALL)
     double = Odd(lambda texts: TeacherOutputs(text=rows(len(texts), 2).astype(np.float64)))
@@ -599,7 +599,7 @@ def test_students_teach_no_students(bert_folder, texts, flights, tmp_path):
     distil("none", flights, tmp_path / "student", task="classify", **SMALL)
     assert "is itself a student" in refused(tmp_path / "student", flights, task="classify", **SMALL)
     assert "is itself a student" in refused(tmp_path / "student", texts, **SMALL)
-    assert "a student, whose tokens are not words" in refused(bert_folder, texts, token_vectors=str(tmp_path / "student"), **SMALL)
+    assert "a student, which has no word tokens" in refused(bert_folder, texts, token_vectors=str(tmp_path / "student"), **SMALL)
 
 
 def test_texts_without_tokens_are_refused_before_a_static_student_is_trained(bert_folder, texts, monkeypatch):
@@ -616,13 +616,13 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     assert "no text has a label" in refused("none", texts, task="classify", labels=["a", "b"], **SMALL)
     assert "no text has tags" in refused("none", texts, task="tag", tags=["O", "B-a"], **SMALL)
     wrong = [*flights, Example("two tokens", "flight", ("O",))]
-    assert "text number 161 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
+    assert "text number 161 has 2 tokens (separated by whitespace) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
     assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
     half = [example if index % 2 else Example(example.text) for index, example in enumerate(flights)]
-    assert "80 of 160 texts have no label (text number 1 first), and without a teacher nobody gives them one" in refused(
+    assert "80 of 160 texts have no label (text number 1 first), and there is no teacher to label them" in refused(
         "none", half, task="classify", **SMALL
     )
-    assert "distil knows no setting epoch" in refused(bert_folder, texts, epoch=3)
+    assert "distil has no setting epoch" in refused(bert_folder, texts, epoch=3)
 
 
 # ---- what it is all for
@@ -749,7 +749,8 @@ def test_texts_with_the_same_tokens_are_no_negatives_of_each_other(bert_folder, 
     settings = {**(SMALL if student == "pqrnn" else STATIC), "held_out": 0, "epochs": 1, "batch_texts": 12}
     settings |= {"init_words": 0} if student == "pqrnn" else {}
     with pytest.warns(
-        UserWarning, match="2 of 12 texts have the same tokens as others to the teacher or the student: they are not pushed apart"
+        UserWarning,
+        match="2 of 12 texts have the same tokens as others for the teacher or the student, so they are not used as each other's negatives",
     ):
         distil(bert_folder, [*texts[:10], *twins], **settings)
     assert [int(mask.sum()) for mask in masks] == [12 + 2]

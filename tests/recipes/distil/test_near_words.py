@@ -115,7 +115,5 @@ def test_labels_alone_bear_no_other_words():
     data = gather(examples, none, config, Progress.silent(), encoder)
     assert not any("bergen" in example.text for example in data.train.examples)
     assert data.counts["augmented"] > 0
-    with pytest.raises(
-        UserError, match=r"word_replacement is 0\.9, but only a teacher that labels new texts can tell what other words mean"
-    ):
+    with pytest.raises(UserError, match=r"word_replacement is 0\.9, but only a teacher that labels new texts can label the changed copies"):
         gather(examples, none, replace(config, word_replacement=0.9), Progress.silent(), encoder)

@@ -192,14 +192,14 @@ def trainer(folder, texts, documents=None, **given: Any):
     [
         ({"positives": "siblings"}, None, "positives is 'siblings': give identity, neighbours, crops"),
         ({"positives": "neighbours"}, None, "the documents have 0 pairs of neighbouring sentences, fewer than 8: .*or --positives crops"),
-        ({}, [["one line here", "another line there"]], "documents are for neighbouring sentences: give --positives neighbours"),
+        ({}, [["one line here", "another line there"]], "documents only apply to neighbouring sentences: give --positives neighbours"),
         ({"positives": "neighbours"}, ["one string", "another"], "document number 1 is 'one string': give each document as a list"),
         ({"recipe": "fast", "dropout": 0.1}, None, "recipe fast takes no training step, so dropout would have no effect"),
         ({"recipe": "fast", "seeds": 3}, None, "it has one result: remove --seeds"),
-        ({"recipe": "paper", "positives": "crops"}, None, "the paper's recipe knows identity"),
-        ({"whiten": 2.0}, None, "whiten is 2.0, but it is a power of the variances"),
+        ({"recipe": "paper", "positives": "crops"}, None, "the paper's recipe only has identity"),
+        ({"whiten": 2.0}, None, "whiten is 2.0, but it is an exponent of the variances"),
         ({"token_weights": "sif", "pooling": "cls"}, None, "only a mean can be weighted"),
-        ({"matrix_learning_rate": 0.01}, None, "matrix_learning_rate is Muon's"),
+        ({"matrix_learning_rate": 0.01}, None, "matrix_learning_rate only applies to Muon"),
         ({"sif_smoothing": 0.0}, None, "sif_smoothing is 0.0"),
     ],
 )
@@ -211,13 +211,13 @@ def test_what_cannot_work_is_refused(given, documents, message, bert_folder, tex
 def test_too_few_texts_to_whiten_by_are_refused_before_training(bert_folder, texts, documents, monkeypatch):
     monkeypatch.setattr(recipe.MirrorTrainer, "run", lambda self: pytest.fail("begun"))
     with pytest.raises(
-        UserError, match=r"there are 30 texts to fit the whitening to, but vectors of 32 numbers need more: .*or --whiten 0"
+        UserError, match=r"there are 30 texts to fit the whitening to, but vectors of 32 dimensions need more: .*or --whiten 0"
     ):
         mirror(bert_folder, texts[:30], documents=documents, recipe="best", **SMALL | {"held_out": 0})
 
 
 def test_pairs_are_positives_themselves(bert_folder, texts):
-    with pytest.raises(UserError, match="the texts are pairs, which are positives themselves"):
+    with pytest.raises(UserError, match="the texts are pairs, which already are positives"):
         mirror(bert_folder, list(zip(texts, reversed(texts), strict=True)), positives="crops", **SMALL)
 
 
@@ -322,7 +322,7 @@ def test_each_seed_has_its_own_whitening_and_the_best_one_is_kept(bert_folder, t
 
 def test_an_encoder_without_training_can_be_trained_on(bert_folder, texts, tmp_path):
     mirror(bert_folder, texts, tmp_path / "fast", recipe="fast", **SMALL)
-    with pytest.warns(UserWarning, match="the correction of .* is left out|token weights of .* are left out"):
+    with pytest.warns(UserWarning, match="the correction of .* is dropped|token weights of .* are dropped"):
         result = mirror(tmp_path / "fast", texts, **SMALL)
     assert result.embedder.encoder.token_weights is None and result.embedder.correction is None
 

@@ -197,9 +197,9 @@ def test_writing_with_many_characters_is_learnt_and_what_stays_unknown_is_told(t
     assert "unknown" not in capsys.readouterr().err
     few = {**settings, "vocab_size": 1800}  # room for 600 of the 900
     pretrain("scratch", [tmp_path / "texts.txt"], tmp_path / "few", **few, progress=Progress.for_terminal(json=True))
-    assert "of the texts' tokens are unknown to the tokenizer, and are neither masked nor learnt" in capsys.readouterr().err
+    assert "of the texts' tokens are unknown to the tokenizer, and are not masked or learned" in capsys.readouterr().err
     (tmp_path / "other.txt").write_text("\n".join("ж " * 30 for _ in range(200)), encoding="utf-8")
-    with pytest.raises(UserError, match="of the texts' tokens are unknown to the tokenizer, and nothing can be learnt of them"):
+    with pytest.raises(UserError, match="of the texts' tokens are unknown to the tokenizer, and cannot be learned"):
         pretrain(bert_folder, [tmp_path / "other.txt"], tmp_path / "none", block_tokens=16, batch_blocks=8, tokens=128.0, device="cpu")
 
 
@@ -283,7 +283,7 @@ def test_the_cooccurrence_start_beats_a_random_one_at_equal_steps(corpus, tmp_pa
     ("settings", "message"),
     [
         ({"masking_rate": 1.0}, "masking_rate is 1.0: give a share above 0 and below 1"),
-        ({"hidden_size": 250, "heads": 4}, "hidden_size 250 cannot be shared by 4 heads"),
+        ({"hidden_size": 250, "heads": 4}, "hidden_size 250 cannot be divided among 4 heads"),
         ({"tokens": 0}, "tokens is 0: give 1 or more"),
         ({"optimizer": "AdamW"}, "optimizer is 'AdamW': give muon, adamw"),
         ({"architecture": "roberta"}, "architecture is 'roberta': give modernbert, bert"),
@@ -353,12 +353,12 @@ def test_too_few_words_to_add_is_said(bert_folder, corpus, tmp_path, capsys):
 
     pretrain(bert_folder, [corpus], tmp_path / "grown", **CONTINUED, add_words=10_000, progress=Progress.for_terminal())
     said = capsys.readouterr().err
-    assert "words of the texts are frequent and cut into 3 pieces or more" in said
-    assert re.search(rf"'{re.escape(str(tmp_path))}/\.grown\.pretrain' \(\d+\.\d MB\) stays for further runs with this output", said)
+    assert "words of the texts are frequent and split into 3 or more pieces" in said
+    assert re.search(rf"'{re.escape(str(tmp_path))}/\.grown\.pretrain' \(\d+\.\d MB\) is kept for later runs with this output", said)
 
 
 def test_words_are_for_continued_models_only(corpus, tmp_path):
-    with pytest.raises(UserError, match="teach a continued model, but a new one's tokenizer is trained on the texts"):
+    with pytest.raises(UserError, match="only apply to a continued model; a new model's tokenizer is trained on the texts"):
         pretrain("scratch", [corpus], tmp_path / "model", **TINY, add_words=5)
 
 
@@ -434,7 +434,10 @@ def test_a_continued_model_with_dropout_resumes_bit_for_bit(bert_folder, corpus,
             "layers, tokenizer shape a new model, but '.*' is continued: leave them out, or give scratch",
         ),
         ({"span_tokens": 4}, "span_tokens is 4, but no spans are masked"),
-        ({"optimizer": "adamw", "matrix_learning_rate": 0.1}, "matrix_learning_rate is for optimizer muon, but optimizer is 'adamw'"),
+        (
+            {"optimizer": "adamw", "matrix_learning_rate": 0.1},
+            "matrix_learning_rate only applies to optimizer muon, but optimizer is 'adamw'",
+        ),
     ],
 )
 def test_settings_that_would_say_nothing_are_refused(bert_folder, corpus, tmp_path, settings, message):

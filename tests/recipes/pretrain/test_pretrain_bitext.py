@@ -157,7 +157,7 @@ def test_texts_that_an_earlier_pair_has_on_the_same_side_are_left_out(tmp_path):
 def test_what_is_no_table_of_pairs_is_refused_before_the_model_is_loaded(bert_folder, corpus, tmp_path):
     three = tmp_path / "three.tsv"
     three.write_text("de\ten\tfr\neins\tone\tun\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"has 3 columns \(de, en, fr\), but translations are pairs: give a table of two columns"):
+    with pytest.raises(UserError, match=r"has 3 columns \(de, en, fr\), but translations come in pairs: give a table of two columns"):
         pretrain(tmp_path / "nowhere", [corpus], tmp_path / "model", **TINY, bitext=three)
     few = tmp_path / "few.tsv"
     few.write_text("de\ten\neins\tone\nzwei\ttwo\n", encoding="utf-8")
@@ -168,10 +168,10 @@ def test_what_is_no_table_of_pairs_is_refused_before_the_model_is_loaded(bert_fo
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bitext": "pairs.tsv"}, "bitext is for objective cmlm, but objective is 'random'"),
-        ({"objective": "cmlm", "bitext_weight": 0.3}, "bitext_weight is for translations, but there are none"),
+        ({"bitext": "pairs.tsv"}, "bitext only applies to objective cmlm, but objective is 'random'"),
+        ({"objective": "cmlm", "bitext_weight": 0.3}, "bitext_weight only applies to translations, but there are none"),
         ({"objective": "cmlm", "bitext": "pairs.tsv", "bitext_pairs": 1}, "bitext_pairs is 1, but a translation needs others"),
-        ({"objective": "cmlm", "bitext": "pairs.tsv", "bitext_margin": -0.1}, "bitext_margin is -0.1, but it is taken off a cosine"),
+        ({"objective": "cmlm", "bitext": "pairs.tsv", "bitext_margin": -0.1}, "bitext_margin is -0.1, but it is subtracted from a cosine"),
         ({"objective": "cmlm", "bitext": "pairs.tsv", "bitext_weight": 0.0}, "bitext_weight is 0.0: give a number above 0"),
         ({"objective": "cmlm", "bitext": "pairs.tsv", "bitext_scale": float("inf")}, "bitext_scale is inf: give a number above 0"),
     ],

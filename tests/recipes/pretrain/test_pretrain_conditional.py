@@ -154,13 +154,15 @@ def test_texts_without_neighbours_are_refused(bert_folder, corpus, tmp_path, joi
 
 def test_validation_without_neighbours_is_refused_before_training(bert_folder, corpus, tmp_path):
     (tmp_path / "held.txt").write_text("the red glass .\n" * 20, encoding="utf-8")
-    with pytest.raises(UserError, match=r"validation files cannot show what neighbours are worth: the texts have no document breaks"):
+    with pytest.raises(
+        UserError, match=r"validation files cannot be used to measure the effect of neighbours: the texts have no document breaks"
+    ):
         pretrain(bert_folder, [corpus], tmp_path / "model", **TINY, validation=(tmp_path / "held.txt",))
 
 
 def test_sentences_that_leave_no_room_for_their_neighbours_are_refused(bert_folder, corpus, tmp_path):
     longest = max_length(AutoModelForMaskedLM.from_pretrained(bert_folder), AutoTokenizer.from_pretrained(bert_folder))
-    with pytest.raises(UserError, match=rf"reads {longest} tokens beside 6 pseudo-tokens at most: give {longest - 6} or fewer"):
+    with pytest.raises(UserError, match=rf"reads {longest} tokens including 6 pseudo-tokens at most: give {longest - 6} or fewer"):
         pretrain(bert_folder, [corpus], tmp_path / "model", **{**TINY, "neighbour": "both", "pseudo_tokens": 3, "block_tokens": longest})
 
 
@@ -172,7 +174,7 @@ def test_a_model_that_cannot_be_conditioned_is_refused(save_masked_lm, corpus, t
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "random", "neighbour": "both"}, "neighbour is for objective cmlm, but objective is 'random'"),
+        ({"objective": "random", "neighbour": "both"}, "neighbour only applies to objective cmlm, but objective is 'random'"),
         ({"pseudo_tokens": -1}, "pseudo_tokens is -1: give 0"),
         ({"min_tokens": 0}, "min_tokens is 0: give 1 or more"),
         ({"max_overlap": 0.0}, r"max_overlap is 0.0: give a share above 0, up to 1 \(0.7\)"),

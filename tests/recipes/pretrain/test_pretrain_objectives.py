@@ -263,16 +263,16 @@ def test_other_texts_are_no_continuation(bert_folder, corpus, tmp_path, sentence
     [
         (
             {"objective": "fully-explored", "masking_rate": 0.3, "explored_parts": 4},
-            r"explored_parts is 4 at masking_rate 0\.3, which asks for 120% of the tokens: give at most 3, or a rate of at most 0\.25",
+            r"explored_parts is 4 at masking_rate 0\.3, which would mask 120% of the tokens: give at most 3, or a rate of at most 0\.25",
         ),
         ({"objective": "fully-explored", "explored_parts": 0}, "explored_parts is 0: give 1 or more"),
-        ({"explored_parts": 2}, "explored_parts is for objective fully-explored, but objective is 'random'"),
-        ({"objective": "span", "spread_over_epochs": True}, "spread_over_epochs is for objective fully-explored"),
-        ({"objective": "whole-word", "masked_units": "word"}, "masked_units is for objective fully-explored"),
+        ({"explored_parts": 2}, "explored_parts only applies to objective fully-explored, but objective is 'random'"),
+        ({"objective": "span", "spread_over_epochs": True}, "spread_over_epochs only applies to objective fully-explored"),
+        ({"objective": "whole-word", "masked_units": "word"}, "masked_units only applies to objective fully-explored"),
         ({"span_tokens": 0}, "span_tokens is 0: give 1 or more"),
         (
             {"objective": "fully-explored", "spread_over_epochs": True, "mask_unit": "batch"},
-            "mask_unit is 'batch', but spread over epochs each text keeps its own order",
+            "mask_unit is 'batch', but with spread_over_epochs each text has its own order",
         ),
         ({"add_words": -1}, "add_words is -1: give 0 or more"),
     ],

@@ -322,7 +322,7 @@ def test_a_ranker_worse_than_untrained_is_told_loudly_and_recorded(bert_folder, 
     assert result.worse == ["MRR 30.0, untrained 50.0"]
     assert json.loads((tmp_path / "worse" / "tain.json").read_text())["worse"] == result.worse
     card = (tmp_path / "worse" / "README.md").read_text()
-    assert "Looks worse than the untrained one" in card
+    assert "Looks worse than the untrained ranker" in card
     assert chosen_on_the_same(schedule=result.config.schedule, seeds=1) in card
     assert json.loads((tmp_path / "worse" / "tain.json").read_text())["chosen_on_the_same"] is True
 
@@ -439,9 +439,9 @@ def test_negatives_are_the_contexts_own_then_any_others_and_never_right(rng):
 
 def test_a_context_for_which_all_is_right_is_refused(rng):
     data = data_of([RankingExample("q", ("a", "b")), RankingExample("p", ("a",))])
-    with pytest.raises(UserError, match="the context 'q' has no wrong candidates to learn from: all 2 are right for it"):
+    with pytest.raises(UserError, match="the context 'q' has no wrong candidates to learn from: all 2 are correct for it"):
         data.draw_negatives(0, 1, rng=rng)
-    with pytest.raises(UserError, match="all 2 candidates are right for every context, so there is nothing to tell apart"):
+    with pytest.raises(UserError, match="all 2 candidates are correct for every context, so there is nothing to learn"):
         data_of([RankingExample("q", ("a", "b"))])
 
 
@@ -521,7 +521,8 @@ def test_a_full_disk_is_told_before_the_encoder_runs(bert_folder, pairs, tmp_pat
 
     monkeypatch.setattr(rank_frozen.os, "posix_fallocate", full)
     with pytest.raises(
-        UserError, match=r"keeps 0\.0 GB of token vectors in .*new' while it runs, but there is no room \(No space left on device\)"
+        UserError,
+        match=r"keeps 0\.0 GB of token vectors in .*new' while it runs, but there is not enough space \(No space left on device\)",
     ):
         rank(bert_folder, pairs, tmp_path / "new" / "out", freeze="encoder", **POLY)
 
@@ -549,21 +550,21 @@ def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypa
         ({"schedule": "cosine"}, "schedule is 'cosine': give plateau or linear"),
         ({"dtype": "float16"}, "dtype is 'float16': give auto, float32 or bfloat16"),
         ({"context_tokens": 2}, "context_tokens is 2, but special tokens take 2 of them"),
-        ({"batch_contexts": 1}, "batch_contexts is 1, but an answer needs others to be told from"),
+        ({"batch_contexts": 1}, "batch_contexts is 1, but an answer needs others as negatives"),
         ({"type": "cross", "negatives": 0}, "negatives is 0: give 1 or more"),
         ({"epochs": 0}, "epochs is 0: give 1 or more"),
-        ({"held_out": -1}, "held_out is -1, but it counts contexts"),
+        ({"held_out": -1}, "held_out is -1, but it is a count of contexts"),
         ({"head_learning_rate": 0.0}, "head_learning_rate is 0.0: give a number between 0 and 1"),
         ({"dropout": 1.0}, "dropout is 1.0, but it is a probability"),
         ({"teacher_weight": 2.0}, "teacher_weight is 2.0, but it is a share"),
         ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0, but scores are divided by it"),
-        ({"type": "cross", "teacher": "x"}, "a cross-encoder is the teacher, not taught"),
-        ({"type": "cross", "shared_towers": True}, "a cross-encoder has one encoder anyway"),
-        ({"type": "bi", "freeze": "encoder"}, "--freeze encoder trains the learned codes alone, and this ranker has none"),
-        ({"teacher": "x", "negatives": 0}, "a teacher orders lists, and without negatives there are none"),
+        ({"type": "cross", "teacher": "x"}, "a cross-encoder can be the teacher, but cannot be taught"),
+        ({"type": "cross", "shared_towers": True}, "a cross-encoder always has one encoder"),
+        ({"type": "bi", "freeze": "encoder"}, "--freeze encoder trains only learned codes, and this ranker has none"),
+        ({"teacher": "x", "negatives": 0}, "a teacher scores lists of candidates, but without negatives there are none"),
         ({"mine_with": "x", "negatives": 0}, "hard negatives are mined, but none are used"),
-        ({"teacher_weight": 0.1}, "--teacher-share and --teacher-temperature are a teacher's, and there is none"),
-        ({"mining_pool": 9}, "--mined-from says where mined negatives are drawn from, and none are mined"),
+        ({"teacher_weight": 0.1}, "--teacher-weight and --teacher-temperature only apply with a teacher, and there is none"),
+        ({"mining_pool": 9}, "--mining-pool only applies to mined negatives, and none are mined"),
         ({"validation_candidates": 1}, "validation_candidates is 1"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"similarity": "euclidean"}, "similarity is 'euclidean': give cosine or dot"),
@@ -606,9 +607,9 @@ def test_rate_and_dropout_are_the_given_ones_else_the_folders_else_the_papers(be
 
 def test_a_plateau_without_held_out_contexts_is_refused_and_with_a_validation_file_is_fine(bert_folder, pairs):
     settings = {**POLY, "schedule": "plateau", "epochs": 1, "held_out": 0}
-    with pytest.raises(UserError, match="the schedule plateau goes by held-out contexts, and there are none: give --validation FILE"):
+    with pytest.raises(UserError, match="the schedule plateau needs held-out contexts, and there are none: give --validation FILE"):
         rank(bert_folder, pairs, **settings)
-    with pytest.raises(UserError, match="the schedule plateau goes by held-out contexts"):
+    with pytest.raises(UserError, match="the schedule plateau needs held-out contexts"):
         rank(bert_folder, pairs[:9], **{**settings, "held_out": 5})  # a tenth of nine is none
     plain = [(pair.context, pair.answers[0]) for pair in pairs[:8]]
     result = rank(bert_folder, pairs[8:], validation=plain, **settings)
@@ -616,13 +617,13 @@ def test_a_plateau_without_held_out_contexts_is_refused_and_with_a_validation_fi
 
 
 def test_several_seeds_without_held_out_contexts_are_refused(bert_folder, pairs):
-    with pytest.raises(UserError, match="2 seeds are trained to keep the best by held-out contexts, and there are none"):
+    with pytest.raises(UserError, match="the best of 2 seeds is chosen by held-out contexts, and there are none"):
         rank(bert_folder, pairs, **{**POLY, "seeds": 2, "held_out": 0})
 
 
 def test_a_held_out_context_to_which_all_answers_are_right_is_refused(bert_folder, pairs):
     everything = RankingExample("a context", tuple(dict.fromkeys(answer for pair in pairs for answer in pair.answers)))
-    with pytest.raises(UserError, match="are right for one held-out context: it has no wrong one to be told from"):
+    with pytest.raises(UserError, match="are correct for one held-out context"):
         rank(bert_folder, pairs, validation=[everything], **POLY)
 
 
@@ -661,7 +662,7 @@ def test_pairs_that_cannot_be_trained_on_are_refused(bert_folder, pairs):
         UserError, match=r"there are 72 pairs to train on, fewer than a batch of 500: give more pairs, or --batch-contexts 36"
     ):
         rank(bert_folder, pairs, **{**POLY, "batch_contexts": 500, "held_out": 20})
-    with pytest.raises(UserError, match="rank knows no setting code"):
+    with pytest.raises(UserError, match="rank has no setting code"):
         rank(bert_folder, pairs, code=3)
 
 
@@ -740,13 +741,13 @@ def test_texts_with_the_same_tokens_after_cutting_are_no_negatives_of_each_other
 
 def test_merged_texts_are_counted_and_told(bert_folder, pairs):
     twins = [("caf\u00e9 a", "the stars"), ("cafe a", "the sun")]
-    with pytest.warns(UserWarning, match="2 contexts and candidates differ from others in letters, but not in the tokens that are read"):
+    with pytest.warns(UserWarning, match="2 contexts and candidates have the same tokens as others"):
         rank(bert_folder, [*((pair.context, pair.answers[0]) for pair in pairs[:20]), *twins], **POLY | {"epochs": 1, "held_out": 0})
 
 
 def test_pairs_that_all_read_the_same_are_refused(bert_folder):
     alike = [(f"context {'a' * number}", f"the sea is deep and the stars are far away {'b' * number}") for number in range(1, 12)]
     with pytest.raises(
-        UserError, match="all 1 different candidates are right for every context: raise --context-tokens or --candidate-tokens"
+        UserError, match="all 1 different candidates are correct for every context: raise --context-tokens or --candidate-tokens"
     ):
         rank(bert_folder, alike, **POLY | {"held_out": 0, "candidate_tokens": 8})

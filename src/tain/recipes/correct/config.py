@@ -1,4 +1,4 @@
-"""Settings of corrections. Light to import: the command line reads its help from here."""
+"""Settings of corrections, with the help texts of the command line; light to import."""
 
 import re
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ _CODE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectConfig:
-    """A correction of an encoder's vectors, fitted on texts without labels."""
+    """Settings of a correction that is fitted to an encoder's vectors without labels."""
 
-    method: Annotated[Literal["languages", "whiten", "remove-top"], "what is fitted"]
-    components: Annotated[int, "directions removed, for languages (of each) and remove-top"] = 1
-    dimensions: Annotated[int | None, "components that a whitening keeps; default: all"] = None
-    max_texts: Annotated[int | None, "texts read of each source, the first ones; default: all (the paper: 10,000)"] = None
+    method: Annotated[Literal["languages", "whiten", "remove-top"], "kind of correction"]
+    components: Annotated[int, "directions removed, for remove-top and, per language, for languages"] = 1
+    dimensions: Annotated[int | None, "number of components a whitening keeps; default: all"] = None
+    max_texts: Annotated[int | None, "read only the first N texts of each source; default: all (the paper: 10,000)"] = None
     batch_tokens: Annotated[int | None, "tokens encoded at a time; changes speed and memory only"] = None
 
     def __post_init__(self) -> None:
@@ -28,17 +28,19 @@ class CorrectConfig:
             if value is not None and value < 1:
                 problems.append(f"{name} is {value}: give 1 or more")
         if self.dimensions is not None and self.method != "whiten":
-            problems.append(f"dimensions is {self.dimensions}, but {self.method} keeps them all: leave it out, or whiten")
+            problems.append(
+                f"dimensions is {self.dimensions}, but {self.method} keeps all dimensions: leave it out, or give the method whiten"
+            )
         refuse_all(problems)
 
 
 def language_code(given: str) -> str:
-    """Check a language's code: small letters, digits and hyphens, such as ``en`` or ``zh-hant``.
+    """Check a language code: lower-case letters, digits and hyphens, for example ``en`` or ``zh-hant``.
 
     Raises:
-        UserError: It is none.
+        UserError: It is not a language code.
     """
     code = given.strip().lower()
     if not _CODE.fullmatch(code):
-        refuse_all([f"language is {given!r}, which is no code: give letters and digits such as en, de or zh-hant"])
+        refuse_all([f"language is {given!r}, which is not a language code: give letters and digits, for example en, de or zh-hant"])
     return code

@@ -1,11 +1,11 @@
-"""The model card of an encoder with a correction, written from its record."""
+"""Write the model card of a corrected encoder from its record."""
 
 from typing import Any
 
 _WHAT = {
-    "languages": "the directions that the vectors of one language share are taken out of them (Yang et al. 2021, CMLM)",
-    "whiten": "its vectors are centred, turned to their principal components and brought to variance 1 in each",
-    "remove-top": "its vectors are centred and their strongest principal components taken out (Mu and Viswanath 2018)",
+    "languages": "directions that all vectors of one language share are removed (Yang et al. 2021, CMLM)",
+    "whiten": "vectors are centred, rotated to their principal components and scaled to variance 1 in each",
+    "remove-top": "vectors are centred and their strongest principal components removed (Mu and Viswanath 2018)",
 }
 
 
@@ -14,7 +14,7 @@ def correction_card(name: str, record: dict[str, Any]) -> str:
 
     Args:
         name: The encoder's name.
-        record: What ``tain.json`` keeps.
+        record: Contents of ``tain.json``.
     """
     correction = record["correction"]
     by_language = correction["method"] == "languages"
@@ -34,8 +34,8 @@ tags: [sentence-transformers, feature-extraction, sentence-similarity, tain]
 ## Figures
 
 {_language_figures(correction) if by_language else _linear_figures(correction)}
-They describe the texts that the correction was fitted on. Whether it helps is a question for your own task: it can hurt.
-Every setting is in `tain.json`.
+The figures describe the texts that the correction was fitted on. It can also hurt: evaluate it on your own task. Every setting is in
+`tain.json`.
 """
 
 
@@ -58,8 +58,8 @@ from tain import Embedder
 vectors = Embedder.load("{name}").encode(["a first text", "a second text"], language="{first}")
 ```
 
-**sentence-transformers does not apply this correction.** It reads this folder and gives the vectors before the correction, because it
-is not told the language of a text. Use tain.
+**sentence-transformers does not apply this correction.** It loads this folder and returns the vectors without the correction, because it
+does not know the language of a text. Use tain.
 """
 
 
@@ -69,7 +69,7 @@ def _language_figures(correction: dict[str, Any]) -> str:
         f" {fit['mean_after']:.3f} |"
         for code, fit in correction["languages"].items()
     )
-    return f"""{correction["components"]} removed of each language.
+    return f"""Components removed per language: {correction["components"]}.
 
 | language | texts | share of squared length removed | cosine of the first direction to the mean | mean before | mean after |
 |---|---|---|---|---|---|
@@ -81,7 +81,7 @@ Mean: length of the mean vector over the vectors' root mean square length.
 
 def _linear_figures(correction: dict[str, Any]) -> str:
     return (
-        f"Fitted on {correction['texts']:,} texts; {100 * correction['removed_share']:.1f}% of the variance taken out; vectors of"
-        f" {correction['dim']} numbers. Length of the mean vector over the vectors' root mean square length before:"
+        f"Fitted on {correction['texts']:,} texts; {100 * correction['removed_share']:.1f}% of the variance removed;"
+        f" {correction['dim']} dimensions. Length of the mean vector over the vectors' root mean square length before:"
         f" {correction['mean_before']:.3f}, after: 0.\n"
     )

@@ -1,8 +1,8 @@
-"""Correct an encoder's vectors after the fact: by language, by whitening, or by removing the strongest components.
+"""Correct the vectors of a trained encoder: per language, by whitening, or by removing the strongest components.
 
-By language: Yang et al. 2021 (CMLM), principal component removal. Vectors of one language share directions that say nothing but which
-language it is; without them translations come nearer than strangers of the same language. Nothing is trained, no labels and no
-translations are used.
+Per language: principal component removal, Yang et al. 2021 (CMLM). Vectors of one language share directions that only identify the
+language. Without them, a sentence is closer to its translation than to unrelated sentences of its own language. Nothing is trained, and
+no labels or translations are used.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,19 +35,19 @@ from tain.recipes.correct.model_card import correction_card
 from tain.recipes.shared.settings import resolve_config
 from tain.text.collections import each_text
 
-_WINDOW_TEXTS = 8192  # encoded and counted together
+_WINDOW_TEXTS = 8192  # texts encoded at a time
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """What a correction gives back.
+    """A corrected encoder and the figures of its correction.
 
     Attributes:
         embedder: The encoder with its correction.
         config: The settings.
-        languages: The fit of each language, of the method ``languages``; else empty.
+        languages: The fit of each language, for the method ``languages``; else empty.
         linear: The fit of the other methods.
-        mean_cosines: Cosine of two languages' mean vectors before and after, by the pair of codes.
+        mean_cosines: For each pair of language codes, the cosine of their mean vectors before and after.
         truncated: Texts that were cut at the length limit.
         folder: Where it was saved, if it was.
     """
@@ -88,20 +88,20 @@ def correct(
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Corrected:
-    """Fit a correction to an encoder's vectors and give the encoder that carries it.
+    """Fit a correction to an encoder's vectors and return the encoder with it.
 
     Args:
         model: A folder, a hub name, or ``tain-mini``.
-        texts: For the method ``languages`` the texts of each language by its code, else texts. Streamed: any number.
+        texts: For the method ``languages``, a mapping from language code to texts; else texts. They are streamed, so there is no limit.
         output: Folder to save the encoder in; None keeps it in memory only.
-        config: All settings at once; or give single ones by name.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
+        config: All settings at once; or give settings by keyword.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if there is one.
         overwrite: Replace ``output`` if it exists.
         progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``CorrectConfig``.
 
     Raises:
-        UserError: Settings, texts or model cannot work; or the model carries a correction already.
+        UserError: Settings, texts or model are invalid, or the model already has a correction.
     """
     progress = Progress.resolve(progress)
     config = resolve_config(CorrectConfig, "correct", config, settings)
@@ -112,10 +112,10 @@ def correct(
         keep_freed_memory()
     embedder = Embedder.load(model, device=device, dtype="float32")
     if embedder.correction is not None:
-        raise UserError(f"model {str(model)!r} carries a correction already: give the encoder that it was made from")
+        raise UserError(f"model {str(model)!r} already has a correction: give the encoder that it was made from")
     if embedder.pooling == "mean-with-padding" and output is not None:
-        raise UserError("pooling is mean-with-padding, which no saved encoder can have: save it with cls or mean first")
-    refuse_dimensions(config.dimensions, embedder.dim)  # before an hour of encoding
+        raise UserError("pooling is mean-with-padding, which saved encoders do not support: save it with cls or mean first")
+    refuse_dimensions(config.dimensions, embedder.dim)  # before the encoding, which may take an hour
     if config.method != "whiten":
         refuse_components(config.components, embedder.dim, option="components" if config.method == "languages" else "remove_top")
     moments, truncated = {}, 0
@@ -131,10 +131,12 @@ def correct(
 def _by_language(texts: Iterable[str] | Mapping[str, Iterable[str]], config: CorrectConfig) -> dict[str, Iterator[str]]:
     if config.method != "languages":
         if isinstance(texts, Mapping):
-            raise UserError(f"texts are given by language, but {config.method} treats all alike: give one list, or the method languages")
+            raise UserError(
+                f"texts are given per language, but {config.method} does not distinguish languages: give one list, or the method languages"
+            )
         return {"": each_text(texts)}
     if not isinstance(texts, Mapping) or not texts:
-        raise UserError('the method languages needs texts by language: give {"en": [...], "de": [...]}')
+        raise UserError('the method languages needs texts per language: give {"en": [...], "de": [...]}')
     coded = {language_code(code): each_text(stream) for code, stream in texts.items()}
     if len(coded) < len(texts):
         raise UserError(f"languages are {', '.join(texts)}, of which two are the same: give each language once")
@@ -142,7 +144,7 @@ def _by_language(texts: Iterable[str] | Mapping[str, Iterable[str]], config: Cor
 
 
 def _moments(embedder: Embedder, texts: Iterable[str], language: str, config: CorrectConfig, progress: Progress) -> tuple[Moments, int]:
-    """Encode texts window by window, before anything brings vectors to length 1, and count them in."""
+    """Accumulate moments of texts, window by window, from vectors that are not normalised."""
     moments, truncated = Moments(embedder.dim), 0
     stream = iter(texts if config.max_texts is None else islice(texts, config.max_texts))
     with progress.task(f"encode {language}".strip(), config.max_texts) as task:

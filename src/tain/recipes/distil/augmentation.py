@@ -1,7 +1,7 @@
-"""More texts of the kind at hand, made of the texts at hand: the paper's paraphrases without a translator.
+"""Data augmentation for distillation: exchange slot values, swap neighbouring spans, replace words by similar ones.
 
-Kaliamoorthi et al. 2021 (pQRNN) widen the training texts by translating them to another language and back. What stands in for it here:
-slot values exchanged between texts, neighbouring spans that change places, and words that give way to near ones. A teacher labels the result.
+Kaliamoorthi et al. 2021 (pQRNN) augment the training texts by translating them to another language and back. These edits need no
+translation model. A teacher labels the results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from tain.text.records import Example
 from tain.text.tags import slots_of, tokens_of
 
-_FEWEST_TOKENS = 4  # shorter texts fall apart when spans change places
+_FEWEST_TOKENS = 4  # shorter texts lose their meaning when spans are swapped
 
 
 def augmented(
@@ -22,14 +22,14 @@ def augmented(
     near: Mapping[str, Sequence[str]] | None = None,
     exchange: float = 0.0,
 ) -> list[Example]:
-    """Make changed copies of each text; labels and tags go along. A text that no change applies to has none.
+    """Make augmented copies of each text with its labels and tags. A text that no edit applies to gets no copies.
 
     Args:
         examples: The texts.
-        copies: Copies of each.
-        rng: Draws the changes.
-        near: Words that may stand in for a word; lower case. What a text means changes with them, so somebody has to label it anew.
-        exchange: Chance of a word that has such to give way to one.
+        copies: Copies per text.
+        rng: Random source of the edits.
+        near: Possible replacements of each word, in lower case. They change the meaning, so the copies must be labelled again.
+        exchange: Probability of replacing a word that has replacements.
     """
     values = slot_values(examples)
     made = []
@@ -46,7 +46,7 @@ def augmented(
 
 
 def slot_values(examples: Sequence[Example]) -> dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]]:
-    """Every value that a slot has in the texts, as often as it occurs: its tokens, and their tags."""
+    """All values of each slot in the texts, with repeats: tokens and tags."""
     values: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
     for example in examples:
         tokens = tokens_of(example.text)
@@ -59,7 +59,7 @@ def slot_values(examples: Sequence[Example]) -> dict[str, list[tuple[tuple[str, 
 def recombine(
     example: Example, values: Mapping[str, Sequence[tuple[tuple[str, ...], tuple[str, ...]]]], *, rng: np.random.Generator
 ) -> Example:
-    """Put into each slot, with an even chance, a value that it has in another text."""
+    """With probability one half per slot, replace its value by one from another text."""
     tokens, tags = tokens_of(example.text), list(example.tags or ())
     for begin, end, slot in reversed(slots_of(tags)):
         if rng.random() < 0.5:
@@ -68,7 +68,7 @@ def recombine(
 
 
 def exchange_words(example: Example, near: Mapping[str, Sequence[str]], *, chance: float, rng: np.random.Generator) -> Example:
-    """Let some words give way to near ones, token by token, so that tags stay where they are."""
+    """Replace some words by similar ones, token by token, so that tags stay aligned."""
     tokens = tokens_of(example.text)
     for index in np.flatnonzero(rng.random(len(tokens)) < chance):
         if others := near.get(tokens[index].lower()):
@@ -77,7 +77,7 @@ def exchange_words(example: Example, near: Mapping[str, Sequence[str]], *, chanc
 
 
 def swap_spans(example: Example, *, rng: np.random.Generator) -> Example:
-    """Let two neighbouring spans change places; no slot is cut, and tags move with their tokens."""
+    """Swap two neighbouring spans; slots stay whole, and tags move with their tokens."""
     tokens, tags = tokens_of(example.text), list(example.tags or ())
     inside = {index for begin, end, _ in slots_of(tags) for index in range(begin + 1, end)}
     cuts = [index for index in range(len(tokens) + 1) if index not in inside]

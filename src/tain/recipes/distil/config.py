@@ -1,4 +1,4 @@
-"""Settings of distillation. Light to import: the command line reads its help from here."""
+"""Settings of distillation, with the help texts of the command line; light to import."""
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from tain.foundation.choices import Dtype, Split, refuse_wrong_kinds
 from tain.foundation.errors import UserError, refuse_all
 
-NONE = "none"  # the name that stands for no teacher
+NONE = "none"  # in place of a teacher's name
 
 Task = Literal["embed", "classify", "tag"]
 StudentKind = Literal["pqrnn", "static"]
@@ -15,7 +15,7 @@ StudentKind = Literal["pqrnn", "static"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Sizes and lengths for one kind of task."""
+    """Default sizes and training lengths of one task."""
 
     features: int
     ngram_features: int
@@ -30,7 +30,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # 3.6 MB with 384 outputs: words take most of it, for the layers take most of the time
+    # 3.6 MB with 384 outputs; most of it are word features, because layers cost time
     "embed": Preset(
         features=10240,
         ngram_features=5120,
@@ -43,7 +43,7 @@ PRESETS: dict[str, Preset] = {
         batch_texts=256,
         epochs=3,
     ),
-    # the bytes of the "2M, 8-bit" shape (1,024 features, 4 layers; the paper's as far as we know), more of them for words
+    # as large as the "2M, 8-bit" shape (1,024 features, 4 layers; the paper's as far as we know), with more features
     "classify": Preset(
         features=4096,
         ngram_features=2048,
@@ -56,7 +56,7 @@ PRESETS: dict[str, Preset] = {
         batch_texts=128,
         epochs=30,
     ),
-    # a tag belongs to what stands between blanks, so nothing is parted further
+    # tags belong to whitespace-separated tokens, so tokens are not split further
     "tag": Preset(
         features=4096,
         ngram_features=2048,
@@ -72,7 +72,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-# settings that say nothing to a task or a kind of student
+# settings that have no effect on a task or a kind of student
 _OF_PQRNN = (
     "features",
     "ngram_features",
@@ -91,7 +91,7 @@ _OF_PQRNN = (
     "distortion",
     "zoneout",
 )
-_OF_TEACHERS = ("logit_scale", "label_weight", "word_replacement")  # without one nobody says anything of texts but what is given
+_OF_TEACHERS = ("logit_scale", "label_weight", "word_replacement")  # without a teacher there are only the given labels
 _IDLE: dict[str, tuple[str, ...]] = {
     "pqrnn": ("static_dim",),
     "static": _OF_PQRNN,
@@ -103,55 +103,60 @@ _IDLE: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DistilConfig:
-    """Distillation into a tiny student (Kaliamoorthi et al. 2021). What is None is filled from the task's preset."""
+    """Settings of distillation into a tiny student (Kaliamoorthi et al. 2021). None is filled in from the task's preset."""
 
-    task: Annotated[Task, "embed: vectors from raw texts; classify: a label a text; tag: a tag a token, and a label"] = "embed"
-    student: Annotated[StudentKind, "pqrnn: reads in order, no vocabulary; static: a mean of token vectors, fastest"] = "pqrnn"
-    features: Annotated[int | None, "hashed features a token (embed 10240, else 4096)"] = None
-    ngram_features: Annotated[int | None, "how many of these come from character n-grams; 0 as in the paper (half of them)"] = None
-    bottleneck: Annotated[int | None, "width behind the features (256)"] = None
-    state: Annotated[int | None, "width of a layer's state, each direction (128)"] = None
+    task: Annotated[Task, "embed: vectors from raw texts; classify: one label per text; tag: one tag per token, and a label"] = "embed"
+    student: Annotated[StudentKind, "pqrnn: uses word order, needs no vocabulary; static: mean of token vectors, fastest"] = "pqrnn"
+    features: Annotated[int | None, "hashed features per token (embed 10240, else 4096)"] = None
+    ngram_features: Annotated[int | None, "how many of the features come from character n-grams; 0 as in the paper (half of them)"] = None
+    bottleneck: Annotated[int | None, "width of the bottleneck after the features (256)"] = None
+    state: Annotated[int | None, "width of a layer's state per direction (128)"] = None
     layers: Annotated[int | None, "quasi-recurrent layers (2)"] = None
-    mean_skip: Annotated[bool, "what is said of whole texts also reads the mean of the narrow layer, past the others"] = True
+    mean_skip: Annotated[bool, "skip connection: the text head also sees the attention-weighted mean of the bottleneck outputs"] = True
     kernel_width: Annotated[int | None, "tokens that a gate sees (2)"] = None
-    forward_only: Annotated[bool | None, "read forwards only, for text that is still being typed (no)"] = None
-    separate: Annotated[bool | None, "make punctuation marks tokens of their own (yes; tag never)"] = None
-    split: Annotated[Split, "where tokens end; code-point makes each character one, for writing without blanks"] = "space"
-    max_tokens: Annotated[int, "longer texts are cut"] = 128
-    init_from: Annotated[str | None, "student to begin with, which was distilled with keep_weights; gives the shape, too"] = None
-    keep_weights: Annotated[bool, "keep the weights as they were trained beside the student, four bytes each, for others to begin with"] = (
-        False
+    forward_only: Annotated[bool | None, "read left to right only, for text that is still being typed (no)"] = None
+    separate: Annotated[bool | None, "split punctuation marks off as tokens (yes; tag never)"] = None
+    split: Annotated[Split, "how texts are split into tokens; code-point makes each character a token, for writing without spaces"] = (
+        "space"
     )
-    static_dim: Annotated[int, "width of a static student's token vectors, a byte each"] = 64
-    token_vectors: Annotated[str | None, "encoder whose vectors of tokens or words a student starts from; default: the teacher"] = None
+    max_tokens: Annotated[int, "longer texts are cut"] = 128
+    init_from: Annotated[str | None, "student to start from, distilled with keep_weights; also sets the shape"] = None
+    keep_weights: Annotated[bool, "also save the float32 training weights, so that other students can start from them"] = False
+    static_dim: Annotated[int, "width of a static student's token vectors, one byte per number"] = 64
+    token_vectors: Annotated[str | None, "encoder that provides the initial token or word vectors; default: the teacher"] = None
     init_words: Annotated[
-        int, "frequent words whose vectors, by an encoder, the narrow layer is fitted to before training; 0 leaves it random"
+        int, "fit the bottleneck to an encoder's vectors of this many frequent words before training; 0 starts at random"
     ] = 20_000
     temperature: Annotated[float, "embed: divides the cosines to the teacher's vectors, above 0"] = 0.05
-    similarity_weight: Annotated[float, "embed: weight of matching the teacher's cosines between texts; 0 leaves it out"] = 10.0
-    vector_weight: Annotated[float, "embed: weight of matching the teacher's vectors themselves; 0 leaves it out"] = 1.0
-    logit_scale: Annotated[float, "labels: multiplies the teacher's logits; above 1 makes it surer of itself"] = 1.0
-    label_weight: Annotated[float, "labels: share of the given label where there is one; 0 trusts the teacher alone, 1 the label"] = 0.3
+    similarity_weight: Annotated[float, "embed: weight of matching the teacher's cosines between texts; 0 turns it off"] = 10.0
+    vector_weight: Annotated[float, "embed: weight of matching the teacher's vectors; 0 turns it off"] = 1.0
+    logit_scale: Annotated[float, "labels: multiplies the teacher's logits; above 1 makes its predictions more confident"] = 1.0
+    label_weight: Annotated[float, "labels: weight of the given label, if there is one; 0 uses only the teacher, 1 only the label"] = 0.3
     augmented_copies: Annotated[
-        int | None, "labels: changed copies of each text, which the teacher labels (2; without a teacher that can read, 0)"
+        int | None, "labels: augmented copies per text, labelled by the teacher (2; 0 without a model as teacher)"
     ] = None
     word_replacement: Annotated[
-        float, "labels: chance of a copy's word to give way to one that an encoder (the teacher's, or token_vectors) finds near it"
+        float,
+        "labels: probability of replacing a word of a copy by one with a similar vector in the encoder (the teacher's, or token_vectors)",
     ] = 0.2
-    distortion: Annotated[float | None, "chance of a token to be misspelt in training (embed 0, else 0.1)"] = None
-    zoneout: Annotated[float | None, "chance p of a state to stay as it is, p squared in the second layer, ... (embed 0, else 0.1)"] = None
-    batch_texts: Annotated[int | None, "texts a step, 2 or more (embed 256, else 128)"] = None
-    epochs: Annotated[int | None, "passes over the texts; 0 leaves a static student as it starts (embed 3, else 30)"] = None
-    learning_rate: Annotated[float, "AdamW's step at its height; it falls to 0"] = 2e-3
-    weight_decay: Annotated[float, "AdamW's decay"] = 0.01
-    max_texts: Annotated[int, "train on at most this many texts, drawn at random; 0 takes all"] = 200_000
-    held_out: Annotated[int, "texts kept from training to measure on, at most a tenth of all; 0 measures nothing"] = 500
-    seed: Annotated[int, "fixes weights, data order, misspellings and zoneout"] = 13
+    distortion: Annotated[float | None, "probability of misspelling a token in training (embed 0, else 0.1)"] = None
+    zoneout: Annotated[
+        float | None, "probability p of keeping the previous state, p squared in the second layer, ... (embed 0, else 0.1)"
+    ] = None
+    batch_texts: Annotated[int | None, "texts per step, 2 or more (embed 256, else 128)"] = None
+    epochs: Annotated[int | None, "passes over the texts; 0 keeps a static student as initialised (embed 3, else 30)"] = None
+    learning_rate: Annotated[float, "AdamW's peak learning rate; it decays to 0"] = 2e-3
+    weight_decay: Annotated[float, "AdamW's weight decay"] = 0.01
+    max_texts: Annotated[int, "train on at most this many texts, sampled at random; 0 takes all"] = 200_000
+    held_out: Annotated[int, "held-out texts to measure on, at most a tenth of all; 0 measures nothing"] = 500
+    seed: Annotated[int, "seed of weights, data order, misspellings and zoneout"] = 13
     checkpoint_every_s: Annotated[float, "seconds between checkpoints of a long run"] = 120.0
-    resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
-    device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU where there is one"] = None
-    dtype: Annotated[Dtype, "what a pqrnn multiplies in while it is trained: float32, bfloat16, or auto, which measures"] = "auto"
-    trust_remote_code: Annotated[bool, "let the teacher's folder bring Python code of its own"] = False
+    resume: Annotated[bool, "continue from the checkpoint next to the output folder"] = False
+    device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU if there is one"] = None
+    dtype: Annotated[
+        Dtype, "data type of a pqrnn's matrix products in training: float32, bfloat16, or auto, which measures the faster one"
+    ] = "auto"
+    trust_remote_code: Annotated[bool, "allow the teacher to run Python code from its folder"] = False
 
     def __post_init__(self) -> None:
         refuse_wrong_kinds(self)
@@ -165,15 +170,17 @@ class DistilConfig:
         changed = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
         for flag, chosen in (("student", self.student), ("task", self.task)):
             if idle := [name for name in changed if name in _IDLE.get(chosen, ())]:
-                problems.append(f"{', '.join(idle)} says nothing to --{flag} {chosen}: leave it out")
+                problems.append(f"{', '.join(idle)} has no effect with --{flag} {chosen}: remove it")
         if self.student == "pqrnn" and self.token_vectors is not None and not self.init_words:
-            problems.append("token_vectors are what a pqrnn starts from, by init_words: leave them out")
+            problems.append("token_vectors initialise a pqrnn only through init_words, which is 0: leave them out")
         if self.init_from is not None and (self.init_words != type(self).init_words or (self.token_vectors and self.task == "embed")):
-            problems.append("init_words and token_vectors are for students that begin with random weights: leave them out, or init_from")
+            problems.append(
+                "init_words and token_vectors only apply to students that start from random weights: leave them out, or init_from"
+            )
         if self.task == "tag" and (self.separate or self.split != "space"):
-            problems.append("separate and split part tokens further than their tags: leave them out with --task tag")
+            problems.append("separate and split would split tokens further than their tags: leave them out with --task tag")
         if self.augmented_copies == 0 and self.word_replacement != type(self).word_replacement:
-            problems.append("word_replacement changes copies, and augmented_copies 0 makes none: leave one of the two out")
+            problems.append("word_replacement changes copies, but augmented_copies 0 makes none: leave out one of the two")
         if self.split not in get_args(Split):
             problems.append(f"split is {self.split!r}: give {' or '.join(get_args(Split))}")
         if self.student == "static" and self.dtype not in ("auto", "float32"):
@@ -217,13 +224,15 @@ class DistilConfig:
         if self.seed >= 2**63:
             problems.append(f"seed is {self.seed}: give less than 2 to the power 63")
         if self.batch_texts is not None and self.batch_texts < 2:
-            problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be told from: give 2 or more")
+            problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be compared with: give 2 or more")
         if self.epochs == 0 and (self.student == "pqrnn" or self.task != "embed"):
-            problems.append("epochs is 0, but this student begins with random weights (a static one of vectors does not): give 1 or more")
+            problems.append(
+                "epochs is 0, but this student starts from random weights (only a static student of vectors does not): give 1 or more"
+            )
         refuse_all(problems)
 
     def resolved(self) -> "DistilConfig":
-        """Fill what is None from the task's preset; the number of copies waits for the teacher."""
+        """Fill in None from the task's preset; the number of copies is set later, from the teacher."""
         preset = asdict(PRESETS[self.task])
         if self.student == "static":
             preset = {name: value for name, value in preset.items() if name not in _OF_PQRNN}
@@ -234,11 +243,11 @@ class DistilConfig:
         return replace(self, **{name: value for name, value in preset.items() if getattr(self, name) is None})
 
     def refuse_teachers_settings(self) -> None:
-        """Refuse what says nothing where there is no teacher.
+        """Refuse settings that have no effect without a teacher.
 
         Raises:
-            UserError: Such a setting was changed.
+            UserError: Such a setting is not at its default.
         """
         defaults = {entry.name: entry.default for entry in fields(self)}
         if idle := [name for name in _OF_TEACHERS if getattr(self, name) != defaults[name]]:
-            raise UserError(f"{', '.join(idle)} says nothing without a teacher: leave it out, or give one")
+            raise UserError(f"{', '.join(idle)} has no effect without a teacher: remove it, or give a teacher")

@@ -1,4 +1,4 @@
-"""What a student is trained and measured on: texts, lessons of the teacher, and what people said."""
+"""Training and held-out texts of a student: teacher outputs, given labels and tags, augmented copies."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ from tain.text.tags import tokens_of
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts with everything known of them.
+    """Texts with teacher outputs and given labels.
 
     Attributes:
         examples: The texts.
         taught: The teacher's outputs.
-        labels: Number of each text's given class; -1 where there is none.
-        tags: Numbers of each text's given tags; None where there are none.
+        labels: Index of each text's given class; -1 without one.
+        tags: Indices of each text's given tags; None without tags.
     """
 
     examples: list[Example]
@@ -41,14 +41,14 @@ class LabelledTexts:
 
 @dataclass(frozen=True)
 class DistillationData:
-    """A run's texts.
+    """Training and held-out texts of a run.
 
     Attributes:
-        train: Trained on, changed copies at the end.
-        held: Kept from training to measure on.
-        labels: Names of the classes; empty without.
-        tags: Names of the tags; empty without.
-        counts: given, repeated (dropped, since another is the same), held_out, left_over, augmented.
+        train: Training texts, augmented copies at the end.
+        held: Held-out texts to measure on.
+        labels: Names of the classes; may be empty.
+        tags: Names of the tags; may be empty.
+        counts: given, repeated (dropped duplicates), held_out, left_over, augmented.
     """
 
     train: LabelledTexts
@@ -58,7 +58,7 @@ class DistillationData:
     counts: dict[str, int]
 
     def digest(self, *, with_teacher: bool) -> str:
-        """Sixteen hexadecimal digits that differ between texts, labels and tags, and on demand between what the teacher says of them."""
+        """Hash of texts, labels and tags, and optionally of the teacher's outputs: sixteen hexadecimal digits."""
         parts = (self.train, self.held)
         content = [self.labels, self.tags, [[(one.text, one.label, one.tags) for one in part.examples] for part in parts]]
         digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=8)
@@ -70,7 +70,7 @@ class DistillationData:
 
     @property
     def text_outputs(self) -> int:
-        """Numbers that a student says of a whole text: classes, or dimensions; 0 where it only tags."""
+        """Number of outputs per text: classes or dimensions; 0 if the student only tags."""
         taught = self.train.taught.text
         return len(self.labels) or (taught.shape[1] if taught is not None else 0)
 
@@ -78,10 +78,10 @@ class DistillationData:
 def gather(
     examples: Sequence[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None = None
 ) -> DistillationData:
-    """Draw the texts to train on, keep others, and have the teacher label them all; an encoder finds near words for changed copies.
+    """Sample training and held-out texts and label them with the teacher; the encoder finds similar words for copies.
 
     Raises:
-        UserError: Texts, labels or tags cannot work.
+        UserError: Texts, labels or tags are invalid.
     """
     _refuse_unlabelled(examples, teacher)
     labels = _classes(teacher.labels, [example.label for example in examples], "label", teacher) if config.task != "embed" else ()
@@ -91,7 +91,7 @@ def gather(
     order, held = _drawn(examples, config)
     rest = order[held:]
     if config.task != "embed" and config.max_texts and len(rest) > config.max_texts:
-        # texts that people have labelled are few, and are not left out for others
+        # labelled texts are few, so none are left out in favour of unlabelled ones
         has_word = np.array([bool(examples[index].label or examples[index].tags) for index in rest])
         chosen = np.sort(np.argsort(~has_word, kind="stable")[: config.max_texts])
         rest = rest[chosen]
@@ -111,20 +111,22 @@ def gather(
     both = np.concatenate([trained, order[:held]])
     taught = _taught(teacher, [examples[index].text for index in both], indices=both, progress=progress)
     if config.task != "embed" and taught.text is not None and teacher.labels is None:
-        raise UserError(f"teacher {teacher.name!r} gives logits of texts and no names for them: give it labels")
+        raise UserError(f"teacher {teacher.name!r} gives logits of texts without class names: give labels")
     if config.task == "classify" and len(labels) == 1:
-        raise UserError(f"all texts have one label, {labels[0]!r}, so there is nothing to tell apart: give texts of two labels or more")
+        raise UserError(f"all texts have one label, {labels[0]!r}, so there is nothing to learn: give texts with two or more labels")
     is_labelled = taught.text is not None or any(example.label for example in examples)
     if config.task == "classify" and not is_labelled:
-        raise UserError("no text has a label and the teacher gives none: name the labels' column with --label-column, or give a classifier")
+        raise UserError(
+            "no text has a label and the teacher gives none: name the column of the labels with --label-column, or give a classifier"
+        )
     if config.task == "tag" and taught.tokens is None and not any(example.tags for example in examples):
-        raise UserError("no text has tags and the teacher gives none: name their column with --tags-column, or give a tagger")
-    labels = labels if is_labelled else ()  # names alone teach nothing
+        raise UserError("no text has tags and the teacher gives none: name the column of the tags with --tags-column, or give a tagger")
+    labels = labels if is_labelled else ()  # without labelled texts, names are of no use
     train = _lesson([examples[index] for index in trained], _part(taught, slice(0, len(trained))), labels, tags)
     measured = _lesson([examples[index] for index in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
     copies = _copies(train.examples, measured.examples, teacher, config, progress, encoder)
     if copies.examples:
-        # a copy keeps what people said of its text only where no teacher has looked at the copy itself; and no label if its words are others
+        # a copy keeps the given labels of its text only if no teacher labelled it, and loses its label if words were replaced
         has_labels, has_tags = copies.taught.text is None and not copies.has_other_words, copies.taught.tokens is None
         more = _lesson(copies.examples, copies.taught, labels, tags, has_labels=has_labels, has_tags=has_tags)
         train = _joined(train, more)
@@ -142,20 +144,20 @@ class _Copies:
 def _copies(
     examples: list[Example], held: list[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None
 ) -> _Copies:
-    """Changed copies with the teacher's word on them; without a teacher their labels and tags go along as they are. None is a text held out."""
+    """Augmented copies with the teacher's outputs, or else with the labels and tags of their texts; held-out texts get no copies."""
     wanted = config.augmented_copies
     if config.task != "embed" and not teacher.reads and config.word_replacement != DistilConfig.word_replacement:
         raise UserError(
-            f"word_replacement is {config.word_replacement}, but only a teacher that labels new texts can tell what other words mean: leave it out"
+            f"word_replacement is {config.word_replacement}, but only a teacher that labels new texts can label the changed copies: leave it out"
         )
     if config.task == "embed" or (wanted is None and not teacher.reads) or wanted == 0:
         return _Copies([], TeacherOutputs())
     if not teacher.reads and teacher.name != "none":
         raise UserError(
-            f"augmented_copies is {wanted}, but teacher {teacher.name!r} is a matrix, which labels no new texts: "
-            "leave it out, or put the changed texts and their rows into the matrix"
+            f"augmented_copies is {wanted}, but teacher {teacher.name!r} is a matrix, which cannot label new texts: "
+            "leave it out, or add the changed texts and their rows to the matrix"
         )
-    # labels that go along as they are would be wrong for other words
+    # the original label may be wrong once words are replaced
     near = near_words(encoder, examples) if encoder is not None and teacher.reads and config.word_replacement else None
     copies, rng = 2 if wanted is None else wanted, np.random.default_rng([config.seed, 2])
     made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_replacement)
@@ -166,10 +168,10 @@ def _copies(
 
 
 def _taught(teacher: Teacher, texts: list[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
-    """Have the teacher label texts.
+    """Label texts with the teacher.
 
     Raises:
-        UserError: It is an object of the user's, and what it gives fits neither the texts nor its names.
+        UserError: The teacher is a custom object, and its outputs do not match the texts or its names.
     """
     taught = teacher.teach(texts, indices=indices, progress=progress)
     if taught.text is not None:
@@ -179,13 +181,13 @@ def _taught(teacher: Teacher, texts: list[str], *, indices: np.ndarray | None, p
         if not is_finite.all():
             text = texts[int(is_finite.argmin())]
             raise UserError(
-                f"teacher {teacher.name!r} gave {int((~is_finite).sum()):,} of {len(texts):,} texts nan or infinity, {text[:40]!r} for one: check its weights"
+                f"teacher {teacher.name!r} gave {int((~is_finite).sum()):,} of {len(texts):,} texts nan or infinity, for example {text[:40]!r}: check its weights"
             )
         taught = replace(taught, text=np.asarray(taught.text, dtype=np.float32))
     if taught.tokens is not None:
         if len(taught.tokens) != len(texts):
             raise UserError(
-                f"teacher {teacher.name!r} gave logits of tokens for {len(taught.tokens):,} of {len(texts):,} texts: give a matrix a text"
+                f"teacher {teacher.name!r} gave logits of tokens for {len(taught.tokens):,} of {len(texts):,} texts: give one matrix per text"
             )
         for text, logits in zip(texts, taught.tokens, strict=True):
             _refuse_misfits(
@@ -198,7 +200,7 @@ def _refuse_misfits(teacher: Teacher, what: str, values: np.ndarray, *, rows: in
     if values.ndim != 2 or len(values) != rows or width not in (None, values.shape[1]):
         wanted = f"{rows:,} rows" + ("" if width is None else f" of {width}")
         raise UserError(
-            f"teacher {teacher.name!r} gave {what} of shape {values.shape}, which should be {wanted}: give a row each, a number a name"
+            f"teacher {teacher.name!r} gave {what} of shape {values.shape}, which should be {wanted}: give one row per item and one number per name"
         )
 
 
@@ -211,7 +213,7 @@ def _lesson(
     has_labels: bool = True,
     has_tags: bool = True,
 ) -> LabelledTexts:
-    """Number the labels and tags that people gave, or leave them out."""
+    """Turn given labels and tags into indices, or drop them."""
     number_of_label = {label: number for number, label in enumerate(labels)}
     number_of_tag = {tag: number for number, tag in enumerate(tags)}
     numbers = [number_of_label.get(example.label or "", -1) if has_labels else -1 for example in examples]
@@ -238,13 +240,13 @@ def _joined(one: LabelledTexts, other: LabelledTexts) -> LabelledTexts:
 
 
 def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:
-    """Refuse texts that cannot serve, before any model is loaded; give the number of each text's tokens.
+    """Check the texts before any model is loaded, and return the number of tokens of each.
 
     Raises:
-        UserError: There are none, one has no tokens, or more or fewer of them than it has tags.
+        UserError: There are no texts, a text has no tokens, or its tokens and tags differ in number.
     """
     if not examples:
-        raise UserError("there are no texts: give some")
+        raise UserError("there are no texts: give at least one")
     counts = []
     for index, example in enumerate(examples):
         if not isinstance(example.text, str):
@@ -256,7 +258,7 @@ def check_texts(examples: Sequence[Example], config: DistilConfig) -> list[int]:
             raise UserError(f"text number {index + 1} has a label that is {type(example.label).__name__}, not text: give names")
         if config.task == "tag" and example.tags is not None and len(example.tags) != count:
             raise UserError(
-                f"text number {index + 1} has {count} tokens (what stands between blanks) and {len(example.tags)} tags: give a tag a token"
+                f"text number {index + 1} has {count} tokens (separated by whitespace) and {len(example.tags)} tags: give one tag per token"
             )
     return counts
 
@@ -265,9 +267,9 @@ def _refuse_unlabelled(examples: Sequence[Example], teacher: Teacher) -> None:
     if teacher.name != NONE:
         return
     bare = [index for index, example in enumerate(examples) if not example.label and not example.tags]
-    if bare and len(bare) < len(examples):  # where no text has a label, the advice is another
+    if bare and len(bare) < len(examples):  # if no text has a label, another message applies
         raise UserError(
-            f"{len(bare):,} of {len(examples):,} texts have no label (text number {bare[0] + 1} first), and without a teacher nobody gives them one:"
+            f"{len(bare):,} of {len(examples):,} texts have no label (text number {bare[0] + 1} first), and there is no teacher to label them:"
             " give a teacher, or drop these texts"
         )
 
@@ -279,17 +281,17 @@ def _classes(names: tuple[str, ...] | None, given: Sequence[str | None], what: s
     if unknown := sorted(seen - set(names)):
         raise UserError(
             f"the texts have {what}s that teacher {teacher.name!r} does not know ({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}): "
-            f"drop these texts, or give a teacher of the same {what}s"
+            f"drop these texts, or give a teacher with the same {what}s"
         )
     return names
 
 
 def _drawn(examples: Sequence[Example], config: DistilConfig) -> tuple[np.ndarray, int]:
-    """Put texts in random order, those to be held out first; gives the order and how many these are.
+    """Shuffle the texts so that the held-out ones come first; returns the order and their number.
 
-    Where people have labelled some texts, these are held out, for the others tell nothing of errors. No text that is held out is trained
-    on, however often it was given. For vectors a text is taken once; with labels it stays as often as it came, since how often a label
-    occurs is knowledge, too.
+    If some texts are labelled, only these are held out, because errors can be counted on no others. No held-out text is trained on, even
+    if it was given several times. For vectors, repeated texts are dropped; with labels they are kept, because the frequency of a label
+    is information.
     """
     keys = [same_text_key(example.text) for example in examples]
     first: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""How near a student comes to its teacher, and to what people said, on texts kept from training."""
+"""Quality figures of a student on held-out texts, against its teacher and given labels."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from tain.evaluation.tagging import slot_f1
 from tain.recipes.distil.data import DistillationData, LabelledTexts
 from tain.text.records import Prediction
 
-_COMPARED = 2000  # texts at once: every pair of them is a number or more
+_COMPARED = 2000  # texts; memory grows with their square
 
 
 def vector_figures(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-    """How near a student's vectors come to its teacher's.
+    """Compare a student's vectors with its teacher's.
 
     Returns:
-        ``cosine``: mean cosine of a text's two vectors. ``pairs``: Spearman's correlation of the cosines between texts, of the first
-        2,000. ``found``: share of texts whose own teacher vector is the nearest of all.
+        ``cosine``: mean cosine of the two vectors of a text. ``pairs``: Spearman correlation of the cosines between texts, for the first
+        2,000. ``found``: share of texts for which their own teacher vector is the nearest.
     """
     ours, theirs = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in (student, teacher))
     nearest = [(ours[start : start + _COMPARED] @ theirs.T).argmax(axis=1) for start in range(0, len(ours), _COMPARED)]
@@ -34,15 +34,15 @@ def vector_figures(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]
 
 
 def label_figures(predictions: Sequence[Prediction], data: DistillationData) -> dict[str, float]:
-    """Accuracy, slot F1 and share of texts without an error, of the student and, where there is one, of its teacher.
+    """Compute accuracy, slot F1 and the share of texts without an error, of the student and of its teacher, if any.
 
     Args:
-        predictions: The student's word on each text that was held out.
+        predictions: The student's prediction for each held-out text.
         data: The run's texts.
 
     Returns:
-        ``student_accuracy``, ``teacher_slot_f1`` and so on, over the texts that people have labelled (or tagged); ``agreement``: share of
-        texts that both give the same label.
+        ``student_accuracy``, ``teacher_slot_f1`` and so on, over the labelled (or tagged) texts; ``agreement``: share of texts with the
+        same label from both.
     """
     held, teacher = data.held, _teachers_word(data)
     figures = {f"student_{name}": value for name, value in _against_people(held, predictions).items()}

@@ -1,4 +1,4 @@
-"""The model card of a student, written from its record."""
+"""Write the model card of a student from its record."""
 
 from typing import Any
 
@@ -26,8 +26,8 @@ def figure_rows(figures: dict[str, float]) -> list[tuple[str, str]]:
 def size_rows(sizes: dict[str, int | None]) -> list[tuple[str, str]]:
     """Sizes as rows of (name, bytes)."""
     names = {
-        "student_bytes": "all that the student needs, eight-bit weights",
-        "graph_bytes": "of these its graph",
+        "student_bytes": "all files of the student, eight-bit weights",
+        "graph_bytes": "its graph alone",
         "float32_bytes": "the same weights in float32",
         "teacher_bytes": "the teacher's weights in float32",
     }
@@ -39,13 +39,13 @@ def student_card(name: str, record: dict[str, Any]) -> str:
 
     Args:
         name: The student's name.
-        record: What ``tain.json`` keeps.
+        record: Contents of ``tain.json``.
     """
     config, counts = record["config"], record["counts"]
     call = "encode" if record["task"] == "embed" else "predict"
     figures = "\n".join(f"| {label} | {value} |" for label, value in figure_rows(record["figures"]))
     measured = (
-        f"Measured with this folder's files on {counts['held_out']:,} texts kept from training:\n\n| figure | value |\n|---|---|\n{figures}\n"
+        f"Measured with this folder's files on {counts['held_out']:,} held-out texts:\n\n| figure | value |\n|---|---|\n{figures}\n"
         if figures
         else "No texts were held out, or none had labels, so nothing was measured.\n"
     )
@@ -73,7 +73,7 @@ found = Student.load("{name}").{call}(["a first text", "a second text"])
 {knows}
 ## Recipe
 
-- {counts["given"]:,} texts given: {counts["repeated"]:,} repeated, {counts["held_out"]:,} held out, {counts["left_over"]:,} beyond the limit; {counts["augmented"]:,} changed copies added
+- {counts["given"]:,} texts given: {counts["repeated"]:,} repeated, {counts["held_out"]:,} held out, {counts["left_over"]:,} beyond the limit; {counts["augmented"]:,} augmented copies added
 - {record["steps"]:,} steps of {config["batch_texts"]} texts, {record["training_s"]:.0f} s; AdamW at {config["learning_rate"]:g}; seed {record["seed"]}
 
 Every setting is in `tain.json`.

@@ -1,4 +1,4 @@
-"""Words that may stand in for others in changed copies of texts, by an encoder's vectors of single words."""
+"""Find similar words for augmentation, from an encoder's vectors of single words."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,21 +10,21 @@ from tain.text.tags import tokens_of
 
 _NEAREST, _LEAST_COSINE = 8, 0.5
 _AT_ONCE = 1024
-_COSINES = 2**26  # at a time: a quarter of a gigabyte
+_COSINES = 2**26  # computed at a time: a quarter of a gigabyte
 
 
 def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, Sequence[str]]:
-    """Find, for the words of texts, others that an encoder places near them.
+    """Find words with similar vectors for the words of texts.
 
-    Candidates are the texts' own words and the whole words of the encoder's tokenizer, most of which the texts never had: so that a student meets them,
-    and hears what its teacher makes of them (cf. the augmentation of Jiao et al. 2020, TinyBERT, section 4.1).
+    Candidates are the words of the texts and the whole words of the encoder's tokenizer, most of which do not occur in the texts. The
+    student thus sees them with the teacher's labels (compare the augmentation of Jiao et al. 2020, TinyBERT, section 4.1).
 
     Args:
-        embedder: Gives words their vectors; compared by cosine after their mean is taken off.
-        examples: Texts; what has other characters than letters is no word.
+        embedder: Encodes the words; vectors are compared by cosine after subtracting their mean.
+        examples: Texts; only tokens of letters count as words.
 
     Returns:
-        By word in lower case, up to eight others with a cosine of 0.5 or more, the nearest first.
+        For each word in lower case, up to eight others with a cosine of 0.5 or more, nearest first.
     """
     ours = sorted({word for example in examples for word in tokens_of(example.text.lower()) if _is_word(word)})
     words = list(dict.fromkeys([*ours, *whole_words(embedder)]))
@@ -52,12 +52,12 @@ def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, 
 
 
 def whole_words(embedder: Embedder) -> list[str]:
-    """The words, in lower case, that an encoder's tokenizer has a token of its own for."""
+    """The words, in lower case, that are single tokens of an encoder's tokenizer."""
     tokenizer = embedder.tokenizer
     tokens = list(tokenizer.get_vocab())
     spelt = [tokenizer.convert_tokens_to_string([token]).strip().lower() for token in tokens]
     words = sorted({word for word in spelt if len(word) > 1 and _is_word(word)})
-    # what is only the end of a word, or has a capital that was taken off here, falls into more than one
+    # word endings, and words whose capital was removed here, give more than one token
     encoded = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
     return [word for word, ids in zip(words, encoded, strict=True) if len(ids) == 1]
 

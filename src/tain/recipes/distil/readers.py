@@ -1,4 +1,4 @@
-"""How students read texts while they are trained, and how each begins."""
+"""Training inputs and initial weights of each kind of student."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from tain.students.student import PROJECTION_FILE, TOKENIZER_FILE, is_student
 from tain.students.torch.qrnn import PQRNN, StudentShape
 from tain.students.torch.static import StaticStudent, frequency_weights
 
-_MOST_TOKENS = 4096  # of a text that a static student learns from: a batch is as wide as its longest
+_MOST_TOKENS = 4096  # tokens per text in static training; a batch is as wide as its longest text
 
 
 @runtime_checkable
@@ -34,36 +34,36 @@ class Reader(Protocol):
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the projection; None without one."""
+        """Fingerprint of the projection; None without one."""
         ...
 
     def module(self, data: DistillationData) -> PQRNN | StaticStudent:
-        """Make the untrained student."""
+        """Build the untrained student."""
         ...
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """Count the texts that are longer than the student reads."""
+        """Count the texts that exceed the student's length limit."""
         ...
 
     def mean_tokens(self, texts: Sequence[str]) -> float:
-        """About how many tokens a text has, those of its ends not counted."""
+        """Approximate mean number of tokens per text, without special tokens."""
         ...
 
     def input_keys(self, texts: Sequence[str]) -> Sequence[str] | Sequence[bytes]:
-        """A key for each text, equal where the student reads the same."""
+        """A key per text; equal keys mean equal inputs to the student."""
         ...
 
     def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
-        """Run the student on texts in training: what it says of them (texts, outputs), and of their tokens (texts, tokens, tags)."""
+        """Run the student in training mode: outputs of texts (texts, outputs) and of tokens (texts, tokens, tags)."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the file that reads for the student from now on."""
+        """Write the file that the saved student prepares its inputs with."""
         ...
 
 
 def reader_for(teacher: Teacher, encoder: Embedder | None, config: DistilConfig, device: torch.device) -> Reader:
-    """The reader of the kind of student that is asked for, which starts from an encoder's vectors.
+    """Build the reader for the chosen kind of student.
 
     Raises:
         UserError: A static student has no encoder to start from.
@@ -72,7 +72,7 @@ def reader_for(teacher: Teacher, encoder: Embedder | None, config: DistilConfig,
 
 
 class HashedReader:
-    """Texts as features of hashed tokens, for a pQRNN."""
+    """Read texts as hashed token features, for a pQRNN."""
 
     def __init__(self, encoder: Embedder | None, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -110,7 +110,7 @@ class HashedReader:
         module = PQRNN(shape, zoneout=config.zoneout, dtype=getattr(torch, config.dtype))
         taught = data.train.taught.text
         if config.task == "embed" and module.text_head is not None and module.skip_head is None and taught is not None:
-            with torch.no_grad():  # what all vectors share need not be learnt
+            with torch.no_grad():  # start from the common part of all vectors
                 module.text_head.bias.copy_(torch.from_numpy(taught.mean(axis=0)))
         texts = [example.text for example in data.train.examples]
         if self.embedder is not None:
@@ -122,7 +122,7 @@ class HashedReader:
         return module
 
     def truncated(self, texts: Sequence[str]) -> int:
-        long = [text for text in texts if len(text) > self.projection.config.max_tokens]  # others cannot have so many tokens
+        long = [text for text in texts if len(text) > self.projection.config.max_tokens]  # shorter strings cannot have that many tokens
         return sum(self.projection(long[start : start + 1024]).truncated for start in range(0, len(long), 1024))
 
     def mean_tokens(self, texts: Sequence[str]) -> float:
@@ -143,9 +143,9 @@ class HashedReader:
 
 
 def _wanted(data: DistillationData) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the texts that somebody says something of as a whole, and what a student shall say of them: the teacher's numbers, else labels.
+    """Indices of the texts with a target for the whole text, and the targets: the teacher's outputs, or else labels.
 
-    Of logits and labels without what is common to a text's classes, and to a class's texts: a linear layer need not learn that.
+    Logits and labels are centred per text and per class, because a linear layer need not learn these offsets.
     """
     train = data.train
     if train.taught.text is not None:
@@ -158,35 +158,35 @@ def _wanted(data: DistillationData) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encoder_of(teacher: Teacher, config: DistilConfig, device: torch.device) -> Embedder | None:
-    """Whose vectors of tokens or words a student starts from, and which finds near words; None where nobody has any, or none are asked for."""
+    """Load the encoder for initial token or word vectors and for similar words; None if there is none or none is needed."""
     is_start = config.student == "static" or _starts_from_words(config)
     if not is_start and (config.task == "embed" or not config.word_replacement or config.augmented_copies == 0):
         return None
     if config.token_vectors is None:
         return teacher.embedder
     if is_student(config.token_vectors):
-        raise UserError(f"token_vectors is {config.token_vectors!r}, a student, whose tokens are not words: give an encoder")
+        raise UserError(f"token_vectors is {config.token_vectors!r}, a student, which has no word tokens: give an encoder")
     return Embedder.load(config.token_vectors, device=str(device), dtype="float32", trust_remote_code=config.trust_remote_code)
 
 
 def _starts_from_words(config: DistilConfig) -> bool:
-    """A pQRNN's narrow layer is fitted to word vectors, and not taken from another student or a checkpoint."""
+    """Whether a pQRNN's bottleneck is fitted to word vectors, not loaded from another student or a checkpoint."""
     return config.init_words > 0 and config.init_from is None and not config.resume
 
 
 class StaticReader:
-    """Texts as ids of an encoder's tokenizer, for a static student."""
+    """Read texts as token ids of an encoder's tokenizer, for a static student."""
 
     def __init__(self, teacher: Teacher, embedder: Embedder | None, config: DistilConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         if embedder is None:
             raise UserError(
-                f"a static student starts from an encoder's token vectors, which teacher {teacher.name!r} has not: name one with --token-vectors"
+                f"a static student starts from an encoder's token vectors, which teacher {teacher.name!r} does not have: name an encoder with --token-vectors"
             )
         self.embedder = embedder
         if getattr(embedder.tokenizer, "backend_tokenizer", None) is None:
             raise UserError(
-                f"the tokenizer of {embedder.name!r} has no form that runs without transformers: name another with --token-vectors"
+                f"the tokenizer of {embedder.name!r} has no form that runs without transformers: name another encoder with --token-vectors"
             )
 
     @property
@@ -203,17 +203,17 @@ class StaticReader:
             if index < len(texts):
                 np.add.at(counts, ids, 1)
         vectors = self._token_vectors(vocabulary)
-        # the head leads back to the vectors' own space, which is the right one for a student of vectors of that width alone
+        # the head maps back to the space of the token vectors, which is right only if the student predicts vectors of that width
         is_space_of_vectors = self.config.task == "embed" and data.text_outputs == vectors.shape[1]
         dim, directions = self.config.static_dim, min(vectors.shape)
-        if is_space_of_vectors and dim > directions:  # what is beyond them would stay 0
+        if is_space_of_vectors and dim > directions:  # further dimensions would stay 0
             if dim != DistilConfig.static_dim:
                 raise UserError(f"static_dim is {dim}, but the token vectors have {directions} directions: give as many or fewer")
             dim = directions
         module = StaticStudent(tokens=vocabulary + 1, dim=dim, outputs=data.text_outputs)
         if self.config.epochs == 0 and not is_space_of_vectors:
             raise UserError(
-                f"epochs is 0, but the teacher's vectors have {data.text_outputs} numbers and the token vectors {vectors.shape[1]},"
+                f"epochs is 0, but the teacher's vectors have {data.text_outputs} dimensions and the token vectors {vectors.shape[1]},"
                 " so the layer between them must be trained: give 1 or more"
             )
         module.start_from(vectors, frequency_weights(torch.from_numpy(counts).float()), with_head=is_space_of_vectors)
@@ -221,7 +221,7 @@ class StaticReader:
 
     @torch.inference_mode()
     def _token_vectors(self, vocabulary: int) -> Tensor:
-        """The encoder's vector of each token alone, between the special tokens that texts have."""
+        """The encoder's vector of each single token, encoded with special tokens."""
         embedder = self.embedder
         (bare,), (whole,) = bare_ids(embedder.tokenizer, ["a"]), tokenise(embedder.tokenizer, ["a"], max_tokens=embedder.max_tokens).ids
         begin = next(index for index in range(len(whole)) if whole[index : index + len(bare)] == bare)
@@ -234,7 +234,7 @@ class StaticReader:
         return vectors.clone()
 
     def truncated(self, texts: Sequence[str]) -> int:
-        return 0  # a mean has room for any number of tokens; only training looks at the first few thousand of a text
+        return 0  # a mean takes any number of tokens; only training uses the first few thousand of a text
 
     def mean_tokens(self, texts: Sequence[str]) -> float:
         return float(np.mean([len(ids) for ids in bare_ids(self.embedder.tokenizer, texts[:1000])]))

@@ -1,6 +1,6 @@
-"""Distillation: teach a student of two to four megabytes what a large model says of texts.
+"""Train a student of two to four megabytes to predict a large model's outputs.
 
-Kaliamoorthi et al. 2021 (pQRNN). The student needs no vocabulary, runs in eight bits and without torch.
+Kaliamoorthi et al. 2021 (pQRNN). The student needs no vocabulary and no torch, and has eight-bit weights.
 """
 
 import json
@@ -52,19 +52,19 @@ from tain.training.checkpoint import checkpoint_folder, dtype_of, refuse_nothing
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
 
-_FEW_TOKENS = 1.5  # a text, on average
+_FEW_TOKENS = 1.5  # tokens per text, on average
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """What distillation gives back.
+    """A distilled student and its figures.
 
     Attributes:
-        student: The student as it runs from its file.
+        student: The student, loaded from its file.
         module: The trained module.
-        config: The settings, all filled in.
+        config: The resolved settings.
         figures: Measured on held-out texts, with the student's file; empty without such texts.
-        sizes: Bytes of the graph, of all that the student needs, of the same weights in float32, of the teacher; and parameters.
+        sizes: Bytes of the graph, of all files, of the same weights in float32 and of the teacher; number of parameters.
         counts: What happened to the texts.
         trained: Steps, losses and seconds.
         folder: Where it was saved, if it was.
@@ -94,23 +94,23 @@ def distil(
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Distilled:
-    """Teach a tiny student.
+    """Distil a model, or labels, into a tiny student.
 
     Args:
         teacher: An encoder (``--task embed``), classifier or tagger folder, a matrix of its outputs on disk, ``none`` for labels alone, or
             an object that labels texts.
-        texts: Texts; or examples with labels and tags where there are any.
+        texts: Texts, or examples with labels and tags.
         output: Folder for the student; None keeps it in memory only.
-        config: All settings at once; or give single ones by name.
-        classifier: What labels the whole texts where the teacher is a tagger.
-        labels: Names of the classes in the order of the teacher's logits; default: what its config says.
-        tags: The same for tags.
-        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
+        config: All settings at once; or give settings by keyword.
+        classifier: Model for the labels of whole texts, if the teacher is a tagger.
+        labels: Names of the classes in the order of the teacher's logits; default: those in its config.
+        tags: Names of the tags, in the same way.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of an interrupted run.
         progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``DistilConfig``.
 
     Raises:
-        UserError: Settings, texts or teacher cannot work.
+        UserError: Settings, texts or teacher are invalid.
     """
     progress = Progress.resolve(progress)
     config = shaped_like_start(resolve_config(DistilConfig, "distil", config, settings)).resolved()
@@ -122,7 +122,7 @@ def distil(
         else:
             refuse_to_lose([left], overwrite=overwrite)
     elif config.resume:
-        raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
+        raise UserError("resume continues from the checkpoint next to the output folder, but no output is given: give output")
     if (str(teacher) if isinstance(teacher, str | Path) else teacher.name) == NONE:
         config.refuse_teachers_settings()
     examples = [text if isinstance(text, Example) else Example(text) for text in each_item(texts)]
@@ -143,7 +143,9 @@ def distil(
             trust_remote_code=config.trust_remote_code,
         )
     elif classifier is not None or labels or tags:
-        raise UserError("classifier, labels and tags belong to a teacher's name or file: this one brings its own")
+        raise UserError(
+            "classifier, labels and tags only apply to a teacher given by name or file: leave them out, a teacher object has its own"
+        )
     encoder = encoder_of(teacher, config, device)
     data = gather(examples, teacher, config, progress, encoder)
     if config.dtype == "auto":
@@ -155,11 +157,11 @@ def distil(
     if data.counts["truncated"]:
         progress.warn(
             f"{data.counts['truncated']:,} of {len(data.train):,} texts are longer than {config.max_tokens} tokens"
-            " and the student reads them cut: raise --max-tokens to keep them whole"
+            " and are cut for the student: raise --max-tokens to keep them whole"
         )
     if (mean := reader.mean_tokens([example.text for example in data.train.examples])) < _FEW_TOKENS:
         progress.warn(
-            f"the student sees {mean:.1f} tokens a text, which leaves it nothing to read in order: for writing without blanks give --split code-point"
+            f"the student sees only {mean:.1f} tokens per text, so word order is lost: for writing without spaces give --split code-point"
         )
     trainer = DistilTrainer(teacher, config, data, reader, module, progress, Path(output) if output is not None else None)
     trained = trainer.train()
@@ -167,7 +169,7 @@ def distil(
 
 
 def _dtype(config: DistilConfig, device: torch.device, output: str | Path | None) -> Dtype:
-    """What to multiply in: what the run that is gone on with did, else what is faster here."""
+    """Data type of matrix products: that of the resumed run, or else the faster one on this machine."""
     if config.resume and output is not None and (begun_in := dtype_of([checkpoint_folder(Path(output))], key="dtype")):
         return "bfloat16" if begun_in == "bfloat16" else "float32"
     is_faster = config.student == "pqrnn" and fastest_dtype(device.type) == torch.bfloat16
@@ -178,7 +180,7 @@ def _dtype(config: DistilConfig, device: torch.device, output: str | Path | None
 
 
 class DistilTrainer:
-    """A teacher's lessons and a student, through training to the saved folder."""
+    """Trains a student on prepared data, from initial weights to the saved folder."""
 
     def __init__(
         self,
@@ -196,17 +198,17 @@ class DistilTrainer:
         self.same = self._same_texts() if config.task == "embed" else np.empty(0, dtype=np.int64)
 
     def _same_texts(self) -> np.ndarray:
-        """Number the texts, with one number for those that teacher or student cannot tell apart: they are no negatives of each other."""
+        """Group texts that teacher or student cannot distinguish; texts of one group are not negatives of each other."""
         texts = [example.text for example in self.data.train.examples]
         numbers = same_numbers(self._teacher_keys(texts), self.reader.input_keys(texts))
         if alike := int((np.bincount(numbers)[numbers] > 1).sum()):
             self.progress.warn(
-                f"{alike:,} of {len(texts):,} texts have the same tokens as others to the teacher or the student: they are not pushed apart"
+                f"{alike:,} of {len(texts):,} texts have the same tokens as others for the teacher or the student, so they are not used as each other's negatives"
             )
         return numbers
 
     def _teacher_keys(self, texts: list[str]) -> list[bytes]:
-        """What the teacher makes of each text: its token ids where they are known, else its vector."""
+        """Keys of the teacher's inputs: token ids if known, else vectors."""
         embedder = self.teacher.embedder if self.teacher.reads else None
         if embedder is not None:
             return id_keys(tokenise_once(embedder.tokenizer, texts, max_tokens=embedder.max_tokens))
@@ -237,7 +239,7 @@ class DistilTrainer:
         return trained
 
     def gradient_step(self, indices: np.ndarray, *, step: int) -> float:
-        """Leave the gradient of one batch in the student and return its loss."""
+        """Compute the gradient of one batch, leave it in the student, and return the loss."""
         torch.manual_seed(step_seed(self.config.seed, step))
         texts = [self.data.train.examples[index].text for index in indices]
         text, tokens = self.reader.outputs(self.module, texts, np.random.default_rng([self.config.seed, 3, step]))
@@ -267,7 +269,7 @@ class DistilTrainer:
         return labelled_cross_entropy(logits, labels) if taught is None else self._mixed(logits, taught[indices], labels)
 
     def _tag_loss(self, logits: Tensor, indices: np.ndarray) -> Tensor:
-        """Over all tokens that student and teacher have read, or people have tagged."""
+        """Loss over all tokens that the student and the teacher have read, or that have a given tag."""
         train = self.data.train
         lengths = [min(len(tokens_of(train.examples[index].text)), logits.shape[1], self.config.max_tokens) for index in indices]
         flat = torch.cat([logits[row, :length] for row, length in enumerate(lengths)])
@@ -300,16 +302,16 @@ class DistilTrainer:
         skipped = {"resume", "checkpoint_every_s", "device", "keep_weights"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         identity |= {"teacher": self.teacher.name, "steps": steps, "texts": len(self.data.train)}
-        # a model's outputs may differ in their last bits from run to run, a matrix is what it is
+        # a model's outputs may differ in their last bits between runs, a matrix cannot
         identity["content of the texts"] = self.data.digest(with_teacher=not self.teacher.reads)
-        recognised = getattr(self.teacher, "fingerprint", None)  # a teacher of one's own may lack it
+        recognised = getattr(self.teacher, "fingerprint", None)  # custom teachers may lack it
         identity["content of the teacher"] = recognised()[:12] if recognised else ""
         return Saving(folder, self.config.checkpoint_every_s, self.config.resume, identity)
 
     # ---- the folder
 
     def finish(self, trained: Trained, *, overwrite: bool) -> Distilled:
-        """Write the student, load it as anyone will, and measure that."""
+        """Save the student, load it from its folder, and measure the loaded one."""
         self.module.cpu()
         with _folder_for(self.output, overwrite=overwrite) as folder:
             write_student(self.module, folder / GRAPH_FILE, projection=self.reader.fingerprint)
@@ -322,7 +324,7 @@ class DistilTrainer:
             student.name = str(self.output or "student")
             figures = self._figures(student)
             sizes: dict[str, int | None] = {}
-            for _ in range(3):  # the record counts too, and says how large it is
+            for _ in range(3):  # the record contains the total size, which includes the record
                 record |= {"sizes": sizes, "figures": figures}
                 _write_json(folder / RECORD_FILE, record)
                 sizes = self._sizes(folder)
@@ -340,7 +342,7 @@ class DistilTrainer:
             "task": self.config.task,
             "teacher": self.teacher.name,
             "dim": self.data.text_outputs,
-            "normalise": self.config.task == "embed",  # training looks at directions alone, so lengths say nothing
+            "normalise": self.config.task == "embed",  # training only uses directions, so lengths have no meaning
             "labels": list(self.data.labels),
             "tags": list(self.data.tags),
             "config": asdict(self.config),

@@ -1,4 +1,4 @@
-"""Begin a student where another one ended: what it learnt of words from raw text serves labels, too."""
+"""Initialise a student from another one, for example a labelling student from one trained on raw text."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,49 +20,47 @@ _HEADS = ("text_head.", "token_head.", "skip_head.", "skip_range.")
 
 
 def shaped_like_start(config: DistilConfig) -> DistilConfig:
-    """Take over the shape of the student to begin with; without one the settings stay as they are.
+    """Copy the shape settings of the student named by ``init_from``; without one, change nothing.
 
     Raises:
-        UserError: There is no such student, it kept no weights, or its shape is not the one asked for.
+        UserError: There is no such student, it has no saved training weights, or its shape differs from the given one.
     """
     if config.init_from is None:
         return config
     record = Student.load(config.init_from, backend="numpy").record
     if not (Path(config.init_from) / WEIGHTS_FILE).is_file():
         raise UserError(
-            f"student {config.init_from!r} has no {WEIGHTS_FILE} to begin with: distil it with --keep-weights, or leave --init-from out"
+            f"student {config.init_from!r} has no {WEIGHTS_FILE} to start from: distil it with --keep-weights, or leave out --init-from"
         )
     theirs = {name: record["config"][name] for name in _SHAPE}
     asked = {name: getattr(config, name) for name in _SHAPE}
     if other := [name for name, value in asked.items() if value not in (None, theirs[name])]:
-        apart = ", ".join(f"{name} is {asked[name]} and was {theirs[name]}" for name in other)
-        raise UserError(f"a student begun with {config.init_from!r} has its shape ({apart}): leave these settings out")
+        apart = ", ".join(f"{name} is {asked[name]}, there {theirs[name]}" for name in other)
+        raise UserError(f"a student started from {config.init_from!r} must have its shape ({apart}): leave these settings out")
     if (split := record["config"].get("split", config.split)) != config.split:
-        raise UserError(
-            f"a student begun with {config.init_from!r} reads as it does (--split {split}), or what was learnt of its tokens is lost: give that"
-        )
+        raise UserError(f"a student started from {config.init_from!r} must split tokens as it does: give --split {split}")
     return replace(config, **theirs)
 
 
 def save_weights(module: nn.Module, folder: Path) -> None:
-    """Keep everything that training goes on from."""
+    """Save the training weights that other students can start from."""
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, folder / WEIGHTS_FILE)
 
 
 @torch.no_grad()
 def begin_with(module: PQRNN, start: str, *, with_heads: bool) -> set[str]:
-    """Take over the weights of a student of the same shape; a skip is part of the heads.
+    """Copy the weights of a student of the same shape; a skip connection counts as part of the heads.
 
     Args:
         module: The new student.
         start: The other one's folder.
-        with_heads: Its heads too, where they are as wide; for labels they mean something else.
+        with_heads: Also copy heads of the same width; not for labels, which differ between students.
 
     Returns:
-        Names of what was taken over.
+        Names of the copied weights.
 
     Raises:
-        UserError: The file of weights is broken, or not of that student.
+        UserError: The file of weights is broken, or does not match that student.
     """
     path = Path(start) / WEIGHTS_FILE
     try:
@@ -75,6 +73,6 @@ def begin_with(module: PQRNN, start: str, *, with_heads: bool) -> set[str]:
         if fits and (with_heads or not name.startswith(_HEADS)):
             tensor.copy_(weights[name])
             taken.add(name)
-        elif not fits and not name.startswith((*_HEADS, "attention.")):  # a student that only tags has none of these for whole texts
+        elif not fits and not name.startswith((*_HEADS, "attention.")):  # a student that only tags has no weights for whole texts
             raise UserError(f"{str(path)!r} does not fit its student ({name}): distil that student again with --keep-weights")
     return taken

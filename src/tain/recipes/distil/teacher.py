@@ -1,4 +1,4 @@
-"""What a student learns from: an encoder, a classifier, a tagger, or their outputs on disk."""
+"""Teachers for distillation: encoders, classifiers, taggers, or their outputs on disk."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ class TeacherOutputs:
     """A teacher's outputs for some texts.
 
     Attributes:
-        text: Vectors or logits, float32 (texts, outputs); None where the teacher says nothing of whole texts.
-        tokens: Logits of each text's tokens, float32 (tokens, tags), nan where the teacher did not read so far; None without tags.
+        text: Vectors or logits, float32 (texts, outputs); None if the teacher has no outputs for whole texts.
+        tokens: Logits of each text's tokens, float32 (tokens, tags), nan beyond the teacher's length limit; None without tags.
     """
 
     text: np.ndarray | None = None
@@ -38,40 +38,40 @@ class TeacherOutputs:
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Labels texts. Anything of this shape can teach: see the arguments of ``distil``."""
+    """Protocol of a teacher, which labels texts. Any object with these members can be given to ``distil``."""
 
     @property
     def name(self) -> str:
-        """What the user called it."""
+        """The name that the user gave."""
         ...
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of its classes, in the order of its logits; None where it has none."""
+        """Names of its classes, in the order of its logits; None without classes."""
         ...
 
     @property
     def tags(self) -> tuple[str, ...] | None:
-        """Names of its tags; None where it has none."""
+        """Names of its tags; None without tags."""
         ...
 
     @property
     def reads(self) -> bool:
-        """It can label any text, not only those whose outputs are on disk."""
+        """Whether it can label any text, not only those with outputs on disk."""
         ...
 
     @property
     def size_bytes(self) -> int | None:
-        """Its weights in float32; None where they are not known."""
+        """Size of its weights in float32; None if unknown."""
         ...
 
     @property
     def embedder(self) -> Embedder | None:
-        """The encoder whose vectors of words or tokens a student starts from, and which finds near words."""
+        """The encoder for initial token or word vectors and for similar words."""
         ...
 
     def teach(self, texts: Sequence[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
-        """Label texts; ``indices`` are theirs among those the user gave, None where nobody gave them."""
+        """Label texts; ``indices`` are their positions among the user's texts, None for other texts."""
         ...
 
 
@@ -87,47 +87,51 @@ def load_teacher(
     device: torch.device,
     trust_remote_code: bool,
 ) -> Teacher:
-    """Load what labels the texts.
+    """Load the teacher that labels the texts.
 
     Args:
         name: A model's folder or hub name, a matrix (.npy, .safetensors), or ``none``.
-        task: What the student shall do.
-        given: Texts that the user gave: as many rows a matrix must have.
-        token_counts: Tokens of each, where they are to be tagged: as many rows a matrix of tags must have in all.
-        classifier: What labels the whole texts where ``name`` is a tagger.
-        labels: Names of the classes, in the order of the logits; default: what a model's config says.
-        tags: The same for tags.
-        device: Where a model runs.
-        trust_remote_code: Let a model's folder bring Python code of its own.
+        task: The student's task.
+        given: Number of the user's texts, which is the number of rows that a matrix must have.
+        token_counts: For tagging, tokens per text; their sum is the number of rows that a matrix of tags must have.
+        classifier: Model for the labels of whole texts, if ``name`` is a tagger.
+        labels: Names of the classes, in the order of the logits; default: those in a model's config.
+        tags: Names of the tags, in the same way.
+        device: Device of a model.
+        trust_remote_code: Allow a model to run Python code from its folder.
 
     Raises:
-        UserError: It is not there, gives other outputs than the task needs, or as many as the names do not match.
+        UserError: It does not exist, lacks the outputs that the task needs, or has another number of outputs than names.
     """
     is_model = str(name) != NONE and not str(name).endswith(MATRIX_ENDINGS)
     if classifier is not None and not (is_model and task == "tag"):
-        raise UserError(f"classifier is {str(classifier)!r}, but it helps a tagger alone: leave it out, or give a tagger and --task tag")
+        raise UserError(
+            f"classifier is {str(classifier)!r}, but it only applies with a tagger as teacher: leave it out, or give a tagger and --task tag"
+        )
     if str(name) == NONE:
         if task == "embed":
-            raise UserError("teacher is none, but vectors are learnt from a teacher alone: give an encoder, or a matrix of vectors")
+            raise UserError("teacher is none, but vectors can only be learnt from a teacher: give an encoder, or a matrix of vectors")
         return _NoTeacher(labels, tags)
     if not is_model:
         return _MatrixTeacher(Path(name), task=task, given=given, token_counts=token_counts, labels=labels, tags=tags)
     if task == "embed" and is_student(name):
         raise UserError(
-            f"teacher {str(name)!r} is itself a student: let its vectors teach, tain encode {name} TEXTS -o vectors.npy and vectors.npy as teacher"
+            f"teacher {str(name)!r} is itself a student: run tain encode {name} TEXTS -o vectors.npy and give vectors.npy as teacher"
         )
     if task == "embed":
         embedder = Embedder.load(name, device=str(device), dtype="float32", trust_remote_code=trust_remote_code)
         if isinstance(embedder.correction, LanguageCorrection):
             raise UserError(
-                f"teacher {str(name)!r} takes each language's own directions out of its vectors, and texts to learn from name no language:"
-                f" give the encoder that it was made from, or let its vectors teach, tain encode {name} TEXTS --language ... -o vectors.npy"
+                f"teacher {str(name)!r} has a correction per language, but training texts have no language: give the encoder that it was"
+                f" made from, or a matrix of vectors from tain encode {name} TEXTS --language ... -o vectors.npy"
             )
         return _EncoderTeacher(embedder)
     whole = name if task == "classify" else classifier
     for each in (name, classifier):
         if each is not None and is_student(each):
-            raise UserError(f"teacher {str(each)!r} is itself a student: give the model that taught it, or a matrix of its logits")
+            raise UserError(
+                f"teacher {str(each)!r} is itself a student: give the model that it was distilled from, or a matrix of its logits"
+            )
     options = {"device": str(device), "trust_remote_code": trust_remote_code}
     return _LabellerTeacher(
         str(name),
@@ -166,7 +170,7 @@ class _EncoderTeacher:
 
 
 class _LabellerTeacher:
-    """A classifier, a tagger, or both beside each other."""
+    """A classifier, a tagger, or both together."""
 
     reads = True
 
@@ -187,7 +191,7 @@ class _LabellerTeacher:
 
     @property
     def embedder(self) -> Embedder:
-        """The model below its head, loaded when it is asked for."""
+        """The model without its head, loaded on first use."""
         if self._embedder is None:
             self._embedder = self._load_embedder()
         return self._embedder
@@ -213,9 +217,9 @@ def _tell_of_cuts(model: Embedder | Labeller, texts: Sequence[str], progress: Pr
 
 
 class _MatrixTeacher:
-    """Outputs on disk: row i belongs to the i-th text. A .npy file holds one matrix, a .safetensors file ``vectors``, ``intents`` or ``slots``.
+    """Outputs on disk, one row per text. A .npy file holds one matrix, a .safetensors file ``vectors``, ``intents`` or ``slots``.
 
-    ``slots`` has one row a token, all texts end to end.
+    ``slots`` has one row per token, with all texts concatenated.
     """
 
     reads, size_bytes, embedder = False, None, None
@@ -237,13 +241,17 @@ class _MatrixTeacher:
         self._slots = found.get("slots") if task == "tag" else None
         if self._text is None and self._slots is None:
             wanted = {"embed": "vectors", "classify": "intents", "tag": "slots (and intents)"}[task]
-            raise UserError(f"teacher file {self.name!r} has {', '.join(found) or 'nothing'}, but --task {task} needs {wanted}: name it so")
+            raise UserError(
+                f"teacher file {self.name!r} has {', '.join(found) or 'nothing'}, but --task {task} needs {wanted}: use that name"
+            )
         if self._text is not None and len(self._text) != given:
-            raise UserError(f"teacher file {self.name!r} has {len(self._text):,} rows, but there are {given:,} texts: give a row a text")
+            raise UserError(
+                f"teacher file {self.name!r} has {len(self._text):,} rows, but there are {given:,} texts: give one row per text"
+            )
         if self._slots is not None and sum(token_counts) != len(self._slots):
             raise UserError(
                 f"teacher file {self.name!r} has {len(self._slots):,} rows of slots, but the texts have {sum(token_counts):,} tokens"
-                " (what stands between blanks): give a row a token"
+                " (separated by whitespace): give one row per token"
             )
         self._starts = np.concatenate([[0], np.cumsum(token_counts)]).astype(np.int64)
         self.labels = _as_given(labels)
@@ -252,7 +260,7 @@ class _MatrixTeacher:
         self.tags = _matrix_names(tags, self._slots, "tags", self.name) if self._slots is not None else _as_given(tags)
 
     def teach(self, texts: Sequence[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
-        assert indices is not None, "a matrix labels no other texts"
+        assert indices is not None, "a matrix cannot label other texts"
         tokens = None
         if self._slots is not None:
             tokens = [self._slots[self._starts[index] : self._starts[index + 1]] for index in indices]
@@ -261,17 +269,13 @@ class _MatrixTeacher:
 
 def _as_given(names: Sequence[str] | None) -> tuple[str, ...] | None:
     if names and len(set(names)) < len(names):
-        raise UserError(
-            f"names of classes or tags name one twice ({next(name for name in names if names.count(name) > 1)!r}): give each once"
-        )
+        raise UserError(f"names of classes or tags contain {next(name for name in names if names.count(name) > 1)!r} twice: give each once")
     return tuple(names) if names else None
 
 
 def _matrix_names(names: Sequence[str] | None, logits: np.ndarray, what: str, path: str) -> tuple[str, ...]:
     if not names:
-        raise UserError(
-            f"teacher {path!r} has {logits.shape[1]} {what}, and nobody tells their names: give a file with --{what}, a name a line"
-        )
+        raise UserError(f"teacher {path!r} has {logits.shape[1]} {what} without names: give a file with --{what}, one name per line")
     return checked_names(names, outputs=logits.shape[1], what=what, model=path)
 
 
@@ -292,6 +296,6 @@ def _read_matrices(path: Path, only: str) -> dict[str, np.ndarray]:
         if not is_matrix or not np.isfinite(needed[name]).all():
             raise UserError(
                 f"teacher file {str(path)!r} holds {name} of shape {values.shape} and type {values.dtype}: give a matrix of finite"
-                " floating-point numbers (float16, 32 or 64, within the range of float32), a row a text (or a token)"
+                " floating-point numbers (float16, 32 or 64, within the range of float32), one row per text (or token)"
             )
     return needed or {name: np.empty((0, 0)) for name in found}

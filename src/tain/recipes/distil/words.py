@@ -1,4 +1,4 @@
-"""Let a student know words before it reads texts: its narrow layer is fitted to the teacher's vectors of the most frequent ones."""
+"""Initialise a student's bottleneck and skip connection by ridge regression to an encoder's word and text vectors."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,26 +15,26 @@ from tain.students.torch.static import frequency_weights
 Encode = Callable[[list[str]], np.ndarray]
 
 _AT_ONCE = 4096
-_RIDGE = 0.01  # of the features' mean square
-_LENGTH = 4.0  # of an output's weights: the longer, the less a step of training turns them
+_RIDGE = 0.01  # relative to the features' mean square
+_LENGTH = 4.0  # norm of an output's weights; larger weights turn less per training step
 _FITTED_TEXTS, _TEXTS_AT_ONCE = 20_000, 256
-_COUNTS_POWER = 0.5  # of a word's count, as its weight: between every word alike and every token alike
+_COUNTS_POWER = 0.5  # exponent of a word's count in its weight: between equal weight per word (0) and per token (1)
 
 
 @torch.no_grad()
 def fit_words(module: PQRNN, projection: Projection, texts: Sequence[str], encode: Encode, *, words: int) -> None:
-    """Set the bottleneck's weights so that its outputs are the main directions of word vectors, each once upright and once turned.
+    """Fit the bottleneck's weights so that its outputs are the main directions of word vectors, each with both signs.
 
-    A ridge regression from features to the teacher's vectors of single words, frequent words short in it as in a mean that tells texts
-    apart (Arora et al. 2017). Behind the norm comes a rectifier, which keeps a direction's one side, so every direction is there twice.
-    Random weights would give random codes for words, and what they mean would have to be learnt through all layers.
+    A ridge regression from features to an encoder's vectors of single words. Vectors of frequent words are scaled down, as in weighted
+    mean vectors of texts (Arora et al. 2017). The norm is followed by a rectifier, which keeps one side of a direction, so each direction
+    appears with both signs. With random weights the student would have to learn word meanings through all layers.
 
     Args:
         module: An untrained student.
-        projection: What it reads with.
-        texts: Which words, and how often.
-        encode: Gives words their vectors (words, dim): the teacher, or another encoder.
-        words: How many of the most frequent ones.
+        projection: Its projection of texts to features.
+        texts: Texts that the words are counted in.
+        encode: Encodes words as vectors (words, dim): the teacher, or another encoder.
+        words: Number of most frequent words to fit.
     """
     counted = Counter(token for text in texts for token in projection.tokens(text)).most_common(words)
     vocabulary = [token for token, _ in counted]
@@ -52,7 +52,7 @@ def fit_words(module: PQRNN, projection: Projection, texts: Sequence[str], encod
         squares.addmm_(weighted.T, rows)
         products.addmm_(weighted.T, wanted[part])
     fitted = _ridge(squares, products)
-    fitted *= _LENGTH / fitted.norm(dim=1, keepdim=True).clamp(min=1e-8)  # the norm behind it sets each output's size
+    fitted *= _LENGTH / fitted.norm(dim=1, keepdim=True).clamp(min=1e-8)  # the norm that follows sets each output's scale
     module.bottleneck.weight[:kept] = fitted
     module.bottleneck.weight[kept : 2 * kept] = -fitted
 
@@ -61,18 +61,18 @@ def fit_words(module: PQRNN, projection: Projection, texts: Sequence[str], encod
 def fit_skip(
     module: PQRNN, projection: Projection, texts: Sequence[str], wanted: Float[np.ndarray, "texts outputs"], *, keeps_layers: bool = False
 ) -> None:
-    """Set the skip's weights so that the untrained student's outputs are the best guess from the mean of a text's words.
+    """Fit the skip connection's weights so that the untrained student predicts its targets from the mean of a text's words.
 
-    A ridge regression from that mean to what is wanted, every text's scaled to one length. Attention begins level, and what the layers
-    between add begins small, so training goes on from there and not from random outputs. The norm's statistics and the grids' ranges
-    begin with these texts' own. Fewer than two texts fit nothing.
+    A ridge regression from that mean to the targets, which are scaled to one length per text. Attention starts uniform and the layers in
+    between start small, so training starts from this prediction and not from random outputs. The statistics of the norm and the
+    quantisation ranges start from these texts. With fewer than two texts nothing is fitted.
 
     Args:
-        module: An untrained student with a skip.
-        projection: What it reads with.
+        module: An untrained student with a skip connection.
+        projection: Its projection of texts to features.
         texts: Any number; the first 20,000 are read.
-        wanted: The teacher's vectors or logits of them, or labels as ones among zeros.
-        keeps_layers: The student has learnt all but its heads: attention, norm and their statistics stay as they are.
+        wanted: Targets: the teacher's vectors or logits, or one-hot labels.
+        keeps_layers: Keep attention, norm and their statistics, for a student with trained layers and new heads.
     """
     assert module.skip_head is not None and module.skip_range is not None and module.attention is not None and module.text_head is not None
     texts = texts[:_FITTED_TEXTS]
@@ -98,7 +98,7 @@ def fit_skip(
     if not keeps_layers:
         module.bottleneck_range.begin(0.0, max(float(values[1:].max()) for values in words))
     module.skip_range.begin(0.0, float(means.max()))
-    targets = F.normalize(torch.from_numpy(wanted[: len(means)]).float(), dim=1) * wanted.shape[1] ** 0.5  # each number about 1 in size
+    targets = F.normalize(torch.from_numpy(wanted[: len(means)]).float(), dim=1) * wanted.shape[1] ** 0.5  # numbers of about unit size
     middle, target = means.mean(dim=0), targets.mean(dim=0)
     fitted = _ridge((means - middle).T @ (means - middle), (means - middle).T @ (targets - target))
     module.skip_head.weight.copy_(fitted)
@@ -107,13 +107,13 @@ def fit_skip(
 
 
 def _ridge(squares: Float[torch.Tensor, "into into"], products: Float[torch.Tensor, "into out"]) -> Float[torch.Tensor, "out into"]:
-    """Weights of a regression from its sums of squares and products; adds to the first."""
-    squares.diagonal().add_(_RIDGE * squares.diagonal().mean() + 1e-6)  # more than nothing where all inputs are alike
+    """Solve a ridge regression from sums of squares and products; changes the first in place."""
+    squares.diagonal().add_(_RIDGE * squares.diagonal().mean() + 1e-6)  # stays positive if all inputs are equal
     return torch.linalg.solve(squares, products).T
 
 
 def _means(words: Float[torch.Tensor, "different dim"], ids: Int[torch.Tensor, "texts tokens"]) -> Float[torch.Tensor, "texts dim"]:
-    """The mean of each text's words; id 0 is none."""
+    """The mean word vector of each text; id 0 is padding."""
     found = [words[row[row > 0]].mean(dim=0) if row.any() else torch.zeros(words.shape[1]) for row in ids]
     return torch.stack(found)
 
@@ -121,7 +121,7 @@ def _means(words: Float[torch.Tensor, "different dim"], ids: Int[torch.Tensor, "
 def main_directions(
     vectors: Float[torch.Tensor, "words dim"], counts: Float[torch.Tensor, " words"], *, directions: int
 ) -> Float[torch.Tensor, "words kept"]:
-    """Words along the directions in which they differ most, without what all share; frequent words count for less, and occur more often."""
+    """Project centred word vectors, down-weighted by frequency, onto their main directions."""
     shares = counts / counts.sum()
     centred = (vectors - shares @ vectors) * frequency_weights(counts)[:, None]
     spread = (centred * counts[:, None] ** _COUNTS_POWER).T @ centred

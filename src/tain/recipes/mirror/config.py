@@ -1,4 +1,4 @@
-"""Settings of identity fine-tuning. Light to import: the command line reads its help from here."""
+"""Settings of mirroring, with the help texts of the command line; light to import."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ POSITIVES = ("identity", "neighbours", "crops")
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """The paper's values for one kind of text (table in section 3 and appendix)."""
+    """The paper's values for one level of text (table in section 3 and appendix)."""
 
     temperature: float
     erased_chars: int
@@ -30,7 +30,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "word": Preset(temperature=0.2, erased_chars=0, erase_min_chars=30, epochs=2, max_tokens=25, pooling="cls"),
-    # the released code's floor of 30 characters would leave nearly every name whole
+    # with the released code's minimum of 30 characters, nearly no name would be erased
     "phrase": Preset(temperature=0.04, erased_chars=2, erase_min_chars=6, epochs=2, max_tokens=25, pooling="cls"),
     "sentence": Preset(temperature=0.04, erased_chars=5, erase_min_chars=30, epochs=1, max_tokens=50, pooling="mean"),
 }
@@ -38,18 +38,18 @@ PRESETS: dict[str, Preset] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorConfig:
-    """Identity fine-tuning of a masked LM (Liu et al. 2021, section 2). What is None is filled from the level's preset."""
+    """Settings of mirroring (identity fine-tuning, Liu et al. 2021, section 2). None is filled in from recipe, level and model."""
 
     recipe: Annotated[
         Recipe,
-        "default; paper (the released Mirror-BERT recipe to the letter); fast (whitened input embeddings, seconds; with documents trained token vectors); "
-        "best (token weights, neighbouring sentences where there are documents, whitening)",
+        "default; paper (the released Mirror-BERT recipe, unchanged); fast (whitened input embeddings, seconds; with documents, trained token vectors); "
+        "best (token weights, neighbouring sentences if there are documents, whitening)",
     ] = "default"
-    level: Annotated[Level, "what a text is; sets the paper's values for all that follow"] = "sentence"
+    level: Annotated[Level, "kind of text; sets the paper's values for the settings below"] = "sentence"
     positives: Annotated[
         str | None,
-        "what is drawn together: identity (a text and itself), neighbours (sentences that follow each other in a document), crops (two random "
-        "spans of a text), or several joined by + (identity; best: neighbours where there are documents)",
+        "which texts form a positive pair: identity (a text and itself), neighbours (consecutive sentences of a document), crops (two random "
+        "spans of a text), or several joined by + (identity; best: neighbours if there are documents)",
     ] = None
     max_pairs: Annotated[
         int | None,
@@ -57,68 +57,68 @@ class MirrorConfig:
     ] = None
     token_weights: Annotated[
         TokenWeighting | None,
-        "weights of tokens in the mean: none, or sif (a / (a + frequency in your texts)) (none; best, fast: sif)",
+        "token weights in the mean: none, or sif (a / (a + frequency in your texts)) (none; best, fast: sif)",
     ] = None
-    sif_smoothing: Annotated[float | None, "the a of sif: the relative frequency at which a token weighs one half (0.001; fast: 0.01)"] = (
-        None
-    )
+    sif_smoothing: Annotated[float | None, "the a of sif: relative frequency of a token with weight one half (0.001; fast: 0.01)"] = None
     whiten: Annotated[
         float | None,
-        "whiten the finished vectors by this power of their variances, 0 (not at all) to 1 (all variances 1) (0; best, fast: 0.5)",
+        "whitening exponent of the finished vectors, 0 (none) to 1 (all variances 1) (0; best, fast: 0.5)",
     ] = None
     anchor: Annotated[
         float | None,
-        "weight of keeping the cosines of texts near those of trained token vectors, which know words but no order; 0 leaves it out (0; best: 20)",
+        "weight of a loss that keeps cosines between texts close to those of trained token vectors, which ignore word order; 0 turns it off (0; best: 20)",
     ] = None
     anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 2_000_000
     join: Annotated[
         bool | None,
-        "join the trained encoder with the token vectors of its anchor, in one model of twice the width; needs ModernBERT's layout and --whiten "
-        "(no; best: yes where the model has that layout)",
+        "join the trained encoder with the anchor's token vectors into one model of twice the width; needs ModernBERT's layout and --whiten "
+        "(no; best: yes if the model has that layout)",
     ] = None
     residual_scale: Annotated[
-        float, "multiplies what each layer adds to its input before training; small keeps more of the input embeddings where texts are few"
+        float, "scales each layer's residual contribution before training; small values keep more of the input embeddings, for few texts"
     ] = 1.0
-    temperature: Annotated[float | None, "divides the cosines, above 0; small makes near texts matter most (0.04; words 0.2)"] = None
-    erased_chars: Annotated[int | None, "characters erased in one view; 0 keeps both whole (5; phrases 2; words 0)"] = None
+    temperature: Annotated[
+        float | None, "divides the cosines, above 0; small values weight the hardest negatives more (0.04; words 0.2)"
+    ] = None
+    erased_chars: Annotated[int | None, "characters erased in one view; 0 erases nothing (5; phrases 2; words 0)"] = None
     erase_min_chars: Annotated[int | None, "texts with fewer characters are never erased (30; phrases 6)"] = None
     dropout: Annotated[
-        float | None, "dropout everywhere but on attention weights; 0 to below 1 (0.1, unless the model's folder says otherwise)"
+        float | None, "dropout everywhere but on attention weights; 0 to below 1 (0.1, unless the model's folder suggests another)"
     ] = None
-    attention_dropout: Annotated[float | None, "dropout on attention weights; default: as --dropout"] = None
-    drophead: Annotated[float, "drop whole attention heads instead, with this probability (BERT 0.2, RoBERTa 0.05)"] = 0.0
+    attention_dropout: Annotated[float | None, "dropout on attention weights; default: same as --dropout"] = None
+    drophead: Annotated[float, "instead, drop whole attention heads with this probability (BERT 0.2, RoBERTa 0.05)"] = 0.0
     pooling: Annotated[Pooling | None, "how token vectors become one: cls or mean (sentences mean, else cls)"] = None
     max_tokens: Annotated[int | None, "longer texts are cut, special tokens included (50; words and phrases 25)"] = None
-    batch_texts: Annotated[int, "texts a step, 2 or more; each is encoded twice"] = 200
+    batch_texts: Annotated[int, "texts per step, 2 or more; each is encoded twice"] = 200
     epochs: Annotated[int | None, "passes over the texts (1; words and phrases 2)"] = None
     optimizer: Annotated[
         MirrorOptimizer | None, "adamw, or muon (on the layers' matrices, with AdamW for the rest; needs torch 2.9) (adamw; best: muon)"
     ] = None
-    matrix_learning_rate: Annotated[float | None, "Muon's step; default: scaled to width and weights"] = None
+    matrix_learning_rate: Annotated[float | None, "Muon's learning rate; default: scaled to the model's width and weights"] = None
     learning_rate: Annotated[
-        float | None, "AdamW's step; default: what the model's folder says, else the paper's 2e-5, scaled to width and weights"
+        float | None, "AdamW's learning rate; default: what the model's folder suggests, else the paper's 2e-5, scaled to width and weights"
     ] = None
-    weight_decay: Annotated[float, "AdamW's decay, on every parameter"] = 0.01
-    max_texts: Annotated[int, "train on at most this many texts, drawn at random; 0 takes all (the paper: best at 10k to 20k)"] = 10_000
-    keep_duplicates: Annotated[bool | None, "train on repeated texts too; they never push each other away (no; paper: yes)"] = None
+    weight_decay: Annotated[float, "AdamW's weight decay, on every parameter"] = 0.01
+    max_texts: Annotated[int, "train on at most this many texts, sampled at random; 0 takes all (the paper: best at 10k to 20k)"] = 10_000
+    keep_duplicates: Annotated[bool | None, "also train on repeated texts, which are not each other's negatives (no; paper: yes)"] = None
     held_out: Annotated[
         int | None,
-        "texts kept from training to measure on, at most a tenth of all or what max_texts leaves; 0 measures nothing (500; paper: 0)",
+        "held-out texts to measure on, at most a tenth of all or the rest beyond max_texts; 0 measures nothing (500; paper: 0)",
     ] = None
     budget_s: Annotated[
-        float | None, "seconds from the call (on the command line: from process start) to the saved folder; picks texts and steps that fit"
+        float | None, "wall-clock budget in seconds, including loading and saving; the training length is chosen to fit"
     ] = None
     seeds: Annotated[int, "train this many runs and keep the best by the label-free figures"] = 1
-    seed: Annotated[int, "fixes data order, erased spans and dropout of the first run"] = 13
-    micro_batch_tokens: Annotated[
-        int, "tokens in memory at once; less memory, the gradient of the whole batch, about a third more time"
-    ] = 32_768
-    allow_identical_views: Annotated[bool, "train even if the two views of a text are the same (an ablation of the paper)"] = False
+    seed: Annotated[int, "seed of data order, erased spans and dropout of the first run"] = 13
+    micro_batch_tokens: Annotated[int, "tokens per micro-batch; saves memory with the same gradient, but takes about a third more time"] = (
+        32_768
+    )
+    allow_identical_views: Annotated[bool, "train even if the two views of a text are identical (an ablation of the paper)"] = False
     checkpoint_every_s: Annotated[float, "seconds between checkpoints of a long run"] = 120.0
-    resume: Annotated[bool, "go on from the checkpoint beside the output folder"] = False
-    device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU where there is one"] = None
-    dtype: Annotated[Dtype, "what the model computes in: float32, bfloat16, or auto, which measures"] = "auto"
-    trust_remote_code: Annotated[bool, "let the model's folder bring Python code of its own"] = False
+    resume: Annotated[bool, "continue from the checkpoint next to the output folder"] = False
+    device: Annotated[str | None, "cpu, cuda or cuda:N; default: a GPU if there is one"] = None
+    dtype: Annotated[Dtype, "data type of the computation: float32, bfloat16, or auto, which measures the faster one"] = "auto"
+    trust_remote_code: Annotated[bool, "allow the model to run Python code from its folder"] = False
 
     def __post_init__(self) -> None:
         refuse_wrong_kinds(self)
@@ -133,13 +133,13 @@ class MirrorConfig:
             problems.append(f"recipe is {self.recipe!r}: give {', '.join(get_args(Recipe))}")
         if self.positives is not None and (set(self.positive_kinds) - set(POSITIVES) or not self.positives):
             problems.append(
-                f"positives is {self.positives!r}: give {', '.join(POSITIVES)}, or several joined by + such as neighbours+identity"
+                f"positives is {self.positives!r}: give {', '.join(POSITIVES)}, or several joined by +, for example neighbours+identity"
             )
         if self.token_weights not in (None, *get_args(TokenWeighting)):
             problems.append(f"token_weights is {self.token_weights!r}: give none or sif")
         if self.join and (self.anchor == 0 or self.whiten == 0):
             problems.append(
-                "join needs an anchor, whose token vectors it joins, and whitening, which weighs both: give --anchor 20 --whiten 0.5"
+                "join needs an anchor, to provide token vectors, and whitening, to weight both parts: give --anchor 20 --whiten 0.5"
             )
         if not 0 < self.residual_scale <= 1:
             problems.append(f"residual_scale is {self.residual_scale}: give a number above 0 and at most 1 (0.1 for a few thousand texts)")
@@ -148,18 +148,18 @@ class MirrorConfig:
         if self.sif_smoothing is not None and not 0 < self.sif_smoothing < math.inf:
             problems.append(f"sif_smoothing is {self.sif_smoothing}, but it is a relative frequency: give a number above 0 (0.01)")
         if self.whiten is not None and not 0 <= self.whiten <= 1:
-            problems.append(f"whiten is {self.whiten}, but it is a power of the variances: give 0 (not at all) to 1 (all variances 1)")
+            problems.append(f"whiten is {self.whiten}, but it is an exponent of the variances: give 0 (none) to 1 (all variances 1)")
         problems += self._problems_of_recipe()
         for name in ("erased_chars", "erase_min_chars", "max_texts", "max_pairs", "anchor_pairs", "held_out"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                problems.append(f"{name} is {value}, but it counts something: give 0 or more")
+                problems.append(f"{name} is {value}, but it is a count: give 0 or more")
         for name in ("dropout", "attention_dropout", "drophead"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 problems.append(f"{name} is {value}, but it is a probability and 1 would drop everything: give 0 to below 1 (dropout: 0.1)")
         if self.batch_texts < 2:
-            problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be told from: give 2 or more (the paper: 200)")
+            problems.append(f"batch_texts is {self.batch_texts}, but a text needs others as negatives: give 2 or more (the paper: 200)")
         if not 0 <= self.seed < 2**63:
             problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
         if not self.checkpoint_every_s >= 0:
@@ -169,7 +169,7 @@ class MirrorConfig:
         if self.dtype not in get_args(Dtype):
             problems.append(f"dtype is {self.dtype!r}: give {', '.join(get_args(Dtype))}")
         if self.drophead > 0 and self.pooling == "mean-with-padding":
-            problems.append("drophead needs packed attention, and pooling mean-with-padding runs padded: leave one of them out")
+            problems.append("drophead needs packed attention, but pooling mean-with-padding needs padding: leave one of them out")
         for name in ("epochs", "seeds", "micro_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -181,7 +181,7 @@ class MirrorConfig:
         if self.matrix_learning_rate is not None and not 0 < self.matrix_learning_rate < 1:
             problems.append(f"matrix_learning_rate is {self.matrix_learning_rate}: give a number between 0 and 1 (tain-mini: 0.006)")
         if self.matrix_learning_rate is not None and (self.optimizer or ("muon" if self.recipe == "best" else "adamw")) != "muon":
-            problems.append("matrix_learning_rate is Muon's: give --optimizer muon, or leave it out")
+            problems.append("matrix_learning_rate only applies to Muon: give --optimizer muon, or leave it out")
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             problems.append(f"learning_rate is {self.learning_rate}: give a number between 0 and 1 (the paper: 2e-5)")
         if not 0 <= self.weight_decay < math.inf:
@@ -189,14 +189,14 @@ class MirrorConfig:
         if self.budget_s is not None and not 0 < self.budget_s < math.inf:
             problems.append(f"budget is {self.budget_s} s: give a time above 0")
         if self.budget_s is not None and (self.seeds > 1 or self.resume):
-            problems.append("a budget goes with one run from its beginning: leave out --seeds and --resume, or --budget")
+            problems.append("a budget only works with a single new run: leave out --seeds and --resume, or --budget")
         refuse_all(problems)
 
     def refuse_without_effect(self) -> None:
-        """Refuse settings that a recipe without training has no use for; to be called on what the user gave, before it is filled.
+        """Refuse settings that have no effect in a recipe without training. Call it on the user's settings, before defaults are filled in.
 
         Raises:
-            UserError: There are some.
+            UserError: There are such settings.
         """
         of_training = (
             "positives",
@@ -217,12 +217,12 @@ class MirrorConfig:
 
     @property
     def positive_kinds(self) -> tuple[str, ...]:
-        """What is drawn together, in order; identity where nothing else was asked for."""
+        """The kinds of positive pairs, in order; identity by default."""
         return tuple(part.strip() for part in (self.positives or "identity").split("+"))
 
     @property
     def trains(self) -> bool:
-        """Whether the encoder takes any training step."""
+        """Whether the encoder is trained."""
         return self.recipe != "fast"
 
     @property
@@ -250,7 +250,7 @@ class MirrorConfig:
             problems.append("recipe fast takes no training step, so it has one result: remove --seeds and --resume")
         if self.recipe == "paper" and self.positives not in (None, "identity"):
             problems.append(
-                f"positives is {self.positives!r}, but the paper's recipe knows identity: leave it out, or give --recipe default"
+                f"positives is {self.positives!r}, but the paper's recipe only has identity: leave it out, or give --recipe default"
             )
         if self.token_weights == "sif" and self.pooling not in (None, "mean"):
             problems.append(f"token_weights is sif and pooling is {self.pooling!r}, but only a mean can be weighted: give --pooling mean")
@@ -259,7 +259,7 @@ class MirrorConfig:
     def resolved(
         self, *, width: int, weight_rms: float, suggested: Mapping[str, float | int] | None = None, model_type: str = ""
     ) -> "MirrorConfig":
-        """Fill what is None from the recipe, the level's preset, and learning rate and dropout from the model.
+        """Fill in None from the recipe and the level's preset; learning rate and dropout from the model.
 
         Args:
             width: Width of the hidden states.
@@ -274,9 +274,9 @@ class MirrorConfig:
         if self.recipe == "paper":
             filled |= papers_values(self.level, model_type)
             if self.drophead > 0 and filled["pooling"] == "mean-with-padding":
-                filled["pooling"] = "mean"  # drophead runs packed, where there is no padding
+                filled["pooling"] = "mean"  # drophead needs packed batches, which have no padding
         elif self.recipe in ("fast", "best"):
-            # single words are better as they are (docs/evaluation.md, baselines)
+            # whitening does not help single words (docs/evaluation.md, baselines)
             filled |= {"pooling": "mean"} | ({} if self.level == "word" else {"token_weights": "sif", "whiten": 0.5})
         whiten = filled["whiten"] if self.whiten is None else self.whiten
         can_join = bool(self.anchor) and whiten > 0 and model_type == "modernbert" and self.pooling in (None, "mean")
@@ -285,7 +285,7 @@ class MirrorConfig:
         if self.recipe == "best":
             filled |= {"temperature": 0.05, "learning_rate": 2 * filled["learning_rate"]}
             if "identity" not in self.positive_kinds:
-                filled["dropout"] = 0.0  # two texts differ without it, and a step is faster
+                filled["dropout"] = 0.0  # two different texts need no dropout, and a step is faster
         if self.pooling not in (None, "mean"):
             filled["token_weights"] = "none"
         if (self.optimizer or filled["optimizer"]) == "muon":
@@ -300,10 +300,10 @@ class MirrorConfig:
 
 
 def default_learning_rate(width: int, weight_rms: float) -> float:
-    """Scale the paper's 2e-5, found on BERT-base, to other widths and sizes of weights.
+    """Scale the paper's learning rate, 2e-5 for BERT-base, to other widths and weight magnitudes.
 
-    AdamW moves every weight by about the learning rate a step, so what matters is that step over the weights' own size: 2e-5 over
-    0.043 for BERT-base. Narrow models want larger relative steps; the exponent is fitted to our own searches (``docs/LOG.md``).
+    AdamW moves every weight by about the learning rate per step, so the step relative to the weights matters: 2e-5 to 0.043 for
+    BERT-base. Narrow models need larger relative steps; the exponent is fitted to our own searches (``docs/LOG.md``).
 
     Args:
         width: Width of the hidden states.
@@ -313,9 +313,9 @@ def default_learning_rate(width: int, weight_rms: float) -> float:
 
 
 def default_matrix_rate(width: int, weight_rms: float) -> float:
-    """Scale Muon's rate to a model: an update is an orthogonal matrix, whose entries are about 1 / sqrt(width).
+    """Scale Muon's learning rate to a model. An update is an orthogonal matrix with entries of about 1 / sqrt(width).
 
-    As with AdamW what matters is the step over the weights' own size; the factor is 0.006 for tain-mini (``docs/LOG.md``).
+    As with AdamW, the step relative to the weights matters; the factor gives 0.006 for tain-mini (``docs/LOG.md``).
 
     Args:
         width: Width of the hidden states.
@@ -328,14 +328,14 @@ _MUON_RELATIVE_STEP = 2e-3
 
 
 def papers_values(level: Level, model_type: str) -> dict[str, Any]:
-    """Give the values of Mirror-BERT's released recipe that depend on level and model (Liu et al. 2021, and the released code).
+    """Return the values of the released Mirror-BERT recipe that depend on level and model (Liu et al. 2021, and the released code).
 
-    Sentences are pooled by the mean in BERT, over padding too, as the released code does; by the first token in RoBERTa. Words and
-    phrases are pooled by the first token in both.
+    For sentences, BERT uses mean pooling, including padding as in the released code; RoBERTa uses the first token. For words and
+    phrases, both use the first token.
 
     Args:
-        level: What a text is.
-        model_type: The model's family as its ``config.json`` names it; families that the paper does not have count as BERT.
+        level: Kind of text.
+        model_type: The model's family as its ``config.json`` names it; families that the paper does not cover count as BERT.
     """
     is_mean = level == "sentence" and model_type not in _ROBERTAS
     return {

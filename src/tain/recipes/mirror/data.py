@@ -1,4 +1,4 @@
-"""Training texts of mirroring: which texts are positives of each other, and which are held out to measure on."""
+"""Training data of mirroring: positive pairs, held-out texts, and counts of what was left out."""
 
 import hashlib
 import json
@@ -23,20 +23,20 @@ IDENTITY, CROPS, PAIR = 0, 1, 2
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Texts to train on, each with what makes its positive, and held-out texts.
+    """Positive pairs to train on, and held-out texts.
 
     Attributes:
         left: One text of each positive pair.
-        right: The other; equal to ``left`` where both views are made of one text.
+        right: The other text; equal to ``left`` if both views come from one text.
         kinds: How the two views are made: ``IDENTITY`` (the text twice, a span erased in one), ``CROPS`` (two random spans of the text)
             or ``PAIR`` (two texts).
-        held_left: Texts that nothing is trained on.
-        held_right: Their other texts, where the user gave pairs; else equal to ``held_left``.
+        held_left: Texts that are not trained on.
+        held_right: Their partners, if the user gave pairs; else equal to ``held_left``.
         is_paired: Whether the user gave the pairs.
-        own_texts: The user's texts that are trained on, without the documents' sentences where those were given apart: token weights
+        own_texts: The user's training texts, without sentences of separately given documents: token weights
             and whitening are fitted to them.
-        counts: What happened to all other texts.
-        pool: Pairs of neighbours that token vectors are trained on, those of ``left`` and ``right`` among them.
+        counts: Numbers of texts left out, by reason.
+        pool: Pairs of neighbouring sentences for training token vectors, including those in ``left`` and ``right``.
     """
 
     left: list[str]
@@ -51,16 +51,16 @@ class TrainingSet:
 
     @property
     def is_identity(self) -> bool:
-        """Whether both views of every training text are made by identity fine-tuning."""
+        """Whether every positive is a text paired with itself."""
         return not (self.kinds != IDENTITY).any()
 
     @property
     def is_of_single_texts(self) -> bool:
-        """Whether no positive has two texts."""
+        """Whether every positive comes from a single text."""
         return not (self.kinds == PAIR).any()
 
     def digest(self) -> str:
-        """How many texts are trained on, and what tells them, their order and those held out from others."""
+        """Number of training texts, and a hash of the training texts in order and the held-out texts."""
         content: list[Any] = [self.left, [] if self.is_of_single_texts else self.right]
         content += [self.held_left, self.held_right if self.is_paired else []]
         if not (self.is_identity or self.is_paired):
@@ -69,16 +69,16 @@ class TrainingSet:
 
 
 def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable[Any] | None = None) -> TrainingSet:
-    """Drop repeats, keep texts to measure on, and make the positives that ``config`` asks for.
+    """Drop repeats, hold out texts, and form the positive pairs that ``config`` asks for.
 
     Args:
-        texts: Texts, pairs of texts, or sentences with the mark of a document's begin (``Sentence``).
-        config: Settings; those left open by the user count as the recipe's.
-        documents: Documents whose neighbouring sentences are positives: each a list of lines, or ``Sentence`` items one after the other.
-            Without them the documents of ``texts`` serve.
+        texts: Texts, pairs of texts, or sentences with document boundaries (``Sentence``).
+        config: Settings; those that the user left open take the recipe's values.
+        documents: Documents whose neighbouring sentences are positives: each a list of lines, or consecutive ``Sentence`` items.
+            Default: the documents of ``texts``.
 
     Raises:
-        UserError: Too few texts, no neighbours where they are asked for, or items of several kinds.
+        UserError: Too few texts, no neighbouring sentences for ``neighbours``, or items of several kinds.
     """
     everything = list(each_item(texts))
     kinds = config.positive_kinds
@@ -90,13 +90,11 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
     _refuse_what_is_no_text(everything)
     is_paired = bool(everything) and not isinstance(everything[0], str)
     if is_paired and kinds != ("identity",):
-        raise UserError(
-            f"the texts are pairs, which are positives themselves: leave --positives {config.positives} out, or give single texts"
-        )
+        raise UserError(f"the texts are pairs, which already are positives: leave out --positives {config.positives}, or give single texts")
     if documents is not None and "neighbours" not in kinds:
-        raise UserError("documents are for neighbouring sentences: give --positives neighbours, or leave --documents out")
+        raise UserError("documents only apply to neighbouring sentences: give --positives neighbours, or leave --documents out")
     given = [each for each in everything if (each[0].strip() and each[1].strip() if is_paired else each.strip())]
-    fills_batch = config.trains and "neighbours" not in kinds  # else nothing, or pairs of neighbours
+    fills_batch = config.trains and "neighbours" not in kinds  # else batches come from pairs of neighbours, or there are none
     different = _without_repeats(given, is_paired=is_paired)
     kept = given if config.keep_duplicates else different
     _refuse_too_few(len(different), len(given), len(kept), config, needs_batch=fills_batch)
@@ -104,7 +102,7 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
     order = rng.permutation(len(kept))
     held = _held_out(len(kept), config, fills_batch=fills_batch)
     rest = order[held:]
-    if config.keep_duplicates or is_paired:  # else no text is there twice
+    if config.keep_duplicates or is_paired:  # otherwise no text occurs twice
         sides = [{same_text_key(text) for text in ([each] if isinstance(each, str) else each)} for each in kept]
         is_held = set().union(*(sides[index] for index in order[:held]))
         rest = np.array([index for index in rest if not sides[index] & is_held], dtype=np.int64)
@@ -150,14 +148,14 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
 
 
 def has_documents(texts: Sequence[Any]) -> bool:
-    """Tell whether texts are lines with the mark of a document's begin, and neighbours can be found among them."""
+    """Whether the texts are lines with document boundaries, so that they have neighbouring sentences."""
     if not texts or not all(isinstance(each, Sentence) for each in texts):
         return False
     return next(iter(neighbouring_sentences(texts)), None) is not None
 
 
 def split_line(line: Sentence) -> list[str]:
-    """The sentences of a line; a line that is one sentence stays as it is."""
+    """Split a line into sentences; a line with one sentence is unchanged."""
     from tain.text.sentences import split_sentences
 
     return split_sentences(line.text) or [line.text]
@@ -174,7 +172,7 @@ def _refuse_too_few(different: int, given: int, kept: int, config: MirrorConfig,
     repeated = f" ({given - kept:,} were repeats)" if kept < given else ""
     if different < 2:
         raise UserError(
-            f"there {'is 1 different text' if different else 'are no texts'}{repeated}, but a text needs others to be told from: give at least 2"
+            f"there {'is 1 different text' if different else 'are no texts'}{repeated}, but a text needs others as negatives: give at least 2"
         )
     if needs_batch and kept < config.batch_texts and config.budget_s is None:
         raise UserError(
@@ -191,9 +189,9 @@ def _held_out(kept: int, config: MirrorConfig, *, fills_batch: bool) -> int:
 
 
 def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[str]) -> tuple[list[Pair], int]:
-    """Draw pairs of neighbouring sentences, none with a held-out text, in random order; and count all there are.
+    """Sample pairs of neighbouring sentences without held-out texts, in random order, and count all pairs.
 
-    As many as the encoder or the token vectors are trained on, whichever are more.
+    The sample is large enough for the encoder and for the token vectors.
     """
     assert config.max_pairs is not None
     most = max(config.max_pairs, config.anchor_pairs) if config.max_pairs and config.trains_token_vectors else config.max_pairs
@@ -207,7 +205,7 @@ def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[
         found += 1
         if not most or len(drawn) < most:
             drawn.append(pair)
-        elif (index := int(rng.integers(found))) < most:  # reservoir sampling: each pair is kept with the same chance
+        elif (index := int(rng.integers(found))) < most:  # reservoir sampling: each pair is kept with the same probability
             drawn[index] = pair
     fewest = config.batch_texts if config.budget_s is None else 2
     if found < fewest:

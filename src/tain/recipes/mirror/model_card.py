@@ -1,4 +1,4 @@
-"""The model card of a mirrored encoder, written from its record."""
+"""Write the model card of a mirrored encoder from its record."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ FIGURES = {
     "mean_vector_norm": ("mean-vector norm", "lower"),
     "mean_cosine": ("mean cosine", "lower"),
 }
-# what a reader can act on; the others change when vectors are rescaled, or repeat these
+# the main figures; the others depend on the scale of vectors, or repeat these
 MAIN_FIGURES = ("self_retrieval_mrr", "uniformity", "alignment", "mean_cosine")
 
 CHOSEN_SEED = "The seed was chosen by these figures, so those of this encoder are slightly too high; the mean over seeds is not."
 
 
-_OF_LEXICAL = ("self_retrieval_mrr", "self_retrieval_recall_at_1")  # the figures that compare across kinds of vectors
+_OF_LEXICAL = ("self_retrieval_mrr", "self_retrieval_recall_at_1")  # figures that are comparable across kinds of vectors
 _BELOW_BY = 0.01  # of MRR: a smaller difference is noise on a few hundred texts
 
 
@@ -37,18 +37,18 @@ def figure_rows(
 
 
 def below_lexical(lexical: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """Say that an encoder finds the halves of texts less well than word overlap does; empty where it does not, or nothing is known."""
+    """Describe an encoder's self-retrieval that is worse than word overlap's; empty if it is not, or is unknown."""
     ours, theirs = ((report or {}).get("self_retrieval_mrr") for report in (after, lexical))
     if ours is None or theirs is None or theirs - ours <= _BELOW_BY:
         return ""
     return (
-        f"the new encoder is below word overlap, which needs no model: self-retrieval MRR {ours:.3f} against {theirs:.3f} of lexical"
+        f"the new encoder is below word overlap, a baseline without a model: self-retrieval MRR {ours:.3f} against {theirs:.3f} of lexical"
         " (compare them on your task: tain evaluate lexical ENCODER)"
     )
 
 
 _STS = "mean Spearman of seven STS sets"
-# Liu et al. 2021, means of three runs; by model, level and whether attention heads were dropped instead of elements
+# Liu et al. 2021, means of three runs; by model, level and whether drophead was used
 PUBLISHED = {
     ("bert-base-uncased", "sentence", False): (0.743, _STS),
     ("bert-base-uncased", "sentence", True): (0.754, _STS),
@@ -60,11 +60,11 @@ PUBLISHED = {
 
 
 def published_figure(config: Any, base_model: str) -> str:
-    """Say what the paper reports for this model and level, to compare your own evaluation with; empty where it reports nothing.
+    """State the paper's figure for this model and level, for comparison; empty if there is none.
 
     Args:
         config: The settings of the run.
-        base_model: The model's name; a folder counts by its last part.
+        base_model: The model's name; of a folder, the last part counts.
     """
     found = PUBLISHED.get((base_model.rstrip("/").rpartition("/")[2], config.level, config.drophead > 0))
     if config.recipe != "paper" or found is None:
@@ -87,7 +87,7 @@ def method_of(config: Any, *, is_paired: bool) -> str:
 
 
 def spread_in_words(spread: dict[str, dict[str, float]], *, all_figures: bool = False) -> list[str]:
-    """Mean and standard deviation over seeds of the main figures, or of all, a line each."""
+    """Mean and standard deviation over seeds of the main figures, or of all, one line each."""
     shown = [name for name in (FIGURES if all_figures else MAIN_FIGURES) if name in spread]
     return [f"{FIGURES[name][0]} {_number(spread[name]['mean'])} ± {_number(spread[name]['standard_deviation'])}" for name in shown]
 
@@ -97,7 +97,7 @@ def model_card(name: str, record: dict[str, Any]) -> str:
 
     Args:
         name: The encoder's name.
-        record: What ``tain.json`` keeps.
+        record: Contents of ``tain.json``.
     """
     config = record["config"]
     what = "pairs" if record["pairs"] else "texts"
@@ -148,31 +148,31 @@ vectors = Embedder.load("{name}").encode(["a first text", "a second text"])
 ## Recipe
 
 {_training(record)}
-- left out: {record["counts"]["repeated"]:,} repeated, {record["counts"]["held_out"]:,} held out, {record["counts"]["left_over"]:,} beyond the limit, {record["counts"]["not_read"]:,} in no full batch or not reached in time; {record["counts"]["truncated"]:,} cut
+- left out: {record["counts"]["repeated"]:,} repeated, {record["counts"]["held_out"]:,} held out, {record["counts"]["left_over"]:,} beyond the limit, {record["counts"]["not_read"]:,} not in a full batch or not reached in time; {record["counts"]["truncated"]:,} cut
 
 Every setting is in `tain.json`.
 
 ## Figures
 
 {figures}{worse}{below}
-Self-retrieval: the two halves of a text must find each other among all halves. More figures are in `tain.json`. None of them
-replaces an evaluation on your own task.
+Self-retrieval: the two halves of a text must find each other among all halves. More figures are in `tain.json`. They do not replace an
+evaluation on your own task.
 """
 
 
 _IN_WORDS = {
-    "pairs": 'In training the two texts of a pair are drawn together and pushed from the others (Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP).',
-    "identity": 'Each text is drawn to its own second view and pushed from the others (Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP).',
-    "contrast": "Texts that belong together are drawn together and pushed from the others.",
-    "fast": "No layer of the model takes part, and word order does not count: a text's vector is the weighted mean of its tokens' vectors.",
+    "pairs": 'Training pulls the two texts of a pair together and pushes other texts apart (Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP).',
+    "identity": 'Training pulls two views of a text together and pushes other texts apart (Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP).',
+    "contrast": "Training pulls positive pairs together and pushes other texts apart.",
+    "fast": "The model's layers are not used and word order is ignored: a text's vector is the weighted mean of its token vectors.",
 }
 
 
 def _made(record: dict[str, Any]) -> str:
-    """How it was made, as the end of a sentence."""
+    """Describe how it was made, as the end of a sentence."""
     kind = _kind_of(record)
     if kind == "pairs":
-        return "from pairs of texts that mean the same, as Mirror-BERT"
+        return "from pairs of texts that mean the same, with Mirror-BERT"
     return f"without labels, by {'identity fine-tuning (Mirror-BERT)' if kind == 'identity' else record['method']}"
 
 
@@ -186,11 +186,11 @@ def _kind_of(record: dict[str, Any]) -> str:
 
 
 def _training(record: dict[str, Any]) -> str:
-    """What the encoder was made of and how, as list items."""
+    """Describe data and training as list items."""
     config, kind = record["config"], _kind_of(record)
     lines = []
     if kind == "fast":
-        lines.append(f"{record['texts']:,} texts, which token weights and whitening are fitted to")
+        lines.append(f"{record['texts']:,} texts, to fit token weights and whitening")
     else:
         what = "texts" if kind == "identity" else "pairs"
         lines.append(
@@ -199,7 +199,7 @@ def _training(record: dict[str, Any]) -> str:
         dropped = f"dropout {config['dropout']}, drophead {config['drophead']}"
         of_kind = {
             "identity": "the text twice, {erased_chars} characters erased in one",
-            "neighbours": "sentences that follow each other in a document",
+            "neighbours": "consecutive sentences of a document",
         }
         of_kind |= {"crops": "two random spans of a text"}
         positives = ["pair"] if record["pairs"] else (config["positives"] or "identity").split("+")
@@ -210,9 +210,9 @@ def _training(record: dict[str, Any]) -> str:
             f"temperature {config['temperature']}, {optimizer} at {config['learning_rate']:.2g}, weight decay {config['weight_decay']}, pooling {config['pooling']}"
         )
         if config["anchor"]:
-            lines.append(f"anchor {config['anchor']:g}: cosines are kept near those of token vectors trained on the same positives")
+            lines.append(f"anchor {config['anchor']:g}: cosines are kept close to those of token vectors trained on the same positives")
         if config["join"]:
-            lines.append("joined with those token vectors: the second half of the model's width carries them past its layers")
+            lines.append("joined with those token vectors: the second half of the model's width holds them and bypasses the layers")
         lines.append(f"trained on texts cut at {config['max_tokens']} tokens; seed {record['best_seed']} of {record['seeds']}")
     if kind == "fast" and config["positives"] == "neighbours":
         lines.append(
@@ -221,7 +221,7 @@ def _training(record: dict[str, Any]) -> str:
     elif config["token_weights"] == "sif":
         lines.append(f"tokens are weighted by smooth inverse frequency (a = {config['sif_smoothing']:g})")
     if config["whiten"]:
-        lines.append(f"vectors are whitened by the power {config['whiten']:g}")
+        lines.append(f"vectors are whitened with exponent {config['whiten']:g}")
     return "\n".join(f"- {line}" for line in lines)
 
 

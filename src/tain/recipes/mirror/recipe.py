@@ -1,7 +1,7 @@
-"""Identity fine-tuning: turn a masked language model into an encoder by showing it its own reflection.
+"""Turn a masked language model into an encoder by contrastive fine-tuning without labels (Mirror-BERT).
 
-Liu et al. 2021 (Mirror-BERT). Each text is its own positive pair; dropout (or drophead) and an erased span make the two
-views differ; a step draws twins together and pushes the batch's other texts away.
+Liu et al. 2021. Each text is its own positive pair; dropout (or drophead) and an erased span make the two views differ. A step pulls
+the two views of each text together and pushes the batch's other texts apart.
 """
 
 import glob
@@ -68,15 +68,15 @@ from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_ad
 
 @dataclass(frozen=True)
 class Run:
-    """One seed's training.
+    """Training result of one seed.
 
     Attributes:
         seed: Its seed.
         steps: Steps done.
         seconds: Time in the training loop.
         losses: Loss of each step.
-        batch_texts: Texts a step.
-        after: Its label-free report; None without held-out texts.
+        batch_texts: Texts per step.
+        after: Label-free report of the trained encoder; None without held-out texts.
     """
 
     seed: int
@@ -89,20 +89,20 @@ class Run:
 
 @dataclass(frozen=True)
 class Mirrored:
-    """What identity fine-tuning gives back.
+    """A mirrored encoder with its runs and figures.
 
     Attributes:
         embedder: The new encoder, in eval mode.
-        config: The settings it was trained with, all filled in.
+        config: The resolved settings.
         before: The untouched model's label-free report; None without held-out texts.
         runs: Every seed's run.
-        best: Place in ``runs`` of the run that ``embedder`` holds.
+        best: Index in ``runs`` of the run that ``embedder`` comes from.
         texts: Texts trained on.
-        counts: What happened to the rest: blank, repeated, held_out, left_over, truncated, not_read (by no step).
-        worse: Reasons, in words, to think the encoder worse than the untouched model; empty is good.
+        counts: Numbers of texts left out or cut: blank, repeated, held_out, left_over, truncated, not_read (by no step).
+        worse: Reasons, in words, why the encoder looks worse than the untouched model; empty is good.
         folder: Where it was saved, if it was.
-        lexical: The report of word overlap, which needs no model, on the same held-out texts; None without them.
-        base_model: The model that it was made from, as the user named it.
+        lexical: Label-free report of the word-overlap baseline on the same held-out texts; None without them.
+        base_model: The model that it was made from, under the name that the user gave.
     """
 
     embedder: Embedder
@@ -126,24 +126,24 @@ class Mirrored:
         return self.runs[self.best].steps
 
     def figures_of_seeds(self) -> list[dict[str, object] | None]:
-        """Give every seed's label-free report for JSON; None where nothing was held out."""
+        """Return every seed's label-free report for JSON; None without held-out texts."""
         return [run.after.to_dict() if run.after else None for run in self.runs]
 
     def spread(self) -> dict[str, dict[str, float]]:
-        """Give mean and standard deviation over the seeds of every label-free figure that has an answer; empty for one seed."""
+        """Return mean and standard deviation over seeds of each defined label-free figure; empty for one seed."""
         return {} if len(self.runs) < 2 else {name: found for name in FIGURES if (found := spread(self.runs, name))}
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """A step's texts, both views, as this process runs them.
+    """Both views of a step's texts, as this process encodes them.
 
     Attributes:
         parts: Micro-batches.
-        rows: For each part, the places of its texts among this process's.
-        total: Texts over all processes, each view counted.
-        is_same: Which pairs share a text; None where no two do.
-        teacher: Vectors of all processes' texts that cosines are kept near to; None without an anchor.
+        rows: For each part, the indices of its texts among this process's.
+        total: Views over all processes.
+        is_same: Which pairs share a text; None if no two do.
+        teacher: Anchor vectors of all processes' texts; None without an anchor.
     """
 
     parts: list[PackedTexts]
@@ -166,25 +166,25 @@ def mirror(
     began_s: float | None = None,
     **settings: Any,
 ) -> Mirrored:
-    """Turn a masked language model into an encoder.
+    """Turn a masked language model into an encoder, without labels.
 
     Args:
         model: A folder, a hub name, or ``tain-mini``.
-        texts: Texts; or pairs of texts that mean the same, for weak supervision; or lines with the mark of a document's begin (``Sentence``).
+        texts: Texts; or pairs of texts that mean the same, for weak supervision; or lines with document boundaries (``Sentence``).
         output: Folder to save the encoder in; None keeps it in memory only.
-        config: All settings at once; or give single ones by name.
-        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
-        documents: Documents whose neighbouring sentences are drawn together (``positives="neighbours"``), each a list of its lines or
-            sentences. Without them the documents of ``texts`` serve, where its items are ``Sentence``.
+        config: All settings at once; or give settings by keyword.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of an interrupted run.
+        documents: Documents for pairs of neighbouring sentences (``positives="neighbours"``), each a list of its lines or
+            sentences. Default: the documents of ``texts``, if its items are ``Sentence``.
         progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
-        began_s: When ``budget_s`` began, by ``time.monotonic()``; default: now.
+        began_s: Start time of ``budget_s``, by ``time.monotonic()``; default: now.
         **settings: Fields of ``MirrorConfig``.
 
     Returns:
         The encoder with its figures.
 
     Raises:
-        UserError: Settings, texts or model cannot work.
+        UserError: Settings, texts or model are invalid.
     """
     began_s = time.monotonic() if began_s is None else began_s
     progress = Progress.resolve(progress)
@@ -197,16 +197,16 @@ def mirror(
         else:
             _refuse_nothing_to_resume(Path(output), config)
     elif config.resume:
-        raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
+        raise UserError("resume continues from the checkpoint next to the output folder, but no output is given: give output")
     distributed.start_processes(config.device)
     if distributed.rank() > 0:
-        progress = Progress.mute()  # one voice is enough
+        progress = Progress.mute()  # only one process reports
     texts = list(each_item(texts))
     suggested = suggested_settings(read_record(locate(model)), name=model)
     config = config.for_texts(has_documents=documents is not None or has_documents(texts), suggested=suggested)
     data = training_set(texts, config, documents)
     if blank := data.counts["blank"]:
-        progress.warn(f"{blank:,} {'pairs' if data.is_paired else 'texts'} with nothing but white space were left out")
+        progress.warn(f"{blank:,} {'pairs' if data.is_paired else 'texts'} with only whitespace were left out")
     device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -214,11 +214,11 @@ def mirror(
     if embedder.correction is not None:
         embedder.correction = None
         progress.warn(
-            f"the correction of {str(model)!r} is left out: mirroring changes the vectors it was fitted to; fit another afterwards"
+            f"the correction of {str(model)!r} is dropped, because mirroring changes the vectors that it was fitted to: fit a new one afterwards"
         )
     check_known(embedder, data.left + data.right, progress=progress, is_training=True)
     if embedder.encoder.token_weights is not None and config.token_weights is None and config.recipe in ("default", "paper"):
-        progress.warn(f"the token weights of {str(model)!r} are left out: give --token-weights sif to weigh tokens by your texts")
+        progress.warn(f"the token weights of {str(model)!r} are dropped: give --token-weights sif to fit token weights to your texts")
     untouched_pooling = embedder.pooling
     resolved = config.resolved(
         width=embedder.encoder.dim,
@@ -229,7 +229,7 @@ def mirror(
     config = _fit_to_model(resolved, embedder)
     if config.whiten and len(data.own_texts) <= embedder.encoder.dim:
         raise UserError(
-            f"there are {len(data.own_texts):,} texts to fit the whitening to, but vectors of {embedder.encoder.dim} numbers need more: "
+            f"there are {len(data.own_texts):,} texts to fit the whitening to, but vectors of {embedder.encoder.dim} dimensions need more: "
             "give many more texts, or --whiten 0"
         )
     progress.note(embedder.encoder.layout_reason)
@@ -246,7 +246,7 @@ def _refuse_nothing_to_resume(output: Path, config: MirrorConfig) -> None:
     others = sorted(output.parent.glob(f".{glob.escape(output.name)}.checkpoint-[0-9]*"))
     if others:
         seeds = ", ".join(folder.name.rpartition("-")[2] for folder in others)
-        raise UserError(f"there is nothing to resume with seed {config.seed}, but a run with seed {seeds} can be gone on with: give --seed")
+        raise UserError(f"there is nothing to resume with seed {config.seed}, but a run with seed {seeds} can be resumed: give that --seed")
     refuse_nothing_to_resume(checkpoint_folder(output, config.seed))
 
 
@@ -263,23 +263,23 @@ def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
 
 
 def _saved_pooling(pooling: Pooling) -> Pooling:
-    """What a saved encoder pools by: sentence-transformers knows no mean over padding."""
+    """Pooling of the saved encoder; sentence-transformers has no mean over padding."""
     return "mean" if pooling == "mean-with-padding" else pooling
 
 
 def _weight_rms(encoder: torch.nn.Module) -> float:
-    """Root mean square of the hidden layers' matrices, each counted alike."""
+    """Root mean square of the hidden layers' matrices, each with equal weight."""
     tables = {id(module.weight) for module in encoder.modules() if isinstance(module, torch.nn.Embedding)}
     matrices = [
         weight.detach()
         for name, weight in encoder.named_parameters()
-        if weight.ndim == 2 and id(weight) not in tables and "pooler." not in name  # which no vector of ours goes through
+        if weight.ndim == 2 and id(weight) not in tables and "pooler." not in name  # unused by our pooling
     ]
     return float(np.mean([matrix.float().square().mean().sqrt().item() for matrix in matrices]))
 
 
 class MirrorTrainer:
-    """A model, its texts and settings, through all seeds to the saved folder."""
+    """Trains all seeds on prepared texts, chooses the best and saves it."""
 
     def __init__(
         self,
@@ -302,9 +302,9 @@ class MirrorTrainer:
         self.progress, self.output, self.overwrite = progress, output, overwrite
         self.weights_digest = embedder.fingerprint()[:12] if output is not None else ""  # of the untouched model
         self.dtype = distributed.choose_dtype(config.dtype, choose=embedder.encoder.choose_dtype, begun_in=self._begun_in)
-        self.weights = MasterWeights(embedder.encoder.model, dtype=torch.float32)  # until a run has its own
+        self.weights = MasterWeights(embedder.encoder.model, dtype=torch.float32)  # until a run makes its own
         self.teacher: TokenVectors | None = None
-        self.trained = embedder.encoder  # what seeds are trained in; a joined encoder takes its place in the embedder
+        self.trained = embedder.encoder  # trained by every seed; in the embedder, a joined encoder may replace it
         needs_mask = bool(config.erased_chars) and bool((data.kinds == IDENTITY).any())
         self.mask_token = mask_token(embedder.tokenizer) if needs_mask else ""
         right = [] if data.is_of_single_texts else data.right
@@ -314,24 +314,24 @@ class MirrorTrainer:
         self.right_keys = self.left_keys if data.is_of_single_texts else keys[len(data.left) :]
         if len(set(keys.tolist())) < 2:
             raise UserError(
-                f"all {len(keys):,} texts have the same {len(self._kept_left[0])} tokens when they are cut at {self.max_tokens}, so there is "
-                "nothing to tell apart: raise --max-tokens, or give other texts"
+                f"all {len(keys):,} texts have the same {len(self._kept_left[0])} tokens when cut at {self.max_tokens}, so there is "
+                "nothing to learn: raise --max-tokens, or give other texts"
             )
 
     def _elapsed_s(self) -> float:
-        """Time since the budget began."""
+        """Seconds since the budget began."""
         return time.monotonic() - self.began_s
 
     def run(self) -> Mirrored:
         config, encoder = self.config, self.embedder.encoder
         assert config.dropout is not None and config.attention_dropout is not None and config.epochs is not None
         if config.budget_s is not None and (over_s := distributed.from_first(self._elapsed_s)) > config.budget_s:
-            raise UserError(f"budget is {config.budget_s:g} s, and {over_s:.0f} s were over when the model was loaded: give more")
+            raise UserError(f"budget is {config.budget_s:g} s, and {over_s:.0f} s had passed when the model was loaded: give more")
         before, report_s = self._timed_report()
         self._set_up_encoder()
         if before is None:
             tell = self.progress.warn if config.held_out else self.progress.note
-            tell(f"{len(self.data.held_left)} held-out texts are too few to measure on: nothing is said of before and after")
+            tell(f"{len(self.data.held_left)} held-out texts are too few to measure on, so there are no figures of before and after")
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
         kept = [self._kept_left] if self.data.is_of_single_texts else [self._kept_left, self._kept_right]
         read, truncated = sum(map(len, kept)), sum(each.truncated for each in kept)
@@ -341,12 +341,12 @@ class MirrorTrainer:
             )
         if self.alike:
             self.progress.warn(
-                f"{self.alike:,} of {read:,} texts differ from others in letters, but not in the {config.max_tokens} tokens that are read: they are "
-                "not pushed apart; raise --max-tokens where they differ further on"
+                f"{self.alike:,} of {read:,} texts have the same first {config.max_tokens} tokens as others, so they are not used as each other's "
+                "negatives; raise --max-tokens if they differ further on"
             )
         if config.trains and config.budget_s is None and (steps := self._plan(config.seed, 0.0)[1]) < _FEWEST_STEPS:
             self.progress.warn(
-                f"{len(self.data.left):,} texts are {steps} steps of {config.batch_texts}, and so few teach little: give more texts, or a smaller --batch-texts"
+                f"{len(self.data.left):,} texts give only {steps} steps of {config.batch_texts}, too few to learn much: give more texts, or a smaller --batch-texts"
             )
         if config.trains:
             with unchanged(encoder):
@@ -370,7 +370,7 @@ class MirrorTrainer:
         if encoder.pooling != _saved_pooling(encoder.pooling):
             encoder.pooling = _saved_pooling(encoder.pooling)
             tell = self.progress.note if config.recipe == "paper" else self.progress.warn
-            tell(f"trained with {config.pooling}, which no saved encoder can have: the encoder and its figures pool by mean")
+            tell(f"trained with {config.pooling}, which saved encoders do not support: the encoder and its figures use mean pooling")
         after = runs[best].after
         worse = after.is_worse_than(before) if before is not None and after is not None else []
         used = self._texts_used(runs[best].steps)
@@ -400,13 +400,13 @@ class MirrorTrainer:
         return report, time.monotonic() - began_s
 
     def _report(self, pooling: Pooling) -> LabelFreeReport | None:
-        """Measure on the held-out texts with vectors pooled so: the untouched model's as it was loaded, an encoder's as it is saved."""
+        """Measure on held-out texts with this pooling: the untouched model as loaded, or the encoder as it will be saved."""
         if len(self.data.held_left) < 2:
             return None
         twins = self.data.held_right if self.data.is_paired else None
         encoder = self.embedder.encoder
         trained_pooling, encoder.pooling = encoder.pooling, _saved_pooling(pooling)
-        # before and after in the number type of the training: in float32 the first step would wait twice as long
+        # both reports use the training's data type: in float32 the first report would take twice as long
         with self._computing():
             report = label_free_report(
                 self.embedder,
@@ -420,17 +420,17 @@ class MirrorTrainer:
         return report
 
     def _lexical_report(self) -> LabelFreeReport | None:
-        """Measure word overlap on the texts that ``_report`` measures on."""
+        """Measure the word-overlap baseline on the texts of ``_report``."""
         if len(self.data.held_left) < 2:
             return None
         rng = np.random.default_rng([self.config.seed, 2])
         return label_free_report(Lexical(), self.data.held_left, level=self.config.level, max_texts=500, rng=rng)
 
     def _check_views(self) -> None:
-        """Measure that training has something to learn from: dropout must act, and the two views of a text must differ.
+        """Check on a sample that dropout works and that the two views of a text differ.
 
         Raises:
-            UserError: They are the same for every text of a sample.
+            UserError: The views are identical for every text of the sample.
         """
         config = self.config
         drops = config.dropout or config.attention_dropout or config.drophead
@@ -441,17 +441,17 @@ class MirrorTrainer:
         whole = sum(len(text) < fewest for text in self.data.left)
         if not drops and 0 < whole < len(self.data.left):
             self.progress.warn(
-                f"{whole:,} of {len(self.data.left):,} texts have fewer than {fewest} characters, so that nothing is erased, and nothing is dropped "
-                "either: their two views are the same and teach little; lower --erase-floor, or raise --dropout"
+                f"{whole:,} of {len(self.data.left):,} texts have fewer than {fewest} characters, so nothing is erased, and there is no dropout, so "
+                "their two views are identical and teach little: lower --erase-min-chars, or raise --dropout"
             )
-        # the longest ones: if any text has something erased, they have
+        # the longest texts: if any text is erased, these are
         indices = np.argsort([-len(text) for text in self.data.left], kind="stable")[:16]
         encoder = self.embedder.encoder.train()
         torch.manual_seed(step_seed(config.seed, 0, 999))
         views = self._views(indices, step=0, seed=config.seed)
-        # where something is dropped, that alone must do: what is erased would hide a model whose rates cannot be set
+        # with dropout, test it alone: erased spans would hide a model with a fixed dropout rate
         first, second = pack(views[0]), pack(views[0] if drops else views[1])
-        for _ in range(4 if drops else 1):  # a low rate may by chance drop nothing in a small model
+        for _ in range(4 if drops else 1):  # a low rate may drop nothing by chance in a small model
             with torch.no_grad():
                 left, right = (encoder(each, drophead=config.drophead) for each in (first, second))
             if ((left - right).norm(dim=1) > 1e-5 * left.norm(dim=1)).any():
@@ -459,15 +459,15 @@ class MirrorTrainer:
         if drops:
             raise UserError(
                 f"dropout is {config.dropout} and drophead {config.drophead}, but two passes of {type(encoder.model).__name__} over the same texts give "
-                "the same vectors, so its dropout cannot be set: give another model, or --dropout 0 --attention-dropout 0 to train on what is erased"
+                "the same vectors, so its dropout cannot be set: give another model, or --dropout 0 --attention-dropout 0 to rely on erased spans"
             )
         raise UserError(
-            f"the two views of every text are the same (dropout {config.dropout}, drophead {config.drophead}, "
+            f"the two views of every text are identical (dropout {config.dropout}, drophead {config.drophead}, "
             f"{config.erased_chars} characters erased), so there is nothing to learn: raise one of them (dropout 0.1)"
         )
 
     def _views(self, indices: np.ndarray, *, step: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids of the left and the right view of some texts."""
+        """Token ids of the left and right views of some texts."""
         texts = indices.tolist()
         rng = np.random.default_rng([seed, 3, step])
         left = [self._kept_left[text] for text in texts]
@@ -500,7 +500,7 @@ class MirrorTrainer:
 
     @cached_property
     def _ends(self) -> tuple[int, int]:
-        """How many special tokens a text begins and ends with."""
+        """Numbers of special tokens at the start and end of a text."""
         return special_ends(self.embedder.tokenizer)
 
     @cached_property
@@ -512,21 +512,21 @@ class MirrorTrainer:
         return tokenise_once(self.embedder.tokenizer, self.data.right, max_tokens=self.max_tokens)
 
     def _sharing(self) -> int:
-        """How many of the texts (or pairs) trained on share a text with another one, from which they are never pushed away."""
+        """Number of training pairs that share a text with another pair; such pairs are not each other's negatives."""
         pairs = np.stack([self.left_keys, self.right_keys])
-        pairs[1, pairs[1] == pairs[0]] = -1  # counted once
+        pairs[1, pairs[1] == pairs[0]] = -1  # count it once
         counts = np.bincount(pairs[pairs >= 0], minlength=1)
         return int(np.count_nonzero((counts[pairs] > 1).any(axis=0, where=pairs >= 0)))
 
     def _is_same(self, indices: np.ndarray) -> Tensor | None:
-        """Which pairs of the batch share a text; None where no two do."""
+        """Which pairs of the batch share a text; None if no two do."""
         left, right = self.left_keys[indices], self.right_keys[indices]
         shared = (left[:, None] == left) | (right[:, None] == right) | (left[:, None] == right) | (right[:, None] == left)
         np.fill_diagonal(shared, False)
         return torch.from_numpy(shared) if shared.any() else None
 
     def batch(self, indices: np.ndarray, *, step: int, seed: int) -> _Batch:
-        """Draw the views of some texts and pack them."""
+        """Sample the views of some texts and pack them."""
         left, right = self._views(indices, step=step, seed=seed)
         ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
         mine = ids[distributed.share_of(len(ids))]
@@ -536,7 +536,7 @@ class MirrorTrainer:
         return _Batch(parts, rows, len(ids), self._is_same(indices), teacher)
 
     def gradient_step(self, batch: _Batch, *, step: int, seed: int) -> float:
-        """Leave the gradient of one batch in the model and return its loss."""
+        """Compute the gradient of one batch, leave it in the model, and return the loss."""
         encoder = self.embedder.encoder
         is_same = None if batch.is_same is None else batch.is_same.to(encoder.device)
 
@@ -553,7 +553,7 @@ class MirrorTrainer:
         def reseed(part: int) -> None:
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
 
-        take = self.weights.take_gradients  # in float32, part by part and process by process: sums in bfloat16 lose what is small
+        take = self.weights.take_gradients  # sum parts and processes in float32: bfloat16 sums lose small terms
         value = cached_gradients(batch.parts, rows=batch.rows, embed=embed, loss=loss, reseed=reseed, total=batch.total, after_part=take)
         if distributed.world_size() > 1:
             take()
@@ -561,7 +561,7 @@ class MirrorTrainer:
         return value
 
     def _untrained(self) -> Run:
-        """The run of a recipe that takes no step."""
+        """The run of a recipe without training steps."""
         self._batch_texts = 0
         self._whiten()
         return Run(self.config.seed, 0, 0.0, [], 0, self._report(self.embedder.encoder.pooling))
@@ -570,14 +570,14 @@ class MirrorTrainer:
         config, encoder = self.config, self.embedder.encoder
         assert config.learning_rate is not None and config.epochs is not None
         self.weights = weights = MasterWeights(encoder.model, dtype=self.dtype)
-        self.embedder.correction, self.embedder.encoder = None, self.trained  # of the seed before
+        self.embedder.correction, self.embedder.encoder = None, self.trained  # left by the previous seed
         optimizer = self._optimizer(weights)
         encoder.train()
         batch_texts, steps, enough = self._plan(seed, report_s)
         distributed.refuse_idle_processes(2 * batch_texts, what="views")
         self._batch_texts = batch_texts
         order = ShuffledOrder(len(self.data.left), batch_texts=batch_texts, seed=seed)
-        # one thread only: a tokenizer cannot serve two; and none beside a CPU, whose cores have enough to do
+        # one thread, because tokenizers are not thread-safe; none on a CPU, where all cores are busy
         workers = 0 if encoder.device.type == "cpu" else 1
         with Ahead(lambda step: self.batch(order.batch(step), step=step, seed=seed), workers=workers) as coming:
             trained = train(
@@ -610,10 +610,10 @@ class MirrorTrainer:
         )
 
     def _set_up_encoder(self) -> None:
-        """Make what the recipe trains, or saves untrained: layers, pooling and token weights."""
+        """Set up layers, pooling and token weights as the recipe needs them."""
         config, encoder = self.config, self.embedder.encoder
         if config.trains_token_vectors:
-            self.teacher = self._token_vectors()  # from the embeddings as they were loaded
+            self.teacher = self._token_vectors()  # from the embeddings before training
         if not config.trains:
             drop_context(encoder.model)
         elif config.residual_scale < 1:
@@ -651,7 +651,7 @@ class MirrorTrainer:
         return train_token_vectors(table, left, right, special=special, max_pairs=most, seed=config.seed, progress=self.progress)
 
     def _join(self) -> None:
-        """Join the trained encoder with the token vectors, and fit what weighs the two."""
+        """Join the trained encoder with the token vectors and fit their relative weight."""
         config, trained, teacher = self.config, self.trained, self.teacher
         assert teacher is not None and config.whiten is not None
         weights = torch.ones(len(teacher.table)) if trained.token_weights is None else trained.token_weights.cpu()
@@ -669,7 +669,7 @@ class MirrorTrainer:
 
     @torch.no_grad()
     def _shown_lengths(self, texts: Sequence[str], table: Tensor) -> Tensor:
-        """How long each token's carried row comes out of the joined encoder, over the row's own length; 1 on average."""
+        """Output length over input length of each token's vector in the joined encoder; 1 on average."""
         encoder = self.embedder.encoder
         width = table.shape[1]
         rows = table - table.mean(dim=1, keepdim=True)
@@ -689,7 +689,7 @@ class MirrorTrainer:
         return torch.where(is_known, lengths / mean, torch.ones_like(lengths)).clamp(min=0.1)
 
     def _moments(self) -> Moments:
-        """Mean and covariance of the user's own texts that were trained on, by the encoder as it is."""
+        """Mean and covariance of the current encoder's vectors of the user's training texts."""
         texts = self.data.own_texts
         moments = Moments(self.embedder.encoder.dim)
         most = _WHITENING_TEXTS if self.config.budget_s is None else max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim)
@@ -700,7 +700,7 @@ class MirrorTrainer:
         return moments
 
     def _reports_after_training(self) -> float:
-        """How many label-free reports, each of a thousand encoded texts or so, cost as much time as what a run does after its training."""
+        """Cost of the work after training, in units of one label-free report (about a thousand encoded texts)."""
         if not self.config.whiten:
             return 1.0
         fitted = max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim) / 1000
@@ -709,7 +709,7 @@ class MirrorTrainer:
         return _JOINED_COST * (1.0 + fitted + _FEWEST_JOINING_TEXTS / 1000)
 
     def _whiten(self) -> None:
-        """Fit the whitening to the user's own texts that were trained on, and let the encoder carry it."""
+        """Fit the whitening to the user's training texts and attach it to the encoder."""
         config = self.config
         if not config.whiten:
             return
@@ -717,7 +717,7 @@ class MirrorTrainer:
         self.embedder.correction = fit_whitening(moments, power=config.whiten).correction
 
     def _computing(self) -> Any:
-        """Encode in the number type of the training."""
+        """Encode in the data type of the training."""
         device = self.embedder.encoder.device.type
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
@@ -728,14 +728,14 @@ class MirrorTrainer:
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": self.data.digest()}
         identity |= {"number_type": str(self.dtype), "content of the model": self.weights_digest}
-        # a run of so many seconds is not gone on with, and writing takes some of them
+        # runs with a budget cannot be resumed, and writing checkpoints takes time
         every_s = self.config.checkpoint_every_s if distributed.rank() == 0 and self.config.budget_s is None else None
         folder = checkpoint_folder(self.output, seed)
-        # a seed without one is trained again, to the same end
+        # a seed without a checkpoint is trained again, with the same result
         return Saving(folder, every_s, self.config.resume and folder.exists(), identity)
 
     def _begun_in(self) -> str | None:
-        """The number type of the run that is gone on with."""
+        """The data type of the resumed run."""
         return (
             dtype_of(checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds))
             if self.config.resume and self.output is not None
@@ -756,14 +756,14 @@ class MirrorTrainer:
         if fits < 2 * _FEWEST_STEPS:
             needed_s = config.budget_s - room_s + 2 * _FEWEST_STEPS * seconds_per_text
             raise UserError(
-                f"budget is {config.budget_s:g} s, but {needed_s:.0f} s are needed here with this model: give more, or a smaller model"
+                f"budget is {config.budget_s:g} s, but this model needs {needed_s:.0f} s on this machine: give more time, or a smaller model"
             )
         wanted = texts * config.epochs
         batch_texts = min(config.batch_texts, max(2, min(fits, wanted) // _FEWEST_STEPS), texts)
-        steps = texts // batch_texts * config.epochs  # the most there is: the clock ends the run, the measurement only picks the batch
+        steps = texts // batch_texts * config.epochs  # an upper bound: the clock ends the run, the measurement only chooses the batch size
         expected = min(steps, fits // batch_texts)
         self.progress.note(
-            f"budget {config.budget_s:g} s: a text takes {1000 * seconds_per_text:.1f} ms here, so about {expected} steps of {batch_texts} texts fit"
+            f"budget {config.budget_s:g} s: one text takes {1000 * seconds_per_text:.1f} ms on this machine, so about {expected} steps of {batch_texts} texts fit"
         )
         deadline_s = config.budget_s - reserve_s
         step_s: list[float] = []
@@ -781,7 +781,7 @@ class MirrorTrainer:
         return batch_texts, steps, enough
 
     def _measure_text_s(self, seed: int) -> float:
-        """Time gradient steps on a few texts; weights, gradients and random state stay as they are."""
+        """Time gradient steps on a few texts; weights, gradients and random state are unchanged."""
         indices = np.arange(min(len(self.data.left), 2 * _FEWEST_STEPS))
         taken_s = []
         with unchanged(self.embedder.encoder, masters=self.weights.masters):
@@ -819,7 +819,7 @@ class MirrorTrainer:
             "worse": result.worse,
         }
         if suggested := suggested_settings(self.embedder.record, name=self.model):
-            record["mirror"] = suggested  # what the model wanted is good for what is made of it, too
+            record["mirror"] = suggested  # suggestions for the model also apply to encoders made from it
         with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
             self.embedder.save(folder, record=record, card=model_card(self.output.name, record))
         for left in checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds):
@@ -834,7 +834,7 @@ _JOINED_COST = 3.0  # of encoding, over that of the encoder itself
 _STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
 _WHITENING_TEXTS, _FEWEST_WHITENING_TEXTS = 10_000, 1600  # more change the covariance little and take longer
 _WHITENING_TEXTS_AT_ONCE = 4096
-_FEWEST_STEPS = 16  # fewer steps than this teach little: a small budget takes smaller batches instead
+_FEWEST_STEPS = 16  # fewer steps teach little, so a small budget gets smaller batches
 
 
 def _saving_estimate_s(encoder: torch.nn.Module) -> float:
@@ -853,7 +853,7 @@ def _figures_in_words(report: LabelFreeReport | None) -> str:
 
 
 def spread(runs: Sequence[Run], figure: str) -> dict[str, float]:
-    """Mean and standard deviation (0 for a single one) of a label-free figure over runs; empty where no run has an answer."""
+    """Mean and standard deviation (0 for a single one) of a label-free figure over runs; empty if no run has it."""
     values = [value for run in runs if run.after is not None and not math.isnan(value := getattr(run.after, figure))]
     if not values:
         return {}

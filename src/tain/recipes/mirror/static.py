@@ -1,8 +1,8 @@
-"""Token vectors trained as a bag of words: minutes of training that no layer takes part in, and a teacher for the encoder.
+"""Train token vectors as a bag of words on positive pairs: a fast static encoder, and an anchor for the encoder.
 
-A text's vector is the weighted mean of its tokens' vectors. They start from the model's input embeddings, whitened and weighted by frequency, and
-are trained on the same positives as the encoder. A pair costs about a hundredth of what it costs the encoder, so that all pairs at hand can be used. Alone they
-know nothing of word order; as a teacher they keep the encoder from losing what words say (``docs/LOG.md`` has the figures).
+A text's vector is the weighted mean of its token vectors. They start from the model's input embeddings, whitened and weighted by
+frequency, and are trained on the same positives as the encoder. A pair costs about a hundredth of its cost in the encoder, so all pairs
+can be used. Token vectors ignore word order; as an anchor they keep the encoder from losing word meanings (figures: ``docs/LOG.md``).
 """
 
 import math
@@ -21,19 +21,19 @@ from tain.objectives.contrastive import paired_info_nce
 
 _SMOOTHING = 1e-3
 _BATCH_PAIRS = 1024
-_LEARNING_RATE = 1e-2  # of rows whose mean length is 1
+_LEARNING_RATE = 1e-2  # for rows of mean length 1
 _TEMPERATURE = 0.05
 _WARMUP_STEPS = 30
-_FLOOR = 1e-6  # of the largest variance: smaller ones are noise
+_FLOOR = 1e-6  # relative to the largest variance; smaller ones are noise
 _FITTED_TEXTS = 20_000
 
 
 @dataclass(frozen=True)
 class TokenVectors:
-    """Trained token vectors.
+    """Trained token vectors and their losses.
 
     Attributes:
-        table: One row a token id; special tokens have rows of zeros.
+        table: One row per token id; special tokens have rows of zeros.
         losses: Loss of each step.
     """
 
@@ -41,7 +41,7 @@ class TokenVectors:
     losses: list[float]
 
     def encode(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "texts dim"]:
-        """Sum each text's rows: its mean up to length, which cosines do not see."""
+        """Sum each text's rows: the mean up to its length, which does not change cosines."""
         return _sums(self.table, *_flat(ids))
 
 
@@ -55,16 +55,16 @@ def train_token_vectors(
     seed: int,
     progress: Progress,
 ) -> TokenVectors:
-    """Whiten and weigh a model's input embeddings, and train them on positive pairs.
+    """Whiten and weight a model's input embeddings, and train them on positive pairs.
 
     Args:
         embeddings: The model's table.
         left: Token ids of each pair's first text.
-        right: Of its second one, of the same number.
-        special: Ids of special tokens, which count nothing.
-        max_pairs: Pairs to train on, each text as often as it takes; 0 trains nothing.
-        seed: Fixes the order.
-        progress: Told about every step.
+        right: Token ids of each pair's second text, in the same order.
+        special: Ids of special tokens, which get weight 0.
+        max_pairs: Pairs to train on, with repeats if needed; 0 skips training.
+        seed: Seed of the order.
+        progress: Receives one update per step.
     """
     counts = np.bincount(np.concatenate([left.ids, right.ids]), minlength=len(embeddings))
     counts[list(special)] = 0
@@ -143,7 +143,7 @@ def _flat(ids: Sequence[Sequence[int]]) -> tuple[Int[Tensor, " tokens"], Int[Ten
 
 
 def _keys(texts: KeptTexts, *, seed: int) -> Int[np.ndarray, " texts"]:
-    """Hash each text's token ids: the same number for the same ids, and different ones for others but by a rare accident."""
+    """Hash each text's token ids; equal hashes mean equal ids, up to rare collisions."""
     lengths = np.diff(texts.starts)
     longest = int(lengths.max(initial=0))
     factors = np.random.default_rng([seed, 3]).integers(1, 2**63 - 1, size=longest, dtype=np.int64) | 1

@@ -1,4 +1,4 @@
-"""Translations as a second task of CMLM pretraining: find each sentence's translation among those of the step (Yang et al. 2021)."""
+"""Translation ranking as a second task of CMLM pretraining: find each sentence's translation in the batch (Yang et al. 2021)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,26 +21,26 @@ from tain.text.readers import read_rows
 
 _MOST_HELD_OUT = 500
 _BATCH_TOKENS = 4096
-_SAME_COSINE = 1e-6  # smaller differences are rounding, and count as ties
+_SAME_COSINE = 1e-6  # smaller differences are rounding errors and count as ties
 
 
 def read_translations(path: Path) -> tuple[list[tuple[str, str]], int]:
     """Read pairs of translations from a table of two columns.
 
-    A text that an earlier pair has on the same side is left out with its pair: among the pairs of a step it would be a wrong answer
-    that is right.
+    A pair is left out if an earlier pair has the same text on the same side: within a step, its other translation would be a correct
+    answer that counts as wrong.
 
     Returns:
-        The pairs in order, and how many were left out, blank ones included.
+        The pairs in order, and the number of pairs left out, including blank ones.
 
     Raises:
-        UserError: The table has more or fewer columns than two.
+        UserError: The table does not have two columns.
     """
     header, rows = read_rows(path)
     if len(header) != 2:
         raise UserError(
-            f"bitext {str(path)!r} has {len(header)} columns ({', '.join(header)}), but translations are pairs: give a table of two columns, "
-            "one a language"
+            f"bitext {str(path)!r} has {len(header)} columns ({', '.join(header)}), but translations come in pairs: give a table of two columns, "
+            "one per language"
         )
     pairs: list[tuple[str, str]] = []
     seen: tuple[set[str], set[str]] = set(), set()
@@ -58,7 +58,7 @@ def read_translations(path: Path) -> tuple[list[tuple[str, str]], int]:
 
 
 class Translations:
-    """Pairs of translations, a tenth of them (500 at most) held out.
+    """Training and held-out pairs of translations; a tenth (500 at most) is held out.
 
     Attributes:
         facts: How many pairs are trained on, held out and left out.
@@ -67,7 +67,7 @@ class Translations:
     Args:
         path: A table of two columns.
         tokenizer: Texts are cut at ``config.block_tokens``.
-        config: ``bitext_pairs`` pairs a step; the seed fixes their order and which are held out.
+        config: ``bitext_pairs`` pairs per step; the seed fixes their order and the held-out pairs.
 
     Raises:
         UserError: The table is not one of pairs, or has too few.
@@ -97,13 +97,13 @@ class Translations:
 
     @torch.no_grad()
     def accuracy(self, encode: Callable[[PackedTexts], Float[Tensor, "texts dim"]]) -> float | None:
-        """Share of held-out texts whose nearest text of the other side, by cosine, is their translation; the mean of both directions.
+        """Share of held-out texts that have their translation as nearest text by cosine; the mean of both directions.
 
         Args:
             encode: Gives the texts' vectors, in eval mode.
 
         Returns:
-            0 to 1; equal cosines share the place. None where fewer than two pairs are held out.
+            0 to 1, with ties by expectation. None with fewer than two held-out pairs.
         """
         if len(self._held) < 2:
             return None

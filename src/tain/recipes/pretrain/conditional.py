@@ -1,7 +1,7 @@
-"""Conditional masked language modelling (Yang et al. 2021, CMLM) as an objective of pretraining.
+"""Pretraining objective of conditional masked language modelling (CMLM, Yang et al. 2021).
 
-Each step restores sentences with the help of their neighbours' vectors, so that what makes a good sentence vector is learnt on the way.
-`docs/cmlm.md` tells what differs from the paper.
+Each step predicts masked tokens of sentences with the help of their neighbours' vectors, so the model learns good sentence vectors.
+`docs/cmlm.md` lists the differences from the paper.
 """
 
 from collections.abc import Sequence
@@ -33,24 +33,24 @@ from tain.training.async_loss import backward
 _CARD = """# Sentence encoder and masked language model
 
 Trained by tain with conditional masked language modelling (Yang et al. 2021), from {base}, on {tokens:.2f}M tokens. A text's vector is the mean of
-its token vectors; `tain mirror` goes on from here. Settings and figures are in `tain.json`.
+its token vectors; `tain mirror` can start from it. Settings and figures are in `tain.json`.
 
 The training method is covered by US patent 11,769,011: check before commercial use.
 """
-_HELD_OUT_LINES = 2000  # a file
-_HELD_OUT_TARGETS = 400  # in all
+_HELD_OUT_LINES = 2000  # per file
+_HELD_OUT_TARGETS = 400  # in total
 _BATCH_TARGETS = 50
 
 
 def pseudo_tokens_of(config: PretrainConfig) -> int:
-    """Tokens that a sentence's neighbours put before it."""
+    """Number of pseudo-tokens that are put before a sentence."""
     if config.objective != "cmlm":
         return 0
     return config.pseudo_tokens * (2 if config.neighbour == "both" else 1)
 
 
 def conditional_model(model: Any, config: PretrainConfig) -> ConditionalMaskedLM:
-    """Put between a masked language model's two passes what the settings ask for."""
+    """Wrap a masked language model with the conditioning that the settings ask for."""
     return ConditionalMaskedLM(
         model,
         pseudo_tokens=config.pseudo_tokens,
@@ -60,7 +60,7 @@ def conditional_model(model: Any, config: PretrainConfig) -> ConditionalMaskedLM
 
 
 def write_conditional_layout(folder: Path, model: Any, tokenizer: Any, record: dict[str, Any]) -> None:
-    """Make a saved model the encoder that it was trained to be: a mean over tokens, as sentence-transformers folders say it."""
+    """Write the sentence-transformers files of an encoder with mean pooling."""
     write_layout(
         folder,
         pooling="mean",
@@ -73,11 +73,11 @@ def write_conditional_layout(folder: Path, model: Any, tokenizer: Any, record: d
 
 
 class ConditionalSentences:
-    """Restore sentences from their neighbours.
+    """Objective that predicts masked tokens of sentences from their neighbours' vectors.
 
-    A step takes as many sentences as, with their neighbours and pseudo-tokens, have about ``batch_blocks * block_tokens`` tokens, so
-    that a step costs what it costs under the other objectives. ``step_tokens`` is the mean over the corpus. With ``bitext`` a step also
-    finds translations among its pairs (the multilingual model's joint objective); these come on top, and the loss is the weighted sum.
+    A step takes enough sentences for about ``batch_blocks * block_tokens`` tokens, including neighbours and pseudo-tokens, so it costs
+    as much as a step of other objectives. ``step_tokens`` is the mean over the corpus. With ``bitext``, a step also ranks translations
+    within its pairs (the multilingual model's joint objective); these tokens come on top, and the loss is the weighted sum.
     """
 
     def __init__(self, context: MaskingContext) -> None:
@@ -113,7 +113,7 @@ class ConditionalSentences:
         read = backward(masked_cross_entropy(self.conditional(batch), batch.targets))
         if self.translations is None:
             return read()
-        self.weights.take_gradients()  # in float32: two sums in bfloat16 would lose what is small
+        self.weights.take_gradients()  # in float32: bfloat16 sums lose small terms
         left, right = self.conditional.encode(self.translations.batch(step).to(self.device)).chunk(2)
         retrieval = bitext_retrieval(left, right, margin=self.config.bitext_margin, scale=self.config.bitext_scale)
         read_retrieval = backward(self.config.bitext_weight * retrieval)
@@ -126,7 +126,7 @@ class ConditionalSentences:
         return figures
 
     def _found_translations(self) -> dict[str, float]:
-        """The share of held-out translations that are found; empty without any."""
+        """The share of held-out translations that are found; empty without translations."""
         if self.translations is None:
             return {}
         with unchanged(self.conditional), evaluating(self.conditional):
@@ -135,9 +135,9 @@ class ConditionalSentences:
 
 
 class _Bottleneck:
-    """What the vector is worth: the loss of restoring held-out sentences with the neighbour's vector, with another's, and without.
+    """Measures how useful the vector is: held-out losses with the neighbour's vector, with another sentence's, and without one.
 
-    The other vector is that of a sentence from another document; where only one has any, there is none.
+    The other sentence comes from another document; with a single document this loss is left out.
     """
 
     def __init__(self, files: Sequence[Path], tokenizer: Any, config: PretrainConfig) -> None:
@@ -145,7 +145,7 @@ class _Bottleneck:
         try:
             neighbours = _neighbours(lines, starts, tokenizer, config)
         except UserError as error:
-            raise UserError(f"validation files cannot show what neighbours are worth: {error}") from None
+            raise UserError(f"validation files cannot be used to measure the effect of neighbours: {error}") from None
         masker = Masker(tokenizer, rate=config.masking_rate)
         is_by_text = config.masked_by == "text"
         count = min(_HELD_OUT_TARGETS, len(neighbours.targets))
@@ -186,7 +186,7 @@ class _Bottleneck:
 
 
 def _of_other_documents(documents: np.ndarray) -> np.ndarray | None:
-    """For each sentence the place of one from another document, drawn evenly; None where all are from one.
+    """For each sentence, the index of a random sentence from another document; None if there is only one document.
 
     Args:
         documents: The document of each sentence, in order (sentences,).
@@ -195,7 +195,7 @@ def _of_other_documents(documents: np.ndarray) -> np.ndarray | None:
     if len(names) < 2:
         return None
     mine = np.searchsorted(names, documents)
-    steps = np.random.default_rng(1).integers(len(documents) - counts[mine])  # beyond one's own, round the end
+    steps = np.random.default_rng(1).integers(len(documents) - counts[mine])  # past the sentence's own document, wrapping around
     return (first[mine] + counts[mine] + steps) % len(documents)
 
 
@@ -216,7 +216,7 @@ def _neighbours(lines: Sequence[np.ndarray], document_starts: np.ndarray, tokeni
 
 
 def _held_out_lines(files: Sequence[Path], tokenizer: Any) -> tuple[list[np.ndarray], np.ndarray]:
-    """The first lines of each file as token ids, and where documents begin among them."""
+    """The first lines of each file as token ids, and the indices at which documents begin."""
     lines: list[np.ndarray] = []
     starts: list[int] = []
     for path in files:

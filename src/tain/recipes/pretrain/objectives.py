@@ -1,7 +1,7 @@
-"""What a pretraining step predicts: an objective turns a step's number into a gradient and a loss.
+"""Pretraining objectives: random and fully explored masks, and the table of all objectives.
 
-``OBJECTIVES`` is where a further objective gets its name. All of an objective's randomness comes from the seed and the step's
-number, so that a resumed run repeats what an uninterrupted one does.
+An objective turns a step number into a gradient and a loss. New objectives are added to ``OBJECTIVES``. All randomness comes from the
+seed and the step number, so that a resumed run repeats an uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -39,37 +39,37 @@ _MASKING_THREADS = 3
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the loop steps on.
+    """Protocol of an objective, which the training loop calls once per step.
 
     Attributes:
-        step_tokens: Tokens that a step passes through the encoder, repeated passes counted again; the mean where steps differ.
-        facts: What the saved record shall say of the objective's texts.
+        step_tokens: Tokens per step through the encoder, counted once per pass; the mean if steps differ.
+        facts: Facts about the objective's texts for the saved record.
     """
 
     step_tokens: int
     facts: dict[str, Any]
 
     def gradient(self, step: int) -> float:
-        """Leave the gradient of step number ``step`` (from 0) in the model and return the loss, nats a token."""
+        """Compute the gradient of step ``step`` (from 0), leave it in the model, and return the loss in nats per token."""
         ...
 
     def held_out(self) -> dict[str, float]:
-        """What the objective measures on the validation texts by itself, beside the loss that all objectives share."""
+        """The objective's own figures on the validation texts, in addition to the common loss."""
         ...
 
 
 @dataclass(frozen=True)
 class MaskingContext:
-    """What an objective is made from.
+    """Model, texts and settings that an objective is built from.
 
     Attributes:
         network: The model, on its device, in train mode.
-        weights: Its master weights; gradients of several backward passes a step are gathered there.
+        weights: Its master weights, which accumulate the gradients of several backward passes.
         tokenizer: Its tokenizer.
-        shards: The texts: packed tokens, or sentences and where documents begin.
+        shards: The texts: packed tokens, or sentences with document starts.
         config: All settings.
         device: Where the model is.
-        conditional: The model with what conditions it on neighbours, for the objective that trains both.
+        conditional: The model with its conditioning on neighbours, for the objective that trains both.
     """
 
     network: MaskedLanguageModel
@@ -82,11 +82,11 @@ class MaskingContext:
 
 
 class Masker:
-    """Hides tokens of a tokenizer's texts from the model.
+    """Masks tokens for the model to predict.
 
     Args:
         tokenizer: A tokenizer with a mask token.
-        rate: Share of tokens to hide.
+        rate: Share of tokens to mask.
     """
 
     def __init__(self, tokenizer: Any, *, rate: float) -> None:
@@ -98,13 +98,13 @@ class Masker:
         return ~torch.isin(ids, self.special)
 
     def at_random(self, ids: Tensor, *, seed: int, owners: Tensor | None = None) -> MaskedTokens:
-        """Hide a fixed number of single tokens.
+        """Mask a fixed number of single tokens.
 
         Args:
             ids: Token ids of any shape.
-            seed: Fixes places and corruption.
-            owners: The text that each token belongs to, of the shape of ``ids``: every text has its own share of the masks. None counts
-                over all ids together.
+            seed: Seed of positions and corruption.
+            owners: The text of each token, of the shape of ``ids``: every text has its own share of the masks. None takes one share over
+                all ids together.
         """
         generator = torch.Generator().manual_seed(seed)
         if owners is not None:
@@ -114,12 +114,12 @@ class Masker:
         return mask_at_random(ids, is_maskable=self.is_maskable(ids), rate=self.rate, generator=generator, **self._shown)
 
     def at(self, ids: Tensor, indices: Tensor, *, generator: torch.Generator) -> MaskedTokens:
-        """Hide the given places."""
+        """Mask the given positions."""
         return corrupted(ids, indices, generator=generator, **self._shown)
 
 
 class RandomMasks:
-    """One mask of single tokens a text (Devlin et al. 2019), of a fixed number over the batch or over each text."""
+    """Objective with one random mask of single tokens per text (Devlin et al. 2019); its size is fixed per batch or per text."""
 
     def __init__(self, context: MaskingContext) -> None:
         config = context.config
@@ -130,11 +130,11 @@ class RandomMasks:
         self.step_tokens = config.batch_blocks * config.block_tokens
         self.facts: dict[str, Any] = {}
         self._loss = _MaskedLoss(context)
-        # a GPU would wait for each step's masks; on a CPU the cores have enough to do
+        # prepare masks ahead for a GPU; on a CPU all cores are busy
         self._coming = Ahead(self._shown, workers=0 if context.device.type == "cpu" else _MASKING_THREADS)
 
     def masks(self, step: int) -> list[MaskedTokens]:
-        """The corrupted copies of the step's blocks that go through the model."""
+        """The corrupted copies of the step's blocks for the model."""
         ids = self.order.batch(step)
         owners = torch.arange(len(ids))[:, None].expand(ids.shape) if self.is_by_text else None
         return [self.masker.at_random(ids, seed=step_seed(self.seed, step, 7), owners=owners)]
@@ -150,10 +150,11 @@ class RandomMasks:
 
 
 class DisjointMasks(RandomMasks):
-    """Masks of words or spans, and masks of one text that never overlap: fully-explored masking (Zheng et al. 2020).
+    """Objective with masks of words or spans, or several disjoint masks per text: fully explored masking (Zheng et al. 2020).
 
-    One order of each text's words (by ``mask_unit`` ``batch``, of the whole batch's) is drawn and cut into parts. All parts are masked one after the other within a step, or
-    part e mod K in epoch e; then the order belongs to the text, whose blocks keep their cuts for K epochs.
+    A random order of each text's words (with ``mask_unit`` ``batch``, of all words in the batch) is cut into K parts. Either all parts are
+    masked one after another within a step, or part e mod K in epoch e. In the second case the order depends on the text alone, and the
+    blocks keep their boundaries for K epochs.
     """
 
     def __init__(self, context: MaskingContext) -> None:
@@ -183,7 +184,7 @@ class DisjointMasks(RandomMasks):
             begins_unit = word_beginnings(ids, is_maskable=is_maskable, continues_word=self.continues_word)
         elif self.config.units == "span":
             span = self.config.span_tokens
-            phases = (draws[:, 0] * span).long()  # the first and last token are special: their draws have no other use
+            phases = (draws[:, 0] * span).long()  # the first and last token are special, so their draws are free for this
             begins_unit = span_beginnings(phases, is_maskable=is_maskable, span_tokens=span)
         return disjoint_indices(
             draws,
@@ -196,7 +197,7 @@ class DisjointMasks(RandomMasks):
         )
 
     def _draws_of_texts(self, starts: np.ndarray, *, cycle: int) -> Tensor:
-        """Draws that depend on the text and on how often it was explored before, not on the step that meets it."""
+        """Random draws that depend on the text and the number of earlier explorations, not on the step."""
         tokens = self.config.block_tokens
         rows = [np.random.default_rng([self.seed, 12, cycle, int(start)]).random(tokens, dtype=np.float32) for start in starts]
         return torch.from_numpy(np.stack(rows))
@@ -224,7 +225,7 @@ def block_order(stream: TokenIds, tokenizer: Any, config: PretrainConfig) -> Blo
 
 
 class _MaskedLoss:
-    """The mean loss over all tokens hidden in a step, differentiated mask by mask: memory is that of one."""
+    """The mean loss over all masked tokens of a step, differentiated mask by mask to save memory."""
 
     def __init__(self, context: MaskingContext) -> None:
         self.weights = context.weights
@@ -237,7 +238,7 @@ class _MaskedLoss:
         self._loss_of = torch.compile(loss_of) if self.is_compiled else loss_of
 
     def handy(self, mask: MaskedTokens) -> MaskedTokens:
-        """Put a mask where the device can fetch it without making anything wait."""
+        """Put a mask into pinned memory, so that the device can copy it asynchronously."""
         if self.device.type != "cuda":
             return mask
         return MaskedTokens(mask.ids.pin_memory(), mask.indices.pin_memory(), mask.targets.pin_memory())
@@ -248,11 +249,11 @@ class _MaskedLoss:
         read = []
         for mask in masks:
             ids, indices, targets = (each.to(self.device, non_blocking=True) for each in (mask.ids, mask.indices, mask.targets))
-            if self.is_compiled:  # steps hide different numbers of tokens: said at once, it is compiled once
+            if self.is_compiled:  # the number of masked tokens varies: marking it dynamic first avoids a second compilation
                 torch._dynamo.mark_dynamic(indices, 0)
                 torch._dynamo.mark_dynamic(targets, 0)
             loss = self._loss_of(ids, indices, targets)
-            # every token counts alike, whatever the sizes of the masks
+            # every token has equal weight, whatever the sizes of the masks
             read.append(backward(loss * (len(mask.indices) / hidden)))
             if len(masks) > 1:
                 self.weights.take_gradients()

@@ -1,7 +1,7 @@
-"""Masked language model pretraining, from scratch or continued, from plain text to a transformers folder.
+"""Pretrain a masked language model, from scratch or continued, from plain text to a transformers folder.
 
-Devlin et al. 2019 (BERT) is the objective. What makes a small model learn within hours on two cores is ours
-(``docs/LOG.md``): embeddings that start from counted co-occurrences, Muon on the matrices, 30% of the tokens masked and the head computed there only.
+The objective follows Devlin et al. 2019 (BERT). To train a small model within hours on two cores, we add (``docs/LOG.md``): embeddings
+initialised from co-occurrence counts, Muon on the matrices, a masking rate of 30%, and a prediction head computed at masked tokens only.
 """
 
 import hashlib
@@ -47,24 +47,24 @@ from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_ad
 
 SCRATCH = "scratch"
 
-_MUCH_UNKNOWN, _MOST_UNKNOWN = 0.02, 0.5  # shares of tokens: worth a warning, and too many to go on
+_MUCH_UNKNOWN, _MOST_UNKNOWN = 0.02, 0.5  # shares of tokens: from here a warning, from here an error
 _LOOKED_AT = 2**24  # tokens at a time
 _OBJECTIVES: dict[str, Callable[[MaskingContext], Objective]] = {**OBJECTIVES, "cmlm": ConditionalSentences}
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What pretraining gives back.
+    """A pretrained model with its losses.
 
     Attributes:
         model: The masked language model, float32, in eval mode.
         tokenizer: Its tokenizer.
-        tokens: Tokens passed through the encoder, repeated passes counted again.
+        tokens: Tokens passed through the encoder, counted once per pass.
         steps: Steps done.
-        seconds: Time in the training loop, up to the checkpoint that was gone on from included.
+        seconds: Time in the training loop, including the time before a resumed checkpoint.
         losses: Training loss of each step, nats.
-        validation: (tokens, loss) wherever it was measured: 15% masked, the same places every time.
-        held_out: (tokens, figures) at the same moments: what the objective itself measures.
+        validation: (tokens, loss) of each measurement, always with the same 15% of tokens masked.
+        held_out: (tokens, figures) of the objective's own measurements, at the same steps.
         finished: False when ``minutes`` ran out first.
         folder: Where it was saved; None while unfinished.
     """
@@ -97,18 +97,18 @@ def pretrain(
     """Train a masked language model on running text.
 
     Args:
-        model: ``scratch`` for a new one, else a masked language model or an encoder to continue: a folder, a hub name or ``tain-mini``.
-        texts: Files as ``read_sentences`` takes them: an empty line ends a document.
-        output: Folder for the model, as transformers saves it.
-        config: All settings at once; or give single ones by name.
-        column: The texts' column, where the files are tables.
-        document_column: The column that tells which rows of a table belong to one document; default: each row is one.
-        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
+        model: ``scratch`` for a new model, else a masked language model or an encoder to continue: a folder, a hub name or ``tain-mini``.
+        texts: Files for ``read_sentences``; an empty line ends a document.
+        output: Folder for the model, in transformers format.
+        config: All settings at once; or give settings by keyword.
+        column: Column of the texts, if the files are tables.
+        document_column: Column that identifies the document of each row of a table; default: each row is a document.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of an interrupted run.
         progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``PretrainConfig``.
 
     Raises:
-        UserError: Settings, texts or model cannot work.
+        UserError: Settings, texts or model are invalid.
     """
     import transformers
 
@@ -120,19 +120,21 @@ def pretrain(
     output = Path(output)
     refuse_existing(output, overwrite=overwrite)
     if str(model) == SCRATCH and (config.add_words or config.words):
-        raise UserError("add_words and words teach a continued model, but a new one's tokenizer is trained on the texts: leave them out")
+        raise UserError(
+            "add_words and words only apply to a continued model; a new model's tokenizer is trained on the texts: leave them out"
+        )
     if str(model) != SCRATCH:
         config.refuse_shape(str(model))
     sources = Sources(tuple(map(str, texts)), column, document_column)
     for source in (*texts, *config.validation):
-        read_texts(source, column=column if source in texts else None)  # a file that cannot be read is refused here, not after an hour
+        read_texts(source, column=column if source in texts else None)  # refuse an unreadable file now, not after an hour
     if config.bitext is not None:
         read_translations(config.bitext)
     return PretrainTrainer(str(model), sources, output, config, overwrite, progress).run()
 
 
 class PretrainTrainer:
-    """A model, tokenised texts, an objective and settings, through to the saved folder."""
+    """Prepares model, tokenizer and texts, trains, and saves the model."""
 
     def __init__(self, model: str, sources: Sources, output: Path, config: PretrainConfig, overwrite: bool, progress: Progress) -> None:
         self.model_name, self.sources, self.output, self.config = model, sources, output, config
@@ -146,8 +148,8 @@ class PretrainTrainer:
             refuse_nothing_to_resume(left)
         else:
             refuse_to_lose([left], overwrite=overwrite)
-        self.measured: dict[str, list[Any]] = {"validation": [], "held_out": []}  # goes into checkpoints
-        self.facts: dict[str, Any] = {}  # about the start, for the saved record
+        self.measured: dict[str, list[Any]] = {"validation": [], "held_out": []}  # stored in checkpoints
+        self.facts: dict[str, Any] = {}  # about the initialisation, for the saved record
 
     def run(self) -> Pretrained:
         config = self.config
@@ -190,7 +192,7 @@ class PretrainTrainer:
         )
 
     def _begun_in(self) -> str | None:
-        """The number type of the run that is gone on with."""
+        """The data type of the resumed run."""
         return dtype_of([self.work / "checkpoint"]) if self.config.resume else None
 
     def _new(self) -> tuple[Any, Shards]:
@@ -209,7 +211,7 @@ class PretrainTrainer:
         self._refuse_long_blocks(loaded.model)
         self.facts["new_head"] = loaded.new_head
         if loaded.new_head:
-            self.progress.note(f"{self.model_name!r} has no prediction head ({len(loaded.new_head)} parameters): a new one starts random")
+            self.progress.note(f"{self.model_name!r} has no prediction head ({len(loaded.new_head)} parameters): it gets a random new one")
         words = self._words()
         if words:
             new = add_words(self.tokenizer, words)
@@ -219,11 +221,11 @@ class PretrainTrainer:
         return loaded.model, self._shards()
 
     def _refuse_long_blocks(self, model: Any) -> None:
-        """Refuse blocks that are longer than the model's positions, before the texts are cut into shards."""
+        """Refuse blocks that are longer than the model's limit, before the texts are tokenised into shards."""
         positions = max_length(model, self.tokenizer)
         pseudo_tokens = pseudo_tokens_of(self.config)
         if self.config.block_tokens + pseudo_tokens > positions:
-            beside = f" beside {pseudo_tokens} pseudo-tokens" if pseudo_tokens else ""
+            beside = f" including {pseudo_tokens} pseudo-tokens" if pseudo_tokens else ""
             raise UserError(
                 f"block_tokens is {self.config.block_tokens}, but model {self.model_name!r} reads {positions} tokens{beside} at most: "
                 f"give {positions - pseudo_tokens} or fewer"
@@ -238,7 +240,7 @@ class PretrainTrainer:
         folder = self.work / f"tokenizer-{key}"
         if not (folder / "tokenizer.json").exists():
             self.progress.note(f"training a tokenizer of {self.config.vocab_size:,} word pieces")
-            # each character may need a piece to begin a word with and one to go on
+            # each character may need two pieces: one that starts a word and one that continues it
             alphabet = alphabet_of(self.sources.texts(), most=self.config.vocab_size // 3)
             trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocab_size, alphabet=alphabet)
             with whole_folder(folder, overwrite=True, follow=False) as partial:
@@ -246,7 +248,7 @@ class PretrainTrainer:
         return transformers.AutoTokenizer.from_pretrained(folder)
 
     def _words(self) -> list[str]:
-        """The words to teach the tokenizer; those that were counted are kept, so that a resumed run need not count again."""
+        """The words to add to the tokenizer; counted words are stored, so that a resumed run does not count again."""
         given = list(read_texts(self.config.words)) if self.config.words is not None else []
         if not self.config.add_words:
             return given
@@ -257,7 +259,7 @@ class PretrainTrainer:
                 partial.write_text("\n".join(found), encoding="utf-8")
         found = kept.read_text(encoding="utf-8").split()
         if len(found) < self.config.add_words:
-            self.progress.note(f"only {len(found):,} words of the texts are frequent and cut into 3 pieces or more")
+            self.progress.note(f"only {len(found):,} words of the texts are frequent and split into 3 or more pieces")
         return given + found
 
     def _examples(self, new: Collection[int]) -> str:
@@ -265,7 +267,7 @@ class PretrainTrainer:
         return f": {', '.join(shown)}, ..." if shown else ""
 
     def _shards(self) -> Shards:
-        """The texts' tokens; kept, so that neither a resumed run nor the next objective need tokenise again."""
+        """The tokenised texts; stored, so that a resumed run or another objective does not tokenise again."""
         folder = self.config.shards or self.work / f"shards-{self._key()}"
         shards = tokenised(folder, self.sources, self.tokenizer, progress=self.progress)
         needed = (self.config.batch_blocks + 1) * self.config.block_tokens
@@ -277,7 +279,7 @@ class PretrainTrainer:
         return shards
 
     def _tell_unknown(self, shards: Shards) -> None:
-        """Warn of texts that the tokenizer does not know, and refuse those of which little is left."""
+        """Warn about unknown tokens in the texts, and refuse texts that are mostly unknown."""
         unknown = self.tokenizer.unk_token_id
         if unknown is None or unknown == shards.separator:
             return
@@ -285,14 +287,14 @@ class PretrainTrainer:
         share = sum(int(np.count_nonzero(piece == unknown)) for piece in pieces) / len(shards.tokens)
         if share > _MOST_UNKNOWN:
             raise UserError(
-                f"{share:.0%} of the texts' tokens are unknown to the tokenizer, and nothing can be learnt of them: "
-                "give a model of the texts' language, or for a new one a larger --vocab-size"
+                f"{share:.0%} of the texts' tokens are unknown to the tokenizer, and cannot be learned: "
+                "give a model for the language of the texts, or for a new model a larger --vocab-size"
             )
         if share > _MUCH_UNKNOWN:
-            self.progress.warn(f"{share:.1%} of the texts' tokens are unknown to the tokenizer, and are neither masked nor learnt")
+            self.progress.warn(f"{share:.1%} of the texts' tokens are unknown to the tokenizer, and are not masked or learned")
 
     def _key(self, *more: Any) -> str:
-        """Tells apart what was made from other texts or by another tokenizer."""
+        """Hash of texts and tokenizer, to recognise stored results of other ones."""
         return hashlib.sha256(json.dumps([self.sources.facts(), fingerprint(self.tokenizer), *more]).encode()).hexdigest()[:16]
 
     def _start_embeddings(self, model: Any, shards: Shards) -> None:
@@ -306,10 +308,10 @@ class PretrainTrainer:
             generator=generator,
         )
         start_embeddings(model, table, unigram)
-        self.progress.note(f"embeddings start from co-occurrence counts ({time.monotonic() - began_s:.0f} s)")
+        self.progress.note(f"embeddings initialised from co-occurrence counts ({time.monotonic() - began_s:.0f} s)")
 
     def _tell(self, facts: dict[str, Any]) -> None:
-        """Keep what an objective found in its texts for the saved record, and say it."""
+        """Store an objective's facts about its texts in the record, and report them."""
         self.facts |= facts
         for name, found in facts.items():
             shown = (
@@ -318,10 +320,10 @@ class PretrainTrainer:
             self.progress.note(f"{name.replace('_', ' ')}: {shown}")
 
     def _tell_kept(self) -> None:
-        """Say what stays on the disk for the next run, and how much it is."""
+        """Report the files that stay on disk for the next run, and their size."""
         kept = sum(file.stat().st_size for file in self.work.rglob("*") if file.is_file())
         self.progress.note(
-            f"{str(self.work)!r} ({kept / 1e6:,.1f} MB) stays for further runs with this output: the texts' tokens, the last checkpoint"
+            f"{str(self.work)!r} ({kept / 1e6:,.1f} MB) is kept for later runs with this output: tokenised texts and the last checkpoint"
         )
 
     def _optimizer(self, model: Any, weights: MasterWeights) -> Optimizer:
@@ -342,7 +344,7 @@ class PretrainTrainer:
         config, step_tokens = self.config, objective.step_tokens
         network.train()
         if not config.resume:
-            (self.work / "log.jsonl").unlink(missing_ok=True)  # an earlier run's
+            (self.work / "log.jsonl").unlink(missing_ok=True)  # left by an earlier run
         every = max(1, round(config.validate_every_tokens / step_tokens))
         marks = _doubling_steps(step_tokens) if config.snapshots else set()
 
@@ -362,9 +364,9 @@ class PretrainTrainer:
                 self._snapshot(network.model, optimizer, tokens)
 
         identity = self._identity()
-        # what a checkpoint that is older than a setting does not say; one that does not know its texts is believed
+        # defaults for checkpoints that are older than a setting; without an entry for the texts they are accepted
         defaults = {entry.name: entry.default for entry in fields(PretrainConfig)} | {"texts": identity["texts"]}
-        defaults["mask_unit"] = "text" if config.spread_over_epochs else "batch"  # what older runs did
+        defaults["mask_unit"] = "text" if config.spread_over_epochs else "batch"  # the behaviour of older runs
         began_s = time.monotonic()
         out_of_time: Callable[[int], bool] | None = None
         if config.minutes is not None:
@@ -385,7 +387,7 @@ class PretrainTrainer:
         )
 
     def _identity(self) -> dict[str, Any]:
-        """What must not change when a run goes on; how long it runs, where and how it cools down may."""
+        """Settings and inputs that must not change on resume; length, device and learning-rate decay may."""
         free = {"tokens", "decay_share", "resume", "minutes", "checkpoint_every_s", "compile", "device", "save_dtype", "shards"}
         free |= {"validation", "validate_every_tokens", "snapshots", "dtype"}
         texts = hashlib.sha256(json.dumps(self.sources.facts()).encode()).hexdigest()[:16]
@@ -432,12 +434,12 @@ class PretrainTrainer:
 
 
 def shortened(tokens: int | float) -> str:
-    """A number of tokens in millions, where there are any."""
+    """Format a number of tokens, in millions from one million."""
     return f"{tokens / 1e6:.2f}M" if tokens >= 1e6 else f"{tokens:,.0f}"
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:
-    """Settings as JSON can hold them, the default of ``mask_unit`` filled in."""
+    """Settings as JSON values, with the default of ``mask_unit`` filled in."""
     return {name: _plain_value(value) for name, value in (asdict(config) | {"mask_unit": config.masked_by}).items()}
 
 
@@ -452,7 +454,7 @@ def _doubling_steps(step_tokens: int) -> set[int]:
 
 
 def _save_weights(model: Any, folder: Path, dtype: torch.dtype) -> None:
-    """Save a model in another number type, and leave it as it is: training may go on."""
+    """Save a model in another data type without changing it, so that training can continue."""
     kept, kept_type = [(parameter, parameter.data) for parameter in model.parameters()], model.config.dtype
     try:
         set_dtype(model, dtype)

@@ -1,4 +1,4 @@
-"""What pretraining from scratch starts from: a model with random weights, and a tokenizer trained on the texts."""
+"""Create a new model with random weights and train its tokenizer on the texts."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,12 +8,12 @@ import numpy as np
 
 from tain.recipes.pretrain.config import PretrainConfig
 
-_ALPHABET = 256  # characters, where there are as many
+_ALPHABET = 256  # characters, unless more are needed
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def new_model(config: PretrainConfig, tokenizer: Any) -> Any:
-    """Build a masked language model with random weights, dropout as the config says, input and output embeddings tied."""
+    """Build a masked language model with random weights, the config's dropout, and tied input and output embeddings."""
     import transformers
 
     shared: dict[str, Any] = {
@@ -44,16 +44,16 @@ def new_model(config: PretrainConfig, tokenizer: Any) -> Any:
 
 
 def alphabet_of(texts: Iterable[str], *, most: int) -> list[str]:
-    """The characters that a tokenizer of these texts shall know: the 256 most frequent, or as many as leave one in a thousand unknown.
+    """Choose a tokenizer's alphabet: the 256 most frequent characters, or more until at most one in a thousand is unknown.
 
-    A few hundred do for most alphabets. Chinese needs thousands, and what is not in the alphabet is ``[UNK]``, a whole word at a time.
+    A few hundred are enough for most scripts; Chinese needs thousands. A word with a character outside the alphabet becomes ``[UNK]``.
 
     Args:
         texts: The texts.
-        most: The most characters, where more than 256 are needed.
+        most: Maximum number of characters, if more than 256 are needed.
 
     Returns:
-        The characters as the tokenizer sees them, in the order of their numbers.
+        The characters as the tokenizer sees them, in code-point order.
     """
     from tokenizers import normalizers
 
@@ -67,22 +67,22 @@ def alphabet_of(texts: Iterable[str], *, most: int) -> list[str]:
 
 
 def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: Sequence[str]) -> Any:
-    """Train an uncased WordPiece tokenizer as transformers wraps it; the same texts give the same tokenizer.
+    """Train an uncased WordPiece tokenizer for transformers; the same texts give the same tokenizer.
 
-    The trainer numbers pieces that go on with a word in the order of its hash table, which changes from run to run, and these numbers
-    decide between merges of equal counts. Numbers that are given beforehand leave it no choice.
+    The trainer numbers continuation pieces in the order of its hash table, which changes between runs, and breaks ties between merges by
+    these numbers. Assigning the numbers beforehand makes it deterministic.
 
     Args:
         texts: The texts.
-        vocabulary: How many pieces.
-        alphabet: The characters that pieces are made of, in order.
+        vocabulary: Number of pieces.
+        alphabet: Characters that pieces consist of, in order.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     normaliser, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     scratch = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     scratch.normalizer, scratch.pre_tokenizer = normaliser, splitter
-    # punctuation and Chinese characters are words by themselves, so that nothing goes on with them
+    # punctuation and Chinese characters are words by themselves, so they have no continuation pieces
     going_on = [
         f"##{character}" for character in alphabet if splitter.pre_tokenize_str(normaliser.normalize_str(f"a{character}"))[1:] == []
     ]
@@ -95,7 +95,7 @@ def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: Sequence
         show_progress=False,
     )
     scratch.train_from_iterator(texts, trainer)
-    tokenizer = Tokenizer(models.WordPiece(scratch.get_vocab(), unk_token="[UNK]"))  # in which pieces are no special tokens
+    tokenizer = Tokenizer(models.WordPiece(scratch.get_vocab(), unk_token="[UNK]"))  # in this one, pieces are not special tokens
     tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normaliser, splitter, decoders.WordPiece()
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     first, last = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")  # the trainer numbers them in this order
@@ -104,7 +104,7 @@ def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: Sequence
 
 
 def wrapped_tokenizer(tokenizer: Any) -> Any:
-    """Give a ``tokenizers`` tokenizer with BERT's special tokens the form that transformers saves and loads."""
+    """Wrap a ``tokenizers`` tokenizer with BERT's special tokens for transformers."""
     import transformers
 
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}

@@ -1,4 +1,4 @@
-"""The loss that a pretraining run watches: a fixed few blocks of held-out text, masked once and for all."""
+"""Validation loss of a pretraining run, on a few fixed blocks of held-out text with fixed masks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ from tain.recipes.pretrain.config import PretrainConfig
 from tain.recipes.pretrain.objectives import Masker, block_order
 from tain.text.readers import read_sentences
 
-_BLOCKS = 100  # a file
+_BLOCKS = 100  # per file
 _BATCH_BLOCKS = 25
 _RATE = 0.15
 
 
 class HeldOut:
-    """Up to 100 blocks from the start of each file, 15% masked at places that depend on nothing but the tokenizer.
+    """Held-out blocks: up to 100 from the start of each file, 15% masked at positions that depend only on the tokenizer.
 
     Raises:
         UserError: A file is shorter than a block.

@@ -1,4 +1,4 @@
-"""Growing a tokenizer by whole words of a corpus that it would cut into many pieces."""
+"""Add whole words of a corpus to a tokenizer that would split them into many pieces."""
 
 import re
 from collections import Counter
@@ -7,16 +7,16 @@ from typing import Any
 
 from tain.batches.tokenizing import bare_ids, word_mark
 
-_WORD = re.compile(r"[^\W\d_][^\W_]*")  # begins with a letter; hyphens and apostrophes end it
+_WORD = re.compile(r"[^\W\d_][^\W_]*")  # starts with a letter; hyphens and apostrophes end it
 _BATCH_WORDS = 4096
-_MOST_COUNTED = 5_000_000  # different words held at a time; beyond it those seen once so far are forgotten
+_MOST_COUNTED = 5_000_000  # distinct words in memory; beyond it, words seen once so far are dropped
 
 
 def count_words(texts: Iterable[str], tokenizer: Any) -> Counter[str]:
     """Count the words of texts as the tokenizer sees them (an uncased one lower-cases first)."""
     normaliser = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
     if word_mark(tokenizer) == "▁":
-        normaliser = None  # it would write the marks into the words
+        normaliser = None  # it would add its space markers to the words
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(_WORD.findall(text if normaliser is None else normaliser.normalize_str(text)))
@@ -26,17 +26,17 @@ def count_words(texts: Iterable[str], tokenizer: Any) -> Counter[str]:
 
 
 def words_cut_up(counts: Counter[str], tokenizer: Any, *, words: int, pieces: int = 3, occurrences: int = 5) -> list[str]:
-    """Choose the most frequent words that the tokenizer cuts up.
+    """Choose the most frequent words that the tokenizer splits.
 
     Args:
-        counts: How often each word occurs.
-        tokenizer: The tokenizer to be grown.
-        words: How many to choose at most.
-        pieces: Only words of at least this many pieces.
-        occurrences: Only words that occur this often: a rarer one would hardly be trained.
+        counts: Occurrences of each word.
+        tokenizer: The tokenizer to extend.
+        words: Maximum number of words.
+        pieces: Minimum number of pieces of a word.
+        occurrences: Minimum occurrences; rarer words would hardly be trained.
 
     Returns:
-        The words, most frequent first; equally frequent ones by the alphabet.
+        The words, most frequent first; equally frequent ones in alphabetical order.
     """
     frequent = sorted((word for word, count in counts.items() if count >= occurrences), key=lambda word: (-counts[word], word))
     chosen: list[str] = []
@@ -49,22 +49,22 @@ def words_cut_up(counts: Counter[str], tokenizer: Any, *, words: int, pieces: in
 
 
 def pieces_of(words: list[str], tokenizer: Any) -> list[list[int]]:
-    """The ids that each word is cut into in the middle of a text."""
-    return bare_ids(tokenizer, [f" {word}" for word in words])  # a blank before: byte-level tokenizers cut a text's first word otherwise
+    """The token ids of each word in the middle of a text."""
+    return bare_ids(tokenizer, [f" {word}" for word in words])  # leading space: byte-level ones split a text's first word differently
 
 
 def add_words(tokenizer: Any, words: Iterable[str]) -> dict[int, list[int]]:
-    """Teach a tokenizer words as single tokens; those that it knows as one already are passed over.
+    """Add words to a tokenizer as single tokens; words that already are single tokens are skipped.
 
     Returns:
-        For each new id the ids that its word was cut into before.
+        For each new id, the ids that its word was split into before.
     """
     import tokenizers
 
     known = tokenizer.get_vocab()
     wanted = [word for word in dict.fromkeys(words) if word not in known]
     before = {word: ids for word, ids in zip(wanted, pieces_of(wanted, tokenizer), strict=True) if len(ids) > 1}
-    # where a blank belongs to the token that follows it, a new word must swallow the one before it
+    # if spaces belong to the following token, a new word must include the space before it
     takes_blank = word_mark(tokenizer) in ("Ġ", "▁")
     tokenizer.add_tokens([tokenizers.AddedToken(word, single_word=True, normalized=True, lstrip=takes_blank) for word in before])
     return {tokenizer.convert_tokens_to_ids(word): ids for word, ids in before.items()}

@@ -1,4 +1,4 @@
-"""The pairs a ranker trains on as numbers: which candidate is right, listed or merely there for which context."""
+"""Index training pairs of a ranker: correct, listed and other candidates of each context, and negative sampling."""
 
 import hashlib
 import json
@@ -15,21 +15,21 @@ from tain.recipes.rank.config import RankConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.text.records import RankingExample
 
-_MOST_DRAWS = 50  # tries to draw a wrong candidate before all are looked at
+_MOST_DRAWS = 50  # attempts to sample a wrong candidate before searching all
 
 
 @dataclass(frozen=True)
 class RankingData:
-    """Training pairs and held-out examples.
+    """Indexed training pairs and held-out examples.
 
     Attributes:
-        contexts: Different contexts.
-        candidates: Different candidates, by ``same_text_key``: texts that differ in case or white space are one.
-        pairs: Context and right candidate of each pair (pairs, 2).
-        right: Each context's right candidates.
-        listed: Each context's own wrong candidates.
-        held: Examples kept from training.
-        texts: Every candidate there is, held-out ones too, as written.
+        contexts: Distinct contexts.
+        candidates: Distinct candidates by ``same_text_key``: texts that only differ in case or whitespace are one.
+        pairs: Context and correct candidate of each pair (pairs, 2).
+        right: Correct candidates of each context.
+        listed: Listed wrong candidates of each context.
+        held: Held-out examples.
+        texts: All candidates, including held-out ones, as written.
     """
 
     contexts: list[str]
@@ -43,12 +43,12 @@ class RankingData:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that differ between pairs to train or to measure on."""
+        """Hash of training and held-out pairs, sixteen hexadecimal digits."""
         content = [self.contexts, self.candidates, self.pairs.tolist(), self.listed, self.held]
         return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
     def draw_negatives(self, context: int, count: int, *, rng: np.random.Generator) -> list[int]:
-        """Draw wrong candidates among the listed and mined ones, and where these are too few any others; all different where possible."""
+        """Sample wrong candidates from the listed and mined ones, then from all others; distinct if possible."""
         near = tuple(dict.fromkeys((*self.listed[context], *(self.hard[context] if self.hard else ()))))
         drawn = [near[index] for index in rng.permutation(len(near))[:count]]
         for _ in range(_MOST_DRAWS * count):
@@ -59,24 +59,24 @@ class RankingData:
                 drawn.append(one)
         if len(drawn) == count:
             return drawn
-        # few are left that are not right: look at every one
+        # few wrong candidates are left: search all
         left = [one for one in range(len(self.candidates)) if one not in self.right[context] and one not in drawn]
         drawn += [left[index] for index in rng.permutation(len(left))[: count - len(drawn)]]
         if not drawn:
             raise UserError(
-                f"the context {self.contexts[context][:40]!r} has no wrong candidates to learn from: all {len(self.candidates):,} are right "
+                f"the context {self.contexts[context][:40]!r} has no wrong candidates to learn from: all {len(self.candidates):,} are correct "
                 "for it; give pairs with other answers"
             )
         return drawn + [drawn[index] for index in rng.integers(len(drawn), size=count - len(drawn))]
 
 
 def gather_data(examples: Sequence[RankingExample], config: RankConfig, *, validation: Sequence[RankingExample]) -> RankingData:
-    """Keep some contexts to measure on and number what is left.
+    """Hold out some contexts and index the rest.
 
     Args:
-        examples: Contexts, right answers and listed negatives.
-        config: Says how many are held out.
-        validation: Measured on instead, where there are any.
+        examples: Contexts, correct answers and listed negatives.
+        config: Sets the number of held-out contexts.
+        validation: Held-out examples to use instead, if any.
 
     Raises:
         UserError: There are fewer than two pairs, or only one candidate.
@@ -108,11 +108,11 @@ def gather_data(examples: Sequence[RankingExample], config: RankConfig, *, valid
     pairs = np.array([(context, answer) for context, answers in enumerate(right) for answer in answers], dtype=np.int64)
     if len(pairs) < 2 or len(texts) < 2:
         raise UserError(
-            f"there are {len(pairs)} pairs with {len(texts)} different candidates to train on, but a right answer must be told from others: give more pairs"
+            f"there are {len(pairs)} pairs with {len(texts)} different candidates to train on, but a correct answer needs others as negatives: give more pairs"
         )
     if all(len(answers) == len(texts) for answers in right):
         raise UserError(
-            f"all {len(texts):,} candidates are right for every context, so there is nothing to tell apart: give pairs with other answers"
+            f"all {len(texts):,} candidates are correct for every context, so there is nothing to learn: give pairs with other answers"
         )
     everything = drop_repeats([*texts, *(text for example in held for text in (*example.answers, *example.negatives))]).texts
     return RankingData(
@@ -123,16 +123,16 @@ def gather_data(examples: Sequence[RankingExample], config: RankConfig, *, valid
 def merge_same(
     data: RankingData, context_ids: Sequence[Sequence[int]], candidate_ids: Sequence[Sequence[int]]
 ) -> tuple[RankingData, np.ndarray, int]:
-    """Make one candidate of those that are the same to the model, and give contexts that are the same each other's right answers.
+    """Merge candidates with equal tokens, and let contexts with equal tokens share their correct answers.
 
     Args:
         data: Pairs to train on.
-        context_ids: Each context's token ids after cutting.
-        candidate_ids: Each candidate's.
+        context_ids: Token ids of each context after cutting.
+        candidate_ids: Token ids of each candidate after cutting.
 
     Returns:
-        The data with its candidates numbered anew; places of the candidates that are kept; and how many contexts and candidates differ
-        from others in letters alone.
+        The data with renumbered candidates; indices of the candidates that are kept; and the number of contexts and candidates that only
+        differ from others beyond their tokens.
 
     Raises:
         UserError: No context has a wrong candidate left.
@@ -140,7 +140,7 @@ def merge_same(
     contexts, alike_contexts = same_texts(data.contexts, context_ids)
     candidates, alike_candidates = same_texts(data.candidates, candidate_ids)
     kept = np.flatnonzero(candidates == np.arange(len(candidates)))
-    number = np.searchsorted(kept, candidates)  # of each old candidate among the kept ones
+    number = np.searchsorted(kept, candidates)  # index of each old candidate among the kept ones
     pairs = data.pairs.copy()
     pairs[:, 1] = number[pairs[:, 1]]
     shared: dict[int, set[int]] = {}
@@ -153,7 +153,7 @@ def merge_same(
     ]
     if all(len(answers) == len(kept) for answers in right):
         raise UserError(
-            f"contexts or candidates have the same tokens when they are cut, and so all {len(kept):,} different candidates are right for every "
+            f"contexts or candidates have the same tokens after cutting, so all {len(kept):,} different candidates are correct for every "
             "context: raise --context-tokens or --candidate-tokens, or give other pairs"
         )
     texts = [data.candidates[index] for index in kept]
@@ -161,7 +161,7 @@ def merge_same(
 
 
 def mine_negatives(ranker: DualRanker, data: RankingData, *, count: int) -> list[tuple[int, ...]]:
-    """Find each context's ``count`` best wrong candidates by a bi- or poly-encoder."""
+    """Find each context's ``count`` best wrong candidates with a bi- or poly-encoder."""
     vectors = ranker.encode_candidates(data.candidates)
     max_right = max(map(len, data.right))
     found: list[tuple[int, ...]] = []

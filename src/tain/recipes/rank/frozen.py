@@ -1,4 +1,4 @@
-"""What a frozen encoder puts out, computed once: training the codes alone then costs no pass of the encoder."""
+"""Cached outputs of a frozen encoder, so that training only the codes needs no encoder passes."""
 
 import errno
 import os
@@ -20,17 +20,17 @@ _BATCH_TOKENS = 4096
 
 
 class FrozenTower:
-    """Token vectors of contexts in a file without a name, and candidates' pooled vectors in memory, none of them scaled.
+    """Unscaled token vectors of contexts in an unnamed file, and pooled vectors of candidates in memory.
 
     Args:
-        ranker: Whose encoders; dropout is off while they run.
+        ranker: Ranker with the encoders; dropout is off while they run.
         contexts: Tokenised contexts.
         candidates: Tokenised candidates.
-        folder: Where the file shall be; None: where the system has its temporary files.
-        progress: Told how far it is.
+        folder: Folder of the file; None: the system's temporary folder.
+        progress: Shows the progress.
 
     Raises:
-        UserError: There is no room for the file.
+        UserError: There is not enough disk space for the file.
     """
 
     @torch.no_grad()
@@ -47,7 +47,7 @@ class FrozenTower:
         self.device = ranker.device
         self.lengths = np.array([len(ids) for ids in contexts])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - as long as this object; half precision, for it may be large
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this object; half precision, because it may be large
         _take_room(self._file.fileno(), 2 * int(self.starts[-1]) * ranker.dim, folder or Path(tempfile.gettempdir()))
         self._states = np.memmap(self._file, dtype=np.float16, mode="w+", shape=(int(self.starts[-1]), ranker.dim))
         self._candidates = torch.empty(len(candidates), ranker.dim, device=self.device)
@@ -64,7 +64,7 @@ class FrozenTower:
                 task.advance(len(batch))
 
     def tokens(self, contexts: np.ndarray) -> tuple[Float[Tensor, "texts longest dim"], Bool[Tensor, "texts longest"]]:
-        """Rows of token vectors of some contexts; True on real tokens."""
+        """Token vectors of some contexts, and a mask that is True on real tokens."""
         lengths = self.lengths[contexts]
         rows = np.zeros((len(contexts), int(lengths.max()), self._states.shape[1]), dtype=np.float16)
         for row, context in enumerate(contexts):
@@ -78,15 +78,15 @@ class FrozenTower:
 
 
 def _take_room(descriptor: int, size_bytes: int, folder: Path) -> None:
-    """Take a file's room on the disk now: a full disk met later, through a memory map, kills the process."""
+    """Reserve a file's disk space now: a full disk met later, through a memory map, kills the process."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(descriptor, 0, size_bytes)
     except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell beforehand
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot reserve space
             return
         raise UserError(
-            f"--freeze encoder keeps {size_bytes / 1e9:,.1f} GB of token vectors in {str(folder)!r} while it runs, but there is no room "
-            f"({error.strerror}): free some, give fewer pairs, or a smaller --context-tokens"
+            f"--freeze encoder keeps {size_bytes / 1e9:,.1f} GB of token vectors in {str(folder)!r} while it runs, but there is not enough space "
+            f"({error.strerror}): free some space, give fewer pairs, or a smaller --context-tokens"
         ) from None

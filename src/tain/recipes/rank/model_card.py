@@ -1,11 +1,11 @@
-"""The model card of a ranker, written from its record."""
+"""Write the model card of a ranker from its record."""
 
 from typing import Any
 
 _WHAT = {
     "bi": "A bi-encoder: contexts and candidates have one vector each, and their dot product is the score.",
-    "poly": "A poly-encoder: a context has some vectors, a candidate one, and the candidate attends over the context's vectors.",
-    "cross": "A cross-encoder: context and candidate pass through the encoder together. The most exact, and the slowest.",
+    "poly": "A poly-encoder: a context has several vectors and a candidate one, which attends over the context's vectors.",
+    "cross": "A cross-encoder: context and candidate pass through the encoder together. The most accurate kind, and the slowest.",
 }
 
 
@@ -17,11 +17,11 @@ def figure_rows(before: dict[str, float] | None, after: dict[str, float] | None)
 
 
 def chosen_on_the_same(*, schedule: str | None, seeds: int) -> str:
-    """Say what the held-out contexts decided, so that the figures of the trained ranker on them are too high.
+    """Explain which choices were made on the held-out contexts, so that figures on them are too high.
 
     Args:
-        schedule: The learning rate's, ``plateau`` or ``linear``.
-        seeds: Seeds trained.
+        schedule: Learning rate schedule, ``plateau`` or ``linear``.
+        seeds: Number of trained seeds.
     """
     decided = ["which step's weights are kept"]
     if schedule == "plateau":
@@ -30,7 +30,7 @@ def chosen_on_the_same(*, schedule: str | None, seeds: int) -> str:
         decided.append("which seed is kept")
     listed = decided[0] if len(decided) == 1 else f"{', '.join(decided[:-1])} and {decided[-1]}"
     return (
-        f"The same contexts decided {listed}, so the trained ranker's figures are too high: "
+        f"The same contexts decided {listed}, so the trained ranker's figures on them are too high: "
         "measure it on contexts that it has not seen, with `tain rank evaluate`."
     )
 
@@ -41,12 +41,12 @@ def ranker_card(name: str, type: str, record: dict[str, Any]) -> str:
     Args:
         name: The ranker's name.
         type: ``bi``, ``poly`` or ``cross``.
-        record: What ``tain.json`` keeps.
+        record: Contents of ``tain.json``.
     """
     config, counts = record["config"], record["counts"]
     rows = figure_rows(record["figures"]["before"], record["figures"]["after"])
     table = "\n".join(f"| {label} | {was} | {now} |" for label, was, now in rows)
-    worse = f"\n**Looks worse than the untrained one:** {'; '.join(record['worse'])}.\n" if record["worse"] else ""
+    worse = f"\n**Looks worse than the untrained ranker:** {'; '.join(record['worse'])}.\n" if record["worse"] else ""
     chosen = chosen_on_the_same(schedule=config["schedule"], seeds=len(record["seeds"]))
     figures = (
         f"On {record['measured_on']}; x 100, ties by expectation:\n\n| figure | untrained | trained |\n|---|---|---|\n{table}\n\n{chosen}\n{worse}"
@@ -76,8 +76,8 @@ scores = ranker.score(["a context"], ["a candidate", "another candidate"])  # (1
 
 - {counts["pairs"]:,} pairs of {counts["contexts"]:,} contexts and {counts["candidates"]:,} candidates; {record["steps"]} steps of {config["batch_contexts"]} contexts, {record["training_s"]:.0f} s in the training loop
 - {_vectors(type, config)}
-- {config["optimizer"]} at {config["learning_rate"]:.2g}, head at {config["head_learning_rate"]:.2g}, schedule {config["schedule"]}, {config["negatives"]} negatives a context{_sources(config)}
-- contexts cut at {config["context_tokens"]} tokens (their beginning), candidates at {config["candidate_tokens"]}: {counts["truncated"]:,} texts
+- {config["optimizer"]} at {config["learning_rate"]:.2g}, head at {config["head_learning_rate"]:.2g}, schedule {config["schedule"]}, {config["negatives"]} negatives per context{_sources(config)}
+- contexts cut at {config["context_tokens"]} tokens (at the start), candidates at {config["candidate_tokens"]}: {counts["truncated"]:,} texts
 - seed {record["best_seed"]} of {record["seeds"]}
 
 Every setting is in `tain.json`.
@@ -90,7 +90,7 @@ Every setting is in `tain.json`.
 def _sentence_transformers(name: str, *, is_shared: bool) -> str:
     encode = ("encode", "encode") if is_shared else ("encode_query", "encode_document")
     return f"""
-or with sentence-transformers{"" if is_shared else " (5 or later)"}, whose dot products rank alike:
+or with sentence-transformers{"" if is_shared else " (5 or later)"}, whose dot products give the same ranking:
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -104,14 +104,14 @@ scores = model.{encode[0]}(["a context"]) @ model.{encode[1]}(["a candidate", "a
 def _vectors(type: str, config: dict[str, Any]) -> str:
     if type == "cross":
         return "one encoder, linear score on the first token"
-    towers = "one encoder for both sides" if config["shared_towers"] else "two encoders trained apart"
-    scaling = "outputs times 0.06, as released" if config["paper_scaling"] else f"{config['similarity']} with a learned scale"
-    codes = "" if type == "bi" else f"{config['codes']} vectors a context ({config['code_kind']}), "
+    towers = "one encoder for both sides" if config["shared_towers"] else "two encoders trained separately"
+    scaling = "outputs times 0.06, as in the released code" if config["paper_scaling"] else f"{config['similarity']} with a learned scale"
+    codes = "" if type == "bi" else f"{config['codes']} vectors per context ({config['code_kind']}), "
     frozen = {"nothing": "", "embeddings": ", word embeddings frozen", "encoder": ", encoder frozen: only codes and scale were trained"}
     return f"{codes}{towers}, pooling {config['pooling']}, {scaling}{frozen[config['freeze']]}"
 
 
 def _sources(config: dict[str, Any]) -> str:
     mined = f" mined by `{config['mine_with']}`" if config["mine_with"] else ""
-    taught = f"; order of lists learned from `{config['teacher']}` (share {config['teacher_weight']})" if config["teacher"] else ""
+    taught = f"; scores distilled from `{config['teacher']}` (share {config['teacher_weight']})" if config["teacher"] else ""
     return mined + taught

@@ -1,7 +1,7 @@
-"""Train a ranker from pairs of contexts and right answers: a bi-, poly- or cross-encoder, from any encoder.
+"""Train a bi-, poly- or cross-encoder on pairs of contexts and correct answers, starting from any encoder.
 
-Humeau et al. 2020 (Poly-encoders), section 4. The two towers start from the same weights and are trained apart. A step of a bi- or
-poly-encoder ranks the batch's answers for every context; one of a cross-encoder ranks a list of its own for each.
+Humeau et al. 2020 (Poly-encoders), section 4. The two towers start from the same weights and are trained separately. A step of a bi- or
+poly-encoder ranks the batch's answers for every context; a step of a cross-encoder ranks a separate list for each context.
 """
 
 import shutil
@@ -56,22 +56,22 @@ from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, two_rates
 
-_START_SCORE = 20.0  # of a candidate's vector with itself, with a learned scale: cosines times twenty
-_SAMPLE = 64  # texts that the scale and the codes are fitted to
-_SIMILARITIES = 2**24  # of contexts' vectors with a batch's candidates, in memory at once: 64 MB, and about four times that with gradients
+_START_SCORE = 20.0  # score of a vector with itself under a learned scale: cosines times twenty
+_SAMPLE = 64  # texts to fit the scale and the codes to
+_SIMILARITIES = 2**24  # similarities of context vectors and candidates in memory at once: 64 MB, about four times that with gradients
 
 
 @dataclass(frozen=True)
 class RankRun:
-    """One seed's training.
+    """Training result of one seed.
 
     Attributes:
         seed: Its seed.
         steps: Steps done.
         seconds: Time in the training loop.
         losses: Loss of each step.
-        validations: Step and MRR x 100 of every measurement on the way.
-        after: Its figures on the held-out contexts, x 100; None without any.
+        validations: Step and MRR x 100 of each validation.
+        after: Figures on the held-out contexts, x 100; None without them.
     """
 
     seed: int
@@ -84,17 +84,17 @@ class RankRun:
 
 @dataclass(frozen=True)
 class Ranked:
-    """What training a ranker gives back.
+    """A trained ranker with its runs and figures.
 
     Attributes:
         ranker: The trained ranker.
-        config: The settings it was trained with, all filled in.
-        before: Figures of the untrained one, with its drawn codes or score, x 100; None without held-out contexts.
-        measured_on: What the figures are on, in words.
+        config: The resolved settings.
+        before: Figures of the untrained ranker, with initial codes or score, x 100; None without held-out contexts.
+        measured_on: Description of the data that the figures are measured on.
         runs: Every seed's run.
-        best: Place in ``runs`` of the run that ``ranker`` holds.
-        counts: Contexts, pairs, candidates, held-out contexts and texts cut.
-        worse: Reasons, in words, to think the ranker worse than the untrained one; empty is good.
+        best: Index in ``runs`` of the run that ``ranker`` comes from.
+        counts: Numbers of contexts, pairs, candidates, held-out contexts and cut texts.
+        worse: Reasons, in words, why the ranker looks worse than the untrained one; empty is good.
         folder: Where it was saved, if it was.
     """
 
@@ -125,20 +125,20 @@ def rank(
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Ranked:
-    """Train a ranker.
+    """Train a ranker on contexts and their correct answers.
 
     Args:
         model: A folder, a hub name, or ``tain-mini``: the encoder that all towers start from.
-        pairs: Contexts with right answers; see ``text.ranking_pairs`` for reading them from a table.
+        pairs: Contexts with correct answers; see ``text.ranking_pairs`` for reading them from a table.
         output: Folder to save the ranker in; None keeps it in memory only.
         validation: Held-out examples; default: some of ``pairs``.
-        config: All settings at once; or give single ones by name.
-        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of a run that was cut off.
+        config: All settings at once; or give settings by keyword.
+        overwrite: Replace ``output`` if it exists, and, without ``resume``, the checkpoint of an interrupted run.
         progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``RankConfig``.
 
     Raises:
-        UserError: Settings, pairs or model cannot work.
+        UserError: Settings, pairs or model are invalid.
     """
     progress = Progress.resolve(progress)
     config = resolve_config(RankConfig, "rank", config, settings)
@@ -147,10 +147,10 @@ def rank(
         if not config.resume:
             refuse_to_lose(checkpoint_folders(Path(output), seed=config.seed, seeds=config.seeds), overwrite=overwrite)
     elif config.resume:
-        raise UserError("resume goes on from the checkpoint beside the output folder, and no output is given: name it")
+        raise UserError("resume continues from the checkpoint next to the output folder, but no output is given: give output")
     distributed.start_processes(config.device)
     if distributed.rank() > 0:
-        progress = Progress.mute()  # one voice is enough
+        progress = Progress.mute()  # only one process reports
     data = gather_data(_examples(pairs), config, validation=_examples(validation))
     config = config.resolved(
         pairs=len(data.pairs), has_held_out=bool(data.held), suggested=suggested_settings(read_layout(model).record, name=model)
@@ -175,14 +175,14 @@ def rank(
     trained_on = set(data.contexts)
     if common := sum(example.context in trained_on for example in data.held):
         progress.warn(
-            f"{common:,} of {len(data.held):,} held-out contexts are also trained on, which flatters the figures: drop them from one"
+            f"{common:,} of {len(data.held):,} held-out contexts are also trained on, which makes the figures too high: drop them from one of the two"
         )
     progress.note(embedder.encoder.layout_reason)
     return RankTrainer(model, embedder, config, data, progress, None if output is None else Path(output), overwrite).run()
 
 
 def _examples(pairs: Iterable[RankingExample] | Iterable[tuple[str, str]]) -> list[RankingExample]:
-    """Join plain pairs of the same context into examples with several right answers."""
+    """Join plain pairs of the same context into examples with several correct answers."""
     joined: dict[str, RankingExample] = {}
     for index, pair in enumerate(each_item(pairs, what="pair")):
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(side, str) for side in pair)
@@ -198,12 +198,13 @@ def _examples(pairs: Iterable[RankingExample] | Iterable[tuple[str, str]]) -> li
 
 
 def _fit_to_model(config: RankConfig, embedder: Embedder) -> RankConfig:
-    """Fill in the length limits, and refuse those that the model cannot read."""
-    longest = max_length(embedder.encoder.model, embedder.tokenizer)  # a folder's own limit is a setting of the use it was made for
+    """Fill in the length limits, and refuse limits beyond the model's."""
+    longest = max_length(embedder.encoder.model, embedder.tokenizer)  # the folder's own limit is only a setting for its original use
     embedder.max_tokens = longest
     is_cross = config.type == "cross"
     candidate = config.candidate_tokens or min(CANDIDATE_TOKENS, longest // 2 if is_cross else longest)
-    room = longest - candidate if is_cross else longest  # of a pair the candidate's opening token is left out or made a separator
+    # in a pair, the candidate's first special token is dropped or replaced by a separator
+    room = longest - candidate if is_cross else longest
     if candidate > longest - (3 if is_cross else 0):
         beside = " with room for a context" if is_cross else ""
         raise UserError(f"candidate_tokens is {candidate}, but the model reads {longest} at most{beside}: give fewer")
@@ -218,7 +219,7 @@ def _fit_to_model(config: RankConfig, embedder: Embedder) -> RankConfig:
 
 @dataclass(frozen=True)
 class _Part:
-    """A micro-batch of a dual encoder: tokenised texts of either side, and the places of their vectors."""
+    """A micro-batch of a dual encoder: tokenised texts of both sides, and the indices of their vectors."""
 
     contexts: list[list[int]]
     candidates: list[list[int]]
@@ -226,7 +227,7 @@ class _Part:
 
 
 class RankTrainer:
-    """A model, pairs and settings, through all seeds to the saved folder."""
+    """Trains all seeds on prepared pairs, chooses the best and saves it."""
 
     def __init__(
         self,
@@ -247,10 +248,10 @@ class RankTrainer:
         self.context_ids, self.candidate_ids, self.truncated = self._tokenised()
         self._merge_same()
         self.lists = self._validation_lists()
-        self.negatives: np.ndarray | None = None  # (pairs, negatives), where lists stay the same all along
-        self.teacher_scores: Tensor | None = None  # (pairs, 1 + negatives), the right one first
+        self.negatives: np.ndarray | None = None  # (pairs, negatives), if lists are fixed
+        self.teacher_scores: Tensor | None = None  # (pairs, 1 + negatives), the correct one first
         self.frozen: FrozenTower | None = None
-        self.weights = MasterWeights(self.ranker.module, dtype=torch.float32)  # until a run has its own
+        self.weights = MasterWeights(self.ranker.module, dtype=torch.float32)  # until a run makes its own
 
     # ---- getting ready
 
@@ -289,13 +290,13 @@ class RankTrainer:
         return both[0].ids, both[1].ids, both[0].truncated + both[1].truncated
 
     def _merge_same(self) -> None:
-        """Let no text be a negative of one that the model cannot tell it from."""
+        """Merge texts with equal tokens, so that they are not each other's negatives."""
         self.data, kept, alike = merge_same(self.data, self.context_ids, self.candidate_ids)
         self.candidate_ids = [self.candidate_ids[index] for index in kept]
         if alike:
             self.progress.warn(
-                f"{alike:,} contexts and candidates differ from others in letters, but not in the tokens that are read: they count as the same; "
-                "raise --context-tokens or --candidate-tokens where they differ further on"
+                f"{alike:,} contexts and candidates have the same tokens as others, so they count as the same; raise --context-tokens or "
+                "--candidate-tokens if they differ further on"
             )
 
     def _validation_lists(self) -> CandidateLists | None:
@@ -306,20 +307,22 @@ class RankTrainer:
             lists = given_lists(self.data.held)
             left_out = len(self.data.held) - len(lists)
             if left_out:
-                self.progress.note(f"{left_out:,} of {len(self.data.held):,} held-out contexts list no negatives and are not measured on")
+                self.progress.note(
+                    f"{left_out:,} of {len(self.data.held):,} held-out contexts list no negatives and are not used for measuring"
+                )
             return lists
         rng = np.random.default_rng([self.config.seed, 2])
         max_right = max(len(example.answers) for example in self.data.held)
         possible = len(self.data.texts) - max_right + 1
         if possible < 2:
             raise UserError(
-                f"the pairs and held-out contexts have {len(self.data.texts):,} different candidates, and {max_right} are right for one held-out "
-                "context: it has no wrong one to be told from; give other held-out contexts, or --held-out 0"
+                f"the pairs and held-out contexts have {len(self.data.texts):,} different candidates, and {max_right} are correct for one held-out "
+                "context, which leaves no wrong candidate: give other held-out contexts, or --held-out 0"
             )
         return sampled_lists(self.data.held, size=max(2, min(self.config.validation_candidates, possible)), rng=rng, pool=self.data.texts)
 
     def _prepare_negatives(self) -> None:
-        """Mine hard negatives, and let the teacher score every pair's list, once for all seeds."""
+        """Mine hard negatives, and score every pair's list with the teacher, once for all seeds."""
         config = self.config
         assert config.negatives is not None
         if config.mine_with is not None:
@@ -333,7 +336,7 @@ class RankTrainer:
         self.teacher_scores = torch.tensor(distributed.from_first(self._taught))
 
     def _helper(self, name: str) -> Ranker:
-        """Load a ranker that helps with the training."""
+        """Load a ranker for mining or teaching."""
         return Ranker.load(name, device=str(self.device), dtype=self.config.dtype, trust_remote_code=self.config.trust_remote_code)
 
     def _mined(self) -> list[tuple[int, ...]]:
@@ -344,7 +347,7 @@ class RankTrainer:
         return mine_negatives(miner, self.data, count=self.config.mining_pool)
 
     def _taught(self) -> list[list[float]]:
-        """The teacher's scores of each pair's right answer and negatives."""
+        """The teacher's scores of each pair's correct answer and negatives."""
         assert self.config.teacher is not None and self.negatives is not None
         texts = self.data.candidates
         lists = [
@@ -354,7 +357,7 @@ class RankTrainer:
         return [row.tolist() for row in self._helper(self.config.teacher).score_lists(contexts, lists, progress=self.progress)]
 
     def _start_head(self, seed: int) -> None:
-        """Draw what starts from nothing; with a learned scale fit it, and the codes, to what the untouched encoder puts out."""
+        """Initialise new weights; a learned scale and codes are fitted to the untrained encoder's outputs."""
         generator = torch.Generator().manual_seed(seed)
         if isinstance(self.ranker, CrossRanker):
             with torch.no_grad():
@@ -439,7 +442,7 @@ class RankTrainer:
             self.frozen = FrozenTower(self.ranker, self.context_ids, self.candidate_ids, folder=folder, progress=self.progress)
 
     def _measure(self) -> dict[str, float] | None:
-        """The figures on held-out contexts, the same in every process: they decide on rates and on what is kept."""
+        """The figures on held-out contexts, equal in every process, because they decide learning rates and the kept weights."""
         return None if self.lists is None else distributed.from_first(self._measured)
 
     def _measured(self) -> dict[str, float]:
@@ -450,7 +453,7 @@ class RankTrainer:
     def _train_one(self, seed: int) -> RankRun:
         config, module = self.config, self.ranker.module
         assert config.batch_contexts is not None and config.warmup_steps is not None and config.learning_rate is not None
-        # exact values of what is not stepped, and of the head, which stays in float32: a cast to bfloat16 and back would round them
+        # restore exact values of frozen weights and of the head, which stays in float32: a cast through bfloat16 rounds them
         exact = {
             name: parameter.detach().clone()
             for name, parameter in module.named_parameters()
@@ -477,7 +480,7 @@ class RankTrainer:
             None if self.output is None else self._best_folder(seed), optimizer, self._identity(seed) | {"steps": steps}
         )
         if self.output is not None and distributed.rank() == 0 and not self._goes_on(seed):
-            for left in (self._checkpoint_folder(seed), self._best_folder(seed)):  # of an earlier run that nobody goes on with
+            for left in (self._checkpoint_folder(seed), self._best_folder(seed)):  # left by an earlier run that is not resumed
                 shutil.rmtree(left, ignore_errors=True)
         trained = train(
             lambda step: self.gradient_step(order.batch(step), step=step, seed=seed),
@@ -525,7 +528,7 @@ class RankTrainer:
     # ---- one step
 
     def gradient_step(self, indices: np.ndarray, *, step: int, seed: int) -> float:
-        """Leave the gradient of one batch of pairs in the model and return its loss."""
+        """Compute the gradient of one batch of pairs, leave it in the model, and return the loss."""
         pairs = self.data.pairs[indices]
         if self.negatives is not None:
             negatives = self.negatives[indices]
@@ -595,7 +598,7 @@ class RankTrainer:
         return value
 
     def _parts(self, pairs: np.ndarray, negatives: np.ndarray, vectors: int) -> list[_Part]:
-        """Cut this process's share of the batch into micro-batches; an item's rows are its context's vectors, its answer, its negatives."""
+        """Split this process's share of the batch into micro-batches; an item's rows are context vectors, answer and negatives."""
         share = distributed.share_of(len(pairs))
         pairs, negatives = pairs[share], negatives[share]
         each = vectors + 1 + negatives.shape[1]
@@ -621,13 +624,13 @@ class RankTrainer:
         columns: np.ndarray,
         ranking_loss: Callable[[Tensor, Tensor], Tensor],
     ) -> float:
-        """Train codes and scale on what the encoder put out once and for all; every process does the whole batch."""
+        """Train codes and scale on the cached encoder outputs; every process computes the whole batch."""
         tokens, is_token = frozen.tokens(contexts)
         loss = ranking_loss(ranker.head.contexts(tokens, is_token), ranker.head.candidates(frozen.candidates(columns)))
         return backward(loss)()
 
     def _cross_step(self, ranker: CrossRanker, pairs: np.ndarray, negatives: np.ndarray, *, step: int, seed: int) -> float:
-        """Rank each context's own list; the loss falls apart by context, so micro-batches need no second pass."""
+        """Rank each context's own list. The loss is a sum over contexts, so micro-batches need no second pass."""
         share = distributed.share_of(len(pairs))
         lists = np.concatenate([pairs[:, 1:], negatives], axis=1)
         joined = [
@@ -647,7 +650,7 @@ class RankTrainer:
         return distributed.summed(sum(each() for each in read))
 
     def _sum_gradients(self) -> None:
-        """Add up the processes' gradients, in float32."""
+        """Sum the gradients of all processes, in float32."""
         if distributed.world_size() > 1:
             self.weights.take_gradients()
             distributed.sum_gradients(self.weights.masters)
@@ -663,7 +666,7 @@ class RankTrainer:
         return Saving(folder, every_s, self._goes_on(seed), identity)
 
     def _goes_on(self, seed: int) -> bool:
-        """A seed without a checkpoint is trained again, to the same end."""
+        """Whether a seed is resumed; one without a checkpoint is trained again, with the same result."""
         return self.config.resume and self._checkpoint_folder(seed).exists()
 
     def _identity(self, seed: int) -> dict[str, Any]:
@@ -679,7 +682,7 @@ class RankTrainer:
         }
 
     def _begun_in(self) -> str | None:
-        """The number type of the run that is gone on with."""
+        """The data type of the resumed run."""
         return (
             dtype_of(checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds))
             if self.config.resume and self.output is not None
@@ -711,7 +714,7 @@ class RankTrainer:
             "final_loss": run.losses[-1],
             "validations": run.validations,
             "measured_on": result.measured_on,
-            "chosen_on_the_same": run.after is not None,  # they decided on rates, weights and seed too
+            "chosen_on_the_same": run.after is not None,  # held-out contexts also decided learning rates, weights and seed
             "worse": result.worse,
             "figures": {"before": result.before, "after": run.after, "all_seeds": [each.after for each in result.runs]},
             "fingerprint": self.ranker.fingerprint,
@@ -725,12 +728,12 @@ class RankTrainer:
 
 
 class BestWeights:
-    """Keeps the weights of the best validation: on disk where the run can be resumed, else in memory.
+    """Keeps the weights of the best validation, on disk if the run can be resumed, else in memory.
 
     Args:
-        folder: Where to; None for memory.
-        optimizer: Whose weights.
-        identity: What the run was started with; weights of another run are refused.
+        folder: Folder for the weights; None for memory.
+        optimizer: Optimizer that holds the weights.
+        identity: Identity of the run; weights of another run are refused.
     """
 
     def __init__(self, folder: Path | None, optimizer: Optimizer, identity: dict[str, Any]) -> None:
@@ -747,11 +750,11 @@ class BestWeights:
         """Put the kept weights back.
 
         Args:
-            figure: What they were kept for. Better ones may be there: found before the run was cut off, after its last checkpoint, and
-                not again since, for runs repeat themselves exactly on a CPU with as many threads alone.
+            figure: The figure that they were kept with. The folder may hold better weights, found after the last checkpoint of an
+                interrupted run. They are accepted only from this run, which repeats itself exactly on a CPU with the same threads.
 
         Raises:
-            UserError: The folder's weights are another run's.
+            UserError: The folder's weights belong to another run.
         """
         distributed.wait_for_all()
         if self.folder is None:
@@ -760,16 +763,16 @@ class BestWeights:
         kept, tensors = load_checkpoint(self.folder, identity=self.identity, defaults={})
         if kept.figures["best"] < figure:
             raise UserError(
-                f"the weights in {str(self.folder)!r} are not the best of this run: start anew with --overwrite and without --resume"
+                f"the weights in {str(self.folder)!r} are not the best of this run: start over with --overwrite and without --resume"
             )
         self.weights.load_state(tensors)
 
 
 def _columns(columns: np.ndarray, right: Sequence[frozenset[int]]) -> tuple[Tensor, Tensor]:
-    """Targets (batch,), and which of a batch's candidates (batch, candidates) do not count against a context.
+    """Targets (batch,), and a mask (batch, candidates) of candidates that are not negatives of a context.
 
-    A candidate that comes again has its first column alone, so that the loss is that of the batch without repeats; a context's
-    other right answers count for nobody.
+    Only the first column of a repeated candidate counts, so the loss equals that of the batch without repeats. Other correct answers of
+    the same context are masked out of the softmax.
     """
     first: dict[int, int] = {}
     for column, candidate in enumerate(columns.tolist()):
@@ -783,7 +786,7 @@ def _columns(columns: np.ndarray, right: Sequence[frozenset[int]]) -> tuple[Tens
 
 
 def _scores_in_parts(contexts: Tensor, candidates: Tensor, is_vector: Tensor | None) -> Tensor:
-    """``poly_scores``, so many contexts at a time that their similarities fit in memory; gradients compute them anew."""
+    """``poly_scores`` in chunks of contexts that fit in memory; the backward pass recomputes them."""
     at_once = max(1, _SIMILARITIES // (contexts.shape[1] * len(candidates)))
     if at_once >= len(contexts):
         return poly_scores(contexts, candidates, is_vector=is_vector)

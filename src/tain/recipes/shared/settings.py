@@ -1,4 +1,4 @@
-"""What every recipe does with its settings first."""
+"""Resolve recipe settings: a config object or keywords, and a model's suggestions."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -13,30 +13,30 @@ Config = TypeVar("Config")
 
 
 def resolve_config(kind: type[Config], verb: str, config: Config | None, settings: dict[str, Any]) -> Config:
-    """Take a recipe's settings from the object or from the keywords that it was given.
+    """Resolve a recipe's settings from a config object or keywords.
 
     Args:
         kind: Dataclass of the settings.
-        verb: The recipe's name, for messages.
+        verb: Name of the recipe, for messages.
         config: All settings at once.
-        settings: Some of them by name; the others keep their defaults.
+        settings: Settings by name; the others keep their defaults.
 
     Raises:
-        UserError: Both were given, a name is unknown, or the settings cannot work.
+        UserError: Both are given, a name is unknown, or a setting is invalid.
     """
     if config is not None and settings:
         raise UserError(f"settings were given twice, as config and as {', '.join(settings)}: give one or the other")
     settings = renamed(settings, of=verb)
     known = [entry.name for entry in fields(kind)]  # pyright: ignore[reportArgumentType]
     if unknown := sorted(set(settings) - set(known)):
-        raise UserError(f"{verb} knows no setting {', '.join(unknown)}: it knows {', '.join(known)}")
+        raise UserError(f"{verb} has no setting {', '.join(unknown)}: give one of {', '.join(known)}")
     needed = [
         entry.name
         for entry in fields(kind)  # pyright: ignore[reportArgumentType]
         if entry.default is MISSING and entry.default_factory is MISSING and entry.name not in settings
     ]
     if config is None and needed:
-        raise UserError(f"{verb} needs to be told {', '.join(needed)}: give it by name")
+        raise UserError(f"{verb} needs {', '.join(needed)}: give it by name")
     if config is not None and not isinstance(config, kind):
         raise UserError(f"config is {type(config).__name__}: give a {kind.__name__}, or single settings by name")
     return config or kind(**settings)
@@ -50,10 +50,10 @@ def suggested_settings(record: Mapping[str, Any], *, name: str | Path) -> dict[s
 
     Args:
         record: Its ``tain.json``.
-        name: What the user called it.
+        name: Name that the user gave.
 
     Raises:
-        UserError: It says what is no setting of this kind.
+        UserError: The record suggests other settings, or invalid values.
     """
     suggested = record.get("mirror", {})
     is_settings = isinstance(suggested, dict) and all(isinstance(value, int | float) for value in suggested.values())
