@@ -84,7 +84,7 @@ def test_another_method_can_be_drawn(bert_folder: Path, sentences: list[str], tm
         (("glass", "--method", "Layer-N"), "measured with --whole-layer only"),
         (("glass", "--csv", "look.csv", "--shown", 0), "the CSV file holds the shown texts"),
         (("glass", "--masking-rate", 1), "masking_rate is 1.0"),
-        (("glass", "--max-tokens", 9000), "reads 3 to 40"),
+        (("glass", "--max-tokens", 9000), "accepts 3 to 40"),
         (("glass", "--column", "text"), "--column names"),
     ],
 )

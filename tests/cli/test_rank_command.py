@@ -229,7 +229,7 @@ def test_a_second_ranker_that_cannot_be_loaded_is_refused_before_anything_is_ind
     said = refused(
         capsys, "search", ranker_folder, asked, "--index", index, "--candidates", asked, "-k", 1, "--rerank", broken, "--depth", 2, *HERE
     )
-    assert "has no head that fits it" in said
+    assert "has no matching head" in said
     assert not index.exists()
 
 

@@ -526,7 +526,7 @@ def test_presets_fill_what_is_not_given():
 def test_logits_that_do_not_match_the_names_are_refused(flights, tmp_path):
     np.save(tmp_path / "logits.npy", intents_of(flights))
     where = (tmp_path / "logits.npy", flights)
-    assert "has logits of 2 labels, but 3 names are given" in refused(*where, task="classify", labels=["a", "b", "c"], **SMALL)
+    assert "has logits of 2 labels, but 3 names were given" in refused(*where, task="classify", labels=["a", "b", "c"], **SMALL)
     assert "nobody tells their names: give a file with --labels" in refused(*where, task="classify", **SMALL)
     assert "does not know (flight, weather)" in refused(*where, task="classify", labels=["a", "b"], **SMALL)
     assert "name one twice" in refused(*where, task="classify", labels=["a", "a"], **SMALL)
@@ -590,9 +590,9 @@ def test_a_head_of_the_other_kind_is_refused(save_labeller, flights):
     tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
     classifier = save_labeller("SequenceClassification", ["flight", "weather"])
     bare = [Example(example.text) for example in flights]
-    assert "is a tagger, but what is needed is a classifier" in refused(tagger, bare, task="classify", **SMALL)
-    assert "is a classifier, but what is needed is a tagger" in refused(classifier, bare, task="tag", **SMALL)
-    assert "is a tagger, but what is needed is a classifier" in refused(tagger, bare, task="tag", classifier=tagger, **SMALL)
+    assert "is a tagger, but a classifier is needed" in refused(tagger, bare, task="classify", **SMALL)
+    assert "is a classifier, but a tagger is needed" in refused(classifier, bare, task="tag", **SMALL)
+    assert "is a tagger, but a classifier is needed" in refused(tagger, bare, task="tag", classifier=tagger, **SMALL)
 
 
 def test_students_teach_no_students(bert_folder, texts, flights, tmp_path):

@@ -405,7 +405,7 @@ def test_a_model_that_knows_fewer_tokens_than_its_tokenizer_is_refused(bert_fold
     tokenizer = AutoTokenizer.from_pretrained(bert_folder)
     tokenizer.add_tokens(["kalimba"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(UserError, match="has vectors for 120 tokens, but its tokenizer knows 121"):
+    with pytest.raises(UserError, match="has vectors for 120 tokens, but its tokenizer has 121"):
         pretrain(folder, [corpus], tmp_path / "more", **CONTINUED)
 
 
