@@ -1,4 +1,4 @@
-"""Texts to token ids, with the cut ones counted."""
+"""Tokenize texts into ids, and count truncated texts."""
 
 import hashlib
 import json
@@ -13,22 +13,22 @@ from tain.batches.types import KeptTexts, TokenisedTexts
 from tain.foundation.errors import UserError
 from tain.text.cleaning import refuse_half_characters
 
-_CHARACTERS_A_TOKEN = 16  # hardly a text has as many
-_MOST_CHARACTERS_A_TOKEN = 1024  # of blanks, or of a word that becomes one unknown token; texts are read no further
-_TEXTS_AT_ONCE = 8192  # what a tokenizer says of a text takes a hundred times the memory of its ids
-_LEFT_OVER = 32  # tokens: so far from a cut between characters the tokens are those of the whole text
+_CHARACTERS_A_TOKEN = 16  # upper bound for nearly all texts
+_MOST_CHARACTERS_A_TOKEN = 1024  # for blanks, or a word that becomes one unknown token; texts are read no further
+_TEXTS_AT_ONCE = 8192  # the tokenizer's output takes a hundred times the memory of the ids
+_LEFT_OVER = 32  # tokens; this far from a cut between characters, tokens equal those of the whole text
 
 
 def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> TokenisedTexts:
-    """Turn texts into token ids with the special tokens the model expects.
+    """Tokenize texts, with the special tokens that the model expects.
 
     Args:
         tokenizer: A transformers tokenizer.
-        texts: Any number of texts.
-        max_tokens: Longer texts are cut at this length, special tokens included.
+        texts: Texts to tokenize.
+        max_tokens: Texts are truncated at this length, including special tokens.
 
     Returns:
-        The ids, in order, and how many texts were cut.
+        The ids, in order, and the number of truncated texts.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -37,7 +37,7 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
         if truncated:
             encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
         return TokenisedTexts(encoded, truncated)
-    # the wrapper around this backend spends more time on Python objects than the tokenising takes
+    # the wrapper of this backend spends more time on Python objects than on tokenizing
     backend.enable_truncation(max_tokens, direction=tokenizer.truncation_side)
     backend.no_padding()
     reach = _CHARACTERS_A_TOKEN * max(max_tokens, 64)
@@ -55,7 +55,7 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
 
 
 def tokenise_once(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> KeptTexts:
-    """As ``tokenise``, for texts whose ids are wanted many times."""
+    """Like ``tokenise``, for texts whose ids are needed repeatedly."""
     flat: list[np.ndarray] = []
     lengths: list[int] = []
     truncated = 0
@@ -68,9 +68,9 @@ def tokenise_once(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> K
 
 
 def _long_one(backend: Any, text: str, reach: int, side: str, encoding: Any) -> tuple[list[int], bool]:
-    """Ids of a text of which ``encoding`` knows one end alone, and whether it was cut: more of it is read until enough is left over.
+    """Ids of a text of which ``encoding`` covers one end only, and whether it was truncated; reads more of it until enough is left over.
 
-    What is left over is thrown away, and of a book it would take a hundred times the memory of the book.
+    The remainder is not kept: for a book, it would take a hundred times the memory of the book.
     """
     most = reach * _MOST_CHARACTERS_A_TOKEN // _CHARACTERS_A_TOKEN
     while reach < min(len(text), most) and sum(map(len, encoding.overflowing)) < _LEFT_OVER:
@@ -80,7 +80,7 @@ def _long_one(backend: Any, text: str, reach: int, side: str, encoding: Any) -> 
 
 
 def _end_of(text: str, reach: int, side: str) -> str:
-    """A text's end that is kept when the other ``side`` is cut: about ``reach`` characters, whole words where there are blanks."""
+    """The end of a text that remains when the other ``side`` is cut: about ``reach`` characters, in whole words if there are blanks."""
     if len(text) <= reach:
         return text
     if side == "right":
@@ -91,10 +91,10 @@ def _end_of(text: str, reach: int, side: str) -> str:
 
 
 def mask_token(tokenizer: Any) -> str:
-    """The tokenizer's own mask token.
+    """The tokenizer's mask token.
 
     Raises:
-        UserError: The tokenizer has none, so its model is no masked language model.
+        UserError: The tokenizer has none, so its model is not a masked language model.
     """
     token = getattr(tokenizer, "mask_token", None)
     if token is None:
@@ -105,7 +105,7 @@ def mask_token(tokenizer: Any) -> str:
 
 
 def bare_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Turn texts into token ids, whole and without special tokens."""
+    """Tokenize complete texts without special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
@@ -119,7 +119,7 @@ def bare_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def opening_id(tokenizer: Any) -> int:
-    """The id that a text begins with, such as BERT's ``[CLS]``.
+    """Id of the first token of every text, such as BERT's ``[CLS]``.
 
     Raises:
         UserError: The tokenizer has none.
@@ -128,7 +128,7 @@ def opening_id(tokenizer: Any) -> int:
 
 
 def separator_id(tokenizer: Any) -> int:
-    """The id that a text ends with, such as BERT's ``[SEP]``.
+    """Id of the last token of every text, such as BERT's ``[SEP]``.
 
     Raises:
         UserError: The tokenizer has none.
@@ -137,19 +137,19 @@ def separator_id(tokenizer: Any) -> int:
 
 
 def first_ordinary_id(tokenizer: Any) -> int:
-    """The id from which random replacements are drawn: behind the special tokens where those come first."""
+    """First id for random replacements: after the special tokens if those come first."""
     special = sorted(tokenizer.all_special_ids)
     return special[-1] + 1 if special == list(range(len(special))) else 0
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """Sixteen hexadecimal digits that differ between tokenizers which could cut some text differently."""
+    """Sixteen hexadecimal digits that differ between tokenizers that could tokenize some text differently."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         content = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     else:
         content = json.loads(backend.to_str())
-        content |= {"truncation": None, "padding": None}  # settings of the last call, which say nothing about the tokens
+        content |= {"truncation": None, "padding": None}  # settings of the last call, which do not affect the tokens
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -161,23 +161,23 @@ def _special_id(tokenizer: Any, *names: str) -> int:
 
 
 def word_mark(tokenizer: Any) -> str | None:
-    """How a tokenizer's pieces show where words are: ``##`` goes on with one, ``Ġ`` (a blank's byte) and ``▁`` begin one; None if nothing does."""
+    """Word marker of a tokenizer: ``##`` continues a word, ``Ġ`` (the byte of a blank) and ``▁`` begin one; None if there is none."""
     pieces = tokenizer.get_vocab()
     counts = {mark: sum(piece.startswith(mark) for piece in pieces) for mark in ("##", "Ġ", "▁")}
-    mark = max(counts, key=lambda mark: counts[mark])  # the others may stand in it by chance
+    mark = max(counts, key=lambda mark: counts[mark])  # the others may occur by chance
     return mark if counts[mark] else None
 
 
 def continues_word(tokenizer: Any) -> Bool[np.ndarray, " vocabulary"]:
-    """Tell for each id of a tokenizer whether it goes on with the word before it; special tokens and added words begin one.
+    """Whether each id of a tokenizer continues the word before it; special tokens and added words begin one.
 
     Raises:
-        UserError: The vocabulary does not show it.
+        UserError: The vocabulary has no word marker.
     """
     mark = word_mark(tokenizer)
     if mark is None:
         raise UserError(
-            "the tokenizer marks neither where words begin (Ġ, ▁) nor where they go on (##), so whole words cannot be masked: "
+            "the tokenizer marks neither where words begin (Ġ, ▁) nor where they continue (##), so whole words cannot be masked: "
             "mask tokens or spans instead"
         )
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
