@@ -173,7 +173,7 @@ def test_too_few_texts_are_refused(rng: np.random.Generator):
     few = moments_of(language(rng, texts=2))
     with pytest.raises(UserError, match="language 'en': 2 texts are too few to estimate 2 directions"):
         fit_language(few, language="en", components=2)
-    with pytest.raises(UserError, match="2 texts are too few .* 12 dimensions"):
+    with pytest.raises(UserError, match=r"2 texts are too few .* 12 dimensions"):
         fit_whitening(few)
 
 
@@ -251,7 +251,7 @@ def test_a_correction_by_language_is_applied_here_and_passed_over_by_sentence_tr
 
 def test_a_language_that_is_missing_or_unknown_is_refused(embedder: Embedder, rng: np.random.Generator):
     embedder.correction = by_language(rng)
-    with pytest.raises(UserError, match="no language was given: give .* one of de, en"):
+    with pytest.raises(UserError, match=r"no language was given: give .* one of de, en"):
         embedder.encode(["glass"])
     with pytest.raises(UserError, match=r"language is 'fr', for which model .* has no correction: give one of de, en"):
         embedder.encode(["glass"], language="fr")
@@ -342,5 +342,5 @@ def test_joined_halves_count_alike_and_the_strongest_directions_stay(rng: np.ran
     cut = fit_joined(moments_of(vectors), powers=(1.0, 0.0), dimensions=4)
     assert cut.weight.shape == (4, 8)
     assert np.square(cut.apply(vectors)).sum() > 0.5 * np.square(found).sum()
-    with pytest.raises(UserError, match="4 texts are too few .* 4 dimensions"):
+    with pytest.raises(UserError, match=r"4 texts are too few .* 4 dimensions"):
         fit_joined(moments_of(vectors[:4]), powers=(1.0, 0.0), dimensions=4)

@@ -293,7 +293,7 @@ def test_changed_settings_are_named_and_the_run_kept(tmp_path, changes, settings
         encode_to_file(fake(**changes), TEXTS, path, resume=True, **({"window_texts": 3} | settings))
     assert str(refused.value) == (
         f"output {str(path)!r} has an interrupted run with another model or other settings ({said}): "
-        "give the same again, or start anew with --overwrite and without --resume"
+        "give the same again, or start over with --overwrite and without --resume"
     )
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True).resumed == 6
 
@@ -589,6 +589,6 @@ def test_a_damaged_state_is_refused(content, tmp_path):
     path = tmp_path / "vectors.npy"
     interrupted(path)
     (partial_folder(path) / "state.json").write_text(content)
-    with pytest.raises(UserError, match="damaged state .*: start over with --overwrite and without --resume"):
+    with pytest.raises(UserError, match=r"damaged state .*: start over with --overwrite and without --resume"):
         encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True)
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, overwrite=True).texts == 11

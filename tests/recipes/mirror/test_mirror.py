@@ -414,7 +414,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, t
     with interrupting(recipe.MirrorTrainer, 7):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     assert not (tmp_path / "cut").exists()
-    with pytest.raises(UserError, match=r"checkpoint of an earlier run, .*checkpoint-13', would be lost: go on from it with --resume"):
+    with pytest.raises(UserError, match=r"checkpoint of an earlier run, .*checkpoint-13', would be lost: continue it with --resume"):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     found = mirror(bert_folder, texts, tmp_path / "cut", resume=True, **settings).embedder.encode(sentences)
     np.testing.assert_array_equal(found, expected)
