@@ -137,7 +137,7 @@ def test_labels_unseen_in_training_are_refused_or_count_as_wrong():
     model = Fixed([Prediction("go", 1.0, ["O"] * len(example.tags)) for example in EXAMPLES], labels=("go",), tags=("O", "B-city"))
     with pytest.raises(
         UserError,
-        match=r"3 of 4 texts of trips have labels .* was not taught \(I-city, greet, weather\): give --unknown-labels count-as-wrong",
+        match=r"3 of 4 texts of trips have labels unknown to model .* \(I-city, greet, weather\): give --unknown-labels count-as-wrong",
     ):
         measure_tagging([model], [SET], named=["trips"])
     report = measure_tagging([model], [SET], named=["trips"], unknown_labels="count-as-wrong")
@@ -166,7 +166,7 @@ def test_settings_that_cannot_work_are_refused(settings, message):
 
 
 def test_models_that_tell_nothing_are_refused():
-    with pytest.raises(UserError, match="tells neither intents nor slots"):
+    with pytest.raises(UserError, match="predicts neither intents nor slots"):
         measure_tagging([Fixed([], labels=(), tags=())], [SET])
 
 
@@ -191,7 +191,7 @@ def test_sets_are_found_by_name_and_xsid_language_by_language(tmp_path):
     assert [len(one.examples) for one in load_tagging(["xsid_de"], tmp_path)[0]] == [2]
     with pytest.raises(UserError, match=r"set snips is named, but .* does not exist"):
         load_tagging(["snips"], tmp_path)
-    with pytest.raises(UserError, match="its validation part is for training"):
+    with pytest.raises(UserError, match="its validation part is used for training"):
         load_tagging(["xsid"], tmp_path, part="dev")
     assert not is_tagging("de") and is_tagging("xsid_de-ba") and not is_tagging("sts")
 

@@ -1,4 +1,4 @@
-"""The report as a table for a terminal: readable at 80 columns with two models."""
+"""Render an evaluation report as a terminal table, readable at 80 columns with two models."""
 
 import math
 from typing import TYPE_CHECKING
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _NAME_WIDTH = 17
-_UNITS = {SPEARMAN_UNIT: "Spearman's correlation x 100"}  # spelled out; others are as they stand
+_UNITS = {SPEARMAN_UNIT: "Spearman's correlation x 100"}  # spelled out; other units are shown unchanged
 
 
 def as_table(report: EvaluationReport) -> "Lines":
-    """Build what rich prints: one table a suite, below each what is absent, at the end what was cut and what the intervals are."""
+    """Rich renderable: one table per suite with its absent sets, then notes on truncation and intervals."""
     from rich.console import Group as Lines
     from rich.text import Text
 
@@ -31,7 +31,7 @@ def as_table(report: EvaluationReport) -> "Lines":
         parts.append(Text(""))
     for model in report.models:
         if model.truncated:
-            parts.append(Text(f"{model.name}: {model.truncated} of {model.texts} distinct texts were cut at its length limit."))
+            parts.append(Text(f"{model.name}: {model.truncated} of {model.texts} distinct texts were truncated at its length limit."))
     units = list(dict.fromkeys(row.unit for suite in report.suites if suite.counted for group in suite.groups for row in group.rows))
     scale = f"Figures of sets are {' or '.join(_UNITS.get(unit, unit) for unit in units)}. " if units else ""
     against = f" Differences are to {labels[0]}, on the same resamples." if len(report.models) > 1 else ""
@@ -64,7 +64,7 @@ def _add_group(table: "Table", group: Group, *, has_items: bool) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    """One cell a model; with two models a third for the difference, with more the difference as a cell's second line."""
+    """One cell per model; two models get a third cell for the difference, more models show it on a cell's second line."""
     cells = [f"{_number(figure.value, row)} {_bracket(figure.interval, row)}" for figure in row.figures]
     if len(row.figures) == 2:
         cells.append(_difference(row.figures[1], row))
@@ -85,7 +85,7 @@ def _bracket(interval: Interval, row: Row) -> str:
 
 
 def _number(value: float, row: Row) -> str:
-    """One decimal on a scale of 100; else two, or three and no leading zero below 1: ``13.79``, ``.043``."""
+    """One decimal on a scale of 100; otherwise two, or three without leading zero below 1: ``13.79``, ``.043``."""
     if math.isnan(value):
         return "undefined"
     if row.unit:
@@ -94,7 +94,7 @@ def _number(value: float, row: Row) -> str:
 
 
 def _folded(name: str) -> str:
-    """A long model name in up to three lines of a column's width, its end kept: paths differ there."""
+    """Wrap a long model name into at most three lines of column width; its end is kept, since paths differ there."""
     lines: list[str] = []
     while len(name) > _NAME_WIDTH:
         cut = max((name.rfind(mark, 0, _NAME_WIDTH) for mark in "/-_ ."), default=-1) + 1 or _NAME_WIDTH
