@@ -498,7 +498,7 @@ def test_a_disk_that_is_full_at_once_advises_no_resume(tmp_path, monkeypatch):
 
     monkeypatch.setattr(vectors, "_keep", full)  # the first window is written, but not kept
     with refused(
-        "cannot be written (No space left on device): free disk space or repair the disk, then give the same command again: nothing is kept"
+        "cannot be written (No space left on device): free disk space or repair the disk, then run the same command again: nothing is kept"
     ):
         encode_to_file(fake(), TEXTS, tmp_path / "vectors.npy", window_texts=3)
     assert list(tmp_path.iterdir()) == []
