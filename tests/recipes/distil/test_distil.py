@@ -169,7 +169,7 @@ def test_a_student_begins_where_another_one_ended(bert_folder, texts, flights, t
 def test_what_cannot_be_begun_with_is_refused(bert_folder, texts, flights, tmp_path):
     distil(bert_folder, texts, tmp_path / "bare", **SMALL)
     distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, **SMALL)
-    assert "holds no student.onnx" in refused("none", flights, task="classify", init_from=str(tmp_path))
+    assert "has no student.onnx" in refused("none", flights, task="classify", init_from=str(tmp_path))
     assert "has no weights.safetensors to begin with: distil it with --keep-weights" in refused(
         "none", flights, task="classify", init_from=str(tmp_path / "bare")
     )
