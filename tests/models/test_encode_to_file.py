@@ -472,9 +472,9 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
     with refused("taken.npy' already exists: choose another name or give --overwrite"):
         encode_to_file(fake(), TEXTS, tmp_path / "taken.npy")
     (tmp_path / "folder.npy").mkdir()
-    with refused("folder.npy' is a folder, but a file is to be written: name a file inside it"):
+    with refused("folder.npy' is a folder, but the vectors go into a file: name a file inside it"):
         encode_to_file(fake(), TEXTS, tmp_path / "folder.npy", overwrite=True)
-    with refused("cannot be written (File name too long): choose another place or name"):
+    with refused("cannot be written (File name too long): choose another path"):
         encode_to_file(fake(), TEXTS, tmp_path / f"{'n' * 250}.npy")
     assert (tmp_path / "taken.npy").read_bytes() == b"mine"
 
@@ -486,7 +486,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_texts_that_are_none_are_refused(tmp_path, unchecked):
-    with refused("one string, which would be read letter by letter: give a list of texts"):
+    with refused("one string, which would be read character by character: give a list of texts"):
         encode_to_file(fake(), "one string", tmp_path / "vectors.npy")
     with refused("text 4 is int, not text: give strings"):
         encode_to_file(fake(), [*TEXTS[:4], 4], tmp_path / "vectors.npy", window_texts=3)  # type: ignore[list-item]

@@ -289,12 +289,12 @@ def test_a_damaged_ranker_is_refused_without_asking_the_hub(build, tmp_path):
 
 def test_what_cannot_be_scored_is_refused(build, unchecked):
     ranker = build()
-    with pytest.raises(UserError, match="contexts are one string, which would be read letter by letter"):
+    with pytest.raises(UserError, match="contexts are one string, which would be read character by character"):
         ranker.score("a context", ["a"])
     for one in (ranker, build("cross")):
-        with pytest.raises(UserError, match="candidates are one string, which would be read letter by letter"):
+        with pytest.raises(UserError, match="candidates are one string, which would be read character by character"):
             one.score(["a context"], "abc")
-        with pytest.raises(UserError, match="a context's candidates are one string, which would be read letter by letter"):
+        with pytest.raises(UserError, match="a context's candidates are one string, which would be read character by character"):
             one.score_lists(["a", "b"], ["ab", "c"])
         with pytest.raises(UserError, match="contexts are one string"):
             one.score_lists("ab", [["a"], ["b"]])

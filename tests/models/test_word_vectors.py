@@ -60,5 +60,5 @@ def test_the_ending_tells_a_vector_file():
 
 
 def test_one_string_is_refused(tmp_path: Path, unchecked: None):
-    with pytest.raises(UserError, match="read letter by letter"):
+    with pytest.raises(UserError, match="read character by character"):
         WordVectors.load(written(tmp_path / "a.vec", "glass 1 2")).encode("glass")

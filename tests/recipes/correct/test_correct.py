@@ -143,7 +143,7 @@ def test_texts_of_the_wrong_kind_are_refused(sentences: list[str], unchecked: No
         correct("tain-mini", {"en": sentences}, method="whiten")
     with pytest.raises(UserError, match="two are the same"):
         correct("tain-mini", {"en": sentences, "EN": sentences}, method="languages")
-    with pytest.raises(UserError, match="read letter by letter"):
+    with pytest.raises(UserError, match="read character by character"):
         correct("tain-mini", "one text", method="whiten")
 
 

@@ -617,7 +617,7 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     assert "no text has tags" in refused("none", texts, task="tag", tags=["O", "B-a"], **SMALL)
     wrong = [*flights, Example("two tokens", "flight", ("O",))]
     assert "text number 161 has 2 tokens (what stands between blanks) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
-    assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
+    assert "read character by character" in refused(bert_folder, "one", **SMALL)
     half = [example if index % 2 else Example(example.text) for index, example in enumerate(flights)]
     assert "80 of 160 texts have no label (text number 1 first), and without a teacher nobody gives them one" in refused(
         "none", half, task="classify", **SMALL

@@ -309,7 +309,7 @@ def test_texts_of_either_side_that_are_cut_are_counted(bert_folder, texts):
 
 @pytest.mark.parametrize("given", ["one text", [1, 2], [("a", "b"), ("a",)], [("a", "b"), ("a", 3)]])
 def test_what_is_no_list_of_texts_is_refused(bert_folder, given, unchecked):
-    with pytest.raises(UserError, match=r"read letter by letter|give texts, or pairs of two texts"):
+    with pytest.raises(UserError, match=r"read character by character|give texts, or pairs of two texts"):
         mirror(bert_folder, given, **SMALL)
 
 
@@ -494,7 +494,7 @@ def test_a_folder_that_appears_while_training_runs_is_left_alone(bert_folder, te
         return real(self, batch, step=step, seed=seed)
 
     monkeypatch.setattr(recipe.MirrorTrainer, "gradient_step", meanwhile)
-    with pytest.raises(UserError, match="appeared while this ran and is left alone: the result is in"):
+    with pytest.raises(UserError, match="was created by something else during the run and is kept: the result is in"):
         mirror(bert_folder, texts, tmp_path / "encoder", **SMALL)
     assert not list((tmp_path / "encoder").iterdir())
     (kept,) = tmp_path.glob("encoder-*")
