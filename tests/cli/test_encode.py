@@ -137,7 +137,7 @@ def test_bad_input_is_refused_before_torch_is_loaded(tmp_path, texts, capsys, mo
         "missing.txt' does not exist: check the path": (model, tmp_path / "missing.txt", "-o", out),
         "ends in .csv, which is not a vector format: use .npy, .parquet or .safetensors": (model, texts, "-o", "vectors.csv"),
         "a .npy file, which holds vectors only: use an output ending in .parquet": (model, texts, "-o", out, "--with-texts"),
-        "batch_tokens is 0, but a batch needs some: give 1 or more": (model, texts, "-o", out, "--batch-tokens", "0"),
+        "batch_tokens is 0, but a batch needs at least one token: give 1 or more": (model, texts, "-o", out, "--batch-tokens", "0"),
         "nowhere' does not exist: give a model folder, a hub name, or tain-mini": (tmp_path / "nowhere", texts, "-o", out),
         "taken.npy' already exists: choose another name or give --overwrite": (model, texts, "-o", taken),
         "is read as plain text, which has no column 'body'": (model, texts, "-o", out, "--column", "body"),

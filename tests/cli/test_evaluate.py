@@ -150,7 +150,7 @@ def test_a_model_by_language_is_told_the_language_of_an_own_table(pairs: str, ca
     by_language = "en=model-64,es=model-64"
     assert "have no given language: give --language" in refusal([by_language, "--suite", pairs, "--quiet"], capsys)
     refused = refusal([by_language, "--suite", pairs, "--quiet", "--language", "en,tr"], capsys)
-    assert "knows en, es, but there are texts in tr" in refused
+    assert "supports en, es, but there are texts in tr" in refused
     main(["evaluate", by_language, "--suite", pairs, "--resamples", "10", "--language", "en,es", "--quiet"])
 
 

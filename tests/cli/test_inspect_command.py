@@ -78,7 +78,7 @@ def test_another_method_can_be_drawn(bert_folder: Path, sentences: list[str], tm
         ((), "no text is given: give one or more in quotation marks"),
         (("glass", "--texts", "texts.txt"), "give one of the two"),
         (("glass", ""), "text 2 is empty"),
-        (("[CLS]",), "has no tokens but special ones"),
+        (("[CLS]",), "has only special tokens"),
         (("--texts", "./nowhere.txt"), "does not exist"),
         (("glass", "--against", "./nowhere"), "does not exist"),
         (("glass", "--method", "Layer-N"), "measured with --whole-layer only"),

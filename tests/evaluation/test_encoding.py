@@ -59,7 +59,7 @@ def test_an_encoder_of_one_language_that_must_be_told_it_is_told():
 
 def test_languages_are_refused_before_anything_is_encoded():
     encoder = ByLanguage()
-    with pytest.raises(UserError, match="knows de, en, but there are texts in fr, it"):
+    with pytest.raises(UserError, match="supports de, en, but there are texts in fr, it"):
         refuse_unknown_languages(encoder, ["it", "en", "fr", None])
     with pytest.raises(UserError, match="no given language: give --language"):
         refuse_unknown_languages(encoder, ["en", None])

@@ -220,7 +220,7 @@ def test_a_report_is_not_worse_than_itself_nor_by_a_trifle():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"self_retrieval_mrr": 0.5}, "find each other less well"),
+        ({"self_retrieval_mrr": 0.5}, "retrieve each other less well"),
         ({"uniformity": -1.0}, "alignment \\+ uniformity"),
         ({"mean_vector_norm": 8.0}, "crowd"),
     ],

@@ -203,7 +203,7 @@ def test_a_table_of_ones_own_is_a_set(tmp_path):
     with pytest.raises(UserError, match="which goes with --suite tagging alone"):
         load_tagging(["atis"], tmp_path / "mine.tsv")
     write(tmp_path / "bad.tsv", ["go to rome\tO O"], header="text\tslots")
-    with pytest.raises(UserError, match=r"row 1: 3 tokens \(what stands between blanks\) and 2 tags"):
+    with pytest.raises(UserError, match=r"row 1: 3 tokens \(separated by blanks\) and 2 tags"):
         load_tagging(["tagging"], tmp_path / "bad.tsv")
     write(tmp_path / "bare.tsv", ["go\tx"], header="text\tclass")
     with pytest.raises(UserError, match="but intent, slots or both are needed"):

@@ -178,7 +178,7 @@ def test_too_few_texts_are_refused(rng: np.random.Generator):
 
 
 def test_vectors_that_are_all_alike_are_refused():
-    with pytest.raises(UserError, match="all vectors are the same"):
+    with pytest.raises(UserError, match="all vectors are identical"):
         fit_top_removal(moments_of(np.ones((9, 4))), components=1)
     with pytest.raises(UserError, match="language 'en': all vectors are zero"):
         fit_language(moments_of(np.zeros((9, 4))), language="en", components=1)
@@ -294,7 +294,7 @@ def test_a_layer_that_is_not_linear_is_refused(embedder: Embedder, tmp_path: Pat
     folder = saved(embedder, tmp_path / "encoder")
     config = folder / "2_Dense" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"activation_function": "torch.nn.modules.activation.Tanh"}))
-    with pytest.raises(UserError, match=r"Dense layer with the activation torch.nn.modules.activation.Tanh, which tain does not run"):
+    with pytest.raises(UserError, match=r"Dense layer with the activation torch.nn.modules.activation.Tanh, which tain does not support"):
         Embedder.load(folder)
 
 

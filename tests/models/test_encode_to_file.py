@@ -424,7 +424,7 @@ def test_cut_texts_are_counted_over_a_resumed_run_and_warned_of_once(tmp_path, c
     texts = ["long one", "b", "c", "d", "long two", "f", "long three"]
     with pytest.raises(StoppedHereError):
         encode_to_file(fake(), stopping(texts, after=4), tmp_path / "vectors.npy", window_texts=3)
-    with pytest.warns(UserWarning, match="3 of 7 texts are longer than 64 tokens and were cut: raise --max-tokens"):
+    with pytest.warns(UserWarning, match="3 of 7 texts are longer than 64 tokens and were truncated: raise --max-tokens"):
         made = encode_to_file(fake(), texts, tmp_path / "vectors.npy", window_texts=3, resume=True)
     assert made.truncated == 3
     encode_to_file(fake(), texts, tmp_path / "quiet.npy", progress=Progress.for_terminal(quiet=True))
@@ -451,7 +451,7 @@ def refused(said: str) -> Iterator[None]:
 def test_settings_that_cannot_work_are_refused_together(tmp_path):
     with refused(
         "vectors.csv' ends in .csv, which is not a vector format: use .npy, .parquet or .safetensors; "
-        "batch_tokens is 0, but a batch needs some: give 1 or more, or leave it out; "
+        "batch_tokens is 0, but a batch needs at least one token: give 1 or more, or leave it out; "
         "window_texts is 0, but a window needs at least one text: give 1 or more"
     ):
         encode_to_file(fake(), TEXTS, tmp_path / "vectors.csv", batch_tokens=0, window_texts=0)

@@ -292,7 +292,7 @@ def test_a_layer_that_tain_does_not_run_is_refused(encoder_folder: Path):
     modules = json.loads((encoder_folder / "modules.json").read_text())
     modules.append({"idx": 2, "name": "2", "path": "2_LSTM", "type": "sentence_transformers.models.LSTM"})
     (encoder_folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(UserError, match="has a LSTM layer after its encoder, which tain does not run"):
+    with pytest.raises(UserError, match="has a LSTM layer after its encoder, which tain does not support"):
         Embedder.load(encoder_folder)
 
 

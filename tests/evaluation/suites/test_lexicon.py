@@ -137,7 +137,7 @@ def test_models_of_two_widths_are_refused(dictionaries: Path):
 
 def test_a_model_of_other_languages_is_refused(dictionaries: Path):
     foreign = OnePerLanguage({"en": Known("a", {"x": np.ones(3)}), "fr": Known("b", {"y": np.ones(3)})})
-    with pytest.raises(UserError, match=r"knows en, fr, but there are texts in de"):
+    with pytest.raises(UserError, match=r"supports en, fr, but there are texts in de"):
         evaluate([foreign], ["bli_en-de"], dictionaries, resamples=5)
     with pytest.raises(UserError, match=r"has vectors for 0 training pairs of en-de"):
         evaluate([Known("a", {"x": np.ones(3)})], ["bli_en-de"], dictionaries, resamples=5)
