@@ -51,7 +51,7 @@ def test_slots_that_nobody_has_and_slots_made_up():
 
 
 def test_texts_of_unequal_length_are_refused():
-    with pytest.raises(ShapeError, match="text 0 has 1 tags and 2 found ones"):
+    with pytest.raises(ShapeError, match="text 0 has 1 gold tags and 2 predicted tags"):
         slot_f1([["O"]], [["O", "O"]])
 
 
@@ -124,7 +124,7 @@ def test_a_report_can_be_printed_and_written(capsys):
     report = measure_tagging([Fixed(right(), name="[bold]model")], [SET], typos=(0.0, 0.1), left_out=["snips (no file)"])
     Console(width=100).print(report.as_table())
     said = capsys.readouterr().out
-    for part in ("[bold]model", "100.0 [100.0 100.0]", "10%", "Left out: snips (no file)."):
+    for part in ("[bold]model", "100.0 [100.0 100.0]", "10%", "Skipped: snips (no file)."):
         assert part in said
     row = report.to_dict()["rows"][0]
     assert row["figures"]["slot_f1"] == {"value": 1.0, "interval": [1.0, 1.0]}

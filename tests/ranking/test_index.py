@@ -353,7 +353,7 @@ def test_a_vector_that_is_another_than_was_put_in_is_told_before_it_is_searched(
     with pytest.raises(UserError, match="is damaged: the vector of row 2 differs"):
         opened.refuse_damaged_vectors()
     opened.refuse_damaged_vectors(np.array([0, 3]))
-    with pytest.raises(UserError, match="the vector of row 2 is another"):
+    with pytest.raises(UserError, match="the vector of row 2 differs"):
         opened.refuse_damaged_vectors(np.array([0, 2]))
 
 
@@ -378,7 +378,7 @@ def test_a_text_that_is_another_than_was_put_in_is_told_when_it_is_read(index):
     with pytest.raises(UserError, match="the text of row 2 differs"):
         opened.text(2)
     (index.folder / "ends.bin").write_bytes(np.array([2, 6, 11, 15], dtype=np.int64).tobytes())  # in order, but wrong
-    with pytest.raises(UserError, match="the text of row 0 is another"):
+    with pytest.raises(UserError, match="the text of row 0 differs"):
         CandidateIndex.open(index.folder).text(0)
 
 

@@ -128,7 +128,7 @@ def test_the_whole_pool_is_every_text_for_every_context(examples):
     lists = whole_pool(examples)
     assert len(lists.lists[0]) == 90
     assert [lists.lists[0][int(right[0])] for right in lists.right] == [f"answer {number}" for number in range(30)]
-    with pytest.raises(UserError, match="the whole pool is one candidate"):
+    with pytest.raises(UserError, match="the whole pool has one candidate"):
         whole_pool([RankingExample("a", ("x",)), RankingExample("b", ("x",))])
 
 

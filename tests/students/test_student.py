@@ -160,7 +160,7 @@ def test_a_token_that_is_typed_again_is_known(forward_student, monkeypatch):
 
 
 def test_students_that_cannot_be_streamed_are_refused(forward_student, tagging_student, embedding_student):
-    with pytest.raises(UserError, match=r"does not read forwards alone.*: distil with --forward-only"):
+    with pytest.raises(UserError, match=r"does not read forwards only.*: distil with --forward-only"):
         Student.load(tagging_student, backend="numpy").stream()
     with pytest.raises(UserError, match="load it with backend='numpy' to stream"):
         Student.load(forward_student).stream()

@@ -158,7 +158,7 @@ def test_a_folder_without_the_sets_says_what_was_looked_for(tmp_path: Path):
 
 
 def test_a_data_path_that_is_no_folder_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         load_suites(["sts"], tmp_path / "nowhere")
 
 

@@ -88,7 +88,7 @@ def test_encode_to_file_corrects_and_never_goes_on_with_another_language(
     embedder = correct(bert_folder, {"en": sentences, "de": german}, method="languages", device="cpu").embedder
     encode_to_file(embedder, sentences, tmp_path / "en.npy", language="en")
     np.testing.assert_array_equal(np.load(tmp_path / "en.npy"), embedder.encode(sentences, language="en"))
-    with pytest.raises(UserError, match="was told none"):
+    with pytest.raises(UserError, match="no language was given"):
         encode_to_file(embedder, sentences, tmp_path / "none.npy")
     calls = []
     encode = Embedder.encode
