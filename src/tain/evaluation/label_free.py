@@ -39,7 +39,7 @@ class LabelFreeReport:
         repeated: Number of dropped duplicates.
         too_short: Number of ``texts`` that cannot be halved; they count in all figures but alignment by halves and self-retrieval.
         views: The two views used for alignment: the ``halves`` of a text, or the given ``twins``.
-        self_retrieval_recall_at_1: Share of halves that have their other half as nearest neighbour among all other halves. Higher is better.
+        self_retrieval_recall_at_1: Share of halves with their other half as nearest neighbour among all other halves. Higher is better.
         self_retrieval_mrr: Mean reciprocal rank of the other half. Higher is better.
         alignment: Mean squared distance between the unit vectors of two views, 0 to 4. Lower is better.
         uniformity: Log of the mean of exp(-2 * squared distance) over pairs of unit vectors, -8 to 0. Lower is better.

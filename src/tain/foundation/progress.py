@@ -48,8 +48,8 @@ class Progress:
         """Convert a Python function's ``progress`` argument to a ``Progress``.
 
         Args:
-            given: A ``Progress`` is returned unchanged. ``True`` shows a bar on a terminal or in a notebook, and lines elsewhere. ``False`` shows
-                nothing; warnings go to ``warnings``. ``None`` is ``True`` on a terminal or in a notebook, else ``False``.
+            given: A ``Progress`` is returned unchanged. ``True`` shows a bar on a terminal or in a notebook, and lines elsewhere. ``False``
+                shows nothing; warnings go to ``warnings``. ``None`` is ``True`` on a terminal or in a notebook, else ``False``.
         """
         if isinstance(given, Progress):
             return given

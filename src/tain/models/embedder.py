@@ -192,8 +192,8 @@ class Embedder:
             language: Language of the texts, or one per text. Required by models with a per-language correction, refused by others.
             batch_size: Upper limit of texts per batch. Batches are sized by tokens (``batch_tokens``), so long texts need no smaller
                 batches; this is an additional limit.
-            batch_tokens: Tokens per batch. Both limits affect speed and memory; vectors change by rounding only (the sixth digit in float32,
-                the third in bfloat16).
+            batch_tokens: Tokens per batch. Both limits affect speed and memory; vectors change by rounding only (the sixth digit in
+                float32, the third in bfloat16).
             normalize: Scale vectors to length 1; default: as stored in the model's folder.
             progress: Receives an update per batch.
 

@@ -146,8 +146,8 @@ class _MultiSimLex:
     def read_crossed(self, data: Path, *, languages: tuple[str, str]) -> tuple[list[str], list[str], list[float]]:
         """Combine the first word in one language with the second word in the other, and vice versa.
 
-        The score is the mean of the two languages. Pairs with scores more than 1 apart are dropped, since their meanings differ. As far as we
-        know, Vulic et al. 2020 build their sets this way; the exact threshold is our choice.
+        The score is the mean of the two languages. Pairs with scores more than 1 apart are dropped, since their meanings differ. As far as
+        we know, Vulic et al. 2020 build their sets this way; the exact threshold is our choice.
         """
         (left_first, left_second, left_gold), (right_first, right_second, right_gold) = (
             self.read(data, language=language) for language in languages
