@@ -71,7 +71,7 @@ def test_standard_input_and_json(tmp_path, bert_folder, monkeypatch, capsys):
     }
     messages = [event["message"] for event in map(json.loads, error.splitlines()) if event["event"] == "warning"]
     assert messages == [
-        "1 of 2 texts are longer than 6 tokens and were truncated: raise --max-tokens",
+        "1 of 2 texts are longer than 6 tokens and were truncated: raise --max-tokens if the model allows it, or split the texts",
         "1 blank lines were skipped: row numbers count texts, not lines",
     ]
 

@@ -201,7 +201,7 @@ def test_another_model_or_another_version_of_it_is_refused(index):
 
 
 def test_vectors_of_another_width_are_refused_and_nothing_is_written(index):
-    with pytest.raises(UserError, match=r"vectors are of shape \(2, 9\), but index .* holds vectors of 8 numbers"):
+    with pytest.raises(UserError, match=r"vectors are of shape \(2, 9\), but index .* holds vectors of dimension 8"):
         index.append(["a", "b"], np.ones((2, 9), dtype=np.float32))
     with pytest.raises(UserError, match="2 texts were given with 1 vectors: give one per text"):
         index.append(["a", "b"], vectors_of(1))

@@ -58,7 +58,7 @@ def test_labels_tell_right_from_wrong_and_contexts_without_a_right_answer_are_le
 @pytest.mark.parametrize(
     ("lines", "options", "message"),
     [
-        (["context", "hi"], {}, r"has one column \('context'\), but a pair needs two: a context and an answer"),
+        (["context", "hi"], {}, r"has one column \('context'\), but a pair needs two: a context and its correct answer"),
         (["context\tanswer", "hi\thello", "bye\t "], {}, r"line 3 has an empty answer in column 'answer': fill it in or remove the row"),
         (["context\tanswer", "\thello"], {}, "line 2 has an empty context in column 'context'"),
         (["context\tanswer"], {}, "but no rows: give a table with pairs below its first line"),
