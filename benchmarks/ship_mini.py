@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import tokenise
 from tain.foundation.old_names import renamed
-from tain.foundation.old_names import renamed
 from tain.models.embedder import Embedder
 from tain.models.masked_lm import MaskedPredictor
 from tain.text.readers import read_texts

@@ -152,7 +152,7 @@ def test_a_rows_parts_depend_on_its_own_draws_alone(is_maskable):
 def test_what_cannot_be_cut_is_refused(is_maskable):
     with pytest.raises(ShapeError, match="4 parts of 30% each are more than the whole text"):
         disjoint_indices(draws(), is_maskable=is_maskable, parts=4, rate=0.3)
-    with pytest.raises(ShapeError, match="3 maskable places cannot be cut into 6 parts"):
+    with pytest.raises(ShapeError, match="3 maskable positions cannot be split into 6 parts"):
         disjoint_indices(draws(1, 1, 3), is_maskable=torch.ones(1, 3, dtype=torch.bool), parts=6, rate=1 / 6)
     with pytest.raises(ShapeError, match="no token of this batch may be masked"):
         disjoint_indices(draws(1, 1, 3), is_maskable=torch.zeros(1, 3, dtype=torch.bool), parts=1, rate=0.3)

@@ -205,7 +205,7 @@ def test_nothing_but_copies_is_refused():
 
 
 def test_documents_of_two_sentences_have_no_sentence_with_two_neighbours():
-    with pytest.raises(UserError, match="or stand at a document's edge"):
+    with pytest.raises(UserError, match="or at a document's edge"):
         build(arrays([10, 11], [12, 13], [14], [15]), [0, 2], side="both")
 
 

@@ -46,7 +46,7 @@ def test_languages_are_shown_as_a_table_and_used_by_encode(
     main(["encode", str(out), str(texts), "-o", str(tmp_path / "v.npy"), "--language", "de", "--quiet", "--device", "cpu"])
     with pytest.raises(SystemExit):
         main(["encode", str(out), str(texts), "-o", str(tmp_path / "w.npy"), "--quiet", "--device", "cpu"])
-    assert "give the texts' language, one of de, en" in capsys.readouterr().err
+    assert "give the language of the texts, one of de, en" in capsys.readouterr().err
 
 
 def test_json_gives_every_figure(bert_folder: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -75,7 +75,7 @@ def test_whitening_says_what_it_did(bert_folder: Path, texts: Path, tmp_path: Pa
         (["--language", "e n=TEXTS"], "which is not a language code"),
         (["--language", "en=nowhere.txt"], "'nowhere.txt' does not exist"),
         (["TEXTS", "--remove-top", "0"], "remove_top is 0: give 1 or more"),
-        (["TEXTS", "--remove-top", "400"], "remove_top is 400, but vectors of 32 numbers must keep some"),
+        (["TEXTS", "--remove-top", "400"], "remove_top is 400, but vectors of dimension 32"),
         (["--language", "en=TEXTS", "--components", "0"], "components is 0: give 1 or more"),
         (["TEXTS", "--whiten", "--components", "0"], "components is 0, which only applies to --language: leave it out"),
         (["TEXTS", "--whiten", "--dimensions", "1000"], "dimensions is 1000, but the vectors have 32"),

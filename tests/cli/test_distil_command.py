@@ -51,7 +51,7 @@ def test_logits_and_their_names_are_files(table, texts_file, tmp_path, capsys):
     assert run(*where, *more, "--labels", tmp_path / "names.txt", *SMALL) == 0
     (tmp_path / "names.txt").write_text("go\nstay\nfly\n")
     assert run(*where, "--overwrite", *more, "--labels", tmp_path / "names.txt", *SMALL) == 2
-    assert "has logits of 2 labels, but 3 names are given" in capsys.readouterr().err
+    assert "has logits of 2 labels, but 3 names were given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

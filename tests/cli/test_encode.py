@@ -71,7 +71,7 @@ def test_standard_input_and_json(tmp_path, bert_folder, monkeypatch, capsys):
     }
     messages = [event["message"] for event in map(json.loads, error.splitlines()) if event["event"] == "warning"]
     assert messages == [
-        "1 of 2 texts are longer than 6 tokens and were cut: raise --max-tokens, where the model can, or split them",
+        "1 of 2 texts are longer than 6 tokens and were truncated: raise --max-tokens if the model allows it, or split the texts",
         "1 blank lines were skipped: row numbers count texts, not lines",
     ]
 
@@ -118,7 +118,7 @@ def test_a_killed_run_leaves_no_file_and_goes_on_to_the_same_bytes(tmp_path, ber
     child.stdin.close()
 
     assert not path.exists()
-    assert "was begun by a run that was interrupted after 800 texts" in refusal(bert_folder, source, "-o", path, capsys=capsys)
+    assert "belongs to a run that was interrupted after 800 texts" in refusal(bert_folder, source, "-o", path, capsys=capsys)
     run(bert_folder, source, "-o", path, "--resume")
     assert "1,000 vectors (800 from an earlier run) of 32 dimensions" in capsys.readouterr().out
     assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes()
@@ -135,9 +135,9 @@ def test_bad_input_is_refused_before_torch_is_loaded(tmp_path, texts, capsys, mo
     (model / "config.json").write_text("{}")
     said = {
         "missing.txt' does not exist: check the path": (model, tmp_path / "missing.txt", "-o", out),
-        "ends in .csv, which names no format of vectors: let it end in .npy, .parquet or .safetensors": (model, texts, "-o", "vectors.csv"),
-        "a .npy file holds vectors alone: let the output end in .parquet": (model, texts, "-o", out, "--with-texts"),
-        "batch_tokens is 0, but a batch needs some: give 1 or more": (model, texts, "-o", out, "--batch-tokens", "0"),
+        "ends in .csv, which is not a vector format: use .npy, .parquet or .safetensors": (model, texts, "-o", "vectors.csv"),
+        "a .npy file, which holds vectors only: use an output ending in .parquet": (model, texts, "-o", out, "--with-texts"),
+        "batch_tokens is 0, but a batch needs at least one token: give 1 or more": (model, texts, "-o", out, "--batch-tokens", "0"),
         "nowhere' does not exist: give a model folder, a hub name, or tain-mini": (tmp_path / "nowhere", texts, "-o", out),
         "taken.npy' already exists: choose another name or give --overwrite": (model, texts, "-o", taken),
         "is read as plain text, which has no column 'body'": (model, texts, "-o", out, "--column", "body"),

@@ -110,7 +110,7 @@ def test_geometry_reads_texts_from_a_file(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_without_data_it_says_what_to_give_and_loads_no_model(capsys: pytest.CaptureFixture[str], fake_models: type[FakeEmbedder]):
-    assert "suite sts needs data and none was given: give --data DIR" in refusal(["model-64"], capsys)
+    assert "suite sts needs data, but none was given: give --data DIR" in refusal(["model-64"], capsys)
     assert fake_models.loaded == []
 
 
@@ -148,9 +148,9 @@ def test_word_vectors_in_text_are_a_model(tmp_path: Path, pairs: str, capsys: py
 
 def test_a_model_by_language_is_told_the_language_of_an_own_table(pairs: str, capsys: pytest.CaptureFixture[str]):
     by_language = "en=model-64,es=model-64"
-    assert "texts whose language nobody has told: give --language" in refusal([by_language, "--suite", pairs, "--quiet"], capsys)
+    assert "have no given language: give --language" in refusal([by_language, "--suite", pairs, "--quiet"], capsys)
     refused = refusal([by_language, "--suite", pairs, "--quiet", "--language", "en,tr"], capsys)
-    assert "knows en, es, but there are texts in tr" in refused
+    assert "supports en, es, but there are texts in tr" in refused
     main(["evaluate", by_language, "--suite", pairs, "--resamples", "10", "--language", "en,es", "--quiet"])
 
 

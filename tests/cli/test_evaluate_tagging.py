@@ -72,9 +72,9 @@ def test_labels_that_a_student_was_not_taught_are_refused_unless_they_count_as_w
     path.write_text("text\tintent\ngo to a\tgo\nhello\tgreet\n")
     where = ("evaluate", student, "--suite", "tagging", "--data", path)
     assert run(*where) == 2
-    assert "1 of 2 texts of mine have labels that model" in capsys.readouterr().err
+    assert "1 of 2 texts of mine have labels unknown to model" in capsys.readouterr().err
     assert run(*where, "--unknown-labels", "count-as-wrong") == 0
-    assert "Labels that a model was not taught count as wrong (texts that have some: 1)." in " ".join(capsys.readouterr().out.split())
+    assert "Labels unknown to a model count as wrong (texts with such labels: 1)." in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_student_of_vectors_tells_no_labels(bert_folder, sentences, table, tmp_path, capsys):

@@ -120,7 +120,7 @@ def test_repeats_of_one_text_are_refused_with_advice_that_works(bert_folder, tmp
 def test_the_built_in_models_name_is_no_output(bert_folder, texts_file, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("mirror", bert_folder, texts_file, "-o", "tain-mini", *SMALL) == 2
-    assert "is the built-in model's name, which would be loaded in its place: choose another name" in capsys.readouterr().err
+    assert "is the built-in model's name, which would be loaded instead: choose another name" in capsys.readouterr().err
 
 
 def test_nothing_to_resume_is_told_before_the_model_is_looked_at(texts_file, tmp_path, capsys, bert_folder, monkeypatch):

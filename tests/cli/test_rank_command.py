@@ -102,7 +102,7 @@ def test_candidates_are_indexed_once_then_searched_changed_and_deleted(ranker_fo
     assert run(*base, "-k", 3) == 0  # without the file
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == first
     answers.write_text("\n".join(sentences[4:12]) + "\n")
-    assert f"error: candidate file '{answers}' holds other texts than index" in refused(capsys, *base, "--candidates", answers)
+    assert f"error: candidate file '{answers}' differs from the texts that index" in refused(capsys, *base, "--candidates", answers)
     assert run(*base, "--candidates", answers, "--update") == 0
     capsys.readouterr()
     assert run(*base, "--candidates", answers, "-k", 100) == 0
@@ -229,7 +229,7 @@ def test_a_second_ranker_that_cannot_be_loaded_is_refused_before_anything_is_ind
     said = refused(
         capsys, "search", ranker_folder, asked, "--index", index, "--candidates", asked, "-k", 1, "--rerank", broken, "--depth", 2, *HERE
     )
-    assert "has no head that fits it" in said
+    assert "has no matching head" in said
     assert not index.exists()
 
 

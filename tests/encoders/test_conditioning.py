@@ -263,8 +263,8 @@ def test_bfloat16_stays_close(tiny_masked_lm: Build, token_ids: Build):
     [
         ("albert", "AlbertForMaskedLM has word embeddings of width 16 and outputs of width 32"),
         ("electra", "ElectraForMaskedLM has word embeddings of width 24 and outputs of width 32"),
-        ("mpnet", "MPNetForMaskedLM cannot be conditioned on a vector: MPNetModel does not look its attention up"),
-        ("deberta-v2", "DebertaV2ForMaskedLM cannot be conditioned on a vector: DebertaV2Model does not look its attention up"),
+        ("mpnet", "MPNetForMaskedLM cannot be conditioned on a vector: MPNetModel does not use the attention registry"),
+        ("deberta-v2", "DebertaV2ForMaskedLM cannot be conditioned on a vector: DebertaV2Model does not use the attention registry"),
     ],
 )
 def test_models_that_cannot_are_refused_with_the_reason(architecture: str, reason: str, tiny_masked_lm: Build):

@@ -53,6 +53,6 @@ def test_a_model_that_needs_more_than_texts_is_refused_in_one_line():
         def forward(self, input_ids, boxes, **more):  # pyright: ignore[reportIncompatibleMethodOverride]
             raise AssertionError("is not reached")
 
-    with pytest.raises(UserError, match="Needy does not run on the tokens of a text alone") as refused:
+    with pytest.raises(UserError, match="Needy cannot run on the tokens of a text alone") as refused:
         HeadedModel(Needy(tiny_config("bert")), pad_id=0, probe=ROWS)
     assert "\n" not in str(refused.value)

@@ -50,7 +50,7 @@ def test_the_model_itself_still_answers_everywhere(tiny_masked_lm: Build, token_
 
 
 def test_a_bare_encoder_is_refused(tiny_encoder: Build):
-    with pytest.raises(UserError, match="BertModel is no masked language model with an encoder inside"):
+    with pytest.raises(UserError, match="BertModel is not a masked language model with a separate encoder"):
         MaskedLanguageModel(tiny_encoder("bert"))
 
 

@@ -136,7 +136,7 @@ def test_a_model_that_cannot_compute_in_bfloat16_stays_in_float32(tiny_encoder: 
     fourier = TransformerEncoder(tiny_encoder("fnet"))
     assert fourier.choose_dtype("auto") == torch.float32
     assert fourier.choose_dtype("float32") == torch.float32
-    with pytest.raises(UserError, match=r"dtype is 'bfloat16', in which FNetModel cannot compute: give float32 or auto"):
+    with pytest.raises(UserError, match=r"dtype is 'bfloat16', which FNetModel does not support: give float32 or auto"):
         fourier.choose_dtype("bfloat16")
     assert {parameter.dtype for parameter in fourier.model.parameters()} == {torch.float32}
     for architecture in ("bert", "mpnet"):
@@ -150,12 +150,14 @@ def test_models_outside_the_registry_run_padded_and_say_why(architecture: str, b
     encoder = TransformerEncoder(tiny_encoder(architecture), pad_id=1)
     assert encoder.layout == "padded"
     assert encoder.layout_reason == (
-        f"{because} does not look its attention up in the registry of transformers; texts run padded, in batches of like length"
+        f"{because} does not use the attention registry of transformers; texts run padded, in batches of similar length"
     )
 
 
 def test_packed_is_refused_where_it_cannot_be_had(tiny_encoder: Build):
-    with pytest.raises(UserError, match=r"layout is 'packed', but MPNetModel does not look .*: give 'padded' or 'auto'"):
+    with pytest.raises(
+        UserError, match=r"layout is 'packed', but MPNetModel does not use the attention registry .*: give 'padded' or 'auto'"
+    ):
         TransformerEncoder(tiny_encoder("mpnet"), pad_id=1, layout="packed")
 
 
@@ -170,7 +172,7 @@ def test_a_model_that_ignores_the_positions_it_is_given_runs_padded(tiny_encoder
     model.embeddings.forward = deaf
     encoder = TransformerEncoder(model)
     assert encoder.layout == "padded"
-    assert "BertModel gives other vectors when texts lie end to end" in encoder.layout_reason
+    assert "BertModel gives different vectors for packed texts" in encoder.layout_reason
     assert model.config._attn_implementation == before
     ids = token_ids(4, 9)
     torch.testing.assert_close(encoder(pack(ids)), plain_means(tiny_encoder("bert"), ids, pad_id=0), atol=1e-5, rtol=1e-5)
@@ -182,7 +184,7 @@ def test_the_padded_layout_gives_the_same_vectors_when_asked_for(architecture: s
     model = tiny_encoder(architecture)
     padded = TransformerEncoder(model, pad_id=model.config.pad_token_id, layout="padded")
     packed = TransformerEncoder(tiny_encoder(architecture), layout="packed")
-    assert (padded.layout, padded.layout_reason) == ("padded", "the padded layout was asked for")
+    assert (padded.layout, padded.layout_reason) == ("padded", "the padded layout was requested")
     torch.testing.assert_close(padded(pack(ids)), packed(pack(ids)), atol=1e-5, rtol=1e-5)
 
 
@@ -299,14 +301,14 @@ def test_drophead_draws_for_each_text_of_a_shared_row(tiny_encoder: Build):
 @torch.no_grad()
 def test_shared_rows_are_refused_where_texts_run_padded(tiny_encoder: Build, token_ids: Build):
     encoder = TransformerEncoder(tiny_encoder("mpnet"), pad_id=1)
-    with pytest.raises(ShapeError, match="texts share rows, which only packed attention can keep apart"):
+    with pytest.raises(ShapeError, match="texts share rows, which requires the packed layout"):
         encoder(pack(token_ids(*LENGTHS), share_rows=True))
 
 
 @pytest.mark.parametrize("asked", ["drophead", "capture"])
 def test_drophead_and_capture_are_refused_where_texts_run_padded(asked: str, tiny_encoder: Build, token_ids: Build):
     encoder = TransformerEncoder(tiny_encoder("deberta"))
-    with pytest.raises(UserError, match="need the packed layout, but DebertaModel does not look"):
+    with pytest.raises(UserError, match="need the packed layout, but DebertaModel does not use"):
         if asked == "drophead":
             encoder(pack(token_ids(3)), drophead=0.1)
         else:

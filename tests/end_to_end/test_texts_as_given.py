@@ -142,5 +142,5 @@ def test_a_language_each_may_come_in_a_column_and_must_be_one_a_text(bert_folder
     embedder = correct(bert_folder, by_language, method="languages", device="cpu", components=1).embedder
     codes = ["en", "de"] * 6
     np.testing.assert_array_equal(embedder.encode(sentences, language=np.array(codes)), embedder.encode(sentences, language=codes))
-    with pytest.raises(UserError, match="2 languages came with 12 texts: give one a text, or one for all"):
+    with pytest.raises(UserError, match="2 languages for 12 texts: give one per text, or one for all"):
         embedder.encode(sentences, language=codes[:2])

@@ -154,7 +154,7 @@ def test_equal_texts_are_fitted_once():
 
 @pytest.mark.parametrize("make", [Lexical, lambda: Static(table_of(), name="static:x")])
 def test_nothing_is_compared_before_anything_is_fitted(make: Callable[[], Any]):
-    with pytest.raises(UserError, match="first: give it some"):
+    with pytest.raises(UserError, match="first: give some"):
         make().index(["w1 w2"])
 
 
@@ -292,7 +292,7 @@ def test_suites_that_lexical_has_no_vectors_for_are_refused_before_anything_is_r
     (tmp_path / "bli").mkdir()
     for part in ("train", "test"):
         (tmp_path / "bli" / f"en-de.{part}.tsv").write_text("en\tde\n" + "".join(f"e{n}\td{n}\n" for n in range(20)))
-    with pytest.raises(UserError, match=f"'lexical' cannot be measured on suite {suite}"):
+    with pytest.raises(UserError, match=f"'lexical' cannot be evaluated on suite {suite}"):
         evaluate([Lexical()], (suite,), tmp_path)
 
 

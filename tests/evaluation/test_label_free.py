@@ -220,9 +220,9 @@ def test_a_report_is_not_worse_than_itself_nor_by_a_trifle():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"self_retrieval_mrr": 0.5}, "find each other less well"),
+        ({"self_retrieval_mrr": 0.5}, "retrieve each other less well"),
         ({"uniformity": -1.0}, "alignment \\+ uniformity"),
-        ({"mean_vector_norm": 8.0}, "crowd"),
+        ({"mean_vector_norm": 8.0}, "concentrate more in one direction"),
     ],
 )
 def test_what_is_worse_is_said_in_words(changes: dict[str, float], words: str):

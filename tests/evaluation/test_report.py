@@ -100,7 +100,7 @@ def test_languages_have_means_of_their_own(bag: Any, small_data: Path):
 
 
 def test_geometry_of_no_texts_is_refused(bag: Any):
-    with pytest.raises(UserError, match="suite label-free was given no texts: give some, two at least"):
+    with pytest.raises(UserError, match="suite label-free was given no texts: give at least two"):
         evaluate([bag()], ["label-free"], texts=[], resamples=20)
 
 
@@ -141,7 +141,7 @@ def test_cut_texts_are_counted_and_told(bag: Any, small_data: Path):
 
 @pytest.mark.parametrize(
     ("made", "words"),
-    [(np.full((1, 3), np.nan), "nan or infinity for .* check its weights"), (np.zeros(3), "one vector a text")],
+    [(np.full((1, 3), np.nan), "nan or infinity for .* check its weights"), (np.zeros(3), "one vector per text")],
 )
 def test_a_model_that_gives_no_usable_vectors_is_refused(made: np.ndarray, words: str, small_data: Path):
     class Broken:

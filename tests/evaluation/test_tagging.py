@@ -51,7 +51,7 @@ def test_slots_that_nobody_has_and_slots_made_up():
 
 
 def test_texts_of_unequal_length_are_refused():
-    with pytest.raises(ShapeError, match="text 0 has 1 tags and 2 found ones"):
+    with pytest.raises(ShapeError, match="text 0 has 1 gold tags and 2 predicted tags"):
         slot_f1([["O"]], [["O", "O"]])
 
 
@@ -124,7 +124,7 @@ def test_a_report_can_be_printed_and_written(capsys):
     report = measure_tagging([Fixed(right(), name="[bold]model")], [SET], typos=(0.0, 0.1), left_out=["snips (no file)"])
     Console(width=100).print(report.as_table())
     said = capsys.readouterr().out
-    for part in ("[bold]model", "100.0 [100.0 100.0]", "10%", "Left out: snips (no file)."):
+    for part in ("[bold]model", "100.0 [100.0 100.0]", "10%", "Skipped: snips (no file)."):
         assert part in said
     row = report.to_dict()["rows"][0]
     assert row["figures"]["slot_f1"] == {"value": 1.0, "interval": [1.0, 1.0]}
@@ -137,7 +137,7 @@ def test_labels_unseen_in_training_are_refused_or_count_as_wrong():
     model = Fixed([Prediction("go", 1.0, ["O"] * len(example.tags)) for example in EXAMPLES], labels=("go",), tags=("O", "B-city"))
     with pytest.raises(
         UserError,
-        match=r"3 of 4 texts of trips have labels .* was not taught \(I-city, greet, weather\): give --unknown-labels count-as-wrong",
+        match=r"3 of 4 texts of trips have labels unknown to model .* \(I-city, greet, weather\): give --unknown-labels count-as-wrong",
     ):
         measure_tagging([model], [SET], named=["trips"])
     report = measure_tagging([model], [SET], named=["trips"], unknown_labels="count-as-wrong")
@@ -166,7 +166,7 @@ def test_settings_that_cannot_work_are_refused(settings, message):
 
 
 def test_models_that_tell_nothing_are_refused():
-    with pytest.raises(UserError, match="tells neither intents nor slots"):
+    with pytest.raises(UserError, match="predicts neither intents nor slots"):
         measure_tagging([Fixed([], labels=(), tags=())], [SET])
 
 
@@ -191,7 +191,7 @@ def test_sets_are_found_by_name_and_xsid_language_by_language(tmp_path):
     assert [len(one.examples) for one in load_tagging(["xsid_de"], tmp_path)[0]] == [2]
     with pytest.raises(UserError, match=r"set snips is named, but .* does not exist"):
         load_tagging(["snips"], tmp_path)
-    with pytest.raises(UserError, match="its validation part is for training"):
+    with pytest.raises(UserError, match="its validation part is used for training"):
         load_tagging(["xsid"], tmp_path, part="dev")
     assert not is_tagging("de") and is_tagging("xsid_de-ba") and not is_tagging("sts")
 
@@ -203,7 +203,7 @@ def test_a_table_of_ones_own_is_a_set(tmp_path):
     with pytest.raises(UserError, match="which goes with --suite tagging alone"):
         load_tagging(["atis"], tmp_path / "mine.tsv")
     write(tmp_path / "bad.tsv", ["go to rome\tO O"], header="text\tslots")
-    with pytest.raises(UserError, match=r"row 1: 3 tokens \(what stands between blanks\) and 2 tags"):
+    with pytest.raises(UserError, match=r"row 1: 3 tokens \(separated by blanks\) and 2 tags"):
         load_tagging(["tagging"], tmp_path / "bad.tsv")
     write(tmp_path / "bare.tsv", ["go\tx"], header="text\tclass")
     with pytest.raises(UserError, match="but intent, slots or both are needed"):

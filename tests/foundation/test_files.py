@@ -67,7 +67,7 @@ def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path, name):
 )
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, error):
     for whole in (whole_folder, whole_file):
-        with pytest.raises(UserError, match="make room there, or choose another place"), whole(tmp_path / "out"):
+        with pytest.raises(UserError, match="free disk space, or choose another path"), whole(tmp_path / "out"):
             raise error
     for other in (OSError(errno.EIO, "broken"), SafetensorError("header too large")):
         with pytest.raises(type(other)), whole_folder(tmp_path / "out"):
@@ -238,7 +238,7 @@ def test_links_that_the_user_did_not_name_are_replaced_and_not_followed(tmp_path
 def test_a_link_that_leads_in_a_circle_is_refused(tmp_path):
     (tmp_path / "one").symlink_to(tmp_path / "other")
     (tmp_path / "other").symlink_to(tmp_path / "one")
-    with pytest.raises(UserError, match="is a link that leads in a circle: remove it, or choose another name"):
+    with pytest.raises(UserError, match="is a circular link: remove it, or choose another name"):
         refuse_existing(tmp_path / "one", overwrite=True)
 
 
@@ -246,7 +246,7 @@ def test_a_link_to_a_foreign_or_working_folder_is_refused(tmp_path, monkeypatch)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").write_text("a photo")
     (tmp_path / "out").symlink_to(tmp_path / "photos")
-    with pytest.raises(UserError, match="is a folder of other files than tain's, which are not replaced"):
+    with pytest.raises(UserError, match="is a folder that tain did not write, so it is not replaced"):
         refuse_existing(tmp_path / "out", overwrite=True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").symlink_to(tmp_path)
@@ -268,7 +268,7 @@ def test_our_own_files_are_opened_without_following_links_or_emptying_them(tmp_p
         assert file.read() == b"new"
     os.mkfifo(tmp_path / "pipe")
     for settings in ({}, {"writable": True}):
-        with pytest.raises(UserError, match="is no regular file"):  # and does not wait for a writer
+        with pytest.raises(UserError, match="is not a regular file"):  # and does not wait for a writer
             open_own(tmp_path / "pipe", **settings)
     with pytest.raises(FileNotFoundError):
         open_own(tmp_path / "none")
@@ -294,7 +294,7 @@ def test_paths_that_a_file_names_must_stay_in_its_folder(part, is_inside, tmp_pa
 @pytest.mark.parametrize("whole", [whole_folder, whole_file])
 def test_what_appeared_meanwhile_is_left_alone_and_the_result_is_kept(tmp_path, whole):
     target = tmp_path / "out"
-    with pytest.raises(UserError, match="appeared while this ran") as caught, whole(target) as partial:
+    with pytest.raises(UserError, match="was created by something else during the run") as caught, whole(target) as partial:
         (partial / "weights" if whole is whole_folder else partial).write_text("mine")
         target.write_text("theirs")
     assert target.read_text() == "theirs"
@@ -320,7 +320,7 @@ def test_a_dangling_link_counts_as_taken(tmp_path):
 
 def test_an_output_below_a_file_is_refused(tmp_path):
     (tmp_path / "notes").write_text("text")
-    with pytest.raises(UserError, match=r"lies below .*notes', which is a file"):
+    with pytest.raises(UserError, match=r"is below .*notes', which is a file"):
         refuse_existing(tmp_path / "notes" / "deep" / "out", overwrite=False)
 
 
@@ -336,9 +336,9 @@ def test_working_folders_and_those_around_them_are_never_replaced(tmp_path, monk
 def test_overwrite_does_not_turn_a_folder_into_a_file_nor_back(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("text")
-    with pytest.raises(UserError, match="is a folder, but a file is to be written"), whole_file(tmp_path / "folder", overwrite=True):
+    with pytest.raises(UserError, match="is a folder, but the output is a file"), whole_file(tmp_path / "folder", overwrite=True):
         pytest.fail("the block must not run")
-    with pytest.raises(UserError, match="is a file, but a folder is to be written"), whole_folder(tmp_path / "file", overwrite=True):
+    with pytest.raises(UserError, match="is a file, but the output is a folder"), whole_folder(tmp_path / "file", overwrite=True):
         pytest.fail("the block must not run")
 
 
@@ -358,7 +358,7 @@ def test_a_folder_that_tain_did_not_write_is_not_replaced(tmp_path):
     folder.mkdir()
     refuse_existing(folder, overwrite=True)  # an empty one holds nothing to lose
     (folder / "chapter.txt").write_text("all of it")
-    with pytest.raises(UserError, match="is a folder of other files than tain's, which are not replaced"):
+    with pytest.raises(UserError, match="is a folder that tain did not write, so it is not replaced"):
         refuse_existing(folder, overwrite=True)
     (folder / "tain.json").write_text("{}")
     refuse_existing(folder, overwrite=True)
@@ -368,7 +368,7 @@ def test_files_are_refused_before_anything_is_computed(tmp_path):
     refuse_files(None, tmp_path / "a.json", tmp_path / "b.SVG", overwrite=False, drawn=tmp_path / "b.SVG")
     with pytest.raises(UserError, match=r"a\.json' is named twice"):
         refuse_files(tmp_path / "a.json", None, tmp_path / "x" / ".." / "a.json", overwrite=True)
-    with pytest.raises(UserError, match=r"b\.png' is drawn as SVG: give it a name that ends in \.svg"):
+    with pytest.raises(UserError, match=r"b\.png' is an SVG picture: give it a name that ends in \.svg"):
         refuse_files(tmp_path / "b.png", overwrite=False, drawn=tmp_path / "b.png")
     (tmp_path / "a.json").touch()
     with pytest.raises(UserError, match="already exists"):

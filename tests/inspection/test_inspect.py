@@ -152,13 +152,13 @@ def test_a_matrix_that_is_not_there_is_refused(found: Inspection, asked: dict[st
 @pytest.mark.parametrize(
     ("texts", "settings", "message"),
     [
-        ([], {}, "no text is given"),
+        ([], {}, "no text was given"),
         (["a mirror", " \n"], {}, "text 2 is empty"),
-        (["a mirror", "[SEP] [CLS]"], {}, r"text 2 \('\[SEP\] \[CLS\]'\) has no tokens but special ones"),
+        (["a mirror", "[SEP] [CLS]"], {}, r"text 2 \('\[SEP\] \[CLS\]'\) has only special tokens"),
         (["a mirror"], {"shown": -1, "masking_rate": 1.0}, "shown is -1.*; masking_rate is 1.0"),
         (["a mirror"], {"batch_tokens": 0}, "batch_tokens is 0"),
         (["a mirror"], {"seed": -1}, "seed is -1: give 0 or more"),
-        (["a mirror"], {"max_tokens": 41}, "reads 3 to 40"),
+        (["a mirror"], {"max_tokens": 41}, "accepts 3 to 40"),
     ],
 )
 def test_what_cannot_work_is_refused(bert_folder: Path, texts: list[str], settings: dict[str, Any], message: str):
@@ -180,7 +180,7 @@ def test_long_texts_are_read_few_at_a_time(found: Inspection, bert_folder: Path,
 
 
 def test_a_stream_of_nothing_but_special_tokens_is_refused(bert_folder: Path):
-    with pytest.raises(UserError, match="none of the texts holds a token"):
+    with pytest.raises(UserError, match="none of the texts has tokens"):
         inspect(bert_folder, iter(["[SEP]", "[CLS]"]))
 
 

@@ -70,8 +70,8 @@ def test_what_has_no_room_is_left_out_from_the_end_and_told(compared: Comparison
     assert len(model["texts"]) == texts
     assert len(model["similarities"]) == (texts == 4)
     page = inspection_page(many)
-    assert ("of the shown texts had no room" in page) == (texts == 2)
-    assert ("have no room on a page" in page) == (texts == 0)
+    assert ("of the shown texts did not fit" in page) == (texts == 2)
+    assert ("do not fit on a page" in page) == (texts == 0)
     assert ("<canvas" in page) == (texts > 0)
 
 

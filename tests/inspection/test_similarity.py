@@ -36,5 +36,5 @@ def test_orthogonal_tokens_contribute_nothing():
 
 
 def test_a_mean_vector_of_zero_has_no_cosine():
-    with pytest.raises(ShapeError, match="no meaning"):
+    with pytest.raises(ShapeError, match="undefined"):
         token_pair_contributions(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.ones((2, 2)))

@@ -165,20 +165,20 @@ def test_the_strongest_components_and_the_mean_are_gone(rng: np.random.Generator
 
 @pytest.mark.parametrize("components", [0, 12])
 def test_a_number_of_components_that_leaves_nothing_or_takes_nothing_is_refused(components: int, rng: np.random.Generator):
-    with pytest.raises(UserError, match=rf"components is {components}, but vectors of 12 numbers must keep some: give 1 to 11"):
+    with pytest.raises(UserError, match=rf"components is {components}, but vectors of dimension 12 .*: give 1 to 11"):
         fit_language(moments_of(language(rng)), language="en", components=components)
 
 
 def test_too_few_texts_are_refused(rng: np.random.Generator):
     few = moments_of(language(rng, texts=2))
-    with pytest.raises(UserError, match="language 'en': 2 texts cannot tell 2 directions"):
+    with pytest.raises(UserError, match="language 'en': 2 texts are too few to estimate 2 directions"):
         fit_language(few, language="en", components=2)
-    with pytest.raises(UserError, match="2 texts cannot tell the variances of 12 dimensions"):
+    with pytest.raises(UserError, match=r"2 texts are too few .* 12 dimensions"):
         fit_whitening(few)
 
 
 def test_vectors_that_are_all_alike_are_refused():
-    with pytest.raises(UserError, match="all vectors are the same"):
+    with pytest.raises(UserError, match="all vectors are identical"):
         fit_top_removal(moments_of(np.ones((9, 4))), components=1)
     with pytest.raises(UserError, match="language 'en': all vectors are zero"):
         fit_language(moments_of(np.zeros((9, 4))), language="en", components=1)
@@ -251,13 +251,13 @@ def test_a_correction_by_language_is_applied_here_and_passed_over_by_sentence_tr
 
 def test_a_language_that_is_missing_or_unknown_is_refused(embedder: Embedder, rng: np.random.Generator):
     embedder.correction = by_language(rng)
-    with pytest.raises(UserError, match="was told none: give the texts' language, one of de, en"):
+    with pytest.raises(UserError, match=r"no language was given: give .* one of de, en"):
         embedder.encode(["glass"])
     with pytest.raises(UserError, match=r"language is 'fr', for which model .* has no correction: give one of de, en"):
         embedder.encode(["glass"], language="fr")
     with pytest.raises(UserError, match="language is 'fr'"):
         embedder.encode(["glass", "sand"], language=["de", "fr"])
-    with pytest.raises(UserError, match="1 languages came with 2 texts: give one a text, or one for all"):
+    with pytest.raises(UserError, match="1 languages for 2 texts: give one per text, or one for all"):
         embedder.encode(["glass", "sand"], language=["de"])
     with pytest.raises(ShapeError, match="2 vectors and 1 languages"):
         embedder.correction.apply(np.zeros((2, 32), dtype=np.float32), ["de"])
@@ -271,7 +271,7 @@ def test_a_language_for_a_model_that_treats_all_alike_is_refused(embedder: Embed
 def test_other_pooling_than_the_corrections_is_refused(embedder: Embedder, rng: np.random.Generator, tmp_path: Path):
     embedder.correction = by_language(rng)
     folder = saved(embedder, tmp_path / "encoder", correction={"method": "languages"})
-    with pytest.raises(UserError, match="carries a correction of vectors pooled by mean: leave it out"):
+    with pytest.raises(UserError, match="correction fitted on vectors pooled by mean: remove it"):
         Embedder.load(folder, pooling="cls")
 
 
@@ -279,10 +279,10 @@ def test_a_missing_or_foreign_correction_is_refused(embedder: Embedder, rng: np.
     embedder.correction = by_language(rng)
     folder = saved(embedder, tmp_path / "encoder", correction={"method": "languages"})
     LanguageCorrection({"en": np.eye(16, dtype=np.float32)[:1]}).save(folder)
-    with pytest.raises(UserError, match="a correction of vectors of 16 numbers, but its encoder gives 32"):
+    with pytest.raises(UserError, match="correction for vectors of dimension 16, but its encoder gives 32"):
         Embedder.load(folder)
     (folder / "language_correction.safetensors").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"language_correction.safetensors with its corrections by language is damaged"):
+    with pytest.raises(UserError, match=r"language_correction.safetensors with its per-language corrections is damaged"):
         Embedder.load(folder)
     (folder / "language_correction.safetensors").unlink()
     with pytest.raises(UserError, match=r"language_correction.safetensors, which is missing"):
@@ -294,7 +294,7 @@ def test_a_layer_that_is_not_linear_is_refused(embedder: Embedder, tmp_path: Pat
     folder = saved(embedder, tmp_path / "encoder")
     config = folder / "2_Dense" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"activation_function": "torch.nn.modules.activation.Tanh"}))
-    with pytest.raises(UserError, match=r"Dense layer with the activation torch.nn.modules.activation.Tanh, which tain does not run"):
+    with pytest.raises(UserError, match=r"Dense layer with the activation torch.nn.modules.activation.Tanh, which tain does not support"):
         Embedder.load(folder)
 
 
@@ -342,5 +342,5 @@ def test_joined_halves_count_alike_and_the_strongest_directions_stay(rng: np.ran
     cut = fit_joined(moments_of(vectors), powers=(1.0, 0.0), dimensions=4)
     assert cut.weight.shape == (4, 8)
     assert np.square(cut.apply(vectors)).sum() > 0.5 * np.square(found).sum()
-    with pytest.raises(UserError, match="4 texts cannot tell the variances of 4 dimensions"):
+    with pytest.raises(UserError, match=r"4 texts are too few .* 4 dimensions"):
         fit_joined(moments_of(vectors[:4]), powers=(1.0, 0.0), dimensions=4)

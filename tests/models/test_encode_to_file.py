@@ -249,7 +249,7 @@ def test_ctrl_c_keeps_finished_windows_and_says_so(tmp_path, capsys):
             window_texts=3,
             progress=Progress.for_terminal(),
         )
-    assert "the vectors of the first 6 texts are kept: go on with --resume" in capsys.readouterr().err
+    assert "the vectors of the first 6 texts are kept: continue with --resume" in capsys.readouterr().err
     assert encode_to_file(fake(), TEXTS, tmp_path / "vectors.npy", window_texts=3, resume=True).resumed == 6
 
 
@@ -270,7 +270,7 @@ def test_an_interrupted_run_is_neither_gone_on_with_nor_lost_unless_told(tmp_pat
     with pytest.raises(UserError) as refused:
         encode_to_file(fake(), TEXTS, path, window_texts=3)
     assert str(refused.value) == (
-        f"output {str(path)!r} was begun by a run that was interrupted after 6 texts: go on with --resume, or start anew with --overwrite"
+        f"output {str(path)!r} belongs to a run that was interrupted after 6 texts: continue with --resume, or start over with --overwrite"
     )
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, overwrite=True).resumed == 0
 
@@ -292,8 +292,8 @@ def test_changed_settings_are_named_and_the_run_kept(tmp_path, changes, settings
     with pytest.raises(UserError) as refused:
         encode_to_file(fake(**changes), TEXTS, path, resume=True, **({"window_texts": 3} | settings))
     assert str(refused.value) == (
-        f"output {str(path)!r} was begun with another model or other settings ({said}): "
-        "give the same again, or start anew with --overwrite and without --resume"
+        f"output {str(path)!r} has an interrupted run with another model or other settings ({said}): "
+        "give the same again, or start over with --overwrite and without --resume"
     )
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True).resumed == 6
 
@@ -302,7 +302,7 @@ def test_changed_settings_are_named_and_the_run_kept(tmp_path, changes, settings
 def test_changed_texts_are_refused_and_the_run_kept(tmp_path, texts):
     path = tmp_path / "vectors.npy"
     interrupted(path)
-    with pytest.raises(UserError, match=r"was begun with other texts \(the first 6 differ\): give the same again, or start anew"):
+    with pytest.raises(UserError, match=r"interrupted run with other texts \(the first 6 differ\): give the same again, or start over"):
         encode_to_file(fake(), texts, path, window_texts=3, resume=True)
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True).resumed == 6
 
@@ -334,7 +334,7 @@ def test_a_run_of_another_version_is_refused(tmp_path):
     interrupted(path)
     state = partial_folder(path) / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"format": 99}))
-    with pytest.raises(UserError, match="was begun by another version of tain: start anew with --overwrite and without --resume"):
+    with pytest.raises(UserError, match="interrupted run of another tain version: start over with --overwrite and without --resume"):
         encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True)
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, overwrite=True).texts == 11
 
@@ -424,7 +424,7 @@ def test_cut_texts_are_counted_over_a_resumed_run_and_warned_of_once(tmp_path, c
     texts = ["long one", "b", "c", "d", "long two", "f", "long three"]
     with pytest.raises(StoppedHereError):
         encode_to_file(fake(), stopping(texts, after=4), tmp_path / "vectors.npy", window_texts=3)
-    with pytest.warns(UserWarning, match="3 of 7 texts are longer than 64 tokens and were cut: raise --max-tokens"):
+    with pytest.warns(UserWarning, match="3 of 7 texts are longer than 64 tokens and were truncated: raise --max-tokens"):
         made = encode_to_file(fake(), texts, tmp_path / "vectors.npy", window_texts=3, resume=True)
     assert made.truncated == 3
     encode_to_file(fake(), texts, tmp_path / "quiet.npy", progress=Progress.for_terminal(quiet=True))
@@ -450,20 +450,20 @@ def refused(said: str) -> Iterator[None]:
 
 def test_settings_that_cannot_work_are_refused_together(tmp_path):
     with refused(
-        "vectors.csv' ends in .csv, which names no format of vectors: let it end in .npy, .parquet or .safetensors; "
-        "batch_tokens is 0, but a batch needs some: give 1 or more, or leave it out; "
-        "window_texts is 0, but a window needs some: give 1 or more"
+        "vectors.csv' ends in .csv, which is not a vector format: use .npy, .parquet or .safetensors; "
+        "batch_tokens is 0, but a batch needs at least one token: give 1 or more, or leave it out; "
+        "window_texts is 0, but a window needs at least one text: give 1 or more"
     ):
         encode_to_file(fake(), TEXTS, tmp_path / "vectors.csv", batch_tokens=0, window_texts=0)
-    with refused("' has no ending, which names no format"):
+    with refused("' has no ending, which is not a vector format"):
         encode_to_file(fake(), TEXTS, tmp_path / "vectors")
-    with refused("texts are to be stored, but a .npy file holds vectors alone: let the output end in .parquet"):
+    with refused("texts cannot be stored in a .npy file, which holds vectors only: use an output ending in .parquet"):
         encode_to_file(fake(), TEXTS, tmp_path / "vectors.npy", with_texts=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_dtype_is_refused(tmp_path, unchecked):
-    with refused("dtype is 'int8', which vectors are not stored in: give float32 or float16"):
+    with refused("dtype is 'int8', which is not supported for stored vectors: give float32 or float16"):
         encode_to_file(fake(), TEXTS, tmp_path / "vectors.npy", dtype="int8")  # type: ignore[arg-type]
 
 
@@ -472,9 +472,9 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
     with refused("taken.npy' already exists: choose another name or give --overwrite"):
         encode_to_file(fake(), TEXTS, tmp_path / "taken.npy")
     (tmp_path / "folder.npy").mkdir()
-    with refused("folder.npy' is a folder, but a file is to be written: name a file inside it"):
+    with refused("folder.npy' is a folder, but the vectors go into a file: name a file inside it"):
         encode_to_file(fake(), TEXTS, tmp_path / "folder.npy", overwrite=True)
-    with refused("cannot be written (File name too long): choose another place or name"):
+    with refused("cannot be written (File name too long): choose another path"):
         encode_to_file(fake(), TEXTS, tmp_path / f"{'n' * 250}.npy")
     assert (tmp_path / "taken.npy").read_bytes() == b"mine"
 
@@ -486,7 +486,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_texts_that_are_none_are_refused(tmp_path, unchecked):
-    with refused("one string, which would be read letter by letter: give a list of texts"):
+    with refused("one string, which would be read character by character: give a list of texts"):
         encode_to_file(fake(), "one string", tmp_path / "vectors.npy")
     with refused("text 4 is int, not text: give strings"):
         encode_to_file(fake(), [*TEXTS[:4], 4], tmp_path / "vectors.npy", window_texts=3)  # type: ignore[list-item]
@@ -498,7 +498,7 @@ def test_a_disk_that_is_full_at_once_advises_no_resume(tmp_path, monkeypatch):
 
     monkeypatch.setattr(vectors, "_keep", full)  # the first window is written, but not kept
     with refused(
-        "cannot be written (No space left on device): make room or mend the disk, then give the same command again: nothing is kept"
+        "cannot be written (No space left on device): free disk space or repair the disk, then run the same command again: nothing is kept"
     ):
         encode_to_file(fake(), TEXTS, tmp_path / "vectors.npy", window_texts=3)
     assert list(tmp_path.iterdir()) == []
@@ -551,7 +551,7 @@ def test_a_file_that_appears_meanwhile_is_left_alone_and_nothing_is_lost(tmp_pat
         yield from TEXTS
         path.write_bytes(b"theirs")
 
-    with refused("appeared while this ran and is left alone: give --resume --overwrite to replace it"):
+    with refused("was created by something else during the run and is kept: give --resume --overwrite to replace it"):
         encode_to_file(fake(), texts(), path, window_texts=3)
     assert path.read_bytes() == b"theirs"
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True, overwrite=True).resumed == 11
@@ -569,7 +569,7 @@ def test_a_full_disk_is_named_and_what_is_finished_is_kept(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", fsync)
-        with refused("cannot be written (No space left on device): make room or mend the disk, then go on with --resume"):
+        with refused("cannot be written (No space left on device): free disk space or repair the disk, then continue with --resume"):
             encode_to_file(fake(), TEXTS, path, window_texts=3)
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True).resumed == 6
 
@@ -577,10 +577,10 @@ def test_a_full_disk_is_named_and_what_is_finished_is_kept(tmp_path, monkeypatch
 def test_vectors_that_are_not_finite_are_refused(tmp_path):
     embedder = fake()
     embedder.encode = lambda texts, **_: np.full((len(texts), 5), 1e6, np.float32)
-    with refused("the vector of text 0 is too large for float16: store float32, or normalize"):
+    with refused("the vector of text 0 is too large for float16: use float32, or normalize the vectors"):
         encode_to_file(embedder, TEXTS, tmp_path / "large.npy", dtype="float16")
     embedder.encode = lambda texts, **_: np.array([[0.0] * 5] * (len(texts) - 1) + [[np.nan] * 5], np.float32)
-    with refused("the model gives text 10 a vector that is not finite: its weights are broken, give another model"):
+    with refused("the model gives a vector that is not finite for text 10: its weights are damaged, give another model"):
         encode_to_file(embedder, TEXTS, tmp_path / "broken.npy")
 
 
@@ -589,6 +589,6 @@ def test_a_damaged_state_is_refused(content, tmp_path):
     path = tmp_path / "vectors.npy"
     interrupted(path)
     (partial_folder(path) / "state.json").write_text(content)
-    with pytest.raises(UserError, match="whose state is damaged: start anew with --overwrite and without --resume"):
+    with pytest.raises(UserError, match=r"damaged state .*: start over with --overwrite and without --resume"):
         encode_to_file(fake(), TEXTS, path, window_texts=3, resume=True)
     assert encode_to_file(fake(), TEXTS, path, window_texts=3, overwrite=True).texts == 11

@@ -77,7 +77,7 @@ def test_damaged_files_are_told_in_one_line(save_masked_lm: Callable[..., Path])
     folder = save_masked_lm("bert")
     whole = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer\.json' is no tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json' is not a tokenizer"):
         read_input_embeddings(folder)
     (folder / "tokenizer.json").write_text(whole)
     (folder / "model.safetensors").write_bytes(b"no weights")

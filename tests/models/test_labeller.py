@@ -54,12 +54,12 @@ def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(save_labell
 
 
 def test_what_cannot_label_is_refused(save_labeller, bert_folder):
-    with pytest.raises(UserError, match="is no classifier and no tagger: give a student, or a fine-tuned"):
+    with pytest.raises(UserError, match="is neither a classifier nor a tagger: give a student, or a fine-tuned"):
         Labeller.load(bert_folder)
     with pytest.raises(UserError, match="has no trained head to classify with"):
         Labeller.load(bert_folder, kind="classify")
     folder = save_labeller("SequenceClassification", ["no", "yes"])
-    with pytest.raises(UserError, match="has logits of 2 labels, but 3 names are given"):
+    with pytest.raises(UserError, match="has logits of 2 labels, but 3 names were given"):
         Labeller.load(folder, names=["a", "b", "c"])
     with pytest.raises(UserError, match="name one twice"):
         Labeller.load(folder, names=["a", "a"])
@@ -70,7 +70,7 @@ def test_models_that_give_no_classes_are_refused(save_labeller, bert_folder):
     with pytest.raises(UserError, match=r"is a cross-encoder, which scores pairs of texts: use tain rank score, or give a classifier"):
         Labeller.load(folder)
     folder = save_labeller("SequenceClassification", ["sad", "glad"], problem_type="multi_label_classification")
-    with pytest.raises(UserError, match="gives multi_label_classification, of which no class is the likeliest"):
+    with pytest.raises(UserError, match="gives multi_label_classification, so no single class"):
         Labeller.load(folder)
 
 

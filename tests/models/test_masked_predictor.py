@@ -37,7 +37,7 @@ def test_a_model_that_cannot_compute_in_bfloat16_is_measured_in_float32(tiny_mas
     fourier = MaskedPredictor.load(tmp_path, device="cpu")
     assert fourier.explored_loss(sentences, block_tokens=16, passes=2, seed=3).loss > 0.0
     assert {parameter.dtype for parameter in fourier.network.model.parameters()} == {torch.float32}
-    with pytest.raises(UserError, match=r"dtype is 'bfloat16', in which FNetForMaskedLM cannot compute: give float32 or auto"):
+    with pytest.raises(UserError, match=r"dtype is 'bfloat16', which FNetForMaskedLM does not support: give float32 or auto"):
         MaskedPredictor.load(tmp_path, device="cpu", dtype="bfloat16")
 
 

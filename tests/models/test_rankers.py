@@ -279,34 +279,34 @@ def test_a_damaged_ranker_is_refused_without_asking_the_hub(build, tmp_path):
         if damage["ranker"] and "codes" in damage["ranker"]:
             del damage["ranker"]["codes"]
         (folder / "tain.json").write_text(json.dumps(record | damage))
-        with pytest.raises(UserError, match=r"has a damaged tain\.json: train it again, or copy the folder anew"):
+        with pytest.raises(UserError, match=r"has a damaged tain\.json: train it again, or copy the folder again"):
             Ranker.load(folder, device="cpu", dtype="float32")
     (folder / "tain.json").write_text(json.dumps(record))
     shutil.rmtree(folder / "candidate")
-    with pytest.raises(UserError, match="lacks its folder 'candidate': train it again, or copy the folder anew"):
+    with pytest.raises(UserError, match="lacks its folder 'candidate': train it again, or copy the folder again"):
         Ranker.load(folder, device="cpu", dtype="float32")
 
 
 def test_what_cannot_be_scored_is_refused(build, unchecked):
     ranker = build()
-    with pytest.raises(UserError, match="contexts are one string, which would be read letter by letter"):
+    with pytest.raises(UserError, match="contexts are one string, which would be read character by character"):
         ranker.score("a context", ["a"])
     for one in (ranker, build("cross")):
-        with pytest.raises(UserError, match="candidates are one string, which would be read letter by letter"):
+        with pytest.raises(UserError, match="candidates are one string, which would be read character by character"):
             one.score(["a context"], "abc")
-        with pytest.raises(UserError, match="a context's candidates are one string, which would be read letter by letter"):
+        with pytest.raises(UserError, match="a context's candidates are one string, which would be read character by character"):
             one.score_lists(["a", "b"], ["ab", "c"])
         with pytest.raises(UserError, match="contexts are one string"):
             one.score_lists("ab", [["a"], ["b"]])
     with pytest.raises(UserError, match="candidate 1 is int, not text"):
         ranker.score(["a context"], ["a", 3])
-    with pytest.raises(UserError, match="2 contexts came with 1 lists of candidates"):
+    with pytest.raises(UserError, match="2 contexts were given with 1 lists of candidates"):
         ranker.score_lists(["a", "b"], [["c"]])
 
 
 def test_a_ranker_is_not_taken_for_an_encoder(build, tmp_path):
     folder = saved(build(), tmp_path / "ranker")
-    with pytest.raises(UserError, match="is a ranker, not one encoder: use it with tain rank"):
+    with pytest.raises(UserError, match="is a ranker, not a single encoder: use it with tain rank"):
         Embedder.load(folder, device="cpu")
     assert Embedder.load(folder / "context", device="cpu", dtype="float32").dim == 32
 
@@ -325,7 +325,7 @@ def test_the_encoders_of_a_ranker_may_bring_code_where_that_is_allowed(build, tm
 def test_a_damaged_or_newer_ranker_is_refused(build, tmp_path):
     folder = saved(build(), tmp_path / "ranker")
     (folder / "head.safetensors").unlink()
-    with pytest.raises(UserError, match="has no head that fits it"):
+    with pytest.raises(UserError, match="has no matching head"):
         Ranker.load(folder, device="cpu")
     (folder / "tain.json").write_text('{"format": 99, "kind": "ranker"}')
     with pytest.raises(UserError, match="was saved in format 99, newer than this tain reads"):
@@ -339,5 +339,5 @@ def test_every_field_of_a_rankers_record_is_checked(build, tmp_path, change):
     folder = saved(build(), tmp_path / "ranker")
     record = json.loads((folder / "tain.json").read_text())
     (folder / "tain.json").write_text(json.dumps(record | {"ranker": record["ranker"] | change}))
-    with pytest.raises(UserError, match=rf"has a damaged tain\.json: train it again, or copy the folder anew \({next(iter(change))} is "):
+    with pytest.raises(UserError, match=rf"has a damaged tain\.json: train it again, or copy the folder again \({next(iter(change))} is "):
         Ranker.load(folder, device="cpu", dtype="float32")

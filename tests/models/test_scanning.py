@@ -123,5 +123,5 @@ def test_a_read_only_map_is_scanned_too(candidates, contexts, tmp_path):
 
 
 def test_another_width_is_refused(candidates, unchecked):
-    with pytest.raises(ShapeError, match="the widths must agree"):
+    with pytest.raises(ShapeError, match="the dimensions must agree"):
         scan_all(candidates, torch.ones(1, 8))

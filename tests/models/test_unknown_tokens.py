@@ -57,7 +57,7 @@ def test_it_warns_from_a_fifth_and_refuses_to_train_from_four_fifths(model: Mode
         check_known(model, of(20), progress=Progress.silent())
     with pytest.warns(UserWarning, match="does not know 79%"):
         check_known(model, of(79), progress=Progress.silent(), is_training=True)
-    with pytest.raises(UserError, match="does not know 80% of the texts' tokens, so nothing can be learnt: give a model of the texts'"):
+    with pytest.raises(UserError, match="does not know 80% of the texts' tokens, so nothing can be learned: give a model"):
         check_known(model, of(80), progress=Progress.silent(), is_training=True)
     with pytest.warns(UserWarning, match="does not know 100%"):
         check_known(model, of(100), progress=Progress.silent())

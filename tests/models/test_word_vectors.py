@@ -37,14 +37,14 @@ def test_words_beyond_the_limit_are_left_out_and_told(tmp_path: Path, capsys: py
 
     path = written(tmp_path / "a.vec", "a 1", "b 2", "c 3")
     assert len(WordVectors.load(path, max_words=2, progress=Progress("lines"))) == 2
-    assert "the first 2 words are taken, the others left out" in capsys.readouterr().err
+    assert "the first 2 words are used, the others ignored" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["glass"], "begins with 'glass', which is no word with its vector"),
-        (["glass 1 2", "sand 1"], "line 2 has no 2 finite numbers behind its word"),
+        (["glass"], "begins with 'glass', which is not a word with its vector"),
+        (["glass 1 2", "sand 1"], "line 2 has no 2 finite numbers after its word"),
         (["glass 1 2", "sand 1 nan"], "line 2 has no 2 finite numbers"),
         (["2 3", "sand 1 2 x"], "line 2 has no 3 finite numbers"),
         (["2 3"], "has no words"),
@@ -60,5 +60,5 @@ def test_the_ending_tells_a_vector_file():
 
 
 def test_one_string_is_refused(tmp_path: Path, unchecked: None):
-    with pytest.raises(UserError, match="read letter by letter"):
+    with pytest.raises(UserError, match="read character by character"):
         WordVectors.load(written(tmp_path / "a.vec", "glass 1 2")).encode("glass")

@@ -136,7 +136,7 @@ def test_lists_that_cannot_be_kept_are_used_all_the_same(index, lists, monkeypat
     (index.folder / "short.faiss").unlink()
     monkeypatch.setattr(approximate, "_write", full)
     assert ShortLists.of(index, progress=Progress.for_terminal(json=True)).lists.ntotal == 2000
-    assert "short lists cannot be kept, and every search will make them anew: [Errno 28] No space" in capsys.readouterr().err
+    assert "short lists cannot be saved, so every search will rebuild them: [Errno 28] No space" in capsys.readouterr().err
 
 
 def test_lists_of_half_the_rows_are_made_anew(index, lists, rng):

@@ -201,11 +201,11 @@ def test_another_model_or_another_version_of_it_is_refused(index):
 
 
 def test_vectors_of_another_width_are_refused_and_nothing_is_written(index):
-    with pytest.raises(UserError, match=r"vectors are of shape \(2, 9\), but index .* holds vectors of 8 numbers"):
+    with pytest.raises(UserError, match=r"vectors are of shape \(2, 9\), but index .* holds vectors of dimension 8"):
         index.append(["a", "b"], np.ones((2, 9), dtype=np.float32))
-    with pytest.raises(UserError, match="2 texts came with 1 vectors: give one a text"):
+    with pytest.raises(UserError, match="2 texts were given with 1 vectors: give one per text"):
         index.append(["a", "b"], vectors_of(1))
-    with pytest.raises(UserError, match="vectors hold nan or infinity"):
+    with pytest.raises(UserError, match="vectors contain nan or infinity"):
         index.append(["a"], np.full((1, DIM), np.nan, dtype=np.float32))
     assert len(CandidateIndex.open(index.folder)) == 0
 
@@ -215,13 +215,15 @@ def test_a_changed_candidate_file_is_refused(index):
     again = CandidateIndex.open(index.folder)
     again.refuse_changed_source(name="answers.txt", digest=digest_of(["a", "b"]))
     for changed in (["a", "c"], ["ab"], ["a", "b", ""]):
-        with pytest.raises(UserError, match=r"candidate file 'answers.txt' holds other texts than index .* was made from: give --update"):
+        with pytest.raises(
+            UserError, match=r"candidate file 'answers.txt' differs from the texts that index .* was made from: give --update"
+        ):
             again.refuse_changed_source(name="answers.txt", digest=digest_of(changed))
 
 
 def test_an_index_made_from_no_file_says_so(index):
     index.append(["a"], vectors_of(1))
-    with pytest.raises(UserError, match=r"was not made from a file: give --update to let it hold what 'answers.txt' does and nothing else"):
+    with pytest.raises(UserError, match=r"was not made from a file: give --update to make it hold exactly the candidates of 'answers.txt'"):
         index.refuse_changed_source(name="answers.txt", digest=digest_of(["a"]))
 
 
@@ -234,7 +236,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(index, monkeypatch, where):
 
     with monkeypatch.context() as patch:
         patch.setattr(*((CandidateIndex, "_commit") if where == "write" else (os, "fsync")), full)
-        with pytest.raises(UserError, match=r"index '.*' cannot be written \(No space left on device\): what it held is safe; make room"):
+        with pytest.raises(
+            UserError, match=r"index '.*' cannot be written \(No space left on device\): its content is safe; free disk space"
+        ):
             index.append(["c"], vectors_of(1))
     again = CandidateIndex.open(index.folder)
     assert [text for _, text in again.live_texts()] == ["a", "b"]
@@ -256,14 +260,14 @@ def test_what_is_no_index_is_refused(tmp_path, index):
         CandidateIndex.open(tmp_path / "bad")
     for content in ("{}", '{"kind": "something"}'):
         (tmp_path / "bad" / "index.json").write_text(content)
-        with pytest.raises(UserError, match=r"has an index\.json that tain did not write"):
+        with pytest.raises(UserError, match=r"has an index\.json that was not written by tain"):
             CandidateIndex.open(tmp_path / "bad")
     for content in ("[]", '{"kind": "candidate index", "format": 1}', '{"kind": "candidate index", "format": "one", "dim": 8}'):
         (tmp_path / "bad" / "index.json").write_text(content)
         with pytest.raises(UserError, match=r"damaged index\.json"):
             CandidateIndex.open(tmp_path / "bad")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="is there, but holds no index: give another name, or remove it"):
+    with pytest.raises(UserError, match="exists, but holds no index: give another name, or remove it"):
         CandidateIndex.open(tmp_path / "empty")
     with pytest.raises(UserError, match="has no row 3: it has 0"):
         index.delete([3])
@@ -272,7 +276,7 @@ def test_what_is_no_index_is_refused(tmp_path, index):
 @pytest.mark.parametrize("file", ["commits.bin", "vectors.bin", "gone.bin"])
 def test_a_missing_file_is_damage(index, file):
     (index.folder / file).unlink()
-    with pytest.raises(UserError, match=f"is damaged: it has no {file}; restore it, or make it again"):
+    with pytest.raises(UserError, match=f"is damaged: it has no {file}; restore it, or rebuild it"):
         CandidateIndex.open(index.folder)
 
 
@@ -287,7 +291,7 @@ def test_a_file_shorter_than_was_acknowledged_is_damage(index):
     index.append(["a", "b"], vectors_of(2))
     with (index.folder / "vectors.bin").open("r+b") as file:
         file.truncate(DIM)
-    with pytest.raises(UserError, match=r"is damaged: vectors.bin is shorter than was acknowledged"):
+    with pytest.raises(UserError, match=r"is damaged: vectors.bin is shorter than its last commit states"):
         CandidateIndex.open(Path(index.folder))
 
 
@@ -323,19 +327,19 @@ def test_every_field_of_an_index_is_checked(index, change, problem):
 @pytest.mark.parametrize(
     ("file", "values", "problem"),
     [
-        ("ends.bin", np.array([3, 2, 11, 15], dtype=np.int64), "ends.bin does not say where texts end"),
-        ("ends.bin", np.array([-3, 6, 11, 15], dtype=np.int64), "ends.bin does not say where texts end"),
-        ("ends.bin", np.array([3, 6, 11, 99], dtype=np.int64), "ends.bin does not say where texts end"),
-        ("gone.bin", np.array([9], dtype=np.int64), "gone.bin names rows that are not there"),
-        ("gone.bin", np.array([-1], dtype=np.int64), "gone.bin names rows that are not there"),
-        ("squares.bin", np.array([1, np.nan, 1, 1], dtype=np.float32), "squares.bin holds numbers that are no lengths"),
-        ("squares.bin", np.array([1, -1, 1, 1], dtype=np.float32), "squares.bin holds numbers that are no lengths"),
+        ("ends.bin", np.array([3, 2, 11, 15], dtype=np.int64), "ends.bin has invalid text ends"),
+        ("ends.bin", np.array([-3, 6, 11, 15], dtype=np.int64), "ends.bin has invalid text ends"),
+        ("ends.bin", np.array([3, 6, 11, 99], dtype=np.int64), "ends.bin has invalid text ends"),
+        ("gone.bin", np.array([9], dtype=np.int64), "gone.bin has rows that do not exist"),
+        ("gone.bin", np.array([-1], dtype=np.int64), "gone.bin has rows that do not exist"),
+        ("squares.bin", np.array([1, np.nan, 1, 1], dtype=np.float32), "squares.bin has values that are not squared lengths"),
+        ("squares.bin", np.array([1, -1, 1, 1], dtype=np.float32), "squares.bin has values that are not squared lengths"),
     ],
 )
 def test_files_that_do_not_fit_each_other_are_told_at_opening(index, file, values, problem):
     filled(index)
     (index.folder / file).write_bytes(values.tobytes())
-    with pytest.raises(UserError, match=rf"is damaged: {problem}.*; restore it, or make it again"):
+    with pytest.raises(UserError, match=rf"is damaged: {problem}.*; restore it, or rebuild it"):
         CandidateIndex.open(index.folder)
 
 
@@ -346,10 +350,10 @@ def test_a_vector_that_is_another_than_was_put_in_is_told_before_it_is_searched(
     vectors[2, :] = value
     (index.folder / "vectors.bin").write_bytes(vectors.tobytes())
     opened = CandidateIndex.open(index.folder)
-    with pytest.raises(UserError, match="is damaged: the vector of row 2 is another than the one that was put in"):
+    with pytest.raises(UserError, match="is damaged: the vector of row 2 differs"):
         opened.refuse_damaged_vectors()
     opened.refuse_damaged_vectors(np.array([0, 3]))
-    with pytest.raises(UserError, match="the vector of row 2 is another"):
+    with pytest.raises(UserError, match="the vector of row 2 differs"):
         opened.refuse_damaged_vectors(np.array([0, 2]))
 
 
@@ -371,15 +375,15 @@ def test_a_text_that_is_another_than_was_put_in_is_told_when_it_is_read(index):
     (index.folder / "texts.bin").write_bytes(b"onetwothr\xffefour")
     opened = CandidateIndex.open(index.folder)
     assert (opened.text(0), opened.text(3)) == ("one", "four")
-    with pytest.raises(UserError, match="the text of row 2 is another than the one that was put in"):
+    with pytest.raises(UserError, match="the text of row 2 differs"):
         opened.text(2)
     (index.folder / "ends.bin").write_bytes(np.array([2, 6, 11, 15], dtype=np.int64).tobytes())  # in order, but wrong
-    with pytest.raises(UserError, match="the text of row 0 is another"):
+    with pytest.raises(UserError, match="the text of row 0 differs"):
         CandidateIndex.open(index.folder).text(0)
 
 
 def test_vectors_whose_squared_length_is_infinite_are_refused(index):
-    with pytest.raises(UserError, match="too long for float32"):
+    with pytest.raises(UserError, match="overflows float32"):
         index.append(["a"], np.full((1, DIM), 1e30, dtype=np.float32))
     assert len(index) == 0
 

@@ -90,7 +90,7 @@ def test_map_is_given_where_lists_have_several_right_answers_alone():
 
 
 def test_a_score_that_is_no_number_is_refused():
-    with pytest.raises(UserError, match="a score that is nan or infinite"):
+    with pytest.raises(UserError, match="a score of nan or infinity"):
         figures([np.array([1.0, np.nan])], [marks(0, of=2)])
 
 
@@ -112,7 +112,7 @@ def test_sampled_lists_hold_the_right_answer_once_and_no_other_right_one(rng):
 def test_a_pool_smaller_than_a_list_is_refused(examples, rng):
     with pytest.raises(UserError, match=r"the pool holds 30 different candidates .*fewer than the 31 of a list: give --candidates 30"):
         sampled_lists(examples, size=31, rng=rng)
-    with pytest.raises(UserError, match="candidates are 1 a query, but a right one needs others"):
+    with pytest.raises(UserError, match="candidates per query is 1, but ranking needs at least 2"):
         sampled_lists(examples, size=1, rng=rng)
 
 
@@ -128,7 +128,7 @@ def test_the_whole_pool_is_every_text_for_every_context(examples):
     lists = whole_pool(examples)
     assert len(lists.lists[0]) == 90
     assert [lists.lists[0][int(right[0])] for right in lists.right] == [f"answer {number}" for number in range(30)]
-    with pytest.raises(UserError, match="the whole pool is one candidate"):
+    with pytest.raises(UserError, match="the whole pool has one candidate"):
         whole_pool([RankingExample("a", ("x",)), RankingExample("b", ("x",))])
 
 
@@ -220,7 +220,7 @@ def test_a_constant_ranker_gets_chance_level(rng, examples):
 
 
 def test_no_ranker_is_refused(examples, rng):
-    with pytest.raises(UserError, match="no ranker is given"):
+    with pytest.raises(UserError, match="no ranker was given"):
         evaluate_rankers([], sampled_lists(examples, size=5, rng=rng))
 
 

@@ -74,7 +74,7 @@ def test_an_index_that_was_cut_off_is_not_searched_until_it_is_finished(ranker, 
     assert again.live == 5
     assert not again.is_complete
     with pytest.raises(
-        UserError, match=r"lacks candidates: putting in those of 'answers.txt' is not finished; .* give --candidates answers.txt to go on"
+        UserError, match=r"lacks candidates: adding those of 'answers.txt' is not finished; .* give --candidates answers.txt to continue"
     ):
         search(ranker, again, sentences[:1], k=3)
     again.refuse_changed_source(name="answers.txt", digest=digest_of(sentences))
@@ -157,7 +157,7 @@ def test_searching_without_candidates_or_with_another_model_is_refused(ranker, i
     with pytest.raises(UserError, match="holds no candidates: give --candidates FILE with --update"):
         search(ranker, index, sentences[:1], k=3)
     add_candidates(ranker, index, sentences)
-    with pytest.raises(UserError, match="k is 0, but something must be looked for"):
+    with pytest.raises(UserError, match="k is 0, but a search needs at least 1"):
         search(ranker, index, sentences[:1], k=0)
     ranker.head.log_scale.data.add_(1.0)
     ranker.weights_changed()
@@ -174,7 +174,5 @@ def test_a_damaged_vector_is_told_and_not_left_out_of_the_search(index, ranker, 
     vectors = np.fromfile(index.folder / "vectors.bin", dtype=np.float32)
     vectors[3 * ranker.dim + 1] = np.nan
     (index.folder / "vectors.bin").write_bytes(vectors.tobytes())
-    with pytest.raises(
-        UserError, match="is damaged: the vector of row 3 is another than the one that was put in; restore it, or make it again"
-    ):
+    with pytest.raises(UserError, match="is damaged: the vector of row 3 differs from its stored length; restore it, or rebuild it"):
         search(ranker, CandidateIndex.open(index.folder), sentences[:1], k=2, probes=probes)

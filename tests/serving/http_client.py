@@ -71,7 +71,7 @@ class Stuck:
         self.is_let.wait(20)
         self.encoded.append(list(texts))
         if "refused" in texts:
-            raise UserError("no tokens: leave it out")
+            raise UserError("no tokens: remove it")
         if "panic" in texts or self.is_broken:
             raise PanicError("called `Option::unwrap()` on a `None` value")
         if "bug" in texts:

@@ -255,7 +255,7 @@ def test_a_client_that_closes_its_sending_side_gets_its_answer(serve, stuck, ver
 
 def test_what_a_model_refuses_is_the_requests_fault_and_others_go_on(serve, free):
     client = serve([Served("free", embedder=free)])
-    assert client.refusal("/v1/embeddings", 400, input=["a", "refused"])["message"] == "no tokens: leave it out"
+    assert client.refusal("/v1/embeddings", 400, input=["a", "refused"])["message"] == "no tokens: remove it"
     assert client.post("/v1/embeddings", input=["a"])[0] == 200
 
 

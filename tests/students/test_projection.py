@@ -345,12 +345,12 @@ def test_a_projection_file_brings_back_the_same_settings(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "has version 1, this tain reads 2: its features would be others than those in training"),
-        ({"format": None}, "has version None, this tain reads 2"),
-        ({"kind": "recipe"}, "is no projection file"),
+        ({"format": 1}, "has version 1, but this tain reads 2: its features would differ"),
+        ({"format": None}, "has version None, but this tain reads 2"),
+        ({"kind": "recipe"}, "is not a projection file"),
         ({"seed": 3}, "has unknown settings seed"),
-        ({"features": "512"}, "lacks features, or says it in another type"),
-        ({"lowercase": None, "max_tokens": None}, "lacks lowercase, max_tokens, or says it in another type"),
+        ({"features": "512"}, "lacks features, or has another type"),
+        ({"lowercase": None, "max_tokens": None}, "lacks lowercase, max_tokens, or has another type"),
     ],
 )
 def test_other_projection_files_are_refused(tmp_path, change, message):

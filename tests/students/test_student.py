@@ -160,11 +160,11 @@ def test_a_token_that_is_typed_again_is_known(forward_student, monkeypatch):
 
 
 def test_students_that_cannot_be_streamed_are_refused(forward_student, tagging_student, embedding_student):
-    with pytest.raises(UserError, match=r"does not read forwards alone.*: distil with --forward-only"):
+    with pytest.raises(UserError, match=r"does not read forwards only.*: distil with --forward-only"):
         Student.load(tagging_student, backend="numpy").stream()
     with pytest.raises(UserError, match="load it with backend='numpy' to stream"):
         Student.load(forward_student).stream()
-    with pytest.raises(UserError, match="was made to tag, so it has no vectors"):
+    with pytest.raises(UserError, match="was distilled to tag, so it has no vectors"):
         Student.load(forward_student, backend="numpy").stream().encode()
 
 
@@ -172,12 +172,12 @@ def test_students_that_cannot_be_streamed_are_refused(forward_student, tagging_s
 
 
 def test_what_a_student_cannot_do_is_refused(embedding_student, tagging_student, unchecked):
-    with pytest.raises(UserError, match="was made to tag, so it has no vectors"):
+    with pytest.raises(UserError, match="was distilled to tag, so it has no vectors"):
         Student.load(tagging_student).encode(["a"])
     student = Student.load(embedding_student)
-    with pytest.raises(UserError, match="was made to embed, so it knows no labels"):
+    with pytest.raises(UserError, match="was distilled to embed, so it has no labels"):
         student.predict(["a"])
-    with pytest.raises(UserError, match="treats all texts alike: leave it out"):
+    with pytest.raises(UserError, match="treats all texts alike: remove it"):
         student.encode(["a"], language="en")
     with pytest.raises(UserError, match="text 1 is int, not text"):
         student.encode(["a", 3])
@@ -197,7 +197,7 @@ def test_a_folder_that_is_not_whole_is_refused(embedding_student, missing, tmp_p
 def test_broken_files_beside_the_graph_are_refused(embedding_student, bert_folder, sentences, tmp_path):
     shutil.copytree(embedding_student, tmp_path / "student")
     (tmp_path / "student" / "tain.json").write_text('{"kind": "encoder", "format": 1}')
-    with pytest.raises(UserError, match=r"tain\.json' describes no student"):
+    with pytest.raises(UserError, match=r"tain\.json' does not describe a student"):
         Student.load(tmp_path / "student")
     record = json.loads((embedding_student / "tain.json").read_text())
     for damage in ({"dim": "8"}, {"labels": 5}):
@@ -223,7 +223,7 @@ def test_files_of_different_students_are_refused(embedding_student, tmp_path):
         with pytest.raises(UserError, match="the files come from different students"):
             Student.load(tmp_path / "student")
     path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(UserError, match="has version 3, this tain reads 2"):
+    with pytest.raises(UserError, match="has version 3, but this tain reads 2"):
         Student.load(tmp_path / "student")
 
 

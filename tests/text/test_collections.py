@@ -85,9 +85,9 @@ def test_arrays_give_plain_strings():
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "string": (lambda: "one text", r"texts are one string, which would be read letter by letter: give a list of texts"),
+    "string": (lambda: "one text", r"texts are one string, which would be read character by character: give a list of texts"),
     "bytes": (lambda: b"one", r"texts are bytes, which would be read byte by byte: decode them"),
-    "dict": (lambda: {"a": "one"}, r"texts are a dict, whose keys or values could be meant: give list\(d.values\(\)\) or list\(d\)"),
+    "dict": (lambda: {"a": "one"}, r"texts are a dict, which is ambiguous between keys and values: give list\(d.values\(\)\) or list\(d\)"),
     "set": (lambda: set(TEXTS), r"texts are a set, whose order changes from run to run: give sorted\(texts\)"),
     "frozenset": (lambda: frozenset(TEXTS), r"texts are a frozenset, whose order changes"),
     "number": (lambda: 3, r"texts are 3, a int, which cannot be iterated over: give a list of texts"),
@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "data set with splits": (
         lambda: pytest.importorskip("datasets").DatasetDict({"train": pytest.importorskip("datasets").Dataset.from_dict({"text": TEXTS})}),
-        r"texts are a DatasetDict, whose keys or values could be meant",
+        r"texts are a DatasetDict, which is ambiguous between keys and values",
     ),
     "many columns": (lambda: SimpleNamespace(columns=[f"c{n}" for n in range(9)]), r"columns 'c0', 'c1', 'c2', 'c3', 'c4', \.\.\.: give"),
 }

@@ -58,19 +58,19 @@ def test_labels_tell_right_from_wrong_and_contexts_without_a_right_answer_are_le
 @pytest.mark.parametrize(
     ("lines", "options", "message"),
     [
-        (["context", "hi"], {}, r"has one column \('context'\), but a pair needs two: a context and an answer"),
-        (["context\tanswer", "hi\thello", "bye\t "], {}, r"line 3 has an empty answer in column 'answer': fill it in or drop the row"),
+        (["context", "hi"], {}, r"has one column \('context'\), but a pair needs two: a context and its correct answer"),
+        (["context\tanswer", "hi\thello", "bye\t "], {}, r"line 3 has an empty answer in column 'answer': fill it in or remove the row"),
         (["context\tanswer", "\thello"], {}, "line 2 has an empty context in column 'context'"),
         (["context\tanswer"], {}, "but no rows: give a table with pairs below its first line"),
         (["context\tanswer", "hi\thello"], {"negatives": "wrong"}, "has no column 'wrong': name one of 'context', 'answer'"),
-        (["context\tanswer", "hi\thello"], {"columns": ("context", "context")}, "of which two are the same"),
+        (["context\tanswer", "hi\thello"], {"columns": ("context", "context")}, "but two are the same"),
         (
             ["context\tanswer\tn", "hi\thello\tno"],
             {"negatives": "n"},
-            r'column \'n\' holds no list of negatives: write it as \["one", "other"\]',
+            r'column \'n\' is not a list of negatives: write it as \["one", "other"\]',
         ),
-        (["context\tanswer\tl", "hi\thello\tyes"], {"label": "l"}, "holds 'yes': give 1 where the answer is right and 0 where it is not"),
-        (["context\tanswer\tl", "hi\thello\t0"], {"label": "l"}, "has no right answer: column 'l' is 0 in all 1 rows"),
+        (["context\tanswer\tl", "hi\thello\tyes"], {"label": "l"}, "holds 'yes': give 1 if the answer is correct and 0 if not"),
+        (["context\tanswer\tl", "hi\thello\t0"], {"label": "l"}, "has no correct answer: column 'l' is 0 in all 1 rows"),
     ],
 )
 def test_what_cannot_be_pairs_is_refused(table, lines, options, message):

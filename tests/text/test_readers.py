@@ -152,7 +152,7 @@ def test_a_file_of_blank_lines_is_refused(write):
 
 def test_a_nul_byte_is_refused_by_line_number(write):
     path = write("x.txt", "one\ntwo\nth\0ree\n")
-    assert refusal(read_texts, path) == f"{str(path)!r} line 3 has a NUL byte, so it is no plain text: give a UTF-8 text file"
+    assert refusal(read_texts, path) == f"{str(path)!r} line 3 has a NUL byte, so it is not plain text: give a UTF-8 text file"
 
 
 @pytest.mark.parametrize("bad", [b"caf\xe9", b"\xed\xa0\x80", b"\xc0\xaf", b"cut \xe2\x82"])
@@ -263,7 +263,7 @@ def test_plain_text_has_no_columns(write, stdin):
 def test_a_file_without_permission_is_refused(write, monkeypatch):
     path = write("x.txt", "one\n")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # an administrator may read everything, whatever the mode says
-    assert refusal(read_texts, path) == f"{str(path)!r} may not be read by you: change its permissions or give another file"
+    assert refusal(read_texts, path) == f"{str(path)!r} is not readable by you: change its permissions or give another file"
 
 
 # tables
@@ -361,7 +361,7 @@ def test_pairs_have_named_sides(write):
 
 
 def test_a_pair_has_two_different_sides(write):
-    assert "a pair has two different sides" in refusal(read_pairs, write("x.tsv", "a\tb\n1\t2\n"), columns=("a", "a"))
+    assert "the two sides of a pair must differ" in refusal(read_pairs, write("x.tsv", "a\tb\n1\t2\n"), columns=("a", "a"))
 
 
 def test_pairs_are_not_guessed_from_plain_text(write, stdin):
@@ -420,7 +420,7 @@ def test_a_row_with_a_wrong_number_of_fields_is_refused_by_line_number(write, na
     for cells, fields in ((["one"], "1 field"), (["one", "two", "three"], "3 fields")):
         path = write(name, f"a{separator}b\n\n1{separator}2\n" + separator.join(cells) + "\n")
         assert refusal(read_texts, path, column="a") == (
-            f"{str(path)!r} line 4 has {fields}, but the header names 2: mend the line, or the header"
+            f"{str(path)!r} line 4 has {fields}, but the header has 2: fix the line or the header"
         )
 
 
@@ -452,13 +452,13 @@ def test_a_column_without_a_text_is_refused(write):
 @pytest.mark.parametrize("bad", ['{"text": "cut', "{'text': 'one'}", "text", '{"text": "a"} {"text": "b"}', "[" * 100_000])
 def test_broken_json_is_refused_by_line_number(write, bad):
     path = write("x.jsonl", '{"text": "one"}\n\n' + bad + "\n")
-    assert f"{str(path)!r} line 3 is broken JSON (" in refusal(read_texts, path)
+    assert f"{str(path)!r} line 3 is invalid JSON (" in refusal(read_texts, path)
 
 
 @pytest.mark.parametrize("bad", ["[1]", '"text"', "3", "null"])
 def test_json_that_is_no_object_is_refused_by_line_number(write, bad):
     path = write("x.jsonl", '{"text": "one"}\n' + bad + "\n")
-    assert f"{str(path)!r} line 2 is no JSON object" in refusal(read_texts, path)
+    assert f"{str(path)!r} line 2 is not a JSON object" in refusal(read_texts, path)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def test_rows_spell_numbers_plainly_and_refuse_what_is_nested(write):
 def test_an_object_without_the_key_is_refused_by_line_number(write):
     path = write("x.jsonl", '{"text": "one", "n": 1}\n{"n": 2}\n')
     assert refusal(read_texts, path, column="text") == (
-        f"{str(path)!r} line 2 has no key 'text', which is to be read: give every object the same keys"
+        f"{str(path)!r} line 2 has no key 'text', which is read: give every object the same keys"
     )
 
 
@@ -530,7 +530,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_bad_parquet_is_refused(tmp_path, write):
-    assert "is no parquet file or is damaged (" in refusal(read_texts, write("x.parquet", b"PAR1 not really"))
+    assert "is not a parquet file, or is damaged (" in refusal(read_texts, write("x.parquet", b"PAR1 not really"))
     assert "is a folder" in refusal(read_texts, tmp_path)
     assert "does not exist" in refusal(read_texts, tmp_path / "y.parquet")
     assert "unpack it to .parquet" in refusal(read_texts, write("x.parquet.gz", b"..."))
@@ -669,15 +669,15 @@ def test_every_message_is_as_it_was_reviewed(tmp_path, write, monkeypatch, stdin
 def test_a_first_line_that_looks_like_a_text_is_told(write, file, first):
     content = f"{first}\nanother\n"
     path = write(file, content)
-    with pytest.warns(SourceWarning, match=re.escape(f"the first line of {str(path)!r} is taken for the names of its columns ({first!r})")):
+    with pytest.warns(SourceWarning, match=re.escape(f"the first line of {str(path)!r} is read as column names ({first!r})")):
         assert list(read_texts(path)) == ["another"]
 
 
 def test_first_lines_of_pairs_are_told_too(write):
     path = write("x.tsv", "a first question, is it?\tan answer\nb\tc\n")
-    with pytest.warns(SourceWarning, match="is taken for the names of its columns"):
+    with pytest.warns(SourceWarning, match="is read as column names"):
         assert list(read_pairs(path)) == [("b", "c")]
-    with pytest.warns(SourceWarning, match="is taken for the names of its columns"):
+    with pytest.warns(SourceWarning, match="is read as column names"):
         read_ranking_examples(path)
 
 

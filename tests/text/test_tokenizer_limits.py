@@ -54,7 +54,7 @@ def test_replacements_that_multiply_a_text_are_refused_without_being_run(normali
 def test_a_regular_expression_that_backtracks_for_ever_is_refused(monkeypatch):
     monkeypatch.setattr(tokenizer_limits, "LIMIT_S", 5.0)
     made = words(pre_tokenizer=pre_tokenizers.Split(Regex("(a|a)*$"), "isolated"))
-    with pytest.raises(UserError, match=r"does not come to an end on a text of 1,000 characters|panics on an ordinary text"):
+    with pytest.raises(UserError, match=r"does not finish on a text of 1,000 characters|panics on an ordinary text"):
         refuse_wild_tokenizer(made, name="m")
 
 
@@ -68,7 +68,7 @@ class Faked:
 def test_a_tokenizer_that_does_not_end_is_given_up(monkeypatch):
     monkeypatch.setattr(tokenizer_limits, "LIMIT_S", 0.05)
     is_let = threading.Event()
-    with pytest.raises(UserError, match="does not come to an end"):
+    with pytest.raises(UserError, match="does not finish"):
         refuse_wild_tokenizer(Faked(lambda texts: is_let.wait(20) and []), name="m")
     is_let.set()
 

@@ -31,5 +31,5 @@ def test_a_checkpoint_is_lost_to_those_alone_who_ask_for_it(tmp_path):
     refuse_to_lose(folders, overwrite=False)
     save_checkpoint(folders[2], Checkpoint(3, {}, {}), {"one": torch.ones(2)})
     refuse_to_lose(folders, overwrite=True)
-    with pytest.raises(UserError, match=r"\.out\.checkpoint-14', would be lost: go on from it with --resume, or give --overwrite"):
+    with pytest.raises(UserError, match=r"\.out\.checkpoint-14', would be lost: continue it with --resume, or give --overwrite"):
         refuse_to_lose(folders, overwrite=False)

@@ -80,7 +80,7 @@ def test_a_gradient_that_is_no_number_does_not_spoil_the_good_state(tmp_path, ba
 
     with pytest.raises(
         UserError,
-        match=r"(the loss became|the weights are not finite).*; the last good state is kept in .*: start anew with --overwrite and a lower",
+        match=r"(the loss became|the weights are not finite).*; the last good state is kept in .*: start over with --overwrite and a lower",
     ):
         train(spoilt, optimizer, steps=6, progress=Progress.silent(), saving=saving(tmp_path))
     kept, optimizer = build()

@@ -1,4 +1,4 @@
-"""Makes the coming steps' batches on other threads while a GPU computes."""
+"""Prepare upcoming batches in background threads while a GPU computes."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,13 +11,13 @@ _STEPS_AHEAD = 6
 
 
 class Ahead(Generic[Made]):
-    """A function of a step's number whose next values are made in advance.
+    """Prefetching wrapper of a function of the step number.
 
-    Used in a ``with`` block, no thread is left behind it.
+    In a ``with`` block, all threads end with the block.
 
     Args:
-        make: A pure function of the step's number; with several workers it runs on as many threads at once.
-        workers: Threads; 0 makes each value when it is asked for.
+        make: A pure function of the step number; with several workers it runs in several threads at once.
+        workers: Number of threads; 0 computes each value on request.
     """
 
     def __init__(self, make: Callable[[int], Made], *, workers: int) -> None:
@@ -26,7 +26,7 @@ class Ahead(Generic[Made]):
         self._coming: dict[int, Future[Made]] = {}
 
     def __call__(self, step: int) -> Made:
-        """Wait for the value of ``step``, and have those of the steps behind it made meanwhile."""
+        """Wait for the value of ``step``, and schedule those of the following steps."""
         if self._workers is None:
             return self._make(step)
         wanted = range(step, step + 1 + _STEPS_AHEAD)

@@ -1,4 +1,4 @@
-"""A long run of text as blocks of equal length, for pretraining without padding."""
+"""Split a long token stream into blocks of equal length, for pretraining without padding."""
 
 from functools import lru_cache
 
@@ -11,18 +11,18 @@ from tain.batches.types import TokenIds
 
 
 class BlockOrder:
-    """Cut a stream of token ids into blocks, shuffled anew each epoch with a new phase, so that cuts fall elsewhere.
+    """Splits a token stream into blocks and shuffles them in every epoch, with a new offset each time so that splits vary.
 
-    A pure function of seed and step: a resumed run sees what an uninterrupted one sees.
+    A pure function of seed and step, so that resumed runs repeat it exactly.
 
     Args:
-        stream: Token ids of all texts one after the other, a separator behind each.
-        block_tokens: Length of a block, its first and last special token included.
-        batch_blocks: Blocks a step.
+        stream: Concatenated token ids of all texts, with a separator after each.
+        block_tokens: Length of a block, including its first and last special token.
+        batch_blocks: Blocks per step.
         first_id: Id put before each block (``[CLS]``).
-        last_id: Id put behind each block (``[SEP]``).
-        seed: Fixes phase and order of every epoch.
-        phase_epochs: Epochs in a row that keep their cuts, and so their blocks, and change the order only.
+        last_id: Id put after each block (``[SEP]``).
+        seed: Seed of offset and order of every epoch.
+        phase_epochs: Number of consecutive epochs that keep the same splits and change only the order.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class BlockOrder:
         self.first_id, self.last_id = first_id, last_id
         self.seed = seed
         self.phase_epochs = phase_epochs
-        self.blocks = len(stream) // self.inner - 1  # the last one is room for the phase
+        self.blocks = len(stream) // self.inner - 1  # the last one leaves room for the offset
         self.steps_per_epoch = self.blocks // batch_blocks
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
@@ -51,15 +51,15 @@ class BlockOrder:
         rng = np.random.default_rng([self.seed, 11, first])
         phase = int(rng.integers(self.inner))
         order = rng.permutation(self.blocks)[: self.steps_per_epoch * self.batch_blocks]
-        # later epochs of the same cuts shuffle the same blocks: what the first left out is left out by all
+        # later epochs with the same splits shuffle the same blocks, so blocks dropped in the first one are dropped in all
         return phase, order if epoch == first else np.random.default_rng([self.seed, 11, epoch]).permutation(order)
 
     def epoch(self, step: int) -> int:
-        """The pass over the text that step ``step`` (from 0) belongs to, from 0."""
+        """Epoch of step ``step``, both from 0."""
         return step // self.steps_per_epoch
 
     def starts(self, step: int) -> np.ndarray:
-        """Where the blocks of step ``step`` begin in the stream."""
+        """Start of each block of step ``step`` in the stream."""
         epoch, within = divmod(step, self.steps_per_epoch)
         phase, order = self._epoch(epoch)
         return phase + order[within * self.batch_blocks : (within + 1) * self.batch_blocks] * self.inner

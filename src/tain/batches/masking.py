@@ -1,4 +1,4 @@
-"""Which tokens a masked language model must predict, and what it sees in their place."""
+"""Masking for masked language models: choose positions and corrupt their tokens."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from tain.foundation.errors import ShapeError
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """A corrupted batch.
+    """A masked batch.
 
     Attributes:
-        ids: What the model sees.
-        indices: Where it must predict, as flat places into ``ids``, ascending.
-        targets: The true ids there.
+        ids: Corrupted input ids.
+        indices: Positions to predict, as flat indices into ``ids``, ascending.
+        targets: The original ids at these positions.
     """
 
     ids: Int[Tensor, "*shape"]
@@ -36,23 +36,23 @@ def mask_at_random(
     mask_share: float = 0.8,
     random_share: float = 0.1,
 ) -> MaskedTokens:
-    """Choose a fixed number of places and corrupt them as BERT does: 80% mask, 10% a random token, 10% unchanged.
+    """Choose a fixed number of positions and corrupt them as BERT does: 80% mask, 10% random token, 10% unchanged.
 
-    The number is fixed, not the probability, so that every batch costs the same and batch losses vary less.
+    The number is fixed rather than the probability, so that all batches cost the same and batch losses vary less.
 
     Args:
         ids: Token ids of any shape.
         is_maskable: False on special tokens and padding.
-        rate: Share of the maskable places to choose, 0 to 1; at least one place is chosen.
+        rate: Share of the maskable positions to choose, 0 to 1; at least one position is chosen.
         mask_id: The mask token's id.
         vocabulary: Random tokens are drawn below this id.
-        first_ordinary_id: And from this one on; special tokens usually come first.
-        generator: Draws places and tokens.
-        mask_share: Share of chosen places that show the mask token.
-        random_share: Share that shows a random token; the rest is unchanged.
+        first_ordinary_id: Lowest id of random tokens; special tokens usually come before.
+        generator: Random generator of positions and tokens.
+        mask_share: Share of the chosen positions that get the mask token.
+        random_share: Share that gets a random token; the rest is unchanged.
 
     Raises:
-        ShapeError: No place is maskable.
+        ShapeError: No position is maskable.
     """
     maskable = _count(is_maskable)
     draws = torch.rand(ids.numel(), generator=generator, device=ids.device).masked_fill_(~is_maskable.flatten(), 2.0)
@@ -76,23 +76,23 @@ def indices_of_each_text(
     rate: float,
     generator: torch.Generator,
 ) -> Int[Tensor, " masked"]:
-    """Choose places at random so that every text has its own share of them.
+    """Choose positions at random, with a share for every text.
 
-    A text with n maskable places gets ``rate * n`` of them, rounded down or up by chance so that the mean is exact, and one at
-    least. The roundings of neighbouring texts make up for each other: over all texts the number is ``rate`` times all places,
-    rounded, and what the minimum of one adds.
+    A text with n maskable positions gets ``rate * n`` of them, randomly rounded down or up so that the mean is exact, but at
+    least one. The roundings of neighbouring texts compensate each other: the total is ``rate`` times all positions, rounded,
+    plus what the minimum of one adds.
 
     Args:
         is_maskable: False on special tokens and padding.
-        owners: The text that each token belongs to, from 0.
-        rate: Share of a text's maskable places to choose, 0 to 1.
-        generator: Draws places and roundings.
+        owners: Text index of each token, from 0.
+        rate: Share of a text's maskable positions to choose, 0 to 1.
+        generator: Random generator of positions and roundings.
 
     Returns:
-        Flat places, ascending. A text without maskable places has none.
+        Flat indices, ascending. A text without maskable positions has none.
 
     Raises:
-        ShapeError: No place is maskable.
+        ShapeError: No position is maskable.
     """
     _count(is_maskable)
     indices = is_maskable.nonzero().flatten()
@@ -102,7 +102,7 @@ def indices_of_each_text(
     wanted = totals.floor().diff(prepend=totals.new_zeros(1)).long()
     wanted = torch.minimum(wanted.clamp(min=1), sizes)
     order = torch.rand(len(indices), generator=generator).argsort()
-    order = order[owner[order].argsort(stable=True)]  # text by text, each in random order
+    order = order[owner[order].argsort(stable=True)]  # grouped by text, each in random order
     within = torch.arange(len(indices)) - (sizes.cumsum(0) - sizes)[owner[order]]
     return indices[order[within < wanted[owner[order]]]].sort().values
 
@@ -118,7 +118,7 @@ def corrupted(
     mask_share: float = 0.8,
     random_share: float = 0.1,
 ) -> MaskedTokens:
-    """Hide the given places: by the mask token, by a random token, or (the rest) by nothing. Arguments as in ``mask_at_random``."""
+    """Replace the given positions by the mask token, a random token, or (the rest) leave them. Arguments as in ``mask_at_random``."""
     flat = ids.flatten()
     targets = flat[indices]
     kind = torch.rand(len(indices), generator=generator, device=flat.device)
@@ -140,29 +140,29 @@ def disjoint_indices(
     each_row: bool = False,
     may_be_empty: bool = False,
 ) -> list[Int[Tensor, " masked"]]:
-    """Cut one random order of the maskable places into parts that never overlap: the masks of fully-explored masking.
+    """Split a random order of the maskable positions into disjoint parts: the masks of fully-explored masking.
 
-    Zheng et al. 2020 (arXiv 2010.06040). With ``parts * rate == 1`` every maskable place is in exactly one part. Sizes of parts
-    of single tokens differ by one at most; a word or span that lies across a border goes whole to the side where its middle is,
-    so that a part may be off by the longest unit at most. With one part this is a mask of (nearly) fixed size.
+    Zheng et al. 2020 (arXiv 2010.06040). With ``parts * rate == 1`` every maskable position is in exactly one part. With single
+    tokens, part sizes differ by at most one; a word or span across a border goes entirely to the side of its middle, so a part
+    can be off by at most the longest unit. With one part this is a mask of (nearly) fixed size.
 
     Args:
-        draws: Uniform numbers that fix the order: places (or units, by their first place) come by ascending draw.
+        draws: Uniform random numbers that define the order: positions (or units, by their first position) sorted by ascending draw.
         is_maskable: False on special tokens and padding.
-        parts: How many masks, K in the paper.
-        rate: Share of the maskable places in each.
-        begins_unit: True where a unit that is masked as a whole begins; None masks token by token.
-        turns: Uniform numbers by which each row's order is turned like a wheel before it is cut (the first one turns the batch's,
-            unless ``each_row``). Single tokens need none; without it a long unit would be in the outer parts less often.
-        each_row: Order and cut every row by itself, so that a row's parts depend on nothing but its own draws; otherwise the
-            batch is ordered and cut as one.
-        may_be_empty: Parts without a place are no error.
+        parts: Number of masks, K in the paper.
+        rate: Share of the maskable positions per mask.
+        begins_unit: True where a unit that is masked as a whole begins; None masks single tokens.
+        turns: Uniform random numbers that rotate each row's order before it is split (the first one rotates the batch's, unless
+            ``each_row``). Not needed for single tokens; without it a long unit would be in the outer parts less often.
+        each_row: Order and split every row separately, so that a row's parts depend on its own draws only; otherwise the
+            batch is ordered and split as a whole.
+        may_be_empty: Allow parts without positions.
 
     Returns:
-        For each part the flat places, ascending.
+        Flat indices per part, ascending.
 
     Raises:
-        ShapeError: The parts hold more than all places, or one of them would be empty.
+        ShapeError: The parts hold more than all positions, or a part would be empty.
     """
     if parts * rate > 1 + 1e-9:
         raise ShapeError(f"{parts} parts of {rate:.0%} each are more than the whole text")
@@ -171,30 +171,30 @@ def disjoint_indices(
     row = indices // is_maskable.shape[1] if each_row else torch.zeros_like(indices)
     begins = torch.ones_like(indices, dtype=torch.bool) if begins_unit is None else begins_unit.flatten()[indices]
     unit = begins.cumsum(0) - 1
-    order = draws.flatten()[indices][begins][unit].argsort(stable=True)  # stable: a unit's places stay together
+    order = draws.flatten()[indices][begins][unit].argsort(stable=True)  # stable: positions of a unit stay together
     order = order[row[order].argsort(stable=True)]
     ordered_row, ordered_unit = row[order], unit[order]
     row_sizes = torch.bincount(row)
-    middle = _unit_middles(ordered_unit) - (row_sizes.cumsum(0) - row_sizes)[ordered_row]  # counted from the row's begin
+    middle = _unit_middles(ordered_unit) - (row_sizes.cumsum(0) - row_sizes)[ordered_row]  # relative to the start of the row
     if turns is not None:
         middle = (middle + (turns[: len(row_sizes)] * row_sizes).floor()[ordered_row]) % row_sizes[ordered_row]
     borders = (torch.arange(1, parts + 1, device=row.device) * (rate * row_sizes.double())[:, None]).round()  # (rows, parts)
     part = (middle[:, None] >= borders[ordered_row]).sum(1)
     found = [indices[order[part == number]].sort().values for number in range(parts)]
     if not may_be_empty and not all(map(len, found)):
-        raise ShapeError(f"{maskable} maskable places cannot be cut into {parts} parts of {rate:.0%}: one would be empty")
+        raise ShapeError(f"{maskable} maskable positions cannot be split into {parts} parts of {rate:.0%}: one would be empty")
     return found
 
 
 def word_beginnings(
     ids: Int[Tensor, "rows tokens"], *, is_maskable: Bool[Tensor, "rows tokens"], continues_word: Bool[Tensor, " vocabulary"]
 ) -> Bool[Tensor, "rows tokens"]:
-    """Tell where words begin: at every token that is no continuation, and behind whatever cannot be masked.
+    """Mark the beginnings of words: every token that is not a continuation, and every token after an unmaskable one.
 
     Args:
         ids: Token ids.
         is_maskable: False on special tokens and padding.
-        continues_word: For each id of the vocabulary, whether it goes on with the word before it.
+        continues_word: For each id of the vocabulary, whether it continues the word before it.
     """
     return is_maskable & (~continues_word[ids] | _after_border(is_maskable))
 
@@ -202,10 +202,10 @@ def word_beginnings(
 def span_beginnings(
     phases: Int[Tensor, " rows"], *, is_maskable: Bool[Tensor, "rows tokens"], span_tokens: int
 ) -> Bool[Tensor, "rows tokens"]:
-    """Cut rows into spans of ``span_tokens`` neighbours, shorter at the borders of what can be masked.
+    """Split rows into spans of ``span_tokens`` tokens; spans are shorter at unmaskable tokens and row ends.
 
     Args:
-        phases: Where the first cut of each row lies, 0 to below ``span_tokens``.
+        phases: Offset of the first split in each row, 0 to below ``span_tokens``.
         is_maskable: False on special tokens and padding, which no span crosses.
         span_tokens: Length of a span.
     """
@@ -221,14 +221,14 @@ def _count(is_maskable: Tensor) -> int:
 
 
 def _after_border(is_maskable: Tensor) -> Tensor:
-    """True at a row's first place and behind every place that cannot be masked."""
+    """True at a row's first position and after every unmaskable position."""
     before = torch.zeros_like(is_maskable)
     before[:, 1:] = is_maskable[:, :-1]
     return ~before
 
 
 def _unit_middles(ordered_unit: Tensor) -> Tensor:
-    """The middle of each place's unit, counted in places from the begin of the order; a unit's places are neighbours in it."""
+    """Middle of each position's unit, counted in positions from the start of the order; a unit's positions are contiguous in it."""
     lengths = torch.bincount(ordered_unit)
     steps = torch.arange(len(ordered_unit), device=ordered_unit.device)
     begins = torch.full_like(lengths, len(ordered_unit)).scatter_reduce_(0, ordered_unit, steps, "amin")

@@ -1,7 +1,7 @@
-"""Neighbouring sentences of a document: which help to restore which, and in what order.
+"""Neighbouring sentences for CMLM training: pairing, filtering and order.
 
-Yang et al. 2021 (CMLM), section 2, trains on consecutive sentences. What counts as a sentence, and which neighbours are too alike
-to teach anything, is ours: see ``Neighbours``.
+Yang et al. 2021 (CMLM), section 2, trains on consecutive sentences. The definition of a sentence and the near-duplicate filter are
+ours: see ``Neighbours``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,21 +21,21 @@ from tain.foundation.errors import UserError
 Side = Literal["left", "right", "both"]
 SIDES: tuple[str, ...] = get_args(Side)
 
-_SCAN_TOKENS = 1_000_000  # compared at a time; bounds memory, changes no figure
+_SCAN_TOKENS = 1_000_000  # tokens compared at a time; bounds memory only
 
 
 @dataclass(frozen=True)
 class NeighbourCounts:
-    """What became of a corpus.
+    """Statistics of a corpus prepared for CMLM.
 
     Attributes:
-        documents: Documents.
-        lone_documents: Of these, documents with a single sentence, which has no neighbour.
-        sentences: Sentences as given.
-        joined: Of these, sentences too short to stand alone, joined to the one behind or, at a document's end, before them.
-        near_duplicates: Neighbours left out because they are too alike.
-        cut: Sentences, short ones joined, that are longer than the limit.
-        targets: Sentences that are masked and restored, once an epoch each.
+        documents: Number of documents.
+        lone_documents: Documents with a single sentence, which has no neighbour.
+        sentences: Sentences in the input.
+        joined: Short sentences that were joined to the next or, at a document's end, the previous one.
+        near_duplicates: Neighbours dropped for being too similar.
+        cut: Sentences (after joining) longer than the limit.
+        targets: Sentences that are masked and predicted, once per epoch.
     """
 
     documents: int
@@ -51,26 +51,26 @@ class NeighbourCounts:
 
 
 class Neighbours:
-    """The sentences of a corpus that have a neighbour to be restored from.
+    """Sentences of a corpus together with the neighbours they are predicted from.
 
-    - **Short sentences are joined**: within a document sentences are added up until they have ``min_tokens``; what is left over at
-      the end goes to the last one. Nothing is thrown away, and neighbours stay neighbours.
-    - **Near-duplicates are dropped**: two neighbours whose sets of tokens overlap by more than ``max_overlap`` (tokens in both, divided
-      by tokens in either: Jaccard's index) are no pair. Boilerplate would let the model copy instead of understand.
-    - **Long sentences are cut** at ``max_tokens``; the beginning stays, as it does when a text is encoded.
+    - **Short sentences are joined**: within a document, consecutive sentences are joined until they have ``min_tokens``; a remainder at
+        the end joins the last one. Nothing is dropped, and neighbours stay neighbours.
+    - **Near-duplicates are dropped**: two neighbours whose token sets overlap by more than ``max_overlap`` (Jaccard index) are not used
+        as a pair. Otherwise the model could copy boilerplate.
+    - **Long sentences are cut** at ``max_tokens``; the beginning is kept, as in encoding.
 
     Args:
-        sentences: Token ids of sentence i, without special tokens.
-        document_starts: Places of the sentences that documents begin with, ascending from 0.
-        side: The neighbour that a sentence is restored from: the one to its left (before it), the one to its right, or both.
+        sentences: Token ids per sentence, without special tokens.
+        document_starts: Indices of the first sentence of each document, ascending from 0.
+        side: Neighbour used for prediction: the left (previous) one, the right (next) one, or both.
         first_id: Id put before each sentence (``[CLS]``).
-        last_id: Id put behind each sentence (``[SEP]``).
-        min_tokens: Shorter sentences are joined; special tokens not counted.
-        max_tokens: Longer ones are cut; special tokens counted.
-        max_overlap: 0 to 1; 1 drops nothing, not even repetitions.
+        last_id: Id put after each sentence (``[SEP]``).
+        min_tokens: Shorter sentences are joined; excludes special tokens.
+        max_tokens: Longer sentences are cut; includes special tokens.
+        max_overlap: 0 to 1; 1 keeps everything, even repetitions.
 
     Raises:
-        UserError: The corpus is one document only, all its documents have one sentence, or all neighbours are near-duplicates.
+        UserError: The corpus is a single document, all its documents have one sentence, or all neighbours are near-duplicates.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Neighbours:
             raise UserError(f"side is {side!r}: give one of {', '.join(SIDES)}")
         if len(document_starts) < 2:
             raise UserError(
-                f"the texts have no document breaks: all {len(sentences):,} sentences would be one document, and which are neighbours "
-                "cannot be known: put an empty line between documents"
+                f"the texts have no document breaks: all {len(sentences):,} sentences would be one document, so neighbours "
+                "are unknown: put an empty line between documents"
             )
         self._sentences = sentences
         self.side: Side = side
@@ -102,7 +102,7 @@ class Neighbours:
         if not is_pair.any():
             raise UserError(
                 f"each of the {len(document_starts):,} documents has a single sentence (shorter ones than {min_tokens} tokens are joined), "
-                "so no sentence has a neighbour: give documents of several sentences, an empty line between documents"
+                "so no sentence has a neighbour: give documents of several sentences, with an empty line between documents"
             )
         is_alike = is_pair & (self._overlaps() > max_overlap)
         is_pair &= ~is_alike
@@ -110,9 +110,9 @@ class Neighbours:
         chosen = {"left": has_left, "right": has_right, "both": has_left & has_right}[side]
         self.targets = chosen.nonzero()[0]
         if not len(self.targets):
-            why = "near-duplicates of each other" if side != "both" else "near-duplicates of each other, or stand at a document's edge"
+            why = "near-duplicates of each other" if side != "both" else "near-duplicates of each other, or at a document's edge"
             raise UserError(
-                f"no sentence is left to restore: all neighbours are {why} (token overlap above {max_overlap:g}): "
+                f"no sentence is left to predict: all neighbours are {why} (token overlap above {max_overlap:g}): "
                 "give other text, or a higher --max-overlap"
             )
         self.counts = NeighbourCounts(
@@ -127,16 +127,16 @@ class Neighbours:
 
     @property
     def conditions(self) -> int:
-        """Neighbours a target."""
+        """Neighbours per target."""
         return 2 if self.side == "both" else 1
 
     def mean_tokens(self, *, with_neighbours: bool) -> float:
-        """Tokens that a target has on average, and its neighbours, special tokens counted."""
+        """Mean number of tokens per target, and of its neighbours if requested, including special tokens."""
         kept = np.minimum(self._lengths + 2, self._max_tokens)
         return float(sum(kept[self.targets + step].mean() for step in (0, *(self._steps() if with_neighbours else ()))))
 
     def texts(self, targets: np.ndarray) -> list[list[int]]:
-        """Token ids of these sentences, special tokens included."""
+        """Token ids of these sentences, including special tokens."""
         return [self._unit(int(unit)) for unit in targets]
 
     def conditions_of(self, targets: np.ndarray) -> list[list[int]]:
@@ -144,7 +144,7 @@ class Neighbours:
         return [self._unit(int(unit) + step) for step in self._steps() for unit in targets]
 
     def documents_of(self, targets: np.ndarray) -> np.ndarray:
-        """The document that each of these sentences is from."""
+        """Document index of each of these sentences."""
         return self._documents[targets]
 
     def _steps(self) -> tuple[int, ...]:
@@ -156,22 +156,22 @@ class Neighbours:
         return [self._first_id, *inner, self._last_id]
 
     def _overlaps(self) -> np.ndarray:
-        """Jaccard's index of the token sets of every two units side by side, documents' edges included."""
+        """Jaccard index of the token sets of all consecutive units, also across document boundaries."""
         found = [np.empty(0)]
         for first, last in self._scans():
             indices = range(self._starts[first], self._starts[last])
             tokens = np.concatenate([self._sentences[index] for index in indices]).astype(np.int64)
             owners = np.repeat(np.arange(last - first), self._lengths[first:last])
             span = int(tokens.max(initial=0)) + 1
-            entries = np.unique(owners * span + tokens)  # each token of a unit once
+            entries = np.unique(owners * span + tokens)  # each distinct token of a unit
             sizes = np.bincount(entries // span, minlength=last - first)
-            shared = entries[np.isin(entries + span, entries)] // span  # tokens that the next unit has too
+            shared = entries[np.isin(entries + span, entries)] // span  # tokens that also occur in the next unit
             common = np.bincount(shared, minlength=last - first)[:-1]
             found.append(common / np.maximum(sizes[:-1] + sizes[1:] - common, 1))
         return np.concatenate(found)
 
     def _scans(self) -> Iterator[tuple[int, int]]:
-        """Ranges of units of bounded size; each begins with the unit that the last one ended with."""
+        """Ranges of units of bounded size; consecutive ranges share one unit."""
         first, units = 0, len(self._lengths)
         ends = self._lengths.cumsum()
         while first < units - 1:
@@ -182,15 +182,15 @@ class Neighbours:
 
 
 class NeighbourOrder:
-    """Which sentences each step restores: a pure function of seed and step, so that a resumed run sees what an uninterrupted one sees.
+    """Training order of the sentences: a pure function of seed and step, so that resumed runs repeat it exactly.
 
     Args:
         neighbours: The corpus.
-        batch_targets: Sentences restored a step.
-        seed: Fixes the order of every epoch.
+        batch_targets: Sentences predicted per step.
+        seed: Seed of the order of every epoch.
 
     Raises:
-        UserError: There are fewer targets than a step takes.
+        UserError: There are fewer targets than one step needs.
     """
 
     def __init__(self, neighbours: Neighbours, *, batch_targets: int, seed: int) -> None:
@@ -207,17 +207,17 @@ class NeighbourOrder:
         return self._order.steps_per_epoch
 
     def targets(self, step: int) -> np.ndarray:
-        """The sentences of step ``step`` (from 0)."""
+        """Sentences of step ``step`` (from 0)."""
         return self.neighbours.targets[self._order.batch(step)]
 
 
 def conditional_batch(neighbours: Neighbours, targets: np.ndarray, *, mask: Callable[[Tensor, Tensor], MaskedTokens]) -> ConditionalBatch:
-    """Pack sentences, corrupted by ``mask``, and their whole neighbours.
+    """Pack sentences, masked by ``mask``, together with their complete neighbours.
 
     Args:
         neighbours: The corpus.
-        targets: The sentences to restore.
-        mask: Corrupts packed token ids (tokens,), given with the sentence that each token belongs to (tokens,).
+        targets: Sentences to predict.
+        mask: Masks packed token ids (tokens,), given the sentence index of each token (tokens,).
     """
     texts = pack(neighbours.texts(targets))
     masked = mask(texts.ids, texts.owners)
@@ -226,20 +226,20 @@ def conditional_batch(neighbours: Neighbours, targets: np.ndarray, *, mask: Call
 
 
 def _joined_units(sizes: np.ndarray, document_starts: np.ndarray, min_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Join short sentences within their document.
+    """Join short sentences within their documents.
 
     Args:
-        sizes: Tokens of each sentence.
-        document_starts: As ``Neighbours`` takes them.
-        min_tokens: As ``Neighbours`` takes it.
+        sizes: Tokens per sentence.
+        document_starts: As in ``Neighbours``.
+        min_tokens: As in ``Neighbours``.
 
     Returns:
-        Where each unit begins among the sentences, with their number at the end; and each unit's document.
+        Sentence index at which each unit begins, followed by the number of sentences; and the document index of each unit.
     """
     starts, documents = [], []
     tokens = sizes.tolist()
     for document, (begin, end) in enumerate(pairwise([*document_starts.tolist(), len(tokens)])):
-        collected = min_tokens  # the first sentence begins a unit
+        collected = min_tokens  # the first sentence starts a unit
         for index in range(begin, end):
             if collected >= min_tokens:
                 starts.append(index)
@@ -247,6 +247,6 @@ def _joined_units(sizes: np.ndarray, document_starts: np.ndarray, min_tokens: in
                 collected = 0
             collected += tokens[index]
         if collected < min_tokens and len(documents) > 1 and documents[-2] == document:
-            starts.pop()  # too short for the end of a document: part of the unit before it
+            starts.pop()  # too short for a document's end: join it to the previous unit
             documents.pop()
     return np.array([*starts, len(tokens)], dtype=np.int64), np.array(documents, dtype=np.int64)

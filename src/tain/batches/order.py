@@ -1,4 +1,4 @@
-"""Which texts each training step sees: a pure function of seed and step, so that a resumed run sees the same."""
+"""Order of training texts: a pure function of seed and step, so that resumed runs repeat it exactly."""
 
 from functools import lru_cache
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 class ShuffledOrder:
-    """Shuffle the texts anew each epoch and cut them into batches; the last incomplete batch of an epoch is left out.
+    """Shuffles the texts in every epoch and splits them into batches; drops the last incomplete batch.
 
     Args:
-        texts: How many texts there are, at least ``batch_texts``.
-        batch_texts: Texts a step.
-        seed: Fixes every epoch's order.
+        texts: Number of texts, at least ``batch_texts``.
+        batch_texts: Texts per step.
+        seed: Seed of every epoch's order.
     """
 
     def __init__(self, texts: int, *, batch_texts: int, seed: int) -> None:
@@ -25,11 +25,11 @@ class ShuffledOrder:
         return np.random.default_rng([self.seed, epoch]).permutation(self.texts)
 
     def batch(self, step: int) -> np.ndarray:
-        """Places of the texts that step ``step`` (from 0) trains on."""
+        """Indices of the texts of step ``step`` (from 0)."""
         epoch, within = divmod(step, self.steps_per_epoch)
         return self._permutation(epoch)[within * self.batch_texts : (within + 1) * self.batch_texts]
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:
-    """Derive the seed of one step's random draws; ``part`` tells micro-batches and processes apart."""
+    """Derive the random seed of one step; ``part`` distinguishes micro-batches and processes."""
     return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,4 +1,4 @@
-"""Lays the texts of a batch end to end, and cuts long work into batches of a token budget."""
+"""Pack texts end to end without padding, and split work into batches by token budget."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -12,15 +12,15 @@ from tain.batches.types import PackedTexts
 
 
 def pack(ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> PackedTexts:
-    """Lay texts end to end, those of equal length side by side.
+    """Concatenate texts, with texts of equal length next to each other.
 
     Args:
-        ids: Token ids of each text, at least one token each.
-        share_rows: Let short texts share rows where that is cheaper than a group for every length. Pays where attention's
-            weights are computed one by one: a group costs some twenty small operations a layer in training.
+        ids: Token ids per text, at least one token each.
+        share_rows: Let short texts share rows if that is cheaper than one group per length. Useful when attention weights are computed
+            explicitly: in training, a group costs about twenty small operations per layer.
 
     Returns:
-        The packed batch; its ``order`` leads back to the order given.
+        The packed batch; its ``order`` maps back to the given order.
     """
     lengths = [len(text) for text in ids]
     rows = shared_rows(lengths) if share_rows else []
@@ -28,7 +28,7 @@ def pack(ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> PackedTex
     alone = sorted((text for text in range(len(ids)) if lengths[text] > row_tokens), key=lengths.__getitem__)
     order = [*chain.from_iterable(rows), *alone]
     sizes = np.array([lengths[text] for text in order], dtype=np.int64)
-    gaps = np.zeros(len(order), dtype=np.int64)  # fillers between a text and the one before it: those of the row that ended there
+    gaps = np.zeros(len(order), dtype=np.int64)  # fillers between a text and the previous one, at the end of its row
     last = -1
     for row in rows:
         last += len(row)
@@ -55,18 +55,18 @@ def pack(ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> PackedTex
     )
 
 
-ROW_TOKENS = 48  # wider rows share better and waste more of attention's weights
-_WEIGHT_COST = 0.0015  # a place of a row in attention, over a token everywhere else: measured in training at 6 x 384
-_GROUP_COST = 36.0  # a group's many small operations, in tokens; likewise
+ROW_TOKENS = 48  # wider rows share better but waste more of the attention weights
+_WEIGHT_COST = 0.0015  # cost of a position of a row in attention, relative to a token elsewhere: measured in training at 6 x 384
+_GROUP_COST = 36.0  # cost of a group's small operations, in tokens; likewise
 
 
 def shared_rows(lengths: Sequence[int]) -> list[list[int]]:
-    """Share rows of ``ROW_TOKENS`` among the texts that fit, if a training step gains by it over a group for every length.
+    """Assign texts to shared rows of ``ROW_TOKENS``, if that makes a training step faster than one group per length.
 
     Returns:
-        The places in ``lengths`` of each row's texts; no rows where sharing does not pay. Their number is rounded up, by 6% at
-        most, to one of few sizes: batches that differ by a few tokens would otherwise leave holes in memory that the next
-        one's tensors just fail to fit into, and every step would touch fresh memory.
+        The indices in ``lengths`` of each row's texts; no rows if sharing does not pay. The number of rows is rounded up, by at
+            most 6%, to one of a few sizes. Otherwise batches of slightly different size would fragment memory, and every step
+            would allocate fresh memory.
     """
     short = [length for length in lengths if length <= ROW_TOKENS]
     rows = fill_rows(lengths, row_tokens=ROW_TOKENS)
@@ -79,14 +79,14 @@ def shared_rows(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def fill_rows(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:
-    """Share rows of ``row_tokens`` tokens among the texts that fit into one, each time taking the longest that still fits.
+    """Assign the texts that fit to rows of ``row_tokens`` tokens, always taking the longest text that still fits.
 
     Args:
-        lengths: Tokens of each text; longer ones are left out.
-        row_tokens: Tokens of a row.
+        lengths: Tokens per text; longer texts are skipped.
+        row_tokens: Tokens per row.
 
     Returns:
-        The places in ``lengths`` of each row's texts.
+        The indices in ``lengths`` of each row's texts.
     """
     of_length: list[list[int]] = [[] for _ in range(row_tokens + 1)]
     for text in reversed(range(len(lengths))):
@@ -111,7 +111,7 @@ def fill_rows(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:
 
 
 def pad(packed: PackedTexts, *, pad_id: int) -> tuple[Int[Tensor, "texts longest"], Bool[Tensor, "texts longest"]]:
-    """Turn a packed batch into rows of equal length, in packed order.
+    """Pad a packed batch to rows of equal length, in packed order.
 
     Returns:
         The ids, and ``is_token``: True on real tokens.
@@ -125,17 +125,17 @@ def pad(packed: PackedTexts, *, pad_id: int) -> tuple[Int[Tensor, "texts longest
 
 
 def batches_by_tokens(lengths: Sequence[int], *, batch_tokens: int) -> Iterator[list[int]]:
-    """Cut texts into batches of at most ``batch_tokens`` tokens, texts of like length together.
+    """Split texts into batches of at most ``batch_tokens`` tokens, grouping texts of similar length.
 
-    A text longer than the budget makes a batch of its own.
+    A text longer than the budget becomes a batch alone.
 
     Args:
-        lengths: Tokens of each text.
-        batch_tokens: Padding-free budget of a batch.
+        lengths: Tokens per text.
+        batch_tokens: Token budget per batch, without padding.
 
     Yields:
-        Places of the batch's texts in ``lengths``; every place comes once. Longest first, so that
-        memory peaks at the start of a long job and not at its end.
+        Indices in ``lengths`` of the batch's texts; every index occurs once. Longest first, so that memory peaks at the
+            start of a long job.
     """
     batch: list[int] = []
     tokens = 0

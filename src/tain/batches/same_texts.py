@@ -1,7 +1,7 @@
-"""Which texts are the same to a model: they must not be negatives of each other.
+"""Detect texts that are identical to the model, which must not be used as negatives of each other.
 
-Texts that differ in letters can have the same token ids: those with one long common beginning are cut before they differ, and an
-uncased tokenizer drops accents. As negatives they would be pushed apart although the model cannot tell them apart.
+Different texts can have the same token ids: texts with a long common beginning are truncated before they differ, and an uncased
+tokenizer drops accents. As negatives they would be pushed apart although the model cannot distinguish them.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -13,34 +13,34 @@ from tain.text.cleaning import same_text_key
 
 
 def same_texts(texts: Sequence[str], ids: Iterable[Sequence[int]]) -> tuple[Int64[np.ndarray, " texts"], int]:
-    """Find texts that are the same to a reader (``same_text_key``) or to the model (equal token ids after cutting).
+    """Group texts that are equal to a reader (``same_text_key``) or to the model (equal token ids after truncation).
 
     Args:
         texts: The texts.
-        ids: The token ids of each, as the model reads them.
+        ids: Token ids of each text, as the model reads them.
 
     Returns:
-        For each text the place of the first one in its group; and how many texts have the ids of a text with other letters.
+        The index of the first text of each text's group; and the number of texts with the same ids as a differently spelled text.
     """
     letters, tokens = [same_text_key(text) for text in texts], id_keys(ids)
     return same_numbers(letters, tokens), differ_in_one(letters, tokens)
 
 
 def id_keys(ids: Iterable[Sequence[int]]) -> list[bytes]:
-    """One key for each text's token ids."""
+    """One key per text's token ids."""
     return [np.asarray(each, dtype=np.int64).tobytes() for each in ids]
 
 
 def same_numbers(*keys: Sequence[Hashable]) -> Int64[np.ndarray, " texts"]:
-    """Group texts that agree in one key at least, directly or through others.
+    """Group texts that share at least one key, directly or transitively.
 
     Args:
-        keys: One or more sequences of keys, each with one key a text.
+        keys: One or more sequences of keys, with one key per text.
 
     Returns:
-        For each text the place of the first one in its group.
+        The index of the first text of each text's group.
     """
-    first = list(range(len(keys[0])))  # a forest: each entry leads to an earlier place of the same group, or to itself
+    first = list(range(len(keys[0])))  # a forest: each entry points to an earlier index of its group, or to itself
 
     def root(index: int) -> int:
         while first[index] != index:
@@ -57,7 +57,7 @@ def same_numbers(*keys: Sequence[Hashable]) -> Int64[np.ndarray, " texts"]:
 
 
 def differ_in_one(letters: Sequence[Hashable], tokens: Sequence[Hashable]) -> int:
-    """Count the texts whose ``tokens`` are also those of a text with other ``letters``."""
+    """Count the texts whose ``tokens`` equal those of a text with different ``letters``."""
     spellings: dict[Hashable, set[Hashable]] = {}
     for letter, token in zip(letters, tokens, strict=True):
         spellings.setdefault(token, set()).add(letter)

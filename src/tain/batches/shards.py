@@ -1,8 +1,8 @@
-"""Running text as token ids on disk: cut into tokens once, then read through the system's page cache, larger than memory or not.
+"""Tokenized corpora on disk, memory-mapped and larger than memory if needed.
 
-A folder holds the ids of all texts one after the other, a separator behind each sentence (``tokens-00000.bin``, ...), where
-sentences and documents begin (``sentences.bin``, ``documents.bin``), and what it was made from (``shards.json``). A sentence is
-whatever the readers give as one text: a line of a file, or a table's cell.
+A folder holds the concatenated ids of all texts, with a separator after each sentence (``tokens-00000.bin``, ...), the starts of
+sentences and documents (``sentences.bin``, ``documents.bin``), and a description of the source (``shards.json``). A sentence is one
+text as given by the readers: a line of a file, or a cell of a table.
 """
 
 import errno
@@ -44,22 +44,22 @@ _FACTS = {
     "shards": Field(kind=list, least=1, items=Field(kind=list)),
     "sources": Field(kind=dict, fields={"files": Field(kind=list, items=Field(kind=dict, fields={"name": Field(kind=str)}))}),
 }
-_SHARD_TOKENS = 2**28  # half a gigabyte a file at two bytes a token
+_SHARD_TOKENS = 2**28  # half a gigabyte per file at two bytes per token
 _BATCH_TEXTS = 4096
-_BATCH_CHARACTERS = 2_000_000  # ids are Python numbers until they are written: forty bytes a byte of text
-_PROBED_BYTES = 2**20  # of a source's start and end: enough to tell files apart without reading them whole
+_BATCH_CHARACTERS = 2_000_000  # ids are Python numbers until they are written: forty bytes per byte of text
+_PROBED_BYTES = 2**20  # of a source's start and end: enough to distinguish files without reading them completely
 _PLACES = np.dtype(np.int64)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Which texts are read, and how.
+    """Text sources, and how to read them.
 
     Attributes:
-        paths: Files or hub data sets, as ``read_sentences`` takes them.
-        column: The texts' column, where they are tables.
-        document_column: The column that tells a table's documents apart.
+        paths: Files or hub data sets, as accepted by ``read_sentences``.
+        column: Column of the texts, in tables.
+        document_column: Column that identifies the documents of a table.
     """
 
     paths: tuple[str, ...]
@@ -71,18 +71,18 @@ class Sources:
             raise UserError("texts are '-' (standard input), which cannot be read a second time: save them to a file first")
 
     def sentences(self) -> Iterator[Sentence]:
-        """Read every source in turn; a document never goes on from one to the next."""
+        """Read all sources in order; documents do not continue across sources."""
         for path in self.paths:
             try:
                 yield from read_sentences(path, column=self.column, document_column=self.document_column)
             except OSError as error:
-                raise UserError(f"{path!r} could not be read to its end ({error.strerror}): check its disk or give a copy") from error
+                raise UserError(f"{path!r} could not be read completely ({error.strerror}): check the disk or give a copy") from error
 
     def texts(self) -> Iterator[str]:
         return (sentence.text for sentence in self.sentences())
 
     def facts(self) -> dict[str, Any]:
-        """What tells these texts from others: names, sizes, and a digest of each file's first and last megabyte."""
+        """Identity of the sources: names, sizes, and a digest of each file's first and last megabyte."""
         return {
             "files": [_facts_of(path) for path in self.paths],
             "column": self.column,
@@ -91,9 +91,9 @@ class Sources:
 
 
 class TokenStream:
-    """Ids of all texts one after the other, read from one or more files as if they were one array.
+    """Concatenated ids of all texts, read from one or more files like a single array.
 
-    Slices (without a step) give NumPy arrays; what lies within one file is not copied.
+    Slices (without a step) are NumPy arrays; slices within one file are not copied.
     """
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
@@ -119,11 +119,11 @@ class TokenStream:
 
 
 class Sentences(Sequence[np.ndarray]):
-    """The ids of each sentence without special tokens; read when asked for."""
+    """Ids of each sentence without special tokens, read on access."""
 
     def __init__(self, tokens: TokenStream, starts: np.ndarray) -> None:
         self._tokens = tokens
-        self._starts = starts  # one more than there are sentences
+        self._starts = starts  # one more than the number of sentences
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -138,24 +138,24 @@ class Sentences(Sequence[np.ndarray]):
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"there is no sentence {index}: there are {len(self)}")
-        return self._tokens[int(self._starts[number]) : int(self._starts[number + 1]) - 1]  # the last one is the separator
+        return self._tokens[int(self._starts[number]) : int(self._starts[number + 1]) - 1]  # the last id is the separator
 
     def lengths(self) -> Int64[np.ndarray, " sentences"]:
-        """Tokens of each sentence."""
+        """Tokens per sentence."""
         return np.diff(self._starts) - 1
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Tokenised text in a folder.
+    """A folder of tokenized text.
 
     Attributes:
-        folder: Where it lies.
-        tokens: All ids in reading order, a separator behind each sentence.
-        sentences: The ids of sentence i, without special tokens.
-        document_starts: Places in ``sentences`` where a document begins, ascending from 0.
-        separator: Id behind each sentence.
-        facts: What ``shards.json`` says.
+        folder: Path of the folder.
+        tokens: All ids in reading order, with a separator after each sentence.
+        sentences: Ids per sentence, without special tokens.
+        document_starts: Indices in ``sentences`` at which documents begin, ascending from 0.
+        separator: Id after each sentence.
+        facts: Content of ``shards.json``.
     """
 
     folder: Path
@@ -173,25 +173,25 @@ class Shards:
 def tokenised(
     folder: Path, sources: Sources, tokenizer: Any, *, progress: Progress | None = None, shard_tokens: int = _SHARD_TOKENS
 ) -> Shards:
-    """Open a folder of shards, or make it where there is none.
+    """Open a folder of shards, or create it from the sources.
 
     Args:
-        folder: Where the shards lie, or shall lie.
+        folder: Folder of the shards.
         sources: The texts.
         tokenizer: A transformers tokenizer.
-        progress: Told about every batch of sentences.
-        shard_tokens: Most tokens a file.
+        progress: Receives an update per batch of sentences.
+        shard_tokens: Largest number of tokens per file.
 
     Raises:
-        UserError: The folder holds something else, half of something, or shards of another tokenizer or of other texts; a
-            source cannot be read; or the disk is full. Then nothing is left behind.
+        UserError: The folder holds something else, incomplete shards, or shards of another tokenizer or other texts; a source
+            cannot be read; or the disk is full. No partial result remains.
     """
     if not folder.exists():
         _write(folder, sources, tokenizer, progress or Progress.silent(), shard_tokens)
     shards = open_shards(folder)
     if shards.facts["tokenizer"] != fingerprint(tokenizer):
         raise UserError(
-            f"shards {str(folder)!r} were cut by another tokenizer ({shards.facts['vocabulary']:,} tokens; this one has"
+            f"shards {str(folder)!r} were made with another tokenizer ({shards.facts['vocabulary']:,} tokens; this one has"
             f" {len(tokenizer):,}): name another folder, or remove this one"
         )
     if shards.facts["sources"] != sources.facts():
@@ -203,19 +203,19 @@ def tokenised(
 
 
 def open_shards(folder: Path) -> Shards:
-    """Open a folder of shards whatever its texts and tokenizer.
+    """Open a folder of shards without checking its texts and tokenizer.
 
     Raises:
-        UserError: The folder holds no shards, or not all of them.
+        UserError: The folder holds no shards, or incomplete ones.
     """
-    damaged, advice = f"shards {str(folder)!r} have a damaged shards.json", "remove them to have them made again"
+    damaged, advice = f"shards {str(folder)!r} have a damaged shards.json", "remove them to rebuild them"
     try:
         facts = read_object(folder / "shards.json", {}, damaged=damaged, advice=advice)
     except OSError:
         raise UserError(f"{str(folder)!r} holds no finished shards (shards.json is missing): remove it, or name another") from None
     if facts.get("format") != FORMAT:
         raise UserError(
-            f"shards {str(folder)!r} have format {facts.get('format')}, and this tain reads {FORMAT}: remove them to have them made again"
+            f"shards {str(folder)!r} have format {facts.get('format')}, but this tain reads {FORMAT}: remove them to rebuild them"
         )
     checked_object(facts, _FACTS, damaged=damaged, advice=advice)
     if not all(len(entry) == 2 and _is_shard(*entry) for entry in facts["shards"]):
@@ -226,9 +226,9 @@ def open_shards(folder: Path) -> Shards:
     starts = _mapped(folder / "sentences.bin", _PLACES, facts["sentences"] + 1)
     document_starts = _mapped(folder / "documents.bin", _PLACES, facts["documents"])
     if int(starts[0]) != 0 or int(starts[-1]) != len(tokens) or (np.diff(starts) < 1).any():
-        raise UserError(f"shards {str(folder)!r} are damaged: {advice} (sentences.bin does not say where sentences begin)")
+        raise UserError(f"shards {str(folder)!r} are damaged: {advice} (sentences.bin has invalid sentence starts)")
     if int(document_starts[0]) != 0 or int(document_starts[-1]) >= facts["sentences"] or (np.diff(document_starts) < 1).any():
-        raise UserError(f"shards {str(folder)!r} are damaged: {advice} (documents.bin does not say where documents begin)")
+        raise UserError(f"shards {str(folder)!r} are damaged: {advice} (documents.bin has invalid document starts)")
     return Shards(folder, tokens, Sentences(tokens, starts), document_starts, facts["separator"], facts)
 
 
@@ -240,11 +240,11 @@ def _is_shard(name: object, tokens: object) -> bool:
 def token_batches(
     sentences: Iterable[Sentence], tokenizer: Any, *, batch_texts: int = _BATCH_TEXTS
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Tokenise sentences in batches; the next batch is cut on the other cores while the caller deals with the last one.
+    """Tokenize sentences in batches; the next batch is tokenized on other cores while the caller processes the current one.
 
     Yields:
-        Ids of the batch's sentences one after the other, a separator behind each; each sentence's tokens, separator
-        included; and whether a document begins with it.
+        Concatenated ids of the batch's sentences with a separator after each; the tokens per sentence, including the separator;
+            and whether each sentence begins a document.
     """
     separator = separator_id(tokenizer)
     dtype = dtype_for(len(tokenizer))
@@ -269,7 +269,7 @@ def token_batches(
 
 
 def dtype_for(vocabulary: int) -> np.dtype:
-    """The smallest of the two number types of shards that holds every id."""
+    """Smallest shard data type that can hold every id."""
     return np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
 
 
@@ -296,13 +296,13 @@ def _write(folder: Path, sources: Sources, tokenizer: Any, progress: Progress, s
 
 @contextmanager
 def _clear_of_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one line; the half-written folder is gone by then."""
+    """Convert disk errors into a one-line ``UserError``; the incomplete folder is removed before."""
     try:
         yield
     except OSError as error:
-        room = "make room there, or " if error.errno in _NO_ROOM else ""
+        room = "free disk space, or " if error.errno in _NO_ROOM else ""
         raise UserError(
-            f"shards cannot be written to {str(folder)!r} ({error.strerror}), and nothing of them was kept:"
+            f"shards cannot be written to {str(folder)!r} ({error.strerror}), and were removed:"
             f" {room}name a folder on another disk with --shards"
         ) from error
 
@@ -332,13 +332,13 @@ class _Writer:
             ids = ids[room:]
 
     def close(self) -> None:
-        with ExitStack() as files:  # closes all, even where the disk is full and the first one cannot be
+        with ExitStack() as files:  # closes all files, even if closing one fails on a full disk
             for file in (self._starts, self._documents, self._shard):
                 if file is not None:
                     files.enter_context(file)
 
     def _room(self) -> int:
-        """How many tokens the current file still takes; begins a new one when it takes none."""
+        """Number of tokens that the current file still takes; starts a new file if it is full."""
         if self._shard is None or self.shards[-1][1] == self.shard_tokens:
             if self._shard is not None:
                 self._shard.close()
@@ -358,9 +358,7 @@ def _mapped(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
     wanted = length * dtype.itemsize
     found = path.stat().st_size if path.exists() else 0
     if found != wanted or not length:
-        raise UserError(
-            f"shards file {str(path)!r} has {found:,} bytes and should have {wanted:,}: remove its folder to have it made again"
-        )
+        raise UserError(f"shards file {str(path)!r} has {found:,} bytes instead of {wanted:,}: remove its folder to rebuild it")
     with open_own(path) as file:
         return np.memmap(file, dtype=dtype, mode="r", shape=(length,))
 

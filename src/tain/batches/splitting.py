@@ -1,7 +1,7 @@
-"""Lines of token ids cut into sentences, for corpora whose lines are whole paragraphs.
+"""Split lines of token ids into sentences, for corpora with whole paragraphs per line.
 
-The cut is made among tokens, not letters: what is tokenised once serves every objective. An uncased tokenizer has forgotten capitals and
-blanks, so the rule is plain, and errs towards longer sentences.
+The split works on tokens rather than characters, so that a corpus is tokenized once for all objectives. Uncased tokenizers lose
+capitals and blanks, so the rule is simple and prefers longer sentences.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,19 +14,19 @@ from tokenizers import decoders
 
 _ENDS = set(".!?…。！？।؟")
 _CLOSERS = set("\"'”’»)]」』")
-_LINE_END = -1  # no token's id
-_SCAN_TOKENS = 1_000_000  # looked at together; bounds memory, changes nothing
+_LINE_END = -1  # not a token id
+_SCAN_TOKENS = 1_000_000  # tokens processed at a time; bounds memory only
 
 
 @dataclass(frozen=True)
 class SentenceEnds:
-    """Which tokens end a sentence, and which tell that a full stop is none.
+    """Tokens that end a sentence, and tokens next to which a full stop does not.
 
     Attributes:
-        ends: Full stops and their like, also where quotes or brackets are part of the token.
-        closers: Quotes and brackets that belong to the sentence before them when they follow its end.
-        letters: Single letters that begin a word: behind one, a full stop makes an initial or an abbreviation.
-        digits: Tokens that begin with a digit: before one, a full stop may be a decimal point.
+        ends: Full stops and similar, including tokens with attached quotes or brackets.
+        closers: Quotes and brackets that belong to the previous sentence if they follow its end.
+        letters: Single letters that begin a word; a full stop after one marks an initial or an abbreviation.
+        digits: Tokens that begin with a digit; a full stop before one may be a decimal point.
     """
 
     ends: Int64[np.ndarray, " ends"]
@@ -36,7 +36,7 @@ class SentenceEnds:
 
     @classmethod
     def of(cls, tokenizer: Any) -> "SentenceEnds":
-        """Look through a transformers tokenizer's vocabulary."""
+        """Collect these tokens from a transformers tokenizer's vocabulary."""
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         spelt = dict(zip(vocabulary.values(), _spelt(list(vocabulary)), strict=True))
 
@@ -51,9 +51,9 @@ class SentenceEnds:
         )
 
     def cuts(self, tokens: Int64[np.ndarray, " tokens"]) -> Int64[np.ndarray, " cuts"]:
-        """Places that sentences begin at, other than lines' starts; ``tokens`` are lines with ``_LINE_END`` behind each."""
+        """Indices at which sentences begin, except line starts; ``tokens`` are lines, each followed by ``_LINE_END``."""
         is_end, is_closer = np.isin(tokens, self.ends), np.isin(tokens, self.closers)
-        before, after = np.roll(tokens, 1), np.roll(tokens, -1)  # what wraps around is a line's end
+        before, after = np.roll(tokens, 1), np.roll(tokens, -1)  # the ends wrap around to a line end
         closes = is_end & ~np.isin(before, self.letters) & ~np.isin(after, self.digits)
         for _ in range(2):  # a quote and a bracket may follow
             closes |= is_closer & np.roll(closes, 1)
@@ -62,8 +62,8 @@ class SentenceEnds:
 
 
 def _spelt(tokens: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """What each token stands for, without blanks, and whether it begins a word."""
-    # GPT-2's spelling of bytes, in which a full stop of Chinese has three letters
+    """Text of each token, without blanks, and whether it begins a word."""
+    # GPT-2's byte encoding, in which a Chinese full stop has three letters
     is_bytes = any(token.startswith("Ġ") for token in tokens)
     has_blanks = is_bytes or any(token.startswith("▁") for token in tokens)
     bytes_of = decoders.ByteLevel()
@@ -79,15 +79,15 @@ def _spelt(tokens: Sequence[str]) -> Iterator[tuple[str, bool]]:
 
 
 class SplitSentences(Sequence[np.ndarray]):
-    """The same tokens as ``lines``, one sentence an item.
+    """The tokens of ``lines`` as a sequence of sentences.
 
     Args:
-        lines: Token ids of each line, without special tokens.
-        document_starts: Places of the lines that documents begin with.
-        ends: Where sentences end; never across lines.
+        lines: Token ids per line, without special tokens.
+        document_starts: Indices of the first line of each document.
+        ends: Sentence ends; sentences never cross lines.
 
     Attributes:
-        document_starts: Places of the sentences that documents begin with.
+        document_starts: Indices of the first sentence of each document.
     """
 
     def __init__(self, lines: Sequence[np.ndarray], document_starts: np.ndarray, ends: SentenceEnds) -> None:
@@ -118,7 +118,7 @@ class SplitSentences(Sequence[np.ndarray]):
 
 
 def _chunks(lines: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Lines laid end to end, many at a time: the first one's place, their tokens with ``_LINE_END`` behind each, and where each begins."""
+    """Chunks of concatenated lines: index of the first line, tokens with ``_LINE_END`` after each line, and start of each line."""
     first, held, starts, tokens = 0, [], [], 0
     for index in range(len(lines)):
         starts.append(tokens)

@@ -1,4 +1,4 @@
-"""Texts to token ids, with the cut ones counted."""
+"""Tokenize texts into ids, and count truncated texts."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ _TEXTS_AT_ONCE = 8192  # what a tokenizer says of a text takes a hundred times t
 
 
 def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> TokenisedTexts:
-    """Turn texts into token ids with the special tokens the model expects.
+    """Tokenize texts, with the special tokens that the model expects.
 
     Args:
         tokenizer: A transformers tokenizer.
-        texts: Any number of texts.
-        max_tokens: Longer texts are cut at this length, special tokens included.
+        texts: Texts to tokenize.
+        max_tokens: Texts are truncated at this length, including special tokens.
 
     Returns:
-        The ids, in order, and how many texts were cut.
+        The ids, in order, and the number of truncated texts.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -39,7 +39,7 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
 
 
 def tokenise_once(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> KeptTexts:
-    """As ``tokenise``, for texts whose ids are wanted many times."""
+    """Like ``tokenise``, for texts whose ids are needed repeatedly."""
     flat: list[np.ndarray] = []
     lengths: list[int] = []
     truncated = 0
@@ -52,10 +52,10 @@ def tokenise_once(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> K
 
 
 def mask_token(tokenizer: Any) -> str:
-    """The tokenizer's own mask token.
+    """The tokenizer's mask token.
 
     Raises:
-        UserError: The tokenizer has none, so its model is no masked language model.
+        UserError: The tokenizer has none, so its model is not a masked language model.
     """
     token = getattr(tokenizer, "mask_token", None)
     if token is None:
@@ -66,7 +66,7 @@ def mask_token(tokenizer: Any) -> str:
 
 
 def bare_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Turn texts into token ids, whole and without special tokens."""
+    """Tokenize complete texts without special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
@@ -74,7 +74,7 @@ def bare_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def opening_id(tokenizer: Any) -> int:
-    """The id that a text begins with, such as BERT's ``[CLS]``.
+    """Id of the first token of every text, such as BERT's ``[CLS]``.
 
     Raises:
         UserError: The tokenizer has none.
@@ -83,7 +83,7 @@ def opening_id(tokenizer: Any) -> int:
 
 
 def separator_id(tokenizer: Any) -> int:
-    """The id that a text ends with, such as BERT's ``[SEP]``.
+    """Id of the last token of every text, such as BERT's ``[SEP]``.
 
     Raises:
         UserError: The tokenizer has none.
@@ -92,19 +92,19 @@ def separator_id(tokenizer: Any) -> int:
 
 
 def first_ordinary_id(tokenizer: Any) -> int:
-    """The id from which random replacements are drawn: behind the special tokens where those come first."""
+    """First id for random replacements: after the special tokens if those come first."""
     special = sorted(tokenizer.all_special_ids)
     return special[-1] + 1 if special == list(range(len(special))) else 0
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """Sixteen hexadecimal digits that differ between tokenizers which could cut some text differently."""
+    """Sixteen hexadecimal digits that differ between tokenizers that could tokenize some text differently."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         content = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     else:
         content = json.loads(backend.to_str())
-        content |= {"truncation": None, "padding": None}  # settings of the last call, which say nothing about the tokens
+        content |= {"truncation": None, "padding": None}  # settings of the last call, which do not affect the tokens
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -116,23 +116,23 @@ def _special_id(tokenizer: Any, *names: str) -> int:
 
 
 def word_mark(tokenizer: Any) -> str | None:
-    """How a tokenizer's pieces show where words are: ``##`` goes on with one, ``Ġ`` (a blank's byte) and ``▁`` begin one; None if nothing does."""
+    """Word marker of a tokenizer: ``##`` continues a word, ``Ġ`` (the byte of a blank) and ``▁`` begin one; None if there is none."""
     pieces = tokenizer.get_vocab()
     counts = {mark: sum(piece.startswith(mark) for piece in pieces) for mark in ("##", "Ġ", "▁")}
-    mark = max(counts, key=lambda mark: counts[mark])  # the others may stand in it by chance
+    mark = max(counts, key=lambda mark: counts[mark])  # the others may occur by chance
     return mark if counts[mark] else None
 
 
 def continues_word(tokenizer: Any) -> Bool[np.ndarray, " vocabulary"]:
-    """Tell for each id of a tokenizer whether it goes on with the word before it; special tokens and added words begin one.
+    """Whether each id of a tokenizer continues the word before it; special tokens and added words begin one.
 
     Raises:
-        UserError: The vocabulary does not show it.
+        UserError: The vocabulary has no word marker.
     """
     mark = word_mark(tokenizer)
     if mark is None:
         raise UserError(
-            "the tokenizer marks neither where words begin (Ġ, ▁) nor where they go on (##), so whole words cannot be masked: "
+            "the tokenizer marks neither where words begin (Ġ, ▁) nor where they continue (##), so whole words cannot be masked: "
             "mask tokens or spans instead"
         )
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))

@@ -1,4 +1,4 @@
-"""What batches hand to encoders: texts as token ids, packed end to end or padded."""
+"""Types passed from batches to encoders: token ids, packed texts, conditional batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @runtime_checkable
 class TokenIds(Protocol):
-    """A long run of token ids that is read in slices: an array, or shards on disk."""
+    """Protocol of a long sequence of token ids that is read in slices: an array, or shards on disk."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, indices: slice, /) -> np.ndarray: ...
@@ -22,10 +22,10 @@ class TokenIds(Protocol):
 
 @dataclass(frozen=True)
 class TokenisedTexts:
-    """Token ids of many texts, special tokens included, in the order the texts were given."""
+    """Token ids of many texts, including special tokens, in the given order."""
 
     ids: list[list[int]]
-    truncated: int  # texts that lost tokens to the length limit
+    truncated: int  # number of texts truncated at the length limit
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -33,12 +33,12 @@ class TokenisedTexts:
 
 @dataclass(frozen=True)
 class KeptTexts:
-    """Token ids of many texts in the least memory, to be asked for again and again.
+    """Token ids of many texts in compact arrays, for repeated access.
 
     Attributes:
-        ids: All texts' tokens, one text behind the other.
-        starts: Where each text begins in ``ids``, and where the last one ends.
-        truncated: Texts that lost tokens to the length limit.
+        ids: Concatenated tokens of all texts.
+        starts: Start of each text in ``ids``, followed by the end of the last one.
+        truncated: Number of texts truncated at the length limit.
     """
 
     ids: Int32[np.ndarray, " tokens"]
@@ -57,21 +57,20 @@ class KeptTexts:
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """Texts of one batch laid end to end, so that attention runs on plain views of the same memory.
+    """Concatenated texts of one batch, laid out so that attention runs on views of the same memory.
 
-    Two ways, in this order of memory. Short texts may share rows of equal length, several to a row, the few places left over
-    filled with tokens that nobody sees. All others lie side by side with those of their own length, shortest first, without
-    any padding.
+    Memory order: first, short texts may share rows of equal length, several per row, with remaining positions filled by tokens
+    that no text attends to. All other texts follow, grouped by equal length, shortest first, without padding.
 
     Attributes:
-        ids: Token ids, fillers included (id 0).
-        lengths: Tokens of each text, in packed order.
-        order: ``order[k]`` tells which of the caller's texts lies at place k.
-        shared: Shared rows as (rows, tokens a row); (0, 0) without any.
-        sharing: Texts in them, which come first.
-        starts: Where each text begins in ``ids``.
-        positions: Each token's place in its own text, from 0; fillers have 0.
-        owners: The packed place of the text that each token belongs to; fillers belong to ``len(lengths)``, which is nobody.
+        ids: Token ids, including fillers (id 0).
+        lengths: Tokens per text, in packed order.
+        order: ``order[k]`` is the caller's index of the text at packed position k.
+        shared: Shared rows as (rows, tokens per row); (0, 0) if there are none.
+        sharing: Number of texts in shared rows, which come first.
+        starts: Start of each text in ``ids``.
+        positions: Position of each token in its text, from 0; 0 for fillers.
+        owners: Packed text index of each token; ``len(lengths)`` for fillers.
     """
 
     ids: Int[Tensor, " tokens"]
@@ -85,14 +84,14 @@ class PackedTexts:
 
     @cached_property
     def groups(self) -> tuple[tuple[int, int], ...]:
-        """Runs of equal rows as (rows, tokens a row), in memory order; the shared rows, if any, are the first."""
+        """Runs of equal rows as (rows, tokens per row), in memory order; shared rows, if any, come first."""
         rows, row_tokens = self.shared
         runs = tuple((len(list(run)), length) for length, run in groupby(self.lengths[self.sharing :]))
         return ((rows, row_tokens), *runs) if rows else runs
 
     @cached_property
     def shared_owners(self) -> Int[Tensor, "rows row_tokens"] | None:
-        """``owners`` of the shared rows; None without any."""
+        """``owners`` of the shared rows; None if there are none."""
         rows, row_tokens = self.shared
         return self.owners[: rows * row_tokens].view(rows, row_tokens) if rows else None
 
@@ -112,13 +111,13 @@ class PackedTexts:
 
 @dataclass(frozen=True)
 class ConditionalBatch:
-    """Corrupted texts, and the neighbours whose vectors help to restore them.
+    """Masked texts together with the neighbours whose vectors help to predict them.
 
     Attributes:
-        conditions: One whole text a condition and target: all targets' first neighbours, then all their second ones.
-        texts: The corrupted targets.
-        indices: Where to predict, as flat places into ``texts.ids``.
-        targets: The true ids there.
+        conditions: One complete text per condition and target: first neighbours of all targets, then second neighbours.
+        texts: The masked targets.
+        indices: Positions to predict, as flat indices into ``texts.ids``.
+        targets: The original ids at these positions.
     """
 
     conditions: PackedTexts
@@ -128,7 +127,7 @@ class ConditionalBatch:
 
     @property
     def tokens(self) -> int:
-        """Tokens that pass through the encoder, pseudo-tokens not counted."""
+        """Tokens that pass through the encoder, excluding pseudo-tokens."""
         return len(self.conditions.ids) + len(self.texts.ids)
 
     def to(self, device: torch.device) -> "ConditionalBatch":

@@ -1,27 +1,27 @@
-"""The two views of a text that identity fine-tuning draws together."""
+"""Positive pairs of contrastive learning: two views of the same text."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-CROP_SHARES = 0.4, 0.8  # of a text's tokens
+CROP_SHARES = 0.4, 0.8  # of the tokens of a text
 
 
 def erase_span(text: str, *, chars: int, floor: int, mask_token: str, rng: np.random.Generator) -> str:
-    """Cut a random run of characters out of a text and put the mask token, with a blank each side, in its place.
+    """Replace a random character span of a text by the mask token, with a blank on each side.
 
-    Liu et al. 2021 (Mirror-BERT), section 2.2. The run is counted in characters and may break words, as in the paper.
-    Two departures from the reference code: the cut is made at the drawn place even if the same letters stand
-    earlier in the text, and the last place a run fits is drawn as often as any other.
+    Liu et al. 2021 (Mirror-BERT), section 2.2. The span is counted in characters and may break words, as in the paper.
+    Two differences to the reference code: the span is removed at the drawn position even if the same characters occur
+    earlier in the text, and the last possible position is as likely as any other.
 
     Args:
         text: The text.
-        chars: Length of the run; 0 changes nothing.
-        floor: Texts with fewer characters come back unchanged, and so do those no longer than ``chars``.
-            The reference uses 30, which leaves nearly all names and terms whole: lower it for those.
-        mask_token: The tokenizer's own mask token.
-        rng: Draws the start, uniform over all places where the run fits.
+        chars: Length of the span; 0 leaves the text unchanged.
+        floor: Texts with fewer characters, and texts not longer than ``chars``, are left unchanged.
+            The reference uses 30, which excludes nearly all names and terms: use a lower value for those.
+        mask_token: The tokenizer's mask token.
+        rng: Random generator of the start, uniform over all positions where the span fits.
     """
     if chars == 0 or len(text) < floor or len(text) <= chars:
         return text
@@ -30,23 +30,23 @@ def erase_span(text: str, *, chars: int, floor: int, mask_token: str, rng: np.ra
 
 
 def twin_views(texts: Sequence[str], *, chars: int, floor: int, mask_token: str, rng: np.random.Generator) -> tuple[list[str], list[str]]:
-    """Give each text beside its twin: the same text with a span erased.
+    """Pair each text with its twin: the same text with a span erased.
 
-    Only the right view is cut; as the loss treats both sides alike, this equals cutting either.
+    Only the right view is changed; since the loss is symmetric, this is equivalent to changing either.
     """
     return list(texts), [erase_span(text, chars=chars, floor=floor, mask_token=mask_token, rng=rng) for text in texts]
 
 
 def crop(ids: Sequence[int], *, ends: tuple[int, int], rng: np.random.Generator) -> list[int]:
-    """Take a random span of a text's tokens, 40 to 80% of them, special tokens kept at its ends.
+    """Random span of a text's tokens, 40 to 80% of them, with special tokens kept at both ends.
 
-    Two crops drawn independently are a positive pair: independent cropping, as in Contriever (Izacard et al. 2022), with longer spans,
-    for our texts are sentences.
+    Two independent crops form a positive pair: independent cropping, as in Contriever (Izacard et al. 2022), with longer spans because
+    the texts are sentences.
 
     Args:
         ids: The text's token ids.
-        ends: How many special tokens ``ids`` begins and ends with.
-        rng: Draws length and start.
+        ends: Number of special tokens at the beginning and end of ``ids``.
+        rng: Random generator of length and start.
     """
     first, last = ends
     inner = list(ids[first : len(ids) - last])
@@ -59,7 +59,7 @@ def crop(ids: Sequence[int], *, ends: tuple[int, int], rng: np.random.Generator)
 
 
 def special_ends(tokenizer: Any) -> tuple[int, int]:
-    """Count the special tokens that a tokenizer puts before and behind a text."""
+    """Number of special tokens that a tokenizer puts before and after a text."""
     ids = list(tokenizer("a")["input_ids"])
     special = set(tokenizer.all_special_ids)
     inner = [index for index, token in enumerate(ids) if token not in special]

@@ -1,8 +1,8 @@
-"""The one attention function: packed batches, drophead, and a window for inspection.
+"""Attention function registered with transformers: packed batches, drophead, and capture of weights for inspection.
 
-transformers looks its attention up by name and hands unknown keyword arguments through to it. We register one function
-that runs texts laid end to end (no padding at all), drops heads per text and layer, and shows weights and values to
-whoever asks. The models' own code is untouched.
+transformers looks its attention up by name and passes unknown keyword arguments through to it. We register one function
+that processes concatenated texts without padding, drops heads per text and layer, and passes weights and values to a
+capture callback. The code of the models is unchanged.
 """
 
 from collections.abc import Callable
@@ -20,23 +20,22 @@ from tain.encoders.dropout import dropped
 
 NAME = "tain_packed"
 _SHORT_ROW = 128  # tokens
-_MOST_SCORES = 2**24  # of a layer, kept for the backward pass: 64 MB in bfloat16; beyond, memory counts more than time
+_MOST_SCORES = 2**24  # per layer, kept for the backward pass: 64 MB in bfloat16; above this, memory matters more than time
 
 Capture = Callable[[nn.Module, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How the texts of a packed batch lie in memory, and what attention does to them besides.
+    """Memory layout of a packed batch, and settings of attention.
 
     Attributes:
         groups: Runs of equal rows as (rows, tokens a row), in memory order.
-        owners: Which text each token of the first group's rows belongs to, where several texts share a row; None where every
-            row is one text.
-        drophead: Probability that a head's output is dropped for a text in a layer; 0 outside training.
-        capture: Called once a group and layer with the attention module, the weights
+        owners: Text index of each token in the rows of the first group, if several texts share a row; None if every row is one text.
+        drophead: Probability to drop a head's output, per text and layer; 0 outside training.
+        capture: Called once per group and layer with the attention module, the weights
             (rows, heads, tokens, tokens) and the values (rows, heads, tokens, head width).
-        prefix: Tokens in front of each text that have no place in it: a sliding window neither hides nor counts them.
+        prefix: Tokens before each text that have no position in it; a sliding window neither hides nor counts them.
     """
 
     groups: tuple[tuple[int, int], ...]
@@ -58,11 +57,11 @@ def packed_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "rows tokens heads value_width"], None]:
-    """Attend within each text of a packed batch.
+    """Compute attention within each text of a packed batch.
 
-    Called by transformers for every layer. ``sliding_window`` follows its convention: a token sees those
-    fewer than ``sliding_window`` places away. Without ``packing`` (the model was called directly, with rows
-    of equal length) this is ordinary attention under ``attention_mask``.
+    Called by transformers for every layer. ``sliding_window`` follows its convention: a token sees those less than
+    ``sliding_window`` positions away. Without ``packing`` (the model is called directly, with rows of equal length)
+    this is ordinary attention with ``attention_mask``.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if key.shape[1] != query.shape[1]:
@@ -72,13 +71,13 @@ def packed_attention(
         if attention_mask is None:
             is_visible = _window(query.shape[2], sliding_window, query.device)
             mixed = _mixed(query, key, value, is_visible, scale=scale, dropout=dropout)
-        else:  # padding may leave a row nothing to see, which the kernel knows to answer
+        else:  # padding may leave a row without visible tokens, which the kernel handles
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
         return mixed.transpose(1, 2), None
     settings = {"module": module, "scaling": scale, "dropout": dropout, "sliding_window": sliding_window, "packing": packing}
     if len(packing.groups) == 1:
         return _attend(query, key, value, *packing.groups[0], owners=packing.owners, **settings), None
-    # one split along time: its backward is one cat, where every slice would fill a full-size zero tensor
+    # a single split along time: its backward is one cat, while each slice would fill a full-size zero tensor
     sizes = [rows * tokens for rows, tokens in packing.groups]
     states = zip(query.split(sizes, dim=2), key.split(sizes, dim=2), value.split(sizes, dim=2), strict=True)
     owners = [packing.owners, *[None] * (len(sizes) - 1)]
@@ -100,7 +99,7 @@ def _attend(
     sliding_window: int | None,
     packing: Packing,
 ) -> Float[Tensor, "1 group_tokens heads width"]:
-    """Run attention over ``rows`` rows of ``tokens`` tokens each that lie side by side."""
+    """Compute attention for ``rows`` consecutive rows of ``tokens`` tokens each."""
     query, key, value = (_by_row(states, rows, tokens) for states in (query, key, value))  # (rows, heads, tokens, width)
     is_visible = _window(tokens, sliding_window, query.device, prefix=packing.prefix)
     if owners is not None:
@@ -115,7 +114,7 @@ def _attend(
 
 
 def _living_heads(mixed: Float[Tensor, "rows heads tokens width"], owners: Tensor | None, probability: float) -> Tensor:
-    """Draw ``head_survival`` for each text and lay it out as a factor on ``mixed``."""
+    """Draw ``head_survival`` per text and broadcast it to a factor on ``mixed``."""
     rows, heads = mixed.shape[:2]
     if owners is None:
         factors = head_survival(rows, heads, probability, device=mixed.device)[:, :, None, None]
@@ -134,12 +133,12 @@ def _mixed(
     dropout: float,
     show: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Attention of (rows, heads, tokens, width) states; ``is_visible`` tells which tokens see which, each at least itself."""
+    """Attention of (rows, heads, tokens, width) states; ``is_visible`` marks which tokens each token sees, itself included."""
     if show is None and not _products_are_faster(query, dropout):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible, dropout_p=dropout, scale=scale)
     scores = (query * scale) @ key.transpose(-1, -2)  # (rows, heads, tokens, tokens)
     if is_visible is not None:
-        # an addend serves all heads, where filling would go through every score
+        # adding serves all heads at once; filling would touch every score
         scores = scores + torch.zeros_like(is_visible, dtype=scores.dtype).masked_fill_(~is_visible, -torch.inf)
     weights = scores.softmax(-1)
     if show is not None:
@@ -148,9 +147,9 @@ def _mixed(
 
 
 def _products_are_faster(query: Tensor, dropout: float) -> bool:
-    """Tell where two plain products and a softmax beat the fused kernel: on a CPU, in training and on short rows in half precision.
+    """Whether two plain products and a softmax are faster than the fused kernel: on CPU, in training and for short rows in half precision.
 
-    In training the kernel's backward pass takes four times as long, and with dropout it is none.
+    In training the kernel's backward pass takes four times as long, and with dropout there is no fused kernel.
     """
     rows, heads, tokens, _ = query.shape
     if query.device.type != "cpu":
@@ -161,12 +160,12 @@ def _products_are_faster(query: Tensor, dropout: float) -> bool:
 
 
 def head_survival(texts: int, heads: int, probability: float, *, device: torch.device | None = None) -> Float[Tensor, "texts heads"]:
-    """Draw which heads live, scaled so that the survivors make up for the dropped (Mirror-BERT's drophead variant).
+    """Draw the surviving heads, scaled to compensate for the dropped ones (Mirror-BERT's drophead variant).
 
-    A text that would lose all its heads keeps the one with the luckiest draw: the reference divides by zero there.
+    A text that would lose all heads keeps the one with the highest draw; the reference divides by zero here.
 
     Returns:
-        ``heads / alive`` for living heads, 0 for dropped ones.
+        ``heads / alive`` for surviving heads, 0 for dropped ones.
     """
     draws = torch.rand(texts, heads, device=device)
     is_alive = (draws >= probability) | (draws == draws.amax(dim=1, keepdim=True))
@@ -179,7 +178,7 @@ def _by_row(states: Tensor, rows: int, tokens: int) -> Tensor:
 
 
 def _window(tokens: int, sliding_window: int | None, device: torch.device, *, prefix: int = 0) -> Tensor | None:
-    """Which tokens see which, or None where all see all."""
+    """Which tokens see which, or None if all see all."""
     if sliding_window is None or tokens - prefix <= sliding_window:
         return None
     indices = torch.arange(tokens, device=device)
@@ -189,7 +188,7 @@ def _window(tokens: int, sliding_window: int | None, device: torch.device, *, pr
 
 
 def _mask(*arguments: Any, attention_mask: Tensor | None = None, **settings: Any) -> Tensor | None:
-    """Make the mask of padded rows; packed texts need none, for attention never crosses a text's border."""
+    """Build the mask of padded rows; packed texts need none, since attention never crosses text boundaries."""
     return None if attention_mask is None else sdpa_mask(*arguments, attention_mask=attention_mask, **settings)
 
 

@@ -1,8 +1,8 @@
-"""A masked language model that restores a sentence with the help of its neighbour's vector.
+"""Conditional masked language model (CMLM): predicts masked tokens of a sentence given its neighbours' sentence vectors.
 
-Yang et al. 2021 (CMLM), section 2. One encoder runs twice: over the neighbour, whose mean token vector is the sentence vector, and over
-the corrupted sentence with that vector, spread over a few pseudo-tokens, in front. The masked words are easier to guess
-only if the vector carries what the neighbour says. `docs/cmlm.md` tells where we differ.
+Yang et al. 2021 (CMLM), section 2. One encoder runs twice: over the neighbour, whose mean token vector is the sentence vector, and
+over the corrupted sentence, prefixed by that vector projected to a few pseudo-tokens. The masked words become easier to predict
+only if the vector carries the neighbour's content. `docs/cmlm.md` lists our differences.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from tain.foundation.errors import ShapeError, UserError
 
 
 class Conditioning(nn.Module):
-    """What stands between the sentence vector and the second pass; needed in training only.
+    """Projects sentence vectors into the input of the second pass; used in training only.
 
     Args:
-        dim: Width of the encoder.
-        pseudo_tokens: Pseudo-tokens a condition (15 in the paper, as far as we know); 0 for none.
-        conditions: Sentence vectors a text: 1 for one neighbour, 2 for both.
-        skip_connection: Join the vector to each predicted token's output too, before the head: ``W [output ; vector]``.
+        dim: Dimension of the encoder.
+        pseudo_tokens: Pseudo-tokens per condition (15 in the paper, as far as we know); 0 for none.
+        conditions: Sentence vectors per text: 1 for one neighbour, 2 for both.
+        skip_connection: Also join the vector to each predicted token's output before the head: ``W [output ; vector]``.
     """
 
     def __init__(self, *, dim: int, pseudo_tokens: int, conditions: int = 1, skip_connection: bool = False) -> None:
@@ -36,19 +36,19 @@ class Conditioning(nn.Module):
         self.pseudo_tokens, self.conditions = pseudo_tokens, conditions
         self.projections: nn.Module | None = None
         if pseudo_tokens > 1:
-            # three layers, whose width and activation are our choice; the first two serve all projections
+            # three layers; their width and activation are our choice; the first two are shared by all projections
             widths = (nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, (pseudo_tokens - 1) * dim))
             self.projections = nn.Sequential(*widths)
-        # added to pseudo-tokens in place of a token type: tells the left neighbour's from the right one's
+        # added to pseudo-tokens in place of a token type, to distinguish left and right neighbours
         self.side_embedding = nn.Parameter(torch.zeros(conditions, dim))
         self.skip: nn.Linear | None = None
         if skip_connection:
             self.skip = nn.Linear(2 * dim, dim, bias=False)
-            with torch.no_grad():  # starts as the output alone, so that a model that can predict goes on where it stands
+            with torch.no_grad():  # initialized to pass the output through, so that a trained model keeps its predictions
                 self.skip.weight.copy_(torch.eye(dim, 2 * dim))
 
     def spread(self, vectors: Float[Tensor, "conditions texts dim"]) -> Float[Tensor, "texts conditions pseudo dim"]:
-        """Turn each vector into its pseudo-tokens; the first is the vector itself."""
+        """Project each vector to its pseudo-tokens; the first is the vector itself."""
         conditions, texts, dim = vectors.shape
         rows = vectors.transpose(0, 1)  # (texts, conditions, dim)
         if self.pseudo_tokens == 0:
@@ -58,27 +58,27 @@ class Conditioning(nn.Module):
         return torch.cat([rows[:, :, None], self.projections(rows).unflatten(-1, (-1, dim))], dim=2)
 
     def joined(self, hidden: Float[Tensor, "masked dim"], vector: Float[Tensor, "masked dim"]) -> Float[Tensor, "masked dim"]:
-        """Give the skip connection's output at the masked places."""
+        """Output of the skip connection at the masked positions."""
         assert self.skip is not None
         return self.skip(torch.cat([hidden, vector], dim=1))
 
 
 class ConditionalMaskedLM(nn.Module):
-    """One shared encoder, the conditioning between its two passes, and the masked language model's own head.
+    """A shared encoder run twice, the conditioning between the two passes, and the masked language model's own head.
 
-    Pseudo-tokens stand beside the word embeddings: the embedding layer's norm and dropout act on them too. They have no position
-    (a position table gives them none; where positions turn queries and keys, they are all at the first one, and no
-    sliding window hides them) and a learned type of their own. The sentence's own positions start where they always do.
+    Pseudo-tokens are added next to the word embeddings, so the embedding layer's norm and dropout apply to them too. They have a
+    learned token type and no position: a position table adds nothing to them, rotary positions are all the first one, and no
+    sliding window hides them. Positions of the sentence start as usual.
 
     Args:
-        model: As ``AutoModelForMaskedLM`` loads it. It stays usable on its own.
-        pseudo_tokens: Pseudo-tokens a condition; 0 makes this a plain masked language model.
-        conditions: Sentence vectors a text.
+        model: As loaded by ``AutoModelForMaskedLM``. It remains usable separately.
+        pseudo_tokens: Pseudo-tokens per condition; 0 gives a plain masked language model.
+        conditions: Sentence vectors per text.
         skip_connection: See ``Conditioning``.
-        stop_gradient: Let no gradient through the sentence vector into the first pass; for tests and ablations.
+        stop_gradient: Block the gradient through the sentence vector into the first pass; for tests and ablations.
 
     Raises:
-        UserError: The model's word embeddings and its outputs have different widths (ALBERT, small ELECTRA), or it cannot run packed
+        UserError: The model's word embeddings and outputs have different dimensions (ALBERT, small ELECTRA), or it cannot run packed
             with embeddings as input (MPNet, DeBERTa).
     """
 
@@ -96,7 +96,7 @@ class ConditionalMaskedLM(nn.Module):
             dim=table.shape[1], pseudo_tokens=pseudo_tokens, conditions=conditions, skip_connection=skip_connection
         ).to(table.device)
         self.stop_gradient = stop_gradient
-        # tables of positions and types, which add to every token what pseudo-tokens shall not have
+        # tables of positions and types, whose additions must not reach the pseudo-tokens
         self._added = [part for part in base.modules() if isinstance(part, nn.Embedding) and part is not base.get_input_embeddings()]
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -110,31 +110,31 @@ class ConditionalMaskedLM(nn.Module):
         return self.conditioning.pseudo_tokens > 0 or self.conditioning.skip is not None
 
     def vectors(self, batch: ConditionalBatch) -> Float[Tensor, "conditions texts dim"]:
-        """Encode the neighbours: the first pass. What is left of it all at inference."""
+        """First pass: encode the neighbours. Only this part is used at inference."""
         vectors = self._encoder(batch.conditions).unflatten(0, (self.conditioning.conditions, -1))
         return vectors.detach() if self.stop_gradient else vectors
 
     def encode(self, packed: PackedTexts) -> Float[Tensor, "texts dim"]:
-        """Compute sentence vectors by themselves, in the order of the texts given to ``pack``."""
+        """Compute sentence vectors alone, in the order of the texts given to ``pack``."""
         return self._encoder(packed)
 
     def forward(self, batch: ConditionalBatch) -> Float[Tensor, "masked vocabulary"]:
-        """Compute logits at the batch's masked places, given the neighbours."""
+        """Compute logits at the batch's masked positions, given the neighbours."""
         return self.logits(batch, self.vectors(batch) if self.is_conditional else None)
 
     def logits(self, batch: ConditionalBatch, vectors: Float[Tensor, "conditions texts dim"] | None) -> Float[Tensor, "masked vocabulary"]:
-        """Compute logits at the masked places given these sentence vectors: the second pass.
+        """Second pass: compute logits at the masked positions, given these sentence vectors.
 
         Args:
-            batch: Its ``conditions`` are not looked at: all that is known of the neighbours is in ``vectors``.
-            vectors: In the order of the texts given to ``pack``. None leaves the pseudo-tokens away.
+            batch: Its ``conditions`` are not used; the neighbours enter through ``vectors`` only.
+            vectors: In the order of the texts given to ``pack``. None omits the pseudo-tokens.
 
         Raises:
-            ShapeError: There is not one vector a condition and text.
+            ShapeError: The number of vectors does not match the conditions and texts.
         """
         packed = batch.texts.to(self._encoder.device)
         table = self._encoder.model.get_input_embeddings()
-        owner = packed.owners  # of each token
+        owner = packed.owners  # text index of each token
         given = self._in_packed_order(vectors, packed, table.weight)
         if vectors is None:
             pseudo = given.new_empty(packed.texts, 0, self._encoder.dim)
@@ -155,7 +155,7 @@ class ConditionalMaskedLM(nn.Module):
             )
 
     def _in_packed_order(self, vectors: Tensor | None, packed: PackedTexts, like: Tensor) -> Float[Tensor, "conditions texts dim"]:
-        """Sort vectors as the texts lie in memory, in the model's number type; zeros where there are none."""
+        """Reorder vectors to packed order, in the model's data type; zeros if there are none."""
         needed = (self.conditioning.conditions, packed.texts)
         if vectors is None:
             return like.new_zeros(*needed, self._encoder.dim)
@@ -164,15 +164,15 @@ class ConditionalMaskedLM(nn.Module):
         return vectors[:, packed.order].to(like.dtype)
 
     def _skip_over(self, vectors: Tensor, owner: Tensor) -> Any:
-        """What the head is shown in place of the encoder's output, or None for the output itself."""
+        """Function applied to the encoder's output before the head, or None for the output itself."""
         if self.conditioning.skip is None:
             return None
         return lambda hidden: self.conditioning.joined(hidden, vectors.mean(0)[owner])
 
     @contextmanager
     def _without_additions(self, is_pseudo: Tensor) -> Iterator[None]:
-        """Keep what position and type tables add away from the pseudo-tokens."""
-        keep = ~is_pseudo[:, None]  # every element True where there are no pseudo-tokens: nothing changes then, to the bit
+        """Keep additions of position and type tables away from the pseudo-tokens."""
+        keep = ~is_pseudo[:, None]  # all True without pseudo-tokens: results are then bit-identical
 
         def kept(part: nn.Module, inputs: Any, output: Tensor) -> Tensor:
             return output * keep
@@ -189,7 +189,7 @@ class ConditionalMaskedLM(nn.Module):
         width, dim = base.get_input_embeddings().weight.shape[1], self._encoder.dim
         if width != dim:
             raise UserError(
-                f"{name} has word embeddings of width {width} and outputs of width {dim}, so a sentence vector cannot stand beside its words: "
+                f"{name} has word embeddings of width {width} and outputs of width {dim}, so a sentence vector cannot be used as an input token: "
                 "give BERT, RoBERTa, ModernBERT or DistilBERT"
             )
         if self._encoder.layout != "packed":
@@ -201,13 +201,13 @@ class ConditionalMaskedLM(nn.Module):
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where everything lies in the second pass.
+    """Token layout of the second pass.
 
     Attributes:
-        source: For each token of the pass, its row among all pseudo-tokens followed by all real tokens.
-        positions: Each token's place in its own text; 0 for pseudo-tokens.
+        source: Row of each token among all pseudo-tokens followed by all real tokens.
+        positions: Position of each token in its text; 0 for pseudo-tokens.
         is_pseudo: True on pseudo-tokens.
-        groups: Runs of equal length, pseudo-tokens counted.
+        groups: Runs of equal length, including pseudo-tokens.
     """
 
     source: Int[Tensor, " tokens"]
@@ -217,7 +217,7 @@ class _Layout:
 
     @classmethod
     def of(cls, packed: PackedTexts, owner: Int[Tensor, " real"], prefix: int) -> "_Layout":
-        """Put ``prefix`` pseudo-tokens in front of each text; ``owner`` is the text of each real token."""
+        """Insert ``prefix`` pseudo-tokens before each text; ``owner`` is the text index of each real token."""
         device = packed.ids.device
         real = torch.arange(len(packed.ids), device=device)
         at_real = real + (owner + 1) * prefix

@@ -1,7 +1,8 @@
-"""Token vectors from counts alone: a start for embeddings that a masked LM would spend its first hours finding.
+"""Token vectors from co-occurrence counts, to initialize embeddings of a masked LM.
 
 Levy and Goldberg 2014: a truncated singular value decomposition of the positive pointwise mutual information of
-tokens and their neighbours. Half a minute for 65 million tokens and a vocabulary of 16k on two cores.
+tokens and their neighbours. Takes half a minute for 65 million tokens and a vocabulary of 16k on two cores, and saves a masked LM its
+first hours of training.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 from tain.batches.types import TokenIds
 from tain.foundation.errors import UserError
 
-_LARGEST_VOCABULARY = 40_000  # the table of counts is dense: 6.4 GB at this size
+_LARGEST_VOCABULARY = 40_000  # the count table is dense: 6.4 GB at this size
 _CHUNK_TOKENS = 4_000_000
 
 
@@ -27,25 +28,24 @@ def cooccurrence_vectors(
     window: int = 5,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "vocabulary dim"], Float[Tensor, " vocabulary"]]:
-    """Compute token vectors whose products approximate how much more often two tokens meet than chance has it.
+    """Compute token vectors whose dot products approximate pointwise mutual information of neighbouring tokens.
 
     Args:
-        stream: Token ids of all texts one after the other.
-        vocabulary: How many ids there are.
-        dim: Width of the vectors.
-        special_ids: Ids that are no words: no window crosses them and their rows are zero.
-        window: Neighbours each side; nearer ones count more, in steps of 1 / window.
-        generator: Fixes the random projection and rotation.
+        stream: Concatenated token ids of all texts.
+        vocabulary: Number of ids.
+        dim: Dimension of the vectors.
+        special_ids: Ids that are not words: no window crosses them, and their rows are zero.
+        window: Neighbours on each side; nearer ones count more, in steps of 1 / window.
+        generator: Random generator of the projection and rotation.
 
     Returns:
-        The vectors, centred and rotated at random (so that no dimension is more important than another), and how often
-        each id occurs.
+        The vectors, centred and randomly rotated (so that all dimensions are equally important), and the count of each id.
 
     Raises:
         UserError: The vocabulary is too large for a dense table.
     """
     if vocabulary > _LARGEST_VOCABULARY:
-        raise UserError(f"the vocabulary has {vocabulary:,} tokens, too many to count pairs of in memory: give --no-cooccurrence-start")
+        raise UserError(f"the vocabulary has {vocabulary:,} tokens, too many to count pairs in memory: give --no-cooccurrence-start")
     counts = torch.zeros(vocabulary * vocabulary)
     unigram = np.zeros(vocabulary, dtype=np.int64)
     is_special = np.zeros(vocabulary, dtype=bool)
@@ -73,18 +73,18 @@ def cooccurrence_vectors(
 
 
 def _positive_information(counts: Tensor) -> Tensor:
-    """Turn counts, in place, into max(0, log p(i, j) / (p(i) p'(j))) with context counts raised to 0.75."""
+    """Replace counts, in place, by max(0, log p(i, j) / (p(i) p'(j))) with context counts raised to 0.75."""
     rows = counts.sum(1)
     contexts = rows**0.75
     contexts /= contexts.sum()
-    for row in counts.split(1024):  # views: in place, without a second table
+    for row in counts.split(1024):  # views, which avoid a second table
         expected = row.sum(1, keepdim=True) * contexts
         row.div_(expected.clamp_(min=1e-9)).clamp_(min=1.0).log_()
     return counts
 
 
 def _leading_vectors(matrix: Tensor, dim: int, generator: torch.Generator) -> Tensor:
-    """U * sqrt(S) of the ``dim`` largest singular values by randomised subspace iteration, rotated at random."""
+    """U * sqrt(S) of the ``dim`` largest singular values, by randomized subspace iteration, randomly rotated."""
     width = min(len(matrix), dim + 40)
     basis = torch.linalg.qr(matrix @ torch.randn(len(matrix), width, generator=generator)).Q
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""How much an encoder's layers add to its input embeddings: less than they were trained to, or nothing."""
+"""Reduce or remove the contribution of an encoder's layers, relative to its input embeddings."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 from tain.foundation.errors import UserError
 from tain.foundation.probing import evaluating
 
-# what a layer adds to its input goes through these: ModernBERT; BERT, RoBERTa, ELECTRA and their relatives; DistilBERT
+# output projections of layers: ModernBERT; BERT, RoBERTa, ELECTRA and similar; DistilBERT
 _OUTPUTS = ("attn.Wo", "mlp.Wo", "output.dense", "attention.out_lin", "ffn.lin2")
-_NORMS = ("output.LayerNorm", "sa_layer_norm", "output_layer_norm")  # behind them where norms follow the sums
+_NORMS = ("output.LayerNorm", "sa_layer_norm", "output_layer_norm")  # after the projections in post-norm models
 _TABLES = ("position_embeddings", "token_type_embeddings")
 
 
 @torch.no_grad()
 def scale_residuals(model: Any, factor: float) -> None:
-    """Multiply what each layer adds to its input by ``factor``, so that token vectors begin nearer to the input embeddings.
+    """Multiply what each layer adds to its input by ``factor``, so that token vectors start closer to the input embeddings.
 
     Raises:
-        UserError: The layers of this kind of model are not known.
+        UserError: The layers of this architecture are not known.
     """
     outputs = [module for path, module in model.named_modules() if isinstance(module, nn.Linear) and path.endswith(_OUTPUTS)]
     if not outputs:
-        raise UserError(f"the layers of {type(model).__name__} are not known: leave --residual-scale out, or give a model such as BERT")
+        raise UserError(f"the layers of {type(model).__name__} are not known: remove --residual-scale, or give a model such as BERT")
     for module in outputs:
         module.weight.mul_(factor)
         if module.bias is not None:
@@ -33,13 +33,13 @@ def scale_residuals(model: Any, factor: float) -> None:
 
 @torch.no_grad()
 def drop_context(model: Any) -> None:
-    """Leave one layer of a transformers encoder, and let it add nothing: a token's vector is its normalised input embedding.
+    """Reduce a transformers encoder to one layer that adds nothing, so that token vectors are normalized input embeddings.
 
-    Position and segment embeddings are set to zero. The result is a model of the same class, which transformers loads like any other; one
-    layer stays because not every class of model can have none.
+    Position and segment embeddings are set to zero. The result is a model of the same class, which transformers loads as usual; one
+    layer is kept because some model classes require one.
 
     Raises:
-        UserError: The layers of this kind of model are not known, or a token's vector still depends on its neighbours.
+        UserError: The layers of this architecture are not known, or a token's vector still depends on its neighbours.
     """
     config = model.config
     lists = [
@@ -48,7 +48,7 @@ def drop_context(model: Any) -> None:
         for name, child in parent.named_children()
         if isinstance(child, nn.ModuleList) and len(child) == config.num_hidden_layers
     ]
-    refusal = f"the layers of {type(model).__name__} cannot be left out: give --recipe best, or a model such as BERT, RoBERTa or ModernBERT"
+    refusal = f"the layers of {type(model).__name__} cannot be removed: give --recipe best, or a model such as BERT, RoBERTa or ModernBERT"
     if len(lists) != 1:
         raise UserError(refusal)
     parent, name, layers = lists[0]
@@ -72,24 +72,23 @@ def drop_context(model: Any) -> None:
 
 @torch.no_grad()
 def install_token_vectors(model: Any, table: Float[Tensor, "vocabulary dim"]) -> Float[Tensor, " vocabulary"]:
-    """Let a model without context (``drop_context``) give each token the direction of its row in ``table``.
+    """Set the token vectors of a model without context (``drop_context``) to the directions of the rows of ``table``.
 
-    Its normalisations become plain ones, so that all token vectors have one length: the rows' own lengths are returned, to weigh tokens by in
-    the mean.
+    Its normalizations become plain ones, so all token vectors have equal length. Returns the original row lengths, to be used as token
+    weights in the mean.
 
     Args:
-        model: Changed in place.
-        table: One row a token id, as wide as the model's vectors. The part that all numbers of a row share is lost, for a layer normalisation
-            removes it.
+        model: Modified in place.
+        table: One row per token, as wide as the model's vectors. The mean of each row is lost, since a layer normalization removes it.
 
     Raises:
-        UserError: The model's embeddings are narrower than its vectors, as in ELECTRA-small, or something else stands between them.
+        UserError: The embeddings are narrower than the model's vectors, as in ELECTRA-small, or are transformed further.
     """
     embeddings = model.get_input_embeddings()
     if embeddings.weight.shape != table.shape or table.shape[1] != model.config.hidden_size:
         raise UserError(
-            f"the embeddings of {type(model).__name__} have {embeddings.weight.shape[1]} numbers and its vectors {model.config.hidden_size}: "
-            "leave --documents out, or give --recipe best"
+            f"the embeddings of {type(model).__name__} have {embeddings.weight.shape[1]} dimensions and its vectors {model.config.hidden_size}: "
+            "remove --documents, or give --recipe best"
         )
     centred = table - table.mean(dim=1, keepdim=True)
     lengths = centred.norm(dim=1)
@@ -101,20 +100,18 @@ def install_token_vectors(model: Any, table: Float[Tensor, "vocabulary dim"]) ->
     ids = lengths.topk(min(8, len(lengths))).indices
     (found,) = _plain_vectors(model, [ids.tolist()])
     if not torch.allclose(found, directions[ids], atol=1e-2):
-        raise UserError(
-            f"{type(model).__name__} does more to its embeddings than normalise them: leave --documents out, or give --recipe best"
-        )
+        raise UserError(f"{type(model).__name__} transforms its embeddings beyond normalization: remove --documents, or give --recipe best")
     return lengths
 
 
 def _reads_each_token_alone(model: Any) -> bool:
-    """Tell whether tokens keep their vectors when all others, and their order, change."""
+    """Whether token vectors stay the same when the other tokens, or their order, change."""
     first, second = _plain_vectors(model, [[5, 6, 7], [8, 6, 9, 5]])
     return torch.allclose(first[:2], second[[3, 1]], atol=1e-4, rtol=1e-4)
 
 
 def _plain_vectors(model: Any, texts: list[list[int]]) -> list[Float[Tensor, "tokens dim"]]:
-    """Token vectors of each text by itself, in eval mode and with transformers' own attention."""
+    """Token vectors of each text run separately, in eval mode and with transformers' own attention."""
     device, attention = next(model.parameters()).device, model.config._attn_implementation
     model.config._attn_implementation = "eager"
     try:

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost little on a CPU, and setting it on any model."""
+"""Fast dropout on CPU, and setting dropout rates in any model."""
 
 import numpy as np
 import torch
@@ -10,39 +10,39 @@ from tain.foundation.errors import UserError
 def dropped(states: Tensor, probability: float) -> Tensor:
     """Zero each element with the given probability and scale the rest to keep the mean.
 
-    On a CPU torch draws one Bernoulli number an element in one thread; we compare 16 random bits an element, from a generator
-    that torch's own state seeds: about ten times faster. The probability is rounded to a multiple of 2**-16.
+    On CPU torch draws one Bernoulli number per element in one thread; we compare 16 random bits per element, from a generator
+    seeded by torch's state, which is about ten times faster. The probability is rounded to a multiple of 2**-16.
     """
     if probability <= 0.0 or states.numel() == 0:
         return states
-    if states.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler draws numbers of its own, within its loops
+    if states.device.type != "cpu" or torch.compiler.is_compiling():  # the compiler generates random numbers within its loops
         return nn.functional.dropout(states, probability, training=True)
     elements = states.numel()
     seed = int(torch.empty((), dtype=torch.int64).random_())
     bits = torch.from_numpy(np.random.SFC64(seed).random_raw((elements + 3) // 4))
     threshold = min(round(probability * 2**16), 2**16 - 1) - 2**15
     factors = torch.empty(states.shape, dtype=states.dtype)
-    # compared straight into the factors: a conversion from bool takes longer than all the rest
+    # compared directly into the factors: converting from bool takes longer than everything else
     torch.ge(bits.view(torch.int16)[:elements].view(states.shape), threshold, out=factors)
     return states * factors.mul_(2**16 / (2**15 - threshold))
 
 
 class FastDropout(nn.Dropout):
-    """``nn.Dropout`` on top of ``dropped``."""
+    """``nn.Dropout`` implemented with ``dropped``."""
 
     def forward(self, input: Tensor) -> Tensor:
         return dropped(input, self.p) if self.training else input
 
 
 def set_dropout(model: nn.Module, *, hidden: float, attention: float) -> None:
-    """Set every dropout rate of a transformers encoder, whatever its config says.
+    """Set every dropout rate of a transformers encoder, regardless of its config.
 
-    ALBERT's and ModernBERT's configs say 0, which would make the two views of a text identical.
+    The configs of ALBERT and ModernBERT have rate 0, which would make the two views of a text identical.
 
     Args:
-        model: The encoder; its ``nn.Dropout`` modules (and the identities that ModernBERT puts in their place at rate 0) are replaced,
-            and rates that modules keep as numbers, as XLM's and ESM's do, are set.
-        hidden: Rate on embeddings and on the outputs of attention and feed-forward parts.
+        model: The encoder; its ``nn.Dropout`` modules (and the identities that ModernBERT uses at rate 0) are replaced,
+            and rates stored as numbers in modules, as in XLM and ESM, are set.
+        hidden: Rate on embeddings and on the outputs of attention and feed-forward blocks.
         attention: Rate on attention weights.
     """
     for rate in (hidden, attention):
@@ -55,7 +55,7 @@ def set_dropout(model: nn.Module, *, hidden: float, attention: float) -> None:
                 acts_on_weights = is_attention and name in ("dropout", "attention_dropout") and not hasattr(parent, "out_drop")
                 setattr(parent, name, FastDropout(attention if acts_on_weights else hidden))
         for name, rate in list(vars(parent).items()):
-            if "dropout" in name and isinstance(rate, int | float) and not isinstance(rate, bool):  # a config may say 0 for 0.0
+            if "dropout" in name and isinstance(rate, int | float) and not isinstance(rate, bool):  # a config may contain 0 for 0.0
                 acts_on_weights = is_attention and not any(part in name for part in ("hidden", "out_", "resid"))
                 setattr(parent, name, attention if acts_on_weights else hidden)
 
@@ -69,6 +69,6 @@ def quicken_dropout(model: nn.Module) -> None:
 
 
 def _is_attention(module: nn.Module) -> bool:
-    """Tell the modules that compute attention weights: they hold a query projection, or a joint one."""
+    """Whether a module computes attention weights: it has a query projection, or a joint one."""
     children = dict(module.named_children())
     return any(name in children for name in ("query", "q_lin", "Wqkv", "q", "query_proj", "in_proj", "q_proj"))

@@ -1,4 +1,4 @@
-"""A transformers model with its head: the same outputs for a text alone and beside others."""
+"""Wrapper of transformers models with a head, with outputs independent of the batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,27 +10,27 @@ from tain.encoders.transformer import FOREIGN_ERRORS
 from tain.foundation.errors import UserError
 from tain.foundation.probing import unchanged
 
-_TOLERANCE = 1e-4  # float32 runs agree to 1e-6; a model that reads padding is off by far more
+_TOLERANCE = 1e-4  # float32 runs agree to 1e-6; a model that attends to padding is off by far more
 
-TokenRow = Mapping[str, Sequence[int]]  # what a tokenizer says of one text or pair: input_ids, for some models token_type_ids
+TokenRow = Mapping[str, Sequence[int]]  # tokenizer output of one text or pair: input_ids, for some models token_type_ids
 
 
 class HeadedModel(nn.Module):
-    """Logits of a transformers model with a head for texts, pairs or tokens.
+    """Computes the logits of a transformers model with a head for texts, pairs or tokens.
 
-    Rows are filled up on the right and masked here, whatever the tokenizer's settings are. Where padding changes the logits even so
-    (FNet mixes all places of a row, XLNet's classifiers read the last one), only rows of equal length run together.
+    Rows are padded on the right and masked here, regardless of the tokenizer's settings. If padding still changes the logits
+    (FNet mixes all positions of a row, XLNet's classifiers read the last one), only rows of equal length are batched.
 
     Args:
-        model: As ``AutoModelForSequenceClassification`` or ``AutoModelForTokenClassification`` loads it; is put in eval mode.
-        pad_id: Token id that rows are filled up with.
-        probe: A few tokenised texts of different lengths, to find out about padding.
+        model: As loaded by ``AutoModelForSequenceClassification`` or ``AutoModelForTokenClassification``; set to eval mode.
+        pad_id: Padding token id.
+        probe: A few tokenized texts of different lengths, to test the effect of padding.
 
     Attributes:
-        pads: Padding changes nothing.
+        pads: Padding does not change the logits.
 
     Raises:
-        UserError: The model does not run on these texts.
+        UserError: The model cannot run on these texts.
     """
 
     def __init__(self, model: Any, *, pad_id: int, probe: Sequence[TokenRow]) -> None:
@@ -45,7 +45,7 @@ class HeadedModel(nn.Module):
         return next(self.model.parameters()).device
 
     def forward(self, rows: Sequence[TokenRow]) -> list[Tensor]:
-        """Compute each row's logits: (outputs,) of a head for texts, (tokens, outputs) of one for tokens, float32."""
+        """Compute the logits of each row, float32: (outputs,) for a text head, (tokens, outputs) for a token head."""
         found: list[Any] = [None] * len(rows)
         for indices in self._together(rows):
             lengths = [len(rows[index]["input_ids"]) for index in indices]
@@ -55,7 +55,7 @@ class HeadedModel(nn.Module):
         return found
 
     def _together(self, rows: Sequence[TokenRow]) -> list[list[int]]:
-        """Places of rows that run together."""
+        """Group row indices into batches."""
         if self.pads:
             return [list(range(len(rows)))] if rows else []
         by_length: dict[int, list[int]] = {}
@@ -80,10 +80,10 @@ class HeadedModel(nn.Module):
                 alone = [self([row])[0] for row in probe]
         except FOREIGN_ERRORS as error:
             reason = " ".join(str(error).split())[:150] or type(error).__name__
-            raise UserError(f"{name} does not run on the tokens of a text alone ({reason}): give a BERT-like classifier") from None
+            raise UserError(f"{name} cannot run on the tokens of a text alone ({reason}): give a BERT-like classifier") from None
         try:
             with unchanged(self.model):
                 together = self(probe)
         except FOREIGN_ERRORS:
-            return False  # such as GPT-2's without a padding id
+            return False  # such as GPT-2 without a padding id
         return all(torch.allclose(one, other, atol=_TOLERANCE, rtol=_TOLERANCE) for one, other in zip(alone, together, strict=True))

@@ -1,4 +1,4 @@
-"""What turns token vectors into ranking scores: codes that attend over a context, and the dot products after them.
+"""Ranking heads: codes that attend over a context, and the scores computed from context and candidate vectors.
 
 Humeau et al. 2020 (Poly-encoders), section 4. Attention is "basic": no projections, no division by the root of the width.
 """
@@ -12,14 +12,14 @@ from tain.batches.types import PackedTexts
 from tain.foundation.choices import CodeKind
 from tain.foundation.errors import ShapeError
 
-PAPER_SCALE = 0.06  # of the released commands; the paper does not mention it
+PAPER_SCALE = 0.06  # as in the released commands; the paper does not mention it
 CODE_SPREAD = 0.3  # standard deviation of the attention logits of drawn codes
 
 
 def rows_of_tokens(
     hidden: Float[Tensor, "tokens dim"], packed: PackedTexts
 ) -> tuple[Float[Tensor, "texts longest dim"], Bool[Tensor, "texts longest"]]:
-    """Lay packed token vectors out in rows, in the order the caller gave the texts to ``pack``; True on real tokens."""
+    """Arrange packed token vectors in rows, in the order given to ``pack``; the mask is True on real tokens."""
     lengths = packed.length_tensor()
     is_token = torch.arange(max(packed.lengths), device=hidden.device) < lengths[:, None]
     rows = hidden.new_zeros(*is_token.shape, hidden.shape[1])
@@ -33,12 +33,12 @@ def attended(
     tokens: Float[Tensor, "texts longest dim"],
     is_token: Bool[Tensor, "texts longest"],
 ) -> Float[Tensor, "texts codes dim"]:
-    """Let every code attend over a text's tokens: sum_j softmax_j(c_i . h_j) h_j (section 4.4).
+    """Attention of every code over a text's tokens: sum_j softmax_j(c_i . h_j) h_j (section 4.4).
 
-    A code of zeros gives the mean of the tokens. A text without tokens gives the mean of its padding: zeros, from ``rows_of_tokens``.
+    A zero code gives the mean of the tokens. A text without tokens gives the mean of its padding, which is zero in ``rows_of_tokens``.
     """
     logits = tokens @ queries.T  # (texts, longest, codes)
-    # the smallest finite number, not -inf: a text without tokens would become nan, in half precision too
+    # the smallest finite number, not -inf: a text without tokens would become nan, also in half precision
     logits = logits.masked_fill(~is_token[:, :, None], torch.finfo(logits.dtype).min)
     return logits.softmax(1).transpose(1, 2) @ tokens
 
@@ -49,16 +49,16 @@ def poly_scores(
     *,
     is_vector: Bool[Tensor, "contexts codes"] | None = None,
 ) -> Float[Tensor, "contexts candidates"]:
-    """Score every candidate for every context, without a vector for each pair.
+    """Score every candidate for every context, without materializing a vector per pair.
 
-    With S_i = y_cand . y_ctxt^i the paper's score is sum_i softmax_i(S) S_i: the candidate's own context vector, over which the
-    dot product would run, is never needed. The score lies between the mean and the maximum of S. One vector a context makes
-    it the dot product of a bi-encoder.
+    With S_i = y_cand . y_ctxt^i the paper's score is sum_i softmax_i(S) S_i, so the candidate-specific context vector is never
+    needed. The score lies between the mean and the maximum of S. With one vector per context it is the dot product of a
+    bi-encoder.
 
     Args:
         contexts: Each context's vectors.
-        candidates: One vector a candidate.
-        is_vector: False where a context has fewer vectors than others; default: all count.
+        candidates: One vector per candidate.
+        is_vector: False where a context has fewer vectors than others; default: all True.
     """
     similarities = torch.einsum("cmd,nd->cmn", contexts, candidates)
     return mixed_scores(similarities, is_vector=None if is_vector is None else is_vector[:, :, None])
@@ -70,7 +70,7 @@ def listed_scores(
     *,
     is_vector: Bool[Tensor, "contexts codes"] | None = None,
 ) -> Float[Tensor, "contexts listed"]:
-    """Score each context's own candidates, as ``poly_scores`` does."""
+    """Score the candidate list of each context, as ``poly_scores`` does."""
     similarities = torch.einsum("cmd,cnd->cmn", contexts, candidates)
     return mixed_scores(similarities, is_vector=None if is_vector is None else is_vector[:, :, None])
 
@@ -78,7 +78,7 @@ def listed_scores(
 def mixed_scores(
     similarities: Float[Tensor, "contexts codes candidates"], *, is_vector: Bool[Tensor, "contexts codes 1"] | None = None
 ) -> Float[Tensor, "contexts candidates"]:
-    """Mix each candidate's similarities to a context's vectors by their own softmax: sum_i softmax_i(S) S_i."""
+    """Combine the similarities of each candidate to a context's vectors by their softmax: sum_i softmax_i(S) S_i."""
     if similarities.shape[1] == 1 and is_vector is None:
         return similarities[:, 0]
     logits = similarities
@@ -88,18 +88,18 @@ def mixed_scores(
 
 
 class DualHead(nn.Module):
-    """What a bi- or poly-encoder has beside its two towers: the output scale, and the codes.
+    """Head of a bi- or poly-encoder: output scale and codes.
 
     Args:
-        kind: ``pooled`` gives a context one vector, its tower's own pooling (bi-encoder); the others as many as there are codes:
-            ``learned`` codes attend over the tokens, ``first`` and ``last`` take that many outputs as they are, and
-            ``last-and-first`` the last ones and the first (then one more than ``codes``).
-        codes: How many; 1 for ``pooled``.
-        dim: Width of the vectors.
-        scale: All outputs of both towers are multiplied by this before anything else. The paper's released commands: 0.06.
+        kind: ``pooled`` gives each context one vector, the pooling of its tower (bi-encoder); the others give one per code:
+            ``learned`` codes attend over the tokens, ``first`` and ``last`` use that many token outputs directly, and
+            ``last-and-first`` uses the last ones and the first one (one vector more than ``codes``).
+        codes: Number of codes; 1 for ``pooled``.
+        dim: Dimension of the vectors.
+        scale: Factor on all outputs of both towers, applied first. The paper's released commands use 0.06.
         is_scale_learned: Train the scale, which acts as a learned temperature.
-        normalize: Give every vector of a context or candidate length 1 before the scale, so that scores are mixed cosines.
-        generator: Draws the codes; see ``draw_codes``.
+        normalize: Scale every context and candidate vector to length 1 before the output scale, so that scores are mixed cosines.
+        generator: Random generator of the codes; see ``draw_codes``.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class DualHead(nn.Module):
 
     @property
     def vectors(self) -> int:
-        """Vectors a context, at most."""
+        """Largest number of vectors per context."""
         return self.count + (self.kind == "last-and-first")
 
     @property
@@ -131,11 +131,11 @@ class DualHead(nn.Module):
 
     @torch.no_grad()
     def draw_codes(self, *, token_length: float, generator: torch.Generator) -> None:
-        """Draw codes whose products with token vectors of this length (unscaled) vary by ``CODE_SPREAD``.
+        """Initialize the codes so that their products with token vectors of this length (unscaled) have standard deviation ``CODE_SPREAD``.
 
-        So an untrained context's vectors lie near the mean of its tokens, and the ranker starts where a bi-encoder does. The
-        released code draws them from [0, 1), where all are near one another and near the vector of ones; a popular port passes
-        the deviation it wants as the mean.
+        An untrained context's vectors are then close to the mean of its tokens, and the ranker starts like a bi-encoder. The
+        released code draws the codes from [0, 1), where they are all similar and close to the vector of ones; a popular port passes
+        the intended deviation as the mean.
         """
         assert self.codes is not None
         factor = 1.0 if self.normalize else self.scale.cpu()
@@ -146,20 +146,20 @@ class DualHead(nn.Module):
         return self._scaled(pooled)
 
     def pooled_contexts(self, pooled: Float[Tensor, "texts dim"]) -> Float[Tensor, "texts 1 dim"]:
-        """Scale pooled context vectors of the kind ``pooled``."""
+        """Scale pooled context vectors, for the kind ``pooled``."""
         return self._scaled(pooled)[:, None]
 
     def contexts(
         self, tokens: Float[Tensor, "texts longest dim"], is_token: Bool[Tensor, "texts longest"]
     ) -> Float[Tensor, "texts vectors dim"]:
-        """Make each context's vectors out of its token vectors; where ``is_vector`` says there is none they are zeros."""
-        if self.codes is not None and self.normalize:  # what is attended to keeps its length, as a mean's tokens do
+        """Compute each context's vectors from its token vectors; zeros where ``is_vector`` is False."""
+        if self.codes is not None and self.normalize:  # attended vectors keep their length, as in a mean of tokens
             return self._scaled(attended(self.codes.float(), tokens.float(), is_token))
         tokens = self._scaled(tokens)
         if self.codes is not None:
             return attended(self.codes.float(), tokens, is_token)
         if self.kind == "pooled":
-            raise ShapeError("a head of the kind 'pooled' takes pooled vectors, not tokens")
+            raise ShapeError("a head of kind 'pooled' takes pooled vectors, not tokens")
         lengths = is_token.sum(1)
         indices = self._indices(lengths)
         is_vector = self.is_vector(lengths)
@@ -171,30 +171,30 @@ class DualHead(nn.Module):
         return vectors * self.scale
 
     def is_vector(self, lengths: Tensor) -> Bool[Tensor, "texts vectors"]:
-        """Tell which of the vectors of contexts of so many tokens there are: a short context has fewer outputs than codes."""
+        """Which vectors exist for contexts with the given number of tokens: a short context has fewer outputs than codes."""
         if self.kind in ("pooled", "learned"):
             return torch.ones(len(lengths), self.vectors, dtype=torch.bool, device=lengths.device)
         indices = self._indices(lengths)
         return (indices >= 0) & (indices < lengths[:, None])
 
     def _indices(self, lengths: Tensor) -> Tensor:
-        """Which token each vector is: (texts, vectors); out of range where a context is too short."""
+        """Token index of each vector (texts, vectors); out of range where a context is too short."""
         steps = torch.arange(self.count, device=lengths.device)
         if self.kind == "first":
             return steps.expand(len(lengths), -1)
         last = lengths[:, None] - 1 - steps
         if self.kind == "last":
             return last
-        first = torch.where(lengths > self.count, 0, -1)  # a short context's first output is among the last already
+        first = torch.where(lengths > self.count, 0, -1)  # in a short context the first output is already among the last ones
         return torch.cat([last, first[:, None]], dim=1)
 
 
 class PairHead(nn.Module):
-    """The cross-encoder's score: w . first(T([context; candidate])), section 4.5.
+    """Score head of a cross-encoder: w . first(T([context; candidate])), section 4.5.
 
     Args:
-        dim: Width of the token vectors.
-        generator: Draws the weights.
+        dim: Dimension of the token vectors.
+        generator: Random generator of the weights.
     """
 
     def __init__(self, dim: int, *, generator: torch.Generator | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Join an encoder with static token vectors in one stock model: a wider ModernBERT whose added width carries them past all layers."""
+"""Join an encoder with static token vectors into one standard ModernBERT of twice the width."""
 
 import copy
 from typing import Any
@@ -9,39 +9,41 @@ from torch import Tensor, nn
 
 from tain.foundation.errors import UserError
 
-_SMALL = 0.03  # size of the carried part: its square is what it changes of a layer normalisation
+_SMALL = 0.03  # scale of the carried half; layer normalizations change by its square
 
 
 def can_join(model: Any) -> bool:
-    """Tell whether ``join_static`` knows this kind of model."""
+    """Whether ``join_static`` supports this kind of model."""
     return model.config.model_type == "modernbert" and not model.config.attention_bias and not model.config.mlp_bias
 
 
 def refuse_unjoinable(model: Any) -> None:
-    """Refuse a model that ``join_static`` does not know.
+    """Refuse a model that ``join_static`` does not support.
 
     Raises:
-        UserError: It is one.
+        UserError: The model is not supported.
     """
     if not can_join(model):
-        raise UserError(f"{type(model).__name__} cannot be joined with token vectors, which needs ModernBERT's layout: leave --join out")
+        raise UserError(
+            f"{type(model).__name__} cannot be joined with token vectors, which needs the ModernBERT architecture: remove --join"
+        )
 
 
 @torch.no_grad()
 def join_static(model: Any, table: Float[Tensor, "vocabulary width"]) -> Any:
-    """Build a model of twice the width whose token vectors are the model's own, then each token's row of ``table``.
+    """Build a model of twice the width whose token vectors concatenate the model's output and each token's row of ``table``.
 
-    The layers read and write the first half alone. The second half is written by the embeddings and read after the last normalisation. A layer
-    normalisation takes mean and variance over both halves: the second half is small and has mean 0, layers write nothing that changes the
-    mean of the first (the model's own normalisations would remove it), and the weights make up for the halved variance. So the first half
-    is the model's own vector to about three digits. The second is the row, divided by the length of the first.
+    The layers read and write only the first half. The second half is written by the embeddings and read after the last normalization. A
+    layer normalization takes mean and variance over both halves: the second half is small and has mean 0, layers do not change the mean of
+    the first half (the model's own normalizations would remove it), and the weights compensate for the halved variance. The first half
+    therefore equals the model's own vector to about three digits. The second is the row, divided by the length of the first.
 
     Args:
-        model: A ModernBERT; it is not changed.
-        table: Float32, one row a token id, as wide as the model.
+        model: A ModernBERT; not modified.
+        table: Float32, one row per token id, as wide as the model.
 
     Returns:
-        A ModernBERT of the same class, in eval mode, with twice the attention heads, half of which are zero.
+        A ModernBERT of the same class, in eval mode, with twice the attention heads; the added heads are zero.
 
     Raises:
         UserError: The model is of another kind, or the table has another shape.
@@ -78,7 +80,7 @@ def join_static(model: Any, table: Float[Tensor, "vocabulary width"]) -> Any:
 
 
 def _widen_norm(norm: nn.Module, wide: nn.Module, width: int) -> None:
-    if isinstance(norm, nn.LayerNorm) and isinstance(wide, nn.LayerNorm):  # the first layer has none before its attention
+    if isinstance(norm, nn.LayerNorm) and isinstance(wide, nn.LayerNorm):  # the first layer has no normalization before its attention
         wide.weight[:width] = norm.weight / 2**0.5
         if norm.bias is not None:
             wide.bias[:width] = norm.bias

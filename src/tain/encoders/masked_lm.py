@@ -1,4 +1,4 @@
-"""Any transformers masked language model, its head computed at the masked places only."""
+"""Wrapper of transformers masked language models that computes the head at masked positions only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +12,16 @@ from tain.foundation.errors import UserError
 
 
 class MaskedLanguageModel(nn.Module):
-    """Logits of a transformers masked LM at given places.
+    """Computes the logits of a transformers masked LM at given positions.
 
-    The model's own forward pass runs its encoder, then its head. A hook between the two keeps the wanted places, whatever
-    the head is made of, so that this works for every architecture. Where the encoder can run our attention, it does.
+    The model's forward pass runs its encoder, then its head. A hook in between keeps only the wanted positions, which works for any
+    head and architecture. The encoder uses our attention where it can.
 
     Args:
         model: As ``AutoModelForMaskedLM`` loads it.
 
     Raises:
-        UserError: The model has no encoder of its own to hook into.
+        UserError: The model has no separate encoder to hook into.
     """
 
     def __init__(self, model: Any) -> None:
@@ -30,7 +30,7 @@ class MaskedLanguageModel(nn.Module):
         encoder = getattr(model, model.base_model_prefix, None)
         if encoder is None:
             raise UserError(
-                f"{type(model).__name__} is no masked language model with an encoder inside: give one that AutoModelForMaskedLM loads"
+                f"{type(model).__name__} is not a masked language model with a separate encoder: give one that AutoModelForMaskedLM loads"
             )
         switch_attention(encoder)
         self._indices: Tensor | None = None
@@ -51,12 +51,12 @@ class MaskedLanguageModel(nn.Module):
     def logits_at(
         self, indices: Int[Tensor, " masked"], *, change: Callable[[Tensor], Tensor] | None = None, **inputs: Any
     ) -> Float[Tensor, "masked vocabulary"]:
-        """Compute logits at flat ``indices`` of whatever the model is given.
+        """Compute logits at flat ``indices`` for arbitrary model inputs.
 
         Args:
-            indices: Where to predict, counted over all rows.
-            change: Turns the encoder's vectors at the places (masked, dim) into those that the head sees.
-            **inputs: What the model's own forward pass takes.
+            indices: Positions to predict, counted over all rows.
+            change: Transforms the encoder's vectors at these positions (masked, dim) before the head.
+            **inputs: Inputs of the model's forward pass.
         """
         self._indices, self._change = indices, change
         try:
@@ -66,7 +66,7 @@ class MaskedLanguageModel(nn.Module):
 
 
 def tied_names(model: Any) -> list[str]:
-    """Names of the token embedding's parameters (and of a separate output table), as ``named_parameters`` gives them."""
+    """Parameter names of the token embedding (and of a separate output table), as in ``named_parameters``."""
     tables = [model.get_input_embeddings(), model.get_output_embeddings()]
     wanted = {id(table.weight) for table in tables if table is not None}
     return [name for name, parameter in model.named_parameters() if id(parameter) in wanted]
@@ -74,12 +74,12 @@ def tied_names(model: Any) -> list[str]:
 
 @torch.no_grad()
 def start_embeddings(model: Any, table: Float[Tensor, "vocabulary dim"], unigram: Float[Tensor, " vocabulary"]) -> None:
-    """Start a new model's token embeddings from ``table`` and its output bias from log frequencies.
+    """Initialize a new model's token embeddings from ``table`` and its output bias from log frequencies.
 
     Args:
         model: A masked LM that ties input and output embeddings.
-        table: One row a token; rows are scaled to the length the model's own start gives them.
-        unigram: How often each token occurs; zeros are counted as one.
+        table: One row per token; rows are scaled to the length of the model's own initialization.
+        unigram: Count of each token; zeros are counted as one.
     """
     weight = model.get_input_embeddings().weight
     length = weight.norm(dim=1).mean()
@@ -94,11 +94,11 @@ def start_embeddings(model: Any, table: Float[Tensor, "vocabulary dim"], unigram
 
 @torch.no_grad()
 def grow_embeddings(model: Any, pieces: dict[int, list[int]]) -> None:
-    """Give a model rows for new tokens: the mean of the rows (and of the output biases) of the pieces they were cut into before.
+    """Add embeddings for new tokens: the mean of the rows (and output biases) of the tokens they were split into before.
 
     Args:
-        model: A masked LM; its vocabulary is made larger where the new ids ask for it.
-        pieces: For each new id the old ids.
+        model: A masked LM; its vocabulary is enlarged if the new ids require it.
+        pieces: Old ids per new id.
     """
     if not pieces:
         return

@@ -1,4 +1,4 @@
-"""Token vectors to text vectors."""
+"""Pooling: token vectors to text vectors."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,23 +7,23 @@ from tain.batches.types import PackedTexts
 
 
 def first_token(hidden: Float[Tensor, "tokens dim"], packed: PackedTexts) -> Float[Tensor, "texts dim"]:
-    """Take each text's first token, which BERT-like models reserve for the whole text."""
+    """Vector of each text's first token, which represents the whole text in BERT-like models."""
     return hidden[packed.starts].float()
 
 
 def masked_mean(
     hidden: Float[Tensor, "tokens dim"], packed: PackedTexts, *, token_weights: Float[Tensor, " vocabulary"] | None = None
 ) -> Float[Tensor, "texts dim"]:
-    """Average each text's real tokens, special tokens included, in float32. Texts come in packed order.
+    """Mean of each text's real tokens, including special tokens, in float32. Texts are in packed order.
 
     Args:
         hidden: Token vectors.
-        packed: The batch that they belong to.
-        token_weights: Weight of each token id, 0 or more; the average is then weighted, as sentence-transformers' ``WordWeights``
-            and mean pooling compute it. A text whose weights sum to 0 gets a vector of zeros.
+        packed: The batch of these tokens.
+        token_weights: Weight per token id, 0 or more, for a weighted mean as computed by sentence-transformers' ``WordWeights`` with
+            mean pooling. A text with weight sum 0 gets a zero vector.
     """
     hidden = hidden.float()
-    shape = packed.texts + 1, hidden.shape[1]  # the last row collects what fillers hold
+    shape = packed.texts + 1, hidden.shape[1]  # the last row collects the filler tokens
     if token_weights is None:
         return hidden.new_zeros(shape).index_add(0, packed.owners, hidden)[:-1] / packed.length_tensor()[:, None]
     weights = token_weights[packed.ids]
@@ -33,13 +33,13 @@ def masked_mean(
 
 
 def sif_weights(counts: Int[Tensor, " vocabulary"], *, smoothing: float) -> Float[Tensor, " vocabulary"]:
-    """Weigh each token by smoothing / (smoothing + its relative frequency): 1 for a token that never occurs, near 0 for "the".
+    """Token weights smoothing / (smoothing + relative frequency): 1 for a token that never occurs, near 0 for "the".
 
-    Arora et al. 2017, smooth inverse frequency. Their default is 1e-3; before a whitening 1e-2 does better (``docs/LOG.md``).
+    Arora et al. 2017, smooth inverse frequency. Their default is 1e-3; before a whitening 1e-2 works better (``docs/LOG.md``).
 
     Args:
-        counts: How often each token occurs, special tokens included.
-        smoothing: The relative frequency at which a token weighs one half.
+        counts: Count of each token, including special tokens.
+        smoothing: Relative frequency at which the weight is one half.
     """
     frequencies = counts.double() / counts.sum().clamp(min=1)
     return (smoothing / (smoothing + frequencies)).float()

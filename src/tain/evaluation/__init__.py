@@ -1,1 +1,1 @@
-"""Tells how good an encoder is, with labels (STS, word similarity) and without (geometry, self-retrieval)."""
+"""Evaluation of encoders, with labels (STS, word similarity, ...) and without (geometry, self-retrieval)."""

@@ -1,7 +1,7 @@
-"""Encoders that need no training: word overlap (``lexical``) and a model's untouched input embeddings (``static:MODEL``).
+"""Baseline encoders without training: word overlap (``lexical``) and a model's input embeddings (``static:MODEL``).
 
-An encoder that does not beat them has not earned its cost. Both take something from the texts at hand: ``Lexical`` how frequent
-each token is, ``Static`` the covariance that its vectors are whitened with.
+A trained encoder should at least beat these. Both are fitted on the evaluated texts: ``Lexical`` takes token frequencies from them,
+``Static`` the covariance for whitening.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from tain.models.input_embeddings import InputEmbeddings, read_input_embeddings
 
 Weighting = Literal["sif", "tf-idf"]
 
-_SMOOTHING = 1e-3  # the a of a / (a + p): a token of this relative frequency counts half (Arora et al. 2017)
+_SMOOTHING = 1e-3  # a of a / (a + p): weight one half at this relative frequency (Arora et al. 2017)
 _TEXTS_AT_ONCE = 4096
 _NORM_FLOOR = 1e-12  # of a row's variance: the row of a padding token is all zeros
-_DECIMALS = 12  # of a cosine: sums in another order must not break a tie
+_DECIMALS = 12  # of a cosine: the order of summation must not break ties
 _TOO_WIDE = "its vectors are as wide as the vocabulary"
 
 
@@ -32,17 +32,17 @@ _TOO_WIDE = "its vectors are as wide as the vocabulary"
 
 
 class Lexical:
-    """Texts as bags of word pieces, compared by cosine. It has no model: tokens that two texts share are all it sees.
+    """Bag-of-words baseline: texts as bags of word pieces, compared by cosine. Only shared tokens matter.
 
-    Tokens are the lower-cased pieces of tain-mini's tokenizer; a word that it does not know is one token. Each count is multiplied
-    with the token's weight, ``sif``: a / (a + p) with a = 0.001 and p the token's relative frequency (Arora et al. 2017), or
-    ``tf-idf``: 1 + log(count), times log((1 + n) / (1 + df)) + 1 for a token in df of n texts, as scikit-learn has it with
+    Tokens are the lower-cased pieces of tain-mini's tokenizer; an unknown word is one token. Each count is multiplied by the
+    weight of its token, ``sif``: a / (a + p) with a = 0.001 and p the token's relative frequency (Arora et al. 2017), or
+    ``tf-idf``: 1 + log(count), times log((1 + n) / (1 + df)) + 1 for a token in df of n texts, as in scikit-learn with
     ``sublinear_tf``.
 
     Args:
-        texts: Texts to take the frequencies from; default: those that ``fit_at_hand`` is given.
+        texts: Texts for the frequencies; default: those passed to ``fit_at_hand``.
         weighting: ``sif`` for similarity, ``tf-idf`` for retrieval.
-        name: How tables call it.
+        name: Name in tables.
     """
 
     kind = "lexical"
@@ -53,17 +53,17 @@ class Lexical:
         self.weighting: Weighting = weighting
         self._ids: dict[str, int] = {}
         self._bags: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._weights: np.ndarray | None = None  # by token id (tokens,); tokens that were met later have none yet
-        self._fitted_ids = np.empty(0, dtype=np.int64)  # rising
+        self._weights: np.ndarray | None = None  # by token id (tokens,); tokens seen after fitting have none yet
+        self._fitted_ids = np.empty(0, dtype=np.int64)  # ascending
         self._has_own_texts = texts is not None
         if texts is not None:
             self._fit(texts)
 
     def fit_at_hand(self, texts: Sequence[str], /) -> None:
-        """Take the frequencies from ``texts``, each counted once, unless texts were given before.
+        """Compute the frequencies from ``texts``, each counted once, unless texts were given to the constructor.
 
         Raises:
-            UserError: There are none.
+            UserError: There are no texts.
         """
         if not self._has_own_texts:
             self._fit(texts)
@@ -71,26 +71,26 @@ class Lexical:
     def _fit(self, texts: Sequence[str]) -> None:
         bags = self._bags_of(list(dict.fromkeys(texts)))
         if not bags:
-            raise UserError(f"model {self.name!r} takes token frequencies from texts, and there are none: give some")
+            raise UserError(f"model {self.name!r} needs texts for token frequencies, but there are none: give some")
         ids, counts = (np.concatenate(side) for side in zip(*bags, strict=True))
         if self.weighting == "tf-idf":
             in_texts = np.bincount(ids, minlength=len(self._ids))
             weights = np.log((1 + len(bags)) / (1 + in_texts)) + 1
-            self._weights = np.where(in_texts > 0, weights, 0.0)  # what no fitted text holds finds nothing
+            self._weights = np.where(in_texts > 0, weights, 0.0)  # tokens outside the fitted texts match nothing
         else:
             occurrences = np.bincount(ids, weights=counts, minlength=len(self._ids))
             self._weights = _SMOOTHING / (_SMOOTHING + occurrences / max(1.0, occurrences.sum()))
         self._fitted_ids = np.unique(ids)
 
     def pair_cosines(self, left: Sequence[str], right: Sequence[str], /) -> Float[np.ndarray, " pairs"]:
-        """Cosine of each text of ``left`` with the text of ``right`` at its place; 0 where they share no token.
+        """Cosine of each text of ``left`` with the corresponding text of ``right``; 0 if they share no token.
 
         Raises:
-            ShapeError: The two are not of one length.
-            UserError: Nothing was fitted.
+            ShapeError: The lengths differ.
+            UserError: The baseline is not fitted.
         """
         if len(left) != len(right):
-            raise ShapeError(f"pairs need two lists of one length, got {len(left)} and {len(right)}")
+            raise ShapeError(f"pairs need two lists of equal length, got {len(left)} and {len(right)}")
         found = np.zeros(len(left))
         for start in range(0, len(left), _TEXTS_AT_ONCE):
             first, second = (self._rows(side[start : start + _TEXTS_AT_ONCE]) for side in (left, right))
@@ -103,14 +103,14 @@ class Lexical:
         return found.round(_DECIMALS)
 
     def index(self, candidates: Sequence[str], /) -> "LexicalIndex":
-        """Prepare candidates to be compared with any number of texts."""
+        """Index candidates for comparison with any number of texts."""
         return LexicalIndex(self, candidates)
 
     def encode(self, texts: Sequence[str], /) -> Float32[np.ndarray, "texts vocabulary"]:
-        """Give the bags as vectors, one column for each token of the fitted texts: wide, so for a few thousand texts at most.
+        """Bags as dense vectors, one column per token of the fitted texts; suitable for at most a few thousand texts.
 
         Raises:
-            UserError: Nothing was fitted.
+            UserError: The baseline is not fitted.
         """
         rows, ids, values = self._rows(texts)
         vectors = np.zeros((len(texts), len(self._fitted_ids)), dtype=np.float32)
@@ -119,9 +119,9 @@ class Lexical:
         return vectors
 
     def _rows(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Row, token id and value of every token of every text, rows of length 1; the ids of a row rise."""
+        """Row, token id and value of every token of every text, rows of length 1; ids ascend within a row."""
         if self._weights is None:
-            raise UserError(f"model {self.name!r} takes token frequencies from texts first: give it some, Lexical(texts)")
+            raise UserError(f"model {self.name!r} needs texts for token frequencies first: give some, Lexical(texts)")
         bags = self._bags_of(texts)
         rows = np.repeat(np.arange(len(bags)), [len(ids) for ids, _ in bags])
         ids = np.concatenate([ids for ids, _ in bags]) if bags else np.empty(0, dtype=np.int64)
@@ -133,7 +133,7 @@ class Lexical:
         return rows, ids, np.divide(values, lengths[rows], out=np.zeros_like(values), where=lengths[rows] > 0)
 
     def _bags_of(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Each text's token ids, rising, and how often each occurs; a text is tokenised once."""
+        """Ascending token ids of each text and their counts; each text is tokenized once."""
         new = [text for text in dict.fromkeys(texts) if text not in self._bags]
         for start in range(0, len(new), _TEXTS_AT_ONCE):
             block = new[start : start + _TEXTS_AT_ONCE]
@@ -145,11 +145,11 @@ class Lexical:
 
 
 class LexicalIndex:
-    """Candidates by the tokens that they hold, so that a text is compared only with those that share one.
+    """Inverted index of candidates, which compares a text only with candidates that share a token.
 
     Args:
-        lexical: Gives the weights.
-        candidates: Texts.
+        lexical: Provides the weights.
+        candidates: Candidate texts.
     """
 
     def __init__(self, lexical: Lexical, candidates: Sequence[str]) -> None:
@@ -164,7 +164,7 @@ class LexicalIndex:
         """Cosine of every text with every candidate."""
         found = np.zeros((len(texts), self._candidates))
         rows, ids, values = self._lexical._rows(texts)
-        known = ids < len(self._starts) - 1  # tokens that came later are in no candidate
+        known = ids < len(self._starts) - 1  # tokens first seen later are in no candidate
         for row, token, value in zip(rows[known].tolist(), ids[known].tolist(), values[known].tolist(), strict=True):
             holders = slice(self._starts[token], self._starts[token + 1])
             found[row, self._rows[holders]] += value * self._values[holders]
@@ -172,7 +172,7 @@ class LexicalIndex:
 
 
 def lexical_tokens(texts: Sequence[str]) -> list[list[str]]:
-    """Cut texts into the lower-cased word pieces of tain-mini's tokenizer; a word that it does not know stays whole."""
+    """Split texts into the lower-cased word pieces of tain-mini's tokenizer; an unknown word stays whole."""
     from tain.text.cleaning import refuse_half_characters
 
     tokenizer, unknown = _tokenizer()
@@ -192,10 +192,10 @@ def lexical_tokens(texts: Sequence[str]) -> list[list[str]]:
 
 @cache
 def _tokenizer() -> tuple[Tokenizer, int | None]:
-    """The built-in model's tokenizer and the id of what it does not know."""
+    """The built-in model's tokenizer and the id of its unknown token."""
     file = Path(str(resources.files("tain") / "assets" / "tain_mini" / "tokenizer.json"))
     if not file.is_file():
-        raise UserError("the built-in tokenizer, which cuts texts for 'lexical', is not in this installation: install tain again")
+        raise UserError("the built-in tokenizer, which 'lexical' needs, is not in this installation: install tain again")
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -206,16 +206,16 @@ def _tokenizer() -> tuple[Tokenizer, int | None]:
 
 
 class Static:
-    """The mean of a text's input embeddings, whitened: what a model knows of single tokens before its first layer.
+    """Static embedding baseline: the whitened mean of a text's input embeddings, without any layer of the model.
 
-    Each row of the table is brought to mean 0 and variance 1, as the layer norm behind it does. Special tokens are left out. The
-    means are whitened (centred, then divided by the square root of their covariance), except where most texts are single words:
-    their vectors are compared as they are, which is better on every word set measured (docs/evaluation.md).
+    Each row of the table is scaled to mean 0 and variance 1, as by the following layer norm. Special tokens are excluded. The
+    means are whitened (centred, then multiplied by the inverse square root of their covariance), unless most texts are single words,
+    whose raw vectors are better on every word set measured (docs/evaluation.md).
 
     Args:
         embeddings: The table and its tokenizer.
-        texts: Texts to take mean and covariance from; default: those that ``fit_at_hand`` is given.
-        name: How tables call it.
+        texts: Texts for mean and covariance; default: those passed to ``fit_at_hand``.
+        name: Name in tables.
     """
 
     kind = "static"
@@ -241,10 +241,10 @@ class Static:
         return self._table.shape[1]
 
     def fit_at_hand(self, texts: Sequence[str], /) -> None:
-        """Take mean and covariance from ``texts``, each counted once, unless texts were given before.
+        """Compute mean and covariance from ``texts``, each counted once, unless texts were given to the constructor.
 
         Raises:
-            UserError: There are fewer than two.
+            UserError: There are fewer than two texts.
         """
         if not self._has_own_texts:
             self._fit(texts)
@@ -252,31 +252,31 @@ class Static:
     def _fit(self, texts: Sequence[str]) -> None:
         different = list(dict.fromkeys(texts))
         if len(different) < 2:
-            raise UserError(f"model {self.name!r} is whitened on texts, and there are {len(different)} different ones: give at least 2")
+            raise UserError(f"model {self.name!r} is whitened on texts, but got {len(different)} different ones: give at least 2")
         if 2 * sum(len(text.split()) <= 1 for text in different) > len(different):
             self._whitening = Whitening(np.zeros(self.dim), np.eye(self.dim), 0.0)
         else:
             self._whitening = fit_whitening(self._means(different)[0])
 
     def encode(self, texts: Sequence[str], /) -> Float32[np.ndarray, "texts dim"]:
-        """Compute one vector a text; zeros for a text without tokens.
+        """Encode texts into one vector each; zeros for a text without tokens.
 
         Raises:
-            UserError: Nothing was fitted.
+            UserError: The baseline is not fitted.
         """
         if self._whitening is None:
-            raise UserError(f"model {self.name!r} is whitened on texts first: give it some, Static.load(model, texts)")
+            raise UserError(f"model {self.name!r} needs texts for whitening first: give some, Static.load(model, texts)")
         means, has_tokens = self._means(texts)
         vectors = self._whitening.apply(means)
         vectors[~has_tokens] = 0.0
         return vectors.astype(np.float32)
 
     def pair_cosines(self, left: Sequence[str], right: Sequence[str], /) -> Float[np.ndarray, " pairs"]:
-        """Cosine of each text of ``left`` with the text of ``right`` at its place.
+        """Cosine of each text of ``left`` with the corresponding text of ``right``.
 
         Raises:
-            ShapeError: The two are not of one length.
-            UserError: Nothing was fitted.
+            ShapeError: The lengths differ.
+            UserError: The baseline is not fitted.
         """
         index_of = {text: index for index, text in enumerate(dict.fromkeys((*left, *right)))}
         units = unit_rows(self.encode(list(index_of)))
@@ -284,23 +284,23 @@ class Static:
         return cosine_rows(units[first], units[second])
 
     def index(self, candidates: Sequence[str], /) -> "StaticIndex":
-        """Prepare candidates to be compared with any number of texts."""
+        """Index candidates for comparison with any number of texts."""
         return StaticIndex(self, candidates)
 
     def _means(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean token vector of each text, float64 (texts, dim), and which texts have tokens at all (texts,)."""
+        """Mean token vector of each text, float64 (texts, dim), and whether each text has tokens (texts,)."""
         means, has_tokens = np.zeros((len(texts), self.dim)), np.zeros(len(texts), dtype=bool)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             for index, ids in enumerate(self._tokenise(texts[start : start + _TEXTS_AT_ONCE]), start=start):
                 if ids:
-                    found, counts = np.unique(ids, return_counts=True)  # a text of a million tokens takes no more than the table
+                    found, counts = np.unique(ids, return_counts=True)  # a text of a million tokens takes no more memory than the table
                     means[index] = counts @ self._table[found] / len(ids)
                     has_tokens[index] = True
         return means, has_tokens
 
 
 class StaticIndex:
-    """Candidates' vectors, at length 1."""
+    """Candidate vectors of length 1."""
 
     def __init__(self, static: Static, candidates: Sequence[str]) -> None:
         self._static = static
@@ -315,10 +315,10 @@ class StaticIndex:
 
 
 class BaselineRanker:
-    """A baseline behind what ``candidates.evaluate_rankers`` asks of a ranker; scores are cosines.
+    """Adapter that makes a baseline usable in ``candidates.evaluate_rankers``; scores are cosines.
 
     Args:
-        baseline: ``Lexical`` weighted by ``tf-idf``, or ``Static``.
+        baseline: ``Lexical`` with ``tf-idf`` weights, or ``Static``.
     """
 
     truncated = truncated_contexts = 0
@@ -329,15 +329,15 @@ class BaselineRanker:
         self.type = baseline.weighting if isinstance(baseline, Lexical) else baseline.kind
 
     def fit_at_hand(self, candidates: Sequence[str], /) -> None:
-        """Take frequencies, or mean and covariance, from the candidates."""
+        """Fit the baseline on the candidates."""
         self.baseline.fit_at_hand(candidates)
 
     def index(self, candidates: Sequence[str], /) -> "LexicalIndex | StaticIndex":
-        """Prepare candidates to be scored for any number of contexts."""
+        """Index candidates for scoring with any number of contexts."""
         return self.baseline.index(candidates)
 
     def score_pairs(self, contexts: Sequence[str], candidates: Sequence[str]) -> Float[np.ndarray, " pairs"]:
-        """Score the candidate at each place for the context at that place."""
+        """Score corresponding contexts and candidates."""
         return self.baseline.pair_cosines(contexts, candidates)
 
 
@@ -345,12 +345,12 @@ class BaselineRanker:
 
 
 class Whitening:
-    """A linear map under which vectors have mean 0 and the identity as covariance.
+    """A linear map that gives vectors mean 0 and identity covariance.
 
     Attributes:
-        mean: What is subtracted (dim,).
-        matrix: What then is multiplied with (dim, kept).
-        shrinkage: How far the covariance was drawn towards a multiple of the identity, 0 to 1.
+        mean: Subtracted vector (dim,).
+        matrix: Matrix multiplied afterwards (dim, kept).
+        shrinkage: Shrinkage of the covariance towards a multiple of the identity, 0 to 1.
     """
 
     def __init__(self, mean: np.ndarray, matrix: np.ndarray, shrinkage: float) -> None:
@@ -362,18 +362,18 @@ class Whitening:
 
 
 def fit_whitening(vectors: np.ndarray, *, shrinkage: float | None = None) -> Whitening:
-    """PCA whitening of ``vectors`` (texts, dim), with a covariance that few vectors do not make singular.
+    """PCA whitening of ``vectors`` (texts, dim) with covariance shrinkage, so that few vectors do not make it singular.
 
-    The covariance S becomes (1 - s) S + s trace(S) / dim I. By default s is that of Ledoit and Wolf 2004, "A well-conditioned
+    The covariance S becomes (1 - s) S + s trace(S) / dim I. The default s is that of Ledoit and Wolf 2004, "A well-conditioned
     estimator for large-dimensional covariance matrices": near 0 for many vectors, near 1 for fewer than ``dim``, where plain
-    whitening would make all texts equally far apart.
+    whitening would make all distances equal.
 
     Args:
-        vectors: Two or more.
-        shrinkage: The s, 0 to 1.
+        vectors: At least two vectors.
+        shrinkage: s, 0 to 1.
 
     Raises:
-        ShapeError: There are fewer than two.
+        ShapeError: There are fewer than two vectors.
     """
     if vectors.ndim != 2 or len(vectors) < 2:
         raise ShapeError(f"whitening needs at least 2 vectors, got {vectors.shape}")
@@ -388,7 +388,7 @@ def fit_whitening(vectors: np.ndarray, *, shrinkage: float | None = None) -> Whi
 
 
 def _ledoit_wolf(centred: np.ndarray, covariance: np.ndarray, scale: float) -> float:
-    """Their optimal shrinkage: how much the covariance varies by the choice of vectors, over how far it is from a multiple of I."""
+    """Ledoit and Wolf's optimal shrinkage: the sampling variance of the covariance over its distance from a multiple of I."""
     far = np.square(covariance - scale * np.eye(len(covariance))).sum()
     squares = np.square(centred)
     varies = (np.square(squares.sum(axis=1)).mean() - np.square(covariance).sum()) / len(centred)

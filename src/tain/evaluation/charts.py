@@ -1,7 +1,7 @@
-"""The report as a dot plot: one self-contained SVG, no fonts, scripts or files from elsewhere.
+"""Render an evaluation report as a dot plot: one self-contained SVG without external fonts, scripts or files.
 
-Every set is a row, every model a mark with its interval as a bar. Models differ in shape and in lightness as well as in hue, so
-that the chart survives greyscale and colour blindness, and are named beside their marks in the first row.
+Every set is a row, every model a mark with its interval as a bar. Marks differ in shape, lightness and hue, so that the chart works in
+greyscale and with colour blindness; they are labelled in the first row.
 """
 
 import math
@@ -14,10 +14,10 @@ from tain.evaluation.metrics import SPEARMAN_UNIT, Interval
 from tain.evaluation.report import EvaluationReport, Figure, Group, Row
 from tain.evaluation.suites.tasks import ACCURACY_UNIT
 
-_WIDTH = 800  # all lengths are SVG user units, which a browser shows as pixels
+_WIDTH = 800  # lengths are SVG user units, shown as pixels by a browser
 _EDGE = 16.0
-_LEFT, _RIGHT = 170.0, 610.0  # where the scale begins and ends; labels of marks run on to the edge
-_LANE = 15  # height of one model's mark in a row
+_LEFT, _RIGHT = 170.0, 610.0  # ends of the scale; mark labels may extend to the edge
+_LANE = 15  # height of one model's mark within a row
 _FONT = "font-family='Helvetica, Arial, sans-serif'"
 _INK, _FAINT, _GRID = "#1a1a1a", "#666666", "#dddddd"
 _NAME_CHARS = 26
@@ -26,7 +26,7 @@ _MOST_MODELS = 6
 
 
 def headline_sentence(report: EvaluationReport) -> str:
-    """Say what was found in one sentence: the difference of two models, the best of several, or the figure of one."""
+    """One-sentence summary: the difference of two models, the best of several, or the figure of one."""
     index, row = report.headline()
     names = [_short(label) for label in report.labels()]
     values = [figure.value for figure in row.figures]
@@ -46,7 +46,7 @@ def headline_sentence(report: EvaluationReport) -> str:
 
 
 def as_svg(report: EvaluationReport) -> str:
-    """Draw every figure that is on a scale of 100: the sets, and of geometry the self-retrieval."""
+    """Draw every figure on a scale of 100: the sets, and self-retrieval of the label-free report."""
     groups = _drawn_groups(report)
     scale = _Scale.around([row for _, group in groups for row in _rows(group)])
     canvas = _Canvas()
@@ -64,7 +64,7 @@ def as_svg(report: EvaluationReport) -> str:
     return canvas.svg(headline_sentence(report))
 
 
-# ---- words
+# ---- text
 
 
 def _comparison(names: list[str], row: Row, figure: Figure, index: str) -> str:
@@ -97,9 +97,9 @@ def _notes(report: EvaluationReport, groups: list[tuple[str, Group]]) -> list[st
     notes = [f"{marks}Bar: 95% bootstrap interval, {report.resamples} resamples."]
     absent = [title for _, group in groups for title in group.absent]
     if absent:
-        notes.append(f"Absent, and not in a mean: {', '.join(absent)}.")
+        notes.append(f"Absent and not in the mean: {', '.join(absent)}.")
     if len(report.models) > _MOST_MODELS:
-        notes.append(f"Marks repeat after {_MOST_MODELS} models: read the order of the lanes.")
+        notes.append(f"Marks repeat after {_MOST_MODELS} models: follow the order of the lanes.")
     return notes
 
 
@@ -139,7 +139,7 @@ class _Scale:
 
     @classmethod
     def around(cls, rows: list[Row]) -> "_Scale":
-        """Choose round ends about all figures and intervals, so that about six ticks fit."""
+        """Choose round ends around all figures and intervals, so that about six ticks fit."""
         ends = [end for row in rows for f in row.figures for end in (f.value, f.interval.low, f.interval.high) if math.isfinite(end)]
         low, high = (min(ends), max(ends)) if ends else (0.0, 100.0)
         rough = max(high - low, 1.0) / 6
@@ -155,7 +155,7 @@ class _Scale:
 
 
 class _Canvas:
-    """Collects SVG elements from top to bottom; ``y`` is where the next one goes."""
+    """Collects SVG elements from top to bottom; ``y`` is the position of the next one."""
 
     def __init__(self) -> None:
         self.y = 18.0
@@ -216,7 +216,7 @@ class _Canvas:
         if math.isnan(figure.value):
             self._text(_LEFT + 4, y + 4, f"undefined {name}".strip(), size=11, fill=_FAINT)
             return
-        colour, draw = _LOOKS[model % _MOST_MODELS if len(row.figures) > 1 else 1]  # faint is for what others are compared with
+        colour, draw = _LOOKS[model % _MOST_MODELS if len(row.figures) > 1 else 1]  # faint is the look of the reference model
         low, high = (scale.x(end) if math.isfinite(end) else scale.x(figure.value) for end in (figure.interval.low, figure.interval.high))
         self._above.append(f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{y:.1f}' y2='{y:.1f}' stroke='{colour}' stroke-width='2.5'/>")
         self._above.append(draw(scale.x(figure.value), y, colour))
@@ -258,7 +258,7 @@ def _cross(x: float, y: float, colour: str) -> str:
     return f"<path d='M{x - 4.5:.1f} {y - 4.5:.1f}l9 9m0 -9l-9 9' fill='none' stroke='{colour}' stroke-width='2.5'/>"
 
 
-# from the Okabe-Ito palette, ordered so that neighbours differ in lightness too
+# from the Okabe-Ito palette, ordered so that neighbours also differ in lightness
 _LOOKS: tuple[tuple[str, Callable[[float, float, str], str]], ...] = (
     ("#8a8a8a", _circle),
     ("#0b4f8a", _disc),

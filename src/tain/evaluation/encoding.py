@@ -1,4 +1,4 @@
-"""What an encoder must be able to do to be evaluated, and a wrapper that encodes each text only once."""
+"""Requirements on evaluated encoders, and a wrapper that encodes each text only once."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -11,25 +11,25 @@ from tain.foundation.progress import Progress
 from tain.models.text_encoder import TextEncoder
 from tain.models.unknown_tokens import WARN_FROM, check_known
 
-_ROWS_AT_ONCE = 128  # of a table of cosines
-_TEXTS_AT_ONCE = 4096  # so that a progress bar moves; large enough that batches stay full
+_ROWS_AT_ONCE = 128  # rows of a table of cosines
+_TEXTS_AT_ONCE = 4096  # small enough for a moving progress bar, large enough for full batches
 
 
 @runtime_checkable
 class FitsAtHand(Protocol):
-    """An encoder that takes something from the texts that it will be asked for, as the baselines do.
+    """Protocol of encoders that are fitted on the evaluated texts, such as the baselines.
 
-    Where it also has ``unfit_for``, a mapping from a suite's name to a reason, those suites are refused.
+    An optional ``unfit_for`` maps suite names to reasons; these suites are refused.
     """
 
     def fit_at_hand(self, texts: Sequence[str], /) -> None:
-        """See the texts, all at once and each once, before any is encoded; a second call replaces the first."""
+        """Fit on the texts, all at once and each once, before encoding; a second call replaces the first."""
         ...
 
 
 @runtime_checkable
 class CosineIndex(Protocol):
-    """Candidates that are ready to be compared."""
+    """Protocol of indexed candidates."""
 
     def cosines(self, texts: Sequence[str], /) -> np.ndarray:
         """Cosine of every text with every candidate, (texts, candidates)."""
@@ -38,10 +38,10 @@ class CosineIndex(Protocol):
 
 @runtime_checkable
 class ComparesTexts(Protocol):
-    """An encoder that compares texts itself, such as ``baselines.Lexical``, whose vectors are too wide for tables."""
+    """Protocol of encoders that compare texts themselves, such as ``baselines.Lexical``, which has very wide vectors."""
 
     def pair_cosines(self, left: Sequence[str], right: Sequence[str], /) -> np.ndarray:
-        """Cosine of each text of ``left`` with the one of ``right`` at its place, float64 (pairs,)."""
+        """Cosine of each text of ``left`` with the corresponding text of ``right``, float64 (pairs,)."""
         ...
 
     def index(self, candidates: Sequence[str], /) -> CosineIndex:
@@ -50,15 +50,15 @@ class ComparesTexts(Protocol):
 
 
 def languages_of(encoder: TextEncoder) -> tuple[str, ...]:
-    """The languages that an encoder has to be told apart; empty where it treats all texts alike."""
+    """Languages that an encoder distinguishes; empty if it treats all texts alike."""
     return tuple(getattr(encoder, "languages", ()) or ())
 
 
 def refuse_unknown_languages(encoder: TextEncoder, wanted: Iterable[str | None]) -> None:
-    """Refuse, before anything is encoded, texts that an encoder cannot treat by their language.
+    """Refuse, before encoding anything, texts in languages that an encoder cannot handle.
 
     Raises:
-        UserError: It has to be told the language of texts, and some are in none that is given, or in one that it does not know.
+        UserError: It distinguishes languages, and some texts have no given language or an unknown one.
     """
     known = languages_of(encoder)
     if not known:
@@ -67,33 +67,33 @@ def refuse_unknown_languages(encoder: TextEncoder, wanted: Iterable[str | None])
     unknown = sorted(language for language in wanted if language is not None and language not in known)
     if unknown:
         raise UserError(
-            f"model {encoder.name!r} treats each language in its own way and knows {', '.join(known)}, but there are texts in"
-            f" {', '.join(unknown)}: name sets of its languages only, or give a model that knows the others"
+            f"model {encoder.name!r} treats each language separately and supports {', '.join(known)}, but there are texts in"
+            f" {', '.join(unknown)}: name sets of its languages only, or give a model that supports the others"
         )
     if None in wanted:
         raise UserError(
-            f"model {encoder.name!r} treats each language in its own way ({', '.join(known)}) and there are texts whose language"
-            " nobody has told: give --language"
+            f"model {encoder.name!r} treats each language separately ({', '.join(known)}), but some texts have no given"
+            " language: give --language"
         )
 
 
 def refuse_unfit_suites(encoder: TextEncoder, suites: Sequence[str]) -> None:
-    """Refuse, before anything is encoded, suites that an encoder has no sensible vectors for.
+    """Refuse, before encoding anything, suites for which an encoder has no meaningful vectors.
 
     Raises:
-        UserError: There are some.
+        UserError: There are such suites.
     """
     reasons: Mapping[str, str] = getattr(encoder, "unfit_for", {})
     for suite in suites:
         if suite in reasons:
-            raise UserError(f"model {encoder.name!r} cannot be measured on suite {suite}: {reasons[suite]}; leave one of the two out")
+            raise UserError(f"model {encoder.name!r} cannot be evaluated on suite {suite}: {reasons[suite]}; remove one of the two")
 
 
 class EncodedOnce:
-    """An encoder that remembers: a text that is in several sets is encoded once.
+    """Caching encoder: encodes a text that occurs in several sets only once.
 
     Attributes:
-        truncated: How many distinct texts the encoder says it cut at its length limit.
+        truncated: Number of distinct texts that the encoder truncated at its length limit.
     """
 
     def __init__(self, encoder: TextEncoder, progress: Progress | None = None) -> None:
@@ -101,7 +101,7 @@ class EncodedOnce:
         self._encoder = encoder
         self._progress = progress if progress is not None else Progress.silent()
         self._has_languages = bool(languages_of(encoder))
-        self._unknown: set[str] = set()  # models that were warned of
+        self._unknown: set[str] = set()  # models that were warned about
         self._is_fitted = False
         self._seen: set[tuple[str | None, str]] = set()
         self._rows: dict[tuple[str | None, str], int] = {}
@@ -113,18 +113,18 @@ class EncodedOnce:
 
     @property
     def distinct(self) -> int:
-        """How many distinct texts were encoded so far."""
+        """Number of distinct texts encoded so far."""
         return len(self._seen)
 
     def encode(self, texts: Sequence[str], /, *, language: str | None = None) -> np.ndarray:
-        """Give float32 vectors (texts, dim), encoding only what was never asked before.
+        """Return float32 vectors (texts, dim), encoding only new texts.
 
         Args:
-            texts: Any number. An encoder that is fitted first, and was not, is fitted on them.
-            language: Theirs; of no account to an encoder that treats all texts alike.
+            texts: Any number of texts. An encoder that needs fitting, and is not fitted, is fitted on them.
+            language: Language of the texts; ignored by an encoder that treats all texts alike.
 
         Raises:
-            UserError: The encoder gave no table of one row a text, or a vector with nan or infinity.
+            UserError: The encoder did not return one row per text, or returned nan or infinity.
         """
         self._fit_once(texts)
         self._encode_new([(language, texts)])
@@ -134,14 +134,14 @@ class EncodedOnce:
     def pair_cosines(
         self, left: Sequence[str], right: Sequence[str], *, languages: tuple[str | None, str | None] = (None, None)
     ) -> np.ndarray:
-        """Cosine of each text of ``left`` with the text of ``right`` at its place, float64 (pairs,)."""
+        """Cosine of each text of ``left`` with the corresponding text of ``right``, float64 (pairs,)."""
         self._fit_once(left, right)
         if isinstance(self._encoder, ComparesTexts):
             return self._encoder.pair_cosines(left, right)
         return cosine_rows(*(self.encode(side, language=language) for side, language in zip((left, right), languages, strict=True)))
 
     def cosine_blocks(self, texts: Sequence[str], candidates: Sequence[str], *, language: str | None = None) -> Iterator[np.ndarray]:
-        """Cosines of texts with all candidates, a few texts at a time: blocks (some texts, candidates), in the order of ``texts``."""
+        """Cosines of texts with all candidates, in blocks (some texts, candidates), in the order of ``texts``."""
         self._fit_once(texts, candidates)
         if not isinstance(self._encoder, ComparesTexts):
             yield from cosine_blocks(*(self.encode(side, language=language) for side in (texts, candidates)))
@@ -151,13 +151,13 @@ class EncodedOnce:
             yield index.cosines(texts[start : start + _ROWS_AT_ONCE])
 
     def for_language(self, language: str | None) -> TextEncoder:
-        """This encoder for texts of one language, which then need not be named."""
+        """This encoder bound to one language."""
         return (_ToldAndFitted if isinstance(self._encoder, FitsAtHand) else _Told)(self, language)
 
     def prepare(self, by_language: Iterable[tuple[str | None, Sequence[str]]]) -> None:
-        """Encode what will be asked for, all at once, so that batches are full.
+        """Encode all given texts at once, so that batches are full.
 
-        An encoder that is fitted first is fitted on these texts, and what it encoded before is forgotten.
+        An encoder that needs fitting is fitted on these texts, and its cached vectors are discarded.
         """
         by_language = list(by_language)
         self._is_fitted = False
@@ -184,12 +184,12 @@ class EncodedOnce:
                 self._remember(list(wanted), key)
 
     def _remember(self, new: list[str], language: str | None) -> None:
-        # longest first: texts of like length share batches, and a batch that is too large for the memory fails at the start
+        # longest first: texts of similar length share batches, and a batch too large for the memory fails at the start
         new = sorted(new, key=len, reverse=True)
         options = {"language": language} if self._has_languages else {}
         encoder = self._encoder.of(language) if isinstance(self._encoder, OnePerLanguage) else self._encoder
         if encoder.name not in self._unknown and check_known(encoder, new, progress=self._progress) >= WARN_FROM:
-            self._unknown.add(encoder.name)  # said once
+            self._unknown.add(encoder.name)  # warn once
         blocks = [self._vectors] if len(self._rows) else []
         with self._progress.task(f"encoding with {self.name}", len(new)) as task:
             for start in range(0, len(new), _TEXTS_AT_ONCE):
@@ -198,7 +198,9 @@ class EncodedOnce:
                 self.truncated += int(getattr(self._encoder, "truncated", 0) or 0)
                 task.advance(len(block))
         if len(widths := sorted({block.shape[1] for block in blocks})) > 1:
-            raise UserError(f"model {self.name!r} gives vectors of {' and of '.join(map(str, widths))} numbers: give models of one width")
+            raise UserError(
+                f"model {self.name!r} gives vectors of dimension {' and '.join(map(str, widths))}: give models of equal dimension"
+            )
         self._vectors = np.concatenate(blocks)
         self._rows.update({(language, text): len(self._rows) + index for index, text in enumerate(new)})
         self._seen.update((language, text) for text in new)
@@ -206,14 +208,14 @@ class EncodedOnce:
     def _checked(self, texts: list[str], vectors: np.ndarray) -> np.ndarray:
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise UserError(
-                f"model {self.name!r} gave an array of shape {vectors.shape} for {len(texts)} texts: one vector a text is needed"
+                f"model {self.name!r} gave an array of shape {vectors.shape} for {len(texts)} texts: one vector per text is needed"
             )
         is_bad = ~np.isfinite(vectors).all(axis=1)
         if is_bad.any():
             first = texts[int(is_bad.argmax())]
             raise UserError(
                 f"model {self.name!r} gives vectors with nan or infinity for {is_bad.sum()} of {len(texts)} texts"
-                f" (one is {_shortened(first)!r}), which no cosine can compare: check its weights, or load it in float32"
+                f" (one is {_shortened(first)!r}), which have no cosine: check its weights, or load it in float32"
             )
         return vectors
 
@@ -244,10 +246,10 @@ class _ToldAndFitted(_Told):
 
 
 class OnePerLanguage:
-    """An encoder for each language as one model, for sets that know the language of their texts.
+    """Combines one encoder per language into one model, for sets with known languages.
 
     Args:
-        encoders: The encoders by language, such as ``{"en": ..., "de": ...}``.
+        encoders: Encoders by language, such as ``{"en": ..., "de": ...}``.
     """
 
     def __init__(self, encoders: Mapping[str, TextEncoder]) -> None:
@@ -257,10 +259,10 @@ class OnePerLanguage:
         self._encoders = dict(encoders)
 
     def of(self, language: str | None) -> TextEncoder:
-        """The encoder of a language.
+        """Encoder of a language.
 
         Raises:
-            UserError: There is none for it, or no language is given.
+            UserError: The language has no encoder, or no language is given.
         """
         refuse_unknown_languages(self, [language])
         assert language is not None
@@ -270,7 +272,7 @@ class OnePerLanguage:
         """Encode ``texts`` with the encoder of their language.
 
         Raises:
-            UserError: There is none for it, or no language is given.
+            UserError: The language has no encoder, or no language is given.
         """
         encoder = self.of(language)
         options = {"language": language} if languages_of(encoder) else {}

@@ -1,11 +1,11 @@
-"""The label-free report: how an encoder's vectors lie, and whether the two halves of a text find each other.
+"""Label-free report: geometry of an encoder's vectors, and retrieval of one half of a text by the other.
 
-Alignment and uniformity: Wang and Isola 2020. Isotropy: the definition of Mu and Viswanath 2018, which Liu et al. 2021
-(Mirror-BERT) print in section 6, though the figures of their table cannot come from it (``isotropy_as_published``). Mean-vector
+Alignment and uniformity: Wang and Isola 2020. Isotropy: the definition of Mu and Viswanath 2018, also given in section 6 of Liu et al.
+2021 (Mirror-BERT), although the figures of their table cannot follow from it (``isotropy_as_published``). Mean-vector
 norm: Liu et al. 2021. Self-retrieval is ours. Nothing here needs torch.
 
-Every figure is written for texts that occur a number of times (``counts``), 1 each for the figure itself and a resample's
-counts for its bootstrap interval: one formula serves both. Pairs of a text with itself never count.
+Every figure is defined for texts with multiplicities (``counts``): all 1 for the figure, and the counts of a resample for its
+bootstrap interval. Pairs of a text with itself never count.
 """
 
 import math
@@ -22,8 +22,8 @@ from tain.models.text_encoder import TextEncoder
 
 Level = Literal["word", "phrase", "sentence"]
 
-_ROWS_AT_ONCE = 1024  # of a table texts x texts
-_SAME_COSINE = 1e-9  # rounding of the sums; what rounding in the encoder does is blind to which half is right
+_ROWS_AT_ONCE = 1024  # rows of a (texts, texts) table
+_SAME_COSINE = 1e-9  # rounding of the sums; rounding in the encoder does not favour either half
 _WORSE_BY = 0.01  # smaller changes of a figure are noise on a few hundred texts
 _FEWEST_WORDS = 4
 _FEWEST_CHARS = 6
@@ -31,22 +31,22 @@ _FEWEST_CHARS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFreeReport:
-    """What can be said of an encoder on texts without labels. A figure that has no answer is ``nan``.
+    """Label-free figures of an encoder on a sample of texts. An undefined figure is ``nan``.
 
     Attributes:
-        level: What a text is; single words are halved by characters, all else by words.
-        texts: How many distinct texts were measured.
-        repeated: How many texts were left out because an equal one was there before.
-        too_short: How many of ``texts`` cannot be halved; they count in all figures but alignment by halves and self-retrieval.
-        views: What alignment takes for two views of a text: its ``halves``, or the ``twins`` that were given.
-        self_retrieval_recall_at_1: Share of halves whose other half is the nearest of all other halves. Higher is better.
-        self_retrieval_mrr: Mean of 1 / place of the other half. Higher is better.
-        alignment: Mean squared distance of two views' unit vectors, 0 to 4. Lower is better.
+        level: Kind of text; single words are halved by characters, all others by words.
+        texts: Number of distinct texts.
+        repeated: Number of dropped duplicates.
+        too_short: Number of ``texts`` that cannot be halved; they count in all figures but alignment by halves and self-retrieval.
+        views: The two views used for alignment: the ``halves`` of a text, or the given ``twins``.
+        self_retrieval_recall_at_1: Share of halves with their other half as nearest neighbour among all other halves. Higher is better.
+        self_retrieval_mrr: Mean reciprocal rank of the other half. Higher is better.
+        alignment: Mean squared distance between the unit vectors of two views, 0 to 4. Lower is better.
         uniformity: Log of the mean of exp(-2 * squared distance) over pairs of unit vectors, -8 to 0. Lower is better.
-        isotropy: IS, 0 (a narrow cone) to 1 (no direction preferred), of the raw vectors: rescaling them changes it.
-        mean_vector_norm: MVN, the length of the mean of the raw vectors. Rescaling them changes it.
-        mean_length: Mean length of the raw vectors, in which ``mean_vector_norm`` is to be read.
-        mean_cosine: Mean cosine of two different texts. 0 is ideal, 1 means that all vectors point one way.
+        isotropy: IS of the raw vectors, from 0 (a narrow cone) to 1 (no preferred direction); depends on their scale.
+        mean_vector_norm: MVN, the length of the mean of the raw vectors; depends on their scale.
+        mean_length: Mean length of the raw vectors, the reference for ``mean_vector_norm``.
+        mean_cosine: Mean cosine of two different texts. 0 is ideal; 1 means that all vectors have the same direction.
     """
 
     level: Level
@@ -65,53 +65,53 @@ class LabelFreeReport:
 
     @property
     def mean_vector_share(self) -> float:
-        """Length of the mean vector over the mean length, 0 to 1: the part of every vector that says nothing of its text."""
+        """Length of the mean vector divided by the mean length, 0 to 1: the part of every vector that is independent of its text."""
         return self.mean_vector_norm / self.mean_length if self.mean_length else math.nan
 
     def to_dict(self) -> dict[str, object]:
-        """Give the fields for JSON, ``None`` where there is no answer."""
+        """Convert the fields for JSON, with ``None`` for undefined figures."""
         return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(self).items()}
 
     def is_worse_than(self, other: "LabelFreeReport") -> list[str]:
-        """Name in words what is worse here than in ``other``, a report on the same texts; an empty list means nothing.
+        """Describe what is worse here than in ``other``, a report on the same texts; empty if nothing is.
 
-        Judged are self-retrieval, the sum of alignment and uniformity, and the mean vector's share of the length. Not judged:
-        alignment alone (vectors that all point one way have the best one), and IS and MVN, which change when vectors are
-        merely rescaled.
+        Compares self-retrieval, the sum of alignment and uniformity, and the mean vector's share of the length. Not compared:
+        alignment alone (vectors with a single direction have the best one), and IS and MVN, which depend on the scale of the
+        vectors.
 
         Raises:
             ValueError: The reports are on different kinds or numbers of texts.
         """
         if (self.level, self.texts, self.views) != (other.level, other.texts, other.views):
             raise ValueError(
-                f"two reports compare on the same texts only: {self.texts} by {self.level}, {other.texts} by {other.level}"
+                f"two reports can be compared on the same texts only: {self.texts} by {self.level}, {other.texts} by {other.level}"
                 f" (views {self.views}, {other.views})"
             )
         reasons = []
         if other.self_retrieval_mrr - self.self_retrieval_mrr > _WORSE_BY:
             reasons.append(
-                "the two halves of a text find each other less well"
+                "the two halves of a text retrieve each other less well"
                 f" (self-retrieval MRR {self.self_retrieval_mrr:.3f} instead of {other.self_retrieval_mrr:.3f})"
             )
         if _alignment_and_uniformity(self) - _alignment_and_uniformity(other) > _WORSE_BY:
             reasons.append(
-                "views of one text and different texts are told apart less well (alignment + uniformity"
+                "views of the same text are separated less well from different texts (alignment + uniformity"
                 f" {_alignment_and_uniformity(self):.3f} instead of {_alignment_and_uniformity(other):.3f})"
             )
         if self.mean_vector_share - other.mean_vector_share > _WORSE_BY:
             reasons.append(
-                "vectors crowd more in one direction (the mean vector has"
+                "vectors concentrate more in one direction (the mean vector has"
                 f" {self.mean_vector_share:.0%} of their length instead of {other.mean_vector_share:.0%})"
             )
         return reasons
 
 
 def label_free_score(report: LabelFreeReport) -> float:
-    """One number to choose among seeds by, higher is better: self-retrieval MRR - 0.01 * (alignment + uniformity).
+    """Score for choosing among seeds, higher is better: self-retrieval MRR - 0.01 * (alignment + uniformity).
 
-    Retrieval leads: over many vector spaces it ranks like labelled similarity does, and better than the rest of the report
-    (docs/evaluation.md has the numbers). Where it is level, alignment plus uniformity decides: a whole unit of it is worth 0.01 of
-    MRR. A part without an answer counts 0, as it does for every seed on the same texts.
+    Retrieval dominates: over many vector spaces it ranks like labelled similarity, and better than the rest of the report
+    (numbers in docs/evaluation.md). Alignment plus uniformity breaks near-ties: one unit of it is worth 0.01 of MRR. An undefined
+    part counts as 0, as it does for every seed on the same texts.
     """
     parts = (report.self_retrieval_mrr, -0.01 * _alignment_and_uniformity(report))
     return math.fsum(part for part in parts if not math.isnan(part))
@@ -130,20 +130,20 @@ def label_free_report(
     max_texts: int = 2000,
     rng: np.random.Generator,
 ) -> LabelFreeReport:
-    """Measure an encoder on texts without labels.
+    """Compute the label-free report of an encoder.
 
     Args:
-        encoder: What is measured.
-        texts: Texts that the encoder was not tuned on; equal texts (by ``same_text_key``) count once.
-        twins: For each text another of the same meaning, as the two views of alignment. Without it the two halves of a text are.
-        level: What a text is. ``word`` halves by characters (a word of under 6 is too short, and so it goes for scripts that
-            write no spaces: use ``word`` for them), all else by words (a text of under 4 is too short).
-        max_texts: Of more texts, so many are drawn by ``rng``. All pairs are compared, so time grows with the square.
-        rng: Draws the texts. To compare two encoders give each call a new generator from the same seed.
+        encoder: Encoder to evaluate.
+        texts: Texts not used to tune the encoder; duplicates (by ``same_text_key``) count once.
+        twins: For each text another text with the same meaning, as the views for alignment. Default: the two halves of each text.
+        level: Kind of text. ``word`` halves by characters (words below 6 characters are too short; also use it for scripts
+            without spaces), all others by words (texts below 4 words are too short).
+        max_texts: Largest sample; more texts are sampled by ``rng``. All pairs are compared, so time is quadratic.
+        rng: Random generator of the sample. To compare two encoders, pass new generators with the same seed.
 
     Raises:
-        UserError: Fewer than two distinct texts, or vectors with nan or infinity.
-        ShapeError: ``twins`` is not as long as ``texts``.
+        UserError: There are fewer than two distinct texts, or vectors with nan or infinity.
+        ShapeError: The lengths of ``twins`` and ``texts`` differ.
     """
     sample = _sample(texts, twins, level=level, max_texts=max_texts, rng=rng)
     views = _encode(EncodedOnce(encoder), sample)
@@ -160,12 +160,12 @@ def label_free_bootstrap(
     resamples: int = 1000,
     rng: np.random.Generator,
 ) -> tuple[LabelFreeReport, dict[str, np.ndarray]]:
-    """Measure an encoder as ``label_free_report`` does, and again on resampled texts.
+    """Compute the label-free report, and the figures on bootstrap resamples of the texts.
 
-    Candidates of self-retrieval and directions of isotropy stay those of the whole sample.
+    The candidates of self-retrieval and the directions of isotropy are those of the full sample.
 
     Returns:
-        The report, and for each figure's name its values (resamples,). Equal ``rng`` gives paired resamples.
+        The report, and the values (resamples,) of each figure by name. Equal ``rng`` gives paired resamples.
     """
     sample = _sample(texts, twins, level=level, max_texts=max_texts, rng=rng)
     views = _encode(EncodedOnce(encoder), sample)
@@ -174,13 +174,13 @@ def label_free_bootstrap(
 
 
 def halves(text: str, *, level: Level) -> tuple[str, str] | None:
-    """Cut a text into two that share nothing: the first half of its words and the rest (of its characters for ``word``).
+    """Split a text into two halves by words (by characters for ``word``).
 
-    The middle word of an odd number goes to the second half. First and second half, not every other word: a reader meets them
-    so, and word order within each stays whole.
+    The middle word of an odd number goes to the second half. Consecutive halves, rather than alternating words, keep the natural word
+    order.
 
     Returns:
-        ``None`` where the text has fewer than 4 words (6 characters for ``word``).
+        ``None`` if the text has fewer than 4 words (6 characters for ``word``).
     """
     parts, glue, fewest = (list(text.strip()), "", _FEWEST_CHARS) if level == "word" else (text.split(), " ", _FEWEST_WORDS)
     if len(parts) < fewest:
@@ -189,67 +189,67 @@ def halves(text: str, *, level: Level) -> tuple[str, str] | None:
     return glue.join(parts[:middle]), glue.join(parts[middle:])
 
 
-# ---- the figures by themselves
+# ---- single figures
 
 
 def alignment(left: np.ndarray, right: np.ndarray) -> float:
-    """Mean squared distance of row i of ``left`` (n, dim) and of ``right``, each row brought to length 1; 0 to 4, lower is better.
+    """Mean squared distance of corresponding rows of ``left`` and ``right`` (n, dim), scaled to length 1; 0 to 4, lower is better.
 
     Wang and Isola 2020, with their exponent 2.
 
     Raises:
-        ShapeError: The two are not tables of the same shape.
+        ShapeError: The two shapes differ.
     """
     if left.ndim != 2 or left.shape != right.shape:
-        raise ShapeError(f"alignment needs two tables of one shape, got {left.shape} and {right.shape}")
+        raise ShapeError(f"alignment needs two tables of equal shape, got {left.shape} and {right.shape}")
     return float(_alignment(unit_rows(left), unit_rows(right), np.ones((1, len(left))))[0])
 
 
 def uniformity(vectors: np.ndarray) -> float:
-    """Log of the mean over pairs of exp(-2 * squared distance), rows of ``vectors`` (n, dim) brought to length 1; lower is better.
+    """Log of the mean over pairs of exp(-2 * squared distance), for rows of ``vectors`` (n, dim) scaled to length 1; lower is better.
 
-    Wang and Isola 2020, with their t = 2. Each pair counts once and no row pairs with itself.
+    Wang and Isola 2020, with their t = 2. Each pair counts once; pairs of a row with itself do not count.
 
     Raises:
-        ShapeError: Fewer than two vectors.
+        ShapeError: There are fewer than two vectors.
     """
     _refuse_fewer_than_two(vectors)
     return float(_uniformity(unit_rows(vectors), np.ones((1, len(vectors))))[0])
 
 
 def isotropy(vectors: np.ndarray) -> float:
-    """IS(V) = min_c Z(c) / max_c Z(c) with Z(c) = sum_v exp(c.v), of the raw ``vectors`` (n, dim); 0 to 1, higher is better.
+    """IS(V) = min_c Z(c) / max_c Z(c) with Z(c) = sum_v exp(c.v), of raw ``vectors`` (n, dim); 0 to 1, higher is better.
 
-    c runs over the eigenvectors of V^T V, as in Mu and Viswanath 2018. An eigenvector's sign means nothing, but exp(c.v) depends
-    on it: both signs are in the set, so that the result does not hang on the linear algebra library. Sums are taken in log space.
+    c runs over the eigenvectors of V^T V, as in Mu and Viswanath 2018. The sign of an eigenvector is arbitrary, but exp(c.v) depends
+    on it, so both signs are included to be independent of the linear algebra library. Sums are computed in log space.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
     return float(_isotropy(vectors, _directions(vectors), np.ones((1, len(vectors))))[0])
 
 
 def isotropy_as_published(vectors: np.ndarray) -> float:
-    """The formula of ``isotropy`` over the rows of the matrix whose columns are the eigenvectors; comparable with Mirror-BERT's table.
+    """``isotropy`` over the rows, not columns, of the eigenvector matrix; comparable with Mirror-BERT's table.
 
-    Inferred, not documented: Liu et al. 2021 print the definition over eigenvectors, by which a mean vector of length m along one
-    of them bounds IS by about exp(-m). Their table has 0.043 at m = 13.8. Rows give figures near the table's, eigenvectors do not.
-    A row is an arbitrary direction, on which the mean vector has a component near m / sqrt(dim): the figure follows the mean-vector
-    norm and finds no narrow cone. Only one sign of each row counts, so it depends on the linear algebra library in its last digits
-    and, for few dimensions, in more than those. Use ``isotropy`` for everything else.
+    Inferred, not documented: Liu et al. 2021 give the definition over eigenvectors, by which a mean vector of length m along one
+    of them bounds IS by about exp(-m). Their table has 0.043 at m = 13.8. Rows give figures close to the table, eigenvectors do not.
+    A row is an arbitrary direction with a mean-vector component near m / sqrt(dim), so this figure follows the mean-vector
+    norm and does not detect a narrow cone. Only one sign of each row is used, so it depends on the linear algebra library in its last
+    digits, and more strongly in few dimensions. Use ``isotropy`` for everything else.
 
     Args:
-        vectors: Raw vectors (n, dim); rescaling them changes the figure.
+        vectors: Raw vectors (n, dim); the figure depends on their scale.
 
     Returns:
         0 to 1, higher is better.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
-    directions = np.linalg.eigh(vectors.T @ vectors)[1]  # whole, for its rows to be (dim,)
+    directions = np.linalg.eigh(vectors.T @ vectors)[1]  # the full matrix, so that its rows are (dim,)
     logs = _counted_logsumexp(vectors @ directions.T, np.ones((1, len(vectors))))
     return float(np.exp(logs.min() - logs.max()))
 
 
 def mean_vector_norm(vectors: np.ndarray) -> float:
-    """MVN: the length of the mean of ``vectors`` (n, dim), in their own unit."""
+    """MVN: the length of the mean of ``vectors`` (n, dim)."""
     return float(np.linalg.norm(np.asarray(vectors, dtype=np.float64).mean(axis=0)))
 
 
@@ -257,20 +257,20 @@ def mean_cosine(vectors: np.ndarray) -> float:
     """Mean cosine over pairs of different rows of ``vectors`` (n, dim).
 
     Raises:
-        ShapeError: Fewer than two vectors.
+        ShapeError: There are fewer than two vectors.
     """
     _refuse_fewer_than_two(vectors)
     return float(_mean_cosine(unit_rows(vectors), np.ones((1, len(vectors))))[0])
 
 
 def self_retrieval(first: np.ndarray, second: np.ndarray) -> GoldRanks:
-    """Where row i of ``second`` (n, dim) stands among all its rows for row i of ``first``, and then the other way round.
+    """Rank of row i of ``second`` (n, dim) among all its rows for row i of ``first``, and vice versa.
 
     Returns:
-        Places (2 * n,): first to second, then second to first; by cosine, differences below 1e-9 are ties.
+        Ranks (2 * n,): first to second, then second to first; by cosine, with ties below a difference of 1e-9.
     """
     first, second = unit_rows(first), unit_rows(second)
-    found = [GoldRanks(better=np.empty(0, dtype=int), tied=np.empty(0, dtype=int))]  # all there is where no text was halved
+    found = [GoldRanks(better=np.empty(0, dtype=int), tied=np.empty(0, dtype=int))]  # the result if no text was halved
     for queries, candidates in ((first, second), (second, first)):
         for start in range(0, len(queries), _ROWS_AT_ONCE):
             rows = queries[start : start + _ROWS_AT_ONCE]
@@ -283,7 +283,7 @@ def _refuse_fewer_than_two(vectors: np.ndarray) -> None:
         raise ShapeError(f"a figure over pairs needs at least 2 vectors, got {vectors.shape}")
 
 
-# ---- the same for counted texts: ``counts`` is (resamples, n), results are (resamples,)
+# ---- the same figures with counts: ``counts`` is (resamples, n), results are (resamples,)
 
 
 def _counted_mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -300,7 +300,7 @@ def _alignment(left: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.nd
 
 
 def _uniformity(units: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    squares = np.square(units).sum(axis=1)  # 1, or 0 for a vector of zeros
+    squares = np.square(units).sum(axis=1)  # 1, or 0 for a zero vector
     total = np.zeros(len(counts))
     for start in range(0, len(units), _ROWS_AT_ONCE):
         rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(units)))
@@ -313,14 +313,14 @@ def _uniformity(units: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:
-    """The eigenvectors of V^T V as columns (dim, dim); of fewer vectors than dimensions those that a vector has a part in, and zeros.
+    """Eigenvectors of V^T V as columns (dim, dim); with fewer vectors than dimensions, those in their span, and zeros.
 
-    The column of zeros stands for all other eigenvectors: every vector's product with them is 0.
+    A zero column represents all other eigenvectors: their product with every vector is 0.
     """
     count, dim = vectors.shape
     if count >= dim:
         return np.linalg.eigh(vectors.T @ vectors)[1]
-    squares, sides = np.linalg.eigh(vectors @ vectors.T)  # (n, n): the same eigenvalues, in far less time
+    squares, sides = np.linalg.eigh(vectors @ vectors.T)  # (n, n): the same eigenvalues in far less time
     kept = squares > 1e-12 * squares.max(initial=0.0)
     directions = vectors.T @ sides[:, kept] / np.sqrt(squares[kept])
     return np.concatenate([directions, np.zeros((dim, 1))], axis=1)
@@ -344,7 +344,7 @@ def _mean_cosine(units: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(together, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
 
-# ---- putting a report together
+# ---- assembling the report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,7 +382,7 @@ def _sample(texts: Iterable[str], twins: Iterable[str] | None, *, level: Level, 
         first_of_key.setdefault(same_text_key(text), row)
     rows = list(first_of_key.values())
     if len(rows) < 2:
-        raise UserError(f"{len(rows)} distinct texts for the label-free report, but texts are compared with each other: give at least 2")
+        raise UserError(f"{len(rows)} distinct texts for the label-free report, which compares texts with each other: give at least 2")
     if len(rows) > max_texts:
         rows = [rows[index] for index in np.sort(rng.choice(len(rows), size=max_texts, replace=False))]
     cut = [halves(texts[row], level=level) for row in rows]
@@ -398,7 +398,7 @@ def _sample(texts: Iterable[str], twins: Iterable[str] | None, *, level: Level, 
 
 def _encode(encoder: EncodedOnce, sample: _Sample) -> _Views:
     first, second = ([pair[side] for pair in sample.halves] for side in (0, 1))
-    encoder.encode([*sample.texts, *(sample.twins or []), *first, *second])  # all at once, so that batches are full
+    encoder.encode([*sample.texts, *(sample.twins or []), *first, *second])  # all at once, to fill the batches
     vectors = encoder.encode(sample.texts).astype(np.float64)
     first_vectors, second_vectors = (encoder.encode(side).astype(np.float64) for side in (first, second))
     indices = self_retrieval(first_vectors, second_vectors)

@@ -1,4 +1,4 @@
-"""The figures and their intervals, in plain numpy: correlations, the bootstrap, retrieval, cosines."""
+"""Metrics and intervals in plain numpy: correlations, bootstrap, retrieval, cosines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ _CELLS_AT_ONCE = 4_000_000  # resamples times pairs held in memory at a time: 32
 
 @dataclass(frozen=True)
 class Interval:
-    """From where to where a figure may lie, in the figure's own unit."""
+    """An interval of a figure, in the figure's unit."""
 
     low: float
     high: float
 
     def excludes_zero(self) -> bool:
-        """True where both ends are on the same side of 0, so that a difference is not explained by the choice of pairs."""
+        """Whether both ends have the same sign, so that a difference is not explained by the choice of pairs."""
         return self.low > 0 or self.high < 0
 
 
@@ -27,17 +27,17 @@ class Interval:
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Rank ``values`` (n,) from 1 up as float64 (n,); equal values share the mean of their places."""
+    """Rank ``values`` (n,) from 1 as float64 (n,); ties share the mean of their ranks."""
     _, rank, count = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(count) - (count - 1) / 2)[rank]
 
 
 def pearson(left: np.ndarray, right: np.ndarray) -> float:
-    """Pearson's correlation of two series (n,), from -1 to 1.
+    """Pearson correlation of two series (n,), from -1 to 1.
 
     Returns:
-        ``nan`` where the correlation is undefined: fewer than two values, a series whose values are all the same,
-        or a value that is not finite. It means "no answer", which 0 ("no relation") would hide.
+        ``nan`` if undefined: fewer than two values, a constant series, or a value that is not finite. 0 would wrongly
+            mean "no relation".
 
     Raises:
         ShapeError: The series are not one-dimensional or differ in length.
@@ -45,19 +45,19 @@ def pearson(left: np.ndarray, right: np.ndarray) -> float:
     left, right = _two_series(left, right)
     if len(left) < 2 or not (np.isfinite(left).all() and np.isfinite(right).all()):
         return float("nan")
-    if np.ptp(left) == 0 or np.ptp(right) == 0:  # asked before centring: the mean of equal values can be off by a rounding
+    if np.ptp(left) == 0 or np.ptp(right) == 0:  # before centring, since the mean of equal values can have a rounding error
         return float("nan")
     left, right = left - left.mean(), right - right.mean()
-    # brought to size 1 before anything is squared: squares of very small values would all be 0
+    # scaled to size 1 before squaring: squares of very small values would all be 0
     left, right = left / np.abs(left).max(), right / np.abs(right).max()
     return float(np.clip(left @ right / np.sqrt((left @ left) * (right @ right)), -1.0, 1.0))
 
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float:
-    """Spearman's rank correlation of two series (n,), from -1 to 1, ties at their average rank.
+    """Spearman rank correlation of two series (n,), from -1 to 1, with average ranks for ties.
 
     Returns:
-        ``nan`` where it is undefined, as in ``pearson``.
+        ``nan`` if undefined, as in ``pearson``.
 
     Raises:
         ShapeError: The series are not one-dimensional or differ in length.
@@ -69,18 +69,18 @@ def spearman(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def cosine_rows(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Cosine of row i of ``left`` (n, dim) with row i of ``right`` (n, dim), as float64 (n,); 0 where a row is all zeros.
+    """Cosines of corresponding rows of ``left`` and ``right`` (n, dim), as float64 (n,); 0 for a zero row.
 
     Raises:
-        ShapeError: The two are not tables of the same shape.
+        ShapeError: The two shapes differ.
     """
     if left.ndim != 2 or left.shape != right.shape:
-        raise ShapeError(f"cosine_rows needs two tables of one shape, got {left.shape} and {right.shape}")
+        raise ShapeError(f"cosine_rows needs two tables of equal shape, got {left.shape} and {right.shape}")
     return np.einsum("nd,nd->n", unit_rows(left), unit_rows(right))
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Bring every row of ``vectors`` (n, dim) to length 1, as float64; a row of zeros stays as it is."""
+    """Scale every row of ``vectors`` (n, dim) to length 1, as float64; zero rows stay zero."""
     vectors = np.asarray(vectors, dtype=np.float64)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
@@ -89,19 +89,19 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 def _two_series(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     left, right = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
     if left.ndim != 1 or left.shape != right.shape:
-        raise ShapeError(f"a correlation needs two series of one length, got {left.shape} and {right.shape}")
+        raise ShapeError(f"a correlation needs two series of equal length, got {left.shape} and {right.shape}")
     return left, right
 
 
-# ---- the bootstrap
+# ---- bootstrap
 
 
 def resample_counts(items: int, *, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Draw ``items`` things with replacement ``resamples`` times and count how often each came.
+    """Draw ``items`` items with replacement, ``resamples`` times, and count the occurrences.
 
     Yields:
-        Blocks of float64 counts (some resamples, items), together ``resamples`` rows that each sum to ``items``. The draws
-        depend on the two numbers and ``rng`` alone, so that two calls from equal ``rng`` give paired resamples.
+        Blocks of float64 counts (some resamples, items), in total ``resamples`` rows that each sum to ``items``. The draws
+            depend only on the two numbers and ``rng``, so two calls with equal ``rng`` give paired resamples.
     """
     at_once = max(1, _CELLS_AT_ONCE // max(items, 1))
     for start in range(0, resamples, at_once):
@@ -111,9 +111,9 @@ def resample_counts(items: int, *, resamples: int, rng: np.random.Generator) -> 
 
 
 def bootstrap_spearman(gold: np.ndarray, scores: np.ndarray, *, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Spearman's correlation of ``gold`` (n,) with each row of ``scores`` (models, n) on resampled pairs.
+    """Spearman correlation of ``gold`` (n,) with each row of ``scores`` (models, n) on resampled pairs.
 
-    All rows see the same resamples, so that the difference of two rows of the result is a paired bootstrap.
+    All rows share the same resamples, so the difference of two result rows is a paired bootstrap.
 
     Returns:
         Correlations (models, resamples); ``nan`` for a resample that is constant.
@@ -124,15 +124,15 @@ def bootstrap_spearman(gold: np.ndarray, scores: np.ndarray, *, resamples: int, 
 
 
 def spearman_of_counts(counts: np.ndarray, gold: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Spearman's correlation where pair i occurs ``counts[b, i]`` times, without writing the repeats out or sorting again.
+    """Spearman correlation with pair i repeated ``counts[b, i]`` times, without materializing repeats or sorting again.
 
     Args:
-        counts: How often each pair occurs (resamples, n), whole numbers as float64.
-        gold: The human scores (n,).
-        scores: The models' scores (models, n).
+        counts: Occurrences of each pair (resamples, n), integers as float64.
+        gold: Human scores (n,).
+        scores: Scores of the models (models, n).
 
     Returns:
-        Correlations (models, resamples); ``nan`` where a series is constant.
+        Correlations (models, resamples); ``nan`` if a series is constant.
     """
     ranked_gold, gold_variance = _counted_ranks(counts, gold)
     weighted_gold = counts * ranked_gold
@@ -146,7 +146,7 @@ def spearman_of_counts(counts: np.ndarray, gold: np.ndarray, scores: np.ndarray)
 
 
 def _counted_ranks(counts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average ranks around 0 of each item in each resample (resamples, n), and the sum of their squares (resamples,)."""
+    """Centred average ranks of each item per resample (resamples, n), and the sum of their squares (resamples,)."""
     order = np.argsort(values, kind="stable")
     in_order = values[order]
     starts = np.flatnonzero(np.r_[True, in_order[1:] != in_order[:-1]])
@@ -155,24 +155,24 @@ def _counted_ranks(counts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, 
     level[order] = level_of_sorted
     in_level = counts[:, order]
     if len(starts) < len(values):
-        in_level = np.add.reduceat(in_level, starts, axis=1)  # (resamples, levels): equal values stand together
+        in_level = np.add.reduceat(in_level, starts, axis=1)  # (resamples, levels): equal values are adjacent
     middle = (counts.sum(axis=1, keepdims=True) + 1) / 2
     ranks = np.cumsum(in_level, axis=1) - in_level + (in_level + 1) / 2 - middle
-    # a resample that holds one level only has rank sum exactly 0 there: ranks are halves of whole numbers
+    # a resample with a single level has rank sum exactly 0 there: ranks are multiples of one half
     return np.take(ranks, level, axis=1), np.einsum("bl,bl,bl->b", in_level, ranks, ranks)
 
 
 def bootstrap_means(values: np.ndarray, *, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Means (models, resamples) of each row of ``values`` (models, n) on resampled items, the same items for every row."""
+    """Means (models, resamples) of each row of ``values`` (models, n) on resampled items, shared by all rows."""
     values = np.atleast_2d(values)
     n = values.shape[1]
     return np.concatenate([values @ counts.T / n for counts in resample_counts(n, resamples=resamples, rng=rng)], axis=1)
 
 
 def percentile_interval(replicates: np.ndarray, *, share: float = 0.95) -> Interval:
-    """The middle ``share`` of a figure's bootstrap values (resamples,): the percentile interval.
+    """Percentile interval: the middle ``share`` of a figure's bootstrap values (resamples,).
 
-    Values that are ``nan`` (a resample without an answer) are left out; with none left both ends are ``nan``.
+    ``nan`` values (undefined resamples) are dropped; if none are left, both ends are ``nan``.
     """
     known = replicates[~np.isnan(replicates)]
     if len(known) == 0:
@@ -186,68 +186,68 @@ def percentile_interval(replicates: np.ndarray, *, share: float = 0.95) -> Inter
 
 @dataclass(frozen=True)
 class GoldRanks:
-    """Where each query's right candidate stands among all candidates, ties kept open.
+    """Rank of each query's correct candidate among all candidates, with ties kept.
 
     Attributes:
-        better: How many candidates score above the right one, int (queries,).
-        tied: How many score the same, the right one included, int (queries,), 1 or more.
+        better: Number of candidates scored above the correct one, int (queries,).
+        tied: Number of candidates with the same score, including the correct one, int (queries,), 1 or more.
     """
 
     better: np.ndarray
     tied: np.ndarray
 
     def recall_at(self, k: int) -> np.ndarray:
-        """Chance (queries,) that the right candidate is among the first ``k`` when ties fall in random order."""
+        """Probability (queries,) that the correct candidate is in the top ``k``, with ties in random order."""
         return np.clip((k - self.better) / self.tied, 0.0, 1.0)
 
     def reciprocal_rank(self) -> np.ndarray:
-        """Expected 1 / place (queries,) when ties fall in random order."""
+        """Expected reciprocal rank (queries,), with ties in random order."""
         harmonic = np.r_[0.0, np.cumsum(1.0 / np.arange(1, (self.better + self.tied).max(initial=1) + 1))]
         return (harmonic[self.better + self.tied] - harmonic[self.better]) / self.tied
 
 
 def gold_ranks(scores: np.ndarray, gold: np.ndarray, *, tolerance: float = 0.0) -> GoldRanks:
-    """Count what stands above and level with the right candidate of each query.
+    """Count the candidates scored above and equal to the correct candidate of each query.
 
     Args:
         scores: Finite scores (queries, candidates), higher is better.
-        gold: The right candidate's column for each query, int (queries,).
-        tolerance: Scores closer than this to the right one's count as equal: rounding must not break a tie.
+        gold: Column of the correct candidate per query, int (queries,).
+        tolerance: Scores this close to the correct one's count as equal, so that rounding does not break ties.
 
     Raises:
-        ShapeError: ``gold`` does not name one column for each row.
+        ShapeError: ``gold`` does not have one column per row.
     """
     if scores.ndim != 2 or np.shape(gold) != scores.shape[:1]:
         raise ShapeError(
-            f"gold_places needs scores (queries, candidates) and one gold column a query, got {scores.shape}, {np.shape(gold)}"
+            f"gold_places needs scores (queries, candidates) and one gold column per query, got {scores.shape}, {np.shape(gold)}"
         )
     above_gold = scores - scores[np.arange(len(scores)), gold][:, None]
     return GoldRanks(better=(above_gold > tolerance).sum(axis=1), tied=(np.abs(above_gold) <= tolerance).sum(axis=1))
 
 
 def reciprocal_rank_fusion(*scores: np.ndarray, k: int = 60) -> np.ndarray:
-    """Join several methods' scores by the places that they give: sum over methods of 1 / (k + place), higher is better.
+    """Reciprocal rank fusion of several score tables: sum over methods of 1 / (k + rank), higher is better.
 
-    Cormack, Clarke and Buettcher 2009, with their k of 60. Equal scores share the mean of their places.
+    Cormack, Clarke and Buettcher 2009, with their k of 60. Ties share the mean of their ranks.
 
     Args:
-        scores: One table (queries, candidates) a method, higher is better.
-        k: How little the first places count more than the others.
+        scores: One table (queries, candidates) per method, higher is better.
+        k: Larger values reduce the weight of the top ranks.
 
     Raises:
-        ShapeError: The tables are not of one shape.
+        ShapeError: The shapes of the tables differ.
     """
     if len({table.shape for table in scores}) != 1:
-        raise ShapeError(f"fusion needs tables of one shape, got {', '.join(str(table.shape) for table in scores) or 'none'}")
+        raise ShapeError(f"fusion needs tables of equal shape, got {', '.join(str(table.shape) for table in scores) or 'none'}")
     ranks = (np.stack([average_ranks(-row) for row in table]) for table in scores)
     return np.sum([1 / (k + rank) for rank in ranks], axis=0)
 
 
 def recall_at(scores: np.ndarray, gold: np.ndarray, k: int) -> float:
-    """Share of queries whose right candidate is among the first ``k``, ties by expectation: equal scores give k / candidates."""
+    """Share of queries with the correct candidate in the top ``k``; ties by expectation: equal scores give k / candidates."""
     return float(gold_ranks(scores, gold).recall_at(k).mean())
 
 
 def mean_reciprocal_rank(scores: np.ndarray, gold: np.ndarray) -> float:
-    """Mean over queries of 1 / place of the right candidate, ties by expectation: C equal scores give (1 + 1/2 + ... + 1/C) / C."""
+    """Mean reciprocal rank of the correct candidate; ties by expectation: C equal scores give (1 + 1/2 + ... + 1/C) / C."""
     return float(gold_ranks(scores, gold).reciprocal_rank().mean())

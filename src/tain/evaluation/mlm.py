@@ -1,4 +1,4 @@
-"""How well masked language models guess held-out text: validation loss by full exploration."""
+"""Evaluate masked language models by their loss on held-out text, with every token predicted once."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ _BLOCK_TOKENS = 128
 
 @dataclass(frozen=True)
 class LossRow:
-    """One model on one text.
+    """Loss of one model on one text.
 
     Attributes:
-        text: The text's name; ``all`` for all of them together.
+        text: Name of the text; ``all`` for all texts together.
         model: The model's name.
-        loss: Nats a token.
+        loss: Nats per token.
         interval: Its 95% bootstrap interval over blocks.
-        bits_per_byte: Comparable between models of different tokenizers.
-        tokens: Tokens guessed.
+        bits_per_byte: Comparable between models with different tokenizers.
+        tokens: Number of predicted tokens.
     """
 
     text: str
@@ -56,14 +56,14 @@ class LossRow:
 
 @dataclass(frozen=True)
 class LossReport:
-    """All models on all texts.
+    """Losses of all models on all texts.
 
     Attributes:
-        rows: Text by text, models in the order given, ``all`` last where there are several texts.
-        passes: How often every block went through a model.
-        block_tokens: Tokens a block.
-        resamples: Bootstrap resamples behind the intervals.
-        seed: Fixed the partition and the resamples.
+        rows: Grouped by text, models in the given order, ``all`` last if there are several texts.
+        passes: Forward passes per block.
+        block_tokens: Tokens per block.
+        resamples: Bootstrap resamples per interval.
+        seed: Seed of the partition and the resamples.
     """
 
     rows: tuple[LossRow, ...]
@@ -77,7 +77,7 @@ class LossReport:
         return {"suite": SUITE, **settings, "rows": [row.to_dict() for row in self.rows]}
 
     def as_table(self) -> "Lines":
-        """What rich prints."""
+        """Rich renderable of the report."""
         from rich.console import Group as Lines
         from rich.table import Table
         from rich.text import Text
@@ -94,9 +94,9 @@ class LossReport:
         return Lines(
             table,
             Text(
-                f"\nNats a token; every token was hidden once, in {self.passes} passes over blocks of {self.block_tokens} tokens, and showed the mask token."
-                " Bits/byte compares models of different tokenizers; what a"
-                " tokenizer does not know is not guessed and counts as nothing. Interval: bootstrap over blocks,"
+                f"\nNats per token; every token was masked once, in {self.passes} passes over blocks of {self.block_tokens} tokens, and replaced by the mask token."
+                " Bits/byte compares models with different tokenizers; tokens unknown to a"
+                " tokenizer are not predicted and count as 0. Interval: bootstrap over blocks,"
                 f" {self.resamples} resamples."
             ),
         )
@@ -111,24 +111,24 @@ def masked_losses(
     seed: int = 13,
     progress: Progress | None = None,
 ) -> LossReport:
-    """Measure models on the first 100,000 bytes of each source, the same text for all.
+    """Evaluate models on the first 100,000 bytes of each source; all models read the same text.
 
     Args:
-        models: Loaded one after the other, as they are asked for.
-        sources: Text files, as ``read_texts`` takes them.
-        block_tokens: Tokens that a model reads at a time; default 128.
+        models: Loaded lazily, one at a time.
+        sources: Text files, as accepted by ``read_texts``.
+        block_tokens: Tokens per block; default 128.
         resamples: Bootstrap resamples.
-        seed: Fixes the partition and the resamples.
-        progress: Told what is measured.
+        seed: Seed of the partition and the resamples.
+        progress: Receives progress updates.
 
     Raises:
-        UserError: A source cannot be read or is shorter than a block, a model reads no blocks of that length, or its loss is no
-            finite number.
+        UserError: A source cannot be read or is shorter than a block, a model does not support the block length, or its loss is not
+            finite.
     """
     progress = progress or Progress.silent()
     block_tokens = block_tokens or _BLOCK_TOKENS
     if resamples < 1:
-        raise UserError(f"resamples is {resamples}, but an interval needs some: give 1 or more (1000)")
+        raise UserError(f"resamples is {resamples}, but an interval needs at least 1: give 1000")
     texts = {_short_name(source, sources): _beginning(source) for source in sources}
     passes = 0
     found: dict[tuple[str, str], ExploredLoss] = {}
@@ -137,7 +137,7 @@ def masked_losses(
         names.append(model.name)
         if not 16 <= block_tokens <= model.max_tokens:
             raise UserError(
-                f"max_tokens is {block_tokens}, but blocks for {model.name!r} have 16 to {model.max_tokens}: give a number in between"
+                f"max_tokens is {block_tokens}, but blocks for {model.name!r} have 16 to {model.max_tokens} tokens: give a number in this range"
             )
         for text, lines in texts.items():
             progress.note(f"measuring {model.name} on {text}")
@@ -155,7 +155,7 @@ def masked_losses(
 
 
 def validation_files(folder: Path) -> list[Path]:
-    """The files of a folder whose names begin with ``valid_``.
+    """Files of a folder with names that begin with ``valid_``.
 
     Raises:
         UserError: There are none.
@@ -179,7 +179,7 @@ def _beginning(source: str | Path) -> list[str]:
 
 
 def _short_name(source: str | Path, sources: Sequence[str | Path]) -> str:
-    """A file's name without its endings, unless two would be the same."""
+    """File name without endings, unless two would coincide."""
     short = [Path(entry).name.split(".")[0] for entry in sources]
     name = Path(source).name.split(".")[0]
     return name if name and short.count(name) == 1 else source_name(source)

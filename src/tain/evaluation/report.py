@@ -1,4 +1,4 @@
-"""Evaluates several encoders side by side: every figure with its 95% bootstrap interval and its difference to the first model."""
+"""Evaluate several encoders on suites: figures with 95% bootstrap intervals and differences to the first model."""
 
 import math
 import zlib
@@ -25,7 +25,7 @@ from tain.text.collections import list_texts
 
 _LABEL_FREE_TEXTS = "stsb/stsb_dev.tsv"
 
-# field of LabelFreeReport: title, unit, factor, which way is better
+# field of LabelFreeReport: title, unit, factor, better direction
 _LABEL_FREE_ROWS: dict[str, tuple[str, str, float, Literal["higher", "lower"]]] = {
     "self_retrieval_mrr": ("MRR", "x 100", 100.0, "higher"),
     "self_retrieval_recall_at_1": ("R@1", "x 100", 100.0, "higher"),
@@ -40,13 +40,13 @@ _SELF_RETRIEVAL, _DISTRIBUTION = "self-retrieval", "distribution"
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One model's figure, with the interval in which it may lie had other pairs been drawn.
+    """One model's figure with its bootstrap interval.
 
     Attributes:
-        value: The figure on all pairs; ``nan`` where it is undefined, such as when all of a model's cosines are equal.
+        value: Figure on all pairs; ``nan`` if undefined, such as when all cosines of a model are equal.
         interval: 95% percentile bootstrap interval.
-        difference: ``value`` less the first model's; ``None`` for the first model itself.
-        difference_interval: Its 95% interval, from resamples that both models share.
+        difference: ``value`` minus the first model's; ``None`` for the first model.
+        difference_interval: Its 95% interval, from resamples shared by both models.
     """
 
     value: float
@@ -57,15 +57,15 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a table: a set, a mean over sets, or a measure.
+    """One table row: a set, a mean over sets, or a measure.
 
     Attributes:
-        key: What JSON calls it.
-        title: What tables call it.
-        unit: The figures' unit, such as ``Spearman x 100``; empty for a pure number.
-        better: Which way is better.
-        items: How many pairs or texts the figures rest on.
-        figures: One for each model, in the order of ``EvaluationReport.models``.
+        key: Name in JSON.
+        title: Name in tables.
+        unit: Unit of the figures, such as ``Spearman x 100``; empty for a pure number.
+        better: Whether higher or lower is better.
+        items: Number of pairs or texts behind the figures.
+        figures: One per model, in the order of ``EvaluationReport.models``.
     """
 
     key: str
@@ -78,14 +78,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rows that belong together.
+    """Rows that are averaged together.
 
     Attributes:
         title: Such as ``English, test``; may be empty.
         rows: The sets or measures.
-        mean: The unweighted mean over ``rows``; ``None`` where there are fewer than two or they cannot be averaged.
-            Its interval takes the sets' resamples as independent of each other.
-        absent: Titles of the sets that are not there, and so not in the mean.
+        mean: Unweighted mean over ``rows``; ``None`` if there are fewer than two or they cannot be averaged.
+            Its interval treats the resamples of different sets as independent.
+        absent: Titles of missing sets, which are not in the mean.
     """
 
     title: str
@@ -96,7 +96,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteResult:
-    """What one suite gave; ``counted`` is what the items of its rows are called, empty where they are not shown."""
+    """Result of one suite; ``counted`` names the items of its rows, and is empty if they are not shown."""
 
     name: str
     title: str
@@ -107,7 +107,7 @@ class SuiteResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSummary:
-    """One model of a report: its name, how many distinct texts it encoded, and how many of them it had to cut."""
+    """Summary of one model in a report: name, number of distinct texts encoded, and number of truncated ones."""
 
     name: str
     texts: int
@@ -116,16 +116,16 @@ class ModelSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """Everything an evaluation found, ready for a table, JSON or a chart.
+    """Complete result of an evaluation, which renders as a table, JSON or a chart.
 
     Attributes:
-        models: In the order given; differences are to the first.
-        suites: In the order asked for.
-        geometry: Each model's label-free report where the suite ``label-free`` was asked for, else empty.
-        split: Which sets the suites stood for.
-        resamples: Bootstrap resamples behind each interval.
-        seed: Fixes the resamples.
-        versions: Of the packages that the figures depend on.
+        models: In the given order; differences are relative to the first.
+        suites: In the requested order.
+        geometry: Label-free report of each model if the suite ``label-free`` was requested, else empty.
+        split: Split of the suites.
+        resamples: Bootstrap resamples per interval.
+        seed: Seed of the resamples.
+        versions: Versions of the packages that affect the figures.
     """
 
     models: tuple[ModelSummary, ...]
@@ -137,7 +137,7 @@ class EvaluationReport:
     versions: dict[str, str]
 
     def to_dict(self) -> dict[str, object]:
-        """Give everything for JSON, ``None`` where a figure is undefined."""
+        """Convert the report for JSON, with ``None`` for undefined figures."""
         plain = _without_nan(asdict(self))
         assert isinstance(plain, dict)
         return plain
@@ -154,7 +154,7 @@ class EvaluationReport:
         return captured.get()
 
     def labels(self) -> list[str]:
-        """Short names for tables and charts: as many last parts of each model's path as tell it from the others."""
+        """Short model names for tables and charts: the shortest path suffixes that distinguish the models."""
         parts = [model.name.rstrip("/").split("/") for model in self.models]
         for kept in range(1, max(map(len, parts))):
             short = ["/".join(part[-kept:]) for part in parts]
@@ -163,7 +163,7 @@ class EvaluationReport:
         return [model.name for model in self.models]
 
     def headline(self) -> tuple[str, Row]:
-        """What sums the report up, where higher is better: the first group's mean, else its first row, and what it is on."""
+        """Summary figure where higher is better: the mean of the first group, else its first row, and its name."""
         suite = self.suites[0]
         group = suite.groups[0]
         index = f"{suite.title} ({group.title})" if group.title else suite.title
@@ -185,39 +185,39 @@ def evaluate(
     seed: int = 13,
     progress: Progress | bool | None = None,
 ) -> EvaluationReport:
-    """Evaluate encoders on labelled sets, and without labels where ``label-free`` is among the suites.
+    """Evaluate encoders on labelled suites, and without labels if ``label-free`` is among them.
 
     Args:
-        encoders: One or more; each encodes every distinct text once. The first is what the others are compared with.
-            Taken up only when all sets are read, so that a generator may load them.
-        suites: Suites, single sets and own tables; see ``suites.load_suites``.
-        data: The folder with the suites' files.
-        split: Which sets a suite's name stands for.
-        texts: What ``label-free`` measures; without it the sentences of STS-B dev in ``data``.
-        level: What these texts are; see ``label_free.label_free_report``.
-        languages: Of the two columns of own tables, for encoders that treat each language in its own way; the first is also that of
-            ``texts``. The suites know their languages.
+        encoders: One or more; each encodes every distinct text once. The others are compared with the first.
+            Consumed after all sets are read, so a generator may load them lazily.
+        suites: Suites, single sets and user tables; see ``suites.load_suites``.
+        data: Folder with the files of the suites.
+        split: Split of the suites.
+        texts: Texts for ``label-free``; default: the sentences of STS-B dev in ``data``.
+        level: Kind of these texts; see ``label_free.label_free_report``.
+        languages: Languages of the two columns of user tables, for encoders with per-language treatment; the first is also that of
+            ``texts``. Suites know their languages.
         resamples: Bootstrap resamples, 1 or more.
-        seed: Fixes the resamples and, of many ``texts``, which are taken.
-        progress: Where to say what is going on.
+        seed: Seed of the resamples and of the sample drawn from many ``texts``.
+        progress: Receives progress updates and notes.
 
     Raises:
         UserError: No encoder, fewer than one resample, no texts for ``label-free``, vectors with nan or infinity, a language that an
-            encoder has to be told and is not, or that it does not know, or what ``load_suites`` refuses.
+            encoder needs but is missing or unknown to it, or an error of ``load_suites``.
     """
     progress = Progress.resolve(progress)
     if resamples < 1:
-        raise UserError(f"resamples is {resamples}, but an interval needs some: give 1000, or at least 1")
+        raise UserError(f"resamples is {resamples}, but an interval needs at least 1: give 1000")
     suites = [OLD_SUITES.get(name, name) for name in suites]
     loaded = load_suites(suites, data, split=split, own_languages=languages)
     label_free_texts = _label_free_texts(texts, data, level) if LABEL_FREE in suites else []
     label_free_language = languages[0] if texts is not None else "en"
     encoders = list(encoders)
     if not encoders:
-        raise UserError("no model is given, so there is nothing to evaluate: give one or more")
+        raise UserError("no model was given, so there is nothing to evaluate: give one or more")
     for suite in loaded:
         if suite.absent:
-            progress.note(f"{suite.title}: absent and left out of the mean: {', '.join(title for _, title in suite.absent)}")
+            progress.note(f"{suite.title}: absent and not in the mean: {', '.join(title for _, title in suite.absent)}")
 
     cosines: dict[str, list[np.ndarray]] = {scored.key: [] for suite in loaded for scored in suite.sets}
     outcomes: dict[str, list[list[Outcomes]]] = {task.key: [] for suite in loaded for task in suite.tasks}
@@ -236,7 +236,7 @@ def evaluate(
             once.prepare([pair for texts_of_suite in by_suite for pair in texts_of_suite])
         for suite, texts_of_suite in zip(loaded, by_suite, strict=True):
             if isinstance(encoder, FitsAtHand):
-                once.prepare(texts_of_suite)  # on its own texts, so that a suite's figures do not depend on what else is evaluated
+                once.prepare(texts_of_suite)  # on its own texts, so that a suite's figures do not depend on the other suites
             for scored in suite.sets:
                 cosines[scored.key].append(scored.cosines(once))
             for task in suite.tasks:
@@ -287,8 +287,8 @@ def _group(suite: Suite, title: str, rows: tuple[Row, ...], found: list[tuple[np
 
 
 def _set_figures(scored: ScoredSet, cosines: np.ndarray, *, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The models' figures (models,) and their bootstrap values (models, resamples), which depend on no other set."""
-    rng = np.random.default_rng([seed, _number_of(PurePath(scored.key).name)])  # a table of one's own may move to another folder
+    """Figures of the models (models,) and their bootstrap values (models, resamples), independent of other sets."""
+    rng = np.random.default_rng([seed, _number_of(PurePath(scored.key).name)])  # a user table may move to another folder
     values = np.array([spearman(scored.gold, row) for row in cosines])
     return 100 * values, 100 * bootstrap_spearman(scored.gold, cosines, resamples=resamples, rng=rng)
 
@@ -308,7 +308,7 @@ def _mean_row(title: str, rows: tuple[Row, ...], found: list[tuple[np.ndarray, n
 
 
 def figures_of(values: np.ndarray, replicates: np.ndarray) -> tuple[Figure, ...]:
-    """Put values (models,) and their paired bootstrap values (models, resamples) together."""
+    """Combine values (models,) with their paired bootstrap values (models, resamples)."""
     figures = [Figure(value=float(values[0]), interval=percentile_interval(replicates[0]))]
     for value, row in zip(values[1:], replicates[1:], strict=True):
         figures.append(
@@ -326,7 +326,7 @@ def figures_of(values: np.ndarray, replicates: np.ndarray) -> tuple[Figure, ...]
 
 
 def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, resamples: int, seed: int) -> SuiteResult:
-    """Accuracies with their intervals: items are drawn anew, what was trained on stays."""
+    """Accuracies with intervals: test items are resampled, training data is not."""
     by_group: dict[str, list[tuple[Row, tuple[np.ndarray, np.ndarray]]]] = {}
     for task in suite.tasks:
         for of_models in zip(*outcomes[task.key], strict=True):
@@ -350,12 +350,12 @@ def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, res
 def _label_free_texts(texts: Iterable[str] | None, data: Path | None, level: Level) -> list[str]:
     if texts is not None:
         if not (listed := list_texts(texts)):
-            raise UserError("suite label-free was given no texts: give some, two at least")
+            raise UserError("suite label-free was given no texts: give at least two")
         return listed
     if level != "sentence":
-        raise UserError(f"suite label-free at level {level!r} has no texts of its own: give --texts FILE, one text a line")
+        raise UserError(f"suite label-free at level {level!r} has no built-in texts: give --texts FILE, one text per line")
     if data is None or not (data / _LABEL_FREE_TEXTS).is_file():
-        raise UserError(f"suite label-free needs texts: give --texts FILE, one text a line, or --data DIR with {_LABEL_FREE_TEXTS}")
+        raise UserError(f"suite label-free needs texts: give --texts FILE, one text per line, or --data DIR with {_LABEL_FREE_TEXTS}")
     left, right, _ = read_scored_table(data / _LABEL_FREE_TEXTS)
     return [*left, *right]
 
@@ -382,7 +382,7 @@ def _label_free_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]
     )
 
 
-# ---- small things
+# ---- helpers
 
 
 def _distinct_names(encoders: Sequence[TextEncoder]) -> list[str]:
@@ -396,7 +396,7 @@ def _distinct_names(encoders: Sequence[TextEncoder]) -> list[str]:
 
 
 def _number_of(name: str) -> int:
-    """A number that is the same in every run; ``hash`` is not."""
+    """A hash that is the same in every process, unlike ``hash``."""
     return zlib.crc32(name.encode())
 
 

@@ -1,4 +1,4 @@
-"""The report as a table for a terminal: readable at 80 columns with two models."""
+"""Render an evaluation report as a terminal table, readable at 80 columns with two models."""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tain.evaluation.report import EvaluationReport, Figure, Group, Row, SuiteResult
 
 _NAME_WIDTH = 17
-_UNITS = {SPEARMAN_UNIT: "Spearman's correlation x 100"}  # spelled out; others are as they stand
+_UNITS = {SPEARMAN_UNIT: "Spearman's correlation x 100"}  # spelled out; other units are shown unchanged
 
 
 def as_table(report: "EvaluationReport") -> "Lines":
@@ -32,7 +32,7 @@ def as_table(report: "EvaluationReport") -> "Lines":
         parts.append(Text(""))
     for model in report.models:
         if model.truncated:
-            parts.append(Text(f"{model.name}: {model.truncated} of {model.texts} distinct texts were cut at its length limit."))
+            parts.append(Text(f"{model.name}: {model.truncated} of {model.texts} distinct texts were truncated at its length limit."))
     units = list(dict.fromkeys(row.unit for suite in report.suites if suite.counted for group in suite.groups for row in group.rows))
     scale = f"Figures of sets are {' or '.join(_UNITS.get(unit, unit) for unit in units)}. " if units else ""
     against = f" Differences are to {labels[0]}, on the same resamples." if len(report.models) > 1 else ""
@@ -95,7 +95,7 @@ def _number(value: float, row: "Row") -> str:
 
 
 def _folded(name: str) -> str:
-    """A long model name in up to three lines of a column's width, its end kept: paths differ there."""
+    """Wrap a long model name into at most three lines of column width; its end is kept, since paths differ there."""
     lines: list[str] = []
     while len(name) > _NAME_WIDTH:
         cut = max((name.rfind(mark, 0, _NAME_WIDTH) for mark in "/-_ ."), default=-1) + 1 or _NAME_WIDTH

@@ -1,4 +1,4 @@
-"""How well intents and slots are told: accuracy, F1 of whole slots, texts with nothing wrong, and what typing errors cost."""
+"""Evaluate intent classification and slot tagging: accuracy, slot F1, exact match, and robustness to typos."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,14 +23,14 @@ FIGURES = ("accuracy", "slot_f1", "exact")
 
 @runtime_checkable
 class LabelPredictor(Protocol):
-    """What is measured: a student, a classifier, a tagger."""
+    """Protocol of evaluated models: a student, a classifier or a tagger."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Intents it can tell; empty where it tells none."""
+        """Intents it predicts; empty if it predicts none."""
         ...
 
     @property
@@ -38,14 +38,14 @@ class LabelPredictor(Protocol):
 
     @property
     def truncated(self) -> int:
-        """Texts that the last call cut."""
+        """Number of texts truncated in the last call."""
         ...
 
     def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]: ...
 
 
 class SideBySide:
-    """A classifier for intents and a tagger for slots, as one."""
+    """Combines a classifier for intents and a tagger for slots into one model."""
 
     def __init__(self, classifier: LabelPredictor, tagger: LabelPredictor, *, name: str) -> None:
         self.name, self.labels, self.tags = name, classifier.labels, tagger.tags
@@ -62,7 +62,7 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class TaggingFigure:
-    """A share, 0 to 1, and its 95% bootstrap interval over texts."""
+    """A share, 0 to 1, with its 95% bootstrap interval over texts."""
 
     value: float
     interval: Interval
@@ -70,16 +70,16 @@ class TaggingFigure:
 
 @dataclass(frozen=True)
 class TaggingRow:
-    """One model on one set.
+    """Result of one model on one set.
 
     Attributes:
-        set: The set's key; ``mean`` for the mean over sets, each counting alike.
+        set: Key of the set; ``mean`` for the unweighted mean over sets.
         model: The model's name.
-        typos: Share of characters that were misspelt.
-        texts: Texts measured.
-        unseen: Texts with an intent or slot that the model was not taught.
-        figures: ``accuracy`` of intents, ``slot_f1``, and ``exact``: texts whose intent and tags are all as given. What the set does not have or the
-            model does not tell is not there.
+        typos: Share of misspelled characters.
+        texts: Number of texts.
+        unseen: Number of texts with an intent or slot unknown to the model.
+        figures: ``accuracy`` of intents, ``slot_f1``, and ``exact`` (texts with correct intent and tags). Figures that the set or the model
+            does not support are missing.
     """
 
     set: str
@@ -99,13 +99,13 @@ class TaggingRow:
 
 @dataclass(frozen=True)
 class TaggingReport:
-    """All models on all sets.
+    """Results of all models on all sets.
 
     Attributes:
-        rows: Set by set, models in the order given, more and more misspelt; means last.
-        left_out: Sets that were not measured, and why.
-        resamples: Bootstrap resamples behind the intervals.
-        seed: Fixed the resamples and the misspellings.
+        rows: Grouped by set, models in the given order, ascending typo rates; means last.
+        left_out: Sets that were skipped, with the reason.
+        resamples: Bootstrap resamples per interval.
+        seed: Seed of the resamples and the misspellings.
     """
 
     rows: tuple[TaggingRow, ...]
@@ -118,7 +118,7 @@ class TaggingReport:
         return {"suite": SUITE, **settings, "rows": [row.to_dict() for row in self.rows]}
 
     def as_table(self) -> "Lines":
-        """What rich prints."""
+        """Rich renderable of the report."""
         from rich.console import Group as Lines
         from rich.table import Table
         from rich.text import Text
@@ -140,13 +140,13 @@ class TaggingReport:
         unseen = max(of_model.values(), default=0)
         remarks = [f"\nShares x 100. In brackets: 95% bootstrap interval over texts, {self.resamples} resamples."]
         if has_typos:
-            remarks.append("Typos: share of characters lost, moved, replaced or added.")
+            remarks.append("Typos: share of characters deleted, swapped, replaced or inserted.")
         if unseen:
             remarks.append(
-                f"Labels that a model was not taught count as wrong (texts that have some: {unseen:,}{' at most, by model' if len(set(of_model.values())) > 1 else ''})."
+                f"Labels unknown to a model count as wrong (texts with such labels: {unseen:,}{' at most, by model' if len(set(of_model.values())) > 1 else ''})."
             )
         if self.left_out:
-            remarks.append(f"Left out: {'; '.join(self.left_out)}.")
+            remarks.append(f"Skipped: {'; '.join(self.left_out)}.")
         return Lines(table, Text(" ".join(remarks)))
 
 
@@ -162,40 +162,39 @@ def measure_tagging(
     left_out: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> TaggingReport:
-    """Measure models on sets, all on the same texts and the same misspellings.
+    """Evaluate models on intent and slot sets, all on the same texts and misspellings.
 
     Args:
-        models: Students, classifiers, taggers; all are loaded before anything is measured.
-        sets: What they are measured on.
-        named: Keys of sets that are measured whatever the models know; others are left out where most texts have labels that a model was not
-            taught.
-        typos: Shares of characters to misspell, 0 for the texts as they are.
-        unknown_labels: Labels that a model was not trained on: ``refuse`` the whole measurement, or ``count-as-wrong``.
+        models: Students, classifiers, taggers; all are loaded before the evaluation starts.
+        sets: Sets to evaluate on.
+        named: Keys of sets that are evaluated in any case; other sets are skipped if a model does not know the labels of most texts.
+        typos: Shares of characters to misspell; 0 leaves the texts unchanged.
+        unknown_labels: How to treat labels unknown to a model: ``refuse`` the evaluation, or ``count-as-wrong``.
         resamples: Bootstrap resamples.
-        seed: Fixes resamples and misspellings.
-        left_out: Sets that were left out before, for the report.
-        progress: Told what is measured.
+        seed: Seed of resamples and misspellings.
+        left_out: Sets skipped earlier, to be listed in the report.
+        progress: Receives progress updates.
 
     Raises:
-        UserError: A setting cannot work, a model tells no labels at all, a text has labels that a model was not taught, or no set is left.
+        UserError: A setting cannot work, a model predicts no labels, a text has labels unknown to a model, or no set is left.
     """
     progress = progress or Progress.silent()
     if resamples < 1:
-        raise UserError(f"resamples is {resamples}, but an interval needs some: give 1 or more (1000)")
+        raise UserError(f"resamples is {resamples}, but an interval needs at least 1: give 1000")
     if not typos or any(not 0 <= share <= 1 for share in typos):
         raise UserError(f"typos are {', '.join(map(str, typos)) or 'none'}, but they are shares of characters: give numbers from 0 to 1")
     loaded = list(models)
     for model in loaded:
         if not model.labels and not model.tags:
-            raise UserError(f"model {model.name!r} tells neither intents nor slots: give one that was made to classify or to tag")
+            raise UserError(f"model {model.name!r} predicts neither intents nor slots: give a model trained to classify or to tag")
     kept: list[TaggingSet] = []
-    strange: dict[str, list[str]] = {}  # sets that a model was not made for, by that model
+    strange: dict[str, list[str]] = {}  # sets with mostly unknown labels, by model
     for one in sets:
         stranger = next((model.name for model in loaded if len(_unseen(model, one)) > len(one.examples) / 2), None)
         if stranger is None or one.key in named:
             kept.append(one)
         else:
-            strange.setdefault(stranger, []).append(one.key.partition("_")[0])  # xsid once, not language by language
+            strange.setdefault(stranger, []).append(one.key.partition("_")[0])  # xsid once, not per language
     dropped = list(left_out)
     dropped += [f"{', '.join(dict.fromkeys(keys))} (most of the labels unknown to {name})" for name, keys in strange.items()]
     if not kept:
@@ -209,7 +208,7 @@ def measure_tagging(
     for one in kept:
         for model in loaded:
             for share in sorted(set(typos)):
-                progress.note(f"measuring {model.name} on {one.key}" + (f", {share:.0%} of characters misspelt" if share else ""))
+                progress.note(f"measuring {model.name} on {one.key}" + (f", {share:.0%} of characters misspelled" if share else ""))
                 found = _measured(model, one, share=share, resamples=resamples, seed=seed, progress=progress)
                 measured.setdefault((share, model.name), []).append(found)
                 rows.append(_row(one.key, model.name, share, [found]))
@@ -219,20 +218,20 @@ def measure_tagging(
 
 
 def slot_f1(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
-    """F1 over all slots of all texts, 0 to 1: a slot counts where kind and both ends are right. 1 where neither side has any.
+    """F1 over all slots of all texts, 0 to 1: a slot is correct if its kind and both ends are. 1 if neither side has slots.
 
     Raises:
-        ShapeError: A text has not as many tags on both sides.
+        ShapeError: The two sides of a text have different numbers of tags.
     """
     return float(_f1(_slot_counts(gold, found).sum(axis=0)))
 
 
 def _slot_counts(gold: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> np.ndarray:
-    """Slots that are right, and slots of both sides together, int (texts, 2)."""
+    """Number of correct slots, and of slots on both sides together, int (texts, 2)."""
     counts = np.zeros((len(gold), 2), dtype=np.int64)
     for index, (one, other) in enumerate(zip(gold, found, strict=True)):
         if len(one) != len(other):
-            raise ShapeError(f"text {index} has {len(one)} tags and {len(other)} found ones: each token needs one of both")
+            raise ShapeError(f"text {index} has {len(one)} gold tags and {len(other)} predicted tags: the numbers must be equal")
         wanted, seen = set(slots_of(one)), set(slots_of(other))
         counts[index] = len(wanted & seen), len(wanted) + len(seen)
     return counts
@@ -256,19 +255,21 @@ class _Measured:
 
 
 def _measured(model: LabelPredictor, one: TaggingSet, *, share: float, resamples: int, seed: int, progress: Progress) -> _Measured:
-    # each text has its own generator, so that all models read the same errors, and one set's do not depend on another's
+    # one generator per text, so that all models read the same misspellings, independent of other sets
     texts = [
         misspelt(example.text, share=share, rng=np.random.default_rng([seed, round(1e6 * share), index]))
         for index, example in enumerate(one.examples)
     ]
     predictions = model.predict(texts, progress=progress)
     if model.truncated and not share:
-        progress.warn(f"{model.name} cut {model.truncated:,} of {len(texts):,} texts of {one.key} at its length limit")
+        progress.warn(f"{model.name} truncated {model.truncated:,} of {len(texts):,} texts of {one.key} at its length limit")
     tells_labels, tells_tags = one.has_labels and bool(model.labels), one.has_tags and bool(model.tags)
     is_right = np.array([each.label == example.label for each, example in zip(predictions, one.examples, strict=True)], dtype=float)
     tagged = [list(each.tags or ()) for each in predictions]
     wanted = [list(example.tags or ()) for example in one.examples]
-    of_counts: dict[str, Callable[[np.ndarray], np.ndarray]] = {}  # figures of how often each text counts (resamples, texts)
+    of_counts: dict[
+        str, Callable[[np.ndarray], np.ndarray]
+    ] = {}  # figures as functions of the multiplicity of each text (resamples, texts)
     if tells_labels:
         of_counts["accuracy"] = lambda counts: counts @ is_right / counts.sum(axis=1)
     if tells_tags:
@@ -285,7 +286,7 @@ def _measured(model: LabelPredictor, one: TaggingSet, *, share: float, resamples
 
 
 def _row(key: str, model: str, typos: float, parts: Sequence[_Measured]) -> TaggingRow:
-    """One set's row, or the mean of several over the figures that all of them have."""
+    """Row of one set, or the mean of several sets over their common figures."""
     figures = {}
     for name in FIGURES:
         if all(name in part.values for part in parts):
@@ -300,11 +301,11 @@ def _cell(figure: TaggingFigure | None) -> str:
     return f"{100 * figure.value:.1f} \\[{100 * figure.interval.low:.1f} {100 * figure.interval.high:.1f}]"
 
 
-# ---- labels that a model was not taught
+# ---- labels unknown to a model
 
 
 def _unseen(model: LabelPredictor, one: TaggingSet) -> dict[int, str]:
-    """Texts with a label or tag that the model cannot tell, and the first such of each."""
+    """Texts with a label or tag unknown to the model, and the first such label of each."""
     found: dict[int, str] = {}
     for index, example in enumerate(one.examples):
         given = [example.label] if model.labels and example.label is not None and example.label not in model.labels else []
@@ -319,6 +320,6 @@ def _refuse_unseen(model: LabelPredictor, one: TaggingSet) -> None:
         names = sorted(set(found.values()))
         listed = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
         raise UserError(
-            f"{len(found):,} of {len(one.examples):,} texts of {one.key} have labels that model {model.name!r} was not taught ({listed}): give"
-            " --unknown-labels count-as-wrong to count them so, or another set"
+            f"{len(found):,} of {len(one.examples):,} texts of {one.key} have labels unknown to model {model.name!r} ({listed}): give"
+            " --unknown-labels count-as-wrong to count them as errors, or another set"
         )

@@ -1,4 +1,4 @@
-"""Sets of texts with intents and slots: where they lie below a data folder, and a table of one's own."""
+"""Data sets with intents and slots: known sets in a data folder, and user tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ XSID_LANGUAGES = (
     *("ja", "kk", "lt", "nap", "nl", "no", "sr", "tr", "zh"),
 )
 
-# key: file of the part that is measured, of the part that settings are chosen on, and of the part to train on
+# key: files of the test part, the development part and the training part
 _FILES: dict[str, tuple[str, str | None, str]] = {
     "atis": ("atis/atis_test.tsv", "atis/atis_valid.tsv", "atis/atis_train.tsv"),
     "snips": ("snips/snips_test.tsv", "snips/snips_valid.tsv", "snips/snips_train.tsv"),
     "clinc150": ("clinc150/clinc150_test.tsv", "clinc150/clinc150_val.tsv", "clinc150/clinc150_train.tsv"),
     "slurp": ("slurp/slurp_test.tsv", "slurp/slurp_devel.tsv", "nlu_home/nlu_home.tsv"),
-    # its English training part is not at hand, so the validation part is what students learn from
+    # its English training part is not available, so students learn from the validation part
     "xsid": ("xsid/xsid_test.tsv", None, "xsid/xsid_valid.tsv"),
 }
 
@@ -32,11 +32,11 @@ Part = Literal["test", "dev", "train"]
 
 @dataclass(frozen=True)
 class TaggingSet:
-    """Texts with what people said of them.
+    """Texts with gold intents and slots.
 
     Attributes:
-        key: What the command line calls it.
-        examples: The texts; all have an intent or none, all have tags or none.
+        key: Name on the command line.
+        examples: The texts; either all or none have an intent, and likewise for tags.
     """
 
     key: str
@@ -52,32 +52,32 @@ class TaggingSet:
 
 
 def is_tagging(name: str) -> bool:
-    """True where a suite's name stands for texts with intents and slots."""
+    """Whether a suite name refers to texts with intents and slots."""
     return name == SUITE or name in _FILES or name in {f"xsid_{language}" for language in XSID_LANGUAGES}
 
 
 def load_tagging(names: Sequence[str], data: Path | None, *, part: Part = "test") -> tuple[list[TaggingSet], list[str]]:
-    """Load the sets that ``names`` stand for.
+    """Load intent and slot sets by name.
 
     Args:
-        names: ``tagging`` for all sets of the folder, single sets (``atis``, ``xsid_de``, ...).
-        data: The folder that holds ``atis/`` and so on; or a table of one's own, with ``tagging`` as the only name.
-        part: Which part of a set.
+        names: ``tagging`` for all sets of the folder, or single sets (``atis``, ``xsid_de``, ...).
+        data: Folder with ``atis/`` and others; or a user table, with ``tagging`` as the only name.
+        part: Part of each set.
 
     Returns:
-        The sets, xSID language by language, and those of ``tagging`` whose file is absent or that have no such part.
+        The sets, with xSID split by language, and the sets of ``tagging`` without a file or without this part.
 
     Raises:
-        UserError: There is no data, a set that is named by itself is absent, or a table is not what it should be.
+        UserError: There is no data, a set named explicitly is absent, or a table has the wrong format.
     """
     if data is None:
-        raise UserError(f"suite {', '.join(names)} needs its files: give their folder, or a table of your own, with --data")
+        raise UserError(f"suite {', '.join(names)} needs its files: give their folder, or your own table, with --data")
     if data.is_file():
         if list(names) != [SUITE]:
             raise UserError(f"data is the table {str(data)!r}, which goes with --suite {SUITE} alone, not with {', '.join(names)}")
         return [_set(data.name.split(".")[0], data)], []
     if not data.exists():
-        raise UserError(f"data is {str(data)!r}, which does not exist: give the folder that holds atis/ and so on, or a table of your own")
+        raise UserError(f"data is {str(data)!r}, which does not exist: give the folder that holds atis/ and the others, or your own table")
     wanted = dict.fromkeys(key for name in names for key in (_FILES if name == SUITE else [name]))
     found: list[TaggingSet] = []
     absent: list[str] = []
@@ -87,7 +87,7 @@ def load_tagging(names: Sequence[str], data: Path | None, *, part: Part = "test"
         if name is None or not (data / name).exists():
             if key in names:
                 raise UserError(
-                    f"set {key} has no part for --split {part}: its validation part is for training"
+                    f"set {key} has no part for --split {part}: its validation part is used for training"
                     if name is None
                     else f"set {key} is named, but {str(data / name)!r} does not exist: give the data's folder with --data"
                 )
@@ -97,16 +97,16 @@ def load_tagging(names: Sequence[str], data: Path | None, *, part: Part = "test"
         else:
             found.append(_set(key, data / name))
     if not found:
-        raise UserError(f"data is {str(data)!r}, which has none of {', '.join(absent)}: give the folder that holds atis/ and so on")
+        raise UserError(f"data is {str(data)!r}, which has none of {', '.join(absent)}: give the folder that holds atis/ and the others")
     return found, absent
 
 
 def _set(key: str, file: Path) -> TaggingSet:
-    """Read a table with the columns text, and intent, slots or both."""
+    """Read a table with a text column, and intent, slots or both."""
     header, _ = read_rows(file)
     columns = [column for column in ("intent", "slots") if column in header]
     if not columns:
-        raise UserError(f"{str(file)!r} has the columns {', '.join(header)}, but intent, slots or both are needed: name them so")
+        raise UserError(f"{str(file)!r} has the columns {', '.join(header)}, but intent, slots or both are needed: rename them")
     return TaggingSet(key, tuple(_examples(file, ["text", *columns])))
 
 
@@ -126,8 +126,8 @@ def _examples(file: Path, columns: Sequence[str]) -> list[Example]:
         tags = tuple(row["slots"].split()) if "slots" in row else None
         if tags is not None and len(tags) != len(tokens_of(row["text"])):
             raise UserError(
-                f"{str(file)!r}, row {number}: {len(tokens_of(row['text']))} tokens (what stands between blanks) and {len(tags)} tags:"
-                " give a tag a token"
+                f"{str(file)!r}, row {number}: {len(tokens_of(row['text']))} tokens (separated by blanks) and {len(tags)} tags:"
+                " give one tag per token"
             )
         found.append(Example(row["text"], row.get("intent"), tags))
     return found

@@ -1,4 +1,4 @@
-"""Choices that settings and encoders share, without torch, so that reading a help text costs nothing."""
+"""Allowed values of settings, without torch, so that printing a help text is fast."""
 
 import os
 from numbers import Integral, Real
@@ -17,13 +17,13 @@ Split = Literal["space", "code-point"]
 RankerType = Literal["bi", "poly", "cross"]
 CodeKind = Literal["pooled", "learned", "first", "last", "last-and-first"]
 
-BUILT_IN = {"tain-mini": "tain_mini"}  # models that come with the package, and their folders in assets
-LEXICAL, STATIC = "lexical", "static:"  # baselines that evaluate takes like models; the second is followed by a model's name
+BUILT_IN = {"tain-mini": "tain_mini"}  # built-in models and their folders in assets
+LEXICAL, STATIC = "lexical", "static:"  # baselines that evaluate accepts like models; the second is followed by a model name
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
 def is_baseline(name: str) -> bool:
-    """True where a model's name is that of a baseline: ``lexical``, or ``static:`` with a model."""
+    """Whether a model name is that of a baseline: ``lexical``, or ``static:`` with a model."""
     return name == LEXICAL or name.startswith(STATIC)
 
 
@@ -37,7 +37,7 @@ _KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
 
 
 def wrong_choices(config: Any) -> list[str]:
-    """Tell which fields of a settings' dataclass hold none of the values that their ``Literal`` allows."""
+    """Describe the fields of a settings dataclass with values outside their ``Literal``."""
     problems = []
     for name, kinds in _kinds_of(config).items():
         allowed = [value for each in kinds if get_origin(each) is Literal for value in get_args(each)]
@@ -48,10 +48,10 @@ def wrong_choices(config: Any) -> list[str]:
 
 
 def refuse_wrong_kinds(config: Any) -> None:
-    """Refuse fields of a settings' dataclass that hold another kind of value than they say, which nothing could be compared with.
+    """Refuse fields of a settings dataclass with values of the wrong type.
 
     Raises:
-        UserError: There are some.
+        UserError: There are such fields.
     """
     problems = []
     for name, kinds in _kinds_of(config).items():
@@ -59,7 +59,7 @@ def refuse_wrong_kinds(config: Any) -> None:
         is_left_out = given is None and NoneType in kinds
         if is_left_out or len(known) < len(set(kinds) - {NoneType}):
             continue
-        is_flag = isinstance(given, bool) and bool not in kinds  # which Python takes for a whole number
+        is_flag = isinstance(given, bool) and bool not in kinds  # Python treats bool as an integer
         if is_flag or not any(isinstance(given, kind) for kind, _ in known):
             problems.append(f"{name} is {given!r}: give {' or '.join(words for _, words in known)}")
     refuse_all(problems)

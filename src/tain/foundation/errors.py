@@ -1,4 +1,4 @@
-"""The errors that tain raises on purpose."""
+"""Exceptions raised by tain."""
 
 from typing import TYPE_CHECKING
 
@@ -7,25 +7,25 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """Something the user gave cannot work.
+    """Invalid user input.
 
     The message is one line: what was given, why it cannot work, what to give. The command line prints it and exits with 2.
     """
 
 
 class NotFiniteError(UserError):
-    """A model gave NaN or infinity: its weights are damaged, or its numbers too large for the number type."""
+    """A model gave NaN or infinity: its weights are damaged, or its numbers overflow the data type."""
 
 
 class ShapeError(ValueError):
-    """A tensor has a shape the computation has no meaning for."""
+    """A tensor has a shape for which the computation is undefined."""
 
 
 def refuse_not_finite(numbers: "np.ndarray", name: str) -> None:
-    """Refuse what a model gave, vectors or scores, when it holds NaN or infinity.
+    """Refuse model outputs, vectors or scores, with NaN or infinity.
 
     Raises:
-        NotFiniteError: It does; the first such row is named.
+        NotFiniteError: There are such values; the first row is named.
     """
     import numpy as np
 
@@ -38,6 +38,6 @@ def refuse_not_finite(numbers: "np.ndarray", name: str) -> None:
 
 
 def refuse_all(problems: list[str]) -> None:
-    """Raise one ``UserError`` that names every problem, or return when there is none."""
+    """Raise one ``UserError`` that lists all problems, or return if there are none."""
     if problems:
         raise UserError("; ".join(problems))

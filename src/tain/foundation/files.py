@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writing of files and folders."""
 
 import errno
 import os
@@ -14,64 +14,64 @@ from typing import BinaryIO
 from tain.foundation.choices import BUILT_IN
 from tain.foundation.errors import UserError
 
-_OF_TAIN = {"tain.json", "index.json", "demo.json"}  # one of these lies in every folder that a verb wrote
+_OF_TAIN = {"tain.json", "index.json", "demo.json"}  # every folder written by a command has one of these
 
 
 def refuse_files(*targets: Path | None, overwrite: bool, drawn: Path | None = None) -> None:
-    """Refuse output files before anything is computed for them; those that are None were not asked for.
+    """Refuse unusable output files before any computation; None stands for an output that was not requested.
 
     Args:
-        targets: Each file's name.
-        overwrite: Replace what is there.
-        drawn: Which of them is drawn as SVG.
+        targets: Name of each file.
+        overwrite: Replace existing files.
+        drawn: The target that is written as SVG.
 
     Raises:
-        UserError: As ``refuse_existing``; or two are the same; or ``drawn`` promises another kind of picture.
+        UserError: As ``refuse_existing``; or two targets are equal; or ``drawn`` has another ending than .svg.
     """
     given = [Path(target) for target in targets if target is not None]
     for target in given:
         if [_resolved(other) for other in given].count(_resolved(target)) > 1:
-            raise UserError(f"output {str(target)!r} is named twice: give each file a name of its own")
+            raise UserError(f"output {str(target)!r} is named twice: give each file a different name")
         refuse_existing(target, overwrite=overwrite)
     if drawn is not None and drawn.suffix.lower() != ".svg":
-        raise UserError(f"output {str(drawn)!r} is drawn as SVG: give it a name that ends in .svg")
+        raise UserError(f"output {str(drawn)!r} is an SVG picture: give it a name that ends in .svg")
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Refuse an output path that is taken, or that cannot be written.
+    """Refuse an output path that exists or cannot be written.
 
     Raises:
-        UserError: The path exists and ``overwrite`` is off, it cannot be made, or ``overwrite`` would replace a folder that tain did
-            not write, or one that holds more than an output: a root, the home or the working folder, or one above these; or it is
+        UserError: The path exists and ``overwrite`` is off; it cannot be created; ``overwrite`` would replace a folder not written by tain,
+            or one that holds more than an output (a root, the home or the working folder, or one above these); or it is
             the built-in model's name.
     """
     if str(target) in BUILT_IN:
-        raise UserError(f"output {str(target)!r} is the built-in model's name, which would be loaded in its place: choose another name")
+        raise UserError(f"output {str(target)!r} is the built-in model's name, which would be loaded instead: choose another name")
     _refuse_taken(target, overwrite=overwrite)
     if overwrite and (real := followed(Path(target))) != Path(target):
         _refuse_taken(real, overwrite=True)
     if _is_foreign(Path(target)):
         raise UserError(
-            f"output {str(target)!r} is a folder of other files than tain's, which are not replaced: choose another name, or remove it"
+            f"output {str(target)!r} is a folder that tain did not write, so it is not replaced: choose another name, or remove it"
         )
 
 
 def followed(target: Path) -> Path:
-    """Where a link leads, so that what is written replaces the link's target and not the link; any other path as it is.
+    """Target of a link, so that writing replaces the target and not the link; other paths are returned unchanged.
 
     Raises:
-        UserError: The link leads in a circle.
+        UserError: The link is circular.
     """
     if not target.is_symlink():
         return target
     real = Path(os.path.realpath(target))
     if real.is_symlink():
-        raise UserError(f"output {str(target)!r} is a link that leads in a circle: remove it, or choose another name")
+        raise UserError(f"output {str(target)!r} is a circular link: remove it, or choose another name")
     return real
 
 
 def _is_foreign(folder: Path) -> bool:
-    """True for a folder that holds something, and nothing that says tain wrote it."""
+    """Whether a folder has content, but nothing that shows that tain wrote it."""
     try:
         names = {path.name for path in folder.iterdir()}
     except (FileNotFoundError, NotADirectoryError):
@@ -92,7 +92,7 @@ def _refuse_taken(target: Path, *, overwrite: bool) -> None:
     for parent in target.absolute().parents:
         if os.path.lexists(parent):
             if not os.path.isdir(parent):  # noqa: PTH112 - unlike Path.is_dir, never raises
-                raise UserError(f"output {shown} lies below {str(parent)!r}, which is a file: choose another place")
+                raise UserError(f"output {shown} is below {str(parent)!r}, which is a file: choose another path")
             if not os.access(parent, os.W_OK | os.X_OK):
                 raise UserError(f"output {shown} cannot be written: no permission in {str(parent)!r}")
             missing = target.absolute().relative_to(parent).parts
@@ -101,17 +101,17 @@ def _refuse_taken(target: Path, *, overwrite: bool) -> None:
 
 
 def open_own(path: Path, *, writable: bool = False, create: bool = False) -> BinaryIO:
-    """Open a file inside one of our folders without following a link and without emptying it.
+    """Open a file inside one of our folders without following a link and without truncating it.
 
-    A folder may come from somebody else. A link in it could lead to any file of the user, who would lose it when we write.
+    A folder may come from an untrusted source: a link in it could point to any file of the user, which writing would destroy.
 
     Args:
         path: The file.
-        writable: Open it for reading and writing, at its beginning.
-        create: Make it where it is missing; needs ``writable``.
+        writable: Open for reading and writing, at the beginning.
+        create: Create a missing file; needs ``writable``.
 
     Raises:
-        UserError: It is a link, or no regular file.
+        UserError: It is a link, or not a regular file.
         OSError: It cannot be opened.
     """
     refuse_link(path)
@@ -126,7 +126,7 @@ def open_own(path: Path, *, writable: bool = False, create: bool = False) -> Bin
         raise
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
-        raise UserError(f"{str(path)!r} is no regular file: restore the folder it lies in, or make it again")
+        raise UserError(f"{str(path)!r} is not a regular file: restore its folder, or make it again")
     return os.fdopen(number, "r+b" if writable else "rb")
 
 
@@ -134,16 +134,16 @@ def refuse_link(path: Path) -> None:
     """Refuse a link among the files of one of our folders.
 
     Raises:
-        UserError: It is one.
+        UserError: It is a link.
     """
     if path.is_symlink():
         raise UserError(
-            f"{str(path)!r} is a link to {str(path.readlink())!r}, and links inside such a folder are not followed: put the file itself there"
+            f"{str(path)!r} is a link to {str(path.readlink())!r}, and links inside such a folder are not followed: replace it by the file itself"
         )
 
 
 def lies_inside(folder: Path, part: str) -> bool:
-    """True where a relative path that a folder's file names stays in that folder, links to other folders included."""
+    """Whether a relative path in a folder's file stays in that folder, also through links to other folders."""
     path = PurePosixPath(part.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in part:
         return False
@@ -155,26 +155,25 @@ def lies_inside(folder: Path, part: str) -> bool:
 
 @contextmanager
 def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = False, follow: bool = True) -> Iterator[Path]:
-    """Yield a hidden folder beside ``target`` that takes its name when the block ends well.
+    """Yield a hidden folder beside ``target`` that is renamed to it when the block succeeds.
 
-    A block that raises, or a process that is killed, leaves ``target`` as it was. Leftovers of a killed
-    process are hidden folders named ``.NAME.partial-*``. Old and new change names in one step where the
-    system can do that (Linux). Elsewhere it takes two, and a process killed between them leaves the old
-    folder whole, but under the hidden name ``.NAME.replaced-*``.
+    If the block raises or the process is killed, ``target`` is unchanged. Leftovers of a killed process are hidden folders named
+    ``.NAME.partial-*``. Replacing an existing folder is a single step if the system supports it (Linux). Otherwise it takes two steps,
+    and a process killed in between leaves the complete old folder under the hidden name ``.NAME.replaced-*``.
 
     Args:
-        target: The folder's name.
-        overwrite: Replace what is there.
-        was_free: The name was free when the work for it began: what took it since is treated as what takes it while the block runs.
-        follow: Where ``target`` is a link that may be replaced, replace what it leads to. Off for names that the user did not give.
+        target: Final path of the folder.
+        overwrite: Replace an existing folder.
+        was_free: The path was free when the work began; anything created there since is handled like something created during the block.
+        follow: If ``target`` is a replaceable link, replace its target. Off for names not given by the user.
 
     Raises:
-        UserError: As ``refuse_existing``, or ``target`` is a file, or it appeared while the block ran and
-            ``overwrite`` is off; the finished folder then stays under a name that the message tells.
+        UserError: As ``refuse_existing``; or ``target`` is a file; or it was created during the block and
+            ``overwrite`` is off, in which case the finished folder is kept under the name given in the message.
     """
     target = followed(Path(target)) if overwrite and follow else Path(target)
     if overwrite and os.path.isfile(target):  # noqa: PTH113 - unlike Path.is_file, never raises
-        raise UserError(f"output {str(target)!r} is a file, but a folder is to be written: choose another name")
+        raise UserError(f"output {str(target)!r} is a file, but the output is a folder: choose another name")
     partial, mode = _partial_beside(target, overwrite=overwrite or was_free)
     partial.mkdir()
     try:
@@ -184,8 +183,8 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
         _refuse_late_arrival(partial, target, overwrite=overwrite)
         if not os.path.lexists(target):
             partial.rename(target)
-        elif not _swap(partial, target):  # swapped, what is removed below is the old folder
-            # a folder cannot be renamed onto a filled one: the old one steps aside first, and back if that fails
+        elif not _swap(partial, target):  # after the swap, what is removed below is the old folder
+            # a folder cannot be renamed onto a non-empty one: move the old one away first, and back if that fails
             aside = target.with_name(f".{target.name}.replaced-{uuid.uuid4().hex[:8]}")
             target.rename(aside)
             try:
@@ -200,14 +199,14 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
 
 @contextmanager
 def whole_file(target: Path, *, overwrite: bool = False, follow: bool = True) -> Iterator[Path]:
-    """Yield a hidden path beside ``target`` that takes its name when the block ends well; ``follow`` as in ``whole_folder``.
+    """Yield a hidden path beside ``target`` that is renamed to it when the block succeeds; ``follow`` as in ``whole_folder``.
 
     Raises:
         UserError: As ``whole_folder``, with file and folder exchanged.
     """
     target = followed(Path(target)) if overwrite and follow else Path(target)
     if overwrite and os.path.isdir(target):  # noqa: PTH112
-        raise UserError(f"output {str(target)!r} is a folder, but a file is to be written: name a file inside it")
+        raise UserError(f"output {str(target)!r} is a folder, but the output is a file: name a file inside it")
     partial, mode = _partial_beside(target, overwrite=overwrite)
     try:
         with _room_for(target):
@@ -220,7 +219,7 @@ def whole_file(target: Path, *, overwrite: bool = False, follow: bool = True) ->
 
 
 def _partial_beside(target: Path, *, overwrite: bool) -> tuple[Path, int]:
-    """The hidden path, free, and the mode that this process gives new files there."""
+    """The hidden path, free, and the default mode of new files there."""
     _refuse_taken(target, overwrite=overwrite)
     partial = target.with_name(_hidden(target.name))
     return partial, _probe(partial, target)
@@ -231,30 +230,30 @@ def _hidden(name: str) -> str:
 
 
 def _probe(partial: Path, target: Path) -> int:
-    """Write a file and remove it: a read-only disk and a name too long show now, not when the work is done. Gives the file's mode."""
+    """Write and remove a test file, so that a read-only disk or a too long name shows before the work starts. Returns the file's mode."""
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
         mode = stat.S_IMODE(partial.stat().st_mode)
         partial.unlink()
     except OSError as error:
-        raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): choose another place or name") from None
+        raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): choose another path") from None
     return mode
 
 
 @contextmanager
 def _room_for(target: Path) -> Iterator[None]:
-    """Say in one line that a disk is full, whichever library found it out."""
+    """Convert errors of any library about a full disk to a one-line ``UserError``."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): make room there, or choose another place") from None
+        raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): free disk space, or choose another path") from None
     except Exception as error:
         if type(error).__name__ != "SafetensorError" or "I/O error" not in str(error):
             raise
-        raise UserError(f"output {str(target)!r} cannot be written ({error}): make room there, or choose another place") from None
+        raise UserError(f"output {str(target)!r} cannot be written ({error}): free disk space, or choose another path") from None
 
 
 def _refuse_late_arrival(partial: Path, target: Path, *, overwrite: bool) -> None:
@@ -262,16 +261,16 @@ def _refuse_late_arrival(partial: Path, target: Path, *, overwrite: bool) -> Non
         return
     kept = target.with_name(f"{target.name}-{uuid.uuid4().hex[:8]}")
     partial.rename(kept)
-    raise UserError(f"output {str(target)!r} appeared while this ran and is left alone: the result is in {str(kept)!r}")
+    raise UserError(f"output {str(target)!r} was created by something else during the run and is kept: the result is in {str(kept)!r}")
 
 
 def _swap(left: Path, right: Path) -> bool:
-    """Let two paths change names in one step; False, and nothing done, where the system or the disk cannot."""
+    """Exchange two paths atomically; returns False, without changes, if the system or disk does not support it."""
     if not sys.platform.startswith("linux"):
         return False
     import ctypes
 
-    relative_to_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE: Python offers no call for it
+    relative_to_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE: Python has no function for it
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     return renameat2 is not None and renameat2(relative_to_cwd, os.fsencode(left), relative_to_cwd, os.fsencode(right), exchange) == 0
 
@@ -279,7 +278,7 @@ def _swap(left: Path, right: Path) -> bool:
 def _resolved(path: Path) -> Path | None:
     try:
         return path.resolve()
-    except (OSError, RuntimeError):  # a loop of links is no folder anyone works in
+    except (OSError, RuntimeError):  # a circular link is not a working folder
         return None
 
 
@@ -291,10 +290,10 @@ def _home() -> Path:
 
 
 def _settle(made: Path, mode: int) -> None:
-    """Put files on the disk to stay, and let others read them as they may any new file: safetensors makes its own for their owner alone."""
+    """Flush files to disk and give them default permissions: safetensors creates files readable by their owner only."""
     for path in (made, *made.rglob("*")):
         if path.is_file():
-            with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:  # Windows flushes only what may be written
+            with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:  # Windows flushes only writable files
                 os.fsync(file.fileno())
             path.chmod(stat.S_IMODE(path.stat().st_mode) | mode)
 

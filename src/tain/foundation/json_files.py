@@ -1,6 +1,6 @@
-"""JSON files that tain wrote, read back with every field checked.
+"""Read JSON files written by tain, with every field checked.
 
-The checker is our own: msgspec and pydantic are not in the base install, and these files are flat records of a few fields.
+A custom checker, because msgspec and pydantic are not in the base install and the files are flat records of a few fields.
 """
 
 import json
@@ -17,16 +17,16 @@ _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """What one field of a record may hold.
+    """Allowed values of one field of a record.
 
     Attributes:
-        kind: ``str``, ``int``, ``float`` (a finite number, whole ones too), ``bool``, ``list`` or ``dict``.
-        least: The least number, or the fewest items of a list.
-        most: The greatest number.
-        among: The values that are allowed; empty allows all.
-        items: What each item of a list (or each value of an object) must be.
-        fields: The fields of an object.
-        is_needed: It must be there.
+        kind: ``str``, ``int``, ``float`` (a finite number, including integers), ``bool``, ``list`` or ``dict``.
+        least: Lowest number, or smallest length of a list.
+        most: Highest number.
+        among: Allowed values; empty allows all.
+        items: Requirements for each item of a list (or each value of an object).
+        fields: Fields of an object.
+        is_needed: The field is required.
         may_be_null: ``null`` is allowed.
     """
 
@@ -41,17 +41,17 @@ class Field:
 
 
 def read_object(path: Path, fields: Mapping[str, Field], *, damaged: str, advice: str) -> dict[str, Any]:
-    """Read a JSON object and check the fields that are named; others are passed through.
+    """Read a JSON object and check its known fields; other fields are passed through.
 
     Args:
         path: The file.
-        fields: What is known of its fields.
-        damaged: How a message begins, such as ``index 'x' has a damaged index.json``.
-        advice: How it goes on: what to do. What is wrong follows in brackets.
+        fields: The known fields.
+        damaged: Beginning of error messages, such as ``index 'x' has a damaged index.json``.
+        advice: Continuation of error messages: what to do. The problem follows in brackets.
 
     Raises:
-        UserError: The file is not JSON, no object, or a field is missing or holds something else.
-        OSError: It cannot be read; a file that is missing has a meaning of its own for each caller.
+        UserError: The file is not JSON, not an object, or a field is missing or invalid.
+        OSError: It cannot be read; each caller handles a missing file differently.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -61,10 +61,10 @@ def read_object(path: Path, fields: Mapping[str, Field], *, damaged: str, advice
 
 
 def checked_object(content: Any, fields: Mapping[str, Field], *, damaged: str, advice: str) -> dict[str, Any]:
-    """Check what was read as JSON elsewhere; see ``read_object``.
+    """Check JSON content read elsewhere; see ``read_object``.
 
     Raises:
-        UserError: It is no object, or a field is missing or holds something else.
+        UserError: It is not an object, or a field is missing or invalid.
     """
     if problem := _problem(content, Field(kind=dict, fields=fields), ""):
         raise UserError(f"{damaged}: {advice} ({problem})")
@@ -72,7 +72,7 @@ def checked_object(content: Any, fields: Mapping[str, Field], *, damaged: str, a
 
 
 def _problem(value: Any, field: Field, name: str) -> str | None:
-    """What is wrong with a value, in words; None where nothing is."""
+    """Describe the problem of a value; None if there is none."""
     called = name or "it"
     if value is None and field.may_be_null:
         return None
@@ -111,7 +111,7 @@ def _problem_inside(value: Any, field: Field, name: str) -> str | None:
 
 def _is_of_kind(value: Any, kind: type) -> bool:
     if isinstance(value, bool):
-        return kind is bool  # which Python takes for a whole number
+        return kind is bool  # Python treats bool as an integer
     if kind is float:
         return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return isinstance(value, kind)

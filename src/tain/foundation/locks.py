@@ -1,4 +1,4 @@
-"""One writer for each output: a lock that ends with its process, however that ends."""
+"""Lock so that each output has a single writer; released when the process ends, however it ends."""
 
 import functools
 import inspect
@@ -13,24 +13,24 @@ from tain.foundation.errors import UserError
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-_MOST_TRIES = 100  # a lock file may be removed by its last owner while we open it
+_MOST_TRIES = 100  # the last owner may remove a lock file while we open it
 
 
 def lock_file(output: Path) -> Path:
-    """The lock of an output, beside it, whichever links the output was named by."""
+    """Lock file of an output, beside it; independent of links in the given path."""
     real = Path(os.path.realpath(output))  # unlike Path.resolve, never raises
     return real.parent / f".{real.name}.lock"
 
 
 @contextmanager
 def only_writer(output: Path) -> Iterator[None]:
-    """Be the only process that writes an output and its checkpoints while the block runs.
+    """Hold the exclusive lock of an output and its checkpoints during the block.
 
-    The lock is the system's (``flock``), so a process that is killed holds none. Where the system or the disk has no locks, or the place
-    cannot be written, nothing is locked; what cannot be written is told by ``refuse_existing``.
+    Uses the system's ``flock``, so a killed process holds no lock. If the system or disk has no locks, or the folder cannot be written,
+    nothing is locked; unwritable outputs are reported by ``refuse_existing``.
 
     Args:
-        output: The file or folder that will be written.
+        output: The output file or folder.
 
     Raises:
         UserError: Another process is writing it.
@@ -46,18 +46,18 @@ def only_writer(output: Path) -> Iterator[None]:
     finally:
         if file is not None:
             with suppress(OSError):
-                path.unlink()  # before it is let go, so that nobody locks a file that is removed
+                path.unlink()  # before it is released, so that no process locks a removed file
             file.close()
         for folder in made:
             with suppress(OSError):
-                folder.rmdir()  # unless something was written
+                folder.rmdir()  # unless it is not empty
 
 
 def writes_output(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Let a recipe be the only writer of its argument ``output`` while it runs; of several processes of one run the first one holds the lock.
+    """Hold the lock of a recipe's argument ``output`` while it runs; among the processes of one run, the first holds it.
 
     Raises:
-        UserError: As ``only_writer``, before the recipe begins.
+        UserError: As ``only_writer``, before the recipe starts.
     """
     signature = inspect.signature(function)
 
@@ -73,10 +73,10 @@ def writes_output(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
 
 def lock(file: IO[bytes]) -> bool:
-    """Lock an open file for this process and write the process's number into it; False where another process holds it.
+    """Lock an open file and write this process's number into it; False if another process holds the lock.
 
     Raises:
-        OSError: The disk has no locks.
+        OSError: The disk does not support locks.
     """
     try:
         import fcntl
@@ -94,7 +94,7 @@ def lock(file: IO[bytes]) -> bool:
 
 
 def refusal(output: Path, path: Path) -> UserError:
-    """Say which process writes an output, by its lock file."""
+    """Error that names the process writing an output, read from its lock file."""
     try:
         number = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -117,9 +117,9 @@ def _locked(path: Path, output: Path) -> IO[bytes]:
             file.close()
             raise
         file.close()
-    raise OSError(f"{str(path)!r} is removed again and again")
+    raise OSError(f"{str(path)!r} is removed repeatedly")
 
 
 def _missing_parents(folder: Path) -> list[Path]:
-    """Folders that must be made before this one is there, the innermost first."""
+    """Folders that must be created before this one exists, the innermost first."""
     return [each for each in (folder, *folder.parents) if not os.path.lexists(each)]

@@ -1,4 +1,4 @@
-"""What this machine is and how it is set for a run: device, number type, seeds, time since the start."""
+"""Machine and process settings: device, data type, seeds, garbage collection, process age."""
 
 import gc
 import os
@@ -16,7 +16,7 @@ _IMPORTED_S = time.time()
 
 
 def process_age_s() -> float:
-    """Seconds since this process started; where the system does not tell, since tain was imported."""
+    """Seconds since this process started; if the system does not tell, since tain was imported."""
     try:
         with open("/proc/self/stat", encoding="ascii") as stat:  # noqa: PTH123 - read once, no path work
             started_ticks = int(stat.read().rpartition(")")[2].split()[19])
@@ -27,41 +27,41 @@ def process_age_s() -> float:
 
 
 def put_off_collection() -> None:
-    """Hardly look for garbage until ``collect_as_usual``; for a process that is ours, at its start.
+    """Almost disable garbage collection until ``collect_as_usual``; for our own processes, at their start.
 
-    Importing torch and transformers makes close to a million objects, all of which stay. Python looks through them again and again
-    meanwhile, and once more at the end: a quarter of a short command's time (docs/LOG.md, 2026-11-28).
+    Importing torch and transformers creates close to a million permanent objects. Collecting garbage meanwhile, and once more at the end,
+    takes a quarter of the time of a short command (docs/LOG.md, 2026-11-28).
     """
     gc.set_threshold(_PUT_OFF)
 
 
 def collect_as_usual() -> None:
-    """Look for garbage again, but no more among what is there by now; does nothing where it was not put off."""
+    """Re-enable garbage collection, excluding the objects that exist now; does nothing if it was not put off."""
     if gc.get_threshold()[0] == _PUT_OFF:
         gc.freeze()
         gc.set_threshold(*_USUAL)
 
 
-_USUAL, _PUT_OFF = gc.get_threshold(), 1_000_000  # new objects between two rounds
+_USUAL, _PUT_OFF = gc.get_threshold(), 1_000_000  # new objects between two collections
 
 
 def seed_everything(seed: int) -> None:
-    """Fix Python's, NumPy's and torch's global random states (torch feeds dropout from its own)."""
+    """Seed the global random states of Python, NumPy and torch (used by torch's dropout)."""
     import random
 
     import numpy as np
     import torch
 
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries below us still read the old global state
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - other libraries still use the old global state
     torch.manual_seed(seed)
 
 
 def choose_device(name: str | None = None) -> "torch.device":
-    """Turn a device name into a device; without a name take the GPU when there is one.
+    """Convert a device name to a device; by default a GPU if there is one.
 
     Raises:
-        UserError: The name means nothing to torch, or the device is not on this machine.
+        UserError: The name is unknown to torch, or this machine has no such device.
     """
     import torch
 
@@ -86,9 +86,9 @@ def choose_device(name: str | None = None) -> "torch.device":
 
 @cache
 def fastest_dtype(device_type: str) -> "torch.dtype":
-    """Tell whether bfloat16 or float32 products are faster here, by timing both for a few milliseconds.
+    """The faster of bfloat16 and float32 for matrix products on this machine, measured in a few milliseconds.
 
-    Processors with AVX512-BF16 or AMX multiply bfloat16 two to three times faster; others emulate it, far slower.
+    Processors with AVX512-BF16 or AMX multiply bfloat16 two to three times faster; others emulate it, which is far slower.
     """
     import torch
 
@@ -104,16 +104,16 @@ def fastest_dtype(device_type: str) -> "torch.dtype":
             began_s = time.perf_counter()
             torch.mm(rows, columns)
             times_s.append(time.perf_counter() - began_s)
-        return min(times_s[2:])  # the first products pay for set-up
+        return min(times_s[2:])  # the first products include set-up time
 
     return torch.bfloat16 if best_of(torch.bfloat16) < 0.8 * best_of(torch.float32) else torch.float32
 
 
 def keep_freed_memory() -> None:
-    """Tell the C library to keep freed memory instead of handing it back to the system; does nothing where it is not glibc.
+    """Make glibc keep freed memory instead of returning it to the system; does nothing with another C library.
 
-    Every tensor of a few megabytes is otherwise mapped, zeroed page by page and unmapped again, in every step: 5 to 15% of a
-    training step on a CPU. The process stays at its peak memory.
+    Otherwise every tensor of a few megabytes is mapped, zeroed and unmapped in every step, which costs 5 to 15% of a training step
+    on a CPU. The process stays at its peak memory.
     """
     import ctypes
 
@@ -125,13 +125,13 @@ def keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 def set_dtype(model: "torch.nn.Module", dtype: "torch.dtype") -> None:
-    """Turn a model's parameters, and only those, into another number type.
+    """Convert a model's parameters, but not its buffers, to another data type.
 
-    Buffers stay: rotary frequencies in bfloat16 would turn the hundredth position by a quarter of a radian.
+    Rotary frequencies are buffers: in bfloat16 they would rotate the hundredth position by a quarter of a radian.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -139,7 +139,7 @@ def set_dtype(model: "torch.nn.Module", dtype: "torch.dtype") -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a saved figure depends on."""
+    """Versions of the packages that affect a saved figure."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0]}

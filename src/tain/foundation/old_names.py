@@ -1,4 +1,4 @@
-"""Names that settings, flags and suites had in earlier versions; saved files and commands that have them still work."""
+"""Former names of settings, flags and suites, which still work in saved files and commands."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -7,7 +7,7 @@ from tain.foundation.errors import UserError
 
 Value = TypeVar("Value")
 
-# by the command that has the setting
+# by command
 SETTINGS: dict[str, dict[str, str]] = {
     "correct": {"most_texts": "max_texts"},
     "distil": {
@@ -40,14 +40,14 @@ SUITES = {"geometry": "label-free", "names": "entity-linking"}
 
 
 def renamed(settings: Mapping[str, Value], *, of: str | None = None) -> dict[str, Value]:
-    """Settings under the names that they have now.
+    """Translate settings to their current names.
 
     Args:
-        settings: By name, old or new.
-        of: The command that has them; default: any command, as in checkpoints.
+        settings: Settings by old or new name.
+        of: Command of the settings; default: any command, as in checkpoints.
 
     Raises:
-        UserError: A setting is there under both names.
+        UserError: A setting is given under both names.
     """
     names = SETTINGS.get(of, {}) if of is not None else {old: new for each in SETTINGS.values() for old, new in each.items()}
     if twice := [f"{old} and {new}" for old, new in names.items() if old in settings and new in settings]:

@@ -1,4 +1,4 @@
-"""Run a model to measure something, and leave it as it was."""
+"""Context managers that run a model for a measurement and restore its state."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Stateful(Protocol):
-    """An optimizer whose state is a dict of tensors, as ``training.optimizer.Optimizer`` is."""
+    """Protocol of optimizers with a state dict of tensors, such as ``training.optimizer.Optimizer``."""
 
     def state(self) -> "dict[str, torch.Tensor]": ...
 
@@ -20,7 +20,7 @@ class Stateful(Protocol):
 
 @contextmanager
 def evaluating(module: "torch.nn.Module") -> Iterator[None]:
-    """Switch to eval mode inside the block, and give every submodule its own mode back afterwards."""
+    """Use eval mode inside the block, and restore the mode of every submodule afterwards."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -32,16 +32,16 @@ def evaluating(module: "torch.nn.Module") -> Iterator[None]:
 
 @contextmanager
 def unchanged(module: "torch.nn.Module", *, masters: "Iterable[torch.Tensor]" = (), optimizer: Stateful | None = None) -> Iterator[None]:
-    """Run a trial step or another measurement inside the block, and restore everything that it may change afterwards.
+    """Run a trial step or another measurement in the block, and restore all state that it may change.
 
-    Restored: gradients, buffers, the train or eval mode of every submodule, and the global random states of torch (CPU and the
-    module's GPUs), NumPy and Python. The block begins without gradients. With an optimizer, its state and the weights that it
-    steps are restored too; without one nothing steps the weights, so no copy of them is made.
+    Restored: gradients, buffers, the mode of every submodule, and the global random states of torch (CPU and the module's GPUs), NumPy
+    and Python. The block starts without gradients. With an optimizer, its state and its weights are restored too; without one the
+    weights do not change, so they are not copied.
 
     Args:
-        module: The model that the block runs.
-        masters: Float32 copies of its weights that gradients are moved to (``MasterWeights.masters``).
-        optimizer: Given where the block takes optimizer steps.
+        module: The model used in the block.
+        masters: Float32 copies of its weights that receive the gradients (``MasterWeights.masters``).
+        optimizer: Required if the block takes optimizer steps.
     """
     import numpy as np
     import torch
@@ -51,7 +51,7 @@ def unchanged(module: "torch.nn.Module", *, masters: "Iterable[torch.Tensor]" = 
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     modes = [(part, part.training) for part in module.modules()]
     stepped = None if optimizer is None else {name: tensor.detach().clone() for name, tensor in optimizer.state().items()}
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - code of foreign models may draw from it
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - code of other models may use it
     gpus = sorted({each.device.index for each in weights if each.device.type == "cuda"})
     for each in weights:
         each.grad = None

@@ -1,4 +1,4 @@
-"""What a long job says while it runs: on stderr, as a bar, as plain lines, or as JSON events."""
+"""Progress reporting on stderr: as a bar, plain lines, or JSON events."""
 
 import json
 import math
@@ -12,12 +12,12 @@ from typing import Literal, SupportsFloat
 
 Style = Literal["bar", "lines", "json", "json-quiet", "quiet", "silent", "mute"]
 
-_LINE_EVERY_S = 10.0  # plain logs get a line this often, not one a step
+_LINE_EVERY_S = 10.0  # interval of lines in plain logs
 _DRAW_EVERY_S = 0.1
 
 
 class Progress:
-    """Where a job reports to. Results never go through here: they are for stdout."""
+    """Receiver of progress reports. Results are not reported here; they go to stdout."""
 
     def __init__(self, style: Style, stream: TextIOBase | None = None) -> None:
         self.style: Style = style
@@ -26,17 +26,17 @@ class Progress:
 
     @classmethod
     def silent(cls) -> "Progress":
-        """Say nothing at all: the default of the Python functions, where warnings go to ``warnings``."""
+        """Report nothing; warnings go to ``warnings``. The default of the Python functions."""
         return cls("silent")
 
     @classmethod
     def mute(cls) -> "Progress":
-        """Say nothing, warnings neither: for processes of which another one speaks."""
+        """Report nothing, not even warnings; for worker processes."""
         return cls("mute")
 
     @classmethod
     def for_terminal(cls, *, json: bool = False, quiet: bool = False) -> "Progress":
-        """Choose by flags, then by what stderr is: a bar on a terminal, plain lines in a log."""
+        """Choose by flags, then by the kind of stderr: a bar on a terminal, plain lines in a log."""
         if json:
             return cls("json-quiet" if quiet else "json")
         if quiet:
@@ -45,11 +45,11 @@ class Progress:
 
     @classmethod
     def resolve(cls, given: "Progress | bool | None") -> "Progress":
-        """Turn a Python function's ``progress`` argument into a place to report to.
+        """Convert a Python function's ``progress`` argument to a ``Progress``.
 
         Args:
-            given: A ``Progress`` is returned as it is. ``True`` shows a bar on a terminal or in a notebook and lines elsewhere. ``False`` shows
-                nothing; warnings go to ``warnings``. ``None`` is ``True`` on a terminal or in a notebook, else ``False``.
+            given: A ``Progress`` is returned unchanged. ``True`` shows a bar on a terminal or in a notebook, and lines elsewhere. ``False``
+                shows nothing; warnings go to ``warnings``. ``None`` is ``True`` on a terminal or in a notebook, else ``False``.
         """
         if isinstance(given, Progress):
             return given
@@ -59,14 +59,14 @@ class Progress:
         return cls("bar" if is_interactive else "lines")
 
     def note(self, message: str) -> None:
-        """Say something worth knowing; left out when quiet."""
+        """Report information; omitted if quiet."""
         if self.style == "json":
             self._event("note", message=message)
         elif self.style in ("bar", "lines"):
             self._line(message)
 
     def warn(self, message: str) -> None:
-        """Say something the user should act on; said even when quiet."""
+        """Report something the user should act on; also if quiet."""
         if self.style == "silent":
             import warnings
 
@@ -78,7 +78,7 @@ class Progress:
 
     @contextmanager
     def task(self, name: str, total: int | None, *, already: int = 0) -> Iterator["Task"]:
-        """Count through ``total`` units of work (``None``: nobody knows how many) under ``name``; ``already`` were done by an earlier run."""
+        """Count ``total`` units of work (``None``: unknown) under ``name``; ``already`` were done by an earlier run."""
         task = Task(self, name, total, already)
         try:
             yield task
@@ -86,7 +86,7 @@ class Progress:
             task.finish()
 
     def close(self) -> None:
-        """Leave the terminal line clean; reporting may go on afterwards."""
+        """Clear the terminal line; reporting may continue afterwards."""
         self._wipe()
 
     def _line(self, text: str) -> None:
@@ -97,7 +97,7 @@ class Progress:
         print(json.dumps({"event": kind, **fields}, ensure_ascii=False), file=self._stream, flush=True)
 
     def _draw(self, text: str) -> None:
-        # a bar that wraps cannot be drawn over: the carriage return goes back one terminal line only
+        # a wrapped bar cannot be redrawn, since the carriage return goes back one terminal line only
         text = text[: shutil.get_terminal_size().columns - 1]
         print("\r" + text.ljust(self._drawn), end="", file=self._stream, flush=True)
         self._drawn = len(text)
@@ -109,14 +109,14 @@ class Progress:
 
 
 def _in_notebook() -> bool:
-    """True in a kernel of Jupyter, where a carriage return redraws the line although stderr is no terminal."""
+    """Whether this is a Jupyter kernel, where a carriage return redraws the line although stderr is not a terminal."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and "IPKernelApp" in shell.config
 
 
 class Task:
-    """One counted stretch of work, made by ``Progress.task``."""
+    """A counted piece of work, created by ``Progress.task``."""
 
     def __init__(self, progress: Progress, name: str, total: int | None, already: int = 0) -> None:
         self._progress = progress
@@ -127,7 +127,7 @@ class Task:
         self._began_s = self._shown_s = time.monotonic()
 
     def advance(self, amount: int = 1, **figures: SupportsFloat) -> None:
-        """Say that ``amount`` more units are done; ``figures`` (such as ``loss``) are shown beside the count."""
+        """Report that ``amount`` more units are done; ``figures`` (such as ``loss``) are shown beside the count."""
         self._done += amount
         self._figures.update(figures)
         pause = {"bar": _DRAW_EVERY_S, "lines": _LINE_EVERY_S, "json": 1.0}.get(self._progress.style)
@@ -159,6 +159,6 @@ class Task:
             self._progress._draw(text)
 
     def _numbers(self) -> dict[str, float | None]:
-        """Figures as JSON can say them: it has no spelling for infinity and not-a-number, and none for NumPy's types."""
+        """Figures as JSON values: JSON has no infinity or nan, and no NumPy types."""
         plain = {name: float(value) for name, value in self._figures.items()}
         return {name: value if math.isfinite(value) else None for name, value in plain.items()}

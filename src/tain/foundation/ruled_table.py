@@ -1,4 +1,4 @@
-"""Tables for a terminal, with nothing but a rule below the headings."""
+"""Terminal tables with only a rule below the headings."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def ruled(*, gap: int = 1) -> "Table":
-    """Begin a table without columns, ``gap`` blanks between them."""
+    """Create a table without columns, with ``gap`` blanks between columns."""
     from rich.box import Box
     from rich.table import Table
 
@@ -16,7 +16,7 @@ def ruled(*, gap: int = 1) -> "Table":
 
 
 def ruled_table(*headings: str, gap: int = 1) -> "Table":
-    """Begin a table with columns: the first to the left, numbers to the right."""
+    """Create a table with columns: the first left-aligned, numbers right-aligned."""
     table = ruled(gap=gap)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)

@@ -1,4 +1,4 @@
-"""An option that every ``encode`` takes: a largest number of texts per batch."""
+"""Split batches by the ``batch_size`` option of ``encode``."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from tain.foundation.errors import UserError
 
 
 def in_slices(batch: Any, size: int | None) -> Iterator[Any]:
-    """Cut a batch, a list or an array, into slices of at most ``size`` items; None leaves it whole.
+    """Split a batch, a list or an array, into slices of at most ``size`` items; None keeps it whole.
 
     Raises:
         UserError: ``size`` is below 1.

@@ -1,4 +1,4 @@
-"""Reading safetensors files: in torch, and in NumPy, which lacks some of the number types that they hold."""
+"""Read safetensors files in torch, or in NumPy, which lacks some of their data types."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ _EIGHT_BITS = {"F8_E4M3": (4, 3, 7, False), "F8_E5M2": (5, 2, 15, True)}
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """Read a file's tensors in the number types that it holds.
+    """Read a file's tensors in their stored data types.
 
     Raises:
         ValueError: It cannot be read.
@@ -29,10 +29,10 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
 
 
 def read_arrays(path: Path) -> "dict[str, np.ndarray]":
-    """Read a file's tensors without torch; bfloat16 and eight-bit floating-point numbers come as float32, which holds each of them.
+    """Read a file's tensors without torch; bfloat16 and eight-bit floats are converted to float32, which represents them exactly.
 
     Raises:
-        ValueError: It cannot be read, or holds a number type that is neither NumPy's nor one of these.
+        ValueError: It cannot be read, or has a data type that is not supported.
     """
     from safetensors import SafetensorError, deserialize
 
@@ -52,11 +52,11 @@ def _array(data: bytes | bytearray, dtype: str) -> "np.ndarray":
         return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype in _EIGHT_BITS:
         return _eight_bit_values(*_EIGHT_BITS[dtype])[np.frombuffer(data, dtype=np.uint8)]
-    raise ValueError(f"its numbers are of the type {dtype}, which is not read here")
+    raise ValueError(f"its data type is {dtype}, which is not supported")
 
 
 def _eight_bit_values(exponent_bits: int, mantissa_bits: int, bias: int, has_infinity: bool) -> "np.ndarray":
-    """The value of each of the 256 numbers of an eight-bit floating-point type, as the Open Compute Project defines them, in float32."""
+    """Values of the 256 numbers of an eight-bit floating-point type, as defined by the Open Compute Project, in float32."""
     import numpy as np
 
     codes = np.arange(256)

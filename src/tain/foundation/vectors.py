@@ -1,4 +1,4 @@
-"""Cosines of vectors, in NumPy."""
+"""Cosine similarity of vectors, in NumPy."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,21 +9,21 @@ if TYPE_CHECKING:
 
 
 def cosine_similarities(left: Any, right: Any) -> "np.ndarray":
-    """Compute the cosine of every left vector with every right vector.
+    """Cosine of every left vector with every right vector.
 
     Args:
-        left: Vectors (n, dim), or one vector (dim,); anything that NumPy reads.
+        left: Vectors (n, dim), or one vector (dim,), as array-likes.
         right: Vectors (m, dim), or one vector (dim,).
 
     Returns:
-        float32 (n, m). A vector of zeros has cosine 0 with everything.
+        float32 (n, m). A zero vector has cosine 0 with everything.
 
     Raises:
-        UserError: The arguments are texts, or their widths differ.
+        UserError: The arguments are texts, or their dimensions differ.
     """
     first, second = (_unit_rows(vectors) for vectors in (left, right))
     if first.shape[1] != second.shape[1]:
-        raise UserError(f"the vectors have {first.shape[1]} and {second.shape[1]} numbers: give vectors of one encoder")
+        raise UserError(f"the vectors have {first.shape[1]} and {second.shape[1]} dimensions: give vectors of one encoder")
     return first @ second.T
 
 

@@ -1,4 +1,4 @@
-"""Where the parts of a layer lie in the encoders of transformers: attention, its output, normalisation, feed-forward part."""
+"""Locate the parts of a layer in transformers encoders: attention, its output, normalisation, feed-forward part."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,30 +13,30 @@ from tain.foundation.errors import UserError
 
 @dataclass(frozen=True)
 class Affine:
-    """x becomes x @ weight.T + bias.
+    """Affine map: x @ weight.T + bias.
 
     Attributes:
-        weight: As ``nn.Linear`` has it.
-        bias: None where there is none.
+        weight: As in ``nn.Linear``.
+        bias: None if there is none.
     """
 
     weight: Float[Tensor, "outs ins"]
     bias: Float[Tensor, " outs"] | None
 
     def linear(self, vectors: Float[Tensor, "*positions ins"]) -> Float[Tensor, "*positions outs"]:
-        """Apply it without its bias: what it does to one part of a sum."""
+        """Apply it without the bias, as needed for one part of a sum."""
         return vectors @ self.weight.T
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """LayerNorm or RMSNorm, as a sum's parts go through it.
+    """LayerNorm or RMSNorm, applicable to the parts of a sum.
 
     Attributes:
         scale: gamma.
-        shift: beta; None where there is none.
+        shift: beta; None if there is none.
         epsilon: Added to the mean square under the root.
-        centres: The mean over features is taken off (LayerNorm), or not (RMSNorm).
+        centres: Whether the mean over features is subtracted (LayerNorm) or not (RMSNorm).
     """
 
     scale: Float[Tensor, " dim"]
@@ -45,12 +45,12 @@ class Normalisation:
     centres: bool
 
     def spread(self, totals: Float[Tensor, "*positions dim"]) -> Float[Tensor, "*positions 1"]:
-        """What whole vectors are divided by."""
+        """Divisor of whole vectors."""
         centred = totals - totals.mean(-1, keepdim=True) if self.centres else totals
         return (centred.square().mean(-1, keepdim=True) + self.epsilon).sqrt()
 
     def shaped(self, parts: Float[Tensor, "*positions dim"]) -> Float[Tensor, "*positions dim"]:
-        """Centre each part by its own mean and scale its features; only the division by the whole's spread is left."""
+        """Centre each part by its mean and scale its features; only the division by the whole vector's spread remains."""
         return (parts - parts.mean(-1, keepdim=True) if self.centres else parts) * self.scale
 
 
@@ -59,11 +59,11 @@ class FeedForward:
     """outer(activation(inner(x))), or outer(activation(inner(x)) * gate(x)).
 
     Attributes:
-        inner: Widens.
-        gate: The second factor; None without.
-        activation: Acts on each number alone.
-        outer: Brings back to the model's width.
-        norm: Of what goes in (pre-LN), or of what comes out with the residual added (post-LN).
+        inner: Expands to the inner width.
+        gate: The second factor; None if not gated.
+        activation: Element-wise activation.
+        outer: Projects back to the model's width.
+        norm: Normalisation of its input (pre-LN), or of its output plus residual (post-LN).
     """
 
     inner: Affine
@@ -75,18 +75,18 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer's parts.
+    """Parts of one layer.
 
     Attributes:
         layer: The whole layer; the residual connection carries its input.
-        attention: What calls the attention function.
-        output_layer: The layer that mixes the heads, W_O and b_O.
-        norm_layer: Normalises attention plus residual (post-LN); None where normalisation comes before attention (pre-LN).
-        next_norm_layer: The feed-forward part's normalisation.
-        value: W_V and b_V with a row for each head, also where heads share theirs.
+        attention: Module that calls the attention function.
+        output_layer: Layer that combines the heads, with W_O and b_O.
+        norm_layer: Normalises attention plus residual (post-LN); None if normalisation comes before attention (pre-LN).
+        next_norm_layer: Normalisation of the feed-forward part.
+        value: W_V and b_V with a row per head, also if heads share them.
         output: W_O and b_O.
-        norm: What ``norm_layer`` computes; None with it.
-        feed_forward: The other half of the layer.
+        norm: Parameters of ``norm_layer``; None without it.
+        feed_forward: The feed-forward half of the layer.
     """
 
     layer: nn.Module
@@ -101,13 +101,13 @@ class Block:
 
     @property
     def is_post(self) -> bool:
-        """Tell whether normalisation follows the residual connection (BERT), or precedes attention (ModernBERT)."""
+        """Whether normalisation follows the residual connection (BERT) rather than preceding attention (ModernBERT)."""
         return self.norm is not None
 
 
 @dataclass(frozen=True)
 class _Names:
-    """Where a family of models keeps a layer's parts, as dotted names below the layer."""
+    """Dotted names of a layer's parts in a family of models, relative to the layer."""
 
     attention: str
     value: str
@@ -122,7 +122,7 @@ class _Names:
 
 
 _FAMILIES = (
-    _Names(  # BERT, RoBERTa, XLM-R, ELECTRA and their kin
+    _Names(  # BERT, RoBERTa, XLM-R, ELECTRA and similar
         attention="attention.self",
         value="attention.self.value",
         output="attention.output.dense",
@@ -152,7 +152,7 @@ _FAMILIES = (
         outer="ffn.lin2",
         next_norm="output_layer_norm",
     ),
-    _Names(  # ModernBERT: queries, keys and values are one layer, and so are the inner layer and its gate
+    _Names(  # ModernBERT: one layer for queries, keys and values, and one for the inner layer and its gate
         attention="attn",
         value="attn.Wqkv",
         output="attn.Wo",
@@ -163,7 +163,7 @@ _FAMILIES = (
         next_norm="mlp_norm",
         is_post=False,
     ),
-    _Names(  # EuroBERT: a Llama that looks both ways
+    _Names(  # EuroBERT: a bidirectional Llama
         attention="self_attn",
         value="self_attn.v_proj",
         output="self_attn.o_proj",
@@ -190,17 +190,17 @@ _FAMILIES = (
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """Find the layers of a transformers encoder and their parts, each once, in the order the model holds them.
+    """Find the layers of a transformers encoder and their parts, each once, in model order.
 
     Raises:
-        UserError: Its layers are built in none of the ways known here.
+        UserError: The structure of its layers is unknown.
     """
     name = type(model).__name__
     found = [block for module in model.modules() if (block := _block_of(module)) is not None]
     if not found:
         raise UserError(
             f"{name} has no layers built like those of BERT, RoBERTa, ELECTRA, ALBERT, DistilBERT, ModernBERT or EuroBERT, "
-            "so its attention cannot be taken apart: give a model of one of these"
+            "so its attention cannot be decomposed: give a model of one of these"
         )
     return found
 
@@ -270,7 +270,7 @@ def _value(value: Affine, attention: Any, *, joint: bool) -> Affine:
 
 
 def _repeated(rows: Tensor, times: int, width: int) -> Tensor:
-    """Give each head its copy of the rows that it shares with others."""
+    """Repeat shared rows for each head."""
     return rows.unflatten(0, (-1, width)).repeat_interleave(times, dim=0).flatten(0, 1)
 
 
@@ -283,6 +283,6 @@ def _normalisation(layer: Any) -> Normalisation | None:
         return Normalisation(scale.detach(), shift, float(layer.eps), centres=True)
     if "RMSNorm" in type(layer).__name__:
         epsilon = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
-        epsilon = torch.finfo(scale.dtype).eps if epsilon is None else epsilon  # as nn.RMSNorm reads None
+        epsilon = torch.finfo(scale.dtype).eps if epsilon is None else epsilon  # like nn.RMSNorm for None
         return Normalisation(scale.detach(), None, float(epsilon), centres=False)
     return None

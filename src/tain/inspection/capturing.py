@@ -1,4 +1,4 @@
-"""What passes through a model's layers while it runs: one layer at a time, so that memory is one layer's."""
+"""Capture the intermediate states of a model's layers during a forward pass, one layer at a time to bound memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,22 +16,22 @@ from tain.foundation.errors import UserError
 from tain.foundation.probing import evaluating
 from tain.inspection.blocks import Block, find_blocks
 
-_PROBE_TOLERANCE = 1e-3  # of the largest number; a block that is read wrongly is off by far more
+_PROBE_TOLERANCE = 1e-3  # relative to the largest number; a wrongly identified block is off by far more
 
 
 @dataclass(frozen=True)
 class BlockStates:
-    """One layer's numbers for a packed batch.
+    """Captured states of one layer for a packed batch.
 
     Attributes:
-        block: The layer's parts.
-        groups: Weights (rows, heads, tokens, tokens) and values (rows, heads, tokens, width) of each run of equal rows, in packed order.
-        inputs: What goes into the layer, and along its residual connection.
-        mixed: The heads' weighted values, side by side: what goes into W_O.
-        attended: What comes out of W_O, its bias included.
-        outputs: What comes out of the attention block: attention, residual connection and normalisation (post-LN), or attention
-            and residual connection (pre-LN, where normalisation acts before the values are taken).
-        layer_outputs: What comes out of the layer.
+        block: The parts of the layer.
+        groups: Weights (rows, heads, tokens, tokens) and values (rows, heads, tokens, width) per run of equal rows, in packed order.
+        inputs: Input of the layer and of its residual connection.
+        mixed: Concatenated weighted values of the heads: the input of W_O.
+        attended: Output of W_O, including its bias.
+        outputs: Output of the attention block: attention, residual connection and normalisation (post-LN), or attention
+            and residual connection (pre-LN, where normalisation comes before the values).
+        layer_outputs: Output of the layer.
     """
 
     block: Block
@@ -44,11 +44,11 @@ class BlockStates:
 
     @property
     def totals(self) -> Float[Tensor, "tokens dim"]:
-        """y: attention plus residual, before any normalisation."""
+        """y: attention plus residual, before normalisation."""
         return self.attended + self.inputs
 
     def texts(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Each text's place among the tokens, its weights (heads, tokens, tokens) and values (heads, tokens, width), in packed order."""
+        """Slice of each text in the tokens, with its weights (heads, tokens, tokens) and values (heads, tokens, width), in packed order."""
         start = 0
         for weights, values in self.groups:
             for row in range(len(weights)):
@@ -60,19 +60,18 @@ Show = Callable[[int, BlockStates], object]
 
 
 class Watched:
-    """An encoder whose layers can be looked into while it runs.
+    """An encoder with captured layer states.
 
     Args:
-        encoder: Runs in eval mode while it is watched, and keeps its own mode otherwise.
+        encoder: Runs in eval mode while captured; its own mode is restored afterwards.
 
     Attributes:
-        blocks: Its layers; ALBERT runs the same one again and again.
-        layers: How many layers a run goes through.
-        error: The largest difference of a block's recomputed output from its real one on a handful of tokens, as a share of the largest
-            number there.
+        blocks: Its layers; ALBERT shares a single one.
+        layers: Number of layers in a forward pass.
+        error: Largest difference between a block's recomputed and real output on a few tokens, relative to the largest number there.
 
     Raises:
-        UserError: It is a decoder, does not run our attention, or its layers cannot be taken apart.
+        UserError: The model is a decoder, does not use our attention, or has layers of unknown structure.
     """
 
     def __init__(self, encoder: TransformerEncoder) -> None:
@@ -88,12 +87,12 @@ class Watched:
 
     @torch.no_grad()
     def run(self, packed: PackedTexts, show: Show) -> Float[Tensor, "tokens dim"]:
-        """Run a batch, show every layer's states in turn, and give the last layer's token vectors."""
+        """Run a batch, pass every layer's states to ``show``, and return the last layer's token vectors."""
         with evaluating(self.encoder), _watching(self.blocks, show) as capture:
             return self.encoder.tokens(packed, capture=capture)
 
     def _probe(self) -> tuple[int, float]:
-        """Check on five tokens that each block's parts give the block's own output; return how many layers there are, and the error."""
+        """Check on five tokens that the parts of each block reproduce its output; returns the number of layers and the error."""
         errors: list[float] = []
 
         def check(_: int, states: BlockStates) -> None:
@@ -107,14 +106,14 @@ class Watched:
         if not errors or max(errors) > _PROBE_TOLERANCE:
             name = type(self.encoder.model).__name__
             raise UserError(
-                f"{name} computes something else in its attention blocks than attention, residual connection and normalisation, "
-                "so they cannot be taken apart: give a BERT-like model"
+                f"{name} has attention blocks that do more than attention, residual connection and normalisation, "
+                "so they cannot be decomposed: give a BERT-like model"
             )
         return len(errors), max(errors)
 
 
 def recomputed(states: BlockStates) -> Float[Tensor, "tokens dim"]:
-    """The attention block's output from its captured parts alone: weights, values, W_O, b_O, residual, normalisation."""
+    """Recompute the attention block's output from its captured parts: weights, values, W_O, b_O, residual, normalisation."""
     block = states.block
     mixed = torch.cat([(weights @ values).transpose(1, 2).flatten(2).flatten(0, 1) for weights, values in states.groups])
     totals = block.output.linear(mixed) + states.inputs
@@ -127,12 +126,12 @@ def recomputed(states: BlockStates) -> Float[Tensor, "tokens dim"]:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest number."""
+    """Largest difference, relative to the largest number."""
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
 class _Watch:
-    """Collects one layer's states; hands them on when the layer is through."""
+    """Collects the states of one layer, and passes them on at the end of the layer."""
 
     def __init__(self, show: Show) -> None:
         self._show = show
@@ -166,7 +165,7 @@ class _Watch:
 
 @contextmanager
 def _watching(blocks: Sequence[Block], show: Show) -> Iterator[Capture]:
-    """Hook onto the layers for one run; yields what the attention function is to be given."""
+    """Install hooks on the layers for one run; yields the capture function for attention."""
     watch = _Watch(show)
     with ExitStack() as hooks:
         for block in blocks:

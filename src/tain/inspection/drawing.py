@@ -1,4 +1,4 @@
-"""Mixing ratios as a picture for a paper: layers by kind of token over all texts, and layers by token for the first text."""
+"""Figure of mixing ratios for a paper: layers by kind of token over all texts, and layers by token for the first text."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from tain.inspection.svg import FAINT, INK, picture, text
 
 _WIDTH, _EDGE, _LEFT = 860.0, 16.0, 56.0  # user units, as all below
 _ROW = 20.0
-_WIDEST, _NARROWEST = 68.0, 3.0  # of a cell
-_FEWEST_FOR_NAMES = 11.0  # narrower columns than this have no room for a token's name
+_WIDEST, _NARROWEST = 68.0, 3.0  # width of a cell
+_FEWEST_FOR_NAMES = 11.0  # narrower columns have no room for a token's name
 _NAME_CHARS, _NAME_ROOM = 12, 66.0
-_DARK = (11, 79, 74)  # at 100%; white at 0%, so that more is darker without colour too
+_DARK = (11, 79, 74)  # at 100%; white at 0%, so that the scale also works without colour
 
 
 def as_svg(found: Inspection | Comparison, *, method: str = "AttnResLn-N") -> str:
-    """Draw the ratios of one method, of two models one below the other.
+    """Draw the ratios of one method; two models are drawn below each other.
 
     Raises:
         UserError: The method was not measured.
@@ -41,7 +41,7 @@ def as_svg(found: Inspection | Comparison, *, method: str = "AttnResLn-N") -> st
         parts += drawn
         if model.texts:
             first = model.texts[0]
-            caption = "the same by layer and token of the first text"
+            caption = "the same, by layer and token of the first text"
             drawn, y, right = _table(first.ratios[:, number], first.tokens, top=y + 24, caption=caption, numbers=False)
             parts += drawn
             widest = max(widest, right + _EDGE)
@@ -54,7 +54,7 @@ def as_svg(found: Inspection | Comparison, *, method: str = "AttnResLn-N") -> st
 def _table(
     shares: Float[np.ndarray, "layers columns"], names: Sequence[str], *, top: float, caption: str, numbers: bool
 ) -> tuple[list[str], float, float]:
-    """Cells with the names of their columns below; returns the elements, and where the table ends below and to the right."""
+    """Draw cells with column names below; returns the elements, and the bottom and right ends of the table."""
     layers, columns = shares.shape
     cell = min(_WIDEST, max(_NARROWEST, (_WIDTH - _LEFT - _EDGE) / columns))
     parts = [text(_EDGE, top, caption, size=11, fill=FAINT)]

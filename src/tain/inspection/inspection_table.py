@@ -1,4 +1,4 @@
-"""What an inspection found, as tables for a terminal."""
+"""Render an inspection as terminal tables."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def as_table(found: Inspection | Comparison) -> "Group":
-    """Build what rich prints."""
+    """Rich renderable of an inspection."""
     from rich.console import Group
     from rich.text import Text
 
@@ -48,7 +48,7 @@ def _inspection(found: Inspection, title: str) -> list[Any]:
         )
         if correlations:
             parts += [Text(""), Text(f"Rank correlation of a piece's frequency rank with its ratio, words only: {correlations}.")]
-    for each in found.similarities if read.texts == len(found.texts) else ():  # of the first of many texts they say little
+    for each in found.similarities if read.texts == len(found.texts) else ():  # not representative for the first of many texts
         parts.append(Text(f"Texts {each.left + 1} and {each.right + 1}: cosine {each.cosine:.4f}; most from {_strongest(found, each)}."))
     return parts
 

@@ -1,7 +1,7 @@
-"""Mixing ratios gathered over any number of texts, in memory that grows with the vocabulary met and not with the texts.
+"""Mixing ratio statistics over any number of texts, in memory that grows with the vocabulary seen, not with the texts.
 
-The five methods and the protocol of Kobayashi et al. 2021, section 4: ratios of all tokens, special ones included, over all layers; and
-Spearman's correlation of a token's frequency rank with its ratio, averaged over layers.
+Implements the five methods and the protocol of Kobayashi et al. 2021, section 4: ratios of all tokens, including special ones, over all
+layers; and the Spearman correlation of a token's frequency rank with its ratio, averaged over layers.
 """
 
 import unicodedata
@@ -16,19 +16,19 @@ from torch import Tensor
 
 _CONTINUES = "##"
 _NO_CHARACTER = "\ufffd"
-_BINS = (10, 100, 1_000, 10_000)  # ends of the bins of frequency ranks
+_BINS = (10, 100, 1_000, 10_000)  # upper ends of the frequency rank bins
 
 Correlation = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclass(frozen=True)
 class GroupMixing:
-    """Mean ratios of some of the tokens.
+    """Mean ratios of a group of tokens.
 
     Attributes:
-        name: Which tokens: a special token's own spelling, ``punctuation``, ``words``, or words of some frequency ranks.
-        tokens: How many were met.
-        means: By layer and method.
+        name: Name of the group: a special token, ``punctuation``, ``words``, or words in a range of frequency ranks.
+        tokens: Number of tokens.
+        means: Means by layer and method.
     """
 
     name: str
@@ -43,22 +43,22 @@ class GroupMixing:
 
 @dataclass(frozen=True)
 class MixingStatistics:
-    """Ratios over all texts that were read.
+    """Ratio statistics over all texts.
 
     Attributes:
-        methods: What the last axis of every figure stands for.
-        texts: How many texts.
-        tokens: How many tokens, special ones included.
-        means: By layer and method.
+        methods: Methods along the last axis of every figure.
+        texts: Number of texts.
+        tokens: Number of tokens, including special ones.
+        means: Means by layer and method.
         deviations: Standard deviations over tokens, by layer and method.
         minima: Smallest ratio of any token, by layer and method.
         maxima: Largest one.
-        kinds: Special tokens each by itself, punctuation and words; together they are all tokens.
-        by_frequency: Words by the rank of their piece's frequency in these texts, most frequent first.
-        frequency_correlation: Spearman's correlation, over tokens, of their piece's frequency rank (1: the most frequent) with their ratio
-            averaged over layers: negative where frequent pieces take more from others. nan where there is no answer.
+        kinds: One group per special token, punctuation, and words; together they cover all tokens.
+        by_frequency: Words grouped by the frequency rank of their piece in these texts, most frequent first.
+        frequency_correlation: Spearman correlation, over tokens, of the frequency rank of their piece (1: most frequent) with their ratio
+            averaged over layers; negative if frequent pieces take more from others. nan if undefined.
         frequency_correlation_words: The same without special tokens.
-        correlated_tokens: How many tokens the correlations are over: the first ones, where there were too many to keep.
+        correlated_tokens: Number of tokens in the correlations: the first ones, if there were too many to keep.
     """
 
     methods: tuple[str, ...]
@@ -81,13 +81,13 @@ class MixingStatistics:
 
 
 class MixingMeter:
-    """Adds up ratios as batches go by.
+    """Accumulates mixing ratios over batches.
 
     Args:
-        methods: Their names.
-        layers: Layers of the model.
-        vocabulary: Ids that may be met.
-        kept_tokens: Tokens kept for the correlation with frequency, 24 bytes each with five methods.
+        methods: Names of the methods.
+        layers: Number of layers.
+        vocabulary: Number of token ids.
+        kept_tokens: Tokens kept for the correlation with frequency; 24 bytes each with five methods.
     """
 
     def __init__(self, methods: Sequence[str], *, layers: int, vocabulary: int, kept_tokens: int = 2_000_000) -> None:
@@ -99,13 +99,13 @@ class MixingMeter:
         self._minima, self._maxima = np.full(shape, np.inf), np.full(shape, -np.inf)
         self._counts = np.zeros(vocabulary, dtype=np.int64)
         self._row_of_piece = np.full(vocabulary, -1)
-        self._sums = np.zeros((0, *shape))  # a row for each piece met
+        self._sums = np.zeros((0, *shape))  # one row per distinct piece
         self._room = kept_tokens
         self._kept_ids: list[np.ndarray] = []
         self._kept_ratios: list[np.ndarray] = []
 
     def add(self, ids: Int[Tensor, " tokens"], ratios: Float[Tensor, "layers methods tokens"], *, texts: int) -> None:
-        """Take in a batch: its tokens' ids and ratios, of ``texts`` texts."""
+        """Add a batch: ids and ratios of its tokens, from ``texts`` texts."""
         exact = ratios.double()
         self.texts += texts
         self.tokens += len(ids)
@@ -120,12 +120,12 @@ class MixingMeter:
             self._kept_ratios.append(exact[..., :kept].mean(0).T.float().cpu().numpy())
 
     def statistics(self, kind_of: Callable[[int], str], *, special: Sequence[str], correlation: Correlation) -> MixingStatistics:
-        """Sum up.
+        """Compute the statistics.
 
         Args:
-            kind_of: Names the kind of a piece: a special token's own spelling, ``punctuation`` or ``words``.
-            special: Which kinds are special tokens.
-            correlation: Spearman's correlation of two series.
+            kind_of: Maps a piece to its kind: the spelling of a special token, ``punctuation`` or ``words``.
+            special: The kinds that are special tokens.
+            correlation: Spearman correlation of two series.
         """
         assert self.tokens, "statistics of no tokens"
         pieces = np.flatnonzero(self._counts)
@@ -167,12 +167,12 @@ class MixingMeter:
     def _correlation(self, pieces: Int64[np.ndarray, " pieces"], correlation: Correlation) -> Float64[np.ndarray, " methods"]:
         ids, ratios = np.concatenate(self._kept_ids), np.concatenate(self._kept_ratios)
         is_chosen = np.isin(ids, pieces)
-        ranks = -self._counts[ids[is_chosen]]  # the more frequent, the smaller: all that a rank correlation reads
+        ranks = -self._counts[ids[is_chosen]]  # smaller for more frequent pieces, which is all a rank correlation needs
         return np.array([correlation(ranks, column) for column in ratios[is_chosen].T])
 
 
 def _bins(pieces: int) -> list[tuple[str, slice]]:
-    """Cut frequency ranks, 1 to ``pieces``, into bins that each hold some."""
+    """Split frequency ranks, 1 to ``pieces``, into non-empty bins."""
     found, first = [], 0
     for end in (*_BINS, pieces):
         last = min(end, pieces)
@@ -183,7 +183,7 @@ def _bins(pieces: int) -> list[tuple[str, slice]]:
 
 
 class PieceKinds:
-    """Tells special tokens, punctuation and words apart.
+    """Classifies tokens into special tokens, punctuation and words.
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -195,12 +195,12 @@ class PieceKinds:
 
     @property
     def special(self) -> tuple[str, ...]:
-        """The special tokens' spellings, those of a text's beginning and end first."""
+        """Spellings of the special tokens, those of a text's beginning and end first."""
         first = [self._tokenizer.cls_token, self._tokenizer.sep_token, self._tokenizer.mask_token]
         return tuple(dict.fromkeys([token for token in first if token] + list(self._special.values())))
 
     def __call__(self, piece: int) -> str:
-        """Name a piece's kind."""
+        """Kind of a piece."""
         if piece in self._special:
             return self._special[piece]
         shown = self.shown(piece)
@@ -208,9 +208,9 @@ class PieceKinds:
         return "punctuation" if all(unicodedata.category(character)[0] in "PS" for character in characters) else "words"
 
     def shown(self, piece: int) -> str:
-        """Spell a piece as a reader would, ``##`` in front where the vocabulary says that it goes on with a word."""
+        """Readable spelling of a piece, with a leading ``##`` if the vocabulary marks it as a word continuation."""
         spelled = str(self._tokenizer.convert_ids_to_tokens(piece))
         if piece in self._special or spelled.startswith(_CONTINUES):
             return spelled
         readable = self._tokenizer.decode([piece]).strip()
-        return spelled if not readable or _NO_CHARACTER in readable else readable  # some pieces are half a character's bytes
+        return spelled if not readable or _NO_CHARACTER in readable else readable  # some pieces are only part of a character's bytes

@@ -1,16 +1,16 @@
-"""Attention, residual connection and normalisation, split into one vector for each token that went in.
+"""Norm-based analysis: decompose attention, residual connection and normalisation into one vector per input token.
 
-Kobayashi et al. 2020 and 2021 (papers of the norm-based analysis), section 2 of each. For token i of a post-LN block
+Kobayashi et al. 2020 and 2021, section 2 of each. For token i of a post-LN block
 
     y_i   = sum_j sum_h a^h_ij f^h(x_j) + b_O + x_i          f^h(x) = (x W_V^h + b_V^h) W_O^h
     out_i = sum_j F_i(x_j) + g(b_O) + beta                   F_i(x_j) = g(sum_h a^h_ij f^h(x_j) + [i = j] x_i)
 
 where g centres a vector by its own mean, divides it by the spread of the whole y_i and scales it by gamma. The sum is exact; beta and
-b_O belong to no token and are in no norm or ratio. In a pre-LN block x_j goes through the normalisation before W_V, so that f^h holds
-it, and out_i is y_i: with and without normalisation are the same there.
+b_O belong to no token and are excluded from norms and ratios. In a pre-LN block x_j passes the normalisation before W_V, so f^h includes
+it and out_i is y_i: the methods with and without normalisation are equal there.
 
-The table of all vectors F_i(x_j) (n x n x d numbers) is never made. A ratio needs two vectors a token, its own part and the sum of
-all others. A norm needs the products of a token's heads with each other: |sum_h a_h f_h|^2 = a^T G a, where G is heads x heads.
+The table of all vectors F_i(x_j) (n x n x d numbers) is never materialized. A ratio needs two vectors per token, its own part and the sum
+of all others. A norm needs the products of a token's heads with each other: |sum_h a_h f_h|^2 = a^T G a, where G is heads x heads.
 """
 
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ from tain.inspection.blocks import Block, Normalisation
 from tain.inspection.capturing import BlockStates
 
 METHODS = ("Attn-W", "Attn-N", "AttnRes-W", "AttnRes-N", "AttnResLn-N")
-MATRICES = ("Attn-W", "Attn-N", "AttnRes-N", "AttnResLn-N")  # of AttnRes-W all is said by Attn-W
+MATRICES = ("Attn-W", "Attn-N", "AttnRes-N", "AttnResLn-N")  # AttnRes-W follows from Attn-W
 
 _SOURCES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Split:
-    """Attention's output without b_O, as two sums.
+    """Attention output without b_O, as a sum of two parts.
 
     Attributes:
-        own: What a token takes from itself: sum_h a^h_ii f^h(x_i).
-        context: What it takes from all others.
-        kept_weights: The weight a token gives itself, averaged over heads.
+        own: Contribution of the token itself: sum_h a^h_ii f^h(x_i).
+        context: Contribution of all other tokens.
+        kept_weights: Attention weight of a token on itself, averaged over heads.
     """
 
     own: Float[Tensor, "tokens dim"]
@@ -44,33 +44,33 @@ class Split:
 
 
 def split(states: BlockStates) -> Split:
-    """Separate what tokens take from themselves and from others, in memory of a few token vectors."""
+    """Separate the contributions of the token itself and of other tokens, in memory of a few token vectors."""
     weights = torch.cat([shown.diagonal(dim1=-2, dim2=-1).transpose(1, 2).flatten(0, 1) for shown, _ in states.groups])  # (tokens, heads)
     values = torch.cat([shown.transpose(1, 2).flatten(0, 1) for _, shown in states.groups])  # (tokens, heads, width)
     own = (weights[..., None] * values).flatten(1)
-    # the context goes through W_O and the rest is subtracted, not the other way round: of a token alone it is exactly nothing
+    # the context goes through W_O and the rest is subtracted, so that the context of a single token is exactly zero
     context = states.block.output.linear(states.mixed - own)
     bias = states.block.output.bias
     return Split((states.attended if bias is None else states.attended - bias) - context, context, weights.mean(1))
 
 
 def mixing_ratios(states: BlockStates) -> Float[Tensor, "methods tokens"]:
-    """How much of each token's vector comes from other tokens, 0 to 1, by each of ``METHODS``.
+    """Share of each token's vector that comes from other tokens, 0 to 1, by each of ``METHODS``.
 
-    The norm of the sum over other tokens, as a share of that and the norm of the token's own part; by weights (W), the weight given to
-    other tokens. 0 where both parts are nothing.
+    The norm of the sum over other tokens, divided by that norm plus the norm of the token's own part; for weights (W), the weight on
+    other tokens. 0 if both parts are zero.
     """
     parts, norm = split(states), states.block.norm
     whole = parts.own + states.inputs  # with the residual connection
     by_weight = 1 - parts.kept_weights
     with_residual = ratio(own=whole, context=parts.context)
-    # both parts are divided by the same spread, which makes no difference
+    # both parts have the same divisor, which cancels
     normed = with_residual if norm is None else ratio(own=norm.shaped(whole), context=norm.shaped(parts.context))
     return torch.stack([by_weight, ratio(own=parts.own, context=parts.context), by_weight / 2, with_residual, normed])
 
 
 def ratio(*, own: Float[Tensor, "*positions dim"], context: Float[Tensor, "*positions dim"]) -> Float[Tensor, "*positions"]:
-    """|context| / (|context| + |own|); 0 where both are nothing."""
+    """Ratio |context| / (|context| + |own|); 0 if both are zero."""
     from_others = context.norm(dim=-1)
     together = from_others + own.norm(dim=-1)
     return torch.where(together > 0, from_others / together.clamp_min(torch.finfo(together.dtype).tiny), 0.0)
@@ -78,11 +78,11 @@ def ratio(*, own: Float[Tensor, "*positions dim"], context: Float[Tensor, "*posi
 
 @dataclass(frozen=True)
 class TextNorms:
-    """Norms of one text's parts in one layer; row i tells what token i is made of.
+    """Norms of one text's parts in one layer; row i holds the parts of token i.
 
     Attributes:
         weights: Attention weights.
-        head_lengths: |f^h(x_j)|: the norm that a head's part has at weight 1.
+        head_lengths: |f^h(x_j)|, the norm of a head's part at weight 1.
         attention: |sum_h a^h_ij f^h(x_j)| (Attn-N).
         with_residual: The same with x_i on the diagonal (AttnRes-N).
         normed: |F_i(x_j)| (AttnResLn-N); in a pre-LN block the same as ``with_residual``.
@@ -126,9 +126,9 @@ def _source_squares(
     *,
     norm: Normalisation | None,
 ) -> tuple[Float64[Tensor, "tokens tokens"], Float64[Tensor, "heads tokens"]]:
-    """Squares of |sum_h a^h_ij f^h(x_j)| and of |f^h(x_j)|, f^h shaped by ``norm`` where there is one.
+    """Squares of |sum_h a^h_ij f^h(x_j)| and of |f^h(x_j)|, with f^h transformed by ``norm`` if there is one.
 
-    In float64: the difference of near numbers under the root would cost float32 half its digits.
+    Uses float64, since the difference of close numbers under the root would cost float32 half its digits.
     """
     heads, tokens, _ = weights.shape
     squares = torch.empty(tokens, tokens, dtype=torch.float64, device=weights.device)
@@ -146,17 +146,17 @@ def _source_squares(
 
 
 def _with_diagonal(matrix: Float[Tensor, "tokens tokens"], diagonal: Float[Tensor, " tokens"]) -> Float[Tensor, "tokens tokens"]:
-    """A copy with another diagonal."""
+    """Copy of a matrix with another diagonal."""
     changed = matrix.clone()
     changed.diagonal().copy_(diagonal)
     return changed
 
 
 def expansion_rate(block: Block) -> float:
-    """How much attention's affine map (W_V, b_V, then W_O, b_O, all heads together) lengthens vectors, on average over directions.
+    """Average factor by which attention's affine map (W_V, b_V, then W_O, b_O, all heads together) lengthens vectors.
 
-    Kobayashi et al. 2021: |M| / sqrt(dim + 1), the Frobenius norm of the map in homogeneous coordinates. Needs weights only. b_O is a
-    row beside those of the weights, as an affine map has it; the authors' script has it as a column.
+    Kobayashi et al. 2021: |M| / sqrt(dim + 1), the Frobenius norm of the map in homogeneous coordinates. Needs weights only. b_O is an
+    additional row of the matrix, as in an affine map; the authors' script adds it as a column.
     """
     value, output = block.value, block.output
     weight = output.weight.double() @ value.weight.double()  # (dim, dim)

@@ -1,7 +1,7 @@
-"""Inspections packed for a page: all that fits a size, the largest parts first.
+"""Pack inspections into the data of a page: the largest parts that fit its size limit.
 
-A text of 512 tokens in 12 layers of 12 heads has 38 million weights. The page gets, for each token, the few tokens that give it most; how
-many depends on the room. Numbers are half floats (three digits) in base64, ratios are 16-bit fractions.
+A text of 512 tokens in 12 layers of 12 heads has 38 million weights. The page gets, per token, the few largest contributions; their
+number depends on the available space. Numbers are half floats (three digits) in base64, ratios are 16-bit fractions.
 """
 
 import base64
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 ROLL_OUT = "Roll-out"
 
-_ROOM_BYTES = 1_050_000  # before base64, which takes a third more
-_MOST_BYTES = 1_900_000  # of the whole as JSON: the page stays under 2 MB
-_LAYER_SHARE = 3  # a layer's own table keeps so many times as many places a row as each of its heads
+_ROOM_BYTES = 1_050_000  # before base64, which adds a third
+_MOST_BYTES = 1_900_000  # of the complete JSON, so that the page stays under 2 MB
+_LAYER_SHARE = 3  # a layer's table keeps this many times as many entries per row as the table of a head
 _LARGEST_HALF = 65_504.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of each row is kept.
+    """Number of entries kept.
 
     Attributes:
-        texts: Shown texts of each model.
-        kept: Places of a row in the tables of a layer.
-        kept_head: Places of a row in the tables of a head; 0 leaves heads out.
+        texts: Shown texts per model.
+        kept: Entries per row in the tables of a layer.
+        kept_head: Entries per row in the tables of a head; 0 omits the heads.
     """
 
     texts: int
@@ -41,23 +41,23 @@ class Plan:
 
 
 def page_data(models: "Sequence[Inspection]", *, titles: Sequence[str]) -> dict[str, Any]:
-    """Everything that the page's script reads, as plain data for JSON."""
+    """All data for the page's script, as plain data for JSON."""
     room = _ROOM_BYTES
     while True:
         plan = choose_plan(models, room=room)
         data = {"models": [_model(each, title, plan) for each, title in zip(models, titles, strict=True)]}
         if not plan.texts or len(as_json(data).encode()) <= _MOST_BYTES:
             return data
-        room = int(0.8 * room)  # names of tokens and sums take room that no table of numbers foretells
+        room = int(0.8 * room)  # token names and sums take additional space that varies
 
 
 def as_json(data: dict[str, Any]) -> str:
-    """As it stands in the page, where no text may end the script."""
+    """JSON as embedded in the page, escaped so that no text can end the script element."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def choose_plan(models: "Sequence[Inspection]", *, room: int = _ROOM_BYTES) -> Plan:
-    """Keep as much as there is room for: first fewer places a row, then no heads, then fewer texts."""
+    """Keep as much as fits: first reduce the entries per row, then drop the heads, then texts."""
     most = max((len(text.tokens) for each in models for text in each.texts), default=1)
     steps = list(range(most, 0, -1))
     for texts in range(max(len(each.texts) for each in models), 0, -1):
@@ -69,7 +69,7 @@ def choose_plan(models: "Sequence[Inspection]", *, room: int = _ROOM_BYTES) -> P
 
 
 def matrices_of(model: "Inspection") -> list[str]:
-    """The tables of a layer that are different: before normalisation and behind it are the same in a pre-LN block."""
+    """Distinct tables of a layer: in a pre-LN block, those before and after normalisation are equal."""
     skipped = {"AttnRes-W"} if model.is_post else {"AttnRes-W", "AttnResLn-N"}
     return [*(method for method in model.methods if method not in skipped), ROLL_OUT]
 
@@ -154,13 +154,13 @@ def _packed(
     also: Float[np.ndarray, "more rows columns"] | None = None,
     keep_diagonal: bool = True,
 ) -> dict[str, Any]:
-    """Keep of each row the places where any table has its largest numbers.
+    """Keep the entries of each row where any table has its largest numbers.
 
     Args:
-        tables: Tables that share the places kept.
-        kept: Places of a row; all of them, and then without their numbers, where there are no more.
-        also: Tables that have a say in which places are kept, but are not packed.
-        keep_diagonal: A token's own part is always kept.
+        tables: Tables that share the kept entries.
+        kept: Entries per row; if there are no more, all are kept, without their indices.
+        also: Tables that influence the choice of entries, but are not packed.
+        keep_diagonal: Always keep a token's own part.
     """
     columns = tables.shape[2]
     if kept >= columns:

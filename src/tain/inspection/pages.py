@@ -1,4 +1,4 @@
-"""One HTML file to look into a model with: its own script and style inside, nothing from elsewhere, under 2 MB."""
+"""Render an inspection as one self-contained HTML file under 2 MB, with its own script and style."""
 
 import base64
 import hashlib
@@ -18,21 +18,21 @@ Geometry = Sequence[Mapping[str, float]] | None
 
 _FRAME_HEIGHT = 900  # pixels, in a notebook
 _METHODS = {
-    "Attn-W": "the attention weights alone",
-    "Attn-N": "weights times the vectors they weigh",
-    "AttnRes-W": "weights with the residual connection, at one half each",
-    "AttnRes-N": "vectors with the residual connection",
-    "AttnResLn-N": "the whole block, with layer normalisation: the paper’s",
-    "Layer-N": "the whole layer, with its feed-forward part",
-    ROLL_OUT: "AttnResLn-N multiplied up from the first layer on: shares of the input tokens",
+    "Attn-W": "attention weights only",
+    "Attn-N": "norms of the weighted vectors",
+    "AttnRes-W": "attention weights and residual connection, one half each",
+    "AttnRes-N": "norms with the residual connection",
+    "AttnResLn-N": "the whole attention block, including layer normalisation: the paper’s method",
+    "Layer-N": "the whole layer, including its feed-forward part",
+    ROLL_OUT: "AttnResLn-N multiplied over all layers so far: shares of the input tokens",
 }
 _GEOMETRY = {
     "isotropy": "Isotropy: 1 when no direction is preferred, 0 when all vectors lie in a narrow cone",
-    "mean_vector_share": "Mean vector’s share of the vectors’ length, which says nothing about any one text",
+    "mean_vector_share": "Mean vector’s share of the vectors’ length: the part shared by all texts",
     "mean_vector_norm": "Length of the mean vector",
     "mean_length": "Mean length of the vectors",
     "mean_cosine": "Mean cosine of two different texts",
-    "uniformity": "Uniformity: 0 all in one spot, −4 well spread",
+    "uniformity": "Uniformity: 0 if all vectors coincide, about −4 if well spread",
 }
 _MARK = (
     '<svg viewBox="0 0 32 32" aria-hidden="true"><path class="glass" d="M15 4v24L4 23V9z"/><path class="tain" d="M17 4v24l11-5V9z"/></svg>'
@@ -40,7 +40,7 @@ _MARK = (
 
 
 def inspection_page(found: "Inspection | Comparison") -> str:
-    """Write the page as one HTML text. Whatever comes from outside is escaped, and no script but the page's own can run."""
+    """Render the page as HTML. All external text is escaped, and only the page's own script can run."""
     models, titles, geometry = found.models, found.titles, found.geometry
     script, style = _resource("page.js"), _resource("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -64,7 +64,7 @@ def inspection_page(found: "Inspection | Comparison") -> str:
 
 
 def in_notebook(found: "Inspection | Comparison") -> str:
-    """The page inside a frame, as a notebook shows it."""
+    """The page in a frame, for display in a notebook."""
     return f'<iframe srcdoc="{escape(inspection_page(found))}" width="100%" height="{_FRAME_HEIGHT}" title="tain inspect"></iframe>'
 
 
@@ -77,9 +77,9 @@ def _header(found: "Inspection | Comparison", models: "Sequence[Inspection]") ->
     return f"""<header>
 <p class="brand">{_MARK}<span>tain</span></p>
 <h1>{escape(found.claim())}</h1>
-<p class="lead">Attention, residual connection and layer normalisation, split exactly into one vector for each token that went in
-(Kobayashi et al. 2021), over {read.texts:,} {"text" if read.texts == 1 else "texts"} and {read.tokens:,} tokens. The parts sum to what
-{"the model" if len(models) == 1 else "each model"} really computes, {_how_exactly(models)}.</p>
+<p class="lead">Attention, residual connection and layer normalisation, decomposed exactly into one vector per input token
+(Kobayashi et al. 2021), over {read.texts:,} {"text" if read.texts == 1 else "texts"} and {read.tokens:,} tokens. The parts sum to the actual
+output of {"the model" if len(models) == 1 else "each model"}, {_how_exactly(models)}.</p>
 </header>"""
 
 
@@ -91,8 +91,8 @@ def _how_exactly(models: "Sequence[Inspection]") -> str:
 def _looking(models: "Sequence[Inspection]", titles: Sequence[str], *, shown: int) -> str:
     left_out = len(models[0].texts) - shown
     if not shown:
-        why = f": the {left_out} that were asked for have no room on a page" if left_out else ""
-        return f'<section><p class="quiet">No text is shown token by token here{why}. The figures below are over all texts.</p></section>'
+        why = f": the {left_out} requested do not fit on a page" if left_out else ""
+        return f'<section><p class="quiet">No text is shown token by token{why}. The figures below are over all texts.</p></section>'
     names = {"model": "Model", "text": "Text", "layer": "Layer", "head": "Head", "method": "Method"}
     controls = "".join(f'<label>{words}<select id="{name}"></select></label>' for name, words in names.items())
     methods = "".join(
@@ -105,26 +105,26 @@ def _looking(models: "Sequence[Inspection]", titles: Sequence[str], *, shown: in
     )
     pair_maps = "".join(
         f'<div><h3>{escape(title)} <span id="cosine-{index}" class="quiet"></span></h3><div class="scroll"><canvas id="pair-map-{index}"'
-        f' role="img" aria-label="Table of all pairs; the lists of pairs say the same"></canvas></div></div>'
+        f' role="img" aria-label="Table of all pairs; the lists of pairs have the same content"></canvas></div></div>'
         for index, title in enumerate(titles)
     )
-    note = f'<p class="quiet">{left_out} of the shown texts had no room on this page.</p>' if left_out else ""
+    note = f'<p class="quiet">{left_out} of the shown texts did not fit on this page.</p>' if left_out else ""
     same = "" if all(each.is_post for each in models) else (
-        '<p class="quiet">Where normalisation comes before attention (ModernBERT), it is part of the vectors from the start:'
-        " AttnRes-N and AttnResLn-N are the same.</p>"
+        '<p class="quiet">With normalisation before attention (ModernBERT), it is already part of the vectors:'
+        " AttnRes-N and AttnResLn-N are equal.</p>"
     )  # fmt: skip
     return f"""<noscript><p>The pictures need JavaScript; the tables below do not.</p></noscript>
 <form class="controls" aria-label="What is shown" onsubmit="return false">{controls}</form>
 <section aria-labelledby="every">
 <h2 id="every">Every layer at once</h2>
-<p>How much of each token’s vector comes from <em>other</em> tokens, by layer (from top to bottom) and token (from left to right). The darker
-cell, in dark mode the lighter one, takes more from others. Click a cell, or go there with the arrow keys.</p>
+<p>How much of each token’s vector comes from <em>other</em> tokens, by layer (top to bottom) and token (left to right). A darker
+cell (lighter in dark mode) takes more from other tokens. Click a cell, or use the arrow keys.</p>
 <p class="legend"><span>0% from others</span><span class="scale"></span><span>100%</span></p>
 {maps}{note}
 </section>
 <section aria-labelledby="where">
 <h2 id="where">Where a token’s vector comes from</h2>
-<p>Point at a token, or move with the arrow keys: the others are underlined as thickly as they give to it.</p>
+<p>Point at a token, or use the arrow keys: the thicker the line under another token, the more it contributes.</p>
 <p id="said" class="said" role="status" aria-live="polite"></p>
 <div id="tokens" class="tokens" role="listbox" aria-label="Tokens of the text"></div>
 <div class="columns">
@@ -132,7 +132,7 @@ cell, in dark mode the lighter one, takes more from others. Click a cell, or go 
 <th scope="col" class="number">Part</th><th scope="col"><span class="quiet">as a bar</span></th></tr></thead><tbody id="sources"></tbody></table>
 <p class="quiet" id="kept"></p></div>
 <div><h3>All tokens: from (across) and into (down), dark is a token’s largest</h3><div class="scroll"><canvas id="matrix" role="img"
-aria-label="Table of all parts; the list of sources says the same for the chosen token"></canvas></div></div>
+aria-label="Table of all parts; the list of sources has the same content for the chosen token"></canvas></div></div>
 </div>
 <dl>{methods}</dl>{same}
 </section>
@@ -140,14 +140,14 @@ aria-label="Table of all parts; the list of sources says the same for the chosen
 <h2 id="similar">Why two texts are similar</h2>
 <p id="why-not"></p>
 <div id="pairs">
-<p>With mean pooling the cosine of two texts is a sum over pairs of their tokens, exactly. Choose a token to see its partners.</p>
+<p>With mean pooling, the cosine of two texts is exactly a sum over pairs of their tokens. Choose a token to see its partners.</p>
 <label class="quiet">Pair <select id="pair"></select></label>
 <p id="similarity-said" class="said" role="status" aria-live="polite"></p>
 <h3>One text</h3><div id="left-words" class="tokens" role="listbox" aria-label="Tokens of the one text"></div>
 <h3>The other</h3><div id="right-words" class="tokens" role="listbox" aria-label="Tokens of the other text"></div>
 <div class="columns">{pair_maps}</div>
 <table><caption>The pairs that add or take most</caption><thead><tr><th scope="col">One</th><th scope="col">Other</th>
-<th scope="col" class="number">Adds</th><th scope="col"><span class="quiet">as a bar; striped is less than nothing</span></th></tr></thead>
+<th scope="col" class="number">Adds</th><th scope="col"><span class="quiet">as a bar; striped means negative</span></th></tr></thead>
 <tbody id="strongest"></tbody></table>
 </div>
 </section>"""
@@ -167,8 +167,8 @@ def _tables(models: "Sequence[Inspection]", titles: Sequence[str], geometry: Geo
     return f"""<section aria-labelledby="figures">
 <h2 id="figures">Over all texts</h2>
 {_geometry(titles, geometry)}<div class="scroll">{"".join(parts)}</div>
-<p class="quiet">A negative correlation: frequent pieces take more from others. The expansion rate is how much a layer’s attention map lengthens
-vectors on average; it needs no text.</p>
+<p class="quiet">A negative correlation: frequent pieces take more from others. The expansion rate is the average factor by which a layer’s attention map lengthens
+vectors; it does not depend on the texts.</p>
 </section>"""
 
 
@@ -219,9 +219,9 @@ def _origin(models: "Sequence[Inspection]") -> str:
             "model": f"{model.model} ({model.architecture})",
             "layers and heads": f"{model.layers} layers of {model.heads}",
             "normalisation": "after attention" if model.is_post else "before attention",
-            "texts cut": f"{model.truncated:,} at {model.max_tokens:,} tokens, {model.cut_tokens:,} tokens lost",
-            "texts left out": f"{model.left_out:,} without any but special tokens",
-            "masked for the figures": f"{model.masking_rate:.0%} of the tokens" if model.masking_rate else "no token",
+            "texts truncated": f"{model.truncated:,} at {model.max_tokens:,} tokens, {model.cut_tokens:,} tokens lost",
+            "texts skipped": f"{model.left_out:,} with only special tokens",
+            "masked for the figures": f"{model.masking_rate:.0%} of the tokens" if model.masking_rate else "none",
         }
 
     lists = "".join(f"<dl>{_facts(facts(model))}</dl>" for model in models)

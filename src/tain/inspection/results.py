@@ -1,4 +1,4 @@
-"""What an inspection found: frozen results, and as plain data."""
+"""Results of an inspection: frozen dataclasses with conversion to plain data."""
 
 import csv
 import io
@@ -16,26 +16,26 @@ from tain.inspection.mixing import GroupMixing, MixingStatistics
 from tain.inspection.norms import METHODS
 from tain.inspection.rollout import rollout
 
-_SAME_WITHIN = 0.001  # smaller differences of a mean ratio are the same in every table
+_SAME_WITHIN = 0.001  # smaller differences of a mean ratio are shown as equal in tables
 
-ROLLED = ("AttnRes-W", "AttnRes-N", "AttnResLn-N", "Layer-N")  # methods with the residual connection: a roll-out needs it
+ROLLED = ("AttnRes-W", "AttnRes-N", "AttnResLn-N", "Layer-N")  # methods with the residual connection, which roll-out needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextInspection:
-    """One text, token by token. In every matrix row i tells what token i is made of.
+    """One text, token by token. In every matrix row i holds the parts of token i.
 
     Attributes:
-        text: As it was given.
-        tokens: The pieces that the model read, special ones included.
-        kinds: Each token's kind: a special token's spelling, ``punctuation`` or ``words``.
-        cut: Tokens that were cut at the length limit.
-        methods: What the second axis of ``ratios`` stands for.
+        text: The given text.
+        tokens: Pieces read by the model, including special ones.
+        kinds: Kind of each token: the spelling of a special token, ``punctuation`` or ``words``.
+        cut: Number of tokens truncated at the length limit.
+        methods: Methods along the second axis of ``ratios``.
         ratios: Mixing ratios by layer, method and token.
         weights: Attention weights by layer and head.
-        head_lengths: |f^h(x_j)| by layer, head and token: what a weight of 1 would be worth.
-        norms: By method, and then by layer, the norms of the parts; ``AttnResLn-N`` is the paper's.
-        vectors: The last layer's token vectors, as the model pools them.
+        head_lengths: |f^h(x_j)| by layer, head and token: the norm of a part at weight 1.
+        norms: Norms of the parts by method, then by layer; ``AttnResLn-N`` is the paper's method.
+        vectors: Token vectors of the last layer, as they are pooled.
     """
 
     text: str
@@ -50,25 +50,25 @@ class TextInspection:
     vectors: Float[np.ndarray, "tokens dim"]
 
     def matrix(self, method: str, *, layer: int, head: int | None = None) -> Float[np.ndarray, "tokens tokens"]:
-        """Weights or norms of one layer, of all heads together or of one.
+        """Weights or norms of one layer, over all heads or for one head.
 
         Args:
-            method: One of ``methods``; of a single head ``Attn-W`` or ``Attn-N``.
-            layer: From 0.
-            head: From 0; None for all together.
+            method: One of ``methods``; for a single head ``Attn-W`` or ``Attn-N``.
+            layer: Layer index from 0.
+            head: Head index from 0; None for all heads together.
 
         Raises:
-            UserError: There is no such method, layer or head.
+            UserError: The method, layer or head does not exist.
         """
         layers, heads = self.weights.shape[:2]
         _refuse_unknown(method, self.methods)
         if not 0 <= layer < layers or (head is not None and not 0 <= head < heads):
             raise UserError(
-                f"layer {layer}, head {head} is asked for: layers go from 0 to {layers - 1}, heads from 0 to {heads - 1}, None is all"
+                f"layer {layer}, head {head} does not exist: layers go from 0 to {layers - 1}, heads from 0 to {heads - 1}, None is all"
             )
         if head is not None:
             if method not in ("Attn-W", "Attn-N"):
-                raise UserError(f"method {method!r} is of all heads together: of one head give Attn-W or Attn-N")
+                raise UserError(f"method {method!r} covers all heads together: for one head give Attn-W or Attn-N")
             return self.weights[layer, head] * (1.0 if method == "Attn-W" else self.head_lengths[layer, head])
         if method in self.norms:
             return self.norms[method][layer]
@@ -76,10 +76,10 @@ class TextInspection:
         return weights if method == "Attn-W" else (weights + np.eye(len(weights), dtype=weights.dtype)) / 2
 
     def rolled(self, method: str = "AttnResLn-N") -> Float[np.ndarray, "layers tokens tokens"]:
-        """What each token has from each token of the input, up to and with each layer, in shares; see ``inspection.rollout``.
+        """Shares of the input tokens in each token, up to and including each layer; see ``inspection.rollout``.
 
         Raises:
-            UserError: The method knows no residual connection.
+            UserError: The method does not include the residual connection.
         """
         _refuse_unknown(method, tuple(name for name in ROLLED if name in self.methods))
         layers = [self.matrix(method, layer=layer).astype(np.float64) for layer in range(len(self.weights))]
@@ -88,13 +88,13 @@ class TextInspection:
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityInspection:
-    """The cosine of two of the shown texts, split over their pairs of tokens.
+    """Cosine of two of the shown texts, decomposed over their token pairs.
 
     Attributes:
-        left: Which of the shown texts, from 0.
-        right: The other.
-        cosine: Of their vectors.
-        contributions: What each pair of tokens adds; the sum is ``cosine``.
+        left: Index of the one text among those shown, from 0.
+        right: Index of the other.
+        cosine: Cosine of their vectors.
+        contributions: Contribution of each token pair; the sum is ``cosine``.
     """
 
     left: int
@@ -105,26 +105,26 @@ class SimilarityInspection:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a model mixes, over all texts and token by token for some.
+    """Mixing ratios of a model over all texts, and details of some texts token by token.
 
     Attributes:
-        model: Its name.
-        architecture: The class that transformers runs it with.
+        model: Model name.
+        architecture: The transformers class.
         is_post: Normalisation follows the residual connection (BERT); False where it precedes attention (ModernBERT).
-        layers: How many.
-        heads: In each layer.
-        statistics: Over all texts.
-        expansion_rates: Of each layer's attention map; needs no text.
+        layers: Number of layers.
+        heads: Heads per layer.
+        statistics: Statistics over all texts.
+        expansion_rates: Expansion rate of each layer's attention map; independent of the texts.
         texts: The first texts, token by token.
-        similarities: Of every two of these.
-        why_no_similarity: In words, where the vectors are no plain means of token vectors; empty elsewhere.
-        truncated: Texts that were cut at the length limit.
-        cut_tokens: Tokens that were cut from them.
-        max_tokens: That limit, special tokens included.
-        left_out: Texts that had nothing but special tokens.
-        masking_rate: Share of tokens that showed the mask token for the statistics.
-        seed: Fixed which.
-        error: The largest difference of a block's summed parts from its real output, as a share of the largest number there.
+        similarities: Similarity of every pair of these.
+        why_no_similarity: Reason, if the vectors are not plain means of token vectors; else empty.
+        truncated: Number of texts truncated at the length limit.
+        cut_tokens: Number of tokens removed from them.
+        max_tokens: Length limit, including special tokens.
+        left_out: Number of texts with special tokens only.
+        masking_rate: Share of tokens replaced by the mask token for the statistics.
+        seed: Seed of the masking.
+        error: Largest difference between the summed parts of a block and its real output, relative to the largest number there.
     """
 
     model: str
@@ -153,32 +153,32 @@ class Inspection:
 
     @property
     def title(self) -> str:
-        """The model's name without the folders far above it."""
+        """Short model name: the last parts of its path."""
         return "/".join(self.model.rstrip("/").split("/")[-2:])
 
     @property
     def models(self) -> "tuple[Inspection, ...]":
-        """This inspection; a comparison has two."""
+        """This inspection, as a tuple; a comparison has two."""
         return (self,)
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """The name of each of ``models`` in tables."""
+        """Name of each of ``models`` in tables."""
         return (self.title,)
 
     def claim(self) -> str:
-        """Say in one sentence how much comes from other tokens."""
+        """One-sentence summary: the share that comes from other tokens."""
         overall = dict(zip(self.methods, self.statistics.overall, strict=True))
         return (
             f"{overall['AttnResLn-N']:.1%} of a token's vector comes from other tokens in a layer of {self.title}, "
-            f"where attention weights alone would say {overall['Attn-W']:.1%}"
+            f"while attention weights alone suggest {overall['Attn-W']:.1%}"
         )
 
     def to_dict(self, *, matrices: bool = False) -> dict[str, Any]:
-        """Everything as plain data for JSON.
+        """Convert the inspection to plain data for JSON.
 
         Args:
-            matrices: Also give each shown text's weights and norms: tokens x tokens numbers for each layer, method and head.
+            matrices: Also include each shown text's weights and norms: tokens x tokens numbers per layer, method and head.
         """
         return {
             "model": self.model,
@@ -206,7 +206,7 @@ class Inspection:
         }
 
     def to_csv(self) -> str:
-        """One line for each shown token, layer and method, with its mixing ratio; layers, places and texts count from 1."""
+        """CSV with one line per shown token, layer and method, with the mixing ratio; layers, positions and texts count from 1."""
         return _csv(self.models, titles=self.titles)
 
     def _repr_html_(self) -> str:
@@ -217,13 +217,13 @@ class Inspection:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models on the same texts.
+    """Inspections of two models on the same texts.
 
     Attributes:
-        first: What the other is compared with: before mirroring, for one.
-        second: The other.
-        geometry: For each of the two how its vectors of these texts lie: isotropy, length and share of the mean vector, mean cosine. None
-            where there are fewer than two different texts.
+        first: The reference, such as the model before mirroring.
+        second: The model compared with it.
+        geometry: Geometry of the vectors of these texts for each model: isotropy, length and share of the mean vector, mean cosine; None
+            with fewer than two distinct texts.
     """
 
     first: Inspection
@@ -237,17 +237,17 @@ class Comparison:
 
     @property
     def titles(self) -> tuple[str, str]:
-        """What tables call the two: short names, or whole ones where the short ones are the same."""
+        """Names of the two in tables: short names, or full ones if the short ones are equal."""
         if self.first.title == self.second.title:
             return self.first.model, self.second.model
         return self.first.title, self.second.title
 
     def change(self) -> Float64[np.ndarray, " methods"]:
-        """By how much each method's mean ratio differs, the second less the first."""
+        """Difference of the mean ratios of each method, second minus first."""
         return self.second.statistics.overall - self.first.statistics.overall
 
     def claim(self) -> str:
-        """Say in one sentence what changed, by the paper's method."""
+        """One-sentence summary of the change, by the paper's method."""
         before, after = (each.statistics.overall[METHODS.index("AttnResLn-N")] for each in (self.first, self.second))
         first, second = self.titles
         if abs(after - before) < _SAME_WITHIN:
@@ -256,7 +256,7 @@ class Comparison:
         return f"{second} mixes in {way} of other tokens than {first}: {after:.1%} of a token's vector in a layer, against {before:.1%}"
 
     def to_dict(self, *, matrices: bool = False) -> dict[str, Any]:
-        """Everything as plain data for JSON."""
+        """Convert the comparison to plain data for JSON."""
         geometry = None
         if self.geometry is not None:
             geometry = [{name: _finite(value) for name, value in each.items()} for each in self.geometry]
@@ -268,7 +268,7 @@ class Comparison:
         }
 
     def to_csv(self) -> str:
-        """The lines of both models, as ``Inspection.to_csv`` gives them."""
+        """CSV lines of both models, as in ``Inspection.to_csv``."""
         return _csv(self.models, titles=self.titles)
 
     def _repr_html_(self) -> str:

@@ -1,4 +1,4 @@
-"""Roll-out: what a token has from each token of the text's beginning, through all layers up to one."""
+"""Attention roll-out: contribution of each input token to a token's vector, through all layers up to a given one."""
 
 import torch
 from jaxtyping import Float
@@ -6,15 +6,15 @@ from torch import Tensor
 
 
 def rollout(matrices: Float[Tensor, "layers tokens tokens"]) -> Float[Tensor, "layers tokens tokens"]:
-    """Multiply the layers' matrices, each row brought to sum 1: Abnar and Zuidema 2020, there with the rows of 0.5 A + 0.5 I.
+    """Multiply the layers' matrices, with rows normalized to sum 1, as Abnar and Zuidema 2020 do for 0.5 A + 0.5 I.
 
-    A row of norms is read as shares here, as if parts never cancelled each other: a summary to look at, not a decomposition.
+    Norms are treated as shares, as if parts never cancelled each other. This is a visual summary, not a decomposition.
 
     Args:
-        matrices: Each layer's weights or norms; row i tells what token i is made of.
+        matrices: Weights or norms of each layer; row i holds the parts of token i.
 
     Returns:
-        For each layer the product up to and with it; rows sum to 1. A row without any norm keeps its token as it is.
+        For each layer the product up to and including it; rows sum to 1. A row of zeros is replaced by the identity.
     """
     sums = matrices.sum(-1, keepdim=True)
     shares = matrices / sums.masked_fill(sums == 0, 1.0)

@@ -1,4 +1,4 @@
-"""Look inside a model on some texts: what its tokens' vectors are made of, and why two texts are similar."""
+"""Inspect a model on texts: which tokens contribute to its token vectors, and why two texts are similar."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ from tain.text.cleaning import same_text_key
 from tain.text.collections import each_item, each_text
 from tain.text.windows import windows
 
-_WINDOW_TEXTS = 2048  # tokenised and sorted by length together
+_WINDOW_TEXTS = 2048  # texts tokenized and sorted by length together
 _UNCUT = 10**9  # tokens
 _MOST_WEIGHTS = 2**30  # of the shown texts: 4 GB in float32
-_MOST_PAIRED = 12  # texts whose similarities are explained: 66 pairs
+_MOST_PAIRED = 12  # texts with explained similarities: 66 pairs
 _WINDOW_CHARACTERS = 2_000_000
 _GEOMETRY = ("isotropy", "mean_vector_norm", "mean_vector_share", "mean_length", "mean_cosine", "uniformity")
 
@@ -44,12 +44,12 @@ InspectionDtype = Literal["float32", "float64"]
 
 @dataclass(frozen=True)
 class _Tokenised:
-    """A text that was tokenised.
+    """A tokenized text.
 
     Attributes:
-        text: As given.
-        ids: Special tokens included, cut at the limit.
-        cut: How many tokens were cut.
+        text: The given text.
+        ids: Token ids, including special tokens, truncated at the limit.
+        cut: Number of removed tokens.
     """
 
     text: str
@@ -71,26 +71,26 @@ def inspect(
     seed: int = 13,
     progress: Progress | bool | None = None,
 ) -> Inspection:
-    """Take the attention blocks of a model apart on some texts (Kobayashi et al. 2021).
+    """Decompose the attention blocks of a model on some texts (Kobayashi et al. 2021).
 
     Args:
-        model: A folder, a hub name, ``tain-mini``, or a loaded embedder (which is inspected in the number type that it has).
-        texts: One text, some, or any stream of them. Given as one or in a list, each must hold something; of a stream, texts without any
-            but special tokens are left out and counted.
-        shown: The first so many texts are also shown token by token: layers x heads x tokens x tokens weights each. Similarities are
-            explained among the first twelve.
-        whole_layer: Also split whole layers, feed-forward part included: method ``Layer-N``. Costs about a pass for each token shown.
-        masking_rate: For the statistics, show the mask token at this share of each text's tokens, one at least. The paper takes 0.12 for
-            ratios, and 0 for their correlation with frequency.
-        max_tokens: Cut texts at this length, special tokens included; default: the model's limit.
-        batch_tokens: Tokens that go through the model at a time; changes speed and memory only.
-        dtype: Number type of a model given by its name; ``float64`` for audits.
-        device: As torch names it; default: a GPU where there is one.
-        seed: Fixes which tokens are masked.
-        progress: Told what happens.
+        model: A folder, a hub name, ``tain-mini``, or a loaded embedder (inspected in its current data type).
+        texts: One text, several, or a stream. A single text, and each text in a list, must have tokens; in a stream, texts with special
+            tokens only are skipped and counted.
+        shown: Number of texts, from the first, that are also shown token by token: layers x heads x tokens x tokens weights each.
+            Similarities are explained among the first twelve.
+        whole_layer: Also decompose whole layers, including the feed-forward part: method ``Layer-N``. Costs about a pass per shown token.
+        masking_rate: For the statistics, mask this share of each text's tokens, at least one. The paper uses 0.12 for ratios, and 0 for
+            their correlation with frequency.
+        max_tokens: Truncate texts at this length, including special tokens; default: the model's limit.
+        batch_tokens: Tokens per forward pass; affects speed and memory only.
+        dtype: Data type of a model given by name; ``float64`` for audits.
+        device: Torch device name; default: a GPU if available.
+        seed: Seed of the masking.
+        progress: Receives progress updates.
 
     Raises:
-        UserError: Settings, texts or model cannot work.
+        UserError: The settings, texts or model are invalid.
     """
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
     given = _given(texts)
@@ -123,21 +123,21 @@ def inspect_against(
     seed: int = 13,
     progress: Progress | bool | None = None,
 ) -> Comparison:
-    """Inspect two models on the same texts: before and after mirroring, for one.
+    """Inspect two models on the same texts, such as before and after mirroring.
 
     Args:
         model: The first model, as in ``inspect``.
-        against: The second; changes are told as the second less the first.
-        texts: As in ``inspect``; all of them are kept in memory, for both models read them.
-        shown: As in ``inspect``, and so all below.
-        whole_layer: Whole layers too.
-        masking_rate: Share of tokens that show the mask token for the statistics.
-        max_tokens: Length limit; default: each model's own.
-        batch_tokens: Tokens at a time.
-        dtype: Number type.
-        device: As torch names it.
-        seed: Fixes which tokens are masked, and directions of the geometry's figures.
-        progress: Told what happens.
+        against: The second model; changes are second minus first.
+        texts: As in ``inspect``, but all kept in memory, since both models read them.
+        shown: As in ``inspect``.
+        whole_layer: As in ``inspect``.
+        masking_rate: As in ``inspect``.
+        max_tokens: Length limit; default: the limit of each model.
+        batch_tokens: As in ``inspect``.
+        dtype: As in ``inspect``.
+        device: As in ``inspect``.
+        seed: Seed of the masking, and of the directions for the geometry figures.
+        progress: Receives progress updates.
 
     Raises:
         UserError: As in ``inspect``.
@@ -146,7 +146,7 @@ def inspect_against(
     given = _given(texts)
     kept = given if isinstance(given, list) else _Kept(given)
     loaded = [_loaded(each, max_tokens=max_tokens, dtype=dtype, device=device) for each in (model, against)]
-    watched = [Watched(each.encoder) for each in loaded]  # what cannot be taken apart is told before the other is
+    watched = [Watched(each.encoder) for each in loaded]  # refuse unsupported models before inspecting the first
     first, second = (
         _inspected(
             embedder,
@@ -176,7 +176,7 @@ def _inspected(
     seed: int,
     progress: Progress,
 ) -> Inspection:
-    """Read all texts once for the statistics, then look at the first ones token by token."""
+    """Read all texts once for the statistics, then inspect the first ones token by token."""
     if masking_rate:
         refuse_without_mask(embedder.tokenizer, embedder.name)
     kinds = PieceKinds(embedder.tokenizer)
@@ -198,7 +198,7 @@ def _inspected(
                 _measure([ids[index] for index in batch], watched, meter, whole_layer=whole_layer)
                 task.advance(len(batch))
     if not meter.texts:
-        raise UserError("none of the texts holds a token besides special ones: give texts with words")
+        raise UserError("none of the texts has tokens other than special ones: give texts with words")
     looked_at = [_look(text, watched, embedder, kinds, methods=methods) for text in first]
     found = tuple(text for text, _ in looked_at)
     why_not = _why_no_similarity(embedder)
@@ -227,7 +227,7 @@ def _inspected(
 
 
 class _Kept(Iterable[str]):
-    """A stream's texts, to be read more than once; unlike a list's, some of them may hold nothing."""
+    """Texts of a stream, kept for repeated reading; unlike those of a list, some may be empty."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = list(texts)
@@ -237,7 +237,7 @@ class _Kept(Iterable[str]):
 
 
 class _Reading:
-    """Texts as they are read, tokenised a window at a time; counts what was cut and left out."""
+    """Iterator over texts, tokenized in windows; counts truncated and skipped texts."""
 
     def __init__(self, embedder: Embedder, texts: Iterable[str]) -> None:
         self._embedder = embedder
@@ -256,9 +256,7 @@ class _Reading:
             if self._is_list:
                 for index, text in enumerate(found, start=number + 1):
                     if text is None:
-                        raise UserError(
-                            f"text {index} ({window[index - number - 1]!r}) has no tokens but special ones: give a text with words"
-                        )
+                        raise UserError(f"text {index} ({window[index - number - 1]!r}) has only special tokens: give a text with words")
             self.left_out += sum(text is None for text in found)
             number += len(window)
             yield [text for text in found if text is not None]
@@ -278,7 +276,7 @@ class _Reading:
 
 
 def _measure(ids: list[list[int]], watched: Watched, meter: MixingMeter, *, whole_layer: bool) -> None:
-    """Add one batch's ratios to the meter."""
+    """Add the ratios of one batch to the meter."""
     packed = pack(ids)
     by_layer: list[Tensor] = []
 
@@ -294,7 +292,7 @@ def _ratios(states: BlockStates, *, whole_layer: bool) -> Float[Tensor, "methods
 def _look(
     given: _Tokenised, watched: Watched, embedder: Embedder, kinds: PieceKinds, *, methods: Sequence[str]
 ) -> tuple[TextInspection, float]:
-    """Take one text apart token by token; give the reconstruction error with it."""
+    """Decompose one text token by token; also returns the reconstruction error."""
     whole_layer = LAYER_METHOD in methods
     ratios: list[Tensor] = []
     weights: list[Tensor] = []
@@ -334,7 +332,7 @@ def _numpy(layers: list[Tensor]) -> np.ndarray:
 
 
 def _pooled_vectors(vectors: Float[Tensor, "tokens dim"], embedder: Embedder) -> np.ndarray:
-    """Token vectors whose mean is the text's vector: a linear correction of the mean acts on each of them alike."""
+    """Token vectors with the text's vector as mean: a linear correction of the mean can be applied to each of them."""
     found = vectors.cpu().numpy()
     correction = embedder.correction
     return found if correction is None or isinstance(correction, LanguageCorrection) else correction.apply(found.astype(np.float32))
@@ -342,9 +340,9 @@ def _pooled_vectors(vectors: Float[Tensor, "tokens dim"], embedder: Embedder) ->
 
 def _why_no_similarity(embedder: Embedder) -> str:
     if embedder.pooling != "mean":
-        return f"vectors are pooled by {embedder.pooling}, and only a plain mean is a sum over tokens"
+        return f"vectors are pooled by {embedder.pooling}, but only a plain mean is a sum over tokens"
     if isinstance(embedder.correction, LanguageCorrection):
-        return "vectors are corrected by language, which is no sum over tokens"
+        return "vectors have a per-language correction, which is not a sum over tokens"
     return ""
 
 
@@ -355,7 +353,7 @@ def _similarity(texts: Sequence[TextInspection], left: int, right: int) -> Simil
 
 def _expansion_rates(watched: Watched) -> tuple[float, ...]:
     rates = [expansion_rate(block) for block in watched.blocks]
-    return tuple(rates[layer % len(rates)] for layer in range(watched.layers))  # ALBERT's layers are one
+    return tuple(rates[layer % len(rates)] for layer in range(watched.layers))  # ALBERT shares one layer
 
 
 def _geometry(models: Sequence[Embedder], texts: list[str], *, seed: int) -> tuple[dict[str, float], dict[str, float]] | None:
@@ -367,7 +365,7 @@ def _geometry(models: Sequence[Embedder], texts: list[str], *, seed: int) -> tup
 
 
 def _masked(ids: list[int], tokenizer: Any, *, rate: float, rng: np.random.Generator) -> list[int]:
-    """Show the mask token at a share of the places that hold no special token, at one of them at least."""
+    """Mask a share of the tokens that are not special, at least one."""
     if not rate:
         return ids
     special = set(tokenizer.all_special_ids)
@@ -388,7 +386,7 @@ def _loaded(model: str | Path | Embedder, *, max_tokens: int | None, dtype: Insp
     stored = next(model.encoder.parameters()).dtype
     if stored not in (torch.float32, torch.float64):
         raise UserError(
-            f"model {model.name!r} is loaded in {str(stored).removeprefix('torch.')}, too coarse for parts to sum to their whole: "
+            f"model {model.name!r} is loaded in {str(stored).removeprefix('torch.')}, which is too imprecise for an exact decomposition: "
             "load it with dtype='float32'"
         )
     return model
@@ -403,11 +401,11 @@ def _refuse_settings(*, shown: int, masking_rate: float, batch_tokens: int, dtyp
     if seed < 0:
         problems.append(f"seed is {seed}: give 0 or more")
     if shown < 0:
-        problems.append(f"shown is {shown}: give how many texts are to be shown token by token, 0 or more")
+        problems.append(f"shown is {shown}: give the number of texts to show token by token, 0 or more")
     if not 0.0 <= masking_rate < 1.0:
         problems.append(f"masking_rate is {masking_rate}: give a share from 0 to below 1 (the paper: 0.12)")
     if batch_tokens < 1:
-        problems.append(f"batch_tokens is {batch_tokens}, but a batch needs some: give at least 1 (4096)")
+        problems.append(f"batch_tokens is {batch_tokens}, but a batch needs at least one token: give 1 or more (4096)")
     if dtype not in ("float32", "float64"):
         problems.append(f"dtype is {dtype!r}: give float32 or float64")
     refuse_all(problems)
@@ -418,13 +416,13 @@ def _refuse_large(texts: Sequence[_Tokenised], *, layers: int, heads: int) -> No
     if weights > _MOST_WEIGHTS:
         longest = max(len(text.ids) for text in texts)
         raise UserError(
-            f"the texts to be shown have up to {longest:,} tokens, and their {weights:,} attention weights would fill the memory: "
+            f"the texts to show have up to {longest:,} tokens, and their {weights:,} attention weights would fill the memory: "
             "cut them with --max-tokens 1024, or show fewer with --shown"
         )
 
 
 def _given(texts: str | Iterable[str]) -> list[str] | Iterator[str]:
-    """One text or a list as a list, of which each must hold something; all else as a stream."""
+    """Return a single text or a list as a list of non-empty texts, and anything else as a stream."""
     if not isinstance(texts, Sequence):
         return each_text(texts)
     listed = [texts] if isinstance(texts, str) else list(each_item(texts))
@@ -434,7 +432,7 @@ def _given(texts: str | Iterable[str]) -> list[str] | Iterator[str]:
 
 def _refuse_blank(texts: Sequence[str]) -> None:
     if not texts:
-        raise UserError("no text is given: give one or more, or a file of them")
+        raise UserError("no text was given: give one or more, or a file of them")
     for index, text in enumerate(texts, start=1):
         if not isinstance(text, str):
             raise UserError(f"text {index} is {type(text).__name__}, not text: give strings")

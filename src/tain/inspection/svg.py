@@ -1,4 +1,4 @@
-"""Elements of self-contained SVG pictures: no fonts or scripts from elsewhere."""
+"""SVG drawing helpers for self-contained pictures."""
 
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
@@ -7,7 +7,7 @@ INK, FAINT = "#1a1a1a", "#666666"
 
 
 def picture(parts: Sequence[str], *, title: str, width: float, height: float) -> str:
-    """Put elements on a white ground; sizes are user units, which a browser shows as pixels."""
+    """Wrap elements in an SVG with a white background; sizes are user units, shown as pixels by a browser."""
     head = (
         f"<svg xmlns='http://www.w3.org/2000/svg' role='img' width='{width:g}' height='{height:g}' viewBox='0 0 {width:g} {height:g}'"
         " font-family='Helvetica, Arial, sans-serif'>"
@@ -24,7 +24,7 @@ def line(x1: float, y1: float, x2: float, y2: float, colour: str, *, width: floa
 def text(
     x: float, y: float, words: str, *, size: int = 12, anchor: str = "start", weight: str = "normal", fill: str = INK, turn: float = 0.0
 ) -> str:
-    """Words at a place, turned by so many degrees around it."""
+    """Text at a position, rotated around it by the given degrees."""
     turned = f" transform='rotate({turn:g} {x:.1f} {y:.1f})'" if turn else ""
     return (
         f"<text x='{x:.1f}' y='{y:.1f}' font-size='{size}' text-anchor='{anchor}' font-weight='{weight}' fill='{fill}'{turned}>"

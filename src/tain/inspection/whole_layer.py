@@ -1,9 +1,9 @@
-"""A whole layer taken apart: attention block, feed-forward part, its residual connection and its normalisation. Beyond the paper.
+"""Decompose whole layers, including the feed-forward part with its residual connection and normalisation. Beyond the paper.
 
-The feed-forward part is no sum, so its parts need a convention. Ours keeps the sum exact: an activation multiplies every part of its
-input by the same slope, (act(a) - act(0)) / a at the whole a, as secants do (for ReLU this is the network's own linear piece). The product
-of a gated layer is shared out evenly between its factors, which is the Shapley value of a product of two sums. What the biases add belongs
-to no token and is carried as a part of its own, which is in no norm or ratio.
+The feed-forward part is nonlinear, so its decomposition needs a convention. Ours keeps the sum exact: an activation multiplies every part
+of its input by the same slope, (act(a) - act(0)) / a at the total input a, as secants do (for ReLU this is the network's own linear piece).
+The product in a gated layer is divided evenly between its factors, which is the Shapley value of a product of two sums. Contributions of
+biases belong to no token; they are kept as a separate part, excluded from norms and ratios.
 """
 
 import torch
@@ -16,20 +16,20 @@ from tain.inspection.norms import ratio, split
 
 LAYER_METHOD = "Layer-N"
 
-_NUMBERS_AT_ONCE = 2**22  # of the widened parts: 16 MB in float32
+_NUMBERS_AT_ONCE = 2**22  # of the expanded parts: 16 MB in float32
 
 
 def layer_ratios(states: BlockStates) -> Float[Tensor, " tokens"]:
-    """How much of each token's vector behind the whole layer comes from other tokens, as in ``mixing_ratios``."""
+    """Share of each token's vector after the whole layer that comes from other tokens, as in ``mixing_ratios``."""
     parts = split(states)
     own, context, _ = layer_parts(torch.stack([parts.own + states.inputs, parts.context], dim=1), states, slice(None)).unbind(1)
     return ratio(own=own, context=context)
 
 
 def layer_norms(states: BlockStates) -> list[Float[Tensor, "tokens tokens"]]:
-    """Norms of what each token (row) has from each token (column) behind the whole layer, for every text in packed order.
+    """Norms of the contribution of each token (column) to each token (row) after the whole layer, for every text in packed order.
 
-    Costs as much as sending each text through the feed-forward part once for every token; memory is bounded.
+    Costs as much as a feed-forward pass of each text per token; memory is bounded.
     """
     found = []
     for index, weights, values in states.texts():
@@ -51,15 +51,15 @@ def layer_norms(states: BlockStates) -> list[Float[Tensor, "tokens tokens"]]:
 def layer_parts(
     parts: Float[Tensor, "rows parts dim"], states: BlockStates, rows: slice | Tensor
 ) -> Float[Tensor, "rows parts_and_constant dim"]:
-    """Send parts of some tokens' vectors through the rest of their layer.
+    """Pass parts of some tokens' vectors through the rest of their layer.
 
     Args:
         parts: For each of ``rows``, parts that sum to attention without b_O plus residual.
-        states: The layer's numbers.
-        rows: Which of the batch's tokens.
+        states: Captured states of the layer.
+        rows: Indices of the batch's tokens.
 
     Returns:
-        The parts behind the layer, and last what belongs to no token; together they sum to the layer's output.
+        The parts after the layer, followed by the part that belongs to no token; together they sum to the layer's output.
     """
     block = states.block
     constant = parts.new_zeros(len(parts), 1, parts.shape[2])
@@ -72,7 +72,7 @@ def layer_parts(
 
 
 def _through_feed_forward(parts: Tensor, block: Block, *, totals: Tensor) -> Tensor:
-    """The last part is the one of no token: biases go there."""
+    """Pass parts through the feed-forward layer; the last part belongs to no token and receives the biases."""
     part = block.feed_forward
     entering = parts if block.is_post else _through_norm(parts, part.norm, totals=totals)
     inner = part.inner.linear(entering)

@@ -1,7 +1,8 @@
-"""What is done to an encoder's vectors after pooling and before they are brought to length 1; stored in the encoder's folder.
+"""Vector corrections: linear or per-language maps applied after pooling and before normalization.
 
-A linear correction (whitening, removal of the strongest components, or any linear layer of a sentence-transformers folder) is one matrix
-and a shift, and sentence-transformers runs it too. A correction by language is not: it has to be told the language of each text.
+A linear correction (whitening, removal of the strongest components, or any linear Dense layer of a sentence-transformers folder) is one
+matrix and a bias; sentence-transformers applies it too. A per-language correction needs to know the language of each text, so only tain
+applies it. Both are stored in the encoder's folder.
 """
 
 import json
@@ -23,7 +24,7 @@ _IDENTITY = "torch.nn.modules.linear.Identity"
 
 @dataclass(frozen=True)
 class LinearCorrection:
-    """v becomes weight @ v + bias.
+    """Linear correction: ``weight @ v + bias``.
 
     Attributes:
         weight: Float32 (new dim, dim).
@@ -35,7 +36,7 @@ class LinearCorrection:
 
     @property
     def dim(self) -> int:
-        """Numbers of a corrected vector."""
+        """Dimension of a corrected vector."""
         return len(self.weight)
 
     def apply(self, vectors: Float32[np.ndarray, "texts dim"]) -> Float32[np.ndarray, "texts newdim"]:
@@ -43,25 +44,25 @@ class LinearCorrection:
         return vectors @ self.weight.T + self.bias
 
     def save(self, folder: Path) -> None:
-        """Write it into an existing folder as sentence-transformers' Dense layer, in the keys that all its versions read."""
+        """Write it into an existing folder as a sentence-transformers Dense layer, with the keys that all its versions read."""
         out_features, in_features = self.weight.shape
         config = {"in_features": in_features, "out_features": out_features, "bias": True, "activation_function": _IDENTITY}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(self.arrays(), folder / "model.safetensors")
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything it consists of."""
+        """All arrays of the correction."""
         return {"linear.weight": np.ascontiguousarray(self.weight), "linear.bias": np.ascontiguousarray(self.bias)}
 
 
 @dataclass(frozen=True)
 class LanguageCorrection:
-    """v becomes v - C C^T v with the directions C of its language, and keeps its length otherwise.
+    """Per-language removal of principal components: ``v - C C^T v`` with the directions C of the language.
 
     Yang et al. 2021 (CMLM), principal component removal: the directions are the first left singular vectors of one language's vectors, not centred.
 
     Attributes:
-        directions: For each language float32 (components, dim), rows of length 1 at right angles.
+        directions: Float32 (components, dim) per language, orthonormal rows.
     """
 
     directions: Mapping[str, np.ndarray]
@@ -71,23 +72,25 @@ class LanguageCorrection:
         return tuple(sorted(self.directions))
 
     def refuse_unknown(self, language: str | Sequence[str] | None, *, name: str) -> None:
-        """Refuse a language without directions, or none at all, for the model ``name``.
+        """Refuse a missing language, or one without directions, for the model ``name``.
 
         Raises:
-            UserError: There is one.
+            UserError: A language is missing or unknown.
         """
         known = ", ".join(self.languages)
         if language is None:
-            raise UserError(f"model {name!r} corrects its vectors by language and was told none: give the texts' language, one of {known}")
+            raise UserError(
+                f"model {name!r} corrects its vectors per language, but no language was given: give the language of the texts, one of {known}"
+            )
         unknown = sorted({language} - set(self.directions) if isinstance(language, str) else set(language) - set(self.directions))
         if unknown:
             raise UserError(f"language is {unknown[0]!r}, for which model {name!r} has no correction: give one of {known}")
 
     def apply(self, vectors: Float32[np.ndarray, "texts dim"], language: str | Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
-        """Correct vectors (texts, dim), all of one language or each of its own.
+        """Correct vectors (texts, dim), with one language for all or one per vector.
 
         Raises:
-            ShapeError: There is not one language a vector.
+            ShapeError: The number of languages differs from the number of vectors.
         """
         if isinstance(language, str):
             return remove_directions(vectors, self.directions[language])
@@ -104,14 +107,14 @@ class LanguageCorrection:
         save_file(self.arrays(), folder / LANGUAGE_FILE)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything it consists of."""
+        """All arrays of the correction."""
         return {code: np.ascontiguousarray(rows) for code, rows in self.directions.items()}
 
 
 def remove_directions(
     vectors: Float32[np.ndarray, "texts dim"], directions: Float32[np.ndarray, "components dim"]
 ) -> Float32[np.ndarray, "texts dim"]:
-    """Take from each vector its part along ``directions``, rows of length 1 at right angles."""
+    """Subtract from each vector its projection onto ``directions`` (orthonormal rows)."""
     return vectors - vectors @ directions.T @ directions
 
 
@@ -124,12 +127,12 @@ def read_linear(config: dict[str, Any], weights: Path | None, *, name: str) -> L
         name: The model's name, for messages.
 
     Raises:
-        UserError: It is no plain linear layer, or its weights are no safetensors.
+        UserError: The layer is not linear, or its weights are not safetensors.
     """
     if config.get("activation_function") != _IDENTITY or config.get("use_residual"):
         raise UserError(
-            f"model {name!r} has a Dense layer with the activation {config.get('activation_function')}, which tain does not run: it runs"
-            " linear ones; use sentence-transformers for this model"
+            f"model {name!r} has a Dense layer with the activation {config.get('activation_function')}, which tain does not support: only"
+            " linear layers; use sentence-transformers for this model"
         )
     tensors = _read_tensors(weights, "the weights of its Dense layer", name)
     if "linear.weight" not in tensors or tensors["linear.weight"].ndim != 2:
@@ -139,12 +142,12 @@ def read_linear(config: dict[str, Any], weights: Path | None, *, name: str) -> L
 
 
 def read_by_language(file: Path | None, *, name: str) -> LanguageCorrection:
-    """Read what ``LanguageCorrection.save`` wrote.
+    """Read a correction written by ``LanguageCorrection.save``.
 
     Raises:
         UserError: The file is missing or damaged.
     """
-    return LanguageCorrection(_read_tensors(file, "its corrections by language", name))
+    return LanguageCorrection(_read_tensors(file, "its per-language corrections", name))
 
 
 def _read_tensors(file: Path | None, what: str, name: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Corrections out of vectors that stream past: memory does not grow with their number."""
+"""Fit vector corrections (whitening, component removal) from a stream of vectors in constant memory."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from jaxtyping import Float
 from tain.foundation.errors import ShapeError, UserError
 from tain.models.correction import LinearCorrection
 
-_FLAT = 1e-7  # of the largest variance: what is smaller is rounding of float32 vectors
+_FLAT = 1e-7  # relative to the largest variance; smaller values are rounding errors of float32 vectors
 
 
 class Moments:
-    """Count, mean and scatter of vectors, in float64, a block at a time (Chan, Golub and LeVeque 1983).
+    """Running count, mean and scatter of vectors in float64, updated in blocks (Chan, Golub and LeVeque 1983).
 
-    Their covariance and their uncentred second moment both follow from these, and with them the singular vectors of all vectors
-    together: those of M (dim, vectors) are the eigenvectors of M M^T. Exact, in memory of dim squared.
+    Both the covariance and the uncentred second moment follow from these, and so do the singular vectors of all vectors: the left
+    singular vectors of M (dim, vectors) are the eigenvectors of M M^T. The result is exact; memory is dim squared.
 
     Attributes:
         count: Vectors so far.
-        mean: Theirs (dim,).
-        scatter: Sum of the outer products of what differs from the mean (dim, dim).
+        mean: Mean vector (dim,).
+        scatter: Sum of the outer products of the deviations from the mean (dim, dim).
     """
 
     def __init__(self, dim: int) -> None:
@@ -29,16 +29,16 @@ class Moments:
         self.scatter = np.zeros((dim, dim))
 
     def add(self, vectors: Float[np.ndarray, "vectors dim"]) -> None:
-        """Take a block in.
+        """Add a block of vectors.
 
         Raises:
-            ShapeError: The vectors have another width.
-            UserError: One has nan or infinity.
+            ShapeError: The dimension differs from earlier blocks.
+            UserError: A vector contains nan or infinity.
         """
         if vectors.ndim != 2 or vectors.shape[1] != len(self.mean):
-            raise ShapeError(f"vectors of {len(self.mean)} numbers are counted here, got {vectors.shape}")
+            raise ShapeError(f"expected vectors of dimension {len(self.mean)}, got {vectors.shape}")
         if not np.isfinite(vectors).all():
-            raise UserError("the model gives vectors with nan or infinity, from which nothing can be fitted: check its weights")
+            raise UserError("the model gives vectors with nan or infinity, so no correction can be fitted: check its weights")
         if len(vectors) == 0:
             return
         block = vectors.astype(np.float64)
@@ -51,27 +51,27 @@ class Moments:
         self.count = total
 
     def second_moment(self) -> np.ndarray:
-        """Mean of the outer products of the vectors as they are, not centred (dim, dim)."""
+        """Mean outer product of the vectors, not centred (dim, dim)."""
         return self.scatter / self.count + np.outer(self.mean, self.mean)
 
     def covariance(self) -> np.ndarray:
-        """Mean of the outer products of what differs from the mean (dim, dim)."""
+        """Covariance matrix (dim, dim)."""
         return self.scatter / self.count
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageFit:
-    """The directions of one language.
+    """Directions fitted for one language, with statistics.
 
     Attributes:
-        language: Its code.
-        texts: Vectors they were fitted on.
-        directions: Float32 (components, dim), the strongest first, on the mean's side.
-        removed_share: Share of the vectors' mean squared length that lies along the directions, 0 to 1.
-        spectrum: The same for each of the first ten directions, removed or not.
-        cosine_to_mean: Of the first direction with the mean vector, 0 to 1: near 1 it is the mean that is removed.
-        mean_before: Length of the mean vector over the vectors' root mean square length, 0 to 1.
-        mean_after: The same without the directions.
+        language: Language code.
+        texts: Number of vectors used for fitting.
+        directions: Float32 (components, dim), strongest first, signed towards the mean.
+        removed_share: Share of the mean squared length of the vectors along the directions, 0 to 1.
+        spectrum: The same share for each of the first ten directions, removed or not.
+        cosine_to_mean: Absolute cosine between the first direction and the mean vector, 0 to 1; near 1, the mean is removed.
+        mean_before: Length of the mean vector divided by the root mean square length of the vectors, 0 to 1.
+        mean_after: The same after removing the directions.
         mean: The mean vector (dim,).
     """
 
@@ -88,15 +88,14 @@ class LanguageFit:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearFit:
-    """A whitening, or a removal of the strongest components.
+    """A fitted whitening or component removal, with statistics.
 
     Attributes:
-        correction: The matrix and the shift.
-        texts: Vectors it was fitted on.
-        removed_share: Share of the variance around the mean that is no longer there; of a whitening to fewer dimensions that of the
-            dimensions left out.
-        spectrum: Shares of the variance of the first ten principal components before.
-        mean_before: Length of the mean vector over the vectors' root mean square length; afterwards it is 0.
+        correction: Matrix and bias.
+        texts: Number of vectors used for fitting.
+        removed_share: Share of the variance that is removed; for a whitening to fewer dimensions, the share of the dropped dimensions.
+        spectrum: Variance shares of the first ten principal components before the correction.
+        mean_before: Length of the mean vector divided by the root mean square length of the vectors; 0 after the correction.
     """
 
     correction: LinearCorrection
@@ -107,21 +106,21 @@ class LinearFit:
 
 
 def fit_language(moments: Moments, *, language: str, components: int) -> LanguageFit:
-    """Find the ``components`` directions in which a language's vectors, not centred, are strongest.
+    """Fit the ``components`` strongest uncentred directions of one language.
 
-    Yang et al. 2021 (CMLM), where one direction is removed.
+    Yang et al. 2021 (CMLM), which removes one direction.
 
     Raises:
-        UserError: Fewer vectors than directions, directions for every dimension, or nothing but zeros.
+        UserError: There are fewer vectors than directions, as many directions as dimensions, or only zero vectors.
     """
     _refuse_components(moments, components, what=f"language {language!r}")
     second = moments.second_moment()
     strengths, directions = _descending(second)
     total = float(np.trace(second))
     if total <= 0:
-        raise UserError(f"language {language!r}: all vectors are zero, which have no direction: give other texts")
+        raise UserError(f"language {language!r}: all vectors are zero, so there is no direction to remove: give other texts")
     kept = directions[:components]
-    kept = kept * np.where(kept @ moments.mean < 0, -1.0, 1.0)[:, None]  # an eigenvector has no side of its own
+    kept = kept * np.where(kept @ moments.mean < 0, -1.0, 1.0)[:, None]  # the sign of an eigenvector is arbitrary
     mean_length, length = float(np.linalg.norm(moments.mean)), float(np.sqrt(total))
     after = moments.mean - kept.T @ (kept @ moments.mean)
     left = total - float(strengths[:components].sum())
@@ -139,7 +138,7 @@ def fit_language(moments: Moments, *, language: str, components: int) -> Languag
 
 
 def fit_top_removal(moments: Moments, *, components: int) -> LinearFit:
-    """Centre the vectors and take out the ``components`` strongest principal components (Mu and Viswanath 2018).
+    """Fit a correction that centres vectors and removes the ``components`` strongest principal components (Mu and Viswanath 2018).
 
     Raises:
         UserError: As ``fit_language``.
@@ -152,28 +151,30 @@ def fit_top_removal(moments: Moments, *, components: int) -> LinearFit:
 
 
 def fit_whitening(moments: Moments, *, dimensions: int | None = None, power: float = 1.0) -> LinearFit:
-    """Centre the vectors and give each of their principal components variance 1 (Su et al. 2021; Huang et al. 2021).
+    """Fit a whitening: centre vectors and scale each principal component to variance 1 (Su et al. 2021; Huang et al. 2021).
 
-    A power below 1 whitens in part: a component of variance v keeps the variance v ** (1 - power). 0.5 is a compromise between vectors in
-    which few components decide the cosine, and whitened ones, in which noise weighs as much as what differs.
+    A power below 1 whitens partially: a component of variance v keeps the variance v ** (1 - power). 0.5 is a compromise between raw
+    vectors, where a few components dominate the cosine, and whitened vectors, where noise weighs as much as signal.
 
-    With all dimensions the components are turned back, so that every number of a vector stays nearest to what it was (cosines do not
-    know the turn), and a component that never varies stays 0: vectors behind a layer normalisation have one.
+    With all dimensions kept, the components are rotated back so that each coordinate stays close to its original value (cosines are
+    invariant to rotation). A component without variance stays 0; vectors after a layer normalization have one.
 
     Args:
-        moments: Of the vectors.
-        dimensions: Components kept, the strongest; all where it is left out.
+        moments: Moments of the vectors.
+        dimensions: Number of strongest components to keep; default: all.
         power: 0 (centre only) to 1 (all variances 1).
 
     Raises:
-        UserError: Too few vectors to know the variances, or more dimensions than the vectors vary in.
+        UserError: There are too few vectors to estimate the variances, or more dimensions than the vectors vary in.
     """
     dim = len(moments.mean)
     refuse_dimensions(dimensions, dim)
     kept = dimensions or dim
     if moments.count <= kept:
         fewer = " or --dimensions below their number" if moments.count > 2 else ""
-        raise UserError(f"{moments.count:,} texts cannot tell the variances of {kept} dimensions: give many more than {kept}{fewer}")
+        raise UserError(
+            f"{moments.count:,} texts are too few to estimate the variances of {kept} dimensions: give many more than {kept}{fewer}"
+        )
     variances, directions = _variances(moments)
     varies = variances > _FLAT * variances[0]
     if dimensions is not None and dimensions > varies.sum():
@@ -184,23 +185,25 @@ def fit_whitening(moments: Moments, *, dimensions: int | None = None, power: flo
 
 
 def refuse_dimensions(dimensions: int | None, dim: int) -> None:
-    """Refuse to keep more numbers of a vector than it has.
+    """Refuse a number of dimensions outside 1 to ``dim``.
 
     Raises:
-        UserError: ``dimensions`` are none, or more than ``dim``.
+        UserError: ``dimensions`` is below 1 or above ``dim``.
     """
     if dimensions is not None and not 1 <= dimensions <= dim:
         raise UserError(f"dimensions is {dimensions}, but the vectors have {dim}: give 1 to {dim}, or leave it out")
 
 
 def refuse_components(components: int, dim: int, *, option: str = "components") -> None:
-    """Refuse to take all directions out of vectors.
+    """Refuse a number of components that leaves no dimension.
 
     Raises:
-        UserError: ``components`` are none, or as many as ``dim``.
+        UserError: ``components`` is below 1, or not below ``dim``.
     """
     if not 1 <= components < dim:
-        raise UserError(f"{option} is {components}, but vectors of {dim} numbers must keep some: give 1 to {dim - 1} (the paper: 1)")
+        raise UserError(
+            f"{option} is {components}, but vectors of dimension {dim} must keep at least one: give 1 to {dim - 1} (the paper: 1)"
+        )
 
 
 def _variances(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +211,7 @@ def _variances(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{moments.count} texts were given, but a variance needs at least 2: give thousands")
     variances, directions = _descending(moments.covariance())
     if variances[0] <= 0:
-        raise UserError("all vectors are the same, so there is no direction to correct: give other texts, or another model")
+        raise UserError("all vectors are identical, so there is no direction to correct: give other texts, or another model")
     return variances, directions
 
 
@@ -225,7 +228,7 @@ def _linear_fit(moments: Moments, weight: np.ndarray, variances: np.ndarray, *, 
 
 
 def _descending(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (dim,), none below 0, and eigenvectors as rows (dim, dim), the largest first, each with its largest entry positive."""
+    """Eigenvalues (dim,), clipped at 0, and eigenvectors as rows (dim, dim), largest first, each with its largest entry positive."""
     values, vectors = np.linalg.eigh(symmetric)
     rows = vectors.T[::-1]
     largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1, keepdims=True), axis=1)
@@ -235,18 +238,18 @@ def _descending(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _refuse_components(moments: Moments, components: int, *, what: str, option: str = "components") -> None:
     refuse_components(components, len(moments.mean), option=option)
     if moments.count <= components:
-        raise UserError(f"{what}: {moments.count} texts cannot tell {components} directions: give more (the paper: 10,000)")
+        raise UserError(f"{what}: {moments.count} texts are too few to estimate {components} directions: give more (the paper: 10,000)")
 
 
 def fit_joined(moments: Moments, *, powers: tuple[float, float], dimensions: int) -> LinearCorrection:
-    """Whiten the two halves of joined vectors in part, bring both to the same mean length, and keep the strongest directions of the whole.
+    """Fit a correction for concatenated vectors: whiten both halves partially, scale them to equal length, keep the strongest components.
 
-    The cosine of the result is near to the mean of the two halves' cosines.
+    The cosine of the result is close to the mean of the cosines of the two halves.
 
     Args:
-        moments: Of vectors whose first half is one encoder's and whose second half is another's.
-        powers: How far to whiten each half; see ``fit_whitening``.
-        dimensions: Numbers of the result, half the vectors' or fewer for a cut.
+        moments: Moments of vectors that concatenate the outputs of two encoders.
+        powers: Whitening power of each half; see ``fit_whitening``.
+        dimensions: Dimension of the result, at most half that of the vectors.
 
     Raises:
         UserError: As ``fit_whitening``.
@@ -254,7 +257,7 @@ def fit_joined(moments: Moments, *, powers: tuple[float, float], dimensions: int
     half = len(moments.mean) // 2
     if moments.count <= half:
         raise UserError(
-            f"{moments.count:,} texts cannot tell the variances of {half} dimensions: give many more than {half}, or --whiten 0"
+            f"{moments.count:,} texts are too few to estimate the variances of {half} dimensions: give many more than {half}, or --whiten 0"
         )
     covariance = moments.covariance()
     weight = np.zeros_like(covariance)

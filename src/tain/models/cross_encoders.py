@@ -1,4 +1,4 @@
-"""Cross-encoders as transformers and sentence-transformers save them: a model with a head of one output that reads pairs of texts."""
+"""Cross-encoders saved by transformers or sentence-transformers: one score per text pair."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -28,16 +28,16 @@ _PROBE = [("a", "b"), ("one two three", "four"), ("the first of two texts", "and
 
 
 class SavedCrossEncoder(PairRanker):
-    """Scores pairs as ``CrossEncoder.predict`` of sentence-transformers does: logits through a sigmoid, unless the folder says otherwise.
+    """A saved cross-encoder that scores pairs as ``CrossEncoder.predict`` of sentence-transformers does.
 
-    A pair that is too long loses tokens of its longer text first.
+    Scores are logits after a sigmoid, unless the folder specifies another activation. Overlong pairs lose tokens of the longer text first.
 
     Args:
         model: The network, in float32.
         tokenizer: Its tokenizer.
-        activation: What makes scores of logits.
+        activation: Turns logits into scores.
         max_tokens: Pairs are cut at this length, special tokens included.
-        name: How it is called in tables.
+        name: Name shown in tables.
         about: Its ``config_sentence_transformers.json``.
     """
 
@@ -60,11 +60,11 @@ class SavedCrossEncoder(PairRanker):
         """Load a folder or hub name that ``kind_of`` found to be a cross-encoder.
 
         Raises:
-            UserError: It has more than one output, no trained head, or an activation, prompt or module that tain does not run.
+            UserError: It has more than one output, no trained head, or an activation, prompt or module that tain does not support.
         """
         if kind.labels != 1:
             raise UserError(
-                f"model {name!r} is a cross-encoder that gives {kind.labels} numbers for a pair, none of which is its score: give one with one output"
+                f"model {name!r} is a cross-encoder that has {kind.labels} outputs per pair, so no single score: give one with one output"
             )
         activation = _activation(kind, name)
         limits = read_stored_json(kind.path, "sentence_bert_config.json")
@@ -72,9 +72,7 @@ class SavedCrossEncoder(PairRanker):
         refuse_pickles(kind.path)
         model, tokenizer, missing = load_with_missing("AutoModelForSequenceClassification", kind.path, trust_remote_code=trust_remote_code)
         if heads := [weight for weight in missing if "pooler" not in weight]:
-            raise UserError(
-                f"model {name!r} has no trained head to score with ({heads[0]} is not in its weights): give a trained cross-encoder"
-            )
+            raise UserError(f"model {name!r} has no trained scoring head ({heads[0]} is not in its weights): give a trained cross-encoder")
         longest = min(limits.get("max_seq_length") or max_length(model, tokenizer), max_length(model, tokenizer))
         model = model.to(choose_device(device))
         return cls(model, tokenizer, activation, max_tokens=longest, name=name, about=kind.sentence_transformers)
@@ -100,7 +98,7 @@ class SavedCrossEncoder(PairRanker):
         return self.network.device
 
     def choose_dtype(self, asked: Dtype) -> torch.dtype:
-        """float32, in which scores are those of ``CrossEncoder``, unless another is asked for."""
+        """Compute type: float32, which reproduces the scores of ``CrossEncoder``, unless another one is requested."""
         return torch.float32 if asked == "auto" else usable_dtype(self.network.model, asked)
 
     def compute_in(self, dtype: torch.dtype) -> None:
@@ -149,11 +147,11 @@ class SavedCrossEncoder(PairRanker):
         ]
 
     def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
-        """Write it into an existing folder as sentence-transformers does, weights in float32."""
+        """Save it into an existing folder in the layout of sentence-transformers, with float32 weights."""
         dtype = next(self.network.model.parameters()).dtype
         kind = type(self.activation)
         activation = f"{kind.__module__}.{kind.__name__}"
-        config = self.network.model.config  # where sentence-transformers looks in a folder without modules.json
+        config = self.network.model.config  # where sentence-transformers looks if there is no modules.json
         config.sentence_transformers = {**(getattr(config, "sentence_transformers", None) or {}), "activation_fn": activation}
         set_dtype(self.network, torch.float32)
         self.network.model.save_pretrained(folder)
@@ -166,7 +164,7 @@ class SavedCrossEncoder(PairRanker):
 
 
 def _activation(kind: ModelKind, name: str) -> nn.Module:
-    """What the folder says makes scores of logits, in the order that sentence-transformers looks for it."""
+    """Activation named by the folder, looked up in the same order as sentence-transformers."""
     old = kind.config.get("sentence_transformers")
     activation = (
         kind.sentence_transformers.get("activation_fn")
@@ -177,6 +175,6 @@ def _activation(kind: ModelKind, name: str) -> nn.Module:
     found = _ACTIVATIONS.get(str(activation).rpartition(".")[2]) if str(activation).startswith("torch.nn.") else None
     if found is None:
         raise UserError(
-            f"model {name!r} makes its scores by {activation}, which tain does not run: it runs torch.nn.Sigmoid and torch.nn.Identity"
+            f"model {name!r} computes its scores with {activation}, which tain does not support: only torch.nn.Sigmoid and torch.nn.Identity are"
         )
     return found()

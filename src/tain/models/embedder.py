@@ -1,4 +1,4 @@
-"""Texts in, vectors out."""
+"""Text encoder: turns texts into vectors with a tokenizer, a transformer and a pooling."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -30,18 +30,18 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 
 class Embedder:
-    """A tokenizer, an encoder and a pooling: turns texts into vectors.
+    """Text encoder built from a tokenizer, an encoder with pooling, and an optional correction.
 
     Args:
         encoder: Computes the vectors.
         tokenizer: A transformers tokenizer.
-        name: How the model is called in tables.
+        name: Name shown in tables.
         max_tokens: Texts are cut at this length, special tokens included.
         normalize: Scale every vector to length 1.
-        correction: What is done to the vectors before that; see ``models.correction``.
-        record: What the folder's ``tain.json`` says; empty where there is none.
-        sentence_transformers: What its ``config_sentence_transformers.json`` says, prompts for one; is saved again.
-        include_prompt: Whether sentence-transformers takes the tokens of a prompt into the mean.
+        correction: Applied to the pooled vectors before normalization; see ``models.correction``.
+        record: Content of the folder's ``tain.json``; empty if there is none.
+        sentence_transformers: Content of its ``config_sentence_transformers.json`` (such as prompts); saved unchanged.
+        include_prompt: Whether sentence-transformers includes prompt tokens in the mean.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Embedder:
         self.name = name
         self.max_tokens = max_tokens
         self.normalize = normalize
-        self.truncated = 0  # texts cut by the last call of encode
+        self.truncated = 0  # texts truncated by the last call of encode
 
     @classmethod
     def load(
@@ -81,20 +81,20 @@ class Embedder:
         below_head: bool = False,
         trust_remote_code: bool = False,
     ) -> "Embedder":
-        """Load any transformers encoder, sentence-transformers folder or tain encoder.
+        """Load a text encoder from a transformers, sentence-transformers or tain folder, or a hub name.
 
         Args:
             name: A folder, a hub name, or ``tain-mini``.
-            device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
-            dtype: Number type of the weights; ``auto`` measures which is fastest here and takes float32 or bfloat16.
-            pooling: Default: what the folder says, else ``mean``.
-            max_tokens: Default: what the folder says, else the model's own limit.
+            device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if available.
+            dtype: Data type of the weights; ``auto`` benchmarks float32 and bfloat16 on this machine and takes the faster one.
+            pooling: Default: as stored in the folder, else ``mean``.
+            max_tokens: Default: as stored in the folder, else the model's own limit.
             layout: See ``TransformerEncoder``.
-            below_head: Take the encoder below a head for labels or scores; otherwise such a model is refused, unless ``pooling`` is given.
-            trust_remote_code: Let the model's folder bring Python code of its own.
+            below_head: Use the encoder below a head for labels or scores; otherwise such a model is refused unless ``pooling`` is given.
+            trust_remote_code: Allow Python code from the model's folder.
 
         Raises:
-            UserError: There is no such model, or it cannot be run.
+            UserError: The model does not exist or cannot be run.
         """
         if dtype not in ("auto", "float32", "bfloat16"):
             raise UserError(f"dtype is {dtype!r}: give auto, float32 or bfloat16")
@@ -103,19 +103,19 @@ class Embedder:
         stored = read_layout(name)
         if stored.correction is not None and pooling not in (None, stored.pooling):
             raise UserError(
-                f"pooling is {pooling!r}, but model {str(name)!r} carries a correction of vectors pooled by {stored.pooling}: leave it out"
+                f"pooling is {pooling!r}, but model {str(name)!r} has a correction fitted on vectors pooled by {stored.pooling}: remove it"
             )
         if pooling is None and stored.pooling is None and not below_head:
             kind_of(stored.path).refuse_head(name)
         if stored.token_weights is not None and pooling not in (None, "mean"):
-            raise UserError(f"pooling is {pooling!r}, but model {str(name)!r} weighs its tokens in the mean: leave it out")
+            raise UserError(f"pooling is {pooling!r}, but model {str(name)!r} uses weighted mean pooling: remove it")
         target = choose_device(device)
-        with torch.random.fork_rng(devices=[]):  # a part that no weights are saved of, such as a pooler, is the same at each loading
+        with torch.random.fork_rng(devices=[]):  # parts without saved weights, such as a pooler, get the same values at each loading
             torch.manual_seed(0)
             model, tokenizer = load_pretrained("AutoModel", stored.path, trust_remote_code=trust_remote_code)
         limit = max_length(model, tokenizer)
         if max_tokens is not None and not 3 <= max_tokens <= limit:
-            raise UserError(f"max_tokens is {max_tokens}, but model {str(name)!r} reads 3 to {limit}: give a number in between")
+            raise UserError(f"max_tokens is {max_tokens}, but model {str(name)!r} accepts 3 to {limit}: give a number in this range")
         model.to(device=target)
         encoder = TransformerEncoder(
             model,
@@ -148,7 +148,7 @@ class Embedder:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """The languages it has to be told apart; empty where it treats all texts alike."""
+        """Languages with a correction; empty if the model treats all texts alike."""
         return self.correction.languages if isinstance(self.correction, LanguageCorrection) else ()
 
     @property
@@ -185,24 +185,24 @@ class Embedder:
         normalize: bool | None = None,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
-        """Compute one vector per text, in order. Dropout is always off here.
+        """Encode texts into vectors, in the given order. Dropout is always off.
 
         Args:
-            texts: One text, or any number of them: a list, a generator, a column of a table. Not a table or a set.
-            language: The language of the texts, or one per text. Needed by a model that is corrected by language, refused by others.
-            batch_size: Largest number of texts per batch. Batches are made by tokens (``batch_tokens``), so that long texts need no smaller
-                batches; this is one more limit.
-            batch_tokens: Tokens per batch. Both limits change speed and memory, and a vector only by rounding (in float32 the sixth digit,
-                in bfloat16 the third).
-            normalize: Scale vectors to length 1; default: what the model's folder says.
-            progress: Told about every batch.
+            texts: One text, or an iterable of texts: a list, a generator, a column of a table. Not a table or a set.
+            language: Language of the texts, or one per text. Required by models with a per-language correction, refused by others.
+            batch_size: Upper limit of texts per batch. Batches are sized by tokens (``batch_tokens``), so long texts need no smaller
+                batches; this is an additional limit.
+            batch_tokens: Tokens per batch. Both limits affect speed and memory; vectors change by rounding only (the sixth digit in
+                float32, the third in bfloat16).
+            normalize: Scale vectors to length 1; default: as stored in the model's folder.
+            progress: Receives an update per batch.
 
         Returns:
             float32 (texts, dim); for a single string (dim,).
 
         Raises:
-            UserError: ``texts`` is a table or a set, or holds something that is not text; a language is missing, unknown,
-                or given to a model that treats all texts alike; or there are more or fewer languages than texts.
+            UserError: ``texts`` is a table or a set, or contains something that is not text; a language is missing, unknown, or given to a
+                model that treats all texts alike; or the number of languages differs from the number of texts.
             NotFiniteError: The model gave NaN or infinity.
         """
         if isinstance(texts, str):
@@ -210,14 +210,14 @@ class Embedder:
         return self._encode(list_texts(texts), language, batch_size, batch_tokens, normalize, progress)
 
     def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
-        """Compute the cosine of every left vector with every right vector, as sentence-transformers' method of that name.
+        """Cosine similarity of every left vector with every right vector, like ``similarity`` of sentence-transformers.
 
         Args:
             left: Vectors as ``encode`` returns them, (n, dim) or (dim,).
             right: Vectors (m, dim) or (dim,).
 
         Raises:
-            UserError: The arguments are texts, or their widths differ.
+            UserError: The arguments are texts, or their dimensions differ.
         """
         return cosine_similarities(left, right)
 
@@ -234,7 +234,7 @@ class Embedder:
             language = list_texts(language, what="language")
         self.refuse_language(language)
         if isinstance(language, list) and len(language) != len(texts):
-            raise UserError(f"{len(language):,} languages came with {len(texts):,} texts: give one a text, or one for all")
+            raise UserError(f"got {len(language):,} languages for {len(texts):,} texts: give one per text, or one for all")
         batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096)
         self.truncated = 0
         vectors = np.empty((len(texts), self.encoder.dim), dtype=np.float32)
@@ -245,7 +245,7 @@ class Embedder:
                 self.truncated += tokens.truncated
                 if not all(tokens.ids):
                     index = start + next(index for index, ids in enumerate(tokens.ids) if not ids)
-                    raise UserError(f"text {index} ({texts[index]!r:.60}) has no tokens: leave it out")
+                    raise UserError(f"text {index} ({texts[index]!r:.60}) has no tokens: remove it")
                 for full in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
                     for batch in in_slices(full, batch_size):
                         found = self.encoder(pack([tokens.ids[text] for text in batch]))
@@ -258,11 +258,11 @@ class Embedder:
         return vectors
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
-        """Tell how many tokens are read of each text, special tokens included."""
+        """Number of tokens read per text, including special tokens."""
         return [len(ids) for ids in tokenise(self.tokenizer, list_texts(texts), max_tokens=self.max_tokens).ids]
 
     def refuse_language(self, language: str | Sequence[str] | None) -> None:
-        """Refuse what ``encode`` would refuse as a language, before anything is encoded.
+        """Refuse a language argument that ``encode`` would refuse, before encoding anything.
 
         Raises:
             UserError: A language is missing, unknown, or given to a model that treats all texts alike.
@@ -271,7 +271,7 @@ class Embedder:
             self.correction.refuse_unknown(language, name=self.name)
         elif language is not None:
             raise UserError(
-                f"language is {language!r}, but model {self.name!r} treats all texts alike: leave it out, or fit a correction with tain correct"
+                f"language is {language!r}, but model {self.name!r} treats all texts alike: remove it, or fit a correction with tain correct"
             )
 
     def _corrected(
@@ -291,12 +291,12 @@ class Embedder:
             widths = {rows.shape[-1] for rows in self.correction.directions.values()} if self.correction else set()
         if widths - {self.encoder.dim}:
             raise UserError(
-                f"model {self.name!r} carries a correction of vectors of {min(widths)} numbers, but its encoder gives {self.encoder.dim}:"
+                f"model {self.name!r} has a correction for vectors of dimension {min(widths)}, but its encoder gives {self.encoder.dim}:"
                 " fit it again with tain correct"
             )
 
     def settings(self) -> dict[str, Any]:
-        """What vectors depend on beside weights, tokenizer and correction."""
+        """Settings that affect the vectors, besides weights, tokenizer and correction."""
         return {
             "pooling": self.pooling,
             "max-tokens": self.max_tokens,
@@ -316,13 +316,13 @@ class Embedder:
         return digest.hexdigest()
 
     def save(self, folder: Path, *, record: dict[str, Any], card: str, similarity: Literal["cosine", "dot"] = "cosine") -> None:
-        """Write the encoder into an existing folder as sentence-transformers reads it, weights in float32.
+        """Save the encoder into an existing folder in the layout of sentence-transformers, with float32 weights.
 
         Args:
-            folder: Where to; see ``whole_folder`` for making it appear whole.
+            folder: Target folder; see ``whole_folder`` for writing it atomically.
             record: Kind, config, base model, seeds and figures for ``tain.json``.
             card: The model card, Markdown.
-            similarity: How its vectors are to be compared.
+            similarity: Similarity function stored in the folder.
         """
         dtype = next(self.encoder.parameters()).dtype
         set_dtype(self.encoder, torch.float32)
@@ -347,13 +347,13 @@ class Embedder:
 
 
 def vocabulary_of(tokenizer: Any, size: int) -> list[str]:
-    """List the token of each id of an embedding table of ``size`` rows; a row that no token uses is called ``[unused ID]``."""
+    """Token per row of an embedding table with ``size`` rows; unused rows are called ``[unused ID]``."""
     by_id = {index: token for token, index in tokenizer.get_vocab().items()}
     return [by_id.get(index, f"[unused {index}]") for index in range(size)]
 
 
 def _on_vocabulary(weights: np.ndarray | None, model: Any, device: torch.device, *, name: str) -> torch.Tensor | None:
-    """Turn stored token weights into a tensor with one weight a row of the embedding table.
+    """Convert stored token weights into a tensor with one weight per row of the embedding table.
 
     Raises:
         UserError: There are fewer weights than rows.
@@ -367,11 +367,11 @@ def _on_vocabulary(weights: np.ndarray | None, model: Any, device: torch.device,
 
 
 def weights_fingerprint(module: torch.nn.Module, tokenizer: Any) -> str:
-    """SHA-256 of a model's weights and its tokenizer."""
+    """SHA-256 of a model's weights and tokenizer."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         if "pooler." in name:
-            continue  # no part of our vectors, and made up at loading where the checkpoint has none
+            continue  # not used for our vectors, and randomly initialized if the checkpoint lacks it
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     digest.update(tokenizer_fingerprint(tokenizer).encode())

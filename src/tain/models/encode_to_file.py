@@ -1,4 +1,4 @@
-"""The vectors of any number of texts in one file: streamed in bounded memory, resumable, there when whole and not before."""
+"""Encode any number of texts into one vector file: streamed in bounded memory, resumable, written atomically."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from tain.models.vector_forms import shortened, stored_as
 from tain.text.collections import each_text
 from tain.text.windows import windows
 
-_WINDOW_CHARS = 2_000_000  # a window of long texts ends here: minutes of work at most are lost when a run is killed
+_WINDOW_CHARS = 2_000_000  # long texts end a window here, so that a killed run loses minutes of work at most
 _PARTIAL_FORMAT = 2
 _STATE, _LOCK = "state.json", "lock"
 _STATE_FIELDS = {
@@ -42,7 +42,7 @@ _STATE_FIELDS = {
 
 @runtime_checkable
 class ResumableEncoder(TextEncoder, Protocol):
-    """A text encoder whose vectors are the same in every run, and that says what they depend on: ``Embedder`` or ``Student``."""
+    """A text encoder with reproducible vectors and a fingerprint of what they depend on: ``Embedder`` or ``Student``."""
 
     normalize: bool
     truncated: int
@@ -62,25 +62,25 @@ class ResumableEncoder(TextEncoder, Protocol):
     ) -> np.ndarray: ...
     def refuse_language(self, language: str | None) -> None: ...
     def fingerprint(self) -> str:
-        """Tell models apart by what they are: a folder keeps its name when it is trained anew, and changes it when it is moved."""
+        """Identify the model by content, since a folder keeps its name when it is retrained and changes it when it is moved."""
         ...
 
     def settings(self) -> dict[str, Any]:
-        """What vectors depend on beside that."""
+        """Settings that affect the vectors besides the fingerprint."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedFile:
-    """What ``encode_to_file`` wrote.
+    """Result of ``encode_to_file``.
 
     Attributes:
         path: The file.
-        texts: Vectors in it, one a text.
-        dim: Numbers a vector.
-        truncated: Texts that were cut at the length limit.
-        resumed: Texts whose vectors an interrupted run had left.
-        seconds: Time for the other texts, the model's loading aside.
+        texts: Vectors in the file, one per text.
+        dim: Dimension of the vectors.
+        truncated: Texts that were truncated at the length limit.
+        resumed: Texts whose vectors came from an interrupted run.
+        seconds: Encoding time of the other texts, without loading the model.
     """
 
     path: Path
@@ -112,15 +112,15 @@ def encode_to_file(
     total: int | None = None,
     progress: Progress | None = None,
 ) -> EncodedFile:
-    """Compute one vector a text, in order, into an npy, parquet or safetensors file.
+    """Encode texts, in order, into an npy, parquet or safetensors file.
 
-    Texts are read a window at a time, and every finished window is kept in the hidden folder ``.NAME.partial`` beside the file.
-    An interrupted run goes on from there with ``resume`` and ends with the same bytes as a run that nothing interrupted, given
-    the same texts, model and settings on the same machine and versions. The file takes its name when it is whole.
+    Texts are read window by window, and each finished window is kept in the hidden folder ``.NAME.partial`` beside the file. With
+    ``resume``, an interrupted run continues from there and produces the same bytes as an uninterrupted run, given the same texts, model
+    and settings on the same machine and versions. The file gets its final name once it is complete.
 
     Args:
         embedder: Computes the vectors.
-        texts: Any number of texts, read once. A run that resumes needs them all again, from the first one.
+        texts: Any number of texts, read once. A resumed run needs all of them again, from the first one.
         path: Ends in ``.npy`` (one array), ``.parquet`` (columns ``index`` and ``vector``) or ``.safetensors`` (one tensor, ``vectors``).
         dtype: Number type of the stored vectors; ``binary`` stores the signs, eight in a byte, the first in the highest bit.
         dims: Keep the first numbers of each vector alone, scaled to length 1 again; default: all.
@@ -135,8 +135,8 @@ def encode_to_file(
         progress: Told about every batch.
 
     Raises:
-        UserError: A setting cannot work, the file exists or cannot be written, an interrupted run is there and nothing says what
-            becomes of it, or it was begun with other texts, another model or other settings.
+        UserError: A setting cannot work, the file exists or cannot be written, an interrupted run exists and neither ``resume`` nor
+            ``overwrite`` is given, or the interrupted run used other texts, another model or other settings.
     """
     asked = Path(path)
     given = each_text(texts)
@@ -181,14 +181,14 @@ def encode_to_file(
                         rows.append(stored, window)
                         longer = run.after(window, truncated=embedder.truncated)
                         _keep(longer, folder)
-                    run = longer  # only what is on the disk to stay counts as kept
+                    run = longer  # count a window as kept only once it is safely on disk
                 with _disk_trouble_named(path, kept=run.windows):
                     _place(rows.finish(texts=run.texts), path, overwrite=overwrite)
         except BaseException:
-            with suppress(OSError):  # a full disk complains a second time
+            with suppress(OSError):  # a full disk may raise again
                 rows.close()
             if run.windows:
-                progress.note(f"the vectors of the first {run.texts:,} texts are kept: go on with --resume")
+                progress.note(f"the vectors of the first {run.texts:,} texts are kept: continue with --resume")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -196,14 +196,14 @@ def encode_to_file(
         shutil.rmtree(folder, ignore_errors=True)
     if run.truncated:
         progress.warn(
-            f"{run.truncated:,} of {run.texts:,} texts are longer than {embedder.max_tokens} tokens and were cut:"
-            " raise --max-tokens, where the model can, or split them"
+            f"{run.truncated:,} of {run.texts:,} texts are longer than {embedder.max_tokens} tokens and were truncated:"
+            " raise --max-tokens if the model allows it, or split the texts"
         )
     return EncodedFile(path=asked, texts=run.texts, dim=dim, truncated=run.truncated, resumed=resumed, seconds=seconds)
 
 
 def partial_folder(path: Path) -> Path:
-    """Where the finished windows of an unfinished file are kept."""
+    """Folder that keeps the finished windows of an unfinished file."""
     return path.with_name(f".{path.name}.partial")
 
 
@@ -217,7 +217,7 @@ def refuse_output(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Refuse what ``encode_to_file`` could not write, before a model is loaded.
+    """Refuse an output that ``encode_to_file`` could not write, before loading a model.
 
     Raises:
         UserError: As ``encode_to_file``.
@@ -227,19 +227,19 @@ def refuse_output(
     problems = []
     if ending not in ENDINGS:
         has = f"ends in {ending}" if ending else "has no ending"
-        problems.append(f"output {shown} {has}, which names no format of vectors: let it end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+        problems.append(f"output {shown} {has}, which is not a vector format: use {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     elif ending != ".parquet" and with_texts:
-        problems.append(f"texts are to be stored, but a {ending} file holds vectors alone: let the output end in .parquet")
+        problems.append(f"texts cannot be stored in a {ending} file, which holds vectors only: use an output ending in .parquet")
     if dtype not in get_args(StoredDtype):
-        problems.append(f"dtype is {dtype!r}, which vectors are not stored in: give {' or '.join(get_args(StoredDtype))}")
+        problems.append(f"dtype is {dtype!r}, which is not supported for stored vectors: give {' or '.join(get_args(StoredDtype))}")
     if batch_tokens is not None and batch_tokens < 1:
-        problems.append(f"batch_tokens is {batch_tokens}, but a batch needs some: give 1 or more, or leave it out")
+        problems.append(f"batch_tokens is {batch_tokens}, but a batch needs at least one token: give 1 or more, or leave it out")
     if window_texts < 1:
-        problems.append(f"window_texts is {window_texts}, but a window needs some: give 1 or more")
+        problems.append(f"window_texts is {window_texts}, but a window needs at least one text: give 1 or more")
     refuse_all(problems)
     refuse_existing(path, overwrite=overwrite)
     if path.is_dir():
-        raise UserError(f"output {shown} is a folder, but a file is to be written: name a file inside it")
+        raise UserError(f"output {shown} is a folder, but the vectors go into a file: name a file inside it")
     if ending == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -248,25 +248,25 @@ def refuse_output(
     _refuse_other_writer(path)
     if not resume and not overwrite and (left := _read_state(partial_folder(path), path)) is not None and left.windows:
         raise UserError(
-            f"output {shown} was begun by a run that was interrupted after {left.texts:,} texts: "
-            "go on with --resume, or start anew with --overwrite"
+            f"output {shown} belongs to a run that was interrupted after {left.texts:,} texts: "
+            "continue with --resume, or start over with --overwrite"
         )
 
 
-# ---- the run that a file belongs to, and how far it is
+# ---- state of a run
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What makes two runs the same one, and what it has finished.
+    """Identity and progress of a run.
 
     Attributes:
-        settings: Everything that the file's bytes depend on, beside texts and model.
-        model: What the model was called.
-        weights: SHA-256 of its weights and its tokenizer.
+        settings: Everything besides texts and model that affects the bytes of the file.
+        model: Model name.
+        weights: SHA-256 of its weights and tokenizer.
         windows: Finished windows.
-        texts: Texts in them.
-        truncated: How many of these were cut.
+        texts: Texts in these windows.
+        truncated: Truncated texts among them.
         digest: Chained SHA-256 of these texts.
     """
 
@@ -280,7 +280,7 @@ class _Run:
     format: int = _PARTIAL_FORMAT
 
     def after(self, window: list[str], *, truncated: int) -> "_Run":
-        """The same run with one more window finished."""
+        """Return the run with one more finished window."""
         return replace(
             self,
             windows=self.windows + 1,
@@ -295,34 +295,34 @@ def _begun(embedder: ResumableEncoder, settings: dict[str, Any]) -> _Run:
 
 
 def _digest(before: str, window: list[str]) -> str:
-    for text in window:  # text by text, so that it does not depend on where windows end
+    for text in window:  # per text, so that the digest does not depend on window boundaries
         before = hashlib.sha256(before.encode() + text.encode("utf-8", "surrogatepass")).hexdigest()
     return before
 
 
 def _read_state(folder: Path, path: Path) -> _Run | None:
-    damaged, advice = f"output {str(path)!r} was begun by a run whose state is damaged", "start anew with --overwrite and without --resume"
+    damaged, advice = f"output {str(path)!r} has a damaged state of an interrupted run", "start over with --overwrite and without --resume"
     try:
         content = read_object(folder / _STATE, {}, damaged=damaged, advice=advice)
     except OSError:
         return None
     if content.get("format") != _PARTIAL_FORMAT:
-        raise UserError(f"output {str(path)!r} was begun by another version of tain: {advice}")
+        raise UserError(f"output {str(path)!r} has an interrupted run of another tain version: {advice}")
     checked_object(content, _STATE_FIELDS, damaged=damaged, advice=advice)
     return _Run(**{entry.name: content[entry.name] for entry in fields(_Run)})
 
 
 def _left_over(folder: Path, rows: Rows, run: _Run, path: Path) -> _Run | None:
-    """Read how far an interrupted run of the same kind came; None where nothing is there to go on from.
+    """Read the progress of an interrupted run of the same kind; None if there is nothing to resume.
 
     Raises:
-        UserError: It was begun with another model or other settings.
+        UserError: It used another model or other settings.
     """
     left = _read_state(folder, path)
     if left is None or not left.windows:
         return None
     _refuse_other_run(path, left, run)
-    # vectors without their state are no loss, and state without vectors is what a kill between naming and tidying up leaves
+    # vectors without state are discarded; state without vectors remains after a kill between renaming and cleaning up
     return left if rows.holds(windows=left.windows, texts=left.texts) else None
 
 
@@ -338,8 +338,8 @@ def _refuse_other_run(path: Path, left: _Run, run: _Run) -> None:
             changed.append(f"{name} was {_spelled(before)}, now {_spelled(now)}")
     if changed:
         raise UserError(
-            f"output {str(path)!r} was begun with another model or other settings ({'; '.join(changed)}): "
-            "give the same again, or start anew with --overwrite and without --resume"
+            f"output {str(path)!r} has an interrupted run with another model or other settings ({'; '.join(changed)}): "
+            "give the same again, or start over with --overwrite and without --resume"
         )
 
 
@@ -348,21 +348,21 @@ def _spelled(value: object) -> str:
 
 
 def _skip_finished(texts: Iterator[str], run: _Run, path: Path) -> None:
-    """Read past the texts of the finished windows, and refuse texts that are not the same."""
+    """Skip the texts of the finished windows, and refuse texts that differ."""
     digest, read = "", 0
     for text in islice(texts, run.texts):
         digest, read = _digest(digest, [text]), read + 1
     if (digest, read) != (run.digest, run.texts):
         raise UserError(
-            f"output {str(path)!r} was begun with other texts (the first {run.texts:,} differ): "
-            "give the same again, or start anew with --overwrite and without --resume"
+            f"output {str(path)!r} has an interrupted run with other texts (the first {run.texts:,} differ): "
+            "give the same again, or start over with --overwrite and without --resume"
         )
 
 
 def _keep(run: _Run, folder: Path) -> None:
     fresh = folder / f"{_STATE}.new"
     fresh.unlink(missing_ok=True)
-    with fresh.open("x", encoding="utf-8") as file:  # never through a link
+    with fresh.open("x", encoding="utf-8") as file:  # never follow a link
         json.dump(asdict(run), file)
         flush(file)
     fresh.replace(folder / _STATE)
@@ -388,13 +388,15 @@ def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int) -> np.n
     if not is_finite.all():
         row = int(np.argmin(is_finite))
         if np.isfinite(vectors[row]).all():
-            raise UserError(f"the vector of text {first_text + row} is too large for {dtype}: store float32, or normalize")
-        raise UserError(f"the model gives text {first_text + row} a vector that is not finite: its weights are broken, give another model")
+            raise UserError(f"the vector of text {first_text + row} is too large for {dtype}: use float32, or normalize the vectors")
+        raise UserError(
+            f"the model gives a vector that is not finite for text {first_text + row}: its weights are damaged, give another model"
+        )
     return stored
 
 
 class _PartOfTask(Progress):
-    """Counts the batches of one window on in the task of the whole file."""
+    """Progress adapter that counts the batches of one window towards the task of the whole file."""
 
     def __init__(self, task: Task) -> None:
         super().__init__("silent")
@@ -405,26 +407,26 @@ class _PartOfTask(Progress):
         yield self._task
 
 
-# ---- the disk
+# ---- disk access
 
 
 @contextmanager
 def _alone_in(folder: Path, path: Path) -> Iterator[None]:
-    """Make the folder, and keep every other process out of it while the block runs; the system lets go when a process dies."""
+    """Create the folder and lock out other processes during the block; the system releases the lock when a process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open_own(folder / _LOCK, writable=True, create=True)
     except OSError as error:
-        raise UserError(f"output {str(path)!r} cannot be written ({error.strerror}): choose another place or name") from None
+        raise UserError(f"output {str(path)!r} cannot be written ({error.strerror}): choose another path") from None
     with file:
-        with suppress(OSError):  # a disk that knows no locks
+        with suppress(OSError):  # file systems without locks
             if not lock(file):
                 raise refusal(path, folder / _LOCK)
         yield
 
 
 def _refuse_other_writer(path: Path) -> None:
-    """Refuse an output that a process is still writing, before it is taken for one that was interrupted."""
+    """Refuse an output that another process is still writing, so that it is not mistaken for an interrupted run."""
     index = partial_folder(path) / _LOCK
     with suppress(OSError), open_own(index, writable=True) as file:
         if not lock(file):
@@ -432,7 +434,7 @@ def _refuse_other_writer(path: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    # the state goes first: a kill in between must not leave it without its vectors
+    # remove the state first, so that a kill in between does not leave it without its vectors
     (folder / _STATE).unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name != _LOCK:
@@ -441,7 +443,9 @@ def _empty(folder: Path) -> None:
 
 def _place(whole: Path, path: Path, *, overwrite: bool) -> None:
     if not overwrite and os.path.lexists(path):
-        raise UserError(f"output {str(path)!r} appeared while this ran and is left alone: give --resume --overwrite to replace it")
+        raise UserError(
+            f"output {str(path)!r} was created by something else during the run and is kept: give --resume --overwrite to replace it"
+        )
     whole.replace(path)
 
 
@@ -450,7 +454,7 @@ def _disk_trouble_named(path: Path, *, kept: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        then = "go on with --resume" if kept else "give the same command again: nothing is kept"
+        then = "continue with --resume" if kept else "run the same command again: nothing is kept"
         raise UserError(
-            f"output {str(path)!r} cannot be written ({error.strerror or error}): make room or mend the disk, then {then}"
+            f"output {str(path)!r} cannot be written ({error.strerror or error}): free disk space or repair the disk, then {then}"
         ) from None

@@ -1,4 +1,4 @@
-"""Whether the model hub can be reached: asked once a process, briefly, since its client asks again for minutes."""
+"""Check once per process, with a short timeout, whether the model hub can be reached; its client would retry for minutes."""
 
 import threading
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from pathlib import Path
 from tain.foundation.errors import UserError
 
 PATIENCE_S = 5.0
-_BROKEN = 500  # HTTP status from which the hub's client asks again and again
+_BROKEN = 500  # HTTP status from which the hub's client retries
 
 
 @cache
 def is_reachable() -> bool:
-    """Tell whether the hub answers within ``PATIENCE_S`` seconds; False where it is switched off (``HF_HUB_OFFLINE``)."""
+    """Whether the hub answers within ``PATIENCE_S`` seconds; False if it is disabled (``HF_HUB_OFFLINE``)."""
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
@@ -26,18 +26,18 @@ def is_reachable() -> bool:
 
         try:
             answers.append(get_session().head(constants.ENDPOINT, timeout=PATIENCE_S).status_code)
-        except Exception:  # whatever keeps a request from its answer
+        except Exception:  # any failure of the request
             return
 
-    asking = threading.Thread(target=ask, daemon=True)  # looking up a host's name heeds no timeout
+    asking = threading.Thread(target=ask, daemon=True)  # a host name lookup ignores timeouts
     asking.start()
     asking.join(PATIENCE_S)
     return bool(answers) and answers[0] < _BROKEN
 
 
 def is_local_only(path: str, *, trust_remote_code: bool = False) -> bool:
-    """Tell whether a model's files are to be read from its folder or the hub's cache alone, without asking the hub."""
-    if Path(path).is_dir() and not trust_remote_code:  # a folder's code may lie on the hub
+    """Whether to read a model only from its folder or the hub's cache, without asking the hub."""
+    if Path(path).is_dir() and not trust_remote_code:  # a folder's code may be stored on the hub
         return True
     return not is_reachable()
 
@@ -60,8 +60,12 @@ def client_off(path: str, *, trust_remote_code: bool = False) -> Iterator[bool]:
 
 
 def not_found(name: str) -> UserError:
-    """The error for a name that is neither a folder here nor a model that the hub gives."""
-    why = "the hub gives no config.json under that name" if is_reachable() else "the hub cannot be reached and its cache here holds none"
+    """Error for a name that is neither a local folder nor a model on the hub."""
+    why = (
+        "the hub has no config.json under that name"
+        if is_reachable()
+        else "the hub cannot be reached and its local cache has no such model"
+    )
     if "/" not in name:
         return UserError(
             f"there is no folder {name!r} here, and no model of that name ({why}): give a model folder, a hub name or tain-mini"

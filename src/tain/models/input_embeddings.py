@@ -1,4 +1,4 @@
-"""A model's input embedding table and its tokenizer, read without torch where the folder's weights name the table."""
+"""Read a model's input embedding table and tokenizer, without torch if the weights use a known tensor name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from tokenizers import Tokenizer
 from tain.foundation.errors import UserError
 from tain.models.saved import read_layout
 
-# how BERT's relatives, ModernBERT and the decoders call the table; other models are loaded whole
+# tensor names of the table in BERT-like models, ModernBERT and decoders; other models are loaded in full
 _TABLE_NAMES = ("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight")
 _NUMPY_TYPES = ("F64", "F32", "F16")
 
 
 @dataclass(frozen=True)
 class InputEmbeddings:
-    """The vectors that a model looks its tokens up in, before any layer.
+    """A model's input embedding table and its tokenizer.
 
     Attributes:
-        table: One row a token id.
+        table: One row per token id.
         tokenise: Turns texts into token ids, without special tokens and without a length limit.
     """
 
@@ -34,7 +34,7 @@ def read_input_embeddings(name: str | Path) -> InputEmbeddings:
     """Read the input embeddings of a transformers encoder, a sentence-transformers folder, a hub name, or ``tain-mini``.
 
     Raises:
-        UserError: There is no such model, it is a student or a ranker, or it has no table of input embeddings.
+        UserError: The model does not exist, is a student or a ranker, or has no input embedding table.
     """
     path = read_layout(name).path
     table, tokenizer = _stored_table(Path(path)), Path(path) / "tokenizer.json"
@@ -44,7 +44,7 @@ def read_input_embeddings(name: str | Path) -> InputEmbeddings:
 
 
 def _stored_table(folder: Path) -> Float32[np.ndarray, "tokens dim"] | None:
-    """The table out of ``model.safetensors``; None where it is not there under one known name, or in a type that numpy lacks."""
+    """Read the table from ``model.safetensors``; None if no known tensor name matches, or numpy lacks its data type."""
     file = folder / "model.safetensors"
     if not file.is_file():
         return None
@@ -63,7 +63,7 @@ def _stored_tokenizer(file: Path) -> Callable[[Sequence[str]], list[list[int]]]:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exceptions
-        raise UserError(f"model file {str(file)!r} is no tokenizer ({error}): save the model again") from None
+        raise UserError(f"model file {str(file)!r} is not a tokenizer ({error}): save the model again") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
 

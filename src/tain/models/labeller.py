@@ -1,4 +1,4 @@
-"""Transformers classifiers and taggers: texts in, logits or labels out."""
+"""Label texts or tokens with transformers classifiers and taggers."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,14 +30,14 @@ _PROBE = ("a", "one two three", "the first of some texts and the longest one")
 
 
 class Labeller:
-    """A fine-tuned transformers model with a head for whole texts, or one for tokens.
+    """A fine-tuned transformers classifier or tagger.
 
     Attributes:
-        name: What the user called it.
-        labels: Names of its classes, in the order of its logits; empty for a tagger.
-        tags: Names of its tags; empty for a classifier.
-        size_bytes: Its weights in float32.
-        truncated: Texts that the last call cut at the model's limit.
+        name: Name given by the user.
+        labels: Class names in the order of the logits; empty for a tagger.
+        tags: Tag names; empty for a classifier.
+        size_bytes: Size of its weights in float32.
+        truncated: Texts truncated by the last call.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, labels: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> None:
@@ -46,7 +46,7 @@ class Labeller:
         self.max_tokens = max_length(model, tokenizer)
         self.truncated = 0
         self.tokenizer = tokenizer
-        self._is_script_known = True  # until texts are found that it largely does not know
+        self._is_script_known = True  # False once most of the texts' tokens turn out to be unknown
         rows = [self._encoded([text])[0][0] for text in _PROBE]
         self._network = HeadedModel(model, pad_id=padding_id(model, tokenizer, name=name), probe=rows)
 
@@ -60,17 +60,17 @@ class Labeller:
         device: str | None = None,
         trust_remote_code: bool = False,
     ) -> "Labeller":
-        """Load a model's folder or hub name.
+        """Load a classifier or tagger from a folder or hub name.
 
         Args:
-            name: Which.
-            kind: The head to load it with; default: the one that its config names.
-            names: Of its classes (or tags), in the order of its logits; default: what its config says.
-            device: Where it runs; default: a GPU where there is one.
-            trust_remote_code: Let the folder bring Python code of its own.
+            name: Folder or hub name.
+            kind: Head to load; default: the one named in its config.
+            names: Class or tag names in the order of the logits; default: as in its config.
+            device: Where it runs; default: a GPU if available.
+            trust_remote_code: Allow Python code from its folder.
 
         Raises:
-            UserError: It is not there, has no trained head of that kind, or another number of outputs than there are names.
+            UserError: It does not exist, has no trained head of that kind, or has more or fewer outputs than names.
         """
         path = locate(str(name))
         refuse_pickles(path)
@@ -81,33 +81,33 @@ class Labeller:
             )
         named = _CALLED_KIND.get(of_folder.head)
         if kind is not None and named not in (None, kind):
-            raise UserError(f"model {str(name)!r} is a {_CALLED[named]}, but what is needed is a {_CALLED[kind]}: give one")
+            raise UserError(f"model {str(name)!r} is a {_CALLED[named]}, but a {_CALLED[kind]} is needed: give one")
         kind = kind or named
         if kind is None:
             raise UserError(
-                f"model {str(name)!r} is no classifier and no tagger: give a student, or a fine-tuned transformers model with such a head"
+                f"model {str(name)!r} is neither a classifier nor a tagger: give a student, or a fine-tuned transformers model with such a head"
             )
         model, tokenizer, missing = load_with_missing(f"AutoModelFor{_HEADS[kind]}", path, trust_remote_code=trust_remote_code)
         if heads := [weight for weight in missing if "pooler" not in weight]:
             raise UserError(
                 f"model {str(name)!r} has no trained head to {kind} with ({heads[0]} is not in its weights): give a fine-tuned model"
-                " (as a teacher, a matrix of its logits will do)"
+                " (for a teacher, a matrix of its logits also works)"
             )
         if kind == "tag" and not getattr(tokenizer, "is_fast", False):
-            raise UserError(f"model {str(name)!r} has a tokenizer that does not tell which word a token is of: give a matrix of its logits")
+            raise UserError(f"model {str(name)!r} has a tokenizer that does not map tokens to words: give a matrix of its logits")
         if kind == "classify" and (model.config.num_labels < 2 or model.config.problem_type in _NO_CLASSES):
-            what = model.config.problem_type or "one number a text"
+            what = model.config.problem_type or "one number per text"
             raise UserError(
-                f"model {str(name)!r} gives {what}, of which no class is the likeliest: give a classifier that chooses one of two classes or more"
+                f"model {str(name)!r} gives {what}, so no single class is the most likely: give a classifier that chooses one of two classes or more"
             )
         own = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
         outputs = checked_names(names or own, outputs=len(own), what="labels" if kind == "classify" else "tags", model=str(name))
         return cls(model.to(choose_device(device)), tokenizer, name=str(name), **{"labels" if kind == "classify" else "tags": outputs})
 
     def logits(self, texts: Iterable[str], *, progress: Progress | None = None) -> list[np.ndarray]:
-        """Compute the logits of each text (classes,), or of its tokens (tokens, tags): what blanks part, each by its first piece.
+        """Compute logits per text (classes,), or per word (words, tags), where words are split at blanks and use their first piece.
 
-        A token beyond the model's limit has nan.
+        Words beyond the model's length limit have nan.
         """
         texts = list_texts(texts)
         found: list[Any] = [None] * len(texts)
@@ -128,7 +128,7 @@ class Labeller:
         return weights_fingerprint(self._network.model, self.tokenizer)
 
     def predict(self, texts: Iterable[str], *, progress: Progress | None = None) -> list[Prediction]:
-        """Tell each text's class, or its tokens' tags."""
+        """Predict the class of each text, or the tags of its words."""
         return [self._said(logits) for logits in self.logits(texts, progress=progress)]
 
     def _said(self, logits: np.ndarray) -> Prediction:
@@ -140,7 +140,7 @@ class Labeller:
         return Prediction(label=self.labels[int(shares.argmax())], chance=float(shares.max() / shares.sum()))
 
     def _encoded(self, texts: list[str], *, max_tokens: int | None = None) -> tuple[list[TokenRow], Any]:
-        """Tokenise texts, special tokens included: a row each, and what the tokenizer says beside."""
+        """Tokenize texts, including special tokens: one row per text, and the tokenizer's encoding."""
         encoded = self.tokenizer(
             [tokens_of(text) for text in texts] if self.tags else texts,
             is_split_into_words=bool(self.tags),
@@ -154,7 +154,7 @@ class Labeller:
         rows, encoded = self._encoded(texts)
         logits = [each.cpu().numpy() for each in self._network(rows)]
         refuse_not_finite(np.array([each.sum() for each in logits]), self.name)
-        full = [index for index, row in enumerate(rows) if len(row["input_ids"]) == self.max_tokens]  # cut, unless they just fit
+        full = [index for index, row in enumerate(rows) if len(row["input_ids"]) == self.max_tokens]  # truncated, or exactly at the limit
         if not self.tags:
             longer = self.max_tokens + 1
             again = self._encoded([texts[index] for index in full], max_tokens=longer)[0] if full else []
@@ -166,7 +166,7 @@ class Labeller:
 
 
 def is_labeller(name: str | Path) -> bool:
-    """True where a model's config names a head for classes or tags.
+    """Whether a model's config names a classification or tagging head.
 
     Raises:
         UserError: As ``saved.locate``.
@@ -175,28 +175,26 @@ def is_labeller(name: str | Path) -> bool:
 
 
 def checked_names(names: Sequence[str], *, outputs: int, what: str, model: str) -> tuple[str, ...]:
-    """Give names of outputs back, if they can be.
+    """Check the names of a model's outputs.
 
     Args:
-        names: Of classes or tags.
-        outputs: How many the model has.
+        names: Class or tag names.
+        outputs: Number of the model's outputs.
         what: ``labels`` or ``tags``.
-        model: What the user called it.
+        model: Name given by the user.
 
     Raises:
-        UserError: They are more or fewer, or one of them occurs twice.
+        UserError: Their number differs from ``outputs``, or a name occurs twice.
     """
     if len(names) != outputs:
-        raise UserError(
-            f"teacher {model!r} has logits of {outputs} {what}, but {len(names)} names are given: give the file that belongs to it"
-        )
+        raise UserError(f"teacher {model!r} has logits of {outputs} {what}, but {len(names)} names were given: give the matching file")
     if len(set(names)) != len(names):
         raise UserError(f"the {what} of teacher {model!r} name one twice: give each once")
     return tuple(names)
 
 
 def _first_pieces(logits: np.ndarray, owners: Sequence[int | None], words: int) -> np.ndarray:
-    """A word's logits are those of its first piece, as taggers are trained; nan where it was cut off."""
+    """Logits per word, taken from its first piece, as taggers are trained; nan if it was truncated."""
     found = np.full((words, logits.shape[1]), np.nan, dtype=np.float32)
     for index in range(len(owners) - 1, -1, -1):
         owner = owners[index]

@@ -1,6 +1,6 @@
-"""What kind of model a folder holds, whether it can be used for a purpose, and loading it with its tokenizer.
+"""Load transformers models and tokenizers, detect the kind of model in a folder, and refuse unusable ones.
 
-Every verb loads transformers models here, so that what cannot work is refused once and in the same words.
+All commands load transformers models through this module, so each refusal exists once.
 """
 
 from collections.abc import Collection, Iterator
@@ -23,7 +23,7 @@ from tain.text.tokenizer_limits import refuse_wild_tokenizer
 
 Head = Literal["none", "classifier", "tagger", "cross-encoder", "question answering", "multiple choice"]
 
-_UNLIMITED = 10**6  # tokenizers without a limit of their own report a number near 1e30
+_UNLIMITED = 10**6  # tokenizers without a limit report a number near 1e30
 _HEADS: dict[str, Head] = {
     "ForSequenceClassification": "classifier",
     "ForTokenClassification": "tagger",
@@ -33,11 +33,11 @@ _HEADS: dict[str, Head] = {
 _HEAD_GIVES: dict[Head, str] = {
     "classifier": "labels, not vectors: use tain label",
     "tagger": "labels of tokens, not vectors: use tain label",
-    "cross-encoder": "a score for a pair of texts, not vectors: use tain rank score, rank search --rerank or serve",
+    "cross-encoder": "a score per text pair, not vectors: use tain rank score, rank search --rerank or serve",
     "question answering": "spans, not vectors: give an encoder",
     "multiple choice": "choices, not vectors: give an encoder",
 }
-# what transformers raises where files are missing or damaged, or a config holds values that cannot work
+# exceptions of transformers for missing or damaged files, or invalid config values
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -56,14 +56,14 @@ _SPECIAL_TOKENS = ("pad_token", "cls_token", "sep_token", "mask_token", "bos_tok
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What a folder or hub name says its model is.
+    """Kind of model in a folder or under a hub name.
 
     Attributes:
         path: What transformers loads: a folder or a hub name.
-        architecture: Class that the weights were saved from, such as ``BertForMaskedLM``; empty where none is named.
-        head: What the saved class computes beside token vectors; a masked language model's head counts as none.
+        architecture: Class the weights were saved from, such as ``BertForMaskedLM``; empty if not stated.
+        head: Output of the saved class besides token vectors; a masked language model's head counts as none.
         labels: Outputs of the head; 0 without one.
-        sentence_transformers: ``config_sentence_transformers.json``; empty where there is none.
+        sentence_transformers: ``config_sentence_transformers.json``; empty if there is none.
         config: ``config.json`` as a dictionary.
     """
 
@@ -76,30 +76,30 @@ class ModelKind:
 
     @property
     def is_encoder_alone(self) -> bool:
-        """Tell whether it is the encoder of an encoder-decoder, saved by itself: T5EncoderModel and its kin."""
+        """Whether it is a separately saved encoder of an encoder-decoder, such as T5EncoderModel."""
         return self.architecture.endswith("EncoderModel")
 
     def refuse_head(self, name: str | Path) -> None:
-        """Refuse a model whose head gives something else than vectors.
+        """Refuse a model whose head does not output vectors.
 
         Raises:
             UserError: It has such a head.
         """
         if self.head != "none":
             raise UserError(
-                f"model {str(name)!r} is a {self.head} model ({self.architecture}), whose head gives {_HEAD_GIVES[self.head]};"
+                f"model {str(name)!r} is a {self.head} model ({self.architecture}), and outputs {_HEAD_GIVES[self.head]};"
                 " for vectors of the encoder below the head, give the pooling (mean or cls)"
             )
 
 
 def kind_of(path: str) -> ModelKind:
-    """Read what kind of model a folder or hub name holds; no weights are loaded.
+    """Detect the kind of model in a folder or under a hub name, without loading weights.
 
     Args:
-        path: As ``saved.locate`` gives it.
+        path: As returned by ``saved.locate``.
 
     Raises:
-        UserError: A file is damaged, or there is no such model.
+        UserError: A file is damaged, or the model does not exist.
     """
     config = read_stored_json(path, "config.json")
     modules = read_stored_json(path, "modules.json")
@@ -116,34 +116,34 @@ def kind_of(path: str) -> ModelKind:
     if about.get("model_type") == "CrossEncoder" or (head == "classifier" and labels == 1):
         head = "cross-encoder"
     if "Pooling" in kinds:
-        head = "none"  # the folder says what becomes of the token vectors
+        head = "none"  # the folder specifies how token vectors are used
     return ModelKind(path, architectures[0] if architectures else "", head, labels, about, config)
 
 
 def load_pretrained(auto_class: str, path: str, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """Load a float32 model and its tokenizer, in eval mode, from safetensors only.
+    """Load a float32 model and its tokenizer in eval mode, from safetensors only.
 
     Args:
         auto_class: Name of a transformers class, such as ``AutoModel``.
         path: A local folder or a hub name.
-        trust_remote_code: Let the folder bring Python code of its own.
+        trust_remote_code: Allow Python code from the model's folder.
 
     Raises:
-        UserError: transformers cannot find or read it, it is no model for texts or no such model, its weights are not all there or
-            not finite, or its tokenizer is not there or belongs to another model.
+        UserError: transformers cannot find or read it, it is not a text model or not of this class, weights are missing or not finite, or
+            its tokenizer is missing or belongs to another model.
     """
     model, tokenizer, _ = load_with_missing(auto_class, path, trust_remote_code=trust_remote_code)
     return model, tokenizer
 
 
 def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = False) -> tuple[Any, Any, Collection[str]]:
-    """Load as ``load_pretrained``, and tell which parameters (of a head or pooler) the folder lacks, so that they are random."""
+    """Load like ``load_pretrained``, and also return the parameters (of a head or pooler) that the folder lacks and that are random."""
     import transformers
 
     collect_as_usual()
     refuse_large_sizes(Path(path), name=path)
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # "some weights were not used" is what loading an encoder means
+    transformers.logging.set_verbosity_error()  # loading an encoder from a larger checkpoint always warns of unused weights
     transformers.logging.disable_progress_bar()
     kind = kind_of(path)
     if auto_class == "AutoModel" and kind.is_encoder_alone:
@@ -180,13 +180,13 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """Load a tokenizer alone.
+    """Load only a tokenizer.
 
     Args:
         name: A folder or a hub name.
 
     Raises:
-        UserError: It cannot be read, or knows nothing.
+        UserError: It cannot be read, or has an empty vocabulary.
     """
     import transformers
 
@@ -202,12 +202,14 @@ def load_tokenizer(name: str | Path) -> Any:
 
 @contextmanager
 def _told_as_user_error(path: str) -> Iterator[None]:
-    """Turn what transformers raises over a folder that it cannot read into one line."""
+    """Convert errors of transformers about an unreadable folder into a one-line ``UserError``."""
     try:
         yield
     except _UNREADABLE as error:
         if "trust_remote_code" in str(error):
-            raise UserError(f"model {path!r} brings its own code: read it, then give --trust-remote-code if you trust it") from None
+            raise UserError(
+                f"model {path!r} contains its own Python code: review it, then give --trust-remote-code if you trust it"
+            ) from None
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"model {path!r} cannot be loaded ({reason}): give a model folder, a hub name you can reach, or tain-mini"
@@ -215,28 +217,28 @@ def _told_as_user_error(path: str) -> Iterator[None]:
 
 
 def refuse_by_config(path: str, config: Any, auto_class: Any, *, is_encoder_alone: bool = False) -> None:
-    """Refuse by its config what is no encoder for texts, or has no such head, before its weights are read.
+    """Refuse, by its config, a model that is not a text encoder or lacks the requested head, before reading weights.
 
     Args:
         path: The model's name, for messages.
-        config: As ``AutoConfig`` loads it.
-        auto_class: What is to be loaded, such as ``transformers.AutoModel``.
-        is_encoder_alone: The weights are those of an encoder-decoder's encoder.
+        config: As loaded by ``AutoConfig``.
+        auto_class: Class to load, such as ``transformers.AutoModel``.
+        is_encoder_alone: The weights are only the encoder of an encoder-decoder.
 
     Raises:
-        UserError: It is none.
+        UserError: The model is unsuitable.
     """
     of_type = f"model {path!r} is of the type {config.model_type}"
     is_for_vectors = auto_class.__name__ in ("AutoModel", "AutoModelForMaskedLM", "AutoModelForTextEncoding")
     if config.is_encoder_decoder and is_for_vectors and not is_encoder_alone:
         raise UserError(
-            f"{of_type}, an encoder-decoder: give an encoder such as BERT, RoBERTa or ModernBERT, or its encoder saved alone (as T5EncoderModel is)"
+            f"{of_type}, an encoder-decoder: give an encoder such as BERT, RoBERTa or ModernBERT, or its encoder saved separately (as T5EncoderModel is)"
         )
     if is_for_vectors:
         refuse_without_width(config, of_type)
     if getattr(config, "auto_map", None):
-        return  # the folder's own code says what it is
-    with _told_as_user_error(path):  # transformers registers some classes that it does not have
+        return  # the folder's own code defines the model
+    with _told_as_user_error(path):  # transformers registers some classes that do not exist
         found = auto_class._model_mapping.get(type(config), None)
     if found is None:
         wanted = auto_class.__name__.removeprefix("AutoModelFor").removeprefix("AutoModel") or "encoder"
@@ -247,7 +249,7 @@ def refuse_by_config(path: str, config: Any, auto_class: Any, *, is_encoder_alon
 
 
 def _refuse_made_up_tokenizer(path: str, tokenizer: Any) -> None:
-    """Refuse a tokenizer without files: transformers makes up a few special tokens, and every text becomes the same ids."""
+    """Refuse a tokenizer without files: transformers would create one with special tokens only, which maps all texts to the same ids."""
     folder = Path(path)
     files = type(tokenizer).vocab_files_names
     needed = [files[each] for each in ("vocab_file", "merges_file") if each in files]
@@ -259,19 +261,17 @@ def _refuse_made_up_tokenizer(path: str, tokenizer: Any) -> None:
             )
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) < 1000 and set(vocabulary.values()) <= set(tokenizer.all_special_ids):
-        raise UserError(
-            f"{path!r} has a tokenizer that knows nothing but {len(vocabulary)} special tokens: copy the tokenizer's files of the model"
-        )
+        raise UserError(f"{path!r} has a tokenizer with nothing but {len(vocabulary)} special tokens: copy the model's tokenizer files")
 
 
 def _refuse_foreign_tokenizer(path: str, model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer whose ids the model has no vectors for, or whose special tokens are no tokens of their own."""
+    """Refuse a tokenizer with ids beyond the embedding table, or with special tokens missing from its vocabulary."""
     table = model.get_input_embeddings() if _has_table(model) else None
     rows = table.weight.shape[0] if isinstance(table, torch.nn.Embedding) else None
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if rows is not None and largest >= rows:
         raise UserError(
-            f"model {path!r} has vectors for {rows:,} tokens, but its tokenizer knows {largest + 1:,}: "
+            f"model {path!r} has vectors for {rows:,} tokens, but its tokenizer has {largest + 1:,}: "
             "give a folder whose model and tokenizer belong together"
         )
     unknown = tokenizer.unk_token_id
@@ -294,7 +294,7 @@ def _has_table(model: Any) -> bool:
 
 
 def _refuse_not_finite(path: str, model: torch.nn.Module) -> None:
-    """Refuse weights with NaN or infinity: every vector would be NaN, and it would show far from its cause."""
+    """Refuse weights with NaN or infinity, which would make every vector NaN and show up far from the cause."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
@@ -305,7 +305,7 @@ def _refuse_not_finite(path: str, model: torch.nn.Module) -> None:
 
 
 def _refuse_lacking(path: str, model: Any, missing: Collection[str]) -> None:
-    """Refuse an encoder that transformers has filled up with random weights; a new head or pooler is no harm."""
+    """Refuse an encoder with missing weights, which transformers initializes randomly; a new head or pooler is allowed."""
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
     lacking = sorted(name for name in missing if name.startswith(prefix) and "pooler" not in name)
     if lacking:
@@ -316,7 +316,7 @@ def _refuse_lacking(path: str, model: Any, missing: Collection[str]) -> None:
 
 
 def padding_id(model: Any, tokenizer: Any, *, name: str) -> int:
-    """The token that rows for a model with a head are filled up with; sets it where model or tokenizer lack it.
+    """Padding token id for batches of a model with a head; sets it if model or tokenizer lack one.
 
     Raises:
         UserError: The tokenizer has neither a padding nor an end token.
@@ -325,16 +325,16 @@ def padding_id(model: Any, tokenizer: Any, *, name: str) -> int:
         if tokenizer.eos_token is None:
             raise UserError(f"model {name!r} has a tokenizer without a padding token and without an end token: give it one of them")
         tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:  # who reads a text's last token looks for it by this
+    if model.config.pad_token_id is None:  # transformers finds a text's last token by this id
         model.config.pad_token_id = tokenizer.pad_token_id
     return int(model.config.pad_token_id)
 
 
 def max_length(model: Any, tokenizer: Any) -> int:
-    """The longest text a model reads, in tokens, special tokens included."""
+    """Length limit of a model in tokens, including special tokens."""
     limits = [int(tokenizer.model_max_length)]
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and positions > 0:  # XLNet, which has no limit, says -1
+    if positions and positions > 0:  # XLNet, which has no limit, reports -1
         limits.append(int(positions) - position_offset_of(model))
     longest = min(limits)
     return 512 if longest > _UNLIMITED else longest

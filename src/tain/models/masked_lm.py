@@ -1,4 +1,4 @@
-"""Masked language models by name: loading them, head and all, and asking them for hidden tokens."""
+"""Masked language models: loading with head and measuring predictions of masked tokens."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 @dataclass(frozen=True)
 class LoadedMaskedLM:
-    """A masked language model ready to go on.
+    """A masked language model loaded for training.
 
     Attributes:
         model: Float32, in eval mode.
         tokenizer: Its tokenizer, which has a mask token.
-        new_head: Parameters of the prediction head that the folder did not have, so that they are random; empty where it had all.
-        name: What the user called it.
+        new_head: Randomly initialized parameters of the prediction head; empty if the folder had a complete head.
+        name: Name given by the user.
     """
 
     model: Any
@@ -45,11 +45,11 @@ class LoadedMaskedLM:
 
 
 def load_masked_lm(name: str | Path, *, trust_remote_code: bool = False) -> LoadedMaskedLM:
-    """Load a masked language model, or an encoder (bare, or a sentence-transformers folder) that gets a new head.
+    """Load a masked language model, or an encoder (bare or sentence-transformers), which gets a new head.
 
     Raises:
-        UserError: There is no such model, its encoder's weights are not all there, its tokenizer has no mask token, or the two
-            do not belong together.
+        UserError: The model does not exist, lacks encoder weights, has a tokenizer without a mask token, or model and tokenizer do not
+            belong together.
     """
     model, tokenizer, missing = load_with_missing("AutoModelForMaskedLM", read_layout(name).path, trust_remote_code=trust_remote_code)
     refuse_without_mask(tokenizer, name)
@@ -70,13 +70,13 @@ def refuse_without_mask(tokenizer: Any, name: str | Path) -> None:
 
 @dataclass(frozen=True)
 class ExploredLoss:
-    """How well a model guesses every token of some texts, each once.
+    """Prediction loss of a model over every token of some texts, each predicted once.
 
     Attributes:
-        nats: Sum of the tokens' negative log probabilities in each block of text.
-        tokens: Tokens guessed in each block.
+        nats: Sum of the negative log probabilities per block of text.
+        tokens: Predicted tokens per block.
         bytes: Length of the texts in UTF-8.
-        passes: How often every block went through the model.
+        passes: Forward passes per block.
     """
 
     nats: Float64[np.ndarray, " blocks"]
@@ -86,22 +86,22 @@ class ExploredLoss:
 
     @property
     def loss(self) -> float:
-        """Nats a token."""
+        """Nats per token."""
         return float(self.nats.sum() / self.tokens.sum())
 
     @property
     def bits_per_byte(self) -> float:
-        """What compares models of different tokenizers, whose tokens are of different length."""
+        """Bits per byte, which is comparable between models with different tokenizers."""
         return float(self.nats.sum() / np.log(2) / self.bytes)
 
 
 class MaskedPredictor:
-    """A masked language model that is asked for hidden tokens of texts.
+    """A masked language model that predicts masked tokens of texts.
 
     Args:
-        model: As ``AutoModelForMaskedLM`` loads it; is put in eval mode.
+        model: As loaded by ``AutoModelForMaskedLM``; set to eval mode.
         tokenizer: Its tokenizer.
-        name: How the model is called in tables.
+        name: Name shown in tables.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
@@ -115,8 +115,8 @@ class MaskedPredictor:
         """Load a masked language model.
 
         Raises:
-            UserError: As ``load_masked_lm``, or the folder has no prediction head: a random one can be trained, but not measured. Or the model cannot
-                compute in ``dtype``.
+            UserError: As ``load_masked_lm``; or the folder has no prediction head (a random head can be trained, but not evaluated); or
+                the model does not support ``dtype``.
         """
         loaded = load_masked_lm(name)
         if loaded.new_head:
@@ -126,22 +126,22 @@ class MaskedPredictor:
             )
         model = loaded.model.to(choose_device(device))
         predictor = cls(model, loaded.tokenizer, name=str(name))
-        set_dtype(model, usable_dtype(model, dtype))  # asked with our attention: then nothing need be tried
+        set_dtype(model, usable_dtype(model, dtype))  # queried with our attention, so no benchmark is needed
         return predictor
 
     @property
     def max_tokens(self) -> int:
-        """The longest text the model reads, special tokens included."""
+        """Length limit in tokens, including special tokens."""
         return max_length(self.network.model, self.tokenizer)
 
     def blocks(self, texts: Iterable[str], *, block_tokens: int) -> list[Int[Tensor, "rows tokens"]]:
-        """Cut texts, a separator behind each, into rows that hold every token once.
+        """Concatenate texts with separators and cut them into rows that contain every token once.
 
         Returns:
-            One or two batches: rows differ in length by one token at most, so that none is a short rest.
+            One or two batches: row lengths differ by at most one token, so there is no short remainder.
 
         Raises:
-            UserError: The texts have fewer tokens than a block.
+            UserError: The texts have fewer tokens than one block.
         """
         separator = separator_id(self.tokenizer)
         stream = np.concatenate([[*ids, separator] for ids in bare_ids(self.tokenizer, list_texts(texts))])
@@ -157,7 +157,7 @@ class MaskedPredictor:
 
     @torch.inference_mode()
     def nats(self, ids: Int[Tensor, "rows tokens"], indices: Int[Tensor, " masked"]) -> Float[Tensor, " masked"]:
-        """Negative log probabilities of the tokens at flat ``indices`` when all of them show the mask token."""
+        """Negative log probabilities of the tokens at flat ``indices``, all of them masked."""
         seen = ids.flatten().clone()
         seen[indices] = self.tokenizer.mask_token_id
         logits = self.network(seen.view(ids.shape).to(self.device), indices.to(self.device))
@@ -166,20 +166,20 @@ class MaskedPredictor:
     def explored_loss(
         self, texts: Iterable[str], *, block_tokens: int = 128, passes: int = 7, seed: int = 13, progress: Progress | None = None
     ) -> ExploredLoss:
-        """Hide every token of the texts exactly once, in ``passes`` disjoint masks, and sum up the surprise.
+        """Mask every token of the texts exactly once, in ``passes`` disjoint masks, and sum the losses.
 
-        Zheng et al. 2020's partition, used to measure: no token is left to chance, only which others are hidden with it. All
-        hidden tokens show the mask token (in training a fifth does not).
+        Uses the partition of Zheng et al. 2020 for evaluation: every token is predicted, and only the set of tokens masked together is
+        random. All of them are replaced by the mask token (in training a fifth is not).
 
         Args:
             texts: Running text.
-            block_tokens: Tokens that the model reads at a time.
-            passes: Masks of a block; 7 hides a seventh of the tokens at a time, nearly BERT's 15%.
-            seed: Fixes the partition.
-            progress: Told about every block.
+            block_tokens: Tokens per forward pass and row.
+            passes: Masks per block; 7 masks a seventh of the tokens at a time, close to BERT's 15%.
+            seed: Seed of the partition.
+            progress: Receives an update per block.
 
         Raises:
-            UserError: The texts have fewer tokens than a block, or none that the tokenizer knows.
+            UserError: The texts have fewer tokens than a block, or only unknown tokens.
         """
         texts = list_texts(texts)
         check_known(self, texts, progress=progress or Progress.silent())
@@ -195,11 +195,11 @@ class MaskedPredictor:
                     if not is_maskable.any():
                         continue
                     per_token = torch.zeros(rows.numel(), dtype=torch.float64)
-                    # each row is cut by itself, so that what stands in one batch changes nothing
+                    # partition each row separately, so that it does not depend on the rest of the batch
                     cut = disjoint_indices(draws, is_maskable=is_maskable, parts=passes, rate=1 / passes, each_row=True, may_be_empty=True)
                     for indices in filter(len, cut):
                         per_token[indices] = self.nats(rows, indices).double()
-                    is_known = is_maskable.any(1)  # blocks of which the tokenizer knows nothing count as nothing
+                    is_known = is_maskable.any(1)  # blocks with only unknown tokens are not counted
                     nats.append(per_token.view(rows.shape).sum(1)[is_known])
                     tokens.append(is_maskable.sum(1)[is_known])
         if not nats:

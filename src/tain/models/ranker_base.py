@@ -1,4 +1,4 @@
-"""What every ranker can do, and how one is loaded: ``models.rankers`` has the kinds."""
+"""Base classes of rankers and their loading; ``models.rankers`` has the concrete kinds."""
 
 import hashlib
 import json
@@ -27,14 +27,14 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 @dataclass(frozen=True)
 class StoredRanker:
-    """A ranker that is not loaded yet.
+    """A located ranker before loading.
 
     Attributes:
-        name: What the user called it.
-        record: Its ``tain.json``; empty where there is none.
-        kind: What its folder holds; None where tain saved it as a ranker.
-        device: Where to load it.
-        trust_remote_code: Let its folder bring Python code.
+        name: Name given by the user.
+        record: Its ``tain.json``; empty if there is none.
+        kind: Detected model kind; None if tain saved it as a ranker.
+        device: Target device.
+        trust_remote_code: Allow Python code from its folder.
     """
 
     name: str
@@ -45,18 +45,18 @@ class StoredRanker:
 
 
 class Ranker(ABC):
-    """Scores candidates for contexts; higher is better, and only scores of one context compare.
+    """Abstract ranker: scores candidates for contexts. Higher is better; scores are comparable within one context only.
 
     Attributes:
-        name: How it is called in tables.
-        record: What its ``tain.json`` says; empty for a plain encoder.
-        context: Tokenizer and length limit of contexts; with its own encoder, except in a cross-encoder.
+        name: Name shown in tables.
+        record: Content of its ``tain.json``; empty for a plain encoder.
+        context: Tokenizer and length limit of contexts; includes their encoder, except in a cross-encoder.
         candidate: The same for candidates.
-        truncated_contexts: How many contexts were cut at the length limit when some were last encoded.
-        truncated_candidates: How many different candidates were, likewise.
+        truncated_contexts: Contexts truncated at the length limit in the last encoding.
+        truncated_candidates: Distinct candidates truncated likewise.
     """
 
-    kinds: ClassVar[tuple[type["Ranker"], ...]] = ()  # in the order in which they are asked; ``models.rankers`` has the table
+    kinds: ClassVar[tuple[type["Ranker"], ...]] = ()  # in the order in which they are tried; registered in ``models.rankers``
     type: RankerType
     context: Embedder
     candidate: Embedder
@@ -69,52 +69,52 @@ class Ranker(ABC):
 
     @staticmethod
     def load(name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False) -> "Ranker":
-        """Load what ``tain rank train`` saved, or a cross-encoder of sentence-transformers; any encoder is taken as a bi-encoder with one tower.
+        """Load a ranker saved by ``tain rank train``, a sentence-transformers cross-encoder, or any encoder as a bi-encoder with one tower.
 
         Args:
             name: A folder, a hub name, or ``tain-mini``.
-            device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU where there is one.
-            dtype: What the towers compute in; ``auto`` measures.
-            trust_remote_code: Let the encoders' folders bring Python code of their own.
+            device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if available.
+            dtype: Data type of the towers; ``auto`` benchmarks the choices.
+            trust_remote_code: Allow Python code from the encoders' folders.
 
         Raises:
-            UserError: There is no such model, or it cannot be run.
+            UserError: The model does not exist or cannot be run.
         """
         record = read_record(name)
         kind = None if record.get("kind") == "ranker" else kind_of(locate(name))
         found = StoredRanker(str(name), record, kind, device, trust_remote_code)
         ranker = next(opened for each in Ranker.kinds if (opened := each.opened(found)) is not None)
-        _ = ranker.fingerprint  # of the weights as they are stored, before they are rounded
+        _ = ranker.fingerprint  # computed from the stored weights, before rounding
         ranker.compute_in(ranker.choose_dtype(dtype))
         return ranker
 
     @classmethod
     def opened(cls, found: StoredRanker) -> "Ranker | None":
-        """Load what was found, in float32; None where it is of another kind, as it is for a kind that is never saved."""
+        """Load the located ranker in float32, or return None if it is of another kind; always None for kinds that are never saved."""
         return None
 
     @property
     @abstractmethod
     def module(self) -> nn.Module:
-        """Everything that can be trained."""
+        """Module with all trainable parameters."""
 
     @property
     @abstractmethod
     def towers(self) -> tuple[Embedder, ...]:
-        """Its distinct encoders."""
+        """Distinct encoders."""
 
     @abstractmethod
     def _fingerprinted(self) -> str: ...
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that differ between models which could make different cached vectors, or scores."""
+        """Sixteen hexadecimal digits that differ between models with different cached vectors or scores."""
         if self._fingerprint is None:
             self._fingerprint = self._fingerprinted()
         return self._fingerprint
 
     def weights_changed(self) -> None:
-        """Forget the fingerprint: the weights are no more what they were."""
+        """Invalidate the fingerprint after the weights have changed."""
         self._fingerprint = None
 
     @abstractmethod
@@ -124,36 +124,36 @@ class Ranker(ABC):
         """Score every candidate for every context.
 
         Raises:
-            UserError: Something given is no text.
+            UserError: An input is not a text.
         """
 
     @abstractmethod
     def score_lists(
         self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
-        """Score each context's own list of candidates.
+        """Score the candidate list of each context.
 
         Raises:
-            UserError: Something given is no text, or there is not one list a context.
+            UserError: An input is not a text, or the number of lists differs from the number of contexts.
         """
 
     @abstractmethod
     def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
-        """Write it into an existing folder, weights in float32.
+        """Save it into an existing folder, with float32 weights.
 
         Args:
-            folder: Where to; see ``whole_folder`` for making it appear whole.
+            folder: Target folder; see ``whole_folder`` for writing it atomically.
             record: Config, base model, seeds and figures for ``tain.json``.
             card: The model card, Markdown.
         """
 
     @abstractmethod
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        """Tell how many tokens are read to score each context's own list of candidates."""
+        """Tokens read to score the candidate list of each context."""
 
     @property
     def truncated(self) -> int:
-        """Texts cut at a length limit."""
+        """Number of texts truncated at a length limit."""
         return self.truncated_contexts + self.truncated_candidates
 
     @property
@@ -166,19 +166,19 @@ class Ranker(ABC):
 
     @property
     def max_tokens(self) -> int:
-        """The longest text that it reads at once."""
+        """Longest text read at once, in tokens."""
         return max(tower.max_tokens for tower in self.towers)
 
     def choose_dtype(self, asked: Dtype) -> torch.dtype:
-        """What to compute in: what was asked for, or what is fastest here.
+        """Resolve the compute type: the requested one, or the fastest on this machine.
 
         Raises:
-            UserError: It cannot compute in what was asked for.
+            UserError: The requested type is not supported.
         """
         return self.towers[0].encoder.choose_dtype(asked)
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Let the towers compute in this number type; heads stay in float32."""
+        """Set the data type of the towers; heads stay in float32."""
         for tower in self.towers:
             set_dtype(tower.encoder, dtype)
 
@@ -187,25 +187,25 @@ class Ranker(ABC):
 
 
 class PairRanker(Ranker):
-    """A cross-encoder: every pair goes through the network together, so nothing can be cached."""
+    """Base class of cross-encoders, which process each pair jointly, so that nothing can be cached."""
 
     type = "cross"
 
     def score(
         self, contexts: Iterable[str], candidates: Iterable[str], *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "contexts candidates"]:
-        """Score every candidate for every context: one pass of the network a pair."""
+        """Score every candidate for every context, with one forward pass per pair."""
         contexts, candidates = list_texts(contexts, what="context"), list_texts(candidates, what="candidate")
         found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
         return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
 
 
 def matched(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
-    """Read contexts, and for each its list of candidates."""
+    """Pair contexts with their candidate lists, and check both."""
     contexts = list_texts(contexts, what="context")
     listed = [list_texts(own, what="a context's candidate") for own in each_item(lists, what="list")]
     if len(contexts) != len(listed):
-        raise UserError(f"{len(contexts):,} contexts came with {len(listed):,} lists of candidates: give one list a context")
+        raise UserError(f"{len(contexts):,} contexts were given with {len(listed):,} lists of candidates: give one list per context")
     return contexts, listed
 
 
@@ -213,7 +213,7 @@ def digest(tensors: dict[str, Tensor], about: tuple[object, ...]) -> str:
     digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=8)
     for name, tensor in sorted(tensors.items()):
         if "pooler." in name:
-            continue  # no part of any score, and made up at loading where the checkpoint has none
+            continue  # not used for scores, and randomly initialized if the checkpoint lacks it
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

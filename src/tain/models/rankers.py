@@ -1,7 +1,7 @@
-"""Contexts and candidates in, scores out: bi-, poly- and cross-encoders behind one interface.
+"""Rankers: bi-, poly- and cross-encoders behind one interface.
 
-Humeau et al. 2020 (Poly-encoders), section 4. Two towers share nothing, or everything; a bi-encoder is a poly-encoder whose contexts
-have one vector each.
+Humeau et al. 2020 (Poly-encoders), section 4. The two towers share all weights or none; a bi-encoder is a poly-encoder with one vector
+per context.
 """
 
 import copy
@@ -48,16 +48,16 @@ _DUAL = _CROSS | {
     "shared": Field(kind=bool),
     "normalise": Field(kind=bool, is_needed=False),
 }
-_WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
+_WINDOW_NUMBERS = 2**25  # context vectors held in memory at once
 
 
 @dataclass(frozen=True)
 class ContextVectors:
-    """The vectors of some contexts.
+    """Vectors of several contexts, padded to the same number of vectors.
 
     Attributes:
-        vectors: Zeros where there is none.
-        is_vector: False where a context is too short to have so many.
+        vectors: Context vectors; zeros as padding.
+        is_vector: False at padding, where a short context has fewer vectors than codes.
     """
 
     vectors: Float[Tensor, "contexts codes dim"]
@@ -67,19 +67,19 @@ class ContextVectors:
         return len(self.vectors)
 
     def of(self, context: int) -> Float[Tensor, "own dim"]:
-        """The vectors that this context has."""
+        """Vectors of one context, without padding."""
         return self.vectors[context][self.is_vector[context]]
 
 
 class DualRanker(Ranker):
-    """A bi- or poly-encoder: candidates have vectors of their own, which can be cached.
+    """Bi- or poly-encoder: candidate vectors are independent of contexts and can be cached.
 
     Args:
-        context: Encodes contexts, up to its ``max_tokens``, and cuts them on the side its tokenizer says.
+        context: Encodes contexts up to its ``max_tokens``; truncates on the side set in its tokenizer.
         candidate: Encodes candidates; may share its encoder with ``context``.
         head: Scale and codes.
-        name: How it is called in tables.
-        record: What its ``tain.json`` says.
+        name: Name shown in tables.
+        record: Content of its ``tain.json``.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class DualRanker(Ranker):
 
     @classmethod
     def opened(cls, found: StoredRanker) -> "DualRanker | None":
-        """Any encoder, or what ``save`` wrote."""
+        """Load any encoder, or a folder written by ``save``."""
         options = {"device": found.device, "trust_remote_code": found.trust_remote_code}
         if found.kind is not None:
             return cls.around(Embedder.load(found.name, dtype="float32", **options), name=found.name)
@@ -108,12 +108,12 @@ class DualRanker(Ranker):
 
     @classmethod
     def around(cls, embedder: Embedder, *, name: str) -> "DualRanker":
-        """Take a plain encoder as a bi-encoder with one tower; scores are its dot products, or cosines where it says so.
+        """Wrap a plain encoder as a bi-encoder with one tower; scores are dot products, or cosines if the model specifies them.
 
-        Texts are cut at the encoder's own limit, contexts at their beginning as for every ranker.
+        Texts are truncated at the encoder's own limit; contexts lose their beginning, as in every ranker.
 
         Raises:
-            UserError: It carries a correction.
+            UserError: It has a correction.
         """
         refuse_correction(embedder)
         head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalize=embedder.normalize)
@@ -135,7 +135,7 @@ class DualRanker(Ranker):
         generator: torch.Generator,
         normalize: bool = False,
     ) -> "DualRanker":
-        """Build an untrained ranker around an encoder: two towers with the same weights, or one.
+        """Build an untrained ranker around an encoder, with one shared tower or two towers with equal weights.
 
         Args:
             embedder: The encoder; becomes the context's tower.
@@ -144,8 +144,8 @@ class DualRanker(Ranker):
             scale: See ``DualHead``.
             is_scale_learned: See ``DualHead``.
             is_shared: One tower for both sides.
-            context_tokens: Contexts are cut at this length, their beginning first: what was said last counts most.
-            candidate_tokens: Candidates are cut at this length.
+            context_tokens: Length limit of contexts; their beginning is cut, since the latest part matters most.
+            candidate_tokens: Length limit of candidates.
             generator: Draws the codes.
             normalize: See ``DualHead``.
         """
@@ -159,7 +159,7 @@ class DualRanker(Ranker):
 
     @classmethod
     def read(cls, folder: Path, record: dict[str, Any], *, device: str | None, trust_remote_code: bool) -> "DualRanker":
-        """Load what ``save`` wrote, in float32."""
+        """Load a ranker written by ``save``, in float32."""
         about = record["ranker"]
         layout = record.get("layout", "auto")
 
@@ -197,14 +197,14 @@ class DualRanker(Ranker):
         return (self.context,) if self.is_shared else (self.context, self.candidate)
 
     def _fingerprinted(self) -> str:
-        """Take in all that a cached candidate vector depends on: the candidates' tower, the scale, the tokenizer."""
+        """Hash everything a cached candidate vector depends on: candidate tower, scale, tokenizer."""
         about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.head.normalize)
         return digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
 
     # ---- vectors
 
     def context_vectors(self, ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> Float[Tensor, "contexts vectors dim"]:
-        """Compute the vectors of tokenised contexts, with gradients where torch records them."""
+        """Compute the vectors of tokenized contexts, with gradients if torch records them."""
         encoder = self.context.encoder
         packed = pack(ids, share_rows=share_rows and encoder.layout == "packed").to(encoder.device)
         if self.head.kind == "pooled":
@@ -212,17 +212,17 @@ class DualRanker(Ranker):
         return self.head.contexts(*rows_of_tokens(encoder.tokens(packed), packed))
 
     def candidate_vectors(self, ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> Float[Tensor, "candidates dim"]:
-        """Compute the vectors of tokenised candidates, with gradients where torch records them."""
+        """Compute the vectors of tokenized candidates, with gradients if torch records them."""
         encoder = self.candidate.encoder
         packed = pack(ids, share_rows=share_rows and encoder.layout == "packed")
         return self.head.candidates(encoder(packed))
 
     @torch.inference_mode()
     def encode_candidates(self, texts: Iterable[str], *, progress: Progress | None = None) -> Float32[np.ndarray, "texts dim"]:
-        """Compute one vector a candidate, to be cached.
+        """Encode candidates into one vector each, for caching.
 
         Raises:
-            UserError: Something given is no text.
+            UserError: An input is not a text.
         """
         texts = list_texts(texts, what="candidate")
         ids, self.truncated_candidates = _token_ids(self.candidate, texts)
@@ -236,10 +236,10 @@ class DualRanker(Ranker):
 
     @torch.inference_mode()
     def encode_contexts(self, texts: Iterable[str]) -> ContextVectors:
-        """Compute the vectors of contexts; they are many numbers, so give few contexts at a time.
+        """Encode contexts; each has many numbers, so pass few at a time.
 
         Raises:
-            UserError: Something given is no text.
+            UserError: An input is not a text.
         """
         texts = list_texts(texts, what="context")
         ids, self.truncated_contexts = _token_ids(self.context, texts)
@@ -251,7 +251,7 @@ class DualRanker(Ranker):
         return ContextVectors(vectors, self.head.is_vector(torch.tensor([len(text) for text in ids], dtype=torch.long)))
 
     def windows(self, contexts: Iterable[str]) -> Iterator[tuple[int, ContextVectors]]:
-        """Encode contexts so many at a time that their vectors fit in memory; each window with its first context's place."""
+        """Encode contexts in windows that fit in memory; yields the index of each window's first context and its vectors."""
         contexts = list_texts(contexts, what="context")
         at_once = max(1, _WINDOW_NUMBERS // (self.head.vectors * self.dim))
         cut = 0
@@ -270,9 +270,9 @@ class DualRanker(Ranker):
         *,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "contexts candidates"]:
-        """Score every candidate for every context; candidates may be vectors of ``encode_candidates``."""
+        """Score every candidate for every context; candidates may be vectors from ``encode_candidates``."""
         contexts = list_texts(contexts, what="context")
-        if not isinstance(candidates, np.ndarray) or candidates.dtype.kind != "f":  # texts may come in an array, too
+        if not isinstance(candidates, np.ndarray) or candidates.dtype.kind != "f":  # an array may also hold texts
             candidates = self.encode_candidates(candidates, progress=progress)
         scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
         with (progress or Progress.silent()).task("score", len(contexts)) as task:
@@ -335,15 +335,15 @@ class DualRanker(Ranker):
 
 
 class CrossRanker(PairRanker):
-    """A cross-encoder that ``tain rank train`` trains: an encoder, and a score of the first token.
+    """Cross-encoder trained by ``tain rank train``: scores the first token's vector of the joined pair.
 
     Args:
-        tower: The encoder; its ``max_tokens`` is the limit of a pair.
-        head: Turns the first token's vector into a score.
-        context_tokens: Contexts are cut at this length, special tokens included, their beginning first.
-        candidate_tokens: Candidates are cut at this length.
-        name: How it is called in tables.
-        record: What its ``tain.json`` says.
+        tower: The encoder; its ``max_tokens`` limits the joined pair.
+        head: Maps the first token's vector to a score.
+        context_tokens: Length limit of contexts, including special tokens; their beginning is cut.
+        candidate_tokens: Length limit of candidates.
+        name: Name shown in tables.
+        record: Content of its ``tain.json``.
     """
 
     def __init__(
@@ -362,12 +362,12 @@ class CrossRanker(PairRanker):
         self.context = _side(tower, tower.encoder, max_tokens=context_tokens, cut="left")
         self.candidate = _side(tower, tower.encoder, max_tokens=candidate_tokens, cut="right")
         self._separator = separator_id(tower.tokenizer)
-        # RoBERTa's kin put two separators between the texts, BERT's one
+        # RoBERTa-like models put two separators between the texts, BERT-like models one
         self._is_doubly_separated = tower.tokenizer.num_special_tokens_to_add(pair=True) > 3
 
     @classmethod
     def opened(cls, found: StoredRanker) -> "CrossRanker | None":
-        """What ``save`` wrote."""
+        """Load a folder written by ``save``."""
         if found.kind is not None or _described(found.record, found.name)["type"] != "cross":
             return None
         return cls.read(Path(found.name), found.record, device=found.device, trust_remote_code=found.trust_remote_code)
@@ -380,7 +380,7 @@ class CrossRanker(PairRanker):
 
     @classmethod
     def read(cls, folder: Path, record: dict[str, Any], *, device: str | None, trust_remote_code: bool) -> "CrossRanker":
-        """Load what ``save`` wrote, in float32."""
+        """Load a ranker written by ``save``, in float32."""
         about = record["ranker"]
         layout = record.get("layout", "auto")
         _refuse_missing(folder / "encoder")
@@ -403,14 +403,14 @@ class CrossRanker(PairRanker):
         return digest({**self.tower.encoder.state_dict(), **self.head.state_dict()}, about)
 
     def pair_ids(self, context: Sequence[int], candidate: Sequence[int]) -> tuple[list[int], int]:
-        """Join a tokenised context and candidate; also where the candidate begins."""
+        """Join a tokenized context and candidate; also return the index of the candidate's first token."""
         second = [self._separator, *candidate[1:]] if self._is_doubly_separated else list(candidate[1:])
         return [*context, *second], len(context)
 
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
         contexts, lists = matched(contexts, lists)
         counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
-        joined = 0 if self._is_doubly_separated else -1  # a candidate's opening token gives way to a separator, or goes
+        joined = 0 if self._is_doubly_separated else -1  # the candidate's opening token is replaced by a separator, or dropped
         of_contexts = self.context.count_tokens(contexts)
         return [
             sum(of_context + count + joined for count in islice(counts, len(listed)))
@@ -418,7 +418,7 @@ class CrossRanker(PairRanker):
         ]
 
     def pair_scores(self, pairs: Sequence[tuple[list[int], int]], *, share_rows: bool = False) -> Float[Tensor, " pairs"]:
-        """Score joined pairs, with gradients where torch records them."""
+        """Score joined pairs, with gradients if torch records them."""
         encoder = self.tower.encoder
         packed = pack([ids for ids, _ in pairs], share_rows=share_rows and encoder.layout == "packed").to(encoder.device)
         hidden = encoder.tokens(packed, second_parts=torch.tensor([begins for _, begins in pairs]))
@@ -455,26 +455,26 @@ class CrossRanker(PairRanker):
 
 
 def refuse_correction(embedder: Embedder) -> None:
-    """Refuse an encoder whose vectors are corrected after pooling: a ranker has no place for that."""
+    """Refuse an encoder with a correction, which rankers do not apply."""
     if embedder.correction is not None:
-        raise UserError(f"model {embedder.name!r} carries a correction, which rankers do not apply: give the encoder that it was made from")
+        raise UserError(f"model {embedder.name!r} has a correction, which rankers do not apply: give the encoder without the correction")
 
 
 def _described(record: dict[str, Any], name: str | Path) -> dict[str, Any]:
-    """What a ranker's record says of it, with nothing missing that loading needs."""
+    """Check that a ranker's record has everything loading needs."""
     about = record.get("ranker")
     known = _CROSS if isinstance(about, dict) and about.get("type") == "cross" else _DUAL
-    damaged, advice = f"ranker {str(name)!r} has a damaged tain.json", "train it again, or copy the folder anew"
+    damaged, advice = f"ranker {str(name)!r} has a damaged tain.json", "train it again, or copy the folder again"
     return checked_object(about, known, damaged=damaged, advice=advice)
 
 
 def _refuse_missing(tower: Path) -> None:
-    if not tower.is_dir():  # the hub would be asked for it
-        raise UserError(f"ranker {str(tower.parent)!r} lacks its folder {tower.name!r}: train it again, or copy the folder anew")
+    if not tower.is_dir():  # otherwise the hub would be queried
+        raise UserError(f"ranker {str(tower.parent)!r} lacks its folder {tower.name!r}: train it again, or copy the folder again")
 
 
 def _side(embedder: Embedder, encoder: Any, *, max_tokens: int, cut: str, normalize: bool = False) -> Embedder:
-    """The same model with a length limit of its own and a tokenizer that cuts on its own side."""
+    """Copy of an embedder with its own length limit and truncation side."""
     tokenizer = copy.deepcopy(embedder.tokenizer)
     tokenizer.truncation_side = cut
     kept = {"sentence_transformers": embedder.sentence_transformers, "include_prompt": embedder.include_prompt}
@@ -495,9 +495,9 @@ def _load_head(head: nn.Module, folder: Path) -> None:
         head.load_state_dict(read_tensors(folder / _HEAD_FILE))
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"ranker {str(folder)!r} has no head that fits it ({reason}): train it again") from None
+        raise UserError(f"ranker {str(folder)!r} has no matching head ({reason}): train it again") from None
     if not all(torch.isfinite(tensor).all() for tensor in head.state_dict().values()):
-        raise UserError(f"ranker {str(folder)!r} has a head whose numbers are not finite: train it again")
+        raise UserError(f"ranker {str(folder)!r} has a head with numbers that are not finite: train it again")
 
 
 Ranker.kinds = (SavedCrossEncoder, CrossRanker, DualRanker)

@@ -1,4 +1,4 @@
-"""The saved encoder: a sentence-transformers folder in the key layout that its versions 2 to 6 read, plus ``tain.json``."""
+"""Saved encoder format: a sentence-transformers folder readable by its versions 2 to 6, plus ``tain.json``."""
 
 import json
 from collections.abc import Sequence
@@ -32,19 +32,18 @@ _PICKLES = ("pytorch_model.bin", "model.bin", "pytorch_model.pt", "model.pt", "m
 
 @dataclass(frozen=True)
 class Layout:
-    """What a model's folder says about itself.
+    """Settings stored in a model's folder.
 
     Attributes:
         path: A local folder, or a hub name.
-        pooling: How its text vectors are pooled; None where only a bare model is stored.
-        max_tokens: Its length limit, special tokens included; None where it names none.
-        normalize: Its vectors are scaled to length 1.
-        record: Its ``tain.json``; empty where there is none.
-        correction: What is done to its vectors after pooling; None where nothing is.
-        sentence_transformers: Its ``config_sentence_transformers.json``; empty where there is none.
-        include_prompt: Whether sentence-transformers takes the tokens of a prompt into the mean.
-        token_weights: Weight of each token id in mean pooling, as sentence-transformers' ``WordWeights`` stores it; None where all
-            weigh the same.
+        pooling: Pooling of token vectors; None if only a bare model is stored.
+        max_tokens: Length limit including special tokens; None if not stored.
+        normalize: Vectors are scaled to length 1.
+        record: Its ``tain.json``; empty if there is none.
+        correction: Correction applied after pooling; None if there is none.
+        sentence_transformers: Its ``config_sentence_transformers.json``; empty if there is none.
+        include_prompt: Whether sentence-transformers includes prompt tokens in the mean.
+        token_weights: Weight per token id in mean pooling, as stored in sentence-transformers' ``WordWeights``; None for equal weights.
     """
 
     path: str
@@ -59,7 +58,7 @@ class Layout:
 
 
 def locate(name: str | Path) -> str:
-    """Turn a model name into what transformers loads: the built-in model's folder, a local folder, or a hub name.
+    """Resolve a model name to what transformers loads: the built-in model's folder, a local folder, or a hub name.
 
     Raises:
         UserError: A local path is a file, holds no model, or holds only pickled weights; or the name is that of a baseline.
@@ -91,10 +90,10 @@ def locate(name: str | Path) -> str:
 
 
 def refuse_pickles(path: str) -> None:
-    """Refuse a local folder whose weights could only be read by unpickling, which can run any code.
+    """Refuse a local folder with pickled weights only, since unpickling can run any code.
 
     Raises:
-        UserError: There is no safetensors file, but a pickle.
+        UserError: There is a pickle but no safetensors file.
     """
     folder = Path(path)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
@@ -102,21 +101,21 @@ def refuse_pickles(path: str) -> None:
     for name in _PICKLES:
         if (folder / name).exists():
             raise UserError(
-                f"model {path!r} holds its weights in {name}, a pickle, which can run any code when read: "
-                "convert it with model.save_pretrained(..., safe_serialization=True) where you trust it"
+                f"model {path!r} stores its weights in {name}, a pickle, which can run any code when loaded: "
+                "convert it with model.save_pretrained(..., safe_serialization=True) if you trust it"
             )
     if (folder / "student.onnx").exists():
         raise UserError(
-            f"model {path!r} is a student, which tain encode, evaluate, label and serve can run, and nothing can train or look into: give a model"
+            f"model {path!r} is a student, which tain encode, evaluate, label and serve can run, but which cannot be trained or inspected: give a transformer model"
         )
-    raise UserError(f"model {path!r} holds no weights: model.safetensors is missing")
+    raise UserError(f"model {path!r} has no weights: model.safetensors is missing")
 
 
 def read_layout(name: str | Path) -> Layout:
-    """Read what a model's folder says about pooling, length limit and normalising, without loading weights.
+    """Read the pooling, length limit and normalization stored in a model's folder, without loading weights.
 
     Raises:
-        UserError: The folder is no model, or has parts that tain does not run.
+        UserError: The folder is not a model, or has parts that tain does not support.
     """
     path = locate(name)
 
@@ -130,7 +129,9 @@ def read_layout(name: str | Path) -> Layout:
     _refuse_newer(record, name)
     ranker = record.get("ranker") or {}
     if record.get("kind") == "ranker" and not (ranker.get("type") == "bi" and ranker.get("shared")):
-        raise UserError(f"model {str(name)!r} is a ranker, not one encoder: use it with tain rank, or give one of the encoders inside it")
+        raise UserError(
+            f"model {str(name)!r} is a ranker, not a single encoder: use it with tain rank, or give one of the encoders inside it"
+        )
     modules = stored("modules.json") or []
     if not isinstance(modules, list) or not all(
         isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str) for module in modules
@@ -138,7 +139,7 @@ def read_layout(name: str | Path) -> Layout:
         raise UserError(f"model {str(name)!r} has a damaged modules.json: save the model again")
     if outside := [module["path"] for module in modules if not lies_inside(Path(path), module["path"])]:
         raise UserError(
-            f"model {str(name)!r} names the folder {outside[0]!r} in modules.json, which lies outside of it: save the model again"
+            f"model {str(name)!r} names the folder {outside[0]!r} in modules.json, which is outside the model folder: save the model again"
         )
     transformer, pooling, normalize, inner, correction = path, None, False, "", None
     include_prompt, token_weights = True, None
@@ -160,10 +161,12 @@ def read_layout(name: str | Path) -> Layout:
             correction = read_linear(stored_object(f"{module['path']}/config.json"), weights, name=str(name))
         else:
             raise UserError(
-                f"model {str(name)!r} has a {kind} layer after its encoder, which tain does not run: use sentence-transformers for it"
+                f"model {str(name)!r} has a {kind} layer after its encoder, which tain does not support: use sentence-transformers for it"
             )
     if token_weights is not None and pooling != "mean":
-        raise UserError(f"model {str(name)!r} weighs its tokens and pools by {pooling}, which tain does not run: it weighs the mean alone")
+        raise UserError(
+            f"model {str(name)!r} has token weights and pools by {pooling}, which tain does not support: token weights work with mean pooling only"
+        )
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
     limits = stored_object(f"{inner}sentence_bert_config.json", max_seq_length=Field(kind=int, least=1, is_needed=False, may_be_null=True))
@@ -174,32 +177,32 @@ def read_layout(name: str | Path) -> Layout:
         transformer = str(Path(path) / inner)
         refuse_pickles(transformer)
     elif inner:
-        raise UserError(f"model {str(name)!r} keeps its encoder in the subfolder {inner!r}: download it and give the local folder")
+        raise UserError(f"model {str(name)!r} stores its encoder in the subfolder {inner!r}: download it and give the local folder")
     return Layout(transformer, pooling, limits.get("max_seq_length"), normalize, record, correction, about, include_prompt, token_weights)
 
 
 def refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool) -> None:
-    """Refuse what sentence-transformers would do to every text first: without it the vectors would be others.
+    """Refuse text changes that sentence-transformers applies before encoding and tain does not, since the vectors would differ.
 
     Args:
         of_whole: The folder's ``config_sentence_transformers.json``.
         name: The model's name, for messages.
-        is_lower_cased: Texts are lower-cased before the tokenizer sees them.
+        is_lower_cased: Texts are lower-cased before tokenization.
 
     Raises:
-        UserError: There is such a thing, or the file is damaged.
+        UserError: There is such a change, or the file is damaged.
     """
     if not isinstance(of_whole, dict):
         raise UserError(f"model {str(name)!r} has a damaged config_sentence_transformers.json: save the model again")
     prompts, default = of_whole.get("prompts") or {}, of_whole.get("default_prompt_name")
     if default and prompts.get(default):
         raise UserError(
-            f"model {str(name)!r} puts the prompt {prompts[default]!r} before every text, which tain does not: set its default_prompt_name to null"
-            " and write the prompt into your texts"
+            f"model {str(name)!r} prepends the prompt {prompts[default]!r} to every text, which tain does not do: set its default_prompt_name to null"
+            " and add the prompt to your texts"
         )
     if is_lower_cased:
         raise UserError(
-            f"model {str(name)!r} has texts lower-cased before its tokenizer (do_lower_case), which tain does not: set it to false and "
+            f"model {str(name)!r} lower-cases texts before its tokenizer (do_lower_case), which tain does not do: set it to false and "
             "lower-case your texts yourself"
         )
 
@@ -220,23 +223,23 @@ def write_layout(
     token_weights: np.ndarray | None = None,
     vocabulary: Sequence[str] = (),
 ) -> None:
-    """Write everything of a saved encoder but its weights and tokenizer.
+    """Write all files of a saved encoder except weights and tokenizer.
 
     Args:
         folder: An existing folder that holds, or will hold, what transformers saves.
-        pooling: ``cls`` or ``mean``; sentence-transformers knows no mean over padding.
-        dim: Width of the pooled vectors.
+        pooling: ``cls`` or ``mean``; sentence-transformers has no mean over padding.
+        dim: Dimension of the pooled vectors.
         max_tokens: Length limit, special tokens included.
         normalize: Scale vectors to length 1.
-        record: What ``tain.json`` keeps beside format and versions: kind, config, base model, seeds, figures.
+        record: Content of ``tain.json`` besides format and versions: kind, config, base model, seeds, figures.
         card: The model card, Markdown.
-        correction: What is done to pooled vectors. A linear one becomes a Dense layer, which sentence-transformers runs too; one by
-            language a file of its own, which it passes over, and ``record`` must say so.
-        similarity: How its vectors are to be compared.
-        kept: Entries of ``config_sentence_transformers.json`` that stay, such as prompts.
-        include_prompt: Whether sentence-transformers takes the tokens of a prompt into the mean.
-        token_weights: Weight of each token id in mean pooling; becomes a WordWeights module, which sentence-transformers runs too.
-        vocabulary: The token of each id; needed with ``token_weights``.
+        correction: Correction after pooling. A linear one becomes a Dense layer, which sentence-transformers applies too; a per-language
+            one becomes a separate file, which sentence-transformers ignores, so ``record`` must mention it.
+        similarity: Similarity function to store.
+        kept: Entries of ``config_sentence_transformers.json`` to keep, such as prompts.
+        include_prompt: Whether sentence-transformers includes prompt tokens in the mean.
+        token_weights: Weight per token id in mean pooling; stored as a WordWeights module, which sentence-transformers applies too.
+        vocabulary: Token per id; required with ``token_weights``.
     """
     weighs = ["WordWeights"] if token_weights is not None else []
     kinds = [*weighs, "Pooling", *(["Dense"] if isinstance(correction, LinearCorrection) else []), *(["Normalize"] if normalize else [])]
@@ -270,12 +273,12 @@ def write_layout(
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write ``tain.json``: format and versions beside what is given."""
+    """Write ``tain.json``: the given record plus format and versions."""
     _write_json(folder / "tain.json", {"format": FORMAT, **record, "versions": versions()})
 
 
 def read_record(name: str | Path) -> dict[str, Any]:
-    """Read a model's ``tain.json``; empty where it has none, and for what is no local folder.
+    """Read a model's ``tain.json``; empty if it has none or is not a local folder.
 
     Raises:
         UserError: It is of a newer format, or damaged.
@@ -293,13 +296,13 @@ def _refuse_newer(record: Any, name: str | Path) -> None:
 
 
 def write_router(folder: Path, *, query: str, document: str, kept: dict[str, Any] | None = None) -> None:
-    """Let sentence-transformers (5 and later) read two saved encoders below ``folder`` as one model with two towers.
+    """Make two saved encoders below ``folder`` loadable as one two-tower model by sentence-transformers (5 and later).
 
     Args:
         folder: An existing folder.
-        query: Name of the subfolder that encodes queries (``encode_query``).
-        document: Name of the one that encodes documents (``encode_document``).
-        kept: Entries of ``config_sentence_transformers.json`` that stay, such as prompts.
+        query: Subfolder that encodes queries (``encode_query``).
+        document: Subfolder that encodes documents (``encode_document``).
+        kept: Entries of ``config_sentence_transformers.json`` to keep, such as prompts.
     """
     _write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Router"}])
     types, structure = {}, {}
@@ -322,18 +325,18 @@ def _write_similarity(folder: Path, similarity: str, kept: dict[str, Any] | None
 
 
 def _write_token_weights(folder: Path, weights: np.ndarray, vocabulary: Sequence[str]) -> None:
-    """Write sentence-transformers' WordWeights module: the table as weights, and by token, which is what older versions read."""
+    """Write a WordWeights module of sentence-transformers: weights as a tensor, and per token for older versions."""
     if len(vocabulary) != len(weights):
         raise ShapeError(f"each token needs one weight, got {len(weights)} weights and {len(vocabulary)} tokens")
     by_token = {token: round(float(weight), 7) for token, weight in zip(vocabulary, weights, strict=True)}
     config = {"vocab": list(vocabulary), "word_weights": by_token, "unknown_word_weight": 1}
-    for name in ("config.json", "wordweights_config.json"):  # what versions from 5 on read, and what those before read
+    for name in ("config.json", "wordweights_config.json"):  # file names of versions from 5 on, and of earlier ones
         (folder / name).write_text(json.dumps(config, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file({"emb_layer.weight": np.asarray(list(by_token.values()), dtype=np.float32)[:, None]}, folder / "model.safetensors")
 
 
 def _token_weights(config: Any, name: str | Path) -> np.ndarray:
-    """Read the weight of each token id from the config of a WordWeights module, by sentence-transformers' own rule."""
+    """Read the weight per token id from a WordWeights config, with the same rule as sentence-transformers."""
     is_whole = isinstance(config, dict) and isinstance(config.get("vocab"), list) and isinstance(config.get("word_weights"), dict)
     if not is_whole:
         raise UserError(f"model {str(name)!r} has token weights without vocab and word_weights: save the model again")
@@ -341,7 +344,7 @@ def _token_weights(config: Any, name: str | Path) -> np.ndarray:
     try:
         weights = np.array([given.get(token, given.get(token.lower(), otherwise)) for token in config["vocab"]], dtype=np.float32)
     except (TypeError, ValueError, AttributeError):
-        raise UserError(f"model {str(name)!r} has token weights that are no numbers: save the model again") from None
+        raise UserError(f"model {str(name)!r} has token weights that are not numbers: save the model again") from None
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise UserError(f"model {str(name)!r} has token weights below 0, or not finite: save the model again")
     return weights
@@ -353,13 +356,13 @@ def _pooling(config: dict[str, Any], name: str | Path) -> Pooling:
         return config["pooling_mode"]
     if len(chosen) != 1 or chosen[0] not in _POOLING_KEYS:
         raise UserError(
-            f"model {str(name)!r} pools by {chosen or config.get('pooling_mode')}, which tain does not run: it knows cls and mean"
+            f"model {str(name)!r} pools by {chosen or config.get('pooling_mode')}, which tain does not support: only cls and mean are"
         )
     return _POOLING_KEYS[chosen[0]]
 
 
 def read_stored_json(path: str, file: str) -> Any:
-    """Read a JSON file of a local folder or hub name; empty where there is none.
+    """Read a JSON file of a local folder or hub name; empty if it does not exist.
 
     Raises:
         UserError: It is damaged.
@@ -368,7 +371,7 @@ def read_stored_json(path: str, file: str) -> Any:
 
 
 def _stored_file(path: str, file: str) -> Path | None:
-    """Where a file of a model lies: in its local folder, or in the hub's cache, fetched there when a network is at hand."""
+    """Path of a model's file: in its local folder, or in the hub's cache, downloaded if the hub can be reached."""
     if Path(path).is_dir():
         return Path(path) / file
     from transformers.utils.hub import cached_file
@@ -386,7 +389,7 @@ def _stored_file(path: str, file: str) -> Path | None:
                 _raise_exceptions_for_connection_errors=False,
             )
     except (OSError, ValueError):
-        return None  # no such model: loading its weights says so, with the reason
+        return None  # the model does not exist; loading its weights reports the reason
     return Path(found) if found else None
 
 

@@ -1,8 +1,8 @@
-"""Exact scores of many cached candidates, block by block, so that the candidates may lie on disk.
+"""Exact scoring of many cached candidates block by block, so that the candidates may be memory-mapped from disk.
 
-A block's similarities to all of a context's vectors are one matrix product; what follows stays in the processor's cache. For the
-best k alone most candidates need neither: their score, a weighted mean of
-similarities, cannot exceed the greatest of them, and that is bounded from a handful of directions in which the context's vectors differ.
+The similarities of a block to all vectors of a context are one matrix product; the following passes stay in the processor's cache.
+When only the best k are wanted, most candidates can skip the product: a score is a weighted mean of similarities, so it cannot exceed
+the largest one, and that is bounded using a few directions in which the vectors of the context differ.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from torch import Tensor
 from tain.foundation.errors import ShapeError
 from tain.models.plain_scanning import Best
 
-_BLOCK_NUMBERS = 2**18  # similarities of a block: they stay in the cache between the passes over them
+_BLOCK_NUMBERS = 2**18  # similarities per block; keeps them in the cache between passes
 _BLOCK_ROWS = (512, 8192)
-_PRODUCT_CONTEXTS = 2048  # of one vector each, multiplied with a block at once: 64 MB of scores
-_FEWEST_VECTORS = 8  # below, the whole product costs no more than bounds do
-_DIRECTIONS = 16  # of the bound
-_WORTH_BOUNDING = 0.3  # share of a block's candidates that may survive before its whole product is cheaper
-_ROUNDING = 1e-6  # of a squared length in float32
+_PRODUCT_CONTEXTS = 2048  # contexts with one vector each, multiplied with a block at once: 64 MB of scores
+_FEWEST_VECTORS = 8  # with fewer vectors, the full product is as cheap as the bounds
+_DIRECTIONS = 16  # directions of the bound
+_WORTH_BOUNDING = 0.3  # share of surviving candidates from which the full product is cheaper
+_ROUNDING = 1e-6  # rounding of a squared length in float32
 _SLACK = 1e-5  # rounding of products, relative to the lengths of both vectors
 
 
@@ -30,7 +30,7 @@ def scan_all(candidates: Float[np.ndarray, "candidates dim"], context: Float[Ten
 
     Args:
         candidates: Cached vectors, float32; may be memory-mapped.
-        context: The context's vectors: one of a bi-encoder, some of a poly-encoder.
+        context: The context's vectors: one for a bi-encoder, several for a poly-encoder.
     """
     _refuse_other_width(candidates, context)
     scores = np.empty(len(candidates), dtype=np.float32)
@@ -47,14 +47,14 @@ def scan_best(
     is_deleted: np.ndarray | None = None,
     squares: Float[np.ndarray, " candidates"] | None = None,
 ) -> list[Best]:
-    """Find the ``k`` best candidates of each context, the same ones that scoring all of them would find.
+    """Find the ``k`` best candidates of each context; exact, as if all were scored.
 
     Args:
         candidates: Cached vectors, float32; may be memory-mapped.
-        contexts: Each context's vectors.
-        k: How many.
-        is_deleted: True where a candidate must not be found.
-        squares: Squared length of each candidate; computed where not given.
+        contexts: Vectors of each context.
+        k: Number of candidates to return.
+        is_deleted: True for candidates to skip.
+        squares: Squared length of each candidate; computed if not given.
     """
     for context in contexts:
         _refuse_other_width(candidates, context)
@@ -74,7 +74,7 @@ def scan_best(
 
 
 def _best_by_products(candidates: np.ndarray, contexts: Tensor, k: int, is_deleted: np.ndarray | None) -> list[Best]:
-    """One vector a context: one product serves all contexts, and each block's best are kept."""
+    """Search with one vector per context: one product serves all contexts, and the best of each block are kept."""
     groups = contexts.split(_PRODUCT_CONTEXTS)
     bests = [(torch.empty(len(group), 0), torch.empty(len(group), 0, dtype=torch.int64)) for group in groups]
     for start, block in _blocks(candidates, _BLOCK_ROWS[1]):
@@ -90,7 +90,7 @@ def _best_by_products(candidates: np.ndarray, contexts: Tensor, k: int, is_delet
 
 
 class _Search:
-    """One context's way through the blocks, and the best candidates so far."""
+    """State of one context's search through the blocks, with the best candidates so far."""
 
     def __init__(self, context: Tensor, k: int) -> None:
         self.context, self.k = context, k
@@ -103,7 +103,7 @@ class _Search:
             self.basis = torch.linalg.svd(context, full_matrices=False).Vh[:directions]  # (directions, dim)
             self.coordinates = context @ self.basis.T  # (vectors, directions)
             self.longest = float(context.norm(dim=1).max())
-            self.rest = (context - self.coordinates @ self.basis).norm(dim=1)  # (vectors,): what the directions miss
+            self.rest = (context - self.coordinates @ self.basis).norm(dim=1)  # (vectors,): length of the part outside the directions
 
     def look_through(self, block: Tensor, start: int, *, living: Tensor | None, squares: Tensor | None) -> None:
         if living is not None and len(living) < len(block):
@@ -117,18 +117,18 @@ class _Search:
             if len(survivors) <= _WORTH_BOUNDING * len(block):
                 self._score_survivors(block, survivors, bounds, indices + start)
                 return
-            self.is_bounding = False  # the context's vectors differ in too many directions: whole products from here on
+            self.is_bounding = False  # too many directions differ for useful bounds: full products from here on
         self._score_whole(block, indices + start)
 
     def best(self) -> Best:
         return _in_order(self.scores, self.rows, self.k)
 
     def _bounds(self, block: Tensor, squares: Tensor | None) -> Tensor:
-        """At least the greatest similarity of each candidate to any of the context's vectors (rows,)."""
+        """Upper bound of each candidate's largest similarity to the context's vectors (rows,)."""
         if squares is None:
             squares = block.square().sum(1)
         inside = self.basis @ block.T  # (directions, rows)
-        # the difference of two near squares is mostly rounding: its root is kept from being too small
+        # the difference of two close squares is mostly rounding, so its root is bounded from below
         outside = (squares - inside.square().sum(0)).clamp_(min=0).add_(squares, alpha=_ROUNDING).sqrt_()
         similar = torch.addmm(self.rest[:, None] * outside, self.coordinates, inside)  # (vectors, rows)
         return similar.amax(0).add_(squares.sqrt(), alpha=_SLACK * self.longest)
@@ -138,7 +138,7 @@ class _Search:
         return torch.nonzero(bounds >= self.threshold - slack)[:, 0]
 
     def _score_survivors(self, block: Tensor, survivors: Tensor, bounds: Tensor, rows: Tensor) -> None:
-        if len(survivors) > 4 * self.k:  # the most promising first: they raise the threshold for the others
+        if len(survivors) > 4 * self.k:  # most promising first, which raises the threshold for the others
             first = survivors[bounds[survivors].topk(2 * self.k).indices]
             self._take(_mixed(self.context @ block[first].T), rows[first])
             is_first = torch.zeros(len(block), dtype=torch.bool)
@@ -167,7 +167,7 @@ class _Search:
 
 
 def _mixed(similarities: Float[Tensor, "vectors rows"]) -> Float[Tensor, " rows"]:
-    """sum_i softmax_i(S) S_i down each column; ``heads.mixed_scores`` for one context, in fewer passes over memory."""
+    """sum_i softmax_i(S) S_i per column; ``heads.mixed_scores`` for one context, with fewer passes over memory."""
     if len(similarities) == 1:
         return similarities[0]
     weights = (similarities - similarities.amax(0)).exp_()
@@ -176,7 +176,7 @@ def _mixed(similarities: Float[Tensor, "vectors rows"]) -> Float[Tensor, " rows"
 
 
 def _top_of_block(scores: Float[Tensor, "contexts rows"], k: int) -> tuple[Tensor, Tensor]:
-    """Each context's ``k`` best scores and their places; where equal scores would not all fit, the earlier ones."""
+    """Each context's ``k`` best scores and their indices; earlier ones win ties."""
     if scores.shape[1] <= k:
         return scores.sort(dim=1, descending=True, stable=True)
     top = scores.topk(k + 1, dim=1)
@@ -189,7 +189,7 @@ def _top_of_block(scores: Float[Tensor, "contexts rows"], k: int) -> tuple[Tenso
 
 
 def _first(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` best along the last axis; of equal scores those of earlier rows."""
+    """The ``k`` best along the last axis; earlier rows win ties."""
     order = rows.argsort(dim=-1)
     scores, indices = scores.gather(-1, order).sort(dim=-1, descending=True, stable=True)
     return scores[..., :k], rows.gather(-1, order).gather(-1, indices[..., :k])
@@ -208,7 +208,7 @@ def _blocks(candidates: np.ndarray, rows: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def _as_tensor(block: np.ndarray) -> Float[Tensor, "rows dim"]:
-    """Take a block as it lies in memory, also where the file it is mapped from may not be written."""
+    """View a block as a tensor without copying, even if its file is mapped read-only."""
     if block.dtype != np.float32 or not block.flags.writeable:
         block = np.array(block, dtype=np.float32)
     return torch.from_numpy(np.asarray(block))
@@ -220,4 +220,4 @@ def _rows_a_block(vectors: int) -> int:
 
 def _refuse_other_width(candidates: np.ndarray, context: Tensor) -> None:
     if candidates.ndim != 2 or context.ndim != 2 or candidates.shape[1] != context.shape[1]:
-        raise ShapeError(f"candidates are {candidates.shape} and a context's vectors {tuple(context.shape)}: the widths must agree")
+        raise ShapeError(f"candidates are {candidates.shape} and a context's vectors {tuple(context.shape)}: the dimensions must agree")

@@ -1,4 +1,4 @@
-"""Sizes in a foreign ``config.json``, compared with the weights beside it before a model of these sizes is made."""
+"""Check the sizes in an untrusted ``config.json`` against the stored weights before building the model."""
 
 import json
 import re
@@ -10,18 +10,18 @@ from tain.foundation.errors import UserError
 _SIZE = re.compile(r"(^|_)(size|dim|hidden|inner|heads|layers|experts|d_model|d_ff)(_|$)")
 _LAYERS = re.compile(r"(^|_)layers$")
 _SPARE_LAYERS = 64  # a model may share its layers' weights, as ALBERT does
-_MOST_HEADER_BYTES = 100 * 2**20  # as the package safetensors
+_MOST_HEADER_BYTES = 100 * 2**20  # same limit as the safetensors package
 
 
 def refuse_large_sizes(folder: Path, *, name: str) -> None:
-    """Refuse a folder whose config asks for a model far larger than the weights it holds: it would take all memory, or hours.
+    """Refuse a folder whose config asks for a model far larger than its weights, which would exhaust memory or take hours.
 
     Args:
-        folder: A local model folder. Without safetensors files or without a readable config nothing is compared.
-        name: What the user called it.
+        folder: A local model folder. Skipped if it has no safetensors files or no readable config.
+        name: Name given by the user.
 
     Raises:
-        UserError: A size is larger than the number of weights, or there are far more layers than tensors.
+        UserError: A size exceeds the number of weights, or there are far more layers than tensors.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def _sizes(config: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def _shapes(file: Path) -> list[list[int]] | None:
-    """Shapes of a safetensors file's tensors; None where its header cannot be read."""
+    """Tensor shapes of a safetensors file; None if its header cannot be read."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

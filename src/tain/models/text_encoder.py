@@ -1,4 +1,4 @@
-"""What tain accepts as an encoder: a name, and ``encode`` from texts to vectors."""
+"""Protocol of text encoders: a name, and ``encode`` from texts to vectors."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,17 +7,17 @@ import numpy as np
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Anything with a name that turns texts into vectors: ``Embedder``, ``Student``, or your own class.
+    """Protocol for anything that turns texts into vectors: ``Embedder``, ``Student``, or your own class.
 
-    Where it also has ``truncated`` (how many texts its last ``encode`` call cut), the report counts them. Where it has
-    ``languages`` (codes such as ``en``), its ``encode`` is told the language of the texts: ``encode(texts, language="en")``.
+    An optional ``truncated`` attribute (texts truncated by the last ``encode`` call) is counted in reports. With an optional
+    ``languages`` attribute (codes such as ``en``), ``encode`` receives the language of the texts: ``encode(texts, language="en")``.
     """
 
     @property
     def name(self) -> str:
-        """What tables and charts call it."""
+        """Name shown in tables and charts."""
         ...
 
     def encode(self, texts: list[str], /) -> np.ndarray:
-        """Turn texts into finite float vectors (texts, dim), in the order given."""
+        """Encode texts into finite float vectors (texts, dim), in the given order."""
         ...

@@ -1,4 +1,4 @@
-"""The guard against texts in a script or language that a model's tokenizer does not know: they all look alike to the model."""
+"""Check whether a tokenizer knows the script or language of the texts; unknown tokens make all texts look alike."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,14 +7,14 @@ from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.text.token_ids import bare_token_ids
 
-WARN_FROM, REFUSE_FROM = 0.2, 0.8  # shares of the texts' tokens
-_SAMPLE_TEXTS, _SAMPLE_CHARACTERS = 512, 1000  # of each text its beginning
+WARN_FROM, REFUSE_FROM = 0.2, 0.8  # share of unknown tokens
+_SAMPLE_TEXTS, _SAMPLE_CHARACTERS = 512, 1000  # the beginning of each text
 
 
 def unknown_share(tokenizer: Any, texts: Sequence[str], *, sample: int = _SAMPLE_TEXTS) -> float:
-    """Measure which share of the texts' tokens the tokenizer does not know, on up to ``sample`` texts drawn at equal distances.
+    """Share of unknown tokens, measured on up to ``sample`` evenly spaced texts.
 
-    A text that becomes no token at all counts as one unknown token; blank texts do not count. 0 where nothing can be told.
+    A text without tokens counts as one unknown token; blank texts do not count. Returns 0 if it cannot be determined.
     """
     step = max(1, len(texts) // sample)
     drawn = [str(text)[:_SAMPLE_CHARACTERS] for text in texts[::step] if str(text).strip()]
@@ -35,29 +35,29 @@ def _bare_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def check_known(model: Any, texts: Sequence[str], *, progress: Progress, is_training: bool = False, sample: int = _SAMPLE_TEXTS) -> float:
-    """Warn of texts that a model's tokenizer largely does not know, and refuse to train on them from ``REFUSE_FROM`` on.
+    """Warn about texts that are largely unknown to a model's tokenizer, and refuse to train on them from ``REFUSE_FROM`` on.
 
     Args:
-        model: Has a ``tokenizer`` and a ``name``; one without (a student, a ranker without towers) knows all texts.
-        texts: Those that the model is to read.
-        progress: Told of a share from ``WARN_FROM`` on.
-        is_training: Something is to be learnt of the texts.
-        sample: Texts that are looked at, at most.
+        model: Has a ``tokenizer`` and a ``name``; without a tokenizer (a student, a ranker without towers) the check passes.
+        texts: Texts the model will read.
+        progress: Receives a warning from a share of ``WARN_FROM`` on.
+        is_training: The texts are used for training.
+        sample: Largest number of texts to check.
 
     Returns:
         The share.
 
     Raises:
-        UserError: ``is_training``, and nearly all is unknown.
+        UserError: ``is_training``, and nearly all tokens are unknown.
     """
     tokenizer = getattr(model, "tokenizer", None) if getattr(model, "towers", True) else None
     if tokenizer is None:
         return 0.0
     share = unknown_share(tokenizer, texts, sample=sample)
-    advice = "give a model of the texts' language"
+    advice = "give a model for the language of the texts"
     if is_training and share >= REFUSE_FROM:
         raise UserError(
-            f"the tokenizer of {model.name!r} does not know {share:.0%} of the texts' tokens, so nothing can be learnt: {advice}"
+            f"the tokenizer of {model.name!r} does not know {share:.0%} of the texts' tokens, so nothing can be learned: {advice}"
         )
     if share >= WARN_FROM:
         progress.warn(

@@ -1,4 +1,4 @@
-"""How the vectors of a file are laid out and appended to: npy, safetensors and parquet."""
+"""Vector file formats with appending and resuming: npy, safetensors and parquet."""
 
 import json
 import os
@@ -18,12 +18,12 @@ ENDINGS = (".npy", ".parquet", ".safetensors")
 
 
 class Rows(ABC):
-    """Vectors on their way into a file of one format, kept in a folder window by window.
+    """Abstract writer of a vector file, which keeps finished windows in a folder.
 
     Args:
-        folder: Where they are kept.
-        dim: Numbers a vector.
-        dtype: Their type.
+        folder: Folder for the parts.
+        dim: Dimension of the vectors.
+        dtype: Data type of the stored numbers.
     """
 
     def __init__(self, folder: Path, *, dim: int, dtype: str) -> None:
@@ -33,26 +33,26 @@ class Rows(ABC):
 
     @abstractmethod
     def holds(self, *, windows: int, texts: int) -> bool:
-        """Tell whether so many windows with so many texts can be gone on from."""
+        """Whether the given number of windows and texts can be resumed from."""
 
     @abstractmethod
     def open(self, *, windows: int, texts: int) -> None:
-        """Get ready to append after these, dropping whatever a killed run wrote beyond them."""
+        """Prepare to append after these windows, dropping anything a killed run wrote beyond them."""
 
     @abstractmethod
     def append(self, vectors: np.ndarray, texts: list[str]) -> None:
-        """Put a window on the disk, to stay."""
+        """Write a window durably to disk."""
 
     @abstractmethod
     def finish(self, *, texts: int) -> Path:
-        """Make the file whole and say where it is."""
+        """Complete the file and return its path."""
 
     def close(self) -> None:  # noqa: B027 - not every format keeps a file open
-        """Let go of open files."""
+        """Close open files."""
 
 
 class _PlainRows(Rows):
-    """Rows one after the other behind a head of fixed length, which is written last, when their number is known."""
+    """Rows in sequence after a fixed-length header, which is written last, once their number is known."""
 
     file: BinaryIO | None = None
 
@@ -62,7 +62,7 @@ class _PlainRows(Rows):
 
     @abstractmethod
     def head(self, texts: int) -> bytes:
-        """Write the head for so many texts; always of the same length."""
+        """Header for the given number of texts; its length is constant."""
 
     def _bytes(self, texts: int) -> int:
         return texts * self.dim * np.dtype(self.dtype).itemsize
@@ -97,7 +97,7 @@ class _PlainRows(Rows):
 
 
 class _NpyRows(_PlainRows):
-    """The bytes that ``numpy.save`` would write."""
+    """Writer of the same bytes as ``numpy.save``."""
 
     def head(self, texts: int) -> bytes:
         names = f"{{'descr': '{np.dtype(self.dtype).newbyteorder('<').str}', 'fortran_order': False, 'shape': ({texts}, {self.dim}), }}"
@@ -105,17 +105,17 @@ class _NpyRows(_PlainRows):
 
 
 class _SafetensorsRows(_PlainRows):
-    """One tensor, ``vectors``."""
+    """Writer of one tensor, ``vectors``."""
 
     def head(self, texts: int) -> bytes:
         kind = {"float32": "F32", "float16": "F16", "uint8": "U8"}[self.dtype]
         tensors = {"vectors": {"dtype": kind, "shape": [texts, self.dim], "data_offsets": [0, self._bytes(texts)]}}
-        length = 248  # blanks behind the JSON are part of the format
+        length = 248  # the format allows blanks after the JSON
         return length.to_bytes(8, "little") + json.dumps(tensors).ljust(length).encode("ascii")
 
 
 class _ParquetRows(Rows):
-    """A file of one row group a window, joined at the end: a parquet file cut short cannot be gone on with."""
+    """Writer of one row group per window, joined at the end, since a truncated parquet file cannot be appended to."""
 
     def __init__(self, folder: Path, *, dim: int, dtype: str, with_texts: bool) -> None:
         super().__init__(folder, dim=dim, dtype=dtype)
@@ -161,20 +161,20 @@ class _ParquetRows(Rows):
         import pyarrow.parquet as pq
 
         with path.open("wb") as file:
-            # hardly a number of a vector comes twice: a dictionary of them only costs
+            # values rarely repeat, so a dictionary would only cost space
             with pq.ParquetWriter(file, self._schema(), use_dictionary=False, compression="zstd") as writer:
                 yield writer
             flush(file)
 
 
 def rows_for(path: Path, folder: Path, *, dim: int, dtype: str, with_texts: bool) -> Rows:
-    """Choose the format by the ending of ``path``, one of ``ENDINGS``; ``folder`` is where its parts are kept meanwhile."""
+    """Choose the writer by the ending of ``path``, one of ``ENDINGS``; ``folder`` keeps its parts."""
     if path.suffix == ".parquet":
         return _ParquetRows(folder, dim=dim, dtype=dtype, with_texts=with_texts)
     return (_NpyRows if path.suffix == ".npy" else _SafetensorsRows)(folder, dim=dim, dtype=dtype)
 
 
 def flush(file: Any) -> None:
-    """Put what was written on the disk, to survive a power cut too."""
+    """Flush a file to disk, so that it survives a power failure."""
     file.flush()
     os.fsync(file.fileno())

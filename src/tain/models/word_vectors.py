@@ -1,4 +1,4 @@
-"""Static word vectors from a text file, as word2vec, fastText and GloVe write them, behind the same ``encode`` as an embedder."""
+"""Static word vectors from word2vec, fastText or GloVe text files, with the same ``encode`` as an embedder."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -12,21 +12,21 @@ from tain.foundation.progress import Progress
 from tain.text.collections import list_texts
 
 ENDINGS = (".vec", ".vec.gz", ".vec.xz")
-_MOST_WORDS = 200_000  # what lexicon induction compares over, and 240 MB at 300 numbers each
+_MOST_WORDS = 200_000  # vocabulary used in lexicon induction; 240 MB at 300 dimensions
 
 
 def is_word_vectors(name: str | Path) -> bool:
-    """True where a model's name is that of a vector file."""
+    """Whether a model name is a word vector file."""
     return str(name).lower().endswith(ENDINGS)
 
 
 class WordVectors:
-    """Words with their vectors.
+    """Static word vectors.
 
     Args:
-        words: The words, each once.
-        vectors: Theirs, in that order.
-        name: How the model is called in tables.
+        words: Distinct words.
+        vectors: Their vectors, in the same order.
+        name: Name shown in tables.
     """
 
     def __init__(self, words: Sequence[str], vectors: Float32[np.ndarray, "words dim"], *, name: str) -> None:
@@ -43,15 +43,15 @@ class WordVectors:
 
     @classmethod
     def load(cls, path: str | Path, *, max_words: int = _MOST_WORDS, progress: Progress | None = None) -> "WordVectors":
-        """Read a text file: one word and its numbers a line, separated by blanks, under an optional line ``words dim``.
+        """Read a text file with one word and its numbers per line, separated by blanks, after an optional line ``words dim``.
 
         Args:
             path: Ends in ``.vec``, ``.vec.gz`` or ``.vec.xz``.
-            max_words: Words read, the first of the file; files are sorted by frequency. What is left is told to ``progress``.
-            progress: Told how much was read.
+            max_words: Number of words to read; files are sorted by frequency. If words are left out, ``progress`` gets a note.
+            progress: Receives the note.
 
         Raises:
-            UserError: The file cannot be read, or a line has another number of numbers than the first.
+            UserError: The file cannot be read, or a line has more or fewer numbers than the first.
         """
         from tain.text.lines import read_lines, source_name
 
@@ -63,12 +63,12 @@ class WordVectors:
         dim = int(head[1]) if has_head else len(head) - 1
         if dim < 1:
             raise UserError(
-                f"{name} begins with {first[:40]!r}, which is no word with its vector: give a file as word2vec writes it in text"
+                f"{name} begins with {first[:40]!r}, which is not a word with its vector: give a file in word2vec's text format"
             )
         words: dict[str, np.ndarray] = {}
         for number, line in enumerate(lines if has_head else chain([first], lines), start=2 if has_head else 1):
             if len(words) == max_words:
-                (progress or Progress.silent()).note(f"{name}: the first {max_words:,} words are taken, the others left out")
+                (progress or Progress.silent()).note(f"{name}: the first {max_words:,} words are used, the others ignored")
                 break
             word, *numbers = line.rstrip().rsplit(" ", dim)
             try:
@@ -76,14 +76,14 @@ class WordVectors:
             except ValueError:
                 vector = np.empty(0, dtype=np.float32)
             if len(vector) != dim or not np.isfinite(vector).all():
-                raise UserError(f"{name} line {number} has no {dim} finite numbers behind its word: mend or drop the line")
+                raise UserError(f"{name} line {number} has no {dim} finite numbers after its word: fix or remove the line")
             words.setdefault(word, vector)
         if not words:
             raise UserError(f"{name} has no words: give a file with one word and its vector a line")
         return cls(list(words), np.stack(list(words.values())), name=str(path))
 
     def encode(self, texts: Iterable[str]) -> Float32[np.ndarray, "texts dim"]:
-        """Give each text the vector of the word it is, or the mean of its words' vectors; zeros where none of them is known."""
+        """Vector of the word, or the mean vector of a text's words; zeros if all words are unknown."""
         texts = list_texts(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for index, text in enumerate(texts):

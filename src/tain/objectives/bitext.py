@@ -1,4 +1,4 @@
-"""Draw translations together, push other sentences of the batch away."""
+"""Bitext retrieval loss: contrast translations with the other sentences of the batch."""
 
 import torch
 import torch.nn.functional as F
@@ -11,23 +11,23 @@ from tain.foundation.errors import ShapeError
 def bitext_retrieval(
     left: Float[Tensor, "batch dim"], right: Float[Tensor, "batch dim"], *, margin: float, scale: float
 ) -> Float[Tensor, ""]:
-    """Find each sentence's translation among the batch's, in both directions, by a margin.
+    """Retrieve each sentence's translation within the batch, in both directions, with an additive margin.
 
-    Yang et al. 2021 (CMLM), section 3: added to the conditional loss of the multilingual model with a small weight. The margin is
-    taken off the cosine before it is scaled, as in the additive margin softmax that the paper builds on: taken off afterwards, a margin
-    of a fraction would mean next to nothing beside a scale of twenty.
+    Yang et al. 2021 (CMLM), section 3: added with a small weight to the conditional loss of the multilingual model. The margin is
+    subtracted from the cosine before scaling, as in the additive margin softmax that the paper builds on; after scaling, a margin
+    below 1 would be negligible next to a scale of twenty.
 
     Args:
         left: Sentences of one language; vectors of any length, compared by cosine.
         right: Row i is the translation of ``left[i]``.
-        margin: By how much of a cosine a translation must beat the others, 0 or more.
-        scale: Multiplies the cosines, above 0.
+        margin: Margin in cosine by which a translation must exceed the others, 0 or more.
+        scale: Factor on the cosines, above 0.
 
     Returns:
-        The mean over left sentences plus the mean over right ones, in nats. With no margin, chance level is 2 log(batch).
+        Mean over left sentences plus mean over right sentences, in nats. Without margin, chance level is 2 log(batch).
 
     Raises:
-        ShapeError: With fewer than two pairs there is nothing to push away.
+        ShapeError: Fewer than two pairs leave no negatives.
     """
     batch = len(left)
     if batch < 2:

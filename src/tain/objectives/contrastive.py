@@ -1,4 +1,4 @@
-"""Draw the two views of a text together, push other texts away."""
+"""Contrastive losses over two views of each text, and a similarity-preserving loss."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ def info_nce(
     temperature: float,
     is_same: Bool[Tensor, "batch batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Draw the two views of each text together and push the batch's other texts away.
+    """InfoNCE: pull the two views of each text together and push the other texts of the batch away.
 
     Liu et al. 2021 (Mirror-BERT), section 2.3, in the form of the released code: the denominator keeps the positive
     pair, as NT-Xent does. The form printed in the paper leaves it out and is unbounded below.
@@ -24,13 +24,13 @@ def info_nce(
         left: One view of each text; vectors of any length, compared by cosine.
         right: The other view; row i is the twin of ``left[i]``.
         temperature: Divides the cosines, above 0. The paper uses 0.04 (sentences), 0.2 (words).
-        is_same: True where two rows hold the same text, which must not push itself away. Symmetric; the diagonal is ignored.
+        is_same: True where two rows hold the same text and are not negatives of each other. Symmetric; the diagonal is ignored.
 
     Returns:
         Mean over the 2 * batch anchors, in nats. Chance level is log(2 * batch - 1).
 
     Raises:
-        ShapeError: With fewer than two texts there is nothing to push away.
+        ShapeError: Fewer than two texts leave no negatives.
     """
     batch = len(left)
     if batch < 2:
@@ -54,22 +54,22 @@ def paired_info_nce(
     temperature: float,
     is_same: Bool[Tensor, "batch batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Contrast each left text with all right texts of the batch, and each right text with all left texts.
+    """InfoNCE between the two sides of pairs: contrast each left text with all right texts of the batch, and vice versa.
 
-    Unlike ``info_nce``, texts of one side are no negatives of each other: a quarter of the similarities, which suits large batches
-    of pairs. The symmetric in-batch softmax of dual encoders (van den Oord et al. 2018, the loss of CLIP).
+    Unlike ``info_nce``, texts of one side are not negatives of each other. This needs a quarter of the similarities, which suits large
+    batches of pairs. The symmetric in-batch softmax of dual encoders (van den Oord et al. 2018, the loss of CLIP).
 
     Args:
         left: First text of each pair; vectors of any length, compared by cosine.
         right: Second text of each pair; row i belongs to ``left[i]``.
         temperature: Divides the cosines, above 0.
-        is_same: True where left text i and right text j are the same text, which is no negative of itself. The diagonal is ignored.
+        is_same: True where left text i and right text j are the same text and not negatives. The diagonal is ignored.
 
     Returns:
         Mean over the 2 * batch texts, in nats. Chance level is log(batch).
 
     Raises:
-        ShapeError: With fewer than two pairs there are no negatives.
+        ShapeError: Fewer than two pairs leave no negatives.
     """
     if len(left) < 2:
         raise ShapeError(f"paired_info_nce needs at least 2 pairs for negatives, got {tuple(left.shape)}")
@@ -81,19 +81,19 @@ def paired_info_nce(
 
 
 def similarity_gap(vectors: Float[Tensor, "texts dim"], teacher: Float[Tensor, "texts teacher_dim"]) -> Float[Tensor, ""]:
-    """Mean squared difference between the cosines of texts and the cosines that a teacher gives them.
+    """Mean squared difference between the cosines of texts and the cosines given by a teacher.
 
-    The teacher may have another width. Only how similar texts are is taken over, not where their vectors lie.
+    The teacher may have another dimension, since only similarities are compared, not the vectors.
 
     Args:
-        vectors: One vector a text.
+        vectors: One vector per text.
         teacher: The teacher's vectors of the same texts.
 
     Returns:
         Mean over all pairs of different rows, 0 to 4.
 
     Raises:
-        ShapeError: With fewer than two texts there are no pairs.
+        ShapeError: Fewer than two texts leave no pair.
     """
     texts = len(vectors)
     if texts < 2:

@@ -1,4 +1,4 @@
-"""Make a student say what its teacher says: logits for labels, vectors for texts."""
+"""Distillation losses: match a teacher's logits, vectors or similarities."""
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +11,15 @@ from tain.foundation.errors import ShapeError
 def soft_cross_entropy(
     student: Float[Tensor, "rows classes"], teacher: Float[Tensor, "rows classes"], *, scale: float
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the student's logits to the teacher's probabilities, in nats.
+    """Cross-entropy of the student's logits with the teacher's probabilities, in nats.
 
-    Kaliamoorthi et al. 2021 (pQRNN), teacher logit scaling. The gradient on the student's logits is its probabilities minus the
-    teacher's, over the rows.
+    Kaliamoorthi et al. 2021 (pQRNN), teacher logit scaling. The gradient with respect to the student's logits is its probabilities minus
+    the teacher's, divided by the number of rows.
 
     Args:
         student: Logits.
         teacher: Logits of the same classes.
-        scale: Multiplies the teacher's logits, above 0; more than 1 makes it surer of itself.
+        scale: Factor on the teacher's logits, above 0; values above 1 sharpen its distribution.
     """
     return F.cross_entropy(student, (scale * teacher).softmax(dim=-1))
 
@@ -33,18 +33,18 @@ def mixed_cross_entropy(
     label_weight: float,
     is_taught: Bool[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mix the teacher's labels with given ones, where there are any.
+    """Weighted mix of the teacher's soft labels with given labels, where they exist.
 
     Args:
         student: Logits.
         teacher: Logits of the same classes.
-        labels: The right classes; -1 where nobody gave one, which leaves the row to the teacher alone.
+        labels: Gold classes; -1 for unlabelled rows, which use the teacher only.
         scale: See ``soft_cross_entropy``.
-        label_weight: Share of the given label in a row that has one, 0 to 1; at 1 the teacher counts only where there is none.
-        is_taught: False where the teacher did not read so far: the given label counts alone there, and a row without one not at all.
+        label_weight: Weight of the gold label in labelled rows, 0 to 1; at 1 the teacher is used for unlabelled rows only.
+        is_taught: False where the teacher has no output: labelled rows then use the gold label only, and unlabelled rows are skipped.
 
     Returns:
-        Mean over the rows that somebody labelled; 0 where nobody did.
+        Mean over the rows with a gold or teacher label; 0 if there is none.
     """
     if is_taught is None:
         is_taught = torch.ones_like(labels, dtype=torch.bool)
@@ -58,7 +58,7 @@ def mixed_cross_entropy(
 
 
 def labelled_cross_entropy(student: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Cross-entropy to given labels over the rows that have one (not -1), without a teacher; 0 where no row has."""
+    """Cross-entropy with gold labels over the labelled rows (not -1), without a teacher; 0 if there is none."""
     return F.cross_entropy(student, labels, ignore_index=-1, reduction="sum") / (labels >= 0).sum().clamp(min=1)
 
 
@@ -69,19 +69,19 @@ def contrastive_distillation(
     temperature: float,
     is_same: Bool[Tensor, "batch batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Let each text's student vector find its teacher vector among the batch's, and the other way round.
+    """Contrastive distillation: match each text's student vector with its teacher vector within the batch, in both directions.
 
     Args:
         student: Vectors of any length, compared by cosine.
         teacher: Row i is the vector of the same text.
         temperature: Divides the cosines, above 0.
-        is_same: True where two rows hold the same text, which are no negatives of each other. Symmetric; the diagonal is ignored.
+        is_same: True where two rows hold the same text and are not negatives of each other. Symmetric; the diagonal is ignored.
 
     Returns:
         Mean over both directions, in nats. Chance level is log(batch).
 
     Raises:
-        ShapeError: With fewer than two texts there is nothing to tell apart.
+        ShapeError: Fewer than two texts leave no negatives.
     """
     batch = len(student)
     if batch < 2:
@@ -94,9 +94,9 @@ def contrastive_distillation(
 
 
 def vector_matching(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
-    """One minus the mean cosine of a text's two vectors.
+    """One minus the mean cosine between the student and teacher vectors of a text.
 
-    Contrast alone leaves free what all vectors share, and with it whether the student's can be looked up among the teacher's.
+    The contrastive loss alone ignores components shared by all vectors, so student vectors might not be searchable among teacher vectors.
     """
     return 1 - F.cosine_similarity(student, teacher, dim=-1).mean()
 
@@ -104,7 +104,7 @@ def vector_matching(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, 
 def similarity_matching(student: Float[Tensor, "batch dim"], teacher: Float[Tensor, "batch width"]) -> Float[Tensor, ""]:
     """Mean squared difference between the student's and the teacher's cosines over all pairs of different rows.
 
-    The vectors may have different widths: only how alike texts are is compared.
+    The dimensions of the vectors may differ, since only similarities are compared.
 
     Raises:
         ShapeError: Fewer than two texts make no pair.

@@ -1,4 +1,4 @@
-"""Find the right candidate among others, and follow a teacher that finds it."""
+"""Ranking losses: cross-entropy over candidates, and listwise distillation."""
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +14,22 @@ def candidate_cross_entropy(
     *,
     is_excluded: Bool[Tensor, "contexts candidates"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Softmax cross-entropy of each context's right candidate among all that are not barred.
+    """Softmax cross-entropy of each context's correct candidate over all candidates that are not excluded.
 
-    Humeau et al. 2020 (Poly-encoders), section 4: over the batch's answers for bi- and poly-encoders (a row's target is its own
+    Humeau et al. 2020 (Poly-encoders), section 4: over the answers of the batch for bi- and poly-encoders (a row's target is its own
     answer), over a list for cross-encoders (the target comes first).
 
     Args:
-        scores: Every candidate's score for every context.
-        targets: The column of each context's right candidate.
-        is_excluded: True where a candidate must not count against a context: another right answer, or a repeat of a text
-            that has a column already. Never bars a target.
+        scores: Score of every candidate for every context.
+        targets: Column of each context's correct candidate.
+        is_excluded: True where a candidate is masked out of a context's softmax: another correct answer, or a duplicate of an
+            earlier column. Never excludes a target.
 
     Returns:
         The mean over contexts, in nats. Chance level is log(candidates).
 
     Raises:
-        ShapeError: With fewer than two candidates there is nothing to tell apart.
+        ShapeError: There are fewer than two candidates.
     """
     if scores.shape[1] < 2:
         raise ShapeError(f"a ranking loss needs at least 2 candidates, got scores of shape {tuple(scores.shape)}")
@@ -42,18 +42,18 @@ def candidate_cross_entropy(
 def listwise_distillation(
     student: Float[Tensor, "contexts listed"], teacher: Float[Tensor, "contexts listed"], *, temperature: float = 1.0
 ) -> Float[Tensor, ""]:
-    """Let a student order each context's list as a teacher does: KL divergence of the softmax over the list.
+    """Listwise distillation: KL divergence between the teacher's and the student's softmax over each context's list.
 
     Args:
         student: The student's scores of each context's listed candidates.
         teacher: The teacher's scores of the same; no gradient flows into them.
-        temperature: Divides the teacher's scores, above 0: higher says more about the wrong ones.
+        temperature: Divides the teacher's scores, above 0; higher values give wrong candidates more weight.
 
     Returns:
-        The mean over contexts, in nats; 0 where the two agree.
+        The mean over contexts, in nats; 0 if the two agree.
 
     Raises:
-        ShapeError: With fewer than two candidates a list has no order.
+        ShapeError: There are fewer than two candidates.
     """
     if student.shape[1] < 2:
         raise ShapeError(f"listwise distillation needs lists of at least 2, got scores of shape {tuple(student.shape)}")

@@ -1,8 +1,8 @@
-"""A short list out of a very large index, by FAISS: inverted lists over vectors in one byte a number.
+"""Approximate search in very large indexes with FAISS: inverted lists over vectors quantized to one byte per number.
 
-Optional (``pip install "tain[scale]"``), and the one search here that may miss: whatever is on the short list is scored exactly, but a
-good candidate whose list was not looked into is not on it. For a poly-encoder every vector of the context asks on its own, because
-the greatest similarity bounds the score (the mixture over vectors itself cannot be searched so: Luan et al. 2021).
+Optional (``pip install "tain[scale]"``), and the only inexact search: candidates on the short list are scored exactly, but a good
+candidate in a list that is not probed is missed. For a poly-encoder every context vector is searched separately, because
+the largest similarity bounds the score (the mixture over vectors cannot be searched directly: Luan et al. 2021).
 """
 
 import importlib
@@ -19,17 +19,17 @@ from tain.ranking.index import CandidateIndex
 from tain.ranking.short_file import DamagedListsError, check_short_lists
 
 _FILE = "short.faiss"  # in the index's folder
-_TRAINED_A_LIST = 64  # vectors that one list's centre is fitted to
+_TRAINED_A_LIST = 64  # vectors per list used to fit its centre
 _ADDED_AT_ONCE = 65_536
-_STALE = 1.5  # more rows than this times those that the lists were made for: made anew
-_OVERSAMPLED, _FEWEST = 4, 100  # candidates a vector asks for, for every hit wanted, and at least
+_STALE = 1.5  # rebuild the lists when the rows have grown by this factor
+_OVERSAMPLED, _FEWEST = 4, 100  # candidates requested per vector: a multiple of the wanted hits, and a minimum
 
 
 class ShortLists:
     """Inverted lists over the rows of an index.
 
     Args:
-        index: The index they cover.
+        index: The indexed candidates.
         lists: A FAISS index of its rows.
     """
 
@@ -38,10 +38,10 @@ class ShortLists:
 
     @classmethod
     def of(cls, index: CandidateIndex, *, progress: Progress | None = None) -> "ShortLists":
-        """Read them from the index's folder and add what was appended since; make them anew, and keep them there, where that is a third.
+        """Load the lists from the index's folder and add newer rows; rebuild and save them if the index has grown too much.
 
         Raises:
-            UserError: FAISS is not installed, or what is in the folder are not lists of this index.
+            UserError: FAISS is not installed, or the folder's lists do not belong to this index.
         """
         faiss, progress = _faiss(), progress or Progress.silent()
         lists = _read(faiss, index)
@@ -52,8 +52,8 @@ class ShortLists:
         lists = _made(faiss, index.vectors, progress)
         try:
             _write(faiss, lists, index.folder / _FILE)
-        except (OSError, RuntimeError, UserError) as error:  # FAISS has no error of its own for a disk
-            progress.warn(f"the short lists cannot be kept, and every search will make them anew: {error}")
+        except (OSError, RuntimeError, UserError) as error:  # FAISS has no specific exception for disk errors
+            progress.warn(f"the short lists cannot be saved, so every search will rebuild them: {error}")
         return cls(index, lists)
 
     def rows(self, context: Any, *, k: int, probes: int) -> np.ndarray:
@@ -75,7 +75,7 @@ class ShortLists:
 
     @cached_property
     def _living(self) -> np.ndarray | None:
-        """One bit a row, set where it was not deleted; None where none was."""
+        """Bitmap of the rows that were not deleted; None if none were."""
         is_deleted = self.index.is_deleted
         return np.packbits(~is_deleted, bitorder="little") if is_deleted.any() else None
 
@@ -89,7 +89,7 @@ def _made(faiss: Any, vectors: np.ndarray, progress: Progress) -> Any:
     lists.train(np.ascontiguousarray(vectors[np.sort(sample)]))
     _add(lists, vectors, progress)
     lists.own_fields = True
-    centres.this.disown()  # the lists free their centres; Python must not do it too
+    centres.this.disown()  # the lists own their centres; Python must not free them too
     return lists
 
 
@@ -102,10 +102,10 @@ def _add(lists: Any, vectors: np.ndarray, progress: Progress) -> None:
 
 
 def _read(faiss: Any, index: CandidateIndex) -> Any:
-    """The lists in an index's folder; None where it has none.
+    """The lists in an index's folder; None if there are none.
 
     Raises:
-        UserError: The file is not one of lists of this index, or is damaged.
+        UserError: The file does not hold lists of this index, or is damaged.
     """
     path = index.folder / _FILE
     refuse_link(path)
@@ -114,11 +114,9 @@ def _read(faiss: Any, index: CandidateIndex) -> Any:
     try:
         check_short_lists(path, dim=index.dim, rows=index.committed_rows())
         return faiss.read_index(str(path))
-    except (DamagedListsError, OSError, RuntimeError) as error:  # RuntimeError is FAISS's own
+    except (DamagedListsError, OSError, RuntimeError) as error:  # RuntimeError is raised by FAISS
         told = " ".join(str(error).split())
-        raise UserError(
-            f"the short lists {str(path)!r} are damaged ({told}): remove that file, and the next search makes it again"
-        ) from None
+        raise UserError(f"the short lists {str(path)!r} are damaged ({told}): remove that file, and the next search rebuilds it") from None
 
 
 def _write(faiss: Any, lists: Any, path: Path) -> None:
@@ -127,7 +125,7 @@ def _write(faiss: Any, lists: Any, path: Path) -> None:
 
 
 def refuse_missing_faiss() -> None:
-    """Refuse an approximate search before anything is computed.
+    """Refuse an approximate search without FAISS, before any computation.
 
     Raises:
         UserError: FAISS is not installed.
@@ -140,5 +138,5 @@ def _faiss() -> Any:
         return importlib.import_module("faiss")
     except ImportError:
         raise UserError(
-            'an approximate search needs FAISS, which is not installed: run pip install "tain[scale]", or leave it out'
+            'an approximate search needs FAISS, which is not installed: run pip install "tain[scale]", or remove the option'
         ) from None

@@ -1,7 +1,7 @@
-"""How well rankers find right answers among candidates: R@k of C, MRR and MAP, side by side, with what a query costs.
+"""Evaluate rankers: R@k of C, MRR and MAP with bootstrap intervals, and latency per query.
 
-Humeau et al. 2020, tables 3 and 5 in one. Equal scores are a tie, and a tie counts by expectation: a ranker that scores all alike gets
-R@1 = 1/C, where counting ties as hits would make it look perfect.
+Covers tables 3 and 5 of Humeau et al. 2020. Ties count by expectation: a ranker with equal scores for all candidates gets
+R@1 = 1/C, while counting ties as hits would make it look perfect.
 """
 
 import time
@@ -25,10 +25,10 @@ from tain.text.records import RankingExample
 
 LATENCY_CANDIDATES = (1_000, 100_000)
 _RECALLS = (1, 2, 5, 10)
-_SCORES_AT_ONCE = 10_000_000  # of the whole pool: 40 MB
-_LISTS_AT_ONCE = 1_000  # of a baseline
-_PAIRS_AT_ONCE = 100_000  # of a cross-encoder, which holds the tokens of each
-_TIMED_PAIRS = 32  # of a cross-encoder, whose time is that of its pairs
+_SCORES_AT_ONCE = 10_000_000  # scores of the whole pool: 40 MB
+_LISTS_AT_ONCE = 1_000  # for a baseline
+_PAIRS_AT_ONCE = 100_000  # for a cross-encoder, which holds the tokens of each pair
+_TIMED_PAIRS = 32  # for a cross-encoder, timed per pair
 
 
 # ---- lists of candidates
@@ -39,10 +39,10 @@ class CandidateLists:
     """Queries with their candidates.
 
     Attributes:
-        contexts: One a query.
-        lists: Each query's candidates, all different by ``same_text_key``; the whole pool is one tuple that all queries share.
-        right: Places of each query's right candidates in its list; one at least.
-        kind: In words: ``20 sampled``, ``listed``, ``whole pool of 812``.
+        contexts: One per query.
+        lists: Candidates of each query, all different by ``same_text_key``; the whole pool is one tuple shared by all queries.
+        right: Indices of the correct candidates in each query's list; at least one.
+        kind: Description: ``20 sampled``, ``listed``, ``whole pool of 812``.
     """
 
     contexts: tuple[str, ...]
@@ -57,13 +57,13 @@ class CandidateLists:
 def sampled_lists(
     examples: Sequence[RankingExample], *, size: int, rng: np.random.Generator, pool: Sequence[str] | None = None
 ) -> CandidateLists:
-    """Set each right answer among ``size - 1`` others drawn from a pool, none of them right for its context.
+    """Combine each correct answer with ``size - 1`` candidates sampled from a pool, none of them correct for its context.
 
     Args:
-        examples: Contexts with right answers; every answer is a query of its own.
-        size: Candidates a query, C of R@k/C.
-        rng: Draws the others.
-        pool: Where from; default: all the examples' answers.
+        examples: Contexts with correct answers; every answer becomes a query.
+        size: Candidates per query, C of R@k/C.
+        rng: Random generator of the sample.
+        pool: Pool of candidates; default: all answers of the examples.
 
     Raises:
         UserError: The pool is too small.
@@ -72,7 +72,7 @@ def sampled_lists(
     keys = [same_text_key(text) for text in texts]
     max_right = max(len(drop_repeats(example.answers).texts) for example in examples)
     if size < 2:
-        raise UserError(f"candidates are {size} a query, but a right one needs others to be told from: give 2 or more (the paper: 20)")
+        raise UserError(f"candidates per query is {size}, but ranking needs at least 2: give 2 or more (the paper: 20)")
     possible = len(texts) - max_right + 1
     if possible < size:
         raise UserError(
@@ -94,7 +94,7 @@ def sampled_lists(
 
 
 def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
-    """Take each context's own right answers and negatives as its list; contexts without negatives are left out.
+    """Use each context's answers and negatives as its list; contexts without negatives are skipped.
 
     Raises:
         UserError: No context has negatives.
@@ -103,7 +103,7 @@ def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
     for example in filter(lists_others, examples):
         answers = drop_repeats(example.answers).texts
         contexts.append(example.context)
-        lists.append(tuple(drop_repeats([*answers, *example.negatives]).texts))  # the right ones come first, also as those that are kept
+        lists.append(tuple(drop_repeats([*answers, *example.negatives]).texts))  # correct ones come first, also when duplicates are dropped
         right.append(np.arange(len(answers)))
     if not lists:
         raise UserError(
@@ -113,20 +113,20 @@ def given_lists(examples: Sequence[RankingExample]) -> CandidateLists:
 
 
 def whole_pool(examples: Sequence[RankingExample]) -> CandidateLists:
-    """Rank every answer and negative there is, for every context that not all are right for.
+    """Rank every available answer and negative for every context, unless all are correct for it.
 
     Raises:
-        UserError: There is only one candidate, or all are right for every context.
+        UserError: There is only one candidate, or all candidates are correct for every context.
     """
     pool = tuple(drop_repeats(text for example in examples for text in (*example.answers, *example.negatives)).texts)
     if len(pool) < 2:
-        raise UserError("the whole pool is one candidate, which would always come first: give pairs with different answers")
+        raise UserError("the whole pool has one candidate, which always ranks first: give pairs with different answers")
     row_of = {same_text_key(text): row for row, text in enumerate(pool)}
     right = tuple(np.unique([row_of[same_text_key(answer)] for answer in example.answers]) for example in examples)
     asked = [position for position, positions in enumerate(right) if len(positions) < len(pool)]
     if not asked:
         raise UserError(
-            f"all {len(pool):,} candidates are right for every context, so all rankers are perfect: give pairs with other answers"
+            f"all {len(pool):,} candidates are correct for every context, so all rankers are perfect: give pairs with different answers"
         )
     contexts = tuple(examples[position].context for position in asked)
     return CandidateLists(contexts, (pool,) * len(contexts), tuple(right[position] for position in asked), f"whole pool of {len(pool):,}")
@@ -136,14 +136,14 @@ def whole_pool(examples: Sequence[RankingExample]) -> CandidateLists:
 
 
 def first_place_chances(scores: np.ndarray, is_right: np.ndarray) -> tuple[int, np.ndarray]:
-    """Where the best right candidate stands when equal scores fall in random order.
+    """Distribution of the rank of the best correct candidate, with ties in random order.
 
     Args:
-        scores: Of one list (candidates,).
-        is_right: True on right ones, at least one.
+        scores: Scores of one list (candidates,).
+        is_right: True for correct candidates, at least one.
 
     Returns:
-        How many wrong ones stand above it for sure, and its chance (tied,) to be the next, the one after, and so on.
+        Number of wrong candidates that certainly rank above it, and its probabilities (tied,) for the following ranks.
     """
     best = scores[is_right].max()
     better = int((scores > best).sum())
@@ -155,7 +155,7 @@ def first_place_chances(scores: np.ndarray, is_right: np.ndarray) -> tuple[int, 
 
 
 def average_precision(scores: np.ndarray, is_right: np.ndarray) -> float:
-    """Mean over right candidates of the precision at their place, in expectation over the order of equal scores.
+    """Average precision of one list, in expectation over the order of ties.
 
     McSherry and Najork 2008, "Computing information retrieval performance measures efficiently in the presence of tied scores".
     """
@@ -165,19 +165,19 @@ def average_precision(scores: np.ndarray, is_right: np.ndarray) -> float:
     for size, right in zip(sizes, rights, strict=True):
         if right:
             steps = np.arange(size)
-            others = steps * (right - 1) / (size - 1) if size > 1 else np.zeros(1)  # right ones among the tied before it
+            others = steps * (right - 1) / (size - 1) if size > 1 else np.zeros(1)  # correct ones among the tied before it
             total += right / size * float(((right_above + others + 1) / (above + steps + 1)).sum())
         above, right_above = above + int(size), right_above + float(right)
     return total / float(rights.sum())
 
 
 def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[str, np.ndarray]:
-    """Figures of every list (queries,): ``R@1``, ``R@2``, ``R@5``, ``R@10`` where some are longer, ``MRR``, and ``MAP`` where some have several right.
+    """Figures per list (queries,): ``R@1``, ``R@2``, ``R@5``, ``R@10`` as far as lists are longer, ``MRR``, and ``MAP`` if some have several correct.
 
-    R@k is 1 for a list that is no longer than k.
+    R@k is 1 for a list not longer than k.
 
     Args:
-        scores: Of each query's candidates; may stream past.
+        scores: Scores of each query's candidates; may be a stream.
         lists: The queries.
 
     Raises:
@@ -192,7 +192,7 @@ def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[st
         marks = np.zeros(len(row), dtype=bool)
         marks[positions] = True
         if not np.isfinite(row).all():
-            raise UserError("a ranker gave a score that is nan or infinite, which cannot be ranked: check its weights, or use float32")
+            raise UserError("a ranker gave a score of nan or infinity, which cannot be ranked: check its weights, or use float32")
         better, chances = first_place_chances(row, marks)
         for name, values in found.items():
             if name.startswith("R@"):
@@ -204,7 +204,7 @@ def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[st
 
 
 def list_scores(ranker: Ranker | BaselineRanker, lists: CandidateLists, *, progress: Progress | None = None) -> Iterator[np.ndarray]:
-    """Score every query's candidates, query by query; those that all queries share are encoded once."""
+    """Score every query's candidates, query by query; shared candidates are encoded once."""
     if isinstance(ranker, BaselineRanker):
         yield from _baseline_scores(ranker, lists)
         return
@@ -225,7 +225,7 @@ def list_scores(ranker: Ranker | BaselineRanker, lists: CandidateLists, *, progr
 
 
 def _baseline_scores(ranker: BaselineRanker, lists: CandidateLists) -> Iterator[np.ndarray]:
-    """Fit the baseline on all different candidates, and score each query's own."""
+    """Fit the baseline on all distinct candidates, and score each query's list."""
     ranker.fit_at_hand(_different_candidates(lists))
     if _is_shared(lists):
         index, at_once = ranker.index(lists.lists[0]), max(1, _SCORES_AT_ONCE // len(lists.lists[0]))
@@ -248,17 +248,17 @@ def _different_candidates(lists: CandidateLists) -> list[str]:
     return list(dict.fromkeys(text for listed in different for text in listed))
 
 
-# ---- what a query costs
+# ---- latency
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Time from a context's text to all candidates' scores.
+    """Time from a context's text to the scores of all candidates.
 
     Attributes:
-        candidates: How many.
+        candidates: Number of candidates.
         ms: Median over queries, in milliseconds.
-        is_extrapolated: The time of a few candidates was multiplied: a cross-encoder's grows with their number.
+        is_extrapolated: Extrapolated from few candidates, since a cross-encoder's time is proportional to their number.
     """
 
     candidates: int
@@ -274,14 +274,14 @@ def latencies(
     sizes: Sequence[int] = LATENCY_CANDIDATES,
     queries: int = 5,
 ) -> list[Latency]:
-    """Measure what one query costs on this machine, one context at a time, candidates cached where the ranker can.
+    """Measure the latency per query on this machine, one context at a time, with cached candidates if the ranker supports it.
 
     Args:
-        ranker: What is measured.
-        contexts: Texts to ask with; the first ``queries`` are used, after one that is not counted.
-        candidates: Texts; their vectors are repeated where there are too few. Every one is scored: nothing is pruned.
+        ranker: Ranker to measure.
+        contexts: Query texts; the first ``queries`` are used, after one warm-up query.
+        candidates: Texts; their vectors are repeated if there are too few. All are scored, without pruning.
         sizes: Numbers of candidates.
-        queries: Timed ones.
+        queries: Number of timed queries.
     """
     asked = [contexts[position % len(contexts)] for position in range(queries + 1)]
     if isinstance(ranker, BaselineRanker):
@@ -314,20 +314,20 @@ def _median_s(ask: Callable[[str], object], contexts: Sequence[str]) -> float:
     return float(np.median(taken_s[1:]))
 
 
-# ---- the report
+# ---- report
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankerResult:
-    """One ranker's line of the table.
+    """Result of one ranker.
 
     Attributes:
         name: Its folder or name.
-        type: ``bi``, ``poly``, ``cross``, or of a baseline ``tf-idf`` or ``static``.
-        vectors: Vectors a context; 0 for a cross-encoder and for ``tf-idf``.
+        type: ``bi``, ``poly`` or ``cross``; for a baseline ``tf-idf`` or ``static``.
+        vectors: Vectors per context; 0 for a cross-encoder and for ``tf-idf``.
         figures: By name, x 100.
-        latencies: One a number of candidates.
-        truncated: Texts it cut at a length limit.
+        latencies: One per number of candidates.
+        truncated: Number of texts truncated at a length limit.
     """
 
     name: str
@@ -340,15 +340,15 @@ class RankerResult:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingReport:
-    """Rankers side by side on the same lists; differences are to the first.
+    """Results of several rankers on the same lists; differences are relative to the first.
 
     Attributes:
-        rankers: In the order given.
-        queries: How many lists.
-        kind: What the lists are; see ``CandidateLists``.
-        resamples: Bootstrap resamples behind each interval; queries are drawn anew.
-        seed: Fixes lists and resamples.
-        versions: Of the packages that the figures depend on.
+        rankers: In the given order.
+        queries: Number of lists.
+        kind: Kind of lists; see ``CandidateLists``.
+        resamples: Bootstrap resamples of the queries, per interval.
+        seed: Seed of lists and resamples.
+        versions: Versions of the packages that affect the figures.
     """
 
     rankers: tuple[RankerResult, ...]
@@ -359,7 +359,7 @@ class RankingReport:
     versions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything for JSON."""
+        """Convert the report for JSON."""
         return asdict(self)
 
 
@@ -372,15 +372,15 @@ def evaluate_rankers(
     seed: int = 13,
     progress: Progress | None = None,
 ) -> RankingReport:
-    """Rank the same lists with several rankers.
+    """Evaluate several rankers on the same lists.
 
     Args:
-        rankers: One or more, baselines too, which are fitted on all candidates; a generator may load them one after the other.
-        lists: What is ranked.
-        sizes: Numbers of candidates to time a query with; empty times nothing.
+        rankers: One or more, including baselines, which are fitted on all candidates; a generator may load them one at a time.
+        lists: Lists to rank.
+        sizes: Numbers of candidates for latency measurements; empty for none.
         resamples: Bootstrap resamples, 1 or more.
-        seed: Fixes the resamples.
-        progress: Told what happens.
+        seed: Seed of the resamples.
+        progress: Receives progress updates.
 
     Raises:
         UserError: There is no ranker, or a score is not finite.
@@ -399,7 +399,7 @@ def evaluate_rankers(
         }
         results.append((about, found))
     if not results:
-        raise UserError("no ranker is given, so there is nothing to evaluate: give one or more")
+        raise UserError("no ranker was given, so there is nothing to evaluate: give one or more")
     figures: list[dict[str, Figure]] = [{} for _ in results]
     for name in results[0][1]:
         values = 100 * np.stack([found[name] for _, found in results])  # (rankers, queries)

@@ -1,15 +1,15 @@
-"""Cached candidates on disk: vectors memory-mapped, appended to and deleted from without a rebuild, tied to the model that made them.
+"""Candidate index on disk: memory-mapped vectors with cheap appends and deletions, bound to the model that made them.
 
-A folder of append-only files. Data goes first, then one commit of fixed length in ``commits.bin`` that says how much of each file counts:
-what a commit covers is on the disk and acknowledged, what lies beyond the last whole one never happened. Opening reads that last
-commit and checks what is small: where texts end, which rows are deleted, squared lengths. Vectors are checked against these when they
-are first searched, texts against their keys when they are read. Readers keep the view they opened with while a writer appends.
+A folder of append-only files. Data is written first, then a fixed-length commit in ``commits.bin`` with the valid length of each file:
+data covered by a commit is durable, data after the last complete commit is ignored. Opening reads the last commit and checks the small
+files: text ends, deleted rows, squared lengths. Vectors are checked against their squared lengths when first searched, texts against
+their keys when read. Readers keep their view while a writer appends.
 
-    index.json     format, width, fingerprint and name of the model
-    vectors.bin    float32 rows           squares.bin   each row's squared length
-    texts.bin      UTF-8, end to end      ends.bin      where each text ends
-    keys.bin       a 64-bit key a text    gone.bin      rows that were deleted
-    commits.bin    the log                source.json   the candidate file it is brought in line with, if any, and whether that is done
+    index.json     format, dimension, fingerprint and name of the model
+    vectors.bin    float32 rows           squares.bin   squared length of each row
+    texts.bin      UTF-8, concatenated    ends.bin      end of each text
+    keys.bin       64-bit key per text    gone.bin      deleted rows
+    commits.bin    the log                source.json   the synchronized candidate file, if any, and whether the sync was completed
 """
 
 import hashlib
@@ -38,7 +38,7 @@ _CHECKSUM = struct.Struct("<I")
 _COMMIT_BYTES = _COMMIT.size + _CHECKSUM.size
 _MARK = b"tainidx1"
 _CHECKED_ROWS = 65_536  # vectors read at a time
-_ROUNDING = 1e-4  # of a squared length, summed up in another order
+_ROUNDING = 1e-4  # of a squared length, depending on the order of summation
 _ABOUT = {
     "format": Field(kind=int, least=1),
     "dim": Field(kind=int, least=1, most=2**20),
@@ -56,7 +56,7 @@ _FILES = ("vectors.bin", "squares.bin", "texts.bin", "ends.bin", "keys.bin", "go
 
 @dataclass(frozen=True)
 class _State:
-    """How much of the files counts."""
+    """Valid lengths of the files."""
 
     rows: int = 0
     text_bytes: int = 0
@@ -79,7 +79,7 @@ class _State:
 
     @classmethod
     def unpacked(cls, content: bytes) -> "_State | None":
-        """Read a commit; None where it is damaged or cut short."""
+        """Parse a commit; None if it is damaged or incomplete."""
         if len(content) < _COMMIT_BYTES or _CHECKSUM.unpack(content[_COMMIT.size :])[0] != zlib.crc32(content[: _COMMIT.size]):
             return None
         mark, rows, text_bytes, deleted, number = _COMMIT.unpack(content[: _COMMIT.size])
@@ -87,15 +87,15 @@ class _State:
 
 
 class CandidateIndex:
-    """A view of an index, as of its last commit when it was opened or refreshed.
+    """View of an index as of its last commit when it was opened or refreshed.
 
     Args:
-        folder: Where it is.
-        about: What ``index.json`` says.
-        state: How much of the files counts.
+        folder: Folder of the index.
+        about: Content of ``index.json``.
+        state: Valid lengths of the files.
 
     Attributes:
-        vectors: Float32 (rows, dim), memory-mapped; what is written into it stays in memory.
+        vectors: Float32 (rows, dim), memory-mapped; writes to it stay in memory.
         squares: Squared length of each vector, float32 (rows,), memory-mapped.
     """
 
@@ -103,20 +103,20 @@ class CandidateIndex:
         self.folder = folder
         self.about = about
         self.dim: int = about["dim"]
-        self._checked = 0  # rows whose vectors were looked at
+        self._checked = 0  # rows with checked vectors
         self._show(state)
         self._refuse_damage()
 
     @classmethod
     def create(cls, folder: str | Path, *, dim: int, fingerprint: str, model: str, overwrite: bool = False) -> "CandidateIndex":
-        """Make an empty index.
+        """Create an empty index.
 
         Args:
-            folder: Where to; appears whole or not at all.
-            dim: Width of the vectors.
-            fingerprint: Of the model that will make them.
+            folder: Target folder; written atomically.
+            dim: Dimension of the vectors.
+            fingerprint: Fingerprint of the model.
             model: The model's name, for messages.
-            overwrite: Replace what is there.
+            overwrite: Replace an existing folder.
 
         Raises:
             UserError: As ``whole_folder``.
@@ -130,10 +130,10 @@ class CandidateIndex:
 
     @classmethod
     def open(cls, folder: str | Path) -> "CandidateIndex":
-        """Open an index. Reads its last commit and 12 bytes a candidate.
+        """Open an index. Reads its last commit and 12 bytes per candidate.
 
         Raises:
-            UserError: There is none, it is of a newer format, its files do not fit each other or its last commit, or one is a link.
+            UserError: The index does not exist, has a newer format, has inconsistent files, or a file is a link.
         """
         folder = Path(folder)
         damaged, advice = f"index {str(folder)!r} has a damaged index.json", "make the index again"
@@ -142,12 +142,14 @@ class CandidateIndex:
             about = read_object(folder / "index.json", {}, damaged=damaged, advice=advice)
         except (FileNotFoundError, NotADirectoryError):
             if folder.exists():
-                raise UserError(f"index {str(folder)!r} is there, but holds no index: give another name, or remove it") from None
+                raise UserError(f"index {str(folder)!r} exists, but holds no index: give another name, or remove it") from None
             raise UserError(f"index {str(folder)!r} does not exist: make it by giving --candidates FILE with it") from None
         except OSError as error:
             raise UserError(f"{damaged}: {advice} ({error.strerror})") from None
         if about.get("kind") != "candidate index":
-            raise UserError(f"index {str(folder)!r} has an index.json that tain did not write: give the folder of an index, or a new one")
+            raise UserError(
+                f"index {str(folder)!r} has an index.json that was not written by tain: give the folder of an index, or a new one"
+            )
         number = about.get("format")
         if isinstance(number, int) and number > FORMAT:
             raise UserError(f"index {str(folder)!r} is of a format that this tain does not read ({FORMAT}): upgrade tain, or make it again")
@@ -155,7 +157,7 @@ class CandidateIndex:
         return cls(folder, about, _last_state(folder, about["dim"])[0])
 
     def refuse_other_model(self, fingerprint: str, name: str) -> None:
-        """Refuse a model that did not make these vectors, or did in another version.
+        """Refuse a model, or version of a model, that did not make these vectors.
 
         Raises:
             UserError: The fingerprints differ.
@@ -166,50 +168,50 @@ class CandidateIndex:
             which = "another version of this model" if is_same_place else f"another model, {was!r}"
             raise UserError(
                 f"index {str(self.folder)!r} was made by {which} (fingerprint {self.about['fingerprint']}; {name!r} has {fingerprint}), "
-                "so its vectors mean something else: make a new index with this model"
+                "so its vectors are not comparable: make a new index with this model"
             )
 
     def __len__(self) -> int:
-        """Rows, deleted ones included."""
+        """Number of rows, including deleted ones."""
         return self._state.rows
 
     def committed_rows(self) -> int:
-        """Rows that the folder has by now: more than this view where a writer appended since."""
+        """Current number of rows in the folder; higher than in this view if a writer has appended since."""
         return _last_state(self.folder, self.dim)[0].rows
 
     @property
     def live(self) -> int:
-        """Candidates that can be found."""
+        """Number of candidates that are not deleted."""
         return self._state.rows - self._state.deleted
 
     @cached_property
     def is_deleted(self) -> np.ndarray:
-        """True on deleted rows (rows,)."""
+        """True for deleted rows (rows,)."""
         deleted = np.zeros(self._state.rows, dtype=bool)
         deleted[self._deleted] = True
         return deleted
 
     def text(self, row: int) -> str:
-        """The candidate's text."""
+        """Text of a candidate."""
         begin = int(self._ends[row - 1]) if row else 0
         found = bytes(self._texts[begin : int(self._ends[row])])
         if _key(found) != int(self._keys[row]):
-            raise self._damage(f"the text of row {row} is another than the one that was put in")
+            raise self._damage(f"the text of row {row} differs from the stored key")
         return found.decode("utf-8")
 
     def live_texts(self) -> Iterator[tuple[int, str]]:
-        """Rows and texts of the candidates that can be found."""
+        """Rows and texts of the candidates that are not deleted."""
         for row in np.flatnonzero(~self.is_deleted):
             yield int(row), self.text(int(row))
 
     def rows_of(self, texts: Iterable[str]) -> list[int | None]:
-        """Living rows of texts; None for one that is not there. Takes one pass over the keys, 8 bytes a candidate."""
+        """Live rows of texts; None for a missing text. Takes one pass over the keys, 8 bytes per candidate."""
         texts = list_texts(texts)
         row_of = {text: row for row, text in self._live_rows(texts)}
         return [row_of.get(text) for text in texts]
 
     def _live_rows(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
-        """Every live row of these texts."""
+        """All live rows of these texts."""
         wanted = np.array(sorted({_key(text.encode("utf-8")) for text in texts}), dtype=np.uint64)
         known = set(texts)
         for row in np.flatnonzero(np.isin(self._keys, wanted) & ~self.is_deleted):
@@ -218,7 +220,7 @@ class CandidateIndex:
                 yield int(row), text
 
     def refresh(self) -> bool:
-        """Take up what was committed since; True where there was something."""
+        """Update the view to the latest commit; True if there was a newer one."""
         state, _ = _last_state(self.folder, self.dim)
         if state == self._state:
             return False
@@ -227,34 +229,34 @@ class CandidateIndex:
         return True
 
     def append(self, texts: Iterable[str], vectors: np.ndarray, *, only_new: bool = False) -> range:
-        """Add candidates; when this returns they are on the disk to stay.
+        """Append candidates; they are durable when this returns.
 
         Args:
-            texts: Their texts.
-            vectors: Their vectors (texts, dim).
-            only_new: Leave out those that the index holds by now: another writer may have been faster.
+            texts: Candidate texts.
+            vectors: Candidate vectors (texts, dim).
+            only_new: Skip texts that the index already holds, possibly added by another writer.
 
         Returns:
-            The rows that were added.
+            The added rows.
 
         Raises:
-            UserError: The vectors are of another width, not finite, or not one a text.
+            UserError: The vectors have another dimension, are not finite, or their number differs from the texts.
         """
         texts, vectors = list_texts(texts), np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UserError(
-                f"vectors are of shape {vectors.shape}, but index {str(self.folder)!r} holds vectors of {self.dim} numbers: "
+                f"vectors are of shape {vectors.shape}, but index {str(self.folder)!r} holds vectors of dimension {self.dim}: "
                 "give vectors of the model that made the index"
             )
         if len(vectors) != len(texts):
-            raise UserError(f"{len(texts):,} texts came with {len(vectors):,} vectors: give one a text")
+            raise UserError(f"{len(texts):,} texts were given with {len(vectors):,} vectors: give one per text")
         if not np.isfinite(vectors).all():
-            raise UserError("vectors hold nan or infinity, which no score can compare: check the model's weights")
+            raise UserError("vectors contain nan or infinity, which cannot be scored: check the model's weights")
         added = np.ascontiguousarray(vectors, dtype=np.float32)
         with np.errstate(over="ignore"):
             squares = np.einsum("nd,nd->n", added, added)
         if not np.isfinite(squares).all():
-            raise UserError("vectors are too long for float32, which cannot hold their squared length: scale them down")
+            raise UserError("vectors are too long: their squared length overflows float32: scale them down")
         with self._writing() as (state, files):
             if only_new:
                 self._show(state)
@@ -275,13 +277,13 @@ class CandidateIndex:
         return range(state.rows, state.rows + len(texts))
 
     def delete(self, rows: Sequence[int]) -> int:
-        """Let candidates no more be found; when this returns that is on the disk. Their rows are never given to others.
+        """Delete candidates; the deletion is durable when this returns. Rows are never reused.
 
         Returns:
-            How many were live.
+            Number of rows that were live.
 
         Raises:
-            UserError: There is no such row.
+            UserError: A row does not exist.
         """
         with self._writing() as (state, files):
             wrong = [row for row in rows if not 0 <= row < state.rows]
@@ -291,10 +293,10 @@ class CandidateIndex:
             return self._mark_deleted(rows, state, files)
 
     def delete_texts(self, texts: Iterable[str]) -> int:
-        """Let texts no more be found, in whatever rows they are; when this returns that is on the disk.
+        """Delete texts from all their rows; the deletion is durable when this returns.
 
         Returns:
-            How many rows that took.
+            Number of deleted rows.
         """
         texts = list_texts(texts)
         with self._writing() as (state, files):
@@ -309,7 +311,7 @@ class CandidateIndex:
 
     @property
     def source(self) -> dict[str, Any]:
-        """What ``tell_source`` was told; empty where it never was."""
+        """Record written by ``tell_source``; empty if there is none."""
         path = self.folder / "source.json"
         refuse_link(path)
         if not path.exists():
@@ -318,55 +320,55 @@ class CandidateIndex:
         return read_object(path, _SOURCE, damaged=damaged, advice="remove that file and give --candidates FILE with --update")
 
     def tell_source(self, *, name: str, digest: str, is_complete: bool) -> None:
-        """Remember the candidate file that the index agrees with, or is about to. What could be searched before stays searchable."""
+        """Record the candidate file that the index is synchronized with. Searchable candidates stay searchable."""
         content = {"name": name, "digest": digest, "complete": is_complete, "searchable": is_complete or self.is_searchable}
         with whole_file(self.folder / "source.json", overwrite=True, follow=False) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @property
     def is_complete(self) -> bool:
-        """False where bringing it in line with a candidate file was begun and cut off, or nothing was ever put in."""
+        """False if a synchronization was interrupted, or nothing was ever added."""
         return self.source.get("complete", len(self) > 0)
 
     @property
     def is_searchable(self) -> bool:
-        """False where the first candidate file is not in yet; an update that is running or was cut off takes nothing away."""
+        """False until the first candidate file is complete; a running or interrupted update does not change it."""
         return self.is_complete or self.source.get("searchable", False)
 
     def refuse_unfinished(self) -> None:
-        """Refuse to search an index whose first candidate file is not in yet.
+        """Refuse to search an index while its first candidate file is incomplete.
 
         Raises:
-            UserError: It is not.
+            UserError: It is incomplete.
         """
         if self.source and not self.is_searchable:
             name = self.source["name"]
             raise UserError(
-                f"index {str(self.folder)!r} lacks candidates: putting in those of {name!r} is not finished; wait for the process that is at it, "
-                f"or, if it was cut off, give --candidates {name} to go on"
+                f"index {str(self.folder)!r} lacks candidates: adding those of {name!r} is not finished; wait for the process that adds them, "
+                f"or, if it was interrupted, give --candidates {name} to continue"
             )
 
     def refuse_changed_source(self, *, name: str, digest: str) -> None:
-        """Refuse a candidate file whose content differs from what was indexed.
+        """Refuse a candidate file with other content than was indexed.
 
         Raises:
-            UserError: It does, or the index was made from no file.
+            UserError: The content differs, or the index was not made from a file.
         """
         if not self.source:
             raise UserError(
                 f"index {str(self.folder)!r} was not made from a file: "
-                f"give --update to let it hold what {name!r} does and nothing else, or leave --candidates out"
+                f"give --update to make it hold exactly the candidates of {name!r}, or remove --candidates"
             )
         if self.source["digest"] != digest:
             raise UserError(
-                f"candidate file {name!r} holds other texts than index {str(self.folder)!r} was made from: "
-                "give --update to add its new candidates and delete those that are gone, or leave --candidates out"
+                f"candidate file {name!r} differs from the texts that index {str(self.folder)!r} was made from: "
+                "give --update to add its new candidates and delete the missing ones, or remove --candidates"
             )
 
     # ---- files
 
     def _show(self, state: _State) -> None:
-        """Map every file as far as it counts: all at once, so that a folder replaced later does not mix in. Reads nothing."""
+        """Map the valid part of every file, all at once, so that a replaced folder does not mix in. Reads no data."""
         self._state = state
         self.vectors = self._mapped("vectors.bin", np.float32, (state.rows, self.dim))
         self.squares = self._mapped("squares.bin", np.float32, (state.rows,))
@@ -378,32 +380,32 @@ class CandidateIndex:
 
     def _mapped(self, file: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         if not np.prod(shape):
-            return np.empty(shape, dtype=dtype)  # nothing cannot be mapped
+            return np.empty(shape, dtype=dtype)  # an empty file cannot be mapped
         with open_own(self.folder / file) as opened:
-            # copy on write: torch takes such an array as it lies, and would warn of one that may not be written
+            # copy on write: torch accepts such an array without copying, but warns about read-only ones
             return np.memmap(opened, dtype=dtype, mode="c", shape=shape)
 
     def _damage(self, what: str) -> UserError:
-        return UserError(f"index {str(self.folder)!r} is damaged: {what}; restore it, or make it again")
+        return UserError(f"index {str(self.folder)!r} is damaged: {what}; restore it, or rebuild it")
 
     def _refuse_damage(self) -> None:
-        """Refuse files that do not fit each other, as far as that shows without reading vectors and texts."""
+        """Refuse inconsistent files, without reading vectors and texts."""
         ends, deleted = self._ends, self._deleted
         if len(ends) and (ends[0] < 0 or int(ends[-1]) != self._state.text_bytes or (np.diff(ends) < 0).any()):
-            raise self._damage("ends.bin does not say where texts end")
+            raise self._damage("ends.bin has invalid text ends")
         if len(deleted) and (deleted.min() < 0 or deleted.max() >= self._state.rows or len(np.unique(deleted)) < len(deleted)):
-            raise self._damage("gone.bin names rows that are not there, or one twice")
+            raise self._damage("gone.bin has rows that do not exist, or one twice")
         if not np.isfinite(self.squares).all() or (self.squares < 0).any():
-            raise self._damage("squares.bin holds numbers that are no lengths")
+            raise self._damage("squares.bin has values that are not squared lengths")
 
     def refuse_damaged_vectors(self, rows: np.ndarray | None = None) -> None:
-        """Refuse vectors that are not those which were put in, by their squared lengths; each is looked at once.
+        """Refuse vectors with wrong squared lengths; each vector is checked once.
 
         Args:
-            rows: Look at these alone; default: at all that were not looked at.
+            rows: Rows to check; default: all unchecked rows.
 
         Raises:
-            UserError: There is one, such as a vector with nan.
+            UserError: A vector is wrong, for example nan.
         """
         if rows is not None:
             self._refuse_other_lengths(rows)
@@ -413,44 +415,46 @@ class CandidateIndex:
         self._checked = self._state.rows
 
     def _refuse_other_lengths(self, rows: np.ndarray) -> None:
-        part = slice(rows[0], rows[-1] + 1) if len(rows) and rows[-1] - rows[0] == len(rows) - 1 else rows  # a slice copies nothing
+        part = slice(rows[0], rows[-1] + 1) if len(rows) and rows[-1] - rows[0] == len(rows) - 1 else rows  # a slice avoids a copy
         vectors, wanted = self.vectors[part], self.squares[part]
         with np.errstate(invalid="ignore", over="ignore"):
-            is_as_was = np.abs(np.einsum("nd,nd->n", vectors, vectors) - wanted) <= _ROUNDING * wanted + 1e-30  # false for nan
+            is_as_was = np.abs(np.einsum("nd,nd->n", vectors, vectors) - wanted) <= _ROUNDING * wanted + 1e-30  # False for nan
         if not is_as_was.all():
-            raise self._damage(f"the vector of row {int(rows[int(np.argmin(is_as_was))])} is another than the one that was put in")
+            raise self._damage(f"the vector of row {int(rows[int(np.argmin(is_as_was))])} differs from its stored length")
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[_State, dict[str, Any]]]:
-        """Be the only writer, go back to the last commit, and open every file at its end."""
-        import fcntl  # readers do without it, also where a system has none
+        """Acquire the write lock, truncate to the last commit, and open every file at its end."""
+        import fcntl  # only writers need it; some systems lack it
 
         try:
             with ExitStack() as opened:
                 lock = opened.enter_context(open_own(self.folder / "lock", writable=True, create=True))
-                fcntl.flock(lock, fcntl.LOCK_EX)  # a killed process lets go of it
+                fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process is killed
                 state, commits_bytes = _last_state(self.folder, self.dim)
                 files: dict[str, Any] = {}
                 for file, size in {**state.sizes(self.dim), "commits.bin": commits_bytes}.items():
                     files[file] = opened.enter_context(open_own(self.folder / file, writable=True))
-                    files[file].truncate(size)  # what a cut-off append left; no reader has it in view
+                    files[file].truncate(size)  # drop the rest of an interrupted append, which no reader sees
                     files[file].seek(size)
                 yield state, files
         except OSError as error:
             raise UserError(
-                f"index {str(self.folder)!r} cannot be written ({error.strerror or error}): what it held is safe; make room or mend the disk, "
-                "then give the same command again"
+                f"index {str(self.folder)!r} cannot be written ({error.strerror or error}): its content is safe; free disk space or repair the disk, "
+                "then run the same command again"
             ) from None
 
     @contextmanager
     def updating(self) -> Iterator[None]:
-        """Be the only one to bring the index in line with a file; others wait. Single appends and deletions go on meanwhile."""
+        """Lock the synchronization with a file; others wait. Single appends and deletions remain possible."""
         import fcntl
 
         try:
             lock = open_own(self.folder / "update.lock", writable=True, create=True)
         except OSError as error:
-            raise UserError(f"index {str(self.folder)!r} cannot be written ({error.strerror}): ask for permission, or copy it") from None
+            raise UserError(
+                f"index {str(self.folder)!r} cannot be written ({error.strerror}): change its permissions, or copy it"
+            ) from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -467,20 +471,20 @@ class CandidateIndex:
 
 
 def _last_state(folder: Path, dim: int) -> tuple[_State, int]:
-    """The last whole commit, and how long the log is up to it.
+    """The last complete commit, and the length of the log up to it.
 
     Raises:
-        UserError: A file is shorter than that commit says: it was damaged from outside.
+        UserError: A file is shorter than the commit states, so it was damaged externally.
     """
     for file in _FILES:
         refuse_link(folder / file)
     missing = [file for file in _FILES if not (folder / file).is_file()]
     if missing:
-        raise UserError(f"index {str(folder)!r} is damaged: it has no {missing[0]}; restore it, or make it again")
+        raise UserError(f"index {str(folder)!r} is damaged: it has no {missing[0]}; restore it, or rebuild it")
     state, end = _State(), 0
     with open_own(folder / "commits.bin") as log:
         commits = os.fstat(log.fileno()).st_size // _COMMIT_BYTES
-        for number in range(commits, 0, -1):  # the last one, unless a power cut spoilt it
+        for number in range(commits, 0, -1):  # usually the last one, unless a power failure damaged it
             log.seek((number - 1) * _COMMIT_BYTES)
             found = _State.unpacked(log.read(_COMMIT_BYTES))
             if found is not None:
@@ -488,7 +492,7 @@ def _last_state(folder: Path, dim: int) -> tuple[_State, int]:
                 break
     short = [file for file, size in state.sizes(dim).items() if (folder / file).stat().st_size < size]
     if short:
-        raise UserError(f"index {str(folder)!r} is damaged: {short[0]} is shorter than was acknowledged; restore it, or make it again")
+        raise UserError(f"index {str(folder)!r} is damaged: {short[0]} is shorter than its last commit states; restore it, or rebuild it")
     return state, end
 
 
@@ -497,7 +501,7 @@ def _key(text: bytes) -> int:
 
 
 def digest_of(texts: Sequence[str]) -> str:
-    """Sixteen hexadecimal digits that differ between files of candidates, whatever their format."""
+    """Sixteen hexadecimal digits that differ between sets of candidates, independent of the file format."""
     digest = hashlib.blake2b(digest_size=8)
     for text in texts:
         encoded = text.encode("utf-8")

@@ -1,4 +1,4 @@
-"""Find the best candidates of an index for contexts, and let a slower ranker order the best of them anew."""
+"""Search an index for the best candidates of contexts, and rerank them with a slower ranker."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tain.ranking.approximate import ShortLists
 from tain.ranking.index import CandidateIndex, digest_of
 from tain.text.collections import each_text, list_texts
 
-BATCH_TEXTS = 2048  # encoded and put on the disk together: what a cut-off call loses at most
+BATCH_TEXTS = 2048  # encoded and written together; an interrupted call loses at most these
 
 
 @runtime_checkable
@@ -38,12 +38,12 @@ class EncodesCandidates(Protocol):
 
 @dataclass(frozen=True)
 class Hit:
-    """A candidate that was found.
+    """A candidate found by a search.
 
     Attributes:
         text: Its text.
-        row: Its place in the index.
-        score: The score of the ranker that had the last word.
+        row: Its row in the index.
+        score: Score of the last ranker.
     """
 
     text: str
@@ -60,29 +60,28 @@ def search(
     probes: int | None = None,
     progress: Progress | None = None,
 ) -> list[list[Hit]]:
-    """Find each context's ``k`` best candidates, the same as scoring every one would find unless ``probes`` is given.
+    """Find each context's ``k`` best candidates; exact unless ``probes`` is given.
 
     Args:
-        ranker: A bi- or poly-encoder, the one that made the index.
+        ranker: The bi- or poly-encoder that made the index.
         index: The candidates.
-        contexts: Any number.
-        k: How many; fewer come back from a smaller index.
-        probes: Score a short list alone, by FAISS, looking into so many of its lists; default: every candidate.
-        progress: Told how far it is.
+        contexts: Query texts.
+        k: Number of hits; a smaller index gives fewer.
+        probes: Search only a FAISS short list, with this number of lists probed; default: score every candidate.
+        progress: Receives progress updates.
 
     Raises:
-        UserError: The index was made by another model, is not finished or holds nothing, ``k`` or ``probes`` is below 1, or FAISS is not
-            there.
+        UserError: The index was made by another model, is incomplete or empty, ``k`` or ``probes`` is below 1, or FAISS is not installed.
     """
     contexts = list_texts(contexts, what="context")
     index.refuse_other_model(ranker.fingerprint, ranker.name)
     index.refuse_unfinished()
     if k < 1:
-        raise UserError(f"k is {k}, but something must be looked for: give 1 or more")
+        raise UserError(f"k is {k}, but a search needs at least 1: give 1 or more")
     if not index.live:
         raise UserError(f"index {str(index.folder)!r} holds no candidates: give --candidates FILE with --update")
     if probes is not None and probes < 1:
-        raise UserError(f"probes is {probes}, but some lists must be looked into: give 1 or more")
+        raise UserError(f"probes is {probes}, but at least one list must be searched: give 1 or more")
     short = None if probes is None else ShortLists.of(index, progress=progress)
     if short is None:
         index.refuse_damaged_vectors()
@@ -126,14 +125,14 @@ def _best_of(index: CandidateIndex, context: Any, rows: np.ndarray, *, k: int) -
 def rerank(
     reranker: ScoresLists, contexts: Iterable[str], hits: Sequence[Sequence[Hit]], *, k: int, progress: Progress | None = None
 ) -> list[list[Hit]]:
-    """Order hits by another ranker's scores and keep the ``k`` best of each context.
+    """Rescore hits with another ranker and keep the ``k`` best of each context.
 
     Args:
         reranker: A poly- or cross-encoder, or any other.
-        contexts: The contexts that were asked.
-        hits: What ``search`` found, more than ``k`` of them.
-        k: How many to keep.
-        progress: Told how far it is.
+        contexts: The query texts.
+        hits: Hits of ``search``, more than ``k`` per context.
+        k: Number of hits to keep.
+        progress: Receives progress updates.
     """
     scores = reranker.score_lists(contexts, [[hit.text for hit in found] for found in hits], progress=progress)
     ordered = []
@@ -151,10 +150,10 @@ def add_candidates(
     batch_texts: int = BATCH_TEXTS,
     progress: Progress | None = None,
 ) -> int:
-    """Encode the texts that an index does not hold yet and append them, some at a time; those appended stay if the rest is cut off.
+    """Encode and append the texts that an index lacks, in batches; appended batches persist if the call is interrupted.
 
     Returns:
-        How many were new; ``ranker.truncated_candidates`` says how many of these were cut.
+        Number of added texts; ``ranker.truncated_candidates`` is the number of truncated ones among them.
 
     Raises:
         UserError: The index was made by another model.
@@ -184,18 +183,18 @@ def sync_index(
     batch_texts: int = BATCH_TEXTS,
     progress: Progress | None = None,
 ) -> tuple[int, int]:
-    """Let an index hold just these texts: add what is new, delete what is gone. Where that is cut off, the index says so.
+    """Make an index hold exactly the given texts: add new ones, delete others. The index records whether that was completed.
 
     Args:
         ranker: The ranker that made the index.
         index: The index.
-        texts: All that it shall hold.
-        name: Where they come from, for messages.
-        batch_texts: Texts that are encoded and put on the disk together.
-        progress: Told how far it is.
+        texts: All candidates it should hold.
+        name: Name of their source, for messages.
+        batch_texts: Texts encoded and written together.
+        progress: Receives progress updates.
 
     Returns:
-        How many were added and how many deleted.
+        Numbers of added and deleted texts.
 
     Raises:
         UserError: The index was made by another model.

@@ -1,7 +1,7 @@
-"""A check of a file of inverted lists before FAISS reads it, which trusts every size and row number that a file holds.
+"""Validate a FAISS file of inverted lists before FAISS reads it, since FAISS trusts all sizes and row numbers in it.
 
-The layout is that of FAISS's ``IndexIVFScalarQuantizer`` over an ``IndexFlatIP``, eight bits a number, as ``approximate`` makes them: numbers
-are little-endian, and an array is preceded by its length.
+The layout is that of FAISS's ``IndexIVFScalarQuantizer`` over an ``IndexFlatIP`` with eight bits per number, as written by
+``approximate``: little-endian numbers, arrays preceded by their length.
 """
 
 import struct
@@ -12,21 +12,21 @@ import numpy as np
 
 from tain.foundation.files import open_own
 
-_HEADER = "4siqqq?i"  # kind of index, width, rows, two unused, whether it is trained, metric
+_HEADER = "4siqqq?i"  # kind of index, dimension, rows, two unused, whether it is trained, metric
 _INNER_PRODUCT, _EIGHT_BITS = 0, 0
 
 
 class DamagedListsError(ValueError):
-    """The file does not hold the inverted lists of an index."""
+    """The file does not hold valid inverted lists of the index."""
 
 
 def check_short_lists(path: Path, *, dim: int, rows: int) -> None:
-    """Check that a file holds whole inverted lists of the first rows of an index, each row once.
+    """Check that a file holds complete inverted lists of the first rows of an index, with each row once.
 
     Args:
         path: The file.
-        dim: Width of the index's vectors.
-        rows: Most rows that the lists may have; they may have fewer, for rows are appended later.
+        dim: Dimension of the index's vectors.
+        rows: Largest number of rows in the lists; fewer are allowed, since rows are appended later.
 
     Raises:
         DamagedListsError: It does not.
@@ -43,12 +43,12 @@ class _Lists:
     def check(self) -> None:
         rows = self._header(b"IwSq", "header")
         if not 0 < rows <= self._most_rows:
-            raise DamagedListsError(f"it lists {rows:,} rows, and the index has {self._most_rows:,}")
+            raise DamagedListsError(f"it lists {rows:,} rows, but the index has {self._most_rows:,}")
         lists, _ = self._values("QQ")
         if not 0 < lists <= rows:
             raise DamagedListsError(f"it has {lists:,} lists for {rows:,} rows")
         if self._header(b"IxFI", "header of centres") != lists:
-            raise DamagedListsError("it does not have one centre a list")
+            raise DamagedListsError("it does not have one centre per list")
         self._finite(lists * self._dim, "centres")
         self._expect("direct map", self._values("bQ"), (0, 0))
         kind, _, _, dim, code_bytes = self._values("iifQQ")
@@ -61,24 +61,24 @@ class _Lists:
             raise DamagedListsError(f"{self._left:,} bytes follow its end")
 
     def _header(self, kind: bytes, what: str) -> int:
-        """Rows of an index of this kind."""
+        """Number of rows of an index of this kind."""
         found, dim, rows, _, _, is_trained, metric = self._values(_HEADER)
         self._expect(what, (found, dim, is_trained, metric), (kind, self._dim, True, _INNER_PRODUCT))
         return rows
 
     def _list_sizes(self, lists: int, rows: int) -> list[int]:
-        """How many rows each list has: one number a list, or pairs of list and number for those that hold any."""
+        """Rows per list: one number per list, or pairs of list and number for lists that are not empty."""
         layout, count = self._values("4sQ")
         if layout == b"full" and count == lists:
             sizes = self._array("<u8", count)
         elif layout == b"sprs" and count % 2 == 0 and count <= 2 * lists:
             places, sizes = self._array("<u8", count).reshape(-1, 2).T
             if (np.diff(places.astype(np.int64)) <= 0).any() or (places >= lists).any():
-                raise DamagedListsError("it names a list that is not there, or one twice")
+                raise DamagedListsError("it names a list that does not exist, or one twice")
         else:
-            raise DamagedListsError("the sizes of its lists are not there")
+            raise DamagedListsError("the sizes of its lists are missing")
         if (sizes > rows).any() or int(sizes.sum()) != rows:
-            raise DamagedListsError("its lists do not have as many rows as it says")
+            raise DamagedListsError("its lists do not have the stated number of rows")
         return [int(size) for size in sizes if size]
 
     def _rows_once(self, sizes: list[int], rows: int) -> None:
@@ -87,9 +87,9 @@ class _Lists:
             self._skip(size * self._dim)
             found = self._array("<i8", size)
             if found.min() < 0 or found.max() >= rows:
-                raise DamagedListsError("it lists a row that is not there")
+                raise DamagedListsError("it lists a row that does not exist")
             is_listed[found] = True
-        if not is_listed.all():  # as many entries as rows: one that is missing is one that is twice there
+        if not is_listed.all():  # entries equal rows in number: a missing row implies a duplicate
             raise DamagedListsError("it lists a row twice")
 
     def _finite(self, count: int, what: str) -> None:
@@ -99,7 +99,7 @@ class _Lists:
 
     def _expect(self, what: str, found: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
         if found != wanted:
-            raise DamagedListsError(f"its {what} is {found}, and that of this index {wanted}")
+            raise DamagedListsError(f"its {what} is {found}, but that of this index is {wanted}")
 
     def _values(self, layout: str) -> tuple[Any, ...]:
         return struct.unpack(f"<{layout}", self._bytes(struct.calcsize(f"<{layout}")))
@@ -119,7 +119,7 @@ class _Lists:
         self._file.seek(count, 1)
 
     def _refuse_short(self, count: int) -> None:
-        """Before anything is read or reserved: a size in a damaged file may be any number."""
+        """Check before reading or allocating, since a size in a damaged file may be any number."""
         if count > self._left:
             raise DamagedListsError("it ends too soon")
         self._left -= count

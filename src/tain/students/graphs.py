@@ -1,4 +1,4 @@
-"""Run a student's graph: with onnxruntime, or with NumPy alone. Both take the same arrays and give the same names."""
+"""Run a student's graph with onnxruntime or with NumPy; both take and return the same arrays."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _METADATA = {
     "outputs": Field(kind=dict, is_needed=False),
     **_GRID,
 }
-FORMAT = 3  # of the graph's metadata and tensor names; see export.student
+FORMAT = 3  # version of the graph's metadata and tensor names; see export.student
 
 _UNIT_STEP, _UNIT_ZERO = np.float32(1 / 127), 128
 _NEVER = np.float32(-1e6)
@@ -32,7 +32,7 @@ _NEVER = np.float32(-1e6)
 
 @runtime_checkable
 class Graph(Protocol):
-    """What both ways have in common."""
+    """Protocol of both implementations."""
 
     metadata: dict[str, Any]
 
@@ -40,11 +40,11 @@ class Graph(Protocol):
 
 
 class OnnxGraph:
-    """The graph in onnxruntime, its products in eight bits.
+    """Student graph in onnxruntime, with eight-bit products.
 
     Args:
         path: The ONNX file.
-        threads: Threads to use; None leaves it to onnxruntime.
+        threads: Number of threads; None for the default of onnxruntime.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
@@ -52,7 +52,7 @@ class OnnxGraph:
             import onnxruntime
         except ImportError:
             raise UserError(
-                "onnxruntime is not installed, which runs students: pip install onnxruntime, or load the student with backend='numpy'"
+                "onnxruntime, which runs students, is not installed: pip install onnxruntime, or load the student with backend='numpy'"
             ) from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -71,10 +71,10 @@ class OnnxGraph:
 
 @dataclass(frozen=True)
 class LayerPast:
-    """What a layer that reads forwards keeps of what it has read.
+    """State of a forward layer after reading some tokens.
 
     Attributes:
-        window: Its last inputs, as many as a gate sees before its own, float32 (kernel width - 1, texts, width).
+        window: Its last inputs, as many as a gate sees before the current one, float32 (kernel width - 1, texts, width).
         state: float32 (texts, state).
     """
 
@@ -84,14 +84,14 @@ class LayerPast:
 
 @dataclass(frozen=True)
 class Past:
-    """What a forward-only student keeps of a text's beginning; reading on makes a new one, so that it can be read on from twice.
+    """State of a forward-only student after reading a prefix; immutable, so reading can continue from it several times.
 
     Attributes:
-        layers: A layer's each.
-        highest: The highest attention logit so far, float32 (texts, 1).
-        weight: Sum of the attention weights over ``exp(highest)``, float32 (texts, 1).
-        weighted: Sum of the weighted states over the same, float32 (texts, state).
-        words: Sum of the weighted values behind the bottleneck over the same, float32 (texts, bottleneck).
+        layers: State of each layer.
+        highest: Largest attention logit so far, float32 (texts, 1).
+        weight: Sum of the attention weights divided by ``exp(highest)``, float32 (texts, 1).
+        weighted: Weighted sum of the states with the same scaling, float32 (texts, state).
+        words: Weighted sum of the bottleneck outputs with the same scaling, float32 (texts, bottleneck).
     """
 
     layers: tuple[LayerPast, ...]
@@ -102,7 +102,7 @@ class Past:
 
 
 class NumpyGraph:
-    """The same graph in NumPy: products of the same whole numbers, held in float32.
+    """Student graph in NumPy: the same integer products, computed in float32.
 
     Args:
         path: The ONNX file, read for its tensors.
@@ -116,7 +116,7 @@ class NumpyGraph:
         }
 
     def run(self, inputs: dict[str, np.ndarray], /) -> dict[str, np.ndarray]:
-        ids = inputs["ids"].T  # time first, as the recurrence walks
+        ids = inputs["ids"].T  # time first, the order of the recurrence
         is_token = (ids > 0)[..., None]
         if self.metadata["student"] == "static":
             return {"text": self._mean_of_table(ids, is_token)}
@@ -136,21 +136,21 @@ class NumpyGraph:
         return outputs
 
     def nothing(self) -> Past:
-        """What a forward-only student knows of one text before its first token."""
+        """Initial state of a forward-only student, before the first token."""
         state, none = self.metadata["state"], np.zeros((1, 1), np.float32)
         widths = [self._stored["bottleneck.shift"].size, *[state] * (self.metadata["layers"] - 1)]
         layers = tuple(self._nothing_read(np.empty((0, 1, width), np.float32)) for width in widths)
         return Past(layers, none + _NEVER, none, np.zeros((1, state), np.float32), np.zeros((1, widths[0]), np.float32))
 
     def read_on(self, past: Past, codes: np.ndarray) -> tuple[Past, np.ndarray | None]:
-        """Let a forward-only student read the next tokens of one text.
+        """Continue reading one text with a forward-only student.
 
         Args:
-            past: What it has read.
-            codes: The tokens' codes, uint8 (tokens, bottleneck), 1 or more.
+            past: State so far.
+            codes: Codes of the next tokens, uint8 (tokens, bottleneck), 1 or more.
 
         Returns:
-            What it has read by then, and the tokens' logits (tokens, labels) if it tags.
+            The new state, and the tokens' logits (tokens, labels) if the student tags.
         """
         is_token = np.ones((len(codes), 1, 1), dtype=bool)
         values = words = self._steps(codes)[:, None]
@@ -170,12 +170,12 @@ class NumpyGraph:
         return Past(tuple(layers), highest, weight, weighted, weighted_words), tags
 
     def text_of(self, past: Past) -> np.ndarray:
-        """What the student says of the text as far as it has read it, (1, outputs)."""
+        """Text output for the text read so far, (1, outputs)."""
         weight = np.maximum(past.weight, np.float32(1e-30))
         return self._text(past.weighted / weight, past.words / weight)
 
     def _weighted_words(self, weights: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """Weighted sum over tokens of values behind the bottleneck, (texts, bottleneck); all 0 where nobody reads it."""
+        """Attention-weighted sum of bottleneck outputs over tokens, (texts, bottleneck); 0 if the graph does not use it."""
         if self.metadata.get("skip") is None:
             return np.zeros(words.shape[1:], np.float32)
         return (weights * words * np.float32(self.metadata["step"])).sum(axis=0)
@@ -196,16 +196,16 @@ class NumpyGraph:
         return values @ self._weights[name] * self._stored[f"{name}.scale"] + self._stored[f"{name}.shift"]
 
     def codes(self, rows: np.ndarray) -> np.ndarray:
-        """What the layers see of tokens, uint8 (tokens, bottleneck), by their features as bytes plus 128, uint8 (tokens, features)."""
+        """Codes of tokens, uint8 (tokens, bottleneck), from their features as bytes plus 128, uint8 (tokens, features)."""
         positive = np.maximum(self._product(rows.astype(np.float32) - _UNIT_ZERO, "bottleneck"), 0)
         return np.clip(np.rint(positive / np.float32(self.metadata["step"])) + self.metadata["zero"], 0, 255).astype(np.uint8)
 
     def _steps(self, codes: np.ndarray) -> np.ndarray:
-        """Codes as steps from zero, like all that go into products here."""
+        """Codes as signed steps from zero, the form of all product inputs here."""
         return codes.astype(np.float32) - np.float32(self.metadata["zero"])
 
     def _layer(self, name: str, values: np.ndarray, is_token: np.ndarray, past: LayerPast) -> tuple[np.ndarray, LayerPast]:
-        """Read tokens (tokens, texts, into); gives the states, and what a layer that reads forwards keeps for the next tokens."""
+        """Read tokens (tokens, texts, into); returns the states, and the state that a forward layer keeps for the next tokens."""
         state, width = self.metadata["state"], self.metadata["kernel_width"]
         parts, after = [], past
         for direction in range(self.metadata["directions"]):
@@ -231,7 +231,7 @@ class NumpyGraph:
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
-    """Values between -1 and 1 as steps of their grid."""
+    """Round values between -1 and 1 to steps of their grid."""
     return np.clip(np.rint(values / _UNIT_STEP), -_UNIT_ZERO, 255 - _UNIT_ZERO)
 
 
@@ -241,7 +241,7 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 
 def _metadata(found: dict[str, str], path: Path) -> dict[str, Any]:
     if "tain" not in found:
-        raise UserError(f"{str(path)!r} is an ONNX file, but no student of tain: give a folder that tain distil wrote")
+        raise UserError(f"{str(path)!r} is an ONNX file, but not a tain student: give a folder that tain distil wrote")
     try:
         metadata = json.loads(found["tain"])
         version = metadata["format"]
@@ -249,7 +249,7 @@ def _metadata(found: dict[str, str], path: Path) -> dict[str, Any]:
         raise UserError(f"student file {str(path)!r} is damaged: distil the student again") from None
     if version != FORMAT:
         raise UserError(
-            f"student file {str(path)!r} has version {version}, this tain reads {FORMAT}: use the tain that wrote it, or distil again"
+            f"student file {str(path)!r} has version {version}, but this tain reads {FORMAT}: use the tain that wrote it, or distil again"
         )
     is_static = isinstance(metadata, dict) and metadata.get("student") == "static"
     return checked_object(

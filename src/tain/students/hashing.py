@@ -1,4 +1,4 @@
-"""The hash behind a student's features: bytes to 64-bit codes, and codes to -1, 0 and +1 (Kaliamoorthi et al. 2021 and 2019)."""
+"""Hashing of student features: bytes to 64-bit codes, and codes to -1, 0 and +1 (Kaliamoorthi et al. 2021 and 2019)."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -11,57 +11,57 @@ FEATURES_PER_CODE = 32
 
 _NULL = b"<null>"
 
-# the constants and steps of the hash: papers that describe it only say "fingerprint", the released code fixes it
+# constants and steps of the hash: the papers only say "fingerprint"; these follow the released code
 _A = np.uint64(0xC6A4A7935BD1E995)
 _B = np.uint64(0x9E3779B97F4A7835)
 _HALF = np.uint64(47)
 _TAIL_MASKS = np.array([(1 << 8 * size) - 1 for size in range(8)], dtype=np.uint64)
-PADDING = 8  # bytes that must follow what is hashed
-_SUMMED_AT_ONCE = 127  # numbers of 0 to 2 whose sum is a byte
+PADDING = 8  # bytes that must follow the hashed text
+_SUMMED_AT_ONCE = 127  # numbers of 0 to 2 with a sum that fits a byte
 
 
 def codes_for(features: int) -> int:
-    """How many 64-bit codes spell that many features."""
+    """Number of 64-bit codes needed for the given number of features."""
     return -(-features // FEATURES_PER_CODE)
 
 
 def token_codes(tokens: Sequence[bytes], *, codes: int) -> UInt64[np.ndarray, "tokens codes"]:
-    """Hash tokens to 64-bit codes, as many as asked for.
+    """Hash tokens to the requested number of 64-bit codes.
 
-    The released operation's hash (a relative of MurmurHash2 with 128 bits of state), with unsigned bytes: it reads signed ones
-    where the compiler's ``char`` is signed, which leaves six different fingerprints to all 20,992 ideographs. ASCII is alike.
+    The released operation's hash (similar to MurmurHash2 with 128 bits of state), but with unsigned bytes: with a compiler where ``char``
+    is signed, the original gives only six different fingerprints to all 20,992 ideographs. ASCII is unaffected.
 
     Args:
         tokens: UTF-8 spellings; the empty token is hashed as ``<null>``.
-        codes: 64-bit codes a token; fewer are the first of more.
+        codes: 64-bit codes per token; fewer codes are a prefix of more.
     """
     low, high = token_fingerprints(tokens)
     return codes_of(low, high, codes=codes)
 
 
 def token_fingerprints(tokens: Sequence[bytes]) -> tuple[UInt64[np.ndarray, " tokens"], UInt64[np.ndarray, " tokens"]]:
-    """Hash whole tokens to 128 bits each, the first two codes; the empty token as ``<null>``."""
+    """Hash whole tokens to 128 bits each (the first two codes); the empty token as ``<null>``."""
     tokens = [token or _NULL for token in tokens]
     lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
     return fingerprints(hashable(b"".join(tokens)), np.cumsum(lengths) - lengths, lengths)
 
 
 def hashable(text: bytes) -> UInt8[np.ndarray, " bytes"]:
-    """A text's bytes as ``fingerprints`` reads them."""
+    """Bytes of a text in the form that ``fingerprints`` needs."""
     return np.frombuffer(text + bytes(PADDING), dtype=np.uint8)
 
 
 def fingerprints(
     text: UInt8[np.ndarray, " bytes"], starts: Int64[np.ndarray, " pieces"], lengths: Int64[np.ndarray, " pieces"]
 ) -> tuple[UInt64[np.ndarray, " pieces"], UInt64[np.ndarray, " pieces"]]:
-    """Hash pieces of a text to 128 bits each, the first two codes.
+    """Hash pieces of a text to 128 bits each (the first two codes).
 
     Args:
-        text: Of ``hashable``.
-        starts: Each piece's first byte; pieces may overlap.
-        lengths: Its bytes, 1 or more.
+        text: Result of ``hashable``.
+        starts: First byte of each piece; pieces may overlap.
+        lengths: Bytes of each piece, 1 or more.
     """
-    # eight bytes from each place, the lowest first whatever this machine does
+    # eight bytes from each position, little-endian on every machine
     eight = np.ndarray((len(text) - PADDING + 1,), "<u8", buffer=text, strides=(1,))
     low, high = lengths.astype(np.uint64) * _A, np.zeros(len(lengths), dtype=np.uint64)
     whole = lengths // 8
@@ -83,9 +83,9 @@ def fingerprints(
 
 
 def codes_of(low: UInt64[np.ndarray, " pieces"], high: UInt64[np.ndarray, " pieces"], *, codes: int) -> UInt64[np.ndarray, "pieces codes"]:
-    """Draw out fingerprints to as many codes as asked for.
+    """Expand fingerprints to the requested number of codes.
 
-    Each two codes come from the two before them, so that a few pieces cost what the steps cost: nothing is allocated in them.
+    Each pair of codes is computed from the previous pair, without allocations, so that small inputs cost little.
     """
     drawn = np.empty((max(1, -(-codes // 2)), 2, len(low)), dtype=np.uint64)
     drawn[0, 0], drawn[0, 1] = low, high
@@ -108,7 +108,7 @@ def _mixed(value: np.ndarray) -> np.ndarray:
 
 
 def ternary(codes: UInt64[np.ndarray, "tokens codes"], *, features: int) -> Int8[np.ndarray, "tokens features"]:
-    """Read codes two bits at a time, low bits first: 00 and 11 are 0, 01 is +1, 10 is -1. Fewer features are the first of more."""
+    """Decode two bits at a time, low bits first: 00 and 11 are 0, 01 is +1, 10 is -1. Fewer features are a prefix of more."""
     return _looked_up(codes, _eight_features(above=0)).view(np.int8)[:, :features]
 
 
@@ -120,16 +120,16 @@ def scaled_sums(
     features: int,
     unit: int,
 ) -> Int8[np.ndarray, "tokens features"]:
-    """Sum the features of each token's pieces, over the square root of their number; what lies beyond 1 is cut.
+    """Sum the features of each token's pieces, divided by the square root of their number and clipped at 1.
 
     Args:
-        codes: Of the different pieces.
-        rows: The tokens' pieces as rows of ``codes``, token after token.
-        counts: How many pieces each token has, 1 or more.
-        features: A token's.
-        unit: What a feature of 1 becomes, 127 at most.
+        codes: Codes of the distinct pieces.
+        rows: Pieces of the tokens as rows of ``codes``, token by token.
+        counts: Pieces per token, 1 or more.
+        features: Features per token.
+        unit: Stored value of a feature of 1, at most 127.
     """
-    # a feature plus 1 is 0 to 2, so eight of them lie in a 64-bit number and are added at once, up to 127 times
+    # features plus 1 are 0 to 2, so eight of them fit in a 64-bit number and are added at once, up to 127 times
     table = _looked_up(codes, _eight_features(above=1))
     found = np.empty((len(counts), features), dtype=np.int8)
     end = 0
@@ -147,12 +147,12 @@ def scaled_sums(
 
 @cache
 def _scaled_bytes(count: int, unit: int) -> bytes:
-    """What each sum of that many pieces' features, their number added, becomes."""
+    """Lookup table from sums of that many pieces (offset by their number) to stored values."""
     return _scaled(np.arange(256) - count, count, unit).tobytes()
 
 
 def _scaled(sums: Int64[np.ndarray, " sums"], count: int, unit: int) -> Int8[np.ndarray, " sums"]:
-    # one product, one root and one division in float64 round alike on every processor
+    # one product, one root and one division in float64 round identically on every processor
     return np.clip(np.rint(unit * sums / np.sqrt(count)), -unit, unit).astype(np.int8)
 
 
@@ -162,6 +162,6 @@ def _looked_up(codes: np.ndarray, eight: np.ndarray) -> np.ndarray:
 
 @cache
 def _eight_features(*, above: int) -> np.ndarray:
-    """The eight features that sixteen bits spell, each plus ``above``, side by side in one 64-bit number."""
+    """The eight features encoded by sixteen bits, each plus ``above``, packed in one 64-bit number."""
     pairs = np.arange(1 << 16)[:, None] >> np.arange(0, 16, 2) & 3
     return np.ascontiguousarray((np.array([0, 1, -1, 0], dtype=np.int8) + np.int8(above))[pairs]).view(np.uint64)[:, 0]

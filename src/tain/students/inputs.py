@@ -1,4 +1,4 @@
-"""How students read texts where torch is not installed: as features of hashed tokens, or as a tokenizer's ids."""
+"""Input pipelines of students without torch: features of hashed tokens, or ids of a tokenizer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from tain.text.tokenizer_limits import refuse_wild_tokenizer
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch as the graph takes it.
+    """Graph inputs of a batch.
 
     Attributes:
-        arrays: The graph's inputs by name.
-        tokens: How many tokens each text has of its own, those of its ends not counted.
-        truncated: Texts that lost tokens to the limit.
+        arrays: Inputs of the graph by name.
+        tokens: Tokens per text, excluding begin and end tokens.
+        truncated: Number of texts truncated at the limit.
     """
 
     arrays: dict[str, np.ndarray]
@@ -29,11 +29,11 @@ class Inputs:
 
 
 class HashedReader:
-    """Texts as hashed tokens, and what the graph made of those that it has met.
+    """Reads texts as hashed tokens, and caches the graph's codes of known tokens.
 
     Args:
-        config: How tokens are spelt and hashed.
-        bottleneck: Bytes that the graph makes of a token's features.
+        config: Tokenization and hashing settings.
+        bottleneck: Bytes of a token's code.
     """
 
     def __init__(self, config: ProjectionConfig, *, bottleneck: int) -> None:
@@ -47,7 +47,7 @@ class HashedReader:
         return self._cache.tokens(text)
 
     def rows_of(self, tokens: list[str]) -> np.ndarray:
-        """Features of tokens as they are spelt, in bytes as the graph takes them, uint8 (tokens, features)."""
+        """Features of tokens as graph input bytes, uint8 (tokens, features)."""
         return token_features(tokens, self.config).view(np.uint8) ^ np.uint8(0x80)  # a signed byte plus 128
 
     def estimate(self, text: str) -> int:
@@ -71,12 +71,12 @@ class HashedReader:
         return Inputs(arrays, read.lengths - len(self.before) - len(self.behind), read.truncated)
 
     def keep(self, outputs: dict[str, np.ndarray]) -> None:
-        """Take out of the graph's outputs what it made of the tokens that were new, and remember it."""
+        """Store the codes of new tokens from the graph's outputs."""
         self._cache.keep(outputs.pop("codes"))
 
 
 class TokenReader:
-    """Texts as the ids of a tokenizer, one up: 0 is padding."""
+    """Reads texts as ids of a tokenizer plus one; 0 is padding."""
 
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer
@@ -86,14 +86,14 @@ class TokenReader:
         self.max_tokens = None
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the package raises nothing narrower
+        except Exception as error:  # the package raises no narrower class
             raise UserError(f"tokenizer file {str(path)!r} cannot be read ({error}): distil the student again") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         refuse_wild_tokenizer(self._tokenizer, name=str(path.parent))
 
     def estimate(self, text: str) -> int:
-        # writing without blanks has a token for a character or two
+        # scripts without blanks have about one token per one or two characters
         return max(text.count(" ") + 1, len(text) // (8 if text.isascii() else 2))
 
     def count(self, texts: list[str]) -> list[int]:
@@ -115,4 +115,4 @@ class TokenReader:
         return Inputs({"ids": ids}, lengths, 0)
 
     def keep(self, outputs: dict[str, np.ndarray]) -> None:
-        """Nothing: the graph looks tokens up itself."""
+        """Does nothing: the graph looks tokens up itself."""

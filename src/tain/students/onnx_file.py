@@ -1,4 +1,4 @@
-"""Read the stored tensors and the metadata of an ONNX file without the onnx package, for the path that needs NumPy alone."""
+"""Minimal ONNX reader for stored tensors and metadata, which needs only NumPy."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from tain.foundation.errors import UserError
 
-# field numbers of onnx.proto
+# field numbers in onnx.proto
 _MODEL_GRAPH, _MODEL_METADATA, _GRAPH_TENSOR = 7, 14, 5
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_BYTES = 1, 2, 8, 9
 _TYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8"}
@@ -17,10 +17,10 @@ _FIXED_BYTES = {1: 8, 5: 4}
 
 
 def read_onnx(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Give the stored tensors by name, and the metadata.
+    """Read the stored tensors by name, and the metadata.
 
     Raises:
-        UserError: The file cannot be read, or is no ONNX file.
+        UserError: The file cannot be read, or is not an ONNX file.
     """
     try:
         content = memoryview(path.read_bytes())
@@ -40,7 +40,7 @@ def read_onnx(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 entry = {number: bytes(part).decode() for number, part in _fields(value) if isinstance(part, memoryview)}
                 metadata[entry[1]] = entry[2]
     except (IndexError, KeyError, ValueError):
-        raise UserError(f"student file {str(path)!r} is no ONNX file, or not whole: distil the student again") from None
+        raise UserError(f"student file {str(path)!r} is not an ONNX file, or incomplete: distil the student again") from None
     return tensors, metadata
 
 
@@ -60,7 +60,7 @@ def _tensor(content: memoryview) -> tuple[str, np.ndarray]:
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Walk over a message's fields: whole numbers as such, everything with a length as its bytes."""
+    """Iterate over a message's fields: integers as such, fields with a length as bytes."""
     index = 0
     while index < len(content):
         key, index = _varint(content, index)
@@ -73,7 +73,7 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         if wire == _LENGTH:
             size, index = _varint(content, index)
         if size is None or index + size > len(content):
-            raise ValueError("no protocol buffer")
+            raise ValueError("not a protocol buffer")
         yield field, content[index : index + size]
         index += size
 

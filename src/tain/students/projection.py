@@ -1,7 +1,7 @@
-"""Tokens to features by hashing alone: what lets a student do without a vocabulary.
+"""Projection of tokens to features by hashing, so that a student needs no vocabulary.
 
 Kaliamoorthi et al. 2021 (pQRNN) and 2019 (PRADO): a token's 128-bit fingerprint is read two bits at a time, each pair
-giving -1, 0 or +1. NumPy alone, since students run where torch is not installed.
+giving -1, 0 or +1. Uses only NumPy, since students run without torch.
 """
 
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ from tain.students.hashing import (
 from tain.students.projection_config import ProjectionConfig
 from tain.students.token_cache import TokenCache
 
-UNIT = 127  # a feature of 1.0 as a stored byte
+UNIT = 127  # stored byte of a feature of 1.0
 
-_BYTES_AT_ONCE = 16 * 2**20  # of the features of tokens' n-grams
-_NGRAM_CHARACTERS = 256  # n-grams are taken of a token's beginning: what is longer is no word
+_BYTES_AT_ONCE = 16 * 2**20  # bytes of n-gram features computed at a time
+_NGRAM_CHARACTERS = 256  # n-grams use the beginning of a token, since longer strings are not words
 
 
 @dataclass(frozen=True)
 class ProjectedTexts:
-    """Texts of one batch as rows of features, each different token's row stored once.
+    """Texts of a batch as rows of features, with one row per distinct token.
 
     Attributes:
-        rows: Features of the batch's different tokens, in units of 1/127. Row 0 is padding, all zero.
-        ids: Which row each token has; 0 behind a text's end.
-        lengths: Tokens of each text, those of its ends included.
-        truncated: Texts that lost tokens to the limit.
+        rows: Features of the distinct tokens, in units of 1/127. Row 0 is padding, all zero.
+        ids: Row of each token; 0 after a text's end.
+        lengths: Tokens per text, including begin and end tokens.
+        truncated: Number of texts truncated at the limit.
     """
 
     rows: Int8[np.ndarray, "different features"]
@@ -47,17 +47,17 @@ class ProjectedTexts:
     truncated: int
 
     def dense(self) -> Int8[np.ndarray, "texts tokens features"]:
-        """The features token by token, zero rows as padding."""
+        """Features per token, with zero rows as padding."""
         return self.rows[self.ids]
 
 
 class Projection:
-    """Turns texts into features, and remembers the tokens it has met.
+    """Maps texts to features, with a cache of tokens.
 
     Args:
-        config: How.
-        cached_tokens: Different tokens, and different spellings of them in texts, remembered; each token takes ``config.features`` bytes.
-            Beyond that many the half that is used most is kept. Default: as many as 64 MB hold.
+        config: Tokenization and hashing settings.
+        cached_tokens: Number of distinct tokens, and of distinct spellings in texts, to keep; each token takes ``config.features`` bytes.
+            Beyond it the more frequently used half is kept. Default: what fits in 64 MB.
     """
 
     def __init__(self, config: ProjectionConfig, *, cached_tokens: int | None = None) -> None:
@@ -69,8 +69,8 @@ class Projection:
 
         Args:
             texts: The texts.
-            distortion: Chance of a token to be misspelt; see ``distort``. For training.
-            rng: Draws the misspellings; needed where ``distortion`` is above 0.
+            distortion: Probability to misspell a token; see ``distort``. For training.
+            rng: Random generator of the misspellings; required if ``distortion`` is above 0.
         """
         if distortion > 0:
             assert rng is not None, "distortion draws from rng"
@@ -85,16 +85,16 @@ class Projection:
         return ProjectedTexts(features, read.ids, read.lengths, read.truncated)
 
     def tokens(self, text: str) -> list[str]:
-        """Split a text as the projection does, without the tokens of its ends and without the limit."""
+        """Split a text as the projection does, without begin and end tokens and without limit."""
         return self.cache.tokens(text)
 
     def count(self, text: str) -> int:
-        """How many tokens a text has that are read, those of its ends included; quick, and off by a few at most."""
+        """Approximate number of tokens read of a text, including begin and end tokens; fast, and off by at most a few."""
         return self.cache.count(text)
 
 
 def token_features(tokens: Sequence[str], config: ProjectionConfig) -> Int8[np.ndarray, "tokens features"]:
-    """Compute the features of tokens as they are spelt, in units of 1/127: the token's own, then those of its n-grams."""
+    """Compute the features of tokens, in units of 1/127: those of the whole token, then those of its n-grams."""
     found = np.empty((len(tokens), config.features), dtype=np.int8)
     own, at_once = config.features - config.ngram_features, max(1, _BYTES_AT_ONCE // (16 * config.features))
     for start in range(0, len(tokens), at_once):
@@ -106,15 +106,15 @@ def token_features(tokens: Sequence[str], config: ProjectionConfig) -> Int8[np.n
     return found
 
 
-# codes of the different n-grams; the tokens' n-grams as rows of these; how many each token has
+# codes of the distinct n-grams; the tokens' n-grams as rows of these; n-grams per token
 _NGrams = tuple[UInt64[np.ndarray, "different others"], Int64[np.ndarray, " ngrams"], Int64[np.ndarray, " tokens"]]
 
 
 def _hashed(tokens: Sequence[str], config: ProjectionConfig) -> tuple[UInt64[np.ndarray, "tokens codes"], _NGrams | None]:
-    """The tokens' own codes, and their n-grams'.
+    """Codes of whole tokens, and of their n-grams.
 
-    Sums of n-grams, unlike a hash of the set, keep tokens with common n-grams alike, and a matrix behind them gives each n-gram a vector
-    of its own, as subword models have.
+    Sums of n-grams, unlike a hash of the set, keep tokens with common n-grams similar, and a following matrix gives each n-gram a
+    vector, as in subword models.
     """
     of_tokens, of_ngrams = codes_for(config.features - config.ngram_features), codes_for(config.ngram_features)
     spelt = [token.encode("utf-8", "surrogatepass") for token in tokens]
@@ -125,24 +125,24 @@ def _hashed(tokens: Sequence[str], config: ProjectionConfig) -> tuple[UInt64[np.
     starts, ends, counts = _ngrams(text, np.fromiter(map(len, marked), np.int64, len(marked)), config)
     low, high = fingerprints(text, starts, ends - starts)
     _, first, rows = np.unique(low, return_index=True, return_inverse=True)
-    if (high[first][rows] != high).any():  # two with half a fingerprint in common
+    if (high[first][rows] != high).any():  # two n-grams with half a fingerprint in common
         first = rows = np.arange(len(low))
     low, high = low[first], high[first]
     if of_tokens != of_ngrams:
         return token_codes(spelt, codes=of_tokens), (codes_of(low, high, codes=of_ngrams), rows, counts)
-    # in one go: of a few tokens the steps cost all there is
+    # all at once: for a few tokens the overhead per step dominates
     own_low, own_high = token_fingerprints(spelt)
     codes = codes_of(np.concatenate([own_low, low]), np.concatenate([own_high, high]), codes=of_tokens)
     return codes[: len(tokens)], (codes[len(tokens) :], rows, counts)
 
 
 def _ngrams(text: np.ndarray, lengths: np.ndarray, config: ProjectionConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the n-grams of tokens that stand one behind the other begin and end, in bytes, and how many each token has.
+    """Byte offsets of the n-grams of concatenated tokens, and their number per token.
 
-    A token that is too short for any is one itself.
+    A token too short for n-grams is a single one.
     """
-    characters = np.flatnonzero(np.concatenate([text[:-PADDING] & 0xC0 != 0x80, [True]]))  # where they begin, and the end
-    ends = np.repeat(np.cumsum(lengths), lengths)  # of each character's token
+    characters = np.flatnonzero(np.concatenate([text[:-PADDING] & 0xC0 != 0x80, [True]]))  # starts of the characters, and the end
+    ends = np.repeat(np.cumsum(lengths), lengths)  # end of each character's token
     sizes = np.arange(config.shortest_ngram, config.longest_ngram + 1)
     until = np.arange(len(ends))[:, None] + sizes
     fits = until <= ends[:, None]
@@ -155,15 +155,15 @@ def _ngrams(text: np.ndarray, lengths: np.ndarray, config: ProjectionConfig) -> 
 
 
 def distort(tokens: list[str], *, chance: float, rng: np.random.Generator) -> list[str]:
-    """Misspell some tokens, so that a student learns to live with typing errors.
+    """Randomly misspell some tokens, so that a student becomes robust to typos.
 
-    The released operation's three ways, equally likely: a character is lost; a character moves elsewhere, in tokens longer
-    than two; the character that was lost last in this text turns up.
+    The released operation's three ways, equally likely: delete a character; move a character, in tokens longer than two; insert the
+    character last deleted in this text.
 
     Args:
-        tokens: One text's tokens.
-        chance: Chance of each token to be touched, 0 to 1. PRADO's example takes 0.25.
-        rng: Draws tokens, ways and places.
+        tokens: Tokens of one text.
+        chance: Probability to change each token, 0 to 1. PRADO's example uses 0.25.
+        rng: Random generator of tokens, ways and positions.
     """
     spelt, lost = list(tokens), ""
     for index in np.flatnonzero(rng.random(len(tokens)) < chance):

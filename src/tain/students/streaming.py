@@ -1,4 +1,4 @@
-"""A text that is still being typed, read by a forward-only student token by token."""
+"""Incremental prediction while a text is being typed, with a forward-only student."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
 
 
 class StreamingText:
-    """A text that is still being typed, read by a forward-only student.
+    """A text being typed, read token by token by a forward-only student.
 
-    What it says after each ``type`` is what the student says of the text so far as a whole (but for rounding), at the price of the new tokens
-    alone.
+    After each ``type``, its outputs equal those of the student for the whole text so far (up to rounding), but only new tokens are
+    computed.
     """
 
     def __init__(self, student: "Student", graph: NumpyGraph, reader: HashedReader, codes: Callable[[str], np.ndarray]) -> None:
         self._student, self._graph, self._reader, self._codes = student, graph, reader, codes
         self._past = graph.nothing()
         self._tags: list[np.ndarray] = []
-        self._tokens = 0  # typed to their end, those of the text's ends not counted
-        self._open = ""  # typed since the last blank
+        self._tokens = 0  # completed tokens, excluding begin and end tokens
+        self._open = ""  # characters since the last blank
         for token in reader.before:
             self._past, _ = graph.read_on(self._past, codes(token))
 
     def type(self, piece: str) -> None:
-        """Add to the text's end."""
+        """Append to the text."""
         *whole, self._open = [*piece, ""] if self._reader.is_by_code_point else (self._open + piece).split(" ")
         tokens = [token for chunk in whole for token in self._reader.tokens(chunk)]
         self._past = self._read(self._past, tokens, self._tags)
         self._tokens += len(tokens)
 
     def predict(self) -> Prediction:
-        """Tell the class of the text so far, its tokens' tags, or both; the token that has no blank behind it counts as it stands.
+        """Predict the class of the text so far, its tokens' tags, or both; an incomplete last token counts as it is.
 
         Raises:
-            UserError: The student gives vectors.
+            UserError: The student outputs vectors.
         """
         if self._student.task == "embed":
-            raise UserError(f"student {self._student.name!r} was made to embed, so it knows no labels: use encode")
+            raise UserError(f"student {self._student.name!r} was distilled to embed, so it has no labels: use encode")
         ended, tags, tokens = self._ended()
         outputs = {"text": self._graph.text_of(ended)[0]} if self._student.labels else {}
         if self._student.tags:
@@ -53,18 +53,18 @@ class StreamingText:
         return self._student.prediction(outputs, tokens=tokens)
 
     def encode(self) -> Float32[np.ndarray, " dim"]:
-        """Compute the vector of the text so far.
+        """Vector of the text so far.
 
         Raises:
-            UserError: The student gives labels.
+            UserError: The student outputs labels.
         """
         if self._student.task != "embed":
-            raise UserError(f"student {self._student.name!r} was made to {self._student.task}, so it has no vectors: use predict")
+            raise UserError(f"student {self._student.name!r} was distilled to {self._student.task}, so it has no vectors: use predict")
         vector = self._graph.text_of(self._ended()[0])[0]
         return vector / max(float(np.linalg.norm(vector)), 1e-12) if self._student.normalize else vector
 
     def _ended(self) -> tuple[Past, list[np.ndarray], int]:
-        """As if the text ended here: what has been read by then, the tokens' logits and their number."""
+        """State as if the text ended here, with the tokens' logits and their number."""
         open_tokens, tags = self._reader.tokens(self._open), list(self._tags)
         past = self._read(self._past, open_tokens, tags)
         for token in self._reader.behind:

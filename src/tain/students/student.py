@@ -1,4 +1,4 @@
-"""A distilled student where torch is not installed: texts in, vectors or labels out."""
+"""Distilled student that runs without torch: encodes or labels texts."""
 
 import hashlib
 import json
@@ -42,29 +42,29 @@ _RECORD = {
 }
 
 _KEPT_CHARACTERS = 64
-_TYPED_TOKENS = 65_536  # remembered, of all texts that are typed
-_BATCH_TOKENS = 512  # more fall out of the cache between one step and the next
+_TYPED_TOKENS = 65_536  # tokens to keep, over all typed texts
+_BATCH_TOKENS = 512  # with more, tokens would drop out of the cache between steps
 
 
 def is_student(folder: str | Path) -> bool:
-    """True where a folder holds a student that ``tain distil`` wrote, or what is left of one."""
+    """Whether a folder holds a student written by ``tain distil``, complete or not."""
     if (Path(folder) / GRAPH_FILE).is_file():
         return True
     try:
         return json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8")).get("kind") == "student"
     except (OSError, ValueError, AttributeError, RecursionError):
-        return False  # damage is told when it is loaded
+        return False  # damage is reported when it is loaded
 
 
 class Student:
-    """A student's graph and what turns texts into its inputs. Several threads may use one: they take turns, batch by batch.
+    """A student: a graph and the reader of its inputs. Safe to use from several threads, which take turns by batch.
 
     Args:
-        graph: Runs it.
-        reader: Turns texts into the graph's inputs.
+        graph: Runs the model.
+        reader: Converts texts to graph inputs.
         record: The folder's ``tain.json``.
-        name: How the student is called in tables.
-        fingerprint: Tells this student from every other.
+        name: Name in tables.
+        fingerprint: Identifies the student.
     """
 
     def __init__(self, graph: Graph, reader: HashedReader | TokenReader, *, record: dict[str, Any], name: str, fingerprint: str) -> None:
@@ -72,31 +72,31 @@ class Student:
         self.record = record
         self.name = name
         self.languages: tuple[str, ...] = ()
-        self.truncated = 0  # texts cut by the last call
+        self.truncated = 0  # texts truncated by the last call
         self.normalize = bool(record.get("normalise", False))
         self._reader = reader
         self._fingerprint = fingerprint
-        self._codes: Callable[[str], np.ndarray] | None = None  # of tokens that are typed
-        self._turn = threading.Lock()  # what a batch reads, runs and remembers belongs together
+        self._codes: Callable[[str], np.ndarray] | None = None  # computes codes of typed tokens
+        self._turn = threading.Lock()  # reading, running and caching a batch must not be interleaved
 
     @classmethod
     def load(cls, folder: str | Path, *, backend: Backend = "onnx", threads: int | None = None) -> "Student":
-        """Load a folder that ``tain distil`` wrote.
+        """Load a folder written by ``tain distil``.
 
         Args:
-            folder: Holds the graph, the projection (or, for static students, the tokenizer) and ``tain.json``.
-            backend: ``onnx`` runs it with onnxruntime; ``numpy`` needs nothing else.
-            threads: Threads of onnxruntime; one is best for single short texts. Default: its own choice.
+            folder: Folder with the graph, the projection (for static students, the tokenizer) and ``tain.json``.
+            backend: ``onnx`` uses onnxruntime; ``numpy`` needs no other package.
+            threads: Threads of onnxruntime; one is best for single short texts. Default: chosen by onnxruntime.
 
         Raises:
-            UserError: A file is missing, broken, or of another version.
+            UserError: A file is missing, damaged, or of another version.
         """
         collect_as_usual()
         folder = Path(folder)
         if backend not in ("onnx", "numpy"):
             raise UserError(f"backend is {backend!r}: give onnx or numpy")
         if not (folder / GRAPH_FILE).is_file():
-            raise UserError(f"{str(folder)!r} holds no {GRAPH_FILE}: give a folder that tain distil wrote")
+            raise UserError(f"{str(folder)!r} has no {GRAPH_FILE}: give a folder that tain distil wrote")
         record = _record(folder)
         graph = NumpyGraph(folder / GRAPH_FILE) if backend == "numpy" else OnnxGraph(folder / GRAPH_FILE, threads=threads)
         if graph.metadata["student"] == "static":
@@ -106,8 +106,8 @@ class Student:
             of_graph = graph.metadata["features"], graph.metadata.get("projection", projection.fingerprint)
             if of_graph != (projection.features, projection.fingerprint):
                 raise UserError(
-                    f"student {str(folder)!r} reads {of_graph[0]} features a token of projection {of_graph[1]}, its projection file gives"
-                    f" {projection.features} of {projection.fingerprint}: the files come from different students; give a folder as tain distil wrote it"
+                    f"student {str(folder)!r} needs {of_graph[0]} features per token from projection {of_graph[1]}, but its projection file gives"
+                    f" {projection.features} from {projection.fingerprint}: the files come from different students; give an unchanged folder of tain distil"
                 )
             reader_file, reader = PROJECTION_FILE, HashedReader(projection, bottleneck=graph.metadata["bottleneck"])
         is_embedding = record["task"] == "embed"
@@ -119,7 +119,7 @@ class Student:
             if outputs is not None and outputs != named:
                 raise UserError(
                     f"student {str(folder)!r} has {outputs} outputs for {output}, but {RECORD_FILE} names {named}:"
-                    " the files come from different students; give a folder as tain distil wrote it"
+                    " the files come from different students; give an unchanged folder of tain distil"
                 )
         digest = hashlib.sha256()
         for file in (GRAPH_FILE, reader_file):
@@ -132,12 +132,12 @@ class Student:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes it tells; empty where it tells none."""
+        """Class names; empty if it has no classes."""
         return tuple(self.record.get("labels") or ())
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Names of the tags it gives tokens; empty where it gives none."""
+        """Tag names; empty if it has no tags."""
         return tuple(self.record.get("tags") or ())
 
     @property
@@ -146,7 +146,7 @@ class Student:
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens read of a text; None without a limit."""
+        """Tokens read per text; None without a limit."""
         return self._reader.max_tokens
 
     @overload
@@ -174,24 +174,24 @@ class Student:
         normalize: bool | None = None,
         progress: Progress | None = None,
     ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
-        """Compute one vector per text, in order.
+        """Encode texts into vectors, in the given order.
 
         Args:
-            texts: One text, or any number of them, as ``Embedder.encode`` takes them.
-            language: Refused: students treat all texts alike.
+            texts: One text, or an iterable of texts, as in ``Embedder.encode``.
+            language: Not supported: students treat all texts alike.
             batch_size: Largest number of texts per batch.
-            batch_tokens: Tokens per batch. Both limits change speed and memory only.
-            normalize: Scale vectors to length 1; default: what the folder says.
-            progress: Told about every batch.
+            batch_tokens: Tokens per batch. Both limits affect speed and memory only.
+            normalize: Scale vectors to length 1; default: as stored in the folder.
+            progress: Receives an update per batch.
 
         Returns:
             float32 (texts, dim); for a single string (dim,).
 
         Raises:
-            UserError: The student gives labels, not vectors; or as ``Embedder.encode``.
+            UserError: The student outputs labels, not vectors; or as ``Embedder.encode``.
         """
         if self.task != "embed":
-            raise UserError(f"student {self.name!r} was made to {self.task}, so it has no vectors: distil one with --task embed")
+            raise UserError(f"student {self.name!r} was distilled to {self.task}, so it has no vectors: distil one with --task embed")
         self.refuse_language(language)
         listed = [texts] if isinstance(texts, str) else list_texts(texts)
         vectors = np.empty((len(listed), self.dim), dtype=np.float32)
@@ -202,26 +202,26 @@ class Student:
         return vectors[0] if isinstance(texts, str) else vectors
 
     def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
-        """Compute the cosine of every left vector with every right vector; see ``Embedder.similarity``.
+        """Cosine similarity of every left vector with every right vector; see ``Embedder.similarity``.
 
         Raises:
-            UserError: The arguments are texts, or their widths differ.
+            UserError: The arguments are texts, or their dimensions differ.
         """
         return cosine_similarities(left, right)
 
     def predict(self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Progress | None = None) -> list[Prediction]:
-        """Tell each text's class, its tokens' tags, or both.
+        """Predict the class of each text, its tokens' tags, or both.
 
         Args:
-            texts: Any number of texts. For tags, their tokens are what blanks part.
-            batch_tokens: Tokens a batch; changes speed and memory only.
-            progress: Told about every batch.
+            texts: An iterable of texts. For tags, tokens are separated by blanks.
+            batch_tokens: Tokens per batch; affects speed and memory only.
+            progress: Receives an update per batch.
 
         Raises:
-            UserError: The student gives vectors.
+            UserError: The student outputs vectors.
         """
         if self.task == "embed":
-            raise UserError(f"student {self.name!r} was made to embed, so it knows no labels: use encode")
+            raise UserError(f"student {self.name!r} was distilled to embed, so it has no labels: use encode")
         texts = list_texts(texts)
         found: dict[int, Prediction] = {}
         for indices, outputs in self._outputs(texts, batch_tokens, progress, "predict"):
@@ -231,31 +231,33 @@ class Student:
         return [found[index] for index in range(len(texts))]
 
     def stream(self) -> StreamingText:
-        """Begin to read a text that is still being typed; each token is read once.
+        """Start reading a text that is being typed; each token is read once.
 
         Raises:
-            UserError: The student reads from both ends or has no order of reading, or was not loaded with ``backend="numpy"``.
+            UserError: The student is bidirectional or static, or was not loaded with ``backend="numpy"``.
         """
         if not isinstance(self._reader, HashedReader) or self.graph.metadata["directions"] != 1:
             raise UserError(
-                f"student {self.name!r} does not read forwards alone, so all may change with each token: distil with --forward-only"
+                f"student {self.name!r} does not read forwards only, so each token may change all outputs: distil with --forward-only"
             )
         if not isinstance(self.graph, NumpyGraph):
-            raise UserError(f"student {self.name!r} runs in onnxruntime, which reads whole texts: load it with backend='numpy' to stream")
+            raise UserError(
+                f"student {self.name!r} runs in onnxruntime, which reads complete texts: load it with backend='numpy' to stream"
+            )
         if self._codes is None:
             graph, reader = self.graph, self._reader
             codes = lambda token: graph.codes(reader.rows_of([token]))  # noqa: E731
             kept = lru_cache(_TYPED_TOKENS)(codes)
-            # whoever types or pastes a long one leaves each of its beginnings behind
+            # typing or pasting a long token leaves each of its prefixes in the cache
             self._codes = lambda token: kept(token) if len(token) <= _KEPT_CHARACTERS else codes(token)
         return StreamingText(self, self.graph, self._reader, self._codes)
 
     def prediction(self, outputs: Mapping[str, np.ndarray], *, tokens: int) -> Prediction:
-        """Put a text's outputs into words.
+        """Convert a text's outputs to a prediction.
 
         Args:
-            outputs: ``text`` (classes,) and ``tokens`` (tokens read and more, tags), those that the student has.
-            tokens: How many the text has.
+            outputs: ``text`` (classes,) and ``tokens`` (at least as many as read, tags), as far as the student has them.
+            tokens: Number of tokens of the text.
         """
         label = chance = tags = None
         if "text" in outputs:
@@ -267,24 +269,24 @@ class Student:
         return Prediction(label, chance, tags)
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
-        """Tell how many tokens are read of each text."""
+        """Number of tokens read per text."""
         return self._reader.count(list_texts(texts))
 
     def refuse_language(self, language: object) -> None:
-        """Refuse a language, which no student tells apart.
+        """Refuse a language, since students do not distinguish languages.
 
         Raises:
-            UserError: One is given.
+            UserError: A language is given.
         """
         if language is not None:
-            raise UserError(f"language is {language!r}, but student {self.name!r} treats all texts alike: leave it out")
+            raise UserError(f"language is {language!r}, but student {self.name!r} treats all texts alike: remove it")
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything that its outputs depend on."""
+        """SHA-256 of everything its outputs depend on."""
         return self._fingerprint
 
     def settings(self) -> dict[str, Any]:
-        """What a file of vectors depends on beside that."""
+        """Other settings that a file of vectors depends on."""
         return {"backend": type(self.graph).__name__}
 
     def _outputs(
@@ -296,7 +298,7 @@ class Student:
         *,
         batch_size: int | None = None,
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Run texts of like length together; gives their indices and the graph's outputs."""
+        """Run texts of similar length together; yields their indices and the graph's outputs."""
         self.truncated = 0
         with (progress or Progress.silent()).task(name, len(texts)) as task:
             batches = _batches([self._reader.estimate(text) for text in texts], batch_tokens or _BATCH_TOKENS)
@@ -305,7 +307,7 @@ class Student:
                     inputs = self._reader([texts[int(index)] for index in indices])
                     if not inputs.tokens.all():
                         first = texts[int(indices[int(np.argmin(inputs.tokens))])]
-                        raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: leave such texts out")
+                        raise UserError(f"the text {first[:40]!r} has no tokens for student {self.name!r}: remove such texts")
                     outputs = self.graph.run(inputs.arrays)
                     self._reader.keep(outputs)
                 if "text" in outputs:
@@ -316,7 +318,7 @@ class Student:
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> Iterator[np.ndarray]:
-    """Places of texts of like length, as many as fit when all are as long as the longest."""
+    """Batches of indices of texts of similar length, sized as if all were as long as the longest."""
     order = np.argsort(np.asarray(lengths), kind="stable")
     start = 0
     for end in range(1, len(order) + 1):
@@ -334,8 +336,10 @@ def _record(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{damaged}: {advice} ({error.strerror})") from None
     if record.get("kind") != "student":
-        raise UserError(f"{str(folder / RECORD_FILE)!r} describes no student: {advice}")
+        raise UserError(f"{str(folder / RECORD_FILE)!r} does not describe a student: {advice}")
     checked_object(record, _RECORD, damaged=damaged, advice=advice)
     if record["format"] > RECORD_FORMAT:
-        raise UserError(f"student {str(folder)!r} was saved in format {record['format']}, this tain reads {RECORD_FORMAT}: upgrade tain")
+        raise UserError(
+            f"student {str(folder)!r} was saved in format {record['format']}, but this tain reads {RECORD_FORMAT}: upgrade tain"
+        )
     return record

@@ -1,4 +1,4 @@
-"""Which tokens texts have: each different one is spelt, numbered and worked out once, and looked up from then on."""
+"""Token cache of students: each distinct token is split, numbered and computed once, and looked up afterwards."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,14 +13,14 @@ from tain.students.projection_config import ProjectionConfig
 
 BEGIN, END = "<BOS>", "<EOS>"
 
-MAX_TOKEN_CHARACTERS = 257  # n-grams are taken of the first 256, and one more shows that the token goes on; the rest is not read
+MAX_TOKEN_CHARACTERS = 257  # n-grams use the first 256; one more marks a longer token; the rest is ignored
 
 _CACHE_BYTES = 64 * 2**20
-_CACHE_CHARACTERS = 16 * 2**20  # of tokens, and of their spellings in texts: addresses and encoded files are long ones
+_CACHE_CHARACTERS = 16 * 2**20  # of tokens and their spellings in texts; addresses and encoded files are long tokens
 
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _WHITE = "\t\n\r\v\f\u00a0"
-_SPLIT_CHARACTERS = 64  # a token; texts that are longer for their limit of tokens are split no further than they are read
+_SPLIT_CHARACTERS = 64  # per token; longer texts are split only as far as they are read
 _CHUNK = re.compile("[^ ]+")
 _PIECE = re.compile(f"[{re.escape(_PUNCTUATION)}]|[^{re.escape(_PUNCTUATION + _WHITE)} ]+")
 _SEPARATED = str.maketrans({**{mark: f" {mark} " for mark in _PUNCTUATION}, **dict.fromkeys(_WHITE, " ")})
@@ -28,13 +28,13 @@ _SEPARATED = str.maketrans({**{mark: f" {mark} " for mark in _PUNCTUATION}, **di
 
 @dataclass(frozen=True)
 class ReadTexts:
-    """The tokens of a batch.
+    """Tokens of a batch.
 
     Attributes:
-        rows: The different tokens, as rows of the cache.
-        ids: Which of them each token is, from 1 on; 0 behind a text's end.
-        lengths: Tokens of each text, those of its ends included.
-        truncated: Texts that lost tokens to the limit.
+        rows: The distinct tokens, as rows of the cache.
+        ids: Index of each token among these, from 1; 0 after a text's end.
+        lengths: Tokens per text, including begin and end tokens.
+        truncated: Number of texts truncated at the limit.
     """
 
     rows: Int64[np.ndarray, " different"]
@@ -44,7 +44,7 @@ class ReadTexts:
 
 
 class _Numbered(dict[str, int]):
-    """Numbers strings in the order in which they are first asked for, and lists those that are new."""
+    """Assigns consecutive numbers to strings on first lookup, and lists the new ones."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         super().__init__((key, number) for number, key in enumerate(known))
@@ -59,7 +59,7 @@ class _Numbered(dict[str, int]):
 
 
 class _Growing:
-    """Numbers to which more are added, in an array that is copied seldom."""
+    """An array that grows by appending, with few copies."""
 
     def __init__(self) -> None:
         self._room = np.zeros(256, dtype=np.int64)
@@ -79,7 +79,7 @@ class _Growing:
 
 
 def _with_room(values: np.ndarray, size: int) -> np.ndarray:
-    """The same array if it has that many rows, else a copy with twice as many, those that are new all 0."""
+    """The same array if it has enough rows, otherwise a copy of twice the size, with zeros in new rows."""
     if size <= len(values):
         return values
     grown = np.zeros((max(size, 2 * len(values)), *values.shape[1:]), dtype=values.dtype)
@@ -88,16 +88,16 @@ def _with_room(values: np.ndarray, size: int) -> np.ndarray:
 
 
 class TokenCache:
-    """Reads texts as tokens, and keeps a row of bytes for each different one.
+    """Reads texts as tokens, and keeps a row of bytes per distinct token.
 
-    ``read`` numbers tokens; those without a row yet are ``new``, and ``keep`` takes their rows, before or after the texts are used.
+    ``read`` numbers tokens; those without a row are ``new``, and ``keep`` stores their rows, before or after the texts are used.
 
     Args:
-        config: Where tokens end and how they are spelt.
-        width: Bytes of a token's row.
-        dtype: Of its numbers, one byte each.
-        cached_tokens: Different tokens, and different spellings of them in texts, remembered. Beyond that many the half that is used most is
-            kept. Default: as many as 64 MB hold.
+        config: Tokenization settings.
+        width: Bytes per token row.
+        dtype: Data type of a row, with one byte per number.
+        cached_tokens: Number of distinct tokens, and of distinct spellings in texts, to keep. Beyond it the more frequently used half is
+            kept. Default: what fits in 64 MB.
     """
 
     def __init__(self, config: ProjectionConfig, *, width: int, dtype: Any, cached_tokens: int | None = None) -> None:
@@ -111,16 +111,16 @@ class TokenCache:
 
     @property
     def new(self) -> list[str]:
-        """Tokens that have no row yet, as they are spelt; their numbers follow those of the others."""
+        """Tokens without a row, as spelled; their numbers follow those of the others."""
         return self._row_of_token.new
 
     @property
     def kept(self) -> int:
-        """How many tokens have one."""
+        """Number of tokens with a row."""
         return len(self._row_of_token) - len(self.new)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Remember the rows of the tokens that are new."""
+        """Store the rows of the new tokens."""
         assert len(rows) == len(self.new), "each new token needs its row"
         first, size = self.kept, len(self._row_of_token)
         self.rows = _with_room(self.rows, size)
@@ -128,29 +128,29 @@ class TokenCache:
         self.new.clear()
 
     def read(self, texts: Sequence[str]) -> ReadTexts:
-        """Look texts' tokens up, and number those that are new."""
+        """Look up the tokens of texts, and number new ones."""
         self._make_room()
         if len(self._number_of_chunk) > self.cached_tokens or self._number_of_chunk.characters > _CACHE_CHARACTERS:
             self._forget_chunks()
-        # what stands between blanks is looked up as it is: splitting and lower-casing are paid for once
+        # chunks between blanks are looked up unchanged, so that splitting and lower-casing are done once
         chunks = list(map(self._chunks, texts))
         sizes = np.fromiter(map(len, chunks), np.int64, len(chunks))
         numbers = np.fromiter(map(self._number_of_chunk.__getitem__, chain.from_iterable(chunks)), np.int64, int(sizes.sum()))
         self._learn_chunks()
         pieces = self._pieces_of_chunk[numbers]
-        before = np.concatenate([[0], np.cumsum(pieces)])  # tokens before each chunk, and all
+        before = np.concatenate([[0], np.cumsum(pieces)])  # tokens before each chunk, and the total
         tokens = self._tokens_of_chunks[np.arange(before[-1]) + np.repeat(self._first_of_chunk[numbers] - before[:-1], pieces)]
         lengths = np.diff(before[np.concatenate([[0], np.cumsum(sizes)])])
         return self._read(tokens, lengths)
 
     def read_tokens(self, texts: Sequence[list[str]]) -> ReadTexts:
-        """The same for texts that are tokens already."""
+        """The same for pre-tokenized texts."""
         self._make_room()
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         return self._read(self._numbers(list(chain.from_iterable(texts))), lengths)
 
     def tokens(self, text: str, *, most: int | None = None) -> list[str]:
-        """Split a text, without the tokens of its ends; ``most`` is how many are wanted, by default all."""
+        """Split a text, without begin and end tokens; ``most`` limits the number of tokens."""
         if self.config.split == "code-point":
             return self._spelt(list(text[:most]))
         if most is not None and self._is_long(text):
@@ -158,7 +158,7 @@ class TokenCache:
         return self._spelt([piece for chunk in text.split(" ") for piece in self._pieces(chunk)][:most])
 
     def count(self, text: str) -> int:
-        """How many tokens a text has that are read, those of its ends included; quick, and off by a few at most."""
+        """Approximate number of tokens read of a text, including begin and end tokens; fast, and off by at most a few."""
         if self.config.split == "code-point":
             tokens = len(text)
         elif self._is_long(text):
@@ -168,7 +168,7 @@ class TokenCache:
         return min(tokens, self.config.max_tokens) + self.config.begin + self.config.end
 
     def _chunks(self, text: str) -> list[str]:
-        """What stands between blanks; of a long text no more than can be read: each has a token at least, and one too many tells of a cut."""
+        """Chunks between blanks; a long text is read only as far as needed, plus one chunk to detect truncation."""
         most = self.config.max_tokens + 1
         if self.config.split == "code-point":
             return list(text[:most])
@@ -190,13 +190,13 @@ class TokenCache:
         return len(text) > _SPLIT_CHARACTERS * (self.config.max_tokens + 1)
 
     def _split(self, text: str) -> Iterator[str]:
-        """The tokens of a text, not yet lower-cased; what is not asked for is not looked at."""
+        """Lazily split a text into tokens, before lower-casing."""
         for found in (_PIECE if self.config.separate else _CHUNK).finditer(text):
             yield text[found.start() : min(found.end(), found.start() + MAX_TOKEN_CHARACTERS)]
 
     def _spelt(self, pieces: list[str]) -> list[str]:
         if self.config.lowercase and pieces:
-            # one code point stays one, and none becomes a blank
+            # every code point stays one code point, and none becomes a blank
             if self.config.split == "code-point":
                 pieces = list(lower_by_code_point("".join(pieces)))
             else:
@@ -207,7 +207,7 @@ class TokenCache:
         return pieces
 
     def _learn_chunks(self) -> None:
-        """Split and spell what was met for the first time."""
+        """Split and number chunks seen for the first time."""
         if not self._number_of_chunk.new:
             return
         most = self.config.max_tokens + 1
@@ -239,10 +239,10 @@ class TokenCache:
         return ReadTexts(rows, ids, read + begin + end, int((lengths > limit).sum()))
 
     def _different(self, tokens: Int64[np.ndarray, " tokens"]) -> tuple[np.ndarray, np.ndarray]:
-        """The different numbers among these, and which of them each is; counts them as used."""
+        """The distinct numbers among these, and the index of each among them; updates the usage counts."""
         self._uses, self._slot = (_with_room(values, len(self._row_of_token)) for values in (self._uses, self._slot))
         indices = np.arange(len(tokens))
-        self._slot[tokens] = indices  # of a number's many places one stays
+        self._slot[tokens] = indices  # one of a number's indices remains
         rows = tokens[self._slot[tokens] == indices]
         self._slot[rows] = indices[: len(rows)]
         within = self._slot[tokens]
@@ -250,7 +250,7 @@ class TokenCache:
         return rows, within
 
     def _make_room(self) -> None:
-        """Where there are too many tokens, keep those that are used most, half as many as fit."""
+        """If there are too many tokens, keep the most used ones, half as many as fit."""
         if len(self._row_of_token) <= self.cached_tokens and self._row_of_token.characters <= _CACHE_CHARACTERS:
             return
         names = list(self._row_of_token)
@@ -258,7 +258,7 @@ class TokenCache:
         characters = np.cumsum(np.fromiter((len(names[row]) for row in most_used), np.int64, len(most_used)))
         best = np.sort(most_used[characters <= _CACHE_CHARACTERS // 2])
         self.rows[: len(best)] = self.rows[best]
-        self._uses[: len(best)] = self._uses[best] // 2  # what was used long ago counts for less
+        self._uses[: len(best)] = self._uses[best] // 2  # older uses count less
         self._uses[len(best) :] = 0
         self._row_of_token = _Numbered(names[row] for row in best)
         self._forget_chunks()
@@ -269,11 +269,11 @@ class TokenCache:
 
 
 def lower_by_code_point(text: str) -> str:
-    """Lower-case each code point by itself into one code point: no final sigma, and no dot behind a Turkish i.
+    """Lower-case every code point separately into one code point: no final sigma, and no combining dot from a Turkish i.
 
-    What a letter becomes must not depend on its neighbours, or a token cut elsewhere would get other features.
+    A letter's result must not depend on its neighbours; otherwise a token split elsewhere would get other features.
     """
     if text.isascii():
         return text.lower()
-    # the two that str.lower treats otherwise; a test asks all 1,114,112
+    # the two exceptions of str.lower; a test covers all 1,114,112 code points
     return text.replace("\u03a3", "\u03c3").replace("\u0130", "i").lower()

@@ -1,4 +1,4 @@
-"""When two texts count as the same, and how repeats are dropped."""
+"""Text identity (``same_text_key``) and removal of duplicates."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -8,23 +8,23 @@ from tain.text.records import Deduplicated, RankingExample
 
 
 def same_text_key(text: str) -> str:
-    """Map texts that a reader would call the same to one key: equal keys mean "the same text" everywhere in tain.
+    """Map texts that a reader would consider equal to the same key, which defines "the same text" everywhere in tain.
 
-    Compatibility forms, case and white space do not count (Unicode NFKC, full case folding, runs of white space as one
-    blank, none at the ends); accents and punctuation do. The key of a key is the key itself.
+    Ignores compatibility forms, case and white space (Unicode NFKC, full case folding, runs of white space as one
+    blank, none at the ends), but not accents and punctuation. The function is idempotent.
     """
-    if text.isascii():  # nine texts of ten in English, and ASCII has no compatibility forms
+    if text.isascii():  # nine of ten English texts, and ASCII has no compatibility forms
         return " ".join(text.lower().split())
-    # folding may undo a composed form and composing may bring back a capital, so both are done twice
+    # folding may undo a composed form, and composing may restore a capital, so both are applied twice
     for _ in range(2):
         text = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def drop_repeats(texts: Iterable[str]) -> Deduplicated:
-    """Keep the first of all texts that are the same by ``same_text_key``, unchanged and in order.
+    """Keep the first occurrence of texts with equal ``same_text_key``, unchanged and in order.
 
-    Repeats in a batch would push a text away from itself: Mirror-BERT's own sentence file repeats 719 of its 10,000 lines.
+    Repeats in a batch would push a text away from itself. Mirror-BERT's own sentence file repeats 719 of its 10,000 lines.
     """
     first_of: dict[str, str] = {}
     count = 0
@@ -35,21 +35,21 @@ def drop_repeats(texts: Iterable[str]) -> Deduplicated:
 
 
 def lists_others(example: RankingExample) -> bool:
-    """Tell whether an example lists a text that is none of its right answers, by ``same_text_key``."""
+    """Whether an example lists a text other than its correct answers, by ``same_text_key``."""
     right = {same_text_key(answer) for answer in example.answers}
     return any(same_text_key(text) not in right for text in example.negatives)
 
 
 def refuse_half_characters(texts: Iterable[str]) -> None:
-    """Refuse lone surrogates, which no tokenizer takes.
+    """Refuse lone surrogates, which tokenizers do not accept.
 
     Raises:
-        UserError: A text holds one.
+        UserError: A text contains one.
     """
     for text in texts:
         try:
             text.encode()
         except UnicodeEncodeError:
             raise UserError(
-                f"the text {text!r:.60} holds half a character (a lone surrogate), which is no Unicode: mend or drop it"
+                f"the text {text!r:.60} holds half a character (a lone surrogate), which is not valid Unicode: fix or remove it"
             ) from None

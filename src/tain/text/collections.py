@@ -1,4 +1,4 @@
-"""Texts that a Python caller gives: lists, columns of tables, arrays, generators, read in one way everywhere."""
+"""Uniform reading of text collections from Python callers: lists, table columns, arrays, generators."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -7,32 +7,32 @@ from tain.foundation.errors import UserError
 
 
 def each_item(given: Any, *, what: str = "text") -> Iterator[Any]:
-    """Iterate over a collection once, in its order; values of arrow and NumPy columns become Python objects.
+    """Iterate once over a collection, in order; values of arrow and NumPy columns become Python objects.
 
-    A collection is read by iterating alone. ``len`` and ``[]`` mean other things for some types: a pandas frame has as many
-    elements as rows but iterates over its column names, and a series looks ``[3]`` up by its labels.
+    A collection is only iterated over. ``len`` and ``[]`` have other meanings for some types: a pandas frame has its rows as
+    length but iterates over its column names, and a series looks up ``[3]`` by label.
 
     Args:
         given: A list, tuple, generator, dict view, NumPy array, or a column: a pandas, polars or arrow series.
-        what: What messages call one item; its plural ends in s.
+        what: Name of an item in messages; its plural ends in s.
 
     Raises:
-        UserError: It is one string, bytes, a table, a mapping, a set, or nothing to iterate over. Raised at once, before anything is read.
+        UserError: It is one string, bytes, a table, a mapping, a set, or not iterable. Raised immediately, before reading.
     """
     if isinstance(given, str):
-        raise UserError(f"{what}s are one string, which would be read letter by letter: give a list of {what}s")
+        raise UserError(f"{what}s are one string, which would be read character by character: give a list of {what}s")
     kind = type(given).__name__
     if isinstance(given, bytes | bytearray | memoryview):
         raise UserError(f"{what}s are {kind}, which would be read byte by byte: decode them, and give a list of {what}s")
     if isinstance(given, Mapping):
-        raise UserError(f"{what}s are a {kind}, whose keys or values could be meant: give list(d.values()) or list(d)")
+        raise UserError(f"{what}s are a {kind}, which is ambiguous between keys and values: give list(d.values()) or list(d)")
     if isinstance(given, set | frozenset):
         raise UserError(f"{what}s are a {kind}, whose order changes from run to run: give sorted({what}s)")
     if (columns := _columns_of(given)) is not None:
         shown = ", ".join(map(repr, columns[:5])) + (", ..." if len(columns) > 5 else "")
         raise UserError(
             f"{what}s are a {kind}, a table with columns {shown}: give the column that holds the {what}s, "
-            "or two as list(zip(left, right)) where pairs are needed"
+            "or two as list(zip(left, right)) if pairs are needed"
         )
     try:
         items = iter(given)
@@ -42,18 +42,18 @@ def each_item(given: Any, *, what: str = "text") -> Iterator[Any]:
 
 
 def each_text(given: Iterable[str], *, what: str = "text", first: int = 0) -> Iterator[str]:
-    """Iterate over texts as ``each_item`` does, and check each.
+    """Iterate over texts like ``each_item``, and check that each is a string.
 
     Args:
         given: The texts.
-        what: What messages call one of them.
-        first: Place of the first one, for messages.
+        what: Name of a text in messages.
+        first: Index of the first one, for messages.
 
     Raises:
-        UserError: As ``each_item``; or, at once, it is an array of several dimensions; or, when it is reached, an item is no text.
+        UserError: As ``each_item``; or, immediately, it is an array of several dimensions; or, when reached, an item is not a text.
     """
     if not isinstance(given, str) and isinstance(axes := getattr(given, "ndim", 1), int) and axes > 1 and _columns_of(given) is None:
-        raise UserError(f"{what}s are an array of {axes} dimensions, but they are a list: give one of its columns")
+        raise UserError(f"{what}s are an array of {axes} dimensions, but a list is needed: give one of its columns")
     return _checked(each_item(given, what=what), what, first)
 
 
@@ -71,7 +71,7 @@ def _checked(items: Iterator[Any], what: str, first: int) -> Iterator[str]:
 
 
 def _as_python(item: Any) -> Any:
-    """A value of an arrow column or a NumPy array as the Python object that it stands for; all else as it is."""
+    """Convert a value of an arrow column or NumPy array to a Python object; other values are unchanged."""
     if type(item) is str:
         return item
     if type(item).__module__.partition(".")[0] == "pyarrow":
@@ -82,10 +82,10 @@ def _as_python(item: Any) -> Any:
 
 
 def _columns_of(given: Any) -> list[Any] | None:
-    """Names of a table's columns (pandas, polars, arrow, datasets); None for what is no table."""
+    """Column names of a table (pandas, polars, arrow, datasets); None if it is not a table."""
     for name in ("column_names", "columns"):
         found = getattr(given, name, None)
-        if isinstance(found, dict):  # of a data set with splits: columns of each split
+        if isinstance(found, dict):  # a data set with splits: columns of each split
             return list(found)
         if found is not None and not callable(found):
             return list(found)

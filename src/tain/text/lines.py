@@ -1,4 +1,4 @@
-"""Lines of UTF-8 text out of a file or standard input, one at a time, so that memory does not grow with the file."""
+"""Read lines of UTF-8 text from a file or standard input as a stream, in bounded memory."""
 
 import difflib
 import gzip
@@ -18,15 +18,15 @@ from tain.foundation.errors import UserError
 
 MAX_LINE_BYTES = 10_000_000
 
-_READ_BYTES = MAX_LINE_BYTES + len("\r\n") + 1  # one byte more than the longest line allowed tells that there is more
+_READ_BYTES = MAX_LINE_BYTES + len("\r\n") + 1  # one byte more than the longest allowed line shows that a line is too long
 _BUFFER_BYTES = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 
-# white space, and what takes no room at all: soft hyphen, joiners, marks of direction, byte order marks inside a text
+# white space, and zero-width characters: soft hyphen, joiners, direction marks, byte order marks inside a text
 _BLANK = re.compile(r"[\s\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*")
 _ADVICE_ON_RETURNS = "where these end lines, convert them with: tr '\\r' '\\n'"
 
-# how files that are no UTF-8 text begin -> what they are, what to do
+# leading bytes of files that are not UTF-8 text -> what they are, what to do
 _OTHER_STARTS = {
     b"\x1f\x8b": ("gzip data", "let its name end in .gz"),
     b"\xfd7zXZ\0": ("xz data", "let its name end in .xz"),
@@ -38,11 +38,11 @@ _OTHER_STARTS = {
 
 
 class SourceWarning(UserWarning):
-    """A source is read, but perhaps not as it is meant."""
+    """Warning about a source that is readable, but perhaps not as intended."""
 
 
 def is_blank(text: str) -> bool:
-    """True for a text of which nothing can be seen: white space and zero-width characters."""
+    """Whether a text has no visible characters, only white space and zero-width characters."""
     return _BLANK.fullmatch(text) is not None
 
 
@@ -51,18 +51,18 @@ def is_stdin(source: str | Path) -> bool:
 
 
 def source_name(source: str | Path) -> str:
-    """What messages call a source."""
+    """Name of a source in messages."""
     return "standard input" if is_stdin(source) else repr(str(source))
 
 
 def read_lines(source: str | Path) -> Iterator[str]:
-    """Yield every line, blank ones too, without line end (LF or CRLF) and without a byte order mark at the start.
+    """Yield every line, including blank ones, without line end (LF or CRLF) and without a byte order mark at the start.
 
-    Only LF ends a line: form feeds, U+2028 and the like are part of the text. A name that ends in .gz or .xz is unpacked on the way.
+    Only LF ends a line; form feeds, U+2028 and similar are part of the text. Files ending in .gz or .xz are decompressed.
 
     Raises:
-        UserError: The source cannot be opened or unpacked, or a line is not UTF-8, has a NUL byte, or is longer
-            than ``MAX_LINE_BYTES``; such a line is named by its number and never held in memory whole.
+        UserError: The source cannot be opened or decompressed, or a line is not UTF-8, has a NUL byte, or is longer
+            than ``MAX_LINE_BYTES``; the line is named by number and never held in memory completely.
     """
     name = source_name(source)
     number = returns = 0
@@ -79,7 +79,7 @@ def read_lines(source: str | Path) -> Iterator[str]:
                     has = f" and has {returns:,} carriage returns; {_ADVICE_ON_RETURNS}" if returns else ": give one text per line"
                     raise UserError(f"{name} line {number} is longer than {MAX_LINE_BYTES:,} bytes{has}")
                 if b"\0" in raw:
-                    raise UserError(f"{name} line {number} has a NUL byte, so it is no plain text: give a UTF-8 text file")
+                    raise UserError(f"{name} line {number} has a NUL byte, so it is not plain text: give a UTF-8 text file")
                 try:
                     yield raw.decode()
                 except UnicodeDecodeError as error:
@@ -93,12 +93,12 @@ def read_lines(source: str | Path) -> Iterator[str]:
 
 
 def warn(message: str) -> None:
-    """Warn of a source; the command line prints it as one line."""
+    """Warn about a source; the command line prints it as one line."""
     warnings.warn(message, SourceWarning, stacklevel=3)
 
 
 def refuse_unreadable(path: str | Path) -> None:
-    """Refuse a path that is missing (and name its likeliest neighbours), a folder, or not ours to read."""
+    """Refuse a path that does not exist (suggesting similar names), is a folder, or is not readable."""
     name = source_name(path)
     path = Path(path)
     if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, never raises
@@ -106,7 +106,7 @@ def refuse_unreadable(path: str | Path) -> None:
     if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists, never raises
         raise UserError(f"{name} does not exist: {_missing_advice(path)}")
     if not os.access(path, os.R_OK):
-        raise UserError(f"{name} may not be read by you: change its permissions or give another file")
+        raise UserError(f"{name} is not readable by you: change its permissions or give another file")
 
 
 def _open_bytes(source: str | Path) -> AbstractContextManager[IO[bytes]]:
@@ -114,7 +114,7 @@ def _open_bytes(source: str | Path) -> AbstractContextManager[IO[bytes]]:
         return nullcontext(sys.stdin.buffer)  # not ours to close
     refuse_unreadable(source)
     path = Path(source)
-    # both unpackers answer readline in slow Python; a buffer around them does it in C
+    # both decompressors implement readline in slow Python; a buffer around them does it in C
     if path.suffix.lower() == ".gz":
         return io.BufferedReader(gzip.GzipFile(path), _BUFFER_BYTES)  # type: ignore[arg-type]
     if path.suffix.lower() == ".xz":
@@ -133,10 +133,10 @@ def _refuse_other_starts(first_line: bytes, source: str | Path) -> None:
 def _unpacking_failed(source: str | Path, lines_read: int, error: Exception) -> str:
     kind = "gzip" if Path(source).suffix.lower() == ".gz" else "xz"
     if isinstance(error, EOFError):
-        return f"{source_name(source)} ends in the middle of its {kind} data, after line {lines_read}: fetch or pack it again"
+        return f"{source_name(source)} ends in the middle of its {kind} data, after line {lines_read}: download or pack it again"
     if lines_read == 0:
         return f"{source_name(source)} is named like {kind} data but is none or is damaged: rename it or pack it again"
-    return f"{source_name(source)} has damaged {kind} data after line {lines_read}: fetch or pack it again"
+    return f"{source_name(source)} has damaged {kind} data after line {lines_read}: download or pack it again"
 
 
 def _missing_advice(path: Path) -> str:

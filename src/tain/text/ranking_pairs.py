@@ -1,4 +1,4 @@
-"""Contexts with their right answers, and negatives where the table has them: what rankers train on and are measured by."""
+"""Read ranking data: contexts with correct answers, and optional negatives."""
 
 import json
 from collections.abc import Iterator
@@ -22,21 +22,21 @@ def read_ranking_examples(
     negatives: str | None = None,
     label: str | None = None,
 ) -> list[RankingExample]:
-    """Read a table of contexts and answers; rows of one context become one example, in the order of its first row.
+    """Read a table of contexts and answers; rows with the same context become one example, in order of first occurrence.
 
     Args:
         source: A table as in ``readers.read_pairs``.
-        columns: The context's and the answer's column; default: ``context`` and ``answer``, or the only two there are.
-        negatives: A column of texts that do not answer the context: in jsonl and parquet a list of texts (an answer may be one too:
-            several right answers), in tsv and csv the same written as JSON, ``["one", "other"]``; blank for none.
-        label: A column that says by 1 or 0 whether the row's answer is right.
+        columns: Context and answer columns; default: ``context`` and ``answer``, or the only two columns.
+        negatives: Column of wrong answers for the context: in jsonl and parquet a list of texts (the answer column may also hold lists:
+            several correct answers), in tsv and csv the same as JSON, ``["one", "other"]``; blank for none.
+        label: Column with 1 if the row's answer is correct, and 0 if not.
 
     Returns:
-        The examples, each with one right answer at least. Contexts without a right one are left out.
+        The examples, each with at least one correct answer. Contexts without a correct answer are skipped.
 
     Raises:
-        UserError: The source is no table of pairs, a context or answer is blank, a list is none, a label is neither 0 nor 1, or no
-            context has a right answer.
+        UserError: The source is not a table of pairs, a context or answer is blank, a list is invalid, a label is neither 0 nor 1, or no
+            context has a correct answer.
     """
     table = _open(source)
     context_column, answer_column = _columns(table, columns)
@@ -46,7 +46,7 @@ def read_ranking_examples(
             _refuse_missing(table, column)
             chosen.append(column)
     if len(set(chosen)) < len(chosen):
-        raise UserError(f"columns are {', '.join(map(repr, chosen))}, of which two are the same: name different columns")
+        raise UserError(f"columns are {', '.join(map(repr, chosen))}, but two are the same: name different columns")
     right: dict[str, dict[str, None]] = {}
     wrong: dict[str, dict[str, None]] = {}
     rows = 0
@@ -64,22 +64,22 @@ def read_ranking_examples(
         if answers
     ]
     if not examples:
-        raise UserError(f"{table.name} has no right answer: column {label!r} is 0 in all {rows:,} rows; mark right answers by 1")
+        raise UserError(f"{table.name} has no correct answer: column {label!r} is 0 in all {rows:,} rows; mark correct answers by 1")
     return examples
 
 
 def read_ranking_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) -> list[tuple[str, str]]:
-    """Read a table of contexts and answers row by row; a row whose answer is a list becomes a pair for each.
+    """Read a table of contexts and answers row by row; a list of answers gives one pair each.
 
     Args:
         source: A table as in ``readers.read_pairs``.
-        columns: The context's and the answer's column; default: ``context`` and ``answer``, or the only two there are.
+        columns: Context and answer columns; default: ``context`` and ``answer``, or the only two columns.
 
     Returns:
-        Context and answer of every row, in order, repeats too.
+        Context and answer of every row, in order, including repeats.
 
     Raises:
-        UserError: The source is no table of pairs, or a context or answer is blank.
+        UserError: The source is not a table of pairs, or a context or answer is blank.
     """
     table = _open(source)
     chosen = _columns(table, columns)
@@ -101,9 +101,7 @@ def _open(source: str | Path) -> Table:
 
 def _columns(table: Table, columns: tuple[str, str] | None) -> tuple[str, str]:
     if len(table.columns) < 2:
-        raise UserError(
-            f"{table.name} has one column ({table.listed_columns()}), but a pair needs two: a context and an answer that is right for it"
-        )
+        raise UserError(f"{table.name} has one column ({table.listed_columns()}), but a pair needs two: a context and its correct answer")
     if columns is not None:
         for column in columns:
             _refuse_missing(table, column)
@@ -115,7 +113,7 @@ def _columns(table: Table, columns: tuple[str, str] | None) -> tuple[str, str]:
         return table.columns[0], table.columns[1]
     raise UserError(
         f"{table.name} has {len(table.columns)} columns ({table.listed_columns()}) and nothing is guessed: "
-        "name the contexts' and the answers' with --columns"
+        "name the columns of contexts and answers with --columns"
     )
 
 
@@ -126,7 +124,7 @@ def _refuse_missing(table: Table, column: str) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """A row, for messages."""
+    """Location of a row, for messages."""
 
     table: Table
     number: int
@@ -151,13 +149,13 @@ def _pair(cells: list[object], index: _Place, context_column: str, answer_column
     context = _text(cells[0], index, context_column, "context")
     values = cells[1] if isinstance(cells[1], list) else [cells[1]]
     if not values:
-        raise UserError(f"{index} has an empty answer in column {answer_column!r}: fill it in or drop the row")
+        raise UserError(f"{index} has an empty answer in column {answer_column!r}: fill it in or remove the row")
     return context, [_text(value, index, answer_column, "answer") for value in values]
 
 
 def _text(value: object, index: _Place, column: str, what: str) -> str:
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
-        raise UserError(f"{index} has an empty {what} in column {column!r}: fill it in or drop the row")
+        raise UserError(f"{index} has an empty {what} in column {column!r}: fill it in or remove the row")
     if not isinstance(value, str):
         raise UserError(f"{index}, column {column!r} holds {type(value).__name__} {str(value)[:30]!r}, not text: name a column of texts")
     refuse_bad_text(value, index.table, index.number, column)
@@ -165,7 +163,7 @@ def _text(value: object, index: _Place, column: str, what: str) -> str:
 
 
 def _listed(value: object, index: _Place, column: str) -> list[str]:
-    """Read a cell of negatives: a list, or one written as JSON."""
+    """Read a cell of negatives: a list, or a list written as JSON."""
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
         return []
     if isinstance(value, str):
@@ -174,12 +172,12 @@ def _listed(value: object, index: _Place, column: str) -> list[str]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list):
-        raise UserError(f'{index}, column {column!r} holds no list of negatives: write it as ["one", "other"], or leave it blank')
+        raise UserError(f'{index}, column {column!r} is not a list of negatives: write it as ["one", "other"], or leave it blank')
     return [_text(text, index, column, "negative") for text in value]
 
 
 def _is_right(value: object, index: _Place, column: str) -> bool:
     spelled = str(value).strip().lower()
     if spelled not in _RIGHT | _WRONG:
-        raise UserError(f"{index}, column {column!r} holds {spelled!r}: give 1 where the answer is right and 0 where it is not")
+        raise UserError(f"{index}, column {column!r} holds {spelled!r}: give 1 if the answer is correct and 0 if not")
     return spelled in _RIGHT

@@ -1,6 +1,6 @@
-"""Texts, pairs and rows out of whatever the user has: plain text, csv, tsv, jsonl, parquet, packed or not, stdin, hub data sets.
+"""Read texts, pairs and rows from plain text, csv, tsv, jsonl and parquet files (also compressed), stdin and hub data sets.
 
-Everything streams, nothing is guessed, and what cannot be read is refused in one line. `docs/input.md` is the user's view.
+Everything is streamed, nothing is guessed, and unreadable input is refused with a one-line error. See `docs/input.md`.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,25 +14,25 @@ from tain.text.tables import Table, kind_of, open_table, split_hub_source
 
 Item = TypeVar("Item")
 
-_NO_DOCUMENT = object()  # unlike every value of a table, a missing one too
+_NO_DOCUMENT = object()  # unlike every table value, including a missing one
 
 
 class Stream(Iterator[Item], Generic[Item]):
-    """Items as they are read, blank ones left out.
+    """Iterator over the items of a source, without blank ones.
 
     Attributes:
-        blank: How many blank lines, texts or pairs were skipped so far; final once the stream has ended.
+        blank: Number of blank lines, texts or pairs skipped so far; final once the stream has ended.
     """
 
     def __init__(self, items: Iterator[Item | None], *, why_nothing: Callable[[int], str]) -> None:
-        """Read up to the first item, so that a source that cannot serve is refused before any work is done.
+        """Read up to the first item, so that an unusable source is refused before any work is done.
 
         Args:
-            items: What was read; ``None`` for what is blank.
-            why_nothing: Says what is wrong with a source without items, given how many blank ones it had.
+            items: The items; ``None`` for blank ones.
+            why_nothing: Describes the problem of a source without items, given its number of blank ones.
 
         Raises:
-            UserError: There is no item at all.
+            UserError: There are no items.
         """
         self.blank = 0
         self._items = items
@@ -57,19 +57,19 @@ class Stream(Iterator[Item], Generic[Item]):
 
 
 def read_texts(source: str | Path, *, column: str | None = None) -> Stream[str]:
-    """Stream the texts of a source, unchanged but for line ends, in bounded memory.
+    """Stream the texts of a source in bounded memory, unchanged except for line ends.
 
     Args:
-        source: A file (.txt and anything unknown: one text per line; .csv, .tsv, .jsonl, .ndjson, .parquet: a table;
-            .gz or .xz after it: packed), ``-`` for plain text on standard input, or ``hf:NAME[:SPLIT[:COLUMN]]``.
-        column: Where a table holds the texts; may be left out only if it has a single column.
+        source: A file (.csv, .tsv, .jsonl, .ndjson, .parquet: a table; .txt and anything else: one text per line; with an
+            additional .gz or .xz: compressed), ``-`` for plain text on standard input, or ``hf:NAME[:SPLIT[:COLUMN]]``.
+        column: Column of the texts in a table; optional only if it has a single column.
 
     Returns:
         The texts in order, blank ones skipped and counted in ``.blank``.
 
     Raises:
-        UserError: The source cannot be read, has no text, or the column is missing or not named; further on, at a line that
-            cannot be read (not UTF-8, a NUL byte, over 10,000,000 bytes, a wrong number of fields, no text).
+        UserError: The source cannot be read, has no text, or the column is missing or not named; or, while reading, a line is
+            invalid (not UTF-8, a NUL byte, over 10,000,000 bytes, a wrong number of fields, not text).
     """
     kind = kind_of(source)
     if kind == "text":
@@ -86,15 +86,15 @@ def read_texts(source: str | Path, *, column: str | None = None) -> Stream[str]:
 
 
 def read_sentences(source: str | Path, *, column: str | None = None, document_column: str | None = None) -> Stream[Sentence]:
-    """Stream the same texts as ``read_texts``, and tell where documents begin.
+    """Stream the texts of a source like ``read_texts``, with document boundaries.
 
-    In plain text an empty line, one or several, ends a document, and so does the end of the file. Rows of a table are rarely
-    neighbours in one text, so each is a document of its own, unless ``document_column`` tells which belong together.
+    In plain text, empty lines and the end of the file end a document. Rows of a table are rarely consecutive text, so each is a separate
+    document, unless ``document_column`` groups them.
 
     Args:
         source: As in ``read_texts``.
         column: As in ``read_texts``.
-        document_column: A table's column whose value is the same throughout a document; a document's rows follow each other.
+        document_column: Table column with the same value in all rows of a document; rows of a document are consecutive.
 
     Raises:
         UserError: As ``read_texts``.
@@ -113,14 +113,14 @@ def read_sentences(source: str | Path, *, column: str | None = None, document_co
 
 
 def read_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) -> Stream[Pair]:
-    """Stream pairs of texts out of two columns of a table.
+    """Stream pairs of texts from two columns of a table.
 
     Args:
         source: A table as in ``read_texts``, or ``hf:NAME[:SPLIT]``; plain text has no columns and is refused.
-        columns: Names of the left and the right column; may be left out only if the table has exactly two.
+        columns: Names of the left and right columns; optional only if the table has exactly two.
 
     Returns:
-        The pairs in order. A pair with a blank side is skipped and counted in ``.blank``.
+        The pairs in order. Pairs with a blank side are skipped and counted in ``.blank``.
 
     Raises:
         UserError: As ``read_texts``.
@@ -145,20 +145,22 @@ def read_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) ->
     else:
         chosen = [_checked_column(table, column) for column in columns]
         if len(chosen) != 2 or chosen[0] == chosen[1]:
-            raise UserError(f"columns are {', '.join(map(repr, columns))}, but a pair has two different sides: name two columns")
+            raise UserError(
+                f"columns are {', '.join(map(repr, columns))}, but the two sides of a pair must differ: name two different columns"
+            )
     return Stream(_column_pairs(table, chosen), why_nothing=lambda blank: _no_rows(table, blank, "one side of the pair"))
 
 
 def read_rows(source: str | Path) -> tuple[list[str], Stream[dict[str, str]]]:
-    """Read a whole table: its column names, and its rows as they stream past.
+    """Read a whole table: column names, and a stream of rows.
 
-    Numbers and truth values of jsonl and parquet become their plain spelling, missing values become ``""``.
+    Numbers and booleans of jsonl and parquet are converted to their plain spelling, missing values to ``""``.
 
     Returns:
-        The column names in order, and the rows; lines that are blank altogether are skipped and counted in ``.blank``.
+        The column names in order, and the rows; blank lines are skipped and counted in ``.blank``.
 
     Raises:
-        UserError: The source is plain text, cannot be read, has no rows, or a value is a list or an object.
+        UserError: The source is plain text, cannot be read, has no rows, or has a list or object as a value.
     """
     if kind_of(source) == "text":
         raise UserError(f"{source_name(source)} is read as plain text, but a table is needed: give .csv, .tsv, .jsonl or .parquet")
@@ -235,25 +237,23 @@ def _cell(value: object, table: Table, number: int, column: str) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return str(value)
-    raise UserError(
-        f"{table.name} {table.unit} {number}, column {column!r} holds {_shown(value)}, not text or a number: leave the column out"
-    )
+    raise UserError(f"{table.name} {table.unit} {number}, column {column!r} holds {_shown(value)}, not text or a number: remove the column")
 
 
 def refuse_bad_text(text: str, table: Table, number: int, column: str) -> None:
-    """Refuse text that UTF-8 cannot hold, that has a NUL character, or that is longer than ``MAX_LINE_BYTES``.
+    """Refuse text that UTF-8 cannot represent, that has a NUL character, or that is longer than ``MAX_LINE_BYTES``.
 
     Raises:
-        UserError: It is such text; the message names its place.
+        UserError: It is such text; the message names its location.
     """
-    # lines were checked as bytes; JSON escapes, parquet and hub values come past that check
+    # lines are checked as bytes, but JSON escapes, parquet and hub values bypass that check
     try:
         size_bytes = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
         problem = "has half of a surrogate pair, which no UTF-8 text can hold: write the whole character"
     else:
         if "\0" in text:
-            problem = "has a NUL character, so it is no plain text: take it out"
+            problem = "has a NUL character, so it is not plain text: remove it"
         elif size_bytes > MAX_LINE_BYTES:
             problem = f"is longer than {MAX_LINE_BYTES:,} bytes: split it into shorter texts"
         else:
@@ -262,14 +262,14 @@ def refuse_bad_text(text: str, table: Table, number: int, column: str) -> None:
 
 
 def _refuse_columns(source: str | Path, *columns: str | None) -> None:
-    """Refuse a column asked of plain text, which has none."""
+    """Refuse a column for plain text, which has no columns."""
     for column in columns:
         if column is not None:
             advice = (
                 "save the table under a name that ends in .csv, .tsv or .jsonl" if is_stdin(source) else "name a table .csv, .tsv or .jsonl"
             )
             raise UserError(
-                f"{source_name(source)} is read as plain text, which has no column {column!r}: leave the column out, or {advice}"
+                f"{source_name(source)} is read as plain text, which has no column {column!r}: remove the column option, or {advice}"
             )
 
 
@@ -303,7 +303,7 @@ def _no_rows(table: Table, blank: int, where: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """Name a value's kind and, when it is short, the value."""
+    """Describe a value by its kind and, if it is short, by its content."""
     kinds = {bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object", bytes: "bytes"}
     kind = kinds.get(type(value), f"a {type(value).__name__}")
     spelled = repr(value)

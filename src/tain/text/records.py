@@ -1,18 +1,18 @@
-"""What readers and cleaners hand on."""
+"""Records passed from readers and cleaners to recipes."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class Pair(NamedTuple):
-    """Two texts that belong together; a plain ``(left, right)`` tuple to whoever unpacks it."""
+    """Two related texts; unpacks as a plain ``(left, right)`` tuple."""
 
     left: str
     right: str
 
 
 class RankingExample(NamedTuple):
-    """A context, every text that answers it rightly, and texts that are known not to."""
+    """A context with its correct answers, and known wrong answers."""
 
     context: str
     answers: tuple[str, ...]
@@ -20,7 +20,7 @@ class RankingExample(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """A line (or a table's cell) of running text, which may be a whole paragraph, and whether a document begins with it."""
+    """A line (or table cell) of running text, possibly a whole paragraph, and whether it starts a document."""
 
     text: str
     begins_document: bool
@@ -28,7 +28,7 @@ class Sentence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Deduplicated:
-    """The first of each text, in the order given, and how many repeats were dropped."""
+    """Distinct texts in order of first occurrence, and the number of dropped repeats."""
 
     texts: list[str]
     dropped: int
@@ -36,12 +36,12 @@ class Deduplicated:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A text with what is known of it.
+    """A text with its gold labels.
 
     Attributes:
-        text: The text; where it has tags, its tokens are what blanks part.
-        label: Its class; None where nobody gave one.
-        tags: One a token, in BIO form; None where nobody gave any.
+        text: The text; if it has tags, its tokens are separated by blanks.
+        label: Its class; None if unlabelled.
+        tags: One per token, in BIO form; None if untagged.
     """
 
     text: str
@@ -51,12 +51,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a student, a classifier or a tagger says of a text.
+    """Output of a student, classifier or tagger for one text.
 
     Attributes:
-        label: Its class; None from a model that tells none.
-        chance: The probability it gives that class.
-        tags: One a token; None from a model that tags none. Tokens beyond its limit have the tag ``O``.
+        label: Predicted class; None if the model predicts no classes.
+        chance: Probability of that class.
+        tags: One per token; None if the model predicts no tags. Tokens beyond its limit have the tag ``O``.
     """
 
     label: str | None = None

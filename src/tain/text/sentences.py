@@ -1,4 +1,4 @@
-"""Split paragraphs into sentences, by punctuation: a rule without a model, for texts whose lines are whole paragraphs."""
+"""Rule-based sentence splitting by punctuation, for texts with whole paragraphs per line."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -7,11 +7,14 @@ from itertools import pairwise
 from tain.text.cleaning import same_text_key
 from tain.text.records import Pair, Sentence
 
-_FEWEST_WORDS, _MOST_WORDS = 3, 32  # of a neighbour: shorter ones are headings and remains of lists, longer ones cost more than they teach
+_FEWEST_WORDS, _MOST_WORDS = (
+    3,
+    32,
+)  # words of a neighbour: shorter ones are headings and list fragments, longer ones cost more than they help
 _ENDS = ".!?…。！？।؟"
 _CLOSERS = "\"'”’»)\\]」』"
 _OPENERS = "\"'“‘«(\\[「『¿¡"
-# behind an end mark and what closes it: white space and a capital, a digit or a letter without case; no white space where a script has none
+# after an end mark and closing marks: white space and a capital, digit or caseless letter; no white space in scripts without it
 _CUT = re.compile(rf"(?<=[{_ENDS}])[{_CLOSERS}]*(\s+)(?=[{_OPENERS}]*[^\W_a-zà-öø-ÿ])|(?<=[。！？])[{_CLOSERS}]*()(?=\S)")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'“‘])(?:[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Lt|Capt|Sgt|Rev|Hon|Jr|Sr|vs|No|Nr|Vol|pp|ca|cf|Co|Inc"
@@ -22,8 +25,8 @@ _ABBREVIATION = re.compile(
 def split_sentences(paragraph: str) -> list[str]:
     """Split a paragraph into sentences, without the white space between them.
 
-    A full stop behind a single letter or a common abbreviation ends no sentence, nor does one before a lower-case letter. When in doubt the rule
-    keeps text together. Text without end marks is one sentence.
+    A full stop after a single letter or a common abbreviation does not end a sentence, nor does one before a lower-case letter. In doubt,
+    text is kept together. Text without end marks is one sentence.
 
     Returns:
         The sentences in order; empty for a blank paragraph.
@@ -41,14 +44,14 @@ def split_sentences(paragraph: str) -> list[str]:
 
 
 def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
-    """Give every two sentences that follow each other in one line; lines of one sentence each are neighbours within their document.
+    """Yield all pairs of consecutive sentences within a line; single-sentence lines are paired within their document.
 
-    Sentences of fewer than 3 or more than 32 words (in scripts without white space 6 to 128 characters) and repetitions are no neighbours.
+    Sentences with fewer than 3 or more than 32 words (6 to 128 characters in scripts without white space) and repetitions are skipped.
 
     Args:
-        lines: Lines in order, with the mark of a document's begin; a line may be a whole paragraph.
+        lines: Lines in order, with document starts; a line may be a whole paragraph.
     """
-    before = ""  # the last sentence of the line before, if that may be a neighbour
+    before = ""  # the last sentence of the previous line, if it may be paired
     for line in lines:
         sentences = split_sentences(line.text)
         if len(sentences) == 1 and before and not line.begins_document:
@@ -62,6 +65,6 @@ def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
 
 def _is_of_use(sentence: str) -> bool:
     words = sentence.split()
-    if len(words) == 1:  # of a script without white space, perhaps
+    if len(words) == 1:  # perhaps in a script without white space
         return not sentence.isascii() and 2 * _FEWEST_WORDS <= len(sentence) <= 4 * _MOST_WORDS
     return _FEWEST_WORDS <= len(words) <= _MOST_WORDS

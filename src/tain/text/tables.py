@@ -1,4 +1,4 @@
-"""Tables of any format as one thing: column names, and numbered rows that stream past."""
+"""Uniform reading of tables in any format: column names, and a stream of numbered rows."""
 
 import csv
 import importlib
@@ -12,9 +12,9 @@ from tain.text.lines import MAX_LINE_BYTES, is_blank, is_stdin, read_lines, refu
 
 _PARQUET_ROWS = 1024
 _SHOWN_COLUMNS = 20
-_NAME_WORDS, _NAME_CHARACTERS = 3, 40  # of a column's name; beyond, it looks like a text
+_NAME_WORDS, _NAME_CHARACTERS = 3, 40  # longer column names look like a text
 
-# a row's number and its values; None for a blank line
+# row number and values; None for a blank line
 Row = tuple[int, list[object] | None]
 
 _TABLE_KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -29,15 +29,15 @@ _UNREAD_KINDS = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table being read.
+    """An open table.
 
     Attributes:
-        name: What messages call it.
-        unit: What a row's number counts: ``line`` or ``row``, from 1.
-        columns: Its column names, each once.
-        rows: Streams the values of the columns asked for, in that order. ``None`` asks for all, and then
-            a row with a further column is refused instead of cut. To be called once.
-        has_header: Its first line names the columns; in other formats names cannot be taken for texts.
+        name: Name in messages.
+        unit: Unit of row numbers: ``line`` or ``row``, from 1.
+        columns: Distinct column names.
+        rows: Streams the values of the given columns, in that order. ``None`` reads all columns, and then
+            rows with an additional column are refused rather than cut. Call it only once.
+        has_header: Column names are in the first line; in other formats they cannot be confused with texts.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Table:
     has_header: bool = False
 
     def warn_of_header(self) -> None:
-        """Warn where the columns were not named and the first line, which names them, looks like a text."""
+        """Warn if no columns were named and the header line looks like a text."""
         if self.has_header and any(map(_looks_like_text, self.columns)):
             warn(
-                f"the first line of {self.name} is taken for the names of its columns ({self.listed_columns()}): if it is a text, put a line of "
+                f"the first line of {self.name} is read as column names ({self.listed_columns()}): if it is a text, put a line of "
                 "names above it; if it is not, name the columns to read"
             )
 
@@ -61,10 +61,10 @@ class Table:
 
 
 def kind_of(source: str | Path) -> str:
-    """Tell by the name alone how a source is read: ``text``, ``csv``, ``tsv``, ``jsonl``, ``parquet`` or ``hub``.
+    """Detect from its name how a source is read: ``text``, ``csv``, ``tsv``, ``jsonl``, ``parquet`` or ``hub``.
 
     Raises:
-        UserError: The name says a format that tain does not read.
+        UserError: The name indicates an unsupported format.
     """
     if is_stdin(source):
         return "text"
@@ -83,10 +83,10 @@ def kind_of(source: str | Path) -> str:
 
 
 def open_table(source: str | Path) -> Table:
-    """Read a table's column names and get its rows ready.
+    """Open a table and read its column names.
 
     Raises:
-        UserError: It cannot be read, is empty, or names a column twice. ``Table.rows`` raises it for a bad row.
+        UserError: It cannot be read, is empty, or has duplicate column names. ``Table.rows`` raises it for a bad row.
     """
     kind = kind_of(source)
     if kind == "csv":
@@ -108,7 +108,7 @@ def open_table(source: str | Path) -> Table:
 
 
 def split_hub_source(source: str | Path) -> tuple[str, str, str | None]:
-    """Split ``hf:NAME[:SPLIT[:COLUMN]]`` into name, split (``train`` when left out) and column."""
+    """Split ``hf:NAME[:SPLIT[:COLUMN]]`` into name, split (default ``train``) and column."""
     name, *rest = str(source).removeprefix("hf:").split(":")
     if not name or len(rest) > 2 or not all(rest):
         raise UserError(
@@ -121,7 +121,7 @@ def _csv_records(source: str | Path) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader((line + "\n" for line in read_lines(source)), strict=True)
     while True:
         number = reader.line_num + 1
-        others_limit = csv.field_size_limit(MAX_LINE_BYTES)  # global: lent for one record, not set
+        others_limit = csv.field_size_limit(MAX_LINE_BYTES)  # a global setting: changed for one record, then restored
         try:
             record = next(reader)
         except StopIteration:
@@ -154,7 +154,7 @@ def _delimited_table(source: str | Path, records: Iterator[tuple[int, list[str]]
                 yield number, None
             elif len(record) != len(header):
                 fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
-                raise UserError(f"{name} line {number} has {fields}, but the header names {len(header)}: mend the line, or the header")
+                raise UserError(f"{name} line {number} has {fields}, but the header has {len(header)}: fix the line or the header")
             else:
                 yield number, [record[index] for index in indices]
 
@@ -162,14 +162,14 @@ def _delimited_table(source: str | Path, records: Iterator[tuple[int, list[str]]
 
 
 def _looks_like_text(name: str) -> bool:
-    """True for a column's name of several words, one that ends like a sentence, or a number."""
+    """Whether a column name looks like a text: several words, a sentence ending, or a number."""
     name = name.strip()
     is_number = name.replace(".", "", 1).removeprefix("-").isdigit()
     return is_number or len(name.split()) > _NAME_WORDS or len(name) > _NAME_CHARACTERS or name.endswith((".", "?", "!", "。", "？", "！"))
 
 
 def _is_blank(record: list[str]) -> bool:
-    # a plain loop: the first cell nearly always decides, and this runs once a row
+    # a plain loop: the first cell nearly always decides, and this runs once per row
     for cell in record:  # noqa: SIM110
         if not is_blank(cell):
             return False
@@ -177,7 +177,7 @@ def _is_blank(record: list[str]) -> bool:
 
 
 def _refuse_other_delimiter(table: Table) -> None:
-    # such a file would pass as a table of one column, delimiters and all
+    # otherwise such a file would pass as a table with a single column
     if len(table.columns) == 1:
         for delimiter, shown in ((";", "';'"), ("\t", "tabs")):
             if delimiter in table.columns[0]:
@@ -187,7 +187,7 @@ def _refuse_other_delimiter(table: Table) -> None:
 def _jsonl_table(source: str | Path) -> Table:
     name = source_name(source)
     objects = _json_objects(source)
-    skipped: list[Row] = []  # blank lines before the first object, to be counted like the others
+    skipped: list[Row] = []  # blank lines before the first object, counted like others
     for number, first in objects:
         if first is not None:
             break
@@ -208,7 +208,7 @@ def _jsonl_table(source: str | Path) -> Table:
                 continue
             missing = [column for column in wanted if column not in values]
             if missing:
-                raise UserError(f"{name} line {line} has no key {missing[0]!r}, which is to be read: give every object the same keys")
+                raise UserError(f"{name} line {line} has no key {missing[0]!r}, which is read: give every object the same keys")
             if chosen is None and len(values) > len(columns):
                 further = next(key for key in values if key not in columns)
                 raise UserError(
@@ -228,9 +228,11 @@ def _json_objects(source: str | Path) -> Iterator[tuple[int, dict[str, object] |
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
             why = f"{error.msg}, character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise UserError(f"{source_name(source)} line {number} is broken JSON ({why}): give one whole JSON object per line") from None
+            raise UserError(
+                f"{source_name(source)} line {number} is invalid JSON ({why}): give one complete JSON object per line"
+            ) from None
         if not isinstance(values, dict):
-            raise UserError(f'{source_name(source)} line {number} is no JSON object: give lines like {{"text": "..."}}')
+            raise UserError(f'{source_name(source)} line {number} is not a JSON object: give lines like {{"text": "..."}}')
         yield number, values
 
 
@@ -245,10 +247,10 @@ def _parquet_table(source: str | Path) -> Table:
     name = source_name(source)
     refuse_unreadable(source)
     try:
-        # a small buffer and no pre-buffering: otherwise a whole row group is fetched at once
+        # a small buffer without pre-buffering; otherwise a whole row group is read at once
         file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{name} is no parquet file or is damaged ({_first_line(error)}): write it again") from None
+        raise UserError(f"{name} is not a parquet file, or is damaged ({_first_line(error)}): write it again") from None
     columns = list(file.schema_arrow.names)
 
     def rows(chosen: list[str] | None) -> Iterator[Row]:
@@ -279,7 +281,7 @@ def _hub_table(source: str | Path) -> Table:
     def refusal(error: Exception) -> UserError:
         return UserError(f"{name} could not be read ({_first_line(error)}): check name, split and network, or give a local file")
 
-    # the hub client fails in dozens of types (offline, no such set, no such split, a server's answer): all are news for the user
+    # the hub client has dozens of exception types (offline, no such set, no such split, server errors); all concern the user
     try:
         examples = iter(datasets.load_dataset(dataset_name, split=split, streaming=True))
         first = next(examples, None)

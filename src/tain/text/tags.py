@@ -1,17 +1,17 @@
-"""Tokens of a tagged text, and its slots in BIO form."""
+"""Tokens of a tagged text, and BIO slots."""
 
 from collections.abc import Sequence
 
 
 def tokens_of(text: str) -> list[str]:
-    """What stands between blanks: that is what tags belong to."""
+    """Split a text at blanks into the tokens that tags refer to."""
     return [token for token in text.split(" ") if token]
 
 
 def slots_of(tags: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Slots as (first token, behind the last, kind), in order, as the conlleval script reads them: an I- that goes on nothing begins one.
+    """Slots as (first token, end token, kind), in order, as read by the conlleval script: an I- without a preceding part starts a slot.
 
-    A tag without a mark, such as a part of speech, is a slot of one token.
+    A tag without a prefix, such as a part of speech, is a slot of one token.
     """
     found: list[tuple[int, int, str]] = []
     for index, tag in enumerate(tags):

@@ -1,6 +1,6 @@
-"""Tokenizers of foreign folders: refused when ordinary texts make them run for ever, panic, or multiply the text.
+"""Refuse untrusted tokenizers that hang, panic or blow up ordinary texts.
 
-A ``tokenizer.json`` holds regular expressions and replacements. It cannot run code, but it can take all time or memory.
+A ``tokenizer.json`` contains regular expressions and replacements. It cannot run code, but it can use unlimited time or memory.
 """
 
 import json
@@ -13,23 +13,23 @@ from tain.foundation.errors import UserError
 
 LIMIT_S = 20.0  # an ordinary tokenizer takes milliseconds
 
-_MOST_GROWTH = 64  # characters a character may become, and tokens
+_MOST_GROWTH = 64  # largest number of characters, and tokens, per input character
 _CHARACTERS = ("a", "A", "1", " ", "\n", ".", "-", "é", "漢", "👍")
-_RUN = 1000  # characters; a regular expression that backtracks shows it on repeats that do not match in the end
+_RUN = 1000  # characters; backtracking regular expressions show on repeats that fail to match at the end
 _RUNS = ("a", "A", "1", " ", "\n", ".", "-", "é", "漢", "ab", "a ", "a1", "a.", "'s", "\r\n")
 
 
 def refuse_wild_tokenizer(backend: Any, *, name: str) -> None:
-    """Try a tokenizer on short texts and on long repeats, within ``LIMIT_S``.
+    """Test a tokenizer on short texts and on long repeats, within ``LIMIT_S``.
 
-    This finds what ordinary texts set off. It is no proof for all texts.
+    This detects problems with ordinary texts. It is no guarantee for all texts.
 
     Args:
-        backend: Of the package tokenizers, which works without the interpreter's lock.
-        name: What the user called the model.
+        backend: A tokenizer of the package tokenizers, which runs without the interpreter's lock.
+        name: Name given by the user.
 
     Raises:
-        UserError: It takes too long, panics, or makes very many characters or tokens of one.
+        UserError: It takes too long, panics, or turns one character into very many characters or tokens.
     """
     growth = _growth(_settings(backend.normalizer))
     if growth > _MOST_GROWTH:
@@ -42,7 +42,7 @@ def refuse_wild_tokenizer(backend: Any, *, name: str) -> None:
 
 @contextmanager
 def _unpadded(backend: Any) -> Iterator[None]:
-    """Let a tokenizer give each text its own tokens: no padding to a fixed length, and none cut off."""
+    """Disable padding and truncation of a tokenizer."""
     padding, truncation = (getattr(backend, name, None) for name in ("padding", "truncation"))
     if padding is not None:
         backend.no_padding()
@@ -66,7 +66,7 @@ def _try_texts(backend: Any, name: str) -> None:
 
 
 def _settings(normalizer: Any) -> dict[str, Any]:
-    """What a tokenizer.json says of a normalizer; empty where there is none, or one written in Python."""
+    """Settings of a normalizer in tokenizer.json; empty if there is none, or it is written in Python."""
     try:
         return json.loads(normalizer.__getstate__()) if normalizer is not None else {}
     except Exception:  # the package raises nothing narrower
@@ -74,7 +74,7 @@ def _settings(normalizer: Any) -> dict[str, Any]:
 
 
 def _growth(normalizer: dict[str, Any]) -> float:
-    """How many characters one can become at most, by the replacements that a normalizer lists."""
+    """Largest number of characters that one character can become through the listed replacements."""
     kind = normalizer.get("type")
     if kind == "Sequence":
         growth = 1.0
@@ -87,27 +87,27 @@ def _growth(normalizer: dict[str, Any]) -> float:
         pattern, content = normalizer.get("pattern", {}), len(normalizer.get("content", ""))
         if literal := pattern.get("String"):
             return max(1.0, content / len(literal))
-        return 1.0 + content  # a regular expression may match nothing, before each character
+        return 1.0 + content  # a regular expression may match the empty string before each character
     return 1.0
 
 
 def _within(limit_s: float, function: Callable[[], list[int]], name: str) -> list[int]:
-    """Call a function in a thread of its own. One that does not end keeps its thread until the process ends."""
+    """Call a function in a separate thread, which is left running if it does not end in time."""
     outcome: list[Any] = []
 
     def call() -> None:
         try:
             outcome.append(function())
-        except Exception:  # such as a text that the vocabulary cannot spell: told when it comes up
+        except Exception:  # such as a text that the vocabulary cannot represent; reported when it occurs
             outcome.append([])
-        except BaseException as panic:  # of native code
+        except BaseException as panic:  # from native code
             outcome.append(panic)
 
     thread = threading.Thread(target=call, name="tain-tokenizer-check", daemon=True)
     thread.start()
     thread.join(limit_s)
     if not outcome:
-        raise UserError(f"the tokenizer of model {name!r} does not come to an end on a text of {_RUN:,} characters: give another model")
+        raise UserError(f"the tokenizer of model {name!r} does not finish on a text of {_RUN:,} characters: give another model")
     if isinstance(outcome[0], BaseException):
         reason = " ".join(str(outcome[0]).split())[:200]
         raise UserError(f"the tokenizer of model {name!r} panics on an ordinary text ({reason}): give another model")

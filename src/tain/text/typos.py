@@ -1,4 +1,4 @@
-"""Typing errors made on purpose, to see what they cost."""
+"""Generate typos to measure their effect on models."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ _WAYS = ("drop", "swap", "replace", "insert")
 
 
 def misspelt(text: str, *, share: float, rng: np.random.Generator) -> str:
-    """Touch each character that is no blank with chance ``share``: it is lost, changes places with the next, becomes another, or gets one beside it.
+    """Change each non-blank character with probability ``share``: delete it, swap it with the next, replace it, or insert one beside it.
 
-    Blanks stay, and no token loses its last character, so tokens keep their number and with it their tags. Other characters are drawn from the
-    text itself: that works in any script.
+    Blanks are kept, and no token loses its last character, so the number of tokens and their tags stay the same. Other characters are drawn
+    from the text itself, which works in any script.
 
     Args:
         text: The text.
         share: From 0 to 1.
-        rng: Draws places, ways and characters.
+        rng: Random generator of positions, ways and characters.
     """
     letters = text.replace(" ", "")
     if not letters or share <= 0:
@@ -37,6 +37,6 @@ def _touched(token: str, letters: str, share: float, rng: np.random.Generator) -
             spelt += [left.pop(0), letter]
         elif way == "insert":
             spelt += [letter, other]
-        else:  # what cannot be dropped or has no neighbour becomes another
+        else:  # a character that cannot be deleted or swapped is replaced
             spelt.append(other)
-    return "".join(spelt) if not "".join(spelt).isspace() else token  # not a tab alone, which some read as a blank
+    return "".join(spelt) if not "".join(spelt).isspace() else token  # not only a tab, which some readers treat as a blank

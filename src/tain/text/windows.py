@@ -1,4 +1,4 @@
-"""Any number of texts, some at a time, so that memory is bounded by what is read together and not by what there is."""
+"""Split a stream of texts into windows of bounded size."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -7,13 +7,13 @@ Item = TypeVar("Item")
 
 
 def windows(items: Iterable[Item], *, most: int, characters: int, text_of: Callable[[Item], str]) -> Iterator[list[Item]]:
-    """Cut a stream into windows without reading ahead; where the cuts fall depends on the texts alone.
+    """Split a stream into windows without reading ahead; the boundaries depend on the texts only.
 
     Args:
-        items: What comes, read once.
-        most: Items a window.
-        characters: A window also ends with the item that brings its texts to so many.
-        text_of: The text of an item.
+        items: The items, read once.
+        most: Largest number of items per window.
+        characters: A window also ends with the item that brings its texts to this length.
+        text_of: Returns the text of an item.
     """
     window: list[Item] = []
     read = 0

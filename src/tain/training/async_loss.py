@@ -1,4 +1,4 @@
-"""Reads a loss that a GPU is still computing, while its backward pass runs."""
+"""Read a loss from the GPU without waiting for the backward pass."""
 
 from collections.abc import Callable
 
@@ -7,23 +7,23 @@ from torch import Tensor
 
 
 def backward(loss: Tensor) -> Callable[[], float]:
-    """Run the backward pass of a loss and return what reads it: at once, not when the pass is done."""
+    """Run the backward pass of a loss and return a function that reads the loss without waiting for the pass."""
     read = reading(loss)
     loss.backward()
     return read
 
 
 def reading(number: Tensor) -> Callable[[], float]:
-    """Send a number on its way to the CPU and return what waits for it.
+    """Start copying a number to the CPU and return a function that waits for it.
 
-    Asked for only after more work was queued, such as the backward pass of the loss, it keeps the GPU from running idle: it is
-    there as soon as the number itself is computed, while ``item`` waits for everything.
+    Queue more work, such as the backward pass, before calling it: it returns as soon as the number is computed, while ``item`` waits
+    for all queued work and leaves the GPU idle.
     """
     if number.device.type != "cuda":
         return number.detach().item
     arriving = number.detach().to("cpu", non_blocking=True)
     arrived = torch.cuda.Event()
-    arrived.record(torch.cuda.current_stream(number.device))  # of the GPU that holds it, which need not be the current one
+    arrived.record(torch.cuda.current_stream(number.device))  # of the GPU that holds the tensor, which may not be the current one
 
     def read() -> float:
         arrived.synchronize()

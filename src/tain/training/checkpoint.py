@@ -1,4 +1,4 @@
-"""Checkpoints that a killed run goes on from: tensors in safetensors, the rest in JSON, the folder whole or absent."""
+"""Checkpoints for resuming: tensors in safetensors, other state in JSON, written atomically."""
 
 import glob
 import json
@@ -18,17 +18,17 @@ from tain.foundation.old_names import renamed
 from tain.foundation.tensors import read_tensors
 
 _STATE = {"step": Field(kind=int, least=0), "identity": Field(kind=dict), "figures": Field(kind=dict)}
-_ANEW = "start anew with --overwrite and without --resume"
+_ANEW = "start over with --overwrite and without --resume"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands.
+    """State of a run at a step.
 
     Attributes:
         step: Steps done.
-        identity: What the run was started with; a resumed run must be started with the same.
-        figures: Running figures the recipe wants back.
+        identity: Settings of the run; a resumed run must have the same.
+        figures: Running figures of the recipe.
     """
 
     step: int
@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint in place of the folder's earlier one; a kill at any moment leaves one of the two whole."""
+    """Replace the folder's checkpoint; after a kill at any moment, one of the two is complete."""
     drop_leftovers(folder)
     with whole_folder(folder, overwrite=True, follow=False) as partial:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors")
@@ -46,81 +46,81 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, tensors: dict[str, Ten
 
 
 def drop_leftovers(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote this checkpoint."""
+    """Remove partial checkpoints left by killed processes."""
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def checkpoint_folder(output: Path, seed: int | None = None) -> Path:
-    """Where a run that is cut off leaves what ``--resume`` goes on from; each seed's own, where there may be several."""
+    """Checkpoint folder of an interrupted run, used by ``--resume``; one per seed if there are several."""
     return output.parent / f".{output.name}.checkpoint{'' if seed is None else f'-{seed}'}"
 
 
 def checkpoint_folders(output: Path, *, seed: int, seeds: int) -> list[Path]:
-    """Where a run of several seeds, the first one ``seed``, leaves theirs."""
+    """Checkpoint folders of a run with several seeds, starting with ``seed``."""
     return [checkpoint_folder(output, seed + number) for number in range(seeds)]
 
 
 def refuse_to_lose(folders: Iterable[Path], *, overwrite: bool) -> None:
-    """Refuse to begin anew where an earlier run can be gone on with.
+    """Refuse to overwrite a checkpoint that can be resumed.
 
     Raises:
-        UserError: One of these is a checkpoint, and ``overwrite`` is off.
+        UserError: One of the folders holds a checkpoint, and ``overwrite`` is off.
     """
     left = next((folder for folder in folders if (folder / "state.json").exists()), None)
     if left is not None and not overwrite:
         raise UserError(
-            f"the checkpoint of an earlier run, {str(left)!r}, would be lost: go on from it with --resume, or give --overwrite to start anew"
+            f"the checkpoint of an earlier run, {str(left)!r}, would be lost: continue it with --resume, or give --overwrite to start over"
         )
 
 
 def refuse_nothing_to_resume(folder: Path) -> None:
-    """Refuse to go on from a checkpoint that is not there.
+    """Refuse to resume without a checkpoint.
 
     Raises:
-        UserError: It is not.
+        UserError: There is no checkpoint.
     """
     if not (folder / "state.json").exists():
         raise UserError(f"there is nothing to resume: {str(folder)!r} does not exist; start without --resume")
 
 
 def dtype_of(folders: Iterable[Path], *, key: str = "number_type") -> str | None:
-    """The number type that the run which left these checkpoints computes in; None where there is none that tells.
+    """Data type stored in these checkpoints; None if none of them has one.
 
-    What is fastest is measured anew by every process, and a busy machine may find another answer than an idle one.
+    Each process benchmarks the fastest type, and a busy machine may get another result than an idle one.
     """
     for folder in folders:
         try:
             identity = json.loads((folder / "state.json").read_text(encoding="utf-8"))["identity"]
             name = str(identity[key]).removeprefix("torch.")
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue  # damage is told when the checkpoint is loaded
+            continue  # damage is reported when the checkpoint is loaded
         if name in ("float32", "bfloat16"):
             return name
     return None
 
 
 def load_checkpoint(folder: Path, *, identity: dict[str, Any], defaults: dict[str, Any]) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """Read a checkpoint back.
+    """Load a checkpoint.
 
     Args:
-        folder: Where ``save_checkpoint`` wrote it.
-        identity: What this run was started with.
-        defaults: What a setting is where the checkpoint, older than the setting, does not say.
+        folder: Folder written by ``save_checkpoint``.
+        identity: Settings of the current run.
+        defaults: Values of settings that are missing in older checkpoints.
 
     Raises:
-        UserError: There is no checkpoint, or it comes from a run with other settings (they are named).
+        UserError: There is no checkpoint, or it belongs to a run with other settings, which are named.
     """
     refuse_nothing_to_resume(folder)
     content, tensors = _read(folder)
-    # what went through JSON must be compared with what went through JSON
+    # compare only values that went through JSON
     here = json.loads(json.dumps(identity))
     there = {name: defaults.get(name) for name in here} | renamed(content["identity"])
     changed = sorted(name for name in there if there[name] != here.get(name))
     if changed:
         changes = ", ".join(f"{name} was {there[name]!r} and is {here.get(name)!r}" for name in changed)
         raise UserError(
-            f"the checkpoint was made with other settings ({changes}): give the same, or start anew with --overwrite and without --resume"
+            f"the checkpoint was made with other settings ({changes}): give the same, or start over with --overwrite and without --resume"
         )
     return Checkpoint(content["step"], content["identity"], content["figures"]), tensors
 

@@ -1,4 +1,4 @@
-"""What changes under ``torchrun``: each process embeds a share of the batch, all see every vector."""
+"""Multi-process training with ``torchrun``: each process embeds a share of the batch, and all processes see every vector."""
 
 import json
 import os
@@ -15,18 +15,18 @@ from torch import Tensor
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
 
-_PATIENCE = timedelta(days=1)  # others wait while process 0 works alone; one that died is noticed by torchrun
+_PATIENCE = timedelta(days=1)  # others wait while process 0 works alone; torchrun detects a dead process
 
 
 def start_processes(device: str | None = None) -> None:
-    """Join the process group when ``torchrun`` started this process; do nothing otherwise.
+    """Join the process group if ``torchrun`` started this process; otherwise do nothing.
 
     Args:
-        device: What the user asked to train on; default: a GPU where there is one.
+        device: Training device requested by the user; default: a GPU if available.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        # its functions have the current process group as a default argument: imported later, as transformers does when a model is
-        # loaded, it would keep the group alive, and gloo's threads would meet an interpreter that is shutting down
+        # its functions use the current process group as a default argument. Imported later, as transformers does when it loads a
+        # model, it would keep the group alive, and gloo's threads would outlive the interpreter
         import torch.distributed.nn.functional
 
         is_on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
@@ -36,10 +36,10 @@ def start_processes(device: str | None = None) -> None:
 
 
 def refuse_idle_processes(items: int, *, what: str) -> None:
-    """Refuse a batch with fewer things than processes: one without any has no gradient to add.
+    """Refuse a batch with fewer items than processes, since a process without items has no gradient.
 
     Raises:
-        UserError: There are more processes.
+        UserError: There are more processes than items.
     """
     if items < world_size():
         raise UserError(
@@ -48,23 +48,23 @@ def refuse_idle_processes(items: int, *, what: str) -> None:
 
 
 def end_processes(*, waits: bool = True) -> None:
-    """Leave the process group and end its threads; do nothing where there is none.
+    """Leave the process group and end its threads; does nothing without a group.
 
     Args:
-        waits: Wait for the other processes first. Not after an error: they may never get here.
+        waits: Wait for the other processes first. Not after an error, when they may never arrive.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
     if waits:
         dist.barrier()
     elif dist.get_backend() == "nccl":
-        return  # its end would wait for the others too
+        return  # ending the group would wait for the others too
     dist.destroy_process_group()
 
 
 @contextmanager
 def ending_processes() -> Iterator[None]:
-    """Leave the process group when the block ends, also by an error."""
+    """Leave the process group at the end of the block, also after an error."""
     try:
         yield
     except BaseException:
@@ -82,12 +82,12 @@ def world_size() -> int:
 
 
 def share_of(items: int) -> slice:
-    """This process's contiguous share of ``items`` things; shares differ by one at most."""
+    """This process's contiguous share of ``items`` items; shares differ by at most one."""
     return _share(items, rank())
 
 
 def gathered(mine: Float[Tensor, "share dim"], *, total: int) -> Float[Tensor, "total dim"]:
-    """Collect every process's rows, in the order of ``share_of``. Carries no gradient."""
+    """Gather the rows of all processes, in the order of ``share_of``. Carries no gradient."""
     if world_size() == 1:
         return mine
     shares = [_share(total, number) for number in range(world_size())]
@@ -100,7 +100,7 @@ def gathered(mine: Float[Tensor, "share dim"], *, total: int) -> Float[Tensor, "
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Add up the processes' gradients: each holds the part that its own texts caused. What has a gradient in none keeps having none."""
+    """Sum gradients over processes. Parameters without a gradient in any process keep none."""
     if world_size() == 1:
         return
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -114,7 +114,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def summed(value: float) -> float:
-    """Add up a number over the processes."""
+    """Sum a number over processes."""
     if world_size() == 1:
         return value
     total = torch.tensor(value, dtype=torch.float64, device=_device())
@@ -123,15 +123,15 @@ def summed(value: float) -> float:
 
 
 def choose_dtype(asked: Dtype, *, choose: Callable[[Dtype], torch.dtype], begun_in: Callable[[], str | None]) -> torch.dtype:
-    """What all processes compute in: what was asked for, what a run that is gone on with was begun in, or what process 0 finds fastest.
+    """Compute type of all processes: the requested one, that of the resumed run, or the fastest on process 0.
 
     Args:
-        asked: By the user.
-        choose: An encoder's ``dtype``.
-        begun_in: Names the number type of the run that is gone on with; None where none is.
+        asked: Requested by the user.
+        choose: The encoder's ``choose_dtype``.
+        begun_in: Returns the data type of the resumed run; None if there is none.
 
     Raises:
-        UserError: The encoder cannot compute in what was asked for.
+        UserError: The encoder does not support the requested type.
     """
     if asked != "auto":
         return choose(asked)
@@ -140,10 +140,10 @@ def choose_dtype(asked: Dtype, *, choose: Callable[[Dtype], torch.dtype], begun_
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """Let process 0 alone compute something and tell the others: figures that decide must not differ in their last digit.
+    """Compute a value on process 0 only and broadcast it, so that decisions do not differ by rounding.
 
     Args:
-        make: Computes something that JSON knows.
+        make: Returns a JSON-compatible value.
     """
     if world_size() == 1:
         return make()

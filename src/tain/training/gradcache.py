@@ -1,7 +1,8 @@
-"""Gradients of a loss over many vectors, with the memory of a few: embed, differentiate the loss, embed again.
+"""GradCache: gradients of a batch-wide loss in the memory of one micro-batch.
 
-Gao et al. 2021 ("Scaling deep contrastive learning batch size under memory limited setup"). The gradient is that of the
-whole batch whatever the micro-batches are, as long as the random numbers of the two passes agree.
+Gao et al. 2021 ("Scaling deep contrastive learning batch size under memory limited setup"). Embed all micro-batches, differentiate
+the loss, embed again with gradients. The result is the gradient of the whole batch for any micro-batch size, provided the random
+numbers of the two passes agree.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,20 +29,20 @@ def cached_gradients(
     rows_each: int = 1,
     after_part: Callable[[], object] = lambda: None,
 ) -> float:
-    """Leave this process's share of the gradient of ``loss`` in the model's parameters.
+    """Accumulate this process's share of the gradient of ``loss`` in the model's parameters.
 
     Args:
-        parts: This process's micro-batches. A single part is run once; several are run twice, first without gradients.
-        rows: For each part, the places of its vectors among this process's rows.
-        embed: Computes the vectors of a part, with gradients where torch records them.
-        loss: The loss of all rows, process after process.
-        reseed: Sets the random state for part number n, so that both passes drop the same elements.
-        total: Items over all processes, shared out by ``distributed.share_of``.
-        rows_each: Rows that belong to one item, next to each other.
-        after_part: Called where a part's gradient was added to the model's and others follow or went before.
+        parts: This process's micro-batches. A single part runs once; several run twice, first without gradients.
+        rows: Row indices of each part's vectors among this process's rows.
+        embed: Computes the vectors of a part, with gradients if torch records them.
+        loss: Loss over all rows, ordered by process.
+        reseed: Sets the random state for part n, so that both passes drop the same elements.
+        total: Items over all processes, distributed by ``distributed.share_of``.
+        rows_each: Number of consecutive rows per item.
+        after_part: Called after each part's gradient has been added, if there are several parts.
 
     Returns:
-        The loss, the same in every process. Add up the processes' gradients with ``distributed.sum_gradients``.
+        The loss, equal in every process. Sum the gradients over processes with ``distributed.sum_gradients``.
     """
     is_single = len(parts) == 1
     vectors: list[Tensor] = []

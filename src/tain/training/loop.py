@@ -1,4 +1,4 @@
-"""The training loop: it knows a step function, an optimizer and a checkpoint, nothing else."""
+"""Training loop over a step function, with an optimizer and checkpoints."""
 
 import math
 import time
@@ -20,14 +20,14 @@ StepFunction = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Saving:
-    """Whether and where a run keeps checkpoints.
+    """Checkpoint settings of a run.
 
     Attributes:
         folder: The checkpoint's folder.
-        every_s: Seconds between checkpoints; None writes none on the way.
-        resume: Go on from the folder's checkpoint.
+        every_s: Seconds between checkpoints; None writes none during training.
+        resume: Continue from the folder's checkpoint.
         identity: Settings that must not change between the runs.
-        defaults: What a setting is where a checkpoint, older than the setting, does not say.
+        defaults: Values of settings that are missing in older checkpoints.
     """
 
     folder: Path
@@ -39,12 +39,12 @@ class Saving:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run did.
+    """Result of a training run.
 
     Attributes:
-        steps: Steps done in all, resumed ones included.
+        steps: Total steps, including those before a resume.
         losses: Loss of each step.
-        seconds: Time in the loop, up to the checkpoint that was gone on from included.
+        seconds: Time in the loop, including the time before a resume.
     """
 
     steps: int
@@ -66,25 +66,24 @@ def train(
     memory: dict[str, Any] | None = None,
     keeps_unfinished: bool = False,
 ) -> Trained:
-    """Run steps until ``steps`` are done or ``enough`` says so.
+    """Run the training loop until ``steps`` are done or ``enough`` returns True.
 
     Args:
-        step: Computes the gradient of step number n (from 0) into the model's parameters and returns the loss.
-            All its randomness must come from n, so that a resumed run repeats what an uninterrupted one does.
+        step: Computes the gradient of step n (from 0) into the model's parameters and returns the loss.
+            All randomness must derive from n, so that a resumed run repeats an uninterrupted one.
         optimizer: Applies the gradient.
-        steps: How many steps the whole run has.
-        progress: Told the loss of every step.
-        name: What progress calls the run.
+        steps: Number of steps of the whole run.
+        progress: Receives the loss of every step.
+        name: Name of the run in the progress display.
         rate_factor: Factor on all learning rates at a step.
         saving: Checkpoints; None keeps none.
-        after_step: Called with the number of steps done, after each.
-        enough: Asked with the number of steps done, after each; True ends the run early.
-        keeps_unfinished: Save a checkpoint, too, where ``enough`` ends the run early.
-        memory: What ``after_step`` and ``rate_factor`` go by, as JSON knows it; kept in checkpoints, and given back in place on resuming.
+        after_step: Called after each step with the number of steps done.
+        enough: Called after each step with the number of steps done; True ends the run early.
+        keeps_unfinished: Also save a checkpoint if ``enough`` ends the run early.
+        memory: JSON-compatible state of ``after_step`` and ``rate_factor``; saved in checkpoints and restored in place on resume.
 
     Raises:
-        UserError: The loss is not a finite number. The optimizer has not been stepped with it, and with ``saving`` the
-            last good state is on disk.
+        UserError: The loss is not finite. The optimizer has not applied that step, and with ``saving`` the last good state is on disk.
     """
     losses: list[float] = []
     first, earlier_s = 0, 0.0
@@ -98,7 +97,7 @@ def train(
     began_s = saved_s = time.monotonic()
 
     def keep(done: int) -> None:
-        """Write a checkpoint, unless the weights are spoilt: then the one before stays."""
+        """Write a checkpoint, unless the weights are not finite; then the previous one is kept."""
         assert saving is not None
         state = optimizer.state()
         if not _is_finite(state):
@@ -111,7 +110,7 @@ def train(
     def stop(reason: str) -> NoReturn:
         is_kept = saving is not None and saving.every_s is not None and (saving.folder / "state.json").exists()
         kept = f"; the last good state is kept in {str(saving.folder)!r}" if saving is not None and is_kept else ""
-        anew = "start anew with --overwrite and" if kept else "start again with"
+        anew = "start over with --overwrite and" if kept else "start again with"
         raise UserError(f"{reason}, so training stopped{kept}: {anew} a lower learning rate, or in float32")
 
     done = first
@@ -135,7 +134,7 @@ def train(
                 if keeps_unfinished and saving is not None and saving.every_s is not None and done < steps:
                     keep(done)
                 break
-    if done > first and not _is_finite(optimizer.state()):  # by the last gradient: no later loss would show it
+    if done > first and not _is_finite(optimizer.state()):  # the last gradient may have damaged them, and no further loss would show it
         stop(f"the weights are not finite after step {done}")
     return Trained(done, losses, earlier_s + time.monotonic() - began_s)
 
@@ -143,13 +142,13 @@ def train(
 def _is_finite(state: Mapping[str, Tensor]) -> bool:
     extremes: dict[torch.device, list[Tensor]] = {}
     for tensor in state.values():
-        if tensor.numel():  # one pass, where isfinite takes ten times as long; what is no number is its own extreme
+        if tensor.numel():  # one pass, where isfinite takes ten times as long; nan propagates to the extremes
             extremes.setdefault(tensor.device, []).extend(each.float() for each in torch.aminmax(tensor))
-    return all(bool(torch.stack(each).isfinite().all()) for each in extremes.values())  # a GPU is waited for once, not for each tensor
+    return all(bool(torch.stack(each).isfinite().all()) for each in extremes.values())  # synchronize with a GPU once, not per tensor
 
 
 def warmup_then_linear(steps: int, *, warmup_steps: int, decay_share: float = 1.0) -> Callable[[int], float]:
-    """Build a rate factor that rises over ``warmup_steps``, stays, and falls to zero over the last ``decay_share`` of the run."""
+    """Build a learning rate factor with linear warm-up over ``warmup_steps``, a constant phase, and linear decay over the last ``decay_share``."""
 
     def factor(step: int) -> float:
         rise = min(1.0, (step + 1) / max(1, warmup_steps))

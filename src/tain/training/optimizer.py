@@ -1,4 +1,4 @@
-"""Float32 master weights over a model that computes in bfloat16, and the optimizers on top of them."""
+"""Optimizers over float32 master weights of a model that computes in bfloat16."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,15 +12,14 @@ from tain.foundation.machine import set_dtype
 
 
 class MasterWeights:
-    """Steps float32 copies of a model's parameters and writes them back in the model's own number type.
+    """Float32 copies of a model's parameters, which are updated and written back in the model's data type.
 
-    A model in bfloat16 throughout saves the casts that autocast makes around every product, and loses nothing over
-    fifty steps as long as updates far smaller than a bfloat16 step can add up: that is what the copies are for.
-    Parameters already in float32 are stepped in place.
+    A pure bfloat16 model avoids the casts that autocast adds around every product. It loses nothing over fifty steps, provided
+    updates far smaller than a bfloat16 step can accumulate, which needs the copies. Parameters already in float32 are updated in place.
 
     Args:
-        model: The model; parameters that need no gradient are left alone.
-        dtype: What the model shall compute in. The copies are made before it is changed.
+        model: The model; parameters without gradient are ignored.
+        dtype: Data type for the model's computation. The copies are made before the conversion.
     """
 
     def __init__(self, model: nn.Module, *, dtype: torch.dtype) -> None:
@@ -33,12 +32,12 @@ class MasterWeights:
             self.masters = [parameter.detach().float().clone().requires_grad_() for parameter in self.parameters]
             set_dtype(model, dtype)
         self.is_copied = dtype != torch.float32
-        self._gradients: list[Tensor | None] = [None] * len(self.masters)  # kept from step to step: fresh memory is slow
+        self._gradients: list[Tensor | None] = [None] * len(self.masters)  # reused in every step, since fresh memory is slow
 
     def take_gradients(self) -> None:
-        """Add the model's gradients to the masters', in float32, and clear the model's.
+        """Add the model's gradients to those of the masters, in float32, and clear the model's.
 
-        To be called after each backward pass where several make up a step: sums in bfloat16 would lose the small ones.
+        Call it after each backward pass if a step has several: sums in bfloat16 would lose small gradients.
         """
         if not self.is_copied:
             return
@@ -55,12 +54,12 @@ class MasterWeights:
             else:
                 master.grad += parameter.grad
             parameter.grad = None
-        if targets:  # all at once: on a GPU a copy of each would take longer to start than to do
+        if targets:  # all at once: on a GPU, launching single copies would take longer than copying
             torch._foreach_copy_(targets, sources)
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Write the stepped masters into the model and drop the gradients."""
+        """Write the updated masters into the model and clear the gradients."""
         for master in self.masters:
             master.grad = None
         if self.is_copied:
@@ -68,7 +67,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
-        """Turn the model back to float32 with the masters' values."""
+        """Convert the model back to float32 with the values of the masters."""
         if self.is_copied:
             set_dtype(model, torch.float32)
             for master, parameter in zip(self.masters, self.parameters, strict=True):
@@ -81,13 +80,13 @@ class MasterWeights:
     def load_state(self, state: dict[str, Tensor]) -> None:
         if set(state) != set(self.names):
             raise UserError(
-                "the checkpoint belongs to another model: its parameters have other names; start anew with --overwrite and without --resume"
+                "the checkpoint belongs to another model: its parameters have other names; start over with --overwrite and without --resume"
             )
         resized = [name for name, master in zip(self.names, self.masters, strict=True) if state[name].shape != master.shape]
         if resized:
             raise UserError(
                 f"the checkpoint belongs to another model: {resized[0]} has the shape {tuple(state[resized[0]].shape)} there;"
-                " start anew with --overwrite and without --resume"
+                " start over with --overwrite and without --resume"
             )
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(state[name])
@@ -97,13 +96,13 @@ class MasterWeights:
 
 
 class Optimizer:
-    """One or more torch optimizers over master weights, stepped together, with a warm-up and decay factor on all rates.
+    """One or more torch optimizers over master weights, stepped together, with a common learning rate factor.
 
     Args:
-        weights: What is stepped.
+        weights: The weights to update.
         parts: The torch optimizers, built over ``weights.masters``.
-        max_grad_norm: Longer gradients are scaled down to this length, over all parameters together; None leaves them.
-        buffers: Moving statistics that steps change too, kept with the rest.
+        max_grad_norm: Clip the gradient norm over all parameters to this length; None disables clipping.
+        buffers: Moving statistics that steps also change, saved with the state.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class Optimizer:
         self._base_rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def step(self, *, rate_factor: float = 1.0) -> None:
-        """Take one step with every learning rate multiplied by ``rate_factor``, then clear the gradients."""
+        """Apply one step with all learning rates multiplied by ``rate_factor``, then clear the gradients."""
         self.weights.take_gradients()
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.weights.masters, self.max_grad_norm)
@@ -132,7 +131,7 @@ class Optimizer:
         self.weights.write_back()
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, as flat tensors."""
+        """State needed to resume, as flat tensors."""
         tensors = {f"weights/{name}": tensor for name, tensor in self.weights.state().items()}
         tensors |= {f"buffers/{name}": tensor for name, tensor in self.buffers.items()}
         for number, part in enumerate(self.parts):
@@ -142,7 +141,7 @@ class Optimizer:
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what ``state`` gave.
+        """Load a state returned by ``state``.
 
         Raises:
             UserError: The tensors belong to another model.
@@ -160,13 +159,13 @@ class Optimizer:
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 
-_Muon: Any = getattr(torch.optim, "Muon", torch.optim.Optimizer)  # torch has it since 2.9; only pretraining asks for it
+_Muon: Any = getattr(torch.optim, "Muon", torch.optim.Optimizer)  # available in torch since 2.9; only pretraining needs it
 
 
 class StackedMuon(_Muon):
-    """torch's Muon (its state and settings too) that steps all matrices of one shape together.
+    """torch's Muon, with the same state and settings, but all matrices of one shape are updated together.
 
-    Some dozens of kernels a step instead of thousands, which on a GPU take longer to start than to run.
+    This takes some dozens of kernels per step instead of thousands, whose launch time dominates on a GPU.
     """
 
     @torch.no_grad()
@@ -192,7 +191,7 @@ class StackedMuon(_Muon):
 
 
 def _orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, smallest: float) -> Tensor:
-    """Bring all singular values of a stack of matrices near 1 by Newton and Schulz's iteration of fifth order, in bfloat16."""
+    """Orthogonalize a stack of matrices (singular values near 1) by a fifth-order Newton-Schulz iteration in bfloat16."""
     first, third, fifth = coefficients
     is_tall = matrices.shape[1] > matrices.shape[2]
     found = matrices.bfloat16()
@@ -213,7 +212,7 @@ def adamw(
     max_grad_norm: float | None = None,
     buffers: Mapping[str, Tensor] | None = None,
 ) -> Optimizer:
-    """AdamW on every parameter alike, bias and layer norm included, as the Mirror-BERT reference does."""
+    """AdamW on all parameters, including biases and layer norms, as in the Mirror-BERT reference."""
     stepped = torch.optim.AdamW(weights.masters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     return Optimizer(weights, [stepped], max_grad_norm=max_grad_norm, buffers=buffers)
 
@@ -227,15 +226,15 @@ def two_rates(
     head_prefix: str,
     weight_decay: float,
 ) -> Optimizer:
-    """Adamax or AdamW with a learning rate of its own for a head, which starts from nothing while its encoder was trained before.
+    """Adamax or AdamW with a separate learning rate for a new head on a pretrained encoder.
 
     Args:
-        weights: What is stepped.
-        method: Adamax is the poly-encoders' released commands', AdamW their paper's with BERT's weights.
-        learning_rate: Of the encoder.
-        head_learning_rate: Of the head; its parameters have no weight decay.
-        head_prefix: How the names of its parameters begin.
-        weight_decay: Of the encoder.
+        weights: The weights to update.
+        method: Adamax as in the released commands of the poly-encoders; AdamW as in their paper with BERT's weights.
+        learning_rate: Learning rate of the encoder.
+        head_learning_rate: Learning rate of the head; its parameters have no weight decay.
+        head_prefix: Prefix of the head's parameter names.
+        weight_decay: Weight decay of the encoder.
     """
     named = list(zip(weights.names, weights.masters, strict=True))
     head = [master for name, master in named if name.startswith(head_prefix)]
@@ -260,22 +259,22 @@ def muon_and_adamw(
     weight_decay: float,
     max_grad_norm: float | None = None,
 ) -> Optimizer:
-    """Muon on the hidden layers' matrices, AdamW on embeddings, norms and biases.
+    """Muon on the matrices of hidden layers, AdamW on embeddings, norms and biases.
 
-    Muon's updates have all the same size, so without decay the matrices grow with every step, queries and keys among them, until
-    attention is so sharp that one step can throw the model off (``docs/LOG.md``).
+    All updates of Muon have the same size, so without decay the matrices grow in every step, queries and keys included, until
+    attention is so sharp that one step can make training diverge (``docs/LOG.md``).
 
     Args:
-        weights: What is stepped.
+        weights: The weights to update.
         matrix_learning_rate: Muon's learning rate; updates are orthogonal matrices.
-        embedding_learning_rate: AdamW's rate on token embeddings (tied to the output).
-        other_learning_rate: AdamW's rate on norms and biases.
-        embeddings: Names of the parameters that count as embeddings.
-        weight_decay: Share of a matrix, times the learning rate, that a step takes away; the other parameters have none.
+        embedding_learning_rate: AdamW's learning rate of token embeddings (tied to the output).
+        other_learning_rate: AdamW's learning rate of norms and biases.
+        embeddings: Names of the parameters treated as embeddings.
+        weight_decay: Decay of matrices per step, relative to the learning rate; other parameters have none.
         max_grad_norm: See ``Optimizer``.
 
     Raises:
-        UserError: This torch is too old to have Muon.
+        UserError: The installed torch is too old to have Muon.
     """
     if not hasattr(torch.optim, "Muon"):
         raise UserError(

@@ -129,15 +129,15 @@ def test_a_word_without_a_vector_is_not_found_and_hides_no_other(turned: OnePerL
 
 def test_models_of_two_widths_are_refused(dictionaries: Path):
     pair = OnePerLanguage({"en": Known("a", {"w0": np.ones(3)}), "de": Known("b", {"w0_de": np.ones(4)})})
-    with pytest.raises(UserError, match=r"gives vectors of 3 and of 4 numbers: give models of one width"):
+    with pytest.raises(UserError, match=r"gives vectors of dimension 3 and 4: give models of equal dimension"):
         evaluate([pair], ["bli_en-de"], dictionaries, resamples=5)
-    with pytest.raises(UserError, match="an orthogonal map needs one width"):
+    with pytest.raises(UserError, match="an orthogonal map needs equal dimensions"):
         lexicon_in(dictionaries).is_found(np.ones((WORDS, 3)), np.ones((WORDS, 4)), name="pair")
 
 
 def test_a_model_of_other_languages_is_refused(dictionaries: Path):
     foreign = OnePerLanguage({"en": Known("a", {"x": np.ones(3)}), "fr": Known("b", {"y": np.ones(3)})})
-    with pytest.raises(UserError, match=r"knows en, fr, but there are texts in de"):
+    with pytest.raises(UserError, match=r"supports en, fr, but there are texts in de"):
         evaluate([foreign], ["bli_en-de"], dictionaries, resamples=5)
     with pytest.raises(UserError, match=r"has vectors for 0 training pairs of en-de"):
         evaluate([Known("a", {"x": np.ones(3)})], ["bli_en-de"], dictionaries, resamples=5)
@@ -146,7 +146,7 @@ def test_a_model_of_other_languages_is_refused(dictionaries: Path):
 def test_dictionaries_smaller_than_a_neighbourhood_are_refused(dictionaries: Path):
     for part in ("train", "test"):
         (dictionaries / "bli" / f"en-de.{part}.tsv").write_text("en\tde\nw1\tw1_de\n")
-    with pytest.raises(UserError, match=r"have 1 words of a language, fewer than CSLS's 10 neighbours"):
+    with pytest.raises(UserError, match=r"have 1 words in a language, fewer than the 10 neighbours of CSLS"):
         load_suites(["bli_en-de"], dictionaries)
 
 
@@ -179,7 +179,7 @@ def test_the_pairs_are_named_as_their_data_are():
 
 
 def test_maps_need_pairs():
-    with pytest.raises(ShapeError, match="two tables of one shape"):
+    with pytest.raises(ShapeError, match="two tables of equal shape"):
         orthogonal_map(np.ones((2, 3)), np.ones((3, 3)))
 
 

@@ -77,5 +77,5 @@ def test_separable_classes_and_features_without_variance_still_come_to_an_end():
 
 
 def test_labels_that_are_no_classes_are_refused():
-    with pytest.raises(ShapeError, match="labels run from 0"):
+    with pytest.raises(ShapeError, match="labels must be 0 to classes - 1"):
         LogisticRegressions(np.ones((3, 2)), np.array([0, 1, 2]), classes=2)

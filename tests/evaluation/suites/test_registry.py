@@ -123,7 +123,7 @@ def test_quotation_marks_in_a_tsv_are_plain_characters(tmp_path: Path):
         (["sentence1|score", "a|1"], "two text columns"),
         (
             ["id|one|other|score", "7|a|b|1"],
-            "columns id, one, other, score, but scored pairs are needed: .*two text columns, score and no others",
+            "columns id, one, other, score, but scored pairs are needed: .*two text columns and score only",
         ),
         (["sentence1|sentence2|score", "a|b|1", "c|d|high", "e|f|3"], "row 2: score is 'high'"),
         (["sentence1|sentence2|score", "a|b|nan", "c|d|1", "e|f|3"], "row 1: score is 'nan'"),
@@ -143,7 +143,7 @@ def test_an_own_table_needs_no_data_folder(tmp_path: Path):
 
 
 def test_without_data_a_suite_says_what_to_give():
-    with pytest.raises(UserError, match=r"needs data and none was given: give --data DIR, a folder that holds sts/"):
+    with pytest.raises(UserError, match=r"needs data, but none was given: give --data DIR, a folder that holds sts/"):
         load_suites(["sts", "words"])
 
 
@@ -158,7 +158,7 @@ def test_a_folder_without_the_sets_says_what_was_looked_for(tmp_path: Path):
 
 
 def test_a_data_path_that_is_no_folder_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         load_suites(["sts"], tmp_path / "nowhere")
 
 

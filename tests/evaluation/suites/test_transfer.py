@@ -151,7 +151,7 @@ def test_rows_without_a_text_are_left_out_and_told(opinions: Path, bag: Callable
 @pytest.mark.parametrize(
     ("header", "rows", "words"),
     [
-        ("label|text", [f"1|text {n}" for n in range(20)], "the one class '1', so there is nothing to tell apart"),
+        ("label|text", [f"1|text {n}" for n in range(20)], "only the class '1', so there is nothing to classify"),
         ("label|text", [f"{n % 2}|text {n}" for n in range(10)], "has 10 rows, too few to hold out one of 10 folds"),
         ("class|text", ["1|a"], "has the columns class, text, but label, text are needed"),
         ("label|text", ["1| ", "0|"], "no row with a text"),

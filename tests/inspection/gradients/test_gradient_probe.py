@@ -79,13 +79,13 @@ def test_squares_are_those_of_a_gradient_taken_the_plain_way(bert_folder, corpus
     ("settings", "message"),
     [
         ({"masking_rate": 0.7}, "masking_rate is 0.7: give a share above 0 and up to 0.5"),
-        ({"blocks": 7}, "blocks is 7, but resampling fewer than 8 gives no honest interval: give 64"),
-        ({"block_tokens": 41}, "block_tokens is 41, but model .* reads 40 tokens at most: give 40 or fewer"),
+        ({"blocks": 7}, "blocks is 7, but fewer than 8 give no reliable interval: give 64"),
+        ({"block_tokens": 41}, "block_tokens is 41, but model .* reads at most 40 tokens: give 40 or fewer"),
         ({"block_tokens": 4}, "block_tokens is 4, too little context"),
         ({"elements": 10}, "elements is 10, too few"),
         ({"resamples": 3}, "resamples is 3, too few"),
         ({"masks": 9}, "9 disjoint masks of 25% each are more than the whole text"),
-        ({"masks": 1}, "masks is 1, but covariance needs pairs"),
+        ({"masks": 1}, "masks is 1, but covariance needs at least two masks"),
         ({"rounds": 1}, "rounds is 1, but a squared mean"),
         ({"blocks": 5000}, r"the texts have [\d,]+ tokens, which make \d+ blocks of 18, fewer than 5000"),
     ],
@@ -98,7 +98,7 @@ def test_what_cannot_work_is_refused(settings, message, bert_folder, corpus):
 def test_an_encoder_without_a_head_is_refused(tiny_encoder, tiny_tokenizer, corpus, tmp_path):
     tiny_encoder("bert").save_pretrained(tmp_path / "encoder")
     tiny_tokenizer().save_pretrained(tmp_path / "encoder")
-    with pytest.raises(UserError, match="has no prediction head, and the gradients of a random one say nothing"):
+    with pytest.raises(UserError, match="has no prediction head, and gradients of a random head are meaningless"):
         probe_gradients(tmp_path / "encoder", [corpus], **TINY)
 
 

@@ -48,11 +48,11 @@ def test_a_falling_covariance_is_said_and_a_level_or_rising_one_too():
 
 def test_the_verdict_weighs_masks_against_texts():
     # (K D + V + (K - 1) c) / (D + V) = (12 + 10 - 6) / 13
-    assert "while there is new text, exploring fully within a step cannot help" in report().verdict()
+    assert "while there is new text, fully exploring a text within a step cannot help" in report().verdict()
     assert "4 disjoint masks of a text leave 0.40 (0.40 to 0.40) of the mask variance of 4 independent ones" in report().verdict()
     assert f"{13 / 16:.2f} times the variance" in report().verdict()
     assert "spread over epochs cost nothing and keep the saving" in report().verdict()
-    assert "exploring fully can help" in report(data=0.5).verdict()
+    assert "fully exploring a text can help" in report(data=0.5).verdict()
     useless = report(covariances=(9.0, 6.0, 2.0, 1.0, 1.0)).verdict()
     assert "leave more mask variance than 4 independent ones: 1.30" in useless
     assert "keep the saving" not in useless

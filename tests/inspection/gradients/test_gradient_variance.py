@@ -216,9 +216,9 @@ def test_a_short_vector_is_left_alone_and_a_long_one_keeps_inner_products_on_ave
     ("settings", "message"),
     [
         ({"masking_rate": 0.6}, "masking_rate is 0.6: give a share above 0 and up to 0.5"),
-        ({"disjoint": 1}, "masks is 1, but covariance needs pairs of masks"),
+        ({"disjoint": 1}, "masks is 1, but covariance needs at least two masks"),
         ({"rounds": 1}, "rounds is 1, but a squared mean is estimated from independent rounds"),
-        ({"texts": 1}, "1 block of text was given, but data variance needs 2 or more"),
+        ({"texts": 1}, "got 1 block of text, but data variance needs 2 or more"),
         ({"disjoint": 5}, "5 disjoint masks of 25% each are more than the whole text: give --masks 4 or fewer"),
         ({"disjoint": 9, "masking_rate": 0.1}, "a block has 8 tokens that may be masked, too few for 9 disjoint masks"),
     ],

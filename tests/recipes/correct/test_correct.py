@@ -88,7 +88,7 @@ def test_encode_to_file_corrects_and_never_goes_on_with_another_language(
     embedder = correct(bert_folder, {"en": sentences, "de": german}, method="languages", device="cpu").embedder
     encode_to_file(embedder, sentences, tmp_path / "en.npy", language="en")
     np.testing.assert_array_equal(np.load(tmp_path / "en.npy"), embedder.encode(sentences, language="en"))
-    with pytest.raises(UserError, match="was told none"):
+    with pytest.raises(UserError, match="no language was given"):
         encode_to_file(embedder, sentences, tmp_path / "none.npy")
     calls = []
     encode = Embedder.encode
@@ -143,7 +143,7 @@ def test_texts_of_the_wrong_kind_are_refused(sentences: list[str], unchecked: No
         correct("tain-mini", {"en": sentences}, method="whiten")
     with pytest.raises(UserError, match="two are the same"):
         correct("tain-mini", {"en": sentences, "EN": sentences}, method="languages")
-    with pytest.raises(UserError, match="read letter by letter"):
+    with pytest.raises(UserError, match="read character by character"):
         correct("tain-mini", "one text", method="whiten")
 
 

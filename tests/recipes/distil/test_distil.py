@@ -590,9 +590,9 @@ def test_a_head_of_the_other_kind_is_refused(save_labeller, flights):
     tagger = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
     classifier = save_labeller("SequenceClassification", ["flight", "weather"])
     bare = [Example(example.text) for example in flights]
-    assert "is a tagger, but what is needed is a classifier" in refused(tagger, bare, task="classify", **SMALL)
-    assert "is a classifier, but what is needed is a tagger" in refused(classifier, bare, task="tag", **SMALL)
-    assert "is a tagger, but what is needed is a classifier" in refused(tagger, bare, task="tag", classifier=tagger, **SMALL)
+    assert "is a tagger, but a classifier is needed" in refused(tagger, bare, task="classify", **SMALL)
+    assert "is a classifier, but a tagger is needed" in refused(classifier, bare, task="tag", **SMALL)
+    assert "is a tagger, but a classifier is needed" in refused(tagger, bare, task="tag", classifier=tagger, **SMALL)
 
 
 def test_students_teach_no_students(bert_folder, texts, flights, tmp_path):

@@ -324,7 +324,7 @@ def test_texts_of_either_side_that_are_cut_are_counted(bert_folder, texts):
 
 @pytest.mark.parametrize("given", ["one text", [1, 2], [("a", "b"), ("a",)], [("a", "b"), ("a", 3)]])
 def test_what_is_no_list_of_texts_is_refused(bert_folder, given, unchecked):
-    with pytest.raises(UserError, match=r"read letter by letter|give texts, or pairs of two texts"):
+    with pytest.raises(UserError, match=r"read character by character|give texts, or pairs of two texts"):
         mirror(bert_folder, given, **SMALL)
 
 
@@ -429,7 +429,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, t
     with interrupting(recipe.MirrorTrainer, 7):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     assert not (tmp_path / "cut").exists()
-    with pytest.raises(UserError, match=r"checkpoint of an earlier run, .*checkpoint-13', would be lost: go on from it with --resume"):
+    with pytest.raises(UserError, match=r"checkpoint of an earlier run, .*checkpoint-13', would be lost: continue it with --resume"):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     found = mirror(bert_folder, texts, tmp_path / "cut", resume=True, **settings).embedder.encode(sentences)
     np.testing.assert_array_equal(found, expected)
@@ -509,7 +509,7 @@ def test_a_folder_that_appears_while_training_runs_is_left_alone(bert_folder, te
         return real(self, batch, step=step, seed=seed)
 
     monkeypatch.setattr(recipe.MirrorTrainer, "gradient_step", meanwhile)
-    with pytest.raises(UserError, match="appeared while this ran and is left alone: the result is in"):
+    with pytest.raises(UserError, match="was created by something else during the run and is kept: the result is in"):
         mirror(bert_folder, texts, tmp_path / "encoder", **SMALL)
     assert not list((tmp_path / "encoder").iterdir())
     (kept,) = tmp_path.glob("encoder-*")

@@ -267,7 +267,7 @@ def test_best_joins_the_encoder_and_its_token_vectors_where_the_layout_allows(mo
 
 
 def test_joining_other_models_is_refused(bert_folder, documents, texts):
-    with pytest.raises(UserError, match="needs ModernBERT's layout: leave --join out"):
+    with pytest.raises(UserError, match="needs the ModernBERT architecture: remove --join"):
         mirror(bert_folder, texts, documents=documents, recipe="best", join=True, **SMALL)
 
 
@@ -295,7 +295,7 @@ def test_without_training_a_token_keeps_its_vector_whatever_is_around_it(archite
 
 
 def test_models_whose_layers_cannot_be_left_out_are_refused(save_masked_lm, texts):
-    with pytest.raises(UserError, match="the layers of AlbertModel cannot be left out: give --recipe best"):
+    with pytest.raises(UserError, match="the layers of AlbertModel cannot be removed: give --recipe best"):
         mirror(save_masked_lm("albert"), texts, recipe="fast", **SMALL)
 
 

@@ -75,7 +75,7 @@ def test_a_model_that_cannot_compute_in_bfloat16_is_trained_in_float32(corpus, t
     tiny_tokenizer().save_pretrained(tmp_path / "fnet")
     settings: dict[str, Any] = {"optimizer": "adamw", "block_tokens": 16, "batch_blocks": 8, "tokens": 16.0 * 8 * 3, "device": "cpu"}
     assert np.isfinite(pretrain(tmp_path / "fnet", [corpus], tmp_path / "model", **settings).losses).all()
-    with pytest.raises(UserError, match=r"dtype is 'bfloat16', in which FNetForMaskedLM cannot compute: give float32 or auto"):
+    with pytest.raises(UserError, match=r"dtype is 'bfloat16', which FNetForMaskedLM does not support: give float32 or auto"):
         pretrain(tmp_path / "fnet", [corpus], tmp_path / "other", **settings, dtype="bfloat16")
     assert not (tmp_path / "other").exists()
 
@@ -405,7 +405,7 @@ def test_a_model_that_knows_fewer_tokens_than_its_tokenizer_is_refused(bert_fold
     tokenizer = AutoTokenizer.from_pretrained(bert_folder)
     tokenizer.add_tokens(["kalimba"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(UserError, match="has vectors for 120 tokens, but its tokenizer knows 121"):
+    with pytest.raises(UserError, match="has vectors for 120 tokens, but its tokenizer has 121"):
         pretrain(folder, [corpus], tmp_path / "more", **CONTINUED)
 
 
@@ -414,7 +414,7 @@ def test_shards_are_kept_where_asked_and_shared_by_runs_of_one_tokenizer(bert_fo
     assert (tmp_path / "shards" / "shards.json").exists()
     beside = pretrain(bert_folder, [corpus], tmp_path / "second", **CONTINUED)
     assert beside.losses == first.losses
-    with pytest.raises(UserError, match="were cut by another tokenizer"):
+    with pytest.raises(UserError, match="were made with another tokenizer"):
         pretrain("scratch", [corpus], tmp_path / "third", **TINY, shards=tmp_path / "shards")
 
 

@@ -1,7 +1,7 @@
-"""Linking names to concepts without training: a mention belongs to the concept whose name is nearest.
+"""Entity linking suites: link each mention to the concept of its nearest name, without training.
 
-Biomedical entity linking in Liu et al. 2021 (Mirror-BERT), after Sung et al. 2020 (BioSyn): accuracy@k is the share of mentions with a gold concept
-among the concepts of the k nearest names. Names are compared as they are written: nothing is lower-cased, no abbreviation expanded.
+Biomedical entity linking as in Liu et al. 2021 (Mirror-BERT), after Sung et al. 2020 (BioSyn): accuracy@k is the share of mentions with
+a gold concept among the concepts of the k nearest names. Names are compared as written, without lower-casing or abbreviation expansion.
 """
 
 import re
@@ -17,23 +17,23 @@ from tain.evaluation.suites.sts import Split
 from tain.evaluation.suites.tasks import Outcomes, TaskSource, distinct, read_columns
 
 _PLACES = (1, 5)
-_SAME_COSINE = 1e-6  # cosines of float32 vectors closer than this are a tie
+_SAME_COSINE = 1e-6  # tolerance for ties between cosines of float32 vectors
 _ENGLISH = "en"
-_SEVERAL = re.compile(r"[|+]")  # what joins the concepts of one mention, or of one name
-_NAMESPACES = ("MESH:", "OMIM:")  # written before a concept in some files and left out in others
+_SEVERAL = re.compile(r"[|+]")  # separators between the concepts of a mention or name
+_NAMESPACES = ("MESH:", "OMIM:")  # prefixes of concepts in some files
 
 
 @dataclass(frozen=True, kw_only=True)
 class NameSet:
-    """Mentions with their concepts, and a dictionary of names.
+    """Mentions with gold concepts, and a dictionary of names.
 
     Attributes:
-        key: What the command line calls it, such as ``ncbi``.
-        title: What tables call it.
+        key: Name on the command line, such as ``ncbi``.
+        title: Name in tables.
         mentions: Texts that name a concept.
-        gold: Each mention's concepts.
-        names: The dictionary's distinct names.
-        rows_of: For each concept its rows of ``names``.
+        gold: Concepts of each mention.
+        names: Distinct names of the dictionary.
+        rows_of: Rows of ``names`` per concept.
     """
 
     key: str
@@ -50,11 +50,11 @@ class NameSet:
         return (f"{self.title}: {len(self.names):,} names{unnamed}",)
 
     def texts(self) -> dict[str, list[str]]:
-        """Every distinct mention and name, under English."""
+        """Every distinct mention and name, keyed by English."""
         return {_ENGLISH: distinct((*self.mentions, *self.names))}
 
     def outcomes(self, encoder: EncodedOnce) -> list[Outcomes]:
-        """Chance of a gold concept among the first name's and the first five names' concepts, for each mention."""
+        """Probability of a gold concept among the concepts of the first name and of the first five names, per mention."""
         found = self.chances(encoder.cosine_blocks(self.mentions, self.names, language=_ENGLISH))
         return [
             Outcomes(key=f"{self.key}_at_{k}", title=self.title, group=f"accuracy@{k}", shares=shares)
@@ -62,13 +62,13 @@ class NameSet:
         ]
 
     def chances(self, cosines: Iterable[np.ndarray]) -> np.ndarray:
-        """Rank all names for each mention, exactly.
+        """Rank all names exactly for each mention.
 
         Args:
-            cosines: Blocks (some mentions, names) with all mentions, in order.
+            cosines: Blocks (mentions, names) that cover all mentions in order.
 
         Returns:
-            Float64 (2, mentions): the chance of a gold name among the first 1 and the first 5 when equal cosines fall in random order.
+            Float64 (2, mentions): probability of a gold name in the top 1 and top 5, with ties in random order.
         """
         gold_rows = [sorted({row for concept in concepts for row in self.rows_of.get(concept, ())}) for concepts in self.gold]
         found = np.zeros((len(_PLACES), len(self.mentions)))
@@ -79,19 +79,19 @@ class NameSet:
 
 
 def _chance(cosines: np.ndarray, gold: list[int], k: int) -> float:
-    """Chance that one of the rows ``gold`` is among the first ``k`` of ``cosines`` (names,), ties in random order."""
+    """Probability that one of the rows ``gold`` is in the top ``k`` of ``cosines`` (names,), with ties in random order."""
     best = cosines[gold].max()
     better = int((cosines > best + _SAME_COSINE).sum())
     tied = int((np.abs(cosines - best) <= _SAME_COSINE).sum())
     wrong = tied - int((np.abs(cosines[gold] - best) <= _SAME_COSINE).sum())
     missed = 1.0
-    for drawn in range(min(k - better, tied)):  # draw places among the tied: all of them wrong?
+    for drawn in range(min(k - better, tied)):  # probability that all positions drawn among the tied ones are wrong
         missed *= max(wrong - drawn, 0) / (tied - drawn)
     return 1.0 - missed
 
 
 def entity_linking_sources(split: Split = "test") -> list[TaskSource]:
-    """The paper's five sets; NCBI-disease and BC5CDR-disease are linked to MEDIC, the others to a table of names of their own."""
+    """The paper's five sets; NCBI-disease and BC5CDR-disease use the MEDIC dictionary, the others have separate name tables."""
     medic = "biomed/medic_2012.tsv.gz"
     if split == "dev":
         return [_source("ncbi_dev", "NCBI-disease dev", "biomed/ncbi_disease_dev.tsv", medic)]
@@ -128,7 +128,7 @@ def _read(data: Path, *, key: str, title: str, mentions: str, names: str) -> Nam
 
 
 def concepts_of(written: str) -> frozenset[str]:
-    """Split a cell such as ``D007108|OMIM:215600`` into its concepts, without the name space that some files write before them."""
+    """Split a cell such as ``D007108|OMIM:215600`` into concepts, and strip name space prefixes."""
     found = set()
     for part in _SEVERAL.split(written):
         concept = part.strip()

@@ -1,8 +1,8 @@
-"""Bilingual lexicon induction: which words of two languages find their translation after an orthogonal map.
+"""Bilingual lexicon induction: accuracy of word translation after an orthogonal map.
 
-The map is the orthogonal Procrustes solution on the pairs of a training dictionary (Artetxe et al. 2018; Smith et al. 2017), the
-ranking is by cross-domain similarity local scaling (CSLS, Conneau et al. 2018), the figure is accuracy@1. The dictionaries are those
-of XLing-Eval (Glavas et al. 2019).
+The map is the orthogonal Procrustes solution on a training dictionary (Artetxe et al. 2018; Smith et al. 2017), candidates are ranked by
+cross-domain similarity local scaling (CSLS, Conneau et al. 2018), and the figure is accuracy@1. The dictionaries are those of
+XLing-Eval (Glavas et al. 2019).
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from tain.evaluation.metrics import unit_rows
 from tain.evaluation.suites.tasks import Outcomes, TaskSource, distinct, read_columns
 from tain.foundation.errors import ShapeError, UserError
 
-NEIGHBOURS = 10  # CSLS's k
+NEIGHBOURS = 10  # k of CSLS
 _ROWS_AT_ONCE = 1024
-_SAME_SCORE = 1e-6  # scores of float32 vectors closer than this are a tie
+_SAME_SCORE = 1e-6  # tolerance for ties between scores of float32 vectors
 _PAIRS = (
     "de-fi",
     "de-fr",
@@ -45,11 +45,11 @@ class Lexicon:
     """The two dictionaries of a language pair.
 
     Attributes:
-        key: What the command line calls it, such as ``bli_en-de``.
-        title: Such as ``en-de``: from the first language into the second.
-        languages: The two codes.
-        trained: Pairs of words that the map is learned from.
-        tested: Pairs that are looked up. A word with several translations counts once, and any of them is right.
+        key: Name on the command line, such as ``bli_en-de``.
+        title: Such as ``en-de``: from the first language to the second.
+        languages: The two language codes.
+        trained: Word pairs for learning the map.
+        tested: Word pairs for the test. A word with several translations counts once, and each of them is correct.
     """
 
     key: str
@@ -63,33 +63,33 @@ class Lexicon:
         return (f"CSLS with k = {NEIGHBOURS} after an orthogonal map; candidates: the target words of both dictionaries",)
 
     def words(self) -> tuple[list[str], list[str]]:
-        """The distinct words of either side: what is centred, and, on the right, what is chosen from."""
+        """Distinct words of each side, used for centring; the right side also provides the candidates."""
         left, right = (distinct(pair[side] for pair in (*self.trained, *self.tested)) for side in (0, 1))
         return left, right
 
     def texts(self) -> dict[str, list[str]]:
-        """Every distinct word, by its language."""
+        """Every distinct word, by language."""
         return dict(zip(self.languages, self.words(), strict=True))
 
     def outcomes(self, encoder: EncodedOnce) -> list[Outcomes]:
-        """Which of the test dictionary's words find a translation of theirs first."""
+        """Whether each test word's top candidate is a correct translation."""
         words = self.words()
         vectors = [encoder.encode(side, language=language) for language, side in zip(self.languages, words, strict=True)]
         return [Outcomes(key=self.key, title=self.title, group="", shares=self.is_found(*vectors, name=encoder.name))]
 
     def is_found(self, left: np.ndarray, right: np.ndarray, *, name: str) -> np.ndarray:
-        """Look the test words up with the vectors of ``words()``, (left words, dim) and (right words, dim), of the encoder ``name``.
+        """Look up the test words, given vectors of ``words()``, (left words, dim) and (right words, dim), of the encoder ``name``.
 
-        A vector of zeros stands for a word that the encoder does not know: it trains nothing, is never found, and a test word
-        without a vector counts as not found.
+        A zero vector marks a word unknown to the encoder: it is not used for training and never found, and a test word without a vector
+        counts as not found.
 
         Returns:
-            Float64 (distinct test words,), in order: 1 for a right first candidate; a share of it where others score the same.
+            Float64 (distinct test words,), in order: 1 for a correct top candidate, a fraction in case of ties.
         """
         if left.shape[1] != right.shape[1]:
             raise UserError(
-                f"model {name!r} gives vectors of {left.shape[1]} numbers for {self.languages[0]} and {right.shape[1]} for"
-                f" {self.languages[1]}, but an orthogonal map needs one width: give models of one width"
+                f"model {name!r} gives vectors of dimension {left.shape[1]} for {self.languages[0]} and {right.shape[1]} for"
+                f" {self.languages[1]}, but an orthogonal map needs equal dimensions: give models of equal dimension"
             )
         left_row, right_row = ({word: row for row, word in enumerate(side)} for side in self.words())
         left_known, right_known = np.any(left, axis=1), np.any(right, axis=1)
@@ -98,7 +98,7 @@ class Lexicon:
         if len(pairs) == 0 or right_known.sum() < NEIGHBOURS or left_known.sum() < NEIGHBOURS:
             raise UserError(
                 f"model {name!r} has vectors for {len(pairs)} training pairs of {self.title} ({left_known.sum()} and {right_known.sum()}"
-                f" words), too few to map by: give a model of these languages"
+                f" words), too few to learn a map: give a model of these languages"
             )
         left, right = _centred(left, left_known), _centred(right, right_known)
         mapped = left @ orthogonal_map(left[pairs[:, 0]], right[pairs[:, 1]])
@@ -106,7 +106,7 @@ class Lexicon:
         for source, target in self.tested:
             translations.setdefault(left_row[source], set()).add(right_row[target])
         asked = np.array(list(translations))
-        column_of = np.cumsum(right_known) - 1  # of a right word among those that have a vector
+        column_of = np.cumsum(right_known) - 1  # column of a right word among those with a vector
         gold = [{int(column_of[row]) for row in rows if right_known[row]} for rows in translations.values()]
         found = np.zeros(len(asked))
         index = 0
@@ -120,13 +120,13 @@ class Lexicon:
 
 
 def orthogonal_map(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The orthogonal W (dim, dim) that brings the rows of ``left`` (pairs, dim) nearest to those of ``right``: left @ W.
+    """Orthogonal matrix W (dim, dim) that best maps the rows of ``left`` (pairs, dim) to those of ``right``: left @ W.
 
     Raises:
-        ShapeError: The two are not tables of the same shape.
+        ShapeError: The two shapes differ.
     """
     if left.ndim != 2 or left.shape != right.shape:
-        raise ShapeError(f"orthogonal_map needs two tables of one shape, got {left.shape} and {right.shape}")
+        raise ShapeError(f"orthogonal_map needs two tables of equal shape, got {left.shape} and {right.shape}")
     first, _, second = np.linalg.svd(left.astype(np.float64).T @ right.astype(np.float64))
     return first @ second
 
@@ -136,18 +136,18 @@ def csls(
 ) -> Iterator[np.ndarray]:
     """CSLS of rows of ``left`` with all rows of ``right``: 2 cos(x, y) - r(x) - r(y).
 
-    r(x) is x's mean cosine with its ``neighbours`` nearest rows of ``right``, r(y) that of y with its nearest of ``left``. A hub, near
-    to everything, thereby loses.
+    r(x) is the mean cosine of x with its ``neighbours`` nearest rows of ``right``, r(y) that of y with its nearest rows of ``left``.
+    This penalizes hubs, which are close to everything.
 
     Args:
         left: Vectors of length 1 (or 0), already mapped (left words, dim).
         right: Vectors of length 1 (right words, dim).
-        is_neighbour: Which rows of ``left`` count as anyone's neighbours, bool (left words,).
+        is_neighbour: Rows of ``left`` that may be neighbours, bool (left words,).
         queries: Rows of ``left`` to score, int (queries,).
-        neighbours: How many are near; 1 or more, and no more than there are.
+        neighbours: Number of neighbours, from 1 to the number of rows.
 
     Yields:
-        Blocks of scores (some queries, right words), in the order of ``queries``.
+        Blocks of scores (queries, right words), in the order of ``queries``.
     """
     left, right = left.astype(np.float32), right.astype(np.float32)
     counted = left[is_neighbour]
@@ -164,14 +164,14 @@ def _nearest_mean(cosines: np.ndarray, neighbours: int) -> np.ndarray:
 
 
 def _centred(vectors: np.ndarray, is_known: np.ndarray) -> np.ndarray:
-    """Unit rows less their mean, at length 1 again: an encoder's words share a direction that no rotation can use."""
+    """Centre unit rows and normalize them again: words of an encoder share a direction that a rotation cannot use."""
     units = unit_rows(vectors)
     units[is_known] -= units[is_known].mean(axis=0)
     return unit_rows(units)
 
 
 def lexicon_sources() -> list[TaskSource]:
-    """The language pairs of XLing-Eval. Files may name a pair's languages in either order; what is measured is the pair's own direction."""
+    """The language pairs of XLing-Eval. Files may name the languages in either order; the direction follows the pair."""
     return [
         TaskSource(
             key=f"bli_{pair}",
@@ -199,6 +199,6 @@ def _read(data: Path, *, pair: str) -> Lexicon:
     fewest = min(map(len, lexicon.words()))
     if fewest < NEIGHBOURS:
         raise UserError(
-            f"the dictionaries bli/{pair} have {fewest} words of a language, fewer than CSLS's {NEIGHBOURS} neighbours: give more"
+            f"the dictionaries bli/{pair} have {fewest} words in a language, fewer than the {NEIGHBOURS} neighbours of CSLS: give more"
         )
     return lexicon

@@ -1,4 +1,4 @@
-"""Many logistic regressions on one table of features at once: every fold and every strength of a cross-validation in one matrix product."""
+"""Batched logistic regression: all folds and penalties of a cross-validation on one feature table, computed together."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,22 @@ from torch import Tensor
 
 from tain.foundation.errors import ShapeError
 
-_REMEMBERED_STEPS = 10  # pairs of L-BFGS
+_REMEMBERED_STEPS = 10  # history length of L-BFGS
 _MOST_STEPS = 300
-_CLOSE_ENOUGH = 1e-8  # a fit is done when its loss can fall by no more than this share of itself
+_CLOSE_ENOUGH = 1e-8  # relative decrease of the loss at which a fit has converged
 _SUFFICIENT_DECREASE = 1e-4  # Armijo's constant
 _MOST_HALVINGS = 40
 
 
 @dataclass(frozen=True)
 class LogisticFits:
-    """What ``LogisticRegressions.fit`` found.
+    """Result of ``LogisticRegressions.fit``.
 
     Attributes:
-        weights: Float64 (fits, columns, dim), for the features as they were given; one column for two classes, else one a class.
+        weights: Float64 (fits, columns, dim), for the original features; one column for two classes, otherwise one per class.
         intercepts: Float64 (fits, columns).
-        predicted: The class each fit gives each row of the features, used or not, int (fits, rows).
-        steps: How many L-BFGS steps the slowest fit took.
+        predicted: Predicted class of every feature row, used in the fit or not, int (fits, rows).
+        steps: L-BFGS steps of the slowest fit.
     """
 
     weights: np.ndarray
@@ -34,28 +34,28 @@ class LogisticFits:
 
 
 class LogisticRegressions:
-    """Logistic regression with an L2 penalty, as scikit-learn has it: 1/2 |w|^2 + C * (sum of the rows' losses in nats).
+    """Logistic regression with an L2 penalty, as in scikit-learn: 1/2 |w|^2 + C * (sum of the row losses in nats).
 
-    The intercept is free of the penalty. Two classes have one weight vector, more have softmax with one a class. Held-out rows are
-    rows with weight 0, so that all fits of a cross-validation share one product with the features; L-BFGS runs for all of them side
-    by side, each with its own line search. The features are turned into the basis of their principal components, which changes
-    no fit (the penalty does not know directions) and lets each step begin from the curvature at the start.
+    The intercept is not penalized. Two classes have one weight vector; more classes use softmax with one vector per class. Held-out rows
+    have weight 0, so all fits of a cross-validation share one product with the features. L-BFGS runs for all fits in parallel, each with
+    its own line search. The features are rotated to their principal components, which does not change the solution (the penalty is
+    rotation-invariant) and lets each step start from the initial curvature.
 
     Args:
         features: Finite numbers (rows, dim).
-        labels: The rows' classes, 0 to classes - 1.
-        classes: How many classes there are, 2 or more.
+        labels: Class per row, 0 to classes - 1.
+        classes: Number of classes, 2 or more.
 
     Raises:
-        ShapeError: A label is no class, or there are fewer than two.
+        ShapeError: A label is out of range, or there are fewer than two classes.
     """
 
     def __init__(self, features: Float[np.ndarray, "rows dim"], labels: Int[np.ndarray, " rows"], *, classes: int) -> None:
         if classes < 2 or len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
-            raise ShapeError(f"labels run from 0 to classes - 1 and there are 2 classes or more, got {classes} and {np.unique(labels)}")
+            raise ShapeError(f"labels must be 0 to classes - 1 with 2 or more classes, got {classes} and {np.unique(labels)}")
         given = torch.from_numpy(np.asarray(features, dtype=np.float64))
         self._mean = given.mean(0)
-        centred = given - self._mean  # an intercept without a penalty takes up any shift
+        centred = given - self._mean  # an unpenalized intercept absorbs any shift
         curvatures, self._basis = torch.linalg.eigh(centred.T @ centred)
         self._curvatures = torch.cat([curvatures.clamp(min=0), torch.tensor([float(len(given))], dtype=torch.float64)])
         self._rows = torch.cat([centred @ self._basis, torch.ones(len(given), 1, dtype=torch.float64)], dim=1)  # (rows, dim + 1)
@@ -68,8 +68,8 @@ class LogisticRegressions:
         self._wanted = (one_hot[:, 1:] if classes == 2 else one_hot)[:, None, :]  # (rows, 1, columns)
 
     def fit(self, is_used: Bool[np.ndarray, "fits rows"], strengths: Float[np.ndarray, " fits"]) -> LogisticFits:
-        """Fit each row selection of ``is_used`` with its own C in ``strengths`` (above 0; smaller is a stronger penalty)."""
-        counted = torch.from_numpy(is_used.T * strengths[None, :])  # C of a row in a fit, 0 where it is held out: (rows, fits)
+        """Fit each row selection of ``is_used`` with its C in ``strengths`` (above 0; smaller is a stronger penalty)."""
+        counted = torch.from_numpy(is_used.T * strengths[None, :])  # C per row and fit, 0 for held-out rows: (rows, fits)
         start_curvature = (1 / self._classes) * (1 - 1 / self._classes) * counted.sum(0) / len(counted)
         scale = 1.0 / (self._penalised + start_curvature[None, :, None] * self._curvatures[:, None, None] + 1e-12)  # (dim + 1, fits, 1)
         weights = torch.zeros(self._rows.shape[1], len(strengths), self._columns, dtype=torch.float64)
@@ -78,7 +78,7 @@ class LogisticRegressions:
         gradient = self._gradient(weights, logits, counted)
         memory = _Memory(scale)
         steps = 0
-        for steps in range(1, _MOST_STEPS + 1):  # noqa: B007 - counted for the caller
+        for steps in range(1, _MOST_STEPS + 1):  # noqa: B007 - used after the loop
             direction = -memory.newton_like(gradient)
             slope = _dot(gradient, direction)
             is_open = -slope / 2 > _CLOSE_ENOUGH * loss
@@ -91,7 +91,7 @@ class LogisticRegressions:
             before, gradient = gradient, self._gradient(weights, logits, counted)
             memory.remember(step, gradient - before)
             if not (length > 0).any():
-                break  # no fit can be told from its minimum in float64
+                break  # all fits are at their minimum in float64
         return self._fits(weights, logits, steps)
 
     def _logits(self, weights: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class LogisticRegressions:
         slope: Tensor,
         is_open: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Halve each open fit's step until its loss falls enough; fits that are done, or cannot fall, keep a step of 0."""
+        """Halve the step of each open fit until its loss decreases enough; finished fits, and fits that cannot decrease, get a step of 0."""
         length = is_open.to(torch.float64)
         found, falls = loss, torch.zeros_like(is_open)
         for _ in range(_MOST_HALVINGS):
@@ -143,15 +143,15 @@ class LogisticRegressions:
 
 
 class _Memory:
-    """The last steps of every fit: the product of the L-BFGS inverse Hessian with a gradient (Nocedal's two loops)."""
+    """Recent steps of every fit: multiplies a gradient by the L-BFGS inverse Hessian (Nocedal's two loops)."""
 
     def __init__(self, scale: Tensor) -> None:
-        self._scale = scale  # diagonal first guess of the inverse Hessian (dim + 1, fits, 1)
+        self._scale = scale  # initial diagonal of the inverse Hessian (dim + 1, fits, 1)
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def remember(self, step: Tensor, change: Tensor) -> None:
         curvature = _dot(step, change)
-        # a fit that stood still has no curvature to tell: its pair counts for nothing
+        # a fit that did not move has no curvature information, so its pair is ignored
         inverse = torch.where(curvature > 0, 1 / curvature.clamp(min=1e-300), 0.0)
         self._pairs = [*self._pairs[-_REMEMBERED_STEPS + 1 :], (step, change, inverse)]
 
@@ -168,5 +168,5 @@ class _Memory:
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Inner product of each fit's weights (dim + 1, fits, columns) with another's: (fits,)."""
+    """Inner product of two weights (dim + 1, fits, columns) per fit: (fits,)."""
     return torch.einsum("dfk,dfk->f", left, right)

@@ -1,4 +1,4 @@
-"""Pairs of texts with a human score: what a set is, where it lies below a data folder, and how a table becomes one."""
+"""Sets of text pairs with human scores: their definition, file locations and table reader."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,16 +17,16 @@ _KNOWN_COLUMNS = (("sentence1", "sentence2"), ("word1", "word2"))
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredSet:
-    """One set of pairs that is scored as a whole.
+    """One set of scored pairs, evaluated as a whole.
 
     Attributes:
-        key: What the command line calls it, such as ``sts12``.
-        title: What tables call it, 16 letters at most for the sets that tain knows.
-        group: Which mean it counts in.
-        left: One text of each pair.
-        right: The other text of each pair.
-        gold: The human scores, float64 (pairs,), on any scale: only their order counts.
-        languages: Of the left and of the right texts; ``None`` where nobody has said.
+        key: Name on the command line, such as ``sts12``.
+        title: Name in tables, at most 16 letters for built-in sets.
+        group: Mean in which it is included.
+        left: First text of each pair.
+        right: Second text of each pair.
+        gold: Human scores, float64 (pairs,), on any scale, since only their order matters.
+        languages: Languages of the left and right texts; ``None`` if unknown.
     """
 
     key: str
@@ -38,24 +38,24 @@ class ScoredSet:
     languages: tuple[str | None, str | None] = (None, None)
 
     def texts(self) -> list[tuple[str | None, tuple[str, ...]]]:
-        """Both sides, each with its language."""
+        """Both sides with their languages."""
         return list(zip(self.languages, (self.left, self.right), strict=True))
 
     def cosines(self, encoder: EncodedOnce) -> np.ndarray:
-        """The encoder's similarity of each pair: the cosine of its two vectors, float64 (pairs,)."""
+        """Cosine similarity of the two vectors of each pair, float64 (pairs,)."""
         return encoder.pair_cosines(self.left, self.right, languages=self.languages)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What tain knows of a set before it is read: its names, and its files below the data folder.
+    """A known set before reading: its names, and its files in the data folder.
 
     Attributes:
-        key: What the command line calls it.
-        title: What tables call it.
-        group: Which mean it counts in.
+        key: Name on the command line.
+        title: Name in tables.
+        group: Mean in which it is included.
         files: Its files.
-        other_files: The same files under other names; empty where there are none.
+        other_files: Alternative file names; empty if there are none.
     """
 
     key: str
@@ -65,27 +65,27 @@ class Source:
     other_files: tuple[str, ...] = ()
 
     def is_in(self, data: Path) -> bool:
-        """True where all its files are there, under either names."""
+        """Whether all its files exist, under either set of names."""
         return any(names and all((data / file).is_file() for file in names) for names in (self.files, self.other_files))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetSource(Source):
-    """A set of scored pairs that tain knows.
+    """A known set of scored pairs.
 
     Attributes:
-        read: Gives its left texts, right texts and scores, of the data folder.
-        languages: Of the left and of the right texts, as two-letter codes where there are such; ``None`` where nobody has said.
+        read: Reads left texts, right texts and scores from the data folder.
+        languages: Languages of the left and right texts, as two-letter codes if they exist; ``None`` if unknown.
     """
 
     read: Callable[[Path], tuple[list[str], list[str], list[float]]]
     languages: tuple[str | None, str | None]
 
     def load(self, data: Path) -> ScoredSet:
-        """Read the set from the folder ``data``.
+        """Read the set from the data folder.
 
         Raises:
-            UserError: A file is not the table it should be.
+            UserError: A file does not have the expected format.
         """
         left, right, gold = self.read(data)
         return _scored_set(self.key, self.title, self.group, left, right, gold, languages=self.languages, where=self.files[0])
@@ -94,21 +94,21 @@ class SetSource(Source):
 def table_source(
     key: str, title: str, group: str, file: str, *, languages: tuple[str | None, str | None], spaces_for_underscores: bool = False
 ) -> SetSource:
-    """Describe a set that is one table with two text columns and ``score``."""
+    """Describe a set stored as one table with two text columns and ``score``."""
     read = partial(_read_below, file=file, spaces_for_underscores=spaces_for_underscores)
     return SetSource(key=key, title=title, group=group, files=(file,), read=read, languages=languages)
 
 
 def own_set(source: str, *, languages: tuple[str | None, str | None] = (None, None)) -> ScoredSet:
-    """Read a user's own table: ``sentence1, sentence2, score``, ``word1, word2, score``, or two columns and ``score``.
+    """Read a user table: ``sentence1, sentence2, score``, ``word1, word2, score``, or two columns and ``score``.
 
     Args:
         source: A path to a tsv, csv, jsonl or parquet table, or ``hf:NAME`` for a hub data set.
-        languages: Of its two columns, where an encoder has to be told.
+        languages: Languages of its two columns, for encoders that need them.
 
     Raises:
-        UserError: The table cannot be read, has no ``score`` column or two others, a score is no number, or it
-            has fewer than three pairs.
+        UserError: The table cannot be read, lacks a ``score`` column or two text columns, has a score that is not a number, or has
+            fewer than three pairs.
     """
     left, right, gold = read_scored_table(source)
     title = source.removeprefix("hf:") if source.startswith("hf:") else Path(source).name.split(".")[0]
@@ -116,7 +116,7 @@ def own_set(source: str, *, languages: tuple[str | None, str | None] = (None, No
 
 
 def read_scored_table(source: str | Path) -> tuple[list[str], list[str], list[float]]:
-    """Read two columns of texts and one of scores; see ``own_set`` for the columns and what is refused."""
+    """Read two text columns and a score column; see ``own_set`` for columns and errors."""
     from tain.text.readers import read_rows
 
     header, rows = read_rows(source)
@@ -125,7 +125,7 @@ def read_scored_table(source: str | Path) -> tuple[list[str], list[str], list[fl
     for number, row in enumerate(rows, start=1):
         for column in (left_column, right_column):
             if not str(row[column]).strip():
-                raise UserError(f"{str(source)!r}, row {number}: column {column!r} is blank, but a pair needs two texts: drop the row")
+                raise UserError(f"{str(source)!r}, row {number}: column {column!r} is blank, but a pair needs two texts: remove the row")
         left.append(row[left_column])
         right.append(row[right_column])
         gold.append(as_score(row["score"], where=f"{str(source)!r}, row {number}"))
@@ -133,17 +133,17 @@ def read_scored_table(source: str | Path) -> tuple[list[str], list[str], list[fl
 
 
 def as_score(written: object, *, where: str) -> float:
-    """Turn what a cell holds into a finite number.
+    """Parse a cell as a finite number.
 
     Raises:
-        UserError: It is none.
+        UserError: The cell is not a finite number.
     """
     try:
         score = float(str(written))
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise UserError(f"{where}: score is {str(written)!r}, which is no finite number: correct the row or drop it")
+        raise UserError(f"{where}: score is {str(written)!r}, which is not a finite number: fix or remove the row")
     return score
 
 
@@ -157,7 +157,7 @@ def _text_columns(header: Sequence[str], *, where: str) -> tuple[str, str]:
             return others[0], others[1]
     raise UserError(
         f"{where!r} has the columns {', '.join(header) or '(none)'}, but scored pairs are needed:"
-        " name them sentence1, sentence2, score (or word1, word2, score), or give two text columns, score and no others"
+        " name them sentence1, sentence2, score (or word1, word2, score), or give two text columns and score only"
     )
 
 

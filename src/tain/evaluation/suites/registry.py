@@ -1,4 +1,4 @@
-"""Which sets a name stands for, and loading them: suites, single sets, and a user's own tables."""
+"""Registry of suites: resolve names to suites, single sets or user tables, and load them."""
 
 import os
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from tain.foundation.old_names import SUITES as OLD_SUITES
 
 LABEL_FREE = "label-free"
 SUITES = ("sts", "sts17", "words", "words-crossed", "transfer", "bli", "entity-linking", LABEL_FREE)
-_ALL = ", ".join((*SUITES, "mlm", "tagging"))  # the last two measure other kinds of models, and elsewhere
+_ALL = ", ".join((*SUITES, "mlm", "tagging"))  # the last two evaluate other kinds of models, in other modules
 
 _TITLES = {"sts": "STS", "sts17": "STS 2017", "words": "Word similarity", "words-crossed": "Cross-lingual word similarity"}
 _TITLES |= {"transfer": "Transfer", "bli": "Bilingual lexicon induction", "entity-linking": "Entity linking"}
-_COUNTED = {"transfer": "texts", "bli": "words", "entity-linking": "mentions"}  # what a figure rests on, where that is not pairs
+_COUNTED = {"transfer": "texts", "bli": "words", "entity-linking": "mentions"}  # items of a figure, unless they are pairs
 _TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz")
 _FOLDERS = "sts/, stsb/, sick/, sts17/, wordsim/, multisimlex/, transfer/, bli/ or biomed/"
 _WHAT_DATA_IS = f"a folder that holds {_FOLDERS} with one tsv file a set (docs/evaluation.md)"
@@ -33,12 +33,12 @@ class Suite:
     """Sets that are reported together.
 
     Attributes:
-        name: What the command line calls it; ``own`` for a user's tables.
-        title: What tables call it.
-        sets: The sets of scored pairs that were found, in order.
-        tasks: The sets of any other kind that were found, in order; a suite has sets or tasks.
-        absent: Group and title of each set whose file is not there.
-        counted: What the items of a set are called.
+        name: Name on the command line; ``own`` for user tables.
+        title: Name in tables.
+        sets: Available sets of scored pairs, in order.
+        tasks: Available sets of other kinds, in order; a suite has either sets or tasks.
+        absent: Group and title of each set without a file.
+        counted: Name of a set's items.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Suite:
     absent: tuple[tuple[str, str], ...] = ()
 
     def texts(self) -> list[tuple[str | None, Sequence[str]]]:
-        """Everything that will be encoded, by its language."""
+        """All texts to be encoded, by language."""
         of_sets = [pair for scored in self.sets for pair in scored.texts()]
         return [*of_sets, *(pair for task in self.tasks for pair in task.texts().items())]
 
@@ -61,21 +61,21 @@ def load_suites(
     split: Split = "test",
     own_languages: tuple[str | None, str | None] = (None, None),
 ) -> list[Suite]:
-    """Load what ``names`` stand for; ``label-free`` is passed over, for it has no sets.
+    """Load suites, sets and tables by name; ``label-free`` is skipped because it has no sets.
 
     Args:
-        names: Suites (see ``SUITES``), single sets (``sts12``, ``stsb_dev``, ``simlex999``, ``mr``, ``bli_en-de``, ...), and a
-            user's own tables (a path, or ``hf:NAME``; see ``pairs.own_set``).
-        data: The folder that holds the suites' files; not needed for a user's own tables.
-        split: Which sets a suite's name stands for. ``dev`` gives those that settings may be chosen on.
-        own_languages: Of the two columns of a user's own tables, where an encoder has to be told.
+        names: Suites (see ``SUITES``), single sets (``sts12``, ``stsb_dev``, ``simlex999``, ``mr``, ``bli_en-de``, ...), and
+            user tables (a path, or ``hf:NAME``; see ``pairs.own_set``).
+        data: Folder with the files of the suites; not needed for user tables.
+        split: Split of the suites. ``dev`` has the sets for choosing settings.
+        own_languages: Languages of the two columns of user tables, for encoders that need them.
 
     Returns:
-        One entry a suite in the order first named, a user's own tables last.
+        One entry per suite in the order of first mention, user tables last.
 
     Raises:
-        UserError: A name is unknown, no ``data`` is given where it is needed, a suite has no set there, a set that is named
-            by itself is absent, or a table cannot be read.
+        UserError: A name is unknown, ``data`` is missing but needed, a suite has no set in it, a set named explicitly is absent, or a
+            table cannot be read.
     """
     names = [OLD_SUITES.get(name, name) for name in names]
     known = {name: _sources(name, data, split) for name in _TITLES}
@@ -115,7 +115,7 @@ def _sources(suite: str, data: Path | None, split: Split) -> Sequence[Source]:
 
 def _sources_by_key(data: Path | None) -> dict[str, tuple[str, Source]]:
     sources = [(suite, source) for suite in _TITLES for split in ("dev", "test") for source in _sources(suite, data, split)]
-    return {source.key: (suite, source) for suite, source in sources}  # test comes last: SimLex-999 is in both
+    return {source.key: (suite, source) for suite, source in sources}  # test comes last, since SimLex-999 is in both
 
 
 def _problems(
@@ -127,21 +127,21 @@ def _problems(
 ) -> list[str]:
     problems = []
     if not names:
-        problems.append(f"no suite is given, so there is nothing to evaluate: give one of {_ALL}, or a table of your own")
+        problems.append(f"no suite was given, so there is nothing to evaluate: give one of {_ALL}, or your own table")
     unknown = [name for name in names if name not in SUITES and name not in by_key and not _is_table(name)]
     for name in unknown:
         problems.append(
-            f"suite is {name!r}, which is no suite, set or table: give one of {_ALL}, a set such as stsb_dev or simlex999,"
-            " or a tsv of your own with the columns sentence1, sentence2, score"
+            f"suite is {name!r}, which is not a suite, set or table: give one of {_ALL}, a set such as stsb_dev or simlex999,"
+            " or your own tsv with the columns sentence1, sentence2, score"
         )
     without_split = [name for name in names if name in known and not known[name]]
     if without_split:
-        problems.append(f"suite {', '.join(without_split)} has no {split} split: leave --split out, or name sts, words or entity-linking")
+        problems.append(f"suite {', '.join(without_split)} has no {split} split: remove --split, or name sts, words or entity-linking")
     needs_data = [name for name in names if name in known or name in by_key]
     if needs_data and data is None:
-        problems.append(f"suite {', '.join(needs_data)} needs data and none was given: give --data DIR, {_WHAT_DATA_IS}")
+        problems.append(f"suite {', '.join(needs_data)} needs data, but none was given: give --data DIR, {_WHAT_DATA_IS}")
     elif needs_data and data is not None and not data.is_dir():
-        problems.append(f"data is {str(data)!r}, which is no folder: give {_WHAT_DATA_IS}")
+        problems.append(f"data is {str(data)!r}, which is not a folder: give {_WHAT_DATA_IS}")
     return problems
 
 

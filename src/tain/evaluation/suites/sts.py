@@ -1,6 +1,6 @@
-"""Semantic textual similarity: the seven English sets of the papers, and the seven tracks of STS 2017.
+"""STS suites: the seven English sets of the papers, and the seven tracks of STS 2017.
 
-A set's figure is Spearman's correlation over all its pairs together (the papers' "all" setting), not a mean over its parts.
+The figure of a set is the Spearman correlation over all its pairs (the "all" setting of the papers), not a mean over subsets.
 """
 
 from typing import Literal
@@ -16,7 +16,7 @@ _CROSS_LINGUAL = "cross-lingual"
 
 
 def sts_sources(split: Split = "test") -> list[SetSource]:
-    """STS12 to STS16, STS-B and SICK-R in the papers' order; as ``dev`` the sets that settings are chosen on."""
+    """STS12 to STS16, STS-B and SICK-R in the papers' order; the ``dev`` split has the sets used to choose settings."""
     if split == "dev":
         return [
             _english("stsb_dev", "STS-B dev", _DEV_SETS, "stsb/stsb_dev.tsv"),
@@ -31,8 +31,8 @@ def sts_sources(split: Split = "test") -> list[SetSource]:
 
 
 def sts17_sources() -> list[SetSource]:
-    """The tracks of STS 2017, those within one language and those across two apart, each group with a mean of its own."""
-    # the columns of a cross-lingual track are not in the order of its name: the languages are those of sentence1 and sentence2
+    """The tracks of STS 2017: monolingual and cross-lingual ones form two groups, each with a mean."""
+    # the columns of a cross-lingual track do not follow its name; these are the languages of sentence1 and sentence2
     tracks = [
         ("1_ar-ar", "ar-ar", _SAME_LANGUAGE, ("ar", "ar")),
         ("3_es-es", "es-es", _SAME_LANGUAGE, ("es", "es")),

@@ -1,4 +1,4 @@
-"""Tasks whose figure is the share of items that came out right, whatever an item is: transfer, lexicon induction, name linking."""
+"""Tasks evaluated by accuracy over items: transfer, lexicon induction, entity linking."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ ACCURACY_UNIT = "accuracy x 100"
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """How every item of a task came out for one encoder.
+    """Result of one encoder for every item of a task.
 
     Attributes:
-        key: What JSON calls the figure.
-        title: What tables call it.
-        group: Which mean it counts in.
-        shares: Float64 (items,): 1 for right, 0 for wrong, in between where equal scores leave it to chance.
+        key: Name of the figure in JSON.
+        title: Name in tables.
+        group: Mean in which it is included.
+        shares: Float64 (items,): 1 for correct, 0 for wrong, in between for ties.
     """
 
     key: str
@@ -33,52 +33,52 @@ class Outcomes:
 
 @runtime_checkable
 class Task(Protocol):
-    """One set of such a suite, read and ready."""
+    """Protocol of one loaded set of such a suite."""
 
     @property
     def key(self) -> str:
-        """What the command line calls it."""
+        """Name on the command line."""
         ...
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader of the figures must know; the same remark of several sets is shown once."""
+        """Notes for readers of the figures; a note shared by several sets is shown once."""
         ...
 
     def texts(self) -> Mapping[str, Sequence[str]]:
-        """Everything that will be encoded, by its language."""
+        """All texts to be encoded, by language."""
         ...
 
     def outcomes(self, encoder: EncodedOnce) -> list[Outcomes]:
-        """Measure one encoder."""
+        """Evaluate one encoder."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSource(Source):
-    """A task that tain knows: its names, its files below the data folder, and how they are read."""
+    """A known task before reading: its names, files and reader."""
 
     read: Callable[[Path], Task]
 
     def load(self, data: Path) -> Task:
-        """Read the task from the folder ``data``.
+        """Read the task from the data folder.
 
         Raises:
-            UserError: A file is not the table it should be.
+            UserError: A file does not have the expected format.
         """
         return self.read(data)
 
 
 def read_columns(file: Path, columns: Sequence[str], *, keep_blank: bool = False) -> list[tuple[str, ...]]:
-    """Read the rows of a table, in these columns alone.
+    """Read the given columns of a table.
 
     Args:
         file: The table.
-        columns: Their names.
-        keep_blank: Let blank cells through.
+        columns: Column names.
+        keep_blank: Allow blank cells.
 
     Raises:
-        UserError: A column is not there, or a cell of them is blank.
+        UserError: A column is missing, or one of its cells is blank.
     """
     from tain.text.readers import read_rows
 
@@ -86,17 +86,17 @@ def read_columns(file: Path, columns: Sequence[str], *, keep_blank: bool = False
     missing = [column for column in columns if column not in header]
     if missing:
         raise UserError(
-            f"{str(file)!r} has the columns {', '.join(header) or '(none)'}, but {', '.join(columns)} are needed: name them so in its first line"
+            f"{str(file)!r} has the columns {', '.join(header) or '(none)'}, but {', '.join(columns)} are needed: rename them in its first line"
         )
     found = []
     for number, row in enumerate(rows, start=1):
         blank = [column for column in columns if not row[column].strip()]
         if blank and not keep_blank:
-            raise UserError(f"{str(file)!r}, row {number}: column {blank[0]!r} is blank: fill it in or drop the row")
+            raise UserError(f"{str(file)!r}, row {number}: column {blank[0]!r} is blank: fill it in or remove the row")
         found.append(tuple(row[column] for column in columns))
     return found
 
 
 def distinct(texts: Iterable[str]) -> list[str]:
-    """Give each text once, in the order of its first appearance."""
+    """Distinct texts in the order of first appearance."""
     return list(dict.fromkeys(texts))

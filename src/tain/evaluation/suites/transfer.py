@@ -1,7 +1,7 @@
-"""Transfer: how much of a text's class a logistic regression can read off frozen vectors, in SentEval's protocol.
+"""Transfer suite: logistic regression on frozen vectors for text classification, following SentEval.
 
-Conneau and Kiela 2018 (SentEval), its logistic-regression setting. MR, CR, SUBJ and MPQA are cross-validated, with the strength of
-the penalty chosen inside each training part; SST-2 has its own development part; TREC and MRPC choose on their training part.
+Conneau and Kiela 2018 (SentEval), its logistic-regression setting. MR, CR, SUBJ and MPQA are cross-validated, with the penalty
+chosen within each training part; SST-2 has a development part; TREC and MRPC choose on their training part.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from tain.evaluation.suites.logistic import LogisticRegressions
 
 FOLDS = 10
-_FOLDS_SEED = 1111  # SentEval's number: folds are the same for every model and every --seed
-_STRENGTHS = tuple(2.0**power for power in range(-2, 4))  # C; SentEval tries these on sets with folds or a development part
-_STRENGTHS_OF_SPLITS = tuple(2.0**power for power in range(-1, 6))  # and these on TREC and MRPC
+_FOLDS_SEED = 1111  # as in SentEval: the folds are the same for every model and every --seed
+_STRENGTHS = tuple(2.0**power for power in range(-2, 4))  # C; SentEval's values for sets with folds or a development part
+_STRENGTHS_OF_SPLITS = tuple(2.0**power for power in range(-1, 6))  # SentEval's values for TREC and MRPC
 _REMARK = "logistic regression on frozen vectors"
 _ENGLISH = "en"
 
@@ -32,17 +32,17 @@ class TransferSet:
     """One classification set.
 
     Attributes:
-        key: What the command line calls it, such as ``mr``.
-        title: What tables call it.
-        left: Its texts, of all parts one after the other.
-        right: The second text of each pair; empty where the set has single texts.
-        labels: Each text's class, int (texts,), from 0.
-        classes: The classes' names.
-        trained: Rows to train on, int; of a set without parts all rows.
-        chosen_on: Rows to choose the strength on; empty where that is done by folds.
-        tested: Rows that are scored; empty for a set without parts, whose every row is scored when its fold is held out.
-        strengths: What C is chosen from, the strongest penalty first.
-        blank: Rows of the files that have no text and were left out (CR has four).
+        key: Name on the command line, such as ``mr``.
+        title: Name in tables.
+        left: Texts of all parts, concatenated.
+        right: Second text of each pair; empty for single texts.
+        labels: Class of each text, int (texts,), from 0.
+        classes: Class names.
+        trained: Training rows, int; all rows of a set without parts.
+        chosen_on: Rows for choosing the penalty; empty if that is done by folds.
+        tested: Test rows; empty for a set without parts, where every row is tested when its fold is held out.
+        strengths: Values of C to choose from, strongest penalty first.
+        blank: Number of rows without text that were dropped (CR has four).
     """
 
     key: str
@@ -62,17 +62,17 @@ class TransferSet:
         return (_REMARK, f"{self.title}: {self.blank} without text left out") if self.blank else (_REMARK,)
 
     def texts(self) -> dict[str, list[str]]:
-        """Every distinct text, under English."""
+        """Every distinct text, keyed by English."""
         return {_ENGLISH: distinct((*self.left, *self.right))}
 
     def outcomes(self, encoder: EncodedOnce) -> list[Outcomes]:
-        """Which of the scored texts were given their class."""
+        """Whether each test text was classified correctly."""
         left = encoder.encode(self.left, language=_ENGLISH)
         features = pair_features(left, encoder.encode(self.right, language=_ENGLISH)) if self.right else left
         return [Outcomes(key=self.key, title=self.title, group="", shares=self.is_right(features).astype(np.float64))]
 
     def is_right(self, features: np.ndarray) -> np.ndarray:
-        """Classify ``features`` (texts, dim): True for each scored text, in order, whose class was found."""
+        """Classify ``features`` (texts, dim): True for each correctly classified test text, in order."""
         from tain.evaluation.suites.logistic import LogisticRegressions
 
         model = LogisticRegressions(np.asarray(features, dtype=np.float64), self.labels, classes=len(self.classes))
@@ -90,7 +90,7 @@ class TransferSet:
         return model.fit(is_trained[None, :], np.array([chosen])).predicted[0, tested]
 
     def _choose(self, model: "LogisticRegressions", trained: np.ndarray, is_trained: np.ndarray) -> float:
-        """The C with the best accuracy on what is held out; of equal ones the strongest penalty."""
+        """C with the best held-out accuracy; the strongest penalty wins ties."""
         held_out = [self.chosen_on] if len(self.chosen_on) else [trained[fold] for fold in stratified_folds(self.labels[trained], FOLDS)]
         is_used = np.repeat([is_trained & ~np.isin(np.arange(len(self.labels)), rows) for rows in held_out], len(self.strengths), axis=0)
         predicted = model.fit(is_used, np.tile(self.strengths, len(held_out))).predicted.reshape(len(held_out), len(self.strengths), -1)
@@ -99,15 +99,15 @@ class TransferSet:
 
 
 def pair_features(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """|u - v| and u * v side by side, (pairs, 2 * dim): what a classifier sees of two vectors (pairs, dim) in either order."""
+    """Features |u - v| and u * v of vector pairs, concatenated (pairs, 2 * dim); symmetric in the two vectors (pairs, dim)."""
     return np.concatenate([np.abs(left - right), left * right], axis=1)
 
 
 def stratified_folds(labels: np.ndarray, folds: int) -> list[np.ndarray]:
-    """Deal the rows of ``labels`` (n,) out to ``folds`` parts, each class evenly: sorted row numbers, in every run the same."""
+    """Split the rows of ``labels`` (n,) into ``folds`` stratified parts: sorted row numbers, deterministic."""
     rng = np.random.default_rng(_FOLDS_SEED)
     dealt = np.concatenate([rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
-    # dealt like cards, one class after the other, so that sizes differ by one at most, over all and within a class
+    # dealt like cards, class by class, so that sizes differ by at most one, in total and per class
     return [np.sort(dealt[fold::folds]) for fold in range(folds)]
 
 
@@ -146,7 +146,7 @@ def _read(data: Path, *, key: str, title: str, files: tuple[str, ...], columns: 
     classes = tuple(sorted({row[0] for row in parts[0]}))
     unknown = sorted({row[0] for row in rows} - set(classes))
     if unknown:
-        raise UserError(f"{str(data / files[-1])!r} has the class {unknown[0]!r}, which {files[0]} lacks: give parts of one set")
+        raise UserError(f"{str(data / files[-1])!r} has the class {unknown[0]!r}, which {files[0]} lacks: give files of the same set")
     indices = list(_row_numbers(parts))
     none = np.empty(0, dtype=np.int64)
     return TransferSet(
@@ -168,7 +168,7 @@ def _refuse_too_little(file: Path, rows: list[tuple[str, ...]], *, is_trained: b
     if not rows:
         raise UserError(f"{str(file)!r} has no row with a text: give a table with texts")
     if is_trained and len({row[0] for row in rows}) < 2:
-        raise UserError(f"{str(file)!r} has the one class {rows[0][0]!r}, so there is nothing to tell apart: give at least 2 classes")
+        raise UserError(f"{str(file)!r} has only the class {rows[0][0]!r}, so there is nothing to classify: give at least 2 classes")
     if is_trained and has_folds and len(rows) <= FOLDS:
         raise UserError(f"{str(file)!r} has {len(rows)} rows, too few to hold out one of {FOLDS} folds: give more than {FOLDS}")
 

@@ -1,4 +1,4 @@
-"""Word similarity: English sets, sets of other languages and sets across languages; Spearman over all pairs of a set."""
+"""Word similarity suites: English, other languages and cross-lingual, evaluated by Spearman correlation over all pairs of a set."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ _ENGLISH_DEV = "English, dev"
 _OTHER_LANGUAGES = "other languages"
 _UNKNOWN = "sets unknown to tain"
 
-# file stem -> title; the order is the table's
+# file stem -> title, in table order
 _ENGLISH_SETS = {
     "simlex999": "SimLex-999",
     "wordsim353": "WordSim-353",
@@ -42,16 +42,16 @@ _TWO_LETTERS |= {"POL": "pl", "RUS": "ru", "SPA": "es"}
 _MULTISIMLEX_LANGUAGES = ("ENG", "ARA", "CMN", "YUE", "CYM", "EST", "FIN", "FRA", "HEB", "POL", "RUS", "SPA")
 _MULTISIMLEX_FILES = ("multisimlex/translation.tsv", "multisimlex/scores.tsv")
 _PARTS_JOINED_BY_UNDERSCORE = {"card660"}
-_MIRROR_LANGUAGES = {"ENG", "FRA", "HEB", "CMN"}  # whose six pairs Liu et al. 2021 report
+_MIRROR_LANGUAGES = {"ENG", "FRA", "HEB", "CMN"}  # Liu et al. 2021 report their six pairs
 _MIRROR_PAIRS, _OTHER_PAIRS = "Mirror-BERT's pairs", "other pairs"
-_MOST_APART = 1.0  # of the two languages' scores, 0 to 6
+_MOST_APART = 1.0  # largest difference between the scores of two languages, on the scale 0 to 6
 
 
 def word_sources(data: Path | None, split: Split = "test") -> list[SetSource]:
-    """All word sets that tain knows, then every other table found in ``data``/wordsim.
+    """All word sets known to tain, followed by any other table in ``data``/wordsim.
 
-    Sets found there under a name that is not known have a group, and so a mean, of their own: their language is not guessed.
-    As ``dev`` there is SimLex-999 alone, on which the Mirror-BERT paper chose its settings for words.
+    Unknown sets get a separate group, and thus a separate mean, since their language is not guessed. The ``dev`` split is SimLex-999
+    alone, on which the Mirror-BERT paper chose its settings for words.
     """
     if split == "dev":
         return [_wordsim("simlex999", _ENGLISH_SETS["simlex999"], _ENGLISH_DEV, "en")]
@@ -65,8 +65,10 @@ def word_sources(data: Path | None, split: Split = "test") -> list[SetSource]:
 
 
 def crossed_sources(data: Path | None) -> list[SetSource]:
-    """Multi-SimLex across languages: one set for each pair of its languages, those of Mirror-BERT's table first."""
-    languages = sorted(_multisimlex_languages(data), key=lambda language: language not in _MIRROR_LANGUAGES)  # stable: else as in the file
+    """Cross-lingual Multi-SimLex: one set per language pair, with the pairs of Mirror-BERT's table first."""
+    languages = sorted(
+        _multisimlex_languages(data), key=lambda language: language not in _MIRROR_LANGUAGES
+    )  # stable, so otherwise in file order
     read = _MultiSimLex().read_crossed
     return [_crossed(left, right, read) for left, right in combinations(languages, 2)]
 
@@ -94,11 +96,11 @@ def _wordsim(stem: str, title: str, group: str, language: str | None) -> SetSour
 
 
 def _multisimlex_languages(data: Path | None) -> list[str]:
-    """The languages of the file that is there (releases differ); of none, those that tain knows, so that they are named as absent."""
+    """Languages in the available file (releases differ); without a file, the languages known to tain, to be listed as absent."""
     scores = None if data is None else data / _MULTISIMLEX_FILES[1]
     if scores is None or not scores.is_file():
         return list(_MULTISIMLEX_LANGUAGES)
-    with scores.open(encoding="utf-8-sig", errors="replace") as file:  # what is wrong with it is told when it is loaded
+    with scores.open(encoding="utf-8-sig", errors="replace") as file:  # errors are reported when the file is loaded
         return [column for column in file.readline().rstrip("\r\n").split("\t") if column.isupper()]
 
 
@@ -119,13 +121,13 @@ def _code(language: str) -> str:
 
 
 class _MultiSimLex:
-    """The two tables that hold all languages, read once for all of them."""
+    """The two Multi-SimLex tables with all languages, read once."""
 
     def __init__(self) -> None:
         self._tables: dict[Path, tuple[list[str], list[dict[str, str]]]] = {}
 
     def read(self, data: Path, *, language: str) -> tuple[list[str], list[str], list[float]]:
-        """Join the words and the scores of one language by the pair's id."""
+        """Join words and scores of one language by pair id."""
         words_file, scores_file = (data / file for file in _MULTISIMLEX_FILES)
         left_column, right_column = f"{language} 1", f"{language} 2"
         word_rows = self._rows(words_file, {"id", left_column, right_column})
@@ -142,10 +144,10 @@ class _MultiSimLex:
         return left, right, gold
 
     def read_crossed(self, data: Path, *, languages: tuple[str, str]) -> tuple[list[str], list[str], list[float]]:
-        """Cross each pair's words: the first word of one language with the second word of the other, and the other way round.
+        """Combine the first word in one language with the second word in the other, and vice versa.
 
-        The score is the mean of the two languages'. Pairs whose two scores are more than 1 apart are left out: their words mean
-        different things. Vulic et al. 2020 build their sets in this way, as far as we know; the exact threshold is our choice.
+        The score is the mean of the two languages. Pairs with scores more than 1 apart are dropped, since their meanings differ. As far as
+        we know, Vulic et al. 2020 build their sets this way; the exact threshold is our choice.
         """
         (left_first, left_second, left_gold), (right_first, right_second, right_gold) = (
             self.read(data, language=language) for language in languages

@@ -1,4 +1,4 @@
-"""Correlation of two masks' gradients against the masks' distance: one self-contained SVG, no fonts or scripts from elsewhere."""
+"""Chart of gradient correlation against mask distance, as one self-contained SVG."""
 
 import math
 import textwrap
@@ -7,13 +7,13 @@ from tain.inspection.gradients.report import GradientReport
 from tain.inspection.gradients.variance import SHARES, additive_correlation
 from tain.inspection.svg import FAINT, line, picture, text
 
-_WIDTH, _HEIGHT, _EDGE = 760.0, 460.0, 16.0  # SVG user units, which a browser shows as pixels
+_WIDTH, _HEIGHT, _EDGE = 760.0, 460.0, 16.0  # SVG user units, shown as pixels by a browser
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80.0, 590.0, 92.0, 372.0
 _GRID, _MARK = "#dddddd", "#0b4f8a"
 
 
 def as_svg(report: GradientReport) -> str:
-    """Draw the correlations with their intervals, and beside them what additive gradients would give."""
+    """Draw the correlations with their intervals, and the expectation for additive gradients."""
     distances, found = report.distances(), report.variance.correlations
     expected = [additive_correlation(share, report.masking_rate) for share in SHARES]
     ends = [end for figure in found for end in (figure.low, figure.high)]
@@ -56,7 +56,7 @@ def as_svg(report: GradientReport) -> str:
 
 
 def _round_ends(low: float, high: float) -> tuple[float, float, float]:
-    """Round the ends of a scale outwards so that about six ticks fit; the last is the step between these."""
+    """Round the ends of a scale outwards so that about six ticks fit; also returns the step between ticks."""
     rough = max(high - low, 1e-6) / 6
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(multiple * magnitude for multiple in (1.0, 2.0, 5.0, 10.0) if multiple * magnitude >= rough)

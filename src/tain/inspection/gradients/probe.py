@@ -1,4 +1,4 @@
-"""Measure the gradient variance of a masked language model on a user's text: `variance.py` fed with real gradients."""
+"""Measure the gradient variance of a masked language model on a text corpus."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -25,9 +25,9 @@ from tain.models.unknown_tokens import check_known
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain.objectives import Masker
 
-_FEWEST_BLOCKS = 8  # with four, a 95% interval holds the truth 93 times of 100, with two never
-_READ_TEXTS = 512  # looked at for characters that the tokenizer does not know
-_READ_TOKENS = 2_000_000  # blocks are drawn from the beginning of the texts: a few seconds of tokenising
+_FEWEST_BLOCKS = 8  # with four, a 95% interval covers the true value in 93 of 100 cases, with two never
+_READ_TEXTS = 512  # texts checked for unknown characters
+_READ_TOKENS = 2_000_000  # blocks are drawn from the beginning of the texts: a few seconds of tokenization
 
 
 def probe_gradients(
@@ -46,22 +46,22 @@ def probe_gradients(
     device: str | None = None,
     progress: Progress | bool | None = None,
 ) -> GradientReport:
-    """Tell how much of a masked language model's gradient noise comes from masks, how much from texts, and what that means.
+    """Measure how much of a masked language model's gradient noise comes from masks and how much from texts.
 
     Args:
         model: A masked language model: a folder, a hub name or ``tain-mini``.
-        texts: Files as ``read_texts`` takes them. Blocks are drawn at random from the first two million tokens.
-        column: The texts' column, where the files are tables.
-        masking_rate: Share of a block that a mask covers; corrupted as in training, 80/10/10.
-        masks: Disjoint masks to compare with independent ones; default: as many as there is room for, floor(1 / masking_rate).
-        blocks: Blocks of text.
-        block_tokens: Their length, special tokens included.
-        rounds: Independent partitions a block; each takes ``masks + 4`` gradients.
-        elements: Longer gradients are folded to this many elements before they are multiplied.
-        resamples: Bootstrap resamples behind each interval.
-        seed: Fixes blocks, masks, corruption and signs.
-        device: As torch names it; default: a GPU where there is one.
-        progress: Told what happens.
+        texts: Files as accepted by ``read_texts``. Blocks are drawn at random from the first two million tokens.
+        column: Column of the texts, for tables.
+        masking_rate: Share of a block in a mask; corrupted as in training, 80/10/10.
+        masks: Disjoint masks to compare with independent ones; default: as many as fit, floor(1 / masking_rate).
+        blocks: Number of text blocks.
+        block_tokens: Length of a block, including special tokens.
+        rounds: Independent partitions per block; each needs ``masks + 4`` gradients.
+        elements: Longer gradients are folded to this length before taking products.
+        resamples: Bootstrap resamples per interval.
+        seed: Seed of blocks, masks, corruption and signs.
+        device: Torch device name; default: a GPU if available.
+        progress: Receives progress updates.
 
     Raises:
         UserError: Settings, texts or model cannot work.
@@ -71,12 +71,12 @@ def probe_gradients(
     loaded = load_masked_lm(model)
     if loaded.new_head:
         raise UserError(
-            f"model {str(model)!r} has no prediction head, and the gradients of a random one say nothing: give a masked language model"
+            f"model {str(model)!r} has no prediction head, and gradients of a random head are meaningless: give a masked language model"
         )
     positions = max_length(loaded.model, loaded.tokenizer)
     if block_tokens > positions:
         raise UserError(
-            f"block_tokens is {block_tokens}, but model {str(model)!r} reads {positions} tokens at most: give {positions} or fewer"
+            f"block_tokens is {block_tokens}, but model {str(model)!r} reads at most {positions} tokens: give {positions} or fewer"
         )
     sources = Sources(tuple(map(str, texts)), column)
     check_known(loaded, list(islice(sources.texts(), _READ_TEXTS)), progress=progress)
@@ -137,11 +137,11 @@ def _refuse_settings(*, masking_rate: float, blocks: int, block_tokens: int, ele
     if not 0 < masking_rate <= 0.5:
         problems.append(f"masking_rate is {masking_rate:g}: give a share above 0 and up to 0.5, or no two masks of a text are disjoint")
     if blocks < _FEWEST_BLOCKS:
-        problems.append(f"blocks is {blocks}, but resampling fewer than {_FEWEST_BLOCKS} gives no honest interval: give 64")
+        problems.append(f"blocks is {blocks}, but fewer than {_FEWEST_BLOCKS} give no reliable interval: give 64")
     if block_tokens < 8:
         problems.append(f"block_tokens is {block_tokens}, too little context to predict from: give 8 or more (128)")
     if elements < 1024:
-        problems.append(f"elements is {elements}, too few for products to be near the exact ones: give 1024 or more (1048576)")
+        problems.append(f"elements is {elements}, too few for accurate products: give 1024 or more (1048576)")
     if resamples < 100:
         problems.append(f"resamples is {resamples}, too few for the ends of an interval: give 100 or more (1000)")
     refuse_all(problems)

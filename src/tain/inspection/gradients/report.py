@@ -1,4 +1,4 @@
-"""What the variance meter found: in words, as a table, and as plain data."""
+"""Report of the gradient variance meter: summary sentences, table and plain data."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """The variance meter's figures for one model and one corpus.
+    """Gradient variance figures of one model on one corpus.
 
     Attributes:
         model: The model's name.
-        block_tokens: Length of a block of text, special tokens included.
-        parameters: Elements of a gradient.
-        kept: Elements that inner products were taken from; fewer than ``parameters`` where it was folded.
-        seed: Fixed blocks, masks and signs.
+        block_tokens: Length of a text block, including special tokens.
+        parameters: Size of the gradient.
+        kept: Size of the vectors used for inner products; less than ``parameters`` if the gradient was folded.
+        seed: Seed of blocks, masks and signs.
         variance: The figures.
     """
 
@@ -43,9 +43,9 @@ class GradientReport:
         return [2 * self.variance.products.masked * (1 - share) for share in SHARES]
 
     def claim(self) -> str:
-        """Say whether covariance falls with distance, as Zheng et al. 2020 argue."""
+        """One-sentence summary: whether covariance falls with distance, as Zheng et al. 2020 argue."""
         slope, last = self.variance.slope, self.variance.correlations[-1]
-        far = f"{last.value:+.3f} (95% interval {_range(last)}) for masks that share no token"
+        far = f"{last.value:+.3f} (95% interval {_range(last)}) for disjoint masks"
         if slope.high < 0:
             return f"The farther apart two masks are, the less their gradients covary: correlation {far}"
         if slope.low > 0:
@@ -53,7 +53,7 @@ class GradientReport:
         return f"Covariance does not change measurably with the masks' distance: correlation {far}"
 
     def verdict(self) -> str:
-        """Say whether exploring fully can help this model on this corpus."""
+        """Conclusion: whether fully-explored masking can help this model on this corpus."""
         found, count = self.variance, self.disjoint
         kept, step = found.disjoint_ratio, found.step_ratio
         if kept.high < 1:
@@ -62,25 +62,27 @@ class GradientReport:
             saved = f"{count} disjoint masks of a text leave more mask variance than {count} independent ones: {kept.value:.2f} ({_hundredths(kept)}) times as much"
         else:
             saved = f"{count} disjoint masks of a text save nothing measurable over {count} independent ones ({kept.value:.2f}, {_hundredths(kept)})"
-        cost = f"{count} times as many texts under one mask each cost a step the same and give it"
+        cost = f"{count} times as many texts with one mask each cost the same per step and have"
         if step.low > 1:
             compared = (
                 f"But {cost} {1 / step.value:.2f} times the variance ({_hundredths(step.inverse())}): "
-                "while there is new text, exploring fully within a step cannot help."
+                "while there is new text, fully exploring a text within a step cannot help."
             )
             if kept.high < 1:
-                compared += " On few texts, read many times, disjoint masks spread over epochs cost nothing and keep the saving."
+                compared += " With few texts and many epochs, disjoint masks spread over epochs cost nothing and keep the saving."
         elif step.high < 1:
-            compared = f"Even {cost} {1 / step.value:.2f} times the variance ({_hundredths(step.inverse())}): exploring fully can help."
+            compared = (
+                f"Even {cost} {1 / step.value:.2f} times the variance ({_hundredths(step.inverse())}): fully exploring a text can help."
+            )
         else:
             compared = (
                 f"But {cost} about the same variance ({1 / step.value:.2f} times, {_hundredths(step.inverse())}): "
-                "exploring fully within a step makes no clear difference."
+                "fully exploring a text within a step makes no clear difference."
             )
         return f"{saved}. {compared}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data for JSON."""
+        """Convert the report to plain data for JSON."""
         found = self.variance
         figures = {
             name: asdict(value)
@@ -117,14 +119,14 @@ class GradientReport:
 
 
 def as_table(report: GradientReport) -> "Group":
-    """Build what rich prints."""
+    """Rich renderable of the report."""
     from rich.console import Group
     from rich.text import Text
 
     found = report.variance
     heading = (
         f"{report.model}: {found.texts} blocks of {report.block_tokens} tokens, {report.masking_rate:.0%} masked "
-        f"({found.products.masked:.0f} tokens), {found.products.masks} masks a block"
+        f"({found.products.masked:.0f} tokens), {found.products.masks} masks per block"
     )
     total = found.mask_variance.value + found.data_variance.value
     parts = ruled_table("variance of one text's gradient", "", "share", "95% interval", gap=2)
@@ -140,7 +142,7 @@ def as_table(report: GradientReport) -> "Group":
 
     folded = "exact" if report.kept == report.parameters else f"folded to {report.kept:,} elements"
     note = (
-        f"Gradients of all {report.parameters:,} parameters, {folded}; dropout off. Distance: tokens in one mask but not in both. "
+        f"Gradients of all {report.parameters:,} parameters, {folded}; dropout off. Distance: number of tokens in exactly one of the two masks. "
         "Additive: the correlation if no masked token changed another's gradient. Intervals: bootstrap over blocks."
     )
     return Group(Text(heading, style="bold"), parts, Text(""), by_distance, Text(""), Text(note))

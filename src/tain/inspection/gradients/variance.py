@@ -1,14 +1,14 @@
-"""How much of a masked language model's gradient noise comes from the choice of masks, how much from the choice of texts.
+"""Variance decomposition of a masked language model's gradient: choice of masks versus choice of texts.
 
-Zheng et al. 2020 (fully-explored masking) argue that the gradients of two masks of one text covary less, the farther apart the masks
-are in Hamming distance, so that disjoint masks average to a quieter gradient. All variances here are traces of covariance matrices, so
-inner products of gradients are all that is needed. With ``mu(x)`` the mean gradient of text ``x`` over masks:
+Zheng et al. 2020 (fully-explored masking) argue that the gradients of two masks of one text covary less, the larger the Hamming distance
+of the masks, so that averaging over disjoint masks reduces variance. All variances here are traces of covariance matrices, so inner
+products of gradients suffice. With ``mu(x)`` the mean gradient of text ``x`` over masks:
 
 - mask variance: ``E |g|^2 - E |mu(x)|^2``
 - data variance: ``E |mu(x)|^2 - |E mu(x)|^2``
 - covariance at a distance: ``E <g(m), g(m')> - E |mu(x)|^2`` over pairs of masks that far apart
 
-Every square of a mean is estimated from products of independent draws, never from a mean's own square, so all figures are unbiased.
+Squares of means are estimated from products of independent draws, never from a squared sample mean, so all figures are unbiased.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,20 +24,20 @@ from tain.foundation.progress import Progress
 
 Gradient = Callable[[int, Int64[np.ndarray, " masked"]], Tensor]
 
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of their places that two masks have in common
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # shares of positions that two masks have in common
 
 
 class SignedFold:
-    """Shrink vectors so that inner products stay as they are, on average.
+    """Random projection that preserves inner products on average (count sketch).
 
-    Each element gets a fixed random sign, and the vector is folded up: elements whose places differ by a multiple of ``size`` are added
-    (a count sketch, Charikar et al. 2002, with places in turn for buckets). A product of two vectors changes by about the product of their
-    lengths divided by ``sqrt(size / 2)``, up or down. Vectors that are no longer than ``size`` are left alone.
+    Each element gets a fixed random sign, and elements at positions that differ by a multiple of ``size`` are added
+    (Charikar et al. 2002, with positions in turn as buckets). The standard error of a product is about the product of the two lengths
+    divided by ``sqrt(size / 2)``. Vectors not longer than ``size`` are unchanged.
 
     Args:
-        length: Elements of a vector.
-        size: Elements to keep.
-        generator: Draws the signs.
+        length: Length of a vector.
+        size: Length of the result.
+        generator: Random generator of the signs.
     """
 
     def __init__(self, length: int, size: int, *, generator: torch.Generator) -> None:
@@ -51,7 +51,7 @@ class SignedFold:
         return self.length <= self.size
 
     def __call__(self, parts: Sequence[Tensor]) -> Float[Tensor, " size"]:
-        """Fold the vector that these parts make when laid end to end."""
+        """Fold the concatenation of these parts."""
         vector = torch.cat([part.flatten().float() for part in parts])
         if self._signs is None:
             return vector
@@ -63,9 +63,9 @@ class SignedFold:
 def draw_masks(
     maskable: Int64[np.ndarray, " positions"], *, masked: int, disjoint: int, rng: np.random.Generator
 ) -> list[Int64[np.ndarray, " masked"]]:
-    """Draw ``disjoint`` masks that share no place, then one for each of ``SHARES`` but 0 that shares that much with the first.
+    """Draw ``disjoint`` disjoint masks, then one per nonzero entry of ``SHARES`` with that overlap with the first.
 
-    Every mask on its own is uniform among the sets of ``masked`` places, and every pair is uniform among the pairs with as much in common.
+    Each mask is uniform among sets of ``masked`` positions, and each pair is uniform among pairs with the same overlap.
     """
     order = rng.permutation(maskable)
     masks = [order[number * masked : (number + 1) * masked] for number in range(disjoint)]
@@ -77,17 +77,17 @@ def draw_masks(
 
 @dataclass(frozen=True)
 class GradientProducts:
-    """Inner products of gradients, as measured on the texts of a probe.
+    """Inner products of gradients, measured on the texts of a probe.
 
     Attributes:
-        squares: Mean squared length of a text's gradients.
-        means: Estimate of the squared length of each text's mean gradient, from pairs of independent masks.
-        shared: Mean product of pairs of masks of one text with each of ``SHARES`` in common.
-        between: Products of the texts' mean gradients with each other; the diagonal is of no use.
-        disjoint: Masks that fully explore a text, or as many of them as were drawn (K).
-        masking_rate: Share of the maskable places that a mask covers.
+        squares: Mean squared gradient length per text.
+        means: Estimated squared length of each text's mean gradient, from pairs of independent masks.
+        shared: Mean product of pairs of masks of one text, for each overlap in ``SHARES``.
+        between: Products of the mean gradients of different texts; the diagonal is not used.
+        disjoint: Number of disjoint masks per round (K); at most as many as cover a text.
+        masking_rate: Share of the maskable positions in a mask.
         masked: Mean size of a mask.
-        masks: Gradients taken a text.
+        masks: Gradients per text.
     """
 
     squares: Float64[np.ndarray, " texts"]
@@ -110,16 +110,16 @@ def measure_products(
     rng: np.random.Generator,
     progress: Progress,
 ) -> GradientProducts:
-    """Take gradients under masks drawn for the purpose and multiply them with each other.
+    """Compute gradients under random masks, and their inner products.
 
     Args:
-        gradient: Gives the gradient (all of it, or what a ``SignedFold`` leaves) of text number n under a mask.
-        texts: Each text's maskable places.
-        masking_rate: Share of these that a mask covers.
-        disjoint: Masks of a round that share no place, 2 or more.
-        rounds: Independent rounds a text, 2 or more.
-        rng: Draws the masks.
-        progress: Told of every text.
+        gradient: Computes the gradient (complete, or folded by ``SignedFold``) of text n under a mask.
+        texts: Maskable positions of each text.
+        masking_rate: Share of these in a mask.
+        disjoint: Disjoint masks per round, 2 or more.
+        rounds: Independent rounds per text, 2 or more.
+        rng: Random generator of the masks.
+        progress: Receives an update per text.
 
     Raises:
         UserError: The masks do not fit into a text, or there are too few texts or rounds.
@@ -130,7 +130,7 @@ def measure_products(
     sizes = []
     with progress.task("gradients", len(texts)) as task:
         for number, maskable in enumerate(texts):
-            masked = min(max(1, round(masking_rate * len(maskable))), len(maskable) // disjoint)  # rounding up may leave no room
+            masked = min(max(1, round(masking_rate * len(maskable))), len(maskable) // disjoint)  # rounding up may leave too few positions
             masks = [draw_masks(maskable, masked=masked, disjoint=disjoint, rng=rng) for _ in range(rounds)]
             gradients = torch.stack([gradient(number, mask) for drawn in masks for mask in drawn])  # (rounds * masks, size)
             products = (gradients @ gradients.T).double().cpu().numpy().reshape(rounds, len(masks[0]), rounds, len(masks[0]))
@@ -153,16 +153,16 @@ def measure_products(
 
 
 def _summed_up(products: Float64[np.ndarray, "rounds masks rounds masks"], disjoint: int) -> tuple[float, float, list[float]]:
-    """Mean square, squared mean, and mean product at each share, of one text.
+    """Mean square, squared mean, and mean product at each overlap, of one text.
 
-    Squares and the mean come from the disjoint masks alone: where these explore the text fully, much of the noise of the three
-    cancels in the figures made from them.
+    Squares and the mean use only the disjoint masks: if these cover the text, much of the noise cancels in the figures derived
+    from them.
     """
     rounds = len(products)
     within = [products[number, :, number] for number in range(rounds)]
     across = [products[left, :disjoint, right, :disjoint] for left in range(rounds) for right in range(rounds) if left != right]
     square = float(np.mean([np.diag(part)[:disjoint].mean() for part in within]))
-    # the mask with everything in common is the first one again, corrupted anew
+    # the mask with full overlap is the first one again, with newly drawn corruption
     with_first = [float(np.mean([part[0, disjoint + index] for part in within])) for index in range(len(SHARES) - 1)]
     is_pair = ~np.eye(disjoint, dtype=bool)
     apart = float(np.mean([part[:disjoint, :disjoint][is_pair].mean() for part in within]))
@@ -175,11 +175,11 @@ def _refuse_settings(texts: Sequence[np.ndarray], masking_rate: float, disjoint:
             f"masking_rate is {masking_rate:g}: give a share above 0 and up to 0.5, or no two masks of a text are disjoint (BERT: 0.15)"
         )
     if disjoint < 2:
-        raise UserError(f"masks is {disjoint}, but covariance needs pairs of masks: give 2 or more, up to 1 / masking_rate")
+        raise UserError(f"masks is {disjoint}, but covariance needs at least two masks: give 2 or more, up to 1 / masking_rate")
     if rounds < 2:
         raise UserError(f"rounds is {rounds}, but a squared mean is estimated from independent rounds: give 2 or more")
     if len(texts) < 2:
-        raise UserError(f"{len(texts)} block of text was given, but data variance needs 2 or more (64): give more text")
+        raise UserError(f"got {len(texts)} block of text, but data variance needs 2 or more (64): give more text")
     if disjoint * masking_rate > 1 + 1e-9:
         raise UserError(
             f"{disjoint} disjoint masks of {masking_rate:.0%} each are more than the whole text: "
@@ -193,17 +193,17 @@ def _refuse_settings(texts: Sequence[np.ndarray], masking_rate: float, disjoint:
 
 
 def additive_correlation(share: float, masking_rate: float) -> float:
-    """What the correlation would be if each masked token had a gradient of its own that other masks leave alone.
+    """Expected correlation if each masked token had its own gradient, unaffected by other masks.
 
-    Then a mask's gradient is the mean of a sample without replacement, and two samples that share ``share`` of their places correlate
-    by ``(share - rate) / (1 - rate)``: disjoint ones negatively, for what one has taken the other cannot have.
+    A mask's gradient is then the mean of a sample without replacement, and two samples that share ``share`` of their positions have
+    correlation ``(share - rate) / (1 - rate)``, which is negative for disjoint ones.
     """
     return (share - masking_rate) / (1 - masking_rate)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% interval from resampling texts."""
+    """A figure with its 95% interval from resampled texts."""
 
     value: float
     low: float
@@ -215,21 +215,21 @@ class Estimate:
 
 @dataclass(frozen=True)
 class GradientVariance:
-    """Where the gradient's noise comes from; each figure an ``Estimate``.
+    """Sources of gradient noise; each figure is an ``Estimate``.
 
     Attributes:
-        squared_mean: Squared length of the mean gradient over texts and masks: the signal.
-        mask_variance: Of one text's gradient over masks.
-        data_variance: Of the texts' mean gradients.
-        data_share: Data variance as a share of both.
-        covariances: At each of ``SHARES``.
-        correlations: Covariances as shares of the mask variance.
-        slope: Change of the correlation from the same places to none in common, by a straight line through all shares.
-        disjoint_ratio: Variance of the mean of K disjoint masks of a text, against K independent ones: 1 saves nothing, 0 all.
-        step_ratio: Variance of a step's gradient from K disjoint masks of each text, against one mask of each of K times as many
-            texts, which costs the same: above 1 more texts are better.
-        texts: Texts measured.
-        products: What all this was computed from.
+        squared_mean: Squared length of the mean gradient over texts and masks (the signal).
+        mask_variance: Variance of one text's gradient over masks.
+        data_variance: Variance of the texts' mean gradients.
+        data_share: Data variance as a share of the sum of both.
+        covariances: Covariance at each of ``SHARES``.
+        correlations: Covariances divided by the mask variance.
+        slope: Change of the correlation from full to no overlap, from a linear fit.
+        disjoint_ratio: Variance of the mean over K disjoint masks of a text, relative to K independent ones: 1 saves nothing, 0 everything.
+        step_ratio: Variance of a step's gradient from K disjoint masks per text, relative to one mask each of K times as many
+            texts at equal cost: above 1, more texts are better.
+        texts: Number of texts.
+        products: Inner products behind the figures.
     """
 
     squared_mean: Estimate
@@ -246,20 +246,20 @@ class GradientVariance:
 
 
 def gradient_variance(products: GradientProducts, *, resamples: int = 1000, rng: np.random.Generator) -> GradientVariance:
-    """Turn inner products into variances, with percentile bootstrap intervals over texts.
+    """Compute variances from inner products, with percentile bootstrap intervals over texts.
 
     Raises:
-        UserError: The estimate of the mask variance is not above 0, so that nothing can be said in shares of it.
+        UserError: The estimated mask variance is not above 0, so shares of it are undefined.
     """
     texts = len(products.squares)
     if not (products.squares - products.means).mean() > 1e-9 * products.squares.mean():
         raise UserError(
             f"the gradients of different masks do not differ measurably ({texts} blocks, {products.masks} masks each): "
-            "give more --blocks or --rounds, or a model that has learnt something"
+            "give more --blocks or --rounds, or a trained model"
         )
     drawn = rng.multinomial(texts, np.full(texts, 1 / texts), size=resamples)
     weights = np.vstack([np.ones(texts), drawn]).astype(np.float64)  # the first row is the sample itself
-    weights = weights[(weights > 0).sum(1) > 1]  # a resample of one text alone has no data variance
+    weights = weights[(weights > 0).sum(1) > 1]  # a resample of a single text has no data variance
     counts = weights.sum(1)
     squares, means = weights @ products.squares / counts, weights @ products.means / counts
     shared = weights @ products.shared / counts[:, None]  # (resamples, shares)
@@ -287,12 +287,12 @@ def gradient_variance(products: GradientProducts, *, resamples: int = 1000, rng:
 
 
 def _mean_of_pairs(between: Float64[np.ndarray, "texts texts"], weights: Float64[np.ndarray, "resamples texts"]) -> np.ndarray:
-    """Mean product over pairs of different texts; a text drawn twice is not a pair with itself."""
+    """Mean product over pairs of different texts; repeated draws of a text are not paired with each other."""
     products = ((weights @ between) * weights).sum(1) - weights**2 @ np.diag(between)
     return products / (weights.sum(1) ** 2 - (weights**2).sum(1))
 
 
 def _estimate(values: np.ndarray) -> Estimate:
-    """The first value is that of the sample, the rest are resamples'."""
+    """Build an estimate from the sample's value, followed by those of the resamples."""
     low, high = np.percentile(values[1:], [2.5, 97.5]) if len(values) > 1 else (values[0], values[0])
     return Estimate(float(values[0]), float(low), float(high))

@@ -1,4 +1,4 @@
-"""A student as one ONNX file with eight-bit weights and eight-bit products."""
+"""Export a student to an ONNX file with eight-bit weights and products."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tain.students.torch.qrnn import PQRNN, QRNNLayer
 from tain.students.torch.quantisation import UNIT_SCALE, UNIT_ZERO, QuantisedLinear, stored_table, stored_weight
 from tain.students.torch.static import StaticStudent
 
-FORMAT = 3  # of the metadata and names that the NumPy path reads
+FORMAT = 3  # version of the metadata and names read by the NumPy implementation
 
 _OPSET, _IR = 17, 8
 _ALL = 2**31 - 1
@@ -22,20 +22,20 @@ _NEVER = -1e6
 
 
 def write_student(student: PQRNN | StaticStudent, path: Path, *, projection: str | None = None) -> None:
-    """Write a student's graph.
+    """Write a student's graph as ONNX.
 
-    Inputs of a pQRNN: ``rows`` (new tokens, features), their features' bytes plus 128; ``known`` (1 + known tokens, bottleneck), row 0 for
-    padding, whatever it is, and behind it what ``codes`` said of tokens in earlier calls, if anything; and ``ids`` (texts, tokens), rows of
-    ``known`` and ``rows`` one behind the other. A static student has ``ids`` alone. Outputs: ``text`` (texts, outputs) and ``tokens``
-    (texts, tokens, labels), those that it has, and ``codes`` (new tokens, bottleneck) of a pQRNN: all that the layers see of a token, in a
-    fraction of its features' bytes.
+    Inputs of a pQRNN: ``rows`` (new tokens, features), feature bytes plus 128; ``known`` (1 + known tokens, bottleneck), with padding in
+    row 0 (its values do not matter), followed by the ``codes`` of tokens from earlier calls; and ``ids`` (texts, tokens), which index the
+    concatenation of ``known`` and ``rows``. A static student has ``ids`` only. Outputs, as far as they exist: ``text`` (texts, outputs),
+    ``tokens`` (texts, tokens, labels), and for a pQRNN ``codes`` (new tokens, bottleneck): all that the layers need of a token, in a
+    fraction of the bytes of its features.
 
-    The products are of whole numbers, so every processor gives the same; what surrounds them is float32.
+    Products are computed in integers, so every processor gives the same; all other operations are float32.
 
     Args:
-        student: The trained student; its moving statistics are folded into the products' scales.
-        path: The file.
-        projection: Fingerprint of the projection that it reads; goes into the file, so that no other is taken for it.
+        student: The trained student; its moving statistics are folded into the scales of the products.
+        path: Output file.
+        projection: Fingerprint of its projection, stored in the file so that no other projection is used with it.
     """
     graph = _pqrnn(student) if isinstance(student, PQRNN) else _static(student)
     if projection is not None:
@@ -44,7 +44,7 @@ def write_student(student: PQRNN | StaticStudent, path: Path, *, projection: str
 
 
 class _Graph:
-    """Nodes, stored tensors and names of an ONNX graph in the making."""
+    """ONNX graph under construction: nodes, stored tensors and names."""
 
     def __init__(self, metadata: dict[str, Any]) -> None:
         self.nodes: list[Any] = []
@@ -54,7 +54,7 @@ class _Graph:
         self.metadata = {"format": FORMAT, **metadata}
 
     def node(self, operation: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Append a node; gives the name of its output, or their names where there are several."""
+        """Append a node; returns the name of its output, or names if there are several."""
         names = [f"{operation}_{len(self.nodes)}_{index}" for index in range(outputs)]
         self.nodes.append(helper.make_node(operation, list(inputs), names, **attributes))
         return names[0] if outputs == 1 else names
@@ -64,7 +64,7 @@ class _Graph:
         return name
 
     def whole(self, *values: int) -> str:
-        """A stored list of whole numbers, each kept once."""
+        """A stored list of integers; equal lists are stored once."""
         return self.store("whole_" + "_".join(map(str, values)), values, np.int64)
 
     def byte(self, value: int) -> str:
@@ -85,20 +85,20 @@ class _Graph:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def product(self, values: str, name: str, *, zero: int) -> str:
-        """Multiply bytes with the stored matrix of that name, and scale and shift the whole numbers that come out."""
+        """Multiply bytes with the stored matrix of that name, then scale and shift the integer results."""
         sums = self.node("MatMulInteger", values, f"{name}.weight", self.byte(zero))
         scaled = self.node("Mul", self.node("Cast", sums, to=TensorProto.FLOAT), f"{name}.scale")
         return self.node("Add", scaled, f"{name}.shift")
 
     def store_product(self, name: str, matrices: list[Tensor], *, step: float, scale: Tensor, shift: Tensor) -> None:
-        """Store matrices (out, into) side by side, each output on its own steps.
+        """Store matrices (out, into) side by side, with a separate step per output.
 
         Args:
-            name: What the product is called.
-            matrices: All with the same inputs.
-            step: The step of the input's grid.
-            scale: Factor behind the product, one an output.
-            shift: Added to that.
+            name: Name of the product.
+            matrices: Matrices with the same inputs.
+            step: Step of the input's grid.
+            scale: Factor applied to the product, one per output.
+            shift: Added afterwards.
         """
         parts = [stored_weight(matrix) for matrix in matrices]
         steps = np.concatenate([own_steps.double().numpy() for _, own_steps in parts])
@@ -119,7 +119,7 @@ class _Graph:
 
 
 def _pqrnn(student: PQRNN) -> _Graph:
-    """Time comes first inside, so that the recurrence walks along whole blocks."""
+    """Build the graph of a pQRNN. Inside, time is the first axis, so that the recurrence processes contiguous blocks."""
     shape = student.shape
     step, zero = (value.item() for value in student.bottleneck_range.grid())
     sizes = {"layers": shape.layers, "state": shape.state, "kernel_width": shape.kernel_width, "directions": shape.directions}
@@ -221,9 +221,9 @@ def _windows(graph: _Graph, values: str, kernel_width: int, zero: int) -> str:
 
 
 def _recurrence(graph: _Graph, keep: str, add: str) -> str:
-    """Walk c = keep * c + add along the first axis, both directions and all texts at once.
+    """Compute c = keep * c + add along the first axis, for both directions and all texts at once.
 
-    What is kept at each step is what comes out: with ``add`` on top it is the state, and each step is a node shorter.
+    The scan output is what is kept at each step: the state is that plus ``add``, which saves a node per step.
     """
     parts = ["state", "keep", "add", "state_after", "kept"]
     inside = [helper.make_node("Mul", ["keep", "state"], ["kept"]), helper.make_node("Add", ["kept", "add"], ["state_after"])]

@@ -1,6 +1,6 @@
-"""The pQRNN: features of hashed tokens through a bottleneck and quasi-recurrent layers.
+"""pQRNN student: features of hashed tokens through a bottleneck and quasi-recurrent layers.
 
-Kaliamoorthi et al. 2021 (pQRNN); Bradbury et al. 2017 (QRNN, fo-pooling). Trained for eight-bit products throughout; see ``quantisation``.
+Kaliamoorthi et al. 2021 (pQRNN); Bradbury et al. 2017 (QRNN, fo-pooling). Trained for eight-bit products; see ``quantisation``.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from tain.students.torch.quantisation import (
 )
 from tain.students.torch.timesteps import Timesteps, forgetting
 
-_NEVER = -1e6  # attention logit of padding; with -inf a text without tokens would become nan
+_NEVER = -1e6  # attention logit of padding; -inf would give nan for a text without tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,15 @@ class StudentShape:
     """Sizes of a pQRNN.
 
     Attributes:
-        features: Features a token.
-        bottleneck: Width behind the first layer.
-        state: Width of a layer's state, each direction.
-        layers: Quasi-recurrent layers.
+        features: Features per token.
+        bottleneck: Width of the first layer's output.
+        state: Width of a layer's state, per direction.
+        layers: Number of quasi-recurrent layers.
         kernel_width: Tokens that a gate sees.
-        bidirectional: Read from both ends; off, a text can be read while it is being typed.
-        text_outputs: Numbers for the whole text (dimensions or classes); 0 for none.
-        token_outputs: Numbers for each token; 0 for none.
-        skip: The text's outputs also read the mean behind the first layer, past all others.
+        bidirectional: Read in both directions; if False, a text can be read while it is being typed.
+        text_outputs: Outputs per text (dimensions or classes); 0 for none.
+        token_outputs: Outputs per token; 0 for none.
+        skip: Skip connection: the text head also sees the attention-weighted mean of the bottleneck outputs.
     """
 
     features: int
@@ -61,7 +61,7 @@ class StudentShape:
 
 
 def parameter_count(shape: StudentShape) -> int:
-    """Weights, biases and norms of a pQRNN: about its bytes, too, since a weight is stored in one."""
+    """Number of weights, biases and norm parameters of a pQRNN; also its approximate size in bytes, with one byte per weight."""
     count = shape.features * shape.bottleneck + shape.bottleneck + 2 * shape.bottleneck
     into = shape.bottleneck
     for _ in range(shape.layers):
@@ -75,25 +75,25 @@ def parameter_count(shape: StudentShape) -> int:
 
 
 def zoneout_chance(chance: float, layer: int) -> float:
-    """Chance that a layer (from 1) keeps an element of its state: p in the first, p squared in the second, and so on."""
+    """Zoneout probability of a layer (from 1): p in the first, p squared in the second, and so on."""
     return chance**layer
 
 
 class QRNNLayer(nn.Module):
-    """A quasi-recurrent layer with fo-pooling, one or both directions.
+    """Quasi-recurrent layer with fo-pooling, in one or both directions.
 
-    Each direction and gate has a convolution over this token and the ones before it (in reading direction), and a norm of its own:
+    Each direction and gate has a convolution over this token and the preceding ones (in reading direction), and its own norm:
     z = tanh, f = sigmoid, o = sigmoid; c_t = f_t * c_(t-1) + (1 - f_t) * z_t; output o_t * c_t, without a tanh.
 
     Args:
         into: Width of the input.
-        state: Width of the state, each direction.
+        state: Width of the state, per direction.
         kernel_width: Tokens that a gate sees.
-        bidirectional: Read backwards too.
-        zoneout: Chance of an element to keep its state at a token, in training. Nothing is rescaled without it.
+        bidirectional: Also read backwards.
+        zoneout: Probability that an element keeps its state at a token, in training. Outputs are not rescaled without it.
 
     Attributes:
-        dtype: What it multiplies in while training; otherwise in float32.
+        dtype: Compute type in training; otherwise float32.
     """
 
     dtype = torch.float32
@@ -106,12 +106,12 @@ class QRNNLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(gates, state, kernel_width * into))  # z, f, o forwards, then backwards
         self.bias = nn.Parameter(torch.zeros(gates, state))
         nn.init.uniform_(self.weight, -((kernel_width * into) ** -0.5) * 3**0.5, (kernel_width * into) ** -0.5 * 3**0.5)
-        self.norm = TokenBatchNorm(gates * state)  # all directions' z, then all f, then all o
+        self.norm = TokenBatchNorm(gates * state)  # z of all directions, then all f, then all o
 
     def forward(
         self, values: Float[Tensor, "steps into"], steps: Timesteps, *, scale: Tensor | float = UNIT_SCALE
     ) -> Float[Tensor, "steps width"]:
-        """Read texts; ``values`` are on a grid of steps of ``scale``."""
+        """Read texts; ``values`` are on a grid of step ``scale``."""
         dtype = self.dtype if self.training else torch.float32
         if dtype == torch.bfloat16:
             values = whole_numbers(values, scale=scale)
@@ -126,11 +126,11 @@ class QRNNLayer(nn.Module):
         return fake_quantise(states, scale=UNIT_SCALE, zero=UNIT_ZERO, is_inside=True)
 
     def _by_gate(self, gates: Float[Tensor, "gates state *dim"]) -> Float[Tensor, "rows *dim"]:
-        """Lay all directions' z side by side, then all f, then all o."""
+        """Reorder to z of all directions, then all f, then all o."""
         return gates.unflatten(0, (self.directions, 3)).transpose(0, 1).flatten(0, 2)
 
     def _product(self) -> tuple[Float[Tensor, "rows seen"], Float[Tensor, " rows"]]:
-        """One matrix for all gates of all directions, with zeros for the tokens that a direction does not see."""
+        """One matrix for all gates and directions, with zeros for tokens that a direction does not see."""
         weight = self.weight
         if self.directions == 2:
             forwards, backwards = weight.unflatten(-1, (self.kernel_width, -1)).split(3)
@@ -139,7 +139,7 @@ class QRNNLayer(nn.Module):
         return self._by_gate(weight), self._by_gate(self.bias)
 
     def scale_and_shift(self, direction: int) -> tuple[Float[Tensor, " gates"], Float[Tensor, " gates"]]:
-        """What the norm does to a direction's z, f and o outside training: values * scale + shift."""
+        """Effect of the norm on a direction's z, f and o outside training: values * scale + shift."""
         scale, shift = (each.view(3, self.directions, self.state)[:, direction].flatten() for each in self.norm.scale_and_shift())
         return scale, shift
 
@@ -147,7 +147,7 @@ class QRNNLayer(nn.Module):
 def windows(
     values: Shaped[Tensor, "steps into"], steps: Timesteps, kernel_width: int, *, directions: int = 1
 ) -> Shaped[Tensor, "steps wide"]:
-    """Lay each token's predecessors before it, the oldest first, and with two directions those ahead of it behind it; zeros where there are none."""
+    """Concatenate each token with its predecessors, oldest first, and with two directions also its successors; zeros where there are none."""
     found = [values]
     for _ in range(kernel_width - 1):
         found.insert(0, steps.shifted(found[0]))
@@ -157,15 +157,15 @@ def windows(
 
 
 class PQRNN(nn.Module):
-    """Features of hashed tokens to vectors, class logits or both text and token logits.
+    """Maps features of hashed tokens to vectors, class logits, or both text and token logits.
 
-    Differs from the released code in this: its norms and moving averages are right, attention logits are not forced above 0, and the
-    last layer has no batch norm, which would tie the outputs to how often each class occurs in a batch.
+    Differences to the released code: its norms and moving averages are corrected, attention logits are not forced above 0, and the
+    last layer has no batch norm, which would make the outputs depend on the class frequencies of a batch.
 
     Args:
         shape: Its sizes.
-        zoneout: Chance p; layer l keeps states with p to the power of l.
-        dtype: What it multiplies in while training; see ``quantised_product``.
+        zoneout: Probability p; layer l keeps states with p to the power of l.
+        dtype: Compute type in training; see ``quantised_product``.
     """
 
     def __init__(self, shape: StudentShape, *, zoneout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
@@ -198,14 +198,14 @@ class PQRNN(nn.Module):
     def forward(
         self, rows: Float[Tensor, "different features"], ids: Int[Tensor, "texts tokens"]
     ) -> tuple[Float[Tensor, "texts outputs"] | None, Float[Tensor, "texts tokens labels"] | None]:
-        """Compute what the heads say.
+        """Compute the outputs of the heads.
 
         Args:
-            rows: Features of the batch's different tokens, -1 to 1; row 0 is padding.
-            ids: Each token's row; 0 behind a text's end.
+            rows: Features of the distinct tokens of the batch, -1 to 1; row 0 is padding.
+            ids: Row of each token; 0 after a text's end.
 
         Returns:
-            The text's outputs and the tokens', zeros behind a text's end; None without that head.
+            Text outputs and token outputs, zeros after a text's end; None for a missing head.
         """
         steps = Timesteps(ids > 0)
         words = self.words(rows, steps.packed(ids))
@@ -214,13 +214,13 @@ class PQRNN(nn.Module):
         return text, steps.padded(self.token_head(states)) if self.token_head is not None else None
 
     def words(self, rows: Float[Tensor, "different features"], ids: Int[Tensor, " steps"]) -> Float[Tensor, "steps bottleneck"]:
-        """The first layer's output, which knows nothing of a token's neighbours."""
-        # each different token passes through the widest layer once, however often it occurs
+        """Output of the first layer, which is independent of a token's neighbours."""
+        # each distinct token passes through the widest layer once
         values = F.embedding(ids, self.bottleneck(rows))
         return self.bottleneck_range(torch.relu(self.bottleneck_norm(values)))
 
     def states(self, words: Float[Tensor, "steps bottleneck"], steps: Timesteps) -> Float[Tensor, "steps width"]:
-        """The last layer's output."""
+        """Output of the last layer."""
         values, scale = words, self.bottleneck_range.grid()[0]
         for layer in self.layers:
             values, scale = layer(values, steps, scale=scale), UNIT_SCALE
@@ -229,7 +229,7 @@ class PQRNN(nn.Module):
     def _text(
         self, words: Float[Tensor, "steps bottleneck"], states: Float[Tensor, "steps width"], steps: Timesteps
     ) -> Float[Tensor, "texts outputs"]:
-        """What the heads say of whole texts, from means over their tokens that attention weighs."""
+        """Outputs for whole texts, from attention-weighted means over their tokens."""
         assert self.attention is not None and self.text_head is not None
         weights = steps.packed(steps.padded(self.attention(states), fill=_NEVER).softmax(dim=1))
         pooled = steps.padded(weights * states).sum(dim=1)

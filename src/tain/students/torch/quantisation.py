@@ -1,7 +1,7 @@
-"""Training for eight-bit arithmetic: values on a grid of 256 steps, gradients as if they were not.
+"""Quantization-aware training: values rounded to a grid of 256 steps, with straight-through gradients.
 
-Kaliamoorthi et al. 2021 (pQRNN). Quantised is what is stored and multiplied: every weight matrix, and what goes into every matrix product.
-What lies between (gates, norms, the recurrence) stays in float32: it costs little, and products are where eight bits pay.
+Kaliamoorthi et al. 2021 (pQRNN). All weight matrices and all inputs of matrix products are quantized. Everything in between (gates,
+norms, the recurrence) stays in float32: it costs little, while eight bits pay off in the products.
 """
 
 from typing import Any
@@ -15,18 +15,18 @@ _TOP = 255  # stored values are 0 to 255
 _WEIGHT_TOP = 63  # stored weights are -63 to 63
 
 UNIT_SCALE, UNIT_ZERO = 1 / 127, 128
-"""The fixed grid of states, pooled states and features, which lie within -1 and 1."""
+"""Fixed grid of states, pooled states and features, which lie within -1 and 1."""
 
 
 def grid_of(
     low: Float[Tensor, "*positions"], high: Float[Tensor, "*positions"]
 ) -> tuple[Float[Tensor, "*positions"], Int[Tensor, "*positions"]]:
-    """Lay 256 steps over a range, widened to include 0 and shifted so that 0 is one of them.
+    """Fit a grid of 256 steps to a range, widened to include 0 and shifted so that 0 is a grid point.
 
-    A padded place must be exactly zero, and so must a weight that training has driven there.
+    Padding must be exactly zero, and so must a weight that training has driven to 0.
 
     Returns:
-        The step, and the stored value that means 0.
+        The step, and the stored value that represents 0.
     """
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     scale = ((high - low) / _TOP).clamp(min=1e-8)
@@ -36,19 +36,19 @@ def grid_of(
 def fake_quantise(
     values: Float[Tensor, "..."], *, scale: Tensor | float, zero: Tensor | int, is_inside: bool = False
 ) -> Float[Tensor, "..."]:
-    """Round values to their grid; the gradient passes inside its range and is zero outside.
+    """Round values to their grid; the gradient passes through inside its range and is zero outside.
 
     Args:
-        values: To be rounded.
-        scale: The grid's step.
-        zero: The stored value that means 0.
-        is_inside: No value lies outside, so nothing has to be remembered for the gradient.
+        values: Values to round.
+        scale: Step of the grid.
+        zero: Stored value that represents 0.
+        is_inside: No value lies outside the range, so nothing must be saved for the gradient.
     """
     return _Rounded.apply(values, scale, zero, is_inside)  # pyright: ignore[reportReturnType]
 
 
 class _Rounded(torch.autograd.Function):
-    """What ``torch.fake_quantize_per_tensor_affine`` does, in a seventh of its time on a CPU."""
+    """Equivalent of ``torch.fake_quantize_per_tensor_affine`` that takes a seventh of its time on a CPU."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, scale: Tensor | float, zero: Tensor | int, is_inside: bool) -> Tensor:
@@ -65,24 +65,24 @@ class _Rounded(torch.autograd.Function):
 
 
 def fake_quantise_table(table: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
-    """Round a table of vectors, which is looked up and never multiplied, to the grid of its present range."""
+    """Round a table of vectors, used for lookups only, to a grid fitted to its current range."""
     scale, zero = grid_of(*table.detach().aminmax())
     return fake_quantise(table, scale=scale, zero=zero)
 
 
 def stored_table(table: Float[Tensor, "rows dim"]) -> tuple[UInt8[Tensor, "rows dim"], float, int]:
-    """The bytes of a table, with the step and the byte that means 0."""
+    """Stored bytes of a table, with the step and the byte that represents 0."""
     scale, zero = grid_of(*table.detach().aminmax())
     stored = (table.detach() / scale).round() + zero
     return stored.clamp(0, _TOP).to(torch.uint8), scale.item(), int(zero.item())
 
 
 def fake_quantise_weight(weight: Float[Tensor, "*matrices out into"]) -> Float[Tensor, "*matrices out into"]:
-    """Round the weights of each output to steps of their own, 63 to either side of 0.
+    """Round weights to 63 steps on either side of 0, with a separate step size per output.
 
-    The paper has one range of 256 steps a matrix. Seven bits in a signed byte, because processors without instructions for such products
-    add two of them in sixteen bits: with eight bits these sums would be cut, silently and on some machines alone. A step for each output
-    gives the lost bit back, and costs nothing: outputs are scaled one by one anyway.
+    The paper uses one range of 256 steps per matrix. Here weights have seven bits in a signed byte: processors without dedicated
+    instructions add two such products in sixteen bits, which would silently saturate with eight bits, on some machines only. A step per
+    output makes up for the lost bit at no cost, since outputs are scaled separately anyway.
     """
     rows = weight.flatten(0, -2)
     zeros = torch.zeros(len(rows), dtype=torch.int32, device=weight.device)
@@ -90,7 +90,7 @@ def fake_quantise_weight(weight: Float[Tensor, "*matrices out into"]) -> Float[T
 
 
 def stored_weight(weight: Float[Tensor, "out into"]) -> tuple[Int8[Tensor, "out into"], Float[Tensor, " out"]]:
-    """The bytes of a weight matrix, with the step of each output."""
+    """Stored bytes of a weight matrix, with the step per output."""
     steps = _weight_steps(weight)
     return (weight.detach() / steps[:, None]).round().clamp(-_WEIGHT_TOP, _WEIGHT_TOP).to(torch.int8), steps
 
@@ -100,13 +100,13 @@ def _weight_steps(rows: Float[Tensor, "out into"]) -> Float[Tensor, " out"]:
 
 
 class MovingRange(nn.Module):
-    """Rounds activations to the grid of their moving smallest and largest value.
+    """Rounds activations to a grid fitted to the moving average of their minimum and maximum.
 
-    The average is new = decay * old + (1 - decay) * batch, begun with the first batch. The released code has it the other way round, so
-    that its average is little more than the last batch.
+    The average is new = decay * old + (1 - decay) * batch, initialized with the first batch. The released code swaps the two factors, so
+    its average is little more than the last batch.
 
     Args:
-        decay: How much of the old range stays at each step.
+        decay: Weight of the old range at each step.
     """
 
     low: Tensor
@@ -133,7 +133,7 @@ class MovingRange(nn.Module):
 
     @torch.no_grad()
     def begin(self, low: float, high: float) -> None:
-        """Set the average that the first batch moves on from."""
+        """Set the initial average that the first batch updates."""
         self.low.fill_(low)
         self.high.fill_(high)
         self.is_begun.fill_(True)
@@ -143,7 +143,7 @@ class MovingRange(nn.Module):
 
 
 def whole_numbers(values: Float[Tensor, "rows into"], *, scale: Tensor | float) -> BFloat16[Tensor, "rows into"]:
-    """Count the steps of rounded values: half the bytes to move, and exact, since bfloat16 holds whole numbers to 256."""
+    """Convert rounded values to integer steps in bfloat16: half the memory traffic, and exact, since bfloat16 holds integers up to 256."""
     return _Whole.apply(values, torch.as_tensor(scale, dtype=values.dtype, device=values.device))  # pyright: ignore[reportReturnType]
 
 
@@ -166,14 +166,14 @@ def quantised_product(
     scale: Tensor | float,
     dtype: torch.dtype,
 ) -> Float[Tensor, "rows out"]:
-    """Multiply rounded values by the rounded weights, values @ weight.T + bias.
+    """Multiply rounded values by the rounded weights: values @ weight.T + bias.
 
     Args:
-        values: On a grid of steps of ``scale``; or, in bfloat16, these steps counted by ``whole_numbers``.
-        weight: As it is trained; rounded here.
-        bias: Added, as it is.
-        scale: The values' step.
-        dtype: float32; or bfloat16, which is two to three times as fast where processors have it. The products of stored bytes are
+        values: On a grid of step ``scale``; or, in bfloat16, integer steps from ``whole_numbers``.
+        weight: Unrounded weight, rounded here.
+        bias: Added unchanged.
+        scale: Step of the values.
+        dtype: float32; or bfloat16, which is two to three times as fast if the processor supports it. The products of stored bytes are
             exact; only their sums, and the gradients, are rounded to eight bits of mantissa.
 
     Returns:
@@ -186,7 +186,7 @@ def quantised_product(
 
 
 class _WholeProduct(torch.autograd.Function):
-    """A product of whole numbers in bfloat16; the gradient passes the rounding of weights."""
+    """Product of integers in bfloat16; the gradient passes straight through the rounding of weights."""
 
     @staticmethod
     def forward(context: Any, whole: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
@@ -211,16 +211,16 @@ class _WholeProduct(torch.autograd.Function):
 
 
 def _few_sizes(rows: int) -> int:
-    """Round up by an eighth at most: oneDNN makes code for every new shape, which takes longer than most products."""
+    """Round up by at most an eighth: oneDNN compiles code for every new shape, which takes longer than most products."""
     unit = max(16, 1 << max(0, rows.bit_length() - 4))
     return -(-rows // unit) * unit
 
 
 class QuantisedLinear(nn.Linear):
-    """A linear layer whose weights are rounded as they will be stored; its input must be on a grid of steps of ``scale``.
+    """Linear layer with weights rounded as they will be stored; its input must be on a grid of step ``scale``.
 
     Attributes:
-        dtype: What it multiplies in while training; otherwise in float32.
+        dtype: Compute type in training; otherwise float32.
     """
 
     dtype = torch.float32
@@ -231,14 +231,14 @@ class QuantisedLinear(nn.Linear):
 
 
 class TokenBatchNorm(nn.Module):
-    """Batch norm over real tokens only, so that padding changes nothing. A lone token is normed by the moving statistics.
+    """Batch norm over real tokens only, so that padding has no effect. A single token is normalized with the moving statistics.
 
-    The released code divides by the second moment instead of the variance and has its moving averages the wrong way round; this
-    does neither.
+    Unlike the released code, it divides by the variance rather than the second moment, and weights its moving averages the
+    right way round.
 
     Args:
         dim: Channels.
-        momentum: Weight of the new batch in the moving averages.
+        momentum: Weight of the current batch in the moving averages.
         eps: Added to the variance.
     """
 
@@ -260,6 +260,6 @@ class TokenBatchNorm(nn.Module):
         )
 
     def scale_and_shift(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
-        """What it does outside training: values * scale + shift."""
+        """Its effect outside training: values * scale + shift."""
         scale = self.weight * (self.variance + self.eps).rsqrt()
         return scale, self.bias - self.mean * scale

@@ -1,4 +1,4 @@
-"""The static student: a text is the mean of its tokens' vectors. Nothing is faster, and no token sees another."""
+"""Static student: the mean of token vectors, followed by a linear layer; the fastest student, without context."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,15 +8,15 @@ from tain.students.torch.quantisation import fake_quantise_table
 
 
 class StaticStudent(nn.Module):
-    """Token vectors, their mean, and a linear layer to the outputs.
+    """Maps texts to the mean of their token vectors and a linear layer.
 
-    Row 0 of the table is padding and stays zero. How much a token counts lies in the length of its vector. The table is of eight bits, the
-    layer, small beside it, of float32.
+    Row 0 of the table is padding and stays zero. The weight of a token is the length of its vector. The table is stored in eight bits; the
+    layer, which is small, in float32.
 
     Args:
-        tokens: Rows of the table, padding included.
-        dim: Width of the token vectors.
-        outputs: Numbers for each text.
+        tokens: Rows of the table, including padding.
+        dim: Dimension of the token vectors.
+        outputs: Outputs per text.
     """
 
     def __init__(self, *, tokens: int, dim: int, outputs: int) -> None:
@@ -28,12 +28,12 @@ class StaticStudent(nn.Module):
 
     @torch.no_grad()
     def start_from(self, vectors: Float[Tensor, "tokens width"], weights: Float[Tensor, " tokens"], *, with_head: bool = True) -> None:
-        """Take over a teacher's token vectors, reduced to their main directions.
+        """Initialize from a teacher's token vectors, reduced to their principal directions.
 
         Args:
-            vectors: One a token of the vocabulary, without padding.
-            weights: How much each token counts in a mean.
-            with_head: Let the head turn them back into the teacher's space; it has as many outputs as they are wide.
+            vectors: One per token of the vocabulary, without padding.
+            weights: Weight of each token in the mean.
+            with_head: Initialize the head to map back to the teacher's space; requires as many outputs as the vectors' dimension.
         """
         kept = min(self.table.shape[1], *vectors.shape)
         mean = vectors.mean(dim=0)
@@ -46,17 +46,17 @@ class StaticStudent(nn.Module):
             self.text_head.weight[:, :kept] = directions.T
 
     def forward(self, ids: Int[Tensor, "texts tokens"]) -> Float[Tensor, "texts outputs"]:
-        """Compute each text's outputs; ``ids`` are 0 behind a text's end."""
+        """Compute the outputs of each text; ``ids`` are 0 after a text's end."""
         is_token = (ids > 0)[..., None]
         vectors = nn.functional.embedding(ids, fake_quantise_table(self.table)) * is_token
         return self.text_head(vectors.sum(dim=1) / is_token.sum(dim=1).clamp(min=1))
 
 
 def frequency_weights(counts: Float[Tensor, " tokens"], *, smoothing: float = 1e-3) -> Float[Tensor, " tokens"]:
-    """Weights a / (a + p) of tokens with relative frequency p: frequent ones say less (Arora et al. 2017, SIF).
+    """Token weights a / (a + p) for relative frequency p, which reduce the weight of frequent tokens (Arora et al. 2017, SIF).
 
     Args:
-        counts: How often each token occurs in the texts.
-        smoothing: The a: the frequency at which a token counts half.
+        counts: Count of each token in the texts.
+        smoothing: The a, the relative frequency at which the weight is one half.
     """
     return smoothing / (smoothing + counts / counts.sum().clamp(min=1.0))

@@ -1,4 +1,4 @@
-"""Tokens of texts of different lengths without padding, ordered by their place: what recurrent layers read step by step."""
+"""Layout of texts of different lengths by time step, without padding, for recurrent layers."""
 
 from functools import cached_property
 from itertools import pairwise
@@ -13,14 +13,14 @@ Walk = list[tuple[slice, slice | None, slice | None]]
 
 
 class Timesteps:
-    """First come the first tokens of all texts, then the second ones, and so on; longer texts first, so that each step is one slice.
+    """Index of a step-major layout: the first tokens of all texts, then the second ones, and so on; longer texts first, so each step is a slice.
 
     Args:
-        is_token: Where there is a token, bool (texts, tokens); texts are filled from the left.
+        is_token: True at tokens, bool (texts, tokens); texts are left-aligned.
 
     Attributes:
-        starts: Row of each step's first token.
-        counts: Tokens of each step; texts that are so long are the first ones of the step before.
+        starts: Row of the first token of each step.
+        counts: Tokens per step; these belong to the first texts of the previous step.
     """
 
     def __init__(self, is_token: Bool[Tensor, "texts tokens"]) -> None:
@@ -28,7 +28,7 @@ class Timesteps:
         lengths, order = is_token.sum(dim=1).sort(descending=True, stable=True)
         there = torch.arange(self.shape[1], device=is_token.device)[:, None] < lengths
         self.counts: list[int] = [count for count in there.sum(dim=1).tolist() if count]
-        starts = F.pad(there.sum(dim=1).cumsum(dim=0), (1, 1))  # one more, for what follows the last
+        starts = F.pad(there.sum(dim=1).cumsum(dim=0), (1, 1))  # one more, for the end
         starts[-1] = starts[-2]
         self.starts: list[int] = starts[: len(self.counts)].tolist()
         self._position, rank = there.nonzero(as_tuple=True)
@@ -46,9 +46,9 @@ class Timesteps:
 
     @cached_property
     def walks(self) -> tuple[Walk, Walk]:
-        """Forwards and backwards, each step's rows, the rows of the step read before it, and who of this step was there.
+        """Forward and backward order: rows of each step, rows of the previously read step, and the texts present in both.
 
-        Texts end one after the other, so who is at a step was at the one to its left, and is among the first of that.
+        Since texts are sorted by length, the texts of a step are the first ones of the step to its left.
         """
         rows = [slice(start, start + count) for start, count in zip(self.starts, self.counts, strict=True)]
         forwards: Walk = [(here, None, None) for here in rows[:1]]
@@ -66,18 +66,18 @@ class Timesteps:
         return values.new_full((*self.shape, values.shape[1]), fill).index_put((self._text, self._position), values)
 
     def turned(self, values: Float[Tensor, "steps dim"]) -> Float[Tensor, "steps dim"]:
-        """Every text from its end to its beginning."""
+        """Reverse every text."""
         return _Moved.apply(values, self._turned, self._turned, None, None)  # pyright: ignore[reportReturnType]
 
     def shifted(self, values: Shaped[Tensor, "steps dim"], *, is_ahead: bool = False) -> Shaped[Tensor, "steps dim"]:
-        """At each token what stood at the one before it (or ahead of it); zeros where there is none."""
+        """Values of the previous token (or the next one) at each token; zeros where there is none."""
         before, ahead = (self._before, self._first), (self._after, self._last)
         (indices, empty), (back, empty_back) = (ahead, before) if is_ahead else (before, ahead)
         return _Moved.apply(values, indices, back, empty, empty_back)  # pyright: ignore[reportReturnType]
 
 
 class _Moved(torch.autograd.Function):
-    """Rows that go to other places, none to two: then the gradient is a lookup too, and nothing has to be added up."""
+    """Moves rows to zero, one or two targets; its gradient is also a lookup, so nothing has to be summed."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, indices: Tensor, back: Tensor, empty: Tensor | None, empty_back: Tensor | None) -> Tensor:
@@ -97,14 +97,14 @@ def _moved(values: Tensor, indices: Tensor, empty: Tensor | None) -> Tensor:
 def forgetting(
     forget: Float[Tensor, "steps dim"], new: Float[Tensor, "steps dim"], steps: Timesteps, *, directions: int = 1
 ) -> Float[Tensor, "steps dim"]:
-    """States of c_t = f_t * c_(t-1) + (1 - f_t) * z_t with c_0 = 0; with two directions the second half of them from the end, by c_(t+1).
+    """States of c_t = f_t * c_(t-1) + (1 - f_t) * z_t with c_0 = 0; with two directions the second half runs from the end, with c_(t+1).
 
-    Step by step on a processor, where a step is one pass over its slice; elsewhere by ``recur``, which needs fewer rounds for more work.
+    On a CPU step by step, with one pass over each slice; elsewhere by ``recur``, which needs fewer rounds but more work.
 
     Args:
         forget: Gates f, 0 to 1.
         new: Candidates z.
-        steps: Whose rows these are.
+        steps: Layout of the rows.
         directions: 1 or 2.
     """
     if new.device.type == "cpu":
@@ -118,12 +118,12 @@ def forgetting(
 
 
 class _Forgetting(torch.autograd.Function):
-    """The loop, and for the gradient the loop from its end to its beginning."""
+    """The sequential loop, with the reversed loop as its gradient."""
 
     @staticmethod
     def forward(context: Any, forget: Tensor, new: Tensor, steps: Timesteps, directions: int) -> Tensor:
         context.steps, context.directions = steps, directions
-        before = torch.zeros_like(new)  # each token's state before it, in the order of reading
+        before = torch.zeros_like(new)  # the state before each token, in reading order
         states = torch.empty_like(new)
         for columns, walk in zip(_columns(new, directions), steps.walks[:directions], strict=True):
             for rows, earlier, here in walk:
@@ -145,7 +145,7 @@ class _Forgetting(torch.autograd.Function):
 
 
 def _columns(values: Tensor, directions: int) -> list[slice]:
-    """Which columns each direction has."""
+    """Columns of each direction."""
     state = values.shape[1] // directions
     return [slice(direction * state, (direction + 1) * state) for direction in range(directions)]
 
@@ -153,13 +153,13 @@ def _columns(values: Tensor, directions: int) -> list[slice]:
 def recur(keep: Float[Tensor, "texts tokens dim"], add: Float[Tensor, "texts tokens dim"]) -> Float[Tensor, "texts tokens dim"]:
     """States of c_t = keep_t * c_(t-1) + add_t with c_0 = 0, in about log2(tokens) rounds.
 
-    Two steps (k1, a1) and (k2, a2) in a row are one step (k1 * k2, k2 * a1 + a2), so stretches can be joined pairwise.
+    Two consecutive steps (k1, a1) and (k2, a2) combine to one step (k1 * k2, k2 * a1 + a2), so ranges are merged pairwise.
     """
     return _Recurrence.apply(keep, add)  # pyright: ignore[reportReturnType]
 
 
 class _Recurrence(torch.autograd.Function):
-    """The gradient is a recurrence of its own, from the last token to the first: joining it pairwise too keeps no round's tensors."""
+    """Its gradient is also a recurrence, from the last token to the first; merging that pairwise too saves the tensors of each round."""
 
     @staticmethod
     def forward(context: Any, keep: Tensor, add: Tensor) -> Tensor:
