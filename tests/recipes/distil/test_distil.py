@@ -169,7 +169,7 @@ def test_a_student_begins_where_another_one_ended(bert_folder, texts, flights, t
 def test_what_cannot_be_begun_with_is_refused(bert_folder, texts, flights, tmp_path):
     distil(bert_folder, texts, tmp_path / "bare", **SMALL)
     distil(bert_folder, texts, tmp_path / "kept", keep_weights=True, **SMALL)
-    assert "holds no student.onnx" in refused("none", flights, task="classify", init_from=str(tmp_path))
+    assert "has no student.onnx" in refused("none", flights, task="classify", init_from=str(tmp_path))
     assert "has no weights.safetensors to start from: distil it with --keep-weights" in refused(
         "none", flights, task="classify", init_from=str(tmp_path / "bare")
     )
@@ -526,7 +526,7 @@ def test_presets_fill_what_is_not_given():
 def test_logits_that_do_not_match_the_names_are_refused(flights, tmp_path):
     np.save(tmp_path / "logits.npy", intents_of(flights))
     where = (tmp_path / "logits.npy", flights)
-    assert "has logits of 2 labels, but 3 names are given" in refused(*where, task="classify", labels=["a", "b", "c"], **SMALL)
+    assert "has logits of 2 labels, but 3 names were given" in refused(*where, task="classify", labels=["a", "b", "c"], **SMALL)
     assert "without names: give a file with --labels" in refused(*where, task="classify", **SMALL)
     assert "does not know (flight, weather)" in refused(*where, task="classify", labels=["a", "b"], **SMALL)
     assert "name one twice" in refused(*where, task="classify", labels=["a", "a"], **SMALL)
@@ -617,7 +617,7 @@ def test_texts_that_cannot_serve_are_refused(bert_folder, texts, flights):
     assert "no text has tags" in refused("none", texts, task="tag", tags=["O", "B-a"], **SMALL)
     wrong = [*flights, Example("two tokens", "flight", ("O",))]
     assert "text number 161 has 2 tokens (separated by whitespace) and 1 tags" in refused("none", wrong, task="tag", **SMALL)
-    assert "read letter by letter" in refused(bert_folder, "one", **SMALL)
+    assert "read character by character" in refused(bert_folder, "one", **SMALL)
     half = [example if index % 2 else Example(example.text) for index, example in enumerate(flights)]
     assert "80 of 160 texts have no label (text number 1 first), and there is no teacher to label them" in refused(
         "none", half, task="classify", **SMALL
