@@ -26,7 +26,7 @@ def load(name: str | Path, *, device: str | None = None, dtype: ComputeDtype = "
         device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if there is one. Students run on the CPU.
         dtype: What an encoder or ranker computes in: ``float32``, ``bfloat16``, ``int8`` (exported folders), or ``auto``, which measures. Has no effect on students and
             labellers, which compute in their own.
-        trust_remote_code: Let the folder bring Python code of its own.
+        trust_remote_code: Allow the model to run Python code from its folder.
 
     Raises:
         UserError: There is no such model, or it cannot be run.

@@ -22,11 +22,11 @@ def bench(
     json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
     quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
 ) -> None:
-    """Measure every backend and number type for a model on this machine.
+    """Measure every backend and data type for a model on this machine.
 
     tain bench exported
 
-    Each row runs in a process of its own: texts/s for short, long and mixed texts, milliseconds for one short text (median and 99th
+    Each row runs in its own process: texts/s for short, long and mixed texts, milliseconds for one short text (median and 99th
     percentile), seconds from process start to the first vector, memory, and the mean cosine to float32. A star marks what auto takes.
 
     Parameters

@@ -25,7 +25,7 @@ VERBS = {
     "evaluate": "Compare encoders on similarity tasks and without labels.",
     "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, evaluate.",
     "export": "Write an encoder or a ranker as ONNX graphs that run without torch.",
-    "bench": "Measure every backend and number type for a model on this machine.",
+    "bench": "Measure every backend and data type for a model on this machine.",
     "serve": "Answer embedding, rerank and classification requests over HTTP.",
     "inspect": "Show which tokens a model's vectors come from, and why two texts are similar.",
     "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",

@@ -360,7 +360,7 @@ def _refuse_search(*, k: int, depth: int | None, probes: int | None, rerank: str
 
 
 def _load(name: str, *, backend: Backend = "torch", **options: Any) -> "Ranker | ExportedDual | ExportedCross":
-    """Load a ranker in torch, or an exported one; the second takes no options but its number type."""
+    """Load a ranker in torch, or an exported one; the second takes no options but its data type."""
     from tain.exported.choosing import runs_exported
 
     if runs_exported(name, backend=backend, device=options["device"], dtype=options["dtype"]):

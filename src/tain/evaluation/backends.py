@@ -1,4 +1,4 @@
-"""Time the backends of one model, each in a process of its own, so that memory and start-up are its own too."""
+"""Time the backends of one model, each in its own process, so that memory and start-up time are its own too."""
 
 import json
 import os
@@ -23,7 +23,7 @@ class BackendFigures:
 
     Attributes:
         backend: ``torch`` or ``onnx``.
-        dtype: Number type it computes in.
+        dtype: Data type of the computation.
         threads: Threads it may use.
         short_per_s: Texts a second, of about 12 words.
         mixed_per_s: Of two short texts in three, and long ones.

@@ -33,7 +33,7 @@ class ExportedEncoder:
         tokenizer: Turns texts into token ids.
         export: The folder's ``onnx/export.json``.
         name: How the model is called in tables.
-        dtype: Number type of the graph.
+        dtype: Data type of the graph.
         max_tokens: Texts are cut at this length, special tokens included.
 
     Attributes:
@@ -208,7 +208,7 @@ class ExportedEncoder:
 
 
 def open_graph(folder: Path, export: Export, *, name: str, dtype: str, threads: int | None) -> tuple[TransformerGraph, GraphDtype]:
-    """Check an export's files and open its graph of a number type.
+    """Check an export's files and open its graph of a data type.
 
     Raises:
         UserError: There is no such graph, a file was changed after the export, or onnxruntime cannot run it.

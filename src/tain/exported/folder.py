@@ -43,7 +43,7 @@ class Export:
 
     Attributes:
         kind: ``encoder`` (texts to vectors) or ``pairs`` (pairs of texts to scores).
-        graphs: File of the graph for each number type, ``float32`` and perhaps ``int8``, relative to the folder.
+        graphs: File of the graph for each data type, ``float32`` and perhaps ``int8``, relative to the folder.
         digests: SHA-256 of each file that the vectors depend on.
         max_tokens: Length limit, special tokens included.
         dim: Numbers of a vector; 1 for pairs.
@@ -126,7 +126,7 @@ def refuse_changed(folder: Path, export: Export, files: list[str], *, name: str)
         if found is None:
             raise UserError(f"model {name!r} lacks {file}, which its export wrote: copy the whole folder, or export the model again")
         if found != export.digests.get(file):
-            raise UserError(f"model {name!r} has a {file} that was changed after the export, so nobody checked it: export the model again")
+            raise UserError(f"model {name!r} has a {file} that was changed after the export, so it was not checked: export the model again")
 
 
 def file_digest(path: Path) -> str | None:

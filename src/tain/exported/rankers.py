@@ -45,7 +45,7 @@ class ContextArrays:
 
     Attributes:
         vectors: Zeros where there is none.
-        is_vector: False where a context is too short to have so many.
+        is_vector: False if a context is too short to have that many.
     """
 
     vectors: Float32[np.ndarray, "contexts codes dim"]
@@ -241,7 +241,7 @@ class ExportedCross:
         tokenizer: Its tokenizer.
         export: Its ``onnx/export.json``, which says how two texts become one row.
         name: How it is called in tables.
-        dtype: Number type of the graph.
+        dtype: Data type of the graph.
         record: Its ``tain.json``.
     """
 
@@ -396,7 +396,7 @@ def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, thread
     )
     digest = context.export.pair.get("head")
     if digest != file_digest(folder / HEAD_FILE):
-        raise UserError(f"model {name!r} has a {HEAD_FILE} that was changed after the export, so nobody checked it: export the model again")
+        raise UserError(f"model {name!r} has a {HEAD_FILE} that was changed after the export, so it was not checked: export the model again")
     try:
         head = read_arrays(folder / HEAD_FILE)
         scale = float(np.exp(head["log_scale"].astype(np.float32)))

@@ -122,7 +122,7 @@ def encode_to_file(
         embedder: Computes the vectors.
         texts: Any number of texts, read once. A resumed run needs all of them again, from the first one.
         path: Ends in ``.npy`` (one array), ``.parquet`` (columns ``index`` and ``vector``) or ``.safetensors`` (one tensor, ``vectors``).
-        dtype: Number type of the stored vectors; ``binary`` stores the signs, eight in a byte, the first in the highest bit.
+        dtype: Data type of the stored vectors; ``binary`` stores the signs, eight per byte, the first in the highest bit.
         dims: Keep the first numbers of each vector alone, scaled to length 1 again; default: all.
         language: The texts' language, for a model that is corrected by language.
         normalize: Scale vectors to length 1; default: what the embedder says.

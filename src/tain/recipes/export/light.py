@@ -14,7 +14,7 @@ def without_weights(model: onnx.ModelProto, stored: Mapping[str, np.ndarray]) ->
 
     Args:
         model: The graph, in float32.
-        stored: The file's tensors, in any number type that float32 holds exactly.
+        stored: The file's tensors, in any data type that float32 holds exactly.
 
     Returns:
         The graph, and for each weight that is missing in it: its name in the file, and whether it is transposed there.

@@ -78,7 +78,7 @@ def export(
         texts: Texts to check on, best of the kind that will be encoded; default: built-in ones in many languages.
         config: All settings at once; or give single ones by name.
         overwrite: Replace ``output`` if it exists.
-        trust_remote_code: Let the model's folder bring Python code of its own.
+        trust_remote_code: Allow the model to run Python code from its folder.
         progress: Shows what is done.
         **settings: Fields of ``ExportConfig``.
 
