@@ -126,7 +126,8 @@ def test_the_api_page_lists_every_public_name():
     import tain
 
     listed = re.findall(r"^::: tain\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(listed) == sorted(set(tain.__all__) - {"__version__"})
+    earlier_names = {"inspect", "rank"}  # of inspect_model and train_ranker; the page says so in words
+    assert sorted(listed) == sorted(set(tain.__all__) - {"__version__"} - earlier_names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)

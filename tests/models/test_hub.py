@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import transformers
 
@@ -54,7 +55,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(asked, monkeypatch: pytest.Mon
     given = []
 
     def from_cache(name: str, file: str, **options: Any) -> None:
-        given.append(options["local_files_only"])
+        given.append(options["local_files_only"] and huggingface_hub.is_offline_mode())
 
     monkeypatch.setattr("transformers.utils.hub.cached_file", from_cache)
     for name in ("encodr", "encodr", "somebody/encodr"):
@@ -62,6 +63,24 @@ def test_a_hub_that_does_not_answer_is_asked_once(asked, monkeypatch: pytest.Mon
             Embedder.load(name)
     assert found.requests == 1
     assert given and all(given)
+    assert not huggingface_hub.is_offline_mode()  # another library of this process may reach its own server
+
+
+def test_while_a_model_is_loaded_without_the_hub_its_client_is_off(asked, bert_folder, monkeypatch: pytest.MonkeyPatch):
+    asked(ConnectionError("no route"))
+    seen: list[bool] = []
+    for name in ("AutoConfig", "AutoTokenizer", "AutoModel"):
+        loader = getattr(transformers, name)
+        plain = loader.from_pretrained
+
+        def watched(*given: Any, plain: Any = plain, **options: Any) -> Any:
+            seen.append(huggingface_hub.is_offline_mode())
+            return plain(*given, **options)
+
+        monkeypatch.setattr(loader, "from_pretrained", watched)
+    Embedder.load(bert_folder, pooling="mean")
+    assert len(seen) >= 2 and all(seen)
+    assert not huggingface_hub.is_offline_mode()
 
 
 def test_a_name_without_a_slash_is_first_of_all_a_folder_that_is_not_there(asked):

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from tain.evaluation.metrics import Interval
-from tain.evaluation.report import SPEARMAN_UNIT, EvaluationReport, Figure, Group, Row
+from tain.evaluation.metrics import SPEARMAN_UNIT, Interval
+from tain.evaluation.report import EvaluationReport, Figure, Group, Row
 from tain.evaluation.suites.tasks import ACCURACY_UNIT
 
 _WIDTH = 800  # all lengths are SVG user units, which a browser shows as pixels

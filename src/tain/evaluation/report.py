@@ -11,7 +11,7 @@ import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce, FitsAtHand, refuse_unfit_suites, refuse_unknown_languages
 from tain.evaluation.label_free import LabelFreeReport, Level, label_free_bootstrap
-from tain.evaluation.metrics import Interval, bootstrap_means, bootstrap_spearman, percentile_interval, spearman
+from tain.evaluation.metrics import SPEARMAN_UNIT, Interval, bootstrap_means, bootstrap_spearman, percentile_interval, spearman
 from tain.evaluation.suites.pairs import ScoredSet, read_scored_table
 from tain.evaluation.suites.registry import LABEL_FREE, Suite, load_suites
 from tain.evaluation.suites.sts import Split
@@ -23,7 +23,6 @@ from tain.foundation.progress import Progress
 from tain.models.text_encoder import TextEncoder
 from tain.text.collections import list_texts
 
-SPEARMAN_UNIT = "Spearman x 100"
 _LABEL_FREE_TEXTS = "stsb/stsb_dev.tsv"
 
 # field of LabelFreeReport: title, unit, factor, which way is better

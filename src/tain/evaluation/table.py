@@ -3,19 +3,20 @@
 import math
 from typing import TYPE_CHECKING
 
-from tain.evaluation.metrics import Interval
-from tain.evaluation.report import SPEARMAN_UNIT, EvaluationReport, Figure, Group, Row, SuiteResult
+from tain.evaluation.metrics import SPEARMAN_UNIT, Interval
 from tain.foundation.ruled_table import ruled
 
 if TYPE_CHECKING:
     from rich.console import Group as Lines
     from rich.table import Table
 
+    from tain.evaluation.report import EvaluationReport, Figure, Group, Row, SuiteResult
+
 _NAME_WIDTH = 17
 _UNITS = {SPEARMAN_UNIT: "Spearman's correlation x 100"}  # spelled out; others are as they stand
 
 
-def as_table(report: EvaluationReport) -> "Lines":
+def as_table(report: "EvaluationReport") -> "Lines":
     """Build what rich prints: one table a suite, below each what is absent, at the end what was cut and what the intervals are."""
     from rich.console import Group as Lines
     from rich.text import Text
@@ -39,7 +40,7 @@ def as_table(report: EvaluationReport) -> "Lines":
     return Lines(*parts)
 
 
-def _suite_table(suite: SuiteResult, names: list[str]) -> "Table":
+def _suite_table(suite: "SuiteResult", names: list[str]) -> "Table":
     table = ruled()
     table.add_column("", no_wrap=True)
     if suite.counted:
@@ -53,7 +54,7 @@ def _suite_table(suite: SuiteResult, names: list[str]) -> "Table":
     return table
 
 
-def _add_group(table: "Table", group: Group, *, has_items: bool) -> None:
+def _add_group(table: "Table", group: "Group", *, has_items: bool) -> None:
     if group.title:
         table.add_row(group.title, style="italic")
     for row in (*group.rows, *((group.mean,) if group.mean is not None else ())):
@@ -63,7 +64,7 @@ def _add_group(table: "Table", group: Group, *, has_items: bool) -> None:
         table.add_row(row.title + arrow, *items, *_cells(row), style="bold" if is_mean else None)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: "Row") -> list[str]:
     """One cell a model; with two models a third for the difference, with more the difference as a cell's second line."""
     cells = [f"{_number(figure.value, row)} {_bracket(figure.interval, row)}" for figure in row.figures]
     if len(row.figures) == 2:
@@ -73,18 +74,18 @@ def _cells(row: Row) -> list[str]:
     return cells
 
 
-def _difference(figure: Figure, row: Row) -> str:
+def _difference(figure: "Figure", row: "Row") -> str:
     if figure.difference is None or figure.difference_interval is None or math.isnan(figure.difference):
         return "undefined"
     sign = "+" if figure.difference > 0 else ""
     return f"{sign}{_number(figure.difference, row)} {_bracket(figure.difference_interval, row)}"
 
 
-def _bracket(interval: Interval, row: Row) -> str:
+def _bracket(interval: Interval, row: "Row") -> str:
     return "" if math.isnan(interval.low) else f"\\[{_number(interval.low, row)} {_number(interval.high, row)}]"
 
 
-def _number(value: float, row: Row) -> str:
+def _number(value: float, row: "Row") -> str:
     """One decimal on a scale of 100; else two, or three and no leading zero below 1: ``13.79``, ``.043``."""
     if math.isnan(value):
         return "undefined"

@@ -1,6 +1,8 @@
 """Whether the model hub can be reached: asked once a process, briefly, since its client asks again for minutes."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -38,6 +40,23 @@ def is_local_only(path: str, *, trust_remote_code: bool = False) -> bool:
     if Path(path).is_dir() and not trust_remote_code:  # a folder's code may lie on the hub
         return True
     return not is_reachable()
+
+
+@contextmanager
+def client_off(path: str, *, trust_remote_code: bool = False) -> Iterator[bool]:
+    """Switch the hub's client off inside the block where ``is_local_only``; gives whether that is so.
+
+    ``local_files_only`` is not enough: the client also asks the hub for other things, such as a list of agents for its headers.
+    """
+    from huggingface_hub import constants
+
+    is_off = is_local_only(path, trust_remote_code=trust_remote_code)
+    was_off = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = was_off or is_off
+    try:
+        yield is_off
+    finally:
+        constants.HF_HUB_OFFLINE = was_off
 
 
 def not_found(name: str) -> UserError:

@@ -4,7 +4,7 @@ Every verb loads transformers models here, so that what cannot work is refused o
 """
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from tain.encoders.transformer import position_offset_of, refuse_without_width
 from tain.foundation.errors import UserError
 from tain.foundation.machine import collect_as_usual
-from tain.models.hub import is_local_only, not_found
+from tain.models.hub import client_off, not_found
 from tain.models.saved import read_stored_json
 from tain.models.size_limits import refuse_large_sizes
 from tain.text.tokenizer_limits import refuse_wild_tokenizer
@@ -149,8 +149,10 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
     if auto_class == "AutoModel" and kind.is_encoder_alone:
         auto_class = "AutoModelForTextEncoding"
     chosen = getattr(transformers, auto_class)
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": is_local_only(path, trust_remote_code=trust_remote_code)}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    off = ExitStack()
     try:
+        options["local_files_only"] = off.enter_context(client_off(path, trust_remote_code=trust_remote_code))
         with _told_as_user_error(path):
             config = transformers.AutoConfig.from_pretrained(path, **options)
         refuse_by_config(path, config, chosen, is_encoder_alone=kind.is_encoder_alone)
@@ -169,6 +171,7 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
                 **options,
             )
     finally:
+        off.close()
         transformers.logging.set_verbosity(verbosity)
     _refuse_lacking(path, model, loading["missing_keys"])
     _refuse_foreign_tokenizer(path, model, tokenizer)
@@ -188,7 +191,8 @@ def load_tokenizer(name: str | Path) -> Any:
     import transformers
 
     try:
-        found = transformers.AutoTokenizer.from_pretrained(name, local_files_only=is_local_only(str(name)))
+        with client_off(str(name)) as is_off:
+            found = transformers.AutoTokenizer.from_pretrained(name, local_files_only=is_off)
     except _UNREADABLE as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"tokenizer {str(name)!r} cannot be read ({why}): give a model's folder or hub name") from None

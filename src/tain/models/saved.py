@@ -373,17 +373,18 @@ def _stored_file(path: str, file: str) -> Path | None:
         return Path(path) / file
     from transformers.utils.hub import cached_file
 
-    from tain.models.hub import is_local_only
+    from tain.models.hub import client_off
 
     try:
-        found = cached_file(
-            path,
-            file,
-            local_files_only=is_local_only(path),
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        with client_off(path) as is_off:
+            found = cached_file(
+                path,
+                file,
+                local_files_only=is_off,
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
     except (OSError, ValueError):
         return None  # no such model: loading its weights says so, with the reason
     return Path(found) if found else None

@@ -8,7 +8,7 @@ from tain.cli.settings import build_config
 from tain.recipes.distil.config import DistilConfig
 from tain.students.torch.qrnn import PQRNN, StudentShape
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "pqrnn_paper.toml"
+FILE = Path(__file__).parents[3] / "benchmarks" / "pqrnn_paper.toml"
 
 
 @pytest.mark.parametrize("task", ["embed", "classify", "tag"])

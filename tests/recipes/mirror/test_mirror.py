@@ -153,8 +153,23 @@ def test_a_folder_says_how_it_wants_to_be_mirrored_and_what_is_given_wins(bert_f
     config = mirror(folder, texts, learning_rate=1e-3, dropout=0.2, **SMALL).config
     assert (config.learning_rate, config.dropout, config.attention_dropout) == (1e-3, 0.2, 0.2)
     (folder / "tain.json").write_text(json.dumps({**record, "mirror": {"temperature": 0.1}}))
-    with pytest.raises(UserError, match=r"suggests .* for mirroring: it may name learning_rate and dropout"):
+    with pytest.raises(UserError, match=r"suggests .* for mirroring: it may name learning_rate"):
         mirror(folder, texts, **SMALL)
+
+
+def test_a_folder_suggests_pairs_and_muons_step_to_the_recipes_that_have_them():
+    suggested = {"max_pairs": 300, "matrix_learning_rate": 0.002}
+
+    def filled(**given):
+        config = MirrorConfig(**given).for_texts(has_documents=True, suggested=suggested)
+        return config.resolved(width=384, weight_rms=0.1, suggested=suggested, model_type="modernbert")
+
+    best = filled(recipe="best")
+    assert (best.max_pairs, best.matrix_learning_rate) == (300, 0.002)
+    given = filled(recipe="best", max_pairs=500, matrix_learning_rate=0.01)
+    assert (given.max_pairs, given.matrix_learning_rate) == (500, 0.01)
+    assert filled().matrix_learning_rate is None  # AdamW has none
+    assert MirrorConfig().for_texts(has_documents=True).max_pairs == 20_000
 
 
 def test_what_is_given_wins_over_the_preset():

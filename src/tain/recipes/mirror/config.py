@@ -51,7 +51,10 @@ class MirrorConfig:
         "what is drawn together: identity (a text and itself), neighbours (sentences that follow each other in a document), crops (two random "
         "spans of a text), or several joined by + (identity; best: neighbours where there are documents)",
     ] = None
-    max_pairs: Annotated[int, "train on at most this many pairs of neighbours, drawn at random; 0 takes all"] = 20_000
+    max_pairs: Annotated[
+        int | None,
+        "train on at most this many pairs of neighbours, drawn at random; 0 takes all (what the model's folder says, else 20,000)",
+    ] = None
     token_weights: Annotated[
         TokenWeighting | None,
         "weights of tokens in the mean: none, or sif (a / (a + frequency in your texts)) (none; best, fast: sif)",
@@ -227,11 +230,17 @@ class MirrorConfig:
         """Whether token vectors are trained on pairs of neighbours, as an anchor or as the result."""
         return bool(self.anchor) or (self.recipe == "fast" and "neighbours" in self.positive_kinds)
 
-    def for_texts(self, *, has_documents: bool) -> "MirrorConfig":
-        """Fill what says which texts are read: positives, repeats and held-out texts, by recipe and by what the texts are."""
+    def for_texts(self, *, has_documents: bool, suggested: Mapping[str, float | int] | None = None) -> "MirrorConfig":
+        """Fill what decides which texts are read: positives, their number, duplicates and held-out texts.
+
+        Args:
+            has_documents: Whether there are documents to take neighbouring sentences from.
+            suggested: What the model's own folder wants; ``max_pairs`` may be among it.
+        """
         is_paper = self.recipe == "paper"
         by_recipe = "neighbours" if self.recipe in ("fast", "best") and has_documents else "identity"
         filled = {"positives": by_recipe, "keep_duplicates": is_paper, "held_out": 0 if is_paper else 500}
+        filled["max_pairs"] = int((suggested or {}).get("max_pairs", 20_000))
         filled |= {"anchor": 20.0 if self.recipe == "best" else 0.0}  # fast trains token vectors without an encoder to anchor
         return replace(self, **{name: value for name, value in filled.items() if getattr(self, name) is None})
 
@@ -248,19 +257,19 @@ class MirrorConfig:
         return problems
 
     def resolved(
-        self, *, width: int, weight_rms: float, suggested: Mapping[str, float] | None = None, model_type: str = ""
+        self, *, width: int, weight_rms: float, suggested: Mapping[str, float | int] | None = None, model_type: str = ""
     ) -> "MirrorConfig":
         """Fill what is None from the recipe, the level's preset, and learning rate and dropout from the model.
 
         Args:
             width: Width of the hidden states.
             weight_rms: Root mean square of the hidden layers' matrices.
-            suggested: ``learning_rate`` and ``dropout`` as the model's own folder wants them; either may be missing.
+            suggested: ``learning_rate``, ``matrix_learning_rate`` and ``dropout`` as the model's own folder wants them; any may be missing.
             model_type: The model's family as its ``config.json`` names it; the paper's recipe pools by it.
         """
         filled: dict[str, Any] = {**asdict(PRESETS[self.level]), "dropout": _PAPERS_DROPOUT}
         filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
-        filled |= suggested or {}
+        filled |= {name: value for name, value in (suggested or {}).items() if name in ("learning_rate", "dropout")}
         filled |= {"token_weights": "none", "whiten": 0.0, "optimizer": "muon" if self.recipe == "best" else "adamw"}
         if self.recipe == "paper":
             filled |= papers_values(self.level, model_type)
@@ -280,7 +289,8 @@ class MirrorConfig:
         if self.pooling not in (None, "mean"):
             filled["token_weights"] = "none"
         if (self.optimizer or filled["optimizer"]) == "muon":
-            filled["matrix_learning_rate"] = float(f"{default_matrix_rate(width, weight_rms):.2g}")
+            scaled = float(f"{default_matrix_rate(width, weight_rms):.2g}")
+            filled["matrix_learning_rate"] = (suggested or {}).get("matrix_learning_rate", scaled)
         filled = {name: value for name, value in filled.items() if getattr(self, name) is None}
         if self.drophead > 0 and self.dropout is None:
             filled["dropout"] = 0.0  # the paper's drophead variant replaces dropout

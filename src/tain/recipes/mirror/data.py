@@ -195,6 +195,7 @@ def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[
 
     As many as the encoder or the token vectors are trained on, whichever are more.
     """
+    assert config.max_pairs is not None
     most = max(config.max_pairs, config.anchor_pairs) if config.max_pairs and config.trains_token_vectors else config.max_pairs
     barred = {same_text_key(text) for text in held}
     rng = np.random.default_rng([config.seed, 5])

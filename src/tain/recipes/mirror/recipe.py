@@ -42,6 +42,7 @@ from tain.foundation.probing import unchanged
 from tain.foundation.progress import Progress
 from tain.models.correction_fitting import Moments, fit_joined, fit_whitening
 from tain.models.embedder import Embedder
+from tain.models.saved import locate, read_record
 from tain.models.unknown_tokens import check_known
 from tain.objectives.contrastive import info_nce, similarity_gap
 from tain.recipes.mirror.config import MirrorConfig
@@ -201,7 +202,8 @@ def mirror(
     if distributed.rank() > 0:
         progress = Progress.mute()  # one voice is enough
     texts = list(each_item(texts))
-    config = config.for_texts(has_documents=documents is not None or has_documents(texts))
+    suggested = suggested_settings(read_record(locate(model)), name=model)
+    config = config.for_texts(has_documents=documents is not None or has_documents(texts), suggested=suggested)
     data = training_set(texts, config, documents)
     if blank := data.counts["blank"]:
         progress.warn(f"{blank:,} {'pairs' if data.is_paired else 'texts'} with nothing but white space were left out")
@@ -221,7 +223,7 @@ def mirror(
     resolved = config.resolved(
         width=embedder.encoder.dim,
         weight_rms=_weight_rms(embedder.encoder),
-        suggested=suggested_settings(embedder.record, name=model),
+        suggested=suggested,
         model_type=str(embedder.encoder.model.config.model_type),
     )
     config = _fit_to_model(resolved, embedder)

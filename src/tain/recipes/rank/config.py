@@ -162,7 +162,7 @@ class RankConfig:
             problems.append("hard negatives are mined, but none are used: give --negatives 1 or more, or leave out --mine-with")
         return problems
 
-    def resolved(self, *, pairs: int, has_held_out: bool, suggested: Mapping[str, float] | None = None) -> "RankConfig":
+    def resolved(self, *, pairs: int, has_held_out: bool, suggested: Mapping[str, float | int] | None = None) -> "RankConfig":
         """Fill what is None from the type, the number of training pairs and the model.
 
         Args:
@@ -187,7 +187,8 @@ class RankConfig:
         steps = max(1, pairs // batch) * self.epochs
         needs_lists = self.type == "cross" or self.teacher is not None or self.mine_with is not None
         tuned = {name: getattr(self, name) for name in _PAPERS if getattr(self, name) is not None}
-        tuned = {**_PAPERS, **(suggested or {}), **tuned}
+        own = {name: value for name, value in (suggested or {}).items() if name in _PAPERS}
+        tuned = {**_PAPERS, **own, **tuned}
         filled = {
             **tuned,
             "codes": 64 if self.codes is None and self.type == "poly" else self.codes,

@@ -42,8 +42,11 @@ def resolve_config(kind: type[Config], verb: str, config: Config | None, setting
     return config or kind(**settings)
 
 
-def suggested_settings(record: Mapping[str, Any], *, name: str | Path) -> dict[str, float]:
-    """Learning rate and dropout that a model wants to be tuned with, where it says so.
+SUGGESTIONS = ("learning_rate", "matrix_learning_rate", "dropout", "max_pairs")
+
+
+def suggested_settings(record: Mapping[str, Any], *, name: str | Path) -> dict[str, float | int]:
+    """Read the settings that a model's folder suggests for mirroring: any of ``SUGGESTIONS``.
 
     Args:
         record: Its ``tain.json``.
@@ -54,7 +57,7 @@ def suggested_settings(record: Mapping[str, Any], *, name: str | Path) -> dict[s
     """
     suggested = record.get("mirror", {})
     is_settings = isinstance(suggested, dict) and all(isinstance(value, int | float) for value in suggested.values())
-    if not is_settings or not suggested.keys() <= {"learning_rate", "dropout"}:
-        raise UserError(f"the tain.json of {str(name)!r} suggests {suggested} for mirroring: it may name learning_rate and dropout")
-    MirrorConfig(**suggested)  # refuses values that cannot work
+    if not is_settings or not suggested.keys() <= set(SUGGESTIONS):
+        raise UserError(f"the tain.json of {str(name)!r} suggests {suggested} for mirroring: it may name {', '.join(SUGGESTIONS)}")
+    MirrorConfig(recipe="best", **suggested)  # refuses values that cannot work
     return suggested

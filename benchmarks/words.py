@@ -1,0 +1,94 @@
+"""Word similarity without labels: 13 English sets, for the recipes on single words beside what needs no training.
+
+    python benchmarks/words.py --seeds 5 --work runs/words
+    python benchmarks/words.py --quick
+
+Texts: the 10,000 most frequent English words that Mirror-BERT ships. ``fast`` also takes neighbouring sentences from running text (--corpus: Simple
+English Wikipedia, a sample of the English Wikipedia and novels). Spearman x 100, all sets as they are: none was used to choose settings.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from measuring import Claim, Rows, finish
+from tain.evaluation.baselines import Static
+from tain.evaluation.report import evaluate
+from tain.foundation.progress import Progress
+from tain.models.embedder import Embedder
+from tain.recipes.mirror.recipe import mirror
+from tain.text.readers import read_sentences, read_texts
+
+CORPUS = ("simplewiki.txt.xz", "enwiki_sample.txt.xz", "novels.txt.xz")
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def scores(encoder, data):
+    (suite,) = evaluate([encoder], ("words",), data, resamples=10).suites
+    return {row.key: round(row.figures[0].value, 2) for group in suite.groups[:1] for row in group.rows}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tain-mini")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=SHARED / "data")
+    parser.add_argument("--corpus", type=Path, default=SHARED / "corpus")
+    parser.add_argument("--work", type=Path, help="folder for rows.jsonl; with it a run that was cut off continues")
+    parser.add_argument("--quick", action="store_true", help="end within minutes: little text, one seed, no results file")
+    chosen = parser.parse_args()
+    words = list(read_texts(chosen.data / "mirror_corpus" / "en_words_top_10k.txt"))
+    most = 20_000 if chosen.quick else None
+    documents = [line for name in CORPUS for line in islice(read_sentences(chosen.corpus / name), most)]
+    rows = Rows((chosen.work or Path(tempfile.mkdtemp())) / "rows.jsonl", is_kept=chosen.work is not None)
+
+    def mirrored(seed, **settings):
+        work = Path(tempfile.mkdtemp())
+        mirror(chosen.model, words, work / "encoder", level="word", seed=seed, progress=Progress.mute(), **settings)
+        encoder = Embedder.load(work / "encoder")  # the plain folder, as any reader has it
+        shutil.rmtree(work)
+        return encoder
+
+    makers = {
+        f"static:{chosen.model}": lambda seed: Static.load(chosen.model, words),
+        "raw": lambda seed: Embedder.load(chosen.model, pooling="mean"),
+        "mirror": lambda seed: mirrored(seed),
+        "fast, with documents": lambda seed: mirrored(seed, recipe="fast", documents=documents),
+    }
+    for row, make in makers.items():
+        for seed in range(13, 13 + (1 if chosen.quick or row == "raw" or row.startswith("static") else chosen.seeds)):
+            if rows.lacks(row=row, seed=seed, model=chosen.model):
+                began_s = time.perf_counter()
+                encoder = make(seed)
+                seconds = round(time.perf_counter() - began_s, 1)
+                rows.add(row=row, seed=seed, model=chosen.model, seconds=seconds, scores=scores(encoder, chosen.data))
+
+    table = {}
+    for row in makers:
+        found = [each for each in rows.found if each["row"] == row and each["model"] == chosen.model]
+        means = [float(np.mean(list(each["scores"].values()))) for each in found]
+        simlex = [each["scores"]["simlex999"] for each in found]
+        spread = [round(float(np.std(values, ddof=1)), 2) if len(values) > 1 else 0.0 for values in (means, simlex)]
+        by_set = {key: round(float(np.mean([each["scores"][key] for each in found])), 2) for key in found[0]["scores"]}
+        seconds = round(float(np.median([each["seconds"] for each in found])), 1)
+        table[row] = {"mean": round(float(np.mean(means)), 2), "deviation": spread[0], "seeds": len(found), "seconds": seconds}
+        table[row] |= {"simlex999": round(float(np.mean(simlex)), 2), "simlex999 deviation": spread[1], "scores": by_set}
+        print(
+            f"{row:28}{len(by_set)} sets {table[row]['mean']:6.2f} ±{spread[0]:4.2f}   SimLex-999 {table[row]['simlex999']:6.2f} ±{spread[1]:4.2f}"
+            f"   {len(found)} seeds, {seconds:.1f} s"
+        )
+    best = table["fast, with documents"]
+    claims = [
+        Claim("fast with documents: mean of the word sets", best["mean"], "points", 53.0, (best["mean"], best["mean"]), None),
+        Claim("fast with documents: SimLex-999", best["simlex999"], "points", 32.0, (best["simlex999"], best["simlex999"]), None),
+    ]
+    finish("words", claims, {"model": chosen.model, "table": table}, quick=chosen.quick)
+
+
+if __name__ == "__main__":
+    main()
