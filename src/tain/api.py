@@ -51,7 +51,7 @@ def load(name: str | Path, *, device: str | None = None, dtype: ComputeDtype = "
     if runs_exported(name, device=device, dtype=dtype):
         from tain.exported.rankers import load_exported
 
-        return load_exported(name, dtype=dtype)
+        return load_exported(name, dtype=cast("Any", dtype))  # bfloat16 runs in torch alone
     from tain.foundation.machine import keep_freed_memory
     from tain.models.loading import kind_of
     from tain.models.saved import locate, read_record
