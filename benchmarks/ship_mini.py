@@ -109,9 +109,10 @@ def ship_second_stage(source, target, *, dev):
         sys.exit(f"error: best has {dev[1]} on the development sets, not {LEAST_DEV_GAIN} above the shipped model's {dev[0]}: train longer")
     record = json.loads((ASSET / "tain.json").read_text())
     stage = json.loads((source / "stage.json").read_text())
-    record["second_stage"] = (
-        stage | {"loss_before": validation_loss(ASSET), "loss": validation_loss(source)} | ({"dev": dev} if dev else {})
-    )
+    if "loss" not in stage:  # takes minutes, so it is kept beside the weights
+        stage |= {"loss_before": validation_loss(ASSET), "loss": validation_loss(source)}
+        (source / "stage.json").write_text(json.dumps(stage) + "\n", encoding="utf-8")
+    record["second_stage"] = stage | ({"dev": dev} if dev else {})
     record["mirror"] = SECOND_MIRROR
     weights = {name: tensor.float().half().contiguous() for name, tensor in load_file(source / "model.safetensors").items()}
     expected = {name: tensor.shape for name, tensor in load_file(ASSET / "model.safetensors").items()}
