@@ -176,20 +176,27 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
     return model.eval(), tokenizer, loading["missing_keys"]
 
 
-def load_tokenizer(name: str | Path) -> Any:
+def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> Any:
     """Load a tokenizer alone.
 
     Args:
         name: A folder or a hub name.
+        trust_remote_code: Run Python code from the folder.
 
     Raises:
-        UserError: It cannot be read, or knows nothing.
+        UserError: It cannot be read, knows nothing, or needs code from the folder that may not run.
     """
     import transformers
 
+    is_local = is_local_only(str(name), trust_remote_code=trust_remote_code)
     try:
-        found = transformers.AutoTokenizer.from_pretrained(name, local_files_only=is_local_only(str(name)))
+        # False and not None, with which transformers asks at the terminal
+        found = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, local_files_only=is_local)
     except _UNREADABLE as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"tokenizer {str(name)!r} brings its own code: read it, then give --trust-remote-code if you trust it"
+            ) from None
         why = " ".join(str(error).split())[:200]
         raise UserError(f"tokenizer {str(name)!r} cannot be read ({why}): give a model's folder or hub name") from None
     _refuse_made_up_tokenizer(str(name), found)
