@@ -22,7 +22,7 @@ VERBS = {
     "encode": "Turn texts into vectors.",
     "label": "Tell each text's class, or its tokens' tags, by a student, a classifier or a tagger.",
     "correct": "Take from an encoder's vectors what all of them share, or all of one language.",
-    "evaluate": "Measure encoders on similarity tasks and on their geometry.",
+    "evaluate": "Measure encoders on labelled tasks and without labels.",
     "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, evaluate.",
     "serve": "Answer embedding, rerank and classification requests over HTTP.",
     "inspect": "See what a model's token vectors are made of, and why two texts are similar.",
