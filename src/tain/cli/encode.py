@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.sources import TextSource
-from tain.foundation.choices import Dtype, Pooling
+from tain.foundation.choices import Pooling
 
 if TYPE_CHECKING:
     from tain.models.encode_to_file import EncodedFile
@@ -19,7 +20,7 @@ def encode(
     texts: TextSource,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="file for the vectors, ending in .npy, .parquet or .safetensors")],
+    output: Annotated[flags.Output, Parameter(help="file for the vectors, ending in .npy, .parquet or .safetensors")],
     column: Annotated[str | None, Parameter(help="the texts' column, where TEXTS is a table")] = None,
     language: Annotated[str | None, Parameter(help="the texts' language, for a model corrected by language (tain correct)")] = None,
     with_texts: Annotated[bool, Parameter(help="store the texts beside their vectors; parquet only", negative=())] = False,
@@ -36,15 +37,15 @@ def encode(
     batch_tokens: Annotated[
         int | None, Parameter(help="tokens encoded at a time; more takes more memory; default: 4096, on a GPU 65536")
     ] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    compute_dtype: Annotated[Dtype, Parameter(help="number type the model computes in; auto takes what is fastest here")] = "auto",
+    device: flags.Device = None,
+    compute_dtype: flags.Dtype = "auto",
     resume: Annotated[bool, Parameter(help="go on where an interrupted run stopped; where there is none, start", negative=())] = False,
     overwrite: Annotated[
-        bool, Parameter(help="replace the file if it exists; without --resume also drop what an interrupted run left", negative=())
+        flags.Overwrite, Parameter(help="replace the file if it exists; without --resume also drop what an interrupted run left")
     ] = False,
-    trust_remote_code: Annotated[bool, Parameter(help="let the model's folder bring Python code of its own", negative=())] = False,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Turn texts into vectors, in order, in bounded memory.
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from tain.cli import flags
 from tain.cli.objects import as_object, write_object
-from tain.foundation.choices import Dtype, Pooling
+from tain.foundation.choices import Pooling
 
 if TYPE_CHECKING:
     from tain.evaluation.report import EvaluationReport
@@ -27,9 +28,7 @@ def evaluate(
             show_default=False,
         ),
     ] = ("sts",),
-    data: Annotated[
-        Path | None, Parameter(help="folder with the suites' files (sts/, transfer/, bli/, ...); your own tsv needs none")
-    ] = None,
+    data: flags.Data = None,
     split: Annotated[Literal["test", "dev"], Parameter(help="which sets a suite stands for; choose settings on dev only")] = "test",
     texts: Annotated[
         str | None, Parameter(help="texts for label-free that the models were not tuned on, one a line; default: STS-B dev's sentences")
@@ -48,9 +47,9 @@ def evaluate(
         str | None,
         Parameter(help="texts that lexical and static:MODEL are fitted on, one a line; default: each suite's own texts, without scores"),
     ] = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
+    output: flags.FiguresOutput = None,
     chart: Annotated[Path | None, Parameter(help="draw the figures into this SVG file")] = None,
-    overwrite: Annotated[bool, Parameter(help="replace the JSON or SVG file if it exists", negative=())] = False,
+    overwrite: flags.Overwrite = False,
     typos: Annotated[
         tuple[float, ...],
         Parameter(
@@ -68,10 +67,11 @@ def evaluate(
         int | None, Parameter(help="cut texts at this many tokens; default: each model's limit; cut texts are counted")
     ] = None,
     batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory, never the figures")] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    dtype: Annotated[Dtype, Parameter(help="number type; auto takes what is fastest here")] = "auto",
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    device: flags.Device = None,
+    dtype: flags.Dtype = "auto",
+    trust_remote_code: flags.TrustRemoteCode = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Compare encoders on STS, word similarity, transfer, word translation, name linking, your own scored pairs, or without labels.
 
@@ -110,6 +110,7 @@ def evaluate(
             block_tokens=max_tokens,
             device=device,
             dtype=dtype,
+            trust_remote_code=trust_remote_code,
             idle={
                 "language": language,
                 "fit_texts": fit_texts,
@@ -142,6 +143,7 @@ def evaluate(
             resamples=resamples,
             seed=seed,
             device=device,
+            trust_remote_code=trust_remote_code,
             idle={
                 "texts": texts,
                 "fit_texts": fit_texts,
@@ -177,7 +179,14 @@ def evaluate(
     for model in models:
         find_model(model)  # the last of five models may be the one that is not there
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    options = {"pooling": pooling, "max_tokens": max_tokens, "device": device, "dtype": dtype, "fit_texts": _read(fit_texts)}
+    options = {
+        "pooling": pooling,
+        "max_tokens": max_tokens,
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "fit_texts": _read(fit_texts),
+    }
     report = evaluate_encoders(
         # loaded when the sets are read: a wrong path is told before torch is imported
         (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models),

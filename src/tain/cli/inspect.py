@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.objects import as_object
 from tain.foundation.errors import UserError
 
@@ -36,7 +37,7 @@ def inspect(
     page: Annotated[Path | None, Parameter(help="write an HTML page to look around in; one file, under 2 MB, no network")] = None,
     svg: Annotated[Path | None, Parameter(help="draw the mixing ratios of --method into this SVG file")] = None,
     csv: Annotated[Path | None, Parameter(help="write every shown token's ratios to this CSV file")] = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
+    output: flags.FiguresOutput = None,
     matrices: Annotated[
         bool, Parameter(help="also put the shown texts' weights and norms into the JSON: long texts make it large", negative=())
     ] = False,
@@ -53,10 +54,11 @@ def inspect(
     batch_tokens: Annotated[int, Parameter(help="tokens that go through the model at a time; changes speed and memory only")] = 4096,
     dtype: Annotated[Literal["float32", "float64"], Parameter(help="number type; float64 is slower and leaves nothing over")] = "float32",
     seed: Annotated[int, Parameter(help="fixes which tokens are masked")] = 13,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    overwrite: Annotated[bool, Parameter(help="replace files that exist", negative=())] = False,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    device: flags.Device = None,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """See what a model's token vectors are made of: the token itself, or its neighbours, and which.
 
@@ -102,6 +104,7 @@ def inspect(
         dtype=dtype,
         seed=seed,
         device=device,
+        trust_remote_code=trust_remote_code,
     )
     _warn(found, blank=stream.blank if stream is not None else 0, progress=progress)
     _write(found, page=page, svg=svg, csv=csv, output=output, matrices=matrices, method=method, overwrite=overwrite)

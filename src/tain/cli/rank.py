@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from tain.cli import flags
 from tain.cli.objects import as_object, write_object
 from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextSource
-from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
 from tain.recipes.rank.config import RankConfig
 
@@ -41,12 +41,6 @@ _Columns = Annotated[
 ]
 _Negatives = Annotated[str | None, Parameter(help='column of wrong answers: a list in jsonl and parquet, ["one", "other"] in tsv and csv')]
 _Label = Annotated[str | None, Parameter(help="column that says by 1 or 0 whether a row's answer is right")]
-_Device = Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")]
-_Dtype = Annotated[Dtype, Parameter(help="number type; auto takes what is fastest here")]
-_Trust = Annotated[bool, Parameter(help="let the models' folders bring Python code of their own", negative=())]
-_Overwrite = Annotated[bool, Parameter(help="replace the output if it exists; train: and start anew where a run was cut off", negative=())]
-_Json = Annotated[bool, Parameter(help="results and progress as JSON", negative=())]
-_Quiet = Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())]
 
 
 @rank.command
@@ -55,15 +49,15 @@ def train(
     pairs: str,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the ranker")],
+    output: Annotated[flags.Output, Parameter(help="folder for the ranker")],
     validation: Annotated[str | None, Parameter(help="table of held-out pairs, with the same columns; default: some of PAIRS")] = None,
     columns: _Columns = None,
     negatives_column: _Negatives = None,
     label: _Label = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
-    overwrite: _Overwrite = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    overwrite: flags.OverwriteRun = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Train a ranker from contexts and their right answers, starting from any encoder.
@@ -104,15 +98,13 @@ def score(
     /,
     *,
     columns: _Columns = None,
-    output: Annotated[
-        Path | None, Parameter(name=["--output", "-o"], help="write context, answer and score to this tsv; default: print")
-    ] = None,
-    device: _Device = None,
-    dtype: _Dtype = "auto",
-    trust_remote_code: _Trust = False,
-    overwrite: _Overwrite = False,
-    json: Annotated[bool, Parameter(help="one JSON object a line instead of tab-separated lines", negative=())] = False,
-    quiet: _Quiet = False,
+    output: Annotated[flags.OptionalOutput, Parameter(help="write context, answer and score to this tsv; default: print")] = None,
+    device: flags.Device = None,
+    dtype: flags.Dtype = "auto",
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: Annotated[flags.Json, Parameter(help="one JSON object a line instead of tab-separated lines")] = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Score every pair of a table, a line for each row; only scores of the same context compare.
 
@@ -178,13 +170,13 @@ def search(
     depth: Annotated[int | None, Parameter(help="hits that the second ranker sees; more is better and slower [100]")] = None,
     column: Annotated[str | None, Parameter(help="the contexts' column, where they are a table")] = None,
     candidate_column: Annotated[str | None, Parameter(help="the candidates' column, where they are a table")] = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write one JSON object a context to this file")] = None,
-    device: _Device = None,
-    dtype: _Dtype = "auto",
-    trust_remote_code: _Trust = False,
-    overwrite: _Overwrite = False,
-    json: Annotated[bool, Parameter(help="one JSON object a context instead of a list to read", negative=())] = False,
-    quiet: _Quiet = False,
+    output: Annotated[flags.OptionalOutput, Parameter(help="write one JSON object a context to this file")] = None,
+    device: flags.Device = None,
+    dtype: flags.Dtype = "auto",
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: Annotated[flags.Json, Parameter(help="one JSON object a context instead of a list to read")] = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Find the best of many candidates, which are encoded once; exact, whatever their number.
 
@@ -257,15 +249,15 @@ def evaluate(
         tuple[int, ...], Parameter(help="numbers of candidates to time a query with; repeat it", negative=(), show_default=False)
     ] = (1_000, 100_000),
     no_latency: Annotated[bool, Parameter(help="time nothing", negative=())] = False,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
+    output: flags.FiguresOutput = None,
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; under 200 its ends are rough")] = 1000,
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="fixes drawn candidates and resamples")] = 13,
-    device: _Device = None,
-    dtype: _Dtype = "auto",
-    trust_remote_code: _Trust = False,
-    overwrite: _Overwrite = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    device: flags.Device = None,
+    dtype: flags.Dtype = "auto",
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Compare rankers on the same candidates: R@k, MRR, and what a query costs on this machine.
 
@@ -369,7 +361,7 @@ def _load_any(name: str, **options: Any) -> "Ranker | BaselineRanker":
     from tain.cli.models import load_baseline
     from tain.evaluation.baselines import BaselineRanker
 
-    return BaselineRanker(load_baseline(name, weighting="tf-idf"))
+    return BaselineRanker(load_baseline(name, weighting="tf-idf", trust_remote_code=options["trust_remote_code"]))
 
 
 def _dual(ranker: "Ranker") -> "DualRanker":

@@ -68,6 +68,7 @@ def inspect(
     batch_tokens: int = 4096,
     dtype: InspectionDtype = "float32",
     device: str | None = None,
+    trust_remote_code: bool = False,
     seed: int = 13,
     progress: Progress | bool | None = None,
 ) -> Inspection:
@@ -86,6 +87,7 @@ def inspect(
         batch_tokens: Tokens that go through the model at a time; changes speed and memory only.
         dtype: Number type of a model given by its name; ``float64`` for audits.
         device: As torch names it; default: a GPU where there is one.
+        trust_remote_code: Run Python code from the model's folder.
         seed: Fixes which tokens are masked.
         progress: Told what happens.
 
@@ -94,7 +96,7 @@ def inspect(
     """
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
     given = _given(texts)
-    embedder = _loaded(model, max_tokens=max_tokens, dtype=dtype, device=device)
+    embedder = _loaded(model, max_tokens=max_tokens, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return _inspected(
         embedder,
         Watched(embedder.encoder),
@@ -120,6 +122,7 @@ def inspect_against(
     batch_tokens: int = 4096,
     dtype: InspectionDtype = "float32",
     device: str | None = None,
+    trust_remote_code: bool = False,
     seed: int = 13,
     progress: Progress | bool | None = None,
 ) -> Comparison:
@@ -136,6 +139,7 @@ def inspect_against(
         batch_tokens: Tokens at a time.
         dtype: Number type.
         device: As torch names it.
+        trust_remote_code: Run Python code from the model's folder.
         seed: Fixes which tokens are masked, and directions of the geometry's figures.
         progress: Told what happens.
 
@@ -145,7 +149,9 @@ def inspect_against(
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
     given = _given(texts)
     kept = given if isinstance(given, list) else _Kept(given)
-    loaded = [_loaded(each, max_tokens=max_tokens, dtype=dtype, device=device) for each in (model, against)]
+    loaded = [
+        _loaded(each, max_tokens=max_tokens, dtype=dtype, device=device, trust_remote_code=trust_remote_code) for each in (model, against)
+    ]
     watched = [Watched(each.encoder) for each in loaded]  # what cannot be taken apart is told before the other is
     first, second = (
         _inspected(
@@ -378,9 +384,13 @@ def _masked(ids: list[int], tokenizer: Any, *, rate: float, rng: np.random.Gener
     return [tokenizer.mask_token_id if index in hidden else piece for index, piece in enumerate(ids)]
 
 
-def _loaded(model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None) -> Embedder:
+def _loaded(
+    model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None, trust_remote_code: bool
+) -> Embedder:
     if not isinstance(model, Embedder):
-        embedder = Embedder.load(model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True)
+        embedder = Embedder.load(
+            model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True, trust_remote_code=trust_remote_code
+        )
         set_dtype(embedder.encoder, getattr(torch, dtype))
         return embedder
     if max_tokens is not None or device is not None:
