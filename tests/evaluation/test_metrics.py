@@ -11,7 +11,6 @@ from tain.evaluation.metrics import (
     bootstrap_spearman,
     cosine_rows,
     gold_ranks,
-    mean_reciprocal_rank,
     pearson,
     percentile_interval,
     recall_at,
@@ -141,7 +140,7 @@ def test_equal_scores_give_chance_level():
     assert recall_at(scores, gold, 1) == pytest.approx(1 / 8)
     assert recall_at(scores, gold, 4) == pytest.approx(4 / 8)
     assert recall_at(scores, gold, 99) == 1.0
-    assert mean_reciprocal_rank(scores, gold) == pytest.approx(sum(1 / rank for rank in range(1, 9)) / 8)
+    assert gold_ranks(scores, gold).reciprocal_rank().mean() == pytest.approx(sum(1 / rank for rank in range(1, 9)) / 8)
 
 
 def test_retrieval_agrees_with_shuffling_the_ties():
@@ -153,7 +152,7 @@ def test_retrieval_agrees_with_shuffling_the_ties():
         order = np.lexsort((shuffled.random((5, 12)), -scores), axis=1)
         ranks[trial] = (order == gold[:, None]).argmax(axis=1) + 1
     assert recall_at(scores, gold, 3) == pytest.approx((ranks <= 3).mean(), abs=0.01)
-    assert mean_reciprocal_rank(scores, gold) == pytest.approx((1 / ranks).mean(), abs=0.01)
+    assert gold_ranks(scores, gold).reciprocal_rank().mean() == pytest.approx((1 / ranks).mean(), abs=0.01)
 
 
 def test_a_tolerance_keeps_rounding_from_breaking_a_tie():

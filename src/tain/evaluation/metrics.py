@@ -245,8 +245,3 @@ def reciprocal_rank_fusion(*scores: np.ndarray, k: int = 60) -> np.ndarray:
 def recall_at(scores: np.ndarray, gold: np.ndarray, k: int) -> float:
     """Share of queries whose right candidate is among the first ``k``, ties by expectation: equal scores give k / candidates."""
     return float(gold_ranks(scores, gold).recall_at(k).mean())
-
-
-def mean_reciprocal_rank(scores: np.ndarray, gold: np.ndarray) -> float:
-    """Mean over queries of 1 / place of the right candidate, ties by expectation: C equal scores give (1 + 1/2 + ... + 1/C) / C."""
-    return float(gold_ranks(scores, gold).reciprocal_rank().mean())

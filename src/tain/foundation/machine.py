@@ -45,18 +45,6 @@ def collect_as_usual() -> None:
 _USUAL, _PUT_OFF = gc.get_threshold(), 1_000_000  # new objects between two rounds
 
 
-def seed_everything(seed: int) -> None:
-    """Fix Python's, NumPy's and torch's global random states (torch feeds dropout from its own)."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries below us still read the old global state
-    torch.manual_seed(seed)
-
-
 def choose_device(name: str | None = None) -> "torch.device":
     """Turn a device name into a device; without a name take the GPU when there is one.
 

@@ -23,7 +23,6 @@ from tain.inspection.blocks import Block, Normalisation
 from tain.inspection.capturing import BlockStates
 
 METHODS = ("Attn-W", "Attn-N", "AttnRes-W", "AttnRes-N", "AttnResLn-N")
-MATRICES = ("Attn-W", "Attn-N", "AttnRes-N", "AttnResLn-N")  # of AttnRes-W all is said by Attn-W
 
 _SOURCES_AT_ONCE = 32
 
