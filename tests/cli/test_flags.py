@@ -5,7 +5,6 @@ import shutil
 import sys
 
 import pytest
-import transformers
 from command_line import run
 
 from tain.cli.main import VERBS, build_app
@@ -93,7 +92,7 @@ def test_every_command_with_a_model_is_run_below():
 @pytest.fixture
 def foreign(bert_folder, save_labeller, sentences, tmp_path, monkeypatch):
     """Folders of models with code of their own, and files for every command."""
-    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
         monkeypatch.delitem(sys.modules, name)  # the code of an earlier test, which would not be imported again
     monkeypatch.setattr("tain.serving.server.run", lambda *_, **__: True)  # returns at once: the test is about loading

@@ -77,7 +77,7 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(load: Callable[[Pa
 def test_a_tokenizer_with_code_is_refused_without_a_question_and_runs_with_the_flag(
     tiny_tokenizer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     asked: list[str] = []
     monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")  # what transformers asks with
     folder = tmp_path / "tokenizer_with_code"
