@@ -8,22 +8,6 @@ from torch import Tensor
 from tain.foundation.errors import ShapeError
 
 
-def soft_cross_entropy(
-    student: Float[Tensor, "rows classes"], teacher: Float[Tensor, "rows classes"], *, scale: float
-) -> Float[Tensor, ""]:
-    """Cross-entropy of the student's logits to the teacher's probabilities, in nats.
-
-    Kaliamoorthi et al. 2021 (pQRNN), teacher logit scaling. The gradient on the student's logits is its probabilities minus the
-    teacher's, over the rows.
-
-    Args:
-        student: Logits.
-        teacher: Logits of the same classes.
-        scale: Multiplies the teacher's logits, above 0; more than 1 makes it surer of itself.
-    """
-    return F.cross_entropy(student, (scale * teacher).softmax(dim=-1))
-
-
 def mixed_cross_entropy(
     student: Float[Tensor, "rows classes"],
     teacher: Float[Tensor, "rows classes"],
@@ -35,11 +19,14 @@ def mixed_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Mix the teacher's labels with given ones, where there are any.
 
+    Kaliamoorthi et al. 2021 (pQRNN), teacher logit scaling: the teacher's part is the cross-entropy to its probabilities, in nats. Its
+    gradient on the student's logits is the student's probabilities minus the teacher's, over the rows.
+
     Args:
         student: Logits.
         teacher: Logits of the same classes.
         labels: The right classes; -1 where nobody gave one, which leaves the row to the teacher alone.
-        scale: See ``soft_cross_entropy``.
+        scale: Multiplies the teacher's logits, above 0; a value above 1 sharpens its probabilities.
         label_weight: Share of the given label in a row that has one, 0 to 1; at 1 the teacher counts only where there is none.
         is_taught: False where the teacher did not read so far: the given label counts alone there, and a row without one not at all.
 
