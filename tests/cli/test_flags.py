@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from command_line import run
+from safetensors.torch import load_file, save_file
 
 from tain.cli.main import VERBS, build_app
 
@@ -48,7 +49,7 @@ COMMANDS = {
     "correct": ("{model}", "{texts}", "-o", "{out}", "--remove-top", 1, *CPU),
     "label": ("{labeller}", "{texts}", *CPU),
     "evaluate": ("{model}", "--suite", "label-free", "--texts", "{texts}", "--resamples", 20, *FLOAT),
-    "evaluate static": ("static:{model}", "--suite", "{scored}", "--resamples", 20, *FLOAT),
+    "evaluate static": ("static:{half}", "--suite", "{scored}", "--resamples", 20, *FLOAT),
     "evaluate mlm": ("{model}", "--suite", "mlm", "--texts", "{texts}", "--max-tokens", 18, "--resamples", 20, *FLOAT),
     "evaluate tagging": ("{labeller}", "--suite", "tagging", "--data", "{labelled}", "--resamples", 20, *CPU),
     "inspect": ("{model}", "a red house", *CPU),
@@ -104,6 +105,9 @@ def foreign(bert_folder, save_labeller, sentences, tmp_path, monkeypatch):
         classes = {"AutoConfig": "OwnConfig", **heads}
         config |= {"model_type": "own-code", "auto_map": {auto: f"modeling_own.{own}" for auto, own in classes.items()}}
         (tmp_path / name / "config.json").write_text(json.dumps(config))
+    shutil.copytree(tmp_path / "model", tmp_path / "half")
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(bert_folder / "model.safetensors").items()}
+    save_file(weights, tmp_path / "half" / "model.safetensors", metadata={"format": "pt"})  # not read without the model's class
     longer = [f"{first} while {second}" for first in sentences for second in sentences[:4]]
     tables = {
         "texts": longer,
@@ -111,7 +115,7 @@ def foreign(bert_folder, save_labeller, sentences, tmp_path, monkeypatch):
         "scored": ["sentence1\tsentence2\tscore", *(f"{text}\t{longer[-1]}\t{number}" for number, text in enumerate(longer))],
         "labelled": ["text\tintent", *(f"{text}\t{('go', 'stop')[number % 2]}" for number, text in enumerate(longer))],
     }
-    paths = {"model": tmp_path / "model", "labeller": tmp_path / "labeller", "out": tmp_path / "out"}
+    paths = {name: tmp_path / name for name in ("model", "labeller", "half", "out")}
     for name, lines in tables.items():
         paths[name] = tmp_path / (f"{name}.txt" if name == "texts" else f"{name}.tsv")
         paths[name].write_text("\n".join(lines) + "\n")
@@ -135,3 +139,8 @@ def test_code_of_a_model_runs_with_the_flag_only(command, foreign, capsys):
     assert not has_run(foreign)
     assert run(*verb, *arguments, "--trust-remote-code") == 0, capsys.readouterr().err
     assert has_run(foreign)
+
+
+def test_input_embeddings_in_float32_need_no_code(foreign):
+    assert run("evaluate", f"static:{foreign['model']}", "--suite", foreign["scored"], "--resamples", 20, *FLOAT) == 0
+    assert not has_run(foreign)
