@@ -245,6 +245,7 @@ def test_a_corrected_encoder_ranks_by_the_vectors_that_it_encodes(corrected, sen
     folder = corrected("whitened", **settings)
     vectors = Embedder.load(folder, device="cpu", dtype="float32").encode(sentences)
     ranker = Ranker.load(folder, device="cpu", dtype="float32")
+    assert isinstance(ranker, DualRanker)
     assert ranker.dim == vectors.shape[1]
     assert ranker.type == "bi"
     np.testing.assert_allclose(ranker.encode_candidates(sentences), vectors, atol=1e-5)
