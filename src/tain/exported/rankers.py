@@ -396,7 +396,9 @@ def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, thread
     )
     digest = context.export.pair.get("head")
     if digest != file_digest(folder / HEAD_FILE):
-        raise UserError(f"model {name!r} has a {HEAD_FILE} that was changed after the export, so it was not checked: export the model again")
+        raise UserError(
+            f"model {name!r} has a {HEAD_FILE} that was changed after the export, so it was not checked: export the model again"
+        )
     try:
         head = read_arrays(folder / HEAD_FILE)
         scale = float(np.exp(head["log_scale"].astype(np.float32)))
