@@ -58,8 +58,13 @@ COMMANDS = {
     "rank score": ("{model}", "{pairs}", *FLOAT),
     "rank search": ("{model}", "{texts}", "--index", "{out}", "--candidates", "{texts}", *FLOAT),
     "rank evaluate": ("{model}", "--pairs", "{pairs}", "--candidates", 4, "--no-latency", "--resamples", 20, *FLOAT),
+    "export": ("{model}", "-o", "{out}", "--texts", "{texts}", "--no-int8", "--quiet"),
+    "bench": ("{model}", "--texts", 10, "--repeats", 1, "--threads", 1, "--quiet"),
     "serve": ("{model}", "--port", 0, *FLOAT),
 }
+
+
+ON_THE_CPU = {"export", "bench"}  # graphs are written and timed on the CPU, so these have no --device
 
 
 def commands():
@@ -81,7 +86,10 @@ def test_every_command_with_a_model_has_a_device_and_asks_before_foreign_code_ru
         name: missing
         for name, arguments in commands()
         if takes_a_model(arguments)
-        if (missing := {"--device", "--trust-remote-code"} - {flag for argument in arguments for flag in argument.names})
+        if (
+            missing := ({"--trust-remote-code"} if name in ON_THE_CPU else {"--device", "--trust-remote-code"})
+            - {flag for argument in arguments for flag in argument.names}
+        )
     }
     assert lacking == {}
 
@@ -94,6 +102,7 @@ def test_every_command_with_a_model_is_run_below():
 def foreign(bert_folder, save_labeller, sentences, tmp_path, monkeypatch):
     """Folders of models with code of their own, and files for every command."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))  # for commands that start a process
     for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
         monkeypatch.delitem(sys.modules, name)  # the code of an earlier test, which would not be imported again
     monkeypatch.setattr("tain.serving.server.run", lambda *_, **__: True)  # returns at once: the test is about loading

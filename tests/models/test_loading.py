@@ -87,7 +87,7 @@ def test_a_tokenizer_with_code_is_refused_without_a_question_and_runs_with_the_f
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="brings its own code: read it, then give --trust-remote-code"):
+    with pytest.raises(UserError, match="contains its own Python code: review it, then give --trust-remote-code"):
         load_tokenizer(folder)
     assert asked == []
     assert not (tmp_path / "modules").exists()

@@ -28,11 +28,11 @@ def encode(
         Literal["float32", "float16", "binary"],
         Parameter(
             name=["--dtype", "--output-dtype"],
-            help="number type of the stored vectors; float16 takes half the room, three digits stay; binary stores signs, eight in a byte",
+            help="data type of the stored vectors; float16 halves the size and keeps three digits; binary stores the signs, eight per byte",
         ),
     ] = "float32",
     dims: Annotated[
-        int | None, Parameter(help="keep the first numbers of each vector alone, scaled to length 1 again; default: all")
+        int | None, Parameter(help="keep only the first numbers of each vector, scaled to length 1 again; default: all")
     ] = None,
     normalize: Annotated[
         bool | None, Parameter(help="scale every vector to length 1, or do not; default: the model's own setting, else do not")
