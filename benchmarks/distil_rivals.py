@@ -142,8 +142,8 @@ class FineTuned(_TwoHeads):
 
         path = locate(folder)
         # in bfloat16 on a CPU the fused attention's backward pass takes a third of a step: tain-mini 0.55 s with it, 0.31 without
-        self.body = transformers.AutoModel.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        self.body = transformers.AutoModel.from_pretrained(path, trust_remote_code=False, dtype=torch.float32, attn_implementation="eager")
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         self.body.get_input_embeddings().requires_grad_(False)
         super().__init__(name, examples, self.body.config.hidden_size)
         self.embedder = Embedder.load(folder, device=str(self.device), dtype="float32")  # untouched: what a static student starts from

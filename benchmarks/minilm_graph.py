@@ -49,7 +49,7 @@ def write(path: Path) -> None:
     """Write the graph: ``ids`` (texts, tokens) to the mean of the last layer's tokens (texts, 384)."""
     import transformers
 
-    model = transformers.AutoModel.from_pretrained(minilm_folder())
+    model = transformers.AutoModel.from_pretrained(minilm_folder(), trust_remote_code=False)
     weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     heads, layers = model.config.num_attention_heads, model.config.num_hidden_layers
     nodes: list[onnx.NodeProto] = []

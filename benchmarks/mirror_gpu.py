@@ -35,8 +35,8 @@ def bert_base(folder, vocabulary, **shape):
 
 def reference_loop_s(folder, texts):
     """Seconds of the released recipe's training loop, and its losses."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, attn_implementation="sdpa").to(DEVICE).train()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=False, attn_implementation="sdpa").to(DEVICE).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     order = np.random.default_rng(SEED).permutation(len(texts))
     losses = []

@@ -42,7 +42,7 @@ STEPS_HELD = 20  # more than any run takes
 
 def same_start(config):
     """Tokenizer and model, the same weights in every process."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(locate("tain-mini"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(locate("tain-mini"), trust_remote_code=False)
     torch.manual_seed(config.seed)
     return tokenizer, new_model(config, tokenizer)
 

@@ -78,6 +78,9 @@ def evaluate(
     suite: str | Iterable[str] = "sts",
     data: str | Path | None = None,
     *,
+    device: str | None = None,
+    dtype: Dtype = "auto",
+    trust_remote_code: bool = False,
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> "EvaluationReport":
@@ -88,6 +91,9 @@ def evaluate(
             are compared with the first.
         suite: One or more suites, single sets or own tables, as ``tain evaluate --suite`` takes them.
         data: The folder with the suites' files; not needed for ``label-free`` with ``texts`` and for own tables.
+        device: ``cpu``, ``cuda`` or ``cuda:N`` for models given by name; default: a GPU if there is one.
+        dtype: What models given by name compute in, as in ``load``.
+        trust_remote_code: Run Python code from the folders of models given by name.
         progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **options: As ``tain.evaluation.report.evaluate`` takes them: ``split``, ``texts``, ``level``, ``languages``, ``resamples``, ``seed``.
 
@@ -105,6 +111,9 @@ def evaluate(
     for one in given:
         if isinstance(one, str | Path):
             find_model(str(one))
-    encoders = (load_model(str(one), batch_tokens=None, progress=resolved) if isinstance(one, str | Path) else one for one in given)
+    chosen = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    encoders = (
+        load_model(str(one), batch_tokens=None, progress=resolved, **chosen) if isinstance(one, str | Path) else one for one in given
+    )
     suites = (suite,) if isinstance(suite, str) else tuple(suite)
     return report_on(encoders, suites, None if data is None else Path(data), progress=resolved, **options)  # type: ignore[arg-type]

@@ -265,3 +265,20 @@ def test_baselines_stand_beside_rankers(bert_folder, pairs_file, tmp_path, capsy
 def test_baselines_are_only_evaluated(command, message, pairs_file, tmp_path, capsys):
     names = {"PAIRS": pairs_file, "OUT": tmp_path / "out"}
     assert message in refused(capsys, *(names.get(part, part) for part in command))
+
+
+def test_an_encoder_of_the_fast_recipe_is_searched_as_it_is(bert_folder, pairs_file, sentences, texts, tmp_path, capsys):
+    given = texts("sentences.txt", [f"{first} while {second}" for first in sentences for second in sentences[:4]])
+    mirrored = ("--recipe", "fast", "--max-tokens", 40, "--held-out", 4, *HERE)
+    assert command_line.run("mirror", bert_folder, given, "-o", tmp_path / "fast", *mirrored) == 0
+    pool = texts("pool.txt", sentences)
+    search = ("search", tmp_path / "fast", pool, "--index", tmp_path / "index", "-k", 1, "--json", *HERE)
+    capsys.readouterr()
+    assert run(*search, "--candidates", pool) == 0
+    hits = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [hit["hits"][0]["text"] for hit in hits] == sentences
+    assert run("score", tmp_path / "fast", pairs_file, *HERE) == 0
+    assert run("evaluate", tmp_path / "fast", "--pairs", pairs_file, "--candidates", 4, "--no-latency", *HERE) == 0
+    assert "the vectors below it" in refused(capsys, "train", tmp_path / "fast", pairs_file, "-o", tmp_path / "ranker", *SMALL, *HERE)
+    other = ("search", bert_folder, *search[2:])
+    assert "index" in refused(capsys, *other)

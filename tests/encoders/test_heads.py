@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tain.batches.packing import pack
-from tain.encoders.heads import CODE_SPREAD, DualHead, PairHead, attended, listed_scores, poly_scores, rows_of_tokens
+from tain.encoders.heads import CODE_SPREAD, DualHead, PairHead, attended, mixed_scores, poly_scores, rows_of_tokens
 from tain.encoders.pooling import first_token, masked_mean
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.errors import ShapeError
@@ -56,12 +56,6 @@ def test_a_score_is_the_softmax_mixture_of_similarities_and_lies_between_their_m
     torch.testing.assert_close(scores, (similarities.softmax(1) * similarities).sum(1))
     assert (scores >= similarities.mean(1) - 1e-12).all()
     assert (scores <= similarities.amax(1) + 1e-12).all()
-
-
-def test_listed_scores_are_those_of_the_same_candidates_in_a_batch(generator):
-    contexts, candidates = made(3, 4, 8, generator=generator), made(5, 8, generator=generator)
-    chosen = torch.tensor([[0, 4], [1, 1], [3, 2]])
-    torch.testing.assert_close(listed_scores(contexts, candidates[chosen]), poly_scores(contexts, candidates).gather(1, chosen))
 
 
 # ---- 2: limits
@@ -242,7 +236,8 @@ def share_right(kind, codes, *, seed=1, steps=500):
             vectors = poly.pooled_contexts(states.mean(1))
         else:
             vectors = poly.contexts(states, torch.ones(tokens.shape, dtype=torch.bool))
-        return listed_scores(vectors, poly.candidates(candidate(listed.reshape(-1))).view(*listed.shape, WIDTH))
+        found = poly.candidates(candidate(listed.reshape(-1))).view(*listed.shape, WIDTH)
+        return mixed_scores(torch.einsum("cmd,cnd->cmn", vectors, found))
 
     parameters = [*context.parameters(), *candidate.parameters(), *pairs.parameters(), *poly.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=0.05)

@@ -11,10 +11,8 @@ from tain.evaluation.metrics import (
     bootstrap_spearman,
     cosine_rows,
     gold_ranks,
-    mean_reciprocal_rank,
     pearson,
     percentile_interval,
-    recall_at,
     reciprocal_rank_fusion,
     resample_counts,
     spearman,
@@ -138,10 +136,10 @@ def test_interval_says_whether_zero_is_out():
 
 def test_equal_scores_give_chance_level():
     scores, gold = np.ones((3, 8)), np.array([0, 3, 7])
-    assert recall_at(scores, gold, 1) == pytest.approx(1 / 8)
-    assert recall_at(scores, gold, 4) == pytest.approx(4 / 8)
-    assert recall_at(scores, gold, 99) == 1.0
-    assert mean_reciprocal_rank(scores, gold) == pytest.approx(sum(1 / rank for rank in range(1, 9)) / 8)
+    assert gold_ranks(scores, gold).recall_at(1).mean() == pytest.approx(1 / 8)
+    assert gold_ranks(scores, gold).recall_at(4).mean() == pytest.approx(4 / 8)
+    assert gold_ranks(scores, gold).recall_at(99).mean() == 1.0
+    assert gold_ranks(scores, gold).reciprocal_rank().mean() == pytest.approx(sum(1 / rank for rank in range(1, 9)) / 8)
 
 
 def test_retrieval_agrees_with_shuffling_the_ties():
@@ -152,8 +150,8 @@ def test_retrieval_agrees_with_shuffling_the_ties():
     for trial in range(len(ranks)):
         order = np.lexsort((shuffled.random((5, 12)), -scores), axis=1)
         ranks[trial] = (order == gold[:, None]).argmax(axis=1) + 1
-    assert recall_at(scores, gold, 3) == pytest.approx((ranks <= 3).mean(), abs=0.01)
-    assert mean_reciprocal_rank(scores, gold) == pytest.approx((1 / ranks).mean(), abs=0.01)
+    assert gold_ranks(scores, gold).recall_at(3).mean() == pytest.approx((ranks <= 3).mean(), abs=0.01)
+    assert gold_ranks(scores, gold).reciprocal_rank().mean() == pytest.approx((1 / ranks).mean(), abs=0.01)
 
 
 def test_a_tolerance_keeps_rounding_from_breaking_a_tie():
@@ -164,7 +162,7 @@ def test_a_tolerance_keeps_rounding_from_breaking_a_tie():
 
 def test_gold_must_name_one_column_for_each_query():
     with pytest.raises(ShapeError, match="gold column"):
-        recall_at(np.ones((3, 4)), np.array([0, 1]), 1)
+        gold_ranks(np.ones((3, 4)), np.array([0, 1]))
 
 
 # ---- fusion

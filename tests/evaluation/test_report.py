@@ -112,8 +112,8 @@ def test_geometry_reports_every_label_free_figure(bag: Any, small_data: Path):
         "R@1",
         "alignment",
         "uniformity",
-        "IS",
-        "MVN",
+        "isotropy",
+        "mean-vector norm",
         "mean cosine",
     ]
     assert report.geometry[0].texts == 20 and "20 texts" in suite.note

@@ -18,7 +18,7 @@ from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.models.embedder import Embedder
 from tain.models.labeller import Labeller
-from tain.models.loading import kind_of, load_pretrained, max_length, refuse_by_config
+from tain.models.loading import kind_of, load_pretrained, load_tokenizer, max_length, refuse_by_config
 from tain.models.masked_lm import load_masked_lm
 from tain.models.rankers import Ranker
 from tiny_models import randomise, tiny_config
@@ -72,6 +72,28 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(load: Callable[[Pa
     tokenizer.save_pretrained(copied)
     with pytest.raises(UserError, match="has vectors for 120 tokens, but its tokenizer has 121: give a folder whose model and tokenizer"):
         load(copied)
+
+
+def test_a_tokenizer_with_code_is_refused_without_a_question_and_runs_with_the_flag(
+    tiny_tokenizer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")  # what transformers asks with
+    folder = tmp_path / "tokenizer_with_code"
+    tiny_tokenizer().save_pretrained(folder)
+    code = "from transformers import PreTrainedTokenizerFast\n\n\nclass OwnTokenizer(PreTrainedTokenizerFast):\n    is_own = True\n"
+    (folder / "tokenization_own.py").write_text(code)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="contains its own Python code: review it, then give --trust-remote-code"):
+        load_tokenizer(folder)
+    assert asked == []
+    assert not (tmp_path / "modules").exists()
+    loaded = load_tokenizer(folder, trust_remote_code=True)
+    assert loaded.is_own
+    assert loaded("a red house")["input_ids"] == tiny_tokenizer()("a red house")["input_ids"]
 
 
 def test_a_larger_table_than_the_tokenizer_needs_is_fine(save_masked_lm: Save):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import tain
 from tain.encoders.heads import DualHead, poly_scores
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
@@ -220,6 +221,62 @@ def test_any_encoder_is_a_bi_encoder_of_its_dot_products(bert_folder, sentences)
     ranker = Ranker.load(bert_folder, device="cpu", dtype="float32")
     vectors = Embedder.load(bert_folder, device="cpu", dtype="float32").encode(sentences)
     np.testing.assert_allclose(ranker.score(sentences, sentences), vectors @ vectors.T, atol=1e-4, rtol=1e-4)
+
+
+# ---- encoders with a correction
+
+
+@pytest.fixture
+def corrected(bert_folder, sentences, tmp_path):
+    """Save an encoder with a whitening, and word weights if they are given."""
+
+    def make(name, *, token_weights=None, **settings):
+        made = tain.correct(bert_folder, sentences * 4, method="whiten", device="cpu", **settings).embedder
+        made.encoder.token_weights = token_weights
+        (tmp_path / name).mkdir()
+        made.save(tmp_path / name, record={"kind": "encoder"}, card="a card")
+        return tmp_path / name
+
+    return make
+
+
+@pytest.mark.parametrize("settings", [{}, {"dimensions": 5}, {"token_weights": torch.linspace(0.1, 1.0, 120)}])
+def test_a_corrected_encoder_ranks_by_the_vectors_that_it_encodes(corrected, sentences, settings):
+    folder = corrected("whitened", **settings)
+    vectors = Embedder.load(folder, device="cpu", dtype="float32").encode(sentences)
+    ranker = Ranker.load(folder, device="cpu", dtype="float32")
+    assert isinstance(ranker, DualRanker)
+    assert ranker.dim == vectors.shape[1]
+    assert ranker.type == "bi"
+    np.testing.assert_allclose(ranker.encode_candidates(sentences), vectors, atol=1e-5)
+    np.testing.assert_allclose(ranker.encode_contexts(sentences).vectors[:, 0], vectors, atol=1e-5)
+    np.testing.assert_allclose(ranker.score(sentences[:3], sentences), vectors[:3] @ vectors.T, atol=1e-4)
+
+
+def test_the_correction_and_the_token_weights_are_in_the_fingerprint(bert_folder, corrected):
+    weights = torch.linspace(0.1, 1.0, 120)
+    folders = [
+        bert_folder,
+        corrected("whole"),
+        corrected("five", dimensions=5),
+        corrected("weighted", token_weights=weights),
+        corrected("other-weighted", token_weights=weights.flip(0)),
+    ]
+    fingerprints = [Ranker.load(folder, device="cpu", dtype="float32").fingerprint for folder in (*folders, folders[1])]
+    assert len(set(fingerprints)) == len(folders)
+    assert fingerprints[1] == fingerprints[-1]
+
+
+def test_a_correction_by_language_is_refused(bert_folder, sentences, tmp_path):
+    tain.correct(bert_folder, {"en": sentences}, tmp_path / "by-language", method="languages", device="cpu")
+    with pytest.raises(UserError, match=r"by language.*give the encoder that it was made from"):
+        Ranker.load(tmp_path / "by-language", device="cpu", dtype="float32")
+
+
+def test_a_corrected_encoder_is_not_saved_as_a_trained_ranker(corrected, tmp_path):
+    ranker = Ranker.load(corrected("whitened"), device="cpu", dtype="float32")
+    with pytest.raises(UserError, match="copy its folder"):
+        saved(ranker, tmp_path / "ranker")
 
 
 def test_the_fingerprint_follows_the_weights_the_scale_and_the_limits(build):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ def bench(
     threads: Annotated[
         tuple[int, ...], Parameter(help="numbers of threads; repeat it; default: 1 and all", negative=(), show_default=False)
     ] = (),
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Measure every backend and data type for a model on this machine.
 
@@ -42,7 +44,7 @@ def bench(
 
     locate(model)
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    found = measure_backends(model, texts=texts, repeats=repeats, threads=threads, progress=progress)
+    found = measure_backends(model, texts=texts, repeats=repeats, threads=threads, trust_remote_code=trust_remote_code, progress=progress)
     if json:
         import json as encoder
         from dataclasses import asdict

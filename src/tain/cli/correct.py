@@ -1,10 +1,10 @@
 """``tain correct``: fit a linear correction to an encoder's vectors."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.sources import TextSources
 from tain.foundation.errors import UserError
 from tain.recipes.correct.config import CorrectConfig, language_code
@@ -18,7 +18,7 @@ def correct(
     texts: TextSources | None = None,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the encoder with its correction")],
+    output: Annotated[flags.Output, Parameter(help="folder for the encoder with its correction")],
     language: Annotated[
         tuple[str, ...],
         Parameter(help="CODE=FILE: texts of one language; repeat it for each", negative=(), show_default=False),
@@ -30,10 +30,11 @@ def correct(
     max_texts: Annotated[int | None, Parameter(help="maximum texts read per source; default: all; the paper uses 10000")] = None,
     column: Annotated[str | None, Parameter(help="column of the texts, if the sources are tables")] = None,
     batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory only")] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU if there is one")] = None,
-    overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
+    device: flags.Device = None,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Remove the components that all vectors (or all vectors of one language) share. No labels, no training.
 
@@ -64,7 +65,10 @@ def correct(
     progress = Progress.for_terminal(json=json, quiet=quiet)
     from tain.recipes.correct.recipe import correct as run
 
-    _show(run(model, given, output, config=config, device=device, overwrite=overwrite, progress=progress), as_json=json)
+    result = run(
+        model, given, output, config=config, device=device, trust_remote_code=trust_remote_code, overwrite=overwrite, progress=progress
+    )
+    _show(result, as_json=json)
 
 
 def _config(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from tain.cli import flags
+
 if TYPE_CHECKING:
     from tain.demo.page import BeforeAfter
     from tain.demo.retrieval import Change
@@ -14,18 +16,16 @@ if TYPE_CHECKING:
 
 def demo(
     *,
-    output: Annotated[
-        Path, Parameter(name=["--output", "-o"], help="folder for encoder and page; replaces that of an earlier demo")
-    ] = Path("tain-demo"),
+    output: Annotated[flags.Output, Parameter(help="folder for encoder and page; replaces that of an earlier demo")] = Path("tain-demo"),
     minutes: Annotated[
         float, Parameter(help="total time, 1 or more; a slow machine trains on fewer texts, but for at least a minute")
     ] = 2.0,
     sentences: Annotated[int, Parameter(help="train on at most this many sentences, 600 or more")] = 10_000,
     functions: Annotated[int, Parameter(help="measure on at most this many held-out functions, 20 or more")] = 1_000,
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="seed of the choice of held-out modules and of the training")] = 13,
-    overwrite: Annotated[bool, Parameter(negative="", help="replace OUTPUT even if something else is there")] = False,
-    json: Annotated[bool, Parameter(negative="", help="progress as JSON events on stderr")] = False,
-    quiet: Annotated[bool, Parameter(negative="", help="no progress; warnings only")] = False,
+    overwrite: Annotated[flags.Overwrite, Parameter(help="replace OUTPUT even if something else is there")] = False,
+    json: Annotated[flags.Json, Parameter(help="progress as JSON events on stderr")] = False,
+    quiet: Annotated[flags.Quiet, Parameter(help="no progress; warnings only")] = False,
 ) -> None:
     """Turn the built-in model into an encoder, with text found on this machine, and compare before and after.
 

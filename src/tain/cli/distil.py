@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.settings import build_config, flags_of, refuse_idle
 from tain.cli.sources import TextSource
 from tain.foundation.errors import UserError
@@ -24,7 +25,7 @@ def distil(
     texts: TextSource,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the student")],
+    output: Annotated[flags.Output, Parameter(help="folder for the student")],
     column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS is a table")] = None,
     label_column: Annotated[str | None, Parameter(help="column of the labels; empty means unlabelled")] = None,
     tags_column: Annotated[
@@ -37,11 +38,9 @@ def distil(
     labels: Annotated[Path | None, Parameter(help="names of the teacher's classes, one per line, in the order of its logits")] = None,
     tags: Annotated[Path | None, Parameter(help="names of the teacher's tags, in the same format")] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
-    overwrite: Annotated[
-        bool, Parameter(help="replace the output folder if it exists; an interrupted run starts over", negative=())
-    ] = False,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
+    overwrite: flags.OverwriteRun = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Train a student of two to four megabytes to predict a large model's outputs. The student needs no GPU and no torch.

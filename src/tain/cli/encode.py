@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.sources import TextSource
-from tain.foundation.choices import Backend, ComputeDtype, Pooling
+from tain.foundation.choices import Pooling
 
 if TYPE_CHECKING:
     from tain.models.encode_to_file import EncodedFile
@@ -19,7 +20,7 @@ def encode(
     texts: TextSource,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="file for the vectors, ending in .npy, .parquet or .safetensors")],
+    output: Annotated[flags.Output, Parameter(help="file for the vectors, ending in .npy, .parquet or .safetensors")],
     column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS is a table")] = None,
     language: Annotated[str | None, Parameter(help="language of the texts, for a model corrected per language (tain correct)")] = None,
     with_texts: Annotated[bool, Parameter(help="store the texts with their vectors; parquet only", negative=())] = False,
@@ -27,11 +28,11 @@ def encode(
         Literal["float32", "float16", "binary"],
         Parameter(
             name=["--dtype", "--output-dtype"],
-            help="number type of the stored vectors; float16 takes half the room, three digits stay; binary stores signs, eight in a byte",
+            help="data type of the stored vectors; float16 halves the size and keeps three digits; binary stores the signs, eight per byte",
         ),
     ] = "float32",
     dims: Annotated[
-        int | None, Parameter(help="keep the first numbers of each vector alone, scaled to length 1 again; default: all")
+        int | None, Parameter(help="keep only the first numbers of each vector, scaled to length 1 again; default: all")
     ] = None,
     normalize: Annotated[
         bool | None, Parameter(help="scale every vector to length 1, or do not; default: the model's own setting, else do not")
@@ -43,26 +44,17 @@ def encode(
     batch_tokens: Annotated[
         int | None, Parameter(help="tokens encoded at a time; more needs more memory; default: 4096, on a GPU 65536")
     ] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    compute_dtype: Annotated[
-        ComputeDtype,
-        Parameter(
-            help="number type the model computes in; auto takes what is fastest in torch, float32 in onnx; int8 needs an exported folder"
-        ),
-    ] = "auto",
-    backend: Annotated[
-        Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where the folder has a graph, else torch")
-    ] = "auto",
-    resume: Annotated[bool, Parameter(help="go on where an interrupted run stopped; where there is none, start", negative=())] = False,
+    device: flags.Device = None,
+    compute_dtype: flags.ComputeDtype = "auto",
+    backend: flags.Backend = "auto",
+    resume: Annotated[bool, Parameter(help="continue an interrupted run, if there is one", negative=())] = False,
     overwrite: Annotated[
-        bool,
-        Parameter(
-            help="replace the file if it exists; without --resume, also delete the partial results of an interrupted run", negative=()
-        ),
+        flags.Overwrite,
+        Parameter(help="replace the file if it exists; without --resume, also delete the partial results of an interrupted run"),
     ] = False,
-    trust_remote_code: Annotated[bool, Parameter(help="allow the model to run Python code from its folder", negative=())] = False,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Encode texts as vectors, in order and in bounded memory.
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from tain.cli import flags
 from tain.cli.objects import as_object, write_object
-from tain.foundation.choices import Backend, ComputeDtype, Pooling
+from tain.foundation.choices import Pooling
 
 if TYPE_CHECKING:
     from tain.evaluation.report import EvaluationReport
@@ -27,9 +28,7 @@ def evaluate(
             show_default=False,
         ),
     ] = ("sts",),
-    data: Annotated[
-        Path | None, Parameter(help="folder with the suites' files (sts/, transfer/, bli/, ...); not needed for your own tsv")
-    ] = None,
+    data: flags.Data = None,
     split: Annotated[Literal["test", "dev"], Parameter(help="which split of each set; choose settings on dev only")] = "test",
     texts: Annotated[
         str | None, Parameter(help="label-free: texts that the models were not tuned on, one per line; default: the sentences of STS-B dev")
@@ -48,9 +47,9 @@ def evaluate(
         str | None,
         Parameter(help="texts to fit lexical and static:MODEL on, one per line; default: the texts of each suite, without scores"),
     ] = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
+    output: flags.FiguresOutput = None,
     chart: Annotated[Path | None, Parameter(help="draw the figures into this SVG file")] = None,
-    overwrite: Annotated[bool, Parameter(help="replace the JSON or SVG file if it exists", negative=())] = False,
+    overwrite: flags.Overwrite = False,
     typos: Annotated[
         tuple[float, ...],
         Parameter(
@@ -68,13 +67,12 @@ def evaluate(
         int | None, Parameter(help="cut texts at this many tokens; default: each model's limit; cut texts are counted")
     ] = None,
     batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory, never the figures")] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    dtype: Annotated[ComputeDtype, Parameter(help="number type; auto takes what is fastest here; int8 needs exported folders")] = "auto",
-    backend: Annotated[
-        Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where a folder has a graph, else torch")
-    ] = "auto",
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
+    device: flags.Device = None,
+    dtype: flags.ComputeDtype = "auto",
+    backend: flags.Backend = "auto",
+    trust_remote_code: flags.TrustRemoteCode = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Compare encoders on STS, word similarity, transfer, word translation, entity linking, your own scored pairs, or without labels.
 
@@ -113,6 +111,7 @@ def evaluate(
             block_tokens=max_tokens,
             device=device,
             dtype="auto" if dtype == "int8" else dtype,
+            trust_remote_code=trust_remote_code,
             idle={
                 "language": language,
                 "fit_texts": fit_texts,
@@ -147,6 +146,7 @@ def evaluate(
             resamples=resamples,
             seed=seed,
             device=device,
+            trust_remote_code=trust_remote_code,
             idle={
                 "texts": texts,
                 "fit_texts": fit_texts,
@@ -182,8 +182,15 @@ def evaluate(
     for model in models:
         find_model(model)  # check all models first: the last one may be missing
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    options = {"pooling": pooling, "max_tokens": max_tokens, "device": device, "dtype": dtype, "fit_texts": _read(fit_texts)}
-    options["backend"] = backend
+    options = {
+        "pooling": pooling,
+        "max_tokens": max_tokens,
+        "device": device,
+        "dtype": dtype,
+        "backend": backend,
+        "trust_remote_code": trust_remote_code,
+        "fit_texts": _read(fit_texts),
+    }
     report = evaluate_encoders(
         # a generator, consumed after the sets are read: a wrong path is reported before importing torch
         (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models),

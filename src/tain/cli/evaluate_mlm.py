@@ -21,6 +21,7 @@ def evaluate_mlm(
     block_tokens: int | None,
     device: str | None,
     dtype: Dtype,
+    trust_remote_code: bool,
     idle: dict[str, object],
     json: bool,
     quiet: bool,
@@ -51,7 +52,7 @@ def evaluate_mlm(
     for model in models:
         locate(model)
     report = masked_losses(
-        (MaskedPredictor.load(model, device=device, dtype=dtype) for model in dict.fromkeys(models)),
+        (MaskedPredictor.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code) for model in dict.fromkeys(models)),
         [source for source in sources if source is not None],
         block_tokens=block_tokens,
         resamples=resamples,

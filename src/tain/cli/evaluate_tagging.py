@@ -20,6 +20,7 @@ def evaluate_tagging(
     resamples: int,
     seed: int,
     device: str | None,
+    trust_remote_code: bool,
     idle: dict[str, object],
     json: bool,
     quiet: bool,
@@ -44,7 +45,7 @@ def evaluate_tagging(
         find_labeller(model)
     sets, absent = load_tagging(suite, data, part=split)
     report = measure_tagging(
-        (load_labeller(model, device=device) for model in dict.fromkeys(models)),
+        (load_labeller(model, device=device, trust_remote_code=trust_remote_code) for model in dict.fromkeys(models)),
         sets,
         named=[one.key for one in sets] if data is not None and data.is_file() else _named(suite, [one.key for one in sets]),
         typos=typos or (0.0,),

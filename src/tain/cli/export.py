@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.settings import build_config, flags_of
 from tain.recipes.export.config import ExportConfig
 
@@ -19,16 +20,16 @@ def export(
     model: str,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the model with its graphs")],
+    output: Annotated[flags.Output, Parameter(help="folder for the model with its graphs")],
     texts: Annotated[
         str | None, Parameter(help="texts to check the graphs on, best of the kind that will be encoded; default: built-in ones")
     ] = None,
-    column: Annotated[str | None, Parameter(help="the texts' column, where --texts is a table")] = None,
+    column: Annotated[str | None, Parameter(help="column of the texts, if --texts is a table")] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
-    trust_remote_code: Annotated[bool, Parameter(help="let the model's folder bring Python code of its own", negative=())] = False,
-    overwrite: Annotated[bool, Parameter(help="replace the output folder if it exists", negative=())] = False,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="say nothing but results and warnings", negative=())] = False,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Write an encoder or a ranker as ONNX graphs that run without torch, after comparing them with torch.

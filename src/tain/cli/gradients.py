@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from tain.cli import flags
 from tain.cli.objects import as_object, write_object
 from tain.cli.sources import TextFiles
 
@@ -32,12 +33,13 @@ def gradients(
     ] = 2**20,
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval")] = 1000,
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="seed of blocks, masks, corruption and signs")] = 13,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
+    output: flags.FiguresOutput = None,
     chart: Annotated[Path | None, Parameter(help="draw gradient correlation against mask distance into this SVG file")] = None,
-    overwrite: Annotated[bool, Parameter(help="replace the JSON or SVG file if it exists", negative=())] = False,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU if there is one")] = None,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
+    overwrite: flags.Overwrite = False,
+    device: flags.Device = None,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Measure where a masked LM's gradient noise comes from, and whether fully explored masks can reduce it.
 
@@ -71,6 +73,7 @@ def gradients(
         resamples=resamples,
         seed=seed,
         device=device,
+        trust_remote_code=trust_remote_code,
         progress=Progress.for_terminal(json=json, quiet=quiet),
     )
     _write(report, output=output, chart=chart, overwrite=overwrite)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.objects import as_object
 from tain.foundation.errors import UserError
 
@@ -38,7 +39,7 @@ def inspect(
     page: Annotated[Path | None, Parameter(help="write an interactive HTML page; one file, under 2 MB, no network")] = None,
     svg: Annotated[Path | None, Parameter(help="draw the mixing ratios of --method into this SVG file")] = None,
     csv: Annotated[Path | None, Parameter(help="write every shown token's ratios to this CSV file")] = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
+    output: flags.FiguresOutput = None,
     matrices: Annotated[
         bool, Parameter(help="also write the weights and norms of the shown texts to the JSON; large for long texts", negative=())
     ] = False,
@@ -57,10 +58,11 @@ def inspect(
         Literal["float32", "float64"], Parameter(help="data type; float64 is slower and leaves no rounding residue")
     ] = "float32",
     seed: Annotated[int, Parameter(help="seed of the choice of masked tokens")] = 13,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU if there is one")] = None,
-    overwrite: Annotated[bool, Parameter(help="replace files that exist", negative=())] = False,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
+    device: flags.Device = None,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Show how much each token's vector comes from the token itself and from each of its neighbours.
 
@@ -106,6 +108,7 @@ def inspect(
         dtype=dtype,
         seed=seed,
         device=device,
+        trust_remote_code=trust_remote_code,
     )
     _warn(found, blank=stream.blank if stream is not None else 0, progress=progress)
     _write(found, page=page, svg=svg, csv=csv, output=output, matrices=matrices, method=method, overwrite=overwrite)

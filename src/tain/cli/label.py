@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.sources import TextSource
 
 if TYPE_CHECKING:
@@ -21,15 +21,12 @@ def label(
     texts: TextSource,
     /,
     *,
-    output: Annotated[
-        Path | None, Parameter(name=["--output", "-o"], help="JSON lines file for the labels; default: standard output")
-    ] = None,
+    output: Annotated[flags.OptionalOutput, Parameter(help="JSON lines file for the labels; default: standard output")] = None,
     column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS is a table")] = None,
-    device: Annotated[
-        str | None, Parameter(help="where a transformers model runs: cpu, cuda or cuda:N; default: a GPU if there is one")
-    ] = None,
-    overwrite: Annotated[bool, Parameter(help="replace the file if it exists", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
+    device: flags.Device = None,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Predict the class, the token tags or both of each text: one JSON object per line, with text, label, chance and tags.
 
@@ -50,7 +47,7 @@ def label(
     find_labeller(model)
     given = read_texts(texts, column=column)
     progress = Progress.for_terminal(json=False, quiet=quiet)
-    lines = _lines(load_labeller(model, device=device), given, progress)
+    lines = _lines(load_labeller(model, device=device, trust_remote_code=trust_remote_code), given, progress)
     if output is None:
         for line in lines:
             print(line)

@@ -22,7 +22,7 @@ VERBS = {
     "encode": "Encode texts as vectors.",
     "label": "Predict classes or token tags with a student, a classifier or a tagger.",
     "correct": "Remove the components that all vectors (or all vectors of one language) share.",
-    "evaluate": "Compare encoders on similarity tasks and without labels.",
+    "evaluate": "Compare encoders on labelled tasks and without labels.",
     "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, evaluate.",
     "export": "Write an encoder or a ranker as ONNX graphs that run without torch.",
     "bench": "Measure every backend and data type for a model on this machine.",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.settings import build_config, flags_of, seconds
 from tain.cli.sources import TextSource, refuse_shared_input
 from tain.foundation.errors import UserError
@@ -24,7 +25,7 @@ def mirror(
     texts: TextSource,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the encoder")],
+    output: Annotated[flags.Output, Parameter(help="folder for the encoder")],
     budget: Annotated[
         str | None, Parameter(help="time from process start to saved folder, for example 30s or 2m; the training length is chosen to fit")
     ] = None,
@@ -44,14 +45,12 @@ def mirror(
         ),
     ] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
-    overwrite: Annotated[
-        bool, Parameter(help="replace the output folder if it exists; an interrupted run starts over", negative=())
-    ] = False,
+    overwrite: flags.OverwriteRun = False,
     all_figures: Annotated[
         bool, Parameter(help="print all label-free figures, not only the main four; tain.json always holds all", negative=())
     ] = False,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Turn a masked language model and a file of texts into an encoder. No labels, no extra data.

@@ -71,13 +71,16 @@ def find_baseline(name: str) -> None:
     locate(model)
 
 
-def load_baseline(name: str, *, texts: Sequence[str] | None = None, weighting: "Weighting" = "sif") -> "Lexical | Static":
+def load_baseline(
+    name: str, *, texts: Sequence[str] | None = None, weighting: "Weighting" = "sif", trust_remote_code: bool = False
+) -> "Lexical | Static":
     """Build the baseline ``lexical`` or ``static:MODEL``; most models need no torch for it.
 
     Args:
         name: See ``is_baseline``.
         texts: Texts to fit it on; default: the texts being encoded.
         weighting: Term weighting of ``lexical``.
+        trust_remote_code: Allow Python code from the folder of ``static:MODEL``.
 
     Raises:
         UserError: As in ``find_baseline``, or the model cannot be read.
@@ -87,7 +90,7 @@ def load_baseline(name: str, *, texts: Sequence[str] | None = None, weighting: "
     find_baseline(name)
     if name == LEXICAL:
         return Lexical(texts, weighting=weighting)
-    return Static.load(name.removeprefix(STATIC), texts)
+    return Static.load(name.removeprefix(STATIC), texts, trust_remote_code=trust_remote_code)
 
 
 def find_encoder(name: str) -> None:
@@ -113,7 +116,7 @@ def load_model(
     from tain.evaluation.encoding import OnePerLanguage
 
     if is_baseline(given):
-        return load_baseline(given, texts=fit_texts)
+        return load_baseline(given, texts=fit_texts, trust_remote_code=options.get("trust_remote_code", False))
 
     loaded = {language: _load_one(name, batch_tokens=batch_tokens, progress=progress, **options) for language, name in _parts(given)}
     if None in loaded:
@@ -186,7 +189,7 @@ def find_labeller(given: str) -> None:
         find_encoder(name)
 
 
-def load_labeller(given: str, *, device: str | None) -> "LabelPredictor":
+def load_labeller(given: str, *, device: str | None, trust_remote_code: bool = False) -> "LabelPredictor":
     """Load a student (without torch), a classifier, a tagger, or a classifier and a tagger together: ``intents=MODEL,slots=MODEL``.
 
     Raises:
@@ -194,7 +197,7 @@ def load_labeller(given: str, *, device: str | None) -> "LabelPredictor":
     """
     from tain.evaluation.tagging import SideBySide
 
-    loaded = [_load_head(name, device=device) for name in _heads(given)]
+    loaded = [_load_head(name, device=device, trust_remote_code=trust_remote_code) for name in _heads(given)]
     if len(loaded) == 2:
         for role, head, names in (("intents", loaded[0], loaded[0].labels), ("slots", loaded[1], loaded[1].tags)):
             if not names:
@@ -209,13 +212,13 @@ def _heads(given: str) -> list[str]:
     return [given] if match is None else [match[1], match[2]]
 
 
-def _load_head(name: str, *, device: str | None) -> "LabelPredictor":
+def _load_head(name: str, *, device: str | None, trust_remote_code: bool) -> "LabelPredictor":
     from tain.students.student import Student, is_student
 
     if not is_student(name):
         from tain.models.labeller import Labeller
 
-        return Labeller.load(name, device=device)
+        return Labeller.load(name, device=device, trust_remote_code=trust_remote_code)
     student = Student.load(name)
     if student.task == "embed":
         raise UserError(f"student {name!r} was trained with --task embed, so it predicts no labels: distil one with --task classify or tag")

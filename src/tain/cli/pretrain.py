@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from tain.cli import flags
 from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextFiles
 from tain.recipes.pretrain.config import PretrainConfig
@@ -18,17 +19,15 @@ def pretrain(
     texts: TextFiles,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the model")],
+    output: Annotated[flags.Output, Parameter(help="folder for the model")],
     column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS are tables")] = None,
     document_column: Annotated[
         str | None, Parameter(help="column that identifies the document of each row; default: each row is a document")
     ] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
-    overwrite: Annotated[
-        bool, Parameter(help="replace the output folder if it exists; an interrupted run starts over", negative=())
-    ] = False,
-    json: Annotated[bool, Parameter(help="results and progress as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only results and warnings", negative=())] = False,
+    overwrite: flags.OverwriteRun = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Train a masked language model on running text, from scratch or continued.

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from tain.cli import flags
 from tain.cli.objects import as_object, write_object
 from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextSource
-from tain.foundation.choices import Backend, ComputeDtype, Dtype
 from tain.foundation.errors import UserError
 from tain.recipes.rank.config import RankConfig
 
@@ -42,16 +42,6 @@ _Columns = Annotated[
 ]
 _Negatives = Annotated[str | None, Parameter(help='column of wrong answers: a list in jsonl and parquet, ["one", "other"] in tsv and csv')]
 _Label = Annotated[str | None, Parameter(help="column that says by 1 or 0 whether a row's answer is right")]
-_Device = Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")]
-_Dtype = Annotated[Dtype, Parameter(help="number type; auto takes what is fastest here")]
-_ComputeDtype = Annotated[ComputeDtype, Parameter(help="number type; auto takes what is fastest here; int8 needs an exported folder")]
-_Backend = Annotated[
-    Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where there is a graph, else torch")
-]
-_Trust = Annotated[bool, Parameter(help="let the models' folders bring Python code of their own", negative=())]
-_Overwrite = Annotated[bool, Parameter(help="replace the output if it exists; train: and start anew where a run was cut off", negative=())]
-_Json = Annotated[bool, Parameter(help="results and progress as JSON", negative=())]
-_Quiet = Annotated[bool, Parameter(help="print only results and warnings", negative=())]
 
 
 @rank.command
@@ -60,15 +50,15 @@ def train(
     pairs: str,
     /,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], help="folder for the ranker")],
+    output: Annotated[flags.Output, Parameter(help="folder for the ranker")],
     validation: Annotated[str | None, Parameter(help="table of held-out pairs, with the same columns; default: some of PAIRS")] = None,
     columns: _Columns = None,
     negatives_column: _Negatives = None,
     label: _Label = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
-    overwrite: _Overwrite = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    overwrite: flags.OverwriteRun = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
     config: Annotated[_Flags, Parameter(name="*")] = _NONE_GIVEN,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Train a ranker on contexts and their correct answers, starting from any encoder.
@@ -109,16 +99,14 @@ def score(
     /,
     *,
     columns: _Columns = None,
-    output: Annotated[
-        Path | None, Parameter(name=["--output", "-o"], help="write context, answer and score to this tsv; default: print")
-    ] = None,
-    device: _Device = None,
-    dtype: _ComputeDtype = "auto",
-    backend: _Backend = "auto",
-    trust_remote_code: _Trust = False,
-    overwrite: _Overwrite = False,
-    json: Annotated[bool, Parameter(help="one JSON object per line instead of tab-separated lines", negative=())] = False,
-    quiet: _Quiet = False,
+    output: Annotated[flags.OptionalOutput, Parameter(help="write context, answer and score to this tsv; default: print")] = None,
+    device: flags.Device = None,
+    dtype: flags.ComputeDtype = "auto",
+    backend: flags.Backend = "auto",
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: Annotated[flags.Json, Parameter(help="one JSON object per line instead of tab-separated lines")] = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Score every pair of a table, one line per row. Only scores of the same context are comparable.
 
@@ -184,14 +172,14 @@ def search(
     depth: Annotated[int | None, Parameter(help="hits that --rerank scores; more is better and slower [100]")] = None,
     column: Annotated[str | None, Parameter(help="column of the contexts, if they are a table")] = None,
     candidate_column: Annotated[str | None, Parameter(help="column of the candidates, if they are a table")] = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write one JSON object per context to this file")] = None,
-    device: _Device = None,
-    dtype: _ComputeDtype = "auto",
-    backend: _Backend = "auto",
-    trust_remote_code: _Trust = False,
-    overwrite: _Overwrite = False,
-    json: Annotated[bool, Parameter(help="one JSON object per context instead of readable text", negative=())] = False,
-    quiet: _Quiet = False,
+    output: Annotated[flags.OptionalOutput, Parameter(help="write one JSON object per context to this file")] = None,
+    device: flags.Device = None,
+    dtype: flags.ComputeDtype = "auto",
+    backend: flags.Backend = "auto",
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: Annotated[flags.Json, Parameter(help="one JSON object per context instead of readable text")] = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Search for the best candidates of each context. Candidates are encoded once; search is exact unless --probes is given.
 
@@ -264,15 +252,15 @@ def evaluate(
         tuple[int, ...], Parameter(help="number of candidates to time a query with; repeat it for several", negative=(), show_default=False)
     ] = (1_000, 100_000),
     no_latency: Annotated[bool, Parameter(help="skip the timing", negative=())] = False,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"], help="write all figures to this JSON file")] = None,
+    output: flags.FiguresOutput = None,
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; below 200 its ends are rough")] = 1000,
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="seed of sampled candidates and resamples")] = 13,
-    device: _Device = None,
-    dtype: _Dtype = "auto",
-    trust_remote_code: _Trust = False,
-    overwrite: _Overwrite = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    device: flags.Device = None,
+    dtype: flags.Dtype = "auto",
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: flags.Overwrite = False,
+    json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Compare rankers on the same candidates: R@k, MRR, and time per query on this machine.
 
@@ -383,7 +371,7 @@ def _load_any(name: str, **options: Any) -> "Ranker | BaselineRanker":
     from tain.cli.models import load_baseline
     from tain.evaluation.baselines import BaselineRanker
 
-    return BaselineRanker(load_baseline(name, weighting="tf-idf"))
+    return BaselineRanker(load_baseline(name, weighting="tf-idf", trust_remote_code=options["trust_remote_code"]))
 
 
 def _dual(ranker: "Ranker | ExportedDual | ExportedCross") -> "DualRanker | ExportedDual":

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tain.foundation.choices import Backend, ComputeDtype
+from tain.cli import flags
 from tain.foundation.errors import UserError
 
 _KEY = "TAIN_API_KEY"
@@ -20,13 +20,9 @@ def serve(
     *models: str,
     host: Annotated[str, Parameter(help="address to listen at; 0.0.0.0 lets other machines in")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="port to listen at; 0 takes a free one")] = 8000,
-    device: Annotated[str | None, Parameter(help="cpu, cuda or cuda:N; default: a GPU where there is one")] = None,
-    dtype: Annotated[
-        ComputeDtype, Parameter(help="number type the models compute in; auto takes what is fastest here; int8 needs exported folders")
-    ] = "auto",
-    backend: Annotated[
-        Backend, Parameter(help="onnx runs folders of tain export without torch; auto takes it where a folder has a graph, else torch")
-    ] = "auto",
+    device: flags.Device = None,
+    dtype: flags.ComputeDtype = "auto",
+    backend: flags.Backend = "auto",
     normalize: Annotated[bool, Parameter(help="scale embeddings to length 1; --no-normalize gives them as the model does")] = True,
     max_wait_s: Annotated[float, Parameter(help="seconds of work that may wait before a request; more are refused with status 429")] = 5.0,
     max_request_tokens: Annotated[int, Parameter(help="tokens of one request, estimated from its length")] = 300_000,
@@ -36,9 +32,9 @@ def serve(
             help="origin of web pages that may send requests, for example https://example.org; * allows all; may be repeated", negative=()
         ),
     ] = None,
-    trust_remote_code: Annotated[bool, Parameter(help="allow the models to run Python code from their folders", negative=())] = False,
-    json: Annotated[bool, Parameter(help="notes and warnings as JSON", negative=())] = False,
-    quiet: Annotated[bool, Parameter(help="print only warnings", negative=())] = False,
+    trust_remote_code: flags.TrustRemoteCode = False,
+    json: Annotated[flags.Json, Parameter(help="notes and warnings as JSON")] = False,
+    quiet: Annotated[flags.Quiet, Parameter(help="print only warnings")] = False,
 ) -> None:
     """Answer embedding, rerank and classification requests over HTTP.
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tain.demo.docstrings import FunctionDocstring
 from tain.demo.retrieval import Change, DescriptionRetrieval
-from tain.evaluation.label_free import LabelFreeReport
+from tain.evaluation.label_free import TITLES, LabelFreeReport
 from tain.evaluation.metrics import Interval
 
 _SHOWN_CHARS = 190  # characters shown of a neighbour's text
@@ -116,27 +116,19 @@ class BeforeAfter:
 
 def label_free_properties(before: LabelFreeReport, after: LabelFreeReport) -> list[Property]:
     """The rows of the label-free table."""
-    texts: list[tuple[str, str, Literal["higher", "lower"], str]] = [
-        ("Self-retrieval R@1", "self_retrieval_recall_at_1", "higher", "Share of half texts whose nearest neighbour is their other half."),
-        ("Self-retrieval MRR", "self_retrieval_mrr", "higher", "Mean of 1 / rank of the other half."),
-        ("Uniformity", "uniformity", "lower", "How evenly texts are spread over the sphere: 0 if all are at one point, −4 if well spread."),
-        (
-            "Alignment",
-            "alignment",
-            "lower",
-            "Squared distance of a text’s two halves. It is also small if all texts are at one point, so compare it with uniformity.",
-        ),
-        (
-            "Mean cosine",
-            "mean_cosine",
-            "lower",
-            "Of two different texts: 1 if all vectors point the same way, 0 if no direction is preferred.",
-        ),
-    ]
-    return [
-        Property(name=name, before=getattr(before, field), after=getattr(after, field), better=better, meaning=meaning)
-        for name, field, better, meaning in texts
-    ]
+    meanings = {
+        "self_retrieval_recall_at_1": "Share of half texts whose nearest neighbour is their other half.",
+        "self_retrieval_mrr": "Mean of 1 / rank of the other half.",
+        "uniformity": "How evenly texts are spread over the sphere: 0 if all are at one point, −4 if well spread.",
+        "alignment": "Squared distance of a text’s two halves. It is also small if all texts are at one point, so compare it with uniformity.",
+        "mean_cosine": "Of two different texts: 1 if all vectors point the same way, 0 if no direction is preferred.",
+    }
+    found = []
+    for field, meaning in meanings.items():
+        title, better = TITLES[field]
+        name = title[0].upper() + title[1:]
+        found.append(Property(name=name, before=getattr(before, field), after=getattr(after, field), better=better, meaning=meaning))
+    return found
 
 
 def neighbour_cases(

@@ -64,17 +64,6 @@ def poly_scores(
     return mixed_scores(similarities, is_vector=None if is_vector is None else is_vector[:, :, None])
 
 
-def listed_scores(
-    contexts: Float[Tensor, "contexts codes dim"],
-    candidates: Float[Tensor, "contexts listed dim"],
-    *,
-    is_vector: Bool[Tensor, "contexts codes"] | None = None,
-) -> Float[Tensor, "contexts listed"]:
-    """Score the candidate list of each context, as ``poly_scores`` does."""
-    similarities = torch.einsum("cmd,cnd->cmn", contexts, candidates)
-    return mixed_scores(similarities, is_vector=None if is_vector is None else is_vector[:, :, None])
-
-
 def mixed_scores(
     similarities: Float[Tensor, "contexts codes candidates"], *, is_vector: Bool[Tensor, "contexts codes 1"] | None = None
 ) -> Float[Tensor, "contexts candidates"]:

@@ -78,7 +78,7 @@ def _loaded(options: dict[str, Any]) -> Any:
     from tain.models.embedder import Embedder
 
     torch.set_num_threads(options["threads"])
-    return Embedder.load(options["model"], device="cpu", dtype=options["dtype"])
+    return Embedder.load(options["model"], device="cpu", dtype=options["dtype"], trust_remote_code=options["trust_remote_code"])
 
 
 def _auto_dtype(encoder: Any) -> str:

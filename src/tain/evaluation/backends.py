@@ -15,6 +15,7 @@ from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 
 _LIMIT_S = 1800.0
+_REFUSED = f"{UserError.__module__}.{UserError.__qualname__}: "  # in the last line of a traceback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,9 @@ class BackendFigures:
     is_auto: bool
 
 
-def measure_backends(model: str, *, texts: int, repeats: int, threads: Sequence[int] = (), progress: Progress) -> list[BackendFigures]:
+def measure_backends(
+    model: str, *, texts: int, repeats: int, threads: Sequence[int] = (), trust_remote_code: bool = False, progress: Progress
+) -> list[BackendFigures]:
     """Time every backend that can run a model here.
 
     Args:
@@ -58,6 +61,7 @@ def measure_backends(model: str, *, texts: int, repeats: int, threads: Sequence[
         texts: Short texts that are timed.
         repeats: Times that each figure is taken.
         threads: Numbers of threads; default: 1 and all.
+        trust_remote_code: Allow Python code from the model's folder.
         progress: Shows which is running.
 
     Raises:
@@ -75,7 +79,9 @@ def measure_backends(model: str, *, texts: int, repeats: int, threads: Sequence[
     for number in threads or dict.fromkeys((1, cores)):
         for backend, dtype in ways:
             progress.note(f"timing {backend} {dtype}, {number} {'thread' if number == 1 else 'threads'}")
-            figures = _in_a_process(model, backend=backend, dtype=dtype, threads=number, texts=texts, repeats=repeats)
+            figures = _in_a_process(
+                model, backend=backend, dtype=dtype, threads=number, texts=texts, repeats=repeats, trust_remote_code=trust_remote_code
+            )
             vectors = np.array(figures.pop("vectors"), dtype=np.float32)
             auto_dtype = figures.pop("auto_dtype")
             reference = vectors if reference is None else reference
@@ -92,5 +98,7 @@ def _in_a_process(model: str, **options: object) -> dict:
     done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, env=environment, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        if reason.startswith(_REFUSED):
+            raise UserError(reason.removeprefix(_REFUSED))
         raise UserError(f"{options['backend']} {options['dtype']} cannot run model {model!r} here ({reason[:200]}): leave it out")
     return json.loads(done.stdout.splitlines()[-1])

@@ -232,9 +232,9 @@ class Static:
             self._fit(texts)
 
     @classmethod
-    def load(cls, model: str | Path, texts: Sequence[str] | None = None) -> "Static":
+    def load(cls, model: str | Path, texts: Sequence[str] | None = None, *, trust_remote_code: bool = False) -> "Static":
         """Read the input embeddings of ``model``: a folder, a hub name, or ``tain-mini``; see ``read_input_embeddings``."""
-        return cls(read_input_embeddings(model), texts, name=f"{STATIC}{model}")
+        return cls(read_input_embeddings(model, trust_remote_code=trust_remote_code), texts, name=f"{STATIC}{model}")
 
     @property
     def dim(self) -> int:

@@ -22,6 +22,18 @@ from tain.models.text_encoder import TextEncoder
 
 Level = Literal["word", "phrase", "sentence"]
 
+RETRIEVAL = "self-retrieval"
+# field of LabelFreeReport: title in tables, model cards and pages; better direction
+TITLES: dict[str, tuple[str, Literal["higher", "lower"]]] = {
+    "self_retrieval_mrr": (f"{RETRIEVAL} MRR", "higher"),
+    "self_retrieval_recall_at_1": (f"{RETRIEVAL} R@1", "higher"),
+    "alignment": ("alignment", "lower"),
+    "uniformity": ("uniformity", "lower"),
+    "isotropy": ("isotropy", "higher"),
+    "mean_vector_norm": ("mean-vector norm", "lower"),
+    "mean_cosine": ("mean cosine", "lower"),
+}
+
 _ROWS_AT_ONCE = 1024  # rows of a (texts, texts) table
 _SAME_COSINE = 1e-9  # rounding of the sums; rounding in the encoder does not favour either half
 _WORSE_BY = 0.01  # smaller changes of a figure are noise on a few hundred texts

@@ -241,13 +241,3 @@ def reciprocal_rank_fusion(*scores: np.ndarray, k: int = 60) -> np.ndarray:
         raise ShapeError(f"fusion needs tables of equal shape, got {', '.join(str(table.shape) for table in scores) or 'none'}")
     ranks = (np.stack([average_ranks(-row) for row in table]) for table in scores)
     return np.sum([1 / (k + rank) for rank in ranks], axis=0)
-
-
-def recall_at(scores: np.ndarray, gold: np.ndarray, k: int) -> float:
-    """Share of queries with the correct candidate in the top ``k``; ties by expectation: equal scores give k / candidates."""
-    return float(gold_ranks(scores, gold).recall_at(k).mean())
-
-
-def mean_reciprocal_rank(scores: np.ndarray, gold: np.ndarray) -> float:
-    """Mean reciprocal rank of the correct candidate; ties by expectation: C equal scores give (1 + 1/2 + ... + 1/C) / C."""
-    return float(gold_ranks(scores, gold).reciprocal_rank().mean())

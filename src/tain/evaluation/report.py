@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce, FitsAtHand, refuse_unfit_suites, refuse_unknown_languages
-from tain.evaluation.label_free import LabelFreeReport, Level, label_free_bootstrap
+from tain.evaluation.label_free import RETRIEVAL, TITLES, LabelFreeReport, Level, label_free_bootstrap
 from tain.evaluation.metrics import SPEARMAN_UNIT, Interval, bootstrap_means, bootstrap_spearman, percentile_interval, spearman
 from tain.evaluation.suites.pairs import ScoredSet, read_scored_table
 from tain.evaluation.suites.registry import LABEL_FREE, Suite, load_suites
@@ -24,18 +24,6 @@ from tain.models.text_encoder import TextEncoder
 from tain.text.collections import list_texts
 
 _LABEL_FREE_TEXTS = "stsb/stsb_dev.tsv"
-
-# field of LabelFreeReport: title, unit, factor, better direction
-_LABEL_FREE_ROWS: dict[str, tuple[str, str, float, Literal["higher", "lower"]]] = {
-    "self_retrieval_mrr": ("MRR", "x 100", 100.0, "higher"),
-    "self_retrieval_recall_at_1": ("R@1", "x 100", 100.0, "higher"),
-    "alignment": ("alignment", "", 1.0, "lower"),
-    "uniformity": ("uniformity", "", 1.0, "lower"),
-    "isotropy": ("IS", "", 1.0, "higher"),
-    "mean_vector_norm": ("MVN", "", 1.0, "lower"),
-    "mean_cosine": ("mean cosine", "", 1.0, "lower"),
-}
-_SELF_RETRIEVAL, _DISTRIBUTION = "self-retrieval", "distribution"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,7 +332,7 @@ def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, res
     return SuiteResult(name=suite.name, title=suite.title, groups=groups, note=note, counted=suite.counted)
 
 
-# ---- geometry
+# ---- label-free figures
 
 
 def _label_free_texts(texts: Iterable[str] | None, data: Path | None, level: Level) -> list[str]:
@@ -363,7 +351,9 @@ def _label_free_texts(texts: Iterable[str] | None, data: Path | None, level: Lev
 def _label_free_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]]) -> SuiteResult:
     rows: dict[str, Row] = {}
     first = found[0][0]
-    for field, (title, unit, factor, better) in _LABEL_FREE_ROWS.items():
+    for field, (title, better) in TITLES.items():
+        unit, factor = ("x 100", 100.0) if title.startswith(RETRIEVAL) else ("", 1.0)
+        title = title.removeprefix(RETRIEVAL).strip()  # the group is called so
         values = factor * np.array([getattr(report, field) for report, _ in found])
         replicates = factor * np.stack([bootstrap[field] for _, bootstrap in found])
         items = first.texts - first.too_short if field.startswith("self_retrieval") else first.texts
@@ -375,8 +365,8 @@ def _label_free_result(found: list[tuple[LabelFreeReport, dict[str, np.ndarray]]
     note += f", {first.too_short} too short to be halved" if first.too_short else ""
     return SuiteResult(
         name=LABEL_FREE,
-        title="Geometry",
-        groups=(Group(title=_SELF_RETRIEVAL, rows=retrieval), Group(title=_DISTRIBUTION, rows=distribution)),
+        title="Label-free",
+        groups=(Group(title=RETRIEVAL, rows=retrieval), Group(title="distribution", rows=distribution)),
         note=note,
         counted="",
     )

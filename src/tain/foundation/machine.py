@@ -45,18 +45,6 @@ def collect_as_usual() -> None:
 _USUAL, _PUT_OFF = gc.get_threshold(), 1_000_000  # new objects between two collections
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the global random states of Python, NumPy and torch (used by torch's dropout)."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - other libraries still use the old global state
-    torch.manual_seed(seed)
-
-
 def choose_device(name: str | None = None) -> "torch.device":
     """Convert a device name to a device; by default a GPU if there is one.
 

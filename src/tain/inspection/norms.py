@@ -23,7 +23,6 @@ from tain.inspection.blocks import Block, Normalisation
 from tain.inspection.capturing import BlockStates
 
 METHODS = ("Attn-W", "Attn-N", "AttnRes-W", "AttnRes-N", "AttnResLn-N")
-MATRICES = ("Attn-W", "Attn-N", "AttnRes-N", "AttnResLn-N")  # AttnRes-W follows from Attn-W
 
 _SOURCES_AT_ONCE = 32
 

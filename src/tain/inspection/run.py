@@ -68,6 +68,7 @@ def inspect(
     batch_tokens: int = 4096,
     dtype: InspectionDtype = "float32",
     device: str | None = None,
+    trust_remote_code: bool = False,
     seed: int = 13,
     progress: Progress | bool | None = None,
 ) -> Inspection:
@@ -86,6 +87,7 @@ def inspect(
         batch_tokens: Tokens per forward pass; affects speed and memory only.
         dtype: Data type of a model given by name; ``float64`` for audits.
         device: Torch device name; default: a GPU if available.
+        trust_remote_code: Allow Python code from the model's folder.
         seed: Seed of the masking.
         progress: Receives progress updates.
 
@@ -94,7 +96,7 @@ def inspect(
     """
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
     given = _given(texts)
-    embedder = _loaded(model, max_tokens=max_tokens, dtype=dtype, device=device)
+    embedder = _loaded(model, max_tokens=max_tokens, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return _inspected(
         embedder,
         Watched(embedder.encoder),
@@ -120,6 +122,7 @@ def inspect_against(
     batch_tokens: int = 4096,
     dtype: InspectionDtype = "float32",
     device: str | None = None,
+    trust_remote_code: bool = False,
     seed: int = 13,
     progress: Progress | bool | None = None,
 ) -> Comparison:
@@ -136,6 +139,7 @@ def inspect_against(
         batch_tokens: As in ``inspect``.
         dtype: As in ``inspect``.
         device: As in ``inspect``.
+        trust_remote_code: Allow Python code from the models' folders.
         seed: Seed of the masking, and of the directions for the geometry figures.
         progress: Receives progress updates.
 
@@ -145,7 +149,9 @@ def inspect_against(
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
     given = _given(texts)
     kept = given if isinstance(given, list) else _Kept(given)
-    loaded = [_loaded(each, max_tokens=max_tokens, dtype=dtype, device=device) for each in (model, against)]
+    loaded = [
+        _loaded(each, max_tokens=max_tokens, dtype=dtype, device=device, trust_remote_code=trust_remote_code) for each in (model, against)
+    ]
     watched = [Watched(each.encoder) for each in loaded]  # refuse unsupported models before inspecting the first
     first, second = (
         _inspected(
@@ -376,9 +382,13 @@ def _masked(ids: list[int], tokenizer: Any, *, rate: float, rng: np.random.Gener
     return [tokenizer.mask_token_id if index in hidden else piece for index, piece in enumerate(ids)]
 
 
-def _loaded(model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None) -> Embedder:
+def _loaded(
+    model: str | Path | Embedder, *, max_tokens: int | None, dtype: InspectionDtype, device: str | None, trust_remote_code: bool
+) -> Embedder:
     if not isinstance(model, Embedder):
-        embedder = Embedder.load(model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True)
+        embedder = Embedder.load(
+            model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True, trust_remote_code=trust_remote_code
+        )
         set_dtype(embedder.encoder, getattr(torch, dtype))
         return embedder
     if max_tokens is not None or device is not None:

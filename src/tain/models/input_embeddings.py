@@ -30,7 +30,7 @@ class InputEmbeddings:
     tokenise: Callable[[Sequence[str]], list[list[int]]]
 
 
-def read_input_embeddings(name: str | Path) -> InputEmbeddings:
+def read_input_embeddings(name: str | Path, *, trust_remote_code: bool = False) -> InputEmbeddings:
     """Read the input embeddings of a transformers encoder, a sentence-transformers folder, a hub name, or ``tain-mini``.
 
     Raises:
@@ -40,7 +40,7 @@ def read_input_embeddings(name: str | Path) -> InputEmbeddings:
     table, tokenizer = _stored_table(Path(path)), Path(path) / "tokenizer.json"
     if table is not None and tokenizer.is_file():
         return InputEmbeddings(table, _stored_tokenizer(tokenizer))
-    return _loaded(path, name)
+    return _loaded(path, name, trust_remote_code=trust_remote_code)
 
 
 def _stored_table(folder: Path) -> Float32[np.ndarray, "tokens dim"] | None:
@@ -73,10 +73,10 @@ def _stored_tokenizer(file: Path) -> Callable[[Sequence[str]], list[list[int]]]:
     return tokenise
 
 
-def _loaded(path: str, name: str | Path) -> InputEmbeddings:
+def _loaded(path: str, name: str | Path, *, trust_remote_code: bool) -> InputEmbeddings:
     from tain.models.embedder import load_pretrained
 
-    model, tokenizer = load_pretrained("AutoModel", path)
+    model, tokenizer = load_pretrained("AutoModel", path, trust_remote_code=trust_remote_code)
     try:
         table = model.get_input_embeddings().weight
     except (NotImplementedError, AttributeError):

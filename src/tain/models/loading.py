@@ -179,21 +179,27 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
     return model.eval(), tokenizer, loading["missing_keys"]
 
 
-def load_tokenizer(name: str | Path) -> Any:
+def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> Any:
     """Load only a tokenizer.
 
     Args:
         name: A folder or a hub name.
+        trust_remote_code: Allow Python code from the folder.
 
     Raises:
-        UserError: It cannot be read, or has an empty vocabulary.
+        UserError: It cannot be read, has an empty vocabulary, or needs Python code from its folder that is not allowed.
     """
     import transformers
 
     try:
-        with client_off(str(name)) as is_off:
-            found = transformers.AutoTokenizer.from_pretrained(name, local_files_only=is_off)
+        with client_off(str(name), trust_remote_code=trust_remote_code) as is_off:
+            # False rather than None, which makes transformers ask at the terminal
+            found = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, local_files_only=is_off)
     except _UNREADABLE as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"tokenizer {str(name)!r} contains its own Python code: review it, then give --trust-remote-code if you trust it"
+            ) from None
         why = " ".join(str(error).split())[:200]
         raise UserError(f"tokenizer {str(name)!r} cannot be read ({why}): give a model's folder or hub name") from None
     _refuse_made_up_tokenizer(str(name), found)

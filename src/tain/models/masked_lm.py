@@ -111,14 +111,16 @@ class MaskedPredictor:
         self.device = next(model.parameters()).device
 
     @classmethod
-    def load(cls, name: str | Path, *, device: str | None = None, dtype: Dtype = "auto") -> "MaskedPredictor":
+    def load(
+        cls, name: str | Path, *, device: str | None = None, dtype: Dtype = "auto", trust_remote_code: bool = False
+    ) -> "MaskedPredictor":
         """Load a masked language model.
 
         Raises:
             UserError: As ``load_masked_lm``; or the folder has no prediction head (a random head can be trained, but not evaluated); or
                 the model does not support ``dtype``.
         """
-        loaded = load_masked_lm(name)
+        loaded = load_masked_lm(name, trust_remote_code=trust_remote_code)
         if loaded.new_head:
             raise UserError(
                 f"model {str(name)!r} is an encoder without the head that predicts tokens ({loaded.new_head[0]} is missing): "

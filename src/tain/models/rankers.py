@@ -27,6 +27,7 @@ from tain.foundation.json_files import Field, checked_object
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.foundation.tensors import read_tensors
+from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.cross_encoders import SavedCrossEncoder
 from tain.models.embedder import Embedder
 from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest, matched
@@ -80,6 +81,7 @@ class DualRanker(Ranker):
         head: Scale and codes.
         name: Name shown in tables.
         record: Content of its ``tain.json``.
+        correction: Applied to the pooled vectors of both sides, before the head; only for the kind ``pooled``.
     """
 
     def __init__(
@@ -90,10 +92,12 @@ class DualRanker(Ranker):
         *,
         name: str,
         record: dict[str, Any] | None = None,
+        correction: LinearCorrection | None = None,
     ) -> None:
         super().__init__(name=name, record=record)
         self.context, self.candidate = context, candidate
         self.head = head.to(context.encoder.device)
+        self._correction = None if correction is None else _as_layer(correction).to(context.encoder.device)
         self.type = "bi" if head.kind == "pooled" else "poly"
 
     @classmethod
@@ -110,15 +114,20 @@ class DualRanker(Ranker):
     def around(cls, embedder: Embedder, *, name: str) -> "DualRanker":
         """Wrap a plain encoder as a bi-encoder with one tower; scores are dot products, or cosines if the model specifies them.
 
-        Texts are truncated at the encoder's own limit; contexts lose their beginning, as in every ranker.
+        Its linear correction (a whitening, for example) is applied as in ``Embedder.encode``. Texts are truncated at the encoder's own
+        limit; contexts lose their beginning, as in every ranker.
 
         Raises:
-            UserError: It has a correction.
+            UserError: It corrects vectors per language.
         """
-        refuse_correction(embedder)
+        if isinstance(embedder.correction, LanguageCorrection):
+            raise UserError(
+                f"model {embedder.name!r} corrects its vectors by language, and rankers do not know the language of a text:"
+                " give the encoder that it was made from"
+            )
         head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalize=embedder.normalize)
         context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalize=embedder.normalize)
-        return cls(context, embedder, head, name=name)
+        return cls(context, embedder, head, name=name, correction=embedder.correction)
 
     @classmethod
     def start(
@@ -186,7 +195,7 @@ class DualRanker(Ranker):
 
     @property
     def dim(self) -> int:
-        return self.candidate.encoder.dim
+        return self.candidate.encoder.dim if self._correction is None else self._correction.out_features
 
     @property
     def module(self) -> nn.Module:
@@ -197,9 +206,14 @@ class DualRanker(Ranker):
         return (self.context,) if self.is_shared else (self.context, self.candidate)
 
     def _fingerprinted(self) -> str:
-        """Hash everything a cached candidate vector depends on: candidate tower, scale, tokenizer."""
+        """Hash everything a cached candidate vector depends on: candidate tower, correction, scale, tokenizer."""
         about = (tokenizer_fingerprint(self.candidate.tokenizer), self.candidate.max_tokens, self.candidate.pooling, self.head.normalize)
-        return digest({**self.candidate.encoder.state_dict(), "scale": self.head.scale}, about)
+        tensors = {**self.candidate.encoder.state_dict(), "scale": self.head.scale}
+        if self.candidate.encoder.token_weights is not None:
+            tensors["token weights"] = self.candidate.encoder.token_weights
+        if self._correction is not None:
+            tensors |= {f"correction.{name}": tensor for name, tensor in self._correction.state_dict().items()}
+        return digest(tensors, about)
 
     # ---- vectors
 
@@ -208,14 +222,17 @@ class DualRanker(Ranker):
         encoder = self.context.encoder
         packed = pack(ids, share_rows=share_rows and encoder.layout == "packed").to(encoder.device)
         if self.head.kind == "pooled":
-            return self.head.pooled_contexts(encoder(packed))
+            return self.head.pooled_contexts(self._corrected(encoder(packed)))
         return self.head.contexts(*rows_of_tokens(encoder.tokens(packed), packed))
 
     def candidate_vectors(self, ids: Sequence[Sequence[int]], *, share_rows: bool = False) -> Float[Tensor, "candidates dim"]:
         """Compute the vectors of tokenized candidates, with gradients if torch records them."""
         encoder = self.candidate.encoder
         packed = pack(ids, share_rows=share_rows and encoder.layout == "packed")
-        return self.head.candidates(encoder(packed))
+        return self.head.candidates(self._corrected(encoder(packed)))
+
+    def _corrected(self, pooled: Float[Tensor, "texts width"]) -> Float[Tensor, "texts dim"]:
+        return pooled if self._correction is None else self._correction(pooled.float())
 
     @torch.inference_mode()
     def encode_candidates(self, texts: Iterable[str], *, progress: Progress | None = None) -> Float32[np.ndarray, "texts dim"]:
@@ -308,6 +325,8 @@ class DualRanker(Ranker):
     # ---- saving
 
     def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:
+        if self._correction is not None:
+            raise UserError(f"model {self.name!r} is an encoder with a correction, not a trained ranker: copy its folder instead")
         about = {
             "type": self.type,
             "kind": self.head.kind,
@@ -455,9 +474,24 @@ class CrossRanker(PairRanker):
 
 
 def refuse_correction(embedder: Embedder) -> None:
-    """Refuse an encoder with a correction, which rankers do not apply."""
+    """Refuse to train an encoder with a correction, which was fitted to the vectors of the untrained encoder.
+
+    Raises:
+        UserError: It has one.
+    """
     if embedder.correction is not None:
-        raise UserError(f"model {embedder.name!r} has a correction, which rankers do not apply: give the encoder without the correction")
+        raise UserError(
+            f"model {embedder.name!r} has a correction (such as a whitening), which no longer fits once training changes its vectors: train an"
+            " encoder without one; rank score, search and evaluate accept this one"
+        )
+
+
+def _as_layer(correction: LinearCorrection) -> nn.Linear:
+    """Convert the correction to a frozen float32 layer."""
+    outs, ins = correction.weight.shape
+    layer = nn.Linear(ins, outs).requires_grad_(False)
+    layer.load_state_dict({"weight": torch.from_numpy(correction.weight), "bias": torch.from_numpy(correction.bias)})
+    return layer
 
 
 def _described(record: dict[str, Any], name: str | Path) -> dict[str, Any]:

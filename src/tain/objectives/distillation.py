@@ -8,22 +8,6 @@ from torch import Tensor
 from tain.foundation.errors import ShapeError
 
 
-def soft_cross_entropy(
-    student: Float[Tensor, "rows classes"], teacher: Float[Tensor, "rows classes"], *, scale: float
-) -> Float[Tensor, ""]:
-    """Cross-entropy of the student's logits with the teacher's probabilities, in nats.
-
-    Kaliamoorthi et al. 2021 (pQRNN), teacher logit scaling. The gradient with respect to the student's logits is its probabilities minus
-    the teacher's, divided by the number of rows.
-
-    Args:
-        student: Logits.
-        teacher: Logits of the same classes.
-        scale: Factor on the teacher's logits, above 0; values above 1 sharpen its distribution.
-    """
-    return F.cross_entropy(student, (scale * teacher).softmax(dim=-1))
-
-
 def mixed_cross_entropy(
     student: Float[Tensor, "rows classes"],
     teacher: Float[Tensor, "rows classes"],
@@ -35,11 +19,14 @@ def mixed_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Weighted mix of the teacher's soft labels with given labels, where they exist.
 
+    Kaliamoorthi et al. 2021 (pQRNN), teacher logit scaling: the teacher's part is the cross-entropy to its probabilities, in nats. Its
+    gradient on the student's logits is the student's probabilities minus the teacher's, over the rows.
+
     Args:
         student: Logits.
         teacher: Logits of the same classes.
         labels: Gold classes; -1 for unlabelled rows, which use the teacher only.
-        scale: See ``soft_cross_entropy``.
+        scale: Factor on the teacher's logits, above 0; values above 1 sharpen its distribution.
         label_weight: Weight of the gold label in labelled rows, 0 to 1; at 1 the teacher is used for unlabelled rows only.
         is_taught: False where the teacher has no output: labelled rows then use the gold label only, and unlabelled rows are skipped.
 

@@ -773,10 +773,11 @@ def test_an_encoder_below_word_overlap_is_told_so(ours, overlap, is_below):
 
 
 def test_only_self_retrieval_is_shown_of_word_overlap():
-    from tain.recipes.mirror.model_card import FIGURES, figure_rows
+    from tain.evaluation.label_free import TITLES
+    from tain.recipes.mirror.model_card import figure_rows
 
-    figures = dict.fromkeys(FIGURES, 0.5)
-    rows = figure_rows(figures, figures, dict.fromkeys(FIGURES, 0.25))
+    figures = dict.fromkeys(TITLES, 0.5)
+    rows = figure_rows(figures, figures, dict.fromkeys(TITLES, 0.25))
     assert [row[3] for row in rows] == ["0.250", "–", "–", "–"]
     assert [row[3] for row in figure_rows(figures, figures, all_figures=True)] == ["–"] * 7
 

@@ -452,3 +452,20 @@ def test_a_continued_models_record_says_nothing_of_a_new_ones_shape(bert_folder,
     config = json.loads((tmp_path / "model" / "tain.json").read_text())["config"]
     assert config["optimizer"] == "adamw"
     assert not set(config) & set(NEW_MODEL)
+
+
+def test_pretraining_passes_the_flag_to_its_tokenizer(bert_folder, sentences, tmp_path, monkeypatch):
+    given = []
+
+    def refusing(name, *, trust_remote_code=False):
+        given.append(trust_remote_code)
+        raise UserError("stop here")
+
+    monkeypatch.setattr("tain.recipes.pretrain.recipe.load_tokenizer", refusing)
+    (tmp_path / "texts.txt").write_text("\n".join(sentences))
+    for flag in (False, True):
+        with pytest.raises(UserError, match="stop here"):
+            pretrain(
+                "scratch", [tmp_path / "texts.txt"], tmp_path / "out", tokenizer=str(bert_folder), trust_remote_code=flag, device="cpu"
+            )
+    assert given == [False, True]

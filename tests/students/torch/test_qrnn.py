@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tain.students.torch.qrnn import PQRNN, QRNNLayer, StudentShape, parameter_count, windows, zoneout_chance
+from tain.students.torch.qrnn import PQRNN, QRNNLayer, StudentShape, windows, zoneout_chance
 from tain.students.torch.timesteps import Timesteps, forgetting
 
 SHAPE = StudentShape(features=40, bottleneck=12, state=6, layers=2, text_outputs=5, token_outputs=3)
@@ -171,6 +171,20 @@ def test_the_share_of_kept_states_falls_with_the_layer(monkeypatch):
 def test_the_count_of_parameters_is_the_formulas(changes):
     shape = StudentShape(**{**vars(SHAPE), **changes})
     assert sum(parameter.numel() for parameter in PQRNN(shape).parameters()) == parameter_count(shape)
+
+
+def parameter_count(shape: StudentShape) -> int:
+    """Weights, biases and norms of a pQRNN, by formula."""
+    count = shape.features * shape.bottleneck + shape.bottleneck + 2 * shape.bottleneck
+    into = shape.bottleneck
+    for _ in range(shape.layers):
+        count += 3 * shape.directions * (shape.kernel_width * into * shape.state + shape.state + 2 * shape.state)
+        into = shape.width
+    heads = [outputs for outputs in (shape.text_outputs, shape.token_outputs) if outputs]
+    attention = shape.width + 1 if shape.text_outputs else 0
+    if shape.skip:
+        count += (shape.bottleneck + 1) * shape.text_outputs
+    return count + attention + sum(shape.width * outputs + outputs for outputs in heads)
 
 
 def test_the_papers_size_comes_to_two_million():

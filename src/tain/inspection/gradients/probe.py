@@ -44,6 +44,7 @@ def probe_gradients(
     resamples: int = 1000,
     seed: int = 13,
     device: str | None = None,
+    trust_remote_code: bool = False,
     progress: Progress | bool | None = None,
 ) -> GradientReport:
     """Measure how much of a masked language model's gradient noise comes from masks and how much from texts.
@@ -61,6 +62,7 @@ def probe_gradients(
         resamples: Bootstrap resamples per interval.
         seed: Seed of blocks, masks, corruption and signs.
         device: Torch device name; default: a GPU if available.
+        trust_remote_code: Allow Python code from the model's folder.
         progress: Receives progress updates.
 
     Raises:
@@ -68,7 +70,7 @@ def probe_gradients(
     """
     progress = Progress.resolve(progress)
     _refuse_settings(masking_rate=masking_rate, blocks=blocks, block_tokens=block_tokens, elements=elements, resamples=resamples)
-    loaded = load_masked_lm(model)
+    loaded = load_masked_lm(model, trust_remote_code=trust_remote_code)
     if loaded.new_head:
         raise UserError(
             f"model {str(model)!r} has no prediction head, and gradients of a random head are meaningless: give a masked language model"

@@ -84,6 +84,7 @@ def correct(
     *,
     config: CorrectConfig | None = None,
     device: str | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: Progress | bool | None = None,
     **settings: Any,
@@ -96,6 +97,7 @@ def correct(
         output: Folder to save the encoder in; None keeps it in memory only.
         config: All settings at once; or give settings by keyword.
         device: ``cpu``, ``cuda`` or ``cuda:N``; default: a GPU if there is one.
+        trust_remote_code: Allow Python code from the model's folder.
         overwrite: Replace ``output`` if it exists.
         progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``CorrectConfig``.
@@ -110,7 +112,7 @@ def correct(
         refuse_existing(Path(output), overwrite=overwrite)
     if choose_device(device).type == "cpu":
         keep_freed_memory()
-    embedder = Embedder.load(model, device=device, dtype="float32")
+    embedder = Embedder.load(model, device=device, dtype="float32", trust_remote_code=trust_remote_code)
     if embedder.correction is not None:
         raise UserError(f"model {str(model)!r} already has a correction: give the encoder that it was made from")
     if embedder.pooling == "mean-with-padding" and output is not None:

@@ -2,16 +2,8 @@
 
 from typing import Any
 
-# field of LabelFreeReport: title, which way is better
-FIGURES = {
-    "self_retrieval_mrr": ("self-retrieval MRR", "higher"),
-    "self_retrieval_recall_at_1": ("self-retrieval R@1", "higher"),
-    "alignment": ("alignment", "lower"),
-    "uniformity": ("uniformity", "lower"),
-    "isotropy": ("isotropy IS", "higher"),
-    "mean_vector_norm": ("mean-vector norm", "lower"),
-    "mean_cosine": ("mean cosine", "lower"),
-}
+from tain.evaluation.label_free import TITLES
+
 # the main figures; the others depend on the scale of vectors, or repeat these
 MAIN_FIGURES = ("self_retrieval_mrr", "uniformity", "alignment", "mean_cosine")
 
@@ -29,8 +21,8 @@ def figure_rows(
     if before is None or after is None:
         return []
     rows = []
-    for name in FIGURES if all_figures else MAIN_FIGURES:
-        label, better = FIGURES[name]
+    for name in TITLES if all_figures else MAIN_FIGURES:
+        label, better = TITLES[name]
         overlap = _number((lexical or {}).get(name)) if name in _OF_LEXICAL else "–"
         rows.append((label, _number(before.get(name)), _number(after.get(name)), overlap, better))
     return rows
@@ -88,8 +80,8 @@ def method_of(config: Any, *, is_paired: bool) -> str:
 
 def spread_in_words(spread: dict[str, dict[str, float]], *, all_figures: bool = False) -> list[str]:
     """Mean and standard deviation over seeds of the main figures, or of all, one line each."""
-    shown = [name for name in (FIGURES if all_figures else MAIN_FIGURES) if name in spread]
-    return [f"{FIGURES[name][0]} {_number(spread[name]['mean'])} ± {_number(spread[name]['standard_deviation'])}" for name in shown]
+    shown = [name for name in (TITLES if all_figures else MAIN_FIGURES) if name in spread]
+    return [f"{TITLES[name][0]} {_number(spread[name]['mean'])} ± {_number(spread[name]['standard_deviation'])}" for name in shown]
 
 
 def model_card(name: str, record: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ from tain.encoders.joining import join_static, refuse_unjoinable
 from tain.encoders.pooling import sif_weights
 from tain.encoders.transformer import TransformerEncoder
 from tain.evaluation.baselines import Lexical
-from tain.evaluation.label_free import LabelFreeReport, label_free_report, label_free_score
+from tain.evaluation.label_free import TITLES, LabelFreeReport, label_free_report, label_free_score
 from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
@@ -47,7 +47,7 @@ from tain.models.unknown_tokens import check_known
 from tain.objectives.contrastive import info_nce, similarity_gap
 from tain.recipes.mirror.config import MirrorConfig
 from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, TrainingSet, has_documents, training_set
-from tain.recipes.mirror.model_card import FIGURES, below_lexical, method_of, model_card
+from tain.recipes.mirror.model_card import below_lexical, method_of, model_card
 from tain.recipes.mirror.static import TokenVectors, combined_with_embeddings, taken, train_token_vectors
 from tain.recipes.shared.settings import resolve_config, suggested_settings
 from tain.text.collections import each_item
@@ -131,7 +131,7 @@ class Mirrored:
 
     def spread(self) -> dict[str, dict[str, float]]:
         """Return mean and standard deviation over seeds of each defined label-free figure; empty for one seed."""
-        return {} if len(self.runs) < 2 else {name: found for name in FIGURES if (found := spread(self.runs, name))}
+        return {} if len(self.runs) < 2 else {name: found for name in TITLES if (found := spread(self.runs, name))}
 
 
 @dataclass(frozen=True)

@@ -232,10 +232,8 @@ class PretrainTrainer:
             )
 
     def _new_tokenizer(self) -> Any:
-        import transformers
-
         if self.config.tokenizer is not None:
-            return load_tokenizer(self.config.tokenizer)
+            return load_tokenizer(self.config.tokenizer, trust_remote_code=self.config.trust_remote_code)
         key = hashlib.sha256(json.dumps([self.sources.facts(), self.config.vocab_size]).encode()).hexdigest()[:16]
         folder = self.work / f"tokenizer-{key}"
         if not (folder / "tokenizer.json").exists():
@@ -245,7 +243,7 @@ class PretrainTrainer:
             trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocab_size, alphabet=alphabet)
             with whole_folder(folder, overwrite=True, follow=False) as partial:
                 trained.save_pretrained(partial)
-        return transformers.AutoTokenizer.from_pretrained(folder)
+        return load_tokenizer(folder)
 
     def _words(self) -> list[str]:
         """The words to add to the tokenizer; counted words are stored, so that a resumed run does not count again."""

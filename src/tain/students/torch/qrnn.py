@@ -60,20 +60,6 @@ class StudentShape:
         return self.directions * self.state
 
 
-def parameter_count(shape: StudentShape) -> int:
-    """Number of weights, biases and norm parameters of a pQRNN; also its approximate size in bytes, with one byte per weight."""
-    count = shape.features * shape.bottleneck + shape.bottleneck + 2 * shape.bottleneck
-    into = shape.bottleneck
-    for _ in range(shape.layers):
-        count += 3 * shape.directions * (shape.kernel_width * into * shape.state + shape.state + 2 * shape.state)
-        into = shape.width
-    heads = [outputs for outputs in (shape.text_outputs, shape.token_outputs) if outputs]
-    attention = shape.width + 1 if shape.text_outputs else 0
-    if shape.skip:
-        count += (shape.bottleneck + 1) * shape.text_outputs
-    return count + attention + sum(shape.width * outputs + outputs for outputs in heads)
-
-
 def zoneout_chance(chance: float, layer: int) -> float:
     """Zoneout probability of a layer (from 1): p in the first, p squared in the second, and so on."""
     return chance**layer
