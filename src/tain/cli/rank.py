@@ -11,6 +11,7 @@ from tain.cli import flags
 from tain.cli.objects import as_object, write_object
 from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextSource
+from tain.foundation.choices import Backend
 from tain.foundation.errors import UserError
 from tain.recipes.rank.config import RankConfig
 

@@ -92,7 +92,16 @@ class ExportedEncoder:
         return self.export.dim
 
     @overload
-    def encode(self, texts: str, **options: Any) -> Float32[np.ndarray, " dim"]: ...
+    def encode(
+        self,
+        texts: str,
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, " dim"]: ...
 
     @overload
     def encode(

@@ -160,7 +160,16 @@ class Embedder:
         return self.encoder.layout
 
     @overload
-    def encode(self, texts: str, **options: Any) -> Float32[np.ndarray, " dim"]: ...
+    def encode(
+        self,
+        texts: str,
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, " dim"]: ...
 
     @overload
     def encode(

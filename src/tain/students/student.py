@@ -150,7 +150,16 @@ class Student:
         return self._reader.max_tokens
 
     @overload
-    def encode(self, texts: str, **options: Any) -> Float32[np.ndarray, " dim"]: ...
+    def encode(
+        self,
+        texts: str,
+        *,
+        language: str | Iterable[str] | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        normalize: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Float32[np.ndarray, " dim"]: ...
 
     @overload
     def encode(
