@@ -33,6 +33,10 @@ CORPUS_TOKENS = 64_950_564  # of its training files, cut by tain-mini's tokenize
 CENTRING_LINES = 1000  # of each validation file
 MIRROR: dict[str, Any] = {"learning_rate": 3e-4, "dropout": 0.05}  # found on the dev sets of STS-B and SICK: docs/LOG.md
 SECOND_MIRROR: dict[str, Any] = {**MIRROR, "matrix_learning_rate": 0.002, "max_pairs": 4000}  # the model has seen 200,000 pairs already
+SECOND_STAGE_DATA = "The second stage also read 75,000 further articles of the English Wikipedia. "
+SECOND_STAGE_COMMAND = (
+    "\n    python benchmarks/contrast_mini.py      (the second stage; the shipped weights are of a draft of it, see docs/LOG.md)"
+)
 LEAST_DEV_GAIN = 0.5  # points of best on the development sets, mean of five seeds
 
 
@@ -69,11 +73,11 @@ on far more text. Mirror it before you compare its vectors.
 ## Data
 
 Plain English text in document order: Simple English Wikipedia and two samples of the English Wikipedia (CC BY-SA 3.0 and 4.0, by the Wikipedia contributors), and 63 English novels first published
-by 1922 (out of copyright in the United States). {CORPUS_TOKENS / 1e6:.0f} million tokens in all. Training used no labels and no other model.
+by 1922 (out of copyright in the United States). {CORPUS_TOKENS / 1e6:.0f} million tokens in all. {SECOND_STAGE_DATA if "second_stage" in record else ""}Training used no labels and no other model.
 
 ## Command
 
-    make mini
+    make mini{SECOND_STAGE_COMMAND if "second_stage" in record else ""}
 
 with the settings of `benchmarks/tain_mini.toml`; every value is in `tain.json`. Versions: {", ".join(f"{name} {number}" for name, number in record["versions"].items())}.
 
@@ -88,7 +92,8 @@ def second_stage_rows(record):
     stage = record.get("second_stage")
     if stage is None:
         return ""
-    gain = "best on the development sets (STS-B dev, SICK trial), mean of five seeds"
+    seeds_before, seeds_after = stage.get("dev_seeds", [5, 5])
+    gain = f"`best` on the development sets (STS-B dev, SICK trial), means of {seeds_before} and {seeds_after} seeds"
     shown = "" if "dev" not in stage else f"| {gain} | {stage['dev'][0]} before this stage, {stage['dev'][1]} after |\n"
     return (
         f"| second stage | contrast on {stage['pairs']:,} pairs of neighbouring sentences, in batches of {stage['batch_pairs']}, with cosines kept near those"
@@ -103,7 +108,7 @@ def validation_loss(folder):
     return round(MaskedPredictor.load(folder, dtype="float32").explored_loss(lines, block_tokens=128, passes=7, seed=0).loss, 4)
 
 
-def ship_second_stage(source, target, *, dev):
+def ship_second_stage(source, target, *, dev, seeds):
     """Write a continued tain-mini: its weights in float16, the shipped record with this stage added, and the card."""
     if dev is not None and dev[1] < dev[0] + LEAST_DEV_GAIN:
         sys.exit(f"error: best has {dev[1]} on the development sets, not {LEAST_DEV_GAIN} above the shipped model's {dev[0]}: train longer")
@@ -112,7 +117,7 @@ def ship_second_stage(source, target, *, dev):
     if "loss" not in stage:  # takes minutes, so it is kept beside the weights
         stage |= {"loss_before": validation_loss(ASSET), "loss": validation_loss(source)}
         (source / "stage.json").write_text(json.dumps(stage) + "\n", encoding="utf-8")
-    record["second_stage"] = stage | ({"dev": dev} if dev else {})
+    record["second_stage"] = stage | ({"dev": dev, "dev_seeds": seeds} if dev else {})
     record["mirror"] = SECOND_MIRROR
     weights = {name: tensor.float().half().contiguous() for name, tensor in load_file(source / "model.safetensors").items()}
     expected = {name: tensor.shape for name, tensor in load_file(ASSET / "model.safetensors").items()}
@@ -167,12 +172,13 @@ def main():
     parser.add_argument("--second-stage", action="store_true", help="the folder is of contrast_mini.py")
     parser.add_argument("--to", type=Path, default=ASSET, help="of a second stage: where to write it; default: into the package")
     parser.add_argument("--dev", type=float, nargs=2, help="of a second stage: mean of best on the development sets, before and after")
+    parser.add_argument("--dev-seeds", type=int, nargs=2, default=[5, 5], help="seeds behind each of the two")
     chosen = parser.parse_args()
     source = chosen.source
     if chosen.second_stage:
         if chosen.to == ASSET and chosen.dev is None:
             sys.exit("error: give --dev BEFORE AFTER, or --to FOLDER for a folder to measure")
-        ship_second_stage(source, chosen.to, dev=chosen.dev)
+        ship_second_stage(source, chosen.to, dev=chosen.dev, seeds=chosen.dev_seeds)
         return
     size = (source / "model.safetensors").stat().st_size
     if size > LARGEST_BYTES:
