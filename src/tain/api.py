@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tain.foundation.choices import ComputeDtype
+from tain.foundation.choices import ComputeDtype, Dtype
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 
 if TYPE_CHECKING:
     from tain.evaluation.report import EvaluationReport
-    from tain.foundation.choices import Dtype
     from tain.models.text_encoder import TextEncoder
 
 

@@ -99,7 +99,9 @@ def test_json_prints_everything_as_one_object(pairs: str, capsys: pytest.Capture
 def test_options_reach_the_model(pairs: str, fake_models: type[FakeEmbedder]):
     options = ["--pooling", "cls", "--max-tokens", "32", "--device", "cpu", "--dtype", "float32", "--batch-tokens", "512", "--quiet"]
     main(["evaluate", "model-64", "--suite", pairs, "--resamples", "5", *options])
-    assert fake_models.loaded == [("model-64", {"pooling": "cls", "max_tokens": 32, "device": "cpu", "dtype": "float32"})]
+    assert fake_models.loaded == [
+        ("model-64", {"pooling": "cls", "max_tokens": 32, "device": "cpu", "dtype": "float32", "trust_remote_code": False})
+    ]
 
 
 def test_geometry_reads_texts_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -187,7 +187,7 @@ def test_vectors_that_are_all_alike_are_refused():
 def test_vectors_that_are_not_finite_are_refused():
     with pytest.raises(UserError, match="vectors with nan or infinity"):
         Moments(2).add(np.array([[1.0, np.nan]]))
-    with pytest.raises(ShapeError, match="vectors of 2 numbers"):
+    with pytest.raises(ShapeError, match="dimension 2"):
         Moments(2).add(np.ones((3, 4)))
 
 
