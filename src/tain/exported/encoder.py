@@ -4,20 +4,21 @@ import hashlib
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
 
 from tain.exported.folder import EXPORT_FILE, Export, exported_folder, read_export, refuse_changed
-from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows, unit_length
+from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows
 from tain.exported.tokenizer import FastTokenizer
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.machine import collect_as_usual
 from tain.foundation.progress import Progress
 from tain.foundation.slices import in_slices
-from tain.foundation.vectors import cosine_similarities
+from tain.foundation.vectors import unit_length
 from tain.text.collections import list_texts
+from tain.text.encoding import BaseTextEncoder
 
 GraphDtype = Literal["float32", "int8"]
 
@@ -25,7 +26,7 @@ _WEIGHTS = "model.safetensors"
 _WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 
 
-class ExportedEncoder:
+class ExportedEncoder(BaseTextEncoder):
     """Computes vectors with onnxruntime, tokenizers and NumPy alone; takes the arguments of ``Embedder``.
 
     Args:
@@ -91,69 +92,27 @@ class ExportedEncoder:
     def dim(self) -> int:
         return self.export.dim
 
-    @overload
-    def encode(
-        self,
-        texts: str,
-        *,
-        language: str | Iterable[str] | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, " dim"]: ...
-
-    @overload
-    def encode(
+    def _encode(
         self,
         texts: Iterable[str],
         *,
-        language: str | Iterable[str] | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"]: ...
-
-    def encode(
-        self,
-        texts: str | Iterable[str],
-        *,
-        language: str | Iterable[str] | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
-        """Compute one vector per text, in order.
-
-        Args:
-            texts: One text, or any number of them, as ``Embedder.encode`` takes them.
-            language: Refused: an exported graph treats all texts alike.
-            batch_size: Largest number of texts per batch.
-            batch_tokens: Tokens per batch, padding included. Both limits change speed and memory, and a vector only by rounding. An int8
-                graph rounds by the whole batch, so there the other texts of a batch change the third digit.
-            normalize: Scale vectors to length 1; default: what the graph does.
-            progress: Shows every batch.
-
-        Returns:
-            float32 (texts, dim); for a single string (dim,).
-
-        Raises:
-            UserError: As ``Embedder.encode``; or ``normalize`` is off and the graph scales its vectors.
-            NotFiniteError: The graph gave NaN or infinity.
-        """
-        listed = [texts] if isinstance(texts, str) else list_texts(texts)
+        language: str | Iterable[str] | None,
+        batch_size: int | None,
+        batch_tokens: int | None,
+        normalize: bool | None,
+        progress: Progress | None,
+    ) -> Float32[np.ndarray, "texts dim"]:
+        texts = list_texts(texts)
         self.refuse_language(language if language is None or isinstance(language, str) else list_texts(language, what="language"))
         if normalize is False and self.export.normalize:
             raise UserError(
                 f"normalize is off, but the graph of {self.name!r} scales vectors to length 1: leave it out, or use the torch backend"
             )
-        vectors = np.empty((len(listed), self.dim), dtype=np.float32)
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         self.truncated = 0
-        with (progress or Progress.silent()).task("encode", len(listed)) as task:
-            for start in range(0, len(listed), _WINDOW_TEXTS):
-                window = listed[start : start + _WINDOW_TEXTS]
+        with (progress or Progress.silent()).task("encode", len(texts)) as task:
+            for start in range(0, len(texts), _WINDOW_TEXTS):
+                window = texts[start : start + _WINDOW_TEXTS]
                 ids, cut = self.token_ids(window, start=start)
                 self.truncated += cut
                 for full in batches_of_rows(list(map(len, ids)), batch_tokens=batch_tokens or BATCH_TOKENS, pads=self.export.pads):
@@ -163,16 +122,8 @@ class ExportedEncoder:
                         task.advance(len(batch))
         refuse_not_finite(vectors, self.name)
         if normalize and not self.export.normalize:
-            vectors = unit_length(vectors)
-        return vectors[0] if isinstance(texts, str) else vectors
-
-    def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
-        """Compute the cosine of every left vector with every right vector; see ``Embedder.similarity``.
-
-        Raises:
-            UserError: The arguments are texts, or their widths differ.
-        """
-        return cosine_similarities(left, right)
+            unit_length(vectors, out=vectors)
+        return vectors
 
     def token_ids(self, texts: Sequence[str], *, start: int = 0) -> tuple[list[list[int]], int]:
         """Token ids of texts, special tokens included, and how many texts were cut.

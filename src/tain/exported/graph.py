@@ -126,11 +126,6 @@ def batches_of_rows(lengths: Sequence[int], *, batch_tokens: int, pads: bool = T
         yield batch
 
 
-def unit_length(vectors: np.ndarray) -> np.ndarray:
-    """Scale each vector to length 1; zeros stay zeros."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
 def sigmoid(values: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), without overflow."""
     return ((1 + np.tanh(values * 0.5)) * 0.5).astype(values.dtype)

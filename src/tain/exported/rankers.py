@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float32, Int
 
 from tain.exported.encoder import ExportedEncoder, open_graph
 from tain.exported.folder import Export, exported_folder, file_digest, read_export
-from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows, padded, sigmoid, unit_length
+from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows, padded, sigmoid
 from tain.exported.tokenizer import FastTokenizer
 from tain.foundation.choices import CodeKind
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.json_files import Field, read_object
 from tain.foundation.progress import Progress
 from tain.foundation.tensors import read_arrays
+from tain.foundation.vectors import unit_length
 from tain.models.plain_scanning import plain_scan_all
 from tain.text.collections import each_item, list_texts
 

@@ -1,4 +1,4 @@
-"""Cosine similarity of vectors, in NumPy."""
+"""Length and cosine similarity of vectors, in NumPy."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,6 +6,13 @@ from tain.foundation.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+def unit_length(vectors: "np.ndarray", *, out: "np.ndarray | None" = None) -> "np.ndarray":
+    """Scale each vector (..., dim) to length 1; zeros stay zeros. ``out=vectors`` needs no second array."""
+    import numpy as np
+
+    return np.divide(vectors, np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12), out=out)
 
 
 def cosine_similarities(left: Any, right: Any) -> "np.ndarray":
@@ -33,5 +40,4 @@ def _unit_rows(vectors: Any) -> "np.ndarray":
     rows = np.asarray(vectors)
     if rows.dtype.kind not in "fiu" or rows.ndim not in (1, 2):
         raise UserError("similarity compares vectors: give what encode returns, an array (texts, dim)")
-    rows = np.atleast_2d(rows).astype(np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit_length(np.atleast_2d(rows).astype(np.float32))

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,17 +19,18 @@ from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
 from tain.foundation.slices import in_slices
-from tain.foundation.vectors import cosine_similarities
+from tain.foundation.vectors import unit_length
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
 from tain.models.saved import read_layout, write_layout
 from tain.text.collections import list_texts
+from tain.text.encoding import BaseTextEncoder
 
 _WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 
-class Embedder:
+class Embedder(BaseTextEncoder):
     """Text encoder built from a tokenizer, an encoder with pooling, and an optional correction.
 
     Args:
@@ -159,86 +160,18 @@ class Embedder:
     def layout(self) -> Literal["packed", "padded"]:
         return self.encoder.layout
 
-    @overload
-    def encode(
-        self,
-        texts: str,
-        *,
-        language: str | Iterable[str] | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, " dim"]: ...
-
-    @overload
-    def encode(
+    @torch.inference_mode()
+    def _encode(
         self,
         texts: Iterable[str],
         *,
-        language: str | Iterable[str] | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"]: ...
-
-    @torch.inference_mode()
-    def encode(
-        self,
-        texts: str | Iterable[str],
-        *,
-        language: str | Iterable[str] | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
-        """Encode texts into vectors, in the given order. Dropout is always off.
-
-        Args:
-            texts: One text, or an iterable of texts: a list, a generator, a column of a table. Not a table or a set.
-            language: Language of the texts, or one per text. Required by models with a per-language correction, refused by others.
-            batch_size: Upper limit of texts per batch. Batches are sized by tokens (``batch_tokens``), so long texts need no smaller
-                batches; this is an additional limit.
-            batch_tokens: Tokens per batch. Both limits affect speed and memory; vectors change by rounding only (the sixth digit in
-                float32, the third in bfloat16).
-            normalize: Scale vectors to length 1; default: as stored in the model's folder.
-            progress: Receives an update per batch.
-
-        Returns:
-            float32 (texts, dim); for a single string (dim,).
-
-        Raises:
-            UserError: ``texts`` is a table or a set, or contains something that is not text; a language is missing, unknown, or given to a
-                model that treats all texts alike; or the number of languages differs from the number of texts.
-            NotFiniteError: The model gave NaN or infinity.
-        """
-        if isinstance(texts, str):
-            return self._encode([texts], language, batch_size, batch_tokens, normalize, progress)[0]
-        return self._encode(list_texts(texts), language, batch_size, batch_tokens, normalize, progress)
-
-    def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
-        """Cosine similarity of every left vector with every right vector, like ``similarity`` of sentence-transformers.
-
-        Args:
-            left: Vectors as ``encode`` returns them, (n, dim) or (dim,).
-            right: Vectors (m, dim) or (dim,).
-
-        Raises:
-            UserError: The arguments are texts, or their dimensions differ.
-        """
-        return cosine_similarities(left, right)
-
-    def _encode(
-        self,
-        texts: list[str],
         language: str | Iterable[str] | None,
         batch_size: int | None,
         batch_tokens: int | None,
         normalize: bool | None,
         progress: Progress | None,
     ) -> Float32[np.ndarray, "texts dim"]:
+        texts = list_texts(texts)
         if language is not None and not isinstance(language, str):
             language = list_texts(language, what="language")
         self.refuse_language(language)
@@ -263,7 +196,7 @@ class Embedder:
         vectors = self._corrected(vectors, language)
         refuse_not_finite(vectors, self.name)
         if self.normalize if normalize is None else normalize:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            unit_length(vectors, out=vectors)
         return vectors
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from tain.foundation.errors import UserError
+from tain.foundation.vectors import unit_length
 
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
 
@@ -22,8 +23,7 @@ def shortened(vectors: Float32[np.ndarray, "texts dim"], dims: int | None) -> Fl
         return vectors
     if not 1 <= dims <= vectors.shape[1]:
         raise UserError(f"dims is {dims}, but the model's vectors have {vectors.shape[1]} numbers: give 1 to {vectors.shape[1]}")
-    fewer = vectors[:, :dims]
-    return fewer / np.maximum(np.linalg.norm(fewer, axis=1, keepdims=True), 1e-12)
+    return unit_length(vectors[:, :dims])
 
 
 def stored_as(

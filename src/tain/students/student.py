@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,12 +16,13 @@ from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.machine import collect_as_usual
 from tain.foundation.progress import Progress
 from tain.foundation.slices import in_slices
-from tain.foundation.vectors import cosine_similarities
+from tain.foundation.vectors import unit_length
 from tain.students.graphs import Graph, NumpyGraph, OnnxGraph
 from tain.students.inputs import HashedReader, TokenReader
 from tain.students.projection_config import ProjectionConfig
 from tain.students.streaming import StreamingText
 from tain.text.collections import list_texts
+from tain.text.encoding import BaseTextEncoder
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
 
@@ -56,7 +57,7 @@ def is_student(folder: str | Path) -> bool:
         return False  # damage is reported when it is loaded
 
 
-class Student:
+class Student(BaseTextEncoder):
     """A student: a graph and the reader of its inputs. Safe to use from several threads, which take turns by batch.
 
     Args:
@@ -149,74 +150,26 @@ class Student:
         """Tokens read per text; None without a limit."""
         return self._reader.max_tokens
 
-    @overload
-    def encode(
-        self,
-        texts: str,
-        *,
-        language: str | Iterable[str] | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, " dim"]: ...
-
-    @overload
-    def encode(
+    def _encode(
         self,
         texts: Iterable[str],
         *,
-        language: str | Iterable[str] | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"]: ...
-
-    def encode(
-        self,
-        texts: str | Iterable[str],
-        *,
-        language: str | Iterable[str] | None = None,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "texts dim"] | Float32[np.ndarray, " dim"]:
-        """Encode texts into vectors, in the given order.
-
-        Args:
-            texts: One text, or an iterable of texts, as in ``Embedder.encode``.
-            language: Not supported: students treat all texts alike.
-            batch_size: Largest number of texts per batch.
-            batch_tokens: Tokens per batch. Both limits affect speed and memory only.
-            normalize: Scale vectors to length 1; default: as stored in the folder.
-            progress: Receives an update per batch.
-
-        Returns:
-            float32 (texts, dim); for a single string (dim,).
-
-        Raises:
-            UserError: The student outputs labels, not vectors; or as ``Embedder.encode``.
-        """
+        language: str | Iterable[str] | None,
+        batch_size: int | None,
+        batch_tokens: int | None,
+        normalize: bool | None,
+        progress: Progress | None,
+    ) -> Float32[np.ndarray, "texts dim"]:
         if self.task != "embed":
             raise UserError(f"student {self.name!r} was distilled to {self.task}, so it has no vectors: distil one with --task embed")
         self.refuse_language(language)
-        listed = [texts] if isinstance(texts, str) else list_texts(texts)
-        vectors = np.empty((len(listed), self.dim), dtype=np.float32)
-        for indices, outputs in self._outputs(listed, batch_tokens, progress, "encode", batch_size=batch_size):
+        texts = list_texts(texts)
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        for indices, outputs in self._outputs(texts, batch_tokens, progress, "encode", batch_size=batch_size):
             vectors[indices] = outputs["text"]
         if self.normalize if normalize is None else normalize:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors[0] if isinstance(texts, str) else vectors
-
-    def similarity(self, left: Any, right: Any) -> Float32[np.ndarray, "left right"]:
-        """Cosine similarity of every left vector with every right vector; see ``Embedder.similarity``.
-
-        Raises:
-            UserError: The arguments are texts, or their dimensions differ.
-        """
-        return cosine_similarities(left, right)
+            unit_length(vectors, out=vectors)
+        return vectors
 
     def predict(self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Progress | None = None) -> list[Prediction]:
         """Predict the class of each text, its tokens' tags, or both.

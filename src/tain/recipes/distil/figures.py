@@ -7,6 +7,7 @@ import numpy as np
 
 from tain.evaluation.metrics import spearman
 from tain.evaluation.tagging import slot_f1
+from tain.foundation.vectors import unit_length
 from tain.recipes.distil.data import DistillationData, LabelledTexts
 from tain.text.records import Prediction
 
@@ -20,7 +21,7 @@ def vector_figures(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]
         ``cosine``: mean cosine of the two vectors of a text. ``pairs``: Spearman correlation of the cosines between texts, for the first
         2,000. ``found``: share of texts for which their own teacher vector is the nearest.
     """
-    ours, theirs = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in (student, teacher))
+    ours, theirs = (unit_length(vectors) for vectors in (student, teacher))
     nearest = [(ours[start : start + _COMPARED] @ theirs.T).argmax(axis=1) for start in range(0, len(ours), _COMPARED)]
     first, other = ours[:_COMPARED], theirs[:_COMPARED]
     above = np.triu_indices(len(first), k=1)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tain.foundation.vectors import unit_length
 from tain.models.embedder import Embedder
 from tain.text.records import Example
 from tain.text.tags import tokens_of
@@ -32,7 +33,7 @@ def near_words(embedder: Embedder, examples: Sequence[Example]) -> Mapping[str, 
         return {}
     vectors = embedder.encode(words, normalize=False)
     vectors -= vectors.mean(axis=0)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit_length(vectors, out=vectors)
     found = {}
     count = min(_NEAREST, len(words) - 1)
     at_once = max(1, min(_AT_ONCE, _COSINES // len(words)))

@@ -10,8 +10,9 @@ from jaxtyping import Float32
 
 from tain.evaluation.metrics import spearman
 from tain.exported.encoder import ExportedEncoder
-from tain.exported.graph import padded, unit_length
+from tain.exported.graph import padded
 from tain.foundation.errors import UserError
+from tain.foundation.vectors import unit_length
 from tain.models.embedder import Embedder
 
 TOLERANCE = 1e-4  # of float32 vectors, relative to their length
