@@ -78,7 +78,7 @@ def evaluate(
     data: str | Path | None = None,
     *,
     device: str | None = None,
-    dtype: Dtype = "auto",
+    dtype: ComputeDtype = "auto",
     trust_remote_code: bool = False,
     progress: Progress | bool | None = None,
     **options: Any,

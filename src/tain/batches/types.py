@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -50,6 +50,10 @@ class KeptTexts:
 
     def __iter__(self) -> Iterator[list[int]]:
         return (self[text] for text in range(len(self)))
+
+    def arrays(self) -> Iterator[Int32[np.ndarray, " tokens"]]:
+        """Token ids of each text, as views."""
+        return (self.ids[start:end] for start, end in pairwise(self.starts.tolist()))
 
     def __getitem__(self, text: int) -> list[int]:
         return self.ids[self.starts[text] : self.starts[text + 1]].tolist()

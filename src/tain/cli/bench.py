@@ -15,8 +15,8 @@ def bench(
     model: str,
     /,
     *,
-    texts: Annotated[int, Parameter(help="short texts that are timed; more takes longer and scatters less")] = 400,
-    repeats: Annotated[int, Parameter(help="times that each figure is taken; the median counts")] = 3,
+    texts: Annotated[int, Parameter(help="short texts that are timed; more texts take longer and give steadier figures")] = 400,
+    repeats: Annotated[int, Parameter(help="measurements per figure; the median is shown")] = 3,
     threads: Annotated[
         tuple[int, ...], Parameter(help="numbers of threads; repeat it; default: 1 and all", negative=(), show_default=False)
     ] = (),

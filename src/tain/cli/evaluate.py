@@ -156,6 +156,7 @@ def evaluate(
                 "max_tokens": max_tokens,
                 "batch_tokens": batch_tokens,
                 "dtype": None if dtype == "auto" else dtype,
+                "backend": None if backend == "auto" else backend,
                 "level": None if level == "sentence" else level,
             },
             json=json,

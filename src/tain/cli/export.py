@@ -22,7 +22,7 @@ def export(
     *,
     output: Annotated[flags.Output, Parameter(help="folder for the model with its graphs")],
     texts: Annotated[
-        str | None, Parameter(help="texts to check the graphs on, best of the kind that will be encoded; default: built-in ones")
+        str | None, Parameter(help="texts to check the graphs on, preferably like the texts that you will encode; default: built-in ones")
     ] = None,
     column: Annotated[str | None, Parameter(help="column of the texts, if --texts is a table")] = None,
     settings: Annotated[Path | None, Parameter(help="TOML file of the settings below; flags win")] = None,
@@ -37,7 +37,7 @@ def export(
     tain export tain-mini -o exported
 
     The folder is still one of sentence-transformers and of tain. It has onnx/model.onnx, from token ids to the finished vector, and an
-    int8 graph beside it. tain encode, evaluate, rank and serve run it with the base install. Nothing is written unless the float32
+    int8 graph beside it. tain encode, evaluate, rank score, rank search and serve run it with the base install. Nothing is written unless the float32
     graph equals torch within 1e-4 and the int8 graph keeps --min-cosine.
 
     Parameters

@@ -145,7 +145,7 @@ def _load_one(name: str, *, batch_tokens: int | None, progress: "Progress", **op
 
 
 def load_encoder(name: str, *, progress: "Progress", backend: "Backend" = "auto", **options: Any) -> "Embedder | ExportedEncoder | Student":
-    """Load an encoder's folder, hub name, or student; exported folders and students need no torch. ``progress`` is told where padding is computed.
+    """Load an encoder's folder, hub name, or student; exported folders and students need no torch. Notes in ``progress`` if padding is computed.
 
     Raises:
         UserError: As ``Embedder.load``, ``ExportedEncoder.load`` and ``Student.load``; or a student or an exported folder is given options

@@ -62,9 +62,13 @@ def serve(
         progress = Progress.for_terminal(json=json, quiet=quiet)
         if host not in _LOCAL and api_key is None:
             progress.warn(f"everyone who can reach {host} can send requests: set {_KEY} to require a key")
-        options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-        options |= {"backend": backend}
-        options["normalize"] = True if normalize else None
+        options = {
+            "device": device,
+            "dtype": dtype,
+            "backend": backend,
+            "trust_remote_code": trust_remote_code,
+            "normalize": normalize or None,
+        }
         served = [load_served(name, model, progress=progress, **options) for name, model in named.items()]
         app = build_app(
             served,

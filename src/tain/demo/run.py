@@ -161,8 +161,6 @@ def _is_own(folder: Path) -> bool:
 
 
 def _gather(*, sentences: int, functions: int, seed: int, progress: Progress) -> "DocstringCorpus":
-    import time
-
     from tain.demo.docstrings import gather_docstrings, python_roots
 
     began_s = time.monotonic()

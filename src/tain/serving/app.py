@@ -260,9 +260,9 @@ class Service:
             raise _too_busy(busy) from None
         except StoppingError:
             raise _stopping() from None
-        gone = asyncio.ensure_future(_deleted(request))
+        disconnected = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait({found, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({found, disconnected}, return_when=asyncio.FIRST_COMPLETED)
             if not found.done():
                 raise RequestError("the client disconnected", status=GONE)
             return found.result()
@@ -273,7 +273,7 @@ class Service:
         except UserError as error:
             raise RequestError(str(error)) from None
         finally:
-            gone.cancel()
+            disconnected.cancel()
             found.cancel()  # has no effect on a finished future
 
 
@@ -286,7 +286,7 @@ def _stopping() -> RequestError:
     return RequestError("the server is stopping", status=503, code="stopping", retry_after_s=1)
 
 
-async def _deleted(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     """Wait until the client disconnects; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -220,6 +220,4 @@ def _exported(name: str, model: str, *, dtype: Any, normalize: bool | None, prog
     loaded = load_exported(model, dtype=dtype)
     if not isinstance(loaded, ExportedEncoder):
         return Served(name, ranker=loaded, progress=progress)
-    if normalize is False and loaded.normalize:
-        raise UserError(f"the graph of model {model!r} scales vectors to length 1: leave --no-normalize out, or give --backend torch")
     return Served(name, embedder=loaded, normalize=normalize, progress=progress)

@@ -122,13 +122,13 @@ def gather(
     if config.task == "tag" and taught.tokens is None and not any(example.tags for example in examples):
         raise UserError("no text has tags and the teacher gives none: name the column of the tags with --tags-column, or give a tagger")
     labels = labels if is_labelled else ()  # without labelled texts, names are of no use
-    train = _lesson([examples[index] for index in trained], _part(taught, slice(0, len(trained))), labels, tags)
-    measured = _lesson([examples[index] for index in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
+    train = _labelled([examples[index] for index in trained], _part(taught, slice(0, len(trained))), labels, tags)
+    measured = _labelled([examples[index] for index in order[:held]], _part(taught, slice(len(trained), None)), labels, tags)
     copies = _copies(train.examples, measured.examples, teacher, config, progress, encoder)
     if copies.examples:
         # a copy keeps the given labels of its text only if no teacher labelled it, and loses its label if words were replaced
         has_labels, has_tags = copies.taught.text is None and not copies.has_other_words, copies.taught.tokens is None
-        more = _lesson(copies.examples, copies.taught, labels, tags, has_labels=has_labels, has_tags=has_tags)
+        more = _labelled(copies.examples, copies.taught, labels, tags, has_labels=has_labels, has_tags=has_tags)
         train = _joined(train, more)
     counts["augmented"] = len(copies.examples)
     return DistillationData(train, measured, labels, tags, counts)
@@ -204,7 +204,7 @@ def _refuse_misfits(teacher: Teacher, what: str, values: np.ndarray, *, rows: in
         )
 
 
-def _lesson(
+def _labelled(
     examples: list[Example],
     taught: TeacherOutputs,
     labels: tuple[str, ...],

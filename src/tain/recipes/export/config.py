@@ -18,7 +18,9 @@ class ExportConfig:
 
     int8: Annotated[bool, "also write an int8 graph, a quarter of the size and faster; --no-int8 writes float32 alone"] = True
     min_cosine: Annotated[float, "refuse an int8 graph whose vectors have a lower mean cosine to float32, 0 to 1"] = 0.99
-    language: Annotated[str | None, "language to bake in, for a model corrected by language (tain correct)"] = None
+    language: Annotated[str | None, "language whose correction goes into the graph, for a model corrected by language (tain correct)"] = (
+        None
+    )
     pooling: Annotated[Pooling | None, "how token vectors become one; default: what the model says, else mean"] = None
     max_tokens: Annotated[int | None, "length limit in tokens; default: the model's limit"] = None
     data: Annotated[Path | None, "folder with sts/: also measure what int8 loses on STS"] = None
@@ -28,7 +30,7 @@ class ExportConfig:
         refuse_wrong_kinds(self)
         problems = wrong_choices(self)
         if not 0.0 <= self.min_cosine <= 1.0:
-            problems.append(f"min_cosine is {self.min_cosine}, but a mean cosine lies between 0 and 1: give such as 0.99")
+            problems.append(f"min_cosine is {self.min_cosine}, but a mean cosine lies between 0 and 1: give a number such as 0.99")
         if self.pooling == "mean-with-padding":
             problems.append("pooling is 'mean-with-padding', which no saved folder can hold: give mean or cls")
         if self.seed < 0:

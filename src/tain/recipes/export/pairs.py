@@ -1,5 +1,6 @@
 """Export what scores pairs of texts: the graph of a cross-encoder, and the check of every ranker's scores."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tain.models.cross_encoders import SavedCrossEncoder
 from tain.models.rankers import CrossRanker, DualRanker, Ranker
 from tain.recipes.export.config import ExportConfig
 from tain.recipes.export.graph import PairGraph, traced
-from tain.recipes.export.quantise import product_nodes, products_by_harm, quantised
+from tain.recipes.export.quantise import product_nodes, quantised, worst_products
 
 TOLERANCE = 1e-4  # of float32 scores, relative to the largest of them
 _CONTEXTS, _CANDIDATES = 6, 20  # of the check
@@ -28,6 +29,18 @@ def check_dual(ranker: DualRanker, exported: ExportedDual | ExportedCross, texts
         UserError: They differ by more than ``TOLERANCE``.
     """
     return {"float32": _compared(ranker, exported, texts)}
+
+
+def refuse_without_fast_tokenizer(folder: Path, name: str) -> None:
+    """Refuse a saved model whose tokenizer cannot run without torch.
+
+    Raises:
+        UserError: The folder has no ``tokenizer.json``.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"model {name!r} has a tokenizer without a tokenizer.json, which cannot run without torch: give a model with a fast one"
+        )
 
 
 def write_pairs(ranker: Ranker, folder: Path, texts: list[str], *, config: ExportConfig, progress: Progress) -> dict[str, Any]:
@@ -55,6 +68,7 @@ def write_pairs(ranker: Ranker, folder: Path, texts: list[str], *, config: Expor
         graph = PairGraph(network)
         pair = {"activation": type(ranker.activation).__name__}
     name, vocabulary = ranker.name, int(network.config.vocab_size)
+    refuse_without_fast_tokenizer(place, name)
     progress.note("tracing the model")
     exact = traced(graph, network.config, outputs=["logits"], has_segments=has_segments, vocabulary=vocabulary, name=name)
     (place / "onnx").mkdir()
@@ -62,10 +76,6 @@ def write_pairs(ranker: Ranker, folder: Path, texts: list[str], *, config: Expor
     digests = {
         file: file_digest(place / file) or "" for file in (FLOAT_FILE, "tokenizer.json", "model.safetensors") if (place / file).is_file()
     }
-    if "tokenizer.json" not in digests:
-        raise UserError(
-            f"model {name!r} has a tokenizer without a tokenizer.json, which cannot run without torch: give a model with a fast one"
-        )
     made = Export(
         kind="pairs",
         graphs={"float32": FLOAT_FILE},
@@ -84,9 +94,9 @@ def write_pairs(ranker: Ranker, folder: Path, texts: list[str], *, config: Expor
     check: dict[str, Any] = {"float32": _compared(ranker, exported, texts)}
     if config.int8:
         digests, check["int8"] = _with_int8(exact, made, place, folder, texts, exported, config=config, progress=progress)
-        made = Export(**{**vars(made), "graphs": {**made.graphs, "int8": INT8_FILES[0]}, "digests": digests, "check": check})
+        made = replace(made, graphs={**made.graphs, "int8": INT8_FILES[0]}, digests=digests, check=check)
     else:
-        made = Export(**{**vars(made), "check": check})
+        made = replace(made, check=check)
     made.write(place)
     return check
 
@@ -110,11 +120,12 @@ def _with_int8(
     contexts, candidates = _pairs_of(texts)
     expected = exported.score(contexts, candidates).ravel()
     excluded: list[str] = []
+    worst: list[str] = []
     total = len(product_nodes(exact))
     while True:
         (place / INT8_FILES[0]).write_bytes(quantised(exact, excluded=excluded).SerializeToString())
         digests = {**made.digests, INT8_FILES[0]: file_digest(place / INT8_FILES[0]) or ""}
-        Export(**{**vars(made), "graphs": {**made.graphs, "int8": INT8_FILES[0]}, "digests": digests}).write(place)
+        replace(made, graphs={**made.graphs, "int8": INT8_FILES[0]}, digests=digests).write(place)
         found = load_exported_ranker(folder, dtype="int8").score(contexts, candidates).ravel()
         correlation = _correlation(found, expected)
         left = f", {len(excluded)} of {total} products left in float32" if excluded else ""
@@ -126,8 +137,8 @@ def _with_int8(
                 f"model {exported.name!r} loses too much in int8: its scores correlate by {correlation:.4f} with float32, below min_cosine"
                 f" {config.min_cosine:g}: export with --no-int8, or give a lower --min-cosine"
             )
-        ids, _ = exported.tokenizer.ids(texts[:24], max_tokens=min(64, made.max_tokens))
-        excluded = [node for node, _ in products_by_harm(exact, ids, pad_id=made.pad_id)[: max(2 * len(excluded), 1)]]
+        worst = worst or worst_products(exact, exported.tokenizer, texts, max_tokens=made.max_tokens, pad_id=made.pad_id)
+        excluded = worst[: max(2 * len(excluded), 1)]
     (place / INT8_FILES[1]).write_bytes((place / INT8_FILES[0]).read_bytes())
     digests[INT8_FILES[1]] = digests[INT8_FILES[0]]
     return digests, {"correlation_of_scores": correlation, "products": total, "left_in_float32": excluded}

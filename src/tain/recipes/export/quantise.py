@@ -14,8 +14,12 @@ import onnx
 from jaxtyping import Float32
 from onnx import TensorProto, helper, numpy_helper
 
+from tain.exported.graph import padded
+from tain.exported.tokenizer import FastTokenizer
+
 _INSIDE = "/model/"  # what exporters call the nodes of the model itself; pooling and corrections stay in float32
 _SMALLEST_TABLE = 64  # rows: smaller tables (segments) are not worth it
+_MEASURED_TEXTS, _MEASURED_TOKENS = 24, 64  # on which single products are measured
 
 
 def quantised(model: onnx.ModelProto, *, excluded: Collection[str] = ()) -> onnx.ModelProto:
@@ -71,8 +75,6 @@ def products_by_harm(model: onnx.ModelProto, ids: Sequence[Sequence[int]], *, pa
     """
     import onnxruntime
 
-    from tain.exported.graph import padded
-
     nodes = product_nodes(model)
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
@@ -94,6 +96,12 @@ def products_by_harm(model: onnx.ModelProto, ids: Sequence[Sequence[int]], *, pa
         error = _by_steps(seen, axis=None) @ _by_steps(matrix, axis=0) - exact
         harms.append((node.name, float(np.linalg.norm(error) / max(float(np.linalg.norm(exact)), 1e-12))))
     return sorted(harms, key=lambda harm: -harm[1])
+
+
+def worst_products(model: onnx.ModelProto, tokenizer: FastTokenizer, texts: Sequence[str], *, max_tokens: int, pad_id: int) -> list[str]:
+    """Names of all products, those that lose most in eight bits first, measured on the first of ``texts``."""
+    ids, _ = tokenizer.ids(texts[:_MEASURED_TEXTS], max_tokens=min(_MEASURED_TOKENS, max_tokens))
+    return [node for node, _ in products_by_harm(model, ids, pad_id=pad_id)]
 
 
 def _by_steps(values: Float32[np.ndarray, "rows columns"], *, axis: int | None) -> Float32[np.ndarray, "rows columns"]:

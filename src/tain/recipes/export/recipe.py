@@ -24,20 +24,19 @@ from tain.models.saved import locate, read_record
 from tain.recipes.export.check import Int8Agreement, check_float32, int8_agreement
 from tain.recipes.export.config import ExportConfig
 from tain.recipes.export.graph import VectorGraph, traced
-from tain.recipes.export.pairs import check_dual, write_pairs
-from tain.recipes.export.quantise import product_nodes, products_by_harm, quantised
+from tain.recipes.export.pairs import check_dual, refuse_without_fast_tokenizer, write_pairs
+from tain.recipes.export.quantise import product_nodes, quantised, worst_products
 from tain.recipes.export.texts import built_in_texts
 from tain.recipes.shared.settings import resolve_config
 from tain.text.collections import list_texts
 
 _RESAMPLES = 200  # of intervals that are not shown
 _MOST_TEXTS = 1000  # that the check reads
-_MEASURED_TEXTS, _MEASURED_TOKENS = 24, 64  # on which single products are measured
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What an export gives back.
+    """Result of an export.
 
     Attributes:
         folder: Where the model is.
@@ -64,7 +63,7 @@ def export(
     config: ExportConfig | None = None,
     overwrite: bool = False,
     trust_remote_code: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> ExportedModel:
     """Write a model's folder with its ONNX graphs, after comparing them with torch.
@@ -75,17 +74,17 @@ def export(
     Args:
         model: A folder, a hub name, or ``tain-mini``.
         output: The new folder.
-        texts: Texts to check on, best of the kind that will be encoded; default: built-in ones in many languages.
+        texts: Texts to check on, preferably like the texts that you will encode; default: built-in ones in many languages.
         config: All settings at once; or give single ones by name.
         overwrite: Replace ``output`` if it exists.
         trust_remote_code: Allow the model to run Python code from its folder.
-        progress: Shows what is done.
+        progress: ``False`` shows nothing; ``None`` (default) shows a bar on a terminal or in a notebook; or a ``Progress``.
         **settings: Fields of ``ExportConfig``.
 
     Raises:
         UserError: The model cannot be exported, or a graph does not agree with it; nothing is written then.
     """
-    progress = progress or Progress.silent()
+    progress = Progress.resolve(progress)
     config = resolve_config(ExportConfig, "export", config, settings)
     output = Path(output)
     refuse_existing(output, overwrite=overwrite)
@@ -174,10 +173,7 @@ def write_encoder(
         UserError: A graph cannot be made, or does not agree.
     """
     encoder, tokenizer = embedder.encoder, embedder.tokenizer
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(
-            f"model {embedder.name!r} has a tokenizer without a tokenizer.json, which cannot run without torch: give a model with a fast one"
-        )
+    refuse_without_fast_tokenizer(folder, embedder.name)
     assert not isinstance(embedder.correction, LanguageCorrection)
     progress.note("tracing the model")
     graph = VectorGraph(
@@ -242,7 +238,7 @@ def _with_int8(
         UserError: They do not agree even so.
     """
     excluded: list[str] = []
-    by_harm: list[tuple[str, float]] = []
+    worst: list[str] = []
     total = len(product_nodes(exact))
     while True:
         _write(quantised(exact, excluded=excluded), folder / INT8_FILES[0])
@@ -252,7 +248,7 @@ def _with_int8(
         made.write(folder)
         exported = ExportedEncoder.load(folder, dtype="int8")
         agreement = int8_agreement(exported.encode(texts), reference)
-        progress.note(_told(agreement, excluded, total))
+        progress.note(_agreement_text(agreement, excluded, total))
         if agreement.mean_cosine >= config.min_cosine:
             break
         if 2 * len(excluded) >= total:
@@ -260,17 +256,15 @@ def _with_int8(
                 f"model {name!r} loses too much in int8: mean cosine {agreement.mean_cosine:.4f} to float32 with {len(excluded)} of {total}"
                 f" products left in float32, below min_cosine {config.min_cosine:g}: export with --no-int8, or give a lower --min-cosine"
             )
-        if not by_harm:
-            ids, _ = exported.tokenizer.ids(texts[:_MEASURED_TEXTS], max_tokens=min(_MEASURED_TOKENS, made.max_tokens))
-            by_harm = products_by_harm(exact, ids, pad_id=made.pad_id)
-        excluded = [node for node, _ in by_harm[: max(2 * len(excluded), 1)]]
+        worst = worst or worst_products(exact, exported.tokenizer, texts, max_tokens=made.max_tokens, pad_id=made.pad_id)
+        excluded = worst[: max(2 * len(excluded), 1)]
     (folder / INT8_FILES[1]).write_bytes((folder / INT8_FILES[0]).read_bytes())
     digests = {**made.digests, INT8_FILES[1]: made.digests[INT8_FILES[0]]}
     measured = {**asdict(agreement), "products": total, "left_in_float32": excluded}
     return replace(made, digests=digests, check={**made.check, "int8": measured})
 
 
-def _told(agreement: Int8Agreement, excluded: list[str], total: int) -> str:
+def _agreement_text(agreement: Int8Agreement, excluded: list[str], total: int) -> str:
     left = f", {len(excluded)} of {total} products left in float32" if excluded else ""
     return (
         f"int8 against float32: mean cosine {agreement.mean_cosine:.4f}, worst {agreement.worst_cosine:.4f}, rank correlation of"

@@ -107,7 +107,7 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
         is_held = set().union(*(sides[index] for index in order[:held]))
         rest = np.array([index for index in rest if not sides[index] & is_held], dtype=np.int64)
     trained = rest[: config.max_texts or None]
-    fewest = 2 if not fills_batch else config.batch_texts if config.budget_s is None else 2
+    fewest = config.batch_texts if fills_batch and config.budget_s is None else 2
     if len(trained) < fewest:
         raise UserError(
             f"{held:,} texts are held out, and {len(trained):,} others are left to train on, fewer than {fewest:,}: "
@@ -195,12 +195,12 @@ def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[
     """
     assert config.max_pairs is not None
     most = max(config.max_pairs, config.anchor_pairs) if config.max_pairs and config.trains_token_vectors else config.max_pairs
-    barred = {same_text_key(text) for text in held}
+    excluded = {same_text_key(text) for text in held}
     rng = np.random.default_rng([config.seed, 5])
     drawn: list[Pair] = []
     found = 0
     for pair in neighbouring_sentences(lines):
-        if barred and (same_text_key(pair.left) in barred or same_text_key(pair.right) in barred):
+        if excluded and (same_text_key(pair.left) in excluded or same_text_key(pair.right) in excluded):
             continue
         found += 1
         if not most or len(drawn) < most:

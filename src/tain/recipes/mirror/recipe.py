@@ -688,11 +688,16 @@ class MirrorTrainer:
         mean = lengths[is_known].mean()
         return torch.where(is_known, lengths / mean, torch.ones_like(lengths)).clamp(min=0.1)
 
+    @property
+    def _budgeted_whitening_texts(self) -> int:
+        """Texts to fit the whitening to in a budget; the time that a run reserves counts them."""
+        return max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim)
+
     def _moments(self) -> Moments:
         """Mean and covariance of the current encoder's vectors of the user's training texts."""
         texts = self.data.own_texts
         moments = Moments(self.embedder.encoder.dim)
-        most = _WHITENING_TEXTS if self.config.budget_s is None else max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim)
+        most = _WHITENING_TEXTS if self.config.budget_s is None else self._budgeted_whitening_texts
         with self._computing():
             for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
                 end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
@@ -703,7 +708,7 @@ class MirrorTrainer:
         """Cost of the work after training, in units of one label-free report (about a thousand encoded texts)."""
         if not self.config.whiten:
             return 1.0
-        fitted = max(_FEWEST_WHITENING_TEXTS, 4 * self.trained.dim) / 1000
+        fitted = self._budgeted_whitening_texts / 1000
         if not self.config.join:
             return 1.0 + fitted
         return _JOINED_COST * (1.0 + fitted + _FEWEST_JOINING_TEXTS / 1000)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tain.batches.same_texts import id_keys, same_numbers
 from tain.batches.types import KeptTexts
 from tain.encoders.pooling import sif_weights
 from tain.foundation.progress import Progress
@@ -80,7 +81,6 @@ def train_token_vectors(
     optimizer = torch.optim.Adam([parameter], lr=_LEARNING_RATE)
     losses: list[float] = []
     order = torch.empty(0, dtype=torch.long)
-    left_keys, right_keys = _keys(left, seed=seed), _keys(right, seed=seed)
     with progress.task("token vectors", steps) as task:
         for step in range(steps):
             if len(order) < _BATCH_PAIRS:
@@ -88,9 +88,10 @@ def train_token_vectors(
             batch, order = order[:_BATCH_PAIRS].numpy(), order[_BATCH_PAIRS:]
             for group in optimizer.param_groups:
                 group["lr"] = _LEARNING_RATE * min(1.0, (step + 1) / warmup_steps) * (1 - step / steps)
-            sides = (_sums_of(parameter, taken(side, batch)) for side in (left, right))
-            is_same = torch.from_numpy(left_keys[batch][:, None] == right_keys[batch])
-            loss = paired_info_nce(*sides, temperature=_TEMPERATURE, is_same=is_same)
+            sides = [taken(side, batch) for side in (left, right)]
+            texts = same_numbers(id_keys(ids for side in sides for ids in side.arrays()))
+            is_same = torch.from_numpy(texts[:_BATCH_PAIRS, None] == texts[_BATCH_PAIRS:])
+            loss = paired_info_nce(*(_sums_of(parameter, side) for side in sides), temperature=_TEMPERATURE, is_same=is_same)
             optimizer.zero_grad()
             loss.backward()
             assert parameter.grad is not None
@@ -140,17 +141,6 @@ def _flat(ids: Sequence[Sequence[int]]) -> tuple[Int[Tensor, " tokens"], Int[Ten
     lengths = np.fromiter((len(text) for text in ids), dtype=np.int64, count=len(ids))
     flat = np.fromiter((token for text in ids for token in text), dtype=np.int64, count=int(lengths.sum()))
     return torch.from_numpy(flat), torch.from_numpy(np.cumsum(lengths) - lengths)
-
-
-def _keys(texts: KeptTexts, *, seed: int) -> Int[np.ndarray, " texts"]:
-    """Hash each text's token ids; equal hashes mean equal ids, up to rare collisions."""
-    lengths = np.diff(texts.starts)
-    longest = int(lengths.max(initial=0))
-    factors = np.random.default_rng([seed, 3]).integers(1, 2**63 - 1, size=longest, dtype=np.int64) | 1
-    places = np.arange(len(texts.ids)) - np.repeat(texts.starts[:-1], lengths)
-    with np.errstate(over="ignore"):
-        terms = (texts.ids.astype(np.int64) + 1) * factors[places]
-        return np.add.reduceat(np.append(terms, 0), texts.starts[:-1]) * (lengths > 0)
 
 
 def taken(texts: KeptTexts, chosen: Int[np.ndarray, " texts"]) -> KeptTexts:

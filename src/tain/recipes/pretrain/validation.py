@@ -46,13 +46,13 @@ class HeldOut:
     @torch.no_grad()
     def loss(self, network: MaskedLanguageModel, device: torch.device) -> float:
         """Mean loss over all masked tokens, nats, dropout off."""
-        total, indices = 0.0, 0
+        total, tokens = 0.0, 0
         with unchanged(network), evaluating(network):
             for batch in self.batches:
                 logits = network(batch.ids.to(device), batch.indices.to(device))
                 total += masked_cross_entropy(logits, batch.targets.to(device)).item() * len(batch.indices)
-                indices += len(batch.indices)
-        return total / indices
+                tokens += len(batch.indices)
+        return total / tokens
 
 
 def _masked(blocks: BlockOrder, starts: np.ndarray, masker: Masker, file_number: int) -> list[MaskedTokens]:
