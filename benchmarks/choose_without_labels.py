@@ -16,11 +16,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
 
 from measuring import Claim, Rows, finish, sts_sentences
 from tain.evaluation.baselines import Lexical
 from tain.evaluation.label_free import label_free_report, label_free_score
+from tain.evaluation.metrics import spearman
 from tain.evaluation.report import evaluate
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
@@ -64,8 +64,7 @@ FIGURES = ("self-retrieval MRR", "label-free score", "alignment + uniformity", "
 
 def cosines(encoder, texts):
     vectors = encoder.encode(texts)
-    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-    return (units @ units.T)[np.triu_indices(len(texts), 1)]
+    return encoder.similarity(vectors, vectors)[np.triu_indices(len(texts), 1)]
 
 
 def measured(encoder, held, data):
@@ -79,11 +78,6 @@ def measured(encoder, held, data):
         "mean cosine": -report.mean_cosine,
         "labels": labels,
     }
-
-
-def rank_correlation(left, right):
-    ranks = rankdata(left), rankdata(right)
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def main():
@@ -116,7 +110,7 @@ def main():
         found = [measured(encoder, held, chosen.data) for encoder in encoders]
         figures = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
         if trains:
-            figures["agreement of seeds"] = rank_correlation(*(cosines(encoder, held[:300]) for encoder in encoders))
+            figures["agreement of seeds"] = spearman(*(cosines(encoder, held[:300]) for encoder in encoders))
         rows.add(way=way, figures=figures)
     report(rows.found, chosen)
 
@@ -132,12 +126,12 @@ def report(rows, chosen):
     for name in FIGURES:
         mine = [(row["figures"][name], row["figures"]["labels"]) for row in rows if name in row["figures"] and row["way"] != "lexical"]
         pairs = np.array(mine)
-        resampled = [rank_correlation(*pairs[rng.integers(len(pairs), size=len(pairs))].T) for _ in range(1000)]
+        resampled = [spearman(*pairs[rng.integers(len(pairs), size=len(pairs))].T) for _ in range(1000)]
         chosen_by = pairs[pairs[:, 0].argmax(), 1]
         low, high = np.percentile(resampled, [2.5, 97.5])
         found[name] = {
             "encoders": len(pairs),
-            "rank correlation": round(rank_correlation(*pairs.T), 3),
+            "rank correlation": round(spearman(*pairs.T), 3),
             "interval": [round(float(low), 3), round(float(high), 3)],
             "labels of the encoder that it chooses": round(float(chosen_by), 1),
             "labels of the best one": round(float(pairs[:, 1].max()), 1),

@@ -21,7 +21,7 @@ import torch
 
 from measuring import sts_sentences
 from tain.batches.masking import mask_at_random
-from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.packing import pack
 from tain.batches.tokenizing import tokenise_once
 from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.encoders.pooling import sif_weights
@@ -30,6 +30,7 @@ from tain.evaluation.report import evaluate
 from tain.foundation.machine import keep_freed_memory
 from tain.foundation.progress import Progress
 from tain.models.correction_fitting import Moments, fit_whitening
+from tain.models.embedder import Embedder
 from tain.models.masked_lm import load_masked_lm
 from tain.objectives.contrastive import paired_info_nce, similarity_gap
 from tain.objectives.masked_lm import masked_cross_entropy
@@ -45,32 +46,17 @@ MARKS = (25, 50, 100, 200, 400, 800, 1600, 3200)
 SMOOTHING, TEMPERATURE, ANCHOR, MLM, BLOCKS, BLOCK_TOKENS, MASKING_RATE = 1e-3, 0.05, 20.0, 0.1, 8, 128, 0.2
 
 
-class Weighted:
-    """The encoder with SIF-weighted means, as ``evaluate`` takes encoders; whitened on ``texts`` if there are any."""
-
-    def __init__(self, encoder, tokenizer, texts=()):
-        self.encoder, self.tokenizer, self.name, self.correction = encoder, tokenizer, "weighted", None
-        if texts:
-            moments = Moments(encoder.dim)
-            moments.add(self.encode(texts))
-            self.correction = fit_whitening(moments, power=0.5).correction
-
-    @torch.inference_mode()
-    def encode(self, texts, /):
-        ids = list(tokenise_once(self.tokenizer, list(texts), max_tokens=128))
-        vectors = np.empty((len(ids), self.encoder.dim), dtype=np.float32)
-        for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=8192):
-            vectors[batch] = self.encoder(pack([ids[text] for text in batch])).float().numpy()
-        return vectors if self.correction is None else self.correction.apply(vectors)
-
-
-def dev_figures(model, encoder, tokenizer, data, sts):
-    model.eval()
+def dev_figures(encoder, tokenizer, data, sts):
+    """STS-B dev and SICK trial, with the weighted mean as it is, and whitened on ``sts``."""
+    plain = Embedder(encoder, tokenizer, name="plain", max_tokens=BLOCK_TOKENS)
+    moments = Moments(encoder.dim)
+    moments.add(plain.encode(sts))
+    correction = fit_whitening(moments, power=0.5).correction
+    whitened = Embedder(encoder, tokenizer, name="whitened", max_tokens=BLOCK_TOKENS, correction=correction)
     found = []
-    for made in (Weighted(encoder, tokenizer), Weighted(encoder, tokenizer, sts)):
+    for made in (plain, whitened):
         (suite,) = evaluate([made], ("sts",), data, split="dev", resamples=10, progress=False).suites
         found.append(float(np.mean([row.figures[0].value for row in suite.groups[0].rows])))
-    model.train()
     return f"dev plain {found[0]:.2f}, whitened {found[1]:.2f}"
 
 
@@ -151,7 +137,7 @@ def main():
     sts = sts_sentences(chosen.data)[:4000]
     rng, generator = np.random.default_rng(chosen.seed), torch.Generator().manual_seed(chosen.seed)
     order, spent_s, step, recent = rng.permutation(pairs), 0.0, 0, []
-    print(f"before: {dev_figures(model, encoder, tokenizer, chosen.data, sts)}", flush=True)
+    print(f"before: {dev_figures(encoder, tokenizer, chosen.data, sts)}", flush=True)
     model.train()
     while spent_s < chosen.cpu_s:
         began_s = time.process_time()
@@ -172,9 +158,9 @@ def main():
         spent_s += time.process_time() - began_s
         if step in MARKS or step % 50 == 0:
             losses = "loss {:.3f}, gap {:.5f}, masked LM {:.3f}".format(*np.mean(recent[-25:], axis=0))
-            figures = dev_figures(model, encoder, tokenizer, chosen.data, sts) if step in MARKS else ""
+            figures = dev_figures(encoder, tokenizer, chosen.data, sts) if step in MARKS else ""
             print(f"{step} steps, {step * chosen.pairs:,} pairs, {spent_s:.0f} s: {losses} {figures}", flush=True)
-    print(f"after {step} steps: {dev_figures(model, encoder, tokenizer, chosen.data, sts)}", flush=True)
+    print(f"after {step} steps: {dev_figures(encoder, tokenizer, chosen.data, sts)}", flush=True)
     weights.restore(model)
     chosen.output.mkdir(parents=True, exist_ok=True)
     model.eval().float().save_pretrained(chosen.output)

@@ -124,7 +124,7 @@ def command_line() -> str:
     """How the script was called, without the places that only this machine has."""
     words, kept = iter(sys.argv), ["python"]
     for word in words:
-        if word in ("--data", "--work", "--corpus"):
+        if word in ("--data", "--work", "--corpus", "--corpora", "--exported", "--fastembed"):
             next(words, None)
         else:
             kept.append(word)

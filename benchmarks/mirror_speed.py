@@ -159,7 +159,7 @@ def main():
     together = min(map(len, losses.values()))
     apart = float(np.abs(np.array(losses["reference"][:together]) - np.array(losses["ours"][:together])).max())
     claims = [
-        Claim("a training step, default number type", ratio, "times the reference recipe", 10.0, spread, equal_within),
+        Claim("a training step, default data type", ratio, "times the reference recipe", 10.0, spread, equal_within),
         Claim("a training step, float32", ratio32, "times the reference recipe", 5.0, spread32, equal_within),
         Claim("share of the matrix-product floor", share, "of one step's time", 0.6, share_spread, None),
     ]

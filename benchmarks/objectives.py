@@ -92,7 +92,7 @@ def arguments():
     parser.add_argument("--data", type=Path, default=shared / "data")
     parser.add_argument("--corpus", type=Path, default=shared / "corpus")
     parser.add_argument(
-        "--transfer-seeds", type=int, help="measure the transfer tasks, which take longest, with so many seeds; default: all"
+        "--transfer-seeds", type=int, help="measure the transfer tasks, which take longest, with this number of seeds; default: all"
     )
     parser.add_argument("--loss-alone", action="store_true", help="measure the validation loss and nothing else; no model is mirrored")
     parser.add_argument("--plot", action="store_true", help="only draw the plot")

@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": set(),
     "students": {"text"},
     "students/torch": {"students"},
-    "exported": {"text", "models.plain_scanning"},
+    "exported": {"text", "models.plain_scanning", "models.saved"},
     "models": {"text", "batches", "encoders"},
     "evaluation": {"text", "exported", "models"},
     "ranking": {"text", "models", "evaluation"},

@@ -26,7 +26,7 @@ def same_texts(texts: Sequence[str], ids: Iterable[Sequence[int]]) -> tuple[Int6
     return same_numbers(letters, tokens), differ_in_one(letters, tokens)
 
 
-def id_keys(ids: Iterable[Sequence[int]]) -> list[bytes]:
+def id_keys(ids: Iterable[Sequence[int] | np.ndarray]) -> list[bytes]:
     """One key per text's token ids."""
     return [np.asarray(each, dtype=np.int64).tobytes() for each in ids]
 

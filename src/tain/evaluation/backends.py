@@ -59,7 +59,7 @@ def measure_backends(
     Args:
         model: A folder, a hub name, or ``tain-mini``.
         texts: Short texts that are timed.
-        repeats: Times that each figure is taken.
+        repeats: Measurements per figure.
         threads: Numbers of threads; default: 1 and all.
         trust_remote_code: Allow Python code from the model's folder.
         progress: Shows which is running.
@@ -95,9 +95,13 @@ def measure_backends(
 def _in_a_process(model: str, **options: object) -> dict:
     environment = {**os.environ, "OMP_NUM_THREADS": str(options["threads"]), "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "tain.evaluation.backend_process", json.dumps({"model": model, **options})]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, env=environment, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        what = f"{options['backend']} {options['dtype']}"
+        raise UserError(f"{what} took longer than {_LIMIT_S / 60:.0f} minutes: give fewer --texts or --repeats") from None
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["the process ended without an error message"])[-1]
         if reason.startswith(_REFUSED):
             raise UserError(reason.removeprefix(_REFUSED))
         raise UserError(f"{options['backend']} {options['dtype']} cannot run model {model!r} here ({reason[:200]}): leave it out")

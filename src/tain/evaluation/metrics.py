@@ -219,7 +219,7 @@ def gold_ranks(scores: np.ndarray, gold: np.ndarray, *, tolerance: float = 0.0) 
     """
     if scores.ndim != 2 or np.shape(gold) != scores.shape[:1]:
         raise ShapeError(
-            f"gold_places needs scores (queries, candidates) and one gold column per query, got {scores.shape}, {np.shape(gold)}"
+            f"gold_ranks needs scores (queries, candidates) and one gold column per query, got {scores.shape}, {np.shape(gold)}"
         )
     above_gold = scores - scores[np.arange(len(scores)), gold][:, None]
     return GoldRanks(better=(above_gold > tolerance).sum(axis=1), tied=(np.abs(above_gold) <= tolerance).sum(axis=1))

@@ -1,7 +1,6 @@
 """An exported encoder without torch: texts in, vectors out."""
 
 import hashlib
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
-from tain.exported.folder import EXPORT_FILE, Export, exported_folder, read_export, refuse_changed
+from tain.exported.folder import Export, exported_folder, read_export, refuse_changed
 from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows
 from tain.exported.tokenizer import FastTokenizer
 from tain.foundation.errors import UserError, refuse_not_finite
@@ -54,7 +53,6 @@ class ExportedEncoder(BaseTextEncoder):
         self.languages: tuple[str, ...] = ()
         self.truncated = 0
         self.side = export.side
-        self._turn = threading.Lock()  # the tokenizer keeps its length limit from one call to the next
 
     @classmethod
     def load(
@@ -75,10 +73,6 @@ class ExportedEncoder(BaseTextEncoder):
         folder = exported_folder(name)
         if folder is None:
             raise UserError(f"model {str(name)!r} holds no exported graph (onnx/export.json): make one with tain export")
-        if not (folder / EXPORT_FILE).is_file():
-            raise UserError(
-                f"model {str(name)!r} is an exported ranker, not one encoder: use it with tain rank, or give a folder inside it"
-            )
         export = read_export(folder, name=str(name))
         if export.kind != "encoder":
             raise UserError(f"model {str(name)!r} was exported to score pairs of texts, so it has no vectors: use it with tain rank")
@@ -135,8 +129,7 @@ class ExportedEncoder(BaseTextEncoder):
         Raises:
             UserError: A text has no tokens.
         """
-        with self._turn:
-            ids, is_cut = self.tokenizer.ids(texts, max_tokens=self.max_tokens, side=self.side)
+        ids, is_cut = self.tokenizer.ids(texts, max_tokens=self.max_tokens, side=self.side)
         if not all(ids):
             row = next(row for row, each in enumerate(ids) if not each)
             raise UserError(f"text {start + row} ({texts[row]!r:.60}) has no tokens: leave it out")
@@ -144,8 +137,7 @@ class ExportedEncoder(BaseTextEncoder):
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Tell how many tokens are read of each text, special tokens included."""
-        with self._turn:
-            return [len(ids) for ids in self.tokenizer.ids(list_texts(texts), max_tokens=self.max_tokens)[0]]
+        return [len(ids) for ids in self.tokenizer.ids(list_texts(texts), max_tokens=self.max_tokens)[0]]
 
     def refuse_language(self, language: str | Sequence[str] | None) -> None:
         """Refuse a language: the graph treats all texts alike.
@@ -183,7 +175,7 @@ def open_graph(folder: Path, export: Export, *, name: str, dtype: str, threads: 
     needed = [file, "tokenizer.json"]
     if weights or (_WEIGHTS in export.digests and (folder / _WEIGHTS).exists()):  # a container may leave them out
         needed.append(_WEIGHTS)
-    refuse_changed(folder, export, needed, name=name)
+    refuse_changed(folder, export.digests, needed, name=name)
     graph = TransformerGraph(
         folder / file, name=name, pad_id=export.pad_id, threads=threads, weights=weights, weights_file=folder / _WEIGHTS
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -104,6 +105,10 @@ def read_export(folder: Path, *, name: str) -> Export:
     try:
         content = read_object(folder / EXPORT_FILE, {}, damaged=damaged, advice=advice)
     except OSError as error:
+        if not (folder / EXPORT_FILE).exists() and exported_folder(folder) is not None:
+            raise UserError(
+                f"model {name!r} is an exported ranker, not one encoder: use it with tain rank, or give a folder inside it"
+            ) from None
         raise UserError(f"{damaged}: {advice} ({error.strerror})") from None
     if isinstance(content.get("format"), int) and content["format"] > FORMAT:
         raise UserError(f"model {name!r} was exported in format {content['format']}, newer than this tain reads ({FORMAT}): upgrade tain")
@@ -115,7 +120,7 @@ def read_export(folder: Path, *, name: str) -> Export:
     return Export(**{known: content[known] for known in _FIELDS if known != "format" and known in content})
 
 
-def refuse_changed(folder: Path, export: Export, files: list[str], *, name: str) -> None:
+def refuse_changed(folder: Path, digests: Mapping[str, str | None], files: Sequence[str], *, name: str) -> None:
     """Refuse files that are not the ones that the export wrote.
 
     Raises:
@@ -125,7 +130,7 @@ def refuse_changed(folder: Path, export: Export, files: list[str], *, name: str)
         found = file_digest(folder / file)
         if found is None:
             raise UserError(f"model {name!r} lacks {file}, which its export wrote: copy the whole folder, or export the model again")
-        if found != export.digests.get(file):
+        if found != digests.get(file):
             raise UserError(f"model {name!r} has a {file} that was changed after the export, so it was not checked: export the model again")
 
 

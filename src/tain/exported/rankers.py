@@ -9,35 +9,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from tain.exported.encoder import ExportedEncoder, open_graph
-from tain.exported.folder import Export, exported_folder, file_digest, read_export
+from tain.exported.folder import Export, exported_folder, read_export, refuse_changed
 from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows, padded, sigmoid
 from tain.exported.tokenizer import FastTokenizer
 from tain.foundation.choices import CodeKind
 from tain.foundation.errors import UserError, refuse_not_finite
-from tain.foundation.json_files import Field, read_object
 from tain.foundation.progress import Progress
+from tain.foundation.ranker_record import described
 from tain.foundation.tensors import read_arrays
 from tain.foundation.vectors import unit_length
 from tain.models.plain_scanning import plain_scan_all
-from tain.text.collections import each_item, list_texts
+from tain.models.saved import read_record
+from tain.text.collections import list_texts, matched_lists
 
 HEAD_FILE = "head.safetensors"
 _WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
-_RANKER = {
-    "type": Field(kind=str, among=("bi", "poly", "cross")),
-    "context_tokens": Field(kind=int, least=1),
-    "candidate_tokens": Field(kind=int, least=1),
-    "kind": Field(kind=str, among=get_args(CodeKind), is_needed=False),
-    "codes": Field(kind=int, least=0, most=2**16, is_needed=False),
-    "shared": Field(kind=bool, is_needed=False),
-    "normalise": Field(kind=bool, is_needed=False),
-}
 
 
 @dataclass(frozen=True)
@@ -196,7 +188,7 @@ class ExportedDual:
         Raises:
             UserError: Something given is no text, or there is not one list for each context.
         """
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
         vectors = self.encode_candidates(list(row_of), progress=progress)
         found: list[np.ndarray] = []
@@ -207,7 +199,7 @@ class ExportedDual:
 
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
         """Tell how many tokens are read to score each context's own list of candidates."""
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
         own = self.context.count_tokens(contexts)
         return [of_context + sum(islice(counts, len(listed))) for of_context, listed in zip(own, lists, strict=True)]
@@ -289,7 +281,7 @@ class ExportedCross:
         Raises:
             UserError: Something given is no text, or there is not one list for each context.
         """
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         rows = self._rows(contexts, lists)
         scores = np.empty(len(rows), dtype=np.float32)
         with (progress or Progress.silent()).task("score pairs", len(rows)) as task:
@@ -304,7 +296,7 @@ class ExportedCross:
 
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
         """Tell how many tokens are read to score each context's own list of candidates."""
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         counts = iter([len(ids) for ids, _ in self._rows(contexts, lists)])
         return [sum(islice(counts, len(listed))) for listed in lists]
 
@@ -345,9 +337,8 @@ def load_exported_ranker(
     folder = exported_folder(name)
     if folder is None:
         raise UserError(f"model {str(name)!r} holds no exported graph (onnx/export.json): make one with tain export")
-    record = _record(folder, str(name))
-    about = record.get("ranker") if record.get("kind") == "ranker" else None
-    if about is None:
+    record = read_record(folder)
+    if record.get("kind") != "ranker":
         if read_export(folder, name=str(name)).kind == "pairs":
             return _cross(folder, str(name), record, dtype=dtype, threads=threads)
         encoder = ExportedEncoder.load(name, dtype=dtype, threads=threads)
@@ -356,7 +347,7 @@ def load_exported_ranker(
             encoder.graph, encoder.tokenizer, export=encoder.export, name=str(name), dtype=encoder.dtype, max_tokens=encoder.max_tokens
         )
         return ExportedDual(context, encoder, name=str(name), **settings)
-    if about["type"] == "cross":
+    if described(record, name)["type"] == "cross":
         return _cross(folder / "encoder", str(name), record, dtype=dtype, threads=threads)
     return _dual(folder, str(name), record, dtype=dtype, threads=threads)
 
@@ -374,13 +365,13 @@ def load_exported(
         UserError: As ``load_exported_ranker``.
     """
     folder = exported_folder(name)
-    if folder is not None and _record(folder, str(name)).get("kind") != "ranker" and read_export(folder, name=str(name)).kind == "encoder":
+    if folder is not None and read_record(folder).get("kind") != "ranker" and read_export(folder, name=str(name)).kind == "encoder":
         return ExportedEncoder.load(name, dtype=dtype)
     return load_exported_ranker(name, dtype=dtype)
 
 
 def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, threads: int | None) -> ExportedDual:
-    about = record["ranker"]
+    about = described(record, name)
     one = folder if about["type"] == "bi" else folder / "encoder"
     places = (one, one) if about["shared"] else (folder / "context", folder / "candidate")
     loaded = {place: ExportedEncoder.load(place, dtype=dtype, threads=threads) for place in dict.fromkeys(places)}
@@ -395,11 +386,7 @@ def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, thread
         )
         for place, limit in zip(places, (about["context_tokens"], about["candidate_tokens"]), strict=True)
     )
-    digest = context.export.pair.get("head")
-    if digest != file_digest(folder / HEAD_FILE):
-        raise UserError(
-            f"model {name!r} has a {HEAD_FILE} that was changed after the export, so it was not checked: export the model again"
-        )
+    refuse_changed(folder, {HEAD_FILE: context.export.pair.get("head")}, [HEAD_FILE], name=name)
     try:
         head = read_arrays(folder / HEAD_FILE)
         scale = float(np.exp(head["log_scale"].astype(np.float32)))
@@ -415,30 +402,6 @@ def _cross(folder: Path, name: str, record: dict[str, Any], *, dtype: str, threa
     graph, chosen = open_graph(folder, export, name=name, dtype=dtype, threads=threads)
     tokenizer = FastTokenizer(folder, unknown_id=export.unknown_id, name=name)
     return ExportedCross(graph, tokenizer, export=export, name=name, dtype=chosen, record=record)
-
-
-def _record(folder: Path, name: str) -> dict[str, Any]:
-    damaged, advice = f"model {name!r} has a damaged tain.json", "export the model again"
-    fields = {"kind": Field(kind=str, is_needed=False), "ranker": Field(kind=dict, fields=_RANKER, is_needed=False, may_be_null=True)}
-    try:
-        return read_object(folder / "tain.json", fields, damaged=damaged, advice=advice)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"{damaged}: {advice} ({error.strerror})") from None
-
-
-def matched(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
-    """Read contexts, and for each its list of candidates.
-
-    Raises:
-        UserError: Something given is no text, or there is not one list for each context.
-    """
-    contexts = list_texts(contexts, what="context")
-    listed = [list_texts(own, what="a context's candidate") for own in each_item(lists, what="list")]
-    if len(contexts) != len(listed):
-        raise UserError(f"{len(contexts):,} contexts came with {len(listed):,} lists of candidates: give one list for each context")
-    return contexts, listed
 
 
 def _attended(codes: np.ndarray, tokens: np.ndarray, is_token: np.ndarray) -> np.ndarray:

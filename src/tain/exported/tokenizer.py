@@ -1,5 +1,6 @@
 """The tokenizer of an exported folder, read from ``tokenizer.json`` without transformers."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,10 +37,12 @@ class FastTokenizer:
             raise UserError(f"model {name!r} has a tokenizer.json that cannot be read ({reason}): export the model again") from None
         refuse_wild_tokenizer(self.backend_tokenizer, name=name)
         self.unk_token_id = unknown_id
+        self._turn = threading.Lock()  # the package keeps the length limit from one call to the next
 
     def ids(self, texts: Sequence[str], *, max_tokens: int, side: str = "right") -> tuple[list[list[int]], list[bool]]:
         """As ``token_ids``."""
-        return token_ids(self.backend_tokenizer, texts, max_tokens=max_tokens, side=side)
+        with self._turn:
+            return token_ids(self.backend_tokenizer, texts, max_tokens=max_tokens, side=side)
 
     def pair_rows(self, pairs: Sequence[tuple[str, str]], *, max_tokens: int) -> tuple[list[tuple[list[int], list[int]]], int]:
         """Token ids and segments of pairs of texts; a pair that is too long loses tokens of its longer text first.
@@ -48,11 +51,12 @@ class FastTokenizer:
             The rows, and how many were cut.
         """
         backend = self.backend_tokenizer
-        backend.enable_truncation(max_tokens, strategy="longest_first")
-        backend.no_padding()
-        try:
-            encodings = backend.encode_batch(list(pairs))
-        except TypeError:
-            refuse_half_characters([text for pair in pairs for text in pair])
-            raise
+        with self._turn:
+            backend.enable_truncation(max_tokens, strategy="longest_first")
+            backend.no_padding()
+            try:
+                encodings = backend.encode_batch(list(pairs))
+            except TypeError:
+                refuse_half_characters([text for pair in pairs for text in pair])
+                raise
         return [(each.ids, each.type_ids) for each in encodings], sum(bool(each.overflowing) for each in encodings)

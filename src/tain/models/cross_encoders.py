@@ -20,8 +20,9 @@ from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.loading import ModelKind, load_with_missing, max_length, padding_id
-from tain.models.ranker_base import PairRanker, StoredRanker, digest, matched
+from tain.models.ranker_base import PairRanker, StoredRanker, digest
 from tain.models.saved import read_stored_json, refuse_pickles, refuse_text_changes, write_record
+from tain.text.collections import matched_lists
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"Sigmoid": nn.Sigmoid, "Identity": nn.Identity}
 _PROBE = [("a", "b"), ("one two three", "four"), ("the first of two texts", "and another one that is somewhat longer")]
@@ -124,7 +125,7 @@ class SavedCrossEncoder(PairRanker):
     def score_lists(
         self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         pairs = [(context, text) for context, listed in zip(contexts, lists, strict=True) for text in listed]
         rows = self._rows(pairs, max_tokens=self.max_tokens + 1)
         self.truncated_contexts, self.truncated_candidates = 0, sum(len(row["input_ids"]) > self.max_tokens for row in rows)  # pairs
@@ -140,7 +141,7 @@ class SavedCrossEncoder(PairRanker):
         return np.split(scores, np.cumsum([len(listed) for listed in lists])[:-1]) if lists else []
 
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         return [
             sum(len(row["input_ids"]) for row in self._rows([(context, text) for text in listed])) if listed else 0
             for context, listed in zip(contexts, lists, strict=True)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from tain.foundation.errors import UserError, refuse_all, refuse_not_finite
+from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.files import followed, open_own, refuse_existing
 from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.locks import lock, refusal
@@ -123,12 +123,12 @@ def encode_to_file(
         texts: Any number of texts, read once. A resumed run needs all of them again, from the first one.
         path: Ends in ``.npy`` (one array), ``.parquet`` (columns ``index`` and ``vector``) or ``.safetensors`` (one tensor, ``vectors``).
         dtype: Data type of the stored vectors; ``binary`` stores the signs, eight per byte, the first in the highest bit.
-        dims: Keep the first numbers of each vector alone, scaled to length 1 again; default: all.
+        dims: Keep only the first numbers of each vector, scaled to length 1 again; default: all.
         language: The texts' language, for a model that is corrected by language.
         normalize: Scale vectors to length 1; default: what the embedder says.
         batch_tokens: Tokens a batch; changes speed and memory only.
         with_texts: Store the texts too, in the column ``text``; parquet only.
-        resume: Go on where an interrupted run stopped; where there is none, start.
+        resume: Go on where an interrupted run stopped; or start if there is none.
         overwrite: Replace a file of this name, and, without ``resume``, drop what an interrupted run left.
         window_texts: Texts held in memory and kept at a time; a window also ends at two million characters.
         total: Number of texts, where it is known, for the progress bar.
@@ -379,19 +379,18 @@ def _rows(path: Path, folder: Path, *, dim: int, dtype: StoredDtype, with_texts:
 
 
 def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int) -> np.ndarray:
+    is_finite = np.isfinite(vectors).all(axis=1)
+    if not is_finite.all():
+        text = first_text + int(np.argmin(is_finite))
+        raise UserError(f"the model gives a vector that is not finite for text {text}: its weights are damaged, give another model")
     if dtype == "binary":
-        refuse_not_finite(vectors, "of this run")
         return stored_as(vectors, "binary")
     with np.errstate(over="ignore"):
         stored = vectors.astype(np.dtype(dtype).newbyteorder("<"), copy=False)
-    is_finite = np.isfinite(stored).all(axis=1)
-    if not is_finite.all():
-        row = int(np.argmin(is_finite))
-        if np.isfinite(vectors[row]).all():
-            raise UserError(f"the vector of text {first_text + row} is too large for {dtype}: use float32, or normalize the vectors")
-        raise UserError(
-            f"the model gives a vector that is not finite for text {first_text + row}: its weights are damaged, give another model"
-        )
+    fits = np.isfinite(stored).all(axis=1) if dtype != "float32" else is_finite
+    if not fits.all():
+        text = first_text + int(np.argmin(fits))
+        raise UserError(f"the vector of text {text} is too large for {dtype}: use float32, or normalize the vectors")
     return stored
 
 

@@ -14,13 +14,12 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from tain.foundation.choices import Dtype, RankerType
-from tain.foundation.errors import UserError
 from tain.foundation.machine import set_dtype
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.loading import ModelKind, kind_of
 from tain.models.saved import locate, read_record
-from tain.text.collections import each_item, list_texts
+from tain.text.collections import list_texts
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
@@ -198,15 +197,6 @@ class PairRanker(Ranker):
         contexts, candidates = list_texts(contexts, what="context"), list_texts(candidates, what="candidate")
         found = self.score_lists(contexts, [candidates] * len(contexts), progress=progress)
         return np.stack(found) if found else np.empty((0, len(candidates)), dtype=np.float32)
-
-
-def matched(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
-    """Pair contexts with their candidate lists, and check both."""
-    contexts = list_texts(contexts, what="context")
-    listed = [list_texts(own, what="a context's candidate") for own in each_item(lists, what="list")]
-    if len(contexts) != len(listed):
-        raise UserError(f"{len(contexts):,} contexts were given with {len(listed):,} lists of candidates: give one list per context")
-    return contexts, listed
 
 
 def digest(tensors: dict[str, Tensor], about: tuple[object, ...]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,34 +21,22 @@ from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.batches.tokenizing import separator_id, tokenise
 from tain.encoders.heads import DualHead, PairHead, rows_of_tokens
-from tain.foundation.choices import CodeKind, RankerType
+from tain.foundation.choices import CodeKind
 from tain.foundation.errors import UserError, refuse_not_finite
-from tain.foundation.json_files import Field, checked_object
 from tain.foundation.probing import evaluating
 from tain.foundation.progress import Progress
+from tain.foundation.ranker_record import described
 from tain.foundation.tensors import read_tensors
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.cross_encoders import SavedCrossEncoder
 from tain.models.embedder import Embedder
-from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest, matched
+from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest
 from tain.models.saved import write_record, write_router
 from tain.models.scanning import scan_all
-from tain.text.collections import list_texts
+from tain.text.collections import list_texts, matched_lists
 
 CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
 _HEAD_FILE = "head.safetensors"
-_CROSS = {
-    "type": Field(kind=str, among=get_args(RankerType)),
-    "context_tokens": Field(kind=int, least=1),
-    "candidate_tokens": Field(kind=int, least=1),
-}
-_DUAL = _CROSS | {
-    "kind": Field(kind=str, among=get_args(CodeKind)),
-    "codes": Field(kind=int, least=0, most=2**16),
-    "learned_scale": Field(kind=bool),
-    "shared": Field(kind=bool),
-    "normalise": Field(kind=bool, is_needed=False),
-}
 _WINDOW_NUMBERS = 2**25  # context vectors held in memory at once
 
 
@@ -106,7 +94,7 @@ class DualRanker(Ranker):
         options = {"device": found.device, "trust_remote_code": found.trust_remote_code}
         if found.kind is not None:
             return cls.around(Embedder.load(found.name, dtype="float32", **options), name=found.name)
-        if _described(found.record, found.name)["type"] == "cross":
+        if described(found.record, found.name)["type"] == "cross":
             return None
         return cls.read(Path(found.name), found.record, **options)
 
@@ -302,7 +290,7 @@ class DualRanker(Ranker):
     def score_lists(
         self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
         vectors = self.encode_candidates(list(row_of), progress=progress)
         scores: list[np.ndarray] = []
@@ -315,7 +303,7 @@ class DualRanker(Ranker):
         return scores
 
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
         return [
             of_context + sum(islice(counts, len(listed)))
@@ -387,7 +375,7 @@ class CrossRanker(PairRanker):
     @classmethod
     def opened(cls, found: StoredRanker) -> "CrossRanker | None":
         """Load a folder written by ``save``."""
-        if found.kind is not None or _described(found.record, found.name)["type"] != "cross":
+        if found.kind is not None or described(found.record, found.name)["type"] != "cross":
             return None
         return cls.read(Path(found.name), found.record, device=found.device, trust_remote_code=found.trust_remote_code)
 
@@ -427,7 +415,7 @@ class CrossRanker(PairRanker):
         return [*context, *second], len(context)
 
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
         joined = 0 if self._is_doubly_separated else -1  # the candidate's opening token is replaced by a separator, or dropped
         of_contexts = self.context.count_tokens(contexts)
@@ -447,7 +435,7 @@ class CrossRanker(PairRanker):
     def score_lists(
         self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
     ) -> list[Float32[np.ndarray, " listed"]]:
-        contexts, lists = matched(contexts, lists)
+        contexts, lists = matched_lists(contexts, lists)
         row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
         context_ids, self.truncated_contexts = _token_ids(self.context, contexts)
         candidate_ids, self.truncated_candidates = _token_ids(self.candidate, list(row_of))
@@ -492,14 +480,6 @@ def _as_layer(correction: LinearCorrection) -> nn.Linear:
     layer = nn.Linear(ins, outs).requires_grad_(False)
     layer.load_state_dict({"weight": torch.from_numpy(correction.weight), "bias": torch.from_numpy(correction.bias)})
     return layer
-
-
-def _described(record: dict[str, Any], name: str | Path) -> dict[str, Any]:
-    """Check that a ranker's record has everything loading needs."""
-    about = record.get("ranker")
-    known = _CROSS if isinstance(about, dict) and about.get("type") == "cross" else _DUAL
-    damaged, advice = f"ranker {str(name)!r} has a damaged tain.json", "train it again, or copy the folder again"
-    return checked_object(about, known, damaged=damaged, advice=advice)
 
 
 def _refuse_missing(tower: Path) -> None:

@@ -137,8 +137,8 @@ def rerank(
     scores = reranker.score_lists(contexts, [[hit.text for hit in found] for found in hits], progress=progress)
     ordered = []
     for found, theirs in zip(hits, scores, strict=True):
-        anew = [Hit(hit.text, hit.row, float(score)) for hit, score in zip(found, theirs, strict=True)]
-        ordered.append(sorted(anew, key=lambda hit: (-hit.score, hit.row))[:k])
+        rescored = [Hit(hit.text, hit.row, float(score)) for hit, score in zip(found, theirs, strict=True)]
+        ordered.append(sorted(rescored, key=lambda hit: (-hit.score, hit.row))[:k])
     return ordered
 
 

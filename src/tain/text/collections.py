@@ -62,6 +62,19 @@ def list_texts(given: Iterable[str], *, what: str = "text") -> list[str]:
     return list(each_text(given, what=what))
 
 
+def matched_lists(contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> tuple[list[str], list[list[str]]]:
+    """Read contexts, and each one's list of candidates.
+
+    Raises:
+        UserError: Something is no text, or the number of lists differs from the number of contexts.
+    """
+    contexts = list_texts(contexts, what="context")
+    listed = [list_texts(own, what="a context's candidate") for own in each_item(lists, what="list")]
+    if len(contexts) != len(listed):
+        raise UserError(f"{len(contexts):,} contexts were given with {len(listed):,} lists of candidates: give one list per context")
+    return contexts, listed
+
+
 def _checked(items: Iterator[Any], what: str, first: int) -> Iterator[str]:
     for index, item in enumerate(items, start=first):
         if not isinstance(item, str):
