@@ -57,6 +57,7 @@ def test_teachers_stand_beside_their_student_and_typos_make_a_table(student, tab
         (("--suite", "tagging", "--suite", "sts"), "measures other models than sts: run them separately"),
         (("--suite", "tagging", "--pooling", "cls"), "--pooling has no effect with suite tagging: remove it"),
         (("--suite", "tagging", "--dtype", "bfloat16", "--level", "word"), "--dtype, --level has no effect with suite tagging: remove it"),
+        (("--suite", "tagging", "--backend", "onnx"), "--backend has no effect with suite tagging: remove it"),
         (("--suite", "tagging", "--data", "nowhere.tsv"), "data is 'nowhere.tsv', which does not exist"),
         (("--suite", "tagging"), "needs its files: give their folder, or your own table, with --data"),
         (("--suite", "sts", "--typos", "0.1"), "typos and unknown_labels only apply to the suite tagging: leave them out"),

@@ -1,5 +1,7 @@
 """Exported rankers score as torch does: bi, poly of every kind, cross of both makes."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,11 @@ import pytest
 import torch
 import transformers
 
+from tain.evaluation.backends import measure_backends
+from tain.exported.encoder import ExportedEncoder
 from tain.exported.rankers import ExportedCross, ExportedDual, load_exported_ranker
 from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, DualRanker, Ranker
 from tain.ranking.index import CandidateIndex
@@ -100,3 +105,42 @@ def test_a_changed_head_is_refused(bert_folder: Path, sentences: list[str], tmp_
     (tmp_path / "out" / "head.safetensors").write_bytes(head)
     with pytest.raises(UserError, match=r"head\.safetensors that was changed"):
         load_exported_ranker(tmp_path / "out")
+
+
+@pytest.mark.parametrize("lacking", ["kind", "codes", "shared", "context_tokens"])
+def test_a_damaged_record_is_refused_in_one_line(lacking: str, bert_folder: Path, sentences: list[str], tmp_path: Path):
+    export(saved(started(bert_folder), tmp_path / "source"), tmp_path / "out", texts=sentences, int8=False)
+    record = json.loads((tmp_path / "out" / "tain.json").read_text())
+    del record["ranker"][lacking]
+    (tmp_path / "out" / "tain.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"damaged tain\.json"):
+        load_exported_ranker(tmp_path / "out")
+
+
+def test_a_record_of_a_newer_format_is_refused(bert_folder: Path, sentences: list[str], tmp_path: Path):
+    export(saved(started(bert_folder), tmp_path / "source"), tmp_path / "out", texts=sentences, int8=False)
+    record = json.loads((tmp_path / "out" / "tain.json").read_text())
+    (tmp_path / "out" / "tain.json").write_text(json.dumps(record | {"format": 99}))
+    with pytest.raises(UserError, match="newer than this tain reads"):
+        load_exported_ranker(tmp_path / "out")
+
+
+def test_a_ranker_is_named_where_one_encoder_is_wanted(bert_folder: Path, sentences: list[str], tmp_path: Path):
+    export(saved(started(bert_folder, kind="first", codes=2), tmp_path / "source"), tmp_path / "out", texts=sentences, int8=False)
+    with pytest.raises(UserError, match="is an exported ranker, not one encoder"):
+        ExportedEncoder.load(tmp_path / "out")
+    with pytest.raises(UserError, match="is an exported ranker, not one encoder"):
+        measure_backends(str(tmp_path / "out"), texts=10, repeats=1, progress=Progress.mute())
+
+
+def test_two_sides_that_share_a_tokenizer_keep_their_own_limits(bert_folder: Path, sentences: list[str], tmp_path: Path):
+    """Contexts are cut at 9 tokens on the left, candidates at 6 on the right, also at the same time."""
+    export(saved(started(bert_folder), tmp_path / "source"), tmp_path / "out", texts=sentences, int8=False)
+    exported = load_exported_ranker(tmp_path / "out")
+    assert isinstance(exported, ExportedDual)
+    assert exported.context.tokenizer is exported.candidate.tokenizer
+    texts = sentences * 20
+    expected = [side.token_ids(texts)[0] for side in (exported.context, exported.candidate)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda side: side.token_ids(texts)[0], [exported.context, exported.candidate] * 10))
+    assert found == expected * 10

@@ -187,7 +187,7 @@ def test_a_file_that_was_changed_afterwards_is_refused(file: str, bert_folder: P
 
 
 def test_the_public_name_exports_too(bert_folder: Path, sentences: list[str], tmp_path: Path):
-    tain.export(bert_folder, tmp_path / "out", texts=sentences, int8=False)
+    tain.export(bert_folder, tmp_path / "out", texts=sentences, int8=False, progress=True)
     assert (tmp_path / "out" / EXPORT_FILE).is_file()
     encoder = tain.load(tmp_path / "out")
     assert isinstance(encoder, tain.ExportedEncoder)
