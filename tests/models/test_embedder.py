@@ -46,10 +46,10 @@ def test_vectors_never_depend_on_batching_or_order(architecture: str, save_maske
 
 
 def test_windows_of_texts_leave_no_seam(embedder: Embedder, many: list[str], monkeypatch: pytest.MonkeyPatch):
-    from tain.models import embedder as module
+    from tain.text import token_encoding as module
 
     vectors = embedder.encode(many)
-    monkeypatch.setattr(module, "_WINDOW_TEXTS", 7)
+    monkeypatch.setattr(module, "WINDOW_TEXTS", 7)
     np.testing.assert_allclose(embedder.encode(many), vectors, atol=1e-5)
 
 

@@ -39,9 +39,14 @@ class LinearCorrection:
         """Dimension of a corrected vector."""
         return len(self.weight)
 
-    def apply(self, vectors: Float32[np.ndarray, "texts dim"]) -> Float32[np.ndarray, "texts newdim"]:
-        """Correct vectors (texts, dim)."""
-        return vectors @ self.weight.T + self.bias
+    def apply(self, vectors: Float32[np.ndarray, "texts dim"], *, in_order: bool = False) -> Float32[np.ndarray, "texts newdim"]:
+        """Correct vectors (texts, dim).
+
+        Args:
+            vectors: The vectors.
+            in_order: Add in a fixed order, on any number of threads; slower.
+        """
+        return product(vectors, self.weight.T, in_order=in_order) + self.bias
 
     def save(self, folder: Path) -> None:
         """Write it into an existing folder as a sentence-transformers Dense layer, with the keys that all its versions read."""
@@ -86,20 +91,22 @@ class LanguageCorrection:
         if unknown:
             raise UserError(f"language is {unknown[0]!r}, for which model {name!r} has no correction: give one of {known}")
 
-    def apply(self, vectors: Float32[np.ndarray, "texts dim"], language: str | Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
-        """Correct vectors (texts, dim), with one language for all or one per vector.
+    def apply(
+        self, vectors: Float32[np.ndarray, "texts dim"], language: str | Sequence[str], *, in_order: bool = False
+    ) -> Float32[np.ndarray, "texts dim"]:
+        """Correct vectors (texts, dim), with one language for all or one per vector; ``in_order`` as in ``LinearCorrection.apply``.
 
         Raises:
             ShapeError: The number of languages differs from the number of vectors.
         """
         if isinstance(language, str):
-            return remove_directions(vectors, self.directions[language])
+            return remove_directions(vectors, self.directions[language], in_order=in_order)
         if len(language) != len(vectors):
             raise ShapeError(f"each vector needs one language, got {len(vectors)} vectors and {len(language)} languages")
         corrected = vectors.copy()
         languages = np.array(language)
         for code in set(language):
-            corrected[languages == code] = remove_directions(vectors[languages == code], self.directions[code])
+            corrected[languages == code] = remove_directions(vectors[languages == code], self.directions[code], in_order=in_order)
         return corrected
 
     def save(self, folder: Path) -> None:
@@ -112,10 +119,15 @@ class LanguageCorrection:
 
 
 def remove_directions(
-    vectors: Float32[np.ndarray, "texts dim"], directions: Float32[np.ndarray, "components dim"]
+    vectors: Float32[np.ndarray, "texts dim"], directions: Float32[np.ndarray, "components dim"], *, in_order: bool = False
 ) -> Float32[np.ndarray, "texts dim"]:
     """Subtract from each vector its projection onto ``directions`` (orthonormal rows)."""
-    return vectors - vectors @ directions.T @ directions
+    return vectors - product(product(vectors, directions.T, in_order=in_order), directions, in_order=in_order)
+
+
+def product(left: Float32[np.ndarray, "rows inner"], right: Float32[np.ndarray, "inner columns"], *, in_order: bool) -> np.ndarray:
+    """Matrix product; with ``in_order`` without the linear algebra library, whose order of additions depends on threads and shapes."""
+    return np.einsum("ri,ic->rc", left, right) if in_order else left @ right
 
 
 def read_linear(config: dict[str, Any], weights: Path | None, *, name: str) -> LinearCorrection:

@@ -1,7 +1,8 @@
 """Text encoder: turns texts into vectors with a tokenizer, a transformer and a pooling."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,26 +12,23 @@ from jaxtyping import Float32
 
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
-from tain.batches.tokenizing import tokenise
+from tain.batches.tokenizing import tokenise, tokenise_rows
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
-from tain.foundation.errors import UserError, refuse_not_finite
-from tain.foundation.machine import choose_device, set_dtype
+from tain.foundation.errors import UserError
+from tain.foundation.machine import choose_device, one_thread, set_dtype
 from tain.foundation.probing import evaluating
-from tain.foundation.progress import Progress
-from tain.foundation.slices import in_slices
-from tain.foundation.vectors import unit_length
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.loading import kind_of, load_pretrained, max_length
 from tain.models.saved import read_layout, write_layout
 from tain.text.collections import list_texts
-from tain.text.encoding import BaseTextEncoder
+from tain.text.encoding import EncodeOptions
+from tain.text.token_encoding import TokenEncoder, TokenRows
 
-_WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 
-class Embedder(BaseTextEncoder):
+class Embedder(TokenEncoder):
     """Text encoder built from a tokenizer, an encoder with pooling, and an optional correction.
 
     Args:
@@ -67,7 +65,6 @@ class Embedder(BaseTextEncoder):
         self.name = name
         self.max_tokens = max_tokens
         self.normalize = normalize
-        self.truncated = 0  # texts truncated by the last call of encode
 
     @classmethod
     def load(
@@ -161,43 +158,24 @@ class Embedder(BaseTextEncoder):
         return self.encoder.layout
 
     @torch.inference_mode()
-    def _encode(
-        self,
-        texts: Iterable[str],
-        *,
-        language: str | Iterable[str] | None,
-        batch_size: int | None,
-        batch_tokens: int | None,
-        normalize: bool | None,
-        progress: Progress | None,
-    ) -> Float32[np.ndarray, "texts dim"]:
-        texts = list_texts(texts)
-        if language is not None and not isinstance(language, str):
-            language = list_texts(language, what="language")
-        self.refuse_language(language)
-        if isinstance(language, list) and len(language) != len(texts):
-            raise UserError(f"got {len(language):,} languages for {len(texts):,} texts: give one per text, or one for all")
-        batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096)
-        self.truncated = 0
-        vectors = np.empty((len(texts), self.encoder.dim), dtype=np.float32)
-        with evaluating(self.encoder), (progress or Progress.silent()).task("encode", len(texts)) as task:
-            for start in range(0, len(texts), _WINDOW_TEXTS):
-                window = texts[start : start + _WINDOW_TEXTS]
-                tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
-                self.truncated += tokens.truncated
-                if not all(tokens.ids):
-                    index = start + next(index for index, ids in enumerate(tokens.ids) if not ids)
-                    raise UserError(f"text {index} ({texts[index]!r:.60}) has no tokens: remove it")
-                for full in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
-                    for batch in in_slices(full, batch_size):
-                        found = self.encoder(pack([tokens.ids[text] for text in batch]))
-                        vectors[np.asarray(batch) + start] = found.cpu().numpy()
-                        task.advance(len(batch))
-        vectors = self._corrected(vectors, language)
-        refuse_not_finite(vectors, self.name)
-        if self.normalize if normalize is None else normalize:
-            unit_length(vectors, out=vectors)
-        return vectors
+    def _encode(self, texts: Iterable[str], options: EncodeOptions) -> Float32[np.ndarray, "texts dim"]:
+        return super()._encode(texts, options)
+
+    def token_rows(self, texts: Sequence[str], *, in_chunks: bool = False) -> TokenRows:
+        return tokenise_rows(self.tokenizer, texts, max_tokens=self.max_tokens, in_chunks=in_chunks)
+
+    def _batches(self, lengths: Sequence[int], batch_tokens: int | None) -> Iterator[list[int]]:
+        return batches_by_tokens(lengths, batch_tokens=batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096))
+
+    def _pooled(self, ids: list[list[int]], *, is_alone: bool) -> Float32[np.ndarray, "rows width"]:
+        return self.encoder(pack(ids)).cpu().numpy()
+
+    @contextmanager
+    def _running(self, *, deterministic: bool) -> Iterator[None]:
+        if deterministic and self.encoder.device.type != "cpu":
+            raise UserError(f"deterministic is on, but the model runs on {self.encoder.device}: load it with device='cpu'")
+        with evaluating(self.encoder), one_thread() if deterministic else nullcontext():
+            yield
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Number of tokens read per text, including special tokens."""
@@ -217,14 +195,14 @@ class Embedder(BaseTextEncoder):
             )
 
     def _corrected(
-        self, vectors: Float32[np.ndarray, "texts width"], language: str | Sequence[str] | None
-    ) -> Float32[np.ndarray, "texts dim"]:
+        self, vectors: Float32[np.ndarray, "rows width"], language: str | Sequence[str] | None, *, is_alone: bool
+    ) -> Float32[np.ndarray, "rows dim"]:
+        if self.correction is None:
+            return vectors
         if isinstance(self.correction, LinearCorrection):
-            return self.correction.apply(vectors)
-        if isinstance(self.correction, LanguageCorrection):
-            assert language is not None
-            return self.correction.apply(vectors, language)
-        return vectors
+            return self.correction.apply(vectors, in_order=is_alone)
+        assert language is not None
+        return self.correction.apply(vectors, language, in_order=is_alone)
 
     def _refuse_foreign_correction(self) -> None:
         if isinstance(self.correction, LinearCorrection):

@@ -110,7 +110,7 @@ def _export_ranker(
     model: str | Path, output: Path, texts: list[str], config: ExportConfig, *, overwrite: bool, trust_remote_code: bool, progress: Progress
 ) -> ExportedModel:
     """Export the towers of a bi- or poly-encoder, or a cross-encoder, and compare scores with torch."""
-    wrong = {"language": config.language, "pooling": config.pooling, "max_tokens": config.max_tokens, "data": config.data}
+    wrong = {"language": config.language, "pooling": config.pooling, "max_tokens": config.max_tokens, "sts": config.sts}
     if given := [name for name, value in wrong.items() if value is not None]:
         raise UserError(f"{given[0]} is for encoders, but model {str(model)!r} is a ranker, which has its own: leave it out")
     ranker = Ranker.load(model, device="cpu", dtype="float32", trust_remote_code=trust_remote_code)
@@ -118,32 +118,36 @@ def _export_ranker(
     with whole_folder(output, overwrite=overwrite, was_free=True) as folder:
         ranker.save(folder, record={**kept, "base_model": kept.get("base_model", str(model))}, card=_card(model, "vectors or scores"))
         if isinstance(ranker, DualRanker):
-            for tower, place in _tower_folders(ranker, folder):
+            towers: dict[str, Any] = {}
+            for name, tower, place in _tower_folders(ranker, folder):
                 made = write_encoder(tower, place, texts, tower.encode(texts), config=config, progress=progress)
                 replace(made, pair={"head": _digest(folder, HEAD_FILE)}).write(place)
-            check = check_dual(ranker, load_exported_ranker(folder), texts)
+                towers[name] = made.check
+            check = check_dual(ranker, load_exported_ranker(folder), texts) | {"towers": towers}
         else:
             check = write_pairs(ranker, folder, texts, config=config, progress=progress)
         sizes = _sizes(folder)
     return ExportedModel(output, sizes, check, config)
 
 
-def _tower_folders(ranker: DualRanker, folder: Path) -> list[tuple[Embedder, Path]]:
+def _tower_folders(ranker: DualRanker, folder: Path) -> list[tuple[str, Embedder, Path]]:
+    """Name, encoder and folder of each tower."""
     if not ranker.is_shared:
-        return [(ranker.context, folder / "context"), (ranker.candidate, folder / "candidate")]
-    return [(ranker.context, folder if ranker.type == "bi" else folder / "encoder")]
+        return [("context", ranker.context, folder / "context"), ("candidate", ranker.candidate, folder / "candidate")]
+    return [("shared", ranker.context, folder if ranker.type == "bi" else folder / "encoder")]
 
 
 def _sts(folder: Path, config: ExportConfig, progress: Progress) -> dict[str, Any]:
-    """Mean STS of each graph, where the data is given."""
-    if config.data is None:
+    """Mean STS of each graph and what int8 loses, where the data is given."""
+    if config.sts is None:
         return {}
     loaded = [ExportedEncoder.load(folder, dtype=dtype) for dtype in (("float32", "int8") if config.int8 else ("float32",))]
     for encoder in loaded:
         encoder.name = encoder.dtype
-    report = evaluate(loaded, ("sts",), config.data, resamples=_RESAMPLES, progress=progress)
+    report = evaluate(loaded, ("sts",), config.sts, resamples=_RESAMPLES, progress=progress)
     means = [figure.value for figure in report.headline()[1].figures]
-    return {"sts": dict(zip((encoder.dtype for encoder in loaded), means, strict=True))}
+    found = dict(zip((encoder.dtype for encoder in loaded), means, strict=True))
+    return {"sts": found | ({"points_lost": means[0] - means[1]} if config.int8 else {})}
 
 
 def _sizes(folder: Path) -> dict[str, int]:
