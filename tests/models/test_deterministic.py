@@ -90,7 +90,9 @@ def test_the_vectors_are_those_of_a_usual_run_up_to_rounding(load: Load, texts: 
     encoder = load(1)
     options = {"language": "en"} if encoder.languages else {}
     tolerance = 0.2 if getattr(encoder, "dtype", "") == "int8" else 1e-4
-    np.testing.assert_allclose(encoder.encode(texts, deterministic=True, **options), encoder.encode(texts, **options), atol=tolerance, rtol=1e-3)
+    np.testing.assert_allclose(
+        encoder.encode(texts, deterministic=True, **options), encoder.encode(texts, **options), atol=tolerance, rtol=1e-3
+    )
 
 
 def test_chunks_are_deterministic_too(load: Load, texts: list[str]):
@@ -100,7 +102,7 @@ def test_chunks_are_deterministic_too(load: Load, texts: list[str]):
         options = {"language": "en"} if encoder.languages else {}
         limit, encoder.max_tokens = encoder.max_tokens, 12
         vectors = encoder.encode(texts, truncation="mean-of-chunks", deterministic=True, batch_size=size, **options)
-        assert encoder.chunked > 5
+        assert encoder.chunked > 3
         encoder.max_tokens = limit
         found.append(bits(vectors))
     assert found[0] == found[1]

@@ -211,8 +211,8 @@ def evaluate(
         "fit_texts": _read(fit_texts),
     }
     # a generator, consumed after the sets are read: a wrong path is reported before importing torch
-    encoders: "Iterable[TextEncoder]" = (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models)
-    forms: "list[InForm]" = []
+    encoders: Iterable[TextEncoder] = (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models)
+    forms: list[InForm] = []
     if output_dtype or dims is not None:
         encoders = _with_forms(encoders, output_dtype or ("float32",), dims, forms)
     report = evaluate_encoders(

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,6 +14,7 @@ from tain.text.collections import list_texts, matched_lists
 _WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
 
 
+@runtime_checkable
 class ContextsInMemory(Protocol):
     """Vectors of some contexts."""
 

@@ -221,7 +221,9 @@ def encode_to_file(
                     whole = rows.finish(texts=run.texts)
                     if ranges is not None:  # first, so that no file of int8 is ever without its ranges
                         is_placed = _holds(ranges_file(path), ranges)  # by a run that was killed before its last step
-                        _place(_write_anew(folder / f"{_RANGES}.new", ranges.to_json()), ranges_file(path), overwrite=overwrite or is_placed)
+                        _place(
+                            _write_anew(folder / f"{_RANGES}.new", ranges.to_json()), ranges_file(path), overwrite=overwrite or is_placed
+                        )
                     _place(whole, path, overwrite=overwrite)
         except BaseException:
             with suppress(OSError):  # a full disk may raise again

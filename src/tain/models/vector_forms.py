@@ -94,7 +94,9 @@ class Int8Ranges:
             UserError: They are.
         """
         if self.dim != dim:
-            raise UserError(f"the ranges of int8 are for vectors of {self.dim} numbers, these have {dim}: give ranges made with the same dims")
+            raise UserError(
+                f"the ranges of int8 are for vectors of {self.dim} numbers, these have {dim}: give ranges made with the same dims"
+            )
 
     def outside(self, vectors: Float32[np.ndarray, "texts dim"]) -> float:
         """Share of numbers outside of the ranges, which lose more than rounding."""
