@@ -142,7 +142,7 @@ def test_bad_input_is_refused_before_torch_is_loaded(tmp_path, texts, capsys, mo
         "nowhere' does not exist: give a model folder, a hub name, or tain-mini": (tmp_path / "nowhere", texts, "-o", out),
         "taken.npy' already exists: choose another name or give --overwrite": (model, texts, "-o", taken),
         "is read as plain text, which has no column 'body'": (model, texts, "-o", out, "--column", "body"),
-        'Invalid value "int4" for --dtype. Choose from: "float32", "float16", "int8", "binary" (see tain encode --help)': (
+        'Invalid value "int4" for --dtype. Choose from: "float32", "float16", "int8", "binary". Did you mean "int8"? (see tain encode --help)': (
             model,
             texts,
             "-o",

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from tain.cli import flags
 from tain.cli.sources import TextSource
-from tain.foundation.choices import OutputDtype, Pooling, Truncation
+from tain.foundation.choices import AnyPooling, OutputDtype, Truncation
 
 if TYPE_CHECKING:
     from tain.models.encode_to_file import EncodedFile
@@ -49,6 +49,10 @@ def encode(
             " vectors of all their parts"
         ),
     ] = "cut",
+    prompt_name: Annotated[
+        str | None, Parameter(help="put this prompt of the model before each text, such as query; default: its default prompt, if any")
+    ] = None,
+    prompt: Annotated[str | None, Parameter(help="put this text before each text, instead of one of the model's prompts")] = None,
     deterministic: Annotated[
         bool,
         Parameter(help="same bits for a text regardless of the other texts and the number of threads, in float32; slower", negative=()),
@@ -56,7 +60,9 @@ def encode(
     normalize: Annotated[
         bool | None, Parameter(help="scale every vector to length 1, or do not; default: the model's own setting, else do not")
     ] = None,
-    pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: the model's own setting, else mean")] = None,
+    pooling: Annotated[
+        AnyPooling | None, Parameter(help="how token vectors become one; default: the model's own setting, else mean")
+    ] = None,
     max_tokens: Annotated[
         int | None, Parameter(help="cut texts at this many tokens; default: the model's limit; cut texts are counted")
     ] = None,
@@ -117,6 +123,8 @@ def encode(
         int8_ranges=ranges,
         truncation=truncation,
         deterministic=deterministic,
+        prompt_name=prompt_name,
+        prompt=prompt,
         language=language,
         normalize=normalize,
         batch_tokens=batch_tokens,

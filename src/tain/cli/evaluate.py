@@ -8,7 +8,7 @@ from cyclopts.validators import Number
 
 from tain.cli import flags
 from tain.cli.objects import as_object, write_object
-from tain.foundation.choices import OutputDtype, Pooling
+from tain.foundation.choices import AnyPooling, OutputDtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -66,7 +66,9 @@ def evaluate(
     ] = "refuse",
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; below 200 its ends are rough")] = 1000,
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="seed of the resamples")] = 13,
-    pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: each model's own setting, else mean")] = None,
+    pooling: Annotated[
+        AnyPooling | None, Parameter(help="how token vectors become one; default: each model's own setting, else mean")
+    ] = None,
     max_tokens: Annotated[
         int | None, Parameter(help="cut texts at this many tokens; default: each model's limit; cut texts are counted")
     ] = None,

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows
 from tain.exported.tokenizer import FastTokenizer
 from tain.foundation.errors import UserError
 from tain.foundation.machine import collect_as_usual
+from tain.models.saved import read_prompts
 from tain.models.vector_forms import Int8Ranges
 from tain.text.collections import list_texts
 from tain.text.token_encoding import TokenEncoder, TokenRows
@@ -41,6 +42,7 @@ class ExportedEncoder(TokenEncoder):
         languages: Empty: an exported graph treats all texts alike.
         normalize: Whether vectors have length 1.
         side: Where long texts are cut: ``right`` or ``left``.
+        sentence_transformers: The folder's ``config_sentence_transformers.json``, which holds the prompts; empty if there is none.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ExportedEncoder(TokenEncoder):
         self.normalize = export.normalize
         self.languages: tuple[str, ...] = ()
         self.side = export.side
+        self.sentence_transformers: Mapping[str, Any] = {}
 
     @classmethod
     def load(
@@ -78,6 +81,7 @@ class ExportedEncoder(TokenEncoder):
         graph, chosen = open_graph(folder, export, name=str(name), dtype=dtype, threads=threads)
         tokenizer = FastTokenizer(folder, unknown_id=export.unknown_id, name=str(name))
         encoder = cls(graph, tokenizer, export=export, name=str(name), dtype=chosen, max_tokens=export.max_tokens)
+        encoder.sentence_transformers = read_prompts(folder, name=str(name))
         return encoder.with_limits(max_tokens=max_tokens)
 
     @property
@@ -118,7 +122,25 @@ class ExportedEncoder(TokenEncoder):
     def _batches(self, lengths: Sequence[int], batch_tokens: int | None) -> Iterator[list[int]]:
         return batches_of_rows(lengths, batch_tokens=batch_tokens or BATCH_TOKENS, pads=self.export.pads)
 
-    def _pooled(self, ids: list[list[int]], *, is_alone: bool) -> Float32[np.ndarray, "rows width"]:
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        return self.sentence_transformers.get("prompts") or {}
+
+    @property
+    def default_prompt(self) -> str:
+        return self.prompts.get(self.sentence_transformers.get("default_prompt_name") or "", "")
+
+    @property
+    def include_prompt(self) -> bool:
+        return self.export.include_prompt
+
+    def prompt_tokens(self, prompt: str) -> int:
+        raise UserError(
+            f"model {self.name!r} leaves its prompt out of the pooling, which its exported graph cannot do: use the torch backend, or give an"
+            " empty prompt"
+        )
+
+    def _pooled(self, ids: list[list[int]], *, is_alone: bool, skipped: int) -> Float32[np.ndarray, "rows width"]:
         (found,) = self.graph.run(ids, ["sentence_embedding"], on_one_thread=is_alone)
         return found
 
@@ -153,7 +175,8 @@ class ExportedEncoder(TokenEncoder):
 
     def settings(self) -> dict[str, Any]:
         """What vectors depend on besides the graph and the tokenizer."""
-        return {"backend": "onnx", "compute-dtype": self.dtype, "max-tokens": self.max_tokens}
+        prompt = {"default-prompt": self.default_prompt} if self.default_prompt else {}
+        return {"backend": "onnx", "compute-dtype": self.dtype, "max-tokens": self.max_tokens} | prompt
 
     def fingerprint(self) -> str:
         """SHA-256 of graph and tokenizer."""

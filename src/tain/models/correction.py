@@ -130,6 +130,11 @@ def product(left: Float32[np.ndarray, "rows inner"], right: Float32[np.ndarray, 
     return np.einsum("ri,ic->rc", left, right) if in_order else left @ right
 
 
+def is_linear(config: dict[str, Any]) -> bool:
+    """Whether the ``config.json`` of a Dense layer describes a linear map."""
+    return config.get("activation_function") == _IDENTITY and not config.get("use_residual")
+
+
 def read_linear(config: dict[str, Any], weights: Path | None, *, name: str) -> LinearCorrection:
     """Read a Dense layer of a sentence-transformers folder.
 
@@ -141,12 +146,12 @@ def read_linear(config: dict[str, Any], weights: Path | None, *, name: str) -> L
     Raises:
         UserError: The layer is not linear, or its weights are not safetensors.
     """
-    if config.get("activation_function") != _IDENTITY or config.get("use_residual"):
+    if not is_linear(config):
         raise UserError(
             f"model {name!r} has a Dense layer with the activation {config.get('activation_function')}, which tain does not support: only"
             " linear layers; use sentence-transformers for this model"
         )
-    tensors = _read_tensors(weights, "the weights of its Dense layer", name)
+    tensors = read_tensors(weights, "the weights of its Dense layer", name)
     if "linear.weight" not in tensors or tensors["linear.weight"].ndim != 2:
         raise UserError(f"model {name!r} has a Dense layer without linear.weight: save the model again")
     weight = tensors["linear.weight"]
@@ -159,10 +164,15 @@ def read_by_language(file: Path | None, *, name: str) -> LanguageCorrection:
     Raises:
         UserError: The file is missing or damaged.
     """
-    return LanguageCorrection(_read_tensors(file, "its per-language corrections", name))
+    return LanguageCorrection(read_tensors(file, "its per-language corrections", name))
 
 
-def _read_tensors(file: Path | None, what: str, name: str) -> dict[str, np.ndarray]:
+def read_tensors(file: Path | None, what: str, name: str) -> dict[str, np.ndarray]:
+    """Read a safetensors file of the model ``name`` in float32; ``what`` says in messages what it holds.
+
+    Raises:
+        UserError: It is missing or damaged, or has numbers that are not finite.
+    """
     if file is None or not file.is_file():
         where = LANGUAGE_FILE if file is None else file.name
         raise UserError(f"model {name!r} keeps {what} in {where}, which is missing (pickled weights are not read): save the model again")

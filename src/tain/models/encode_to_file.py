@@ -117,6 +117,8 @@ def encode_to_file(
     truncation: Truncation = "cut",
     deterministic: bool = False,
     int8_ranges: Int8Ranges | None = None,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
     with_texts: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -142,6 +144,8 @@ def encode_to_file(
         batch_tokens: Tokens a batch; changes speed and memory only.
         truncation: What to do with texts that are too long; see ``Embedder.encode``.
         deterministic: Same bits for a text whatever its neighbours and the number of threads; see ``Embedder.encode``.
+        prompt_name: Name of one of the model's prompts, put before each text; see ``Embedder.encode``.
+        prompt: A prompt of your own.
         int8_ranges: Ranges for ``int8``; default: those of the first window's vectors.
         with_texts: Store the texts too, in the column ``text``; parquet only.
         resume: Go on where an interrupted run stopped; or start if there is none.
@@ -172,8 +176,11 @@ def encode_to_file(
     progress = progress or Progress.silent()
     # only what differs from the defaults, so that encoders without these options work too
     options = ({"truncation": truncation} if truncation != "cut" else {}) | ({"deterministic": True} if deterministic else {})
+    options |= {option: value for option, value in (("prompt_name", prompt_name), ("prompt", prompt)) if value is not None}
     settings = {"dtype": dtype, "dims": dims, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
-    settings |= options | ({} if int8_ranges is None else {"int8-ranges": _digest("", [str(int8_ranges.low), str(int8_ranges.high)])})
+    settings |= {option.replace("_", "-"): value for option, value in options.items()} | (
+        {} if int8_ranges is None else {"int8-ranges": _digest("", [int8_ranges.to_json()])}
+    )
     run = _begun(embedder, settings | {"normalise": normalize, "language": language})
     folder = partial_folder(path)
     with _alone_in(folder, path):

@@ -31,6 +31,7 @@ from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.cross_encoders import SavedCrossEncoder
 from tain.models.dual_scoring import DualScoring
 from tain.models.embedder import Embedder
+from tain.models.layers import LayerStack
 from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest
 from tain.models.saved import write_record, write_router
 from tain.models.scanning import scan_all
@@ -80,12 +81,13 @@ class DualRanker(DualScoring, Ranker):
         *,
         name: str,
         record: dict[str, Any] | None = None,
-        correction: LinearCorrection | None = None,
+        correction: LinearCorrection | LayerStack | None = None,
     ) -> None:
         super().__init__(name=name, record=record)
         self.context, self.candidate = context, candidate
         self.head = head.to(context.encoder.device)
         self._correction = None if correction is None else _as_layer(correction).to(context.encoder.device)
+        self._dim = candidate.encoder.dim if correction is None else correction.dim
         self.type = "bi" if head.kind == "pooled" else "poly"
 
     @classmethod
@@ -112,6 +114,11 @@ class DualRanker(DualScoring, Ranker):
             raise UserError(
                 f"model {embedder.name!r} corrects its vectors by language, and rankers do not know the language of a text:"
                 " give the encoder that it was made from"
+            )
+        if embedder.default_prompt:
+            raise UserError(
+                f"model {embedder.name!r} puts the prompt {embedder.default_prompt!r} before each text, which rankers do not do: set its"
+                " default_prompt_name to null and add the prompt to your texts"
             )
         head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalize=embedder.normalize)
         context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalize=embedder.normalize)
@@ -183,7 +190,7 @@ class DualRanker(DualScoring, Ranker):
 
     @property
     def dim(self) -> int:
-        return self.candidate.encoder.dim if self._correction is None else self._correction.out_features
+        return self._dim
 
     @property
     def module(self) -> nn.Module:
@@ -428,8 +435,10 @@ def refuse_correction(embedder: Embedder) -> None:
         )
 
 
-def _as_layer(correction: LinearCorrection) -> nn.Linear:
+def _as_layer(correction: LinearCorrection | LayerStack) -> nn.Module:
     """Convert the correction to a frozen float32 layer."""
+    if isinstance(correction, LayerStack):
+        return copy.deepcopy(correction.network)
     outs, ins = correction.weight.shape
     layer = nn.Linear(ins, outs).requires_grad_(False)
     layer.load_state_dict({"weight": torch.from_numpy(correction.weight), "bias": torch.from_numpy(correction.bias)})

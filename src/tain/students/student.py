@@ -157,7 +157,8 @@ class Student(BaseTextEncoder):
         self.refuse_language(options.language)
         if options.deterministic:
             raise UserError(f"deterministic is on, which student {self.name!r} does not support: leave it out")
-        texts = list_texts(texts)
+        prompt = self.prompt_for(prompt_name=options.prompt_name, prompt=options.prompt)
+        texts = [prompt + text for text in list_texts(texts)] if prompt else list_texts(texts)
         if self.max_tokens is not None:  # without a limit every text is read whole
             self._refuse_long(texts, options.truncation)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)

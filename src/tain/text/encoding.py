@@ -1,7 +1,7 @@
 """Base class of text encoders: encode one text or many, and compare vectors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -42,6 +42,8 @@ class EncodeOptions:
     normalize: bool | None = None
     truncation: Truncation = "cut"
     deterministic: bool = False
+    prompt_name: str | None = None
+    prompt: str | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +64,8 @@ class BaseTextEncoder(ABC):
         normalize: bool | None = None,
         truncation: Truncation = "cut",
         deterministic: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         progress: Progress | None = None,
     ) -> "np.ndarray":
         """Encode texts into vectors, in the given order. Dropout is always off.
@@ -80,6 +84,8 @@ class BaseTextEncoder(ABC):
                 length 1 if the vectors have that length, and counts the texts in ``chunked``.
             deterministic: Give the same bits for a text regardless of the other texts, their order, the batch options and the number of
                 threads: each text runs alone and on one thread. Slower. CPU only.
+            prompt_name: Name of one of the model's prompts, which is put before each text; default: the model's default prompt, if any.
+            prompt: A prompt of your own; takes precedence over ``prompt_name``; empty for none.
             progress: Receives an update per batch.
 
         Returns:
@@ -99,9 +105,59 @@ class BaseTextEncoder(ABC):
             normalize=normalize,
             truncation=truncation,
             deterministic=deterministic,
+            prompt_name=prompt_name,
+            prompt=prompt,
             progress=progress,
         )
         return self._encode([texts], options)[0] if isinstance(texts, str) else self._encode(texts, options)
+
+    def encode_query(self, texts: str | Iterable[str], **options: Any) -> "np.ndarray":
+        """Encode queries with the model's prompt ``query``, or without a prompt if it has none.
+
+        Args:
+            texts: As for ``encode``.
+            **options: As for ``encode``.
+        """
+        return self.encode(texts, **self._with_prompt(options, "query"))
+
+    def encode_document(self, texts: str | Iterable[str], **options: Any) -> "np.ndarray":
+        """Encode documents with the model's prompt ``document``, ``passage`` or ``corpus`` (the first it has), or without a prompt.
+
+        Args:
+            texts: As for ``encode``.
+            **options: As for ``encode``.
+        """
+        return self.encode(texts, **self._with_prompt(options, "document", "passage", "corpus"))
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """The model's prompts by name; empty if it has none."""
+        return {}
+
+    @property
+    def default_prompt(self) -> str:
+        """What is put before each text where ``encode`` gets no prompt; usually empty."""
+        return ""
+
+    def _with_prompt(self, options: dict[str, Any], *names: str) -> dict[str, Any]:
+        if options.get("prompt") is not None or options.get("prompt_name") is not None:
+            return options
+        return options | {"prompt": next((self.prompts[name] for name in names if name in self.prompts), "")}
+
+    def prompt_for(self, *, prompt_name: str | None, prompt: str | None) -> str:
+        """What is put before each text.
+
+        Raises:
+            UserError: The model has no prompt of that name.
+        """
+        if prompt is not None:
+            return prompt
+        if prompt_name is None:
+            return self.default_prompt
+        if prompt_name not in self.prompts:
+            known = f"it has {', '.join(sorted(self.prompts))}" if self.prompts else "it has none"
+            raise UserError(f"prompt_name is {prompt_name!r}, but the model has no such prompt: {known}; or give the prompt itself")
+        return self.prompts[prompt_name]
 
     @abstractmethod
     def _encode(self, texts: Iterable[str], options: EncodeOptions) -> "np.ndarray":

@@ -78,8 +78,14 @@ class TokenEncoder(BaseTextEncoder):
         """Group rows into batches by their lengths."""
 
     @abstractmethod
-    def _pooled(self, ids: list[list[int]], *, is_alone: bool) -> Float32[np.ndarray, "rows width"]:
-        """Run one batch; ``is_alone`` is the deterministic mode, with one row and one thread."""
+    def _pooled(self, ids: list[list[int]], *, is_alone: bool, skipped: int) -> Float32[np.ndarray, "rows width"]:
+        """Run one batch.
+
+        Args:
+            ids: Token ids of each row.
+            is_alone: Deterministic mode: there is one row, which runs on one thread.
+            skipped: Tokens at the beginning of each row that are left out of the pooling.
+        """
 
     @abstractmethod
     def _corrected(self, vectors: Float32[np.ndarray, "rows width"], language: Any, *, is_alone: bool) -> Float32[np.ndarray, "rows dim"]:
@@ -92,6 +98,15 @@ class TokenEncoder(BaseTextEncoder):
         Raises:
             UserError: It cannot run deterministically.
         """
+
+    @property
+    @abstractmethod
+    def include_prompt(self) -> bool:
+        """Whether the tokens of a prompt are pooled."""
+
+    @abstractmethod
+    def prompt_tokens(self, prompt: str) -> int:
+        """Number of tokens of a prompt before a text, with special tokens before it."""
 
     @abstractmethod
     def refuse_language(self, language: Any) -> None:
@@ -113,6 +128,10 @@ class TokenEncoder(BaseTextEncoder):
         if isinstance(language, list) and len(language) != len(texts):
             raise UserError(f"got {len(language):,} languages for {len(texts):,} texts: give one per text, or one for all")
         scales = self._scales(options.normalize)
+        prompt = self.prompt_for(prompt_name=options.prompt_name, prompt=options.prompt)
+        skipped = self._skipped(prompt, options)
+        if prompt:
+            texts = [prompt + text for text in texts]
         self.truncated = self.chunked = 0
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         start = 0
@@ -120,11 +139,26 @@ class TokenEncoder(BaseTextEncoder):
             for window in self._windows(texts, options):
                 rows = self._rows(window, options, start=start)
                 own = language if not isinstance(language, list) else [language[start + text] for text in rows.owners]
-                found = self._vectors_of(rows, own, options, scales=scales, task=task)
+                found = self._vectors_of(rows, own, options, scales=scales, skipped=skipped, task=task)
                 vectors[start : start + len(window)] = self._joined(found, rows, scales=scales)
                 start += len(window)
         refuse_not_finite(vectors, self.name)
         return vectors
+
+    def _skipped(self, prompt: str, options: EncodeOptions) -> int:
+        """Tokens of the prompt that are left out of the pooling.
+
+        Raises:
+            UserError: Texts are split into chunks, of which only the first has the prompt.
+        """
+        if not prompt or self.include_prompt:
+            return 0
+        if options.truncation == "mean-of-chunks":
+            raise UserError(
+                f"truncation is 'mean-of-chunks', but model {self.name!r} leaves its prompt out of the pooling, which chunks cannot do:"
+                " let truncation be cut or error"
+            )
+        return self.prompt_tokens(prompt)
 
     def _windows(self, texts: list[str], options: EncodeOptions) -> Iterator[list[str]]:
         if options.truncation == "mean-of-chunks":
@@ -150,7 +184,7 @@ class TokenEncoder(BaseTextEncoder):
         return rows
 
     def _vectors_of(
-        self, rows: TokenRows, language: str | list[str] | None, options: EncodeOptions, *, scales: bool, task: Task
+        self, rows: TokenRows, language: str | list[str] | None, options: EncodeOptions, *, scales: bool, skipped: int, task: Task
     ) -> Float32[np.ndarray, "rows dim"]:
         """The finished vector of each row."""
         is_alone = options.deterministic
@@ -158,7 +192,7 @@ class TokenEncoder(BaseTextEncoder):
         is_last = [owner != after for owner, after in zip(rows.owners, [*rows.owners[1:], -1], strict=True)]
         for full in self._alone(len(rows.ids)) if is_alone else self._batches(list(map(len, rows.ids)), options.batch_tokens):
             for batch in in_slices(full, options.batch_size):
-                found = self._pooled([rows.ids[row] for row in batch], is_alone=is_alone)
+                found = self._pooled([rows.ids[row] for row in batch], is_alone=is_alone, skipped=skipped)
                 if vectors is None:
                     vectors = np.empty((len(rows.ids), found.shape[1]), dtype=np.float32)
                 vectors[batch] = found

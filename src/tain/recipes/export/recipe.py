@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from jaxtyping import Float32
 
+from tain.encoders.static import StaticTokens
 from tain.evaluation.report import evaluate
 from tain.exported.encoder import ExportedEncoder
 from tain.exported.folder import FLOAT_FILE, INT8_FILES, Export, file_digest
@@ -92,7 +93,7 @@ def export(
     if _is_ranker(model):
         return _export_ranker(model, output, checked, config, overwrite=overwrite, trust_remote_code=trust_remote_code, progress=progress)
     embedder = _loaded(model, config, trust_remote_code=trust_remote_code)
-    reference = embedder.encode(checked)
+    reference = embedder.encode(checked, prompt="")
     with whole_folder(output, overwrite=overwrite, was_free=True) as folder:
         embedder.save(folder, record=_record(embedder), card=_card(model, f"{embedder.dim} numbers"))
         made = write_encoder(embedder, folder, checked, reference, config=config, progress=progress)
@@ -120,7 +121,7 @@ def _export_ranker(
         if isinstance(ranker, DualRanker):
             towers: dict[str, Any] = {}
             for name, tower, place in _tower_folders(ranker, folder):
-                made = write_encoder(tower, place, texts, tower.encode(texts), config=config, progress=progress)
+                made = write_encoder(tower, place, texts, tower.encode(texts, prompt=""), config=config, progress=progress)
                 replace(made, pair={"head": _digest(folder, HEAD_FILE)}).write(place)
                 towers[name] = made.check
             check = check_dual(ranker, load_exported_ranker(folder), texts) | {"towers": towers}
@@ -207,6 +208,7 @@ def write_encoder(
         unknown_id=tokenizer.unk_token_id,
         pooling=embedder.pooling,
         side=tokenizer.truncation_side,
+        include_prompt=embedder.include_prompt,
         int8_ranges={"low": [round(float(each), 7) for each in low], "high": [round(float(each), 7) for each in high]},
     )
     made.write(folder)
@@ -251,7 +253,7 @@ def _with_int8(
         )
         made.write(folder)
         exported = ExportedEncoder.load(folder, dtype="int8")
-        agreement = int8_agreement(exported.encode(texts), reference)
+        agreement = int8_agreement(exported.encode(texts, prompt=""), reference)
         progress.note(_agreement_text(agreement, excluded, total))
         if agreement.mean_cosine >= config.min_cosine:
             break
@@ -289,6 +291,9 @@ def _loaded(model: str | Path, config: ExportConfig, *, trust_remote_code: bool)
     embedder = Embedder.load(
         model, device="cpu", dtype="float32", pooling=config.pooling, max_tokens=config.max_tokens, trust_remote_code=trust_remote_code
     )
+    if embedder.encoder.layer_mix is not None or isinstance(embedder.encoder, StaticTokens):
+        what = "mixes several layers (WeightedLayerPooling)" if embedder.encoder.layer_mix is not None else "has static token vectors"
+        raise UserError(f"model {str(model)!r} {what}, which tain export does not support: keep it in torch")
     correction = embedder.correction
     if isinstance(correction, LanguageCorrection):
         if config.language is None:
