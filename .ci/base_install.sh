@@ -43,7 +43,9 @@ sizes = {name: sum(file.stat().st_size for file in inside) for name, inside in f
 compiled = sum(file.stat().st_size for name, inside in files.items() if name.split("-")[0] != "pip" for file in inside if file.suffix == ".pyc")
 assets = sum(file.stat().st_size for file in (site / "tain" / "assets").rglob("*") if file.is_file())
 tools = sum(size for name, size in sizes.items() if name.split("-")[0] in ("pip", "setuptools"))
-print(f"installed: {(sum(sizes.values()) - tools - assets) / 1e6:.0f} MB beside the built-in model ({assets / 1e6:.0f} MB), of which {compiled / 1e6:.0f} MB are .pyc files")
+installed = sum(sizes.values()) - tools - assets
+print(f"installed: {(installed - compiled) / 1e6:.0f} MB beside the built-in model ({assets / 1e6:.0f} MB), and {compiled / 1e6:.0f} MB of .pyc files (none with pip install --no-compile)")
+assert installed - compiled < 200e6, "the base install is to stay below 200 MB"
 print("largest: " + ", ".join(f"{name} {size / 1e6:.0f}" for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:6]))
 
 

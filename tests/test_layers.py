@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": set(),
     "students": {"text"},
     "students/torch": {"students"},
-    "exported": {"text", "models.plain_scanning", "models.saved"},
+    "exported": {"text", "models.dual_scoring", "models.plain_scanning", "models.saved", "models.vector_forms"},
     "models": {"text", "batches", "encoders"},
     "evaluation": {"text", "exported", "models"},
     "ranking": {"text", "models", "evaluation"},

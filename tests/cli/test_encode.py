@@ -66,6 +66,7 @@ def test_standard_input_and_json(tmp_path, bert_folder, monkeypatch, capsys):
         "texts": 2,
         "dim": 32,
         "truncated": 1,
+        "chunked": 0,
         "blank": 1,
         "resumed": 0,
     }
@@ -141,13 +142,13 @@ def test_bad_input_is_refused_before_torch_is_loaded(tmp_path, texts, capsys, mo
         "nowhere' does not exist: give a model folder, a hub name, or tain-mini": (tmp_path / "nowhere", texts, "-o", out),
         "taken.npy' already exists: choose another name or give --overwrite": (model, texts, "-o", taken),
         "is read as plain text, which has no column 'body'": (model, texts, "-o", out, "--column", "body"),
-        'Invalid value "int8" for --dtype. Choose from: "float32", "float16", "binary" (see tain encode --help)': (
+        'Invalid value "int4" for --dtype. Choose from: "float32", "float16", "int8", "binary". Did you mean "int8"? (see tain encode --help)': (
             model,
             texts,
             "-o",
             out,
             "--dtype",
-            "int8",
+            "int4",
         ),
         "unknown option --outptu": (model, "--outptu", "-o", out),
         "Unknown option: --resum. Did you mean --resume? (see tain encode --help)": (model, texts, "-o", out, "--resum"),

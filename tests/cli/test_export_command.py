@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tain.cli.main import main
 from tain.models.embedder import Embedder
@@ -51,6 +52,40 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(
 ):
     assert message in refused(["export", str(bert_folder), "-o", str(tmp_path / "out"), "--quiet", *more], capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sts_of_both_graphs_and_the_points_that_int8_loses(bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from tain.exported.folder import read_export
+
+    (tmp_path / "data" / "sts").mkdir(parents=True)
+    rows = ["the sea\tthe deep sea\t5", "the sea\tan old book\t1", "a dog\ta fox\t3", "warm bread\tthe market\t2"]
+    (tmp_path / "data" / "sts" / "sts12.tsv").write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    main(["export", str(bert_folder), "-o", str(out), "--min-cosine", "0.5", "--sts", str(tmp_path / "data"), "--json", "--quiet"])
+    found = json.loads(capsys.readouterr().out)["check"]["sts"]
+    assert found["points_lost"] == pytest.approx(found["float32"] - found["int8"]) and set(found) == {"float32", "int8", "points_lost"}
+    assert read_export(out, name="out").check["sts"] == found
+
+
+def test_the_int8_figures_of_each_tower_are_shown(
+    bert_folder: Path, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], generator: torch.Generator
+):
+    from tain.models.rankers import DualRanker
+
+    settings = {"kind": "pooled", "codes": 1, "scale": 1.0, "is_scale_learned": False, "context_tokens": 12, "candidate_tokens": 9}
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    ranker = DualRanker.start(embedder, is_shared=False, generator=generator, **settings)
+    (tmp_path / "ranker").mkdir()
+    ranker.save(tmp_path / "ranker", record={}, card="# test\n")
+    (tmp_path / "texts.txt").write_text("\n".join(sentences) + "\n")
+    options = ["--texts", str(tmp_path / "texts.txt"), "--min-cosine", "0.5", "--quiet"]
+    main(["export", str(tmp_path / "ranker"), "-o", str(tmp_path / "out"), *options, "--json"])
+    check = json.loads(capsys.readouterr().out)["check"]
+    assert set(check["towers"]) == {"context", "candidate"}
+    assert all(0.5 <= tower["int8"]["mean_cosine"] <= 1.0 for tower in check["towers"].values())
+    main(["export", str(tmp_path / "ranker"), "-o", str(tmp_path / "again"), *options])
+    shown = capsys.readouterr().out
+    assert "context tower, int8: mean cosine" in shown and "candidate tower, int8: mean cosine" in shown
 
 
 def test_a_bench_prints_a_row_for_each_backend(bert_folder: Path, sentences: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):

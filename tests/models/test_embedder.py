@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tain.batches.types import TokenisedTexts
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder, load_pretrained, max_length
+from tain.text.token_encoding import TokenRows
 
 Save = Callable[..., Path]
 
@@ -46,10 +46,10 @@ def test_vectors_never_depend_on_batching_or_order(architecture: str, save_maske
 
 
 def test_windows_of_texts_leave_no_seam(embedder: Embedder, many: list[str], monkeypatch: pytest.MonkeyPatch):
-    from tain.models import embedder as module
+    from tain.text import token_encoding as module
 
     vectors = embedder.encode(many)
-    monkeypatch.setattr(module, "_WINDOW_TEXTS", 7)
+    monkeypatch.setattr(module, "WINDOW_TEXTS", 7)
     np.testing.assert_allclose(embedder.encode(many), vectors, atol=1e-5)
 
 
@@ -148,7 +148,7 @@ def test_what_is_no_text_is_refused_by_its_place(embedder: Embedder, unchecked: 
     ("settings", "message"),
     [
         ({"dtype": "float16"}, "dtype is 'float16': give auto, float32 or bfloat16"),
-        ({"pooling": "max"}, "pooling is 'max': give one of cls, mean, mean-with-padding"),
+        ({"pooling": "sum"}, "pooling is 'sum': give one of cls, mean, mean-with-padding, max, lasttoken"),
         ({"max_tokens": 2}, "max_tokens is 2, but model .* accepts 3 to 40: give a number"),
         ({"max_tokens": 41}, "max_tokens is 41, but model .* accepts 3 to 40"),
         ({"device": "meta"}, "device is 'meta', which tain does not run on: give cpu, cuda or cuda:N"),
@@ -199,6 +199,7 @@ def test_a_mean_over_padding_does_not_depend_on_the_neighbours(bert_folder: Path
 
 def test_a_text_without_tokens_is_named(bert_folder: Path, monkeypatch: pytest.MonkeyPatch):
     embedder = Embedder.load(bert_folder, dtype="float32", device="cpu")
-    monkeypatch.setattr("tain.models.embedder.tokenise", lambda *_, **__: TokenisedTexts([[5, 6], []], 0))
+    rows = TokenRows.one_each([[5, 6], []], [False, False])
+    monkeypatch.setattr("tain.models.embedder.tokenise_rows", lambda *_, **__: rows)
     with pytest.raises(UserError, match=r"text 1 \(''\) has no tokens: remove it"):
         embedder.encode(["glass", ""])

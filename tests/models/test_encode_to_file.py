@@ -463,8 +463,8 @@ def test_settings_that_cannot_work_are_refused_together(tmp_path):
 
 
 def test_a_wrong_dtype_is_refused(tmp_path, unchecked):
-    with refused("dtype is 'int8', which is not supported for stored vectors: give float32 or float16"):
-        encode_to_file(fake(), TEXTS, tmp_path / "vectors.npy", dtype="int8")  # type: ignore[arg-type]
+    with refused("dtype is 'int4', which is not supported for stored vectors: give float32 or float16"):
+        encode_to_file(fake(), TEXTS, tmp_path / "vectors.npy", dtype="int4")  # type: ignore[arg-type]
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path):
@@ -584,7 +584,7 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path):
         encode_to_file(embedder, TEXTS, tmp_path / "broken.npy")
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"format": 2}', '{"format": 2, "settings": [], "model": "m"}'])
+@pytest.mark.parametrize("content", ["[]", "{", '{"format": 3}', '{"format": 3, "settings": [], "model": "m"}'])
 def test_a_damaged_state_is_refused(content, tmp_path):
     path = tmp_path / "vectors.npy"
     interrupted(path)

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from tain.cli.main import main
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.recipes.distil.recipe import distil
 from tain.students.inputs import HashedReader
@@ -51,6 +52,26 @@ def test_batches_and_order_change_no_vector(embedding_student, sentences, backen
     lengths = np.linalg.norm(student.encode(sentences, normalize=True), axis=1)
     np.testing.assert_allclose(lengths, 1, rtol=1e-5)
     assert student.encode([]).shape == (0, student.dim)
+
+
+def test_long_texts_are_cut_or_refused_and_never_split(embedding_student, sentences):
+    student = Student.load(embedding_student)
+    limit = student.max_tokens
+    fits, long = " ".join(["sea"] * limit), " ".join(["sea"] * (limit + 1))
+    np.testing.assert_array_equal(student.encode([fits], truncation="error"), student.encode([fits]))
+    student.encode([long, fits])
+    assert student.truncated == 1
+    with pytest.raises(UserError, match=rf"text 1 \('sea sea.*\) has more than {limit} tokens, and a student's limit is fixed"):
+        student.encode([fits, long], truncation="error")
+    with pytest.raises(UserError, match="does not split it: let truncation be cut or error"):
+        student.encode([fits], truncation="mean-of-chunks")
+
+
+def test_a_student_is_refused_in_torch(embedding_student, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("the sea\n")
+    with pytest.raises(SystemExit):
+        main(["encode", str(embedding_student), str(tmp_path / "texts.txt"), "-o", str(tmp_path / "v.npy"), "--backend", "torch"])
+    assert "is a student, which runs in onnxruntime: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backend", ["onnx", "numpy"])

@@ -11,7 +11,8 @@ from jaxtyping import Bool
 
 from tain.batches.types import KeptTexts, TokenisedTexts
 from tain.foundation.errors import UserError
-from tain.text.token_ids import bare_token_ids, token_ids
+from tain.text.token_encoding import TokenRows
+from tain.text.token_ids import bare_token_ids, chunk_ids, token_ids
 
 _TEXTS_AT_ONCE = 8192  # what a tokenizer says of a text takes a hundred times the memory of its ids
 
@@ -27,15 +28,37 @@ def tokenise(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Tokeni
     Returns:
         The ids, in order, and the number of truncated texts.
     """
+    rows = tokenise_rows(tokenizer, texts, max_tokens=max_tokens)
+    return TokenisedTexts(rows.ids, sum(rows.is_cut))
+
+
+def tokenise_rows(tokenizer: Any, texts: Sequence[str], *, max_tokens: int, in_chunks: bool = False) -> TokenRows:
+    """Like ``tokenise``, and tell which texts were truncated.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        texts: Texts to tokenize.
+        max_tokens: Texts are truncated at this length, including special tokens.
+        in_chunks: Split longer texts into chunks of this length instead.
+
+    Raises:
+        UserError: Chunks are wanted of a tokenizer that is written in Python.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
+        if in_chunks:
+            raise UserError(
+                f"truncation is 'mean-of-chunks', which needs a fast tokenizer (tokenizer.json), but this one is a {type(tokenizer).__name__}:"
+                " let truncation be cut or error"
+            )
         encoded = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        truncated = sum(len(ids) > max_tokens for ids in encoded)
-        if truncated:
+        is_cut = [len(ids) > max_tokens for ids in encoded]
+        if any(is_cut):
             encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
-        return TokenisedTexts(encoded, truncated)
-    ids, is_cut = token_ids(backend, texts, max_tokens=max_tokens, side=tokenizer.truncation_side)
-    return TokenisedTexts(ids, sum(is_cut))
+        return TokenRows.one_each(encoded, is_cut)
+    if in_chunks:
+        return TokenRows.chunks(chunk_ids(backend, texts, max_tokens=max_tokens))
+    return TokenRows.one_each(*token_ids(backend, texts, max_tokens=max_tokens, side=tokenizer.truncation_side))
 
 
 def tokenise_once(tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> KeptTexts:

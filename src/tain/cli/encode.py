@@ -1,16 +1,17 @@
 """``tain encode``: write the vectors of texts to a file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from tain.cli import flags
 from tain.cli.sources import TextSource
-from tain.foundation.choices import Pooling
+from tain.foundation.choices import AnyPooling, OutputDtype, Truncation
 
 if TYPE_CHECKING:
     from tain.models.encode_to_file import EncodedFile
+    from tain.models.vector_forms import Int8Ranges
 
 _LONGEST_READ = 1 << 20  # bytes read at a time when counting lines
 
@@ -24,20 +25,44 @@ def encode(
     column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS is a table")] = None,
     language: Annotated[str | None, Parameter(help="language of the texts, for a model corrected per language (tain correct)")] = None,
     with_texts: Annotated[bool, Parameter(help="store the texts with their vectors; parquet only", negative=())] = False,
-    dtype: Annotated[
-        Literal["float32", "float16", "binary"],
+    output_dtype: Annotated[
+        OutputDtype,
         Parameter(
-            name=["--dtype", "--output-dtype"],
-            help="data type of the stored vectors; float16 halves the size and keeps three digits; binary stores the signs, eight per byte",
+            name=["--output-dtype", "--dtype"],
+            help="data type of the stored vectors; float16 halves the size and keeps three digits; int8 stores 256 steps of each dimension's"
+            " range, and the ranges in a second file; binary stores the signs, eight per byte",
         ),
     ] = "float32",
+    int8_ranges: Annotated[
+        Path | None,
+        Parameter(
+            help="ranges for int8: the .ranges.json file of another run, or an exported folder; default: measured on the first 16,384 texts"
+        ),
+    ] = None,
     dims: Annotated[
         int | None, Parameter(help="keep only the first numbers of each vector, scaled to length 1 again; default: all")
     ] = None,
+    truncation: Annotated[
+        Truncation,
+        Parameter(
+            help="what to do with texts that are too long: cut encodes their beginning, error refuses them, mean-of-chunks averages the"
+            " vectors of all their parts"
+        ),
+    ] = "cut",
+    prompt_name: Annotated[
+        str | None, Parameter(help="put this prompt of the model before each text, such as query; default: its default prompt, if any")
+    ] = None,
+    prompt: Annotated[str | None, Parameter(help="put this text before each text, instead of one of the model's prompts")] = None,
+    deterministic: Annotated[
+        bool,
+        Parameter(help="same bits for a text regardless of the other texts and the number of threads, in float32; slower", negative=()),
+    ] = False,
     normalize: Annotated[
         bool | None, Parameter(help="scale every vector to length 1, or do not; default: the model's own setting, else do not")
     ] = None,
-    pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: the model's own setting, else mean")] = None,
+    pooling: Annotated[
+        AnyPooling | None, Parameter(help="how token vectors become one; default: the model's own setting, else mean")
+    ] = None,
     max_tokens: Annotated[
         int | None, Parameter(help="cut texts at this many tokens; default: the model's limit; cut texts are counted")
     ] = None,
@@ -72,8 +97,9 @@ def encode(
     from tain.models.encode_to_file import encode_to_file, refuse_output
     from tain.text.readers import read_texts
 
-    refuse_output(output, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, resume=resume, overwrite=overwrite)
+    refuse_output(output, dtype=output_dtype, batch_tokens=batch_tokens, with_texts=with_texts, resume=resume, overwrite=overwrite)
     find_encoder(model)
+    ranges = None if int8_ranges is None else _ranges(int8_ranges)
     given = read_texts(texts, column=column)
     total = _count_texts(texts)
     progress = Progress.for_terminal(json=json, quiet=quiet)
@@ -83,7 +109,7 @@ def encode(
         progress=progress,
         backend=backend,
         device=device,
-        dtype=compute_dtype,
+        dtype="float32" if deterministic and compute_dtype == "auto" else compute_dtype,
         pooling=pooling,
         max_tokens=max_tokens,
         trust_remote_code=trust_remote_code,
@@ -92,8 +118,13 @@ def encode(
         embedder,
         given,
         output,
-        dtype=dtype,
+        dtype=output_dtype,
         dims=dims,
+        int8_ranges=ranges,
+        truncation=truncation,
+        deterministic=deterministic,
+        prompt_name=prompt_name,
+        prompt=prompt,
         language=language,
         normalize=normalize,
         batch_tokens=batch_tokens,
@@ -112,11 +143,21 @@ def _show(made: "EncodedFile", *, blank: int, as_json: bool) -> None:
     if as_json:
         import json
 
-        figures = {"file": str(made.path), "texts": made.texts, "dim": made.dim, "truncated": made.truncated, "blank": blank}
+        figures = {"file": str(made.path), "texts": made.texts, "dim": made.dim, "truncated": made.truncated, "chunked": made.chunked}
+        figures |= {"blank": blank} | ({} if made.ranges is None else {"int8_ranges": str(made.ranges)})
         print(json.dumps({**figures, "resumed": made.resumed, "texts_per_s": round(made.texts_per_s, 1)}, ensure_ascii=False))
         return
+    ranges = "" if made.ranges is None else f", ranges of int8 in {made.ranges}"
     resumed = f" ({made.resumed:,} from an earlier run)" if made.resumed else ""
-    print(f"{made.texts:,} vectors{resumed} of {made.dim} dimensions, {made.texts_per_s:,.0f} texts/s, saved in {made.path}")
+    print(f"{made.texts:,} vectors{resumed} of {made.dim} dimensions, {made.texts_per_s:,.0f} texts/s, saved in {made.path}{ranges}")
+
+
+def _ranges(source: Path) -> "Int8Ranges":
+    """The ranges in a file, or those that the export of a folder recorded."""
+    from tain.exported.encoder import recorded_ranges
+    from tain.models.vector_forms import Int8Ranges
+
+    return recorded_ranges(source) if source.is_dir() else Int8Ranges.load(source)
 
 
 def _count_texts(source: str) -> int | None:

@@ -8,10 +8,14 @@ from cyclopts.validators import Number
 
 from tain.cli import flags
 from tain.cli.objects import as_object, write_object
-from tain.foundation.choices import Pooling
+from tain.foundation.choices import AnyPooling, OutputDtype
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tain.evaluation.forms import InForm
     from tain.evaluation.report import EvaluationReport
+    from tain.models.text_encoder import TextEncoder
 
 
 def evaluate(
@@ -62,11 +66,23 @@ def evaluate(
     ] = "refuse",
     resamples: Annotated[int, Parameter(help="bootstrap resamples behind each interval; below 200 its ends are rough")] = 1000,
     seed: Annotated[int, Parameter(validator=Number(gte=0), help="seed of the resamples")] = 13,
-    pooling: Annotated[Pooling | None, Parameter(help="how token vectors become one; default: each model's own setting, else mean")] = None,
+    pooling: Annotated[
+        AnyPooling | None, Parameter(help="how token vectors become one; default: each model's own setting, else mean")
+    ] = None,
     max_tokens: Annotated[
         int | None, Parameter(help="cut texts at this many tokens; default: each model's limit; cut texts are counted")
     ] = None,
     batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory, never the figures")] = None,
+    output_dtype: Annotated[
+        tuple[OutputDtype, ...],
+        Parameter(
+            help="also measure vectors stored as float32, float16, int8 (ranges of the evaluated texts) or binary, and what that loses;"
+            " repeat the option for several",
+            negative=(),
+            show_default=False,
+        ),
+    ] = (),
+    dims: Annotated[int | None, Parameter(help="numbers kept of each vector in these forms; alone: float32; default: all")] = None,
     device: flags.Device = None,
     dtype: flags.ComputeDtype = "auto",
     backend: flags.Backend = "auto",
@@ -117,6 +133,8 @@ def evaluate(
                 "fit_texts": fit_texts,
                 "pooling": pooling,
                 "batch_tokens": batch_tokens,
+                "output_dtype": output_dtype or None,
+                "dims": dims,
                 "dtype": dtype if dtype == "int8" else None,
                 "backend": None if backend == "auto" else backend,
                 "level": None if level == "sentence" else level,
@@ -155,6 +173,8 @@ def evaluate(
                 "pooling": pooling,
                 "max_tokens": max_tokens,
                 "batch_tokens": batch_tokens,
+                "output_dtype": output_dtype or None,
+                "dims": dims,
                 "dtype": None if dtype == "auto" else dtype,
                 "backend": None if backend == "auto" else backend,
                 "level": None if level == "sentence" else level,
@@ -192,9 +212,13 @@ def evaluate(
         "trust_remote_code": trust_remote_code,
         "fit_texts": _read(fit_texts),
     }
+    # a generator, consumed after the sets are read: a wrong path is reported before importing torch
+    encoders: Iterable[TextEncoder] = (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models)
+    forms: list[InForm] = []
+    if output_dtype or dims is not None:
+        encoders = _with_forms(encoders, output_dtype or ("float32",), dims, forms)
     report = evaluate_encoders(
-        # a generator, consumed after the sets are read: a wrong path is reported before importing torch
-        (load_model(model, batch_tokens=batch_tokens, progress=progress, **options) for model in models),
+        encoders,
         suite,
         data,
         split=split,
@@ -205,8 +229,19 @@ def evaluate(
         seed=seed,
         progress=progress,
     )
-    _write(report, output=output, chart=chart, overwrite=overwrite)
-    _show(report, as_json=json)
+    _write(report, forms, output=output, chart=chart, overwrite=overwrite)
+    _show(report, forms, as_json=json)
+
+
+def _with_forms(
+    encoders: "Iterable[TextEncoder]", dtypes: tuple[OutputDtype, ...], dims: int | None, seen: "list[InForm]"
+) -> "Iterator[TextEncoder]":
+    """Each encoder followed by its forms, which are also added to ``seen``."""
+    from tain.evaluation.forms import with_forms
+
+    for form in with_forms(encoders, dtypes=dtypes, dims=dims):
+        seen.append(form)
+        yield form
 
 
 def _languages(given: str | None) -> tuple[str | None, str | None]:
@@ -228,21 +263,29 @@ def _read(source: str | None) -> list[str] | None:
     return list(read_texts(source))
 
 
-def _write(report: "EvaluationReport", *, output: Path | None, chart: Path | None, overwrite: bool) -> None:
+def _as_dict(report: "EvaluationReport", forms: "list[InForm]") -> dict[str, object]:
+    from dataclasses import asdict
+
+    from tain.evaluation.forms import form_figures
+
+    return report.to_dict() | ({"forms": [asdict(each) for each in form_figures(report, forms)]} if forms else {})
+
+
+def _write(report: "EvaluationReport", forms: "list[InForm]", *, output: Path | None, chart: Path | None, overwrite: bool) -> None:
     from tain.evaluation.charts import as_svg
     from tain.foundation.files import whole_file
 
     if output is not None:
-        write_object(report.to_dict(), output, overwrite=overwrite)
+        write_object(_as_dict(report, forms), output, overwrite=overwrite)
     if chart is not None:
         with whole_file(chart, overwrite=overwrite) as path:
             path.write_text(as_svg(report), encoding="utf-8")
 
 
-def _show(report: "EvaluationReport", *, as_json: bool) -> None:
+def _show(report: "EvaluationReport", forms: "list[InForm]", *, as_json: bool) -> None:
     """Print the table and a one-line summary, or everything as one JSON object."""
     if as_json:
-        print(as_object(report.to_dict()))
+        print(as_object(_as_dict(report, forms)))
         return
     from rich.console import Console
 
@@ -251,4 +294,8 @@ def _show(report: "EvaluationReport", *, as_json: bool) -> None:
 
     console = Console(highlight=False)
     console.print(as_table(report))
+    if forms:
+        from tain.evaluation.forms import form_figures, forms_table
+
+        console.print(forms_table(form_figures(report, forms), report.headline()[0]))
     console.print(f"\n{headline_sentence(report)}.", markup=False)

@@ -10,6 +10,8 @@ from tain.cli.settings import build_config, flags_of
 from tain.recipes.export.config import ExportConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tain.recipes.export.recipe import ExportedModel
 
 _Flags: Any = flags_of(ExportConfig)
@@ -67,17 +69,27 @@ def _show(result: "ExportedModel", *, as_json: bool) -> None:
 
         print(json.dumps(result.to_dict(), ensure_ascii=False))
         return
-    for graph, check in result.check.items():
-        if graph == "int8" and "correlation_of_scores" in check:
+    _show_check(result.check)
+    for file, size in result.sizes.items():
+        print(f"{size / 1e6:8.1f} MB  {file}")
+    print(f"saved in {result.folder}")
+
+
+def _show_check(measured: "Mapping[str, Any]", *, tower: str = "") -> None:
+    """One line per measurement; ``tower`` goes before each of a ranker's tower."""
+    for graph, check in measured.items():
+        if graph == "towers":
+            for name, of_tower in check.items():
+                _show_check(of_tower, tower=f"{name} tower, ")
+        elif graph == "int8" and "correlation_of_scores" in check:
             print(f"int8: correlation of scores {check['correlation_of_scores']:.4f} to float32")
         elif graph == "int8":
             left = f", {len(check['left_in_float32'])} of {check['products']} products left in float32" if check["left_in_float32"] else ""
             agreement = f"mean cosine {check['mean_cosine']:.4f}, worst {check['worst_cosine']:.4f}"
-            print(f"int8: {agreement}, rank correlation of similarities {check['rank_correlation']:.4f} to float32{left}")
+            print(f"{tower}int8: {agreement}, rank correlation of similarities {check['rank_correlation']:.4f} to float32{left}")
         elif graph == "sts":
-            print(f"sts: {', '.join(f'{dtype} {value:.2f}' for dtype, value in check.items())} (mean Spearman x 100)")
+            lost = f"; int8 loses {check['points_lost']:.2f} points" if "points_lost" in check else ""
+            figures = ", ".join(f"{dtype} {check[dtype]:.2f}" for dtype in ("float32", "int8") if dtype in check)
+            print(f"sts: {figures} (mean Spearman x 100){lost}")
         else:
-            print(f"{graph}: largest difference to torch {check['largest_difference']:.1e} on {check['texts']:,} texts")
-    for file, size in result.sizes.items():
-        print(f"{size / 1e6:8.1f} MB  {file}")
-    print(f"saved in {result.folder}")
+            print(f"{tower}{graph}: largest difference to torch {check['largest_difference']:.1e} on {check['texts']:,} texts")

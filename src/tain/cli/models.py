@@ -155,6 +155,8 @@ def load_encoder(name: str, *, progress: "Progress", backend: "Backend" = "auto"
     from tain.students.student import Student, is_student
 
     if is_student(name):
+        if backend == "torch":
+            raise UserError(f"backend is 'torch', but {name!r} is a student, which runs in onnxruntime: leave it out")
         # a student always runs on the CPU in float32; these values are accepted because its teacher accepts them
         for option, own in (("pooling", None), ("max_tokens", None), ("device", "cpu"), ("dtype", "float32")):
             if options.get(option) not in (None, "auto", own):

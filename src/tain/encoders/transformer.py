@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tain.batches.packing import pack, pad
 from tain.batches.types import PackedTexts
 from tain.encoders import attention
-from tain.encoders.pooling import first_token, masked_mean
-from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
+from tain.encoders.pooling import MODES, pooled
+from tain.foundation.choices import POOLINGS, Dtype, Layout
 from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.machine import fastest_dtype
 from tain.foundation.probing import evaluating, unchanged
@@ -28,45 +28,52 @@ class TransformerEncoder(nn.Module):
 
     Args:
         model: An encoder as loaded by ``AutoModel``.
-        pooling: Pooling of token vectors into a text vector.
+        pooling: Pooling of token vectors into a text vector: one of ``POOLINGS``, or several of ``pooling.MODES`` joined by ``+``.
         pad_id: Token id used for padding.
         layout: ``packed`` concatenates texts, ``padded`` uses rows of equal length; ``auto`` tests the first on a few tokens and
             falls back to the second if the outputs differ from the plain model's.
         padded_to: Row length for ``mean-with-padding``, in tokens.
         mask_id: The mask token, which some models (ESM) treat specially; default: as in the model's config, if given.
-        token_weights: Weight per token id in mean pooling, float32 (vocabulary,); None for equal weights.
+        token_weights: Weight per token id, float32 (vocabulary,), by which token vectors are multiplied; None for equal weights.
+        layer_mix: Token vectors are a mean of the last layers' outputs, with these weights, float32 (layers,); None for the last layer.
+        decoder: Allow decoders, whose tokens see only those before them.
 
     Raises:
-        UserError: The model gives no vector per token, or is a decoder; ``packed`` is requested for a model that cannot run packed; the
-            pooling is unknown, or token weights are given without mean pooling.
+        UserError: The model gives no vector per token, or is a decoder and ``decoder`` is off; ``packed`` is requested for a model that
+            cannot run packed; the pooling is unknown, or averages padding too and token weights are given.
     """
 
     def __init__(
         self,
         model: Any,
         *,
-        pooling: Pooling = "mean",
+        pooling: str = "mean",
         pad_id: int = 0,
         layout: Layout = "auto",
         padded_to: int | None = None,
         mask_id: int | None = None,
         token_weights: Tensor | None = None,
+        layer_mix: Tensor | None = None,
+        decoder: bool = False,
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
-        if token_weights is not None and pooling != "mean":
-            raise UserError(f"pooling is {pooling!r}, but the model has token weights, which require mean pooling: give mean")
+        refuse_pooling(pooling)
+        if token_weights is not None and pooling == "mean-with-padding":
+            raise UserError(f"pooling is {pooling!r}, but the model has token weights, which padding does not have: give mean")
         self.token_weights: Tensor | None
+        self.layer_mix: Tensor | None
+        self.register_buffer("layer_mix", None if layer_mix is None else layer_mix.float(), persistent=False)
         # not in the state dict: the weights belong to the pooling and are stored with it
         self.register_buffer("token_weights", None if token_weights is None else token_weights.float(), persistent=False)
         self.model = model
-        self.pooling: Pooling = pooling
+        self.pooling: str = pooling
         self.pad_id = pad_id
         self.padded_to = padded_to
         self.position_offset = position_offset_of(model)
         self._mask_id = getattr(model.config, "mask_token_id", None) if mask_id is None else mask_id
-        refuse_other_than_encoders(model)
+        self.is_decoder = is_decoder(model)
+        if self.is_decoder and not decoder:
+            raise UserError(_a_decoder(model))
         self.pads = True
         self.layout: Literal["packed", "padded"] = "padded"
         self.layout, self.layout_reason = self._choose_layout(layout)
@@ -77,8 +84,14 @@ class TransformerEncoder(nn.Module):
             )
 
     @property
-    def dim(self) -> int:
+    def width(self) -> int:
+        """Dimension of a token vector."""
         return int(self.model.config.hidden_size)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of a text vector."""
+        return self.width * len(self.pooling.split("+"))
 
     @property
     def device(self) -> torch.device:
@@ -122,8 +135,9 @@ class TransformerEncoder(nn.Module):
                 attention_mask=None,
                 packing=packing,
                 **more,
+                **self._more_outputs(),
             )
-            return output.last_hidden_state[0]
+            return self._mixed(output)[0]
         if drophead or capture:
             raise UserError(
                 f"drophead and attention capture need the packed layout, but {self.layout_reason}: give dropout, or another model"
@@ -137,7 +151,17 @@ class TransformerEncoder(nn.Module):
         if segments is not None:
             more["token_type_ids"] = torch.zeros_like(ids)
             more["token_type_ids"][is_token] = segments[packed.owners < packed.texts]
-        return self.model(input_ids=ids, attention_mask=is_token.long(), **more).last_hidden_state[is_token]
+        return self._mixed(self.model(input_ids=ids, attention_mask=is_token.long(), **more, **self._more_outputs()))[is_token]
+
+    def _more_outputs(self) -> dict[str, bool]:
+        return {} if self.layer_mix is None else {"output_hidden_states": True}
+
+    def _mixed(self, output: Any) -> Float[Tensor, "rows tokens dim"]:
+        """Token vectors of the last layer, or the weighted mean of several layers (sentence-transformers' ``WeightedLayerPooling``)."""
+        if self.layer_mix is None:
+            return output.last_hidden_state
+        layers = torch.stack(output.hidden_states[-len(self.layer_mix) :])
+        return torch.einsum("l,lrtd->rtd", self.layer_mix.to(layers.dtype), layers) / self.layer_mix.sum().to(layers.dtype)
 
     def _by_length(self, packed: PackedTexts, segments: Int[Tensor, " tokens"] | None) -> Float[Tensor, "tokens dim"]:
         """Run the texts of each length separately."""
@@ -146,7 +170,7 @@ class TransformerEncoder(nn.Module):
         parts = []
         for index, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
             more = {} if kinds is None else {"token_type_ids": kinds[index].view(group)}
-            parts.append(self.model(input_ids=ids.view(group), **more).last_hidden_state.flatten(0, 1))
+            parts.append(self._mixed(self.model(input_ids=ids.view(group), **more, **self._more_outputs())).flatten(0, 1))
         return torch.cat(parts)
 
     def choose_dtype(self, asked: Dtype) -> torch.dtype:
@@ -157,15 +181,14 @@ class TransformerEncoder(nn.Module):
         """
         return usable_dtype(self.model, asked)
 
-    def forward(self, packed: PackedTexts, *, drophead: float = 0.0) -> Float[Tensor, "texts dim"]:
-        """Compute one float32 vector per text, in the order given to ``pack``."""
+    def forward(self, packed: PackedTexts, *, drophead: float = 0.0, skipped: int = 0) -> Float[Tensor, "texts dim"]:
+        """Compute one float32 vector per text, in the order given to ``pack``; ``skipped`` as in ``pooling.pooled``."""
         packed = packed.to(self.device)
         if self.pooling == "mean-with-padding":
             vectors = self._mean_with_padding(packed)
         else:
             hidden = self.tokens(packed, drophead=drophead)
-            weights = self.token_weights
-            vectors = first_token(hidden, packed) if self.pooling == "cls" else masked_mean(hidden, packed, token_weights=weights)
+            vectors = pooled(hidden, packed, tuple(self.pooling.split("+")), token_weights=self.token_weights, skipped=skipped)
         return vectors[packed.order.argsort()]
 
     def _mean_with_padding(self, packed: PackedTexts) -> Float[Tensor, "texts dim"]:
@@ -217,7 +240,8 @@ class TransformerEncoder(nn.Module):
             texts[0][1] = texts[2][1] = texts[2][4] = self._mask_id
         try:
             with unchanged(self.model), evaluating(self.model):
-                plain = torch.cat([self.model(input_ids=torch.tensor([text], device=self.device)).last_hidden_state[0] for text in texts])
+                rows = [torch.tensor([text], device=self.device) for text in texts]
+                plain = torch.cat([self._mixed(self.model(input_ids=row, **self._more_outputs()))[0] for row in rows])
                 found = run(texts)
         except FOREIGN_ERRORS:
             return False  # whatever fails in a foreign model, the padded layout remains
@@ -239,12 +263,39 @@ def refuse_without_width(config: Any, name: str) -> None:
         raise UserError(f"{name}, which has no single vocabulary or no single vector width: {_ADVICE}")
 
 
-@torch.no_grad()
+def refuse_pooling(pooling: str) -> None:
+    """Refuse a pooling that is neither one of ``POOLINGS`` nor several of ``pooling.MODES`` joined by ``+``.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if pooling not in POOLINGS and not set(pooling.split("+")) <= set(MODES):
+        raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
+
+
 def refuse_other_than_encoders(model: Any) -> None:
-    """Refuse decoders, after a test on three tokens: the first token's vector does not depend on later ones, but the reverse holds.
+    """Refuse decoders and models without one vector per token.
 
     Raises:
         UserError: The model cannot run on token ids alone, gives no vector per token, or is a decoder.
+    """
+    if is_decoder(model):
+        raise UserError(_a_decoder(model))
+
+
+def _a_decoder(model: Any) -> str:
+    return (
+        f"{type(model).__name__} is a decoder, whose tokens see only those before them: {_ADVICE};"
+        " to encode with it, give a sentence-transformers folder that says how to pool, or pooling lasttoken"
+    )
+
+
+@torch.no_grad()
+def is_decoder(model: Any) -> bool:
+    """Whether a model is a decoder, by a test on three tokens: the first token's vector does not depend on later ones, but the reverse holds.
+
+    Raises:
+        UserError: The model cannot run on token ids alone, or gives no vector per token.
     """
     name = type(model).__name__
     refuse_without_width(model.config, f"the model is a {name}")
@@ -264,8 +315,7 @@ def refuse_other_than_encoders(model: Any) -> None:
     ahead, behind = (
         (found[0] - other)[0].abs().amax(1) for other in found[1:]
     )  # change of each token when those after and before it change
-    if ahead[0] <= _SAME * found[0].abs().max() < behind[1:].max():  # an encoder without context depends on neither
-        raise UserError(f"{name} is a decoder, whose tokens see only those before them: {_ADVICE}")
+    return bool(ahead[0] <= _SAME * found[0].abs().max() < behind[1:].max())  # an encoder without context depends on neither
 
 
 def _segments(packed: PackedTexts, second_parts: Int[Tensor, " texts"]) -> Int[Tensor, " tokens"]:

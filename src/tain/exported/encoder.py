@@ -1,7 +1,9 @@
 """An exported encoder without torch: texts in, vectors out."""
 
+import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,21 +13,19 @@ from jaxtyping import Float32
 from tain.exported.folder import Export, exported_folder, read_export, refuse_changed
 from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows
 from tain.exported.tokenizer import FastTokenizer
-from tain.foundation.errors import UserError, refuse_not_finite
+from tain.foundation.errors import UserError
 from tain.foundation.machine import collect_as_usual
-from tain.foundation.progress import Progress
-from tain.foundation.slices import in_slices
-from tain.foundation.vectors import unit_length
+from tain.models.saved import read_prompts
+from tain.models.vector_forms import Int8Ranges
 from tain.text.collections import list_texts
-from tain.text.encoding import BaseTextEncoder
+from tain.text.token_encoding import TokenEncoder, TokenRows
 
 GraphDtype = Literal["float32", "int8"]
 
 _WEIGHTS = "model.safetensors"
-_WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 
 
-class ExportedEncoder(BaseTextEncoder):
+class ExportedEncoder(TokenEncoder):
     """Computes vectors with onnxruntime, tokenizers and NumPy alone; takes the arguments of ``Embedder``.
 
     Args:
@@ -38,9 +38,11 @@ class ExportedEncoder(BaseTextEncoder):
 
     Attributes:
         truncated: Texts cut by the last call of ``encode``.
+        chunked: Texts that the last call of ``encode`` split into chunks.
         languages: Empty: an exported graph treats all texts alike.
         normalize: Whether vectors have length 1.
         side: Where long texts are cut: ``right`` or ``left``.
+        sentence_transformers: The folder's ``config_sentence_transformers.json``, which holds the prompts; empty if there is none.
     """
 
     def __init__(
@@ -51,8 +53,8 @@ class ExportedEncoder(BaseTextEncoder):
         self.dtype: GraphDtype = dtype
         self.normalize = export.normalize
         self.languages: tuple[str, ...] = ()
-        self.truncated = 0
         self.side = export.side
+        self.sentence_transformers: Mapping[str, Any] = {}
 
     @classmethod
     def load(
@@ -76,64 +78,87 @@ class ExportedEncoder(BaseTextEncoder):
         export = read_export(folder, name=str(name))
         if export.kind != "encoder":
             raise UserError(f"model {str(name)!r} was exported to score pairs of texts, so it has no vectors: use it with tain rank")
-        if max_tokens is not None and not 3 <= max_tokens <= export.max_tokens:
-            raise UserError(f"max_tokens is {max_tokens}, but model {str(name)!r} reads 3 to {export.max_tokens}: give a number in between")
         graph, chosen = open_graph(folder, export, name=str(name), dtype=dtype, threads=threads)
         tokenizer = FastTokenizer(folder, unknown_id=export.unknown_id, name=str(name))
-        return cls(graph, tokenizer, export=export, name=str(name), dtype=chosen, max_tokens=max_tokens or export.max_tokens)
+        encoder = cls(graph, tokenizer, export=export, name=str(name), dtype=chosen, max_tokens=export.max_tokens)
+        encoder.sentence_transformers = read_prompts(folder, name=str(name))
+        return encoder.with_limits(max_tokens=max_tokens)
 
     @property
     def dim(self) -> int:
         return self.export.dim
 
-    def _encode(
-        self,
-        texts: Iterable[str],
-        *,
-        language: str | Iterable[str] | None,
-        batch_size: int | None,
-        batch_tokens: int | None,
-        normalize: bool | None,
-        progress: Progress | None,
-    ) -> Float32[np.ndarray, "texts dim"]:
-        texts = list_texts(texts)
-        self.refuse_language(language if language is None or isinstance(language, str) else list_texts(language, what="language"))
+    def with_limits(self, *, max_tokens: int | None = None, side: str | None = None) -> "ExportedEncoder":
+        """The same encoder with another length limit; both share the graph and the tokenizer.
+
+        Args:
+            max_tokens: Cut texts at this length; default: unchanged.
+            side: Where long texts are cut, ``right`` or ``left``; default: unchanged.
+
+        Raises:
+            UserError: The model does not read that many tokens.
+        """
+        if max_tokens is not None and not 3 <= max_tokens <= self.export.max_tokens:
+            raise UserError(
+                f"max_tokens is {max_tokens}, but model {self.name!r} reads 3 to {self.export.max_tokens}: give a number in between"
+            )
+        if side not in (None, "left", "right"):
+            raise UserError(f"side is {side!r}: give left or right")
+        other = copy.copy(self)
+        other.max_tokens, other.side = max_tokens or self.max_tokens, side or self.side
+        other.truncated = other.chunked = 0
+        return other
+
+    @property
+    def int8_ranges(self) -> Int8Ranges | None:
+        """Ranges for vectors in int8, from the texts of the export; None if the folder has none."""
+        return _ranges_of(self.export, self.name)
+
+    def token_rows(self, texts: Sequence[str], *, in_chunks: bool = False) -> TokenRows:
+        if in_chunks:
+            return TokenRows.chunks(self.tokenizer.chunks(texts, max_tokens=self.max_tokens))
+        return TokenRows.one_each(*self.tokenizer.ids(texts, max_tokens=self.max_tokens, side=self.side))
+
+    def _batches(self, lengths: Sequence[int], batch_tokens: int | None) -> Iterator[list[int]]:
+        return batches_of_rows(lengths, batch_tokens=batch_tokens or BATCH_TOKENS, pads=self.export.pads)
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        return self.sentence_transformers.get("prompts") or {}
+
+    @property
+    def default_prompt(self) -> str:
+        return self.prompts.get(self.sentence_transformers.get("default_prompt_name") or "", "")
+
+    @property
+    def include_prompt(self) -> bool:
+        return self.export.include_prompt
+
+    def prompt_tokens(self, prompt: str) -> int:
+        raise UserError(
+            f"model {self.name!r} leaves its prompt out of the pooling, which its exported graph cannot do: use the torch backend, or give an"
+            " empty prompt"
+        )
+
+    def _pooled(self, ids: list[list[int]], *, is_alone: bool, skipped: int) -> Float32[np.ndarray, "rows width"]:
+        (found,) = self.graph.run(ids, ["sentence_embedding"], on_one_thread=is_alone)
+        return found
+
+    def _corrected(self, vectors: Float32[np.ndarray, "rows width"], language: None, *, is_alone: bool) -> Float32[np.ndarray, "rows dim"]:
+        return vectors  # the graph has the correction
+
+    def _running(self, *, deterministic: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def _scales(self, normalize: bool | None) -> bool:
         if normalize is False and self.export.normalize:
             raise UserError(
                 f"normalize is off, but the graph of {self.name!r} scales vectors to length 1: leave it out, or use the torch backend"
             )
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        self.truncated = 0
-        with (progress or Progress.silent()).task("encode", len(texts)) as task:
-            for start in range(0, len(texts), _WINDOW_TEXTS):
-                window = texts[start : start + _WINDOW_TEXTS]
-                ids, cut = self.token_ids(window, start=start)
-                self.truncated += cut
-                for full in batches_of_rows(list(map(len, ids)), batch_tokens=batch_tokens or BATCH_TOKENS, pads=self.export.pads):
-                    for batch in in_slices(full, batch_size):
-                        (found,) = self.graph.run([ids[row] for row in batch], ["sentence_embedding"])
-                        vectors[np.asarray(batch) + start] = found
-                        task.advance(len(batch))
-        refuse_not_finite(vectors, self.name)
-        if normalize and not self.export.normalize:
-            unit_length(vectors, out=vectors)
-        return vectors
+        return self.normalize or bool(normalize)
 
-    def token_ids(self, texts: Sequence[str], *, start: int = 0) -> tuple[list[list[int]], int]:
-        """Token ids of texts, special tokens included, and how many texts were cut.
-
-        Args:
-            texts: The texts.
-            start: Number of the first text, for messages.
-
-        Raises:
-            UserError: A text has no tokens.
-        """
-        ids, is_cut = self.tokenizer.ids(texts, max_tokens=self.max_tokens, side=self.side)
-        if not all(ids):
-            row = next(row for row, each in enumerate(ids) if not each)
-            raise UserError(f"text {start + row} ({texts[row]!r:.60}) has no tokens: leave it out")
-        return ids, sum(is_cut)
+    def _scaled(self, vectors: Float32[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows dim"]:
+        return vectors if self.export.normalize else super()._scaled(vectors)
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Tell how many tokens are read of each text, special tokens included."""
@@ -150,13 +175,31 @@ class ExportedEncoder(BaseTextEncoder):
 
     def settings(self) -> dict[str, Any]:
         """What vectors depend on besides the graph and the tokenizer."""
-        return {"backend": "onnx", "compute-dtype": self.dtype, "max-tokens": self.max_tokens}
+        prompt = {"default-prompt": self.default_prompt} if self.default_prompt else {}
+        return {"backend": "onnx", "compute-dtype": self.dtype, "max-tokens": self.max_tokens} | prompt
 
     def fingerprint(self) -> str:
         """SHA-256 of graph and tokenizer."""
         export = self.export
         parts = [export.digests[export.graphs[self.dtype]], export.digests["tokenizer.json"], export.digests.get(_WEIGHTS, "")]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def recorded_ranges(folder: Path) -> Int8Ranges:
+    """Read the ranges for vectors in int8 that the export of a folder recorded.
+
+    Raises:
+        UserError: It is no exported encoder, or has no ranges.
+    """
+    name = str(folder)
+    found = _ranges_of(read_export(folder, name=name), name) if exported_folder(folder) is not None else None
+    if found is None:
+        raise UserError(f"{name!r} has no ranges of int8: give a folder that tain export wrote, or a .ranges.json file")
+    return found
+
+
+def _ranges_of(export: Export, name: str) -> Int8Ranges | None:
+    return Int8Ranges.read(export.int8_ranges, what=f"model {name!r}") if export.int8_ranges else None
 
 
 def open_graph(folder: Path, export: Export, *, name: str, dtype: str, threads: int | None) -> tuple[TransformerGraph, GraphDtype]:

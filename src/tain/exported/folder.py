@@ -32,6 +32,7 @@ _FIELDS = {
     "pooling": Field(kind=str),
     "side": Field(kind=str, among=("left", "right"), is_needed=False),
     "weights": Field(kind=dict, is_needed=False),
+    "include_prompt": Field(kind=bool, is_needed=False),
     "pair": Field(kind=dict, is_needed=False),
     "int8_ranges": Field(kind=dict, is_needed=False),
     "check": Field(kind=dict, is_needed=False),
@@ -54,6 +55,7 @@ class Export:
         unknown_id: The tokenizer's unknown token; None where it has none.
         pooling: How token vectors become one.
         side: Where long texts are cut.
+        include_prompt: The graph pools the tokens of a prompt like all others; off where the model leaves them out.
         weights: For a graph file without weights: where each of them is, as (name in ``model.safetensors``, is transposed).
         pair: For pairs: how two texts become one row.
         int8_ranges: Lowest and highest value of each dimension on the texts of the check, for vectors stored in eight bits.
@@ -71,6 +73,7 @@ class Export:
     unknown_id: int | None
     pooling: str
     side: str = "right"
+    include_prompt: bool = True
     weights: dict[str, Any] = field(default_factory=dict)
     pair: dict[str, Any] = field(default_factory=dict)
     int8_ranges: dict[str, list[float]] = field(default_factory=dict)

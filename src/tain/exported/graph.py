@@ -1,5 +1,6 @@
 """Run an exported graph with onnxruntime: rows of token ids in, named arrays out."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,42 +39,48 @@ class TransformerGraph:
         weights_file: Path | None = None,
     ) -> None:
         try:
-            import onnxruntime
+            import onnxruntime  # noqa: F401
         except ImportError:
             raise UserError("onnxruntime is not installed, which runs exported models: run pip install onnxruntime") from None
+        self.name, self.pad_id = name, pad_id
+        self._path = path
+        self._weights = _weights_of(weights, weights_file, name) if weights and weights_file is not None else {}
+        self._session = self._opened(threads)
+        self._on_one_thread = self._session if threads == 1 else None
+        self._opening = threading.Lock()
+        self.inputs = [each.name for each in self._session.get_inputs()]
+        self.outputs = [each.name for each in self._session.get_outputs()]
+
+    def _opened(self, threads: int | None) -> Any:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._kept: list[np.ndarray] = []  # onnxruntime reads these arrays in place
-        if weights and weights_file is not None:
-            self._add_weights(onnxruntime, options, weights, weights_file, name)
+        if self._weights:  # onnxruntime reads these arrays in place
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self._weights.values()]
+            options.add_external_initializers(list(self._weights), values)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"model {name!r} has a graph that onnxruntime cannot run ({reason}): export the model again") from None
-        self.name, self.pad_id = name, pad_id
-        self.inputs = [each.name for each in self._session.get_inputs()]
-        self.outputs = [each.name for each in self._session.get_outputs()]
+            raise UserError(f"model {self.name!r} has a graph that onnxruntime cannot run ({reason}): export the model again") from None
 
-    def _add_weights(self, onnxruntime: Any, options: Any, weights: dict[str, Any], file: Path, name: str) -> None:
-        try:
-            stored = read_arrays(file)
-            arrays = {
-                inside: np.ascontiguousarray(stored[outside].T if is_transposed else stored[outside], dtype=np.float32)
-                for inside, (outside, is_transposed) in weights.items()
-            }
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"model {name!r} has a {file.name} that does not fit its graph ({error}): copy the whole folder again"
-            ) from None
-        self._kept = list(arrays.values())
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self._kept]
-        options.add_external_initializers(list(arrays), values)
+    def _single_threaded(self) -> Any:
+        """A session with one thread, opened when it is first needed."""
+        with self._opening:
+            if self._on_one_thread is None:
+                self._on_one_thread = self._opened(1)
+            return self._on_one_thread
 
     def run(
-        self, ids: Sequence[Sequence[int]], outputs: Sequence[str], *, segments: Sequence[Sequence[int]] | None = None
+        self,
+        ids: Sequence[Sequence[int]],
+        outputs: Sequence[str],
+        *,
+        segments: Sequence[Sequence[int]] | None = None,
+        on_one_thread: bool = False,
     ) -> list[np.ndarray]:
         """Run rows of token ids, filled up to the longest.
 
@@ -81,17 +88,30 @@ class TransformerGraph:
             ids: Token ids of each row.
             outputs: Names of the outputs that are wanted.
             segments: 0 or 1 for each token, for models that tell the two texts of a pair apart; default: all 0.
+            on_one_thread: Run on one thread, whatever number the session has; the first time opens a second session.
         """
         rows, is_token = padded(ids, self.pad_id)
         fed = {"input_ids": rows, "attention_mask": is_token}
         if "token_type_ids" in self.inputs:
             fed["token_type_ids"] = np.zeros_like(rows) if segments is None else padded(segments, 0)[0]
         try:
-            found = self._session.run(list(outputs), {name: fed[name] for name in self.inputs})
+            session = self._single_threaded() if on_one_thread else self._session
+            found = session.run(list(outputs), {name: fed[name] for name in self.inputs})
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"model {self.name!r} does not run on rows of {rows.shape[1]} tokens in onnxruntime ({reason})") from None
         return [np.asarray(each) for each in found]
+
+
+def _weights_of(weights: dict[str, Any], file: Path, name: str) -> dict[str, np.ndarray]:
+    try:
+        stored = read_arrays(file)
+        return {
+            inside: np.ascontiguousarray(stored[outside].T if is_transposed else stored[outside], dtype=np.float32)
+            for inside, (outside, is_transposed) in weights.items()
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"model {name!r} has a {file.name} that does not fit its graph ({error}): copy the whole folder again") from None
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ Humeau et al. 2020 (Poly-encoders), section 4. The towers are graphs; codes, sca
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,12 +24,14 @@ from tain.foundation.progress import Progress
 from tain.foundation.ranker_record import described
 from tain.foundation.tensors import read_arrays
 from tain.foundation.vectors import unit_length
+from tain.models.dual_scoring import DualScoring
 from tain.models.plain_scanning import plain_scan_all
 from tain.models.saved import read_record
 from tain.text.collections import list_texts, matched_lists
+from tain.text.encoding import UnusableTextError
+from tain.text.token_encoding import TokenRows
 
 HEAD_FILE = "head.safetensors"
-_WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class ContextArrays:
         return self.vectors[context][self.is_vector[context]]
 
 
-class ExportedDual:
+class ExportedDual(DualScoring):
     """An exported bi- or poly-encoder.
 
     Args:
@@ -84,8 +86,8 @@ class ExportedDual:
         name: str,
         record: dict[str, Any] | None = None,
     ) -> None:
-        self.context, self.candidate = context, candidate
-        context.side, candidate.side = "left", "right"  # what was said last counts most
+        # what was said last counts most
+        self.context, self.candidate = context.with_limits(side="left"), candidate.with_limits(side="right")
         self.kind, self.count, self.scale, self.codes, self.normalize = kind, count, np.float32(scale), codes, normalize
         self.name, self.record = name, record or {}
         self.type: Literal["bi", "poly"] = "bi" if kind == "pooled" else "poly"
@@ -141,68 +143,29 @@ class ExportedDual:
             UserError: Something given is no text.
         """
         texts = list_texts(texts, what="context")
-        ids, self.truncated_contexts = self.context.token_ids(texts) if texts else ([], 0)
+        rows = self.context.token_rows(texts) if texts else TokenRows([], [], [])
+        ids, self.truncated_contexts = rows.ids, sum(rows.is_cut)
+        if not all(ids):
+            row = ids.index([])
+            raise UnusableTextError(row, texts[row], "has no tokens: remove it")
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         vectors = np.zeros((len(texts), self.vectors, self.dim), dtype=np.float32)
         wanted = "sentence_embedding" if self.kind == "pooled" else "last_hidden_state"
         for batch in batches_of_rows(lengths.tolist(), batch_tokens=BATCH_TOKENS, pads=self.context.export.pads):
-            rows = [ids[row] for row in batch]
-            (found,) = self.context.graph.run(rows, [wanted])
-            vectors[batch] = self._scaled(found)[:, None] if self.kind == "pooled" else self._of_tokens(found, padded(rows, 0)[1] > 0)
+            own = [ids[row] for row in batch]
+            (found,) = self.context.graph.run(own, [wanted])
+            vectors[batch] = self._scaled(found)[:, None] if self.kind == "pooled" else self._of_tokens(found, padded(own, 0)[1] > 0)
         refuse_not_finite(vectors, self.name)
         return ContextArrays(vectors, self._is_vector(lengths))
 
-    def windows(self, contexts: Iterable[str]) -> Iterator[tuple[int, ContextArrays]]:
-        """Encode contexts in windows whose vectors fit in memory; each with the number of its first context."""
-        contexts = list_texts(contexts, what="context")
-        at_once = max(1, _WINDOW_NUMBERS // (self.vectors * self.dim))
-        cut = 0
-        for start in range(0, len(contexts), at_once):
-            window = self.encode_contexts(contexts[start : start + at_once])
-            cut += self.truncated_contexts
-            yield start, window
-        self.truncated_contexts = cut
+    def _numbers_of_a_context(self) -> int:
+        return self.vectors * self.dim
 
-    def score(
-        self, contexts: Iterable[str], candidates: Iterable[str] | np.ndarray, *, progress: Progress | None = None
-    ) -> Float32[np.ndarray, "contexts candidates"]:
-        """Score every candidate for every context; candidates may be vectors of ``encode_candidates``.
+    def _scored(self, candidates: Float32[np.ndarray, "candidates dim"], context: Any) -> Float32[np.ndarray, " candidates"]:
+        return plain_scan_all(candidates, context)
 
-        Raises:
-            UserError: Something given is no text.
-        """
-        contexts = list_texts(contexts, what="context")
-        if not isinstance(candidates, np.ndarray) or candidates.dtype.kind != "f":  # texts may come in an array, too
-            candidates = self.encode_candidates(candidates, progress=progress)
-        scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
-        for start, window in self.windows(contexts):
-            for row in range(len(window)):
-                scores[start + row] = plain_scan_all(candidates, window.of(row))
-        return scores
-
-    def score_lists(
-        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
-    ) -> list[Float32[np.ndarray, " listed"]]:
-        """Score each context's own list of candidates.
-
-        Raises:
-            UserError: Something given is no text, or there is not one list for each context.
-        """
-        contexts, lists = matched_lists(contexts, lists)
-        row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
-        vectors = self.encode_candidates(list(row_of), progress=progress)
-        found: list[np.ndarray] = []
-        for start, window in self.windows(contexts):
-            for row in range(len(window)):
-                found.append(plain_scan_all(vectors[[row_of[text] for text in lists[start + row]]], window.of(row)))
-        return found
-
-    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        """Tell how many tokens are read to score each context's own list of candidates."""
-        contexts, lists = matched_lists(contexts, lists)
-        counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
-        own = self.context.count_tokens(contexts)
-        return [of_context + sum(islice(counts, len(listed))) for of_context, listed in zip(own, lists, strict=True)]
+    def _counted(self, side: str, texts: list[str]) -> list[int]:
+        return (self.context if side == "context" else self.candidate).count_tokens(texts)
 
     def _scaled(self, vectors: Float32[np.ndarray, "*rows dim"]) -> Float32[np.ndarray, "*rows dim"]:
         return (unit_length(vectors) if self.normalize else vectors) * self.scale
@@ -343,10 +306,7 @@ def load_exported_ranker(
             return _cross(folder, str(name), record, dtype=dtype, threads=threads)
         encoder = ExportedEncoder.load(name, dtype=dtype, threads=threads)
         settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None, "normalize": encoder.normalize}
-        context = ExportedEncoder(
-            encoder.graph, encoder.tokenizer, export=encoder.export, name=str(name), dtype=encoder.dtype, max_tokens=encoder.max_tokens
-        )
-        return ExportedDual(context, encoder, name=str(name), **settings)
+        return ExportedDual(encoder, encoder, name=str(name), **settings)
     if described(record, name)["type"] == "cross":
         return _cross(folder / "encoder", str(name), record, dtype=dtype, threads=threads)
     return _dual(folder, str(name), record, dtype=dtype, threads=threads)
@@ -375,17 +335,9 @@ def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, thread
     one = folder if about["type"] == "bi" else folder / "encoder"
     places = (one, one) if about["shared"] else (folder / "context", folder / "candidate")
     loaded = {place: ExportedEncoder.load(place, dtype=dtype, threads=threads) for place in dict.fromkeys(places)}
-    context, candidate = (
-        ExportedEncoder(
-            loaded[place].graph,
-            loaded[place].tokenizer,
-            export=loaded[place].export,
-            name=name,
-            dtype=loaded[place].dtype,
-            max_tokens=limit,
-        )
-        for place, limit in zip(places, (about["context_tokens"], about["candidate_tokens"]), strict=True)
-    )
+    context, candidate = (loaded[place].with_limits() for place in places)
+    # a shared tower was exported with the limit of its contexts, and candidates may be longer
+    context.max_tokens, candidate.max_tokens = about["context_tokens"], about["candidate_tokens"]
     refuse_changed(folder, {HEAD_FILE: context.export.pair.get("head")}, [HEAD_FILE], name=name)
     try:
         head = read_arrays(folder / HEAD_FILE)

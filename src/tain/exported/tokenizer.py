@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tain.foundation.errors import UserError
 from tain.text.cleaning import refuse_half_characters
-from tain.text.token_ids import token_ids
+from tain.text.token_ids import chunk_ids, token_ids
 from tain.text.tokenizer_limits import refuse_wild_tokenizer
 
 
@@ -43,6 +43,11 @@ class FastTokenizer:
         """As ``token_ids``."""
         with self._turn:
             return token_ids(self.backend_tokenizer, texts, max_tokens=max_tokens, side=side)
+
+    def chunks(self, texts: Sequence[str], *, max_tokens: int) -> list[list[list[int]]]:
+        """As ``chunk_ids``."""
+        with self._turn:
+            return chunk_ids(self.backend_tokenizer, texts, max_tokens=max_tokens)
 
     def pair_rows(self, pairs: Sequence[tuple[str, str]], *, max_tokens: int) -> tuple[list[tuple[list[int], list[int]]], int]:
         """Token ids and segments of pairs of texts; a pair that is too long loses tokens of its longer text first.

@@ -9,17 +9,20 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from tain.foundation.errors import refuse_all
 
 Pooling = Literal["cls", "mean", "mean-with-padding"]
+AnyPooling = Literal["cls", "mean", "mean-with-padding", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]  # without training
 Dtype = Literal["auto", "float32", "bfloat16"]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "int8"]
 Backend = Literal["auto", "onnx", "torch"]
 Layout = Literal["auto", "packed", "padded"]
+Truncation = Literal["cut", "error", "mean-of-chunks"]
+OutputDtype = Literal["float32", "float16", "int8", "binary"]
 Split = Literal["space", "code-point"]
 RankerType = Literal["bi", "poly", "cross"]
 CodeKind = Literal["pooled", "learned", "first", "last", "last-and-first"]
 
 BUILT_IN = {"tain-mini": "tain_mini"}  # built-in models and their folders in assets
 LEXICAL, STATIC = "lexical", "static:"  # baselines that evaluate accepts like models; the second is followed by a model name
-POOLINGS: tuple[str, ...] = get_args(Pooling)
+POOLINGS: tuple[str, ...] = get_args(AnyPooling)
 
 
 def is_baseline(name: str) -> bool:

@@ -4,6 +4,8 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -124,6 +126,19 @@ def set_dtype(model: "torch.nn.Module", dtype: "torch.dtype") -> None:
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in torch on one thread inside the block: how a product is divided among threads changes the order of its additions."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def versions() -> dict[str, str]:

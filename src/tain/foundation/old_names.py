@@ -17,6 +17,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "start_words": "init_words",
         "word_exchange": "word_replacement",
     },
+    "export": {"data": "sts"},
     "mirror": {"erase_floor": "erase_min_chars", "keep_repeats": "keep_duplicates", "micro_tokens": "micro_batch_tokens"},
     "pretrain": {
         "clip_norm": "max_grad_norm",

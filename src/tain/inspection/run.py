@@ -389,8 +389,10 @@ def _loaded(
         embedder = Embedder.load(
             model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True, trust_remote_code=trust_remote_code
         )
+        embedder.refuse_unusual("norm analysis")
         set_dtype(embedder.encoder, getattr(torch, dtype))
         return embedder
+    model.refuse_unusual("norm analysis")
     if max_tokens is not None or device is not None:
         raise UserError(f"max_tokens or device is given, but model {model.name!r} is loaded already: give them to Embedder.load")
     stored = next(model.encoder.parameters()).dtype

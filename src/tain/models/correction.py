@@ -39,9 +39,14 @@ class LinearCorrection:
         """Dimension of a corrected vector."""
         return len(self.weight)
 
-    def apply(self, vectors: Float32[np.ndarray, "texts dim"]) -> Float32[np.ndarray, "texts newdim"]:
-        """Correct vectors (texts, dim)."""
-        return vectors @ self.weight.T + self.bias
+    def apply(self, vectors: Float32[np.ndarray, "texts dim"], *, in_order: bool = False) -> Float32[np.ndarray, "texts newdim"]:
+        """Correct vectors (texts, dim).
+
+        Args:
+            vectors: The vectors.
+            in_order: Add in a fixed order, on any number of threads; slower.
+        """
+        return product(vectors, self.weight.T, in_order=in_order) + self.bias
 
     def save(self, folder: Path) -> None:
         """Write it into an existing folder as a sentence-transformers Dense layer, with the keys that all its versions read."""
@@ -86,20 +91,22 @@ class LanguageCorrection:
         if unknown:
             raise UserError(f"language is {unknown[0]!r}, for which model {name!r} has no correction: give one of {known}")
 
-    def apply(self, vectors: Float32[np.ndarray, "texts dim"], language: str | Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
-        """Correct vectors (texts, dim), with one language for all or one per vector.
+    def apply(
+        self, vectors: Float32[np.ndarray, "texts dim"], language: str | Sequence[str], *, in_order: bool = False
+    ) -> Float32[np.ndarray, "texts dim"]:
+        """Correct vectors (texts, dim), with one language for all or one per vector; ``in_order`` as in ``LinearCorrection.apply``.
 
         Raises:
             ShapeError: The number of languages differs from the number of vectors.
         """
         if isinstance(language, str):
-            return remove_directions(vectors, self.directions[language])
+            return remove_directions(vectors, self.directions[language], in_order=in_order)
         if len(language) != len(vectors):
             raise ShapeError(f"each vector needs one language, got {len(vectors)} vectors and {len(language)} languages")
         corrected = vectors.copy()
         languages = np.array(language)
         for code in set(language):
-            corrected[languages == code] = remove_directions(vectors[languages == code], self.directions[code])
+            corrected[languages == code] = remove_directions(vectors[languages == code], self.directions[code], in_order=in_order)
         return corrected
 
     def save(self, folder: Path) -> None:
@@ -112,10 +119,20 @@ class LanguageCorrection:
 
 
 def remove_directions(
-    vectors: Float32[np.ndarray, "texts dim"], directions: Float32[np.ndarray, "components dim"]
+    vectors: Float32[np.ndarray, "texts dim"], directions: Float32[np.ndarray, "components dim"], *, in_order: bool = False
 ) -> Float32[np.ndarray, "texts dim"]:
     """Subtract from each vector its projection onto ``directions`` (orthonormal rows)."""
-    return vectors - vectors @ directions.T @ directions
+    return vectors - product(product(vectors, directions.T, in_order=in_order), directions, in_order=in_order)
+
+
+def product(left: Float32[np.ndarray, "rows inner"], right: Float32[np.ndarray, "inner columns"], *, in_order: bool) -> np.ndarray:
+    """Matrix product; with ``in_order`` without the linear algebra library, whose order of additions depends on threads and shapes."""
+    return np.einsum("ri,ic->rc", left, right) if in_order else left @ right
+
+
+def is_linear(config: dict[str, Any]) -> bool:
+    """Whether the ``config.json`` of a Dense layer describes a linear map."""
+    return config.get("activation_function") == _IDENTITY and not config.get("use_residual")
 
 
 def read_linear(config: dict[str, Any], weights: Path | None, *, name: str) -> LinearCorrection:
@@ -129,12 +146,12 @@ def read_linear(config: dict[str, Any], weights: Path | None, *, name: str) -> L
     Raises:
         UserError: The layer is not linear, or its weights are not safetensors.
     """
-    if config.get("activation_function") != _IDENTITY or config.get("use_residual"):
+    if not is_linear(config):
         raise UserError(
             f"model {name!r} has a Dense layer with the activation {config.get('activation_function')}, which tain does not support: only"
             " linear layers; use sentence-transformers for this model"
         )
-    tensors = _read_tensors(weights, "the weights of its Dense layer", name)
+    tensors = read_tensors(weights, "the weights of its Dense layer", name)
     if "linear.weight" not in tensors or tensors["linear.weight"].ndim != 2:
         raise UserError(f"model {name!r} has a Dense layer without linear.weight: save the model again")
     weight = tensors["linear.weight"]
@@ -147,10 +164,15 @@ def read_by_language(file: Path | None, *, name: str) -> LanguageCorrection:
     Raises:
         UserError: The file is missing or damaged.
     """
-    return LanguageCorrection(_read_tensors(file, "its per-language corrections", name))
+    return LanguageCorrection(read_tensors(file, "its per-language corrections", name))
 
 
-def _read_tensors(file: Path | None, what: str, name: str) -> dict[str, np.ndarray]:
+def read_tensors(file: Path | None, what: str, name: str) -> dict[str, np.ndarray]:
+    """Read a safetensors file of the model ``name`` in float32; ``what`` says in messages what it holds.
+
+    Raises:
+        UserError: It is missing or damaged, or has numbers that are not finite.
+    """
     if file is None or not file.is_file():
         where = LANGUAGE_FILE if file is None else file.name
         raise UserError(f"model {name!r} keeps {what} in {where}, which is missing (pickled weights are not read): save the model again")

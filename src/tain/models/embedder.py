@@ -1,36 +1,39 @@
 """Text encoder: turns texts into vectors with a tokenizer, a transformer and a pooling."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32
+from safetensors.torch import save_file
 
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
-from tain.batches.tokenizing import tokenise
-from tain.encoders.transformer import TransformerEncoder
-from tain.foundation.choices import POOLINGS, Dtype, Layout, Pooling
-from tain.foundation.errors import UserError, refuse_not_finite
-from tain.foundation.machine import choose_device, set_dtype
+from tain.batches.tokenizing import tokenise, tokenise_rows
+from tain.encoders.static import StaticTokens
+from tain.encoders.transformer import TransformerEncoder, refuse_pooling
+from tain.foundation.choices import AnyPooling, Dtype, Layout
+from tain.foundation.errors import UserError
+from tain.foundation.machine import choose_device, one_thread, set_dtype
 from tain.foundation.probing import evaluating
-from tain.foundation.progress import Progress
-from tain.foundation.slices import in_slices
-from tain.foundation.vectors import unit_length
 from tain.models.correction import LanguageCorrection, LinearCorrection
-from tain.models.loading import kind_of, load_pretrained, max_length
-from tain.models.saved import read_layout, write_layout
+from tain.models.layers import LayerStack
+from tain.models.loading import kind_of, load_pretrained, load_static_tokenizer, lower_case_first, max_length
+from tain.models.saved import Layout as StoredLayout
+from tain.models.saved import read_layout, read_static, write_layout
 from tain.text.collections import list_texts
-from tain.text.encoding import BaseTextEncoder
+from tain.text.encoding import EncodeOptions
+from tain.text.token_encoding import TokenEncoder, TokenRows
 
-_WINDOW_TEXTS = 16_384  # texts tokenised and sorted together
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
+_UNLIMITED = 1 << 30  # tokens of a text with static token vectors
 
 
-class Embedder(BaseTextEncoder):
+class Embedder(TokenEncoder):
     """Text encoder built from a tokenizer, an encoder with pooling, and an optional correction.
 
     Args:
@@ -39,10 +42,10 @@ class Embedder(BaseTextEncoder):
         name: Name shown in tables.
         max_tokens: Texts are cut at this length, special tokens included.
         normalize: Scale every vector to length 1.
-        correction: Applied to the pooled vectors before normalization; see ``models.correction``.
+        correction: Applied to the pooled vectors before normalization; see ``models.correction`` and ``models.layers``.
         record: Content of the folder's ``tain.json``; empty if there is none.
-        sentence_transformers: Content of its ``config_sentence_transformers.json`` (such as prompts); saved unchanged.
-        include_prompt: Whether sentence-transformers includes prompt tokens in the mean.
+        sentence_transformers: Content of its ``config_sentence_transformers.json``: prompts and more; saved unchanged.
+        include_prompt: Whether prompt tokens are pooled.
     """
 
     def __init__(
@@ -53,21 +56,20 @@ class Embedder(BaseTextEncoder):
         name: str,
         max_tokens: int,
         normalize: bool = False,
-        correction: LinearCorrection | LanguageCorrection | None = None,
+        correction: LinearCorrection | LanguageCorrection | LayerStack | None = None,
         record: dict[str, Any] | None = None,
         sentence_transformers: dict[str, Any] | None = None,
         include_prompt: bool = True,
     ) -> None:
         self.encoder = encoder
         self.sentence_transformers = sentence_transformers or {}
-        self.include_prompt = include_prompt
+        self._include_prompt = include_prompt
         self.correction = correction
         self.record = record or {}
         self.tokenizer = tokenizer
         self.name = name
         self.max_tokens = max_tokens
         self.normalize = normalize
-        self.truncated = 0  # texts truncated by the last call of encode
 
     @classmethod
     def load(
@@ -76,13 +78,15 @@ class Embedder(BaseTextEncoder):
         *,
         device: str | None = None,
         dtype: Dtype = "auto",
-        pooling: Pooling | None = None,
+        pooling: AnyPooling | None = None,
         max_tokens: int | None = None,
         layout: Layout = "auto",
         below_head: bool = False,
         trust_remote_code: bool = False,
     ) -> "Embedder":
         """Load a text encoder from a transformers, sentence-transformers or tain folder, or a hub name.
+
+        Decoders are loaded where the folder says how to pool, or ``pooling`` does.
 
         Args:
             name: A folder, a hub name, or ``tain-mini``.
@@ -99,8 +103,8 @@ class Embedder(BaseTextEncoder):
         """
         if dtype not in ("auto", "float32", "bfloat16"):
             raise UserError(f"dtype is {dtype!r}: give auto, float32 or bfloat16")
-        if pooling is not None and pooling not in POOLINGS:
-            raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
+        if pooling is not None:
+            refuse_pooling(pooling)
         stored = read_layout(name)
         if stored.correction is not None and pooling not in (None, stored.pooling):
             raise UserError(
@@ -108,12 +112,17 @@ class Embedder(BaseTextEncoder):
             )
         if pooling is None and stored.pooling is None and not below_head:
             kind_of(stored.path).refuse_head(name)
-        if stored.token_weights is not None and pooling not in (None, "mean"):
-            raise UserError(f"pooling is {pooling!r}, but model {str(name)!r} uses weighted mean pooling: remove it")
+        for part, has in (("token weights", stored.token_weights), ("static token vectors", stored.is_static or None)):
+            if has is not None and pooling not in (None, stored.pooling):
+                raise UserError(f"pooling is {pooling!r}, but model {str(name)!r} has {part} and pools by {stored.pooling}: remove it")
         target = choose_device(device)
+        if stored.is_static:
+            return cls._static(stored, str(name), target, max_tokens=max_tokens)
         with torch.random.fork_rng(devices=[]):  # parts without saved weights, such as a pooler, get the same values at each loading
             torch.manual_seed(0)
             model, tokenizer = load_pretrained("AutoModel", stored.path, trust_remote_code=trust_remote_code)
+        if stored.lower_cases:
+            lower_case_first(tokenizer, name=str(name))
         limit = max_length(model, tokenizer)
         if max_tokens is not None and not 3 <= max_tokens <= limit:
             raise UserError(f"max_tokens is {max_tokens}, but model {str(name)!r} accepts 3 to {limit}: give a number in this range")
@@ -126,7 +135,11 @@ class Embedder(BaseTextEncoder):
             padded_to=min(max_tokens or stored.max_tokens or limit, limit),
             mask_id=tokenizer.mask_token_id,
             token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
+            layer_mix=_on_layers(stored.layer_mix, model, target, name=str(name)),
+            decoder=stored.pooling is not None or pooling is not None,
         )
+        if encoder.is_decoder:
+            model.config.use_cache = False  # keys and values of earlier tokens, which only generation needs
         set_dtype(encoder, encoder.choose_dtype(dtype))
         encoder.eval()
         embedder = cls(
@@ -143,9 +156,72 @@ class Embedder(BaseTextEncoder):
         embedder._refuse_foreign_correction()
         return embedder
 
+    @classmethod
+    def _static(cls, stored: StoredLayout, name: str, device: torch.device, *, max_tokens: int | None) -> "Embedder":
+        """Load static token vectors; texts have no length limit unless one is given."""
+        table, file = read_static(stored, name)
+        tokenizer = load_static_tokenizer(file, name=name)
+        largest = max(tokenizer.get_vocab().values(), default=-1)
+        if largest >= len(table):
+            raise UserError(
+                f"model {name!r} has vectors for {len(table):,} tokens, but its tokenizer has {largest + 1:,}: copy the whole folder again"
+            )
+        embedder = cls(
+            StaticTokens(torch.from_numpy(table)).to(device).eval(),
+            tokenizer,
+            name=name,
+            max_tokens=max_tokens or _UNLIMITED,
+            normalize=stored.normalize,
+            correction=stored.correction,
+            record=stored.record,
+            sentence_transformers=stored.sentence_transformers,
+        )
+        embedder._refuse_foreign_correction()
+        return embedder
+
+    def refuse_unusual(self, purpose: str) -> None:
+        """Refuse a model that is good for encoding only.
+
+        Args:
+            purpose: What it is to be used for, such as ``mirroring``.
+
+        Raises:
+            UserError: It is a decoder or has static token vectors, mixes layers, joins several poolings, has layers after pooling, or puts
+                a prompt before each text.
+        """
+        reasons = {
+            "is a decoder, whose tokens see only those before them": self.encoder.is_decoder,
+            "has static token vectors and no transformer": isinstance(self.encoder, StaticTokens),
+            "mixes the outputs of several layers (WeightedLayerPooling)": self.encoder.layer_mix is not None,
+            f"joins several poolings ({self.pooling})": "+" in self.pooling,
+            "has layers after pooling that are not linear": isinstance(self.correction, LayerStack),
+            f"puts the prompt {self.default_prompt!r} before each text": bool(self.default_prompt),
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise UserError(
+                    f"model {self.name!r} {reason}, so it cannot be used for {purpose}: give an encoder such as BERT, RoBERTa or ModernBERT"
+                )
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        return self.sentence_transformers.get("prompts") or {}
+
+    @property
+    def default_prompt(self) -> str:
+        return self.prompts.get(self.sentence_transformers.get("default_prompt_name") or "", "")
+
+    @property
+    def include_prompt(self) -> bool:
+        return self._include_prompt
+
+    def prompt_tokens(self, prompt: str) -> int:
+        ids = self.token_rows([prompt]).ids[0]
+        return len(ids) - (bool(ids) and ids[-1] in self.tokenizer.all_special_ids)
+
     @property
     def dim(self) -> int:
-        return self.correction.dim if isinstance(self.correction, LinearCorrection) else self.encoder.dim
+        return self.correction.dim if isinstance(self.correction, LinearCorrection | LayerStack) else self.encoder.dim
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -153,7 +229,8 @@ class Embedder(BaseTextEncoder):
         return self.correction.languages if isinstance(self.correction, LanguageCorrection) else ()
 
     @property
-    def pooling(self) -> Pooling:
+    def pooling(self) -> str:
+        """How token vectors become one; several poolings are joined by ``+``."""
         return self.encoder.pooling
 
     @property
@@ -161,43 +238,24 @@ class Embedder(BaseTextEncoder):
         return self.encoder.layout
 
     @torch.inference_mode()
-    def _encode(
-        self,
-        texts: Iterable[str],
-        *,
-        language: str | Iterable[str] | None,
-        batch_size: int | None,
-        batch_tokens: int | None,
-        normalize: bool | None,
-        progress: Progress | None,
-    ) -> Float32[np.ndarray, "texts dim"]:
-        texts = list_texts(texts)
-        if language is not None and not isinstance(language, str):
-            language = list_texts(language, what="language")
-        self.refuse_language(language)
-        if isinstance(language, list) and len(language) != len(texts):
-            raise UserError(f"got {len(language):,} languages for {len(texts):,} texts: give one per text, or one for all")
-        batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096)
-        self.truncated = 0
-        vectors = np.empty((len(texts), self.encoder.dim), dtype=np.float32)
-        with evaluating(self.encoder), (progress or Progress.silent()).task("encode", len(texts)) as task:
-            for start in range(0, len(texts), _WINDOW_TEXTS):
-                window = texts[start : start + _WINDOW_TEXTS]
-                tokens = tokenise(self.tokenizer, window, max_tokens=self.max_tokens)
-                self.truncated += tokens.truncated
-                if not all(tokens.ids):
-                    index = start + next(index for index, ids in enumerate(tokens.ids) if not ids)
-                    raise UserError(f"text {index} ({texts[index]!r:.60}) has no tokens: remove it")
-                for full in batches_by_tokens([len(ids) for ids in tokens.ids], batch_tokens=batch_tokens):
-                    for batch in in_slices(full, batch_size):
-                        found = self.encoder(pack([tokens.ids[text] for text in batch]))
-                        vectors[np.asarray(batch) + start] = found.cpu().numpy()
-                        task.advance(len(batch))
-        vectors = self._corrected(vectors, language)
-        refuse_not_finite(vectors, self.name)
-        if self.normalize if normalize is None else normalize:
-            unit_length(vectors, out=vectors)
-        return vectors
+    def _encode(self, texts: Iterable[str], options: EncodeOptions) -> Float32[np.ndarray, "texts dim"]:
+        return super()._encode(texts, options)
+
+    def token_rows(self, texts: Sequence[str], *, in_chunks: bool = False) -> TokenRows:
+        return tokenise_rows(self.tokenizer, texts, max_tokens=self.max_tokens, in_chunks=in_chunks)
+
+    def _batches(self, lengths: Sequence[int], batch_tokens: int | None) -> Iterator[list[int]]:
+        return batches_by_tokens(lengths, batch_tokens=batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096))
+
+    def _pooled(self, ids: list[list[int]], *, is_alone: bool, skipped: int) -> Float32[np.ndarray, "rows width"]:
+        return self.encoder(pack(ids), skipped=skipped).cpu().numpy()
+
+    @contextmanager
+    def _running(self, *, deterministic: bool) -> Iterator[None]:
+        if deterministic and self.encoder.device.type != "cpu":
+            raise UserError(f"deterministic is on, but the model runs on {self.encoder.device}: load it with device='cpu'")
+        with evaluating(self.encoder), one_thread() if deterministic else nullcontext():
+            yield
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Number of tokens read per text, including special tokens."""
@@ -217,18 +275,20 @@ class Embedder(BaseTextEncoder):
             )
 
     def _corrected(
-        self, vectors: Float32[np.ndarray, "texts width"], language: str | Sequence[str] | None
-    ) -> Float32[np.ndarray, "texts dim"]:
-        if isinstance(self.correction, LinearCorrection):
-            return self.correction.apply(vectors)
-        if isinstance(self.correction, LanguageCorrection):
-            assert language is not None
-            return self.correction.apply(vectors, language)
-        return vectors
+        self, vectors: Float32[np.ndarray, "rows width"], language: str | Sequence[str] | None, *, is_alone: bool
+    ) -> Float32[np.ndarray, "rows dim"]:
+        if self.correction is None:
+            return vectors
+        if isinstance(self.correction, LinearCorrection | LayerStack):
+            return self.correction.apply(vectors, in_order=is_alone)
+        assert language is not None
+        return self.correction.apply(vectors, language, in_order=is_alone)
 
     def _refuse_foreign_correction(self) -> None:
         if isinstance(self.correction, LinearCorrection):
             widths = {self.correction.weight.shape[1]}
+        elif isinstance(self.correction, LayerStack):
+            widths = {self.correction.width}
         else:
             widths = {rows.shape[-1] for rows in self.correction.directions.values()} if self.correction else set()
         if widths - {self.encoder.dim}:
@@ -245,7 +305,7 @@ class Embedder(BaseTextEncoder):
             "compute-dtype": str(next(self.encoder.parameters()).dtype).removeprefix("torch."),
             "layout": self.layout,
             "device": self.encoder.device.type,
-        }
+        } | ({"default-prompt": self.default_prompt} if self.default_prompt else {})
 
     def fingerprint(self) -> str:
         """SHA-256 of weights, tokenizer and correction."""
@@ -255,6 +315,8 @@ class Embedder(BaseTextEncoder):
                 digest.update(f"{name} {array.shape}".encode() + array.tobytes())
         if self.encoder.token_weights is not None:
             digest.update(b"token weights" + self.encoder.token_weights.cpu().numpy().tobytes())
+        if self.encoder.layer_mix is not None:
+            digest.update(b"layer mix" + self.encoder.layer_mix.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path, *, record: dict[str, Any], card: str, similarity: Literal["cosine", "dot"] = "cosine") -> None:
@@ -267,14 +329,22 @@ class Embedder(BaseTextEncoder):
             similarity: Similarity function stored in the folder.
         """
         dtype = next(self.encoder.parameters()).dtype
-        set_dtype(self.encoder, torch.float32)
-        self.encoder.model.save_pretrained(folder)
-        set_dtype(self.encoder, dtype)
-        self.tokenizer.save_pretrained(folder)
+        is_static = isinstance(self.encoder, StaticTokens)
+        if is_static:
+            save_file({"embedding.weight": self.encoder.model.table.detach().cpu().contiguous()}, folder / "model.safetensors")
+            self.tokenizer.backend_tokenizer.no_truncation()
+            self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+        else:
+            set_dtype(self.encoder, torch.float32)
+            self.encoder.model.save_pretrained(folder)
+            set_dtype(self.encoder, dtype)
+            self.tokenizer.save_pretrained(folder)
+        mix = self.encoder.layer_mix
+        layers = 0 if mix is None else int(self.encoder.model.config.num_hidden_layers) + 1
         write_layout(
             folder,
             pooling=self.pooling,
-            dim=self.encoder.dim,
+            dim=self.encoder.width,
             max_tokens=self.max_tokens,
             normalize=self.normalize,
             correction=self.correction,
@@ -285,6 +355,8 @@ class Embedder(BaseTextEncoder):
             include_prompt=self.include_prompt,
             token_weights=None if (weights := self.encoder.token_weights) is None else weights.cpu().numpy(),
             vocabulary=vocabulary_of(self.tokenizer, len(self.encoder.token_weights)) if self.encoder.token_weights is not None else (),
+            layer_mix=None if mix is None else (layers - len(mix), mix.cpu().numpy()),
+            is_static=is_static,
         )
 
 
@@ -306,6 +378,20 @@ def _on_vocabulary(weights: np.ndarray | None, model: Any, device: torch.device,
     if len(weights) < rows:
         raise UserError(f"model {name!r} has weights for {len(weights):,} tokens, but its vocabulary has {rows:,}: save the model again")
     return torch.from_numpy(weights[:rows]).to(device)
+
+
+def _on_layers(weights: np.ndarray | None, model: Any, device: torch.device, *, name: str) -> torch.Tensor | None:
+    """Convert stored weights of layers into a tensor.
+
+    Raises:
+        UserError: There are more weights than layers.
+    """
+    if weights is None:
+        return None
+    layers = int(model.config.num_hidden_layers) + 1  # the embeddings count as one
+    if len(weights) > layers:
+        raise UserError(f"model {name!r} mixes {len(weights)} layers, but its transformer has {layers}: save the model again")
+    return torch.from_numpy(weights).to(device)
 
 
 def weights_fingerprint(module: torch.nn.Module, tokenizer: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
+from tain.foundation.choices import Truncation
 from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.files import followed, open_own, refuse_existing
 from tain.foundation.json_files import Field, checked_object, read_object
@@ -22,13 +23,15 @@ from tain.foundation.progress import Progress, Task
 from tain.models.text_encoder import TextEncoder
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
-from tain.models.vector_forms import shortened, stored_as
+from tain.models.vector_forms import Int8Ranges, shortened, stored_as
 from tain.text.collections import each_text
+from tain.text.encoding import UnusableTextError
 from tain.text.windows import windows
 
 _WINDOW_CHARS = 2_000_000  # long texts end a window here, so that a killed run loses minutes of work at most
-_PARTIAL_FORMAT = 2
-_STATE, _LOCK = "state.json", "lock"
+_PARTIAL_FORMAT = 3
+_STATE, _LOCK, _RANGES = "state.json", "lock", "ranges.json"
+_CLIPPED = 0.02  # share of numbers outside of the ranges of int8 from which a warning is due
 _STATE_FIELDS = {
     "settings": Field(kind=dict),
     "model": Field(kind=str),
@@ -36,6 +39,8 @@ _STATE_FIELDS = {
     "windows": Field(kind=int, least=0),
     "texts": Field(kind=int, least=0),
     "truncated": Field(kind=int, least=0),
+    "chunked": Field(kind=int, least=0),
+    "clipped": Field(kind=float, least=0),
     "digest": Field(kind=str),
 }
 
@@ -79,6 +84,8 @@ class EncodedFile:
         texts: Vectors in the file, one per text.
         dim: Dimension of the vectors.
         truncated: Texts that were truncated at the length limit.
+        chunked: Texts whose vector is the mean of their chunks.
+        ranges: File with the ranges of int8, needed to decode the vectors; None for other types.
         resumed: Texts whose vectors came from an interrupted run.
         seconds: Encoding time of the other texts, without loading the model.
     """
@@ -89,6 +96,8 @@ class EncodedFile:
     truncated: int
     resumed: int
     seconds: float
+    chunked: int = 0
+    ranges: Path | None = None
 
     @property
     def texts_per_s(self) -> float:
@@ -105,6 +114,11 @@ def encode_to_file(
     language: str | None = None,
     normalize: bool | None = None,
     batch_tokens: int | None = None,
+    truncation: Truncation = "cut",
+    deterministic: bool = False,
+    int8_ranges: Int8Ranges | None = None,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
     with_texts: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -122,11 +136,17 @@ def encode_to_file(
         embedder: Computes the vectors.
         texts: Any number of texts, read once. A resumed run needs all of them again, from the first one.
         path: Ends in ``.npy`` (one array), ``.parquet`` (columns ``index`` and ``vector``) or ``.safetensors`` (one tensor, ``vectors``).
-        dtype: Data type of the stored vectors; ``binary`` stores the signs, eight per byte, the first in the highest bit.
+        dtype: Data type of the stored vectors; ``int8`` stores each number in 256 steps of its dimension's range and writes the ranges to
+            ``NAME.ranges.json`` beside the file; ``binary`` stores the signs, eight per byte, the first in the highest bit.
         dims: Keep only the first numbers of each vector, scaled to length 1 again; default: all.
         language: The texts' language, for a model that is corrected by language.
         normalize: Scale vectors to length 1; default: what the embedder says.
         batch_tokens: Tokens a batch; changes speed and memory only.
+        truncation: What to do with texts that are too long; see ``Embedder.encode``.
+        deterministic: Same bits for a text whatever its neighbours and the number of threads; see ``Embedder.encode``.
+        prompt_name: Name of one of the model's prompts, put before each text; see ``Embedder.encode``.
+        prompt: A prompt of your own.
+        int8_ranges: Ranges for ``int8``; default: those of the first window's vectors.
         with_texts: Store the texts too, in the column ``text``; parquet only.
         resume: Go on where an interrupted run stopped; or start if there is none.
         overwrite: Replace a file of this name, and, without ``resume``, drop what an interrupted run left.
@@ -144,13 +164,23 @@ def encode_to_file(
     refuse_output(
         path, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, window_texts=window_texts, resume=resume, overwrite=overwrite
     )
+    if int8_ranges is not None and dtype != "int8":
+        raise UserError(f"int8_ranges are given, but dtype is {dtype!r}: leave them out, or give int8")
     embedder.refuse_language(language)
     if dims is not None and not 1 <= dims <= embedder.dim:
         raise UserError(f"dims is {dims}, but the vectors of {embedder.name!r} have {embedder.dim} numbers: give 1 to {embedder.dim}")
     dim = dims or embedder.dim
+    if int8_ranges is not None:
+        int8_ranges.refuse_other(dim)
     normalize = embedder.normalize if normalize is None else normalize
     progress = progress or Progress.silent()
+    # only what differs from the defaults, so that encoders without these options work too
+    options = ({"truncation": truncation} if truncation != "cut" else {}) | ({"deterministic": True} if deterministic else {})
+    options |= {option: value for option, value in (("prompt_name", prompt_name), ("prompt", prompt)) if value is not None}
     settings = {"dtype": dtype, "dims": dims, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
+    settings |= {option.replace("_", "-"): value for option, value in options.items()} | (
+        {} if int8_ranges is None else {"int8-ranges": _digest("", [int8_ranges.to_json()])}
+    )
     run = _begun(embedder, settings | {"normalise": normalize, "language": language})
     folder = partial_folder(path)
     with _alone_in(folder, path):
@@ -170,20 +200,38 @@ def encode_to_file(
                 with _disk_trouble_named(path, kept=run.windows):
                     rows.open(windows=run.windows, texts=run.texts)
                 is_known = True
+                ranges = int8_ranges if dtype == "int8" and int8_ranges is not None else _kept_ranges(folder, run)
                 for window in coming:
                     if is_known:
                         is_known = check_known(embedder, window, progress=progress) < WARN_FROM
-                    vectors = embedder.encode(
-                        window, language=language, batch_tokens=batch_tokens, normalize=normalize, progress=_PartOfTask(task)
-                    )
-                    stored = _stored(shortened(vectors, dims), dtype, first_text=run.texts)
+                    try:
+                        vectors = embedder.encode(
+                            window, language=language, batch_tokens=batch_tokens, normalize=normalize, progress=_PartOfTask(task), **options
+                        )
+                    except UnusableTextError as error:
+                        raise error.after(run.texts) from None
+                    vectors = shortened(vectors, dims)
+                    _refuse_not_finite(vectors, first_text=run.texts)
+                    if dtype == "int8" and ranges is None:
+                        ranges = Int8Ranges.calibrated(vectors)
+                    stored = _stored(vectors, dtype, first_text=run.texts, ranges=ranges)
+                    clipped = 0.0 if ranges is None else ranges.outside(vectors) * len(window)
                     with _disk_trouble_named(path, kept=run.windows):
+                        if ranges is not None and not run.windows:
+                            _write_anew(folder / _RANGES, ranges.to_json())
                         rows.append(stored, window)
-                        longer = run.after(window, truncated=embedder.truncated)
+                        chunked = getattr(embedder, "chunked", 0)
+                        longer = run.after(window, truncated=embedder.truncated, chunked=chunked, clipped=clipped)
                         _keep(longer, folder)
                     run = longer  # count a window as kept only once it is safely on disk
                 with _disk_trouble_named(path, kept=run.windows):
-                    _place(rows.finish(texts=run.texts), path, overwrite=overwrite)
+                    whole = rows.finish(texts=run.texts)
+                    if ranges is not None:  # first, so that no file of int8 is ever without its ranges
+                        is_placed = _holds(ranges_file(path), ranges)  # by a run that was killed before its last step
+                        _place(
+                            _write_anew(folder / f"{_RANGES}.new", ranges.to_json()), ranges_file(path), overwrite=overwrite or is_placed
+                        )
+                    _place(whole, path, overwrite=overwrite)
         except BaseException:
             with suppress(OSError):  # a full disk may raise again
                 rows.close()
@@ -199,7 +247,29 @@ def encode_to_file(
             f"{run.truncated:,} of {run.texts:,} texts are longer than {embedder.max_tokens} tokens and were truncated:"
             " raise --max-tokens if the model allows it, or split the texts"
         )
-    return EncodedFile(path=asked, texts=run.texts, dim=dim, truncated=run.truncated, resumed=resumed, seconds=seconds)
+    if run.chunked:
+        progress.note(
+            f"{run.chunked:,} of {run.texts:,} texts are longer than {embedder.max_tokens} tokens: their vectors are means over their chunks"
+        )
+    if run.clipped > _CLIPPED * run.texts:
+        progress.warn(
+            f"{run.clipped / run.texts:.0%} of the numbers lie outside of the ranges of int8 and were clipped: calibrate on texts like these"
+        )
+    return EncodedFile(
+        path=asked,
+        texts=run.texts,
+        dim=dim,
+        truncated=run.truncated,
+        chunked=run.chunked,
+        ranges=None if ranges is None else ranges_file(asked),
+        resumed=resumed,
+        seconds=seconds,
+    )
+
+
+def ranges_file(path: Path) -> Path:
+    """File with the ranges of int8 beside a vector file."""
+    return path.with_name(f"{path.name}.ranges.json")
 
 
 def partial_folder(path: Path) -> Path:
@@ -238,6 +308,8 @@ def refuse_output(
         problems.append(f"window_texts is {window_texts}, but a window needs at least one text: give 1 or more")
     refuse_all(problems)
     refuse_existing(path, overwrite=overwrite)
+    if dtype == "int8" and not (resume and _is_left_by_a_kill(path)):
+        refuse_existing(ranges_file(path), overwrite=overwrite)
     if path.is_dir():
         raise UserError(f"output {shown} is a folder, but the vectors go into a file: name a file inside it")
     if ending == ".parquet":
@@ -267,6 +339,8 @@ class _Run:
         windows: Finished windows.
         texts: Texts in these windows.
         truncated: Truncated texts among them.
+        chunked: Texts among them that were split into chunks.
+        clipped: Sum over them of the share of numbers outside of the ranges of int8.
         digest: Chained SHA-256 of these texts.
     """
 
@@ -276,16 +350,20 @@ class _Run:
     windows: int = 0
     texts: int = 0
     truncated: int = 0
+    chunked: int = 0
+    clipped: float = 0.0
     digest: str = ""
     format: int = _PARTIAL_FORMAT
 
-    def after(self, window: list[str], *, truncated: int) -> "_Run":
+    def after(self, window: list[str], *, truncated: int, chunked: int, clipped: float) -> "_Run":
         """Return the run with one more finished window."""
         return replace(
             self,
             windows=self.windows + 1,
             texts=self.texts + len(window),
             truncated=self.truncated + truncated,
+            chunked=self.chunked + chunked,
+            clipped=self.clipped + clipped,
             digest=_digest(self.digest, window),
         )
 
@@ -360,12 +438,28 @@ def _skip_finished(texts: Iterator[str], run: _Run, path: Path) -> None:
 
 
 def _keep(run: _Run, folder: Path) -> None:
-    fresh = folder / f"{_STATE}.new"
-    fresh.unlink(missing_ok=True)
-    with fresh.open("x", encoding="utf-8") as file:  # never follow a link
-        json.dump(asdict(run), file)
+    _write_anew(folder / f"{_STATE}.new", json.dumps(asdict(run))).replace(folder / _STATE)
+
+
+def _write_anew(path: Path, content: str) -> Path:
+    path.unlink(missing_ok=True)
+    with path.open("x", encoding="utf-8") as file:  # never follow a link
+        file.write(content)
         flush(file)
-    fresh.replace(folder / _STATE)
+    return path
+
+
+def _holds(path: Path, ranges: Int8Ranges) -> bool:
+    try:
+        return path.is_file() and path.read_text(encoding="utf-8") == ranges.to_json()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_left_by_a_kill(path: Path) -> bool:
+    """Whether the ranges beside a file that does not exist are those of its own interrupted run."""
+    kept = partial_folder(path) / _RANGES
+    return kept.is_file() and _holds(ranges_file(path), Int8Ranges.load(kept))
 
 
 # ---- vectors of a window
@@ -378,20 +472,28 @@ def _rows(path: Path, folder: Path, *, dim: int, dtype: StoredDtype, with_texts:
     return rows_for(path, folder, dim=dim, dtype=dtype, with_texts=with_texts)
 
 
-def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int) -> np.ndarray:
+def _refuse_not_finite(vectors: np.ndarray, *, first_text: int) -> None:
     is_finite = np.isfinite(vectors).all(axis=1)
     if not is_finite.all():
         text = first_text + int(np.argmin(is_finite))
         raise UserError(f"the model gives a vector that is not finite for text {text}: its weights are damaged, give another model")
-    if dtype == "binary":
-        return stored_as(vectors, "binary")
+
+
+def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int, ranges: Int8Ranges | None) -> np.ndarray:
+    if dtype in ("binary", "int8"):
+        return stored_as(vectors, dtype, ranges=ranges)
     with np.errstate(over="ignore"):
         stored = vectors.astype(np.dtype(dtype).newbyteorder("<"), copy=False)
-    fits = np.isfinite(stored).all(axis=1) if dtype != "float32" else is_finite
+    fits = np.isfinite(stored).all(axis=1)
     if not fits.all():
         text = first_text + int(np.argmin(fits))
         raise UserError(f"the vector of text {text} is too large for {dtype}: use float32, or normalize the vectors")
     return stored
+
+
+def _kept_ranges(folder: Path, run: _Run) -> Int8Ranges | None:
+    """The ranges with which an interrupted run stored its first vectors; None for a new run and other types."""
+    return Int8Ranges.load(folder / _RANGES) if run.windows and run.settings["dtype"] == "int8" else None
 
 
 class _PartOfTask(Progress):

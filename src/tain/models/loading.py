@@ -179,6 +179,42 @@ def load_with_missing(auto_class: str, path: str, *, trust_remote_code: bool = F
     return model.eval(), tokenizer, loading["missing_keys"]
 
 
+def load_static_tokenizer(file: Path, *, name: str) -> Any:
+    """Load the tokenizer of static token vectors, which adds no special tokens to a text.
+
+    Raises:
+        UserError: It cannot be read, or ordinary texts take all time or memory.
+    """
+    import transformers
+
+    try:
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(file))
+    except Exception as error:  # the package tokenizers raises nothing narrower
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model {name!r} has a tokenizer.json that cannot be read ({reason}): copy the whole folder again") from None
+    tokenizer.backend_tokenizer.post_processor = None
+    refuse_wild_tokenizer(tokenizer.backend_tokenizer, name=name)
+    return tokenizer
+
+
+def lower_case_first(tokenizer: Any, *, name: str) -> None:
+    """Let a tokenizer lower-case texts before anything else, as sentence-transformers does for ``do_lower_case``.
+
+    Raises:
+        UserError: The tokenizer is written in Python.
+    """
+    from tokenizers import normalizers
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(
+            f"model {name!r} lower-cases texts before its tokenizer (do_lower_case), which needs a tokenizer.json: set it to false and"
+            " lower-case your texts yourself"
+        )
+    own = backend.normalizer
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([] if own is None else [own])])
+
+
 def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> Any:
     """Load only a tokenizer.
 

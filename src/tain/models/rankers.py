@@ -5,7 +5,7 @@ per context.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,9 @@ from tain.foundation.ranker_record import described
 from tain.foundation.tensors import read_tensors
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.cross_encoders import SavedCrossEncoder
+from tain.models.dual_scoring import DualScoring
 from tain.models.embedder import Embedder
+from tain.models.layers import LayerStack
 from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest
 from tain.models.saved import write_record, write_router
 from tain.models.scanning import scan_all
@@ -37,7 +39,6 @@ from tain.text.collections import list_texts, matched_lists
 
 CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
 _HEAD_FILE = "head.safetensors"
-_WINDOW_NUMBERS = 2**25  # context vectors held in memory at once
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ContextVectors:
         return self.vectors[context][self.is_vector[context]]
 
 
-class DualRanker(Ranker):
+class DualRanker(DualScoring, Ranker):
     """Bi- or poly-encoder: candidate vectors are independent of contexts and can be cached.
 
     Args:
@@ -80,12 +81,13 @@ class DualRanker(Ranker):
         *,
         name: str,
         record: dict[str, Any] | None = None,
-        correction: LinearCorrection | None = None,
+        correction: LinearCorrection | LayerStack | None = None,
     ) -> None:
         super().__init__(name=name, record=record)
         self.context, self.candidate = context, candidate
         self.head = head.to(context.encoder.device)
         self._correction = None if correction is None else _as_layer(correction).to(context.encoder.device)
+        self._dim = candidate.encoder.dim if correction is None else correction.dim
         self.type = "bi" if head.kind == "pooled" else "poly"
 
     @classmethod
@@ -112,6 +114,11 @@ class DualRanker(Ranker):
             raise UserError(
                 f"model {embedder.name!r} corrects its vectors by language, and rankers do not know the language of a text:"
                 " give the encoder that it was made from"
+            )
+        if embedder.default_prompt:
+            raise UserError(
+                f"model {embedder.name!r} puts the prompt {embedder.default_prompt!r} before each text, which rankers do not do: set its"
+                " default_prompt_name to null and add the prompt to your texts"
             )
         head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalize=embedder.normalize)
         context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalize=embedder.normalize)
@@ -183,7 +190,7 @@ class DualRanker(Ranker):
 
     @property
     def dim(self) -> int:
-        return self.candidate.encoder.dim if self._correction is None else self._correction.out_features
+        return self._dim
 
     @property
     def module(self) -> nn.Module:
@@ -255,60 +262,14 @@ class DualRanker(Ranker):
         refuse_not_finite(vectors.numpy(), self.name)
         return ContextVectors(vectors, self.head.is_vector(torch.tensor([len(text) for text in ids], dtype=torch.long)))
 
-    def windows(self, contexts: Iterable[str]) -> Iterator[tuple[int, ContextVectors]]:
-        """Encode contexts in windows that fit in memory; yields the index of each window's first context and its vectors."""
-        contexts = list_texts(contexts, what="context")
-        at_once = max(1, _WINDOW_NUMBERS // (self.head.vectors * self.dim))
-        cut = 0
-        for start in range(0, len(contexts), at_once):
-            window = self.encode_contexts(contexts[start : start + at_once])
-            cut += self.truncated_contexts
-            yield start, window
-        self.truncated_contexts = cut
+    def _numbers_of_a_context(self) -> int:
+        return self.head.vectors * self.dim
 
-    # ---- scores
+    def _scored(self, candidates: Float32[np.ndarray, "candidates dim"], context: Tensor) -> Float32[np.ndarray, " candidates"]:
+        return scan_all(candidates, context)
 
-    def score(
-        self,
-        contexts: Iterable[str],
-        candidates: Iterable[str] | Float32[np.ndarray, "candidates dim"],
-        *,
-        progress: Progress | None = None,
-    ) -> Float32[np.ndarray, "contexts candidates"]:
-        """Score every candidate for every context; candidates may be vectors from ``encode_candidates``."""
-        contexts = list_texts(contexts, what="context")
-        if not isinstance(candidates, np.ndarray) or candidates.dtype.kind != "f":  # an array may also hold texts
-            candidates = self.encode_candidates(candidates, progress=progress)
-        scores = np.empty((len(contexts), len(candidates)), dtype=np.float32)
-        with (progress or Progress.silent()).task("score", len(contexts)) as task:
-            for start, window in self.windows(contexts):
-                for index in range(len(window)):
-                    scores[start + index] = scan_all(candidates, window.of(index))
-                task.advance(len(window))
-        return scores
-
-    def score_lists(
-        self, contexts: Iterable[str], lists: Iterable[Iterable[str]], *, progress: Progress | None = None
-    ) -> list[Float32[np.ndarray, " listed"]]:
-        contexts, lists = matched_lists(contexts, lists)
-        row_of = {text: row for row, text in enumerate(dict.fromkeys(text for listed in lists for text in listed))}
-        vectors = self.encode_candidates(list(row_of), progress=progress)
-        scores: list[np.ndarray] = []
-        with (progress or Progress.silent()).task("score", len(contexts)) as task:
-            for start, window in self.windows(contexts):
-                for index in range(len(window)):
-                    rows = [row_of[text] for text in lists[start + index]]
-                    scores.append(scan_all(vectors[rows], window.of(index)))
-                task.advance(len(window))
-        return scores
-
-    def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
-        contexts, lists = matched_lists(contexts, lists)
-        counts = iter(self.candidate.count_tokens([text for listed in lists for text in listed]))
-        return [
-            of_context + sum(islice(counts, len(listed)))
-            for of_context, listed in zip(self.context.count_tokens(contexts), lists, strict=True)
-        ]
+    def _counted(self, side: str, texts: list[str]) -> list[int]:
+        return (self.context if side == "context" else self.candidate).count_tokens(texts)
 
     # ---- saving
 
@@ -474,8 +435,10 @@ def refuse_correction(embedder: Embedder) -> None:
         )
 
 
-def _as_layer(correction: LinearCorrection) -> nn.Linear:
+def _as_layer(correction: LinearCorrection | LayerStack) -> nn.Module:
     """Convert the correction to a frozen float32 layer."""
+    if isinstance(correction, LayerStack):
+        return copy.deepcopy(correction.network)
     outs, ins = correction.weight.shape
     layer = nn.Linear(ins, outs).requires_grad_(False)
     layer.load_state_dict({"weight": torch.from_numpy(correction.weight), "bias": torch.from_numpy(correction.bias)})

@@ -5,21 +5,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from tain.foundation.choices import BUILT_IN, LEXICAL, Pooling, is_baseline
+from tain.foundation.choices import BUILT_IN, LEXICAL, is_baseline
 from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.files import lies_inside
 from tain.foundation.json_files import Field, checked_object
 from tain.foundation.machine import versions
-from tain.models.correction import LANGUAGE_FILE, LanguageCorrection, LinearCorrection, read_by_language, read_linear
+from tain.models.correction import (
+    LANGUAGE_FILE,
+    LanguageCorrection,
+    LinearCorrection,
+    is_linear,
+    read_by_language,
+    read_linear,
+    read_tensors,
+)
+
+if TYPE_CHECKING:
+    from tain.models.layers import LayerStack
 
 FORMAT = 1
 
-_POOLING_KEYS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+# in the order in which sentence-transformers joins vectors of several kinds
+_POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_NEW_POOLING_KEYS = ("pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken")  # unknown to early versions
+_AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
 _RECORD = {
     "format": Field(kind=int, least=1, is_needed=False),
     "kind": Field(kind=str, is_needed=False),
@@ -36,25 +57,31 @@ class Layout:
 
     Attributes:
         path: A local folder, or a hub name.
-        pooling: Pooling of token vectors; None if only a bare model is stored.
+        pooling: Pooling of token vectors, several joined by ``+``; None if only a bare model is stored.
         max_tokens: Length limit including special tokens; None if not stored.
         normalize: Vectors are scaled to length 1.
         record: Its ``tain.json``; empty if there is none.
-        correction: Correction applied after pooling; None if there is none.
+        correction: Correction or layers applied after pooling; None if there are none.
         sentence_transformers: Its ``config_sentence_transformers.json``; empty if there is none.
         include_prompt: Whether sentence-transformers includes prompt tokens in the mean.
-        token_weights: Weight per token id in mean pooling, as stored in sentence-transformers' ``WordWeights``; None for equal weights.
+        token_weights: Weight per token id, as stored in sentence-transformers' ``WordWeights``; None for equal weights.
+        layer_mix: Weights of the last layers' outputs, as stored in its ``WeightedLayerPooling``; None for the last layer alone.
+        is_static: The folder holds static token vectors (its ``StaticEmbedding``), no transformer.
+        lower_cases: Texts are lower-cased before tokenization.
     """
 
     path: str
-    pooling: Pooling | None
+    pooling: str | None
     max_tokens: int | None
     normalize: bool
     record: dict[str, Any]
-    correction: LinearCorrection | LanguageCorrection | None = None
+    correction: "LinearCorrection | LanguageCorrection | LayerStack | None" = None
     sentence_transformers: dict[str, Any] = field(default_factory=dict)
     include_prompt: bool = True
     token_weights: np.ndarray | None = None
+    layer_mix: np.ndarray | None = None
+    is_static: bool = False
+    lower_cases: bool = False
 
 
 def locate(name: str | Path) -> str:
@@ -141,44 +168,151 @@ def read_layout(name: str | Path) -> Layout:
         raise UserError(
             f"model {str(name)!r} names the folder {outside[0]!r} in modules.json, which is outside the model folder: save the model again"
         )
-    transformer, pooling, normalize, inner, correction = path, None, False, "", None
-    include_prompt, token_weights = True, None
-    for module in modules:
+    transformer, pooling, inner, is_static = path, None, "", False
+    include_prompt, token_weights, layer_mix = True, None, None
+    after: list[tuple[str, str]] = []  # modules after pooling: kind and path
+    for position, module in enumerate(modules):
         kind = str(module["type"]).rpartition(".")[2]
-        if kind == "Transformer":
+        if kind in ("Transformer", "StaticEmbedding") and position == 0:
             inner = f"{module['path']}/" if module["path"] else ""
+            if kind == "StaticEmbedding":
+                is_static, pooling = True, "mean"
         elif kind == "WordWeights" and pooling is None and token_weights is None:
             token_weights = _token_weights(
                 stored(f"{module['path']}/config.json") or stored(f"{module['path']}/wordweights_config.json"), name
             )
-        elif kind == "Pooling":
+        elif kind == "WeightedLayerPooling" and pooling is None and token_weights is None and layer_mix is None:
+            # sentence-transformers leaves the module out where the transformer does not give all layers
+            if stored_object(f"{inner}config.json").get("output_hidden_states") is True:
+                layer_mix = _layer_mix(_stored_file(path, f"{module['path']}/model.safetensors"), name)
+        elif kind == "Pooling" and pooling is None:
             of_pooling = stored_object(f"{module['path']}/config.json")
             pooling, include_prompt = _pooling(of_pooling, name), of_pooling.get("include_prompt") is not False
-        elif kind == "Normalize":
-            normalize = True
-        elif kind == "Dense" and correction is None and not normalize:
-            weights = _stored_file(path, f"{module['path']}/model.safetensors")
-            correction = read_linear(stored_object(f"{module['path']}/config.json"), weights, name=str(name))
+        elif kind in _AFTER_POOLING and pooling is not None:
+            after.append((kind, module["path"]))
         else:
+            where = "begins with a" if position == 0 else "has a"
+            what = "module" if position == 0 else "layer after its encoder"
             raise UserError(
-                f"model {str(name)!r} has a {kind} layer after its encoder, which tain does not support: use sentence-transformers for it"
+                f"model {str(name)!r} {where} {kind} {what}, which tain does not support{_in_this_place(kind, position)}:"
+                " use sentence-transformers for it"
             )
-    if token_weights is not None and pooling != "mean":
-        raise UserError(
-            f"model {str(name)!r} has token weights and pools by {pooling}, which tain does not support: token weights work with mean pooling only"
-        )
+    normalize = False
+    while after and after[-1][0] in ("Normalize", "Dropout"):  # dropout does nothing in encoding
+        normalize = after.pop()[0] == "Normalize" or normalize
+    correction = _after_pooling([each for each in after if each[0] != "Dropout"], path, name)
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
     limits = stored_object(f"{inner}sentence_bert_config.json", max_seq_length=Field(kind=int, least=1, is_needed=False, may_be_null=True))
-    is_lower_cased = limits.get("do_lower_case") and not stored_object(f"{inner}tokenizer_config.json").get("do_lower_case")
-    about = stored("config_sentence_transformers.json")
-    refuse_text_changes(about, name, is_lower_cased=bool(is_lower_cased))
+    is_lower_cased = bool(limits.get("do_lower_case")) and not stored_object(f"{inner}tokenizer_config.json").get("do_lower_case")
+    about = checked_prompts(stored("config_sentence_transformers.json"), name)
     if Path(path).is_dir():
         transformer = str(Path(path) / inner)
         refuse_pickles(transformer)
-    elif inner:
+    elif inner and not is_static:
         raise UserError(f"model {str(name)!r} stores its encoder in the subfolder {inner!r}: download it and give the local folder")
-    return Layout(transformer, pooling, limits.get("max_seq_length"), normalize, record, correction, about, include_prompt, token_weights)
+    return Layout(
+        transformer,
+        pooling,
+        limits.get("max_seq_length"),
+        normalize,
+        record,
+        correction,
+        about,
+        include_prompt,
+        token_weights,
+        layer_mix,
+        is_static,
+        is_lower_cased,
+    )
+
+
+def _in_this_place(kind: str, position: int) -> str:
+    known = ("Transformer", "StaticEmbedding", "WordWeights", "WeightedLayerPooling", "Pooling", *_AFTER_POOLING)
+    return " in this place" if kind in known else ""
+
+
+def _after_pooling(layers: list[tuple[str, str]], path: str, name: str | Path) -> "LinearCorrection | LayerStack | None":
+    """Read the modules after pooling, without those that scale to length 1 at the end."""
+    if not layers:
+        return None
+
+    def config(folder: str) -> dict[str, Any]:
+        return checked_object(
+            read_stored_json(path, f"{folder}/config.json"),
+            {},
+            damaged=f"model {str(name)!r} has a damaged {folder}/config.json",
+            advice="save the model again",
+        )
+
+    def weights(kind: str, folder: str) -> dict[str, np.ndarray]:
+        return read_tensors(_stored_file(path, f"{folder}/model.safetensors"), f"the weights of its {kind} layer", str(name))
+
+    for kind, folder in layers:
+        found = config(folder)
+        read_from = found.get("module_input_name", "sentence_embedding") if kind in ("Dense", "Normalize") else "sentence_embedding"
+        if read_from != "sentence_embedding" or found.get("module_output_name") not in (None, "sentence_embedding"):
+            raise UserError(
+                f"model {str(name)!r} has a {kind} layer that reads {read_from}, which tain does not support: use sentence-transformers for it"
+            )
+    only = layers[0][1] if [kind for kind, _ in layers] == ["Dense"] else None
+    if only is not None and is_linear(config(only)):
+        return read_linear(config(only), _stored_file(path, f"{only}/model.safetensors"), name=str(name))
+    from tain.models.layers import LayerStack, Unit, read_dense, read_layer_norm
+
+    made: list[Any] = []
+    for kind, folder in layers:
+        if kind == "Dense":
+            made.append(read_dense(config(folder), weights(kind, folder), name=str(name)))
+        else:
+            made.append(Unit() if kind == "Normalize" else read_layer_norm(weights(kind, folder), name=str(name)))
+    return LayerStack(made, name=str(name))
+
+
+def checked_prompts(of_whole: Any, name: str | Path) -> dict[str, Any]:
+    """Check the prompts in a ``config_sentence_transformers.json``.
+
+    Raises:
+        UserError: The file is damaged, or the default prompt does not exist.
+    """
+    damaged = f"model {str(name)!r} has a damaged config_sentence_transformers.json: save the model again"
+    if not isinstance(of_whole, dict):
+        raise UserError(damaged)
+    prompts, default = of_whole.get("prompts") or {}, of_whole.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(each, str) for pair in prompts.items() for each in pair):
+        raise UserError(damaged)
+    if default and default not in prompts:
+        raise UserError(f"model {str(name)!r} has the default prompt {default!r}, which is not among its prompts: save the model again")
+    return of_whole
+
+
+def read_prompts(folder: Path, *, name: str) -> dict[str, Any]:
+    """Read ``config_sentence_transformers.json`` of a local folder; empty if there is none.
+
+    Raises:
+        UserError: As ``checked_prompts``.
+    """
+    return checked_prompts(_read_json(folder / "config_sentence_transformers.json"), name)
+
+
+def read_static(stored: Layout, name: str | Path) -> tuple[np.ndarray, Path]:
+    """Read the table of static token vectors, and the path of their tokenizer.
+
+    Args:
+        stored: The folder's layout.
+        name: The model's name, for messages.
+
+    Raises:
+        UserError: One of them is missing or damaged.
+    """
+    tensors = read_tensors(_stored_file(stored.path, "model.safetensors"), "its token vectors", str(name))
+    table = tensors.get("embedding.weight")
+    if table is None or table.ndim != 2 or not len(table):
+        raise UserError(f"model {str(name)!r} has static token vectors without embedding.weight: save the model again")
+    tokenizer = _stored_file(stored.path, "tokenizer.json")
+    if tokenizer is None or not tokenizer.is_file():
+        raise UserError(f"model {str(name)!r} has no tokenizer.json: copy the whole folder again")
+    return table, tokenizer
 
 
 def refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool) -> None:
@@ -210,25 +344,27 @@ def refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool
 def write_layout(
     folder: Path,
     *,
-    pooling: Pooling,
+    pooling: str,
     dim: int,
     max_tokens: int,
     normalize: bool,
     record: dict[str, Any],
     card: str,
-    correction: LinearCorrection | LanguageCorrection | None = None,
+    correction: "LinearCorrection | LanguageCorrection | LayerStack | None" = None,
     similarity: Literal["cosine", "dot"] = "cosine",
     kept: dict[str, Any] | None = None,
     include_prompt: bool = True,
     token_weights: np.ndarray | None = None,
     vocabulary: Sequence[str] = (),
+    layer_mix: tuple[int, np.ndarray] | None = None,
+    is_static: bool = False,
 ) -> None:
     """Write all files of a saved encoder except weights and tokenizer.
 
     Args:
         folder: An existing folder that holds, or will hold, what transformers saves.
-        pooling: ``cls`` or ``mean``; sentence-transformers has no mean over padding.
-        dim: Dimension of the pooled vectors.
+        pooling: One of ``encoders.pooling.MODES``, or several joined by ``+``; sentence-transformers has no mean over padding.
+        dim: Dimension of a token vector.
         max_tokens: Length limit, special tokens included.
         normalize: Scale vectors to length 1.
         record: Content of ``tain.json`` besides format and versions: kind, config, base model, seeds, figures.
@@ -238,12 +374,18 @@ def write_layout(
         similarity: Similarity function to store.
         kept: Entries of ``config_sentence_transformers.json`` to keep, such as prompts.
         include_prompt: Whether sentence-transformers includes prompt tokens in the mean.
-        token_weights: Weight per token id in mean pooling; stored as a WordWeights module, which sentence-transformers applies too.
+        token_weights: Weight per token id; stored as a WordWeights module, which sentence-transformers applies too.
         vocabulary: Token per id; required with ``token_weights``.
+        layer_mix: First layer, and the weights from it on, of a WeightedLayerPooling module.
+        is_static: The folder holds static token vectors, which need no pooling module.
     """
-    weighs = ["WordWeights"] if token_weights is not None else []
-    kinds = [*weighs, "Pooling", *(["Dense"] if isinstance(correction, LinearCorrection) else []), *(["Normalize"] if normalize else [])]
-    modules = [("", "Transformer"), *((f"{position}_{kind}", kind) for position, kind in enumerate(kinds, start=1))]
+    linear = isinstance(correction, LinearCorrection)
+    stacked = [] if correction is None or linear or isinstance(correction, LanguageCorrection) else correction.kinds()
+    before = [*(["WeightedLayerPooling"] if layer_mix is not None else []), *(["WordWeights"] if token_weights is not None else [])]
+    pools = [] if is_static else [*before, "Pooling"]
+    kinds = [*pools, *stacked, *(["Dense"] if linear else []), *(["Normalize"] if normalize else [])]
+    first = "StaticEmbedding" if is_static else "Transformer"
+    modules = [("", first), *((f"{position}_{kind}", kind) for position, kind in enumerate(kinds, start=1))]
     _write_json(
         folder / "modules.json",
         [
@@ -253,19 +395,23 @@ def write_layout(
     )
     for path, _ in modules[1:]:
         (folder / path).mkdir(exist_ok=True)
-    paths = {kind: folder / path for path, kind in modules}
+    folders = [folder / path for path, _ in modules[1:]]
+    paths = {kind: place for place, (_, kind) in zip(folders, modules[1:], strict=True)}
     if token_weights is not None:
         _write_token_weights(paths["WordWeights"], token_weights, vocabulary)
+    if layer_mix is not None:
+        start, weights = layer_mix
+        config = {"word_embedding_dimension": dim, "layer_start": start, "num_hidden_layers": start + len(weights) - 1}
+        _write_json(paths["WeightedLayerPooling"] / "config.json", config)
+        save_file({"layer_weights": np.asarray(weights, dtype=np.float32)}, paths["WeightedLayerPooling"] / "model.safetensors")
     if isinstance(correction, LinearCorrection):
         correction.save(paths["Dense"])
-    elif correction is not None:
+    elif isinstance(correction, LanguageCorrection):
         correction.save(folder)
-    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
-    chosen = "cls_token" if pooling == "cls" else "mean_tokens"
-    _write_json(
-        paths["Pooling"] / "config.json",
-        {"word_embedding_dimension": dim, **{f"pooling_mode_{mode}": mode == chosen for mode in modes}, "include_prompt": include_prompt},
-    )
+    elif correction is not None:
+        correction.save(folders[len(pools) : len(pools) + len(stacked)])
+    if not is_static:
+        _write_json(paths["Pooling"] / "config.json", _pooling_config(pooling, dim, include_prompt=include_prompt))
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
     _write_similarity(folder, similarity, kept)
     write_record(folder, record)
@@ -350,15 +496,38 @@ def _token_weights(config: Any, name: str | Path) -> np.ndarray:
     return weights
 
 
-def _pooling(config: dict[str, Any], name: str | Path) -> Pooling:
-    chosen = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
-    if not chosen and config.get("pooling_mode") in ("cls", "mean"):
-        return config["pooling_mode"]
-    if len(chosen) != 1 or chosen[0] not in _POOLING_KEYS:
+def _layer_mix(file: Path | None, name: str | Path) -> np.ndarray:
+    """Read the weights of a WeightedLayerPooling module."""
+    weights = read_tensors(file, "the weights of its WeightedLayerPooling", str(name)).get("layer_weights")
+    if weights is None or weights.ndim != 1 or not len(weights) or abs(float(weights.sum())) < 1e-12:
+        raise UserError(f"model {str(name)!r} has a WeightedLayerPooling layer without layer_weights: save the model again")
+    return weights
+
+
+def _pooling(config: dict[str, Any], name: str | Path) -> str:
+    """Read a Pooling config of any version of sentence-transformers; several modes are joined by ``+``."""
+    stored = config.get("pooling_mode")
+    if stored is None:
+        modes = [mode for key, mode in _POOLING_KEYS.items() if config.get(key) is True]
+        unknown = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True and key not in _POOLING_KEYS]
+        if not modes and not unknown and any(key in config for key in _POOLING_KEYS):
+            modes = ["mean"]  # as sentence-transformers takes it
+    else:
+        modes, unknown = list(stored) if isinstance(stored, list | tuple) else [stored], []
+    if unknown or not modes or not all(isinstance(mode, str) and mode in _POOLING_KEYS.values() for mode in modes):
         raise UserError(
-            f"model {str(name)!r} pools by {chosen or config.get('pooling_mode')}, which tain does not support: only cls and mean are"
+            f"model {str(name)!r} pools by {unknown or stored}, which tain does not support: give one of {', '.join(_POOLING_KEYS.values())}"
         )
-    return _POOLING_KEYS[chosen[0]]
+    return "+".join(modes)
+
+
+def _pooling_config(pooling: str, dim: int, *, include_prompt: bool) -> dict[str, Any]:
+    """A Pooling config in the keys that all versions of sentence-transformers read, as far as they can say it."""
+    modes = ["mean" if pooling == "mean-with-padding" else mode for mode in pooling.split("+")]
+    if modes != [mode for mode in _POOLING_KEYS.values() if mode in modes]:  # in an order that only versions from 5.7 on have
+        return {"embedding_dimension": dim, "pooling_mode": modes, "include_prompt": include_prompt}
+    keys = {key: mode in modes for key, mode in _POOLING_KEYS.items() if key not in _NEW_POOLING_KEYS or mode in modes}
+    return {"word_embedding_dimension": dim, **keys, "include_prompt": include_prompt}
 
 
 def read_stored_json(path: str, file: str) -> Any:

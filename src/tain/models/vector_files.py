@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from tain.foundation.choices import OutputDtype
 from tain.foundation.files import open_own
 
-StoredDtype = Literal["float32", "float16", "binary"]
+StoredDtype = OutputDtype
 
 ENDINGS = (".npy", ".parquet", ".safetensors")
 
@@ -108,7 +109,7 @@ class _SafetensorsRows(_PlainRows):
     """Writer of one tensor, ``vectors``."""
 
     def head(self, texts: int) -> bytes:
-        kind = {"float32": "F32", "float16": "F16", "uint8": "U8"}[self.dtype]
+        kind = {"float32": "F32", "float16": "F16", "int8": "I8", "uint8": "U8"}[self.dtype]
         tensors = {"vectors": {"dtype": kind, "shape": [texts, self.dim], "data_offsets": [0, self._bytes(texts)]}}
         length = 248  # the format allows blanks after the JSON
         return length.to_bytes(8, "little") + json.dumps(tensors).ljust(length).encode("ascii")
@@ -152,7 +153,7 @@ class _ParquetRows(Rows):
     def _schema(self) -> Any:
         import pyarrow as pa
 
-        number = {"float32": pa.float32(), "float16": pa.float16(), "uint8": pa.uint8()}[self.dtype]
+        number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "uint8": pa.uint8()}[self.dtype]
         fields = [("index", pa.int64()), ("text", pa.string()), ("vector", pa.list_(number, self.dim))]
         return pa.schema([field for field in fields if self.with_texts or field[0] != "text"])
 

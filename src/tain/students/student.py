@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
+from tain.foundation.choices import Truncation
 from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.json_files import Field, checked_object, read_object
 from tain.foundation.machine import collect_as_usual
@@ -22,7 +23,7 @@ from tain.students.inputs import HashedReader, TokenReader
 from tain.students.projection_config import ProjectionConfig
 from tain.students.streaming import StreamingText
 from tain.text.collections import list_texts
-from tain.text.encoding import BaseTextEncoder
+from tain.text.encoding import BaseTextEncoder, EncodeOptions, UnusableTextError
 from tain.text.records import Prediction
 from tain.text.tags import tokens_of
 
@@ -150,26 +151,37 @@ class Student(BaseTextEncoder):
         """Tokens read per text; None without a limit."""
         return self._reader.max_tokens
 
-    def _encode(
-        self,
-        texts: Iterable[str],
-        *,
-        language: str | Iterable[str] | None,
-        batch_size: int | None,
-        batch_tokens: int | None,
-        normalize: bool | None,
-        progress: Progress | None,
-    ) -> Float32[np.ndarray, "texts dim"]:
+    def _encode(self, texts: Iterable[str], options: EncodeOptions) -> Float32[np.ndarray, "texts dim"]:
         if self.task != "embed":
             raise UserError(f"student {self.name!r} was distilled to {self.task}, so it has no vectors: distil one with --task embed")
-        self.refuse_language(language)
-        texts = list_texts(texts)
+        self.refuse_language(options.language)
+        if options.deterministic:
+            raise UserError(f"deterministic is on, which student {self.name!r} does not support: leave it out")
+        prompt = self.prompt_for(prompt_name=options.prompt_name, prompt=options.prompt)
+        texts = [prompt + text for text in list_texts(texts)] if prompt else list_texts(texts)
+        if self.max_tokens is not None:  # without a limit every text is read whole
+            self._refuse_long(texts, options.truncation)
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        for indices, outputs in self._outputs(texts, batch_tokens, progress, "encode", batch_size=batch_size):
+        for indices, outputs in self._outputs(texts, options.batch_tokens, options.progress, "encode", batch_size=options.batch_size):
             vectors[indices] = outputs["text"]
-        if self.normalize if normalize is None else normalize:
+        if self.normalize if options.normalize is None else options.normalize:
             unit_length(vectors, out=vectors)
         return vectors
+
+    def _refuse_long(self, texts: list[str], truncation: Truncation) -> None:
+        """Refuse what ``truncation`` asks for, as far as a student with a limit cannot do it.
+
+        Raises:
+            UserError: Means of chunks are wanted; or a text is too long, which is to be an error.
+        """
+        if truncation == "mean-of-chunks":
+            raise UserError(
+                f"truncation is 'mean-of-chunks', but student {self.name!r} reads {self.max_tokens} tokens of a text and does not split it:"
+                " let truncation be cut or error, or split the texts yourself"
+            )
+        if truncation == "error" and (text := self._reader.first_long(texts)) is not None:
+            reason = f"has more than {self.max_tokens} tokens, and a student's limit is fixed: split it, or let truncation be cut"
+            raise UnusableTextError(text, texts[text], reason)
 
     def predict(self, texts: Iterable[str], *, batch_tokens: int | None = None, progress: Progress | None = None) -> list[Prediction]:
         """Predict the class of each text, its tokens' tags, or both.

@@ -7,6 +7,7 @@ from tain.text.cleaning import refuse_half_characters
 
 CHARACTERS_A_TOKEN = 16  # hardly a text has as many
 MOST_CHARACTERS_A_TOKEN = 1024  # of blanks, or of a word that becomes one unknown token; texts are read no further
+_CHUNKED_TEXTS = 256  # tokenised at a time: what the tokenizer keeps of a text takes a hundred times the memory of its ids
 _LEFT_OVER = 32  # tokens: so far from a cut between characters the tokens are those of the whole text
 
 
@@ -37,6 +38,30 @@ def token_ids(backend: Any, texts: Sequence[str], *, max_tokens: int, side: str 
         if len(text) > reach:
             ids[row], is_cut[row] = _long_text(backend, text, reach, side, encodings[row])
     return ids, is_cut
+
+
+def chunk_ids(backend: Any, texts: Sequence[str], *, max_tokens: int) -> list[list[list[int]]]:
+    """Tokenise whole texts in chunks of at most ``max_tokens`` tokens, with special tokens around each chunk.
+
+    Args:
+        backend: A ``tokenizers.Tokenizer``.
+        texts: Any number of texts.
+        max_tokens: Length of a chunk, special tokens included; the last chunk of a text may be shorter.
+
+    Returns:
+        The ids of each chunk of each text, in order.
+    """
+    backend.enable_truncation(max_tokens, direction="right")
+    backend.no_padding()
+    found: list[list[list[int]]] = []
+    for start in range(0, len(texts), _CHUNKED_TEXTS):
+        try:
+            encodings = backend.encode_batch_fast(list(texts[start : start + _CHUNKED_TEXTS]))
+        except TypeError:
+            refuse_half_characters(texts)
+            raise
+        found += [[encoding.ids, *(chunk.ids for chunk in encoding.overflowing)] for encoding in encodings]
+    return found
 
 
 def bare_token_ids(backend: Any, texts: Sequence[str]) -> list[list[int]]:

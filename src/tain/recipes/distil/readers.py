@@ -14,6 +14,7 @@ from tain.batches.tokenizing import bare_ids, tokenise
 from tain.foundation.errors import UserError
 from tain.models.correction import LinearCorrection
 from tain.models.embedder import Embedder
+from tain.models.layers import LayerStack
 from tain.recipes.distil.config import DistilConfig
 from tain.recipes.distil.data import DistillationData
 from tain.recipes.distil.start import begin_with
@@ -229,7 +230,7 @@ class StaticReader:
         vectors = torch.empty(vocabulary, embedder.encoder.dim)
         for batch in batches_by_tokens([len(ids) for ids in alone], batch_tokens=4096):
             vectors[np.asarray(batch)] = embedder.encoder(pack([alone[token] for token in batch])).float().cpu()
-        if isinstance(embedder.correction, LinearCorrection):
+        if isinstance(embedder.correction, LinearCorrection | LayerStack):
             vectors = torch.from_numpy(embedder.correction.apply(vectors.numpy()))
         return vectors.clone()
 

@@ -57,7 +57,7 @@ def check_float32(
     """
     worst = 0.0
     for batch_tokens, step in _BATCHES.items():
-        found = exported.encode(texts[::step], batch_tokens=batch_tokens)
+        found = exported.encode(texts[::step], batch_tokens=batch_tokens, prompt="")
         worst = max(
             worst, _apart(found, reference[::step], what=f"the vectors of texts in batches of {batch_tokens:,} tokens", name=embedder.name)
         )

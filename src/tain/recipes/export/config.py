@@ -23,7 +23,9 @@ class ExportConfig:
     )
     pooling: Annotated[Pooling | None, "how token vectors become one; default: what the model says, else mean"] = None
     max_tokens: Annotated[int | None, "length limit in tokens; default: the model's limit"] = None
-    data: Annotated[Path | None, "folder with sts/: also measure what int8 loses on STS"] = None
+    sts: Annotated[Path | None, "folder of the evaluation data, with sts/: also measure STS with each graph, and the points int8 loses"] = (
+        None
+    )
     seed: Annotated[int, "fixes the random token ids of the check"] = 13
 
     def __post_init__(self) -> None:

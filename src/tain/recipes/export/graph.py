@@ -23,9 +23,9 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from tain.encoders.transformer import FOREIGN_ERRORS
-from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.models.correction import LinearCorrection
+from tain.models.layers import LayerStack
 
 OPSET = 17  # the first with LayerNormalization as one operator
 LARGEST_BYTES = 2**31 - 2**24  # of one ONNX file, some room left for the graph itself
@@ -38,9 +38,9 @@ class VectorGraph(nn.Module):
 
     Args:
         model: A transformers encoder.
-        pooling: ``mean`` or ``cls``.
-        token_weights: Weight of each token id in the mean; None weighs all alike.
-        correction: A matrix and a shift after pooling; None for none.
+        pooling: One of ``encoders.pooling.MODES``, or several joined by ``+``.
+        token_weights: Weight of each token id; None weighs all alike.
+        correction: A matrix and a shift, or layers, after pooling; None for none.
         normalize: Scale vectors to length 1.
     """
 
@@ -48,9 +48,9 @@ class VectorGraph(nn.Module):
         self,
         model: nn.Module,
         *,
-        pooling: Pooling,
+        pooling: str,
         token_weights: Tensor | None,
-        correction: LinearCorrection | None,
+        correction: LinearCorrection | LayerStack | None,
         normalize: bool,
     ) -> None:
         super().__init__()
@@ -59,8 +59,10 @@ class VectorGraph(nn.Module):
         self.shift: Tensor | None
         self.model, self.pooling, self.normalize = model, pooling, normalize
         self.register_buffer("token_weights", None if token_weights is None else token_weights.float())
-        self.register_buffer("matrix", None if correction is None else torch.from_numpy(correction.weight).float().T.contiguous())
-        self.register_buffer("shift", None if correction is None else torch.from_numpy(correction.bias).float())
+        linear = correction if isinstance(correction, LinearCorrection) else None
+        self.register_buffer("matrix", None if linear is None else torch.from_numpy(linear.weight).float().T.contiguous())
+        self.register_buffer("shift", None if linear is None else torch.from_numpy(linear.bias).float())
+        self.layers = correction.network if isinstance(correction, LayerStack) else None
 
     def forward(
         self, input_ids: Int[Tensor, "texts tokens"], attention_mask: Int[Tensor, "texts tokens"], *segments: Int[Tensor, "texts tokens"]
@@ -68,19 +70,40 @@ class VectorGraph(nn.Module):
         """Compute ``last_hidden_state`` and ``sentence_embedding``."""
         more = {"token_type_ids": segments[0]} if segments else {}
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            weights = attention_mask.to(hidden.dtype)
-            if self.token_weights is not None:
-                weights = weights * F.embedding(input_ids, self.token_weights[:, None])[..., 0]
-            pooled = (weights[:, None] @ hidden)[:, 0] / weights.sum(1, keepdim=True).clamp(min=1e-9)
+        pooled = self._pooled(hidden, attention_mask.to(hidden.dtype), input_ids)
+        if self.layers is not None:
+            pooled = self.layers(pooled)
         if self.matrix is not None:
             assert self.shift is not None
             pooled = pooled @ self.matrix + self.shift
         if self.normalize:
             pooled = pooled / pooled.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
         return hidden, pooled
+
+    def _pooled(
+        self, hidden: Float[Tensor, "texts tokens width"], is_token: Float[Tensor, "texts tokens"], ids: Int[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts pooled"]:
+        """Pool as ``encoders.pooling.pooled`` does."""
+        weights = is_token if self.token_weights is None else is_token * F.embedding(ids, self.token_weights[:, None])[..., 0]
+        of_token = hidden if self.token_weights is None else hidden * weights[..., None]
+        positions = is_token.cumsum(1) * is_token
+        totals = weights.sum(1, keepdim=True).clamp(min=1e-9)
+        found = []
+        for mode in self.pooling.split("+"):
+            if mode == "cls":
+                found.append(of_token[:, 0])
+            elif mode == "max":
+                found.append((of_token + (1.0 - is_token)[..., None] * _HIDDEN).amax(1))
+            elif mode == "lasttoken":
+                is_last = (positions == is_token.sum(1, keepdim=True)).to(hidden.dtype)
+                found.append((is_last[:, None] @ of_token)[:, 0])
+            elif mode == "weightedmean":
+                divisor = totals if self.token_weights is not None else positions.sum(1, keepdim=True).clamp(min=1e-9)
+                found.append((positions[:, None] @ of_token)[:, 0] / divisor)
+            else:
+                divisor = totals.sqrt() if mode == "mean_sqrt_len_tokens" else totals
+                found.append((weights[:, None] @ hidden)[:, 0] / divisor)
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 class PairGraph(nn.Module):

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from jaxtyping import Float32
 
+from tain.encoders.static import StaticTokens
 from tain.evaluation.report import evaluate
 from tain.exported.encoder import ExportedEncoder
 from tain.exported.folder import FLOAT_FILE, INT8_FILES, Export, file_digest
@@ -92,7 +93,7 @@ def export(
     if _is_ranker(model):
         return _export_ranker(model, output, checked, config, overwrite=overwrite, trust_remote_code=trust_remote_code, progress=progress)
     embedder = _loaded(model, config, trust_remote_code=trust_remote_code)
-    reference = embedder.encode(checked)
+    reference = embedder.encode(checked, prompt="")
     with whole_folder(output, overwrite=overwrite, was_free=True) as folder:
         embedder.save(folder, record=_record(embedder), card=_card(model, f"{embedder.dim} numbers"))
         made = write_encoder(embedder, folder, checked, reference, config=config, progress=progress)
@@ -110,7 +111,7 @@ def _export_ranker(
     model: str | Path, output: Path, texts: list[str], config: ExportConfig, *, overwrite: bool, trust_remote_code: bool, progress: Progress
 ) -> ExportedModel:
     """Export the towers of a bi- or poly-encoder, or a cross-encoder, and compare scores with torch."""
-    wrong = {"language": config.language, "pooling": config.pooling, "max_tokens": config.max_tokens, "data": config.data}
+    wrong = {"language": config.language, "pooling": config.pooling, "max_tokens": config.max_tokens, "sts": config.sts}
     if given := [name for name, value in wrong.items() if value is not None]:
         raise UserError(f"{given[0]} is for encoders, but model {str(model)!r} is a ranker, which has its own: leave it out")
     ranker = Ranker.load(model, device="cpu", dtype="float32", trust_remote_code=trust_remote_code)
@@ -118,32 +119,36 @@ def _export_ranker(
     with whole_folder(output, overwrite=overwrite, was_free=True) as folder:
         ranker.save(folder, record={**kept, "base_model": kept.get("base_model", str(model))}, card=_card(model, "vectors or scores"))
         if isinstance(ranker, DualRanker):
-            for tower, place in _tower_folders(ranker, folder):
-                made = write_encoder(tower, place, texts, tower.encode(texts), config=config, progress=progress)
+            towers: dict[str, Any] = {}
+            for name, tower, place in _tower_folders(ranker, folder):
+                made = write_encoder(tower, place, texts, tower.encode(texts, prompt=""), config=config, progress=progress)
                 replace(made, pair={"head": _digest(folder, HEAD_FILE)}).write(place)
-            check = check_dual(ranker, load_exported_ranker(folder), texts)
+                towers[name] = made.check
+            check = check_dual(ranker, load_exported_ranker(folder), texts) | {"towers": towers}
         else:
             check = write_pairs(ranker, folder, texts, config=config, progress=progress)
         sizes = _sizes(folder)
     return ExportedModel(output, sizes, check, config)
 
 
-def _tower_folders(ranker: DualRanker, folder: Path) -> list[tuple[Embedder, Path]]:
+def _tower_folders(ranker: DualRanker, folder: Path) -> list[tuple[str, Embedder, Path]]:
+    """Name, encoder and folder of each tower."""
     if not ranker.is_shared:
-        return [(ranker.context, folder / "context"), (ranker.candidate, folder / "candidate")]
-    return [(ranker.context, folder if ranker.type == "bi" else folder / "encoder")]
+        return [("context", ranker.context, folder / "context"), ("candidate", ranker.candidate, folder / "candidate")]
+    return [("shared", ranker.context, folder if ranker.type == "bi" else folder / "encoder")]
 
 
 def _sts(folder: Path, config: ExportConfig, progress: Progress) -> dict[str, Any]:
-    """Mean STS of each graph, where the data is given."""
-    if config.data is None:
+    """Mean STS of each graph and what int8 loses, where the data is given."""
+    if config.sts is None:
         return {}
     loaded = [ExportedEncoder.load(folder, dtype=dtype) for dtype in (("float32", "int8") if config.int8 else ("float32",))]
     for encoder in loaded:
         encoder.name = encoder.dtype
-    report = evaluate(loaded, ("sts",), config.data, resamples=_RESAMPLES, progress=progress)
+    report = evaluate(loaded, ("sts",), config.sts, resamples=_RESAMPLES, progress=progress)
     means = [figure.value for figure in report.headline()[1].figures]
-    return {"sts": dict(zip((encoder.dtype for encoder in loaded), means, strict=True))}
+    found = dict(zip((encoder.dtype for encoder in loaded), means, strict=True))
+    return {"sts": found | ({"points_lost": means[0] - means[1]} if config.int8 else {})}
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -203,6 +208,7 @@ def write_encoder(
         unknown_id=tokenizer.unk_token_id,
         pooling=embedder.pooling,
         side=tokenizer.truncation_side,
+        include_prompt=embedder.include_prompt,
         int8_ranges={"low": [round(float(each), 7) for each in low], "high": [round(float(each), 7) for each in high]},
     )
     made.write(folder)
@@ -247,7 +253,7 @@ def _with_int8(
         )
         made.write(folder)
         exported = ExportedEncoder.load(folder, dtype="int8")
-        agreement = int8_agreement(exported.encode(texts), reference)
+        agreement = int8_agreement(exported.encode(texts, prompt=""), reference)
         progress.note(_agreement_text(agreement, excluded, total))
         if agreement.mean_cosine >= config.min_cosine:
             break
@@ -285,6 +291,9 @@ def _loaded(model: str | Path, config: ExportConfig, *, trust_remote_code: bool)
     embedder = Embedder.load(
         model, device="cpu", dtype="float32", pooling=config.pooling, max_tokens=config.max_tokens, trust_remote_code=trust_remote_code
     )
+    if embedder.encoder.layer_mix is not None or isinstance(embedder.encoder, StaticTokens):
+        what = "mixes several layers (WeightedLayerPooling)" if embedder.encoder.layer_mix is not None else "has static token vectors"
+        raise UserError(f"model {str(model)!r} {what}, which tain export does not support: keep it in torch")
     correction = embedder.correction
     if isinstance(correction, LanguageCorrection):
         if config.language is None:

@@ -211,6 +211,7 @@ def mirror(
     if device.type == "cpu":
         keep_freed_memory()
     embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
+    embedder.refuse_unusual("mirroring")
     if embedder.correction is not None:
         embedder.correction = None
         progress.warn(

@@ -170,6 +170,7 @@ def rank(
     if device.type == "cpu":
         keep_freed_memory()
     embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
+    embedder.refuse_unusual("training a ranker")
     refuse_correction(embedder)
     config = _fit_to_model(config, embedder)
     trained_on = set(data.contexts)
