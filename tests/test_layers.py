@@ -26,8 +26,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipes": {"text", "batches", "encoders", "objectives", "training", "students", "exported", "models", "evaluation", "ranking"},
     "inspection": {"text", "batches", "encoders", "objectives", "models", "evaluation", "recipes"},
     "demo": {"text", "models", "evaluation", "recipes"},  # only the command line knows it: it can be deleted
+    "publishing": {"models.saved", "models.hub"},
     "serving": {"text", "students", "exported", "models", "ranking"},
-    "cli": {"text", "students", "exported", "models", "evaluation", "ranking", "training", "recipes", "inspection", "demo", "serving"},
+    "cli": {
+        "text",
+        "students",
+        "exported",
+        "models",
+        "evaluation",
+        "ranking",
+        "training",
+        "recipes",
+        "inspection",
+        "demo",
+        "publishing",
+        "serving",
+    },
 }
 
 # what a help text must not wait for; settings are the one part of a recipe that the command line reads
@@ -48,7 +62,10 @@ HEAVY = {
     "pydantic",
     "uvicorn",
 }
-LIGHT_FOR_CLI = {"text", *(f"recipes.{recipe}.config" for recipe in ("correct", "distil", "export", "mirror", "pretrain", "rank"))}
+LIGHT_FOR_CLI = {
+    "text",
+    *(f"recipes.{recipe}.config" for recipe in ("compare", "correct", "distil", "export", "mirror", "pretrain", "rank")),
+}
 
 # folder -> packages that none of its modules may import, at the top or later
 NEVER: dict[str, set[str]] = {

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from tain.models.embedder import Embedder
     from tain.models.labeller import Labeller
     from tain.models.rankers import Ranker
+    from tain.publishing.push import push
     from tain.ranking.index import CandidateIndex
+    from tain.recipes.compare.config import CompareConfig
+    from tain.recipes.compare.recipe import compare
     from tain.recipes.correct.config import CorrectConfig
     from tain.recipes.correct.recipe import correct
     from tain.recipes.distil.config import DistilConfig
@@ -33,6 +36,7 @@ __version__ = "0.1.0"
 # name -> module and name there: a public name costs its import only when it is used
 _PUBLIC = {
     "CandidateIndex": "tain.ranking.index:CandidateIndex",
+    "CompareConfig": "tain.recipes.compare.config:CompareConfig",
     "CorrectConfig": "tain.recipes.correct.config:CorrectConfig",
     "DistilConfig": "tain.recipes.distil.config:DistilConfig",
     "Embedder": "tain.models.embedder:Embedder",
@@ -46,6 +50,7 @@ _PUBLIC = {
     "ShapeError": "tain.foundation.errors:ShapeError",
     "Student": "tain.students.student:Student",
     "UserError": "tain.foundation.errors:UserError",
+    "compare": "tain.recipes.compare.recipe:compare",
     "correct": "tain.recipes.correct.recipe:correct",
     "distil": "tain.recipes.distil.recipe:distil",
     "evaluate": "tain.api:evaluate",
@@ -56,12 +61,14 @@ _PUBLIC = {
     "load": "tain.api:load",
     "mirror": "tain.recipes.mirror.recipe:mirror",
     "pretrain": "tain.recipes.pretrain.recipe:pretrain",
+    "push": "tain.publishing.push:push",
     "rank": "tain.recipes.rank.recipe:rank",  # the earlier name of train_ranker
     "train_ranker": "tain.recipes.rank.recipe:rank",
 }
 
 __all__ = [
     "CandidateIndex",
+    "CompareConfig",
     "CorrectConfig",
     "DistilConfig",
     "Embedder",
@@ -76,6 +83,7 @@ __all__ = [
     "Student",
     "UserError",
     "__version__",
+    "compare",
     "correct",
     "distil",
     "evaluate",
@@ -86,6 +94,7 @@ __all__ = [
     "load",
     "mirror",
     "pretrain",
+    "push",
     "rank",
     "train_ranker",
 ]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 VERBS = {
     "demo": "Train, measure and show an encoder on this machine, offline, in under two minutes.",
     "mirror": "Turn a masked language model and a file of texts into an encoder.",
+    "compare": "Try the label-free recipes on your own texts and keep the best.",
     "pretrain": "Train a masked language model, from scratch or continued.",
     "distil": "Train a student of two to four megabytes to predict a large model's outputs.",
     "encode": "Encode texts as vectors.",
@@ -27,6 +28,7 @@ VERBS = {
     "export": "Write an encoder or a ranker as ONNX graphs that run without torch.",
     "bench": "Measure every backend and data type for a model on this machine.",
     "serve": "Answer embedding, rerank and classification requests over HTTP.",
+    "push": "Upload a model to the hub, with a complete card.",
     "inspect": "Show which tokens a model's vectors come from, and why two texts are similar.",
     "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",
 }

@@ -1,6 +1,7 @@
 """``tain mirror``: turn a masked language model into an encoder."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,7 +124,7 @@ def _read(
 
 def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
     """Print the before-and-after table, or everything as one JSON object."""
-    from tain.recipes.mirror.model_card import figure_rows, published_figure, spread_in_words
+    from tain.recipes.mirror.model_card import curve_in_words, figure_rows, published_figure, size_rows, spread_in_words
 
     before = result.before.to_dict() if result.before else None
     after = result.after.to_dict() if result.after else None
@@ -140,6 +141,8 @@ def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
             "texts": result.texts,
         }
         everything |= {"counts": result.counts, "worse": result.worse, "best_seed": result.runs[result.best].seed}
+        everything |= {"curves": [run.curve.to_dict() if run.curve else None for run in result.runs]}
+        everything |= {"sizes": [asdict(size) for size in result.sizes]}
         everything |= {"seeds": [run.seed for run in result.runs], "all_seeds": result.figures_of_seeds(), "spread": result.spread()}
         print(json.dumps(everything, ensure_ascii=False))
         return
@@ -158,6 +161,16 @@ def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
         for row in figure_rows(before, after, lexical, all_figures=all_figures):
             table.add_row(*row)
         console.print(table)
+    if result.sizes:
+        sizes = Table(title="vectors cut to their first numbers, self-retrieval", title_justify="left")
+        for heading in ("numbers", "MRR before", "MRR after", "R@1 after"):
+            sizes.add_column(heading, justify="right")
+        for row in size_rows([asdict(size) for size in result.sizes]):
+            sizes.add_row(*row)
+        console.print(sizes)
+    curve = result.runs[result.best].curve
+    if curve is not None and (sentence := curve_in_words(curve.to_dict())):
+        console.print(sentence)
     if len(result.runs) > 1:
         for line in spread_in_words(result.spread(), all_figures=all_figures):
             console.print(f"{line} over {len(result.runs)} seeds")

@@ -85,6 +85,10 @@ class Progress:
         finally:
             task.finish()
 
+    def part(self, name: str, *, of: "Task") -> "Progress":
+        """Make the progress of one part of a task: its counts are shown behind the task's own, and its warnings begin with ``name``."""
+        return _Part(name, of)
+
     def close(self) -> None:
         """Clear the terminal line; reporting may continue afterwards."""
         self._wipe()
@@ -124,12 +128,22 @@ class Task:
         self._total = total
         self._done = self._already = already
         self._figures: dict[str, SupportsFloat] = {}
+        self._detail = ""
         self._began_s = self._shown_s = time.monotonic()
 
     def advance(self, amount: int = 1, **figures: SupportsFloat) -> None:
         """Report that ``amount`` more units are done; ``figures`` (such as ``loss``) are shown beside the count."""
         self._done += amount
         self._figures.update(figures)
+        self._show_at_times()
+
+    def describe(self, detail: str) -> None:
+        """Show ``detail`` behind the count: what is being done at present."""
+        self._detail = detail
+        if self._progress.style != "json":
+            self._show_at_times()
+
+    def _show_at_times(self) -> None:
         pause = {"bar": _DRAW_EVERY_S, "lines": _LINE_EVERY_S, "json": 1.0}.get(self._progress.style)
         now = time.monotonic()
         if pause is not None and now - self._shown_s >= pause:
@@ -153,6 +167,8 @@ class Task:
         if not last and self._total and done_here:
             text += f", {elapsed_s / done_here * (self._total - self._done):.0f} s left"
         text += "".join(f", {name} {float(value):.4g}" for name, value in self._figures.items())
+        if self._detail and not last:
+            text += f" ({self._detail})"
         if last or self._progress.style == "lines":
             self._progress._line(text)
         else:
@@ -162,3 +178,39 @@ class Task:
         """Figures as JSON values: JSON has no infinity or nan, and no NumPy types."""
         plain = {name: float(value) for name, value in self._figures.items()}
         return {name: value if math.isfinite(value) else None for name, value in plain.items()}
+
+
+class _Part(Progress):
+    """Progress of one part of a task, created by ``Progress.part``."""
+
+    def __init__(self, name: str, whole: Task) -> None:
+        super().__init__(whole._progress.style, whole._progress._stream)
+        self._name, self._whole = name, whole
+        whole.describe(name)
+
+    def note(self, message: str) -> None:
+        if self.style == "json":
+            super().note(f"{self._name}: {message}")
+
+    def warn(self, message: str) -> None:
+        self._whole._progress.warn(f"{self._name}: {message}")
+
+    @contextmanager
+    def task(self, name: str, total: int | None, *, already: int = 0) -> Iterator[Task]:
+        if self.style == "json":
+            with super().task(f"{self._name}: {name}", total, already=already) as task:
+                yield task
+        else:
+            yield _PartTask(self._whole, f"{self._name}: {name}", total, already)
+
+
+class _PartTask(Task):
+    """A counted piece of work that is shown as the detail of another."""
+
+    def __init__(self, whole: Task, name: str, total: int | None, already: int) -> None:
+        super().__init__(Progress.mute(), name, total, already)
+        self._whole = whole
+
+    def advance(self, amount: int = 1, **figures: SupportsFloat) -> None:
+        super().advance(amount, **figures)
+        self._whole.describe(f"{self._name} {self._done:,}" if self._total is None else f"{self._name} {self._done:,}/{self._total:,}")

@@ -47,6 +47,42 @@ def info_nce(
     return F.cross_entropy(logits, twins)
 
 
+def prefix_info_nce(
+    left: Float[Tensor, "batch dim"],
+    right: Float[Tensor, "batch dim"],
+    *,
+    dims: tuple[int, ...],
+    temperature: float,
+    is_same: Bool[Tensor, "batch batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Sum of ``info_nce`` over prefixes of the vectors and the whole vectors, so that vectors can be cut to these lengths.
+
+    Kusupati et al. 2022 ("Matryoshka Representation Learning"), section 3, with all weights 1. They use labels; here the positives are
+    those of ``info_nce``.
+
+    Args:
+        left: One view of each text.
+        right: The other view; row i is the twin of ``left[i]``.
+        dims: Lengths of the prefixes; the whole vectors are always added once. Empty: ``info_nce``.
+        temperature: As in ``info_nce``.
+        is_same: As in ``info_nce``.
+
+    Returns:
+        The sum, in nats. Chance level is that of ``info_nce`` times the number of lengths.
+
+    Raises:
+        ShapeError: A prefix is longer than the vectors, or as ``info_nce``.
+    """
+    width = left.shape[1]
+    if dims and max(dims) > width:
+        raise ShapeError(f"a prefix of {max(dims)} numbers needs vectors of that length at least, got {tuple(left.shape)}")
+    total = info_nce(left, right, temperature=temperature, is_same=is_same)
+    for dim in dims:
+        if dim < width:
+            total = total + info_nce(left[:, :dim], right[:, :dim], temperature=temperature, is_same=is_same)
+    return total
+
+
 def paired_info_nce(
     left: Float[Tensor, "batch dim"],
     right: Float[Tensor, "batch dim"],

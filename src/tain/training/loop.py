@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,9 +13,19 @@ from torch import Tensor
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from tain.training.optimizer import Optimizer
 
 StepFunction = Callable[[int], float]
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """What the loop needs of an optimizer."""
+
+    def step(self, *, rate_factor: float = 1.0) -> None: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Trained:
 
 def train(
     step: StepFunction,
-    optimizer: Optimizer,
+    optimizer: Stepped,
     *,
     steps: int,
     progress: Progress,

@@ -105,6 +105,25 @@ class MirrorConfig:
         int | None,
         "held-out texts to measure on, at most a tenth of all or the rest beyond max_texts; 0 measures nothing (500; paper: 0)",
     ] = None
+    dims: Annotated[
+        str | None,
+        "also train prefixes of the vectors of these lengths, joined by commas: 64,128,256 (Matryoshka); vectors can be cut there later",
+    ] = None
+    curve_steps: Annotated[
+        int | None,
+        "steps between measurements of self-retrieval on the held-out texts; 0 measures only before and after (a twentieth of the run, 10 or more)",
+    ] = None
+    stop_early: Annotated[bool, "end the training when self-retrieval on the held-out texts no longer rises, and keep the best weights"] = (
+        False
+    )
+    patience: Annotated[int, "measurements without a rise after which --stop-early ends the training"] = 3
+    keep_best: Annotated[
+        bool | None,
+        "keep the weights with the highest self-retrieval on the held-out texts, not the last ones (no; with --stop-early: yes)",
+    ] = None
+    refuse_worse: Annotated[bool, "save nothing if the encoder is worse than the untouched model by the figures on the held-out texts"] = (
+        False
+    )
     budget_s: Annotated[
         float | None, "wall-clock budget in seconds, including loading and saving; the training length is chosen to fit"
     ] = None
@@ -150,7 +169,8 @@ class MirrorConfig:
         if self.whiten is not None and not 0 <= self.whiten <= 1:
             problems.append(f"whiten is {self.whiten}, but it is an exponent of the variances: give 0 (none) to 1 (all variances 1)")
         problems += self._problems_of_recipe()
-        for name in ("erased_chars", "erase_min_chars", "max_texts", "max_pairs", "anchor_pairs", "held_out"):
+        problems += self._problems_of_curve()
+        for name in ("erased_chars", "erase_min_chars", "max_texts", "max_pairs", "anchor_pairs", "held_out", "curve_steps"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}, but it is a count: give 0 or more")
@@ -170,7 +190,7 @@ class MirrorConfig:
             problems.append(f"dtype is {self.dtype!r}: give {', '.join(get_args(Dtype))}")
         if self.drophead > 0 and self.pooling == "mean-with-padding":
             problems.append("drophead needs packed attention, but pooling mean-with-padding needs padding: leave one of them out")
-        for name in ("epochs", "seeds", "micro_batch_tokens"):
+        for name in ("epochs", "seeds", "micro_batch_tokens", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name} is {value}: give 1 or more")
@@ -209,8 +229,12 @@ class MirrorConfig:
             "optimizer",
             "learning_rate",
             "budget_s",
+            "dims",
+            "curve_steps",
+            "stop_early",
+            "keep_best",
         )
-        if self.recipe == "fast" and (named := [name for name in of_training if getattr(self, name) is not None]):
+        if self.recipe == "fast" and (named := [name for name in of_training if getattr(self, name) not in (None, False)]):
             raise UserError(
                 f"recipe fast takes no training step, so {', '.join(named)} would have no effect: remove it, or give --recipe best"
             )
@@ -243,6 +267,33 @@ class MirrorConfig:
         filled["max_pairs"] = int((suggested or {}).get("max_pairs", 20_000))
         filled |= {"anchor": 20.0 if self.recipe == "best" else 0.0}  # fast trains token vectors without an encoder to anchor
         return replace(self, **{name: value for name, value in filled.items() if getattr(self, name) is None})
+
+    @property
+    def prefix_dims(self) -> tuple[int, ...]:
+        """Lengths of the trained prefixes, besides the whole vector; empty for none."""
+        return () if self.dims is None else tuple(int(part) for part in self.dims.split(","))
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best measurement are kept."""
+        return self.stop_early if self.keep_best is None else self.keep_best
+
+    def _problems_of_curve(self) -> list[str]:
+        problems = []
+        if self.dims is not None:
+            parts = [part.strip() for part in self.dims.split(",")]
+            lengths = [int(part) if part.isdecimal() else 0 for part in parts]
+            if min(lengths) < 2 or lengths != sorted(set(lengths)):
+                problems.append(f"dims is {self.dims!r}: give lengths of 2 or more, ascending and joined by commas, for example 64,128,256")
+            if self.join or self.whiten:
+                problems.append("dims trains the first numbers of each vector, but joining and whitening mix all of them: leave them out")
+        asked = [name for name in ("stop_early", "keep_best", "refuse_worse") if getattr(self, name)]
+        is_unmeasured = self.held_out == 0 or (self.held_out is None and self.recipe == "paper")
+        if asked and is_unmeasured:
+            problems.append(f"{', '.join(asked)} needs held-out texts, and there are none: give --held-out 500")
+        if (self.stop_early or self.keep_best) and self.curve_steps == 0:
+            problems.append("stop_early and keep_best need measurements, but curve_steps is 0: leave it out, or give 10")
+        return problems
 
     def _problems_of_recipe(self) -> list[str]:
         problems = []
@@ -278,6 +329,8 @@ class MirrorConfig:
         elif self.recipe in ("fast", "best"):
             # whitening does not help single words (docs/evaluation.md, baselines)
             filled |= {"pooling": "mean"} | ({} if self.level == "word" else {"token_weights": "sif", "whiten": 0.5})
+        if self.dims is not None:
+            filled["whiten"] = 0.0  # whitening and joining mix the numbers of a vector
         whiten = filled["whiten"] if self.whiten is None else self.whiten
         can_join = bool(self.anchor) and whiten > 0 and model_type == "modernbert" and self.pooling in (None, "mean")
         filled["join"] = self.recipe == "best" and can_join

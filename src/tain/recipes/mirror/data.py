@@ -132,7 +132,7 @@ def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable
     ]
     pool: list[Pair] = []
     if "neighbours" in kinds:
-        pool, counts["neighbours"] = _neighbours(own if documents is None else _lines(documents), config, held_left)
+        pool, counts["neighbours"] = _neighbours(own if documents is None else document_lines(documents), config, held_left)
         made += [(pair.left, pair.right, PAIR) for pair in pool[: config.max_pairs or None]]
     return TrainingSet(
         [each[0] for each in made],
@@ -216,7 +216,15 @@ def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[
     return [drawn[index] for index in rng.permutation(len(drawn))], found
 
 
-def _lines(documents: Iterable[Any]) -> Iterator[Sentence]:
+def document_lines(documents: Iterable[Any]) -> Iterator[Sentence]:
+    """Yield the lines of documents, with document boundaries.
+
+    Args:
+        documents: Each a list of lines, or consecutive ``Sentence`` items, which pass through.
+
+    Raises:
+        UserError: An item is neither.
+    """
     if isinstance(documents, str):
         raise UserError("documents are one string: give a list of documents, each a list of lines")
     for number, document in enumerate(documents, start=1):

@@ -84,6 +84,50 @@ def spread_in_words(spread: dict[str, dict[str, float]], *, all_figures: bool = 
     return [f"{TITLES[name][0]} {_number(spread[name]['mean'])} ± {_number(spread[name]['standard_deviation'])}" for name in shown]
 
 
+_CURVE_POINTS = 8  # shown on the card; tain.json has all
+
+
+def curve_in_words(curve: dict[str, Any] | None) -> str:
+    """The learning curve as one sentence; empty without one.
+
+    Args:
+        curve: As ``CurveRecord.to_dict`` gives it.
+    """
+    if not curve or len(curve["points"]) < 2:
+        return ""
+    points = curve["points"]
+    shown = sorted({round(at * (len(points) - 1) / (_CURVE_POINTS - 1)) for at in range(_CURVE_POINTS)})
+    said = ", ".join(f"{points[at][1]:.3f} at step {points[at][0]}" for at in shown)
+    last = points[-1][0]
+    kept = f"; kept: the weights of step {curve['kept_step']}" if curve["kept_step"] != last else ""
+    stopped = f"; training ended at a plateau after {last} steps" if curve["stopped_early"] else ""
+    return f"{curve['figure']} during training: {said}{kept}{stopped}"
+
+
+def size_rows(sizes: list[dict[str, Any]] | None) -> list[tuple[str, str, str, str]]:
+    """Rows of (numbers kept, MRR before, MRR after, R@1 after) by vector length; empty without trained prefixes."""
+    return [
+        (
+            str(size["dim"]),
+            _number(size["before"]),
+            _number(size["self_retrieval_mrr"]),
+            _number(size["self_retrieval_recall_at_1"]),
+        )
+        for size in sizes or []
+    ]
+
+
+def _sizes_part(record: dict[str, Any]) -> str:
+    """The section on vector lengths, with a blank line at its end; empty without trained prefixes."""
+    if not (rows := size_rows(record.get("sizes"))):
+        return ""
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return (
+        "Vectors can be cut to a trained length: `SentenceTransformer(name, truncate_dim=N)`. Self-retrieval on the held-out texts:\n\n"
+        f"| numbers | MRR, untouched model | MRR | R@1 |\n|---|---|---|---|\n{table}\n\n"
+    )
+
+
 def model_card(name: str, record: dict[str, Any]) -> str:
     """Write the card.
 
@@ -147,9 +191,14 @@ Every setting is in `tain.json`.
 ## Figures
 
 {figures}{worse}{below}
-Self-retrieval: the two halves of a text must find each other among all halves. More figures are in `tain.json`. They do not replace an
+{_sizes_part(record)}{_curve_part(record)}Self-retrieval: the two halves of a text must find each other among all halves. More figures are in `tain.json`. They do not replace an
 evaluation on your own task.
 """
+
+
+def _curve_part(record: dict[str, Any]) -> str:
+    sentence = curve_in_words(record.get("curve"))
+    return f"{sentence[0].upper()}{sentence[1:]}.\n\n" if sentence else ""
 
 
 _IN_WORDS = {
@@ -188,6 +237,8 @@ def _training(record: dict[str, Any]) -> str:
         lines.append(
             f"{record['texts']:,} {what}, {record['steps']} steps of {config['batch_texts']} {what} at most, {record['training_s']:.0f} s in the training loop"
         )
+        if config.get("dims"):
+            lines.append(f"the loss is summed over the whole vectors and their first {config['dims']} numbers (Kusupati et al. 2022)")
         dropped = f"dropout {config['dropout']}, drophead {config['drophead']}"
         of_kind = {
             "identity": "the text twice, {erased_chars} characters erased in one",

@@ -44,10 +44,12 @@ from tain.models.correction_fitting import Moments, fit_joined, fit_whitening
 from tain.models.embedder import Embedder
 from tain.models.saved import locate, read_record
 from tain.models.unknown_tokens import check_known
-from tain.objectives.contrastive import info_nce, similarity_gap
+from tain.objectives.contrastive import prefix_info_nce, similarity_gap
 from tain.recipes.mirror.config import MirrorConfig
+from tain.recipes.mirror.curve import Curve, CurveRecord, WithBest, steps_between
 from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, TrainingSet, has_documents, training_set
 from tain.recipes.mirror.model_card import below_lexical, method_of, model_card
+from tain.recipes.mirror.sizes import SizeFigures, figures_by_size
 from tain.recipes.mirror.static import TokenVectors, combined_with_embeddings, taken, train_token_vectors
 from tain.recipes.shared.settings import resolve_config, suggested_settings
 from tain.text.collections import each_item
@@ -77,6 +79,7 @@ class Run:
         losses: Loss of each step.
         batch_texts: Texts per step.
         after: Label-free report of the trained encoder; None without held-out texts.
+        curve: Self-retrieval during training; None if it was not measured.
     """
 
     seed: int
@@ -85,6 +88,7 @@ class Run:
     losses: list[float]
     batch_texts: int
     after: LabelFreeReport | None
+    curve: CurveRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Mirrored:
         folder: Where it was saved, if it was.
         lexical: Label-free report of the word-overlap baseline on the same held-out texts; None without them.
         base_model: The model that it was made from, under the name that the user gave.
+        sizes: Figures of each trained prefix length and of the whole vectors; empty without ``dims`` or held-out texts.
     """
 
     embedder: Embedder
@@ -116,6 +121,7 @@ class Mirrored:
     folder: Path | None = None
     lexical: LabelFreeReport | None = None
     base_model: str = ""
+    sizes: tuple[SizeFigures, ...] = ()
 
     @property
     def after(self) -> LabelFreeReport | None:
@@ -258,6 +264,8 @@ def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
         raise UserError(f"max_tokens is {config.max_tokens}, but the model reads {longest} at most: give {longest} or fewer")
     if config.join:
         refuse_unjoinable(embedder.encoder.model)
+    if config.prefix_dims and config.prefix_dims[-1] >= embedder.encoder.dim:
+        raise UserError(f"dims is {config.dims!r}, but the vectors have {embedder.encoder.dim} numbers: give shorter prefixes only")
     embedder.encoder.pooling = config.pooling
     embedder.encoder.padded_to = config.max_tokens
     return config
@@ -329,6 +337,11 @@ class MirrorTrainer:
         if config.budget_s is not None and (over_s := distributed.from_first(self._elapsed_s)) > config.budget_s:
             raise UserError(f"budget is {config.budget_s:g} s, and {over_s:.0f} s had passed when the model was loaded: give more")
         before, report_s = self._timed_report()
+        if config.refuse_worse and before is None:
+            raise UserError(
+                f"refuse_worse needs held-out texts, but {len(self.data.held_left)} are too few to measure on: give more texts, or leave it out"
+            )
+        sizes_before = self._figures_by_size(self.untouched_pooling)
         self._set_up_encoder()
         if before is None:
             tell = self.progress.warn if config.held_out else self.progress.note
@@ -379,7 +392,10 @@ class MirrorTrainer:
         counts = {**self.data.counts, **mine}
         self.embedder.name = str(self.output or f"{self.embedder.name} mirrored")
         lexical = self._lexical_report()
-        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output, lexical, str(self.model))
+        if config.refuse_worse and distributed.from_first(lambda: worse):
+            self._refuse_worse(worse)
+        sizes = tuple(after.with_before(was) for was, after in zip(sizes_before, self._figures_by_size(encoder.pooling), strict=True))
+        result = Mirrored(self.embedder, config, before, runs, best, used, counts, worse, self.output, lexical, str(self.model), sizes)
         if self.output is not None and distributed.rank() == 0:
             self._save(result)
         distributed.wait_for_all()
@@ -388,6 +404,57 @@ class MirrorTrainer:
         if sentence := below_lexical(lexical.to_dict() if lexical else None, after.to_dict() if after else None):
             self.progress.warn(sentence)
         return result
+
+    def _refuse_worse(self, worse: list[str]) -> None:
+        """Remove the checkpoints of the run and refuse to save.
+
+        Raises:
+            UserError: Always.
+        """
+        if self.output is not None and distributed.rank() == 0:
+            for left in checkpoint_folders(self.output, seed=self.config.seed, seeds=self.config.seeds):
+                shutil.rmtree(left, ignore_errors=True)
+        distributed.wait_for_all()
+        raise UserError(
+            f"the new encoder is worse than the untouched model ({'; '.join(worse)}), so nothing was saved: give more texts, a lower"
+            " --learning-rate or another --recipe, or leave --refuse-worse out"
+        )
+
+    def _figures_by_size(self, pooling: Pooling) -> list[SizeFigures]:
+        """Measure every trained prefix length and the whole vectors on the held-out texts; empty without ``dims``."""
+        if not self.config.prefix_dims or len(self.data.held_left) < 2:
+            return []
+        encoder = self.embedder.encoder
+        trained_pooling, encoder.pooling = encoder.pooling, _saved_pooling(pooling)
+        with self._computing():
+            found = figures_by_size(self.embedder, self.data.held_left, (*self.config.prefix_dims, encoder.dim), level=self.config.level)
+        encoder.pooling = trained_pooling
+        return found
+
+    def _curve(self, steps: int, batch_texts: int) -> Curve | None:
+        """The learning curve of a run; None if it is off, or there is nothing to measure on."""
+        config, held = self.config, self.data.held_left[:500]
+        if config.curve_steps == 0:
+            return None
+        every = config.curve_steps or steps_between(steps, batch_texts=batch_texts, held_texts=len(held))
+        patience = config.patience if config.stop_early else 0
+        curve = Curve(
+            held,
+            level=config.level,
+            encode=self._encoded,
+            every=every,
+            weights=self.weights,
+            keeps_best=config.keeps_best,
+            patience=patience,
+        )
+        if not curve.can_measure and (config.stop_early or config.keeps_best):
+            raise UserError(
+                "stop_early and keep_best need two held-out texts that can be halved: give more or longer texts, or leave them out"
+            )
+        return curve if curve.can_measure else None
+
+    def _encoded(self, texts: list[str]) -> np.ndarray:
+        return self.embedder.encode(texts, normalize=True)
 
     def _texts_at_hand(self) -> int:
         return len(self.data.left if self.config.trains else self.data.own_texts)
@@ -546,7 +613,8 @@ class MirrorTrainer:
 
         def loss(vectors: Tensor) -> Tensor:
             assert self.config.temperature is not None
-            contrast = info_nce(vectors[0::2], vectors[1::2], temperature=self.config.temperature, is_same=is_same)
+            left, right, dims = vectors[0::2], vectors[1::2], self.config.prefix_dims
+            contrast = prefix_info_nce(left, right, dims=dims, temperature=self.config.temperature, is_same=is_same)
             if batch.teacher is None or not self.config.anchor:
                 return contrast
             return contrast + self.config.anchor * similarity_gap(vectors, batch.teacher.to(vectors.device))
@@ -578,22 +646,28 @@ class MirrorTrainer:
         distributed.refuse_idle_processes(2 * batch_texts, what="views")
         self._batch_texts = batch_texts
         order = ShuffledOrder(len(self.data.left), batch_texts=batch_texts, seed=seed)
+        curve = self._curve(steps, batch_texts)
+        if curve is not None:
+            curve.begin()
         # one thread, because tokenizers are not thread-safe; none on a CPU, where all cores are busy
         workers = 0 if encoder.device.type == "cpu" else 1
         with Ahead(lambda step: self.batch(order.batch(step), step=step, seed=seed), workers=workers) as coming:
             trained = train(
                 lambda step: self.gradient_step(coming(step), step=step, seed=seed),
-                optimizer,
+                optimizer if curve is None else WithBest(optimizer, curve),
                 steps=steps,
                 progress=self.progress,
                 name="mirror" if config.seeds == 1 else f"mirror, seed {seed}",
                 saving=self._saving(seed, batch_texts, steps),
-                enough=enough,
+                enough=enough if curve is None else lambda done: curve.enough(done) or (enough is not None and enough(done)),
+                after_step=None if curve is None else curve.after_step,
+                memory=None if curve is None else curve.memory,
             )
+        measured = None if curve is None else curve.finish(trained.steps)
         weights.restore(encoder.model)
         encoder.eval()
         self._join() if config.join else self._whiten()
-        return Run(seed, trained.steps, trained.seconds, trained.losses, batch_texts, self._report(encoder.pooling))
+        return Run(seed, trained.steps, trained.seconds, trained.losses, batch_texts, self._report(encoder.pooling), measured)
 
     def _optimizer(self, weights: MasterWeights) -> Optimizer:
         config = self.config
@@ -708,11 +782,11 @@ class MirrorTrainer:
     def _reports_after_training(self) -> float:
         """Cost of the work after training, in units of one label-free report (about a thousand encoded texts)."""
         if not self.config.whiten:
-            return 1.0
+            return 1.5  # the last point of the curve takes half a report
         fitted = self._budgeted_whitening_texts / 1000
         if not self.config.join:
-            return 1.0 + fitted
-        return _JOINED_COST * (1.0 + fitted + _FEWEST_JOINING_TEXTS / 1000)
+            return 1.5 + fitted
+        return 0.5 + _JOINED_COST * (1.0 + fitted + _FEWEST_JOINING_TEXTS / 1000)
 
     def _whiten(self) -> None:
         """Fit the whitening to the user's training texts and attach it to the encoder."""
@@ -730,7 +804,7 @@ class MirrorTrainer:
     def _saving(self, seed: int, batch_texts: int, steps: int) -> Saving | None:
         if self.output is None:
             return None
-        skipped = {"resume", "seeds", "checkpoint_every_s", "device", "dtype"}
+        skipped = {"resume", "seeds", "checkpoint_every_s", "device", "dtype", "refuse_worse"}
         identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
         identity |= {"model": str(self.model), "seed": seed, "batch_texts": batch_texts, "steps": steps, "texts": self.data.digest()}
         identity |= {"number_type": str(self.dtype), "content of the model": self.weights_digest}
@@ -738,7 +812,8 @@ class MirrorTrainer:
         every_s = self.config.checkpoint_every_s if distributed.rank() == 0 and self.config.budget_s is None else None
         folder = checkpoint_folder(self.output, seed)
         # a seed without a checkpoint is trained again, with the same result
-        return Saving(folder, every_s, self.config.resume and folder.exists(), identity)
+        since = {name: getattr(MirrorConfig(), name) for name in ("dims", "curve_steps", "stop_early", "patience", "keep_best")}
+        return Saving(folder, every_s, self.config.resume and folder.exists(), identity, since)
 
     def _begun_in(self) -> str | None:
         """The data type of the resumed run."""
@@ -824,6 +899,10 @@ class MirrorTrainer:
             },
             "worse": result.worse,
         }
+        if (curve := result.runs[result.best].curve) is not None:
+            record["curve"] = curve.to_dict()
+        if result.sizes:
+            record["sizes"] = [asdict(size) for size in result.sizes]
         if suggested := suggested_settings(self.embedder.record, name=self.model):
             record["mirror"] = suggested  # suggestions for the model also apply to encoders made from it
         with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:

@@ -1,0 +1,154 @@
+"""Learning curve of mirroring: self-retrieval on held-out texts during training, the plateau, and the best weights."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tain.evaluation.label_free import Level, halves, self_retrieval
+from tain.training import distributed
+from tain.training.optimizer import MasterWeights, Optimizer
+
+_POINTS = 20  # of a whole run
+_FEWEST_STEPS = 10
+_COST = 0.1  # of the training time at most: a training step encodes both views and goes back, about six texts a text
+_TEXTS_A_TEXT = 6
+_RISE = 0.002  # of MRR: smaller rises are noise on a few hundred texts
+_BEST = "best/"  # prefix of the best weights in a checkpoint
+
+
+@dataclass(frozen=True)
+class CurveRecord:
+    """A run's learning curve.
+
+    Attributes:
+        every: Steps between measurements.
+        points: Steps done and self-retrieval MRR of the vectors as trained, before any whitening; the first is the untouched model.
+        kept_step: Step whose weights were kept.
+        stopped_early: Whether a plateau ended the run.
+    """
+
+    every: int
+    points: list[tuple[int, float]]
+    kept_step: int
+    stopped_early: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        points = [[step, round(value, 5)] for step, value in self.points]
+        return {"figure": "self-retrieval MRR", "every": self.every, "points": points} | {
+            "kept_step": self.kept_step,
+            "stopped_early": self.stopped_early,
+        }
+
+
+def steps_between(steps: int, *, batch_texts: int, held_texts: int) -> int:
+    """Choose the steps between two measurements: a twentieth of the run, at least 10, and at most a tenth of the training time.
+
+    Args:
+        steps: Steps of the run.
+        batch_texts: Texts of a step.
+        held_texts: Held-out texts.
+    """
+    affordable = math.ceil(held_texts / (_COST * _TEXTS_A_TEXT * batch_texts))
+    return max(_FEWEST_STEPS, steps // _POINTS, affordable)
+
+
+class Curve:
+    """Measures during training, finds the plateau, and keeps the best weights if asked to.
+
+    Args:
+        texts: Held-out texts; those too short to be halved are left out.
+        level: Kind of text; see ``label_free.halves``.
+        encode: Encodes texts with the current weights, in eval mode.
+        every: Steps between measurements.
+        weights: The weights in training.
+        keeps_best: Keep a copy of the weights with the highest figure.
+        patience: End the run after this many measurements without a rise; 0 never ends it.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        *,
+        level: Level,
+        encode: Callable[[list[str]], np.ndarray],
+        every: int,
+        weights: MasterWeights,
+        keeps_best: bool = False,
+        patience: int = 0,
+    ) -> None:
+        cut = [pair for text in texts if (pair := halves(text, level=level)) is not None]
+        self.first, self.second = ([pair[side] for pair in cut] for side in (0, 1))
+        self.every, self.weights, self.keeps_best, self.patience = every, weights, keeps_best, patience
+        self._encode = encode
+        self.memory: dict[str, Any] = {"points": [], "best": None}  # saved in checkpoints
+        self.best: dict[str, Tensor] = {}
+        self._stopped = False
+
+    @property
+    def can_measure(self) -> bool:
+        """Whether there are two texts to compare."""
+        return len(self.first) > 1
+
+    def begin(self) -> None:
+        """Measure the untouched model; before a resume, which restores the measurements."""
+        self._add(0)
+
+    def after_step(self, done: int) -> None:
+        if done % self.every == 0:
+            self._add(done)
+
+    def enough(self, done: int) -> bool:
+        """Whether the last ``patience`` measurements have not risen above the earlier ones."""
+        values = [value for step, value in self.memory["points"] if step > 0]
+        if self.patience and done % self.every == 0 and len(values) > self.patience:
+            self._stopped = max(values[-self.patience :]) <= max(values[: -self.patience]) + _RISE
+        return self._stopped
+
+    def finish(self, done: int) -> CurveRecord:
+        """Measure the last step, and load the best weights if they are kept."""
+        if self.memory["points"][-1][0] != done:
+            self._add(done)
+        kept = done
+        if self.keeps_best and self.memory["best"] not in (None, done):
+            kept = self.memory["best"]
+            self.weights.load_state(self.best)
+        points = [(int(step), float(value)) for step, value in self.memory["points"]]
+        return CurveRecord(self.every, points, kept, self._stopped)
+
+    def _add(self, done: int) -> None:
+        value = distributed.from_first(self._measure)
+        earlier = [each for step, each in self.memory["points"] if step > 0]
+        self.memory["points"].append([done, value])
+        if self.keeps_best and done > 0 and value > max(earlier, default=-1.0):
+            self.memory["best"] = done
+            self.best = {name: tensor.clone() for name, tensor in self.weights.state().items()}
+
+    def _measure(self) -> float:
+        vectors = self._encode([*self.first, *self.second])
+        middle = len(self.first)
+        return float(self_retrieval(vectors[:middle], vectors[middle:]).reciprocal_rank().mean())
+
+
+class WithBest:
+    """An optimizer whose state includes the best weights of a curve, so that a resumed run still has them."""
+
+    def __init__(self, optimizer: Optimizer, curve: Curve) -> None:
+        self._optimizer, self._curve = optimizer, curve
+
+    def step(self, *, rate_factor: float = 1.0) -> None:
+        self._optimizer.step(rate_factor=rate_factor)
+
+    def state(self) -> dict[str, Tensor]:
+        return self._optimizer.state() | {f"{_BEST}{name}": tensor for name, tensor in self._curve.best.items()}
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        best = {name: tensor for name, tensor in tensors.items() if name.startswith(_BEST)}
+        self._optimizer.load_state({name: tensor for name, tensor in tensors.items() if name not in best})
+        device = self._curve.weights.masters[0].device
+        self._curve.best = {name.removeprefix(_BEST): tensor.to(device) for name, tensor in best.items()}

@@ -1,0 +1,244 @@
+"""Comparison of recipes: the choice in closed form, held-out texts that no recipe sees, and whole runs on a tiny model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.models.embedder import Embedder
+from tain.recipes.compare import recipe
+from tain.recipes.compare.config import CompareConfig
+from tain.recipes.compare.data import split_material, without
+from tain.recipes.compare.recipe import compare
+from tain.recipes.compare.verdict import decide
+from tain.text.cleaning import same_text_key
+from tain.text.records import Sentence
+
+SMALL = {"device": "cpu", "dtype": "float32", "resamples": 50, "max_tokens": 40}
+
+
+@pytest.fixture(scope="module")
+def texts(sentences):
+    words = sorted({word for sentence in sentences for word in sentence.replace(",", "").split()})
+    rng = np.random.default_rng(3)
+    return [" ".join(rng.choice(words, size=rng.integers(5, 12))) for _ in range(160)]
+
+
+# ---- the choice
+
+
+def test_a_clear_winner_is_called_clear():
+    verdict = decide({"raw": 0.2, "mirror": 0.6}, {"raw": [0.1, 0.2, 0.3], "mirror": [0.5, 0.6, 0.7]}, figure="MRR")
+    assert (verdict.winner, verdict.level) == ("mirror", [])
+    assert verdict.standings["mirror"].first_share == 1.0
+    behind = verdict.standings["raw"]
+    assert behind.behind == pytest.approx(0.4)
+    assert (behind.behind_interval.low, behind.behind_interval.high) == pytest.approx((0.4, 0.4))
+    assert "choice is clear" in " ".join(verdict.sentences())
+
+
+def test_differences_are_paired():
+    # their own intervals overlap widely, but the difference is the same on every resample
+    wide = np.linspace(0.2, 0.6, 40)
+    verdict = decide({"raw": 0.4, "mirror": 0.41}, {"raw": wide, "mirror": wide + 0.01}, figure="MRR")
+    assert verdict.level == []
+    assert verdict.standings["raw"].interval.high > verdict.standings["mirror"].interval.low
+
+
+def test_an_unclear_choice_names_the_level_candidates_and_the_cheapest():
+    rng = np.random.default_rng(1)
+    noise = {name: rng.normal(0.5, 0.1, size=200) for name in ("raw", "mirror")}
+    verdict = decide({"raw": 0.50, "mirror": 0.51, "whitened": 0.1}, noise | {"whitened": np.full(200, 0.1)}, figure="MRR")
+    assert (verdict.winner, verdict.level) == ("mirror", ["raw"])
+    said = " ".join(verdict.sentences({"raw": 1.0, "mirror": 100.0, "whitened": 1.0}))
+    assert "not clear" in said and "raw is about as good" in said
+    assert "raw takes the least time to make (1 s instead of 100 s)" in said
+    shares = [each.first_share for each in verdict.standings.values()]
+    assert sum(shares) == pytest.approx(1.0)
+
+
+def test_a_leading_baseline_is_told_and_an_encoder_is_kept():
+    verdict = decide({"lexical": 0.9, "raw": 0.2}, {"lexical": [0.9, 0.91], "raw": [0.2, 0.21]}, figure="MRR")
+    assert (verdict.leader, verdict.winner) == ("lexical", "raw")
+    assert "lexical, a baseline without training, is clearly ahead of every encoder, by 0.700" in " ".join(verdict.sentences())
+
+
+# ---- texts
+
+
+def test_held_out_texts_are_in_no_recipe(texts):
+    config = CompareConfig(held_out=25)
+    material = split_material([*texts, *texts[:5]], config)
+    held, train = ({same_text_key(text) for text in side} for side in (material.held, material.train))
+    assert len(held) == 25 and not held & train
+    assert len(train) == material.counts["train"] == 135
+    assert material.counts["repeated"] == 5
+    assert material.documents is None
+
+
+def test_documents_lose_the_held_out_sentences_and_gain_no_neighbours():
+    lines = [
+        Sentence("First here. Second here. Third here.", True),
+        Sentence("Alone.", False),
+        Sentence("After it.", False),
+        Sentence("Untouched line.", False),
+    ]
+    found = list(without(lines, {same_text_key("Second here."), same_text_key("Alone.")}))
+    assert found == [
+        Sentence("First here.", True),
+        Sentence("Third here.", True),
+        Sentence("After it.", True),
+        Sentence("Untouched line.", False),
+    ]
+
+
+def test_lines_of_one_block_are_not_taken_for_a_document(texts):
+    one = [Sentence(text, number == 0) for number, text in enumerate(texts)]
+    several = [Sentence(text, number % 4 == 0) for number, text in enumerate(texts)]
+    assert split_material(one, CompareConfig(held_out=20)).documents is None
+    assert split_material(several, CompareConfig(held_out=20)).documents is not None
+
+
+# ---- whole runs
+
+
+def test_a_comparison_leaves_the_winners_encoder_a_page_and_the_figures(bert_folder, texts, tmp_path, monkeypatch):
+    result = compare(bert_folder, texts, tmp_path / "out", candidates="lexical+static+raw+whitened+fast+mirror", held_out=30, **SMALL)
+    measured = [each.name for each in result.measured]
+    assert measured == ["lexical", "static", "raw", "whitened", "fast", "mirror"] and not result.skipped
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert content["winner"] == result.winner
+    assert [row["candidate"] for row in content["candidates"]] == list(result.verdict.standings)
+    best = max((each for each in result.measured if each.name not in ("lexical", "static")), key=lambda each: each.figures[recipe.MRR])
+    assert result.winner == best.name
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert result.advice()[0] in page and "<script" not in page and "http" not in page
+    assert "## Compared" in (tmp_path / "out" / "README.md").read_text()
+    record = json.loads((tmp_path / "out" / "tain.json").read_text())
+    assert record["kind"] == "encoder" and record["compared"]["winner"] == result.winner
+    vectors = Embedder.load(tmp_path / "out", dtype="float32").encode(texts[:3])
+    assert vectors.shape[0] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # no work folder, no lock
+    shown = str(result)
+    assert f"{result.winner} *" in shown and "texts/s" in shown
+
+
+def test_an_interrupted_comparison_continues_with_the_finished_candidates(bert_folder, texts, tmp_path, monkeypatch):
+    whole = compare(bert_folder, texts, tmp_path / "whole", candidates="raw+whitened+mirror", held_out=30, **SMALL)
+    made = []
+    make = recipe._Run._make
+
+    def interrupted(self, name, *rest):
+        made.append(name)
+        if name == "mirror" and made.count("mirror") == 1:
+            raise KeyboardInterrupt
+        make(self, name, *rest)
+
+    monkeypatch.setattr(recipe._Run, "_make", interrupted)
+    again = {"candidates": "raw+whitened+mirror", "held_out": 30, **SMALL}
+    with pytest.raises(KeyboardInterrupt):
+        compare(bert_folder, texts, tmp_path / "out", **again)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="holds finished candidates of an earlier comparison"):
+        compare(bert_folder, texts, tmp_path / "out", **again)
+    with pytest.raises(UserError, match=r"begun with other settings or texts \(seed, texts\)"):
+        compare(bert_folder, texts, tmp_path / "out", resume=True, seed=14, **again)
+    result = compare(bert_folder, texts, tmp_path / "out", resume=True, **again)
+    assert made == ["raw", "whitened", "mirror", "mirror"]
+    assert [each.values for each in result.measured] == [each.values for each in whole.measured]
+    assert result.winner == whole.winner
+
+
+def test_nothing_to_resume_is_refused(bert_folder, texts, tmp_path):
+    with pytest.raises(UserError, match="there is nothing to resume"):
+        compare(bert_folder, texts, tmp_path / "out", resume=True, **SMALL)
+
+
+def test_labels_decide_where_there_are_any(bert_folder, texts, tmp_path):
+    rng = np.random.default_rng(2)
+    rows = [f"{texts[number]}\t{texts[number + 40]}\t{rng.random():.3f}" for number in range(40)]
+    table = tmp_path / "pairs.tsv"
+    table.write_text("\n".join(["sentence1\tsentence2\tscore", *rows]))
+    result = compare(
+        bert_folder, texts, tmp_path / "out", candidates="lexical+raw+whitened+fast", held_out=30, suite=(str(table),), **SMALL
+    )
+    assert result.labelled is not None
+    scores = {model.name: figure.value for model, figure in zip(result.labelled.models, result.labelled.headline()[1].figures, strict=True)}
+    assert result.verdict.leader == max(scores, key=scores.get) == result.labelled.models[0].name
+    values = {name: standing.value for name, standing in result.verdict.standings.items()}
+    assert values == pytest.approx(scores)
+    assert result.verdict.standings[result.verdict.leader].behind == 0.0
+    encoders = [name for name in result.verdict.standings if name != "lexical"]
+    assert result.winner == encoders[0]
+    assert all(row["labelled"] is not None for row in result.rows())
+
+
+def test_what_does_not_fit_the_budget_is_listed_and_the_rest_is_measured(bert_folder, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe._Run, "_left_s", lambda self: 0.5)
+    result = compare(bert_folder, texts, tmp_path / "out", candidates="raw+whitened+best", held_out=30, budget_s=100.0, **SMALL)
+    assert [each.name for each in result.measured] == ["raw"]
+    assert set(result.skipped) == {"whitened", "best"}
+    assert all("of the budget were left" in reason for reason in result.skipped.values())
+    assert [row["candidate"] for row in result.rows()] == ["raw", "whitened", "best"]
+
+
+def test_a_budget_is_shared_by_the_trained_recipes(bert_folder, texts, tmp_path, monkeypatch):
+    shares = {}
+    settings = recipe._Run._settings
+
+    def remembered(self, name, coming):
+        found = settings(self, name, coming)
+        shares[name] = found.budget_s
+        return found
+
+    monkeypatch.setattr(recipe._Run, "_settings", remembered)
+    result = compare(bert_folder, texts, tmp_path / "out", candidates="raw+mirror+best", held_out=30, budget_s=60.0, **SMALL)
+    assert {each.name for each in result.measured} >= {"raw", "mirror"}
+    assert 0 < shares["mirror"] < shares["best"] < 60
+
+
+def test_a_refusing_recipe_is_listed_with_its_reason(bert_folder, texts, tmp_path):
+    result = compare(bert_folder, texts[:105], tmp_path / "out", candidates="raw+mirror", held_out=20, max_texts=1, **SMALL)
+    assert [each.name for each in result.measured] == ["raw"]
+    assert "give" in result.skipped["mirror"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"candidates": "raw+ruby"}, "'ruby' is none: give lexical, static, raw"),
+        ({"candidates": "raw"}, "a comparison needs at least 2"),
+        ({"candidates": "lexical+static"}, "baselines leave no encoder"),
+        ({"candidates": "raw+neighbours"}, "there are no documents"),
+        ({"held_out": 3}, "too few to compare on"),
+        ({"data": "somewhere"}, "data only applies to labelled sets"),
+        ({"suite": ("nothing",)}, "which is not a suite, set or table"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_made(bert_folder, texts, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        compare(bert_folder, texts, tmp_path / "out", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_texts_are_refused(bert_folder, texts, tmp_path):
+    with pytest.raises(UserError, match="give at least 100 texts of 4 words or more"):
+        compare(bert_folder, texts[:60], tmp_path / "out")
+
+
+def test_the_bar_shows_the_whole_and_the_part(capsys):
+    progress = Progress("lines")
+    with progress.task("compare", 10) as task:
+        part = progress.part("mirror", of=task)
+        part.note("not shown")
+        part.warn("look")
+        with part.task("steps", 5) as inner:
+            inner.advance(2)
+            task._shown_s -= 100
+            inner.advance(1)
+        task.advance(10)
+    said = capsys.readouterr().err
+    assert "warning: mirror: look" in said and "not shown" not in said
+    assert "compare: 0/10" in said and "(mirror: steps 3/5)" in said
