@@ -201,45 +201,26 @@ def show(summary):
 
 
 def draw():
-    """One row an objective: mean STS alone (open) and mirrored (filled), a thin line as long as the seeds' standard deviation to either side."""
+    """One row an objective: mean STS as pretrained (hollow) and mirrored (filled)."""
+    from plotting import BLUE, dumbbell, name_rows, save, start
+
     found = json.loads((RESULTS / "objectives.json").read_text(encoding="utf-8"))
     rows = {(row["objective"], row["mirrored"]): row for row in found["summary"] if "sts" in row}
     names = [name for name in ("untouched", *OBJECTIVES) if (name, True) in rows]
-    values = [row["sts"][0] for row in rows.values()]
-    low, high = 2 * (int(min(values) - 2) // 2), 2 * (int(max(values) + 4) // 2)
-    width, left, right, top, step = 760, 215, 40, 70, 40
-    bottom = top + step * len(names)
-
-    def x(value):
-        return left + (value - low) / (high - low) * (width - left - right)
-
     best = max(names, key=lambda name: rows[name, True]["sts"][0])
     title = "none of the objectives beats the weights that all start from" if best == "untouched" else f"{best} comes first"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 64}" font-family="system-ui, sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{bottom + 64}" fill="#ffffff"/>',
-        f'<text x="16" y="26" font-size="16" fill="#111">At equal cost and mirrored, {title}</text>',
-        '<text x="16" y="46" fill="#555">open: as pretrained, filled: mirrored; the number is the validation loss as pretrained</text>',
-    ]
-    for value in range(low, high + 1, 2):
-        parts.append(f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top - 12}" y2="{bottom - 8}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{x(value):.1f}" y="{bottom + 10}" text-anchor="middle" fill="#555">{value}</text>')
-    for number, name in enumerate(names):
-        y = top + step * number + 8
-        loss = rows[name, False]["mlm"][0]
-        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end" fill="#111">{name} ({loss:.2f})</text>')
-        for is_mirrored in (False, True):
-            mean, deviation = rows[name, is_mirrored]["sts"]
-            spread = deviation or 0.0  # None of a single seed
-            parts.append(
-                f'<line x1="{x(mean - spread):.1f}" x2="{x(mean + spread):.1f}" y1="{y}" y2="{y}" stroke="#0b5cad" stroke-width="2"/>'
-            )
-            fill = "#0b5cad" if is_mirrored else "#ffffff"
-            parts.append(f'<circle cx="{x(mean):.1f}" cy="{y}" r="5" fill="{fill}" stroke="#0b5cad" stroke-width="2"/>')
-    seeds = max(row["seeds"] for row in rows.values())
-    foot = f"mean STS, Spearman x 100; {seeds} seeds, lines one standard deviation to either side"
-    parts.append(f'<text x="{left}" y="{bottom + 32}" fill="#555">{foot}</text></svg>')
-    (Path(__file__).parents[1] / "docs" / "objectives.svg").write_text("\n".join(parts) + "\n", encoding="utf-8")
+    figure, (axes,) = start(
+        f"At equal cost and mirrored, {title}",
+        note="hollow: as pretrained; filled: mirrored; bars: one standard deviation to either side; in brackets: validation loss as pretrained",
+        height=0.48 * len(names) + 1.3,
+    )
+    for y, name in enumerate(names):
+        (alone, spread_alone), (mirrored, spread) = (rows[name, is_mirrored]["sts"] for is_mirrored in (False, True))
+        axes.errorbar(alone, y, xerr=spread_alone or 0.0, color="#555555", elinewidth=2, capsize=3)  # None of a single seed
+        dumbbell(axes, y, hollow=alone, filled=mirrored, spread=spread or 0.0, colour=BLUE)
+    name_rows(axes, [f"{name} ({rows[name, False]['mlm'][0]:.2f})" for name in names])
+    axes.set_xlabel(f"mean STS, Spearman x 100, {max(row['seeds'] for row in rows.values())} seeds")
+    save(figure, "objectives.svg")
 
 
 if __name__ == "__main__":

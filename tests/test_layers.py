@@ -42,6 +42,8 @@ HEAVY = {
     "datasets",
     "jaxtyping",
     "rich",
+    "jinja2",
+    "markupsafe",
     "onnx",
     "onnxruntime",
     "starlette",
