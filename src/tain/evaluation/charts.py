@@ -16,7 +16,7 @@ from tain.foundation.svg import FAINT, Axis, Canvas, draw_axis
 _WIDTH = 800.0  # lengths are SVG user units, shown as pixels by a browser
 _EDGE = 16.0
 _LEFT, _RIGHT = 170.0, 610.0  # ends of the scale; mark labels may extend to the edge
-_LANE = 15  # height of one model's mark within a row
+_LANE = 15.0  # height of one model's mark within a row
 _NAME_CHARS = 26
 _NOTE_CHARS = 125
 _MOST_MODELS = 6
