@@ -421,6 +421,7 @@ def draw():
     axes.set_xscale("log")
     axes.set_xlim(right=12 * max(dot[1] for dot in dots) / 1e6)
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y")
     axes.set_xlabel("megabytes of everything that is needed")
     axes.set_ylabel("texts with all labels right, x 100")

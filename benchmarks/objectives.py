@@ -80,9 +80,7 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).parents[2] / "shared"
-    parser.add_argument(
-        "--model", type=Path, required=True, help="snapshot of tain-mini's training whose weights all start from, or tain-mini"
-    )
+    parser.add_argument("--model", type=Path, help="snapshot of tain-mini's training whose weights all start from, or tain-mini")
     parser.add_argument("--objectives", nargs="+", choices=[*OBJECTIVES, *BY_BATCH], default=list(OBJECTIVES))
     parser.add_argument("--results", default="objectives", help="name of the results file; another one for other objectives")
     parser.add_argument("--tokens", type=float, default=5e5, help="tokens that each run passes through the encoder")
@@ -96,7 +94,10 @@ def arguments():
     )
     parser.add_argument("--loss-alone", action="store_true", help="measure the validation loss and nothing else; no model is mirrored")
     parser.add_argument("--plot", action="store_true", help="only draw the plot")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.model is None and not chosen.plot:
+        parser.error("give --model, or --plot to draw earlier results")
+    return chosen
 
 
 def excerpt(chosen):

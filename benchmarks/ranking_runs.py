@@ -282,7 +282,7 @@ def draw():
         headline(summary),
         note="milliseconds a query with 1,000 cached candidates (cross-encoders: extrapolated); bars: one standard deviation to either side",
         height=4.6,
-        width=3.2 * len(tasks),
+        width=3.0 * len(tasks) + 1.6,
         panels=len(tasks),
     )
     for task, axes in zip(tasks, panels, strict=True):
@@ -295,9 +295,17 @@ def draw():
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(axis="y")
         axes.set_title(f"{task}: {figure_name}, x 100", loc="left", fontsize=9.5)
-    models = [Line2D([], [], marker="o", linestyle="", label=f"from {name}", **looks[name]) for name in looks if any(row["model"] == name for row in summary)]
-    kinds = [Line2D([], [], marker=MARKS[kind], linestyle="", color="#333333", label=kind) for kind in KINDS if any(row["kind"] == kind for row in summary)]
-    figure.legend(handles=[*models, *kinds], loc="outside lower left", ncols=5, frameon=False, fontsize=8.5)
+    models = [
+        Line2D([], [], marker="o", linestyle="", label=f"from {name}", **looks[name])
+        for name in looks
+        if any(row["model"] == name for row in summary)
+    ]
+    kinds = [
+        Line2D([], [], marker=MARKS[kind], linestyle="", color="#333333", label=kind)
+        for kind in KINDS
+        if any(row["kind"] == kind for row in summary)
+    ]
+    figure.legend(handles=[*models, *kinds], loc="outside right upper", frameon=False, fontsize=8.5)
     save(figure, "ranking.svg")
 
 
