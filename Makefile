@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = true
 
-.PHONY: setup demo test check docs bench mini mini-ship clean
+.PHONY: setup demo test check check-all docs bench mini mini-ship clean
 .DEFAULT_GOAL := check
 
 setup: $(READY)
@@ -31,6 +31,11 @@ check: $(READY)
 	$(BIN)/pyright
 	$(MAKE) docs
 	$(MAKE) test
+
+# the gate, then the base install alone and the oldest versions that pyproject.toml allows
+check-all: check
+	.ci/base_install.sh
+	.ci/oldest.sh
 
 # the site, in site/; a dead link or an unknown name is an error
 docs: $(READY)

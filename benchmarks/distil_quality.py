@@ -18,6 +18,7 @@ again, so that a run can be cut off. Fine-tuned teachers are kept in WORK/teache
 import argparse
 import json
 import lzma
+import math
 import random
 import tempfile
 import time
@@ -378,7 +379,9 @@ def show(rows):
 
 
 def draw():
-    """Score against bytes (logarithmic), one dot a rival, with the milliseconds of one text beside its name; means over the sets of labels."""
+    """Score against bytes, one dot a rival, with the milliseconds of one text beside its name; means over the sets of labels."""
+    from plotting import BLUE, GREY, save, start
+
     rows = json.loads((RESULTS / "distil_quality.json").read_text(encoding="utf-8"))["rows"]
     summary = [entry for entry in summed_up(rows) if entry["part"] == "labels"]
     sets = set.intersection(*({entry["set"] for entry in summary if entry["who"] == who} for who in ("teacher", "pqrnn")))
@@ -390,47 +393,39 @@ def draw():
             counts |= {entry["seeds"] for entry in mine}
             means = [float(np.mean([entry[key] for entry in mine])) for key in ("bytes", "score", "ms")]
             dots.append((name, *means, float(np.mean([entry["deviation"] or 0.0 for entry in mine]))))
-    width, height, left, top = 760, 300, 60, 84
-    low, high = np.floor(min(dot[2] for dot in dots) / 5) * 5, np.ceil(max(dot[2] for dot in dots) / 5) * 5
-    first, last = np.floor(np.log10(min(dot[1] for dot in dots))), np.ceil(np.log10(max(dot[1] for dot in dots)))
-
-    def x(size):
-        return left + (np.log10(size) - first) / (last - first) * (width - left - 200)
-
-    def y(value):
-        return top + height - (value - low) / (high - low) * height
-
     seeds = f"{min(counts)} to {max(counts)} seeds" if len(counts) > 1 else f"{min(counts)} seed{'s' * (min(counts) > 1)}"
     share = next(
         claim.ratio for claim in claims_of(rows) if claim.claim.startswith("labels, score beside the teacher's (all-MiniLM-L6-v2)")
     )
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + height + 60}" font-family="system-ui, sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{top + height + 60}" fill="#ffffff"/>',
-        f'<text x="16" y="26" font-size="16" fill="#111">A student keeps {share:.1%} of MiniLM\'s score, mean of {", ".join(sorted(sets))}</text>',
-        f'<text x="16" y="46" fill="#555">up: texts with nothing wrong, x 100 ({seeds}); beside names: ms a text, beside other work</text>',
-        '<text x="16" y="63" fill="#555">vertical lines: one standard deviation of seeds to either side</text>',
-    ]
-    for value in np.arange(low, high + 1, 5 if high - low <= 40 else 10):
-        parts.append(f'<line x1="{left}" x2="{width - 200}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value:.0f}</text>')
-    for power in range(int(first), int(last) + 1):
-        parts.append(
-            f'<text x="{x(10.0**power):.1f}" y="{top + height + 20}" text-anchor="middle" fill="#555">{10.0**power / 1e6:g} MB</text>'
+    figure, (axes,) = start(
+        f"A student keeps {share:.1%} of MiniLM's score, mean of {', '.join(sorted(sets))}",
+        note=f"bars: one standard deviation to either side ({seeds}); beside names: milliseconds a text, on a machine with other work",
+        height=4.2,
+    )
+    for _, size, value, _, deviation in dots:
+        axes.errorbar(size / 1e6, value, yerr=deviation, fmt="none", color="#bbbbbb", capsize=2)
+    apart = 0.055 * (max(dot[2] for dot in dots) - min(dot[2] for dot in dots))  # of two names, one above the other
+    below = [math.inf]  # heights of the names so far
+    for name, size, value, ms, _ in sorted(dots, key=lambda dot: -dot[2]):
+        colour = BLUE if name.startswith("pqrnn") else GREY
+        axes.plot(size / 1e6, value, "o" if name.startswith("pqrnn") else "s", color=colour, markersize=5.5)
+        below.append(min(value, below[-1] - apart))
+        axes.annotate(
+            f"{name}, {ms:.1f} ms",
+            (size / 1e6, value),
+            xytext=(1.15 * size / 1e6, below[-1]),
+            va="center",
+            color=colour,
+            arrowprops={"arrowstyle": "-", "color": "#dddddd", "shrinkA": 0, "shrinkB": 4},
         )
-    lines: list[tuple[float, float]] = []  # where names stand already
-    for name, size, value, ms, deviation in sorted(dots, key=lambda dot: -dot[2]):
-        colour = "#0b4f8a" if name.startswith("pqrnn") else "#8a8a8a"
-        ends = f'y1="{y(value - deviation):.1f}" y2="{y(value + deviation):.1f}"'
-        parts.append(f'<line x1="{x(size):.1f}" x2="{x(size):.1f}" {ends} stroke="{colour}"/>')
-        parts.append(f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/>')
-        line = y(value) + 4
-        while any(abs(line - other) < 14 and abs(x(size) - across) < 200 for across, other in lines):
-            line += 1
-        lines.append((x(size), line))
-        parts.append(f'<text x="{x(size) + 8:.1f}" y="{line:.1f}" fill="{colour}">{name}, {ms:.1f} ms</text>')
-    parts.append(f'<text x="{left}" y="{top + height + 44}" fill="#555">bytes of everything that is needed (logarithmic)</text></svg>')
-    (Path(__file__).parents[1] / "docs" / "distillation.svg").write_text("\n".join(parts) + "\n", encoding="utf-8")
+    axes.set_xscale("log")
+    axes.set_xlim(right=12 * max(dot[1] for dot in dots) / 1e6)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="y")
+    axes.set_xlabel("megabytes of everything that is needed")
+    axes.set_ylabel("texts with all labels right, x 100")
+    save(figure, "distillation.svg")
 
 
 if __name__ == "__main__":

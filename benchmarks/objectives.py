@@ -80,9 +80,7 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).parents[2] / "shared"
-    parser.add_argument(
-        "--model", type=Path, required=True, help="snapshot of tain-mini's training whose weights all start from, or tain-mini"
-    )
+    parser.add_argument("--model", type=Path, help="snapshot of tain-mini's training whose weights all start from, or tain-mini")
     parser.add_argument("--objectives", nargs="+", choices=[*OBJECTIVES, *BY_BATCH], default=list(OBJECTIVES))
     parser.add_argument("--results", default="objectives", help="name of the results file; another one for other objectives")
     parser.add_argument("--tokens", type=float, default=5e5, help="tokens that each run passes through the encoder")
@@ -96,7 +94,10 @@ def arguments():
     )
     parser.add_argument("--loss-alone", action="store_true", help="measure the validation loss and nothing else; no model is mirrored")
     parser.add_argument("--plot", action="store_true", help="only draw the plot")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.model is None and not chosen.plot:
+        parser.error("give --model, or --plot to draw earlier results")
+    return chosen
 
 
 def excerpt(chosen):
@@ -201,45 +202,26 @@ def show(summary):
 
 
 def draw():
-    """One row an objective: mean STS alone (open) and mirrored (filled), a thin line as long as the seeds' standard deviation to either side."""
+    """One row an objective: mean STS as pretrained (hollow) and mirrored (filled)."""
+    from plotting import BLUE, dumbbell, name_rows, save, start
+
     found = json.loads((RESULTS / "objectives.json").read_text(encoding="utf-8"))
     rows = {(row["objective"], row["mirrored"]): row for row in found["summary"] if "sts" in row}
     names = [name for name in ("untouched", *OBJECTIVES) if (name, True) in rows]
-    values = [row["sts"][0] for row in rows.values()]
-    low, high = 2 * (int(min(values) - 2) // 2), 2 * (int(max(values) + 4) // 2)
-    width, left, right, top, step = 760, 215, 40, 70, 40
-    bottom = top + step * len(names)
-
-    def x(value):
-        return left + (value - low) / (high - low) * (width - left - right)
-
     best = max(names, key=lambda name: rows[name, True]["sts"][0])
     title = "none of the objectives beats the weights that all start from" if best == "untouched" else f"{best} comes first"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 64}" font-family="system-ui, sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{bottom + 64}" fill="#ffffff"/>',
-        f'<text x="16" y="26" font-size="16" fill="#111">At equal cost and mirrored, {title}</text>',
-        '<text x="16" y="46" fill="#555">open: as pretrained, filled: mirrored; the number is the validation loss as pretrained</text>',
-    ]
-    for value in range(low, high + 1, 2):
-        parts.append(f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top - 12}" y2="{bottom - 8}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{x(value):.1f}" y="{bottom + 10}" text-anchor="middle" fill="#555">{value}</text>')
-    for number, name in enumerate(names):
-        y = top + step * number + 8
-        loss = rows[name, False]["mlm"][0]
-        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end" fill="#111">{name} ({loss:.2f})</text>')
-        for is_mirrored in (False, True):
-            mean, deviation = rows[name, is_mirrored]["sts"]
-            spread = deviation or 0.0  # None of a single seed
-            parts.append(
-                f'<line x1="{x(mean - spread):.1f}" x2="{x(mean + spread):.1f}" y1="{y}" y2="{y}" stroke="#0b5cad" stroke-width="2"/>'
-            )
-            fill = "#0b5cad" if is_mirrored else "#ffffff"
-            parts.append(f'<circle cx="{x(mean):.1f}" cy="{y}" r="5" fill="{fill}" stroke="#0b5cad" stroke-width="2"/>')
-    seeds = max(row["seeds"] for row in rows.values())
-    foot = f"mean STS, Spearman x 100; {seeds} seeds, lines one standard deviation to either side"
-    parts.append(f'<text x="{left}" y="{bottom + 32}" fill="#555">{foot}</text></svg>')
-    (Path(__file__).parents[1] / "docs" / "objectives.svg").write_text("\n".join(parts) + "\n", encoding="utf-8")
+    figure, (axes,) = start(
+        f"At equal cost and mirrored, {title}",
+        note="hollow: as pretrained; filled: mirrored; bars: one standard deviation to either side; in brackets: validation loss as pretrained",
+        height=0.48 * len(names) + 1.3,
+    )
+    for y, name in enumerate(names):
+        (alone, spread_alone), (mirrored, spread) = (rows[name, is_mirrored]["sts"] for is_mirrored in (False, True))
+        axes.errorbar(alone, y, xerr=spread_alone or 0.0, color="#555555", elinewidth=2, capsize=3)  # None of a single seed
+        dumbbell(axes, y, hollow=alone, filled=mirrored, spread=spread or 0.0, colour=BLUE)
+    name_rows(axes, [f"{name} ({rows[name, False]['mlm'][0]:.2f})" for name in names])
+    axes.set_xlabel(f"mean STS, Spearman x 100, {max(row['seeds'] for row in rows.values())} seeds")
+    save(figure, "objectives.svg")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ KINDS = {
 }
 MODELS = {"tain-mini": {}, "tain-mini, mirrored": {}, "all-MiniLM-L6-v2": {"learning_rate": 1e-4}}  # tain-mini's own rate and dropout
 MIRRORED_ON = "mirror_corpus/stsbenchmark_train_10k_sents_random_sampled.txt"
+MARKS = dict(zip(KINDS, ("o", "^", "s", "D", "X", "v", "*"), strict=True))  # of matplotlib
 TASKS = ("sgd", "ubuntu_irc", "trec_qa", "convai2")
 HISTORY_TURNS = 20  # the paper's
 CROSS_LIST = 4  # candidates of a context in a cross-encoder's batch
@@ -265,71 +266,47 @@ def main_figure(row):
 
 
 def draw():
-    """One panel a task: quality up, time of a query with 1,000 candidates to the right (logarithmic); one shape a kind, filled for MiniLM."""
+    """One panel a task: quality against the time of a query with 1,000 candidates; one shape a kind, one colour a model."""
+    from matplotlib.lines import Line2D
+
+    from plotting import BLUE, BROWN, GREY, save, start
+
     summary = json.loads((RESULTS / "ranking_runs.json").read_text(encoding="utf-8"))["summary"]
     tasks = list(dict.fromkeys(row["task"] for row in summary))
-    width, panel, top, height = 300 * len(tasks) + 40, 300, 84, 260
-    colours = {"tain-mini": "#8a8a8a", "tain-mini, mirrored": "#9a4a00", "all-MiniLM-L6-v2": "#0b4f8a"}
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + height + 76}" font-family="system-ui, sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{top + height + 76}" fill="#ffffff"/>',
-        f'<text x="16" y="26" font-size="16" fill="#111">{headline(summary)}</text>',
-        '<text x="16" y="46" fill="#555">blue: from all-MiniLM-L6-v2, brown: from tain-mini mirrored, grey and open: from tain-mini as it is; '
-        "vertical lines: one standard deviation of seeds</text>",
-    ]
-    for number, task in enumerate(tasks):
-        mine = [row for row in summary if row["task"] == task]
-        figure = main_figure(mine[0])
-        left, right = 40 + panel * number + 20, 40 + panel * (number + 1) - 40
-        times = [row["ms"]["1000"][0] for row in mine]
-        values = [value for row in mine for value in (row["figures"][figure][0] - 2, row["figures"][figure][0] + 2)]
-        low, high = np.floor(min(values) / 5) * 5, np.ceil(max(values) / 5) * 5
-        first, last = np.floor(np.log10(min(times))), np.ceil(np.log10(max(times)))
-
-        def x(ms, left=left, right=right, first=first, last=last):
-            return left + (np.log10(ms) - first) / max(1.0, last - first) * (right - left)
-
-        def y(value, low=low, high=high):
-            return top + height - (value - low) / (high - low) * height
-
-        parts.append(f'<text x="{left}" y="{top - 12}" font-size="13" fill="#111">{task}: {figure}, x 100</text>')
-        for value in np.linspace(low, high, 5):
-            parts.append(f'<line x1="{left}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#e4e4e4"/>')
-            parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value:.0f}</text>')
-        for power in range(int(first), int(last) + 1):
-            parts.append(f'<text x="{x(10.0**power):.1f}" y="{top + height + 18}" text-anchor="middle" fill="#555">{10**power:,}</text>')
-        for row in sorted(mine, key=lambda row: -row["figures"][figure][0]):
-            (mean, deviation), colour = row["figures"][figure], colours[row["model"]]
-            across, up, deviation = x(row["ms"]["1000"][0]), y(mean), deviation or 0.0
-            parts.append(
-                f'<line x1="{across:.1f}" x2="{across:.1f}" y1="{y(mean - deviation):.1f}" y2="{y(mean + deviation):.1f}" stroke="{colour}"/>'
-            )
-            parts.append(marker(row["kind"], across, up, colour=colour, is_filled=row["model"] != "tain-mini"))
-    parts.append(
-        f'<text x="60" y="{top + height + 42}" fill="#555">milliseconds a query, 1,000 candidates, candidates cached (cross: extrapolated)</text>'
-    )
-    for index, kind in enumerate(kind for kind in KINDS if any(row["kind"] == kind for row in summary)):
-        across = 66 + 126 * index
-        parts.append(marker(kind, across, top + height + 60, colour="#333333", is_filled=True))
-        parts.append(f'<text x="{across + 10}" y="{top + height + 64}" fill="#333">{kind}</text>')
-    parts.append("</svg>")
-    (Path(__file__).parents[1] / "docs" / "ranking.svg").write_text("\n".join(parts) + "\n", encoding="utf-8")
-
-
-def marker(kind, x, y, *, colour, is_filled):
-    """A shape for each kind: circle, triangle, square, diamond, and a cross."""
-    look = f'stroke="{colour}" stroke-width="1.5" fill="{colour if is_filled else "#ffffff"}"'
-    if kind == "bi":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" {look}/>'
-    steps = {
-        "poly-16": "m0,-5 l5,9 h-10 z",
-        "poly-64": "m-4,-4 h8 v8 h-8 z",
-        "poly-360": "m0,-5.5 l5.5,5.5 l-5.5,5.5 l-5.5,-5.5 z",
-        "poly-64, lists": "m-5,-4 l5,9 l5,-9 l-5,3 z",
-        "poly-64, taught": "m-5,4 l5,-9 l5,9 l-5,-3 z",
-        "cross": "m-1.5,-5 h3 v3.5 h3.5 v3 h-3.5 v3.5 h-3 v-3.5 h-3.5 v-3 h3.5 z",
+    looks = {
+        "tain-mini": {"color": GREY, "markerfacecolor": "white"},
+        "tain-mini, mirrored": {"color": BROWN},
+        "all-MiniLM-L6-v2": {"color": BLUE},
     }
-    return f'<path transform="translate({x:.1f} {y:.1f})" d="{steps[kind]}" {look}/>'
+    figure, panels = start(
+        headline(summary),
+        note="milliseconds a query with 1,000 cached candidates (cross-encoders: extrapolated); bars: one standard deviation to either side",
+        height=4.6,
+        width=3.0 * len(tasks) + 1.6,
+        panels=len(tasks),
+    )
+    for task, axes in zip(tasks, panels, strict=True):
+        mine = [row for row in summary if row["task"] == task]
+        figure_name = main_figure(mine[0])
+        for row in mine:
+            mean, deviation = row["figures"][figure_name]
+            axes.errorbar(row["ms"]["1000"][0], mean, yerr=deviation, fmt=MARKS[row["kind"]], markersize=6.5, **looks[row["model"]])
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(axis="y")
+        axes.set_title(f"{task}: {figure_name}, x 100", loc="left", fontsize=9.5)
+    models = [
+        Line2D([], [], marker="o", linestyle="", label=f"from {name}", **looks[name])
+        for name in looks
+        if any(row["model"] == name for row in summary)
+    ]
+    kinds = [
+        Line2D([], [], marker=MARKS[kind], linestyle="", color="#333333", label=kind)
+        for kind in KINDS
+        if any(row["kind"] == kind for row in summary)
+    ]
+    figure.legend(handles=[*models, *kinds], loc="outside right upper", frameon=False, fontsize=8.5)
+    save(figure, "ranking.svg")
 
 
 def headline(summary):

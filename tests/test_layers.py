@@ -56,6 +56,8 @@ HEAVY = {
     "datasets",
     "jaxtyping",
     "rich",
+    "jinja2",
+    "markupsafe",
     "onnx",
     "onnxruntime",
     "starlette",

@@ -224,7 +224,7 @@ def test_the_chart_names_models_and_sets_and_what_it_found(bag: Any, small_data:
 
 def test_models_differ_in_shape_and_not_in_colour_alone(bag: Any, small_data: Path):
     svg = as_svg(evaluate([bag(str(n)) for n in range(3)], ["sts12"], small_data, resamples=10))
-    assert "<circle" in svg and "fill='#e69f00'" in svg and svg.count("<rect") == 2  # background and the third model's square
+    assert "<circle" in svg and 'fill="#e69f00"' in svg and svg.count("<rect") == 2  # background and the third model's square
 
 
 def test_a_difference_that_may_be_chance_is_not_called_one(bag: Any, small_data: Path):

@@ -33,7 +33,15 @@ VERBS = {
     "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",
 }
 
-_EXTRAS = {"torch": "train", "transformers": "train", "onnx": "train", "uvicorn": "serve", "starlette": "serve", "pydantic": "serve"}
+_EXTRAS = {
+    "torch": "train",
+    "transformers": "train",
+    "onnx": "train",
+    "jinja2": "train",
+    "uvicorn": "serve",
+    "starlette": "serve",
+    "pydantic": "serve",
+}
 
 
 def build_app(called: str | None = None) -> "App":

@@ -7,21 +7,18 @@ greyscale and with colour blindness; they are labelled in the first row.
 import math
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
 from tain.evaluation.metrics import SPEARMAN_UNIT, Interval
 from tain.evaluation.report import EvaluationReport, Figure, Group, Row
 from tain.evaluation.suites.tasks import ACCURACY_UNIT
+from tain.foundation.svg import FAINT, Axis, Canvas, draw_axis
 
-_WIDTH = 800  # lengths are SVG user units, shown as pixels by a browser
+_WIDTH = 800.0  # lengths are SVG user units, shown as pixels by a browser
 _EDGE = 16.0
 _LEFT, _RIGHT = 170.0, 610.0  # ends of the scale; mark labels may extend to the edge
-_LANE = 15  # height of one model's mark within a row
-_FONT = "font-family='Helvetica, Arial, sans-serif'"
-_INK, _FAINT, _GRID = "#1a1a1a", "#666666", "#dddddd"
+_LANE = 15.0  # height of one model's mark within a row
 _NAME_CHARS = 26
-_TITLE_CHARS = 88
+_NOTE_CHARS = 125
 _MOST_MODELS = 6
 
 
@@ -48,20 +45,25 @@ def headline_sentence(report: EvaluationReport) -> str:
 def as_svg(report: EvaluationReport) -> str:
     """Draw every figure on a scale of 100: the sets, and self-retrieval of the label-free report."""
     groups = _drawn_groups(report)
-    scale = _Scale.around([row for _, group in groups for row in _rows(group)])
-    canvas = _Canvas()
-    canvas.title(headline_sentence(report))
-    top = canvas.y
-    canvas.space(20.0)
-    is_first = True
+    rows = [row for _, group in groups for row in _rows(group)]
+    ends = [end for row in rows for figure in row.figures for end in (figure.value, figure.interval.low, figure.interval.high)]
+    axis = Axis.around(ends, start=_LEFT, end=_RIGHT, least_range=1.0)
+    names = [_short(label) for label in report.labels()]
+    canvas = Canvas(_WIDTH)
+    top = canvas.title(headline_sentence(report), x=_EDGE, y=28.0, step=22.0) - 10
+    y = top + 20
     for heading, group in groups:
-        canvas.heading(heading)
+        canvas.text(_EDGE, y + 20, heading, size=13, weight="bold")
+        y += 28
         for row in _rows(group):
-            canvas.row(row, scale, names=[_short(label) for label in report.labels()] if is_first else None, is_mean=row is group.mean)
-            is_first = False
-    canvas.axis(scale, top, _quantity(groups))
-    canvas.notes(_notes(report, groups))
-    return canvas.svg(headline_sentence(report))
+            y = _draw_row(canvas, axis, row, y, names=names if row is rows[0] else None, is_mean=row is group.mean)
+    draw_axis(canvas, axis, upright=False, grid=(top + 18, y + 6), labels=(top + 12, y + 20))
+    canvas.text((_LEFT + _RIGHT) / 2, y + 38, _quantity(groups), anchor="middle")
+    y += 48
+    for line in (part for note in _notes(report, groups) for part in textwrap.wrap(note, _NOTE_CHARS)):
+        y += 15
+        canvas.text(_EDGE, y, line, size=11, fill=FAINT)
+    return canvas.picture(height=y + 14, description=headline_sentence(report))
 
 
 # ---- text
@@ -131,135 +133,57 @@ def _rows(group: Group) -> list[Row]:
     return [*group.rows, *([group.mean] if group.mean is not None else [])]
 
 
-@dataclass(frozen=True)
-class _Scale:
-    low: float
-    high: float
-    step: float
-
-    @classmethod
-    def around(cls, rows: list[Row]) -> "_Scale":
-        """Choose round ends around all figures and intervals, so that about six ticks fit."""
-        ends = [end for row in rows for f in row.figures for end in (f.value, f.interval.low, f.interval.high) if math.isfinite(end)]
-        low, high = (min(ends), max(ends)) if ends else (0.0, 100.0)
-        rough = max(high - low, 1.0) / 6
-        magnitude = 10.0 ** math.floor(math.log10(rough))
-        step = next(multiple * magnitude for multiple in (1.0, 2.0, 5.0, 10.0) if multiple * magnitude >= rough)
-        return cls(low=math.floor(low / step) * step, high=math.ceil(high / step) * step + (step if low == high else 0), step=step)
-
-    def x(self, value: float) -> float:
-        return _LEFT + (value - self.low) / (self.high - self.low) * (_RIGHT - _LEFT)
-
-    def ticks(self) -> list[float]:
-        return [self.low + index * self.step for index in range(round((self.high - self.low) / self.step) + 1)]
-
-
-class _Canvas:
-    """Collects SVG elements from top to bottom; ``y`` is the position of the next one."""
-
-    def __init__(self) -> None:
-        self.y = 18.0
-        self._below: list[str] = []  # the grid, drawn first
-        self._above: list[str] = []
-
-    def space(self, height: float) -> None:
-        self.y += height
-
-    def title(self, sentence: str) -> None:
-        for line in textwrap.wrap(sentence, _TITLE_CHARS):
-            self.y += 4
-            self._text(_EDGE, self.y + 6, line, size=16, weight="bold")
-            self.y += 18
-
-    def heading(self, title: str) -> None:
-        self.y += 20
-        self._text(_EDGE, self.y, title, size=13, weight="bold")
-        self.y += 8
-
-    def row(self, row: Row, scale: _Scale, *, names: list[str] | None, is_mean: bool) -> None:
-        height = _LANE * len(row.figures) + 8
-        weight = "bold" if is_mean else "normal"
-        if is_mean:
-            self._below.append(f"<rect x='{_EDGE}' y='{self.y:.1f}' width='{_WIDTH - 2 * _EDGE}' height='{height}' fill='#f3f3f3'/>")
-        self._text(_LEFT - 12, self.y + height / 2 + 4, row.title, anchor="end", weight=weight)
-        for model, figure in enumerate(row.figures):
-            middle = self.y + 4 + _LANE * (model + 0.5)
-            self._mark(figure, row, scale, middle, model=model, name=names[model] if names else "", weight=weight)
-        self.y += height
-
-    def axis(self, scale: _Scale, top: float, quantity: str) -> None:
-        self.y += 6
-        for tick in scale.ticks():
-            x = scale.x(tick)
-            self._below.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{top + 18:.1f}' y2='{self.y:.1f}' stroke='{_GRID}'/>")
-            for y in (top + 12, self.y + 14):
-                self._text(x, y, f"{tick:g}", size=11, anchor="middle", fill=_FAINT)
-        self.y += 32
-        self._text((_LEFT + _RIGHT) / 2, self.y, quantity, size=12, anchor="middle")
-
-    def notes(self, lines: list[str]) -> None:
-        self.y += 10
-        for line in (part for note in lines for part in textwrap.wrap(note, 125)):
-            self.y += 15
-            self._text(_EDGE, self.y, line, size=11, fill=_FAINT)
-        self.y += 14
-
-    def svg(self, description: str) -> str:
-        head = (
-            f"<svg xmlns='http://www.w3.org/2000/svg' role='img' width='{_WIDTH}' height='{self.y:.0f}'"
-            f" viewBox='0 0 {_WIDTH} {self.y:.0f}' {_FONT}>"
-        )
-        background = f"<rect width='{_WIDTH}' height='{self.y:.0f}' fill='#ffffff'/>"
-        return "\n".join([head, f"<title>{escape(description)}</title>", background, *self._below, *self._above, "</svg>\n"])
-
-    def _mark(self, figure: Figure, row: Row, scale: _Scale, y: float, *, model: int, name: str, weight: str) -> None:
+def _draw_row(canvas: Canvas, axis: Axis, row: Row, y: float, *, names: list[str] | None, is_mean: bool) -> float:
+    """Draw a set's figures below ``y``, a lane for each model; returns the row's lower end."""
+    height = _LANE * len(row.figures) + 8
+    weight = "bold" if is_mean else "normal"
+    if is_mean:
+        canvas.add("rect", x=_EDGE, y=y, width=_WIDTH - 2 * _EDGE, height=height, fill="#f3f3f3", behind=True)
+    canvas.text(_LEFT - 12, y + height / 2 + 4, row.title, anchor="end", weight=weight)
+    for model, figure in enumerate(row.figures):
+        middle, name = y + 4 + _LANE * (model + 0.5), names[model] if names else ""
         if math.isnan(figure.value):
-            self._text(_LEFT + 4, y + 4, f"undefined {name}".strip(), size=11, fill=_FAINT)
-            return
-        colour, draw = _LOOKS[model % _MOST_MODELS if len(row.figures) > 1 else 1]  # faint is the look of the reference model
-        low, high = (scale.x(end) if math.isfinite(end) else scale.x(figure.value) for end in (figure.interval.low, figure.interval.high))
-        self._above.append(f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{y:.1f}' y2='{y:.1f}' stroke='{colour}' stroke-width='2.5'/>")
-        self._above.append(draw(scale.x(figure.value), y, colour))
-        self._text(max(high, scale.x(figure.value) + 6) + 6, y + 4, f"{_value(row, figure.value)} {name}".strip(), size=11, weight=weight)
-
-    def _text(
-        self, x: float, y: float, words: str, *, size: int = 12, anchor: str = "start", weight: str = "normal", fill: str = _INK
-    ) -> None:
-        self._above.append(
-            f"<text x='{x:.1f}' y='{y:.1f}' font-size='{size}' text-anchor='{anchor}' font-weight='{weight}' fill='{fill}'>"
-            f"{escape(words)}</text>"
-        )
+            canvas.text(_LEFT + 4, middle + 4, f"undefined {name}".strip(), size=11, fill=FAINT)
+            continue
+        # the faint look belongs to the reference model
+        colour, draw = _LOOKS[model % _MOST_MODELS if len(row.figures) > 1 else 1]
+        x = axis.at(figure.value)
+        low, high = (axis.at(end) if math.isfinite(end) else x for end in (figure.interval.low, figure.interval.high))
+        canvas.line(low, middle, high, middle, colour=colour, width=2.5)
+        draw(canvas, x, middle, colour)
+        canvas.text(max(high, x + 6) + 6, middle + 4, f"{_value(row, figure.value)} {name}".strip(), size=11, weight=weight)
+    return y + height
 
 
 # ---- marks
 
 
-def _circle(x: float, y: float, colour: str) -> str:
-    return f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4.5' fill='#ffffff' stroke='{colour}' stroke-width='2'/>"
+def _circle(canvas: Canvas, x: float, y: float, colour: str) -> None:
+    canvas.add("circle", cx=x, cy=y, r=4.5, fill="#ffffff", stroke=colour, stroke_width=2.0)
 
 
-def _disc(x: float, y: float, colour: str) -> str:
-    return f"<circle cx='{x:.1f}' cy='{y:.1f}' r='5.2' fill='{colour}'/>"
+def _disc(canvas: Canvas, x: float, y: float, colour: str) -> None:
+    canvas.add("circle", cx=x, cy=y, r=5.2, fill=colour)
 
 
-def _square(x: float, y: float, colour: str) -> str:
-    return f"<rect x='{x - 4.4:.1f}' y='{y - 4.4:.1f}' width='8.8' height='8.8' fill='{colour}'/>"
+def _square(canvas: Canvas, x: float, y: float, colour: str) -> None:
+    canvas.add("rect", x=x - 4.4, y=y - 4.4, width=8.8, height=8.8, fill=colour)
 
 
-def _diamond(x: float, y: float, colour: str) -> str:
-    return f"<path d='M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z' fill='#ffffff' stroke='{colour}' stroke-width='2'/>"
+def _diamond(canvas: Canvas, x: float, y: float, colour: str) -> None:
+    canvas.add("path", d=f"M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z", fill="#ffffff", stroke=colour, stroke_width=2.0)
 
 
-def _triangle(x: float, y: float, colour: str) -> str:
-    return f"<path d='M{x:.1f} {y - 6:.1f}l6 10.5h-12z' fill='{colour}'/>"
+def _triangle(canvas: Canvas, x: float, y: float, colour: str) -> None:
+    canvas.add("path", d=f"M{x:.1f} {y - 6:.1f}l6 10.5h-12z", fill=colour)
 
 
-def _cross(x: float, y: float, colour: str) -> str:
-    return f"<path d='M{x - 4.5:.1f} {y - 4.5:.1f}l9 9m0 -9l-9 9' fill='none' stroke='{colour}' stroke-width='2.5'/>"
+def _cross(canvas: Canvas, x: float, y: float, colour: str) -> None:
+    canvas.add("path", d=f"M{x - 4.5:.1f} {y - 4.5:.1f}l9 9m0 -9l-9 9", fill="none", stroke=colour, stroke_width=2.5)
 
 
 # from the Okabe-Ito palette, ordered so that neighbours also differ in lightness
-_LOOKS: tuple[tuple[str, Callable[[float, float, str], str]], ...] = (
+_LOOKS: tuple[tuple[str, Callable[[Canvas, float, float, str], None]], ...] = (
     ("#8a8a8a", _circle),
     ("#0b4f8a", _disc),
     ("#e69f00", _square),

@@ -1,14 +1,13 @@
 """Figure of mixing ratios for a paper: layers by kind of token over all texts, and layers by token for the first text."""
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from tain.foundation.errors import UserError
+from tain.foundation.svg import FAINT, INK, Canvas
 from tain.inspection.results import Comparison, Inspection
-from tain.inspection.svg import FAINT, INK, picture, text
 
 _WIDTH, _EDGE, _LEFT = 860.0, 16.0, 56.0  # user units, as all below
 _ROW = 20.0
@@ -28,54 +27,49 @@ def as_svg(found: Inspection | Comparison, *, method: str = "AttnResLn-N") -> st
     if method not in models[0].methods:
         raise UserError(f"method is {method!r}: give one of {', '.join(models[0].methods)}")
     number = models[0].methods.index(method)
-    parts = [text(_EDGE, 28.0 + 20 * row, words, size=16, weight="bold") for row, words in enumerate(textwrap.wrap(found.claim(), 92))]
-    y, widest = 28.0 + 20 * len(parts), _WIDTH
+    canvas = Canvas(_WIDTH)
+    y = canvas.title(found.claim(), x=_EDGE, y=28.0)
     for model, title in zip(models, titles, strict=True):
-        parts.append(text(_EDGE, y + 16, title, size=14, weight="bold"))
+        canvas.text(_EDGE, y + 16, title, size=14, weight="bold")
         kinds = model.statistics.kinds
         names = [f"{kind.name} ({kind.tokens:,})" for kind in kinds]
         table = np.stack([kind.means[:, number] for kind in kinds], axis=1)
-        drawn, y, _ = _table(
-            table, names, top=y + 30, caption="share from other tokens, by layer and kind of token (how many)", numbers=True
-        )
-        parts += drawn
+        caption = "share from other tokens, by layer and kind of token (how many)"
+        y = _draw_table(canvas, table, names, top=y + 30, caption=caption, numbers=True)
         if model.texts:
             first = model.texts[0]
             caption = "the same, by layer and token of the first text"
-            drawn, y, right = _table(first.ratios[:, number], first.tokens, top=y + 24, caption=caption, numbers=False)
-            parts += drawn
-            widest = max(widest, right + _EDGE)
+            y = _draw_table(canvas, first.ratios[:, number], first.tokens, top=y + 24, caption=caption, numbers=False)
     read = models[0].statistics
     note = f"{method} of Kobayashi et al. 2021; {read.texts:,} texts, {read.tokens:,} tokens. White: 0% from other tokens, darkest: 100%."
-    parts.append(text(_EDGE, y + 24, note, size=11, fill=FAINT))
-    return picture(parts, title=found.claim(), width=widest, height=y + 38)
+    canvas.text(_EDGE, y + 24, note, size=11, fill=FAINT)
+    return canvas.picture(height=y + 38, description=found.claim())
 
 
-def _table(
-    shares: Float[np.ndarray, "layers columns"], names: Sequence[str], *, top: float, caption: str, numbers: bool
-) -> tuple[list[str], float, float]:
-    """Draw cells with column names below; returns the elements, and the bottom and right ends of the table."""
+def _draw_table(
+    canvas: Canvas, shares: Float[np.ndarray, "layers columns"], names: Sequence[str], *, top: float, caption: str, numbers: bool
+) -> float:
+    """Draw cells with column names below, and widen the picture if they need it; returns the table's lower end."""
     layers, columns = shares.shape
     cell = min(_WIDEST, max(_NARROWEST, (_WIDTH - _LEFT - _EDGE) / columns))
-    parts = [text(_EDGE, top, caption, size=11, fill=FAINT)]
+    canvas.width = max(canvas.width, _LEFT + cell * columns + _EDGE)
+    canvas.text(_EDGE, top, caption, size=11, fill=FAINT)
     y = top + 10
     for layer in range(layers):
-        parts.append(text(_LEFT - 8, y + _ROW * layer + 14, str(layer + 1), size=11, anchor="end", fill=FAINT))
+        canvas.text(_LEFT - 8, y + _ROW * layer + 14, str(layer + 1), size=11, anchor="end", fill=FAINT)
         for column in range(columns):
             share, x = float(shares[layer, column]), _LEFT + cell * column
-            parts.append(
-                f"<rect x='{x:.1f}' y='{y + _ROW * layer:.1f}' width='{cell:.1f}' height='{_ROW:.1f}' fill='{_shade(share)}' stroke='#ffffff'/>"
-            )
+            canvas.add("rect", x=x, y=y + _ROW * layer, width=cell, height=_ROW, fill=_shade(share), stroke="#ffffff")
             if numbers:
                 ink = "#ffffff" if share > 0.55 else INK
-                parts.append(text(x + cell / 2, y + _ROW * layer + 14, f"{share:.0%}", size=10, anchor="middle", fill=ink))
+                canvas.text(x + cell / 2, y + _ROW * layer + 14, f"{share:.0%}", size=10, anchor="middle", fill=ink)
     bottom = y + _ROW * layers
     if cell < _FEWEST_FOR_NAMES:
-        return parts, bottom, _LEFT + cell * columns
+        return bottom
     for column, name in enumerate(names):
         short = name if len(name) <= _NAME_CHARS + 6 else f"{name[:_NAME_CHARS]}…"
-        parts.append(text(_LEFT + cell * (column + 0.5) + 3, bottom + 12, short, size=10, anchor="end", turn=-45.0))
-    return parts, bottom + _NAME_ROOM, _LEFT + cell * columns
+        canvas.text(_LEFT + cell * (column + 0.5) + 3, bottom + 12, short, size=10, anchor="end", turn=-45.0)
+    return bottom + _NAME_ROOM
 
 
 def _shade(share: float) -> str:
