@@ -119,7 +119,7 @@ def test_flags_named_in_guides_exist(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if page != HISTORY], ids=page_name)
 def test_python_examples_are_valid_python(page):
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        compile(block, page.name, "exec")
+        assert compile(block, page.name, "exec")
 
 
 def test_the_api_page_lists_every_public_name():

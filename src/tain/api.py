@@ -83,7 +83,7 @@ def evaluate(
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> "EvaluationReport":
-    """Evaluate models, and return the report that ``tain evaluate`` prints.
+    r"""Evaluate models, and return the report that ``tain evaluate`` prints.
 
     Args:
         models: One or more: folders, hub names, ``tain-mini``, ``lexical``, ``static:MODEL``, files of word vectors, or loaded encoders. All
@@ -101,6 +101,17 @@ def evaluate(
 
     Raises:
         UserError: A model or a set is missing, or a setting cannot work.
+
+    Example:
+        >>> import tain
+        >>> from pathlib import Path
+        >>> rows = ["a cat\ta kitten\t4", "a cat\ta car\t1", "rain\tsnow\t3", "rain\tbread\t0"]
+        >>> _ = Path("pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]))
+        >>> report = tain.evaluate(["tain-mini", "lexical"], suite="pairs.tsv", resamples=100)
+        >>> [model.name for model in report.models]
+        ['tain-mini', 'lexical']
+        >>> "lexical" in str(report)  # the table that the command prints
+        True
     """
     from tain.cli.models import find_model, load_model
     from tain.evaluation.report import evaluate as report_on

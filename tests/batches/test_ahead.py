@@ -1,4 +1,4 @@
-"""Batches made ahead of their steps."""
+"""Batches prepared before their steps."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ def test_every_step_gets_its_own_value_whatever_was_made_ahead(workers):
         assert [ahead(step) for step in [0, 1, 2, 3, 40, 41, 5]] == [0, 1, 4, 9, 1600, 1681, 25]
 
 
-def test_the_next_steps_are_made_while_nobody_asks():
+def test_the_next_steps_are_made_in_advance():
     made = threading.Event()
     with Ahead(lambda step: made.set() if step == 3 else None, workers=1) as ahead:
         ahead(0)

@@ -1,4 +1,4 @@
-"""Masks that never overlap: what they cover, how likely each place is, and the variance that they take away."""
+"""Disjoint masks: what they cover, the probability of each position, and how much variance they remove."""
 
 import hashlib
 import itertools

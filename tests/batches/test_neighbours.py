@@ -1,4 +1,4 @@
-"""Neighbours: joined, de-duplicated, cut and ordered by rules that a naive version repeats."""
+"""Pairs of neighbouring sentences equal those of a naive version: joined, deduplicated, cut and ordered."""
 
 import numpy as np
 import pytest

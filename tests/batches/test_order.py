@@ -11,7 +11,7 @@ def test_an_epoch_sees_every_text_once_but_for_the_last_incomplete_batch():
     assert set(seen) <= set(range(23))
 
 
-def test_each_epoch_is_shuffled_anew_so_that_no_text_is_left_out_for_good():
+def test_each_epoch_has_another_order_so_that_no_text_is_always_left_out():
     order = ShuffledOrder(23, batch_texts=5, seed=1)
     epochs = [tuple(np.concatenate([order.batch(4 * epoch + step) for step in range(4)])) for epoch in range(8)]
     assert len(set(epochs)) == 8

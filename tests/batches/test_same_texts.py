@@ -1,4 +1,4 @@
-"""Texts that a model cannot tell apart have one number."""
+"""Texts with the same tokens share one number."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Shards hold exactly what reading and tokenising text by text gives, in order, whatever the files' sizes, and refuse what is not theirs."""
+"""Shards equal reading and tokenising text by text, for files of any size, and refuse foreign files."""
 
 import json
 import resource
@@ -188,7 +188,7 @@ def test_rows_of_a_table_are_documents_of_their_own(tmp_path):
     assert [tuple(sentence) for sentence in read_sentences(path)] == [("one", True), ("two", True)]
 
 
-def test_a_column_tells_which_rows_belong_together(tmp_path):
+def test_a_column_groups_rows_into_documents(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_text("page\ttext\n1\ta\n1\tb\n2\tc\n2\t \n2\td\n1\te\n", encoding="utf-8")
     found = [tuple(sentence) for sentence in read_sentences(path, column="text", document_column="page")]

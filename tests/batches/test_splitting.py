@@ -1,4 +1,4 @@
-"""Lines cut into sentences among their tokens."""
+"""Lines split into sentences by token."""
 
 import re
 

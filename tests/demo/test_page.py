@@ -119,7 +119,7 @@ def test_an_encoder_above_tf_idf_is_the_headline(page):
     )
 
 
-def test_an_encoder_below_tf_idf_is_said_as_plainly(page):
+def test_an_encoder_below_tf_idf_is_the_headline_too(page):
     worse = against_tf_idf(page, change(before=0.3, after=0.12, low=-0.21, high=-0.15), change("MRR", 0.4, 0.2, -0.3, -0.1, is_share=False))
     assert headline(worse) == (
         "TF-IDF finds the right docstring first for 30.0% of functions, tain-mini after 21 seconds of mirroring for 12.0%:"
@@ -143,11 +143,11 @@ def test_a_figure_that_points_the_other_way_is_not_left_out(page):
 # ---- what mirroring changed
 
 
-def test_a_clear_gain_is_said(page):
+def test_a_clear_gain_is_stated(page):
     assert gain(page) == "By mirroring, tain-mini finds the right docstring first for 30.0% of functions, up from 10.0%"
 
 
-def test_a_clear_loss_is_said(page):
+def test_a_clear_loss_is_stated(page):
     worse = replace(page, changes=[change(before=0.3, after=0.1, low=-0.3, high=-0.1)])
     assert gain(worse) == "Mirroring made tain-mini worse here: it finds the right docstring first for 10.0% of functions, down from 30.0%"
 
@@ -170,7 +170,7 @@ def test_a_gain_elsewhere_is_not_claimed_for_the_first_figure(page):
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.21, "3.2 seconds"), (59.6, "60 seconds"), (150.0, "2.5 minutes")])
-def test_time_is_told_in_fitting_units(page, seconds, words):
+def test_times_have_a_fitting_unit(page, seconds, words):
     assert f"After {words} of mirroring" in headline(replace(page, training_s=seconds))
 
 
@@ -210,7 +210,7 @@ def test_right_answers_are_marked_in_words_not_by_colour_alone(page):
     assert right and html.count("✓ <span") == right == html.count('<li class="right">')
 
 
-def test_what_was_drawn_together_is_said(page):
+def test_the_page_describes_the_positive_pairs(page):
     html = before_after_page(replace(page, positives="neighbours of one docstring paired"))
     assert "neighbours of one docstring paired: no labels" in html and "paired with itself" not in html
 
@@ -230,7 +230,7 @@ def test_the_label_free_table_keeps_to_what_a_reader_can_act_on(page):
     assert names == ["Self-retrieval R@1", "Self-retrieval MRR", "Uniformity", "Alignment", "Mean cosine"]
 
 
-def test_what_got_worse_without_labels_is_said_loudly(page):
+def test_worse_label_free_figures_are_a_warning(page):
     assert 'class="warning"' not in before_after_page(page)
     assert "Worse than the untouched model:" in before_after_page(replace(page, worse=["vectors crowd more"]))
 
@@ -282,7 +282,7 @@ def test_a_figure_without_an_answer_is_a_dash(page):
     assert "nan" not in html.lower().replace("monospace", "")
 
 
-def test_neighbours_know_where_the_right_answer_stands():
+def test_cases_have_the_rank_of_the_correct_answer():
     retrieval = retrieve_by_description(Letters(), FUNCTIONS)
     for case in neighbour_cases(FUNCTIONS, retrieval, retrieval, chosen=range(len(FUNCTIONS)), count=len(FUNCTIONS)):
         indices = [index for index, neighbour in enumerate(case.before, 1) if neighbour.is_right]

@@ -37,7 +37,7 @@ def test_a_perfect_encoder_finds_every_docstring():
     assert perfect.nearest(7, count=1) == [7] and perfect.rank_of_right(7) == 1
 
 
-def test_an_encoder_that_tells_nothing_apart_scores_chance():
+def test_an_encoder_with_equal_vectors_scores_chance():
     blind = retrieve_by_description(Constant(), FUNCTIONS)
     first, ten, mrr = (figure.before for figure in compare_retrieval(blind, blind, rng=np.random.default_rng(0)))
     assert (first, ten) == pytest.approx((1 / 40, 10 / 40))
@@ -45,7 +45,7 @@ def test_an_encoder_that_tells_nothing_apart_scores_chance():
     assert blind.rank_of_right(0) == 40  # among ties, the last
 
 
-def test_better_and_worse_are_told_apart():
+def test_changes_have_a_direction():
     sharp, blurred = (retrieve_by_description(Fake(noise), FUNCTIONS) for noise in (0.1, 1.0))
     assert [figure.direction for figure in compare_retrieval(blurred, sharp, rng=np.random.default_rng(0))] == [1, 1, 1]
     assert [figure.direction for figure in compare_retrieval(sharp, blurred, rng=np.random.default_rng(0))] == [-1, -1, -1]

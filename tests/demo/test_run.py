@@ -57,7 +57,7 @@ def fakes(monkeypatch):
     return calls
 
 
-def test_the_demo_writes_encoder_page_and_figures_and_says_where(fakes, tmp_path, capsys):
+def test_the_demo_writes_encoder_page_and_figures_and_prints_their_paths(fakes, tmp_path, capsys):
     output = tmp_path / "out"
     demo(output=output, quiet=True)
     assert sorted(path.name for path in output.iterdir()) == ["demo.json", "encoder", "page.html"]
@@ -71,7 +71,7 @@ def test_the_demo_writes_encoder_page_and_figures_and_says_where(fakes, tmp_path
     assert fakes["seed"] == 13 and len(fakes["documents"]) == 250
 
 
-def test_the_new_encoder_stands_beside_methods_without_training(fakes, tmp_path, capsys):
+def test_the_new_encoder_is_compared_with_methods_without_training(fakes, tmp_path, capsys):
     demo(output=tmp_path / "out", quiet=True)
     said = " ".join(capsys.readouterr().out.split())
     record = json.loads((tmp_path / "out" / "demo.json").read_text())
@@ -175,7 +175,7 @@ def test_settings_without_an_end_are_refused_before_anything_is_read(tmp_path, m
         demo(output=tmp_path / "out", **settings)
 
 
-def test_a_machine_without_text_is_told_so(monkeypatch, tmp_path):
+def test_a_machine_without_text_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("tain.demo.docstrings.python_roots", tuple)
     with pytest.raises(UserError, match="gave 0 sentences and 0 documented functions"):
         demo(output=tmp_path / "out", quiet=True)

@@ -1,4 +1,4 @@
-"""The conditional masked language model: papers.md 2f, checks 1 to 6."""
+"""The conditional masked language model (Yang et al. 2021)."""
 
 import math
 from collections.abc import Callable
@@ -185,7 +185,7 @@ def test_the_order_of_pseudo_tokens_does_not_matter(architecture: str, tiny_mask
 
 
 @torch.no_grad()
-def test_the_two_sides_are_told_apart_by_their_types_alone(tiny_masked_lm: Build, token_ids: Build):
+def test_the_two_sides_differ_by_their_types_only(tiny_masked_lm: Build, token_ids: Build):
     ours = ConditionalMaskedLM(tiny_masked_lm("bert"), pseudo_tokens=3, conditions=2).eval()
     batch = make_batch(token_ids, conditions=2)
     vectors = ours.vectors(batch)

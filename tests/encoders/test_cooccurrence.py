@@ -150,5 +150,5 @@ def test_the_same_seed_gives_the_same_vectors_and_leaves_torchs_own_alone():
 
 
 def test_a_vocabulary_too_large_for_a_table_is_refused():
-    with pytest.raises(UserError, match=r"the vocabulary has 250,000 tokens, too many .* give --no-cooccurrence-start"):
+    with pytest.raises(UserError, match=r"the vocabulary has 250,000 tokens, too many .* give --no-cooccurrence-init"):
         vectors_of(toy_stream(texts=10), vocabulary=250_000)

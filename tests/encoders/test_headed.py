@@ -1,4 +1,4 @@
-"""Models with a head: the same logits for a text alone and beside others, whatever its tokenizer says."""
+"""Models with a head: a text has the same logits alone and in a batch."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Codes and scores of poly-encoders against the paper's equations, one at a time, and the toy on which they must win."""
+"""Codes and scores of poly-encoders: the paper's equations one by one, and a toy problem that they must solve."""
 
 import itertools
 import math
@@ -35,7 +35,7 @@ def head(kind, codes, dim=8, scale=1.0):
     return DualHead(kind, codes=codes, dim=dim, scale=scale, is_scale_learned=False)
 
 
-# ---- papers.md 6f, 1: the score
+# ---- the score
 
 
 def test_scores_equal_a_literal_loop_over_the_papers_equations(generator):

@@ -1,4 +1,4 @@
-"""A wider ModernBERT that gives a model's own vectors in its first half, and carries token vectors in its second."""
+"""Joined encoders: a wider ModernBERT with a model's vectors in its first half and token vectors in its second."""
 
 from collections.abc import Callable
 from typing import Any

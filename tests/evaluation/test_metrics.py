@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -110,11 +108,12 @@ def test_interval_covers_the_true_correlation_about_95_times_in_100():
     assert 180 <= covered <= 198
 
 
-def test_a_thousand_resamples_of_five_thousand_pairs_take_seconds():
+def test_a_thousand_resamples_of_five_thousand_pairs_take_a_few_sorts(monkeypatch: pytest.MonkeyPatch):
     gold, scores = np.round(rng(1).uniform(0, 5, size=5000), 1), rng(2).normal(size=(1, 5000))
-    began_s = time.perf_counter()
+    sorts, real = [], np.argsort
+    monkeypatch.setattr(np, "argsort", lambda *given, **more: sorts.append(given) or real(*given, **more))
     bootstrap_spearman(gold, scores, resamples=1000, rng=rng())
-    assert time.perf_counter() - began_s < 10  # about one second on a free core; the rest is for a busy machine
+    assert len(sorts) <= 4  # two series, in blocks of 800 resamples
 
 
 def test_bootstrap_of_means_has_the_standard_error_of_a_mean():

@@ -1,4 +1,4 @@
-"""Settings that hold what their fields say."""
+"""Settings accept only the choices of their fields."""
 
 from dataclasses import dataclass
 from pathlib import Path

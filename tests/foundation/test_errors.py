@@ -4,7 +4,7 @@ from tain.foundation.errors import ShapeError, UserError, refuse_all
 
 
 def test_no_problems_refuse_nothing():
-    refuse_all([])
+    assert refuse_all([]) is None
 
 
 def test_all_problems_are_named_at_once_in_one_line():

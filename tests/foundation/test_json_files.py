@@ -1,4 +1,4 @@
-"""Records that tain wrote are read back whole, or refused in one line."""
+"""Records written by tain are read completely or refused in one line."""
 
 import json
 from pathlib import Path

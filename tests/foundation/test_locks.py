@@ -1,4 +1,4 @@
-"""One writer for each output, and none that is dead."""
+"""Each output has one writer; locks of dead processes are ignored."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_second_writer_is_told_who_writes(tmp_path: Path):
+def test_a_second_writer_is_refused_with_the_name_of_the_first(tmp_path: Path):
     message = rf"out' is being written by process {os.getpid()}: wait for it, or choose another name"
 
     def again() -> None:

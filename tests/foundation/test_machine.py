@@ -1,4 +1,4 @@
-"""Which device a name stands for, when garbage is looked for, and what becomes of freed memory."""
+"""Choice of the device, garbage collection, and reuse of freed memory."""
 
 import gc
 import subprocess
@@ -36,7 +36,7 @@ def test_collection_put_off_starts_again_and_passes_over_what_is_there():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told what to do with freed memory")
-def test_freed_memory_is_used_again_without_being_mapped_anew():
+def test_freed_memory_is_reused_without_mapping_it_again():
     program = """
 import resource, sys, torch
 from tain.foundation.machine import keep_freed_memory

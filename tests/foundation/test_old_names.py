@@ -1,4 +1,4 @@
-"""Settings of earlier versions are read under the names that they have now."""
+"""Settings of earlier versions are read under their current names."""
 
 import pytest
 
@@ -17,7 +17,7 @@ OLD = [(command, old, new) for command, names in SETTINGS.items() for old, new i
 
 
 @pytest.mark.parametrize(("command", "old", "new"), OLD)
-def test_each_old_name_stands_for_a_setting_of_its_command(command: str, old: str, new: str):
+def test_each_old_name_maps_to_a_setting_of_its_command(command: str, old: str, new: str):
     fields = CONFIGS[command].__dataclass_fields__
     assert new in fields
     assert old not in fields

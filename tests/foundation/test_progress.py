@@ -32,7 +32,7 @@ def test_the_style_follows_flags_then_the_terminal(monkeypatch):
     assert Progress.for_terminal().style == "bar"
 
 
-def test_silent_says_nothing_and_warns_through_warnings(capsys):
+def test_silent_prints_nothing_and_warns_through_warnings(capsys):
     progress = Progress.silent()
     progress.note("a note")
     with progress.task("work", 1) as task:
@@ -42,7 +42,7 @@ def test_silent_says_nothing_and_warns_through_warnings(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_mute_says_nothing_at_all(capsys):
+def test_mute_prints_nothing_and_does_not_warn(capsys):
     progress = Progress.mute()
     progress.note("a note")
     progress.warn("a warning")  # warnings are errors in tests
@@ -143,7 +143,7 @@ def test_close_wipes_the_bar(monkeypatch):
     assert stream.getvalue() == "\rhalf a bar\r          \r"
 
 
-def test_a_task_that_fails_still_says_how_far_it_came():
+def test_a_task_that_fails_still_prints_its_count():
     stream = io.StringIO()
     with pytest.raises(ValueError), Progress("lines", stream).task("steps", 9) as task:
         task.advance(4)

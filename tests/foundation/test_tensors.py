@@ -1,4 +1,4 @@
-"""Safetensors files of every number type, read with and without torch."""
+"""Safetensors files of every dtype, read with and without torch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The picture and the terminal's tables of an inspection."""
+"""Pictures and terminal tables of an inspection."""
 
 from io import StringIO
 from pathlib import Path
@@ -33,7 +33,7 @@ def words_of(picture: ElementTree.Element) -> list[str]:
 
 
 @pytest.mark.parametrize("method", ["Attn-W", "AttnResLn-N", "Layer-N"])
-def test_every_cell_is_drawn_and_says_its_number(found: Inspection, method: str):
+def test_every_cell_is_drawn_with_its_number(found: Inspection, method: str):
     picture = ElementTree.fromstring(as_svg(found, method=method))
     kinds, tokens = found.statistics.kinds, found.texts[0].tokens
     cells = [element for element in picture.iter(f"{SVG}rect") if element.get("stroke")]

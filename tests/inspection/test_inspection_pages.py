@@ -1,4 +1,4 @@
-"""The page of an inspection: what is in it, what it may not do, and what a browser makes of it."""
+"""HTML page of an inspection: its content, its security policy, and its behaviour in a browser."""
 
 import base64
 import json
@@ -61,7 +61,9 @@ def test_a_text_of_512_tokens_in_twelve_layers_of_twelve_heads_stays_under_two_m
 
 
 @pytest.mark.parametrize(("room", "texts"), [(40_000, 4), (5_000, 2), (100, 0)])
-def test_what_has_no_room_is_left_out_from_the_end_and_told(compared: Comparison, room: int, texts: int, monkeypatch: pytest.MonkeyPatch):
+def test_texts_that_do_not_fit_are_left_out_from_the_end_with_a_note(
+    compared: Comparison, room: int, texts: int, monkeypatch: pytest.MonkeyPatch
+):
     text = long_text(layers=2, heads=2, tokens=40)
     pair = SimilarityInspection(left=0, right=3, cosine=0.5, contributions=np.full((40, 40), 0.5 / 1600))
     many = replace(compared.first, heads=2, texts=(text,) * 4, similarities=(pair,))

@@ -1,4 +1,4 @@
-"""Streamed statistics against the plain ones of all ratios at once."""
+"""Streamed statistics equal those computed from all ratios at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +81,7 @@ def test_a_ratio_that_falls_with_frequency_rank_gives_minus_one():
     assert found.frequency_correlation[0] == pytest.approx(-1.0)
 
 
-def test_only_so_many_tokens_are_kept_for_the_correlation(ratios: torch.Tensor):
+def test_the_correlation_keeps_a_limited_number_of_tokens(ratios: torch.Tensor):
     found = measured(ratios, kept_tokens=7)
     assert found.correlated_tokens == 7
     assert found.tokens == 12
@@ -96,7 +96,7 @@ def test_how_texts_are_batched_changes_no_figure(ratios: torch.Tensor):
     np.testing.assert_allclose(found.frequency_correlation, whole.frequency_correlation)
 
 
-def test_pieces_are_told_apart_as_a_reader_would(tiny_tokenizer: Callable[..., Any]):
+def test_kinds_of_pieces_are_those_a_reader_would_name(tiny_tokenizer: Callable[..., Any]):
     tokenizer = tiny_tokenizer()
     kinds = PieceKinds(tokenizer)
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in ("[CLS]", "[MASK]", ",", "!", "a", "##a", "the")}

@@ -1,4 +1,4 @@
-"""The decomposition against the plain one with all n x n x dim vectors, on every family; then what must hold of any block."""
+"""The decomposition equals the naive one with all n x n x dim vectors, for every architecture; then invariants of any block."""
 
 from collections.abc import Callable
 from dataclasses import replace

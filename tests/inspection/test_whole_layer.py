@@ -1,4 +1,4 @@
-"""Whole layers taken apart: exact sums, and the plain way with every vector written out."""
+"""Decomposition of whole layers: exact sums, and equality with a naive version."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -479,7 +479,7 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
     assert (tmp_path / "taken.npy").read_bytes() == b"mine"
 
 
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow_names_the_package_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with refused('needs pyarrow: run pip install "tain[data]", or write .npy or .safetensors'):
         encode_to_file(fake(), TEXTS, tmp_path / "vectors.parquet")

@@ -40,7 +40,7 @@ def test_all_scores_are_the_heads(candidates, contexts):
 
 
 def test_what_poly_costs_beyond_bi_grows_with_vectors_times_candidates(candidates, generator):
-    """papers.md 6f, 8: in multiply-adds."""
+    """In multiply-adds."""
 
     def multiply_adds(vectors, number):
         with FlopCounterMode(display=False) as counter:

@@ -40,15 +40,16 @@ def test_sizes_far_beyond_the_weights_are_refused(folder, config, message):
 
 def test_sizes_that_fit_and_what_is_no_size_pass(folder):
     fitting = {"hidden_size": 8, "vocab_size": 40, "num_hidden_layers": 12, "num_attention_heads": 2}
-    refuse_large_sizes(with_config(folder, **fitting, max_position_embeddings=10**9, layer_norm_eps=1e-5, is_large_size=True), name="m")
+    config = {**fitting, "max_position_embeddings": 10**9, "layer_norm_eps": 1e-5, "is_large_size": True}
+    assert refuse_large_sizes(with_config(folder, **config), name="m") is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
 def test_what_cannot_be_read_is_left_to_the_loading(folder, content):
     (folder / "config.json").write_text(content)
-    refuse_large_sizes(folder, name="m")
+    assert refuse_large_sizes(folder, name="m") is None
 
 
 def test_weights_that_cannot_be_read_are_left_to_the_loading(folder):
     (folder / "model.safetensors").write_bytes(b"\xff" * 100)
-    refuse_large_sizes(with_config(folder, hidden_size=10**9), name="m")
+    assert refuse_large_sizes(with_config(folder, hidden_size=10**9), name="m") is None

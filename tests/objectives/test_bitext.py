@@ -1,4 +1,4 @@
-"""bitext_retrieval against closed forms (papers.md 2f, check 8)."""
+"""bitext_retrieval: closed forms (Yang et al. 2021)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""info_nce against closed forms and a double loop (papers.md 1f, checks 1 to 4)."""
+"""info_nce: closed forms and equality with a double loop (Liu et al. 2021)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The ranking losses: closed forms, repeats, and what gradients reach (papers.md 6f, 4)."""
+"""Ranking losses: closed forms, repeated answers, and gradients (Humeau et al. 2020)."""
 
 import math
 

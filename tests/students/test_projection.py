@@ -1,4 +1,4 @@
-"""Features of tokens: golden vectors of the released operation, equality with a plain reading of the hash, and its repaired bytes."""
+"""Hashed features of tokens: golden vectors of the released operation, and equality with a naive version."""
 
 import hashlib
 import json
@@ -179,7 +179,7 @@ def test_texts_of_a_batch_are_padded_with_zero_rows(sentences):
         assert row[:length].any(axis=1).all()
 
 
-def test_case_is_folded_unless_told_otherwise():
+def test_case_is_folded_by_default():
     def features(text, **settings):
         return Projection(ProjectionConfig(features=64, **settings))([text]).dense().tolist()
 

@@ -1,4 +1,4 @@
-"""Students where torch is not installed: the same outputs, the command line, and what is refused."""
+"""Students without torch: outputs, the command line, and invalid input."""
 
 import json
 import shutil
@@ -138,7 +138,7 @@ def forward_student(tmp_path_factory):
 
 
 @pytest.mark.parametrize("pieces", [["g", "o", " t", "o a", " n", "ow"], ["fly to b ", "", " now and for ever and a day"], ["go to a now"]])
-def test_typing_says_at_each_point_what_the_whole_beginning_says(forward_student, pieces):
+def test_streaming_gives_at_each_point_the_outputs_of_the_text_so_far(forward_student, pieces):
     student = Student.load(forward_student, backend="numpy")
     typed, text = student.stream(), ""
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""What counts as a collection of texts, and what is read of it."""
+"""Which objects count as a collection of texts, and how they are read."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace

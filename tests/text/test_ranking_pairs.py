@@ -1,4 +1,4 @@
-"""Pairs for ranking out of tables: several right answers, negatives, labels, and every refusal."""
+"""Ranking pairs from tables: several correct answers, negatives, labels, and invalid input."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_negatives_are_lists_in_jsonl_and_json_in_tsv(table):
     assert [example.negatives for example in found] == [("no", "never"), ()]
 
 
-def test_parquet_is_read_alike(tmp_path):
+def test_parquet_gives_the_same_records(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_pairs_is_refused(table, lines, options, message):
 
 
 @pytest.mark.parametrize("key", ["context", "answer", "negatives"])
-def test_text_that_is_none_is_refused_wherever_it_stands(table, key):
+def test_cells_that_are_not_text_are_refused_in_every_column(table, key):
     row = {"context": "hi", "answer": "hello", "negatives": ["no"]}
     for bad, message in (("a\0b", "has a NUL character"), ("\ud800", "has half of a surrogate pair")):
         path = table("bad.jsonl", json.dumps({**row, key: [bad] if key == "negatives" else bad}))

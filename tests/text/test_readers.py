@@ -161,7 +161,7 @@ def test_what_is_not_utf8_is_refused_by_line_number(write, bad):
     assert f"{str(path)!r} line 3 is not UTF-8 (byte 0x" in refusal(read_texts, path)
 
 
-def test_the_place_of_the_wrong_byte_is_told(write):
+def test_the_error_names_the_position_of_the_wrong_byte(write):
     path = write("x.txt", b"caf\xe9\n")
     assert refusal(read_texts, path) == f"{str(path)!r} line 1 is not UTF-8 (byte 0xe9 at position 4 of the line): save the file as UTF-8"
 
@@ -263,7 +263,7 @@ def test_plain_text_has_no_columns(write, stdin):
 def test_a_file_without_permission_is_refused(write, monkeypatch):
     path = write("x.txt", "one\n")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # an administrator may read everything, whatever the mode says
-    assert refusal(read_texts, path) == f"{str(path)!r} is not readable by you: change its permissions or give another file"
+    assert refusal(read_texts, path) == f"{str(path)!r} cannot be read without permission: change its permissions, or give another file"
 
 
 # tables
@@ -282,7 +282,7 @@ TABLES = {
 
 @pytest.mark.parametrize("packing", ["", ".gz", ".xz"])
 @pytest.mark.parametrize("name", TABLES)
-def test_every_table_format_reads_alike(write, name, packing):
+def test_every_table_format_gives_the_same_texts(write, name, packing):
     path = write(name + packing, TABLES[name])
     texts = read_texts(path, column="text")
     assert list(texts) == ['Hello, "you"', "ü"]
@@ -521,7 +521,7 @@ def test_escapes_that_are_no_text_are_refused(write):
 # parquet and the hub
 
 
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow_names_the_package_to_install(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "x.parquet", {"text": ["one"]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert refusal(read_texts, path) == (
@@ -666,14 +666,14 @@ def test_every_message_is_as_it_was_reviewed(tmp_path, write, monkeypatch, stdin
         ("x.csv.gz", "a line of many words"),
     ],
 )
-def test_a_first_line_that_looks_like_a_text_is_told(write, file, first):
+def test_a_first_line_that_looks_like_a_text_is_a_warning(write, file, first):
     content = f"{first}\nanother\n"
     path = write(file, content)
     with pytest.warns(SourceWarning, match=re.escape(f"the first line of {str(path)!r} is read as column names ({first!r})")):
         assert list(read_texts(path)) == ["another"]
 
 
-def test_first_lines_of_pairs_are_told_too(write):
+def test_a_first_line_that_looks_like_a_pair_is_a_warning_too(write):
     path = write("x.tsv", "a first question, is it?\tan answer\nb\tc\n")
     with pytest.warns(SourceWarning, match="is read as column names"):
         assert list(read_pairs(path)) == [("b", "c")]
@@ -689,7 +689,7 @@ def test_names_of_columns_are_no_news(write, first, recwarn):
     assert not [warning for warning in recwarn if issubclass(warning.category, SourceWarning)]
 
 
-def test_lines_that_end_with_carriage_returns_alone_are_told(write):
+def test_lines_that_end_with_carriage_returns_only_are_a_warning(write):
     path = write("x.txt", b"one\rtwo\rthree\r")
     with pytest.warns(
         SourceWarning, match=r"x.txt' has 1 line \(a line ends with LF\) and 2 carriage returns inside: where these end lines"
@@ -705,7 +705,7 @@ def test_a_stray_carriage_return_is_no_news(write, recwarn):
     assert not recwarn.list
 
 
-def test_a_file_of_one_long_line_tells_of_its_carriage_returns(write):
+def test_a_single_long_line_with_carriage_returns_is_a_warning(write):
     path = write("x.txt", b"a text\r" * 1_500_000)
     with pytest.raises(
         UserError, match=r"line 1 is longer than 10,000,000 bytes and has [\d,]+ carriage returns; where these end lines, convert them"
@@ -713,7 +713,7 @@ def test_a_file_of_one_long_line_tells_of_its_carriage_returns(write):
         read_texts(path)
 
 
-def test_a_csv_with_carriage_returns_alone_says_how_to_convert_it(write):
+def test_the_error_for_a_csv_with_carriage_returns_only_tells_how_to_convert_it(write):
     path = write("x.csv", b"text\rone\rtwo\r")
     with pytest.raises(
         UserError,

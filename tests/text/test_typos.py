@@ -1,4 +1,4 @@
-"""Typing errors made on purpose: as many as asked for, and every token stays a token."""
+"""Generated typing errors: their share, and that every token stays a token."""
 
 import difflib
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk beside what killed processes left."""
+"""Checkpoints on disk, next to files that killed processes left."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_what_a_process_left_that_was_killed_while_it_wrote_goes_with_the_next_c
     assert load_checkpoint(tmp_path / "state", identity={"number_type": "torch.bfloat16"}, defaults={})[0].step == 3
 
 
-def test_the_number_type_is_told_where_there_is_one(tmp_path):
+def test_the_checkpoint_records_the_dtype(tmp_path):
     assert dtype_of([tmp_path / "none"]) is None
     for said, expected in (("torch.bfloat16", "bfloat16"), ("float32", "float32"), ("int8", None)):
         save_checkpoint(tmp_path / "state", Checkpoint(1, {"number_type": said}, {}), {"one": torch.ones(2)})

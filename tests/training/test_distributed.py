@@ -1,4 +1,4 @@
-"""Joining other processes: which backend, and who has nothing to do. What they compute together is tested with each recipe."""
+"""Starting distributed processes: choice of the backend. Training with several processes is tested with each recipe."""
 
 import json
 import subprocess

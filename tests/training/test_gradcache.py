@@ -1,4 +1,4 @@
-"""The gradient of the whole batch, whatever the micro-batches are."""
+"""The gradient equals that of the whole batch for any micro-batches."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The loop: interrupted equals uninterrupted, a bad loss stops it with the last good state kept."""
+"""The training loop: an interrupted run equals an uninterrupted one; a bad loss stops it and keeps the last good state."""
 
 import math
 

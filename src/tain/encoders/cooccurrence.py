@@ -45,7 +45,7 @@ def cooccurrence_vectors(
         UserError: The vocabulary is too large for a dense table.
     """
     if vocabulary > _LARGEST_VOCABULARY:
-        raise UserError(f"the vocabulary has {vocabulary:,} tokens, too many to count pairs in memory: give --no-cooccurrence-start")
+        raise UserError(f"the vocabulary has {vocabulary:,} tokens, too many to count pairs in memory: give --no-cooccurrence-init")
     counts = torch.zeros(vocabulary * vocabulary)
     unigram = np.zeros(vocabulary, dtype=np.int64)
     is_special = np.zeros(vocabulary, dtype=bool)

@@ -70,6 +70,12 @@ class ExportedEncoder(TokenEncoder):
 
         Raises:
             UserError: The folder holds no exported encoder, a file was changed after the export, or the folder lacks such a graph.
+
+        Example:
+            >>> import tain
+            >>> encoder = tain.ExportedEncoder.load("tain-mini", threads=1)
+            >>> encoder.encode(["one text", "another"]).shape
+            (2, 384)
         """
         collect_as_usual()
         folder = exported_folder(name)

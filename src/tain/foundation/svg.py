@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
@@ -36,6 +36,9 @@ class Canvas:
             behind: Draw it below the other elements.
             attributes: Its other attributes, with ``_`` for ``-``; numbers are rounded to a tenth.
         """
+        self._add(tag, words, attributes, css=css, behind=behind)
+
+    def _add(self, tag: str, words: str | None, attributes: Mapping[str, str | float], *, css: str, behind: bool = False) -> None:
         named = {"class": css, **attributes} if css else attributes
         shown = "".join(f" {name.replace('_', '-')}={quoteattr(_plain(value))}" for name, value in named.items())
         end = "/>" if words is None else f">{escape(words)}</{tag}>"
@@ -55,9 +58,12 @@ class Canvas:
         turn: float = 0.0,
     ) -> None:
         """Write text at a position, rotated around it by ``turn`` degrees; with ``css``, the style sheet sets its look."""
-        look = {} if css else {"font_size": str(size), "font_weight": weight, "fill": fill}
-        turned = {"transform": f"rotate({turn:g} {x:.1f} {y:.1f})"} if turn else {}
-        self.add("text", words, css=css, x=x, y=y, text_anchor=anchor, **look, **turned)
+        attributes: dict[str, str | float] = {"x": x, "y": y, "text_anchor": anchor}
+        if not css:
+            attributes |= {"font_size": str(size), "font_weight": weight, "fill": fill}
+        if turn:
+            attributes["transform"] = f"rotate({turn:g} {x:.1f} {y:.1f})"
+        self._add("text", words, attributes, css=css)
 
     def title(self, sentence: str, *, x: float, y: float, step: float = 20.0) -> float:
         """Write the picture's title in lines that fit its width; returns the position of the line below."""
@@ -70,8 +76,10 @@ class Canvas:
         self, x1: float, y1: float, x2: float, y2: float, *, css: str = "", colour: str = INK, width: float = 1.0, behind: bool = False
     ) -> None:
         """Draw a straight line."""
-        look = {} if css else {"stroke": colour, "stroke_width": f"{width:g}"}
-        self.add("line", css=css, behind=behind, x1=x1, x2=x2, y1=y1, y2=y2, **look)
+        attributes: dict[str, str | float] = {"x1": x1, "x2": x2, "y1": y1, "y2": y2}
+        if not css:
+            attributes |= {"stroke": colour, "stroke_width": f"{width:g}"}
+        self._add("line", None, attributes, css=css, behind=behind)
 
     def picture(self, *, height: float, description: str) -> str:
         """Return the picture as a file of its own, with a white background."""

@@ -93,6 +93,14 @@ def inspect(
 
     Raises:
         UserError: The settings, texts or model are invalid.
+
+    Example:
+        >>> import tain
+        >>> found = tain.inspect_model("tain-mini", ["rivers run to the sea", "a river ends in the sea"])
+        >>> found.layers, found.texts[0].tokens[1:3]
+        (8, ('rivers', 'run'))
+        >>> found.texts[0].ratios.shape  # layers, methods, tokens
+        (8, 5, 7)
     """
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
     given = _given(texts)
@@ -145,6 +153,12 @@ def inspect_against(
 
     Raises:
         UserError: As in ``inspect``.
+
+    Example:
+        >>> import tain
+        >>> compared = tain.inspect_against("tain-mini", "tain-mini", ["rivers run to the sea", "a river ends in the sea"])
+        >>> bool((compared.change() == 0).all())
+        True
     """
     _refuse_settings(shown=shown, masking_rate=masking_rate, batch_tokens=batch_tokens, dtype=dtype, seed=seed)
     given = _given(texts)

@@ -100,6 +100,12 @@ class Embedder(TokenEncoder):
 
         Raises:
             UserError: The model does not exist or cannot be run.
+
+        Example:
+            >>> import tain
+            >>> encoder = tain.Embedder.load("tain-mini", dtype="float32", max_tokens=64)
+            >>> encoder.dim, encoder.max_tokens, encoder.pooling
+            (384, 64, 'mean')
         """
         if dtype not in ("auto", "float32", "bfloat16"):
             raise UserError(f"dtype is {dtype!r}: give auto, float32 or bfloat16")

@@ -38,6 +38,15 @@ class Labeller:
         tags: Tag names; empty for a classifier.
         size_bytes: Size of its weights in float32.
         truncated: Texts truncated by the last call.
+
+    Example:
+        >>> import tain
+        >>> labeller = tain.Labeller.load("classifier")
+        >>> labeller.labels
+        ('negative', 'positive')
+        >>> [found] = labeller.predict(["a fine day"])
+        >>> found.label in labeller.labels
+        True
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, labels: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> None:

@@ -78,6 +78,13 @@ class Ranker(ABC):
 
         Raises:
             UserError: The model does not exist or cannot be run.
+
+        Example:
+            >>> import tain
+            >>> ranker = tain.Ranker.load("tain-mini")
+            >>> scores = ranker.score(["where do rivers run to?"], ["rivers run to the sea", "a red door"])
+            >>> scores.shape
+            (1, 2)
         """
         record = read_record(name)
         kind = None if record.get("kind") == "ranker" else kind_of(locate(name))

@@ -97,6 +97,18 @@ class CandidateIndex:
     Attributes:
         vectors: Float32 (rows, dim), memory-mapped; writes to it stay in memory.
         squares: Squared length of each vector, float32 (rows,), memory-mapped.
+
+    Example:
+        >>> import tain
+        >>> encoder = tain.load("tain-mini")
+        >>> texts = ["rivers run to the sea", "a red door", "glass is made of sand"]
+        >>> index = tain.CandidateIndex.create("texts.index", dim=encoder.dim, fingerprint="mine", model="tain-mini")
+        >>> index.append(texts, encoder.encode(texts))
+        range(0, 3)
+        >>> index.delete_texts(["a red door"])
+        1
+        >>> tain.CandidateIndex.open("texts.index").live
+        2
     """
 
     def __init__(self, folder: Path, about: dict[str, Any], state: _State) -> None:

@@ -97,6 +97,14 @@ class BaseTextEncoder(ABC):
                 alike; the number of languages differs from the number of texts; a student outputs labels, not vectors, or does not
                 support an option; or ``normalize`` is off and an exported graph scales its vectors.
             NotFiniteError: The model gave NaN or infinity.
+
+        Example:
+            >>> import tain
+            >>> encoder = tain.load("tain-mini")
+            >>> encoder.encode("one text").shape
+            (384,)
+            >>> encoder.encode(["a first text", "a second text"], normalize=True).shape
+            (2, 384)
         """
         options = EncodeOptions(
             language=language,
@@ -175,5 +183,12 @@ class BaseTextEncoder(ABC):
 
         Raises:
             UserError: The arguments are texts, or their dimensions differ.
+
+        Example:
+            >>> import tain
+            >>> encoder = tain.load("tain-mini")
+            >>> left, right = encoder.encode(["a kitten", "a train"]), encoder.encode(["a small cat"])
+            >>> encoder.similarity(left, right).shape
+            (2, 1)
         """
         return cosine_similarities(left, right)

@@ -106,7 +106,7 @@ def refuse_unreadable(path: str | Path) -> None:
     if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists, never raises
         raise UserError(f"{name} does not exist: {_missing_advice(path)}")
     if not os.access(path, os.R_OK):
-        raise UserError(f"{name} is not readable by you: change its permissions or give another file")
+        raise UserError(f"{name} cannot be read without permission: change its permissions, or give another file")
 
 
 def _open_bytes(source: str | Path) -> AbstractContextManager[IO[bytes]]:

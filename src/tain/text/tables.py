@@ -78,7 +78,7 @@ def kind_of(source: str | Path) -> str:
             refuse_unreadable(source)
             raise UserError(f"{source_name(source)} is a {suffix} file, which tain does not read: {advice}")
     if suffix == ".parquet" and is_packed:
-        raise UserError(f"{source_name(source)} is packed a second time, but parquet is packed inside already: unpack it to .parquet")
+        raise UserError(f"{source_name(source)} is compressed, but parquet files are compressed inside already: unpack it to .parquet")
     return _TABLE_KINDS.get(suffix, "text")
 
 

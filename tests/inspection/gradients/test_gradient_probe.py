@@ -1,4 +1,4 @@
-"""The variance meter on real gradients of a tiny model."""
+"""Gradient variance of a tiny model."""
 
 import numpy as np
 import pytest

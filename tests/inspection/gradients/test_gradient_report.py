@@ -1,4 +1,4 @@
-"""What the variance meter says, shows and draws."""
+"""Report of the gradient variance: sentences, table and chart."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -38,7 +38,7 @@ def shown(made, width=80):
     return stream.getvalue()
 
 
-def test_a_falling_covariance_is_said_and_a_level_or_rising_one_too():
+def test_the_claim_names_falling_level_and_rising_covariance():
     assert report().claim().startswith("The farther apart two masks are, the less their gradients covary: correlation -0.2")
     assert "do not" not in report().claim()
     assert report(covariances=(0.0, 1.0, 2.0, 3.0, 4.0)).claim().startswith("The farther apart two masks are, the more")

@@ -347,7 +347,7 @@ def test_scores_in_parts_give_the_same_gradient_with_less_in_memory(bert_folder,
     monkeypatch.setattr(recipe, "_SIMILARITIES", 3 * 4 * 8 * (1 + options["negatives"]))
     monkeypatch.setattr(recipe, "poly_scores", lambda contexts, *rest, **more: sizes.append(len(contexts)) or real(contexts, *rest, **more))
     part_loss, parts = gradients(trainer(bert_folder, pairs, **options), range(8))
-    assert sizes == [3, 3, 2, 2, 3, 3] or sorted(sizes) == [2, 2, 3, 3, 3, 3]  # once forwards, once backwards
+    assert sorted(sizes) == [2, 2, 3, 3, 3, 3]  # once forwards, once backwards, in either order
     assert part_loss == pytest.approx(loss, rel=1e-6)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The student's file: onnxruntime and NumPy agree with the trained module within a step, for any shape and padding; sizes in bytes."""
+"""Exported students: onnxruntime and NumPy agree with the module within one quantisation step; sizes in bytes."""
 
 import numpy as np
 import onnx

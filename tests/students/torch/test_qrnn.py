@@ -1,4 +1,4 @@
-"""The pQRNN's body: the recurrence against a loop, what each token may see, padding, zoneout, and the count of parameters."""
+"""The pQRNN: recurrence against a loop, visible tokens, padding, zoneout, and parameter counts."""
 
 import pytest
 import torch

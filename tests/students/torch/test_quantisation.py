@@ -1,4 +1,4 @@
-"""Eight-bit training: the grid's promises, the gradient that passes it, moving ranges, and batch norm over real tokens."""
+"""Eight-bit training: the grid, straight-through gradients, moving ranges, and batch norm over real tokens."""
 
 import pytest
 import torch

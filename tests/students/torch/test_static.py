@@ -1,4 +1,4 @@
-"""The static student: a plain mean, the start from a teacher's vectors, and weights by frequency."""
+"""The static student: a plain mean, initialisation from a teacher's vectors, and frequency weights."""
 
 import pytest
 import torch

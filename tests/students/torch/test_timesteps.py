@@ -1,4 +1,4 @@
-"""Tokens without padding: what goes where, what comes before and after, and the recurrence against a plain loop."""
+"""Tokens without padding: layout, neighbours, and the recurrence against a loop."""
 
 import pytest
 import torch

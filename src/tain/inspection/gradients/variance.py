@@ -188,7 +188,7 @@ def _refuse_settings(texts: Sequence[np.ndarray], masking_rate: float, disjoint:
     shortest = min(len(maskable) for maskable in texts)
     if shortest < disjoint:
         raise UserError(
-            f"a block has {shortest} tokens that may be masked, too few for {disjoint} disjoint masks: give longer --block-tokens"
+            f"a block has {shortest} tokens that may be masked, too few for {disjoint} disjoint masks: give a larger --block-tokens"
         )
 
 

@@ -104,6 +104,13 @@ def correct(
 
     Raises:
         UserError: Settings, texts or model are invalid, or the model already has a correction.
+
+    Example:
+        >>> import tain
+        >>> texts = [f"text number {number} about the sea" for number in range(40)]
+        >>> result = tain.correct("tain-mini", texts, "corrected", method="remove-top", components=1)
+        >>> tain.load("corrected").encode("a text").shape
+        (384,)
     """
     progress = Progress.resolve(progress)
     config = resolve_config(CorrectConfig, "correct", config, settings)

@@ -111,6 +111,13 @@ def distil(
 
     Raises:
         UserError: Settings, texts or teacher are invalid.
+
+    Example:
+        >>> import tain
+        >>> texts = [f"text number {number} about the sea" for number in range(40)]
+        >>> result = tain.distil("tain-mini", texts, "student", features=64, bottleneck=16, state=16, batch_texts=16, epochs=1, held_out=0)
+        >>> tain.load("student").encode(["a text about the sea"]).shape
+        (1, 384)
     """
     progress = Progress.resolve(progress)
     config = shaped_like_start(resolve_config(DistilConfig, "distil", config, settings)).resolved()

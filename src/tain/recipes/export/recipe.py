@@ -84,6 +84,12 @@ def export(
 
     Raises:
         UserError: The model cannot be exported, or a graph does not agree with it; nothing is written then.
+
+    Example:
+        >>> import tain
+        >>> result = tain.export("tain-mini", "exported")  # doctest: +SKIP
+        >>> tain.load("exported").encode("one text").shape  # doctest: +SKIP
+        (384,)
     """
     progress = Progress.resolve(progress)
     config = resolve_config(ExportConfig, "export", config, settings)

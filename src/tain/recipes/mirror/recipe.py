@@ -191,6 +191,15 @@ def mirror(
 
     Raises:
         UserError: Settings, texts or model are invalid.
+
+    Example:
+        >>> import tain
+        >>> texts = [f"{who} {what} {where}" for who in ("she", "he") for what in ("sees", "hears") for where in ("a river", "the sea")]
+        >>> result = tain.mirror("tain-mini", texts, "encoder", batch_texts=4, epochs=1, held_out=0)
+        >>> result.embedder.encode("a small river").shape
+        (384,)
+        >>> tain.load("encoder").name
+        'encoder'
     """
     began_s = time.monotonic() if began_s is None else began_s
     progress = Progress.resolve(progress)

@@ -94,7 +94,7 @@ def pretrain(
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Pretrained:
-    """Train a masked language model on running text.
+    r"""Train a masked language model on running text.
 
     Args:
         model: ``scratch`` for a new model, else a masked language model or an encoder to continue: a folder, a hub name or ``tain-mini``.
@@ -109,6 +109,14 @@ def pretrain(
 
     Raises:
         UserError: Settings, texts or model are invalid.
+
+    Example:
+        >>> import tain
+        >>> from pathlib import Path
+        >>> _ = Path("notes.txt").write_text("rivers run to the sea\n" * 50)
+        >>> result = tain.pretrain("tain-mini", ["notes.txt"], "model", tokens=128.0, block_tokens=32, batch_blocks=2)
+        >>> result.folder
+        PosixPath('model')
     """
     import transformers
 

@@ -139,6 +139,13 @@ def rank(
 
     Raises:
         UserError: Settings, pairs or model are invalid.
+
+    Example:
+        >>> import tain
+        >>> pairs = [(f"what is number {number}?", f"it is the number {number}") for number in range(12)]
+        >>> result = tain.train_ranker("tain-mini", pairs, "ranker", type="bi", batch_contexts=4, epochs=1, held_out=0)
+        >>> tain.load("ranker").score(["what is number 3?"], ["it is the number 3", "a red door"]).shape
+        (1, 2)
     """
     progress = Progress.resolve(progress)
     config = resolve_config(RankConfig, "rank", config, settings)
