@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Int64
 from tokenizers import decoders
 
-_ENDS = set(".!?…。！？।؟")
-_CLOSERS = set("\"'”’»)]」』")
+from tain.text.sentences import CLOSERS, STRONG_ENDS, WEAK_ENDS
+
+_ENDS = set(WEAK_ENDS + STRONG_ENDS)
+_CLOSERS = set(CLOSERS)
 _LINE_END = -1  # not a token id
 _SCAN_TOKENS = 1_000_000  # tokens processed at a time; bounds memory only
 

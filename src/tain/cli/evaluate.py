@@ -25,9 +25,9 @@ def evaluate(
     suite: Annotated[
         tuple[str, ...],
         Parameter(
-            help="sts, sts17, words, words-crossed (word pairs across languages), transfer (classifiers on frozen vectors), bli (word translation), entity-linking (names of concepts), label-free, tagging,"
+            help="sts, sts17, words, words-crossed (word pairs across languages), transfer (classifiers on frozen vectors), bli (word translation), entity-linking (names of concepts), few-shot (classes from 1, 5 and 20 examples), label-free, tagging,"
             " one set (stsb_dev, simlex999, mr, bli_en-de, ncbi, ...), or a tsv of your own with the columns sentence1, sentence2,"
-            " score; repeat the option for several; default: sts",
+            " score (similarity) or text, label (few-shot); repeat the option for several; default: sts",
             negative=(),
             show_default=False,
         ),
@@ -90,7 +90,7 @@ def evaluate(
     json: flags.Json = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Compare encoders on STS, word similarity, transfer, word translation, entity linking, your own scored pairs, or without labels.
+    """Compare encoders on STS, word similarity, transfer, word translation, entity linking, few-shot classes, your own tables, or without labels.
 
     tain evaluate tain-mini --suite my_pairs.tsv
 

@@ -4,9 +4,12 @@ A trained encoder should at least beat these. Both are fitted on the evaluated t
 ``Static`` the covariance for whitening.
 """
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +21,7 @@ from tain.evaluation.metrics import cosine_rows, unit_rows
 from tain.foundation.choices import LEXICAL, STATIC
 from tain.foundation.errors import ShapeError, UserError
 from tain.models.input_embeddings import InputEmbeddings, read_input_embeddings
+from tain.text.scripts import NO_BLANKS, OPTIONAL_SIGNS, count_words, graphemes, marks
 
 Weighting = Literal["sif", "tf-idf"]
 
@@ -25,6 +29,9 @@ _SMOOTHING = 1e-3  # a of a / (a + p): weight one half at this relative frequenc
 _TEXTS_AT_ONCE = 4096
 _NORM_FLOOR = 1e-12  # of a row's variance: the row of a padding token is all zeros
 _DECIMALS = 12  # of a cosine: the order of summation must not break ties
+_GRAM = 3
+_OPTIONAL = re.compile(OPTIONAL_SIGNS)
+_LATIN = "a-zA-Z\u00aa\u00ba\u00c0-\u02ff\u1d00-\u1dbf\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff5a"
 _TOO_WIDE = "its vectors are as wide as the vocabulary"
 
 
@@ -34,7 +41,9 @@ _TOO_WIDE = "its vectors are as wide as the vocabulary"
 class Lexical:
     """Bag-of-words baseline: texts as bags of word pieces, compared by cosine. Only shared tokens matter.
 
-    Tokens are the lower-cased pieces of tain-mini's tokenizer; an unknown word is one token. Each count is multiplied by the
+    Tokens are the lower-cased pieces of tain-mini's tokenizer; an unknown word is one token. Words of other scripts than Latin are a token
+    each, and so are their trigrams of letters; in scripts without blanks between words (Chinese, Japanese, Thai, ...), tokens are the
+    characters and the pairs of neighbouring characters. Each count is multiplied by the
     weight of its token, ``sif``: a / (a + p) with a = 0.001 and p the token's relative frequency (Arora et al. 2017), or
     ``tf-idf``: 1 + log(count), times log((1 + n) / (1 + df)) + 1 for a token in df of n texts, as in scikit-learn with
     ``sublinear_tf``.
@@ -172,10 +181,16 @@ class LexicalIndex:
 
 
 def lexical_tokens(texts: Sequence[str]) -> list[list[str]]:
-    """Split texts into the lower-cased word pieces of tain-mini's tokenizer; an unknown word stays whole."""
+    """Split texts into the lower-cased word pieces of tain-mini's tokenizer; an unknown word stays whole.
+
+    The tokenizer knows English only. Words of other scripts become the word and its trigrams of letters, and runs of a script without blanks
+    between words become letters (graphemes) and pairs of them; both in NFKC form, folded, without optional vowel signs.
+    """
     from tain.text.cleaning import refuse_half_characters
 
     tokenizer, unknown = _tokenizer()
+    others = [[] if text.isascii() else _other_scripts(text) for text in texts]
+    texts = [_other_words().sub(" ", text) if found else text for text, found in zip(texts, others, strict=True)]
     try:
         encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     except TypeError:
@@ -186,8 +201,30 @@ def lexical_tokens(texts: Sequence[str]) -> list[list[str]]:
             token if token_id != unknown else text[begin:end].lower()
             for token, token_id, (begin, end) in zip(encoding.tokens, encoding.ids, encoding.offsets, strict=True)
         ]
-        for text, encoding in zip(texts, encodings, strict=True)
+        + found
+        for text, encoding, found in zip(texts, encodings, others, strict=True)
     ]
+
+
+def _other_scripts(text: str) -> list[str]:
+    """Tokens of the words that are not in Latin script."""
+    found: list[str] = []
+    for match in _other_words().finditer(_OPTIONAL.sub("", unicodedata.normalize("NFKC", text).casefold())):
+        word = match[0]
+        if match["unspaced"]:
+            letters = graphemes(word)
+            found += letters + [left + right for left, right in pairwise(letters)]
+        else:
+            found.append(word)
+            marked = f"<{word}>"
+            found += [marked[start : start + _GRAM] for start in range(len(marked) - _GRAM + 1)] if len(word) > _GRAM else []
+    return found
+
+
+@cache
+def _other_words() -> re.Pattern[str]:
+    letter = rf"[^\W\d_{NO_BLANKS}{_LATIN}]"
+    return re.compile(rf"(?P<unspaced>[{NO_BLANKS}]+)|{letter}(?:{letter}|[{marks()}])*")
 
 
 @cache
@@ -253,7 +290,7 @@ class Static:
         different = list(dict.fromkeys(texts))
         if len(different) < 2:
             raise UserError(f"model {self.name!r} is whitened on texts, but got {len(different)} different ones: give at least 2")
-        if 2 * sum(len(text.split()) <= 1 for text in different) > len(different):
+        if 2 * sum(count_words(text) <= 1 for text in different) > len(different):
             self._whitening = Whitening(np.zeros(self.dim), np.eye(self.dim), 0.0)
         else:
             self._whitening = fit_whitening(self._means(different)[0])

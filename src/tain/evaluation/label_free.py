@@ -19,6 +19,7 @@ from tain.evaluation.encoding import EncodedOnce
 from tain.evaluation.metrics import GoldRanks, gold_ranks, resample_counts, unit_rows
 from tain.foundation.errors import ShapeError, UserError
 from tain.models.text_encoder import TextEncoder
+from tain.text.scripts import CHARS_PER_WORD, graphemes, lacks_blanks, units
 
 Level = Literal["word", "phrase", "sentence"]
 
@@ -46,7 +47,7 @@ class LabelFreeReport:
     """Label-free figures of an encoder on a sample of texts. An undefined figure is ``nan``.
 
     Attributes:
-        level: Kind of text; single words are halved by characters, all others by words.
+        level: Kind of text; single words, and scripts without blanks, are halved by characters, all others by words.
         texts: Number of distinct texts.
         repeated: Number of dropped duplicates.
         too_short: Number of ``texts`` that cannot be halved; they count in all figures but alignment by halves and self-retrieval.
@@ -148,8 +149,8 @@ def label_free_report(
         encoder: Encoder to evaluate.
         texts: Texts not used to tune the encoder; duplicates (by ``same_text_key``) count once.
         twins: For each text another text with the same meaning, as the views for alignment. Default: the two halves of each text.
-        level: Kind of text. ``word`` halves by characters (words below 6 characters are too short; also use it for scripts
-            without spaces), all others by words (texts below 4 words are too short).
+        level: Kind of text. ``word`` halves by characters (words below 6 characters are too short), all others by words (texts below
+            4 words are too short), or by characters in scripts without blanks between words (texts below 8 are too short).
         max_texts: Largest sample; more texts are sampled by ``rng``. All pairs are compared, so time is quadratic.
         rng: Random generator of the sample. To compare two encoders, pass new generators with the same seed.
 
@@ -186,19 +187,24 @@ def label_free_bootstrap(
 
 
 def halves(text: str, *, level: Level) -> tuple[str, str] | None:
-    """Split a text into two halves by words (by characters for ``word``).
+    """Split a text into two halves by words (by characters for ``word`` and in scripts without blanks between words).
 
     The middle word of an odd number goes to the second half. Consecutive halves, rather than alternating words, keep the natural word
-    order.
+    order. A character is a grapheme: no letter loses its marks.
 
     Returns:
-        ``None`` if the text has fewer than 4 words (6 characters for ``word``).
+        ``None`` if the text has fewer than 4 words (6 characters for ``word``, 8 in scripts without blanks).
     """
-    parts, glue, fewest = (list(text.strip()), "", _FEWEST_CHARS) if level == "word" else (text.split(), " ", _FEWEST_WORDS)
+    if level == "word":
+        parts, glue, fewest = graphemes(text.strip()), "", _FEWEST_CHARS
+    elif lacks_blanks(text):
+        parts, glue, fewest = units(text.strip()), "", CHARS_PER_WORD * _FEWEST_WORDS
+    else:
+        parts, glue, fewest = text.split(), " ", _FEWEST_WORDS
     if len(parts) < fewest:
         return None
     middle = len(parts) // 2
-    return glue.join(parts[:middle]), glue.join(parts[middle:])
+    return glue.join(parts[:middle]).rstrip(), glue.join(parts[middle:]).lstrip()
 
 
 # ---- single figures

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -35,12 +35,14 @@ class Figure:
         interval: 95% percentile bootstrap interval.
         difference: ``value`` minus the first model's; ``None`` for the first model.
         difference_interval: Its 95% interval, from resamples shared by both models.
+        deviation: Standard deviation over draws of training examples, for suites that draw them.
     """
 
     value: float
     interval: Interval
     difference: float | None = None
     difference_interval: Interval | None = None
+    deviation: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +325,8 @@ def _task_result(suite: Suite, outcomes: dict[str, list[list[Outcomes]]], *, res
             shares = 100 * np.stack([outcome.shares for outcome in of_models])
             values = shares.mean(axis=1), bootstrap_means(shares, resamples=resamples, rng=rng)
             items, figures = shares.shape[1], figures_of(*values)
+            if first.deviation is not None:
+                figures = tuple(replace(figure, deviation=100 * (o.deviation or 0.0)) for figure, o in zip(figures, of_models, strict=True))
             row = Row(key=first.key, title=first.title, unit=ACCURACY_UNIT, better="higher", items=items, figures=figures)
             by_group.setdefault(first.group, []).append((row, values))
     groups = tuple(

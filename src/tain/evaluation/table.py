@@ -66,12 +66,16 @@ def _add_group(table: "Table", group: "Group", *, has_items: bool) -> None:
 
 def _cells(row: "Row") -> list[str]:
     """One cell a model; with two models a third for the difference, with more the difference as a cell's second line."""
-    cells = [f"{_number(figure.value, row)} {_bracket(figure.interval, row)}" for figure in row.figures]
+    cells = [f"{_number(figure.value, row)}{_deviation(figure, row)} {_bracket(figure.interval, row)}" for figure in row.figures]
     if len(row.figures) == 2:
         cells.append(_difference(row.figures[1], row))
     elif len(row.figures) > 2:
         cells[1:] = [f"{cell}\n{_difference(figure, row)}" for cell, figure in zip(cells[1:], row.figures[1:], strict=True)]
     return cells
+
+
+def _deviation(figure: "Figure", row: "Row") -> str:
+    return "" if figure.deviation is None else f" ±{_number(figure.deviation, row)}"
 
 
 def _difference(figure: "Figure", row: "Row") -> str:

@@ -6,27 +6,46 @@ from itertools import pairwise
 
 from tain.text.cleaning import same_text_key
 from tain.text.records import Pair, Sentence
+from tain.text.scripts import CHARS_PER_WORD, count_words, lacks_blanks
 
-_FEWEST_WORDS, _MOST_WORDS = (
-    3,
-    32,
-)  # words of a neighbour: shorter ones are headings and list fragments, longer ones cost more than they help
-_ENDS = ".!?…。！？।؟"
-_CLOSERS = "\"'”’»)\\]」』"
-_OPENERS = "\"'“‘«(\\[「『¿¡"
-# after an end mark and closing marks: white space and a capital, digit or caseless letter; no white space in scripts without it
-_CUT = re.compile(rf"(?<=[{_ENDS}])[{_CLOSERS}]*(\s+)(?=[{_OPENERS}]*[^\W_a-zà-öø-ÿ])|(?<=[。！？])[{_CLOSERS}]*()(?=\S)")
+# a mark of these ends a sentence only before white space; the others have no other use, so no white space is needed
+WEAK_ENDS = ".!?…‼⁇⁈⁉"
+# Chinese and Japanese, Arabic and Urdu, Hindi, Armenian, Ethiopic, Burmese, Khmer
+STRONG_ENDS = "。！？｡．؟۔।॥։።፧။។៕"
+CLOSERS = "\"'”’»)]」』）】》〉›"
+_OPENERS = "\"'“‘«([「『¿¡（【《〈‹"
+
+_FEWEST_WORDS, _MOST_WORDS = 3, 32  # of a neighbour: shorter ones are headings and fragments, longer ones cost more than they help
+_FEWEST_CLAUSE_CHARS = 40  # Thai and Lao: shorter clauses are joined to the next one
+
+_ENDS, _CLOSE, _OPEN = (re.escape(marks) for marks in (WEAK_ENDS + STRONG_ENDS, CLOSERS, _OPENERS))
+_CUT = re.compile(
+    rf"[{_ENDS}](?:"
+    rf"(?<=[{STRONG_ENDS}])[{_CLOSE}]*(?P<wide>\s+)(?=\S)"
+    # before a capital, a digit or a letter of a script without case
+    rf"|(?<![{STRONG_ENDS}])[{_CLOSE}“‘]*(?P<blank>\s+)(?=[{_OPEN}]*(?P<next>[^\W_]))"
+    # after a closing mark only before an opening one: the sentence may go on after a quotation
+    rf"|(?<=[{STRONG_ENDS}])(?:(?P<none>)(?=[^\s{_ENDS}{_CLOSE}])(?<!．(?=\d))|[{_CLOSE}]+(?P<quoted>)(?=[{_OPEN}]))"  # 3．5 is a number
+    ")"
+)
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'“‘])(?:[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Lt|Capt|Sgt|Rev|Hon|Jr|Sr|vs|No|Nr|Vol|pp|ca|cf|Co|Inc"
-    r"|Ltd|Corp|Mt|Ft|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|etc|bzw|bspw|Sra?|Dra|Mme?|Mlle)\.$"
+    r"|Ltd|Corp|Mt|Ft|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|etc|bzw|bspw|Sra?|Dra|Mme?|Mlle"
+    r"|Doç|Yrd|vb|bkz|esim|tzw|гг|вв|др|пр|им|ул|см|стр|тыс|млн|млрд|проф|акад)\.$"
 )
+# German writes a full stop after ordinal numbers: am 3. Oktober, im 19. Jahrhundert
+_ORDINAL = re.compile(
+    r"\b\d{1,2}\.\s+(?:Jänner|Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember|Jahrhundert|Jahrtausend|Jh)"
+)
+_CLAUSE = re.compile(r"(?<=[\u0e01-\u0e4e\u0e81-\u0ede])(\s+)(?=[\u0e01-\u0e4e\u0e81-\u0ede])")
 
 
 def split_sentences(paragraph: str) -> list[str]:
     """Split a paragraph into sentences, without the white space between them.
 
-    A full stop after a single letter or a common abbreviation does not end a sentence, nor does one before a lower-case letter. In doubt,
-    text is kept together. Text without end marks is one sentence.
+    A full stop after a single letter, a common abbreviation or a German ordinal number does not end a sentence, nor does one before a
+    lower-case letter of any script. Marks such as 。 ؟ । need no white space after them. Thai and Lao have no end marks: there, white space
+    ends a sentence of at least 40 characters. In doubt, text is kept together. Text without end marks is one sentence.
 
     Returns:
         The sentences in order; empty for a blank paragraph.
@@ -34,13 +53,15 @@ def split_sentences(paragraph: str) -> list[str]:
     sentences: list[str] = []
     begin = 0
     for match in _CUT.finditer(paragraph):
-        end, next_begin = (match.start(1), match.end(1)) if match[1] is not None else (match.start(2), match.end(2))
-        if match[1] is not None and _ABBREVIATION.search(paragraph, max(begin, end - 16), end):
+        name = match.lastgroup if match.lastgroup != "next" else "blank"
+        assert name is not None
+        end, next_begin = match.span(name)
+        if name == "blank" and (match["next"].islower() or _is_abbreviated(paragraph, begin, end)):
             continue
         sentences.append(paragraph[begin:end].strip())
         begin = next_begin
     sentences.append(paragraph[begin:].strip())
-    return [sentence for sentence in sentences if sentence]
+    return [clause for sentence in sentences if sentence for clause in _clauses(sentence)]
 
 
 def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
@@ -63,8 +84,31 @@ def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
         before = sentences[-1] if is_single else ""
 
 
+def _is_abbreviated(paragraph: str, begin: int, end: int) -> bool:
+    if paragraph[end - 1] != ".":
+        return False
+    return bool(_ABBREVIATION.search(paragraph, max(begin, end - 16), end) or _ORDINAL.match(paragraph, _number_start(paragraph, end - 1)))
+
+
+def _number_start(paragraph: str, end: int) -> int:
+    start = end
+    while start > 0 and paragraph[start - 1].isdigit() and end - start < 3:
+        start -= 1
+    return start
+
+
+def _clauses(sentence: str) -> list[str]:
+    """Cut Thai and Lao at white space, into parts of at least 40 characters."""
+    found: list[str] = []
+    begin = 0
+    for match in _CLAUSE.finditer(sentence):
+        if match.start() - begin >= _FEWEST_CLAUSE_CHARS and len(sentence) - match.end() >= _FEWEST_CLAUSE_CHARS:
+            found.append(sentence[begin : match.start()])
+            begin = match.end()
+    return [*found, sentence[begin:]]
+
+
 def _is_of_use(sentence: str) -> bool:
-    words = sentence.split()
-    if len(words) == 1:  # perhaps in a script without white space
-        return not sentence.isascii() and 2 * _FEWEST_WORDS <= len(sentence) <= 4 * _MOST_WORDS
-    return _FEWEST_WORDS <= len(words) <= _MOST_WORDS
+    if lacks_blanks(sentence):
+        return CHARS_PER_WORD * _FEWEST_WORDS <= len(sentence) <= 2 * CHARS_PER_WORD * _MOST_WORDS
+    return _FEWEST_WORDS <= count_words(sentence) <= _MOST_WORDS

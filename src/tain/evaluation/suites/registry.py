@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tain.evaluation.suites.entity_linking import entity_linking_sources
+from tain.evaluation.suites.few_shot import few_shot_sources, label_column, own_few_shot
 from tain.evaluation.suites.lexicon import lexicon_sources
 from tain.evaluation.suites.pairs import ScoredSet, SetSource, Source, own_set
 from tain.evaluation.suites.sts import Split, sts17_sources, sts_sources
@@ -15,16 +16,27 @@ from tain.evaluation.suites.transfer import transfer_sources
 from tain.evaluation.suites.words import crossed_sources, word_sources
 from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.old_names import SUITES as OLD_SUITES
+from tain.text.readers import read_rows
 
 LABEL_FREE = "label-free"
-SUITES = ("sts", "sts17", "words", "words-crossed", "transfer", "bli", "entity-linking", LABEL_FREE)
+SUITES = ("sts", "sts17", "words", "words-crossed", "transfer", "bli", "entity-linking", "few-shot", LABEL_FREE)
 _ALL = ", ".join((*SUITES, "mlm", "tagging"))  # the last two evaluate other kinds of models, in other modules
 
 _TITLES = {"sts": "STS", "sts17": "STS 2017", "words": "Word similarity", "words-crossed": "Cross-lingual word similarity"}
-_TITLES |= {"transfer": "Transfer", "bli": "Bilingual lexicon induction", "entity-linking": "Entity linking"}
-_COUNTED = {"transfer": "texts", "bli": "words", "entity-linking": "mentions"}  # items of a figure, unless they are pairs
+_TITLES |= {
+    "transfer": "Transfer",
+    "bli": "Bilingual lexicon induction",
+    "entity-linking": "Entity linking",
+    "few-shot": "Few-shot classification",
+}
+_COUNTED = {
+    "transfer": "texts",
+    "bli": "words",
+    "entity-linking": "mentions",
+    "few-shot": "texts",
+}  # items of a figure, unless they are pairs
 _TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz")
-_FOLDERS = "sts/, stsb/, sick/, sts17/, wordsim/, multisimlex/, transfer/, bli/ or biomed/"
+_FOLDERS = "sts/, stsb/, sick/, sts17/, wordsim/, multisimlex/, transfer/, bli/, biomed/ or clinc150/"
 _WHAT_DATA_IS = f"a folder that holds {_FOLDERS} with one tsv file a set (docs/evaluation.md)"
 
 
@@ -92,8 +104,12 @@ def load_suites(
         elif name != LABEL_FREE:
             own.append(name)
     suites = [_load(name, sources, data) for name, sources in wanted.items() if data is not None]
-    if own:
-        suites.append(Suite(name="own", title="Own sets", sets=tuple(own_set(source, languages=own_languages) for source in own)))
+    labelled = [source for source in own if label_column(read_rows(source)[0]) is not None]
+    if labelled:
+        tasks = tuple(own_few_shot(source, language=own_languages[0]) for source in labelled)
+        suites.append(Suite(name="own few-shot", title="Own sets, few-shot classification", tasks=tasks, counted="texts"))
+    if pairs := [source for source in own if source not in labelled]:
+        suites.append(Suite(name="own", title="Own sets", sets=tuple(own_set(source, languages=own_languages) for source in pairs)))
     return suites
 
 
@@ -104,6 +120,8 @@ def _sources(suite: str, data: Path | None, split: Split) -> Sequence[Source]:
         return word_sources(data, split)
     if suite == "entity-linking":
         return entity_linking_sources(split)
+    if suite == "few-shot":
+        return few_shot_sources(split)
     only_tests = {
         "sts17": sts17_sources,
         "transfer": transfer_sources,
@@ -132,11 +150,13 @@ def _problems(
     for name in unknown:
         problems.append(
             f"suite is {name!r}, which is not a suite, set or table: give one of {_ALL}, a set such as stsb_dev or simlex999,"
-            " or your own tsv with the columns sentence1, sentence2, score"
+            " or your own tsv with the columns sentence1, sentence2, score (or text, label)"
         )
     without_split = [name for name in names if name in known and not known[name]]
     if without_split:
-        problems.append(f"suite {', '.join(without_split)} has no {split} split: remove --split, or name sts, words or entity-linking")
+        problems.append(
+            f"suite {', '.join(without_split)} has no {split} split: remove --split, or name sts, words, entity-linking or few-shot"
+        )
     needs_data = [name for name in names if name in known or name in by_key]
     if needs_data and data is None:
         problems.append(f"suite {', '.join(needs_data)} needs data, but none was given: give --data DIR, {_WHAT_DATA_IS}")

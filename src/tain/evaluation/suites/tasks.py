@@ -22,13 +22,15 @@ class Outcomes:
         key: Name of the figure in JSON.
         title: Name in tables.
         group: Mean in which it is included.
-        shares: Float64 (items,): 1 for correct, 0 for wrong, in between for ties.
+        shares: Float64 (items,): 1 for correct, 0 for wrong, in between for ties and for means over draws.
+        deviation: Standard deviation of the mean share over draws of training examples; ``None`` without draws.
     """
 
     key: str
     title: str
     group: str
     shares: np.ndarray
+    deviation: float | None = None
 
 
 @runtime_checkable
@@ -45,7 +47,7 @@ class Task(Protocol):
         """Notes for readers of the figures; a note shared by several sets is shown once."""
         ...
 
-    def texts(self) -> Mapping[str, Sequence[str]]:
+    def texts(self) -> Mapping[str, Sequence[str]] | Mapping[str | None, Sequence[str]]:
         """All texts to be encoded, by language."""
         ...
 
@@ -69,7 +71,7 @@ class TaskSource(Source):
         return self.read(data)
 
 
-def read_columns(file: Path, columns: Sequence[str], *, keep_blank: bool = False) -> list[tuple[str, ...]]:
+def read_columns(file: str | Path, columns: Sequence[str], *, keep_blank: bool = False) -> list[tuple[str, ...]]:
     """Read the given columns of a table.
 
     Args:

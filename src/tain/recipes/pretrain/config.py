@@ -9,6 +9,7 @@ from tain.foundation.choices import Dtype, refuse_wrong_kinds, wrong_choices
 from tain.foundation.errors import refuse_all
 
 MaskUnit = Literal["text", "batch"]
+Lowercase = Literal["auto", "yes", "no"]
 
 # shape settings of a new model; not allowed when a model is continued
 NEW_MODEL = (
@@ -18,6 +19,7 @@ NEW_MODEL = (
     "heads",
     "intermediate_size",
     "vocab_size",
+    "lowercase",
     "tokenizer",
     "dropout",
     "cooccurrence_init",
@@ -90,6 +92,11 @@ class PretrainConfig:
     heads: Annotated[int, "a new model's attention heads; must divide the width"] = 4
     intermediate_size: Annotated[int, "inner width of a new model's feed-forward layers"] = 384
     vocab_size: Annotated[int, "word pieces of a new model's tokenizer"] = 16_384
+    lowercase: Annotated[
+        Lowercase,
+        "a new tokenizer's capitals: yes makes them small letters, by Turkish rules for Turkish texts, and removes accents only where they are "
+        "rare, as in English; no keeps capitals and accents; auto: yes if the script of the texts has capitals",
+    ] = "auto"
     tokenizer: Annotated[str | None, "folder of a tokenizer for a new model; default: train one on the texts"] = None
     add_words: Annotated[
         int, "add up to this many words to a continued model's tokenizer: the most frequent ones that it splits into 3 or more pieces"
@@ -176,6 +183,10 @@ class PretrainConfig:
         problems = []
         if self.changed("span_tokens") and self.units != "span":
             problems.append(f"span_tokens is {self.span_tokens}, but no spans are masked: leave it out, or give --objective span")
+        if self.changed("lowercase") and self.tokenizer is not None:
+            problems.append(
+                f"lowercase is {self.lowercase!r}, but the given tokenizer has its own rule: leave out --lowercase or --tokenizer"
+            )
         if self.optimizer == "adamw" and (rates := self.changed("matrix_learning_rate", "embedding_learning_rate")):
             problems.append(f"{', '.join(rates)} only applies to optimizer muon, but optimizer is 'adamw': give --learning-rate")
         return problems

@@ -35,6 +35,7 @@ from tain.recipes.pretrain.bitext import read_translations
 from tain.recipes.pretrain.conditional import ConditionalSentences, conditional_model, pseudo_tokens_of, write_conditional_layout
 from tain.recipes.pretrain.config import NEW_MODEL, PretrainConfig
 from tain.recipes.pretrain.objectives import OBJECTIVES, MaskingContext, Objective
+from tain.recipes.pretrain.spelling import choose_spelling
 from tain.recipes.pretrain.start import alphabet_of, new_model, train_wordpiece
 from tain.recipes.pretrain.validation import HeldOut
 from tain.recipes.pretrain.vocabulary import add_words, count_words, words_cut_up
@@ -242,13 +243,14 @@ class PretrainTrainer:
     def _new_tokenizer(self) -> Any:
         if self.config.tokenizer is not None:
             return load_tokenizer(self.config.tokenizer, trust_remote_code=self.config.trust_remote_code)
-        key = hashlib.sha256(json.dumps([self.sources.facts(), self.config.vocab_size]).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([self.sources.facts(), self.config.vocab_size, self.config.lowercase]).encode()).hexdigest()[:16]
         folder = self.work / f"tokenizer-{key}"
         if not (folder / "tokenizer.json").exists():
-            self.progress.note(f"training a tokenizer of {self.config.vocab_size:,} word pieces")
+            spelling = choose_spelling(self.sources.texts(), lowercase=self.config.lowercase)
+            self.progress.note(f"training a tokenizer of {self.config.vocab_size:,} word pieces: {spelling}")
             # each character may need two pieces: one that starts a word and one that continues it
-            alphabet = alphabet_of(self.sources.texts(), most=self.config.vocab_size // 3)
-            trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocab_size, alphabet=alphabet)
+            alphabet = alphabet_of(self.sources.texts(), most=self.config.vocab_size // 3, spelling=spelling)
+            trained = train_wordpiece(self.sources.texts(), vocabulary=self.config.vocab_size, alphabet=alphabet, spelling=spelling)
             with whole_folder(folder, overwrite=True, follow=False) as partial:
                 trained.save_pretrained(partial)
         return load_tokenizer(folder)

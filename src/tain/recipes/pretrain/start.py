@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from tain.recipes.pretrain.config import PretrainConfig
+from tain.recipes.pretrain.spelling import Spelling, normaliser
 
 _ALPHABET = 256  # characters, unless more are needed
+_LONGEST_WORD = 1000  # characters; a longer one is unknown. Thai writes whole clauses without blanks
+_UNCASED = Spelling()  # as in uncased BERT
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -43,7 +46,7 @@ def new_model(config: PretrainConfig, tokenizer: Any) -> Any:
     return transformers.AutoModelForMaskedLM.from_config(settings)
 
 
-def alphabet_of(texts: Iterable[str], *, most: int) -> list[str]:
+def alphabet_of(texts: Iterable[str], *, most: int, spelling: Spelling = _UNCASED) -> list[str]:
     """Choose a tokenizer's alphabet: the 256 most frequent characters, or more until at most one in a thousand is unknown.
 
     A few hundred are enough for most scripts; Chinese needs thousands. A word with a character outside the alphabet becomes ``[UNK]``.
@@ -51,23 +54,22 @@ def alphabet_of(texts: Iterable[str], *, most: int) -> list[str]:
     Args:
         texts: The texts.
         most: Maximum number of characters, if more than 256 are needed.
+        spelling: The tokenizer's treatment of case and accents.
 
     Returns:
         The characters as the tokenizer sees them, in code-point order.
     """
-    from tokenizers import normalizers
-
-    normaliser, counts = normalizers.BertNormalizer(lowercase=True), Counter[str]()
+    normal, counts = normaliser(spelling), Counter[str]()
     for text in texts:
-        counts.update(normaliser.normalize_str(text))
+        counts.update(normal.normalize_str(text))
     ordered = sorted((character for character in counts if not character.isspace()), key=lambda character: (-counts[character], character))
     covered = np.cumsum([counts[character] for character in ordered])
     needed = int(np.searchsorted(covered, 0.999 * covered[-1])) + 1 if len(covered) else 0
     return sorted(ordered[: min(max(_ALPHABET, needed), max(_ALPHABET, most))])
 
 
-def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: Sequence[str]) -> Any:
-    """Train an uncased WordPiece tokenizer for transformers; the same texts give the same tokenizer.
+def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: Sequence[str], spelling: Spelling = _UNCASED) -> Any:
+    """Train a WordPiece tokenizer for transformers; the same texts give the same tokenizer.
 
     The trainer numbers continuation pieces in the order of its hash table, which changes between runs, and breaks ties between merges by
     these numbers. Assigning the numbers beforehand makes it deterministic.
@@ -76,16 +78,16 @@ def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: Sequence
         texts: The texts.
         vocabulary: Number of pieces.
         alphabet: Characters that pieces consist of, in order.
+        spelling: Treatment of case and accents.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-    normaliser, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    normal, splitter = normaliser(spelling), pre_tokenizers.BertPreTokenizer()
+    longest = {} if spelling.strip_accents else {"max_input_chars_per_word": _LONGEST_WORD}
     scratch = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    scratch.normalizer, scratch.pre_tokenizer = normaliser, splitter
+    scratch.normalizer, scratch.pre_tokenizer = normal, splitter
     # punctuation and Chinese characters are words by themselves, so they have no continuation pieces
-    going_on = [
-        f"##{character}" for character in alphabet if splitter.pre_tokenize_str(normaliser.normalize_str(f"a{character}"))[1:] == []
-    ]
+    going_on = [f"##{character}" for character in alphabet if splitter.pre_tokenize_str(normal.normalize_str(f"a{character}"))[1:] == []]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary,
         min_frequency=2,
@@ -95,8 +97,8 @@ def train_wordpiece(texts: Iterator[str], *, vocabulary: int, alphabet: Sequence
         show_progress=False,
     )
     scratch.train_from_iterator(texts, trainer)
-    tokenizer = Tokenizer(models.WordPiece(scratch.get_vocab(), unk_token="[UNK]"))  # in this one, pieces are not special tokens
-    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normaliser, splitter, decoders.WordPiece()
+    tokenizer = Tokenizer(models.WordPiece(scratch.get_vocab(), unk_token="[UNK]", **longest))  # in this one, pieces are not special tokens
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normal, splitter, decoders.WordPiece()
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     first, last = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")  # the trainer numbers them in this order
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", last), ("[CLS]", first))

@@ -3,26 +3,38 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from tain.batches.tokenizing import bare_ids, word_mark
+from tain.text.scripts import NO_BLANKS, marks
 
-_WORD = re.compile(r"[^\W\d_][^\W_]*")  # starts with a letter; hyphens and apostrophes end it
 _BATCH_WORDS = 4096
 _MOST_COUNTED = 5_000_000  # distinct words in memory; beyond it, words seen once so far are dropped
 
 
 def count_words(texts: Iterable[str], tokenizer: Any) -> Counter[str]:
-    """Count the words of texts as the tokenizer sees them (an uncased one lower-cases first)."""
+    """Count the words of texts as the tokenizer sees them (an uncased one lower-cases first).
+
+    A word begins with a letter and may contain combining marks, as in Hindi; hyphens and apostrophes end it. Scripts without blanks between
+    words are left out, because their words cannot be found without a dictionary.
+    """
     normaliser = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
     if word_mark(tokenizer) == "▁":
         normaliser = None  # it would add its space markers to the words
+    word = _word()
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(_WORD.findall(text if normaliser is None else normaliser.normalize_str(text)))
+        counts.update(word.findall(text if normaliser is None else normaliser.normalize_str(text)))
         if len(counts) > _MOST_COUNTED:
             counts = Counter({word: count for word, count in counts.items() if count > 1})
     return counts
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    letter = rf"[^\W\d_{NO_BLANKS}]"
+    return re.compile(rf"{letter}(?:[^\W_{NO_BLANKS}]|[{marks()}])*")
 
 
 def words_cut_up(counts: Counter[str], tokenizer: Any, *, words: int, pieces: int = 3, occurrences: int = 5) -> list[str]:

@@ -1,0 +1,78 @@
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+
+from tain.text.scripts import count_words, graphemes, lacks_blanks, marks, script_of, units
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("cafe\u0301", ["c", "a", "f", "e\u0301"]),
+        ("مُحَمَّد", ["مُ", "حَ", "مَّ", "د"]),
+        ("हिन्दी", ["हि", "न्", "दी"]),
+        ("ที่นี่", ["ที่", "นี่"]),
+        ("\u1112\u1161\u11ab\u1100\u1173\u11af", ["\u1112\u1161\u11ab", "\u1100\u1173\u11af"]),  # two Korean syllables of three jamo each
+        ("한글", ["한", "글"]),
+        ("👨‍👩‍👧👍🏽🇩🇪", ["👨‍👩‍👧", "👍🏽", "🇩🇪"]),
+        ("か\u3099a", ["か\u3099", "a"]),
+        ("a\r\nb", ["a", "\r\n", "b"]),
+        ("", []),
+    ],
+)
+def test_graphemes_are_what_readers_see_as_characters(text, found):
+    assert graphemes(text) == found
+
+
+def test_the_short_way_agrees_with_the_long_way():
+    from tokenizers import Regex, pre_tokenizers
+
+    split = pre_tokenizers.Split(Regex(r"\X"), "isolated")
+    rng = np.random.default_rng(5)
+    codes = np.array([*range(32, 0x3200), *range(0x4E00, 0x4E40), *range(0xAC00, 0xAC40), *range(0xFF00, 0xFFA0)])
+    for _ in range(400):
+        text = "".join(chr(code) for code in rng.choice(codes, size=20) if unicodedata.category(chr(code))[0] != "C")
+        assert graphemes(text) == [piece for piece, _ in split.pre_tokenize_str(text)]
+    for code in codes:  # next to a letter, which no character of the short way joins
+        text = f"a{chr(code)}b"
+        assert graphemes(text) == [piece for piece, _ in split.pre_tokenize_str(text)], hex(code)
+
+
+@pytest.mark.parametrize("text", ["我喜欢喝茶", "日本語の文です", "ฉันชอบดื่มชา", "我有 iPhone 手机", "ຂ້ອຍມັກຊາ", "ខ្ញុំចូលចិត្តតែ"])
+def test_scripts_without_blanks_are_recognised(text):
+    assert lacks_blanks(text)
+
+
+@pytest.mark.parametrize("text", ["", "one", "я люблю чай", "나는 차를 좋아한다", "أنا أحب الشاي", "मुझे चाय पसंद है", "The sign 茶 means tea"])
+def test_scripts_with_blanks_are_recognised(text):
+    assert not lacks_blanks(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", 0), ("one two", 2), ("手机", 1), ("茶", 1), ("我喜欢喝茶的人", 3), ("我有 iPhone 手机", 3), ("나는 차를 좋아한다", 3)],
+)
+def test_words_are_counted_in_every_script(text, words):
+    assert count_words(text) == words
+
+
+@pytest.mark.parametrize("text", ["我有 iPhone 手机。", " two words ", "ฉันชอบ ดื่มชา", "a\n我  b", ""])
+def test_units_join_to_the_text(text):
+    assert "".join(units(text)) == text
+
+
+def test_units_cut_neither_words_nor_graphemes():
+    assert units("我有 iPhone 手机") == ["我", "有", " iPhone", " 手", "机"]
+    assert units("ที่นี่") == ["ที่", "นี่"]
+
+
+def test_the_script_of_a_letter_is_its_name_in_unicode():
+    assert [script_of(character) for character in "aж茶ع1."] == ["latin", "cyrillic", "cjk", "arabic", "", ""]
+
+
+def test_all_marks_are_in_the_class():
+    pattern = re.compile(f"[{marks()}]")
+    for code in range(0x20000):
+        assert bool(pattern.match(chr(code))) == (unicodedata.category(chr(code))[0] == "M"), hex(code)
