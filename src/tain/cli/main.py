@@ -31,7 +31,10 @@ VERBS = {
     "gradients": "Measure where a masked LM's gradient noise comes from: masks or texts.",
 }
 
-_EXTRAS = {"torch": "train", "transformers": "train", "onnx": "train", "uvicorn": "serve", "starlette": "serve", "pydantic": "serve"}
+_EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "onnx"), "train"),
+    **dict.fromkeys(("fastapi", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"), "serve"),
+}
 
 
 def build_app(called: str | None = None) -> "App":
@@ -41,6 +44,7 @@ def build_app(called: str | None = None) -> "App":
         called: The verb that runs. It gets no one-line help, which would replace its docstring and hide the example.
     """
     from cyclopts import App
+    from cyclopts.config import Env
 
     import tain
 
@@ -50,6 +54,8 @@ def build_app(called: str | None = None) -> "App":
         version=tain.__version__,
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # main reports it
+        # a server is set up by its environment: TAIN_SERVE_PORT and so on
+        config=[Env("TAIN_")] if called == "serve" else None,
     )
     for name, line in VERBS.items():
         app.command(f"tain.cli.{name}:{name}", name=name, help=None if name == called else line)

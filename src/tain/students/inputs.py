@@ -57,6 +57,11 @@ class HashedReader:
         ends = len(self.before) + len(self.behind)
         return [len(self._cache.tokens(text, most=self.max_tokens)) + ends for text in texts]
 
+    def are_cut(self, texts: list[str]) -> list[bool]:
+        if self.max_tokens is None:
+            return [False] * len(texts)
+        return [len(self._cache.tokens(text, most=self.max_tokens + 1)) > self.max_tokens for text in texts]
+
     def __call__(self, texts: list[str]) -> Inputs:
         read, kept = self._cache.read(texts), self._cache.kept
         is_new = read.rows >= kept
@@ -98,6 +103,9 @@ class TokenReader:
 
     def count(self, texts: list[str]) -> list[int]:
         return list(map(len, self._encoded(texts)))
+
+    def are_cut(self, texts: list[str]) -> list[bool]:
+        return [False] * len(texts)  # it reads whole texts
 
     def _encoded(self, texts: list[str]) -> list[list[int]]:
         try:
