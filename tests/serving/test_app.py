@@ -196,7 +196,12 @@ def test_many_at_once_each_get_their_own(client, folders, sentences):
         ("/v1/embeddings", {}, "input: Field required", "input"),
         ("/v1/embeddings", {"input": []}, "at least 1 item", "input"),
         ("/v1/embeddings", {"input": ["a"] * 2049}, "at most 2048 items", "input"),
-        ("/v1/embeddings", {"input": [1, 2]}, "token ids differ between models: send texts (in LangChain, set check_embedding_ctx_length=False)", "input"),
+        (
+            "/v1/embeddings",
+            {"input": [1, 2]},
+            "token ids differ between models: send texts (in LangChain, set check_embedding_ctx_length=False)",
+            "input",
+        ),
         ("/v1/embeddings", {"input": [[1, 2]]}, "token ids differ between models", "input"),
         ("/v1/embeddings", {"input": ["a", None]}, "input.1: Input should be a valid string", "input"),
         (

@@ -41,7 +41,12 @@ def folders(bert_folder, sentences, save_labeller, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(serve, folders):
-    return serve([load_served(name, str(folder), **({**OPTIONS, "dtype": "auto", "device": None} if name == "exported" else OPTIONS)) for name, folder in folders.items()])
+    return serve(
+        [
+            load_served(name, str(folder), **({**OPTIONS, "dtype": "auto", "device": None} if name == "exported" else OPTIONS))
+            for name, folder in folders.items()
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +251,10 @@ def test_embed_cuts_where_it_is_asked_to(client, name, embedder, long_text):
         ({}, "give either texts or inputs"),
         ({"images": ["data:"]}, "images are given, but the models here read texts"),
         ({"inputs": [{"content": [{"type": "image_url"}]}]}, "inputs: each input must hold one text: the models here read no images"),
-        ({"texts": ["a"], "embedding_types": ["float", "int8"]}, "embedding_types has 'int8', but no ranges are recorded for model 'encoder'"),
+        (
+            {"texts": ["a"], "embedding_types": ["float", "int8"]},
+            "embedding_types has 'int8', but no ranges are recorded for model 'encoder'",
+        ),
         (
             {"texts": ["a"], "embedding_types": ["uint8"], "output_dimension": 8, "model": "exported"},
             "embedding_types has 'uint8', but the ranges recorded for model 'exported' are those of whole vectors",
@@ -267,7 +275,7 @@ def test_a_student_cannot_cut_the_start(client, folders):
     if student.max_tokens is None:
         assert status == 200
     else:
-        assert (status, said["message"][-62:]) == (400, "so only its end can be cut: send truncate END or NONE")[:1] + (said["message"][-62:],)
+        assert status == 400
         assert "only its end can be cut" in said["message"]
 
 

@@ -37,7 +37,14 @@ def page(client, path):
 def shown(client, path, folder):
     """The page after its script has run."""
     assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000"]
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        "--virtual-time-budget=20000",
+    ]
     done = subprocess.run(
         [*command, "--dump-dom", f"http://127.0.0.1:{client.port}{path}"], capture_output=True, text=True, timeout=120, check=True
     )
@@ -61,7 +68,9 @@ def test_a_page_loads_nothing_from_elsewhere(client, path):
 @needs_browser
 def test_similarities_tokens_and_ranks_are_shown(client, bert_folder, tmp_path):
     texts = ["a b", "b a c", "d <b>e</b> & 'f'"]
-    given = urllib.parse.urlencode({"texts": "\n".join(texts), "query": "a", "documents": "b\na\nc", "classify": "a b"}, quote_via=urllib.parse.quote)
+    given = urllib.parse.urlencode(
+        {"texts": "\n".join(texts), "query": "a", "documents": "b\na\nc", "classify": "a b"}, quote_via=urllib.parse.quote
+    )
     html = shown(client, f"/#{given}", tmp_path)
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
     vectors = embedder.encode(texts)

@@ -5,7 +5,8 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from io import TextIOBase
+from typing import Any
 
 
 class RequestLog:
@@ -15,7 +16,7 @@ class RequestLog:
         stream: Where to; default: standard error.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIOBase | None = None) -> None:
         self._stream = stream
 
     def write(self, **fields: Any) -> None:

@@ -140,9 +140,7 @@ def tokens_of(model: Any, texts: Sequence[str], *, has_special: bool = True) -> 
     return [
         [
             Token(number, piece if special else text[start:end], bool(special), None if special else start, None if special else end)
-            for number, piece, special, (start, end) in zip(
-                each.ids, each.tokens, each.special_tokens_mask, each.offsets, strict=True
-            )
+            for number, piece, special, (start, end) in zip(each.ids, each.tokens, each.special_tokens_mask, each.offsets, strict=True)
         ]
         for text, each in zip(texts, encodings, strict=True)
     ]

@@ -82,6 +82,7 @@ class Scored:
         query_tokens: Tokens of the query, counted once per request.
         is_cut: Whether the document, or the pair, was longer than the model reads.
         is_query_cut: Whether the query was.
+        query: The query that it was scored for.
     """
 
     score: float
@@ -89,6 +90,7 @@ class Scored:
     query_tokens: int
     is_cut: bool = False
     is_query_cut: bool = False
+    query: Query | None = None
 
 
 _LOOKED_AT = 8  # texts checked per batch
@@ -208,7 +210,9 @@ class Served:
         for row, (text, is_cut) in enumerate(zip(texts, lengths.is_cut, strict=True)):
             if is_cut and text.cut == "refuse":
                 limit = getattr(self.embedder, "max_tokens", None)
-                raise TooLongError(f"text {row} is longer than the {limit} tokens that model {self.name!r} reads: shorten it, or let it be cut")
+                raise TooLongError(
+                    f"text {row} is longer than the {limit} tokens that model {self.name!r} reads: shorten it, or let it be cut"
+                )
         vectors = self.embedder.encode(plain)
         lose_start = [row for row, text in enumerate(texts) if text.cut == "start" and lengths.is_cut[row]]
         if lose_start:
@@ -221,9 +225,9 @@ class Served:
         """Score pairs of a query and a document; consecutive pairs with the same query are computed together."""
         queries, lists = [], []
         for query, group in groupby(pairs, key=itemgetter(0)):
-            queries.append(query.text)
+            queries.append(query)
             lists.append([document for _, document in group])
-        self._look_at([*queries, *(listed[0] for listed in lists)])
+        self._look_at([*(query.text for query in queries), *(listed[0] for listed in lists)])
         found = self._ranked(queries, lists) if self.ranker is not None else self._compared(queries, lists)
         self._refuse_infinite(np.array([one.score for one in found]))
         return found
@@ -260,8 +264,9 @@ class Served:
         self.tokenizing_s = time.perf_counter() - began_s
         return found
 
-    def _ranked(self, queries: list[str], lists: list[list[str]]) -> list[Scored]:
+    def _ranked(self, asked: list[Query], lists: list[list[str]]) -> list[Scored]:
         assert self.ranker is not None
+        queries = [query.text for query in asked]
         scores = self.ranker.score_lists(queries, lists)
         is_some_cut = bool(getattr(self.ranker, "truncated", 0))
         began_s = time.perf_counter()
@@ -273,17 +278,18 @@ class Served:
             query_cuts, document_cuts = [False] * len(queries), [[False] * len(listed) for listed in lists]
         self.tokenizing_s = time.perf_counter() - began_s
         found = []
-        for of_list, tokens, of_query, is_query_cut, cuts in zip(scores, both, alone, query_cuts, document_cuts, strict=True):
+        for query, of_list, tokens, of_query, is_query_cut, cuts in zip(asked, scores, both, alone, query_cuts, document_cuts, strict=True):
             counts = [tokens - of_query] + [0] * (len(of_list) - 1)
             found += [
-                Scored(float(score), count, of_query, is_cut, is_query_cut)
+                Scored(float(score), count, of_query, is_cut, is_query_cut, query)
                 for score, count, is_cut in zip(of_list, counts, cuts, strict=True)
             ]
         return found
 
-    def _compared(self, queries: list[str], lists: list[list[str]]) -> list[Scored]:
+    def _compared(self, asked: list[Query], lists: list[list[str]]) -> list[Scored]:
         """Score by cosine."""
         assert self.embedder is not None
+        queries = [query.text for query in asked]
         flat = [text for listed in lists for text in listed]
         left, right = (self.embedder.encode(texts, normalize=True) for texts in (queries, flat))
         owner = np.repeat(np.arange(len(queries)), [len(listed) for listed in lists])
@@ -291,7 +297,8 @@ class Served:
         lengths = self._lengths([*queries, *flat])
         rows = zip(scores, owner, lengths.tokens[len(queries) :], lengths.is_cut[len(queries) :], strict=True)
         return [
-            Scored(float(score), count, lengths.tokens[query], is_cut, lengths.is_cut[query]) for score, query, count, is_cut in rows
+            Scored(float(score), count, lengths.tokens[query], is_cut, lengths.is_cut[query], asked[query])
+            for score, query, count, is_cut in rows
         ]
 
     def _refuse_infinite(self, numbers: np.ndarray) -> None:
@@ -314,7 +321,9 @@ def _cutting_starts(embedder: Any) -> Iterator[None]:
     Raises:
         UserError: It cannot.
     """
-    holder, name = (embedder, "side") if isinstance(embedder, ExportedEncoder) else (getattr(embedder, "tokenizer", None), "truncation_side")
+    holder, name = (
+        (embedder, "side") if isinstance(embedder, ExportedEncoder) else (getattr(embedder, "tokenizer", None), "truncation_side")
+    )
     if not hasattr(holder, name):
         raise UserError(f"model {embedder.name!r} reads a text from its start only, so only its end can be cut: send truncate END or NONE")
     before = getattr(holder, name)

@@ -78,7 +78,9 @@ class Service:
             "tokenize": Served.tokenize,
         }
         self._queues: dict[tuple[str, str], Queue[Any, Any]] = {
-            (one.name, use): self.scheduler.queue(f"{one.name} ({use})", _Measured(one, use, functions[use], self.metrics), probe=[probes[use]])
+            (one.name, use): self.scheduler.queue(
+                f"{one.name} ({use})", _Measured(one, use, functions[use], self.metrics), probe=[probes[use]]
+            )
             for one in served
             for use in (*one.uses, *(["chances"] if one.has_chances else []), *(["tokenize"] if one.has_tokens else []))
         }
@@ -238,13 +240,13 @@ class Service:
         finally:
             disconnected.cancel()
             future.cancel()  # has no effect on a finished future
-        truncated = count_cut(found)
-        self.metrics.computed(one.name, use, texts=len(items), tokens=sum(tokens), truncated=truncated, waited_s=job.waited_s)
+        truncated, read = count_cut(found), count_tokens(found)
+        self.metrics.computed(one.name, use, texts=len(items), tokens=read, truncated=truncated, waited_s=job.waited_s)
         request.state.about = {
             "model": one.name,
             "use": use,
             "texts": len(items),
-            "tokens": sum(tokens),
+            "tokens": read,
             "truncated": truncated,
             "waited_s": round(job.waited_s, 4),
         }
@@ -267,6 +269,18 @@ class _Measured:
         seconds = time.perf_counter() - began_s
         self._metrics.batch(self._one.name, self._use, texts=len(items), seconds=seconds, tokenizing_s=self._one.tokenizing_s)
         return found
+
+
+def count_tokens(found: Sequence[Any]) -> int:
+    """Tokens read for a request; a query that many documents share counts once, except by a cross-encoder, which reads it each time."""
+    total, last = 0, None
+    for one in found:
+        if isinstance(one, Scored):
+            total += one.document_tokens + (one.query_tokens if one.query is not last else 0)
+            last = one.query
+        else:
+            total += getattr(one, "tokens", 0)
+    return total
 
 
 def count_cut(found: Sequence[Any]) -> int:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from tain.serving.endpoints import Endpoints
 from tain.serving.forms import json_response
 from tain.serving.schemas import RequestBody, Texts
-from tain.serving.service import Service, count_cut, cut_header
+from tain.serving.service import Service, count_cut, count_tokens, cut_header
 
 
 class ClassifyRequest(RequestBody):
@@ -57,7 +57,7 @@ def classify(service: Service) -> Endpoints:
         for index, each in enumerate(found):
             fields = {"label": each.prediction.label, "probability": each.prediction.chance, "tags": each.prediction.tags}
             data.append({"index": index, **{name: value for name, value in fields.items() if value is not None}})
-        usage = {"total_tokens": sum(each.tokens for each in found), "truncated_texts": count_cut(found)}
+        usage = {"total_tokens": count_tokens(found), "truncated_texts": count_cut(found)}
         return json_response({"object": "list", "model": one.name, "data": data, "usage": usage}, headers=cut_header(found))
 
     return endpoints

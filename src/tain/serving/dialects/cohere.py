@@ -15,7 +15,7 @@ from tain.serving.dialects.openai import refuse_dims
 from tain.serving.endpoints import Endpoints
 from tain.serving.schemas import RequestBody, RequestError, TextList
 from tain.serving.served import Cut, Embedded, Served, Text
-from tain.serving.service import Service, count_cut, cut_header
+from tain.serving.service import Service, count_cut, count_tokens, cut_header
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 
@@ -44,9 +44,9 @@ class EmbedV2Request(RequestBody):
     input_type: Annotated[str | None, Field(description="ignored: all texts are treated alike")] = None
     embedding_types: Annotated[list[EmbeddingType], Field(min_length=1)] = ["float"]  # noqa: RUF012 pydantic copies it
     output_dimension: Annotated[int | None, Field(ge=1, description="keep so many numbers of each vector, scaled to length 1")] = None
-    truncate: Annotated[Literal["NONE", "START", "END"], Field(description="what is cut off texts that are too long; NONE refuses them")] = (
-        "END"
-    )
+    truncate: Annotated[
+        Literal["NONE", "START", "END"], Field(description="what is cut off texts that are too long; NONE refuses them")
+    ] = "END"
 
     @model_validator(mode="after")
     def _has_texts(self) -> "EmbedV2Request":
@@ -109,7 +109,7 @@ def _refuse_uncalibrated(asked: EmbedV2Request, one: Served) -> None:
 
 def _embeddings(asked: EmbedV2Request, texts: list[str], one: Served, found: list[Embedded]) -> bytes:
     rows = [b'"%b":%b' % (kind.encode(), joined(_written(kind, asked, one, found))) for kind in dict.fromkeys(asked.embedding_types)]
-    tokens = sum(each.tokens for each in found)
+    tokens = count_tokens(found)
     meta = {
         "api_version": {"version": "2"},
         "billed_units": {"input_tokens": tokens},

@@ -13,7 +13,7 @@ from tain.serving.endpoints import Endpoints
 from tain.serving.forms import json_response
 from tain.serving.schemas import RequestBody, RequestError, Texts
 from tain.serving.served import Embedded, Served, Text
-from tain.serving.service import Service, count_cut, cut_header
+from tain.serving.service import Service, count_cut, count_tokens, cut_header
 
 
 class EmbeddingRequest(RequestBody):
@@ -23,9 +23,9 @@ class EmbeddingRequest(RequestBody):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(ge=1, description="keep so many numbers of each vector, scaled to length 1")] = None
     user: Annotated[str | None, Field(description="ignored")] = None
-    truncation: Annotated[Literal["cut", "error"], Field(description="cut texts that are too long, or refuse them; not in OpenAI's API")] = (
-        "cut"
-    )
+    truncation: Annotated[
+        Literal["cut", "error"], Field(description="cut texts that are too long, or refuse them; not in OpenAI's API")
+    ] = "cut"
 
 
 class EmbeddingUsage(BaseModel):
@@ -120,7 +120,7 @@ def _embeddings(asked: EmbeddingRequest, one: Served, found: list[Embedded]) -> 
         raise RequestError(str(error), param="dimensions") from None
     written = as_base64(vectors) if asked.encoding_format == "base64" else as_numbers(vectors)
     rows = [b'{"object":"embedding","index":%d,"embedding":%b}' % row for row in enumerate(written)]
-    tokens = sum(each.tokens for each in found)
+    tokens = count_tokens(found)
     usage = orjson.dumps({"prompt_tokens": tokens, "total_tokens": tokens, "truncated_texts": count_cut(found)})
     return b'{"object":"list","model":%b,"data":%b,"usage":%b}' % (orjson.dumps(one.name), joined(rows), usage)
 

@@ -14,7 +14,7 @@ from tain.serving.endpoints import Endpoints
 from tain.serving.forms import json_response
 from tain.serving.schemas import MOST_TEXTS, Documents, RequestBody, RequestError, TextList
 from tain.serving.served import Query, Scored, Served
-from tain.serving.service import Service, count_cut, cut_header
+from tain.serving.service import Service, count_cut, count_tokens, cut_header
 
 _TopN = Annotated[int | None, Field(ge=1, description="return so many documents, the best ones")]
 
@@ -151,19 +151,17 @@ def rerank(service: Service) -> Endpoints:
     async def rerank_documents(request: Request) -> Response:
         """Sort documents by their relevance to a query."""
         async with service.reading(request, RerankRequest) as asked:
-            one, found = await scored(
-                request, asked.model, asked.query, asked.documents, may_cut=asked.truncation, param="documents"
+            one, found = await scored(request, asked.model, asked.query, asked.documents, may_cut=asked.truncation, param="documents")
+            return _reranked(
+                one, found, asked.documents, top_n=asked.top_n, has_documents=asked.return_documents, path=request.scope["path"]
             )
-            return _reranked(one, found, asked.documents, top_n=asked.top_n, has_documents=asked.return_documents, path=request.scope["path"])
 
     @endpoints.answers_post("/rerank", asks=AnyRerankRequest, gives=RerankResponse | list[Rank])
     async def rerank_any(request: Request) -> Response:
         """Sort documents by their relevance to a query, as vLLM, Jina or text-embeddings-inference do."""
         async with service.reading(request, AnyRerankRequest) as asked:
             if asked.documents is not None:
-                one, found = await scored(
-                    request, asked.model, asked.query, asked.documents, may_cut=asked.truncation, param="documents"
-                )
+                one, found = await scored(request, asked.model, asked.query, asked.documents, may_cut=asked.truncation, param="documents")
                 return _reranked(one, found, asked.documents, top_n=asked.top_n, has_documents=asked.return_documents, path="/rerank")
             assert asked.texts is not None
             request.state.form = "tei"
@@ -186,8 +184,7 @@ def rerank(service: Service) -> Endpoints:
                 pairs = [(Query(left), right) for left, right in zip(asked.text_1, asked.text_2, strict=True)]
                 tokens = [one.estimate_pair_tokens(query.text, [text])[0] for query, text in pairs]
             found = await service.computed(request, one, "rerank", pairs, tokens, param="text_2")
-        total = sum(each.document_tokens for each in found)
-        total += found[0].query_tokens if len(asked.text_1) == 1 else sum(each.query_tokens for each in found)
+        total = count_tokens(found)
         data = [{"index": index, "object": "score", "score": each.score} for index, each in enumerate(found)]
         about = {"id": _id(), "object": "list", "created": int(time.time()), "model": one.name}
         return json_response({**about, "data": data, "usage": _usage(total, found)}, headers=cut_header(found))
@@ -205,8 +202,12 @@ def _reranked(one: Served, found: list[Scored], documents: list[str], *, top_n: 
     results: list[dict[str, Any]] = [{"index": int(row), "relevance_score": float(scores[row])} for row in _best(scores, top_n)]
     if has_documents:
         results = [{**result, "document": {"text": documents[result["index"]]}} for result in results]
-    total = found[0].query_tokens + sum(each.document_tokens for each in found)
-    meta = {"api_version": {"version": "2" if path == "/v2/rerank" else "1"}, "billed_units": {"search_units": 1}, "tokens": {"input_tokens": total}}
+    total = count_tokens(found)
+    meta = {
+        "api_version": {"version": "2" if path == "/v2/rerank" else "1"},
+        "billed_units": {"search_units": 1},
+        "tokens": {"input_tokens": total},
+    }
     about = {"id": _id(), "object": "list", "model": one.name}
     return json_response({**about, "results": results, "usage": _usage(total, found), "meta": meta}, headers=cut_header(found))
 

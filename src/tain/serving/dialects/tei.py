@@ -181,7 +181,10 @@ def tei(service: Service) -> Endpoints:
                 rows = [_by_chance(each.by_label) for each in found]
             if not asked.truncate and count_cut(found):
                 raise RequestError(
-                    f"a text is longer than model {one.name!r} reads: shorten it, or let it be cut", status=413, param="inputs", code="text_too_long"
+                    f"a text is longer than model {one.name!r} reads: shorten it, or let it be cut",
+                    status=413,
+                    param="inputs",
+                    code="text_too_long",
                 )
         return json_response(rows[0] if asked.is_single else rows, headers=cut_header(found))
 
@@ -225,12 +228,19 @@ def _by_chance(by_label: dict[str, float]) -> list[dict[str, Any]]:
 
 def _info(service: Service, one: Served) -> dict[str, Any]:
     labels = list(getattr(one.labeller, "labels", ()) or getattr(one.labeller, "tags", ()))
-    by_number = {"id2label": {str(number): label for number, label in enumerate(labels)}, "label2id": {label: number for number, label in enumerate(labels)}}
+    by_number = {
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
     if one.embedder is not None:
         about = getattr(one.embedder, "export", one.embedder)
         kind: dict[str, Any] = {"embedding": {"pooling": getattr(about, "pooling", None)}}
     else:
-        kind = {"classifier": by_number} if one.labeller is not None else {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
+        kind = (
+            {"classifier": by_number}
+            if one.labeller is not None
+            else {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
+        )
     return {
         "model_id": one.name,
         "model_dtype": one.dtype,
