@@ -91,8 +91,8 @@ atexit.register(tell, "finalised")
 class Process:
     """A server as a process of its own, which computes until it is let."""
 
-    def __init__(self, settings=""):
-        code = f"{_WAITING}{settings}\nfrom tain.cli.main import main\nmain(['serve', 'tain-mini', '--port', '0'])"
+    def __init__(self, *options):
+        code = f"{_WAITING}\nfrom tain.cli.main import main\nmain(['serve', 'tain-mini', '--port', '0', *{options!r}])"
         self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.threads = ThreadPoolExecutor(2)
         self.address = self.line().split()[-1]
@@ -129,8 +129,8 @@ class Process:
 def start():
     made = []
 
-    def start(settings=""):
-        made.append(Process(settings))
+    def start(*options):
+        made.append(Process(*options))
         return made[-1]
 
     yield start
@@ -171,7 +171,7 @@ def test_a_second_signal_ends_a_busy_server_at_once_and_without_an_abort(start, 
 
 
 def test_a_batch_that_does_not_end_keeps_no_server_from_stopping(start):
-    server = start("server.FINISH_S = 0.1")
+    server = start("--grace-s", "0.1")
     begun = server.ask()
     assert sorted((server.line(), server.line())) == ["computing", "queued"]
     server.process.send_signal(signal.SIGTERM)
@@ -197,6 +197,9 @@ def test_a_port_that_is_taken_is_refused_at_once(student, capsys):
         (("tain-mini", "--port", 70000), "port is 70000: give 1 to 65535, or 0 for a free one"),
         (("tain-mini", "--max-wait-s", 0), "max_wait_s is 0.0: give a number of seconds above 0"),
         (("tain-mini", "--max-wait-s", "nan"), "max_wait_s is nan: give a number of seconds above 0"),
+        (("tain-mini", "--grace-s", 0), "grace_s is 0.0: give a number of seconds above 0"),
+        (("tain-mini", "--request-timeout-s", -1), "request_timeout_s is -1.0: give a number of seconds above 0"),
+        (("tain-mini", "--api-keys", "no/such/file"), "api_keys is 'no/such/file', which cannot be read (No such file or directory)"),
         (("tain-mini", "--max-request-tokens", 0), "max_request_tokens is 0: give 1 or more"),
         (
             ("tain-mini", "--cors-origin", "page.example"),
@@ -229,7 +232,7 @@ def test_a_key_that_nobody_can_send_is_refused(student, capsys, monkeypatch, key
 
 def test_a_key_may_end_with_the_line_of_its_file(monkeypatch):
     monkeypatch.setenv("TAIN_API_KEY", "secret\n")
-    assert serve_command._api_key() == "secret"
+    assert serve_command._keys(None) == ["secret"]
 
 
 def test_a_missing_package_is_named_with_its_extra(student, capsys, monkeypatch):

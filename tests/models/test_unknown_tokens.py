@@ -97,12 +97,12 @@ def test_encoding_to_a_file_and_evaluating_warn_once(bert_folder: Path, tmp_path
 
 
 def test_a_server_warns_once(bert_folder: Path, capsys: pytest.CaptureFixture[str]):
-    from tain.serving.served import Query, load_served
+    from tain.serving.served import Query, Text, load_served
 
     served = load_served("x", str(bert_folder), progress=Progress("lines"), device="cpu", dtype="float32", trust_remote_code=False)
     for _ in range(2):
-        served.embed(["a thin layer"])
+        served.embed([Text("a thin layer")])
         assert "does not know" not in capsys.readouterr().err
-    served.embed(CHINESE[:3])
+    served.embed([Text(text) for text in CHINESE[:3]])
     served.rerank([(Query(CHINESE[0]), CHINESE[1])])
     assert capsys.readouterr().err.count("does not know 100% of the texts' tokens") == 1

@@ -7,7 +7,8 @@ import pytest
 from http_client import Client
 
 from tain.serving.app import build_app
-from tain.serving.server import Server
+from tain.serving.server import GRACE_S, Server
+from tain.serving.service import Limits
 
 
 @pytest.fixture(scope="module")
@@ -15,12 +16,13 @@ def serve():
     """Start a server around models; stops with the module."""
     running = []
 
-    def start(served, **options):
+    def start(served, *, api_key=None, cors_origins=(), log=None, grace_s=GRACE_S, **limits):
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        app = build_app(served, **options)
-        server = Server(app, log_level="critical")
+        keys = [api_key] if isinstance(api_key, str) else api_key or []
+        app = build_app(served, api_keys=keys, limits=Limits(**limits), cors_origins=cors_origins, log=log)
+        server = Server(app, grace_s=grace_s, log_level="critical")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         running.append((server, thread, listener))

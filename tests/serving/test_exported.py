@@ -8,7 +8,7 @@ import pytest
 from tain.exported.encoder import ExportedEncoder
 from tain.foundation.errors import UserError
 from tain.recipes.export.recipe import export
-from tain.serving.served import Query, load_served
+from tain.serving.served import Query, Text, load_served
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +21,10 @@ def exported(bert_folder: Path, sentences: list[str], tmp_path_factory: pytest.T
 def test_embeddings_are_those_of_the_graph(exported: str, sentences: list[str]):
     served = load_served("mine", exported, device=None, dtype="auto", trust_remote_code=False)
     assert served.uses == ("embeddings", "rerank")
-    found = served.embed(sentences)
-    expected = ExportedEncoder.load(exported).encode(sentences, normalize=True)
-    np.testing.assert_allclose(np.stack([vector for vector, _ in found]), expected, atol=1e-5)
-    assert [tokens for _, tokens in found] == ExportedEncoder.load(exported).count_tokens(sentences)
+    found = served.embed([Text(sentence) for sentence in sentences])
+    expected = ExportedEncoder.load(exported).encode(sentences)
+    np.testing.assert_allclose(np.stack([each.vector for each in found]), expected, atol=1e-5)
+    assert [each.tokens for each in found] == ExportedEncoder.load(exported).count_tokens(sentences)
     assert served.rerank([(Query(sentences[0]), sentences[0])])[0].score == pytest.approx(1.0, abs=1e-5)
 
 

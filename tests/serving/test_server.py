@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from http_client import Stuck, answer_of, request_of, wait_until
 
-from tain.serving import app as application
-from tain.serving import batching, bodies, protocol, server
+from tain.serving import batching, bodies, protocol
+from tain.serving import service as service_module
 from tain.serving.served import Served
 
 
@@ -286,7 +286,7 @@ def test_health_tells_of_a_batch_that_does_not_end(serve, stuck, threads, monkey
     running = threads.submit(client.post, "/v1/embeddings", input="a")
     assert stuck.has_begun.wait(20)
     assert client.ask("/health")[0] == 200
-    monkeypatch.setattr(application, "STUCK_S", 0.0)
+    monkeypatch.setattr(service_module, "STUCK_S", 0.0)
     assert client.ask("/health")[:2] == (503, {"status": "stuck"})
     stuck.is_let.set()
     assert running.result()[0] == 200
@@ -296,7 +296,7 @@ def test_health_tells_of_a_batch_that_does_not_end(serve, stuck, threads, monkey
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_health_tells_of_a_thread_that_ended(serve, free, monkeypatch):
     client = serve([Served("free", embedder=free)])
-    monkeypatch.setattr(free, "encode", lambda texts, normalize: (_ for _ in ()).throw(SystemExit(1)))
+    monkeypatch.setattr(free, "encode", lambda texts, normalize=None: (_ for _ in ()).throw(SystemExit(1)))
     status, said = client.post("/v1/embeddings", input="a")
     assert (status, said["error"]["code"]) == (503, "stopping")
     wait_until(lambda: not client.service.scheduler.is_alive)
@@ -452,7 +452,7 @@ def test_what_is_no_http_leaves_no_traceback(client, caplog, pieces, monkeypatch
 
 def test_a_slash_at_the_end_changes_nothing_and_the_key_comes_first(serve, free):
     client = serve([Served("free", embedder=free)], api_key="secret")
-    for path in ("/v1/embeddings", "/v1/embeddings/", "/nowhere", "/nowhere/", "/docs"):
+    for path in ("/v1/embeddings", "/v1/embeddings/", "/nowhere", "/nowhere/", "/v1/docs"):
         assert client.ask(path, {"input": "a"})[0] == 401
         status, _, headers = client.ask(path, {"input": "a"}, Authorization="Bearer secret")
         assert status == (200 if "embeddings" in path else 404)
@@ -558,9 +558,8 @@ def test_what_waits_is_refused_when_the_server_stops_and_what_has_begun_is_finis
     assert stuck.encoded == [["a"]]
 
 
-def test_a_client_that_reads_nothing_keeps_no_server_from_stopping(serve, free, monkeypatch):
-    monkeypatch.setattr(server, "FINISH_S", -0.9)  # connections are dropped a second later
-    client = serve([Served("free" * 10_000_000, embedder=free)])
+def test_a_client_that_reads_nothing_keeps_no_server_from_stopping(serve, free):
+    client = serve([Served("free" * 10_000_000, embedder=free)], grace_s=-0.9)  # connections are dropped a second later
     connection = client.connect(b"GET /v1/models HTTP/1.1\r\nHost: here\r\n\r\n")
     wait_until(lambda: any(one.cycle is not None and one.cycle.response_started for one in client.connections()))
     client.server.should_exit = True

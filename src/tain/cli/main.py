@@ -34,13 +34,8 @@ VERBS = {
 }
 
 _EXTRAS = {
-    "torch": "train",
-    "transformers": "train",
-    "onnx": "train",
-    "jinja2": "train",
-    "uvicorn": "serve",
-    "starlette": "serve",
-    "pydantic": "serve",
+    **dict.fromkeys(("torch", "transformers", "onnx", "jinja2"), "train"),
+    **dict.fromkeys(("fastapi", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"), "serve"),
 }
 
 
@@ -51,6 +46,7 @@ def build_app(called: str | None = None) -> "App":
         called: The verb that runs. It gets no one-line help, which would replace its docstring and hide the example.
     """
     from cyclopts import App
+    from cyclopts.config import Env
 
     import tain
 
@@ -60,6 +56,8 @@ def build_app(called: str | None = None) -> "App":
         version=tain.__version__,
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # main reports it
+        # a server is set up by its environment: TAIN_SERVE_PORT and so on
+        config=[Env("TAIN_")] if called == "serve" else None,
     )
     for name, line in VERBS.items():
         app.command(f"tain.cli.{name}:{name}", name=name, help=None if name == called else line)

@@ -13,6 +13,7 @@ from tain.cli import flags
 from tain.foundation.errors import UserError
 
 _KEY = "TAIN_API_KEY"
+_MODELS = "TAIN_SERVE_MODELS"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -26,12 +27,18 @@ def serve(
     normalize: Annotated[bool, Parameter(help="scale embeddings to length 1; --no-normalize gives them as the model does")] = True,
     max_wait_s: Annotated[float, Parameter(help="seconds of work that may wait before a request; more are refused with status 429")] = 5.0,
     max_request_tokens: Annotated[int, Parameter(help="tokens of one request, estimated from its length")] = 300_000,
+    request_timeout_s: Annotated[float, Parameter(help="seconds to answer a request, from the end of its body; then status 504")] = 300.0,
+    grace_s: Annotated[float, Parameter(help="seconds to finish running requests after SIGTERM or Ctrl-C")] = 8.0,
     cors_origin: Annotated[
         list[str] | None,
         Parameter(
             help="origin of web pages that may send requests, for example https://example.org; * allows all; may be repeated", negative=()
         ),
     ] = None,
+    api_keys: Annotated[Path | None, Parameter(help="file of API keys, one per line; requests must carry one of them")] = None,
+    log_json: Annotated[
+        bool, Parameter(help="one JSON line per request on standard error, without its texts; also all other messages", negative=())
+    ] = False,
     trust_remote_code: flags.TrustRemoteCode = False,
     json: Annotated[flags.Json, Parameter(help="notes and warnings as JSON")] = False,
     quiet: Annotated[flags.Quiet, Parameter(help="print only warnings")] = False,
@@ -40,8 +47,10 @@ def serve(
 
     tain serve encoder ranker
 
-    POST /v1/embeddings (as in OpenAI's API), /v1/rerank (as in Cohere's), /v1/classify; GET /v1/models, /health. If TAIN_API_KEY is
-    set, requests must carry it. Ctrl-C or SIGTERM finishes running requests and stops; a second one stops at once.
+    The APIs of OpenAI, Cohere, Jina, vLLM and text-embeddings-inference: POST /v1/embeddings, /v1/rerank, /v2/embed, /embed, /rerank,
+    /score and others; GET /docs lists all, GET / is a page to try them. With --api-keys or TAIN_API_KEY, requests must carry a key.
+    TAIN_SERVE_PORT and so on give any option; TAIN_SERVE_MODELS gives the models. Ctrl-C or SIGTERM finishes running requests and
+    stops; a second one stops at once.
 
     Parameters
     ----------
@@ -49,19 +58,25 @@ def serve(
         encoders, rankers, students, classifiers or taggers: folders, hub names, or tain-mini; NAME=MODEL sets the name in requests,
         which defaults to the folder's name
     """
-    _refuse_settings(models, port=port, max_wait_s=max_wait_s, max_request_tokens=max_request_tokens, cors_origins=cors_origin or [])
-    api_key = _api_key()
+    models = models or tuple(os.environ.get(_MODELS, "").split())
+    _refuse_settings(models, port=port, cors_origins=cors_origin or [])
+    _refuse_limits(max_wait_s=max_wait_s, request_timeout_s=request_timeout_s, grace_s=grace_s, max_request_tokens=max_request_tokens)
+    keys = _keys(api_keys)
     named = _named(models)
     listener = _listener(host, port)
     with listener:
         from tain.foundation.progress import Progress
         from tain.serving import server
         from tain.serving.app import build_app
+        from tain.serving.logs import RequestLog, log_as_json
         from tain.serving.served import load_served
+        from tain.serving.service import Limits
 
-        progress = Progress.for_terminal(json=json, quiet=quiet)
-        if host not in _LOCAL and api_key is None:
-            progress.warn(f"everyone who can reach {host} can send requests: set {_KEY} to require a key")
+        progress = Progress.for_terminal(json=json or log_json, quiet=quiet)
+        if host not in _LOCAL and not keys:
+            progress.warn(f"everyone who can reach {host} can send requests: set {_KEY} or --api-keys to require a key")
+        if log_json:
+            log_as_json()
         options = {
             "device": device,
             "dtype": dtype,
@@ -72,30 +87,27 @@ def serve(
         served = [load_served(name, model, progress=progress, **options) for name, model in named.items()]
         app = build_app(
             served,
-            api_key=api_key,
-            max_wait_s=max_wait_s,
-            max_request_tokens=max_request_tokens,
+            api_keys=keys,
+            limits=Limits(max_wait_s=max_wait_s, max_request_tokens=max_request_tokens, request_timeout_s=request_timeout_s),
             cors_origins=cors_origin or (),
+            log=RequestLog() if log_json else None,
         )
         listener.listen()  # readers of the line below may connect at once
         shown = f"[{host}]" if ":" in host else host
         overview = ", ".join(f"{one.name} ({', '.join(one.uses)})" for one in served)
         progress.note(f"serving {overview} at http://{shown}:{listener.getsockname()[1]}/v1")
-        is_ended = server.run(app, listener, on_stop=lambda: progress.note("stopping; repeat to stop at once"))
+        on_stop = lambda: progress.note("stopping; repeat to stop at once")  # noqa: E731
+        is_ended = server.run(app, listener, grace_s=grace_s, on_stop=on_stop, has_own_log=log_json)
         progress.note("stopped")
         if not is_ended:  # a batch does not end
             server.leave(0)
 
 
-def _refuse_settings(models: tuple[str, ...], *, port: int, max_wait_s: float, max_request_tokens: int, cors_origins: list[str]) -> None:
+def _refuse_settings(models: tuple[str, ...], *, port: int, cors_origins: list[str]) -> None:
     if not models:
         raise UserError("no model is given: give one or more, tain serve encoder")
     if not 0 <= port <= 65535:
         raise UserError(f"port is {port}: give 1 to 65535, or 0 for a free one")
-    if not max_wait_s > 0:
-        raise UserError(f"max_wait_s is {max_wait_s}: give a number of seconds above 0")
-    if max_request_tokens < 1:
-        raise UserError(f"max_request_tokens is {max_request_tokens}: give 1 or more")
     for origin in cors_origins:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
             raise UserError(
@@ -103,15 +115,24 @@ def _refuse_settings(models: tuple[str, ...], *, port: int, max_wait_s: float, m
             )
 
 
-def _api_key() -> str | None:
-    """The key that requests must carry, without the line end that secret files often have; None if no key is required."""
+def _refuse_limits(*, max_wait_s: float, request_timeout_s: float, grace_s: float, max_request_tokens: int) -> None:
+    for name, seconds in (("max_wait_s", max_wait_s), ("request_timeout_s", request_timeout_s), ("grace_s", grace_s)):
+        if not seconds > 0:
+            raise UserError(f"{name} is {seconds}: give a number of seconds above 0")
+    if max_request_tokens < 1:
+        raise UserError(f"max_request_tokens is {max_request_tokens}: give 1 or more")
+
+
+def _keys(file: Path | None) -> list[str]:
+    """The keys of a file and of the environment; none if no key is required."""
     given = os.environ.get(_KEY, "")
-    key = given.strip()
+    key = given.strip()  # secret files often end with a line end
     if given and not key:
         raise UserError(f"{_KEY} holds only whitespace: set it to a key, or unset it to require none")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"{_KEY} holds characters that HTTP headers cannot carry: use printable ASCII without spaces")
-    return key or None
+    from tain.serving.keys import read_keys, refuse_unsendable
+
+    refuse_unsendable(key, _KEY)
+    return [*([key] if key else []), *(read_keys(file) if file is not None else [])]
 
 
 def _named(models: tuple[str, ...]) -> dict[str, str]:

@@ -140,6 +140,18 @@ class Labeller:
         """Predict the class of each text, or the tags of its words."""
         return [self._said(logits) for logits in self.logits(texts, progress=progress)]
 
+    def class_probabilities(self, texts: Iterable[str]) -> np.ndarray:
+        """Probability of each class for each text, float32 (texts, classes), in the order of ``labels``.
+
+        Raises:
+            UserError: It is a tagger.
+        """
+        if not self.labels:
+            raise UserError(f"model {self.name!r} is a tagger, so it has no classes")
+        logits = np.stack(self.logits(texts)).astype(np.float32)
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
+
     def _said(self, logits: np.ndarray) -> Prediction:
         if self.tags:
             is_read = np.isfinite(logits[:, 0])

@@ -46,6 +46,24 @@ class ComputeError(RuntimeError):
     """The model failed for a reason other than its input."""
 
 
+class Computation(Future[list[Result]], Generic[Result]):
+    """Future of a request's results.
+
+    Attributes:
+        waited_s: Seconds from ``submit`` until its first batch began; 0 before that.
+    """
+
+    waited_s = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._submitted_s = time.perf_counter()
+
+    def begin(self) -> None:
+        """Note that its first batch begins."""
+        self.waited_s = time.perf_counter() - self._submitted_s
+
+
 @dataclass(eq=False)
 class _Job(Generic[Item, Result]):
     """A request in the queue.
@@ -62,7 +80,7 @@ class _Job(Generic[Item, Result]):
 
     items: Sequence[Item]
     tokens: Sequence[int]
-    future: "Future[list[Result]]"
+    future: Computation[Result]
     next_item: int = 0
     waiting_tokens: int = field(init=False)
     round_tokens: int = 0
@@ -124,7 +142,7 @@ class Queue(Generic[Item, Result]):
         self._is_failing = False
         self._waiting_tokens = self._round_tokens = 0  # sums over the jobs, kept up to date with each change
 
-    def submit(self, items: Sequence[Item], *, tokens: Sequence[int] | None = None) -> "Future[list[Result]]":
+    def submit(self, items: Sequence[Item], *, tokens: Sequence[int] | None = None) -> Computation[Result]:
         """Queue a request, in constant time.
 
         Args:
@@ -138,7 +156,7 @@ class Queue(Generic[Item, Result]):
             TooBusyError: It would wait too long. If the queue is empty, a request of any size is accepted.
             StoppingError: The scheduler has been stopped, or its thread has ended.
         """
-        return self._scheduler._submit(self, _Job(items, tokens or [1] * len(items), Future()))
+        return self._scheduler._submit(self, _Job(items, tokens or [1] * len(items), Computation()))
 
     # ---- called by the scheduler, which holds its lock
 
@@ -178,6 +196,8 @@ class Queue(Generic[Item, Result]):
             if parts and tokens > room:
                 break
             self._remove(job)
+            if not start:
+                job.future.begin()
             job.next_item = end
             job.waiting_tokens -= tokens
             parts.append(_Part(job, start, end, tokens))
@@ -296,6 +316,12 @@ class Scheduler:
         began_s = self._batch_began_s
         return 0.0 if began_s is None else time.monotonic() - began_s
 
+    @property
+    def wait_s(self) -> float:
+        """Seconds of queued work."""
+        with self._changed:
+            return sum(queue.wait_s for queue in self._queues)
+
     def refusal_s(self, most_tokens: int) -> float | None:
         """Whether any request of at most this many tokens would be refused now.
 
@@ -330,7 +356,7 @@ class Scheduler:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _submit(self, queue: Queue[Item, Result], job: _Job[Item, Result]) -> "Future[list[Result]]":
+    def _submit(self, queue: Queue[Item, Result], job: _Job[Item, Result]) -> Computation[Result]:
         with self._changed:
             if self._is_stopping or not self._thread.is_alive():
                 raise StoppingError

@@ -1,16 +1,24 @@
-"""Request schemas: OpenAI's embeddings endpoint, the rerank endpoint of Cohere and Jina, and classify."""
+"""What the request schemas of all dialects share: reading a body, lists of texts, and the error of a refused request."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+Body = TypeVar("Body", bound="RequestBody")
 
 MOST_TEXTS = 2048  # per request, the limit of OpenAI's API
 
-_Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS)]
-
 
 class RequestError(Exception):
-    """An invalid or refused request: HTTP status, message, field at fault, and when to retry."""
+    """An invalid or refused request.
+
+    Attributes:
+        status: HTTP status.
+        param: Field at fault.
+        code: Short name of the reason, for programs.
+        retry_after_s: Seconds until the next attempt.
+    """
 
     def __init__(
         self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
@@ -19,19 +27,22 @@ class RequestError(Exception):
         self.status, self.param, self.code, self.retry_after_s = status, param, code, retry_after_s
 
 
-class _Request(BaseModel):
+class RequestBody(BaseModel):
+    """Base class of request bodies. Unknown fields are ignored, because clients send fields of their own; ``null`` means left out."""
+
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    model: str | None = None
+    refused: ClassVar[Mapping[str, str]] = {}  # fields that cannot be ignored, and why
+
+    model: str | None = Field(default=None, description="name of a model; default: the first that can answer")
 
     @model_validator(mode="before")
     @classmethod
     def _null_is_left_out(cls, given: Any) -> Any:
-        """Treat ``null`` as missing, because some clients send it for fields that are not set."""
         return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
     @classmethod
-    def read(cls, body: bytes) -> Any:
+    def read(cls: type[Body], body: bytes) -> Body:
         """Parse a request's body.
 
         Raises:
@@ -54,39 +65,17 @@ def _texts(given: Any) -> Any:
     if isinstance(given, str):
         return [given]
     if isinstance(given, list) and given and isinstance(given[0], int | list):
-        raise ValueError("token ids differ between models: send texts")
+        raise ValueError("token ids differ between models: send texts (in LangChain, set check_embedding_ctx_length=False)")
     return given
 
 
-class EmbeddingRequest(_Request):
-    """Body of POST /v1/embeddings."""
-
-    input: _Texts
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
-
-    _one_or_many = field_validator("input", mode="before")(_texts)
+def _texts_of_objects(given: Any) -> Any:
+    """Take the texts out of ``{"text": ...}`` objects."""
+    if isinstance(given, list):
+        return [one["text"] if isinstance(one, dict) and set(one) == {"text"} else one for one in given]
+    return given
 
 
-class ClassifyRequest(_Request):
-    """Body of POST /v1/classify."""
-
-    input: _Texts
-
-    _one_or_many = field_validator("input", mode="before")(_texts)
-
-
-class RerankRequest(_Request):
-    """Body of POST /v1/rerank."""
-
-    query: str
-    documents: _Texts
-    top_n: Annotated[int | None, Field(ge=1)] = None
-    return_documents: bool = False
-
-    @field_validator("documents", mode="before")
-    @classmethod
-    def _texts_of_objects(cls, given: Any) -> Any:
-        if isinstance(given, list):
-            return [one["text"] if isinstance(one, dict) and set(one) == {"text"} else one for one in given]
-        return given
+TextList = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS)]
+Texts = Annotated[TextList, BeforeValidator(_texts, json_schema_input_type=str | list[str])]
+Documents = Annotated[TextList, BeforeValidator(_texts_of_objects, json_schema_input_type=list[str | dict[str, str]])]

@@ -1,10 +1,12 @@
 """A loaded model of any kind under the name that requests use."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from tain.exported.rankers import ExportedCross, ExportedDual, load_exported
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
 from tain.models.saved import read_record
+from tain.serving.reading import Lengths, Token, can_show_tokens, cut_pairs, read_lengths, tokens_of
 from tain.students.student import Student, is_student
 from tain.text.records import Prediction
 
@@ -23,6 +26,43 @@ if TYPE_CHECKING:
     from tain.models.rankers import Ranker
 
 _UNLIMITED = 10**9
+
+
+Cut = Literal["end", "start", "refuse"]
+
+
+class TooLongError(UserError):
+    """A text is longer than the model reads, and the request does not allow to cut it."""
+
+
+class Text(NamedTuple):
+    """A text to encode, and what is cut off if it is longer than the model reads."""
+
+    text: str
+    cut: Cut = "end"
+
+
+class Embedded(NamedTuple):
+    """A text's vector, float32 (dim,), as the model gives it; the tokens read of the text; and whether it was cut."""
+
+    vector: np.ndarray
+    tokens: int
+    is_cut: bool
+
+
+class Classified(NamedTuple):
+    """A text's class or tags, the tokens read of it, and whether it was cut."""
+
+    prediction: Prediction
+    tokens: int
+    is_cut: bool
+
+
+class Chances(NamedTuple):
+    """The probability of each class, and whether the text was cut."""
+
+    by_label: dict[str, float]
+    is_cut: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +80,17 @@ class Scored:
         score: Higher is better.
         document_tokens: Tokens of documents. The first of several pairs computed together may count them for all.
         query_tokens: Tokens of the query, counted once per request.
+        is_cut: Whether the document, or the pair, was longer than the model reads.
+        is_query_cut: Whether the query was.
+        query: The query that it was scored for.
     """
 
     score: float
     document_tokens: int
     query_tokens: int
+    is_cut: bool = False
+    is_query_cut: bool = False
+    query: Query | None = None
 
 
 _LOOKED_AT = 8  # texts checked per batch
@@ -59,7 +105,10 @@ class Served:
         ranker: Ranker that scores documents for a query. Without one, an embedder ranks by cosine.
         labeller: Classifier, tagger or student that predicts classes or tags.
         progress: Warns once if texts are mostly unknown to the model's tokenizer.
-        normalize: Scale vectors to length 1 in ``embed``; None: the model's own setting.
+        normalize: Whether answers have vectors of length 1; None: the model's own setting. ``embed`` never scales.
+
+    Attributes:
+        tokenizing_s: Seconds that counting tokens took in the last batch.
     """
 
     def __init__(
@@ -75,7 +124,13 @@ class Served:
         self.name = name
         self.embedder, self.ranker, self.labeller = embedder, ranker, labeller
         self.normalize = normalize
+        self.tokenizing_s = 0.0
         self._progress, self._is_script_known = progress or Progress.mute(), True
+
+    @property
+    def model(self) -> Any:
+        """The model itself."""
+        return self.embedder or self.ranker or self.labeller
 
     @property
     def uses(self) -> tuple[str, ...]:
@@ -86,7 +141,7 @@ class Served:
 
     @property
     def is_normalised(self) -> bool:
-        """Whether the vectors of ``embed`` have length 1."""
+        """Whether vectors in answers have length 1."""
         return bool(getattr(self.embedder, "normalize", False) if self.normalize is None else self.normalize)
 
     def estimate_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -94,7 +149,7 @@ class Served:
 
         Encoders, rankers and embedding students read texts up to their limit; classifiers and taggers tokenise whole texts.
         """
-        limit = None if self.labeller is not None else self._max_tokens()
+        limit = None if self.labeller is not None else self.max_tokens
         return [min(_estimate(text), limit or _UNLIMITED) for text in texts]
 
     def estimate_pair_tokens(self, query: str, documents: Sequence[str]) -> list[int]:
@@ -104,59 +159,147 @@ class Served:
             return [of_query + tokens for tokens in found]
         return [of_query + found[0], *found[1:]]
 
-    def embed(self, texts: list[str]) -> list[tuple[np.ndarray, int]]:
-        """Return each text's vector, float32 (dim,), and its number of tokens read."""
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens read of a text, special tokens included; None without a limit."""
+        return getattr(self.model, "max_tokens", None)
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the computation."""
+        if (given := getattr(self.model, "dtype", None)) is not None:
+            return str(given)
+        module = getattr(self.model, "encoder", None) or getattr(self.model, "module", None)
+        return "float32" if module is None else str(next(module.parameters()).dtype).removeprefix("torch.")
+
+    def probable(self, scores: np.ndarray) -> np.ndarray:
+        """Scores between 0 and 1, in the same order: a ranker's logits through the logistic function; cosines as they are."""
+        export, activation = getattr(self.ranker, "export", None), getattr(self.ranker, "activation", None)
+        is_done = type(activation).__name__ == "Sigmoid" or (export is not None and export.pair.get("activation") == "Sigmoid")
+        return scores if self.ranker is None or is_done else 1 / (1 + np.exp(-np.clip(scores, -500, 500)))
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether ``tokenize`` works."""
+        return can_show_tokens(self.model)
+
+    @property
+    def has_chances(self) -> bool:
+        """Whether ``chances`` works."""
+        return bool(getattr(self.labeller, "labels", ()))
+
+    @property
+    def int8_ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lowest and highest value of each dimension, as recorded with an exported model; None if nothing is recorded."""
+        recorded = getattr(getattr(self.embedder, "export", None), "int8_ranges", None)
+        if not recorded:
+            return None
+        return np.asarray(recorded["low"], dtype=np.float32), np.asarray(recorded["high"], dtype=np.float32)
+
+    def embed(self, texts: list[Text]) -> list[Embedded]:
+        """Encode texts.
+
+        Raises:
+            TooLongError: A text that may not be cut is longer than the model reads.
+            UserError: A text has no tokens, or must lose its start with a model that reads texts from the start only.
+        """
         assert self.embedder is not None
-        self._look_at(texts)
-        vectors = self.embedder.encode(texts, normalize=self.normalize)
+        plain = [text.text for text in texts]
+        self._look_at(plain)
+        lengths = self._lengths(plain)
+        for row, (text, is_cut) in enumerate(zip(texts, lengths.is_cut, strict=True)):
+            if is_cut and text.cut == "refuse":
+                limit = getattr(self.embedder, "max_tokens", None)
+                raise TooLongError(
+                    f"text {row} is longer than the {limit} tokens that model {self.name!r} reads: shorten it, or let it be cut"
+                )
+        vectors = self.embedder.encode(plain)
+        lose_start = [row for row, text in enumerate(texts) if text.cut == "start" and lengths.is_cut[row]]
+        if lose_start:
+            with _cutting_starts(self.embedder):
+                vectors[lose_start] = self.embedder.encode([plain[row] for row in lose_start])
         self._refuse_infinite(vectors)
-        return list(zip(vectors, self.embedder.count_tokens(texts), strict=True))
+        return [Embedded(*each) for each in zip(vectors, lengths.tokens, lengths.is_cut, strict=True)]
 
     def rerank(self, pairs: list[tuple[Query, str]]) -> list[Scored]:
         """Score pairs of a query and a document; consecutive pairs with the same query are computed together."""
         queries, lists = [], []
         for query, group in groupby(pairs, key=itemgetter(0)):
-            queries.append(query.text)
+            queries.append(query)
             lists.append([document for _, document in group])
-        self._look_at([*queries, *(listed[0] for listed in lists)])
+        self._look_at([*(query.text for query in queries), *(listed[0] for listed in lists)])
         found = self._ranked(queries, lists) if self.ranker is not None else self._compared(queries, lists)
         self._refuse_infinite(np.array([one.score for one in found]))
         return found
 
-    def classify(self, texts: list[str]) -> Sequence[Prediction]:
+    def classify(self, texts: list[str]) -> list[Classified]:
         """Predict each text's class or tags."""
         assert self.labeller is not None
         self._look_at(texts)
+        lengths = self._lengths(texts)
         found = self.labeller.predict(texts)
         self._refuse_infinite(np.array([prediction.chance or 0.0 for prediction in found]))
+        return [Classified(*each) for each in zip(found, lengths.tokens, lengths.is_cut, strict=True)]
+
+    def chances(self, texts: list[str]) -> list[Chances]:
+        """Compute the probability of each class for each text."""
+        labeller = self.labeller
+        assert labeller is not None
+        lengths = self._lengths(texts)
+        found = labeller.class_probabilities(texts)
+        self._refuse_infinite(found)
+        by_label = [dict(zip(labeller.labels, map(float, row), strict=True)) for row in found]
+        return [Chances(*each) for each in zip(by_label, lengths.is_cut, strict=True)]
+
+    def tokenize(self, texts: list[tuple[str, bool]]) -> list[list[Token]]:
+        """Tokenize whole texts, each with or without special tokens."""
+        found: list[list[Token]] = []
+        for has_special, group in groupby(texts, key=itemgetter(1)):
+            found += tokens_of(self.model, [text for text, _ in group], has_special=has_special)
         return found
 
-    def _ranked(self, queries: list[str], lists: list[list[str]]) -> list[Scored]:
+    def _lengths(self, texts: list[str]) -> Lengths:
+        began_s = time.perf_counter()
+        found = read_lengths(self.model, texts)
+        self.tokenizing_s = time.perf_counter() - began_s
+        return found
+
+    def _ranked(self, asked: list[Query], lists: list[list[str]]) -> list[Scored]:
         assert self.ranker is not None
+        queries = [query.text for query in asked]
         scores = self.ranker.score_lists(queries, lists)
+        is_some_cut = bool(getattr(self.ranker, "truncated", 0))
+        began_s = time.perf_counter()
         both = self.ranker.count_tokens(queries, lists)
         alone = self.ranker.count_tokens(queries, [[] for _ in queries])  # 0 for a cross-encoder, which reads it with each document
+        if is_some_cut:
+            query_cuts, document_cuts = cut_pairs(self.ranker, queries, lists)
+        else:
+            query_cuts, document_cuts = [False] * len(queries), [[False] * len(listed) for listed in lists]
+        self.tokenizing_s = time.perf_counter() - began_s
         found = []
-        for of_list, tokens, of_query in zip(scores, both, alone, strict=True):
+        for query, of_list, tokens, of_query, is_query_cut, cuts in zip(asked, scores, both, alone, query_cuts, document_cuts, strict=True):
             counts = [tokens - of_query] + [0] * (len(of_list) - 1)
-            found += [Scored(float(score), count, of_query) for score, count in zip(of_list, counts, strict=True)]
+            found += [
+                Scored(float(score), count, of_query, is_cut, is_query_cut, query)
+                for score, count, is_cut in zip(of_list, counts, cuts, strict=True)
+            ]
         return found
 
-    def _compared(self, queries: list[str], lists: list[list[str]]) -> list[Scored]:
+    def _compared(self, asked: list[Query], lists: list[list[str]]) -> list[Scored]:
         """Score by cosine."""
         assert self.embedder is not None
+        queries = [query.text for query in asked]
         flat = [text for listed in lists for text in listed]
         left, right = (self.embedder.encode(texts, normalize=True) for texts in (queries, flat))
         owner = np.repeat(np.arange(len(queries)), [len(listed) for listed in lists])
         scores = (left[owner] * right).sum(axis=1)
-        of_queries = self.embedder.count_tokens(queries)
-        counts = self.embedder.count_tokens(flat)
-        return [Scored(float(score), count, of_queries[query]) for score, count, query in zip(scores, counts, owner, strict=True)]
-
-    def _max_tokens(self) -> int | None:
-        if self.ranker is not None:
-            return self.ranker.max_tokens
-        return getattr(self.embedder, "max_tokens", None)
+        lengths = self._lengths([*queries, *flat])
+        rows = zip(scores, owner, lengths.tokens[len(queries) :], lengths.is_cut[len(queries) :], strict=True)
+        return [
+            Scored(float(score), count, lengths.tokens[query], is_cut, lengths.is_cut[query], asked[query])
+            for score, query, count, is_cut in rows
+        ]
 
     def _refuse_infinite(self, numbers: np.ndarray) -> None:
         if not np.isfinite(numbers).all():
@@ -164,12 +307,31 @@ class Served:
 
     def _look_at(self, texts: list[str]) -> None:
         """Warn once if texts are mostly unknown to the tokenizer."""
-        model = self.embedder or self.ranker or self.labeller
-        if not self._is_script_known or getattr(model, "tokenizer", None) is None:
+        if not self._is_script_known or getattr(self.model, "tokenizer", None) is None:
             return
         from tain.models.unknown_tokens import WARN_FROM, check_known
 
-        self._is_script_known = check_known(model, texts, progress=self._progress, sample=_LOOKED_AT) < WARN_FROM
+        self._is_script_known = check_known(self.model, texts, progress=self._progress, sample=_LOOKED_AT) < WARN_FROM
+
+
+@contextmanager
+def _cutting_starts(embedder: Any) -> Iterator[None]:
+    """Let an encoder cut the start of long texts, instead of their end, inside the block.
+
+    Raises:
+        UserError: It cannot.
+    """
+    holder, name = (
+        (embedder, "side") if isinstance(embedder, ExportedEncoder) else (getattr(embedder, "tokenizer", None), "truncation_side")
+    )
+    if not hasattr(holder, name):
+        raise UserError(f"model {embedder.name!r} reads a text from its start only, so only its end can be cut: send truncate END or NONE")
+    before = getattr(holder, name)
+    setattr(holder, name, "left")
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
 
 
 def _estimate(text: str) -> int:

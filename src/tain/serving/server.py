@@ -9,40 +9,56 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
+from fastapi import FastAPI
 
 from tain.serving import protocol
-from tain.serving.app import Service
+from tain.serving.service import Service
 
-FINISH_S = 8.0  # for running requests; process managers kill after ten seconds or more
+GRACE_S = 8.0  # for running requests; process managers kill after ten seconds or more
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Server(uvicorn.Server):
     """A uvicorn server that stops within seconds.
 
-    The first SIGINT or SIGTERM lets running requests finish, for at most ``FINISH_S``, and answers all others with status 503. The second
+    The first SIGINT or SIGTERM lets running requests finish, for at most ``grace_s``, and answers all others with status 503. The second
     one ends the process at once.
 
     Args:
         app: Application from ``build_app``.
+        grace_s: Seconds for running requests when the server stops.
         on_stop: Called after the first signal.
+        log_level: Of uvicorn.
+        has_own_log: Leave logging as it is set up; else uvicorn sets its own up.
     """
 
-    def __init__(self, app: Starlette, *, on_stop: Callable[[], None] = lambda: None, log_level: str = "warning") -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        grace_s: float = GRACE_S,
+        on_stop: Callable[[], None] = lambda: None,
+        log_level: str = "warning",
+        has_own_log: bool = False,
+    ) -> None:
         self._service: Service = app.state.service
         # our own connections, even if httptools is installed; no websockets
         connection = protocol.refusing_early(self._service)
-        super().__init__(uvicorn.Config(app, http=connection, ws="none", log_level=log_level, access_log=False))
-        self._on_stop = on_stop
+        log: dict[str, Any] = {"log_config": None} if has_own_log else {}
+        super().__init__(uvicorn.Config(app, http=connection, ws="none", log_level=log_level, access_log=False, **log))
+        self._on_stop, self._grace_s = on_stop, grace_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_stop()
         self._service.stop()
         loop = asyncio.get_running_loop()
-        timers = [loop.call_later(FINISH_S, self._service.scheduler.abandon), loop.call_later(FINISH_S + 1, self._drop_connections)]
+        timers = [
+            loop.call_later(self._grace_s, self._service.scheduler.abandon),
+            loop.call_later(self._grace_s + 1, self._drop_connections),
+        ]
         await super().shutdown(sockets)
         for timer in timers:
             timer.cancel()
@@ -73,14 +89,21 @@ class Server(uvicorn.Server):
                 signal.signal(one, handler)
 
 
-def run(app: Starlette, listener: socket.socket, *, on_stop: Callable[[], None] = lambda: None) -> bool:
-    """Answer requests until the process gets a stop signal.
+def run(
+    app: FastAPI,
+    listener: socket.socket,
+    *,
+    grace_s: float = GRACE_S,
+    on_stop: Callable[[], None] = lambda: None,
+    has_own_log: bool = False,
+) -> bool:
+    """Answer requests until the process gets a stop signal; arguments as in ``Server``.
 
     Returns:
         Whether the computing thread has ended. If not, the caller must end the process with ``leave``.
     """
     with suppress(KeyboardInterrupt):  # a second signal right after the first was handled
-        Server(app, on_stop=on_stop).run(sockets=[listener])
+        Server(app, grace_s=grace_s, on_stop=on_stop, has_own_log=has_own_log).run(sockets=[listener])
     return app.state.service.scheduler.join(1.0)
 
 

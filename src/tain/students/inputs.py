@@ -57,10 +57,10 @@ class HashedReader:
         ends = len(self.before) + len(self.behind)
         return [len(self._cache.tokens(text, most=self.max_tokens)) + ends for text in texts]
 
-    def first_long(self, texts: list[str]) -> int | None:
-        """Index of the first text with more tokens than are read; None if there is none."""
-        is_long = (len(self._cache.tokens(text, most=self.max_tokens + 1)) > self.max_tokens for text in texts)
-        return next((index for index, long in enumerate(is_long) if long), None)
+    def are_cut(self, texts: list[str]) -> list[bool]:
+        if self.max_tokens is None:
+            return [False] * len(texts)
+        return [len(self._cache.tokens(text, most=self.max_tokens + 1)) > self.max_tokens for text in texts]
 
     def __call__(self, texts: list[str]) -> Inputs:
         read, kept = self._cache.read(texts), self._cache.kept
@@ -104,9 +104,8 @@ class TokenReader:
     def count(self, texts: list[str]) -> list[int]:
         return list(map(len, self._encoded(texts)))
 
-    def first_long(self, texts: list[str]) -> int | None:
-        """None: texts are read whole."""
-        return None
+    def are_cut(self, texts: list[str]) -> list[bool]:
+        return [False] * len(texts)  # it reads whole texts
 
     def _encoded(self, texts: list[str]) -> list[list[int]]:
         try:

@@ -179,7 +179,8 @@ class Student(BaseTextEncoder):
                 f"truncation is 'mean-of-chunks', but student {self.name!r} reads {self.max_tokens} tokens of a text and does not split it:"
                 " let truncation be cut or error, or split the texts yourself"
             )
-        if truncation == "error" and (text := self._reader.first_long(texts)) is not None:
+        if truncation == "error" and True in (is_cut := self._reader.are_cut(texts)):
+            text = is_cut.index(True)
             reason = f"has more than {self.max_tokens} tokens, and a student's limit is fixed: split it, or let truncation be cut"
             raise UnusableTextError(text, texts[text], reason)
 
@@ -203,6 +204,21 @@ class Student(BaseTextEncoder):
                 tokens = len(tokens_of(texts[int(index)]))
                 found[int(index)] = self.prediction({name: values[row] for name, values in outputs.items()}, tokens=tokens)
         return [found[index] for index in range(len(texts))]
+
+    def class_probabilities(self, texts: Iterable[str]) -> Float32[np.ndarray, "texts classes"]:
+        """Probability of each class for each text, in the order of ``labels``.
+
+        Raises:
+            UserError: The student has no classes.
+        """
+        if not self.labels:
+            raise UserError(f"student {self.name!r} was distilled to {self.task}, so it has no classes")
+        texts = list_texts(texts)
+        logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        for indices, outputs in self._outputs(texts, None, None, "predict"):
+            logits[indices] = outputs["text"]
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
 
     def stream(self) -> StreamingText:
         """Start reading a text that is being typed; each token is read once.
@@ -245,6 +261,10 @@ class Student(BaseTextEncoder):
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Number of tokens read per text."""
         return self._reader.count(list_texts(texts))
+
+    def are_cut(self, texts: Iterable[str]) -> list[bool]:
+        """Whether each text has more tokens than are read."""
+        return self._reader.are_cut(list_texts(texts))
 
     def refuse_language(self, language: object) -> None:
         """Refuse a language, since students do not distinguish languages.
