@@ -21,13 +21,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "students/torch": {"students"},
     "exported": {"text", "models.plain_scanning", "models.saved"},
     "models": {"text", "batches", "encoders"},
+    "scale": {"text", "models"},
     "evaluation": {"text", "exported", "models"},
     "ranking": {"text", "models", "evaluation"},
     "recipes": {"text", "batches", "encoders", "objectives", "training", "students", "exported", "models", "evaluation", "ranking"},
     "inspection": {"text", "batches", "encoders", "objectives", "models", "evaluation", "recipes"},
     "demo": {"text", "models", "evaluation", "recipes"},  # only the command line knows it: it can be deleted
     "serving": {"text", "students", "exported", "models", "ranking"},
-    "cli": {"text", "students", "exported", "models", "evaluation", "ranking", "training", "recipes", "inspection", "demo", "serving"},
+    "cli": {
+        "text",
+        "students",
+        "exported",
+        "models",
+        "evaluation",
+        "ranking",
+        "training",
+        "recipes",
+        "inspection",
+        "demo",
+        "serving",
+        "scale",
+    },
 }
 
 # what a help text must not wait for; settings are the one part of a recipe that the command line reads

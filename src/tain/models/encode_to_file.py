@@ -24,6 +24,7 @@ from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
 from tain.models.vector_forms import shortened, stored_as
 from tain.text.collections import each_text
+from tain.text.kept import KeptColumns, KeptField
 from tain.text.windows import windows
 
 _WINDOW_CHARS = 2_000_000  # long texts end a window here, so that a killed run loses minutes of work at most
@@ -109,6 +110,7 @@ def encode_to_file(
     resume: bool = False,
     overwrite: bool = False,
     window_texts: int = 16_384,
+    columns: KeptColumns | None = None,
     total: int | None = None,
     progress: Progress | None = None,
 ) -> EncodedFile:
@@ -131,6 +133,7 @@ def encode_to_file(
         resume: Go on where an interrupted run stopped; or start if there is none.
         overwrite: Replace a file of this name, and, without ``resume``, drop what an interrupted run left.
         window_texts: Texts held in memory and kept at a time; a window also ends at two million characters.
+        columns: Columns of the texts' table to store beside the vectors; parquet only. ``texts`` are then ``columns.texts()``.
         total: Number of texts, where it is known, for the progress bar.
         progress: Told about every batch.
 
@@ -144,6 +147,8 @@ def encode_to_file(
     refuse_output(
         path, dtype=dtype, batch_tokens=batch_tokens, with_texts=with_texts, window_texts=window_texts, resume=resume, overwrite=overwrite
     )
+    fields = () if columns is None else columns.fields
+    refuse_fields(path, [field.name for field in fields], with_texts=with_texts)
     embedder.refuse_language(language)
     if dims is not None and not 1 <= dims <= embedder.dim:
         raise UserError(f"dims is {dims}, but the vectors of {embedder.name!r} have {embedder.dim} numbers: give 1 to {embedder.dim}")
@@ -151,15 +156,16 @@ def encode_to_file(
     normalize = embedder.normalize if normalize is None else normalize
     progress = progress or Progress.silent()
     settings = {"dtype": dtype, "dims": dims, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
+    settings |= {"columns": [field.name for field in fields]} if fields else {}
     run = _begun(embedder, settings | {"normalise": normalize, "language": language})
     folder = partial_folder(path)
     with _alone_in(folder, path):
-        rows = _rows(path, folder, dim=dim, dtype=dtype, with_texts=with_texts)
+        rows = _rows(path, folder, dim=dim, dtype=dtype, with_texts=with_texts, fields=fields)
         if (left := _left_over(folder, rows, run, path) if resume else None) is not None:
             run = left
         elif resume:
             progress.note(f"nothing to resume for {str(path)!r}: starting with the first text")
-        _skip_finished(given, run, path)
+        _skip_finished(given, run, path, columns)
         coming = windows(given, most=window_texts, characters=_WINDOW_CHARS, text_of=str)
         resumed, began_s = run.texts, time.monotonic()
         try:
@@ -177,9 +183,10 @@ def encode_to_file(
                         window, language=language, batch_tokens=batch_tokens, normalize=normalize, progress=_PartOfTask(task)
                     )
                     stored = _stored(shortened(vectors, dims), dtype, first_text=run.texts)
+                    kept = columns.take(len(window)) if columns is not None and fields else []
                     with _disk_trouble_named(path, kept=run.windows):
-                        rows.append(stored, window)
-                        longer = run.after(window, truncated=embedder.truncated)
+                        rows.append(stored, window, kept)
+                        longer = run.after(window, kept, truncated=embedder.truncated)
                         _keep(longer, folder)
                     run = longer  # count a window as kept only once it is safely on disk
                 with _disk_trouble_named(path, kept=run.windows):
@@ -253,6 +260,18 @@ def refuse_output(
         )
 
 
+def refuse_fields(path: Path, names: Sequence[str], *, with_texts: bool) -> None:
+    """Refuse kept columns that a file of vectors cannot hold.
+
+    Raises:
+        UserError: The file is not parquet, or a column is named like one of its own.
+    """
+    if names and path.suffix != ".parquet":
+        raise UserError(f"columns cannot be kept in a {path.suffix} file, which holds vectors only: use an output ending in .parquet")
+    if with_texts and "text" in names:
+        raise UserError("column 'text' is kept twice, since the texts are stored under this name: keep it, or store the texts, not both")
+
+
 # ---- state of a run
 
 
@@ -279,14 +298,14 @@ class _Run:
     digest: str = ""
     format: int = _PARTIAL_FORMAT
 
-    def after(self, window: list[str], *, truncated: int) -> "_Run":
+    def after(self, window: list[str], kept: list[tuple[object, ...]], *, truncated: int) -> "_Run":
         """Return the run with one more finished window."""
         return replace(
             self,
             windows=self.windows + 1,
             texts=self.texts + len(window),
             truncated=self.truncated + truncated,
-            digest=_digest(self.digest, window),
+            digest=texts_digest(self.digest, window, kept),
         )
 
 
@@ -294,9 +313,12 @@ def _begun(embedder: ResumableEncoder, settings: dict[str, Any]) -> _Run:
     return _Run(settings={**settings, **embedder.settings()}, model=embedder.name, weights=embedder.fingerprint())
 
 
-def _digest(before: str, window: list[str]) -> str:
-    for text in window:  # per text, so that the digest does not depend on window boundaries
-        before = hashlib.sha256(before.encode() + text.encode("utf-8", "surrogatepass")).hexdigest()
+def texts_digest(before: str, texts: Sequence[str], kept: Sequence[tuple[object, ...]] = ()) -> str:
+    """Continue the digest of texts, and of their values of the kept columns."""
+    # per text, so that the digest does not depend on window boundaries
+    for index, text in enumerate(texts):
+        more = f"\0{json.dumps(kept[index], ensure_ascii=False, default=str)}" if kept else ""
+        before = hashlib.sha256(f"{before}{text}{more}".encode("utf-8", "surrogatepass")).hexdigest()
     return before
 
 
@@ -347,11 +369,12 @@ def _spelled(value: object) -> str:
     return {"None": "not given", "True": "on", "False": "off"}.get(str(value), str(value))
 
 
-def _skip_finished(texts: Iterator[str], run: _Run, path: Path) -> None:
+def _skip_finished(texts: Iterator[str], run: _Run, path: Path, columns: KeptColumns | None) -> None:
     """Skip the texts of the finished windows, and refuse texts that differ."""
     digest, read = "", 0
     for text in islice(texts, run.texts):
-        digest, read = _digest(digest, [text]), read + 1
+        kept = columns.take(1) if columns is not None and columns.fields else []
+        digest, read = texts_digest(digest, [text], kept), read + 1
     if (digest, read) != (run.digest, run.texts):
         raise UserError(
             f"output {str(path)!r} has an interrupted run with other texts (the first {run.texts:,} differ): "
@@ -371,11 +394,11 @@ def _keep(run: _Run, folder: Path) -> None:
 # ---- vectors of a window
 
 
-def _rows(path: Path, folder: Path, *, dim: int, dtype: StoredDtype, with_texts: bool) -> Rows:
+def _rows(path: Path, folder: Path, *, dim: int, dtype: StoredDtype, with_texts: bool, fields: Sequence[KeptField]) -> Rows:
     """The file's rows, whose bits lie eight in a byte where they are binary."""
     if dtype == "binary":
-        return rows_for(path, folder, dim=-(-dim // 8), dtype="uint8", with_texts=with_texts)
-    return rows_for(path, folder, dim=dim, dtype=dtype, with_texts=with_texts)
+        return rows_for(path, folder, dim=-(-dim // 8), dtype="uint8", with_texts=with_texts, fields=fields)
+    return rows_for(path, folder, dim=dim, dtype=dtype, with_texts=with_texts, fields=fields)
 
 
 def _stored(vectors: np.ndarray, dtype: StoredDtype, *, first_text: int) -> np.ndarray:
