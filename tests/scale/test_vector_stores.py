@@ -37,7 +37,7 @@ def test_duckdb_searches_the_file_itself(vectors: Path):
     _, rows, _ = as_columns(vectors)
     question = rows[17].tolist()
     found = duckdb.execute(
-        f"select id, shop from '{vectors}' order by array_cosine_similarity(vector, ?::float[8]) desc limit 1", [question]
+        f"select id, shop from '{vectors}' order by array_cosine_similarity(vector::float[8], ?::float[8]) desc limit 1", [question]
     ).fetchall()
     assert found == [(117, "shop 2")]
 

@@ -1,6 +1,7 @@
 """Encoding all shards of a run with Ray: one actor per worker, which loads the model once."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ def encode_with_ray(
         gpus, cores = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
         actors = min(workers or gpus or cores, run.count)
         data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         shards = data.from_items([{"number": number} for number in range(1, run.count + 1)], override_num_blocks=run.count)
         made = shards.map_batches(
             _Worker,
