@@ -17,14 +17,28 @@ _LONGEST_READ = 1 << 20  # bytes read at a time when counting lines
 
 
 def encode(
-    model: str,
-    texts: TextSource,
+    model: str | None = None,
+    texts: TextSource | None = None,
     /,
     *,
-    output: Annotated[flags.Output, Parameter(help="file for the vectors, ending in .npy, .parquet or .safetensors")],
+    output: Annotated[
+        flags.Output, Parameter(help="file for the vectors, ending in .npy, .parquet or .safetensors; with --shard or --ray a folder")
+    ],
     column: Annotated[str | None, Parameter(help="column of the texts, if TEXTS is a table")] = None,
     language: Annotated[str | None, Parameter(help="language of the texts, for a model corrected per language (tain correct)")] = None,
     with_texts: Annotated[bool, Parameter(help="store the texts with their vectors; parquet only", negative=())] = False,
+    keep: Annotated[
+        list[str] | None, Parameter(help="columns of the table to store with the vectors; parquet only", consume_multiple=True, negative=())
+    ] = None,
+    id_column: Annotated[str | None, Parameter(help="column of the table to store as the column id; parquet only")] = None,
+    shard: Annotated[
+        str | None, Parameter(help="encode one share of the texts, such as 3/64, into a folder; finished shards are kept")
+    ] = None,
+    ray: Annotated[bool, Parameter(help="encode all shards with Ray, into a folder; finished shards are kept", negative=())] = False,
+    shards: Annotated[int | None, Parameter(help="number of shards for --ray; default: 64")] = None,
+    workers: Annotated[int | None, Parameter(help="processes for --ray; default: one per GPU, else one per processor core")] = None,
+    address: Annotated[str | None, Parameter(help="address of a Ray cluster; default: one in this machine")] = None,
+    merge: Annotated[Path | None, Parameter(help="join the shards of this folder into one file; takes no MODEL and TEXTS")] = None,
     output_dtype: Annotated[
         OutputDtype,
         Parameter(
@@ -85,54 +99,66 @@ def encode(
 
     tain encode tain-mini sentences.txt -o vectors.npy
 
-    --resume continues an interrupted run. The file appears under its name once it is complete.
+    --resume continues an interrupted run. The file appears under its name once it is complete. TEXTS may also be a folder or a quoted
+    pattern of files.
 
     Parameters
     ----------
     model
         a folder (of an encoder or student), a hub name, or tain-mini (built in)
     """
+    from tain.cli.encode_shards import encode_all_shares, encode_share, merge_into, refuse_mixed
     from tain.cli.models import find_encoder, load_encoder
     from tain.foundation.progress import Progress
-    from tain.models.encode_to_file import encode_to_file, refuse_output
-    from tain.text.readers import read_texts
+    from tain.models.encode_to_file import encode_to_file, refuse_fields, refuse_output
+    from tain.text.kept import KeptColumns, read_text_rows
 
-    refuse_output(output, dtype=output_dtype, batch_tokens=batch_tokens, with_texts=with_texts, resume=resume, overwrite=overwrite)
-    find_encoder(model)
-    ranges = None if int8_ranges is None else _ranges(int8_ranges)
-    given = read_texts(texts, column=column)
-    total = _count_texts(texts)
     progress = Progress.for_terminal(json=json, quiet=quiet)
+    refuse_mixed(model, texts, shard=shard, ray=ray, merge=merge, resume=resume, only_ray=[shards, workers, address])
+    if merge is not None:
+        merge_into(output, merge, overwrite=overwrite, progress=progress, as_json=json)
+        return
+    assert model is not None and texts is not None
+    ranges = None if int8_ranges is None else _ranges(int8_ranges)
+    options = {
+        "dtype": output_dtype,
+        "dims": dims,
+        "int8_ranges": ranges,
+        "truncation": truncation,
+        "deterministic": deterministic,
+        "prompt_name": prompt_name,
+        "prompt": prompt,
+        "language": language,
+        "normalize": normalize,
+        "batch_tokens": batch_tokens,
+        "with_texts": with_texts,
+    }
+    columns = {"column": column, "keep": tuple(keep or ()), "id_column": id_column}
+    loading = {
+        "backend": backend,
+        "device": device,
+        "dtype": "float32" if deterministic and compute_dtype == "auto" else compute_dtype,
+        "pooling": pooling,
+        "max_tokens": max_tokens,
+        "trust_remote_code": trust_remote_code,
+    }
+    find_encoder(model)
+    if shard is not None:
+        encode_share(model, texts, output, shard, options, columns, loading, overwrite=overwrite, progress=progress, as_json=json)
+        return
+    if ray:
+        cluster = {"address": address, "workers": workers, "overwrite": overwrite}
+        encode_all_shares(model, texts, output, shards, options, columns, loading, cluster, progress=progress, as_json=json)
+        return
+    refuse_output(output, dtype=output_dtype, batch_tokens=batch_tokens, with_texts=with_texts, resume=resume, overwrite=overwrite)
+    given = read_text_rows(texts, **columns)
+    refuse_fields(output, [field.name for field in given.fields], with_texts=with_texts)
+    total = _count_texts(texts)
 
-    embedder = load_encoder(  # loads torch: errors in files have been reported by now
-        model,
-        progress=progress,
-        backend=backend,
-        device=device,
-        dtype="float32" if deterministic and compute_dtype == "auto" else compute_dtype,
-        pooling=pooling,
-        max_tokens=max_tokens,
-        trust_remote_code=trust_remote_code,
-    )
+    embedder = load_encoder(model, progress=progress, **loading)  # loads torch: errors in files have been reported by now
+    kept = KeptColumns(given, given.fields)
     made = encode_to_file(
-        embedder,
-        given,
-        output,
-        dtype=output_dtype,
-        dims=dims,
-        int8_ranges=ranges,
-        truncation=truncation,
-        deterministic=deterministic,
-        prompt_name=prompt_name,
-        prompt=prompt,
-        language=language,
-        normalize=normalize,
-        batch_tokens=batch_tokens,
-        with_texts=with_texts,
-        resume=resume,
-        overwrite=overwrite,
-        total=total,
-        progress=progress,
+        embedder, kept.texts(), output, columns=kept, **options, resume=resume, overwrite=overwrite, total=total, progress=progress
     )
     if given.blank:
         progress.warn(f"{given.blank:,} blank lines were skipped: row numbers count texts, not lines")

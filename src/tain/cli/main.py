@@ -107,13 +107,14 @@ def _print_warnings_of_sources(*, as_json: bool) -> None:
     """Print the warnings of readers as lines or JSON events, like all other warnings."""
     import warnings
 
+    from tain.foundation.files import LeftoverWarning
     from tain.foundation.progress import Progress
     from tain.text.lines import SourceWarning
 
     shown_by_python = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> None:
-        if issubclass(category, SourceWarning):
+        if issubclass(category, SourceWarning | LeftoverWarning):
             Progress("json" if as_json else "lines").warn(str(message))
         else:
             shown_by_python(message, category, *location, **more)

@@ -1,11 +1,13 @@
 """Atomic writing of files and folders."""
 
 import errno
+import glob
 import os
 import shutil
 import stat
 import sys
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -157,9 +159,10 @@ def lies_inside(folder: Path, part: str) -> bool:
 def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = False, follow: bool = True) -> Iterator[Path]:
     """Yield a hidden folder beside ``target`` that is renamed to it when the block succeeds.
 
-    If the block raises or the process is killed, ``target`` is unchanged. Leftovers of a killed process are hidden folders named
-    ``.NAME.partial-*``. Replacing an existing folder is a single step if the system supports it (Linux). Otherwise it takes two steps,
-    and a process killed in between leaves the complete old folder under the hidden name ``.NAME.replaced-*``.
+    If the block raises or the process is killed, ``target`` is unchanged. A killed process leaves a hidden folder named
+    ``.NAME.partial-*``, which the next run that writes ``target`` names and removes. Replacing an existing folder is a single step if the
+    system supports it (Linux). Otherwise it takes two steps, and a process killed in between leaves the complete old folder under the
+    hidden name ``.NAME.replaced-*``.
 
     Args:
         target: Final path of the folder.
@@ -174,11 +177,8 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
     target = followed(Path(target)) if overwrite and follow else Path(target)
     if overwrite and os.path.isfile(target):  # noqa: PTH113 - unlike Path.is_file, never raises
         raise UserError(f"output {str(target)!r} is a file, but the output is a folder: choose another name")
-    partial, mode = _partial_beside(target, overwrite=overwrite or was_free)
-    partial.mkdir()
-    try:
-        with _room_for(target):
-            yield partial
+    with _partial_beside(target, overwrite=overwrite or was_free) as (partial, mode), _writing(target, partial):
+        yield partial
         _settle(partial, mode)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
         if not os.path.lexists(target):
@@ -193,13 +193,16 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
                 aside.rename(target)
                 raise
             _remove(aside)
-    finally:
-        _remove(partial)
 
 
 @contextmanager
 def whole_file(target: Path, *, overwrite: bool = False, follow: bool = True) -> Iterator[Path]:
-    """Yield a hidden path beside ``target`` that is renamed to it when the block succeeds; ``follow`` as in ``whole_folder``.
+    """Yield a path in a hidden folder beside ``target``; its file is renamed to ``target`` when the block succeeds.
+
+    Args:
+        target: Final path of the file.
+        overwrite: Replace an existing file.
+        follow: As in ``whole_folder``, and so are leftovers.
 
     Raises:
         UserError: As ``whole_folder``, with file and folder exchanged.
@@ -207,22 +210,68 @@ def whole_file(target: Path, *, overwrite: bool = False, follow: bool = True) ->
     target = followed(Path(target)) if overwrite and follow else Path(target)
     if overwrite and os.path.isdir(target):  # noqa: PTH112
         raise UserError(f"output {str(target)!r} is a folder, but the output is a file: name a file inside it")
-    partial, mode = _partial_beside(target, overwrite=overwrite)
-    try:
-        with _room_for(target):
-            yield partial
+    with _partial_beside(target, overwrite=overwrite) as (folder, mode), _writing(target, folder):
+        partial = folder / target.name
+        yield partial
         _settle(partial, mode)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
         partial.replace(target)
+
+
+class LeftoverWarning(UserWarning):
+    """Warning about what a killed process left, which is removed."""
+
+
+@contextmanager
+def _partial_beside(target: Path, *, overwrite: bool) -> Iterator[tuple[Path, int]]:
+    """Yield a new hidden folder, locked during the block and then removed, and the default mode of new files there."""
+    _refuse_taken(target, overwrite=overwrite)
+    _remove_leftovers(target)
+    while True:
+        partial = target.with_name(_hidden(target.name))
+        mode = _probe(partial, target)
+        partial.mkdir()
+        lock = _folder_lock(partial, waits=True)
+        if partial.is_dir():  # else another process took it for a leftover before it was locked
+            break
+        _release(lock)
+    try:
+        yield partial, mode
     finally:
         _remove(partial)
+        _release(lock)
 
 
-def _partial_beside(target: Path, *, overwrite: bool) -> tuple[Path, int]:
-    """The hidden path, free, and the default mode of new files there."""
-    _refuse_taken(target, overwrite=overwrite)
-    partial = target.with_name(_hidden(target.name))
-    return partial, _probe(partial, target)
+def _remove_leftovers(target: Path) -> None:
+    """Name and remove the hidden folders that killed processes left; those of running processes are locked and stay."""
+    pattern = f".{glob.escape(target.name)}.partial-{'[0-9a-f]' * 8}"
+    for left in sorted(target.parent.glob(pattern)):
+        if left.is_symlink() or not left.is_dir() or (lock := _folder_lock(left, waits=False)) is None:
+            continue
+        _remove(left)
+        _release(lock)
+        warnings.warn(f"{str(left)!r} was left by an interrupted run and is removed", LeftoverWarning, stacklevel=4)
+
+
+def _folder_lock(folder: Path, *, waits: bool) -> int | None:
+    """Lock a folder and return its descriptor; None if another process holds it, or the system or disk has no such locks."""
+    try:
+        import fcntl
+
+        number = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+    except OSError:
+        os.close(number)
+        return None
+    return number
+
+
+def _release(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 def _hidden(name: str) -> str:
@@ -242,12 +291,14 @@ def _probe(partial: Path, target: Path) -> int:
 
 
 @contextmanager
-def _room_for(target: Path) -> Iterator[None]:
-    """Convert errors of any library about a full disk to a one-line ``UserError``."""
+def _writing(target: Path, partial: Path) -> Iterator[None]:
+    """Convert errors of any library about a full disk, or a folder that was removed meanwhile, to a one-line ``UserError``."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not os.path.isdir(partial):  # noqa: PTH112
+            raise UserError(f"output {str(target)!r} was removed while it was written: leave its folder alone, and run again") from None
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise
         raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): free disk space, or choose another path") from None
     except Exception as error:

@@ -26,6 +26,7 @@ from tain.models.vector_files import ENDINGS, Rows, StoredDtype, flush, rows_for
 from tain.models.vector_forms import Int8Ranges, shortened, stored_as
 from tain.text.collections import each_text
 from tain.text.encoding import UnusableTextError
+from tain.text.kept import KeptColumns, KeptField
 from tain.text.windows import windows
 
 _WINDOW_CHARS = 2_000_000  # long texts end a window here, so that a killed run loses minutes of work at most
@@ -123,6 +124,7 @@ def encode_to_file(
     resume: bool = False,
     overwrite: bool = False,
     window_texts: int = 16_384,
+    columns: KeptColumns | None = None,
     total: int | None = None,
     progress: Progress | None = None,
 ) -> EncodedFile:
@@ -151,6 +153,7 @@ def encode_to_file(
         resume: Go on where an interrupted run stopped; or start if there is none.
         overwrite: Replace a file of this name, and, without ``resume``, drop what an interrupted run left.
         window_texts: Texts held in memory and kept at a time; a window also ends at two million characters.
+        columns: Columns of the texts' table to store beside the vectors; parquet only. ``texts`` are then ``columns.texts()``.
         total: Number of texts, where it is known, for the progress bar.
         progress: Told about every batch.
 
@@ -166,6 +169,8 @@ def encode_to_file(
     )
     if int8_ranges is not None and dtype != "int8":
         raise UserError(f"int8_ranges are given, but dtype is {dtype!r}: leave them out, or give int8")
+    fields = () if columns is None else columns.fields
+    refuse_fields(path, [field.name for field in fields], with_texts=with_texts)
     embedder.refuse_language(language)
     if dims is not None and not 1 <= dims <= embedder.dim:
         raise UserError(f"dims is {dims}, but the vectors of {embedder.name!r} have {embedder.dim} numbers: give 1 to {embedder.dim}")
@@ -178,18 +183,18 @@ def encode_to_file(
     options = ({"truncation": truncation} if truncation != "cut" else {}) | ({"deterministic": True} if deterministic else {})
     options |= {option: value for option, value in (("prompt_name", prompt_name), ("prompt", prompt)) if value is not None}
     settings = {"dtype": dtype, "dims": dims, "batch-tokens": batch_tokens, "with-texts": with_texts, "window-texts": window_texts}
-    settings |= {option.replace("_", "-"): value for option, value in options.items()} | (
-        {} if int8_ranges is None else {"int8-ranges": _digest("", [int8_ranges.to_json()])}
-    )
+    settings |= {option.replace("_", "-"): value for option, value in options.items()}
+    settings |= {} if int8_ranges is None else {"int8-ranges": texts_digest("", [int8_ranges.to_json()])}
+    settings |= {"columns": [field.name for field in fields]} if fields else {}
     run = _begun(embedder, settings | {"normalise": normalize, "language": language})
     folder = partial_folder(path)
     with _alone_in(folder, path):
-        rows = _rows(path, folder, dim=dim, dtype=dtype, with_texts=with_texts)
+        rows = _rows(path, folder, dim=dim, dtype=dtype, with_texts=with_texts, fields=fields)
         if (left := _left_over(folder, rows, run, path) if resume else None) is not None:
             run = left
         elif resume:
             progress.note(f"nothing to resume for {str(path)!r}: starting with the first text")
-        _skip_finished(given, run, path)
+        _skip_finished(given, run, path, columns)
         coming = windows(given, most=window_texts, characters=_WINDOW_CHARS, text_of=str)
         resumed, began_s = run.texts, time.monotonic()
         try:
@@ -216,12 +221,13 @@ def encode_to_file(
                         ranges = Int8Ranges.calibrated(vectors)
                     stored = _stored(vectors, dtype, first_text=run.texts, ranges=ranges)
                     clipped = 0.0 if ranges is None else ranges.outside(vectors) * len(window)
+                    kept = columns.take(len(window)) if columns is not None and fields else []
                     with _disk_trouble_named(path, kept=run.windows):
                         if ranges is not None and not run.windows:
                             _write_anew(folder / _RANGES, ranges.to_json())
-                        rows.append(stored, window)
+                        rows.append(stored, window, kept)
                         chunked = getattr(embedder, "chunked", 0)
-                        longer = run.after(window, truncated=embedder.truncated, chunked=chunked, clipped=clipped)
+                        longer = run.after(window, kept, truncated=embedder.truncated, chunked=chunked, clipped=clipped)
                         _keep(longer, folder)
                     run = longer  # count a window as kept only once it is safely on disk
                 with _disk_trouble_named(path, kept=run.windows):
@@ -325,6 +331,18 @@ def refuse_output(
         )
 
 
+def refuse_fields(path: Path, names: Sequence[str], *, with_texts: bool) -> None:
+    """Refuse kept columns that a file of vectors cannot hold.
+
+    Raises:
+        UserError: The file is not parquet, or a column is named like one of its own.
+    """
+    if names and path.suffix != ".parquet":
+        raise UserError(f"columns cannot be kept in a {path.suffix} file, which holds vectors only: use an output ending in .parquet")
+    if with_texts and "text" in names:
+        raise UserError("column 'text' is kept twice, since the texts are stored under this name: keep it, or store the texts, not both")
+
+
 # ---- state of a run
 
 
@@ -355,7 +373,7 @@ class _Run:
     digest: str = ""
     format: int = _PARTIAL_FORMAT
 
-    def after(self, window: list[str], *, truncated: int, chunked: int, clipped: float) -> "_Run":
+    def after(self, window: list[str], kept: list[tuple[object, ...]], *, truncated: int, chunked: int, clipped: float) -> "_Run":
         """Return the run with one more finished window."""
         return replace(
             self,
@@ -364,7 +382,7 @@ class _Run:
             truncated=self.truncated + truncated,
             chunked=self.chunked + chunked,
             clipped=self.clipped + clipped,
-            digest=_digest(self.digest, window),
+            digest=texts_digest(self.digest, window, kept),
         )
 
 
@@ -372,9 +390,12 @@ def _begun(embedder: ResumableEncoder, settings: dict[str, Any]) -> _Run:
     return _Run(settings={**settings, **embedder.settings()}, model=embedder.name, weights=embedder.fingerprint())
 
 
-def _digest(before: str, window: list[str]) -> str:
-    for text in window:  # per text, so that the digest does not depend on window boundaries
-        before = hashlib.sha256(before.encode() + text.encode("utf-8", "surrogatepass")).hexdigest()
+def texts_digest(before: str, texts: Sequence[str], kept: Sequence[tuple[object, ...]] = ()) -> str:
+    """Continue the digest of texts, and of their values of the kept columns."""
+    # per text, so that the digest does not depend on window boundaries
+    for index, text in enumerate(texts):
+        more = f"\0{json.dumps(kept[index], ensure_ascii=False, default=str)}" if kept else ""
+        before = hashlib.sha256(f"{before}{text}{more}".encode("utf-8", "surrogatepass")).hexdigest()
     return before
 
 
@@ -425,11 +446,12 @@ def _spelled(value: object) -> str:
     return {"None": "not given", "True": "on", "False": "off"}.get(str(value), str(value))
 
 
-def _skip_finished(texts: Iterator[str], run: _Run, path: Path) -> None:
+def _skip_finished(texts: Iterator[str], run: _Run, path: Path, columns: KeptColumns | None) -> None:
     """Skip the texts of the finished windows, and refuse texts that differ."""
     digest, read = "", 0
     for text in islice(texts, run.texts):
-        digest, read = _digest(digest, [text]), read + 1
+        kept = columns.take(1) if columns is not None and columns.fields else []
+        digest, read = texts_digest(digest, [text], kept), read + 1
     if (digest, read) != (run.digest, run.texts):
         raise UserError(
             f"output {str(path)!r} has an interrupted run with other texts (the first {run.texts:,} differ): "
@@ -465,11 +487,11 @@ def _is_left_by_a_kill(path: Path) -> bool:
 # ---- vectors of a window
 
 
-def _rows(path: Path, folder: Path, *, dim: int, dtype: StoredDtype, with_texts: bool) -> Rows:
+def _rows(path: Path, folder: Path, *, dim: int, dtype: StoredDtype, with_texts: bool, fields: Sequence[KeptField]) -> Rows:
     """The file's rows, whose bits lie eight in a byte where they are binary."""
     if dtype == "binary":
-        return rows_for(path, folder, dim=-(-dim // 8), dtype="uint8", with_texts=with_texts)
-    return rows_for(path, folder, dim=dim, dtype=dtype, with_texts=with_texts)
+        return rows_for(path, folder, dim=-(-dim // 8), dtype="uint8", with_texts=with_texts, fields=fields)
+    return rows_for(path, folder, dim=dim, dtype=dtype, with_texts=with_texts, fields=fields)
 
 
 def _refuse_not_finite(vectors: np.ndarray, *, first_text: int) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +11,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tain.foundation.choices import OutputDtype
+from tain.foundation.errors import UserError
 from tain.foundation.files import open_own
+from tain.text.kept import KeptField
 
 StoredDtype = OutputDtype
 
@@ -41,8 +43,8 @@ class Rows(ABC):
         """Prepare to append after these windows, dropping anything a killed run wrote beyond them."""
 
     @abstractmethod
-    def append(self, vectors: np.ndarray, texts: list[str]) -> None:
-        """Write a window durably to disk."""
+    def append(self, vectors: np.ndarray, texts: list[str], kept: list[tuple[object, ...]]) -> None:
+        """Write a window durably to disk; ``kept`` has each text's values of the kept columns, if there are any."""
 
     @abstractmethod
     def finish(self, *, texts: int) -> Path:
@@ -79,7 +81,7 @@ class _PlainRows(Rows):
         self.file.truncate(end)
         self.file.seek(end)
 
-    def append(self, vectors: np.ndarray, texts: list[str]) -> None:
+    def append(self, vectors: np.ndarray, texts: list[str], kept: list[tuple[object, ...]]) -> None:
         assert self.file is not None
         self.file.write(np.ascontiguousarray(vectors).data)
         flush(self.file)
@@ -118,9 +120,10 @@ class _SafetensorsRows(_PlainRows):
 class _ParquetRows(Rows):
     """Writer of one row group per window, joined at the end, since a truncated parquet file cannot be appended to."""
 
-    def __init__(self, folder: Path, *, dim: int, dtype: str, with_texts: bool) -> None:
+    def __init__(self, folder: Path, *, dim: int, dtype: str, with_texts: bool, fields: Sequence[KeptField]) -> None:
         super().__init__(folder, dim=dim, dtype=dtype)
         self.with_texts = with_texts
+        self.fields = fields
         self.windows = self.texts = 0
 
     def _window(self, number: int) -> Path:
@@ -132,13 +135,18 @@ class _ParquetRows(Rows):
     def open(self, *, windows: int, texts: int) -> None:
         self.windows, self.texts = windows, texts
 
-    def append(self, vectors: np.ndarray, texts: list[str]) -> None:
+    def append(self, vectors: np.ndarray, texts: list[str], kept: list[tuple[object, ...]]) -> None:
         import pyarrow as pa
 
-        numbers = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.dim)
-        columns = [pa.array(np.arange(self.texts, self.texts + len(texts))), *([pa.array(texts)] if self.with_texts else []), numbers]
+        schema = self._schema()
+        columns = [pa.array(np.arange(self.texts, self.texts + len(texts)))]
+        for index, field in enumerate(self.fields):
+            columns.append(_arrow_values([values[index] for values in kept], schema.field(field.name).type, field))
+        if self.with_texts:
+            columns.append(pa.array(texts))
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.dim))
         with self._writer(self._window(self.windows)) as writer:
-            writer.write_table(pa.table(columns, schema=self._schema()))
+            writer.write_table(pa.table(columns, schema=schema))
         self.windows, self.texts = self.windows + 1, self.texts + len(texts)
 
     def finish(self, *, texts: int) -> Path:
@@ -154,8 +162,9 @@ class _ParquetRows(Rows):
         import pyarrow as pa
 
         number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "uint8": pa.uint8()}[self.dtype]
-        fields = [("index", pa.int64()), ("text", pa.string()), ("vector", pa.list_(number, self.dim))]
-        return pa.schema([field for field in fields if self.with_texts or field[0] != "text"])
+        kept = [(field.name, _arrow_type(field)) for field in self.fields]
+        texts = [("text", pa.string())] if self.with_texts else []
+        return pa.schema([("index", pa.int64()), *kept, *texts, ("vector", pa.list_(number, self.dim))])
 
     @contextmanager
     def _writer(self, path: Path) -> Iterator[Any]:
@@ -168,11 +177,34 @@ class _ParquetRows(Rows):
             flush(file)
 
 
-def rows_for(path: Path, folder: Path, *, dim: int, dtype: str, with_texts: bool) -> Rows:
-    """Choose the writer by the ending of ``path``, one of ``ENDINGS``; ``folder`` keeps its parts."""
+def rows_for(path: Path, folder: Path, *, dim: int, dtype: str, with_texts: bool, fields: Sequence[KeptField] = ()) -> Rows:
+    """Choose the writer by the ending of ``path``, one of ``ENDINGS``; ``folder`` keeps its parts, ``fields`` are kept columns (parquet)."""
     if path.suffix == ".parquet":
-        return _ParquetRows(folder, dim=dim, dtype=dtype, with_texts=with_texts)
+        return _ParquetRows(folder, dim=dim, dtype=dtype, with_texts=with_texts, fields=fields)
     return (_NpyRows if path.suffix == ".npy" else _SafetensorsRows)(folder, dim=dim, dtype=dtype)
+
+
+def header_of(path: Path, *, texts: int, dim: int, dtype: str) -> bytes:
+    """Header of an npy or safetensors file, after which the rows follow."""
+    kind = _NpyRows if path.suffix == ".npy" else _SafetensorsRows
+    return kind(path.parent, dim=dim, dtype=dtype).head(texts)
+
+
+def _arrow_type(field: KeptField) -> Any:
+    import pyarrow as pa
+
+    if field.kind == "arrow":
+        return field.arrow.value_type if pa.types.is_dictionary(field.arrow) else field.arrow
+    return {"text": pa.string(), "whole number": pa.int64(), "number": pa.float64(), "truth value": pa.bool_()}[field.kind]
+
+
+def _arrow_values(values: list[object], kind: Any, field: KeptField) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowException, OverflowError) as error:
+        raise UserError(f"column {field.column!r} has values that do not fit its type {kind} ({error}): write the column again") from None
 
 
 def flush(file: Any) -> None:

@@ -4,6 +4,7 @@ import difflib
 import gzip
 import io
 import lzma
+import math
 import os
 import re
 import sys
@@ -17,6 +18,8 @@ from typing import IO
 from tain.foundation.errors import UserError
 
 MAX_LINE_BYTES = 10_000_000
+
+Span = tuple[int, int]  # first byte, and the byte after the last
 
 _READ_BYTES = MAX_LINE_BYTES + len("\r\n") + 1  # one byte more than the longest allowed line shows that a line is too long
 _BUFFER_BYTES = 1 << 18
@@ -55,24 +58,31 @@ def source_name(source: str | Path) -> str:
     return "standard input" if is_stdin(source) else repr(str(source))
 
 
-def read_lines(source: str | Path) -> Iterator[str]:
+def read_lines(source: str | Path, *, span: Span | None = None) -> Iterator[str]:
     """Yield every line, including blank ones, without line end (LF or CRLF) and without a byte order mark at the start.
 
     Only LF ends a line; form feeds, U+2028 and similar are part of the text. Files ending in .gz or .xz are decompressed.
+
+    Args:
+        source: A file, or ``-`` for standard input.
+        span: Only the lines that begin in this range of bytes of an uncompressed file; messages count lines from its first byte.
 
     Raises:
         UserError: The source cannot be opened or decompressed, or a line is not UTF-8, has a NUL byte, or is longer
             than ``MAX_LINE_BYTES``; the line is named by number and never held in memory completely.
     """
-    name = source_name(source)
+    name = source_name(source) if span is None else f"{source_name(source)} (from byte {span[0]:,})"
     number = returns = 0
     with _open_bytes(source) as file:
+        at, stop = (0, math.inf) if span is None else (_first_line_from(file, span[0]), span[1])
         try:
-            while raw := file.readline(_READ_BYTES):
+            while at < stop and (raw := file.readline(_READ_BYTES)):
                 number += 1
-                if number == 1:
+                size = len(raw)
+                if at == 0:
                     _refuse_other_starts(raw, source)
                     raw = raw.removeprefix(_BOM)
+                at += size
                 raw = raw.removesuffix(b"\n").removesuffix(b"\r")
                 returns += raw.count(b"\r") if b"\r" in raw else 0
                 if len(raw) > MAX_LINE_BYTES:
@@ -90,6 +100,18 @@ def read_lines(source: str | Path) -> Iterator[str]:
     if returns >= max(1, number):
         lines = "1 line" if number == 1 else f"{number:,} lines"
         warn(f"{name} has {lines} (a line ends with LF) and {returns:,} carriage returns inside: {_ADVICE_ON_RETURNS}")
+
+
+def _first_line_from(file: IO[bytes], start: int) -> int:
+    """Go to the first line that begins at or after a byte, and return where it begins."""
+    if start == 0:
+        return 0
+    at = file.seek(start - 1)
+    while piece := file.readline(_READ_BYTES):
+        at += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return at
 
 
 def warn(message: str) -> None:

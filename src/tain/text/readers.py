@@ -24,12 +24,12 @@ class Stream(Iterator[Item], Generic[Item]):
         blank: Number of blank lines, texts or pairs skipped so far; final once the stream has ended.
     """
 
-    def __init__(self, items: Iterator[Item | None], *, why_nothing: Callable[[int], str]) -> None:
+    def __init__(self, items: Iterator[Item | None], *, why_nothing: Callable[[int], str] | None) -> None:
         """Read up to the first item, so that an unusable source is refused before any work is done.
 
         Args:
             items: The items; ``None`` for blank ones.
-            why_nothing: Describes the problem of a source without items, given its number of blank ones.
+            why_nothing: Describes the problem of a source without items, given its number of blank ones; None if that is no problem.
 
         Raises:
             UserError: There are no items.
@@ -37,7 +37,7 @@ class Stream(Iterator[Item], Generic[Item]):
         self.blank = 0
         self._items = items
         self._next: Item | None = self._advance()
-        if self._next is None:
+        if self._next is None and why_nothing is not None:
             raise UserError(why_nothing(self.blank))
 
     def __next__(self) -> Item:
@@ -73,16 +73,16 @@ def read_texts(source: str | Path, *, column: str | None = None) -> Stream[str]:
     """
     kind = kind_of(source)
     if kind == "text":
-        _refuse_columns(source, column)
-        return Stream(_plain_texts(source), why_nothing=lambda blank: _no_texts(source_name(source), blank))
+        refuse_columns(source, column)
+        return Stream(_plain_texts(source), why_nothing=lambda blank: no_texts(source_name(source), blank))
     if kind == "hub":
-        column = _hub_column(source, column)
+        column = hub_column(source, column)
     table = open_table(source)
-    chosen = None if column is None and len(table.columns) == 1 else [_checked_column(table, column)]
+    chosen = None if column is None and len(table.columns) == 1 else [checked_column(table, column)]
     if column is None:
         table.warn_of_header()
     shown = chosen[0] if chosen else table.columns[0]
-    return Stream(_column_texts(table, chosen), why_nothing=lambda blank: _no_rows(table, blank, f"column {shown!r}"))
+    return Stream(_column_texts(table, chosen), why_nothing=lambda blank: no_rows(table, blank, f"column {shown!r}"))
 
 
 def read_sentences(source: str | Path, *, column: str | None = None, document_column: str | None = None) -> Stream[Sentence]:
@@ -100,16 +100,16 @@ def read_sentences(source: str | Path, *, column: str | None = None, document_co
         UserError: As ``read_texts``.
     """
     if kind_of(source) == "text":
-        _refuse_columns(source, column, document_column)
-        return Stream(_marked(_plain_texts(source)), why_nothing=lambda blank: _no_texts(source_name(source), blank))
+        refuse_columns(source, column, document_column)
+        return Stream(_marked(_plain_texts(source)), why_nothing=lambda blank: no_texts(source_name(source), blank))
     if document_column is None:
         texts = read_texts(source, column=column)
-        return Stream((Sentence(text, True) for text in texts), why_nothing=lambda blank: _no_texts(source_name(source), blank))
+        return Stream((Sentence(text, True) for text in texts), why_nothing=lambda blank: no_texts(source_name(source), blank))
     if kind_of(source) == "hub":
-        column = _hub_column(source, column)
+        column = hub_column(source, column)
     table = open_table(source)
-    columns = [_checked_column(table, name) for name in (column, document_column)]
-    return Stream(_rows_of_documents(table, columns), why_nothing=lambda blank: _no_rows(table, blank, f"column {columns[0]!r}"))
+    columns = [checked_column(table, name) for name in (column, document_column)]
+    return Stream(_rows_of_documents(table, columns), why_nothing=lambda blank: no_rows(table, blank, f"column {columns[0]!r}"))
 
 
 def read_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) -> Stream[Pair]:
@@ -143,12 +143,12 @@ def read_pairs(source: str | Path, *, columns: tuple[str, str] | None = None) ->
         chosen = None
         table.warn_of_header()
     else:
-        chosen = [_checked_column(table, column) for column in columns]
+        chosen = [checked_column(table, column) for column in columns]
         if len(chosen) != 2 or chosen[0] == chosen[1]:
             raise UserError(
                 f"columns are {', '.join(map(repr, columns))}, but the two sides of a pair must differ: name two different columns"
             )
-    return Stream(_column_pairs(table, chosen), why_nothing=lambda blank: _no_rows(table, blank, "one side of the pair"))
+    return Stream(_column_pairs(table, chosen), why_nothing=lambda blank: no_rows(table, blank, "one side of the pair"))
 
 
 def read_rows(source: str | Path) -> tuple[list[str], Stream[dict[str, str]]]:
@@ -165,7 +165,7 @@ def read_rows(source: str | Path) -> tuple[list[str], Stream[dict[str, str]]]:
     if kind_of(source) == "text":
         raise UserError(f"{source_name(source)} is read as plain text, but a table is needed: give .csv, .tsv, .jsonl or .parquet")
     table = open_table(source)
-    return table.columns, Stream(_whole_rows(table), why_nothing=lambda blank: _no_rows(table, blank, "every column"))
+    return table.columns, Stream(_whole_rows(table), why_nothing=lambda blank: no_rows(table, blank, "every column"))
 
 
 def _plain_texts(source: str | Path) -> Iterator[str | None]:
@@ -183,7 +183,7 @@ def _marked(texts: Iterator[str | None]) -> Iterator[Sentence | None]:
 def _rows_of_documents(table: Table, columns: list[str]) -> Iterator[Sentence | None]:
     before: object = _NO_DOCUMENT
     for number, values in table.rows(columns):
-        text = None if values is None else _text_or_blank(values[0], table, number, columns[0])
+        text = None if values is None else text_or_blank(values[0], table, number, columns[0])
         if values is None or text is None:
             yield None
             continue
@@ -194,7 +194,7 @@ def _rows_of_documents(table: Table, columns: list[str]) -> Iterator[Sentence | 
 def _column_texts(table: Table, chosen: list[str] | None) -> Iterator[str | None]:
     column = (chosen or table.columns)[0]
     for number, values in table.rows(chosen):
-        yield None if values is None else _text_or_blank(values[0], table, number, column)
+        yield None if values is None else text_or_blank(values[0], table, number, column)
 
 
 def _column_pairs(table: Table, chosen: list[str] | None) -> Iterator[Pair | None]:
@@ -203,8 +203,8 @@ def _column_pairs(table: Table, chosen: list[str] | None) -> Iterator[Pair | Non
         if values is None:
             yield None
             continue
-        left = _text_or_blank(values[0], table, number, left_column)
-        right = _text_or_blank(values[1], table, number, right_column)
+        left = text_or_blank(values[0], table, number, left_column)
+        right = text_or_blank(values[1], table, number, right_column)
         yield None if left is None or right is None else Pair(left, right)
 
 
@@ -216,7 +216,7 @@ def _whole_rows(table: Table) -> Iterator[dict[str, str] | None]:
             yield {column: _cell(value, table, number, column) for column, value in zip(table.columns, values, strict=True)}
 
 
-def _text_or_blank(value: object, table: Table, number: int, column: str) -> str | None:
+def text_or_blank(value: object, table: Table, number: int, column: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
@@ -261,7 +261,7 @@ def refuse_bad_text(text: str, table: Table, number: int, column: str) -> None:
     raise UserError(f"{table.name} {table.unit} {number}, column {column!r} {problem}")
 
 
-def _refuse_columns(source: str | Path, *columns: str | None) -> None:
+def refuse_columns(source: str | Path, *columns: str | None) -> None:
     """Refuse a column for plain text, which has no columns."""
     for column in columns:
         if column is not None:
@@ -273,7 +273,7 @@ def _refuse_columns(source: str | Path, *columns: str | None) -> None:
             )
 
 
-def _checked_column(table: Table, column: str | None) -> str:
+def checked_column(table: Table, column: str | None) -> str:
     if column is None:
         raise UserError(
             f"{table.name} has {len(table.columns)} columns ({table.listed_columns()}) and nothing is guessed: "
@@ -284,19 +284,19 @@ def _checked_column(table: Table, column: str | None) -> str:
     return column
 
 
-def _hub_column(source: str | Path, column: str | None) -> str | None:
+def hub_column(source: str | Path, column: str | None) -> str | None:
     named = split_hub_source(source)[2]
     if column is not None and named is not None and column != named:
         raise UserError(f"{source_name(source)} names the column {named!r}, but --column says {column!r}: give one of the two")
     return column if named is None else named
 
 
-def _no_texts(name: str, blank: int) -> str:
+def no_texts(name: str, blank: int) -> str:
     what = f"holds only blank lines ({blank:,})" if blank else "is empty"
     return f"{name} {what}: give UTF-8 text with one text per line"
 
 
-def _no_rows(table: Table, blank: int, where: str) -> str:
+def no_rows(table: Table, blank: int, where: str) -> str:
     if blank:
         return f"{table.name} is blank in {where} of every row ({blank:,}): give another column or file (columns: {table.listed_columns()})"
     return f"{table.name} has column names ({table.listed_columns()}) but no rows: give a table with texts below its first line"

@@ -4,11 +4,13 @@ import csv
 import importlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from tain.foundation.errors import UserError
-from tain.text.lines import MAX_LINE_BYTES, is_blank, is_stdin, read_lines, refuse_unreadable, source_name, warn
+from tain.text.lines import MAX_LINE_BYTES, Span, is_blank, is_stdin, read_lines, refuse_unreadable, source_name, warn
 
 _PARQUET_ROWS = 1024
 _SHOWN_COLUMNS = 20
@@ -38,6 +40,7 @@ class Table:
         rows: Streams the values of the given columns, in that order. ``None`` reads all columns, and then
             rows with an additional column are refused rather than cut. Call it only once.
         has_header: Column names are in the first line; in other formats they cannot be confused with texts.
+        types: Arrow type of each column, where the format records it (parquet).
     """
 
     name: str
@@ -45,6 +48,7 @@ class Table:
     columns: list[str]
     rows: Callable[[list[str] | None], Iterator[Row]]
     has_header: bool = False
+    types: dict[str, Any] = field(default_factory=dict)
 
     def warn_of_header(self) -> None:
         """Warn if no columns were named and the header line looks like a text."""
@@ -82,8 +86,13 @@ def kind_of(source: str | Path) -> str:
     return _TABLE_KINDS.get(suffix, "text")
 
 
-def open_table(source: str | Path) -> Table:
+def open_table(source: str | Path, *, span: Span | None = None, rows: tuple[int, int] | None = None) -> Table:
     """Open a table and read its column names.
+
+    Args:
+        source: The table.
+        span: Only rows whose line begins in this range of bytes; for an uncompressed tsv or jsonl.
+        rows: Only the rows in this range, counted from 0, blank lines included.
 
     Raises:
         UserError: It cannot be read, is empty, or has duplicate column names. ``Table.rows`` raises it for a bad row.
@@ -94,13 +103,15 @@ def open_table(source: str | Path) -> Table:
         _refuse_other_delimiter(table)
     elif kind == "tsv":
         # no quoting: in a tsv a quotation mark is a plain character
-        table = _delimited_table(source, ((number, line.split("\t")) for number, line in enumerate(read_lines(source), start=1)))
+        table = _tsv_table(source, span)
     elif kind == "jsonl":
-        table = _jsonl_table(source)
+        table = _jsonl_table(source, span)
     elif kind == "parquet":
-        table = _parquet_table(source)
+        table = _parquet_table(source, rows)
     else:
         table = _hub_table(source)
+    if rows is not None and kind != "parquet":
+        table = _only_rows(table, rows)
     twice = sorted({column for column in table.columns if table.columns.count(column) > 1})
     if twice:
         raise UserError(f"{table.name} has more than one column named {twice[0]!r}: give each column its own name")
@@ -141,9 +152,30 @@ def _csv_records(source: str | Path) -> Iterator[tuple[int, list[str]]]:
         yield number, record
 
 
-def _delimited_table(source: str | Path, records: Iterator[tuple[int, list[str]]]) -> Table:
+def _only_rows(table: Table, wanted: tuple[int, int]) -> Table:
+    return replace(table, rows=lambda chosen: islice(table.rows(chosen), *wanted))
+
+
+def _tsv_table(source: str | Path, span: Span | None) -> Table:
+    # no quoting: in a tsv a quotation mark is a plain character
+    table = _delimited_table(source, _tsv_records(source))
+    if span is None:
+        return table
+    lines = next(number for number, record in _tsv_records(source) if not _is_blank(record))
+    with Path(source).open("rb") as file:
+        header_bytes = sum(len(file.readline()) for _ in range(lines))
+    return _delimited_table(source, _tsv_records(source, (max(span[0], header_bytes), span[1])), header=table.columns)
+
+
+def _tsv_records(source: str | Path, span: Span | None = None) -> Iterator[tuple[int, list[str]]]:
+    return ((number, line.split("\t")) for number, line in enumerate(read_lines(source, span=span), start=1))
+
+
+def _delimited_table(source: str | Path, records: Iterator[tuple[int, list[str]]], *, header: list[str] | None = None) -> Table:
+    """Build a table of records; ``header`` are its column names, if the records do not begin with them."""
     name = source_name(source)
-    header = next((record for _, record in records if not _is_blank(record)), None)
+    if header is None:
+        header = next((record for _, record in records if not _is_blank(record)), None)
     if header is None:
         raise UserError(f"{name} is empty: give a table whose first line names the columns")
 
@@ -184,25 +216,25 @@ def _refuse_other_delimiter(table: Table) -> None:
                 raise UserError(f"{table.name} seems to be separated by {shown}, but a .csv is separated by commas: save it so, or as .tsv")
 
 
-def _jsonl_table(source: str | Path) -> Table:
+def _jsonl_table(source: str | Path, span: Span | None) -> Table:
     name = source_name(source)
     objects = _json_objects(source)
-    skipped: list[Row] = []  # blank lines before the first object, counted like others
+    skipped: list[int] = []  # blank lines before the first object, counted like others
     for number, first in objects:
         if first is not None:
             break
-        skipped.append((number, None))
+        skipped.append(number)
     else:
         raise UserError(f"{name} is empty: give one JSON object per line")
     columns = list(first)
     if not columns:
         raise UserError(f"{name} line {number} is an object without keys: its keys name the columns")
 
+    whole = chain(((line, None) for line in skipped), [(number, first)], objects)
+
     def rows(chosen: list[str] | None) -> Iterator[Row]:
-        yield from skipped
         wanted = chosen or columns
-        yield number, [first[column] for column in wanted]
-        for line, values in objects:
+        for line, values in whole if span is None else _json_objects(source, span):
             if values is None:
                 yield line, None
                 continue
@@ -219,8 +251,8 @@ def _jsonl_table(source: str | Path) -> Table:
     return Table(name=name, unit="line", columns=columns, rows=rows)
 
 
-def _json_objects(source: str | Path) -> Iterator[tuple[int, dict[str, object] | None]]:
-    for number, line in enumerate(read_lines(source), start=1):
+def _json_objects(source: str | Path, span: Span | None = None) -> Iterator[tuple[int, dict[str, object] | None]]:
+    for number, line in enumerate(read_lines(source, span=span), start=1):
         if not line or line.isspace():
             yield number, None
             continue
@@ -236,7 +268,17 @@ def _json_objects(source: str | Path) -> Iterator[tuple[int, dict[str, object] |
         yield number, values
 
 
-def _parquet_table(source: str | Path) -> Table:
+def count_rows(source: str | Path) -> int:
+    """Count the rows of a parquet file without reading them.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    with _parquet_file(source) as file:
+        return file.metadata.num_rows
+
+
+def _parquet_file(source: str | Path) -> Any:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -244,30 +286,58 @@ def _parquet_table(source: str | Path) -> Table:
         raise UserError(
             f'{source_name(source)} is parquet, which needs pyarrow: run pip install "tain[data]", or give .tsv or .jsonl'
         ) from None
-    name = source_name(source)
     refuse_unreadable(source)
     try:
         # a small buffer without pre-buffering; otherwise a whole row group is read at once
-        file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
+        return pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{name} is not a parquet file, or is damaged ({_first_line(error)}): write it again") from None
+        raise UserError(f"{source_name(source)} is not a parquet file, or is damaged ({_first_line(error)}): write it again") from None
+
+
+def _parquet_table(source: str | Path, part: tuple[int, int] | None) -> Table:
+    file = _parquet_file(source)
+    import pyarrow as pa
+
+    name = source_name(source)
     columns = list(file.schema_arrow.names)
 
     def rows(chosen: list[str] | None) -> Iterator[Row]:
         wanted = chosen or columns
-        number = 0
+        groups, number, stop = _groups_of(file.metadata, part)
+        start = 0 if part is None else part[0]
+        if not groups:
+            return
         with file:
             try:
-                for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
+                for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted, row_groups=groups):
+                    if number + len(batch) <= start:
+                        number += len(batch)
+                        continue
                     for values in zip(*(batch.column(column).to_pylist() for column in wanted), strict=True):
                         number += 1
-                        yield number, list(values)
+                        if start < number <= stop:
+                            yield number, list(values)
+                    if number >= stop:
+                        return
             except UnicodeDecodeError:
                 raise UserError(f"{name} has text that is not UTF-8 after row {number}: write it again as UTF-8") from None
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{name} is damaged after row {number} ({_first_line(error)}): write it again") from None
 
-    return Table(name=name, unit="row", columns=columns, rows=rows)
+    return Table(name=name, unit="row", columns=columns, rows=rows, types=dict(zip(columns, file.schema_arrow.types, strict=True)))
+
+
+def _groups_of(metadata: Any, part: tuple[int, int] | None) -> tuple[list[int], int, int]:
+    """Row groups that hold a range of rows, the number of rows before the first of them, and the end of the range."""
+    start, stop = part or (0, metadata.num_rows)
+    groups, before, begins = [], None, 0
+    for group in range(metadata.num_row_groups):
+        ends = begins + metadata.row_group(group).num_rows
+        if begins < stop and start < ends:
+            groups.append(group)
+            before = begins if before is None else before
+        begins = ends
+    return groups, before or 0, stop
 
 
 def _hub_table(source: str | Path) -> Table:
