@@ -41,6 +41,7 @@ _POOLING_KEYS = {
 }
 _NEW_POOLING_KEYS = ("pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken")  # unknown to early versions
 _AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
+_KNOWN = ("Transformer", "StaticEmbedding", "WordWeights", "WeightedLayerPooling", "Pooling", *_AFTER_POOLING)
 _RECORD = {
     "format": Field(kind=int, least=1, is_needed=False),
     "kind": Field(kind=str, is_needed=False),
@@ -68,6 +69,7 @@ class Layout:
         layer_mix: Weights of the last layers' outputs, as stored in its ``WeightedLayerPooling``; None for the last layer alone.
         is_static: The folder holds static token vectors (its ``StaticEmbedding``), no transformer.
         lower_cases: Texts are lower-cased before tokenization.
+        subfolder: Folder of static token vectors within ``path``, ending in a slash; empty for a local folder.
     """
 
     path: str
@@ -82,6 +84,7 @@ class Layout:
     layer_mix: np.ndarray | None = None
     is_static: bool = False
     lower_cases: bool = False
+    subfolder: str = ""
 
 
 def locate(name: str | Path) -> str:
@@ -194,9 +197,10 @@ def read_layout(name: str | Path) -> Layout:
             where = "begins with a" if position == 0 else "has a"
             what = "module" if position == 0 else "layer after its encoder"
             raise UserError(
-                f"model {str(name)!r} {where} {kind} {what}, which tain does not support{_in_this_place(kind, position)}:"
+                f"model {str(name)!r} {where} {kind} {what}, which tain does not support{' in this place' if kind in _KNOWN else ''}:"
                 " use sentence-transformers for it"
             )
+    _refuse_other_inputs(after, path, name)
     normalize = False
     while after and after[-1][0] in ("Normalize", "Dropout"):  # dropout does nothing in encoding
         normalize = after.pop()[0] == "Normalize" or normalize
@@ -224,12 +228,29 @@ def read_layout(name: str | Path) -> Layout:
         layer_mix,
         is_static,
         is_lower_cased,
+        subfolder="" if Path(path).is_dir() else inner,
     )
 
 
-def _in_this_place(kind: str, position: int) -> str:
-    known = ("Transformer", "StaticEmbedding", "WordWeights", "WeightedLayerPooling", "Pooling", *_AFTER_POOLING)
-    return " in this place" if kind in known else ""
+def _module_config(path: str, folder: str, name: str | Path) -> dict[str, Any]:
+    damaged = f"model {str(name)!r} has a damaged {folder}/config.json"
+    return checked_object(read_stored_json(path, f"{folder}/config.json"), {}, damaged=damaged, advice="save the model again")
+
+
+def _refuse_other_inputs(layers: list[tuple[str, str]], path: str, name: str | Path) -> None:
+    """Refuse modules after pooling that work on something else than the pooled vector.
+
+    Raises:
+        UserError: There is one.
+    """
+    for kind, folder in layers:
+        found = _module_config(path, folder, name)
+        for key in ("module_input_name", "module_output_name"):
+            if found.get(key) not in (None, "sentence_embedding"):
+                raise UserError(
+                    f"model {str(name)!r} has a {kind} layer with the {key} {found[key]}, which tain does not support: use"
+                    " sentence-transformers for it"
+                )
 
 
 def _after_pooling(layers: list[tuple[str, str]], path: str, name: str | Path) -> "LinearCorrection | LayerStack | None":
@@ -238,23 +259,11 @@ def _after_pooling(layers: list[tuple[str, str]], path: str, name: str | Path) -
         return None
 
     def config(folder: str) -> dict[str, Any]:
-        return checked_object(
-            read_stored_json(path, f"{folder}/config.json"),
-            {},
-            damaged=f"model {str(name)!r} has a damaged {folder}/config.json",
-            advice="save the model again",
-        )
+        return _module_config(path, folder, name)
 
     def weights(kind: str, folder: str) -> dict[str, np.ndarray]:
         return read_tensors(_stored_file(path, f"{folder}/model.safetensors"), f"the weights of its {kind} layer", str(name))
 
-    for kind, folder in layers:
-        found = config(folder)
-        read_from = found.get("module_input_name", "sentence_embedding") if kind in ("Dense", "Normalize") else "sentence_embedding"
-        if read_from != "sentence_embedding" or found.get("module_output_name") not in (None, "sentence_embedding"):
-            raise UserError(
-                f"model {str(name)!r} has a {kind} layer that reads {read_from}, which tain does not support: use sentence-transformers for it"
-            )
     only = layers[0][1] if [kind for kind, _ in layers] == ["Dense"] else None
     if only is not None and is_linear(config(only)):
         return read_linear(config(only), _stored_file(path, f"{only}/model.safetensors"), name=str(name))
@@ -305,11 +314,11 @@ def read_static(stored: Layout, name: str | Path) -> tuple[np.ndarray, Path]:
     Raises:
         UserError: One of them is missing or damaged.
     """
-    tensors = read_tensors(_stored_file(stored.path, "model.safetensors"), "its token vectors", str(name))
+    tensors = read_tensors(_stored_file(stored.path, f"{stored.subfolder}model.safetensors"), "its token vectors", str(name))
     table = tensors.get("embedding.weight")
     if table is None or table.ndim != 2 or not len(table):
         raise UserError(f"model {str(name)!r} has static token vectors without embedding.weight: save the model again")
-    tokenizer = _stored_file(stored.path, "tokenizer.json")
+    tokenizer = _stored_file(stored.path, f"{stored.subfolder}tokenizer.json")
     if tokenizer is None or not tokenizer.is_file():
         raise UserError(f"model {str(name)!r} has no tokenizer.json: copy the whole folder again")
     return table, tokenizer

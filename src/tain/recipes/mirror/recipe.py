@@ -33,7 +33,6 @@ from tain.encoders.pooling import sif_weights
 from tain.encoders.transformer import TransformerEncoder
 from tain.evaluation.baselines import Lexical
 from tain.evaluation.label_free import TITLES, LabelFreeReport, label_free_report, label_free_score
-from tain.foundation.choices import Pooling
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.locks import writes_output
@@ -280,7 +279,7 @@ def _fit_to_model(config: MirrorConfig, embedder: Embedder) -> MirrorConfig:
     return config
 
 
-def _saved_pooling(pooling: Pooling) -> Pooling:
+def _saved_pooling(pooling: str) -> str:
     """Pooling of the saved encoder; sentence-transformers has no mean over padding."""
     return "mean" if pooling == "mean-with-padding" else pooling
 
@@ -310,11 +309,11 @@ class MirrorTrainer:
         overwrite: bool,
         *,
         began_s: float = 0.0,
-        untouched_pooling: Pooling = "mean",
+        untouched_pooling: str = "mean",
     ) -> None:
         assert config.max_tokens is not None
         self.began_s = began_s
-        self.untouched_pooling: Pooling = untouched_pooling
+        self.untouched_pooling = untouched_pooling
         self.max_tokens = config.max_tokens
         self.model, self.embedder, self.config, self.data = model, embedder, config, data
         self.progress, self.output, self.overwrite = progress, output, overwrite
@@ -476,7 +475,7 @@ class MirrorTrainer:
         report = self._report(self.untouched_pooling)
         return report, time.monotonic() - began_s
 
-    def _report(self, pooling: Pooling) -> LabelFreeReport | None:
+    def _report(self, pooling: str) -> LabelFreeReport | None:
         """Measure on held-out texts with this pooling: the untouched model as loaded, or the encoder as it will be saved."""
         if len(self.data.held_left) < 2:
             return None
