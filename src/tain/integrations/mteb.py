@@ -10,7 +10,7 @@ from tain.integrations.encoding import Encoding, missing
 
 try:
     from mteb.models.abs_encoder import AbsEncoder
-    from mteb.models.model_meta import ModelMeta
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
     from mteb.types import PromptType
 except ImportError as error:
     raise missing("mteb", adapter="mteb") from error
@@ -84,5 +84,6 @@ def _name_of(loaded: Any, model: Any) -> str:
 def _meta(name: str, revision: str | None, *, dim: int | None, model_type: str = "dense") -> ModelMeta:
     if name.count("/") != 1:
         raise UserError(f"name is {name!r}: mteb wants organization/name")
-    known = {"name": name, "revision": revision or "local", "embed_dim": dim, "model_type": [model_type], "similarity_fn_name": "cosine"}
+    known = {"name": name, "revision": revision or "local", "embed_dim": dim, "model_type": [model_type]}
+    known["similarity_fn_name"] = ScoringFunction.COSINE
     return ModelMeta.create_empty(overwrites=known)
