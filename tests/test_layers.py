@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipes": {"text", "batches", "encoders", "objectives", "training", "students", "exported", "models", "evaluation", "ranking"},
     "inspection": {"text", "batches", "encoders", "objectives", "models", "evaluation", "recipes"},
     "demo": {"text", "models", "evaluation", "recipes"},  # only the command line knows it: it can be deleted
+    "integrations": {"api"},
     "publishing": {"models.saved", "models.hub"},
     "serving": {"text", "students", "exported", "models", "ranking"},
     "cli": {

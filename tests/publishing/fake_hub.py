@@ -35,7 +35,7 @@ def running() -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
         def answer(self, content: Any, status: int = 200, **headers: str) -> None:

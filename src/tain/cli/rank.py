@@ -169,6 +169,10 @@ def search(
             help="approximate search with FAISS, in this many of its lists, for millions of candidates; default: score every candidate"
         ),
     ] = None,
+    hybrid: Annotated[
+        bool,
+        Parameter(help="also search by words (BM25), and join both rankings by reciprocal ranks; needs bm25s", negative=()),
+    ] = False,
     rerank: Annotated[str | None, Parameter(help="a second ranker, usually a cross-encoder, that reranks the best --depth hits")] = None,
     depth: Annotated[int | None, Parameter(help="hits that --rerank scores; more is better and slower [100]")] = None,
     column: Annotated[str | None, Parameter(help="column of the contexts, if they are a table")] = None,
@@ -209,16 +213,20 @@ def search(
     from tain.models.unknown_tokens import check_known
     from tain.ranking import rerank as ranking
     from tain.ranking.approximate import refuse_missing_faiss
+    from tain.ranking.hybrid import hybrid_search, refuse_missing_bm25
 
     if probes is not None:
         refuse_missing_faiss()
+    if hybrid:
+        refuse_missing_bm25()
     load = partial(_load, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     second = None if rerank is None else load(rerank)
     ranker = _dual(load(model))
     for each in filter(None, (ranker, second)):
         check_known(each, [*asked, *(pool or [])], progress=progress)
     found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
-    hits = ranking.search(ranker, found, asked, k=max(k, depth or _DEPTH) if rerank else k, probes=probes, progress=progress)
+    look_up = hybrid_search if hybrid else ranking.search
+    hits = look_up(ranker, found, asked, k=max(k, depth or _DEPTH) if rerank else k, probes=probes, progress=progress)
     _tell_truncated(ranker, progress)
     if second is not None:
         hits = ranking.rerank(second, asked, hits, k=k, progress=progress)

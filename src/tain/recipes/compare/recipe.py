@@ -367,7 +367,7 @@ class _Run:
             correct(self.model, texts, folder, method="whiten", progress=progress, **options)
         else:
             documents = self.material.documents if name in ("fast", "best", "neighbours") else None
-            more = {} if documents is None else {"documents": documents}
+            more: dict[str, Any] = {} if documents is None else {"documents": documents}
             settings = self._settings(name, coming)
             has_begun = (checkpoint_folder(folder, config.seed) / "state.json").exists()
             settings = replace(settings, resume=has_begun and settings.budget_s is None)
