@@ -235,6 +235,88 @@ def test_a_key_may_end_with_the_line_of_its_file(monkeypatch):
     assert serve_command._keys(None) == ["secret"]
 
 
+@pytest.fixture
+def served(monkeypatch):
+    """Runs ``tain serve`` as far as to the start of the server; gives its service and options."""
+    found = {}
+
+    def start(app, listener, **options):
+        found.update(options, service=app.state.service, port=listener.getsockname()[1], app=app)
+        return True
+
+    monkeypatch.setattr("tain.serving.server.run", start)
+
+    def serve(*arguments, **environment):
+        found.clear()
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert run("serve", *arguments, "--quiet") == 0
+        return found
+
+    return serve
+
+
+def test_every_option_can_come_from_the_environment(student, served, tmp_path):
+    (tmp_path / "keys").write_text("first\nsecond\n")
+    found = served(
+        TAIN_SERVE_MODELS=f"{student} other={student}",
+        TAIN_SERVE_PORT="0",
+        TAIN_SERVE_MAX_WAIT_S="1.5",
+        TAIN_SERVE_MAX_REQUEST_TOKENS="1000",
+        TAIN_SERVE_REQUEST_TIMEOUT_S="20",
+        TAIN_SERVE_GRACE_S="3",
+        TAIN_SERVE_NORMALIZE="false",
+        TAIN_SERVE_LOG_JSON="true",
+        TAIN_SERVE_API_KEYS=str(tmp_path / "keys"),
+        TAIN_API_KEY="third",
+        TAIN_SERVE_CORS_ORIGIN="https://a.example https://b.example",
+    )
+    service, limits = found["service"], found["service"].limits
+    assert list(service.served) == [student.name, "other"]
+    assert (limits.max_wait_s, limits.max_request_tokens, limits.request_timeout_s, found["grace_s"]) == (1.5, 1000, 20.0, 3.0)
+    assert all(one.normalize is None for one in service.served.values())
+    assert service.log is not None and found["has_own_log"]
+    assert [service.keys.opens({"authorization": f"Bearer {key}"}) for key in ("first", "second", "third", "fourth")] == [True] * 3 + [
+        False
+    ]
+    (cors,) = [each for each in found["app"].user_middleware if "allow_origins" in each.kwargs]
+    assert cors.kwargs["allow_origins"] == ["https://a.example", "https://b.example"]
+
+
+def test_options_of_the_command_line_win_over_the_environment(student, served):
+    found = served(
+        student,
+        "--grace-s",
+        "5",
+        "--normalize",
+        TAIN_SERVE_MODELS="no/such",
+        TAIN_SERVE_GRACE_S="3",
+        TAIN_SERVE_PORT="0",
+        TAIN_SERVE_NORMALIZE="false",
+    )
+    assert (found["grace_s"], list(found["service"].served)) == (5.0, [student.name])
+    assert found["service"].served[student.name].normalize is True
+    assert served(student, "--port", "0")["grace_s"] == 3.0
+
+
+def test_a_variable_that_cannot_be_is_refused_in_one_line(student, capsys, monkeypatch):
+    monkeypatch.setenv("TAIN_SERVE_PORT", "tcp://10.0.0.1:80")  # as Kubernetes sets it for a service of that name
+    assert run("serve", student) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "tcp://10.0.0.1:80" in said and said.count("\n") == 1
+
+
+def test_a_variable_of_no_option_is_warned_of(student, served, capsys, monkeypatch):
+    served(student, TAIN_SERVE_PORT="0", TAIN_SERVE_GRACE="3", TAIN_SERVE_SERVICE_HOST="10.0.0.1")
+    assert capsys.readouterr().err == "warning: TAIN_SERVE_GRACE is the name of no option and is ignored: see tain serve --help\n"
+
+
+def test_the_environment_of_a_server_changes_no_other_command(monkeypatch, capsys):
+    monkeypatch.setenv("TAIN_ENCODE_OUTPUT", "x.npy")
+    assert run("encode", "tain-mini", "no/such/file.txt") == 2
+    assert "--output" in capsys.readouterr().err
+
+
 def test_a_missing_package_is_named_with_its_extra(student, capsys, monkeypatch):
     for name in ("server", "protocol"):  # as if nothing had imported them yet
         monkeypatch.delitem(sys.modules, f"tain.serving.{name}", raising=False)

@@ -1,6 +1,7 @@
 """``tain serve``: serve models over HTTP."""
 
 import errno
+import inspect
 import os
 import re
 import socket
@@ -75,6 +76,8 @@ def serve(
         progress = Progress.for_terminal(json=json or log_json, quiet=quiet)
         if host not in _LOCAL and not keys:
             progress.warn(f"everyone who can reach {host} can send requests: set {_KEY} or --api-keys to require a key")
+        for name in _unknown_variables():
+            progress.warn(f"{name} is the name of no option and is ignored: see tain serve --help")
         if log_json:
             log_as_json()
         options = {
@@ -121,6 +124,13 @@ def _refuse_limits(*, max_wait_s: float, request_timeout_s: float, grace_s: floa
             raise UserError(f"{name} is {seconds}: give a number of seconds above 0")
     if max_request_tokens < 1:
         raise UserError(f"max_request_tokens is {max_request_tokens}: give 1 or more")
+
+
+def _unknown_variables() -> list[str]:
+    """Variables that look like options and are none; those that Kubernetes sets for a service are left out."""
+    known = {f"TAIN_SERVE_{name.upper()}" for name in inspect.signature(serve).parameters}
+    found = (name for name in os.environ if name.startswith("TAIN_SERVE_") and name not in known)
+    return sorted(name for name in found if not re.search(r"_SERVICE_|_PORT(_|$)", name))
 
 
 def _keys(file: Path | None) -> list[str]:

@@ -18,7 +18,7 @@ def page_response(name: str) -> Response:
     Args:
         name: File in this folder.
     """
-    html = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    html = resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
     allowed: dict[str, list[str]] = {"script": [], "style": []}
     for kind, content in _INLINE.findall(html):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
