@@ -26,6 +26,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import processors
 
 from tain.exported.encoder import ExportedEncoder
+from tain.exported.rankers import load_exported_ranker
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import Ranker
@@ -273,6 +274,22 @@ def test_the_command_line_applies_prompts(prompted: tuple[Embedder, SentenceTran
         main(["encode", str(tmp_path / "theirs"), str(tmp_path / "texts.txt"), "-o", str(tmp_path / f"{name}.npy"), *more, *options])
         asked = {"prompt": "stars "} if name == "own" else {"prompt_name": name}
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), prompted[1].encode(sentences, **asked), atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [[], [Normalize()]])
+def test_vectors_are_shortened(layers: Modules, transformer: Any, sentences: list[str], tmp_path: Path):
+    modules = [transformer(), Pooling(32, "mean"), *layers]
+    ours, theirs = ours_and_theirs(modules, tmp_path / "theirs", truncate_dim=8)
+    refuse_difference(ours, theirs, sentences)
+    assert ours.dim == 8
+    expected = theirs.encode(sentences, normalize_embeddings=True)
+    np.testing.assert_allclose(ours.encode(sentences, normalize=True), expected, atol=1e-5)
+    np.testing.assert_array_equal(ours.encode(sentences, deterministic=True)[2], ours.encode(sentences[2], deterministic=True))
+    export(tmp_path / "theirs", tmp_path / "out", texts=sentences, int8=False, progress=False)
+    refuse_difference(ExportedEncoder.load(tmp_path / "out"), theirs, sentences)
+    for load in (lambda: Ranker.load(tmp_path / "theirs"), lambda: load_exported_ranker(tmp_path / "out")):
+        with pytest.raises(UserError, match="keeps the first 8 numbers of its vectors, which rankers do not do"):
+            load()
 
 
 def test_texts_are_lower_cased(decoder_folder: Path, bert_folder: Path, sentences: list[str], tmp_path: Path):
