@@ -213,6 +213,14 @@ def test_decoders_rank_and_teach(decoder_folder: Path, sentences: list[str], tmp
     np.testing.assert_allclose(teacher.teach(short[:3], indices=None, progress=Progress.mute()).text, vectors[:3], atol=1e-5)
 
 
+def test_norm_analysis_shows_what_it_can(transformer: Any, sentences: list[str], tmp_path: Path):
+    import tain
+
+    ours_and_theirs([transformer(), Pooling(32, "mean"), randomised(Dense(32, 12))], tmp_path / "theirs")
+    found = tain.inspect_model(tmp_path / "theirs", sentences[:2])
+    assert not found.similarities and "layers that are not linear" in found.why_no_similarity
+
+
 def test_layers_after_pooling_rank_too(transformer: Any, sentences: list[str], tmp_path: Path):
     ours, _ = ours_and_theirs([transformer(), Pooling(32, ("cls", "max")), randomised(Dense(64, 12)), Normalize()], tmp_path / "theirs")
     ranker = Ranker.load(tmp_path / "theirs", device="cpu", dtype="float32")
