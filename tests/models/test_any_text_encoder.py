@@ -26,6 +26,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import processors
 
 from tain.exported.encoder import ExportedEncoder
+from tain.exported.rankers import load_exported_ranker
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import Ranker
@@ -212,6 +213,14 @@ def test_decoders_rank_and_teach(decoder_folder: Path, sentences: list[str], tmp
     np.testing.assert_allclose(teacher.teach(short[:3], indices=None, progress=Progress.mute()).text, vectors[:3], atol=1e-5)
 
 
+def test_norm_analysis_shows_what_it_can(transformer: Any, sentences: list[str], tmp_path: Path):
+    import tain
+
+    ours_and_theirs([transformer(), Pooling(32, "mean"), randomised(Dense(32, 12))], tmp_path / "theirs")
+    found = tain.inspect_model(tmp_path / "theirs", sentences[:2])
+    assert not found.similarities and "layers that are not linear" in found.why_no_similarity
+
+
 def test_layers_after_pooling_rank_too(transformer: Any, sentences: list[str], tmp_path: Path):
     ours, _ = ours_and_theirs([transformer(), Pooling(32, ("cls", "max")), randomised(Dense(64, 12)), Normalize()], tmp_path / "theirs")
     ranker = Ranker.load(tmp_path / "theirs", device="cpu", dtype="float32")
@@ -273,6 +282,22 @@ def test_the_command_line_applies_prompts(prompted: tuple[Embedder, SentenceTran
         main(["encode", str(tmp_path / "theirs"), str(tmp_path / "texts.txt"), "-o", str(tmp_path / f"{name}.npy"), *more, *options])
         asked = {"prompt": "stars "} if name == "own" else {"prompt_name": name}
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), prompted[1].encode(sentences, **asked), atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [[], [Normalize()]])
+def test_vectors_are_shortened(layers: Modules, transformer: Any, sentences: list[str], tmp_path: Path):
+    modules = [transformer(), Pooling(32, "mean"), *layers]
+    ours, theirs = ours_and_theirs(modules, tmp_path / "theirs", truncate_dim=8)
+    refuse_difference(ours, theirs, sentences)
+    assert ours.dim == 8
+    expected = theirs.encode(sentences, normalize_embeddings=True)
+    np.testing.assert_allclose(ours.encode(sentences, normalize=True), expected, atol=1e-5)
+    np.testing.assert_array_equal(ours.encode(sentences, deterministic=True)[2], ours.encode(sentences[2], deterministic=True))
+    export(tmp_path / "theirs", tmp_path / "out", texts=sentences, int8=False, progress=False)
+    refuse_difference(ExportedEncoder.load(tmp_path / "out"), theirs, sentences)
+    for load in (lambda: Ranker.load(tmp_path / "theirs"), lambda: load_exported_ranker(tmp_path / "out")):
+        with pytest.raises(UserError, match="keeps the first 8 numbers of its vectors, which rankers do not do"):
+            load()
 
 
 def test_texts_are_lower_cased(decoder_folder: Path, bert_folder: Path, sentences: list[str], tmp_path: Path):

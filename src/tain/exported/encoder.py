@@ -88,6 +88,7 @@ class ExportedEncoder(TokenEncoder):
         tokenizer = FastTokenizer(folder, unknown_id=export.unknown_id, name=str(name))
         encoder = cls(graph, tokenizer, export=export, name=str(name), dtype=chosen, max_tokens=export.max_tokens)
         encoder.sentence_transformers = read_prompts(folder, name=str(name))
+        encoder.kept_dims = encoder.sentence_transformers.get("truncate_dim")
         return encoder.with_limits(max_tokens=max_tokens)
 
     @property

@@ -24,7 +24,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.ranker_record import described
 from tain.foundation.tensors import read_arrays
 from tain.foundation.vectors import unit_length
-from tain.models.dual_scoring import DualScoring
+from tain.models.dual_scoring import DualScoring, refuse_unrankable
 from tain.models.plain_scanning import plain_scan_all
 from tain.models.saved import read_record
 from tain.text.collections import list_texts, matched_lists
@@ -305,6 +305,7 @@ def load_exported_ranker(
         if read_export(folder, name=str(name)).kind == "pairs":
             return _cross(folder, str(name), record, dtype=dtype, threads=threads)
         encoder = ExportedEncoder.load(name, dtype=dtype, threads=threads)
+        refuse_unrankable(encoder)
         settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None, "normalize": encoder.normalize}
         return ExportedDual(encoder, encoder, name=str(name), **settings)
     if described(record, name)["type"] == "cross":

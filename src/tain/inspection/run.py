@@ -24,8 +24,9 @@ from tain.inspection.norms import METHODS, expansion_rate, mixing_ratios, text_n
 from tain.inspection.results import Comparison, Inspection, SimilarityInspection, TextInspection
 from tain.inspection.similarity import token_pair_contributions
 from tain.inspection.whole_layer import LAYER_METHOD, layer_norms, layer_ratios
-from tain.models.correction import LanguageCorrection
+from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.embedder import Embedder
+from tain.models.layers import LayerStack
 from tain.models.masked_lm import refuse_without_mask
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.text.cleaning import same_text_key
@@ -355,7 +356,7 @@ def _pooled_vectors(vectors: Float[Tensor, "tokens dim"], embedder: Embedder) ->
     """Token vectors with the text's vector as mean: a linear correction of the mean can be applied to each of them."""
     found = vectors.cpu().numpy()
     correction = embedder.correction
-    return found if correction is None or isinstance(correction, LanguageCorrection) else correction.apply(found.astype(np.float32))
+    return correction.apply(found.astype(np.float32)) if isinstance(correction, LinearCorrection) else found
 
 
 def _why_no_similarity(embedder: Embedder) -> str:
@@ -363,6 +364,12 @@ def _why_no_similarity(embedder: Embedder) -> str:
         return f"vectors are pooled by {embedder.pooling}, but only a plain mean is a sum over tokens"
     if isinstance(embedder.correction, LanguageCorrection):
         return "vectors have a per-language correction, which is not a sum over tokens"
+    if isinstance(embedder.correction, LayerStack):
+        return "vectors pass through layers that are not linear, so they are not a sum over tokens"
+    if embedder.default_prompt:
+        return "vectors are those of texts with a prompt before them"
+    if embedder.kept_dims is not None:
+        return "only the first numbers of the vectors are kept"
     return ""
 
 
@@ -403,10 +410,10 @@ def _loaded(
         embedder = Embedder.load(
             model, device=device, dtype="float32", max_tokens=max_tokens, below_head=True, trust_remote_code=trust_remote_code
         )
-        embedder.refuse_unusual("norm analysis")
+        embedder.refuse_other_networks("norm analysis")
         set_dtype(embedder.encoder, getattr(torch, dtype))
         return embedder
-    model.refuse_unusual("norm analysis")
+    model.refuse_other_networks("norm analysis")
     if max_tokens is not None or device is not None:
         raise UserError(f"max_tokens or device is given, but model {model.name!r} is loaded already: give them to Embedder.load")
     stored = next(model.encoder.parameters()).dtype

@@ -8,8 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
+from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.text.collections import list_texts, matched_lists
+from tain.text.token_encoding import TokenEncoder
 
 _WINDOW_NUMBERS = 2**25  # of context vectors in memory at once
 
@@ -23,6 +25,24 @@ class ContextsInMemory(Protocol):
     def of(self, context: int, /) -> Any:
         """Vectors of one context, without padding."""
         ...
+
+
+def refuse_unrankable(encoder: TokenEncoder) -> None:
+    """Refuse to score with an encoder that changes texts or vectors in a way that rankers do not.
+
+    Raises:
+        UserError: It puts a prompt before each text, or keeps only the first numbers of its vectors.
+    """
+    if encoder.kept_dims is not None:
+        raise UserError(
+            f"model {encoder.name!r} keeps the first {encoder.kept_dims} numbers of its vectors, which rankers do not do: set its truncate_dim"
+            " to null"
+        )
+    if encoder.default_prompt:
+        raise UserError(
+            f"model {encoder.name!r} puts the prompt {encoder.default_prompt!r} before each text, which rankers do not do: set its"
+            " default_prompt_name to null and add the prompt to your texts"
+        )
 
 
 class DualScoring(ABC):

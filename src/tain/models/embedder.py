@@ -70,6 +70,7 @@ class Embedder(TokenEncoder):
         self.name = name
         self.max_tokens = max_tokens
         self.normalize = normalize
+        self.kept_dims = self.sentence_transformers.get("truncate_dim")
 
     @classmethod
     def load(
@@ -185,6 +186,24 @@ class Embedder(TokenEncoder):
         embedder._refuse_foreign_correction()
         return embedder
 
+    def refuse_other_networks(self, purpose: str) -> None:
+        """Refuse a model whose token vectors are not those of the last layer of an encoder.
+
+        Args:
+            purpose: What it is to be used for, such as ``norm analysis``.
+
+        Raises:
+            UserError: It is a decoder, has static token vectors, or mixes layers.
+        """
+        self._refuse(
+            purpose,
+            {
+                "is a decoder, whose tokens see only those before them": self.encoder.is_decoder,
+                "has static token vectors and no transformer": isinstance(self.encoder, StaticTokens),
+                "mixes the outputs of several layers (WeightedLayerPooling)": self.encoder.layer_mix is not None,
+            },
+        )
+
     def refuse_unusual(self, purpose: str) -> None:
         """Refuse a model that is good for encoding only.
 
@@ -192,17 +211,21 @@ class Embedder(TokenEncoder):
             purpose: What it is to be used for, such as ``mirroring``.
 
         Raises:
-            UserError: It is a decoder or has static token vectors, mixes layers, joins several poolings, has layers after pooling, or puts
-                a prompt before each text.
+            UserError: As ``refuse_other_networks``; or it joins several poolings, has layers after pooling, puts a prompt before each text,
+                or shortens its vectors.
         """
-        reasons = {
-            "is a decoder, whose tokens see only those before them": self.encoder.is_decoder,
-            "has static token vectors and no transformer": isinstance(self.encoder, StaticTokens),
-            "mixes the outputs of several layers (WeightedLayerPooling)": self.encoder.layer_mix is not None,
-            f"joins several poolings ({self.pooling})": "+" in self.pooling,
-            "has layers after pooling that are not linear": isinstance(self.correction, LayerStack),
-            f"puts the prompt {self.default_prompt!r} before each text": bool(self.default_prompt),
-        }
+        self.refuse_other_networks(purpose)
+        self._refuse(
+            purpose,
+            {
+                f"joins several poolings ({self.pooling})": "+" in self.pooling,
+                "has layers after pooling that are not linear": isinstance(self.correction, LayerStack),
+                f"puts the prompt {self.default_prompt!r} before each text": bool(self.default_prompt),
+                f"keeps the first {self.kept_dims} numbers of its vectors (truncate_dim)": self.kept_dims is not None,
+            },
+        )
+
+    def _refuse(self, purpose: str, reasons: Mapping[str, bool]) -> None:
         for reason, holds in reasons.items():
             if holds:
                 raise UserError(
@@ -227,7 +250,8 @@ class Embedder(TokenEncoder):
 
     @property
     def dim(self) -> int:
-        return self.correction.dim if isinstance(self.correction, LinearCorrection | LayerStack) else self.encoder.dim
+        whole = self.correction.dim if isinstance(self.correction, LinearCorrection | LayerStack) else self.encoder.dim
+        return min(whole, self.kept_dims or whole)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -311,7 +335,11 @@ class Embedder(TokenEncoder):
             "compute-dtype": str(next(self.encoder.parameters()).dtype).removeprefix("torch."),
             "layout": self.layout,
             "device": self.encoder.device.type,
-        } | ({"default-prompt": self.default_prompt} if self.default_prompt else {})
+        } | self._of_sentence_transformers()
+
+    def _of_sentence_transformers(self) -> dict[str, Any]:
+        found = {"default-prompt": self.default_prompt or None, "kept-dims": self.kept_dims}
+        return {name: value for name, value in found.items() if value is not None}
 
     def fingerprint(self) -> str:
         """SHA-256 of weights, tokenizer and correction."""

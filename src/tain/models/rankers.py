@@ -29,7 +29,7 @@ from tain.foundation.ranker_record import described
 from tain.foundation.tensors import read_tensors
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.cross_encoders import SavedCrossEncoder
-from tain.models.dual_scoring import DualScoring
+from tain.models.dual_scoring import DualScoring, refuse_unrankable
 from tain.models.embedder import Embedder
 from tain.models.layers import LayerStack
 from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest
@@ -115,11 +115,7 @@ class DualRanker(DualScoring, Ranker):
                 f"model {embedder.name!r} corrects its vectors by language, and rankers do not know the language of a text:"
                 " give the encoder that it was made from"
             )
-        if embedder.default_prompt:
-            raise UserError(
-                f"model {embedder.name!r} puts the prompt {embedder.default_prompt!r} before each text, which rankers do not do: set its"
-                " default_prompt_name to null and add the prompt to your texts"
-            )
+        refuse_unrankable(embedder)
         head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalize=embedder.normalize)
         context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalize=embedder.normalize)
         return cls(context, embedder, head, name=name, correction=embedder.correction)

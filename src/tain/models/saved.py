@@ -279,7 +279,7 @@ def _after_pooling(layers: list[tuple[str, str]], path: str, name: str | Path) -
 
 
 def checked_prompts(of_whole: Any, name: str | Path) -> dict[str, Any]:
-    """Check the prompts in a ``config_sentence_transformers.json``.
+    """Check the prompts and the dimension in a ``config_sentence_transformers.json``.
 
     Raises:
         UserError: The file is damaged, or the default prompt does not exist.
@@ -289,6 +289,9 @@ def checked_prompts(of_whole: Any, name: str | Path) -> dict[str, Any]:
         raise UserError(damaged)
     prompts, default = of_whole.get("prompts") or {}, of_whole.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(each, str) for pair in prompts.items() for each in pair):
+        raise UserError(damaged)
+    kept = of_whole.get("truncate_dim")
+    if kept is not None and (not isinstance(kept, int) or isinstance(kept, bool) or kept < 1):
         raise UserError(damaged)
     if default and default not in prompts:
         raise UserError(f"model {str(name)!r} has the default prompt {default!r}, which is not among its prompts: save the model again")

@@ -54,6 +54,7 @@ class TokenEncoder(BaseTextEncoder):
         name: Name shown in tables.
         max_tokens: Length limit of texts in tokens, special tokens included.
         normalize: Vectors have length 1 unless ``encode`` gets another setting.
+        kept_dims: Numbers kept of each finished vector (sentence-transformers' ``truncate_dim``); None for all.
         truncated: Texts cut by the last call of ``encode``.
         chunked: Texts that the last call of ``encode`` split into chunks.
     """
@@ -61,6 +62,7 @@ class TokenEncoder(BaseTextEncoder):
     name: str
     max_tokens: int
     normalize: bool
+    kept_dims: int | None = None
     truncated: int = 0
     chunked: int = 0
 
@@ -201,11 +203,18 @@ class TokenEncoder(BaseTextEncoder):
             return np.empty((0, self.dim), dtype=np.float32)
         if not is_alone:
             corrected = self._corrected(vectors, language, is_alone=False)
-            return self._scaled(corrected) if scales else corrected
+            return self._kept(self._scaled(corrected) if scales else corrected, options)
         # one row at a time: the library may choose another order of additions for another number of rows
         languages = language if isinstance(language, list) else [language] * len(vectors)
         finished = [self._corrected(vector[None], own, is_alone=True) for vector, own in zip(vectors, languages, strict=True)]
-        return np.concatenate([self._scaled(vector) if scales else vector for vector in finished])
+        return np.concatenate([self._kept(self._scaled(vector) if scales else vector, options) for vector in finished])
+
+    def _kept(self, vectors: Float32[np.ndarray, "rows width"], options: EncodeOptions) -> Float32[np.ndarray, "rows dim"]:
+        """The numbers that the model keeps; scaled to length 1 again only on request, as sentence-transformers does."""
+        if self.kept_dims is None:
+            return vectors
+        kept = vectors[:, : self.kept_dims]
+        return unit_length(kept) if options.normalize else kept
 
     def _joined(self, vectors: Float32[np.ndarray, "rows dim"], rows: TokenRows, *, scales: bool) -> Float32[np.ndarray, "texts dim"]:
         """The vector of each text: its row's, or the mean of its chunks', weighted by their numbers of tokens."""

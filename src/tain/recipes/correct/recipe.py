@@ -120,6 +120,10 @@ def correct(
     if choose_device(device).type == "cpu":
         keep_freed_memory()
     embedder = Embedder.load(model, device=device, dtype="float32", trust_remote_code=trust_remote_code)
+    if embedder.kept_dims is not None:
+        raise UserError(
+            f"model {str(model)!r} keeps the first {embedder.kept_dims} numbers of its vectors (truncate_dim): set it to null, and give dimensions"
+        )
     if embedder.correction is not None:
         raise UserError(f"model {str(model)!r} already has a correction: give the encoder that it was made from")
     if embedder.pooling == "mean-with-padding" and output is not None:
