@@ -165,7 +165,7 @@ class CandidateIndex:
         """
         if fingerprint != self.about["fingerprint"]:
             was = self.about["model"][:_MOST_SHOWN]  # the folder may come from someone else
-            is_same_place = was == name or (os.path.exists(was) and Path(was).resolve() == Path(name).resolve())
+            is_same_place = was == name or (os.path.exists(was) and Path(was).resolve() == Path(name).resolve())  # noqa: PTH110 - unlike Path.exists, never raises
             which = "another version of this model" if is_same_place else f"another model, {was!r}"
             raise UserError(
                 f"index {str(self.folder)!r} was made by {which} (fingerprint {self.about['fingerprint'][:_MOST_SHOWN]}; {name!r} has {fingerprint}), "
