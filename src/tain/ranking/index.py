@@ -33,6 +33,7 @@ from tain.text.collections import list_texts
 
 FORMAT = 1
 
+_MOST_SHOWN = 1_000  # characters of a name in a message
 _COMMIT = struct.Struct("<8sQQQQ")  # mark, rows, bytes of texts, deletions, number of the commit; then a checksum
 _CHECKSUM = struct.Struct("<I")
 _COMMIT_BYTES = _COMMIT.size + _CHECKSUM.size
@@ -175,11 +176,11 @@ class CandidateIndex:
             UserError: The fingerprints differ.
         """
         if fingerprint != self.about["fingerprint"]:
-            was = self.about["model"]
-            is_same_place = was == name or (Path(was).exists() and Path(was).resolve() == Path(name).resolve())
+            was = self.about["model"][:_MOST_SHOWN]  # the folder may come from someone else
+            is_same_place = was == name or (os.path.exists(was) and Path(was).resolve() == Path(name).resolve())  # noqa: PTH110 - unlike Path.exists, never raises
             which = "another version of this model" if is_same_place else f"another model, {was!r}"
             raise UserError(
-                f"index {str(self.folder)!r} was made by {which} (fingerprint {self.about['fingerprint']}; {name!r} has {fingerprint}), "
+                f"index {str(self.folder)!r} was made by {which} (fingerprint {self.about['fingerprint'][:_MOST_SHOWN]}; {name!r} has {fingerprint}), "
                 "so its vectors are not comparable: make a new index with this model"
             )
 

@@ -17,6 +17,9 @@ from tain.foundation.errors import UserError
 
 _PATIENCE = timedelta(days=1)  # others wait while process 0 works alone; torchrun detects a dead process
 
+# parts of the messages of gloo and nccl when the other end is gone
+_SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited", "Socket Timeout")
+
 
 def start_processes(device: str | None = None) -> None:
     """Join the process group if ``torchrun`` started this process; otherwise do nothing.
@@ -64,13 +67,24 @@ def end_processes(*, waits: bool = True) -> None:
 
 @contextmanager
 def ending_processes() -> Iterator[None]:
-    """Leave the process group at the end of the block, also after an error."""
+    """Leave the process group at the end of the block, also after an error.
+
+    Raises:
+        UserError: Another process of the group has ended, so that this one cannot go on.
+    """
     try:
-        yield
+        try:
+            yield
+            end_processes()
+        except RuntimeError as error:
+            if world_size() == 1 or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
+                raise
+            raise UserError(
+                "another process of this run has ended, so this one cannot go on: look for its message, and continue with --resume"
+            ) from None
     except BaseException:
         end_processes(waits=False)
         raise
-    end_processes()
 
 
 def rank() -> int:

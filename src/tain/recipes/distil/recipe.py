@@ -22,7 +22,7 @@ from tain.batches.tokenizing import tokenise_once
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
-from tain.foundation.locks import writes_output
+from tain.foundation.locks import refuse_several_processes, writes_output
 from tain.foundation.machine import choose_device, fastest_dtype, keep_freed_memory, versions
 from tain.foundation.progress import Progress
 from tain.objectives.distillation import (
@@ -119,6 +119,7 @@ def distil(
         >>> tain.load("student").encode(["a text about the sea"]).shape
         (1, 384)
     """
+    refuse_several_processes("distillation")
     progress = Progress.resolve(progress)
     config = shaped_like_start(resolve_config(DistilConfig, "distil", config, settings)).resolved()
     if output is not None:

@@ -25,7 +25,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel, grow_embeddings, start_
 from tain.encoders.transformer import usable_dtype
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_file, whole_folder
-from tain.foundation.locks import writes_output
+from tain.foundation.locks import refuse_several_processes, writes_output
 from tain.foundation.machine import choose_device, collect_as_usual, keep_freed_memory, set_dtype, versions
 from tain.foundation.progress import Progress
 from tain.models.embedder import max_length
@@ -126,6 +126,7 @@ def pretrain(
     config = resolve_config(PretrainConfig, "pretrain", config, settings)
     if isinstance(texts, str | Path):
         raise UserError(f"texts is {str(texts)!r}, one file: give a list of files, [{str(texts)!r}]")
+    refuse_several_processes("pretraining")
     output = Path(output)
     refuse_existing(output, overwrite=overwrite)
     if str(model) == SCRATCH and (config.add_words or config.words):
