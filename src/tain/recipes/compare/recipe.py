@@ -172,6 +172,13 @@ class Compared:
                 console.print(sentence, markup=False)
         return captured.get()
 
+    def _repr_html_(self) -> str:
+        """The same table in a notebook."""
+        from tain.foundation.ruled_table import as_html
+        from tain.recipes.compare.table import comparison_table
+
+        return as_html(comparison_table(self), *self.advice())
+
 
 @writes_output
 def compare(
