@@ -22,7 +22,7 @@ HEAVY = {
     "onnx",
     "onnxruntime",
 }
-VERBS = ["demo", "mirror", "pretrain", "distil", "encode", "label", "evaluate", "rank", "inspect"]
+VERBS = ["demo", "mirror", "pretrain", "distil", "encode", "label", "evaluate", "compare", "rank", "push", "inspect"]
 
 
 def loaded_by(code: str) -> set[str]:

@@ -159,7 +159,12 @@ def circles(source: Path) -> list[tuple[str, ...]]:
     """Modules that import each other, at the top or later; imports for type checkers alone do not count."""
     modules = {".".join(file.relative_to(source).with_suffix("").parts).removesuffix(".__init__"): file for file in source.rglob("*.py")}
     leads_to = {
-        name: {_module_of(each.path.removeprefix("tain."), modules) for each in imports_of(ast.parse(file.read_text())) if each.runs} - {""}
+        name: {
+            _module_of(each.path.removeprefix("tain."), modules)
+            for each in imports_of(ast.parse(file.read_text()))
+            if each.runs and each.path.startswith("tain.")  # tain/sklearn.py imports another sklearn
+        }
+        - {""}
         for name, file in modules.items()
         if name != "__init__"
     }

@@ -143,6 +143,13 @@ class EvaluationReport:
             console.print(as_table(self))
         return captured.get()
 
+    def _repr_html_(self) -> str:
+        """The same table in a notebook."""
+        from tain.evaluation.table import as_table
+        from tain.foundation.ruled_table import as_html
+
+        return as_html(as_table(self))
+
     def labels(self) -> list[str]:
         """Short model names for tables and charts: the shortest path suffixes that distinguish the models."""
         parts = [model.name.rstrip("/").split("/") for model in self.models]

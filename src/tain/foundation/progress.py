@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from io import TextIOBase
-from typing import Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
-Style = Literal["bar", "lines", "json", "json-quiet", "quiet", "silent", "mute"]
+Style = Literal["bar", "notebook", "lines", "json", "json-quiet", "quiet", "silent", "mute"]
 
 _LINE_EVERY_S = 10.0  # interval of lines in plain logs
 _DRAW_EVERY_S = 0.1
@@ -56,13 +57,15 @@ class Progress:
         is_interactive = _in_notebook() or sys.stderr.isatty()
         if given is False or (given is None and not is_interactive):
             return cls.silent()
+        if _in_notebook() and find_spec("tqdm") is not None:
+            return cls("notebook")
         return cls("bar" if is_interactive else "lines")
 
     def note(self, message: str) -> None:
         """Report information; omitted if quiet."""
         if self.style == "json":
             self._event("note", message=message)
-        elif self.style in ("bar", "lines"):
+        elif self.style in ("bar", "notebook", "lines"):
             self._line(message)
 
     def warn(self, message: str) -> None:
@@ -129,6 +132,11 @@ class Task:
         self._done = self._already = already
         self._figures: dict[str, SupportsFloat] = {}
         self._detail = ""
+        self._bar: Any = None
+        if progress.style == "notebook":
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, initial=already, desc=name)
         self._began_s = self._shown_s = time.monotonic()
 
     def advance(self, amount: int = 1, **figures: SupportsFloat) -> None:
@@ -144,6 +152,11 @@ class Task:
             self._show_at_times()
 
     def _show_at_times(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._done - self._bar.n)
+            shown = {name: f"{float(value):.4g}" for name, value in self._figures.items()}
+            self._bar.set_postfix(shown | ({"part": self._detail} if self._detail else {}), refresh=False)
+            return
         pause = {"bar": _DRAW_EVERY_S, "lines": _LINE_EVERY_S, "json": 1.0}.get(self._progress.style)
         now = time.monotonic()
         if pause is not None and now - self._shown_s >= pause:
@@ -151,6 +164,8 @@ class Task:
             self._show(last=False)
 
     def finish(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
         self._progress._wipe()
         if self._progress.style in ("bar", "lines", "json") and self._done:
             self._show(last=True)

@@ -15,6 +15,18 @@ def ruled(*, gap: int = 1) -> "Table":
     return Table(box=only_a_rule, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
 
 
+def as_html(*parts: object) -> str:
+    """Render what rich prints as HTML, for display in a notebook."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    console = Console(record=True, width=120, file=StringIO(), force_jupyter=False)
+    for part in parts:
+        console.print(part, markup=False)
+    return console.export_html(inline_styles=True, code_format='<pre style="font-family: monospace; line-height: 1.3">{code}</pre>')
+
+
 def ruled_table(*headings: str, gap: int = 1) -> "Table":
     """Create a table with columns: the first left-aligned, numbers right-aligned."""
     table = ruled(gap=gap)

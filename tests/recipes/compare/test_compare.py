@@ -115,7 +115,8 @@ def test_a_comparison_leaves_the_winners_encoder_a_page_and_the_figures(bert_fol
     assert result.winner == best.name
     page = (tmp_path / "out" / "compare.html").read_text()
     assert result.advice()[0] in page and "<script" not in page and "http" not in page
-    assert "## Compared" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "## Compared" in card and "# out\n" in card and f'("{result.winner}")' not in card
     record = json.loads((tmp_path / "out" / "tain.json").read_text())
     assert record["kind"] == "encoder" and record["compared"]["winner"] == result.winner
     vectors = Embedder.load(tmp_path / "out", dtype="float32").encode(texts[:3])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tain.foundation.errors import ShapeError, UserError
+from tain.foundation.errors import NotFiniteError, ShapeError, UserError
 from tain.objectives.contrastive import info_nce, prefix_info_nce
 from tain.recipes.mirror import recipe
 from tain.recipes.mirror.config import MirrorConfig
@@ -89,6 +89,17 @@ def test_the_measurement_is_self_retrieval_of_the_halves():
     assert curve._measure() == pytest.approx(1.0)
     vectors["c d"], vectors["g h"] = vectors["g h"], vectors["c d"]
     assert curve._measure() == pytest.approx(0.5)
+
+
+def test_vectors_that_are_not_finite_find_nothing_and_leave_the_stop_to_the_loop():
+    curve, _ = a_curve([])
+    del curve._measure
+
+    def broken(texts):
+        raise NotFiniteError("nan")
+
+    curve._encode = broken
+    assert curve._measure() == 0.0
 
 
 def test_measuring_takes_a_tenth_of_the_time_at_most():

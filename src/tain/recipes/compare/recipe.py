@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tain.evaluation.baselines import Lexical, Static
-from tain.evaluation.encoding import refuse_unfit_suites
 from tain.evaluation.label_free import label_free_bootstrap
 from tain.evaluation.metrics import Interval
 from tain.evaluation.report import EvaluationReport
@@ -29,6 +28,8 @@ from tain.models.embedder import Embedder
 from tain.models.saved import locate, read_record
 from tain.recipes.compare.config import BASELINES, CANDIDATES, CompareConfig
 from tain.recipes.compare.data import Material, split_material
+from tain.recipes.compare.encoders import OneAtATime, Timed, is_unfit
+from tain.recipes.compare.model_card import UNTOUCHED, card_part
 from tain.recipes.compare.page import comparison_page
 from tain.recipes.compare.verdict import Standing, Verdict, decide
 from tain.recipes.correct.recipe import correct
@@ -58,7 +59,7 @@ _WORK = {"identity": Field(kind=dict)}
 _MEASURED = {
     "name": Field(kind=str),
     "made_s": Field(kind=float, least=0),
-    "texts_a_second": Field(kind=float, least=0),
+    "texts_a_second": Field(kind=float, least=1e-9),
     "figures": Field(kind=dict),
     "values": Field(kind=list, items=Field(kind=float)),
 }
@@ -172,6 +173,13 @@ class Compared:
                 console.print(sentence, markup=False)
         return captured.get()
 
+    def _repr_html_(self) -> str:
+        """The same table in a notebook."""
+        from tain.foundation.ruled_table import as_html
+        from tain.recipes.compare.table import comparison_table
+
+        return as_html(comparison_table(self), *self.advice())
+
 
 @writes_output
 def compare(
@@ -264,6 +272,7 @@ class _Run:
                         skipped[name] = str(error)
                 if found is not None:
                     measured[name] = found
+                    self.raw_s = 1 / found.texts_a_second if name == "raw" else self.raw_s
                 task.advance(_COSTS[name])
         if not set(measured) - set(BASELINES):
             shutil.rmtree(self.work, ignore_errors=True)
@@ -336,7 +345,7 @@ class _Run:
         if name not in BASELINES and not (self.work / name).exists():
             self._make(name, progress, coming)
         made_s = time.monotonic() - began_s
-        timed = _Timed(self._load(name))
+        timed = Timed(self._load(name))
         rng = np.random.default_rng([self.config.seed, 12])
         report, values = label_free_bootstrap(
             timed,
@@ -346,8 +355,6 @@ class _Run:
             resamples=self.config.resamples,
             rng=rng,
         )
-        if name == "raw":
-            self.raw_s = timed.seconds / max(1, timed.texts)
         found = Measured(name, made_s, timed.texts / max(timed.seconds, 1e-9), report.to_dict(), values[MRR].tolist())
         with whole_file(self.work / f"{name}.json", overwrite=True, follow=False) as path:
             path.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
@@ -360,7 +367,7 @@ class _Run:
             embedder = self._load_model()
             record = {**embedder.record, "kind": "encoder", "base_model": self.model, "method": "untouched"}
             with whole_folder(folder) as path:
-                embedder.save(path, record=record, card=_UNTOUCHED.format(model=self.model))
+                embedder.save(path, record=record, card=UNTOUCHED.format(model=self.model))
         elif name == "whitened":
             options: dict[str, Any] = {"device": config.device, "trust_remote_code": config.trust_remote_code}
             texts = self.material.train[:_WHITENING_TEXTS]
@@ -439,7 +446,7 @@ class _Run:
     def _by_labels(self, unlabelled: Verdict) -> tuple[Verdict, EvaluationReport]:
         """Evaluate all candidates on the labelled sets, relative to the best of them."""
         suites = [suite.name for suite in load_suites(self.config.suite, self.data, split=self.config.split)]
-        names = [name for name in unlabelled.standings if not _is_unfit(name, suites)]
+        names = [name for name in unlabelled.standings if not is_unfit(name, suites)]
         report = self._evaluated(names)
         figure, row = report.headline()
         known = [(name, of) for name, of in zip(names, row.figures, strict=True) if not math.isnan(of.value)]
@@ -462,7 +469,7 @@ class _Run:
 
     def _evaluated(self, names: Sequence[str]) -> EvaluationReport:
         part = Progress.mute() if self.progress.style == "mute" else self.progress
-        encoders = _OneAtATime(self, names)
+        encoders = OneAtATime(self._load, names)
         return evaluate_encoders(
             encoders,
             self.config.suite,
@@ -485,70 +492,11 @@ class _Run:
             (folder / "tain.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             (folder / "compare.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             (folder / "compare.html").write_text(comparison_page(content, title=self.output.name), encoding="utf-8")
-            card = folder / "README.md"
-            card.write_text(
-                card.read_text(encoding="utf-8").replace(f"# {result.winner}\n", f"# {self.output.name}\n") + _card_part(content),
-                encoding="utf-8",
-            )
+            card = (folder / "README.md").read_text(encoding="utf-8")
+            for mark in ("# {}\n", '("{}")'):  # the title, and the code that loads it
+                card = card.replace(mark.format(result.winner), mark.format(self.output.name))
+            (folder / "README.md").write_text(card + card_part(content), encoding="utf-8")
         shutil.rmtree(self.work, ignore_errors=True)
-
-
-class _Timed:
-    """An encoder that counts texts and seconds of encoding."""
-
-    def __init__(self, encoder: Any) -> None:
-        self._encoder, self.texts, self.seconds = encoder, 0, 0.0
-        self.name = encoder.name
-
-    def encode(self, texts: list[str], /) -> np.ndarray:
-        began_s = time.perf_counter()
-        vectors = self._encoder.encode(texts)
-        self.seconds += time.perf_counter() - began_s
-        self.texts += len(texts)
-        return vectors
-
-
-class _OneAtATime:
-    """Encoders for an evaluation, of which one at a time is in memory."""
-
-    def __init__(self, run: _Run, names: Sequence[str]) -> None:
-        self._run, self._names = run, names
-        self._loaded: tuple[str, Any] | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        for name in self._names:
-            yield self._run._load(name) if name in BASELINES else _Later(name, self)
-
-    def get(self, name: str) -> Any:
-        if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None  # freed before the next is loaded
-            self._loaded = name, self._run._load(name)
-        return self._loaded[1]
-
-
-class _Later:
-    """An encoder that is loaded when it first encodes."""
-
-    def __init__(self, name: str, all_: _OneAtATime) -> None:
-        self.name, self._all = name, all_
-
-    @property
-    def truncated(self) -> int:
-        return self._all.get(self.name).truncated
-
-    def encode(self, texts: list[str], /) -> np.ndarray:
-        return self._all.get(self.name).encode(texts)
-
-
-def _is_unfit(name: str, suites: Sequence[str]) -> bool:
-    """Whether a baseline has no meaningful vectors for one of the suites."""
-    if name != "lexical":
-        return False
-    try:
-        refuse_unfit_suites(Lexical(), suites)
-    except UserError:
-        return True
-    return False
 
 
 def _plain(standing: Standing) -> dict[str, Any]:
@@ -559,35 +507,3 @@ def _plain(standing: Standing) -> dict[str, Any]:
         "behind_interval": [standing.behind_interval.low, standing.behind_interval.high],
         "first_share": standing.first_share,
     }
-
-
-def _card_part(content: dict[str, Any]) -> str:
-    """The comparison as a section of the model card."""
-    rows = []
-    for row in content["candidates"]:
-        if "skipped" in row:
-            rows.append(f"| {row['candidate']} | not tried: {row['skipped'].replace('|', '/')} | | |")
-            continue
-        of = row["self_retrieval"]
-        behind = "–" if of["behind"] == 0 else f"-{of['behind']:.3f} [{-of['behind_interval'][1]:.3f} {-of['behind_interval'][0]:.3f}]"
-        rows.append(
-            f"| {row['candidate']} | {of['value']:.3f} [{of['interval'][0]:.3f} {of['interval'][1]:.3f}] | {behind} | {row['made_s']:.0f} s |"
-        )
-    lines = "\n".join(rows)
-    return (
-        f"\n## Compared\n\n`tain compare` tried these on {content['counts']['train']:,} texts and measured them on"
-        f" {content['counts']['held_out']:,} others, without labels (self-retrieval MRR, 95% bootstrap intervals):\n\n"
-        f"| candidate | MRR | difference to the first | made in |\n|---|---|---|---|\n{lines}\n\n{' '.join(content['advice'])}\n"
-    )
-
-
-_UNTOUCHED = """---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, sentence-similarity, tain]
----
-
-# raw
-
-`{model}`, unchanged, as an encoder: the mean of its token vectors, or the pooling that its folder names.
-"""

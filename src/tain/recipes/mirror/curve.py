@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tain.evaluation.label_free import Level, halves, self_retrieval
+from tain.foundation.errors import NotFiniteError
 from tain.training import distributed
 from tain.training.optimizer import MasterWeights, Optimizer
 
@@ -129,7 +130,10 @@ class Curve:
             self.best = {name: tensor.clone() for name, tensor in self.weights.state().items()}
 
     def _measure(self) -> float:
-        vectors = self._encode([*self.first, *self.second])
+        try:
+            vectors = self._encode([*self.first, *self.second])
+        except NotFiniteError:  # the loop stops at the next step, with the last good state; such vectors find nothing
+            return 0.0
         middle = len(self.first)
         return float(self_retrieval(vectors[:middle], vectors[middle:]).reciprocal_rank().mean())
 

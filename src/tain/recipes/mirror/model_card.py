@@ -84,6 +84,21 @@ def spread_in_words(spread: dict[str, dict[str, float]], *, all_figures: bool = 
     return [f"{TITLES[name][0]} {_number(spread[name]['mean'])} ± {_number(spread[name]['standard_deviation'])}" for name in shown]
 
 
+def html_summary(result: Any) -> str:
+    """The figures of a ``Mirrored`` as HTML, for display in a notebook."""
+    from tain.foundation.ruled_table import as_html, ruled_table
+
+    table = ruled_table("figure", "before", "after", "lexical", "better is", gap=2)
+    reports = [report.to_dict() if report else None for report in (result.before, result.after, result.lexical)]
+    for row in figure_rows(*reports):
+        table.add_row(*row)
+    curve = result.runs[result.best].curve
+    said = [curve_in_words(curve.to_dict())] if curve is not None else []
+    worse = [f"worse than the untouched model: {reason}" for reason in result.worse]
+    where = [f"saved in {result.folder}"] if result.folder is not None else []
+    return as_html(table, f"{result.texts:,} texts in {result.steps} steps", *said, *worse, *where)
+
+
 _CURVE_POINTS = 8  # shown on the card; tain.json has all
 
 

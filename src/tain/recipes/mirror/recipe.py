@@ -134,6 +134,12 @@ class Mirrored:
         """Return every seed's label-free report for JSON; None without held-out texts."""
         return [run.after.to_dict() if run.after else None for run in self.runs]
 
+    def _repr_html_(self) -> str:
+        """The figures before and after, in a notebook."""
+        from tain.recipes.mirror.model_card import html_summary
+
+        return html_summary(self)
+
     def spread(self) -> dict[str, dict[str, float]]:
         """Return mean and standard deviation over seeds of each defined label-free figure; empty for one seed."""
         return {} if len(self.runs) < 2 else {name: found for name in TITLES if (found := spread(self.runs, name))}

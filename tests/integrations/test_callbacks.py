@@ -1,0 +1,139 @@
+"""Losses and figures reach trackers; notebooks get tqdm bars and tables."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tain.callbacks import Callback, JsonLines, MlFlow, TensorBoard, WeightsAndBiases, tracking
+from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
+from tain.recipes.mirror.recipe import mirror
+
+SMALL = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_min_chars": 10, "curve_steps": 2}
+
+
+class Kept:
+    """A callback that remembers everything."""
+
+    def __init__(self):
+        self.said = []
+
+    def begin(self, settings):
+        self.said.append(("begin", dict(settings)))
+
+    def log(self, figures, step):
+        self.said.append((step, dict(figures)))
+
+    def end(self):
+        self.said.append(("end", {}))
+
+
+@pytest.fixture(scope="module")
+def texts(sentences):
+    return [f"{first} while {second}" for first in sentences for second in sentences[:4]]
+
+
+def test_every_step_and_the_result_are_logged(bert_folder, texts):
+    kept = Kept()
+    assert isinstance(kept, Callback)
+    with tracking(kept, settings={"recipe": "default", "texts": np.int64(3)}, progress=False) as progress:
+        result = mirror(bert_folder, texts, progress=progress, **SMALL)
+        progress.report(result)
+    assert kept.said[0] == ("begin", {"recipe": "default", "texts": "3"}) and kept.said[-1] == ("end", {})
+    losses = [figures["mirror/loss"] for _, figures in kept.said if "mirror/loss" in figures]
+    assert losses == pytest.approx(result.runs[0].losses)
+    assert [step for step, figures in kept.said if "mirror/loss" in figures] == list(range(1, result.steps + 1))
+    after = next(figures for _, figures in kept.said if "after/uniformity" in figures)
+    assert after["after/self_retrieval_mrr"] == pytest.approx(result.after.self_retrieval_mrr)
+    curve = [(step, figures["curve/self_retrieval_mrr"]) for step, figures in kept.said if "curve/self_retrieval_mrr" in figures]
+    assert curve == [(step, pytest.approx(value)) for step, value in result.runs[0].curve.points]
+
+
+def test_callbacks_end_after_an_error_and_skip_what_is_not_finite():
+    kept = Kept()
+    with pytest.raises(KeyError), tracking(kept, progress=False) as progress, progress.task("steps", 3) as task:
+        task.advance(loss=float("nan"))
+        task.advance(loss=1.5, rate=2)
+        raise KeyError
+    assert kept.said == [("begin", {}), (2, {"steps/loss": 1.5, "steps/rate": 2.0}), ("end", {})]
+
+
+def test_json_lines(tmp_path):
+    with tracking(JsonLines(tmp_path / "log.jsonl"), settings={"a": 1}, progress=False) as progress:
+        progress.report({"score": 0.5, "name": "left out"})
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [
+        {"settings": {"a": 1}},
+        {"step": 0, "score": 0.5},
+    ]
+    with pytest.raises(UserError, match="already exists"), tracking(JsonLines(tmp_path / "log.jsonl"), progress=False):
+        pass
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    with tracking(TensorBoard(tmp_path / "run"), settings={"a": 1}, progress=False) as progress, progress.task("steps", 2) as task:
+        task.advance(loss=0.25)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("steps/loss")] == [(1, 0.25)]
+
+
+def test_weights_and_biases_offline(tmp_path):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    tracker = WeightsAndBiases(project="test", mode="offline", dir=str(tmp_path))
+    with tracking(tracker, settings={"a": 1}, progress=False) as progress, progress.task("steps", 2) as task:
+        task.advance(loss=0.25)
+        assert tracker._run.config["a"] == 1
+    assert list(tmp_path.rglob("*.wandb"))
+
+
+def test_mlflow(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    with tracking(MlFlow("test", run_name="one"), settings={"a": 1}, progress=False) as progress, progress.task("steps", 2) as task:
+        task.advance(loss=0.25)
+        run = mlflow.active_run().info.run_id
+    found = mlflow.get_run(run)
+    assert found.data.metrics == {"steps/loss": 0.25} and found.data.params == {"a": "1"}
+
+
+@pytest.mark.parametrize(("tracker", "package"), [(WeightsAndBiases(), "wandb"), (MlFlow(), "mlflow"), (TensorBoard("x"), "tensorboard")])
+def test_a_missing_package_is_named(tracker, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(ImportError, match=f"needs {package}"), tracking(tracker, progress=False):
+        pass
+
+
+# ---- notebooks
+
+
+def test_a_notebook_gets_a_tqdm_bar(monkeypatch, capsys):
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, version_info=(8, 0)))
+    progress = Progress.resolve(None)
+    assert progress.style == "notebook"
+    with progress.task("mirror", 4) as task:
+        task.advance(2, loss=0.5)
+        assert (task._bar.n, task._bar.total, task._bar.desc.rstrip(": ")) == (2, 4, "mirror")
+        task.advance(2, loss=0.25)
+    assert task._bar.n == 4
+    progress.note("done")
+    assert "done" in capsys.readouterr().err
+
+
+def test_results_show_as_tables(bert_folder, texts, tmp_path):
+    import tain
+
+    result = mirror(bert_folder, texts, tmp_path / "out", progress=False, **SMALL)
+    shown = result._repr_html_()
+    assert "<pre" in shown and "self-retrieval MRR" in shown and "saved in" in shown
+    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\tscore\na cat\ta dog\t1\nglass\tmirror\t4\nthe sea\tthe sea is deep\t5\n")
+    report = tain.evaluate(str(tmp_path / "out"), str(tmp_path / "pairs.tsv"), resamples=20, dtype="float32")
+    assert "Spearman" in report._repr_html_()
