@@ -1,5 +1,7 @@
 """TF-IDF of character n-grams by scikit-learn, as ``evaluate`` takes encoders: the row without a model that is hardest to beat on names."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -7,6 +9,7 @@ class CharacterNgrams:
     """TF-IDF of the character n-grams (2 to 4) of each word, by scikit-learn, fitted on the evaluated texts."""
 
     name = "characters"
+    vectorizer: Any  # the type stubs of scikit-learn do not know sparse results
 
     def fit_at_hand(self, texts, /):
         from sklearn.feature_extraction.text import TfidfVectorizer
