@@ -42,7 +42,7 @@ def mirrored(data, recipe, seed):
 def scores(encoder, data, sets):
     (suite,) = evaluate([encoder], sets, data, resamples=10).suites
     rows = [row for group in suite.groups for row in group.rows]
-    return {row.key: (round(row.figures[0].value, 2), round(row.figures[0].deviation, 2)) for row in rows}
+    return {row.key: (round(row.figures[0].value, 2), round(row.figures[0].deviation or 0.0, 2)) for row in rows}
 
 
 def main():

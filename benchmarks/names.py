@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from character_ngrams import CharacterNgrams
 from measuring import Claim, Rows, finish, minilm_folder
 from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.encoding import EncodedOnce
@@ -32,34 +33,6 @@ from tain.text.cleaning import same_text_key
 MODEL = "tain-mini"
 DRAWN = 3000
 UNSUPERVISED = ("characters", "lexical", "static", "raw", "mirror", "fast", "all-MiniLM")
-
-
-class CharacterNgrams:
-    """TF-IDF of the character n-grams (2 to 4) of each word, by scikit-learn, fitted on all names and mentions."""
-
-    name = "characters"
-
-    def fit_at_hand(self, texts, /):
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        self.vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, dtype=np.float32).fit(texts)
-
-    def pair_cosines(self, left, right, /):
-        return np.asarray(self.vectorizer.transform(left).multiply(self.vectorizer.transform(right)).sum(axis=1)).ravel()
-
-    def index(self, candidates, /):
-        return _Index(self.vectorizer, self.vectorizer.transform(candidates).T.tocsr())
-
-    def encode(self, texts, /):
-        return self.vectorizer.transform(texts).toarray()
-
-
-class _Index:
-    def __init__(self, vectorizer, columns):
-        self.vectorizer, self.columns = vectorizer, columns
-
-    def cosines(self, texts, /):
-        return (self.vectorizer.transform(texts) @ self.columns).toarray()
 
 
 def synonyms(key, title, file, kinds, *, seed=13):
