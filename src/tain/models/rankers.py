@@ -33,9 +33,9 @@ from tain.models.embedder import Embedder
 from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest
 from tain.models.saved import write_record, write_router
 from tain.models.scanning import scan_all
+from tain.models.timed_query import TimedQuery
 from tain.text.collections import list_texts, matched_lists
 
-CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
 _HEAD_FILE = "head.safetensors"
 _WINDOW_NUMBERS = 2**25  # context vectors held in memory at once
 
@@ -72,6 +72,8 @@ class DualRanker(Ranker):
         correction: Applied to the pooled vectors of both sides, before the head; only for the kind ``pooled``.
     """
 
+    scores_at_once = 10_000_000  # 40 MB
+
     def __init__(
         self,
         context: Embedder,
@@ -87,6 +89,7 @@ class DualRanker(Ranker):
         self.head = head.to(context.encoder.device)
         self._correction = None if correction is None else _as_layer(correction).to(context.encoder.device)
         self.type = "bi" if head.kind == "pooled" else "poly"
+        self.vectors = head.vectors
 
     @classmethod
     def opened(cls, found: StoredRanker) -> "DualRanker | None":
@@ -176,6 +179,10 @@ class DualRanker(Ranker):
         head = DualHead(about["kind"], codes=about["codes"], dim=encoders[0].encoder.dim, **settings)
         _load_head(head, folder)
         return cls(context, candidate, head, name=str(folder), record=record)
+
+    @property
+    def searchable(self) -> "DualRanker":
+        return self
 
     @property
     def is_shared(self) -> bool:
@@ -301,6 +308,18 @@ class DualRanker(Ranker):
                     scores.append(scan_all(vectors[rows], window.of(index)))
                 task.advance(len(window))
         return scores
+
+    def _cached(self, pool: Sequence[str], progress: Progress | None) -> np.ndarray:
+        return self.encode_candidates(pool, progress=progress)
+
+    def timed_queries(self, candidates: Sequence[str], sizes: Sequence[int]) -> list[TimedQuery]:
+        few = self.encode_candidates(list(dict.fromkeys(candidates))[: max(sizes)])
+
+        def query(size: int) -> TimedQuery:
+            vectors = np.resize(few, (size, self.dim))
+            return TimedQuery(size, lambda context: scan_all(vectors, self.encode_contexts([context]).of(0)), size)
+
+        return [query(size) for size in sizes]
 
     def count_tokens(self, contexts: Iterable[str], lists: Iterable[Iterable[str]]) -> list[int]:
         contexts, lists = matched_lists(contexts, lists)

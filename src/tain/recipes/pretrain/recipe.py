@@ -24,9 +24,9 @@ from tain.encoders.dropout import quicken_dropout
 from tain.encoders.masked_lm import MaskedLanguageModel, grow_embeddings, start_embeddings, tied_names
 from tain.encoders.transformer import usable_dtype
 from tain.foundation.errors import UserError
-from tain.foundation.files import refuse_existing, whole_file, whole_folder
+from tain.foundation.files import whole_file, whole_folder
 from tain.foundation.locks import writes_output
-from tain.foundation.machine import choose_device, collect_as_usual, keep_freed_memory, set_dtype, versions
+from tain.foundation.machine import collect_as_usual, set_dtype, versions
 from tain.foundation.progress import Progress
 from tain.models.embedder import max_length
 from tain.models.loading import load_tokenizer
@@ -38,10 +38,10 @@ from tain.recipes.pretrain.objectives import OBJECTIVES, MaskingContext, Objecti
 from tain.recipes.pretrain.start import alphabet_of, new_model, train_wordpiece
 from tain.recipes.pretrain.validation import HeldOut
 from tain.recipes.pretrain.vocabulary import add_words, count_words, words_cut_up
+from tain.recipes.shared.run import RunOutput, run_device
 from tain.recipes.shared.settings import resolve_config
 from tain.text.readers import read_texts
 from tain.training import distributed
-from tain.training.checkpoint import dtype_of, refuse_nothing_to_resume, refuse_to_lose
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
@@ -117,8 +117,9 @@ def pretrain(
     config = resolve_config(PretrainConfig, "pretrain", config, settings)
     if isinstance(texts, str | Path):
         raise UserError(f"texts is {str(texts)!r}, one file: give a list of files, [{str(texts)!r}]")
-    output = Path(output)
-    refuse_existing(output, overwrite=overwrite)
+    folder = Path(output)
+    work = folder.parent / f".{folder.name}.pretrain"
+    place = RunOutput(folder, overwrite, config.resume, (work / "checkpoint",)).check()
     if str(model) == SCRATCH and (config.add_words or config.words):
         raise UserError(
             "add_words and words only apply to a continued model; a new model's tokenizer is trained on the texts: leave them out"
@@ -130,24 +131,18 @@ def pretrain(
         read_texts(source, column=column if source in texts else None)  # refuse an unreadable file now, not after an hour
     if config.bitext is not None:
         read_translations(config.bitext)
-    return PretrainTrainer(str(model), sources, output, config, overwrite, progress).run()
+    return PretrainTrainer(str(model), sources, folder, config, place, progress).run()
 
 
 class PretrainTrainer:
     """Prepares model, tokenizer and texts, trains, and saves the model."""
 
-    def __init__(self, model: str, sources: Sources, output: Path, config: PretrainConfig, overwrite: bool, progress: Progress) -> None:
-        self.model_name, self.sources, self.output, self.config = model, sources, output, config
-        self.overwrite, self.progress = overwrite, progress
-        self.device = choose_device(config.device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        self.work = output.parent / f".{output.name}.pretrain"
-        left = self.work / "checkpoint"
-        if config.resume:
-            refuse_nothing_to_resume(left)
-        else:
-            refuse_to_lose([left], overwrite=overwrite)
+    def __init__(self, model: str, sources: Sources, folder: Path, config: PretrainConfig, output: RunOutput, progress: Progress) -> None:
+        self.model_name, self.sources, self.folder, self.config = model, sources, folder, config
+        self.output, self.progress = output, progress
+        (self.checkpoint,) = output.checkpoints
+        self.work = self.checkpoint.parent
+        self.device = run_device(config.device)
         self.measured: dict[str, list[Any]] = {"validation": [], "held_out": []}  # stored in checkpoints
         self.facts: dict[str, Any] = {}  # about the initialisation, for the saved record
 
@@ -160,7 +155,9 @@ class PretrainTrainer:
         model.to(self.device)
         quicken_dropout(model)
         network = MaskedLanguageModel(model)
-        self.dtype = distributed.choose_dtype(config.dtype, choose=lambda asked: usable_dtype(model, asked), begun_in=self._begun_in)
+        self.dtype = distributed.choose_dtype(
+            config.dtype, choose=lambda asked: usable_dtype(model, asked), begun_in=self.output.dtype_begun_in
+        )
         conditional = conditional_model(model, config) if config.objective == "cmlm" else None
         trained = conditional if conditional is not None else model
         weights = MasterWeights(trained, dtype=self.dtype)
@@ -177,7 +174,7 @@ class PretrainTrainer:
         if finished:
             self._save(model, tokens)
             self._tell_kept()
-        result_folder = self.output if finished else None
+        result_folder = self.folder if finished else None
         return Pretrained(
             model,
             self.tokenizer,
@@ -190,10 +187,6 @@ class PretrainTrainer:
             finished,
             result_folder,
         )
-
-    def _begun_in(self) -> str | None:
-        """The data type of the resumed run."""
-        return dtype_of([self.work / "checkpoint"]) if self.config.resume else None
 
     def _new(self) -> tuple[Any, Shards]:
         self.tokenizer = self._new_tokenizer()
@@ -377,7 +370,7 @@ class PretrainTrainer:
             progress=self.progress,
             name="pretrain",
             rate_factor=warmup_then_linear(steps, warmup_steps=config.warmup_steps, decay_share=config.decay_share),
-            saving=Saving(self.work / "checkpoint", config.checkpoint_every_s, config.resume, identity, defaults),
+            saving=Saving(self.checkpoint, config.checkpoint_every_s, config.resume, identity, defaults),
             after_step=after_step,
             enough=out_of_time,
             keeps_unfinished=True,
@@ -422,7 +415,7 @@ class PretrainTrainer:
             **self.measured,
             "versions": versions(),
         }
-        with whole_folder(self.output, overwrite=self.overwrite, was_free=True) as folder:
+        with self.output.writing() as folder:
             _save_weights(model, folder, getattr(torch, self.config.save_dtype))
             self.tokenizer.save_pretrained(folder)
             if self.config.objective == "cmlm":
