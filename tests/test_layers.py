@@ -26,8 +26,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipes": {"text", "batches", "encoders", "objectives", "training", "students", "exported", "models", "evaluation", "ranking"},
     "inspection": {"text", "batches", "encoders", "objectives", "models", "evaluation", "recipes"},
     "demo": {"text", "models", "evaluation", "recipes"},  # only the command line knows it: it can be deleted
-    "serving": {"text", "students", "exported", "models", "ranking"},
-    "cli": {"text", "students", "exported", "models", "evaluation", "ranking", "training", "recipes", "inspection", "demo", "serving"},
+    # loading: the module that loads any model
+    "serving": {"loading", "text", "students", "exported", "models", "ranking"},
+    "cli": {
+        "loading",
+        "text",
+        "students",
+        "exported",
+        "models",
+        "evaluation",
+        "ranking",
+        "training",
+        "recipes",
+        "inspection",
+        "demo",
+        "serving",
+    },
 }
 
 # what a help text must not wait for; settings are the one part of a recipe that the command line reads
