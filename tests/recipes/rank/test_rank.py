@@ -404,8 +404,9 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     in_two_processes(f"""
         import json
-        from test_rank import POLY, negatives, recipe, validation
+        from test_rank import POLY
         from tain.foundation.errors import UserError
+        from tain.recipes.rank import negatives, recipe, validation
         from tain.text.records import RankingExample
         from tain.training import distributed
         real_lists, real_mine = validation.list_figures, negatives.mine_negatives

@@ -31,14 +31,17 @@ SUITES: tuple[Suite | SeparateSuite, ...] = (
     MLM,
     TAGGING,
 )
-_OF_ENCODERS = {row.name: row for row in SUITES if isinstance(row, Suite)}
-_ALL = ", ".join(row.name for row in SUITES)
 _TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz")
 
 
 def separate_suite(names: Sequence[str]) -> SeparateSuite | None:
     """The suite of other models than encoders that one of the names refers to; None if all are of encoders."""
     return next((row for row in SUITES if isinstance(row, SeparateSuite) and any(map(row.owns, names))), None)
+
+
+def encoder_suites() -> dict[str, Suite]:
+    """The suites of encoders by name."""
+    return {row.name: row for row in SUITES if isinstance(row, Suite)}
 
 
 def load_suites(names: Sequence[str], options: SuiteOptions) -> list[LoadedSuite]:
@@ -57,7 +60,7 @@ def load_suites(names: Sequence[str], options: SuiteOptions) -> list[LoadedSuite
             table cannot be read.
     """
     names = [OLD_SUITES.get(name, name) for name in names]
-    known = {name: row.sources(options.data, options.split) for name, row in _OF_ENCODERS.items()}
+    known = {name: row.sources(options.data, options.split) for name, row in encoder_suites().items()}
     by_key = _sources_by_key(options.data)
     refuse_all(_problems(names, options, known, by_key))
     wanted: dict[str, list[Source]] = {}
@@ -70,7 +73,8 @@ def load_suites(names: Sequence[str], options: SuiteOptions) -> list[LoadedSuite
             wanted.setdefault(suite, []).append(source)
         else:
             own.append(name)
-    loaded = [row.load(row, sources, options) for name, sources in wanted.items() if (row := _OF_ENCODERS[name]) is not LABEL_FREE]
+    rows = encoder_suites()
+    loaded = [rows[name].load(rows[name], sources, options) for name, sources in wanted.items() if name != LABEL_FREE.name]
     if own:
         loaded.append(own_suite(own, languages=options.languages))
     if LABEL_FREE.name in wanted:  # last, because baselines are fitted on the texts of the other suites
@@ -79,7 +83,7 @@ def load_suites(names: Sequence[str], options: SuiteOptions) -> list[LoadedSuite
 
 
 def _sources_by_key(data: Path | None) -> dict[str, tuple[str, Source]]:
-    sources = [(name, source) for name, row in _OF_ENCODERS.items() for split in ("dev", "test") for source in row.sources(data, split)]
+    sources = [(name, source) for name, row in encoder_suites().items() for split in ("dev", "test") for source in row.sources(data, split)]
     return {source.key: (suite, source) for suite, source in sources}  # test comes last, since SimLex-999 is in both
 
 
@@ -88,12 +92,13 @@ def _problems(
 ) -> list[str]:
     data, split = options.data, options.split
     problems = []
+    all_names = ", ".join(row.name for row in SUITES)
     if not names:
-        problems.append(f"no suite was given, so there is nothing to evaluate: give one of {_ALL}, or your own table")
+        problems.append(f"no suite was given, so there is nothing to evaluate: give one of {all_names}, or your own table")
     unknown = [name for name in names if name not in known and name not in by_key and not _is_table(name)]
     for name in unknown:
         problems.append(
-            f"suite is {name!r}, which is not a suite, set or table: give one of {_ALL}, a set such as stsb_dev or simlex999,"
+            f"suite is {name!r}, which is not a suite, set or table: give one of {all_names}, a set such as stsb_dev or simlex999,"
             " or your own tsv with the columns sentence1, sentence2, score"
         )
     of_files = [name for name in names if name in known and name != LABEL_FREE.name]
