@@ -184,7 +184,8 @@ class _Part(Progress):
     """Progress of one part of a task, created by ``Progress.part``."""
 
     def __init__(self, name: str, whole: Task) -> None:
-        super().__init__(whole._progress.style, whole._progress._stream)
+        super().__init__(whole._progress.style)
+        self._stream = whole._progress._stream
         self._name, self._whole = name, whole
         whole.describe(name)
 
