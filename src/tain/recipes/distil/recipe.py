@@ -24,7 +24,7 @@ from tain.recipes.distil.data import DistillationData, check_texts, gather
 from tain.recipes.distil.figures import label_figures, vector_figures
 from tain.recipes.distil.model_card import student_card
 from tain.recipes.distil.readers import Reader, encoder_of, reader_for
-from tain.recipes.distil.start import save_weights, shaped_like_start
+from tain.recipes.distil.start import refuse_other_shape, save_weights, start_shape
 from tain.recipes.distil.teacher import Teacher, load_teacher
 from tain.recipes.distil.trainer import DistilTrainer
 from tain.recipes.shared.run import RunOutput, run_device, settings_identity
@@ -105,7 +105,12 @@ def distil(
         (1, 384)
     """
     progress = Progress.resolve(progress)
-    config = shaped_like_start(resolve_config(DistilConfig, "distil", config, settings)).resolved()
+    config = resolve_config(DistilConfig, "distil", config, settings)
+    if config.init_from is not None:
+        shape = start_shape(config.init_from)
+        refuse_other_shape(config, shape)
+        config = replace(config, **shape)
+    config = config.resolved()
     place = RunOutput.single(output, overwrite=overwrite, resume=config.resume)
     if (str(teacher) if isinstance(teacher, str | Path) else teacher.name) == NONE:
         config.refuse_teachers_settings()
