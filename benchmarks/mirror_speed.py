@@ -18,11 +18,12 @@ from measuring import Claim, arguments, finish, in_turns, minilm_folder, product
 from tain.batches.views import twin_views
 from tain.encoders.dropout import set_dropout
 from tain.foundation.machine import keep_freed_memory
-from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.objectives.contrastive import info_nce
-from tain.recipes.mirror import recipe
 from tain.recipes.mirror.config import MirrorConfig
+from tain.recipes.mirror.data import training_set
+from tain.recipes.mirror.preparing import set_limits
+from tain.recipes.mirror.trainer import trainer_for
 from tain.training.optimizer import MasterWeights, adamw
 
 BATCH, PADDED, LEARNING_RATE, SEED = 200, 50, 2e-5, 13
@@ -63,11 +64,11 @@ class Reference:
 
 class Ours:
     def __init__(self, folder, texts, dtype):
-        config = MirrorConfig(held_out=0, keep_duplicates=True, learning_rate=LEARNING_RATE)
+        config = MirrorConfig(held_out=0, keep_duplicates=True, max_texts=0, learning_rate=LEARNING_RATE)
         embedder = Embedder.load(folder, dtype="float32", device="cpu")
-        config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=0.063), embedder)
-        data = recipe.training_set(texts, MirrorConfig(keep_duplicates=True, held_out=0, max_texts=0))
-        self.trainer = recipe.MirrorTrainer(folder, embedder, config, data, Progress.silent(), None, False)
+        resolved = config.resolved(width=embedder.dim, weight_rms=0.063)
+        set_limits(embedder.encoder, resolved)
+        self.trainer = trainer_for(embedder, training_set(texts, resolved), resolved)
         set_dropout(embedder.encoder.model, hidden=0.1, attention=0.1)
         self.optimizer = adamw(MasterWeights(embedder.encoder.model, dtype=dtype), learning_rate=LEARNING_RATE, weight_decay=0.01)
         embedder.encoder.train()
@@ -172,7 +173,7 @@ def mean_tokens(trainer, steps):
         np.mean(
             [
                 sum(map(len, [*left, *right]))
-                for left, right in (trainer._views(np.arange(n * BATCH, (n + 1) * BATCH), step=n, seed=SEED) for n in range(steps))
+                for left, right in (trainer.views(np.arange(n * BATCH, (n + 1) * BATCH), step=n, seed=SEED) for n in range(steps))
             ]
         )
     )
@@ -182,10 +183,10 @@ def gradients_apart(folder, texts):
     """Dropout off: the reference's gradient of the first batch against ours in float32."""
     reference, ours = Reference(folder, texts), Ours(folder, texts, torch.float32)
     set_dropout(reference.model, hidden=0.0, attention=0.0)
-    set_dropout(ours.trainer.embedder.encoder.model, hidden=0.0, attention=0.0)
+    set_dropout(ours.trainer.encoder.model, hidden=0.0, attention=0.0)
     reference.gradient()
     ours.gradient()
-    pairs = zip(reference.model.parameters(), ours.trainer.embedder.encoder.model.parameters(), strict=True)
+    pairs = zip(reference.model.parameters(), ours.trainer.encoder.model.parameters(), strict=True)
     both = [(left.grad, right.grad) for left, right in pairs if left.grad is not None and right.grad is not None]
     # over the largest entry of all: a key's bias has no gradient but rounding, and noise over noise says nothing
     return max((left - right).abs().max().item() for left, right in both) / max(left.abs().max().item() for left, _ in both)

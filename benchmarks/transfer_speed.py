@@ -12,13 +12,14 @@ from sklearn.linear_model import LogisticRegression
 from measuring import Claim, arguments, finish, in_turns, ratio_of
 from tain.evaluation.suites.logistic import LogisticRegressions
 from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.suite import SuiteOptions
 from tain.evaluation.suites.transfer import FOLDS, TransferSet, stratified_folds
 from tain.models.embedder import Embedder
 
 
 def main():
     chosen = arguments(__doc__)
-    ((task,),) = (suite.tasks for suite in load_suites(["mr"], chosen.data))
+    ((task,),) = (suite.sets for suite in load_suites(["mr"], SuiteOptions(data=chosen.data)))
     assert isinstance(task, TransferSet)
     kept = np.random.default_rng(13).permutation(len(task.labels))[: 800 if chosen.quick else 4000]
     labels = task.labels[kept]

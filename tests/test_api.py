@@ -1,9 +1,13 @@
 """What users type first: load any folder, encode, compare, evaluate."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 import tain
+from tain.loading import kind_of_model, load_encoder, load_labeller, load_ranker
 from tain.models.labeller import Labeller
 from tain.models.rankers import Ranker
 from tain.students.student import Student
@@ -75,6 +79,26 @@ def test_each_kind_of_folder_is_loaded_as_what_it_is(kinds_of_folders):
     expected = {"encoder": tain.Embedder, "student": Student, "classifier": Labeller, "cross-encoder": Ranker}
     for kind, folder in kinds_of_folders.items():
         assert isinstance(tain.load(folder), expected[kind]), kind
+    holds = {"encoder": "encoder", "student": "student", "classifier": "labeller", "cross-encoder": "ranker"}
+    assert {kind: kind_of_model(folder) for kind, folder in kinds_of_folders.items()} == holds
+
+
+def test_a_loader_of_one_kind_refuses_the_others_by_name(kinds_of_folders):
+    with pytest.raises(tain.UserError, match="so it predicts no labels"):
+        load_labeller(kinds_of_folders["student"])
+    with pytest.raises(tain.UserError, match="is a cross-encoder model"):
+        load_encoder(kinds_of_folders["cross-encoder"])
+    with pytest.raises(tain.UserError, match=r"pooling is 'cls', but .* is a student, where it is fixed"):
+        load_encoder(kinds_of_folders["student"], pooling="cls")
+    assert load_ranker(kinds_of_folders["encoder"], device="cpu", dtype="float32").type == "bi"
+
+
+def test_telling_what_a_folder_holds_needs_no_torch(kinds_of_folders):
+    blocked = "import sys\nfor name in ('torch', 'transformers'): sys.modules[name] = None\nfrom tain.loading import kind_of_model\n"
+    folders = [str(folder) for folder in kinds_of_folders.values()]
+    code = blocked + f"print([kind_of_model(folder) for folder in {folders!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.strip() == "['encoder', 'student', 'labeller', 'ranker']", done.stderr
 
 
 def test_one_text_gives_one_vector_of_a_student_too(kinds_of_folders):

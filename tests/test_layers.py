@@ -29,8 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {"text", "models", "evaluation", "recipes"},  # only the command line knows it: it can be deleted
     "integrations": {"api"},
     "publishing": {"models.saved", "models.hub"},
-    "serving": {"text", "students", "exported", "models", "ranking"},
+    # loading: the module that loads any model
+    "serving": {"loading", "text", "students", "exported", "models", "ranking"},
     "cli": {
+        "loading",
         "text",
         "students",
         "exported",

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from tain.foundation.choices import ComputeDtype, Dtype
-from tain.foundation.errors import UserError
+from tain.foundation.choices import ComputeDtype
 from tain.foundation.progress import Progress
+from tain.loading import load as load_model
 
 if TYPE_CHECKING:
     from tain.evaluation.report import EvaluationReport
@@ -39,37 +39,7 @@ def load(name: str | Path, *, device: str | None = None, dtype: ComputeDtype = "
         >>> encoder.similarity(vectors, vectors).shape
         (2, 2)
     """
-    from tain.students.student import Student, is_student
-
-    if is_student(name):
-        if device not in (None, "cpu"):
-            raise UserError(f"device is {device!r}, but {str(name)!r} is a student, which runs on the CPU: leave it out")
-        return Student.load(name)
-    from tain.exported.choosing import runs_exported
-
-    if runs_exported(name, device=device, dtype=dtype):
-        from tain.exported.rankers import load_exported
-
-        return load_exported(name, dtype=cast("Any", dtype))  # bfloat16 runs in torch alone
-    from tain.foundation.machine import keep_freed_memory
-    from tain.models.loading import kind_of
-    from tain.models.saved import locate, read_record
-
-    in_torch = cast("Dtype", dtype)  # int8 was refused above, or runs a graph
-    is_ranker = read_record(name).get("kind") == "ranker"
-    head = "none" if is_ranker else kind_of(locate(name)).head
-    if head in ("classifier", "tagger"):
-        from tain.models.labeller import Labeller
-
-        return Labeller.load(name, device=device, trust_remote_code=trust_remote_code)
-    keep_freed_memory()
-    if is_ranker or head == "cross-encoder":
-        from tain.models.rankers import Ranker
-
-        return Ranker.load(name, device=device, dtype=in_torch, trust_remote_code=trust_remote_code)
-    from tain.models.embedder import Embedder
-
-    return Embedder.load(name, device=device, dtype=in_torch, trust_remote_code=trust_remote_code)
+    return load_model(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def evaluate(
@@ -113,7 +83,8 @@ def evaluate(
         >>> "lexical" in str(report)  # the table that the command prints
         True
     """
-    from tain.cli.models import find_model, load_model
+    from tain.cli.models import find_model
+    from tain.cli.models import load_model as load_named
     from tain.evaluation.report import evaluate as report_on
 
     resolved = Progress.resolve(progress)
@@ -123,7 +94,7 @@ def evaluate(
             find_model(str(one))
     chosen = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     encoders = (
-        load_model(str(one), batch_tokens=None, progress=resolved, **chosen) if isinstance(one, str | Path) else one for one in given
+        load_named(str(one), batch_tokens=None, progress=resolved, **chosen) if isinstance(one, str | Path) else one for one in given
     )
     suites = (suite,) if isinstance(suite, str) else tuple(suite)
     return report_on(encoders, suites, None if data is None else Path(data), progress=resolved, **options)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from tain.evaluation.charts import as_svg, headline_sentence
 from tain.evaluation.metrics import cosine_rows
 from tain.evaluation.report import EvaluationReport, evaluate
 from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.suite import SuiteOptions
 from tain.evaluation.table import as_table
 from tain.foundation.errors import UserError
 
@@ -30,7 +31,7 @@ def texts_of(svg: str) -> list[str]:
 
 def test_a_figure_is_spearman_over_all_pairs_of_the_set(bag: Any, small_data: Path):
     report = evaluate([bag()], ["sts12"], small_data, resamples=50)
-    ((scored,),) = (suite.sets for suite in load_suites(["sts12"], small_data))
+    ((scored,),) = (suite.sets for suite in load_suites(["sts12"], SuiteOptions(data=small_data)))
     cosines = cosine_rows(bag().encode(list(scored.left)), bag().encode(list(scored.right)))
     (figure,) = report.suites[0].groups[0].rows[0].figures
     assert figure.value == pytest.approx(100 * np.asarray(stats.spearmanr(scored.gold, cosines))[0])

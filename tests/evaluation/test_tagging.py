@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from tain.evaluation.suites.tagging import TAGGING
 from tain.evaluation.tagging import SideBySide, measure_tagging, slot_f1
-from tain.evaluation.tagging_sets import TaggingSet, is_tagging, load_tagging
+from tain.evaluation.tagging_sets import TaggingSet, load_tagging
 from tain.foundation.errors import ShapeError, UserError
 from tain.text.records import Example, Prediction
 
@@ -193,7 +194,7 @@ def test_sets_are_found_by_name_and_xsid_language_by_language(tmp_path):
         load_tagging(["snips"], tmp_path)
     with pytest.raises(UserError, match="its validation part is used for training"):
         load_tagging(["xsid"], tmp_path, part="dev")
-    assert not is_tagging("de") and is_tagging("xsid_de-ba") and not is_tagging("sts")
+    assert not TAGGING.owns("de") and TAGGING.owns("xsid_de-ba") and not TAGGING.owns("sts")
 
 
 def test_a_table_of_ones_own_is_a_set(tmp_path):

@@ -140,7 +140,7 @@ def test_two_sides_that_share_a_tokenizer_keep_their_own_limits(bert_folder: Pat
     assert isinstance(exported, ExportedDual)
     assert exported.context.tokenizer is exported.candidate.tokenizer
     texts = sentences * 20
-    expected = [side.token_ids(texts)[0] for side in (exported.context, exported.candidate)]
+    expected = [side.token_rows(texts).ids for side in (exported.context, exported.candidate)]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda side: side.token_ids(texts)[0], [exported.context, exported.candidate] * 10))
+        found = list(pool.map(lambda side: side.token_rows(texts).ids, [exported.context, exported.candidate] * 10))
     assert found == expected * 10

@@ -13,8 +13,8 @@ import transformers
 from tain.foundation.errors import UserError
 from tain.models.cross_encoders import SavedCrossEncoder
 from tain.models.embedder import Embedder
+from tain.models.kinds import kind_of
 from tain.models.labeller import Labeller, is_labeller
-from tain.models.loading import kind_of
 from tain.models.rankers import Ranker
 from tiny_models import randomise, tiny_config
 

@@ -17,8 +17,9 @@ from tain.batches.packing import pack
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.models.embedder import Embedder
+from tain.models.kinds import kind_of
 from tain.models.labeller import Labeller
-from tain.models.loading import kind_of, load_pretrained, load_tokenizer, max_length, refuse_by_config
+from tain.models.loading import load_pretrained, load_tokenizer, max_length, refuse_by_config
 from tain.models.masked_lm import load_masked_lm
 from tain.models.rankers import Ranker
 from tiny_models import randomise, tiny_config

@@ -8,12 +8,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+from tain.evaluation import baselines as evaluation_baselines
 from tain.evaluation.baselines import BaselineRanker, Lexical, Static
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.input_embeddings import InputEmbeddings
 from tain.models.rankers import CrossRanker, Ranker
-from tain.ranking import evaluation as candidates
 from tain.ranking.evaluation import (
     CandidateLists,
     average_precision,
@@ -179,8 +179,7 @@ def test_the_whole_pool_is_scored_block_by_block_and_every_cut_text_counted(bert
     whole = list(list_scores(ranker, lists))
     cut = (ranker.truncated_contexts, ranker.truncated_candidates)
     assert min(cut) >= 4
-    for name in ("_SCORES_AT_ONCE", "_PAIRS_AT_ONCE"):
-        monkeypatch.setattr(candidates, name, 2 * 7)
+    monkeypatch.setattr(ranker, "scores_at_once", 2 * 7)
     blocks = list(list_scores(ranker, lists))
     assert (ranker.truncated_contexts, ranker.truncated_candidates) == cut
     np.testing.assert_allclose(blocks, whole, atol=1e-4)
@@ -280,7 +279,7 @@ def test_a_shared_pool_and_lists_of_their_own_give_the_same_scores(overlapping):
 def test_blocks_of_lists_change_nothing(overlapping, monkeypatch, rng):
     lists = sampled_lists(overlapping, size=5, rng=rng)
     whole = [list(list_scores(ranker, lists)) for ranker in baselines()]
-    monkeypatch.setattr(candidates, "_LISTS_AT_ONCE", 7)
+    monkeypatch.setattr(evaluation_baselines, "_LISTS_AT_ONCE", 7)
     for ranker, expected in zip(baselines(), whole, strict=True):
         np.testing.assert_allclose(np.array(list(list_scores(ranker, lists))), np.array(expected), atol=1e-9)
 

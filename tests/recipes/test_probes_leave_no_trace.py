@@ -12,20 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from tain.batches.packing import pack
+from tain.encoders.dropout import set_dropout
 from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.encoders.transformer import TransformerEncoder, usable_dtype
 from tain.foundation.probing import evaluating, unchanged
-from tain.foundation.progress import Progress
 from tain.inspection.capturing import Watched
 from tain.inspection.gradients.probe import probe_gradients
 from tain.models.embedder import Embedder
 from tain.recipes.mirror import recipe as mirror_recipe
 from tain.recipes.mirror.config import MirrorConfig
+from tain.recipes.mirror.data import training_set
+from tain.recipes.mirror.preparing import set_limits, weight_rms
+from tain.recipes.mirror.trainer import MirrorTrainer, trainer_for
 from tain.recipes.pretrain.conditional import _Bottleneck, conditional_model
 from tain.recipes.pretrain.config import PretrainConfig
 from tain.recipes.pretrain.validation import HeldOut
-from tain.recipes.rank import recipe as rank_recipe
+from tain.recipes.rank import trainer as rank_trainer
 from tain.recipes.rank.recipe import rank
+from tain.recipes.rank.validation import Validation
 from tain.training.optimizer import MasterWeights, adamw
 
 
@@ -145,12 +149,12 @@ def corpus(sentences, tmp_path_factory):
 def mirror_session(bert_folder, texts) -> Callable[..., Any]:
     def build(**settings: Any) -> Any:
         fixed = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 0, "erase_min_chars": 10}
-        config = MirrorConfig(**(fixed | settings))
+        config = MirrorConfig(**(fixed | settings)).for_texts(has_documents=False)
         embedder = Embedder.load(bert_folder, dtype="float32", device="cpu")
-        data = mirror_recipe.training_set(texts, config)
-        resolved = config.resolved(width=embedder.dim, weight_rms=mirror_recipe._weight_rms(embedder.encoder))
-        config = mirror_recipe._fit_to_model(resolved, embedder)
-        return mirror_recipe.MirrorTrainer(bert_folder, embedder, config, data, Progress.silent(), None, False)
+        data = training_set(texts, config)
+        resolved = config.resolved(width=embedder.dim, weight_rms=weight_rms(embedder.encoder))
+        set_limits(embedder.encoder, resolved)
+        return trainer_for(embedder, data, resolved)
 
     return build
 
@@ -159,21 +163,21 @@ def mirror_session(bert_folder, texts) -> Callable[..., Any]:
 @pytest.mark.parametrize("micro_batch_tokens", [64, 100_000])
 def test_measuring_what_a_budget_holds(mirror_session, dtype, micro_batch_tokens):
     trainer = mirror_session(budget_s=30.0, micro_batch_tokens=micro_batch_tokens)
-    encoder = trainer.embedder.encoder.train()
-    mirror_recipe.set_dropout(encoder.model, hidden=0.1, attention=0.1)
+    encoder = trainer.encoder.train()
+    set_dropout(encoder.model, hidden=0.1, attention=0.1)
     trainer.weights = MasterWeights(encoder.model, dtype=dtype)
     with assert_untouched(encoder, trainer.weights.masters):
-        assert trainer._measure_text_s(13) > 0
+        assert trainer.measure_text_s(13) > 0
 
 
 def test_the_first_gradient_in_a_budget_is_that_of_a_run_without(mirror_session):
     def first_gradient(*, measures: bool) -> list[Tensor]:
         trainer = mirror_session(budget_s=30.0, micro_batch_tokens=64)
-        mirror_recipe.set_dropout(trainer.embedder.encoder.model, hidden=0.1, attention=0.1)
-        trainer.embedder.encoder.train()
-        trainer.weights = MasterWeights(trainer.embedder.encoder.model, dtype=torch.bfloat16)
+        set_dropout(trainer.encoder.model, hidden=0.1, attention=0.1)
+        trainer.encoder.train()
+        trainer.weights = MasterWeights(trainer.encoder.model, dtype=torch.bfloat16)
         if measures:
-            trainer._measure_text_s(13)
+            trainer.measure_text_s(13)
         trainer.gradient_step(trainer.batch(np.arange(8), step=0, seed=13), step=0, seed=13)
         return [master.grad for master in trainer.weights.masters if master.grad is not None]
 
@@ -183,24 +187,23 @@ def test_the_first_gradient_in_a_budget_is_that_of_a_run_without(mirror_session)
         assert torch.equal(found, expected)
 
 
-def test_looking_at_the_two_views(mirror_session, monkeypatch):
+def test_looking_at_the_two_views(bert_folder, texts, monkeypatch):
     """In the run itself: nothing of it may reach the first step."""
-    trainer = mirror_session(epochs=1)
-    real = trainer._check_views
+    real = mirror_recipe.check_views
     seen = []
 
-    def watched() -> None:
-        seen.append((_random_states(), [part.training for part in trainer.embedder.encoder.modules()]))
-        real()
+    def watched(encoder: Any, *given: Any, **more: Any) -> None:
+        seen.append((_random_states(), [part.training for part in encoder.modules()]))
+        real(encoder, *given, **more)
 
-    def stop(*_: Any) -> None:
-        seen.append((_random_states(), [part.training for part in trainer.embedder.encoder.modules()]))
+    def stop(self: Any) -> None:
+        seen.append((_random_states(), [part.training for part in self.encoder.modules()]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "_check_views", watched)
-    monkeypatch.setattr(trainer, "_train_one", stop)
+    monkeypatch.setattr(mirror_recipe, "check_views", watched)
+    monkeypatch.setattr(MirrorTrainer, "start", stop)
     with pytest.raises(KeyboardInterrupt):
-        trainer.run()
+        mirror_recipe.mirror(bert_folder, texts, batch_texts=8, max_tokens=40, dtype="float32", device="cpu", held_out=0)
     assert len(seen) == 2
     assert seen[0] == seen[1]
 
@@ -240,14 +243,20 @@ def test_validating_a_pretraining_run(tiny_masked_lm, tiny_tokenizer, corpus, ob
 @pytest.mark.parametrize("kind", ["bi", "poly", "cross"])
 def test_validating_a_ranker(bert_folder, texts, kind, monkeypatch):
     """At every measurement of a run, those between its steps included."""
-    real, measured = rank_recipe.RankTrainer._measured, []
+    real, measured, trainers = Validation.measured, [], []
 
-    def watched(self: Any) -> dict[str, float]:
-        with assert_untouched(self.ranker.module, self.weights.masters):
-            measured.append(real(self))
+    class Watched(MasterWeights):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)
+            trainers.append(self)
+
+    def watched(self: Any, ranker: Any) -> dict[str, float]:
+        with assert_untouched(ranker.module, trainers[-1].masters):
+            measured.append(real(self, ranker))
         return measured[-1]
 
-    monkeypatch.setattr(rank_recipe.RankTrainer, "_measured", watched)
+    monkeypatch.setattr(rank_trainer, "MasterWeights", Watched)
+    monkeypatch.setattr(Validation, "measured", watched)
     pairs = list(pairwise(texts))
     settings = {"batch_contexts": 8, "held_out": 6, "epochs": 1, "dtype": "float32", "device": "cpu", "validation_candidates": 4}
     rank(bert_folder, pairs, type=kind, **settings)

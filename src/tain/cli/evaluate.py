@@ -1,13 +1,15 @@
 """``tain evaluate``: compare encoders on labelled sets and without labels."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from tain.cli import flags
 from tain.cli.objects import as_object, write_object
+from tain.cli.settings import refuse_idle
 from tain.foundation.choices import AnyPooling, OutputDtype
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from tain.evaluation.forms import InForm
     from tain.evaluation.report import EvaluationReport
+    from tain.evaluation.suites.separate import SeparateOptions, SeparateSuite
     from tain.models.text_encoder import TextEncoder
 
 
@@ -111,85 +114,49 @@ def evaluate(
         others are compared with the first.
         For the suites bli and sts17, one model per language: en=MODEL,de=MODEL
     """
-    if "mlm" in suite:  # other models and other figures
-        from tain.cli.evaluate_mlm import evaluate_mlm
-
-        evaluate_mlm(
-            models,
-            suite=suite,
-            texts=texts,
-            data=data,
-            output=output,
-            chart=chart,
-            overwrite=overwrite,
-            resamples=resamples,
-            seed=seed,
-            block_tokens=max_tokens,
-            device=device,
-            dtype="auto" if dtype == "int8" else dtype,
-            trust_remote_code=trust_remote_code,
-            idle={
-                "language": language,
-                "fit_texts": fit_texts,
-                "pooling": pooling,
-                "batch_tokens": batch_tokens,
-                "output_dtype": output_dtype or None,
-                "dims": dims,
-                "dtype": dtype if dtype == "int8" else None,
-                "backend": None if backend == "auto" else backend,
-                "level": None if level == "sentence" else level,
-                "split": None if split == "test" else split,
-                "typos": typos or None,
-                "unknown_labels": None if unknown_labels == "refuse" else unknown_labels,
-            },
-            json=json,
-            quiet=quiet,
-        )
-        return
-
-    from tain.evaluation.tagging_sets import is_tagging
-
-    if any(map(is_tagging, suite)):
-        from tain.cli.evaluate_tagging import evaluate_tagging
-
-        evaluate_tagging(
-            models,
-            suite=suite,
-            data=data,
-            split=split,
-            typos=typos,
-            unknown_labels=unknown_labels,
-            output=output,
-            overwrite=overwrite,
-            resamples=resamples,
-            seed=seed,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            idle={
-                "texts": texts,
-                "fit_texts": fit_texts,
-                "chart": chart,
-                "language": language,
-                "pooling": pooling,
-                "max_tokens": max_tokens,
-                "batch_tokens": batch_tokens,
-                "output_dtype": output_dtype or None,
-                "dims": dims,
-                "dtype": None if dtype == "auto" else dtype,
-                "backend": None if backend == "auto" else backend,
-                "level": None if level == "sentence" else level,
-            },
-            json=json,
-            quiet=quiet,
-        )
-        return
-
     from tain.cli.models import find_model, load_model
-    from tain.evaluation.report import evaluate as evaluate_encoders
+    from tain.evaluation.suites.registry import separate_suite
+    from tain.evaluation.suites.separate import SeparateOptions
     from tain.foundation.choices import is_baseline
     from tain.foundation.errors import UserError
     from tain.foundation.files import refuse_files
     from tain.foundation.progress import Progress
+
+    if (row := separate_suite(suite)) is not None:
+        given = {
+            "texts": texts,
+            "chart": chart,
+            "language": language,
+            "fit_texts": fit_texts,
+            "pooling": pooling,
+            "max_tokens": max_tokens,
+            "batch_tokens": batch_tokens,
+            "output_dtype": output_dtype or None,
+            "dims": dims,
+            "dtype": None if dtype in row.dtypes else dtype,
+            "backend": None if backend == "auto" else backend,
+            "level": None if level == "sentence" else level,
+            "split": None if split == "test" else split,
+            "typos": typos or None,
+            "unknown_labels": None if unknown_labels == "refuse" else unknown_labels,
+        }
+        options = SeparateOptions(
+            names=suite,
+            data=data,
+            texts=texts,
+            split=split,
+            typos=typos,
+            unknown_labels=unknown_labels,
+            block_tokens=max_tokens,
+            chart=chart,
+            resamples=resamples,
+            seed=seed,
+        )
+        on = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        _evaluate_separately(row, models, options, given=given, on=on, output=output, overwrite=overwrite, json=json, quiet=quiet)
+        return
+
+    from tain.evaluation.report import evaluate as evaluate_encoders
 
     if batch_tokens is not None and batch_tokens < 1:
         raise UserError(f"batch_tokens is {batch_tokens}, but a batch needs at least one token: give 1 or more, or leave it out")
@@ -242,6 +209,89 @@ def _with_forms(
     for form in with_forms(encoders, dtypes=dtypes, dims=dims):
         seen.append(form)
         yield form
+
+
+def _evaluate_separately(
+    row: "SeparateSuite",
+    models: list[str],
+    options: "SeparateOptions",
+    *,
+    given: dict[str, object],
+    on: dict[str, Any],
+    output: Path | None,
+    overwrite: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Measure other models than encoders, print a table or one JSON object, and write the output file.
+
+    Args:
+        row: The suite.
+        models: Names of the models.
+        options: What is measured.
+        given: Values of the flags that some suites do not have; None means not given.
+        on: Device, data type and trust, for loading the models.
+        output: File for the report.
+        overwrite: Replace it.
+        json: Print one JSON object.
+        quiet: Show no progress.
+    """
+    from tain.foundation.errors import UserError
+    from tain.foundation.files import refuse_existing
+    from tain.foundation.progress import Progress
+
+    if others := sorted(name for name in set(options.names) if not row.owns(name)):
+        first = next(name for name in options.names if row.owns(name))
+        raise UserError(f"suite {first} measures other models than {', '.join(others)}: run {'them' if row.sets else 'it'} separately")
+    refuse_idle({name: value for name, value in given.items() if name not in row.flags}, of=f"suite {options.names[0]}")
+    row.check(options)
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite)
+    find, load = _LOADERS[row.models]
+    for model in models:
+        find(model)
+    loaded = row.load(options)
+    progress = Progress.for_terminal(json=json, quiet=quiet)
+    report = row.measure((load(model, on) for model in dict.fromkeys(models)), loaded, options, progress)
+    if output is not None:
+        write_object(report.to_dict(), output, overwrite=overwrite)
+    if json:
+        print(as_object(report.to_dict()))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(report.as_table())
+
+
+def _find_masked(name: str) -> None:
+    from tain.models.saved import locate
+
+    locate(name)
+
+
+def _load_masked(name: str, on: dict[str, Any]) -> Any:
+    from tain.models.masked_lm import MaskedPredictor
+
+    return MaskedPredictor.load(name, **on)
+
+
+def _find_labeller(name: str) -> None:
+    from tain.cli.models import find_labeller
+
+    find_labeller(name)
+
+
+def _load_labeller(name: str, on: dict[str, Any]) -> Any:
+    from tain.cli.models import load_labeller
+
+    return load_labeller(name, device=on["device"], trust_remote_code=on["trust_remote_code"])
+
+
+# kind of models that a suite measures -> how one is looked up, and loaded
+_LOADERS: dict[str, tuple[Callable[[str], None], Callable[[str, dict[str, Any]], Any]]] = {
+    "masked language models": (_find_masked, _load_masked),
+    "labellers": (_find_labeller, _load_labeller),
+}
 
 
 def _languages(given: str | None) -> tuple[str | None, str | None]:

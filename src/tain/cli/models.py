@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tain.evaluation.baselines import Lexical, Static, Weighting
     from tain.evaluation.tagging import LabelPredictor
     from tain.exported.encoder import ExportedEncoder
-    from tain.foundation.choices import Backend
     from tain.foundation.progress import Progress
     from tain.models.embedder import Embedder
     from tain.models.text_encoder import TextEncoder
@@ -144,41 +143,18 @@ def _load_one(name: str, *, batch_tokens: int | None, progress: "Progress", **op
     return _Loaded(load_encoder(name, progress=progress, **options), name, batch_tokens=batch_tokens)
 
 
-def load_encoder(name: str, *, progress: "Progress", backend: "Backend" = "auto", **options: Any) -> "Embedder | ExportedEncoder | Student":
-    """Load an encoder's folder, hub name, or student; exported folders and students need no torch. Notes in ``progress`` if padding is computed.
+def load_encoder(name: str, *, progress: "Progress", **options: Any) -> "Embedder | ExportedEncoder | Student":
+    """Load an encoder's folder, hub name, or student, and note in ``progress`` if padding is computed.
 
     Raises:
-        UserError: As ``Embedder.load``, ``ExportedEncoder.load`` and ``Student.load``; or a student or an exported folder is given options
-            that it has no use for.
+        UserError: As ``loading.load_encoder``.
     """
-    from tain.exported.choosing import runs_exported
-    from tain.students.student import Student, is_student
+    from tain.loading import load_encoder as load
 
-    if is_student(name):
-        if backend == "torch":
-            raise UserError(f"backend is 'torch', but {name!r} is a student, which runs in onnxruntime: leave it out")
-        # a student always runs on the CPU in float32; these values are accepted because its teacher accepts them
-        for option, own in (("pooling", None), ("max_tokens", None), ("device", "cpu"), ("dtype", "float32")):
-            if options.get(option) not in (None, "auto", own):
-                raise UserError(f"{option} is {options[option]!r}, but {name!r} is a student, where it is fixed: leave it out")
-        student = Student.load(name)
-        if student.task != "embed":
-            raise UserError(
-                f"student {name!r} was trained with --task {student.task}, so it has no vectors: use tain label, or distil one with --task embed"
-            )
-        return student
-    if runs_exported(name, backend=backend, **{option: options[option] for option in ("device", "dtype", "pooling") if option in options}):
-        from tain.exported.encoder import ExportedEncoder
-
-        return ExportedEncoder.load(name, dtype=options.get("dtype", "auto"), max_tokens=options.get("max_tokens"))
-    from tain.foundation.machine import keep_freed_memory
-    from tain.models.embedder import Embedder
-
-    keep_freed_memory()
-    embedder = Embedder.load(name, **options)
-    if embedder.layout == "padded":
-        progress.note(embedder.encoder.layout_reason)
-    return embedder
+    encoder = load(name, **options)
+    if getattr(encoder, "layout", None) == "padded":
+        progress.note(encoder.encoder.layout_reason)  # type: ignore[union-attr]
+    return encoder
 
 
 def find_labeller(given: str) -> None:
@@ -198,8 +174,9 @@ def load_labeller(given: str, *, device: str | None, trust_remote_code: bool = F
         UserError: It does not exist, or predicts no labels.
     """
     from tain.evaluation.tagging import SideBySide
+    from tain.loading import load_labeller as load
 
-    loaded = [_load_head(name, device=device, trust_remote_code=trust_remote_code) for name in _heads(given)]
+    loaded = [load(name, device=device, trust_remote_code=trust_remote_code) for name in _heads(given)]
     if len(loaded) == 2:
         for role, head, names in (("intents", loaded[0], loaded[0].labels), ("slots", loaded[1], loaded[1].tags)):
             if not names:
@@ -212,19 +189,6 @@ def _heads(given: str) -> list[str]:
     if match is None and given.startswith(("intents=", "slots=")):
         raise UserError(f"model is {given!r}: give two as intents=MODEL,slots=MODEL, or one model alone")
     return [given] if match is None else [match[1], match[2]]
-
-
-def _load_head(name: str, *, device: str | None, trust_remote_code: bool) -> "LabelPredictor":
-    from tain.students.student import Student, is_student
-
-    if not is_student(name):
-        from tain.models.labeller import Labeller
-
-        return Labeller.load(name, device=device, trust_remote_code=trust_remote_code)
-    student = Student.load(name)
-    if student.task == "embed":
-        raise UserError(f"student {name!r} was trained with --task embed, so it predicts no labels: distil one with --task classify or tag")
-    return student
 
 
 class _Loaded:

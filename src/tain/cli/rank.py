@@ -11,7 +11,6 @@ from tain.cli import flags
 from tain.cli.objects import as_object, write_object
 from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextSource
-from tain.foundation.choices import Backend
 from tain.foundation.errors import UserError
 from tain.recipes.rank.config import RankConfig
 
@@ -127,12 +126,13 @@ def score(
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
     locate(model)
+    from tain.loading import load_ranker
     from tain.models.unknown_tokens import check_known
     from tain.text.ranking_pairs import read_ranking_pairs
 
     rows = read_ranking_pairs(pairs, columns=columns)
     progress = Progress.for_terminal(quiet=quiet)
-    ranker = _load(model, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    ranker = load_ranker(model, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     answers: dict[str, dict[str, None]] = {}
     for context, answer in rows:
         answers.setdefault(context, {})[answer] = None
@@ -210,6 +210,7 @@ def search(
     pool = list(read_texts(candidates, column=candidate_column)) if candidates is not None else None
     unwanted = list(read_texts(delete, column=candidate_column)) if delete is not None else []
     progress = Progress.for_terminal(quiet=quiet)
+    from tain.loading import load_ranker
     from tain.models.unknown_tokens import check_known
     from tain.ranking import rerank as ranking
     from tain.ranking.approximate import refuse_missing_faiss
@@ -219,9 +220,9 @@ def search(
         refuse_missing_faiss()
     if hybrid:
         refuse_missing_bm25()
-    load = partial(_load, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    load = partial(load_ranker, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     second = None if rerank is None else load(rerank)
-    ranker = _dual(load(model))
+    ranker = _searchable(load(model))
     for each in filter(None, (ranker, second)):
         check_known(each, [*asked, *(pool or [])], progress=progress)
     found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
@@ -356,39 +357,25 @@ def _refuse_search(*, k: int, depth: int | None, probes: int | None, rerank: str
     refuse_all(problems)
 
 
-def _load(name: str, *, backend: Backend = "torch", **options: Any) -> "Ranker | ExportedDual | ExportedCross":
-    """Load a ranker in torch, or an exported one; the second takes no options but its data type."""
-    from tain.exported.choosing import runs_exported
-
-    if runs_exported(name, backend=backend, device=options["device"], dtype=options["dtype"]):
-        from tain.exported.rankers import load_exported_ranker
-
-        return load_exported_ranker(name, dtype=options["dtype"])
-    from tain.foundation.machine import keep_freed_memory
-    from tain.models.rankers import Ranker
-
-    keep_freed_memory()
-    return Ranker.load(name, **options)
-
-
 def _load_any(name: str, **options: Any) -> "Ranker | BaselineRanker":
     """Load a ranker, or build a baseline, which ignores the options."""
     from tain.foundation.choices import is_baseline
+    from tain.loading import load_ranker
 
     if not is_baseline(name):
-        return cast("Ranker", _load(name, **options))
+        return cast("Ranker", load_ranker(name, backend="torch", **options))
     from tain.cli.models import load_baseline
     from tain.evaluation.baselines import BaselineRanker
 
     return BaselineRanker(load_baseline(name, weighting="tf-idf", trust_remote_code=options["trust_remote_code"]))
 
 
-def _dual(ranker: "Ranker | ExportedDual | ExportedCross") -> "DualRanker | ExportedDual":
-    if ranker.type == "cross":
+def _searchable(ranker: "Ranker | ExportedDual | ExportedCross") -> "DualRanker | ExportedDual":
+    if (found := ranker.searchable) is None:
         raise UserError(
             f"model {ranker.name!r} is a cross-encoder, which has no vectors to search: give a bi- or poly-encoder, and this one as --rerank"
         )
-    return cast("DualRanker | ExportedDual", ranker)
+    return found
 
 
 def _index(
@@ -534,7 +521,7 @@ def _show_report(report: "RankingReport") -> None:
         table = Table(box=None, pad_edge=False)
         table.add_column("", no_wrap=True)
         for ranker in shown:
-            kind = f"{ranker.type}-{ranker.vectors}" if ranker.type == "poly" else ranker.type
+            kind = f"{ranker.type}-{ranker.vectors}" if ranker.vectors > 1 else ranker.type
             table.add_column(f"{escape(ranker.name)}\n{kind}", overflow="fold")
         for name in first.figures:
             table.add_row(f"{name} ↑", *(_figure_cell(ranker.figures[name]) for ranker in shown))

@@ -6,7 +6,7 @@ A trained encoder should at least beat these. Both are fitted on the evaluated t
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
 from itertools import pairwise
@@ -20,13 +20,17 @@ from tokenizers import Tokenizer
 from tain.evaluation.metrics import cosine_rows, unit_rows
 from tain.foundation.choices import LEXICAL, STATIC
 from tain.foundation.errors import ShapeError, UserError
+from tain.foundation.progress import Progress
 from tain.models.input_embeddings import InputEmbeddings, read_input_embeddings
+from tain.models.timed_query import TimedQuery
 from tain.text.scripts import NO_BLANKS, OPTIONAL_SIGNS, count_words, graphemes, marks
 
 Weighting = Literal["sif", "tf-idf"]
 
 _SMOOTHING = 1e-3  # a of a / (a + p): weight one half at this relative frequency (Arora et al. 2017)
 _TEXTS_AT_ONCE = 4096
+_LISTS_AT_ONCE = 1_000
+_SCORES_AT_ONCE = 10_000_000  # 40 MB
 _NORM_FLOOR = 1e-12  # of a row's variance: the row of a padding token is all zeros
 _DECIMALS = 12  # of a cosine: the order of summation must not break ties
 _GRAM = 3
@@ -55,6 +59,7 @@ class Lexical:
     """
 
     kind = "lexical"
+    vectors = 0  # per text
     unfit_for: dict[str, str] = {"transfer": _TOO_WIDE, "bli": "words of two languages share few tokens"}  # noqa: RUF012 - never changed
 
     def __init__(self, texts: Sequence[str] | None = None, *, weighting: Weighting = "sif", name: str = LEXICAL) -> None:
@@ -67,6 +72,11 @@ class Lexical:
         self._has_own_texts = texts is not None
         if texts is not None:
             self._fit(texts)
+
+    @property
+    def ranks_by(self) -> str:
+        """Kind of ranker, as tables show it."""
+        return self.weighting
 
     def fit_at_hand(self, texts: Sequence[str], /) -> None:
         """Compute the frequencies from ``texts``, each counted once, unless texts were given to the constructor.
@@ -255,7 +265,8 @@ class Static:
         name: Name in tables.
     """
 
-    kind = "static"
+    kind = ranks_by = "static"
+    vectors = 1  # per text
     unfit_for: dict[str, str] = {}  # noqa: RUF012 - never changed
 
     def __init__(self, embeddings: InputEmbeddings, texts: Sequence[str] | None = None, *, name: str) -> None:
@@ -352,30 +363,44 @@ class StaticIndex:
 
 
 class BaselineRanker:
-    """Adapter that makes a baseline usable in ``candidates.evaluate_rankers``; scores are cosines.
+    """Adapter that makes a baseline usable in ``ranking.evaluation.evaluate_rankers``; scores are cosines.
 
     Args:
-        baseline: ``Lexical`` with ``tf-idf`` weights, or ``Static``.
+        baseline: ``Lexical`` with ``tf-idf`` weights, or ``Static``; it is fitted on the candidates.
     """
 
     truncated = truncated_contexts = 0
 
     def __init__(self, baseline: Lexical | Static) -> None:
         self.baseline = baseline
-        self.name = baseline.name
-        self.type = baseline.weighting if isinstance(baseline, Lexical) else baseline.kind
+        self.name, self.type, self.vectors = baseline.name, baseline.ranks_by, baseline.vectors
 
-    def fit_at_hand(self, candidates: Sequence[str], /) -> None:
-        """Fit the baseline on the candidates."""
-        self.baseline.fit_at_hand(candidates)
+    def score_pool(self, contexts: Sequence[str], pool: Sequence[str], *, progress: Progress | None = None) -> Iterator[np.ndarray]:
+        """Score one pool of candidates for every context, context by context (candidates,)."""
+        self.baseline.fit_at_hand(list(dict.fromkeys(pool)))
+        index, at_once = self.baseline.index(pool), max(1, _SCORES_AT_ONCE // len(pool))
+        for start in range(0, len(contexts), at_once):
+            yield from index.cosines(contexts[start : start + at_once])
 
-    def index(self, candidates: Sequence[str], /) -> "LexicalIndex | StaticIndex":
-        """Index candidates for scoring with any number of contexts."""
-        return self.baseline.index(candidates)
+    def score_lists(
+        self, contexts: Sequence[str], lists: Sequence[Sequence[str]], *, progress: Progress | None = None
+    ) -> Iterator[np.ndarray]:
+        """Score the candidate list of each context (candidates,)."""
+        self.baseline.fit_at_hand(list(dict.fromkeys(text for listed in lists for text in listed)))
+        for start in range(0, len(lists), _LISTS_AT_ONCE):
+            some = lists[start : start + _LISTS_AT_ONCE]
+            asked = [context for context, own in zip(contexts[start : start + _LISTS_AT_ONCE], some, strict=True) for _ in own]
+            scores = self.baseline.pair_cosines(asked, [text for own in some for text in own])
+            yield from np.split(scores, np.cumsum([len(own) for own in some])[:-1])
 
-    def score_pairs(self, contexts: Sequence[str], candidates: Sequence[str]) -> Float[np.ndarray, " pairs"]:
-        """Score corresponding contexts and candidates."""
-        return self.baseline.pair_cosines(contexts, candidates)
+    def timed_queries(self, candidates: Sequence[str], sizes: Sequence[int]) -> list[TimedQuery]:
+        """Prepare queries to time with these numbers of candidates, which are indexed beforehand."""
+
+        def query(size: int) -> TimedQuery:
+            index = self.baseline.index([candidates[position % len(candidates)] for position in range(size)])
+            return TimedQuery(size, lambda context: index.cosines([context]), size)
+
+        return [query(size) for size in sizes]
 
 
 # ---- whitening

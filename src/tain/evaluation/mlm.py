@@ -154,18 +154,6 @@ def masked_losses(
     return LossReport(tuple(rows), passes, block_tokens, resamples, seed)
 
 
-def validation_files(folder: Path) -> list[Path]:
-    """Files of a folder with names that begin with ``valid_``.
-
-    Raises:
-        UserError: There are none.
-    """
-    files = sorted(folder.glob("valid_*"))
-    if not files:
-        raise UserError(f"data is {str(folder)!r}, which has no file named valid_*: name one file, or a folder with such files")
-    return files
-
-
 def _beginning(source: str | Path) -> list[str]:
     room = _TEXT_BYTES
 

@@ -27,6 +27,8 @@ _FILES: dict[str, tuple[str, str | None, str]] = {
     "xsid": ("xsid/xsid_test.tsv", None, "xsid/xsid_valid.tsv"),
 }
 
+SET_NAMES = frozenset({*_FILES, *(f"xsid_{language}" for language in XSID_LANGUAGES)})
+
 Part = Literal["test", "dev", "train"]
 
 
@@ -49,11 +51,6 @@ class TaggingSet:
     @property
     def has_tags(self) -> bool:
         return self.examples[0].tags is not None
-
-
-def is_tagging(name: str) -> bool:
-    """Whether a suite name refers to texts with intents and slots."""
-    return name == SUITE or name in _FILES or name in {f"xsid_{language}" for language in XSID_LANGUAGES}
 
 
 def load_tagging(names: Sequence[str], data: Path | None, *, part: Part = "test") -> tuple[list[TaggingSet], list[str]]:

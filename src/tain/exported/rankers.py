@@ -5,7 +5,7 @@ Humeau et al. 2020 (Poly-encoders), section 4. The towers are graphs; codes, sca
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -92,6 +92,11 @@ class ExportedDual(DualScoring):
         self.name, self.record = name, record or {}
         self.type: Literal["bi", "poly"] = "bi" if kind == "pooled" else "poly"
         self.truncated_contexts = self.truncated_candidates = 0
+
+    @property
+    def searchable(self) -> "ExportedDual":
+        """This ranker, whose candidates have vectors that can be cached and searched."""
+        return self
 
     @property
     def towers(self) -> tuple[ExportedEncoder, ...]:
@@ -202,6 +207,7 @@ class ExportedCross:
     """
 
     type: Literal["cross"] = "cross"
+    searchable: None = None  # it has no vectors
 
     def __init__(
         self, graph: TransformerGraph, tokenizer: FastTokenizer, *, export: Export, name: str, dtype: str, record: dict[str, Any]
@@ -301,16 +307,11 @@ def load_exported_ranker(
     if folder is None:
         raise UserError(f"model {str(name)!r} holds no exported graph (onnx/export.json): make one with tain export")
     record = read_record(folder)
-    if record.get("kind") != "ranker":
-        if read_export(folder, name=str(name)).kind == "pairs":
-            return _cross(folder, str(name), record, dtype=dtype, threads=threads)
-        encoder = ExportedEncoder.load(name, dtype=dtype, threads=threads)
-        refuse_unrankable(encoder)
-        settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None, "normalize": encoder.normalize}
-        return ExportedDual(encoder, encoder, name=str(name), **settings)
-    if described(record, name)["type"] == "cross":
-        return _cross(folder / "encoder", str(name), record, dtype=dtype, threads=threads)
-    return _dual(folder, str(name), record, dtype=dtype, threads=threads)
+    if record.get("kind") == "ranker":
+        kind = described(record, name)["type"]
+    else:
+        kind = "cross-encoder" if read_export(folder, name=str(name)).kind == "pairs" else "encoder"
+    return _KINDS[kind](folder, str(name), record, dtype=dtype, threads=threads)
 
 
 def load_exported(
@@ -350,11 +351,33 @@ def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, thread
     return ExportedDual(context, candidate, name=name, record=record, **settings)
 
 
+def _own_cross(folder: Path, name: str, record: dict[str, Any], *, dtype: str, threads: int | None) -> ExportedCross:
+    return _cross(folder / "encoder", name, record, dtype=dtype, threads=threads)
+
+
+def _around(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, threads: int | None) -> ExportedDual:
+    """Wrap an exported encoder as a bi-encoder with one tower."""
+    encoder = ExportedEncoder.load(name, dtype=dtype, threads=threads)
+    refuse_unrankable(encoder)
+    settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None, "normalize": encoder.normalize}
+    return ExportedDual(encoder, encoder, name=name, **settings)
+
+
 def _cross(folder: Path, name: str, record: dict[str, Any], *, dtype: str, threads: int | None) -> ExportedCross:
     export = read_export(folder, name=name)
     graph, chosen = open_graph(folder, export, name=name, dtype=dtype, threads=threads)
     tokenizer = FastTokenizer(folder, unknown_id=export.unknown_id, name=name)
     return ExportedCross(graph, tokenizer, export=export, name=name, dtype=chosen, record=record)
+
+
+# what a folder holds -> how it is loaded: tain's own rankers by their type, other folders by what their graph takes
+_KINDS: dict[str, Callable[..., ExportedDual | ExportedCross]] = {
+    "bi": _dual,
+    "poly": _dual,
+    "cross": _own_cross,
+    "cross-encoder": _cross,
+    "encoder": _around,
+}
 
 
 def _attended(codes: np.ndarray, tokens: np.ndarray, is_token: np.ndarray) -> np.ndarray:

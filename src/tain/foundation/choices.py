@@ -1,6 +1,8 @@
 """Allowed values of settings, without torch, so that printing a help text is fast."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -23,6 +25,7 @@ CodeKind = Literal["pooled", "learned", "first", "last", "last-and-first"]
 BUILT_IN = {"tain-mini": "tain_mini"}  # built-in models and their folders in assets
 LEXICAL, STATIC = "lexical", "static:"  # baselines that evaluate accepts like models; the second is followed by a model name
 POOLINGS: tuple[str, ...] = get_args(AnyPooling)
+FILLED: Any = None  # default of a setting that a resolved config must fill in: ``refuse_wrong_kinds`` refuses it
 
 
 def is_baseline(name: str) -> bool:
@@ -37,6 +40,12 @@ _KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
     str: (str, "text"),
     Path: ((str, os.PathLike), "a path"),
 }
+
+
+def filled_in(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a dataclass by name, with these values where it has None."""
+    own = {entry.name: getattr(config, entry.name) for entry in fields(config)}
+    return own | {name: value for name, value in values.items() if own[name] is None}
 
 
 def wrong_choices(config: Any) -> list[str]:

@@ -19,6 +19,8 @@ _DUAL = _CROSS | {
     "normalise": Field(kind=bool, is_needed=False),
 }
 
+_FIELDS = {"bi": _DUAL, "poly": _DUAL, "cross": _CROSS}
+
 
 def described(record: dict[str, Any], name: str | Path) -> dict[str, Any]:
     """Settings of a ranker, after a check that everything loading needs is there.
@@ -31,6 +33,6 @@ def described(record: dict[str, Any], name: str | Path) -> dict[str, Any]:
         UserError: Something is missing or has a wrong type.
     """
     about = record.get("ranker")
-    known = _CROSS if isinstance(about, dict) and about.get("type") == "cross" else _DUAL
+    known = _FIELDS.get(str(about.get("type")), _DUAL) if isinstance(about, dict) else _DUAL
     damaged, advice = f"ranker {str(name)!r} has a damaged tain.json", "train it again, or copy the folder again"
     return checked_object(about, known, damaged=damaged, advice=advice)

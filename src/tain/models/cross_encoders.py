@@ -19,7 +19,8 @@ from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
-from tain.models.loading import ModelKind, load_with_missing, max_length, padding_id
+from tain.models.kinds import ModelKind
+from tain.models.loading import load_with_missing, max_length, padding_id
 from tain.models.ranker_base import PairRanker, StoredRanker, digest
 from tain.models.saved import read_stored_json, refuse_pickles, refuse_text_changes, write_record
 from tain.text.collections import matched_lists

@@ -12,7 +12,8 @@ from tain.foundation.errors import UserError, refuse_not_finite
 from tain.foundation.machine import choose_device
 from tain.foundation.progress import Progress
 from tain.models.embedder import weights_fingerprint
-from tain.models.loading import kind_of, load_with_missing, max_length, padding_id
+from tain.models.kinds import kind_of
+from tain.models.loading import load_with_missing, max_length, padding_id
 from tain.models.saved import locate, refuse_pickles
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.text.collections import list_texts

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,10 +17,15 @@ from tain.foundation.choices import Dtype, RankerType
 from tain.foundation.machine import set_dtype
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
-from tain.models.loading import ModelKind, kind_of
+from tain.models.kinds import ModelKind, kind_of
 from tain.models.saved import locate, read_record
+from tain.models.timed_query import TimedQuery
 from tain.text.collections import list_texts
 
+if TYPE_CHECKING:
+    from tain.models.rankers import DualRanker
+
+_TIMED_PAIRS = 32  # pairs that a query is timed with where nothing can be cached
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 
 
@@ -59,6 +64,8 @@ class Ranker(ABC):
     type: RankerType
     context: Embedder
     candidate: Embedder
+    vectors: int = 0  # per context; 0 if it has none
+    scores_at_once: ClassVar[int] = 100_000  # of a pool: the tokens of each pair are in memory
 
     def __init__(self, *, name: str, record: dict[str, Any] | None = None) -> None:
         self.name = name
@@ -142,6 +149,33 @@ class Ranker(ABC):
         Raises:
             UserError: An input is not a text, or the number of lists differs from the number of contexts.
         """
+
+    def score_pool(self, contexts: Sequence[str], pool: Sequence[str], *, progress: Progress | None = None) -> Iterator[np.ndarray]:
+        """Score one pool of candidates for every context, context by context (candidates,); the pool is encoded once if it can be."""
+        at_once, candidates, cut = max(1, self.scores_at_once // len(pool)), self._cached(pool, progress), 0
+        for start in range(0, len(contexts), at_once):
+            scores = self.score(contexts[start : start + at_once], candidates, progress=progress)
+            cut += self.truncated_contexts
+            yield from scores
+        self.truncated_contexts = cut
+
+    def _cached(self, pool: Sequence[str], progress: Progress | None) -> Any:
+        """What ``score`` takes for candidates that are used again."""
+        return pool
+
+    def timed_queries(self, candidates: Sequence[str], sizes: Sequence[int]) -> list[TimedQuery]:
+        """Prepare queries to time with these numbers of candidates; ``candidates`` are repeated if they are too few."""
+        some = [candidates[index % len(candidates)] for index in range(_TIMED_PAIRS)]
+
+        def ask(context: str) -> object:
+            return self.score([context], some)
+
+        return [TimedQuery(size, ask, _TIMED_PAIRS) for size in sizes]
+
+    @property
+    def searchable(self) -> "DualRanker | None":
+        """This ranker, if its candidates have vectors that can be cached and searched; else None."""
+        return None
 
     @abstractmethod
     def save(self, folder: Path, *, record: dict[str, Any], card: str) -> None:

@@ -35,9 +35,9 @@ from tain.models.layers import LayerStack
 from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest
 from tain.models.saved import write_record, write_router
 from tain.models.scanning import scan_all
+from tain.models.timed_query import TimedQuery
 from tain.text.collections import list_texts, matched_lists
 
-CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
 _HEAD_FILE = "head.safetensors"
 
 
@@ -73,6 +73,8 @@ class DualRanker(DualScoring, Ranker):
         correction: Applied to the pooled vectors of both sides, before the head; only for the kind ``pooled``.
     """
 
+    scores_at_once = 10_000_000  # 40 MB
+
     def __init__(
         self,
         context: Embedder,
@@ -89,6 +91,7 @@ class DualRanker(DualScoring, Ranker):
         self._correction = None if correction is None else _as_layer(correction).to(context.encoder.device)
         self._dim = candidate.encoder.dim if correction is None else correction.dim
         self.type = "bi" if head.kind == "pooled" else "poly"
+        self.vectors = head.vectors
 
     @classmethod
     def opened(cls, found: StoredRanker) -> "DualRanker | None":
@@ -181,6 +184,10 @@ class DualRanker(DualScoring, Ranker):
         return cls(context, candidate, head, name=str(folder), record=record)
 
     @property
+    def searchable(self) -> "DualRanker":
+        return self
+
+    @property
     def is_shared(self) -> bool:
         return self.context.encoder is self.candidate.encoder
 
@@ -266,6 +273,18 @@ class DualRanker(DualScoring, Ranker):
 
     def _counted(self, side: str, texts: list[str]) -> list[int]:
         return (self.context if side == "context" else self.candidate).count_tokens(texts)
+
+    def _cached(self, pool: Sequence[str], progress: Progress | None) -> np.ndarray:
+        return self.encode_candidates(pool, progress=progress)
+
+    def timed_queries(self, candidates: Sequence[str], sizes: Sequence[int]) -> list[TimedQuery]:
+        few = self.encode_candidates(list(dict.fromkeys(candidates))[: max(sizes)])
+
+        def query(size: int) -> TimedQuery:
+            vectors = np.resize(few, (size, self.dim))
+            return TimedQuery(size, lambda context: scan_all(vectors, self.encode_contexts([context]).of(0)), size)
+
+        return [query(size) for size in sizes]
 
     # ---- saving
 

@@ -72,6 +72,12 @@ def push(
 
     Raises:
         UserError: The folder is no model, there is no token, or the hub refuses.
+
+    Example:
+        >>> import tain
+        >>> pushed = tain.push("encoder", "ada/sentences", license="apache-2.0", languages=["en"])  # doctest: +SKIP
+        >>> pushed.url  # doctest: +SKIP
+        'https://huggingface.co/ada/sentences'
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 

@@ -7,28 +7,52 @@ R@1 = 1/C, while counting ties as hits would make it look perfect.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tain.evaluation.baselines import BaselineRanker
+from tain.evaluation.figures import Figure, figures_of
 from tain.evaluation.metrics import bootstrap_means
-from tain.evaluation.report import Figure, figures_of
 from tain.foundation.errors import UserError
 from tain.foundation.machine import versions
 from tain.foundation.progress import Progress
-from tain.models.rankers import DualRanker, Ranker
-from tain.models.scanning import scan_all
+from tain.models.timed_query import TimedQuery
 from tain.models.unknown_tokens import check_known
 from tain.text.cleaning import drop_repeats, lists_others, same_text_key
 from tain.text.records import RankingExample
 
 LATENCY_CANDIDATES = (1_000, 100_000)
 _RECALLS = (1, 2, 5, 10)
-_SCORES_AT_ONCE = 10_000_000  # scores of the whole pool: 40 MB
-_LISTS_AT_ONCE = 1_000  # for a baseline
-_PAIRS_AT_ONCE = 100_000  # for a cross-encoder, which holds the tokens of each pair
-_TIMED_PAIRS = 32  # for a cross-encoder, timed per pair
+
+
+@runtime_checkable
+class EvaluatedRanker(Protocol):
+    """Protocol of evaluated rankers: every ``models.rankers.Ranker``, and baselines."""
+
+    name: str
+
+    @property
+    def type(self) -> str:
+        """Kind of ranker, as tables show it."""
+        ...
+
+    @property
+    def vectors(self) -> int:
+        """Vectors per context; 0 if it has none."""
+        ...
+
+    @property
+    def truncated(self) -> int:
+        """Number of texts truncated at a length limit."""
+        ...
+
+    def score_pool(self, contexts: Sequence[str], pool: Sequence[str], *, progress: Progress | None = None) -> Iterable[np.ndarray]: ...
+
+    def score_lists(
+        self, contexts: Sequence[str], lists: Sequence[Sequence[str]], *, progress: Progress | None = None
+    ) -> Iterable[np.ndarray]: ...
+
+    def timed_queries(self, candidates: Sequence[str], sizes: Sequence[int]) -> list[TimedQuery]: ...
 
 
 # ---- lists of candidates
@@ -203,40 +227,12 @@ def list_figures(scores: Iterable[np.ndarray], lists: CandidateLists) -> dict[st
     return {name: np.array(values) for name, values in found.items()}
 
 
-def list_scores(ranker: Ranker | BaselineRanker, lists: CandidateLists, *, progress: Progress | None = None) -> Iterator[np.ndarray]:
+def list_scores(ranker: EvaluatedRanker, lists: CandidateLists, *, progress: Progress | None = None) -> Iterator[np.ndarray]:
     """Score every query's candidates, query by query; shared candidates are encoded once."""
-    if isinstance(ranker, BaselineRanker):
-        yield from _baseline_scores(ranker, lists)
-        return
-    if not _is_shared(lists):
-        yield from ranker.score_lists(lists.contexts, lists.lists, progress=progress)
-        return
-    pool: Any = lists.lists[0]
-    scores_at_once = _PAIRS_AT_ONCE
-    if isinstance(ranker, DualRanker):
-        pool, scores_at_once = ranker.encode_candidates(pool, progress=progress), _SCORES_AT_ONCE
-    at_once = max(1, scores_at_once // len(pool))
-    cut = 0
-    for start in range(0, len(lists), at_once):
-        scores = ranker.score(lists.contexts[start : start + at_once], pool, progress=progress)
-        cut += ranker.truncated_contexts
-        yield from scores
-    ranker.truncated_contexts = cut
-
-
-def _baseline_scores(ranker: BaselineRanker, lists: CandidateLists) -> Iterator[np.ndarray]:
-    """Fit the baseline on all distinct candidates, and score each query's list."""
-    ranker.fit_at_hand(_different_candidates(lists))
     if _is_shared(lists):
-        index, at_once = ranker.index(lists.lists[0]), max(1, _SCORES_AT_ONCE // len(lists.lists[0]))
-        for start in range(0, len(lists), at_once):
-            yield from index.cosines(lists.contexts[start : start + at_once])
-        return
-    for start in range(0, len(lists), _LISTS_AT_ONCE):
-        listed = lists.lists[start : start + _LISTS_AT_ONCE]
-        contexts = [context for context, own in zip(lists.contexts[start : start + _LISTS_AT_ONCE], listed, strict=True) for _ in own]
-        scores = ranker.score_pairs(contexts, [text for own in listed for text in own])
-        yield from np.split(scores, np.cumsum([len(own) for own in listed])[:-1])
+        yield from ranker.score_pool(lists.contexts, lists.lists[0], progress=progress)
+    else:
+        yield from ranker.score_lists(lists.contexts, lists.lists, progress=progress)
 
 
 def _is_shared(lists: CandidateLists) -> bool:
@@ -267,7 +263,7 @@ class Latency:
 
 
 def latencies(
-    ranker: Ranker | BaselineRanker,
+    ranker: EvaluatedRanker,
     contexts: Sequence[str],
     candidates: Sequence[str],
     *,
@@ -284,25 +280,14 @@ def latencies(
         queries: Number of timed queries.
     """
     asked = [contexts[position % len(contexts)] for position in range(queries + 1)]
-    if isinstance(ranker, BaselineRanker):
-        return [Latency(size, 1000 * _median_s(_asking(ranker, candidates, size), asked), False) for size in sizes]
-    if not isinstance(ranker, DualRanker):
-        some = [candidates[position % len(candidates)] for position in range(_TIMED_PAIRS)]
-        pairs_s = _median_s(lambda context: ranker.score([context], some), asked)
-        return [Latency(size, 1000 * pairs_s * size / _TIMED_PAIRS, size != _TIMED_PAIRS) for size in sizes]
-    few = ranker.encode_candidates(list(dict.fromkeys(candidates))[: max(sizes)])
+    taken_s: dict[Callable[[str], object], float] = {}  # a query that is the same for all sizes is timed once
     found = []
-    for size in sizes:
-        vectors = np.resize(few, (size, ranker.dim))
-        found.append(
-            Latency(size, 1000 * _median_s(lambda context, v=vectors: scan_all(v, ranker.encode_contexts([context]).of(0)), asked), False)
-        )
+    for query in ranker.timed_queries(candidates, sizes):
+        if query.ask not in taken_s:
+            taken_s[query.ask] = _median_s(query.ask, asked)
+        scale = query.candidates / query.scored
+        found.append(Latency(query.candidates, 1000 * taken_s[query.ask] * scale, query.candidates != query.scored))
     return found
-
-
-def _asking(ranker: BaselineRanker, candidates: Sequence[str], size: int) -> Callable[[str], object]:
-    index = ranker.index([candidates[position % len(candidates)] for position in range(size)])
-    return lambda context: index.cosines([context])
 
 
 def _median_s(ask: Callable[[str], object], contexts: Sequence[str]) -> float:
@@ -364,7 +349,7 @@ class RankingReport:
 
 
 def evaluate_rankers(
-    rankers: Iterable[Ranker | BaselineRanker],
+    rankers: Iterable[EvaluatedRanker],
     lists: CandidateLists,
     *,
     sizes: Sequence[int] = LATENCY_CANDIDATES,
@@ -393,7 +378,7 @@ def evaluate_rankers(
         about = {
             "name": ranker.name,
             "type": ranker.type,
-            "vectors": ranker.head.vectors if isinstance(ranker, DualRanker) else int(ranker.type == "static"),
+            "vectors": ranker.vectors,
             "truncated": ranker.truncated,
             "latencies": tuple(latencies(ranker, lists.contexts, candidates, sizes=sizes)) if sizes else (),
         }

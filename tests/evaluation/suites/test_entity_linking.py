@@ -12,6 +12,7 @@ from tain.evaluation.metrics import unit_rows
 from tain.evaluation.report import evaluate
 from tain.evaluation.suites.entity_linking import NameSet, concepts_of
 from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.suite import SuiteOptions
 from tain.foundation.errors import UserError
 
 MENTIONS = [("copper overload", "D1"), ("wilson disease", "D2"), ("skin and eye cancer", "D3|OMIM:4"), ("unheard of", "D9")]
@@ -36,7 +37,7 @@ def diseases(tmp_path: Path) -> Path:
 
 
 def names_in(data: Path) -> NameSet:
-    ((task,),) = (suite.tasks for suite in load_suites(["ncbi"], data))
+    ((task,),) = (suite.sets for suite in load_suites(["ncbi"], SuiteOptions(data=data)))
     assert isinstance(task, NameSet)
     return task
 
@@ -99,21 +100,21 @@ def test_a_name_of_several_concepts_is_each_ones(diseases: Path):
 
 
 def test_dev_stands_for_the_development_mentions(diseases: Path):
-    (suite,) = load_suites(["entity-linking"], diseases, split="dev")
-    assert [task.key for task in suite.tasks] == ["ncbi_dev"]
+    (suite,) = load_suites(["entity-linking"], SuiteOptions(data=diseases, split="dev"))
+    assert [task.key for task in suite.sets] == ["ncbi_dev"]
 
 
 def test_a_dictionary_with_other_columns_is_refused(diseases: Path):
     with gzip.open(diseases / "biomed" / "medic_2012.tsv.gz", "wt") as file:
         file.write("id\tname\nD1\tx\n")
     with pytest.raises(UserError, match=r"medic_2012.tsv.gz' has the columns id, name, but concept, term are needed"):
-        load_suites(["entity-linking"], diseases)
+        load_suites(["entity-linking"], SuiteOptions(data=diseases))
 
 
 def test_a_blank_mention_is_refused(diseases: Path):
     (diseases / "biomed" / "ncbi_disease_test.tsv").write_text("mention\tconcept\n \tD1\n")
     with pytest.raises(UserError, match=r"row 1: column 'mention' is blank"):
-        load_suites(["entity-linking"], diseases)
+        load_suites(["entity-linking"], SuiteOptions(data=diseases))
 
 
 @pytest.mark.real_data

@@ -9,6 +9,7 @@ from tain.evaluation.metrics import unit_rows
 from tain.evaluation.report import evaluate
 from tain.evaluation.suites.lexicon import Lexicon, csls, lexicon_sources, orthogonal_map
 from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.suite import SuiteOptions
 from tain.foundation.errors import ShapeError, UserError
 
 WORDS = 60
@@ -54,7 +55,7 @@ def dictionaries(tmp_path: Path) -> Path:
 
 
 def lexicon_in(data: Path) -> Lexicon:
-    ((task,),) = (suite.tasks for suite in load_suites(["bli_en-de"], data))
+    ((task,),) = (suite.sets for suite in load_suites(["bli_en-de"], SuiteOptions(data=data)))
     assert isinstance(task, Lexicon)
     return task
 
@@ -147,13 +148,13 @@ def test_dictionaries_smaller_than_a_neighbourhood_are_refused(dictionaries: Pat
     for part in ("train", "test"):
         (dictionaries / "bli" / f"en-de.{part}.tsv").write_text("en\tde\nw1\tw1_de\n")
     with pytest.raises(UserError, match=r"have 1 words in a language, fewer than the 10 neighbours of CSLS"):
-        load_suites(["bli_en-de"], dictionaries)
+        load_suites(["bli_en-de"], SuiteOptions(data=dictionaries))
 
 
 def test_columns_must_be_the_languages(dictionaries: Path):
     (dictionaries / "bli" / "en-de.train.tsv").write_text("de\ten2\nx\ty\n")
     with pytest.raises(UserError, match="has the columns de, en2, but en, de are needed"):
-        load_suites(["bli"], dictionaries)
+        load_suites(["bli"], SuiteOptions(data=dictionaries))
 
 
 def test_files_may_name_the_languages_in_either_order_and_the_direction_stays(dictionaries: Path):

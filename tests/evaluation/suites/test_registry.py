@@ -6,6 +6,7 @@ import pytest
 from tain.evaluation.suites.pairs import own_set
 from tain.evaluation.suites.registry import load_suites
 from tain.evaluation.suites.sts import sts_sources
+from tain.evaluation.suites.suite import SuiteOptions
 from tain.foundation.errors import UserError
 
 
@@ -15,7 +16,7 @@ def table(path: Path, *lines: str) -> str:
 
 
 def titles(names: list[str], data: Path, split: str = "test") -> list[str]:
-    return [scored.title for suite in load_suites(names, data, split=split) for scored in suite.sets]  # pyright: ignore[reportArgumentType]
+    return [scored.title for suite in load_suites(names, SuiteOptions(data=data, split=split)) for scored in suite.sets]  # pyright: ignore[reportArgumentType]
 
 
 def test_the_seven_sets_come_in_the_papers_order():
@@ -23,7 +24,7 @@ def test_the_seven_sets_come_in_the_papers_order():
 
 
 def test_an_absent_set_is_named_and_the_rest_is_loaded(small_data: Path):
-    (suite,) = load_suites(["sts"], small_data)
+    (suite,) = load_suites(["sts"], SuiteOptions(data=small_data))
     assert [scored.title for scored in suite.sets] == ["STS12", "STS14", "STS15", "STS-B", "SICK-R"]
     assert suite.absent == (("English, test", "STS13"), ("English, test", "STS16"))
 
@@ -38,7 +39,7 @@ def test_a_set_may_be_named_by_itself_and_counts_once(small_data: Path):
 
 
 def test_word_sets_are_grouped_by_language_and_unknown_ones_stand_apart(small_data: Path):
-    (suite,) = load_suites(["words"], small_data)
+    (suite,) = load_suites(["words"], SuiteOptions(data=small_data))
     groups: dict[str, list[str]] = {}
     for scored in suite.sets:
         groups.setdefault(scored.group, []).append(scored.title)
@@ -50,7 +51,7 @@ def test_word_sets_are_grouped_by_language_and_unknown_ones_stand_apart(small_da
 
 
 def test_multisimlex_joins_words_and_scores_by_their_id(small_data: Path):
-    ((french,),) = (suite.sets for suite in load_suites(["multisimlex_fra"], small_data))
+    ((french,),) = (suite.sets for suite in load_suites(["multisimlex_fra"], SuiteOptions(data=small_data)))
     assert french.left == ("un", "e", "i") and french.right == ("deux", "f", "j")
     np.testing.assert_array_equal(french.gold, [2.5, 3, 1])
 
@@ -73,7 +74,7 @@ def crossed(tmp_path: Path) -> Path:
 
 
 def test_multisimlex_crosses_the_words_of_two_languages_and_takes_the_mean_of_their_scores(crossed: Path):
-    (suite,) = load_suites(["words-crossed"], crossed)
+    (suite,) = load_suites(["words-crossed"], SuiteOptions(data=crossed))
     assert [scored.key for scored in suite.sets] == ["multisimlex_eng-fra", "multisimlex_eng-pol", "multisimlex_fra-pol"]
     assert [scored.group for scored in suite.sets] == ["Mirror-BERT's pairs", "other pairs", "other pairs"]
     in_french, in_polish, _ = suite.sets
@@ -96,7 +97,7 @@ def test_a_crossed_set_is_named_by_itself(crossed: Path):
 
 
 def test_card660_writes_blanks_as_underscores(small_data: Path):
-    ((card,),) = (suite.sets for suite in load_suites(["card660"], small_data))
+    ((card,),) = (suite.sets for suite in load_suites(["card660"], SuiteOptions(data=small_data)))
     assert card.left[:2] == ("ice cream", "big car")
 
 
@@ -138,38 +139,42 @@ def test_a_table_that_cannot_work_is_refused_in_one_line(tmp_path: Path, lines: 
 
 
 def test_an_own_table_needs_no_data_folder(tmp_path: Path):
-    (suite,) = load_suites([table(tmp_path / "mine.tsv", "a|b|score", "a|b|1", "c|d|2", "e|f|3")])
+    (suite,) = load_suites([table(tmp_path / "mine.tsv", "a|b|score", "a|b|1", "c|d|2", "e|f|3")], SuiteOptions())
     assert (suite.name, suite.sets[0].title) == ("own", "mine")
 
 
 def test_without_data_a_suite_says_what_to_give():
     with pytest.raises(UserError, match=r"needs data, but none was given: give --data DIR, a folder that holds sts/"):
-        load_suites(["sts", "words"])
+        load_suites(["sts", "words"], SuiteOptions())
 
 
 def test_all_wrong_names_are_told_at_once(small_data: Path):
     with pytest.raises(UserError, match=r"'stz'.*'nothing'.*sts17 has no dev split"):
-        load_suites(["stz", "nothing", "sts17"], small_data, split="dev")
+        load_suites(["stz", "nothing", "sts17"], SuiteOptions(data=small_data, split="dev"))
 
 
 def test_a_folder_without_the_sets_says_what_was_looked_for(tmp_path: Path):
     with pytest.raises(UserError, match=r"none of the sets of 'sts'.*sts/sts12.tsv"):
-        load_suites(["sts"], tmp_path)
+        load_suites(["sts"], SuiteOptions(data=tmp_path))
 
 
 def test_a_data_path_that_is_no_folder_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="not a folder"):
-        load_suites(["sts"], tmp_path / "nowhere")
+        load_suites(["sts"], SuiteOptions(data=tmp_path / "nowhere"))
 
 
 def test_no_suite_at_all_is_refused():
     with pytest.raises(UserError, match="nothing to evaluate"):
-        load_suites([])
+        load_suites([], SuiteOptions())
 
 
 @pytest.mark.real_data
 def test_the_shared_sets_have_the_sizes_they_are_known_by(shared_data: Path):
-    sizes = {scored.title: len(scored.gold) for suite in load_suites(["sts", "sts17", "words"], shared_data) for scored in suite.sets}
+    sizes = {
+        scored.title: len(scored.gold)
+        for suite in load_suites(["sts", "sts17", "words"], SuiteOptions(data=shared_data))
+        for scored in suite.sets
+    }
     expected = {"STS12": 3108, "STS14": 3750, "STS15": 3000, "STS-B": 1379, "SICK-R": 4927, "ar-ar": 250, "SimLex-999": 999, "MEN": 3000}
     assert {title: sizes[title] for title in expected} == expected
     assert sum(title.startswith("Multi-SimLex") for title in sizes) == 12

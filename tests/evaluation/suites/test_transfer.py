@@ -10,12 +10,13 @@ from tain.evaluation.encoding import EncodedOnce
 from tain.evaluation.report import evaluate
 from tain.evaluation.suites.logistic import LogisticRegressions
 from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.suite import SuiteOptions
 from tain.evaluation.suites.transfer import FOLDS, TransferSet, pair_features, stratified_folds, transfer_sources
 from tain.foundation.errors import UserError
 
 
 def loaded(key: str, data: Path) -> TransferSet:
-    ((task,),) = (suite.tasks for suite in load_suites([key], data))
+    ((task,),) = (suite.sets for suite in load_suites([key], SuiteOptions(data=data)))
     assert isinstance(task, TransferSet)
     return task
 
@@ -160,19 +161,19 @@ def test_rows_without_a_text_are_left_out_and_told(opinions: Path, bag: Callable
 def test_a_set_that_cannot_be_cross_validated_is_refused(tmp_path: Path, header: str, rows: list[str], words: str):
     table(tmp_path / "transfer" / "mr.tsv", header, *rows)
     with pytest.raises(UserError, match=words) as refused:
-        load_suites(["mr"], tmp_path)
+        load_suites(["mr"], SuiteOptions(data=tmp_path))
     assert "\n" not in str(refused.value)
 
 
 def test_a_test_part_with_another_class_is_refused(opinions: Path):
     table(opinions / "transfer" / "trec_test.tsv", "coarse|fine|text", "NUM|x|how many")
     with pytest.raises(UserError, match=r"has the class 'NUM', which transfer/trec_train.tsv lacks"):
-        load_suites(["trec"], opinions)
+        load_suites(["trec"], SuiteOptions(data=opinions))
 
 
 def test_transfer_has_no_dev_split(opinions: Path):
     with pytest.raises(UserError, match="suite transfer has no dev split"):
-        load_suites(["transfer"], opinions, split="dev")
+        load_suites(["transfer"], SuiteOptions(data=opinions, split="dev"))
 
 
 def test_the_seven_sets_come_in_sentevals_order():
@@ -181,10 +182,10 @@ def test_the_seven_sets_come_in_sentevals_order():
 
 @pytest.mark.real_data
 def test_the_shared_sets_have_the_sizes_they_are_known_by(shared_data: Path):
-    (suite,) = load_suites(["transfer"], shared_data)
-    sizes = {task.title: len(task.labels) for task in suite.tasks if isinstance(task, TransferSet)}
+    (suite,) = load_suites(["transfer"], SuiteOptions(data=shared_data))
+    sizes = {task.title: len(task.labels) for task in suite.sets if isinstance(task, TransferSet)}
     assert {"MR": 10662, "SUBJ": 10000, "SST-2": 9613, "TREC": 5952}.items() <= sizes.items()
-    trec = next(task for task in suite.tasks if isinstance(task, TransferSet) and task.key == "trec")
+    trec = next(task for task in suite.sets if isinstance(task, TransferSet) and task.key == "trec")
     assert (len(trec.classes), len(trec.tested)) == (6, 500)
 
 

@@ -17,12 +17,13 @@ from tain.models.correction import LanguageCorrection
 from tain.models.embedder import Embedder
 from tain.recipes.distil import data as distil_data
 from tain.recipes.distil import figures as distil_figures
-from tain.recipes.distil import recipe
+from tain.recipes.distil import trainer as distil_trainer
 from tain.recipes.distil.config import PRESETS, DistilConfig
 from tain.recipes.distil.data import DistillationData, LabelledTexts, _drawn, gather
 from tain.recipes.distil.figures import label_figures, vector_figures
 from tain.recipes.distil.recipe import distil
 from tain.recipes.distil.teacher import TeacherOutputs, load_teacher
+from tain.recipes.distil.trainer import DistilTrainer
 from tain.students.student import Student
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example, Prediction
@@ -126,7 +127,7 @@ def test_vectors_on_disk_teach_what_the_model_does(bert_folder, texts, tmp_path)
 def test_an_interrupted_run_ends_as_one_that_was_not(own_model, train_on, texts, tmp_path, interrupting):
     settings = SMALL | {"epochs": 3, "checkpoint_every_s": 0.0, "distortion": 0.2, "zoneout": 0.2}
     whole = distil(own_model, texts, tmp_path / "whole", **settings)
-    with interrupting(recipe.DistilTrainer, 14):
+    with interrupting(DistilTrainer, 14):
         distil(own_model, texts, tmp_path / "student", **settings)
     with pytest.raises(UserError, match=r"made with other settings \(content of the texts was"):
         distil(own_model, [*texts[1:], "another text"], tmp_path / "student", **settings, resume=True)
@@ -136,7 +137,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(own_model, train_on, texts,
     assert resumed.trained.losses == whole.trained.losses
     # the last bit of a loaded moment may round otherwise, and with it a weight between two steps
     np.testing.assert_allclose(resumed.student.encode(texts), whole.student.encode(texts), atol=0.05)
-    with interrupting(recipe.DistilTrainer, 14):
+    with interrupting(DistilTrainer, 14):
         distil(own_model, texts, tmp_path / "other", **settings)
     train_on(own_model)
     with pytest.raises(UserError, match="content of the teacher was '"):
@@ -286,7 +287,7 @@ def test_a_taggers_logits_are_those_of_each_words_first_piece(save_labeller, fli
     folder = save_labeller("TokenClassification", ["O", "B-city", "I-city"])
     teacher = load_teacher(folder, task="tag", given=2, labels=None, tags=None, device=torch.device("cpu"), trust_remote_code=False)
     texts = ["show flights to rome", "mirrors"]
-    found = teacher.teach(texts, indices=None, progress=recipe.Progress.silent()).tokens
+    found = teacher.teach(texts, indices=None, progress=Progress.silent()).tokens
     assert found is not None and [part.shape for part in found] == [(4, 3), (1, 3)]
     model = transformers.AutoModelForTokenClassification.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -377,7 +378,7 @@ def test_held_out_texts_are_those_that_people_have_labelled(flights):
 
 def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
     seen = []
-    step = recipe.DistilTrainer.gradient_step
+    step = DistilTrainer.gradient_step
 
     def watched(self, indices, *, step: int, kept=step):
         seen.extend(self.data.train.examples[index].text for index in indices)
@@ -385,7 +386,7 @@ def test_no_text_that_is_held_out_is_trained_on(flights, monkeypatch):
         return kept(self, indices, step=step)
 
     seen_held: set[str] = set()
-    monkeypatch.setattr(recipe.DistilTrainer, "gradient_step", watched)
+    monkeypatch.setattr(DistilTrainer, "gradient_step", watched)
     twice = [*flights, *flights]
     result = distil("none", twice, task="classify", **(SMALL | {"epochs": 1, "augmented_copies": 0}))
     assert len(seen_held) == 8
@@ -603,7 +604,7 @@ def test_students_teach_no_students(bert_folder, texts, flights, tmp_path):
 
 
 def test_texts_without_tokens_are_refused_before_a_static_student_is_trained(bert_folder, texts, monkeypatch):
-    monkeypatch.setattr(recipe.DistilTrainer, "train", lambda trainer: pytest.fail("trained"))
+    monkeypatch.setattr(DistilTrainer, "train", lambda trainer, **_: pytest.fail("trained"))
     assert "has no tokens for the tokenizer of" in refused(bert_folder, [*texts, "\u200b"], **STATIC)
 
 
@@ -738,13 +739,13 @@ def test_vectors_on_disk_may_be_bfloat16(texts, tmp_path):
 @pytest.mark.parametrize("student", ["pqrnn", "static"])
 def test_texts_with_the_same_tokens_are_no_negatives_of_each_other(bert_folder, texts, student, monkeypatch):
     masks = []
-    plain = recipe.contrastive_distillation
+    plain = distil_trainer.contrastive_distillation
 
     def watched(*vectors, is_same, **settings):
         masks.append(is_same)
         return plain(*vectors, is_same=is_same, **settings)
 
-    monkeypatch.setattr(recipe, "contrastive_distillation", watched)
+    monkeypatch.setattr(distil_trainer, "contrastive_distillation", watched)
     twins = ["a caf\u00e9 by the sea", "a cafe by the sea"]  # the uncased teacher drops accents
     settings = {**(SMALL if student == "pqrnn" else STATIC), "held_out": 0, "epochs": 1, "batch_texts": 12}
     settings |= {"init_words": 0} if student == "pqrnn" else {}

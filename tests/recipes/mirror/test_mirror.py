@@ -16,13 +16,21 @@ from safetensors.torch import load_file
 from tain.batches.ahead import Ahead
 from tain.batches.packing import pack
 from tain.batches.views import twin_views
+from tain.encoders.dropout import set_dropout
+from tain.evaluation.label_free import label_free_report
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.objectives.contrastive import info_nce
-from tain.recipes.mirror import recipe
+from tain.recipes.mirror import measuring, recipe
+from tain.recipes.mirror import trainer as mirror_trainer
+from tain.recipes.mirror.budget import Budget, plan_for_budget
 from tain.recipes.mirror.config import PRESETS, MirrorConfig
+from tain.recipes.mirror.data import training_set
+from tain.recipes.mirror.preparing import set_limits, weight_rms
 from tain.recipes.mirror.recipe import mirror
+from tain.recipes.mirror.trainer import MirrorTrainer, trainer_for
+from tain.recipes.mirror.views import check_views
 from tain.training.optimizer import MasterWeights
 
 SMALL: dict[str, Any] = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_min_chars": 10}
@@ -37,20 +45,21 @@ def texts(sentences):
 
 def trainer(folder, texts, **settings):
     """A trainer that has not begun, for looking at single steps."""
-    config = MirrorConfig(**{**SMALL, "held_out": 0, **settings})
-    data = recipe.training_set(texts, config)
+    config = MirrorConfig(**{**SMALL, "held_out": 0, **settings}).for_texts(has_documents=False)
+    data = training_set(texts, config)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
-    config = recipe._fit_to_model(config.resolved(width=embedder.dim, weight_rms=recipe._weight_rms(embedder.encoder)), embedder)
-    made = recipe.MirrorTrainer(folder, embedder, config, data, Progress.silent(), None, False)
-    recipe.set_dropout(embedder.encoder.model, hidden=config.dropout, attention=config.attention_dropout)
-    embedder.encoder.train()
+    resolved = config.resolved(width=embedder.dim, weight_rms=weight_rms(embedder.encoder))
+    set_limits(embedder.encoder, resolved)
+    set_dropout(embedder.encoder.model, hidden=resolved.dropout, attention=resolved.attention_dropout)
+    made = trainer_for(embedder, data, resolved)
+    made.encoder.train()
     return made
 
 
 def gradients(made, indices, **where):
-    made.embedder.encoder.zero_grad()
+    made.encoder.zero_grad()
     loss = made.gradient_step(made.batch(np.asarray(indices), step=0, seed=1), step=0, seed=1)
-    return loss, {name: p.grad.clone() for name, p in made.embedder.encoder.named_parameters() if p.grad is not None}
+    return loss, {name: p.grad.clone() for name, p in made.encoder.named_parameters() if p.grad is not None}
 
 
 # ---- the whole run
@@ -105,7 +114,7 @@ def test_mirroring_makes_planted_topics_stand_out(bert_folder):
 
 def test_five_seeds_keep_the_best_and_report_the_spread(bert_folder, texts):
     result = mirror(bert_folder, texts, seeds=3, learning_rate=1e-3, **SMALL)
-    scores = [recipe._score(run) for run in result.runs]
+    scores = [recipe.score(run) for run in result.runs]
     assert result.best == int(np.argmax(scores))
     assert [run.seed for run in result.runs] == [13, 14, 15]
     alone = mirror(bert_folder, texts, seeds=1, learning_rate=1e-3, seed=13, **SMALL)
@@ -115,9 +124,9 @@ def test_five_seeds_keep_the_best_and_report_the_spread(bert_folder, texts):
     assert spread["mean"] == pytest.approx(np.mean([run.after.uniformity for run in result.runs]))
     assert [figures and figures["uniformity"] for figures in result.figures_of_seeds()] == [run.after.uniformity for run in result.runs]
     assert alone.spread() == {}
-    kept = recipe.label_free_report(
+    kept = label_free_report(
         result.embedder,
-        recipe.training_set(texts, result.config).held_left,
+        training_set(texts, result.config).held_left,
         level="sentence",
         max_texts=500,
         rng=np.random.default_rng([13, 2]),
@@ -140,12 +149,12 @@ def test_the_default_learning_rate_grows_with_the_weights_and_as_models_narrow(b
     assert MirrorConfig().resolved(width=384, weight_rms=0.043).learning_rate == pytest.approx(2e-5 * 2**2.1, rel=0.05)
     assert MirrorConfig().resolved(width=1024, weight_rms=0.043).learning_rate == pytest.approx(2e-5)
     encoder = Embedder.load(bert_folder, dtype="float32").encoder
-    before = recipe._weight_rms(encoder)
+    before = weight_rms(encoder)
     with torch.no_grad():
         encoder.model.embeddings.word_embeddings.weight.mul_(100)  # tables do not count
         for parameter in encoder.model.encoder.parameters():
             parameter.mul_(2)
-    assert recipe._weight_rms(encoder) > 1.8 * before
+    assert weight_rms(encoder) > 1.8 * before
 
 
 def test_a_folder_says_how_it_wants_to_be_mirrored_and_what_is_given_wins(bert_folder, texts, tmp_path):
@@ -202,7 +211,7 @@ def test_dropout_that_is_given_beside_drophead_stays():
 
 
 def test_parts_that_no_weights_are_saved_of_change_nothing(bert_folder, texts, tmp_path):
-    rms = {recipe._weight_rms(Embedder.load(bert_folder, dtype="float32", device="cpu").encoder) for _ in range(3)}
+    rms = {weight_rms(Embedder.load(bert_folder, dtype="float32", device="cpu").encoder) for _ in range(3)}
     assert len(rms) == 1
     saved = [mirror(bert_folder, texts, tmp_path / name, **SMALL) and load_file(tmp_path / name / "model.safetensors") for name in "ab"]
     assert any("pooler." in name for name in saved[0])
@@ -213,7 +222,7 @@ def test_parts_gradients_add_up_in_float32(bert_folder, texts):
     made = trainer(bert_folder, texts, dropout=0.0, micro_batch_tokens=20)
     expected = gradients(made, range(8))[1]
     made = trainer(bert_folder, texts, dropout=0.0, micro_batch_tokens=20)
-    made.weights = MasterWeights(made.embedder.encoder.model, dtype=torch.bfloat16)
+    made.weights = MasterWeights(made.encoder.model, dtype=torch.bfloat16)
     gradients(made, range(8))
     made.weights.take_gradients()
     assert all(parameter.grad is None for parameter in made.weights.parameters)
@@ -228,20 +237,21 @@ def test_views_are_looked_at_where_something_is_erased(bert_folder, texts):
     mixed = ["a red sun", "the sea", *(f"a sun {number}" for number in range(30)), *texts[:8]]
     made = trainer(bert_folder, mixed, dropout=0.0, erase_min_chars=25)
     with pytest.warns(UserWarning, match="32 of 40 texts have fewer than 25 characters, so nothing is erased"):
-        made._check_views()
+        check_views(made.encoder, made.views, made.config, progress=Progress.silent())
 
 
 def test_settings_reach_what_they_are_for(bert_folder, texts, monkeypatch):
     asked: dict[str, list[Any]] = {"dropout": [], "decay": [], "level": [], "twins": []}
 
-    def watched(name, real, what):
-        monkeypatch.setattr(recipe, name, lambda *given, **more: what(more) or real(*given, **more))
+    def watched(module, name, what):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, **more: what(more) or real(*given, **more))
 
-    watched("set_dropout", recipe.set_dropout, lambda more: asked["dropout"].append((more["hidden"], more["attention"])))
-    watched("adamw", recipe.adamw, lambda more: asked["decay"].append((more["learning_rate"], more["weight_decay"])))
+    watched(recipe, "set_dropout", lambda more: asked["dropout"].append((more["hidden"], more["attention"])))
+    watched(mirror_trainer, "adamw", lambda more: asked["decay"].append((more["learning_rate"], more["weight_decay"])))
     watched(
+        measuring,
         "label_free_report",
-        recipe.label_free_report,
         lambda more: asked["level"].append(more["level"]) or asked["twins"].append(more.get("twins")),
     )
     own = {"dropout": 0.3, "attention_dropout": 0.2, "weight_decay": 0.5, "learning_rate": 1e-3, "level": "phrase"}
@@ -267,20 +277,20 @@ def test_the_temperature_divides_the_similarities(bert_folder, texts):
     for temperature in (0.04, 0.5):
         made = trainer(bert_folder, texts, temperature=temperature, **same)
         loss, _ = gradients(made, range(8))
-        ids, _ = made._views(np.arange(8), step=0, seed=1)
+        ids, _ = made.views(np.arange(8), step=0, seed=1)
         with torch.no_grad():
-            vectors = made.embedder.encoder(pack(ids))
+            vectors = made.encoder(pack(ids))
         assert loss == pytest.approx(info_nce(vectors, vectors, temperature=temperature).item(), rel=1e-4)
 
 
 def test_views_have_the_ids_that_their_texts_have(bert_folder, texts):
     given = [*texts[:20], "sea"]  # too short to have anything erased
     made = trainer(bert_folder, given)
-    indices = np.arange(len(made.data.left))[::-1]
-    left, right = made._views(indices, step=3, seed=1)
-    ordered = [made.data.left[index] for index in indices]
+    indices = np.arange(len(made.views.data.left))[::-1]
+    left, right = made.views(indices, step=3, seed=1)
+    ordered = [made.views.data.left[index] for index in indices]
     twins = twin_views(ordered, chars=5, floor=10, mask_token="[MASK]", rng=np.random.default_rng([1, 3, 3]))
-    assert [left, right] == [made.embedder.tokenizer(list(side))["input_ids"] for side in twins]
+    assert [left, right] == [made.views.tokenizer(list(side))["input_ids"] for side in twins]
     assert left[ordered.index("sea")] == right[ordered.index("sea")]
     assert left != right
 
@@ -288,9 +298,9 @@ def test_views_have_the_ids_that_their_texts_have(bert_folder, texts):
 def test_pairs_have_the_ids_that_their_texts_have(bert_folder, texts):
     made = trainer(bert_folder, list(zip(texts[:20], texts[20:40], strict=True)), max_tokens=6)
     indices = np.array([5, 0, 7])
-    assert list(made._views(indices, step=0, seed=1)) == [
-        made.embedder.tokenizer([side[index] for index in indices], truncation=True, max_length=6)["input_ids"]
-        for side in (made.data.left, made.data.right)
+    assert list(made.views(indices, step=0, seed=1)) == [
+        made.views.tokenizer([side[index] for index in indices], truncation=True, max_length=6)["input_ids"]
+        for side in (made.views.data.left, made.views.data.right)
     ]
 
 
@@ -298,20 +308,22 @@ def test_pairs_have_the_ids_that_their_texts_have(bert_folder, texts):
 
 
 def test_what_is_held_out_is_not_trained_on(texts):
-    config = MirrorConfig(**SMALL)
-    data = recipe.training_set(texts, config)
+    config = MirrorConfig(**SMALL).for_texts(has_documents=False)
+    data = training_set(texts, config)
     assert len(data.held_left) == 8
     assert sorted(data.left + data.held_left) == sorted(texts)
-    repeated = recipe.training_set([text for text in texts for _ in range(3)], MirrorConfig(keep_duplicates=True, **SMALL))
+    repeated = training_set(
+        [text for text in texts for _ in range(3)], MirrorConfig(keep_duplicates=True, **SMALL).for_texts(has_documents=False)
+    )
     assert not set(repeated.held_left) & set(repeated.left)
     pairs = [(texts[index // 2], texts[40 + index // 2] + str(index)) for index in range(80)]  # each left side twice
-    split = recipe.training_set(pairs, config)
+    split = training_set(pairs, config)
     assert len(split.held_left) == 8
     assert not set(split.held_left) & set(split.left)
 
 
 def test_no_more_texts_are_trained_on_than_asked_for(texts):
-    data = recipe.training_set(texts, MirrorConfig(max_texts=16, **SMALL))
+    data = training_set(texts, MirrorConfig(max_texts=16, **SMALL).for_texts(has_documents=False))
     assert (len(data.left), data.counts["left_over"]) == (16, 56)
 
 
@@ -377,22 +389,22 @@ def test_repeated_texts_do_not_push_each_other_away(bert_folder, texts):
     repeated = [*texts[:6], texts[0].upper(), f"  {texts[1]}"]
     made = trainer(bert_folder, repeated, keep_duplicates=True)
     indices = np.arange(8)
-    is_same = made._is_same(indices)
+    is_same = made.views.pairs.is_same(indices)
     assert is_same is not None
-    by_text = {text: index for index, text in enumerate(made.data.left)}
+    by_text = {text: index for index, text in enumerate(made.views.data.left)}
     first, second = by_text[texts[0]], by_text[texts[0].upper()]
     assert is_same[first, second]
     assert is_same[second, first]
     assert int(is_same.sum()) == 4
-    assert (made.data.counts["repeated"], made._sharing()) == (2, 4)
-    assert trainer(bert_folder, texts)._is_same(indices) is None
-    assert trainer(bert_folder, texts)._sharing() == 0
+    assert (made.views.data.counts["repeated"], made.views.pairs.sharing()) == (2, 4)
+    assert trainer(bert_folder, texts).views.pairs.is_same(indices) is None
+    assert trainer(bert_folder, texts).views.pairs.sharing() == 0
     pairs = [("a b", "c d"), ("e f", "C D"), ("c d", "g h"), ("i j", "k l")]  # a side that another has, on either side
     made = trainer(bert_folder, pairs, batch_texts=4)
-    assert made._sharing() == 3
-    shared = made._is_same(np.arange(4))
+    assert made.views.pairs.sharing() == 3
+    shared = made.views.pairs.is_same(np.arange(4))
     assert shared is not None
-    index = {made.data.left[row]: row for row in range(4)}
+    index = {made.views.data.left[row]: row for row in range(4)}
     found = {frozenset((left, right)) for left in index for right in index if left != right and shared[index[left], index[right]]}
     assert found == {frozenset(("a b", "e f")), frozenset(("a b", "c d")), frozenset(("e f", "c d"))}
 
@@ -423,7 +435,7 @@ def test_batches_made_ahead_change_nothing(bert_folder, texts, sentences, monkey
             assert workers == 0, "a CPU has no use for them"
             super().__init__(lambda step: made.append(step) or make(step), workers=1)
 
-    monkeypatch.setattr(recipe, "Ahead", Watched)
+    monkeypatch.setattr(mirror_trainer, "Ahead", Watched)
     found = mirror(bert_folder, texts, **SMALL)
     assert max(made) > found.steps  # the last steps' batches were made ahead too, for nobody
     assert found.runs[0].losses == expected.runs[0].losses
@@ -433,7 +445,7 @@ def test_batches_made_ahead_change_nothing(bert_folder, texts, sentences, monkey
 def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, tmp_path, interrupting):
     settings = {**SMALL, "epochs": 2, "checkpoint_every_s": 0.0, "learning_rate": 1e-3}
     expected = mirror(bert_folder, texts, tmp_path / "whole", **settings).embedder.encode(sentences)
-    with interrupting(recipe.MirrorTrainer, 7):
+    with interrupting(MirrorTrainer, 7):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     assert not (tmp_path / "cut").exists()
     with pytest.raises(UserError, match=r"checkpoint of an earlier run, .*checkpoint-13', would be lost: continue it with --resume"):
@@ -446,7 +458,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, texts, sentences, t
 @pytest.mark.parametrize(("other", "message"), [({}, "texts was '72, digest"), ({"held_out": 4}, "held_out was 8 and is 4")])
 def test_a_run_is_not_resumed_with_other_texts(bert_folder, texts, tmp_path, interrupting, other, message):
     settings = {**SMALL, "checkpoint_every_s": 0.0}
-    with interrupting(recipe.MirrorTrainer, 3):
+    with interrupting(MirrorTrainer, 3):
         mirror(bert_folder, texts, tmp_path / "cut", **settings)
     with pytest.raises(UserError, match=message):
         mirror(bert_folder, texts if other else texts[::-1], tmp_path / "cut", resume=True, **settings | other)
@@ -464,7 +476,7 @@ def test_texts_of_white_space_are_left_out_and_told(bert_folder, texts, capsys, 
 
 def test_a_run_is_not_resumed_with_other_weights_of_the_same_name(own_model, train_on, texts, tmp_path, interrupting):
     settings = {**SMALL, "checkpoint_every_s": 0.0}
-    with interrupting(recipe.MirrorTrainer, 3):
+    with interrupting(MirrorTrainer, 3):
         mirror(own_model, texts, tmp_path / "cut", **settings)
     train_on(own_model)
     with pytest.raises(UserError, match="content of the model was '"):
@@ -474,7 +486,7 @@ def test_a_run_is_not_resumed_with_other_weights_of_the_same_name(own_model, tra
 def test_the_second_of_two_seeds_is_gone_on_with(bert_folder, texts, sentences, tmp_path, interrupting):
     settings = {**SMALL, "seeds": 2, "learning_rate": 1e-3}
     expected = mirror(bert_folder, texts, tmp_path / "whole", **settings)
-    with interrupting(recipe.MirrorTrainer, 5, of_seed=14):
+    with interrupting(MirrorTrainer, 5, of_seed=14):
         mirror(bert_folder, texts, tmp_path / "cut", **settings, checkpoint_every_s=0.0)
     shutil.rmtree(tmp_path / ".cut.checkpoint-13")  # as where a seed is done before its first checkpoint
     assert (tmp_path / ".cut.checkpoint-14").exists()
@@ -490,7 +502,7 @@ def test_the_second_of_two_seeds_is_gone_on_with(bert_folder, texts, sentences, 
 
 def test_another_seeds_checkpoint_is_named_and_left_alone(bert_folder, texts, tmp_path, interrupting):
     settings = {**SMALL, "checkpoint_every_s": 0.0}
-    with interrupting(recipe.MirrorTrainer, 5, of_seed=14):
+    with interrupting(MirrorTrainer, 5, of_seed=14):
         mirror(bert_folder, texts, tmp_path / "out", seed=14, **settings)
     with pytest.raises(UserError, match="there is nothing to resume with seed 13, but a run with seed 14 can be resumed: give that --seed"):
         mirror(bert_folder, texts, tmp_path / "out", seed=13, resume=True, **settings)
@@ -509,13 +521,13 @@ def test_a_damaged_checkpoint_is_refused(bert_folder, texts, tmp_path):
 
 
 def test_a_folder_that_appears_while_training_runs_is_left_alone(bert_folder, texts, tmp_path, monkeypatch):
-    real = recipe.MirrorTrainer.gradient_step
+    real = MirrorTrainer.gradient_step
 
     def meanwhile(self, batch, *, step, seed):
         (tmp_path / "encoder").mkdir(exist_ok=True)
         return real(self, batch, step=step, seed=seed)
 
-    monkeypatch.setattr(recipe.MirrorTrainer, "gradient_step", meanwhile)
+    monkeypatch.setattr(MirrorTrainer, "gradient_step", meanwhile)
     with pytest.raises(UserError, match="was created by something else during the run and is kept: the result is in"):
         mirror(bert_folder, texts, tmp_path / "encoder", **SMALL)
     assert not list((tmp_path / "encoder").iterdir())
@@ -552,38 +564,41 @@ def test_a_budget_counts_from_the_call(bert_folder, texts, monkeypatch):
 
 
 def test_a_run_in_a_budget_keeps_no_checkpoint(bert_folder, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.MirrorTrainer, "_measure_text_s", lambda self, seed: 0.4)
+    monkeypatch.setattr(MirrorTrainer, "measure_text_s", lambda self, seed: 0.4)
     monkeypatch.setattr("tain.training.loop.save_checkpoint", lambda *_: pytest.fail("written"))
     assert mirror(bert_folder, texts, tmp_path / "out", budget_s=30.0, checkpoint_every_s=0.0, **SMALL).steps > 1
 
 
 def test_a_budgets_own_batch_is_recorded(bert_folder, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.MirrorTrainer, "_measure_text_s", lambda self, seed: 0.4)
+    monkeypatch.setattr(MirrorTrainer, "measure_text_s", lambda self, seed: 0.4)
     result = mirror(bert_folder, texts, tmp_path / "encoder", budget_s=30.0, **SMALL)
     assert result.runs[0].batch_texts < 8
     assert json.loads((tmp_path / "encoder" / "tain.json").read_text())["config"]["batch_texts"] == result.runs[0].batch_texts
 
 
+def planned(made, now: list[float], *, budget_s: float):
+    """The plan for a budget that began at 0 and is read at the time that ``now`` holds."""
+    made.start()
+    return plan_for_budget(made, Budget(budget_s, 0.0, clock=lambda: now[0]), reserve_s=1.0, seed=1, progress=Progress.silent())
+
+
 def test_a_budget_picks_texts_and_steps_that_fit(bert_folder, texts, monkeypatch):
-    made = trainer(bert_folder, texts, budget_s=30.0, batch_texts=8)
-    monkeypatch.setattr(made, "_elapsed_s", lambda: 10.0)
-    monkeypatch.setattr(made, "_measure_text_s", lambda seed: 0.25)  # 19 s of room: some 75 texts
-    batch, steps, enough = made._plan(1, 0.3)
-    assert batch == 4  # small enough for 16 steps
-    assert steps == 80 // batch  # the clock, not the plan, ends the run
-    assert enough is not None
-    assert not enough(1)
-    monkeypatch.setattr(made, "_elapsed_s", lambda: 29.6)
-    assert enough is not None
-    assert enough(3)
+    made, now = trainer(bert_folder, texts, budget_s=30.0, batch_texts=8), [10.0]
+    monkeypatch.setattr(made, "measure_text_s", lambda seed: 0.25)  # 19 s of room: some 75 texts
+    plan = planned(made, now, budget_s=30.0)
+    assert plan.batch_texts == 4  # small enough for 16 steps
+    assert plan.steps == 80 // plan.batch_texts  # the clock, not the plan, ends the run
+    assert plan.enough is not None
+    assert not plan.enough(1)
+    now[0] = 29.6
+    assert plan.enough(3)
 
 
 def test_a_budget_that_holds_nothing_is_refused_with_what_is_needed(bert_folder, texts, monkeypatch):
     made = trainer(bert_folder, texts, budget_s=12.0)
-    monkeypatch.setattr(made, "_elapsed_s", lambda: 10.0)
-    monkeypatch.setattr(made, "_measure_text_s", lambda seed: 0.5)
+    monkeypatch.setattr(made, "measure_text_s", lambda seed: 0.5)
     with pytest.raises(UserError, match=r"budget is 12 s, but this model needs \d+ s on this machine"):
-        made._plan(1, 0.3)
+        planned(made, [10.0], budget_s=12.0)
 
 
 # ---- refusals
@@ -689,7 +704,7 @@ def test_nothing_to_measure_on_is_told(bert_folder, texts, capsys):
 
 
 def test_a_budget_that_is_over_when_the_model_is_loaded_is_refused_at_once(bert_folder, texts, monkeypatch):
-    monkeypatch.setattr(recipe.MirrorTrainer, "_report", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(recipe, "held_out_report", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(UserError, match=r"budget is 30 s, and 4\d s had passed when the model was loaded: give more"):
         mirror(bert_folder, texts, budget_s=30.0, began_s=time.monotonic() - 40, **SMALL)
 
@@ -697,9 +712,9 @@ def test_a_budget_that_is_over_when_the_model_is_loaded_is_refused_at_once(bert_
 def test_before_is_the_untouched_model_as_it_is_loaded(bert_folder, texts):
     result = mirror(bert_folder, texts, level="word", epochs=1, **SMALL)
     assert result.config.pooling == "cls"
-    held = recipe.training_set(texts, result.config).held_left
+    held = training_set(texts, result.config).held_left
     settings = {"level": "word", "max_texts": 500, "rng": np.random.default_rng([13, 2])}
-    untouched = recipe.label_free_report(Embedder.load(bert_folder, dtype="float32"), held, **settings)
+    untouched = label_free_report(Embedder.load(bert_folder, dtype="float32"), held, **settings)
     assert result.before.uniformity == pytest.approx(untouched.uniformity, abs=1e-5)
     assert result.embedder.pooling == "cls"
 
@@ -737,7 +752,7 @@ def test_a_text_longer_than_the_limit_is_counted_and_said(bert_folder, texts):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_no_folder(bert_folder, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.MirrorTrainer, "gradient_step", lambda self, batch, *, step, seed: float("nan"))
+    monkeypatch.setattr(MirrorTrainer, "gradient_step", lambda self, batch, *, step, seed: float("nan"))
     with pytest.raises(UserError, match="the loss became nan at step 1"):
         mirror(bert_folder, texts, tmp_path / "encoder", **SMALL)
     assert not (tmp_path / "encoder").exists()
@@ -754,7 +769,6 @@ def test_an_encoder_that_got_worse_is_said_to_be_loudly(bert_folder, texts):
 
 def test_word_overlap_is_measured_on_the_same_texts(bert_folder, texts):
     from tain.evaluation.baselines import Lexical
-    from tain.evaluation.label_free import label_free_report
 
     result = mirror(bert_folder, texts, **SMALL)
     assert result.lexical is not None and result.after is not None
@@ -796,17 +810,17 @@ def test_texts_with_the_same_tokens_after_cutting_do_not_push_each_other_away(be
     beginning = "the sea is deep and the stars are far away "
     alike = [beginning + ending for ending in ("today", "tomorrow", "at noon")] + ["a caf\u00e9 by the sea", "a cafe by the sea"]
     made = trainer(bert_folder, [*texts[:8], *alike], max_tokens=10)
-    indices = np.arange(len(made.data.left))
-    is_same = made._is_same(indices)
+    indices = np.arange(len(made.views.data.left))
+    is_same = made.views.pairs.is_same(indices)
     assert is_same is not None
-    by_text = {text: index for index, text in enumerate(made.data.left)}
+    by_text = {text: index for index, text in enumerate(made.views.data.left)}
     for group in (alike[:3], alike[3:]):
         for one in group:
-            assert {made.data.left[index] for index in np.flatnonzero(is_same[by_text[one]])} == {*group} - {one}
+            assert {made.views.data.left[index] for index in np.flatnonzero(is_same[by_text[one]])} == {*group} - {one}
     assert int(is_same.sum()) == 6 + 2
-    assert (made.alike, made._sharing()) == (5, 5)
+    assert (made.views.pairs.alike, made.views.pairs.sharing()) == (5, 5)
     whole = trainer(bert_folder, [*texts[:8], *alike[:3]], max_tokens=40)  # they differ further on
-    assert (whole.alike, whole._is_same(np.arange(11))) == (0, None)
+    assert (whole.views.pairs.alike, whole.views.pairs.is_same(np.arange(11))) == (0, None)
 
 
 def test_texts_that_read_the_same_are_counted_and_told(bert_folder, texts):
@@ -828,9 +842,9 @@ def test_texts_that_all_read_the_same_are_refused(bert_folder):
 def test_sides_of_pairs_with_the_same_tokens_do_not_push_each_other_away(bert_folder):
     pairs = [("a b", "c d"), ("e f", "c \u0107 d"), ("g h", "c c d"), ("i j", "k l")]
     made = trainer(bert_folder, pairs, batch_texts=4)
-    shared = made._is_same(np.arange(4))
+    shared = made.views.pairs.is_same(np.arange(4))
     assert shared is not None
-    index = {made.data.left[row]: row for row in range(4)}
+    index = {made.views.data.left[row]: row for row in range(4)}
     assert shared[index["e f"], index["g h"]]
     assert int(shared.sum()) == 2
-    assert made.alike == 2
+    assert made.views.pairs.alike == 2

@@ -11,12 +11,12 @@ from torch import nn
 
 from tain.foundation.errors import NotFiniteError, ShapeError, UserError
 from tain.objectives.contrastive import info_nce, prefix_info_nce
-from tain.recipes.mirror import recipe
 from tain.recipes.mirror.config import MirrorConfig
 from tain.recipes.mirror.curve import Curve, WithBest, steps_between
 from tain.recipes.mirror.model_card import curve_in_words
 from tain.recipes.mirror.recipe import mirror
 from tain.recipes.mirror.sizes import figures_by_size
+from tain.recipes.mirror.trainer import MirrorTrainer
 from tain.training.optimizer import MasterWeights, adamw
 
 SMALL = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_min_chars": 10}
@@ -144,15 +144,14 @@ def test_early_stopping_keeps_the_weights_of_the_best_step(bert_folder, texts, m
 def test_a_resumed_run_has_the_curve_and_the_weights_of_an_uninterrupted_one(bert_folder, texts, tmp_path, monkeypatch):
     settings = {**SMALL, "curve_steps": 2, "keep_best": True, "learning_rate": 1e-2, "checkpoint_every_s": 0.0}
     whole = mirror(bert_folder, texts, tmp_path / "whole", **settings)
-    step = recipe.MirrorTrainer.gradient_step
+    original = MirrorTrainer.gradient_step
 
     def killed(self, batch, *, step: int, seed: int):
         if step == 6:
             raise KeyboardInterrupt
         return original(self, batch, step=step, seed=seed)
 
-    original = step
-    monkeypatch.setattr(recipe.MirrorTrainer, "gradient_step", killed)
+    monkeypatch.setattr(MirrorTrainer, "gradient_step", killed)
     with pytest.raises(KeyboardInterrupt):
         mirror(bert_folder, texts, tmp_path / "out", **settings)
     monkeypatch.undo()

@@ -12,10 +12,12 @@ import torch
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.recipes.mirror import recipe
-from tain.recipes.mirror.config import MirrorConfig
+from tain.recipes.mirror.config import MirrorConfig, MirrorTextsConfig
 from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, training_set
 from tain.recipes.mirror.model_card import published_figure
+from tain.recipes.mirror.preparing import set_limits, weight_rms
 from tain.recipes.mirror.recipe import mirror
+from tain.recipes.mirror.trainer import trainer_for
 from tain.text.records import Sentence
 
 SMALL: dict[str, Any] = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8}
@@ -37,7 +39,7 @@ def lines_of(documents):
     return [Sentence(line, index == 0) for document in documents for index, line in enumerate(document)]
 
 
-def settings(**given: Any) -> MirrorConfig:
+def settings(**given: Any) -> MirrorTextsConfig:
     return MirrorConfig(**SMALL | given).for_texts(has_documents=False)
 
 
@@ -80,7 +82,6 @@ def test_the_papers_recipe_has_the_released_values(model_type, level, expected):
 def test_ten_thousand_texts_with_repeats_are_the_papers_steps(level, steps):
     given = [f"text {index % 9_000}" for index in range(10_000)]
     config = MirrorConfig(recipe="paper", level=level).for_texts(has_documents=False).resolved(width=768, weight_rms=0.04)
-    assert config.epochs is not None
     assert len(training_set(given, config).left) // config.batch_texts * config.epochs == steps
 
 
@@ -158,8 +159,8 @@ def test_no_more_pairs_than_asked_for_are_drawn_and_each_as_often():
 
 def test_crops_are_two_spans_of_one_text_between_its_special_tokens(bert_folder, texts):
     made = trainer(bert_folder, texts, positives="crops")
-    left, right = made._views(np.arange(40), step=0, seed=1)
-    whole = [made._kept_left[index] for index in range(40)]
+    left, right = made.views(np.arange(40), step=0, seed=1)
+    whole = [made.views.pairs.left[index] for index in range(40)]
     for view in (left, right):
         for ids, text in zip(view, whole, strict=True):
             assert (ids[0], ids[-1]) == (text[0], text[-1])
@@ -167,24 +168,23 @@ def test_crops_are_two_spans_of_one_text_between_its_special_tokens(bert_folder,
             assert any(inner == text[start : start + len(inner)] for start in range(1, len(text) - len(inner)))
             assert 0.3 * (len(text) - 2) <= len(inner) <= 0.9 * (len(text) - 2) + 1
     assert sum(one != other for one, other in zip(left, right, strict=True)) > 30
-    assert made._views(np.arange(40), step=0, seed=1) == (left, right)  # a resumed run draws the same
+    assert made.views(np.arange(40), step=0, seed=1) == (left, right)  # a resumed run draws the same
 
 
 def test_kinds_can_be_mixed_in_one_batch(bert_folder, texts, documents):
     made = trainer(bert_folder, texts[:16], documents, positives="neighbours+identity+crops")
-    kinds = made.data.kinds
+    kinds = made.views.data.kinds
     assert set(kinds.tolist()) == {PAIR, IDENTITY, CROPS}
-    left, right = made._views(np.arange(len(kinds)), step=0, seed=1)
+    left, right = made.views(np.arange(len(kinds)), step=0, seed=1)
     for index in np.flatnonzero(kinds == PAIR).tolist():
-        assert (left[index], right[index]) == (made._kept_left[index], made._kept_right[index])
+        assert (left[index], right[index]) == (made.views.pairs.left[index], made.views.pairs.right[index])
 
 
 def trainer(folder, texts, documents=None, **given: Any):
     config = settings(held_out=0, **given)
     data = training_set(texts, config, documents)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
-    config = config.resolved(width=embedder.dim, weight_rms=recipe._weight_rms(embedder.encoder))
-    return recipe.MirrorTrainer(folder, embedder, config, data, recipe.Progress.silent(), None, False)
+    return trainer_for(embedder, data, config.resolved(width=embedder.dim, weight_rms=weight_rms(embedder.encoder)))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_what_cannot_work_is_refused(given, documents, message, bert_folder, tex
 
 
 def test_too_few_texts_to_whiten_by_are_refused_before_training(bert_folder, texts, documents, monkeypatch):
-    monkeypatch.setattr(recipe.MirrorTrainer, "run", lambda self: pytest.fail("begun"))
+    monkeypatch.setattr(recipe, "trainer_for", lambda *_, **__: pytest.fail("begun"))
     with pytest.raises(
         UserError, match=r"there are 30 texts to fit the whitening to, but vectors of 32 dimensions need more: .*or --whiten 0"
     ):
@@ -330,8 +330,9 @@ def test_an_encoder_without_training_can_be_trained_on(bert_folder, texts, tmp_p
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 def test_best_steps_matrices_with_muon_and_the_rest_with_adamw(bert_folder, texts, documents):
     made = trainer(bert_folder, texts, documents, recipe="best", positives="neighbours")
-    weights = recipe.MasterWeights(made.embedder.encoder.model, dtype=torch.float32)
-    muon, _ = made._optimizer(weights).parts
+    made.start()
+    weights = made.weights
+    muon, _ = made.optimizer().parts
     assert isinstance(muon, torch.optim.Muon)
     of_muon = {id(each) for group in muon.param_groups for each in group["params"]}
     names = {name for name, master in zip(weights.names, weights.masters, strict=True) if id(master) in of_muon}
@@ -350,14 +351,15 @@ def test_a_training_step_is_that_of_the_released_recipe(architecture, pooling, s
     given = {"pooling": pooling, "dropout": 0.0, "max_tokens": 32, "erase_min_chars": 10, "recipe": "paper", "held_out": 0}
     config = MirrorConfig(**SMALL | given).for_texts(has_documents=False)
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
-    config = recipe._fit_to_model(config.resolved(width=32, weight_rms=0.2, model_type=architecture), embedder)
-    made = recipe.MirrorTrainer(folder, embedder, config, training_set(texts, config), recipe.Progress.silent(), None, False)
+    config = config.resolved(width=32, weight_rms=0.2, model_type=architecture)
+    set_limits(embedder.encoder, config)
+    made = trainer_for(embedder, training_set(texts, config), config)
     indices = np.arange(8)
     loss = made.gradient_step(made.batch(indices, step=0, seed=1), step=0, seed=1)
     ours = {name: parameter.grad for name, parameter in embedder.encoder.model.named_parameters() if parameter.grad is not None}
 
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    views = made._views(indices, step=0, seed=1)
+    views = made.views(indices, step=0, seed=1)
     assert views[0] != views[1]  # spans were erased
     vectors = []
     for view in views:

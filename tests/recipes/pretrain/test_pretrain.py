@@ -17,8 +17,9 @@ from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.recipes.pretrain import objectives as pretrain_objectives
-from tain.recipes.pretrain import recipe
+from tain.recipes.pretrain import trainer as pretrain_trainer
 from tain.recipes.pretrain.config import NEW_MODEL, PretrainConfig
+from tain.recipes.pretrain.preparing import Preparation
 from tain.recipes.pretrain.recipe import pretrain
 from tain.recipes.pretrain.start import SPECIAL_TOKENS, alphabet_of, train_wordpiece
 
@@ -139,7 +140,7 @@ def test_a_model_is_continued_with_its_own_tokenizer(bert_folder, corpus, tmp_pa
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_snapshots_and_the_saved_type_change_nothing_of_the_model(corpus, tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr(recipe, "_doubling_steps", lambda step_tokens: {2, 4})
+    monkeypatch.setattr(pretrain_trainer, "doubling_steps", lambda step_tokens: {2, 4})
     pretrain("scratch", [corpus], tmp_path / "tokenizer", **TINY)
     settings = {**TINY, "dtype": dtype, "tokenizer": str(tmp_path / "tokenizer")}
     plain = pretrain("scratch", [corpus], tmp_path / "plain", **settings)
@@ -181,7 +182,7 @@ def test_a_run_is_not_resumed_with_other_words_of_the_same_number(bert_folder, c
 
 
 def test_nothing_to_resume_is_told_before_the_texts_are_read(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.PretrainTrainer, "_new", lambda self: pytest.fail("begun"))
+    monkeypatch.setattr(Preparation, "new", lambda self: pytest.fail("begun"))
     with pytest.raises(UserError, match="there is nothing to resume"):
         pretrain("scratch", [corpus], tmp_path / "model", **TINY, resume=True)
 
@@ -255,7 +256,7 @@ def test_a_trained_tokenizer_knows_the_characters_and_words_of_the_plain_trainer
 
 
 def test_snapshots_are_whole_models_at_doubling_counts(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "_doubling_steps", lambda step_tokens: {2, 4})
+    monkeypatch.setattr(pretrain_trainer, "doubling_steps", lambda step_tokens: {2, 4})
     pretrain("scratch", [corpus], tmp_path / "model", **TINY, snapshots=True)
     kept = sorted(path for path in (tmp_path / ".model.pretrain").iterdir() if path.name.startswith("snapshot"))
     assert kept
@@ -461,7 +462,7 @@ def test_pretraining_passes_the_flag_to_its_tokenizer(bert_folder, sentences, tm
         given.append(trust_remote_code)
         raise UserError("stop here")
 
-    monkeypatch.setattr("tain.recipes.pretrain.recipe.load_tokenizer", refusing)
+    monkeypatch.setattr("tain.recipes.pretrain.preparing.load_tokenizer", refusing)
     (tmp_path / "texts.txt").write_text("\n".join(sentences))
     for flag in (False, True):
         with pytest.raises(UserError, match="stop here"):

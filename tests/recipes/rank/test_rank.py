@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,25 @@ import torch
 from safetensors.torch import load_file
 
 from tain.batches.tokenizing import tokenise
+from tain.encoders.dropout import set_dropout
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, DualRanker, Ranker
+from tain.objectives.ranking import candidate_cross_entropy
+from tain.recipes.rank import dual as dual_training
 from tain.recipes.rank import frozen as rank_frozen
 from tain.recipes.rank import recipe
+from tain.recipes.rank.best_weights import BestWeights
 from tain.recipes.rank.config import RankConfig
 from tain.recipes.rank.data import gather_data, mine_negatives
+from tain.recipes.rank.dual import columns_of
 from tain.recipes.rank.model_card import chosen_on_the_same
-from tain.recipes.rank.recipe import rank
+from tain.recipes.rank.negatives import prepare_negatives
+from tain.recipes.rank.pairs import tokenise_pairs
+from tain.recipes.rank.recipe import joined_examples, rank
+from tain.recipes.rank.trainer import RankTrainer
+from tain.recipes.rank.validation import Validation
 from tain.text.records import RankingExample
 from tain.training.optimizer import MasterWeights
 
@@ -71,16 +81,19 @@ def mrr(measured: Any) -> float:
 def trainer(folder, pairs, **settings):
     """A trainer that has not begun, for looking at single steps."""
     config = RankConfig(**{**of_type(settings.get("type", "poly")), "held_out": 0, "dropout": 0.0, **settings})
-    data = gather_data(recipe._examples(pairs), config, validation=())
-    config = config.resolved(pairs=len(data.pairs), has_held_out=False)
+    data = gather_data(joined_examples(pairs), config, validation=())
     embedder = Embedder.load(folder, dtype="float32", device="cpu")
-    made = recipe.RankTrainer(folder, embedder, recipe._fit_to_model(config, embedder), data, Progress.silent(), None, False)
-    made._prepare_negatives()
-    made._freeze()
-    made._start_head(config.seed)
-    for tower in made.ranker.towers:
-        recipe.set_dropout(tower.encoder.model, hidden=config.dropout, attention=config.attention_dropout)
-    made.ranker.module.train()
+    config = config.for_pairs(pairs=len(data.pairs), has_held_out=False).resolved(longest=40, pooling=embedder.pooling)
+    kind = recipe.TRAINERS[config.type]
+    ranker = kind.build(embedder, config)
+    tokenised = tokenise_pairs(data, ranker, progress=Progress.silent())
+    negatives = prepare_negatives(tokenised.data, config, device=ranker.device, progress=Progress.silent())
+    made = kind(ranker, tokenised, negatives, config)
+    made.freeze(folder=None, progress=Progress.silent())
+    made.start_head(config.seed)
+    for tower in ranker.towers:
+        set_dropout(tower.encoder.model, hidden=config.dropout, attention=config.attention_dropout)
+    ranker.module.train()
     return made
 
 
@@ -134,9 +147,9 @@ def test_the_best_validation_is_kept_and_the_rate_falls_without_gains(bert_folde
     assert len(figures) >= 5
     assert mrr(result) == pytest.approx(max(figures))
     made = trainer(bert_folder, pairs)
-    made.config = RankConfig(schedule="plateau", held_out=9, warmup_steps=4)
+    made.config = replace(made.config, schedule="plateau", warmup_steps=4)
     memory = {"misses": 0}
-    factor = made._rate_factor(100, memory)
+    factor = made.rate_factor(100, memory)
     assert [factor(step) for step in (0, 1, 3, 50)] == pytest.approx([0.25, 0.5, 1.0, 1.0])
     memory["misses"] = 2
     assert factor(50) == pytest.approx(0.16)
@@ -216,7 +229,7 @@ def test_gradients_reach_the_codes_the_scale_and_both_towers(bert_folder, pairs)
 def test_a_repeated_answer_gives_the_loss_of_the_batch_without_repeats(generator):
     columns = np.array([4, 7, 4, 9, 7])  # four contexts' answers and one negative
     right = [frozenset({4}), frozenset({7}), frozenset({4, 9}), frozenset({9})]
-    targets, is_excluded = recipe._columns(columns, right)
+    targets, is_excluded = columns_of(columns, right)
     assert targets.tolist() == [0, 1, 0, 3]
     assert is_excluded.tolist() == [
         [True, False, True, False, True],
@@ -226,7 +239,7 @@ def test_a_repeated_answer_gives_the_loss_of_the_batch_without_repeats(generator
     ]
     by_candidate = torch.randn(4, 10, generator=generator)
     scores = by_candidate[:, torch.from_numpy(columns)]
-    found = recipe.candidate_cross_entropy(scores, targets, is_excluded=is_excluded)
+    found = candidate_cross_entropy(scores, targets, is_excluded=is_excluded)
     wanted = [([4, 7, 9], 0), ([4, 7, 9], 1), ([4, 7], 0), ([4, 7, 9], 2)]
     expected = [-by_candidate[row, candidates].log_softmax(0)[index] for row, (candidates, index) in enumerate(wanted)]
     torch.testing.assert_close(found, torch.stack(expected).mean())
@@ -261,7 +274,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, in
     contexts, answers = [pair.context for pair in pairs[:3]], [pair.answers[0] for pair in pairs]
     whole = rank(bert_folder, pairs, tmp_path / "whole", **settings)
     expected = whole.ranker.score(contexts, answers)
-    with interrupting(recipe.RankTrainer, cut_step, of_seed=cut_seed):
+    with interrupting(RankTrainer, cut_step, of_seed=cut_seed):
         rank(bert_folder, pairs, tmp_path / "cut", **settings)
     assert not (tmp_path / "cut").exists()
     if "seeds" in options:  # as where the first seed was done before its first checkpoint
@@ -277,7 +290,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(bert_folder, pairs, tmp_path, in
 
 def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, interrupting):
     settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1}
-    with interrupting(recipe.RankTrainer, 3):
+    with interrupting(RankTrainer, 3):
         rank(bert_folder, pairs, tmp_path / "cut", **settings)
     changed = [RankingExample(pair.context, (f"{pair.answers[0]} a",)) for pair in pairs]
     with pytest.raises(UserError, match=r"the checkpoint was made with other settings \(content of the pairs was"):
@@ -286,7 +299,7 @@ def test_a_run_is_not_resumed_with_other_pairs(bert_folder, pairs, tmp_path, int
 
 def test_a_run_is_not_resumed_with_other_weights_of_the_same_name(own_model, train_on, pairs, tmp_path, interrupting):
     settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1}
-    with interrupting(recipe.RankTrainer, 3):
+    with interrupting(RankTrainer, 3):
         rank(own_model, pairs, tmp_path / "cut", **settings)
     train_on(own_model)
     with pytest.raises(UserError, match="content of the model was '"):
@@ -298,7 +311,7 @@ def test_weights_of_another_run_are_never_taken_for_the_best(bert_folder, pairs,
     hidden = {name: tmp_path / f".cut.{name}-13" for name in ("best", "checkpoint")}
 
     def cut_off(**options):
-        with interrupting(recipe.RankTrainer, 5):
+        with interrupting(RankTrainer, 5):
             rank(bert_folder, pairs, tmp_path / "cut", **settings | options)
 
     cut_off()
@@ -308,14 +321,14 @@ def test_weights_of_another_run_are_never_taken_for_the_best(bert_folder, pairs,
     cut_off(learning_rate=2e-3, overwrite=True)  # begins anew: what the first run left is gone
     shutil.rmtree(hidden["checkpoint"])
     shutil.copytree(tmp_path / "first", hidden["checkpoint"])
-    monkeypatch.setattr(recipe.RankTrainer, "_measured", lambda self: {"MRR": 0.0})  # so that nothing better comes along
+    monkeypatch.setattr(Validation, "measured", lambda self, ranker: {"MRR": 0.0})  # so that nothing better comes along
     with pytest.raises(UserError, match=r"learning_rate was 0\.002 and is 0\.001"):
         rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
 
 
 def test_a_ranker_worse_than_untrained_is_told_loudly_and_recorded(bert_folder, pairs, tmp_path, monkeypatch):
     figures = iter([50.0, 20.0, 30.0, 30.0, 30.0])  # before, three on the way, after
-    monkeypatch.setattr(recipe.RankTrainer, "_measured", lambda self: {"MRR": next(figures)})
+    monkeypatch.setattr(Validation, "measured", lambda self, ranker: {"MRR": next(figures)})
     settings = {**POLY, "epochs": 1, "validations_per_epoch": 2}
     with pytest.warns(UserWarning, match=r"THE RANKER LOOKS WORSE THAN THE UNTRAINED ONE: MRR 30.0, untrained 50.0 on 6 held-out lists"):
         result = rank(bert_folder, pairs, tmp_path / "worse", **settings)
@@ -343,9 +356,11 @@ def test_what_the_held_out_contexts_decided_is_said(schedule, seeds, decided):
 def test_scores_in_parts_give_the_same_gradient_with_less_in_memory(bert_folder, pairs, monkeypatch, options):
     loss, whole = gradients(trainer(bert_folder, pairs, **options), range(8))
     sizes = []
-    real = recipe.poly_scores
-    monkeypatch.setattr(recipe, "_SIMILARITIES", 3 * 4 * 8 * (1 + options["negatives"]))
-    monkeypatch.setattr(recipe, "poly_scores", lambda contexts, *rest, **more: sizes.append(len(contexts)) or real(contexts, *rest, **more))
+    real = dual_training.poly_scores
+    monkeypatch.setattr(dual_training, "_SIMILARITIES", 3 * 4 * 8 * (1 + options["negatives"]))
+    monkeypatch.setattr(
+        dual_training, "poly_scores", lambda contexts, *rest, **more: sizes.append(len(contexts)) or real(contexts, *rest, **more)
+    )
     part_loss, parts = gradients(trainer(bert_folder, pairs, **options), range(8))
     assert sorted(sizes) == [2, 2, 3, 3, 3, 3]  # once forwards, once backwards, in either order
     assert part_loss == pytest.approx(loss, rel=1e-6)
@@ -356,7 +371,7 @@ def test_scores_in_parts_give_the_same_gradient_with_less_in_memory(bert_folder,
 @pytest.mark.parametrize("type", ["bi", "cross"])
 def test_gradients_of_parts_are_added_up_in_float32(bert_folder, pairs, type):
     made = trainer(bert_folder, pairs, type=type, negatives=1, micro_batch_tokens=1)
-    made.weights = recipe.MasterWeights(made.ranker.module, dtype=torch.bfloat16)
+    made.weights = MasterWeights(made.ranker.module, dtype=torch.bfloat16)
     made.gradient_step(np.arange(8), step=0, seed=1)
     assert all(parameter.grad is None for parameter in made.ranker.module.parameters())
     found = [master.grad for master in made.weights.masters if master.grad is not None]
@@ -389,11 +404,12 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     in_two_processes(f"""
         import json
-        from test_rank import POLY, recipe
+        from test_rank import POLY
         from tain.foundation.errors import UserError
+        from tain.recipes.rank import negatives, recipe, validation
         from tain.text.records import RankingExample
         from tain.training import distributed
-        real_lists, real_mine = recipe.list_figures, recipe.mine_negatives
+        real_lists, real_mine = validation.list_figures, negatives.mine_negatives
 
         def measured(*given):
             figures = real_lists(*given)
@@ -402,7 +418,7 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
         def mined(ranker, data, *, count):
             return [near[distributed.rank():] for near in real_mine(ranker, data, count=count)]
 
-        recipe.list_figures, recipe.mine_negatives = measured, mined
+        validation.list_figures, negatives.mine_negatives = measured, mined
         pairs = [RankingExample(c, tuple(a), tuple(n)) for c, a, n in json.loads(open({str(tmp_path / "pairs.json")!r}).read())]
         options = dict(POLY, epochs=1, negatives=2, mine_with={str(bert_folder)!r}, mining_pool=4)
         result = recipe.rank({str(bert_folder)!r}, pairs, **options)
@@ -423,7 +439,7 @@ def test_two_processes_agree_on_what_the_first_one_measures_and_mines(bert_folde
 
 
 def data_of(pairs):
-    return gather_data(recipe._examples(pairs), RankConfig(held_out=0), validation=())
+    return gather_data(joined_examples(pairs), RankConfig(held_out=0), validation=())
 
 
 def test_negatives_are_the_contexts_own_then_any_others_and_never_right(rng):
@@ -465,7 +481,7 @@ def test_mined_negatives_are_trained_on(bert_folder, pairs, monkeypatch):
     made = trainer(bert_folder, pairs, mine_with=str(bert_folder), mining_pool=3, negatives=3)
     assert all(len(near) == 3 for near in made.data.hard)
     seen = []
-    monkeypatch.setattr(made, "_dual_step", lambda ranker, given, negatives, teacher, **more: seen.append((given, negatives)) or 0.0)
+    monkeypatch.setattr(made, "step_loss", lambda given, negatives, teacher, **more: seen.append((given, negatives)) or 0.0)
     for step in range(3):
         made.gradient_step(np.arange(8), step=step, seed=1)
     for given, negatives in seen:
@@ -487,17 +503,17 @@ def test_a_teachers_loss_is_the_divergence_on_each_contexts_own_list(bert_folder
     rank(bert_folder, pairs, tmp_path / "teacher", type="cross", **{**SMALL, "epochs": 1, "negatives": 3})
     made = trainer(bert_folder, pairs, teacher=str(tmp_path / "teacher"), teacher_weight=1.0, negatives=2)
     assert isinstance(made.ranker, DualRanker)
-    assert made.negatives is not None
-    assert made.teacher_scores is not None
+    taught = made.negatives.taught
+    assert taught is not None
     loss, _ = gradients(made, range(8))
     texts = made.data.candidates
     made.ranker.module.eval()
     terms = []
     for index in range(8):
         context, answer = made.data.pairs[index]
-        listed = [texts[answer], *(texts[wrong] for wrong in made.negatives[index])]
+        listed = [texts[answer], *(texts[wrong] for wrong in taught.negatives[index])]
         student = torch.from_numpy(made.ranker.score([made.data.contexts[context]], listed)[0])
-        teacher = made.teacher_scores[index].softmax(0)
+        teacher = taught.scores[index].softmax(0)
         terms.append((teacher * (teacher.log() - student.log_softmax(0))).sum())
     assert loss == pytest.approx(torch.stack(terms).mean().item(), abs=1e-3)
 
@@ -528,10 +544,10 @@ def test_a_full_disk_is_told_before_the_encoder_runs(bert_folder, pairs, tmp_pat
 
 
 def test_helpers_may_bring_code_where_the_model_may(bert_folder, pairs, monkeypatch):
-    made = trainer(bert_folder, pairs, trust_remote_code=True)
+    made = trainer(bert_folder, pairs)
     asked = []
-    monkeypatch.setattr(recipe.Ranker, "load", lambda name, **options: asked.append(options["trust_remote_code"]) or made.ranker)
-    made._helper("x")
+    monkeypatch.setattr(Ranker, "load", lambda name, **options: asked.append(options["trust_remote_code"]) or made.ranker)
+    trainer(bert_folder, pairs, trust_remote_code=True, mine_with="x", negatives=1)
     assert asked == [True]
 
 
@@ -582,12 +598,12 @@ def test_all_wrong_settings_are_named_at_once(unchecked):
 
 
 def test_defaults_are_the_papers_where_the_pairs_allow():
-    assert RankConfig(type="bi").resolved(pairs=10**6, has_held_out=True).batch_contexts == 512
-    poly = RankConfig(type="poly").resolved(pairs=10**6, has_held_out=True)
+    assert RankConfig(type="bi").for_pairs(pairs=10**6, has_held_out=True).batch_contexts == 512
+    poly = RankConfig(type="poly").for_pairs(pairs=10**6, has_held_out=True)
     assert (poly.batch_contexts, poly.negatives, poly.warmup_steps, poly.schedule) == (256, 0, 100, "plateau")
-    cross = RankConfig(type="cross").resolved(pairs=10**6, has_held_out=False)
+    cross = RankConfig(type="cross").for_pairs(pairs=10**6, has_held_out=False)
     assert (cross.batch_contexts, cross.negatives, cross.warmup_steps, cross.schedule) == (16, 15, 1000, "linear")
-    assert RankConfig(type="bi").resolved(pairs=80, has_held_out=True).batch_contexts == 10
+    assert RankConfig(type="bi").for_pairs(pairs=80, has_held_out=True).batch_contexts == 10
 
 
 def test_rate_and_dropout_are_the_given_ones_else_the_folders_else_the_papers(bert_folder, pairs, tmp_path):
@@ -632,17 +648,17 @@ def test_better_weights_from_after_the_last_checkpoint_are_used(bert_folder, pai
     settings = {**POLY, "checkpoint_every_s": 0.0, "epochs": 1, "validations_per_epoch": 4}
     hidden = {name: tmp_path / f".cut.{name}-13" for name in ("best", "checkpoint")}
     figures = iter([10.0, 30.0, 10.0, 31.0])  # untrained and validated, twice
-    monkeypatch.setattr(recipe.RankTrainer, "_measured", lambda self: {"MRR": next(figures)})
-    with interrupting(recipe.RankTrainer, 3):
+    monkeypatch.setattr(Validation, "measured", lambda self, ranker: {"MRR": next(figures)})
+    with interrupting(RankTrainer, 3):
         rank(bert_folder, pairs, tmp_path / "cut", **settings)
     shutil.copytree(hidden["checkpoint"], tmp_path / "checkpoint")  # it knows 30 alone
-    with interrupting(recipe.RankTrainer, 5):
+    with interrupting(RankTrainer, 5):
         rank(bert_folder, pairs, tmp_path / "cut", resume=True, **settings)
     kept = load_file(hidden["best"] / "state.safetensors")
     shutil.rmtree(hidden["checkpoint"])
     shutil.copytree(tmp_path / "checkpoint", hidden["checkpoint"])
-    monkeypatch.setattr(recipe.RankTrainer, "_measured", lambda self: {"MRR": 29.0})
-    monkeypatch.setattr(recipe.BestWeights, "keep", lambda *_: pytest.fail("29 is not the best"))
+    monkeypatch.setattr(Validation, "measured", lambda self, ranker: {"MRR": 29.0})
+    monkeypatch.setattr(BestWeights, "keep", lambda *_: pytest.fail("29 is not the best"))
     loaded = []
     monkeypatch.setattr(
         MasterWeights, "load_state", lambda self, state, real=MasterWeights.load_state: (loaded.append(state), real(self, state))
@@ -694,7 +710,7 @@ def test_a_cross_encoder_does_not_mine(bert_folder, pairs, tmp_path):
 
 
 def test_plain_pairs_of_the_same_context_are_joined():
-    assert recipe._examples([("a", "x"), ("b", "y"), ("a", "z")]) == [RankingExample("a", ("x", "z")), RankingExample("b", ("y",))]
+    assert joined_examples([("a", "x"), ("b", "y"), ("a", "z")]) == [RankingExample("a", ("x", "z")), RankingExample("b", ("y",))]
 
 
 @pytest.mark.parametrize(
@@ -720,7 +736,7 @@ def test_texts_with_the_same_tokens_after_cutting_are_no_negatives_of_each_other
     made = trainer(bert_folder, [*pairs[:13], *alike], **settings)
     data = made.data
     candidate = {text: number for number, text in enumerate(data.candidates)}
-    assert len(made.candidate_ids) == len(data.candidates)
+    assert len(made.pairs.candidates) == len(data.candidates)
     assert sum(text.startswith(long) for text in data.candidates) == 1
     merged, drawn = candidate[f"{long}one"], candidate["a child draws"]
     first, second, third = (data.contexts.index(example.context) for example in alike)
@@ -732,7 +748,7 @@ def test_texts_with_the_same_tokens_after_cutting_are_no_negatives_of_each_other
         [drawn],
         [merged],
     ]
-    for number, ids in enumerate(made.candidate_ids):
+    for number, ids in enumerate(made.pairs.candidates):
         again = tokenise(made.ranker.candidate.tokenizer, [data.candidates[number]], max_tokens=8).ids[0]
         assert list(ids) == again
     loss, _ = gradients(made, range(8, 16))

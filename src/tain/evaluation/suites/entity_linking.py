@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
-from tain.evaluation.suites.sts import Split
-from tain.evaluation.suites.tasks import Outcomes, TaskSource, distinct, read_columns
+from tain.evaluation.suites.suite import Split
+from tain.evaluation.suites.tasks import Outcomes, TaskSource, distinct, read_columns, task_suite
 
 _PLACES = (1, 5)
 _SAME_COSINE = 1e-6  # tolerance for ties between cosines of float32 vectors
@@ -49,9 +49,9 @@ class NameSet:
         unnamed = f", {lost} of {len(self.mentions):,} mentions have no name there and count as wrong" if lost else ""
         return (f"{self.title}: {len(self.names):,} names{unnamed}",)
 
-    def texts(self) -> dict[str, list[str]]:
-        """Every distinct mention and name, keyed by English."""
-        return {_ENGLISH: distinct((*self.mentions, *self.names))}
+    def texts(self) -> list[tuple[str | None, list[str]]]:
+        """Every distinct mention and name, in English."""
+        return [(_ENGLISH, distinct((*self.mentions, *self.names)))]
 
     def outcomes(self, encoder: EncodedOnce) -> list[Outcomes]:
         """Probability of a gold concept among the concepts of the first name and of the first five names, per mention."""
@@ -137,3 +137,6 @@ def concepts_of(written: str) -> frozenset[str]:
         if concept:
             found.add(concept)
     return frozenset(found)
+
+
+ENTITY_LINKING = task_suite("entity-linking", "Entity linking", lambda data, split: entity_linking_sources(split), counted="mentions")

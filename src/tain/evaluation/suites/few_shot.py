@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
-from tain.evaluation.suites.sts import Split
-from tain.evaluation.suites.tasks import Outcomes, TaskSource, distinct, read_columns
+from tain.evaluation.suites.suite import LoadedSuite, Split
+from tain.evaluation.suites.tasks import Outcomes, TaskSource, distinct, read_columns, task_suite
 from tain.foundation.errors import UserError
 
 SHOTS = (1, 5, 20)
@@ -60,9 +60,9 @@ class FewShotSet:
         own += f", {unknown} texts of classes without examples count as wrong" if unknown else ""
         return (common, own)
 
-    def texts(self) -> dict[str | None, list[str]]:
-        """Test texts and drawn examples, keyed by language."""
-        return {self.language: distinct((*self.texts_tested, *self._examples))}
+    def texts(self) -> list[tuple[str | None, list[str]]]:
+        """Test texts and drawn examples, with their language."""
+        return [(self.language, distinct((*self.texts_tested, *self._examples)))]
 
     def outcomes(self, encoder: EncodedOnce) -> list[Outcomes]:
         """Share of the draws in which each test text gets its class, for every number of examples."""
@@ -139,6 +139,18 @@ def label_column(header: Sequence[str]) -> str | None:
     return next((column for column in LABEL_COLUMNS if column in header), None)
 
 
+def is_labelled(source: str) -> bool:
+    """Whether a user table holds labelled texts, rather than scored pairs."""
+    from tain.text.readers import read_rows
+
+    return label_column(read_rows(source)[0]) is not None
+
+
+def own_few_shot_suite(sources: Sequence[str], *, language: str | None) -> LoadedSuite:
+    """User tables of labelled texts as a suite; see ``own_few_shot``."""
+    return LoadedSuite(row=_OWN, sets=tuple(own_few_shot(source, language=language) for source in sources))
+
+
 def own_few_shot(source: str, *, language: str | None = None) -> FewShotSet:
     """Read a user table with the columns ``text`` and ``label`` (or ``intent``): half of each class is drawn from, the rest is tested.
 
@@ -212,3 +224,7 @@ def _right(means: np.ndarray, gold: np.ndarray) -> np.ndarray:
     has_gold = gold >= 0
     hit = is_first[np.arange(len(gold)), np.maximum(gold, 0)] & has_gold
     return hit / is_first.sum(axis=1)
+
+
+FEW_SHOT = task_suite("few-shot", "Few-shot classification", lambda data, split: few_shot_sources(split), counted="texts")
+_OWN = task_suite("own few-shot", "Own sets, few-shot classification", lambda data, split: (), counted="texts")

@@ -14,7 +14,8 @@ import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
 from tain.evaluation.metrics import unit_rows
-from tain.evaluation.suites.tasks import Outcomes, TaskSource, distinct, read_columns
+from tain.evaluation.suites.suite import only_test
+from tain.evaluation.suites.tasks import Outcomes, TaskSource, distinct, read_columns, task_suite
 from tain.foundation.errors import ShapeError, UserError
 
 NEIGHBOURS = 10  # k of CSLS
@@ -67,9 +68,9 @@ class Lexicon:
         left, right = (distinct(pair[side] for pair in (*self.trained, *self.tested)) for side in (0, 1))
         return left, right
 
-    def texts(self) -> dict[str, list[str]]:
+    def texts(self) -> list[tuple[str | None, list[str]]]:
         """Every distinct word, by language."""
-        return dict(zip(self.languages, self.words(), strict=True))
+        return list(zip(self.languages, self.words(), strict=True))
 
     def outcomes(self, encoder: EncodedOnce) -> list[Outcomes]:
         """Whether each test word's top candidate is a correct translation."""
@@ -202,3 +203,6 @@ def _read(data: Path, *, pair: str) -> Lexicon:
             f"the dictionaries bli/{pair} have {fewest} words in a language, fewer than the {NEIGHBOURS} neighbours of CSLS: give more"
         )
     return lexicon
+
+
+LEXICON = task_suite("bli", "Bilingual lexicon induction", only_test(lexicon_sources), counted="words")

@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
+from tain.evaluation.figures import Row, SuiteResult, figures_of, number_of
+from tain.evaluation.metrics import SPEARMAN_UNIT, bootstrap_spearman, spearman
+from tain.evaluation.suites.suite import LoadedSuite, Source, Split, Suite, SuiteOptions, load_sets
 from tain.foundation.errors import UserError
 
 _FEWEST_PAIRS = 3  # with two pairs every rank correlation is 1, -1 or undefined
@@ -47,29 +50,6 @@ class ScoredSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """A known set before reading: its names, and its files in the data folder.
-
-    Attributes:
-        key: Name on the command line.
-        title: Name in tables.
-        group: Mean in which it is included.
-        files: Its files.
-        other_files: Alternative file names; empty if there are none.
-    """
-
-    key: str
-    title: str
-    group: str
-    files: tuple[str, ...]
-    other_files: tuple[str, ...] = ()
-
-    def is_in(self, data: Path) -> bool:
-        """Whether all its files exist, under either set of names."""
-        return any(names and all((data / file).is_file() for file in names) for names in (self.files, self.other_files))
-
-
-@dataclass(frozen=True, kw_only=True)
 class SetSource(Source):
     """A known set of scored pairs.
 
@@ -89,6 +69,41 @@ class SetSource(Source):
         """
         left, right, gold = self.read(data)
         return _scored_set(self.key, self.title, self.group, left, right, gold, languages=self.languages, where=self.files[0])
+
+
+def pair_suite(name: str, title: str, sources: Callable[[Path | None, Split], Sequence[Source]]) -> Suite:
+    """A suite of scored pairs, measured by the correlation of cosines with scores."""
+    return Suite(name=name, title=title, load=load_sets, measure=_cosines, summarise=_correlations, sources=sources)
+
+
+def own_suite(sources: Sequence[str], *, languages: tuple[str | None, str | None]) -> LoadedSuite:
+    """User tables as a suite; see ``own_set``."""
+    return LoadedSuite(row=_OWN, sets=tuple(own_set(source, languages=languages) for source in sources))
+
+
+def _cosines(suite: LoadedSuite, encoder: EncodedOnce, options: SuiteOptions) -> dict[str, np.ndarray]:
+    return {scored.key: scored.cosines(encoder) for scored in suite.sets}
+
+
+def _correlations(suite: LoadedSuite, measured: list[dict[str, np.ndarray]], options: SuiteOptions) -> SuiteResult:
+    titles = dict.fromkeys([scored.group for scored in suite.sets] + [group for group, _ in suite.absent])
+    groups = []
+    for title in titles:
+        sets = [scored for scored in suite.sets if scored.group == title]
+        found = [_set_figures(scored, np.stack([cosines[scored.key] for cosines in measured]), options) for scored in sets]
+        rows = tuple(
+            Row(key=s.key, title=s.title, unit=SPEARMAN_UNIT, better="higher", items=len(s.gold), figures=figures_of(*values))
+            for s, values in zip(sets, found, strict=True)
+        )
+        groups.append(suite.group(title, rows, found))
+    return SuiteResult(name=suite.name, title=suite.title, groups=tuple(groups), counted=suite.row.counted)
+
+
+def _set_figures(scored: ScoredSet, cosines: np.ndarray, options: SuiteOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Figures of the models (models,) and their bootstrap values (models, resamples), independent of other sets."""
+    rng = np.random.default_rng([options.seed, number_of(PurePath(scored.key).name)])  # a user table may move to another folder
+    values = np.array([spearman(scored.gold, row) for row in cosines])
+    return 100 * values, 100 * bootstrap_spearman(scored.gold, cosines, resamples=options.resamples, rng=rng)
 
 
 def table_source(
@@ -184,3 +199,6 @@ def _scored_set(
     if len(scored.gold) < _FEWEST_PAIRS:
         raise UserError(f"{where!r} has {len(scored.gold)} scored pairs, too few for a rank correlation: give at least {_FEWEST_PAIRS}")
     return scored
+
+
+_OWN = pair_suite("own", "Own sets", lambda data, split: ())

@@ -1,98 +1,70 @@
-"""Registry of suites: resolve names to suites, single sets or user tables, and load them."""
+"""The table of suites: resolve names to suites, single sets or user tables, and load them."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from tain.evaluation.suites.entity_linking import entity_linking_sources
-from tain.evaluation.suites.few_shot import few_shot_sources, label_column, own_few_shot
-from tain.evaluation.suites.lexicon import lexicon_sources
-from tain.evaluation.suites.pairs import ScoredSet, SetSource, Source, own_set
-from tain.evaluation.suites.sts import Split, sts17_sources, sts_sources
-from tain.evaluation.suites.tasks import Task, TaskSource
-from tain.evaluation.suites.transfer import transfer_sources
-from tain.evaluation.suites.words import crossed_sources, word_sources
-from tain.foundation.errors import UserError, refuse_all
+from tain.evaluation.suites.entity_linking import ENTITY_LINKING
+from tain.evaluation.suites.few_shot import FEW_SHOT, is_labelled, own_few_shot_suite
+from tain.evaluation.suites.label_free import LABEL_FREE
+from tain.evaluation.suites.lexicon import LEXICON
+from tain.evaluation.suites.mlm import MLM
+from tain.evaluation.suites.pairs import own_suite
+from tain.evaluation.suites.separate import SeparateSuite
+from tain.evaluation.suites.sts import STS, STS17
+from tain.evaluation.suites.suite import WHAT_DATA_IS, LoadedSuite, Source, Suite, SuiteOptions
+from tain.evaluation.suites.tagging import TAGGING
+from tain.evaluation.suites.transfer import TRANSFER
+from tain.evaluation.suites.words import WORDS, WORDS_CROSSED
+from tain.foundation.errors import refuse_all
 from tain.foundation.old_names import SUITES as OLD_SUITES
-from tain.text.readers import read_rows
 
-LABEL_FREE = "label-free"
-SUITES = ("sts", "sts17", "words", "words-crossed", "transfer", "bli", "entity-linking", "few-shot", LABEL_FREE)
-_ALL = ", ".join((*SUITES, "mlm", "tagging"))  # the last two evaluate other kinds of models, in other modules
-
-_TITLES = {"sts": "STS", "sts17": "STS 2017", "words": "Word similarity", "words-crossed": "Cross-lingual word similarity"}
-_TITLES |= {
-    "transfer": "Transfer",
-    "bli": "Bilingual lexicon induction",
-    "entity-linking": "Entity linking",
-    "few-shot": "Few-shot classification",
-}
-_COUNTED = {
-    "transfer": "texts",
-    "bli": "words",
-    "entity-linking": "mentions",
-    "few-shot": "texts",
-}  # items of a figure, unless they are pairs
+# a new suite is a file and a row here; the last two measure other models than encoders
+SUITES: tuple[Suite | SeparateSuite, ...] = (
+    STS,
+    STS17,
+    WORDS,
+    WORDS_CROSSED,
+    TRANSFER,
+    LEXICON,
+    ENTITY_LINKING,
+    FEW_SHOT,
+    LABEL_FREE,
+    MLM,
+    TAGGING,
+)
 _TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz")
-_FOLDERS = "sts/, stsb/, sick/, sts17/, wordsim/, multisimlex/, transfer/, bli/, biomed/ or clinc150/"
-_WHAT_DATA_IS = f"a folder that holds {_FOLDERS} with one tsv file a set (docs/evaluation.md)"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    """Sets that are reported together.
-
-    Attributes:
-        name: Name on the command line; ``own`` for user tables.
-        title: Name in tables.
-        sets: Available sets of scored pairs, in order.
-        tasks: Available sets of other kinds, in order; a suite has either sets or tasks.
-        absent: Group and title of each set without a file.
-        counted: Name of a set's items.
-    """
-
-    name: str
-    title: str
-    sets: tuple[ScoredSet, ...] = ()
-    tasks: tuple[Task, ...] = ()
-    counted: str = "pairs"
-    absent: tuple[tuple[str, str], ...] = ()
-
-    def texts(self) -> list[tuple[str | None, Sequence[str]]]:
-        """All texts to be encoded, by language."""
-        of_sets = [pair for scored in self.sets for pair in scored.texts()]
-        return [*of_sets, *(pair for task in self.tasks for pair in task.texts().items())]
+def separate_suite(names: Sequence[str]) -> SeparateSuite | None:
+    """The suite of other models than encoders that one of the names refers to; None if all are of encoders."""
+    return next((row for row in SUITES if isinstance(row, SeparateSuite) and any(map(row.owns, names))), None)
 
 
-def load_suites(
-    names: Sequence[str],
-    data: Path | None = None,
-    *,
-    split: Split = "test",
-    own_languages: tuple[str | None, str | None] = (None, None),
-) -> list[Suite]:
-    """Load suites, sets and tables by name; ``label-free`` is skipped because it has no sets.
+def encoder_suites() -> dict[str, Suite]:
+    """The suites of encoders by name."""
+    return {row.name: row for row in SUITES if isinstance(row, Suite)}
+
+
+def load_suites(names: Sequence[str], options: SuiteOptions) -> list[LoadedSuite]:
+    """Load suites, sets and tables of encoders by name.
 
     Args:
-        names: Suites (see ``SUITES``), single sets (``sts12``, ``stsb_dev``, ``simlex999``, ``mr``, ``bli_en-de``, ...), and
-            user tables (a path, or ``hf:NAME``; see ``pairs.own_set``).
-        data: Folder with the files of the suites; not needed for user tables.
-        split: Split of the suites. ``dev`` has the sets for choosing settings.
-        own_languages: Languages of the two columns of user tables, for encoders that need them.
+        names: Suites, single sets (``sts12``, ``stsb_dev``, ``simlex999``, ``mr``, ``bli_en-de``, ...), and user tables (a path, or
+            ``hf:NAME``; see ``pairs.own_set``).
+        options: ``data`` is not needed for user tables; the split ``dev`` has the sets for choosing settings.
 
     Returns:
-        One entry per suite in the order of first mention, user tables last.
+        One entry per suite in the order of first mention, user tables last but for ``label-free``.
 
     Raises:
         UserError: A name is unknown, ``data`` is missing but needed, a suite has no set in it, a set named explicitly is absent, or a
             table cannot be read.
     """
     names = [OLD_SUITES.get(name, name) for name in names]
-    known = {name: _sources(name, data, split) for name in _TITLES}
-    by_key = _sources_by_key(data)
-    refuse_all(_problems(names, data, split, known, by_key))
+    known = {name: row.sources(options.data, options.split) for name, row in encoder_suites().items()}
+    by_key = _sources_by_key(options.data)
+    refuse_all(_problems(names, options, known, by_key))
     wanted: dict[str, list[Source]] = {}
     own: list[str] = []
     for name in dict.fromkeys(names):
@@ -101,85 +73,52 @@ def load_suites(
         elif name in by_key:
             suite, source = by_key[name]
             wanted.setdefault(suite, []).append(source)
-        elif name != LABEL_FREE:
+        else:
             own.append(name)
-    suites = [_load(name, sources, data) for name, sources in wanted.items() if data is not None]
-    labelled = [source for source in own if label_column(read_rows(source)[0]) is not None]
+    rows = encoder_suites()
+    loaded = [rows[name].load(rows[name], sources, options) for name, sources in wanted.items() if name != LABEL_FREE.name]
+    labelled = [source for source in own if is_labelled(source)]
     if labelled:
-        tasks = tuple(own_few_shot(source, language=own_languages[0]) for source in labelled)
-        suites.append(Suite(name="own few-shot", title="Own sets, few-shot classification", tasks=tasks, counted="texts"))
+        loaded.append(own_few_shot_suite(labelled, language=options.languages[0]))
     if pairs := [source for source in own if source not in labelled]:
-        suites.append(Suite(name="own", title="Own sets", sets=tuple(own_set(source, languages=own_languages) for source in pairs)))
-    return suites
-
-
-def _sources(suite: str, data: Path | None, split: Split) -> Sequence[Source]:
-    if suite == "sts":
-        return sts_sources(split)
-    if suite == "words":
-        return word_sources(data, split)
-    if suite == "entity-linking":
-        return entity_linking_sources(split)
-    if suite == "few-shot":
-        return few_shot_sources(split)
-    only_tests = {
-        "sts17": sts17_sources,
-        "transfer": transfer_sources,
-        "bli": lexicon_sources,
-        "words-crossed": partial(crossed_sources, data),
-    }
-    return only_tests[suite]() if split == "test" else []
+        loaded.append(own_suite(pairs, languages=options.languages))
+    if LABEL_FREE.name in wanted:  # last, because baselines are fitted on the texts of the other suites
+        loaded.append(LABEL_FREE.load(LABEL_FREE, (), options))
+    return loaded
 
 
 def _sources_by_key(data: Path | None) -> dict[str, tuple[str, Source]]:
-    sources = [(suite, source) for suite in _TITLES for split in ("dev", "test") for source in _sources(suite, data, split)]
+    sources = [(name, source) for name, row in encoder_suites().items() for split in ("dev", "test") for source in row.sources(data, split)]
     return {source.key: (suite, source) for suite, source in sources}  # test comes last, since SimLex-999 is in both
 
 
 def _problems(
-    names: Sequence[str],
-    data: Path | None,
-    split: Split,
-    known: dict[str, Sequence[Source]],
-    by_key: dict[str, tuple[str, Source]],
+    names: Sequence[str], options: SuiteOptions, known: dict[str, Sequence[Source]], by_key: dict[str, tuple[str, Source]]
 ) -> list[str]:
+    data, split = options.data, options.split
     problems = []
+    all_names = ", ".join(row.name for row in SUITES)
     if not names:
-        problems.append(f"no suite was given, so there is nothing to evaluate: give one of {_ALL}, or your own table")
-    unknown = [name for name in names if name not in SUITES and name not in by_key and not _is_table(name)]
+        problems.append(f"no suite was given, so there is nothing to evaluate: give one of {all_names}, or your own table")
+    unknown = [name for name in names if name not in known and name not in by_key and not _is_table(name)]
     for name in unknown:
         problems.append(
-            f"suite is {name!r}, which is not a suite, set or table: give one of {_ALL}, a set such as stsb_dev or simlex999,"
+            f"suite is {name!r}, which is not a suite, set or table: give one of {all_names}, a set such as stsb_dev or simlex999,"
             " or your own tsv with the columns sentence1, sentence2, score (or text, label)"
         )
-    without_split = [name for name in names if name in known and not known[name]]
+    of_files = [name for name in names if name in known and name != LABEL_FREE.name]
+    without_split = [name for name in of_files if not known[name]]
     if without_split:
         problems.append(
             f"suite {', '.join(without_split)} has no {split} split: remove --split, or name sts, words, entity-linking or few-shot"
         )
-    needs_data = [name for name in names if name in known or name in by_key]
+    needs_data = [name for name in names if name in of_files or name in by_key]
     if needs_data and data is None:
-        problems.append(f"suite {', '.join(needs_data)} needs data, but none was given: give --data DIR, {_WHAT_DATA_IS}")
+        problems.append(f"suite {', '.join(needs_data)} needs data, but none was given: give --data DIR, {WHAT_DATA_IS}")
     elif needs_data and data is not None and not data.is_dir():
-        problems.append(f"data is {str(data)!r}, which is not a folder: give {_WHAT_DATA_IS}")
+        problems.append(f"data is {str(data)!r}, which is not a folder: give {WHAT_DATA_IS}")
     return problems
 
 
 def _is_table(name: str) -> bool:
     return name.startswith("hf:") or os.sep in name or name.lower().endswith(_TABLE_ENDINGS)
-
-
-def _load(name: str, sources: list[Source], data: Path) -> Suite:
-    sources = list({source.key: source for source in sources}.values())
-    present = [source for source in sources if source.is_in(data)]
-    if not present:
-        files = ", ".join(dict.fromkeys(file for source in sources[:3] for file in source.files))
-        raise UserError(f"none of the sets of {name!r} is in {str(data)!r} (looked for {files}, ...): give --data {_WHAT_DATA_IS}")
-    return Suite(
-        name=name,
-        title=_TITLES[name],
-        sets=tuple(source.load(data) for source in present if isinstance(source, SetSource)),
-        tasks=tuple(source.load(data) for source in present if isinstance(source, TaskSource)),
-        counted=_COUNTED.get(name, "pairs"),
-        absent=tuple((source.group, source.title) for source in sources if not source.is_in(data)),
-    )

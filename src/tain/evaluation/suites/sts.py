@@ -3,11 +3,8 @@
 The figure of a set is the Spearman correlation over all its pairs (the "all" setting of the papers), not a mean over subsets.
 """
 
-from typing import Literal
-
-from tain.evaluation.suites.pairs import SetSource, table_source
-
-Split = Literal["test", "dev"]
+from tain.evaluation.suites.pairs import SetSource, pair_suite, table_source
+from tain.evaluation.suites.suite import Split, only_test
 
 _SEVEN_SETS = "English, test"
 _DEV_SETS = "English, dev"
@@ -50,3 +47,7 @@ def sts17_sources() -> list[SetSource]:
 
 def _english(key: str, title: str, group: str, file: str) -> SetSource:
     return table_source(key, title, group, file, languages=("en", "en"))
+
+
+STS = pair_suite("sts", "STS", lambda data, split: sts_sources(split))
+STS17 = pair_suite("sts17", "STS 2017", only_test(sts17_sources))

@@ -1,14 +1,16 @@
 """Tasks evaluated by accuracy over items: transfer, lexicon induction, entity linking."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
-from tain.evaluation.suites.pairs import Source
+from tain.evaluation.figures import Row, SuiteResult, figures_of, number_of
+from tain.evaluation.metrics import bootstrap_means
+from tain.evaluation.suites.suite import LoadedSuite, Source, Split, Suite, SuiteOptions, load_sets
 from tain.foundation.errors import UserError
 
 ACCURACY_UNIT = "accuracy x 100"
@@ -47,7 +49,7 @@ class Task(Protocol):
         """Notes for readers of the figures; a note shared by several sets is shown once."""
         ...
 
-    def texts(self) -> Mapping[str, Sequence[str]] | Mapping[str | None, Sequence[str]]:
+    def texts(self) -> Sequence[tuple[str | None, Sequence[str]]]:
         """All texts to be encoded, by language."""
         ...
 
@@ -69,6 +71,33 @@ class TaskSource(Source):
             UserError: A file does not have the expected format.
         """
         return self.read(data)
+
+
+def task_suite(name: str, title: str, sources: Callable[[Path | None, Split], Sequence[Source]], *, counted: str) -> Suite:
+    """A suite of tasks, measured by accuracy: test items are resampled, training data is not."""
+    return Suite(name=name, title=title, load=load_sets, measure=_outcomes, summarise=_accuracies, counted=counted, sources=sources)
+
+
+def _outcomes(suite: LoadedSuite, encoder: EncodedOnce, options: SuiteOptions) -> dict[str, list[Outcomes]]:
+    return {task.key: task.outcomes(encoder) for task in suite.sets}
+
+
+def _accuracies(suite: LoadedSuite, measured: list[dict[str, list[Outcomes]]], options: SuiteOptions) -> SuiteResult:
+    by_group: dict[str, list[tuple[Row, tuple[np.ndarray, np.ndarray]]]] = {}
+    for task in suite.sets:
+        for of_models in zip(*(outcomes[task.key] for outcomes in measured), strict=True):
+            first = of_models[0]
+            rng = np.random.default_rng([options.seed, number_of(first.key)])
+            shares = 100 * np.stack([outcome.shares for outcome in of_models])
+            values = shares.mean(axis=1), bootstrap_means(shares, resamples=options.resamples, rng=rng)
+            items, figures = shares.shape[1], figures_of(*values)
+            if first.deviation is not None:
+                figures = tuple(replace(figure, deviation=100 * (o.deviation or 0.0)) for figure, o in zip(figures, of_models, strict=True))
+            row = Row(key=first.key, title=first.title, unit=ACCURACY_UNIT, better="higher", items=items, figures=figures)
+            by_group.setdefault(first.group, []).append((row, values))
+    groups = tuple(suite.group(title, tuple(row for row, _ in found), [values for _, values in found]) for title, found in by_group.items())
+    note = "; ".join(dict.fromkeys(remark for task in suite.sets for remark in task.remarks))
+    return SuiteResult(name=suite.name, title=suite.title, groups=groups, note=note, counted=suite.row.counted)
 
 
 def read_columns(file: str | Path, columns: Sequence[str], *, keep_blank: bool = False) -> list[tuple[str, ...]]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
-from tain.evaluation.suites.tasks import Outcomes, Task, TaskSource, distinct, read_columns
+from tain.evaluation.suites.suite import only_test
+from tain.evaluation.suites.tasks import Outcomes, Task, TaskSource, distinct, read_columns, task_suite
 from tain.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ class TransferSet:
     def remarks(self) -> tuple[str, ...]:
         return (_REMARK, f"{self.title}: {self.blank} without text left out") if self.blank else (_REMARK,)
 
-    def texts(self) -> dict[str, list[str]]:
-        """Every distinct text, keyed by English."""
-        return {_ENGLISH: distinct((*self.left, *self.right))}
+    def texts(self) -> list[tuple[str | None, list[str]]]:
+        """Every distinct text, in English."""
+        return [(_ENGLISH, distinct((*self.left, *self.right)))]
 
     def outcomes(self, encoder: EncodedOnce) -> list[Outcomes]:
         """Whether each test text was classified correctly."""
@@ -178,3 +179,6 @@ def _row_numbers(parts: list[list[tuple[str, ...]]]) -> Iterator[np.ndarray]:
     for part in parts:
         yield np.arange(start, start + len(part))
         start += len(part)
+
+
+TRANSFER = task_suite("transfer", "Transfer", only_test(transfer_sources), counted="texts")

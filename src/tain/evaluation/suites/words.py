@@ -5,8 +5,8 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-from tain.evaluation.suites.pairs import SetSource, as_score, table_source
-from tain.evaluation.suites.sts import Split
+from tain.evaluation.suites.pairs import SetSource, as_score, pair_suite, table_source
+from tain.evaluation.suites.suite import Split
 from tain.foundation.errors import UserError
 
 _ENGLISH = "English"
@@ -172,3 +172,9 @@ class _MultiSimLex:
             missing = ", ".join(sorted(needed - set(header)))
             raise UserError(f"{str(file)!r} lacks the columns {missing}, which Multi-SimLex has: give the release's own file")
         return rows
+
+
+WORDS = pair_suite("words", "Word similarity", word_sources)
+WORDS_CROSSED = pair_suite(
+    "words-crossed", "Cross-lingual word similarity", lambda data, split: crossed_sources(data) if split == "test" else ()
+)

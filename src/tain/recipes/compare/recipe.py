@@ -18,6 +18,7 @@ from tain.evaluation.metrics import Interval
 from tain.evaluation.report import EvaluationReport
 from tain.evaluation.report import evaluate as evaluate_encoders
 from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.suite import SuiteOptions
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, refuse_link, whole_file, whole_folder
 from tain.foundation.json_files import Field, read_object
@@ -214,6 +215,15 @@ def compare(
 
     Raises:
         UserError: Settings, texts or model are invalid, or no encoder could be made.
+
+    Example:
+        >>> import tain
+        >>> texts = [f"{who} sees a boat near the river number {number}" for who in ("she", "he") for number in range(80)]
+        >>> result = tain.compare("tain-mini", texts, "chosen", candidates="static+raw", held_out=20, resamples=100)
+        >>> sorted(result.verdict.standings)
+        ['raw', 'static']
+        >>> tain.load("chosen").encode("a text").shape
+        (384,)
     """
     began_s = time.monotonic() if began_s is None else began_s
     progress = Progress.resolve(progress)
@@ -225,7 +235,7 @@ def compare(
     locate(model)
     sets = Path(data) if data is not None else None
     if config.suite:
-        _ = load_suites(config.suite, sets, split=config.split)  # a wrong name or folder is refused before any training
+        _ = load_suites(config.suite, SuiteOptions(data=sets, split=config.split))  # a wrong name or folder is refused before any training
     elif sets is not None:
         raise UserError("data only applies to labelled sets: give --suite too, or leave --data out")
     material = split_material(texts, config, documents)
@@ -445,7 +455,7 @@ class _Run:
 
     def _by_labels(self, unlabelled: Verdict) -> tuple[Verdict, EvaluationReport]:
         """Evaluate all candidates on the labelled sets, relative to the best of them."""
-        suites = [suite.name for suite in load_suites(self.config.suite, self.data, split=self.config.split)]
+        suites = [suite.name for suite in load_suites(self.config.suite, SuiteOptions(data=self.data, split=self.config.split))]
         names = [name for name in unlabelled.standings if not is_unfit(name, suites)]
         report = self._evaluated(names)
         figure, row = report.headline()

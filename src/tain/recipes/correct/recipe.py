@@ -15,7 +15,6 @@ import numpy as np
 
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_existing, whole_folder
-from tain.foundation.machine import choose_device, keep_freed_memory
 from tain.foundation.progress import Progress
 from tain.models.correction import LanguageCorrection
 from tain.models.correction_fitting import (
@@ -32,6 +31,7 @@ from tain.models.embedder import Embedder
 from tain.models.unknown_tokens import check_known
 from tain.recipes.correct.config import CorrectConfig, language_code
 from tain.recipes.correct.model_card import correction_card
+from tain.recipes.shared.run import run_device
 from tain.recipes.shared.settings import resolve_config
 from tain.text.collections import each_text
 
@@ -117,8 +117,7 @@ def correct(
     by_language = _by_language(texts, config)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
-    if choose_device(device).type == "cpu":
-        keep_freed_memory()
+    run_device(device)
     embedder = Embedder.load(model, device=device, dtype="float32", trust_remote_code=trust_remote_code)
     if embedder.kept_dims is not None:
         raise UserError(

@@ -1,10 +1,10 @@
 """Settings of distillation, with the help texts of the command line; light to import."""
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Literal, get_args
 
-from tain.foundation.choices import Dtype, Split, refuse_wrong_kinds
+from tain.foundation.choices import FILLED, Dtype, Split, filled_in, refuse_wrong_kinds
 from tain.foundation.errors import UserError, refuse_all
 
 NONE = "none"  # in place of a teacher's name
@@ -231,8 +231,12 @@ class DistilConfig:
             )
         refuse_all(problems)
 
-    def resolved(self) -> "DistilConfig":
-        """Fill in None from the task's preset; the number of copies is set later, from the teacher."""
+    def resolved(self) -> "ResolvedDistilConfig":
+        """Fill in None from the task's preset; the number of copies is set later, from the teacher.
+
+        Returns:
+            A ``PqrnnConfig`` for a pQRNN.
+        """
         preset = asdict(PRESETS[self.task])
         if self.student == "static":
             preset = {name: value for name, value in preset.items() if name not in _OF_PQRNN}
@@ -240,7 +244,8 @@ class DistilConfig:
             preset |= {"kernel_width": 2, "forward_only": False}
         if self.features is not None:
             preset["ngram_features"] = self.features // 2
-        return replace(self, **{name: value for name, value in preset.items() if getattr(self, name) is None})
+        kind = PqrnnConfig if self.student == "pqrnn" else ResolvedDistilConfig
+        return kind(**filled_in(self, preset))
 
     def refuse_teachers_settings(self) -> None:
         """Refuse settings that have no effect without a teacher.
@@ -251,3 +256,27 @@ class DistilConfig:
         defaults = {entry.name: entry.default for entry in fields(self)}
         if idle := [name for name in _OF_TEACHERS if getattr(self, name) != defaults[name]]:
             raise UserError(f"{', '.join(idle)} has no effect without a teacher: remove it, or give a teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedDistilConfig(DistilConfig):
+    """Settings of distillation with the task's defaults filled in, as they are saved; settings of a pQRNN may be None."""
+
+    batch_texts: int = FILLED
+    epochs: int = FILLED
+
+
+@dataclass(frozen=True, kw_only=True)
+class PqrnnConfig(ResolvedDistilConfig):
+    """Settings of the distillation of a pQRNN, with its shape filled in."""
+
+    features: int = FILLED
+    ngram_features: int = FILLED
+    bottleneck: int = FILLED
+    state: int = FILLED
+    layers: int = FILLED
+    kernel_width: int = FILLED
+    forward_only: bool = FILLED
+    separate: bool = FILLED
+    distortion: float = FILLED
+    zoneout: float = FILLED

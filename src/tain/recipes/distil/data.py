@@ -11,7 +11,7 @@ from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.recipes.distil.augmentation import augmented
-from tain.recipes.distil.config import NONE, DistilConfig
+from tain.recipes.distil.config import NONE, DistilConfig, ResolvedDistilConfig
 from tain.recipes.distil.near_words import near_words
 from tain.recipes.distil.teacher import Teacher, TeacherOutputs
 from tain.text.cleaning import same_text_key
@@ -76,7 +76,7 @@ class DistillationData:
 
 
 def gather(
-    examples: Sequence[Example], teacher: Teacher, config: DistilConfig, progress: Progress, encoder: Embedder | None = None
+    examples: Sequence[Example], teacher: Teacher, config: ResolvedDistilConfig, progress: Progress, encoder: Embedder | None = None
 ) -> DistillationData:
     """Sample training and held-out texts and label them with the teacher; the encoder finds similar words for copies.
 
@@ -96,7 +96,6 @@ def gather(
         chosen = np.sort(np.argsort(~has_word, kind="stable")[: config.max_texts])
         rest = rest[chosen]
     trained = rest[: config.max_texts or None]
-    assert config.batch_texts is not None
     if len(trained) < config.batch_texts:
         raise UserError(
             f"there are {len(trained):,} different texts to train on, fewer than a batch of {config.batch_texts}: "

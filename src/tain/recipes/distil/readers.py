@@ -15,7 +15,7 @@ from tain.foundation.errors import UserError
 from tain.models.correction import LinearCorrection
 from tain.models.embedder import Embedder
 from tain.models.layers import LayerStack
-from tain.recipes.distil.config import DistilConfig
+from tain.recipes.distil.config import DistilConfig, PqrnnConfig, ResolvedDistilConfig
 from tain.recipes.distil.data import DistillationData
 from tain.recipes.distil.start import begin_with
 from tain.recipes.distil.teacher import Teacher
@@ -63,22 +63,23 @@ class Reader(Protocol):
         ...
 
 
-def reader_for(teacher: Teacher, encoder: Embedder | None, config: DistilConfig, device: torch.device) -> Reader:
+def reader_for(teacher: Teacher, encoder: Embedder | None, config: ResolvedDistilConfig, device: torch.device) -> Reader:
     """Build the reader for the chosen kind of student.
 
     Raises:
         UserError: A static student has no encoder to start from.
     """
-    return StaticReader(teacher, encoder, config, device) if config.student == "static" else HashedReader(encoder, config, device)
+    if isinstance(config, PqrnnConfig):
+        return HashedReader(encoder, config, device)
+    return StaticReader(teacher, encoder, config, device)
 
 
 class HashedReader:
     """Read texts as hashed token features, for a pQRNN."""
 
-    def __init__(self, encoder: Embedder | None, config: DistilConfig, device: torch.device) -> None:
+    def __init__(self, encoder: Embedder | None, config: PqrnnConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.embedder = encoder if _starts_from_words(config) else None
-        assert config.features is not None and config.ngram_features is not None and config.separate is not None
         self.projection = Projection(
             ProjectionConfig(
                 features=config.features,
@@ -95,8 +96,6 @@ class HashedReader:
 
     def module(self, data: DistillationData) -> PQRNN:
         config = self.config
-        assert config.features is not None and config.bottleneck is not None and config.state is not None and config.layers is not None
-        assert config.zoneout is not None and config.kernel_width is not None
         shape = StudentShape(
             features=config.features,
             bottleneck=config.bottleneck,
@@ -134,7 +133,6 @@ class HashedReader:
         return ["\0".join(self.projection.tokens(text)[: self.projection.config.max_tokens]) for text in texts]
 
     def outputs(self, module: nn.Module, texts: Sequence[str], rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
-        assert self.config.distortion is not None
         projected = self.projection(texts, distortion=self.config.distortion, rng=rng)
         rows = torch.from_numpy(projected.rows).to(self.device).float() / UNIT
         return module(rows, torch.from_numpy(projected.ids).to(self.device))

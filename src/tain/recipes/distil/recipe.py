@@ -4,41 +4,30 @@ Kaliamoorthi et al. 2021 (pQRNN). The student needs no vocabulary and no torch, 
 """
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.same_texts import id_keys, same_numbers
 from tain.batches.tokenizing import tokenise_once
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
-from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.locks import refuse_several_processes, writes_output
-from tain.foundation.machine import choose_device, fastest_dtype, keep_freed_memory, versions
+from tain.foundation.machine import fastest_dtype, versions
 from tain.foundation.progress import Progress
-from tain.objectives.distillation import (
-    contrastive_distillation,
-    labelled_cross_entropy,
-    mixed_cross_entropy,
-    similarity_matching,
-    vector_matching,
-)
-from tain.recipes.distil.config import NONE, DistilConfig
+from tain.recipes.distil.config import NONE, DistilConfig, ResolvedDistilConfig
 from tain.recipes.distil.data import DistillationData, check_texts, gather
 from tain.recipes.distil.figures import label_figures, vector_figures
 from tain.recipes.distil.model_card import student_card
 from tain.recipes.distil.readers import Reader, encoder_of, reader_for
-from tain.recipes.distil.start import save_weights, shaped_like_start
+from tain.recipes.distil.start import refuse_other_shape, save_weights, start_shape
 from tain.recipes.distil.teacher import Teacher, load_teacher
+from tain.recipes.distil.trainer import DistilTrainer
+from tain.recipes.shared.run import RunOutput, run_device, settings_identity
 from tain.recipes.shared.settings import resolve_config
 from tain.students.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
 from tain.students.torch.export import write_student
@@ -46,11 +35,7 @@ from tain.students.torch.qrnn import PQRNN
 from tain.students.torch.static import StaticStudent
 from tain.text.collections import each_item
 from tain.text.records import Example
-from tain.text.tags import tokens_of
-from tain.training.async_loss import backward
-from tain.training.checkpoint import checkpoint_folder, dtype_of, refuse_nothing_to_resume, refuse_to_lose
-from tain.training.loop import Saving, Trained, train, warmup_then_linear
-from tain.training.optimizer import MasterWeights, adamw
+from tain.training.loop import Trained
 
 _FEW_TOKENS = 1.5  # tokens per text, on average
 
@@ -72,7 +57,7 @@ class Distilled:
 
     student: Student
     module: PQRNN | StaticStudent
-    config: DistilConfig
+    config: ResolvedDistilConfig
     figures: dict[str, float]
     sizes: dict[str, int | None]
     counts: dict[str, int]
@@ -121,23 +106,18 @@ def distil(
     """
     refuse_several_processes("distillation")
     progress = Progress.resolve(progress)
-    config = shaped_like_start(resolve_config(DistilConfig, "distil", config, settings)).resolved()
-    if output is not None:
-        refuse_existing(Path(output), overwrite=overwrite)
-        left = checkpoint_folder(Path(output))
-        if config.resume:
-            refuse_nothing_to_resume(left)
-        else:
-            refuse_to_lose([left], overwrite=overwrite)
-    elif config.resume:
-        raise UserError("resume continues from the checkpoint next to the output folder, but no output is given: give output")
+    config = resolve_config(DistilConfig, "distil", config, settings)
+    if config.init_from is not None:
+        shape = start_shape(config.init_from)
+        refuse_other_shape(config, shape)
+        config = replace(config, **shape)
+    config = config.resolved()
+    place = RunOutput.single(output, overwrite=overwrite, resume=config.resume)
     if (str(teacher) if isinstance(teacher, str | Path) else teacher.name) == NONE:
         config.refuse_teachers_settings()
     examples = [text if isinstance(text, Example) else Example(text) for text in each_item(texts)]
     token_counts = check_texts(examples, config)
-    device = choose_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = run_device(config.device)
     if isinstance(teacher, str | Path):
         teacher = load_teacher(
             teacher,
@@ -157,7 +137,7 @@ def distil(
     encoder = encoder_of(teacher, config, device)
     data = gather(examples, teacher, config, progress, encoder)
     if config.dtype == "auto":
-        config = replace(config, dtype=_dtype(config, device, output))
+        config = replace(config, dtype=_dtype(config, device, place))
     reader = reader_for(teacher, encoder, config, device)
     torch.manual_seed(config.seed)
     module = reader.module(data).to(device)
@@ -171,229 +151,128 @@ def distil(
         progress.warn(
             f"the student sees only {mean:.1f} tokens per text, so word order is lost: for writing without spaces give --split code-point"
         )
-    trainer = DistilTrainer(teacher, config, data, reader, module, progress, Path(output) if output is not None else None)
-    trained = trainer.train()
-    return trainer.finish(trained, overwrite=overwrite)
+    same = _same_texts(data, teacher, reader, progress) if config.task == "embed" else np.empty(0, dtype=np.int64)
+    trainer = DistilTrainer(module, reader, data, same, config)
+    identity = _identity(teacher, data, config, steps=trainer.steps)
+    trained = trainer.train(progress=progress, saving=place.saving(0, identity=identity, every_s=config.checkpoint_every_s))
+    return _finish(teacher, data, reader, module, config, trained, place)
 
 
-def _dtype(config: DistilConfig, device: torch.device, output: str | Path | None) -> Dtype:
+def _dtype(config: DistilConfig, device: torch.device, output: RunOutput) -> Dtype:
     """Data type of matrix products: that of the resumed run, or else the faster one on this machine."""
-    if config.resume and output is not None and (begun_in := dtype_of([checkpoint_folder(Path(output))], key="dtype")):
+    if begun_in := output.dtype_begun_in(key="dtype"):
         return "bfloat16" if begun_in == "bfloat16" else "float32"
     is_faster = config.student == "pqrnn" and fastest_dtype(device.type) == torch.bfloat16
     return "bfloat16" if is_faster else "float32"
 
 
-# ---- a run
-
-
-class DistilTrainer:
-    """Trains a student on prepared data, from initial weights to the saved folder."""
-
-    def __init__(
-        self,
-        teacher: Teacher,
-        config: DistilConfig,
-        data: DistillationData,
-        reader: Reader,
-        module: PQRNN | StaticStudent,
-        progress: Progress,
-        output: Path | None,
-    ) -> None:
-        self.teacher, self.config, self.data, self.reader, self.module = teacher, config, data, reader, module
-        self.progress, self.output = progress, output
-        self.device = next(module.parameters()).device
-        self.same = self._same_texts() if config.task == "embed" else np.empty(0, dtype=np.int64)
-
-    def _same_texts(self) -> np.ndarray:
-        """Group texts that teacher or student cannot distinguish; texts of one group are not negatives of each other."""
-        texts = [example.text for example in self.data.train.examples]
-        numbers = same_numbers(self._teacher_keys(texts), self.reader.input_keys(texts))
-        if alike := int((np.bincount(numbers)[numbers] > 1).sum()):
-            self.progress.warn(
-                f"{alike:,} of {len(texts):,} texts have the same tokens as others for the teacher or the student, so they are not used as each other's negatives"
-            )
-        return numbers
-
-    def _teacher_keys(self, texts: list[str]) -> list[bytes]:
-        """Keys of the teacher's inputs: token ids if known, else vectors."""
-        embedder = self.teacher.embedder if self.teacher.reads else None
-        if embedder is not None:
-            return id_keys(tokenise_once(embedder.tokenizer, texts, max_tokens=embedder.max_tokens))
-        taught = self.data.train.taught.text
+def _same_texts(data: DistillationData, teacher: Teacher, reader: Reader, progress: Progress) -> np.ndarray:
+    """Group texts that teacher or student cannot distinguish; texts of one group are not negatives of each other."""
+    texts = [example.text for example in data.train.examples]
+    embedder = teacher.embedder if teacher.reads else None
+    if embedder is not None:
+        keys = id_keys(tokenise_once(embedder.tokenizer, texts, max_tokens=embedder.max_tokens))
+    else:
+        taught = data.train.taught.text
         assert taught is not None
-        return [np.ascontiguousarray(row).tobytes() for row in taught]
-
-    def train(self) -> Trained:
-        config = self.config
-        assert config.batch_texts is not None and config.epochs is not None
-        order = ShuffledOrder(len(self.data.train), batch_texts=config.batch_texts, seed=config.seed)
-        steps = order.steps_per_epoch * config.epochs
-        weights = MasterWeights(self.module, dtype=torch.float32)
-        optimizer = adamw(
-            weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, buffers=dict(self.module.named_buffers())
+        keys = [np.ascontiguousarray(row).tobytes() for row in taught]
+    numbers = same_numbers(keys, reader.input_keys(texts))
+    if alike := int((np.bincount(numbers)[numbers] > 1).sum()):
+        progress.warn(
+            f"{alike:,} of {len(texts):,} texts have the same tokens as others for the teacher or the student, so they are not used as each other's negatives"
         )
-        self.module.train()
-        trained = train(
-            lambda step: self.gradient_step(order.batch(step), step=step),
-            optimizer,
-            steps=steps,
-            progress=self.progress,
-            name="distil",
-            rate_factor=warmup_then_linear(steps, warmup_steps=max(1, steps // 20)),
-            saving=self._saving(steps),
-        )
-        self.module.eval()
-        return trained
+    return numbers
 
-    def gradient_step(self, indices: np.ndarray, *, step: int) -> float:
-        """Compute the gradient of one batch, leave it in the student, and return the loss."""
-        torch.manual_seed(step_seed(self.config.seed, step))
-        texts = [self.data.train.examples[index].text for index in indices]
-        text, tokens = self.reader.outputs(self.module, texts, np.random.default_rng([self.config.seed, 3, step]))
-        loss = torch.zeros((), device=self.device)
-        if text is not None:
-            loss = loss + (self._vector_loss(text, indices) if self.config.task == "embed" else self._label_loss(text, indices))
-        if tokens is not None:
-            loss = loss + self._tag_loss(tokens, indices)
-        return backward(loss)()
 
-    def _vector_loss(self, vectors: Tensor, indices: np.ndarray) -> Tensor:
-        taught = self.data.train.taught.text
-        assert taught is not None
-        teacher = torch.from_numpy(taught[indices]).to(self.device)
-        own = self.same[indices]
-        is_same = torch.from_numpy(own[:, None] == own).to(self.device)
-        loss = contrastive_distillation(vectors, teacher, temperature=self.config.temperature, is_same=is_same)
-        if self.config.similarity_weight:
-            loss = loss + self.config.similarity_weight * similarity_matching(vectors, teacher)
-        if self.config.vector_weight:
-            loss = loss + self.config.vector_weight * vector_matching(vectors, teacher)
-        return loss
-
-    def _label_loss(self, logits: Tensor, indices: np.ndarray) -> Tensor:
-        taught = self.data.train.taught.text
-        labels = torch.from_numpy(self.data.train.labels[indices]).to(self.device)
-        return labelled_cross_entropy(logits, labels) if taught is None else self._mixed(logits, taught[indices], labels)
-
-    def _tag_loss(self, logits: Tensor, indices: np.ndarray) -> Tensor:
-        """Loss over all tokens that the student and the teacher have read, or that have a given tag."""
-        train = self.data.train
-        lengths = [min(len(tokens_of(train.examples[index].text)), logits.shape[1], self.config.max_tokens) for index in indices]
-        flat = torch.cat([logits[row, :length] for row, length in enumerate(lengths)])
-        given = [train.tags[index] for index in indices]
-        numbers = [np.full(length, -1) if tags is None else tags[:length] for tags, length in zip(given, lengths, strict=True)]
-        labels = torch.from_numpy(np.concatenate(numbers)).to(self.device)
-        if train.taught.tokens is None:
-            return labelled_cross_entropy(flat, labels)
-        taught = np.concatenate([train.taught.tokens[index][:length] for index, length in zip(indices, lengths, strict=True)])
-        return self._mixed(flat, taught, labels)
-
-    def _mixed(self, logits: Tensor, taught: np.ndarray, labels: Tensor) -> Tensor:
-        is_taught = np.isfinite(taught[:, 0])
-        return mixed_cross_entropy(
-            logits,
-            torch.from_numpy(np.where(is_taught[:, None], taught, np.float32(0))).to(self.device),
-            labels,
-            scale=self.config.logit_scale,
-            label_weight=self.config.label_weight,
-            is_taught=torch.from_numpy(is_taught).to(self.device),
-        )
-
-    def _checkpoint_folder(self) -> Path | None:
-        return None if self.output is None else checkpoint_folder(self.output)
-
-    def _saving(self, steps: int) -> Saving | None:
-        folder = self._checkpoint_folder()
-        if folder is None:
-            return None
-        skipped = {"resume", "checkpoint_every_s", "device", "keep_weights"}
-        identity = {name: value for name, value in asdict(self.config).items() if name not in skipped}
-        identity |= {"teacher": self.teacher.name, "steps": steps, "texts": len(self.data.train)}
+def _identity(teacher: Teacher, data: DistillationData, config: ResolvedDistilConfig, *, steps: int) -> dict[str, Any]:
+    """What must not change when a run is resumed."""
+    recognised = getattr(teacher, "fingerprint", None)  # custom teachers may lack it
+    return settings_identity(config, free={"resume", "checkpoint_every_s", "device", "keep_weights"}) | {
+        "teacher": teacher.name,
+        "steps": steps,
+        "texts": len(data.train),
         # a model's outputs may differ in their last bits between runs, a matrix cannot
-        identity["content of the texts"] = self.data.digest(with_teacher=not self.teacher.reads)
-        recognised = getattr(self.teacher, "fingerprint", None)  # custom teachers may lack it
-        identity["content of the teacher"] = recognised()[:12] if recognised else ""
-        return Saving(folder, self.config.checkpoint_every_s, self.config.resume, identity)
+        "content of the texts": data.digest(with_teacher=not teacher.reads),
+        "content of the teacher": recognised()[:12] if recognised else "",
+    }
 
-    # ---- the folder
 
-    def finish(self, trained: Trained, *, overwrite: bool) -> Distilled:
-        """Save the student, load it from its folder, and measure the loaded one."""
-        self.module.cpu()
-        with _folder_for(self.output, overwrite=overwrite) as folder:
-            write_student(self.module, folder / GRAPH_FILE, projection=self.reader.fingerprint)
-            self.reader.save(folder)
-            if self.config.keep_weights:
-                save_weights(self.module, folder)
-            record = self._record(trained)
+def _finish(
+    teacher: Teacher,
+    data: DistillationData,
+    reader: Reader,
+    module: PQRNN | StaticStudent,
+    config: ResolvedDistilConfig,
+    trained: Trained,
+    output: RunOutput,
+) -> Distilled:
+    """Save the student, load it from its folder, and measure the loaded one."""
+    module.cpu()
+    with output.writing() as folder:
+        write_student(module, folder / GRAPH_FILE, projection=reader.fingerprint)
+        reader.save(folder)
+        if config.keep_weights:
+            save_weights(module, folder)
+        record = _record(teacher, data, config, trained)
+        _write_json(folder / RECORD_FILE, record)
+        student = Student.load(folder)
+        student.name = str(output.folder or "student")
+        figures = _figures(student, data, config)
+        sizes: dict[str, int | None] = {}
+        for _ in range(3):  # the record contains the total size, which includes the record
+            record |= {"sizes": sizes, "figures": figures}
             _write_json(folder / RECORD_FILE, record)
-            student = Student.load(folder)
-            student.name = str(self.output or "student")
-            figures = self._figures(student)
-            sizes: dict[str, int | None] = {}
-            for _ in range(3):  # the record contains the total size, which includes the record
-                record |= {"sizes": sizes, "figures": figures}
-                _write_json(folder / RECORD_FILE, record)
-                sizes = self._sizes(folder)
-            (folder / "README.md").write_text(student_card(student.name, record), encoding="utf-8")
-        student.record = record
-        if (left := self._checkpoint_folder()) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-        return Distilled(student, self.module, self.config, figures, sizes, self.data.counts, trained, self.output)
-
-    def _record(self, trained: Trained) -> dict[str, Any]:
-        return {
-            "format": RECORD_FORMAT,
-            "kind": "student",
-            "method": "pQRNN" if self.config.student == "pqrnn" else "static token vectors",
-            "task": self.config.task,
-            "teacher": self.teacher.name,
-            "dim": self.data.text_outputs,
-            "normalise": self.config.task == "embed",  # training only uses directions, so lengths have no meaning
-            "labels": list(self.data.labels),
-            "tags": list(self.data.tags),
-            "config": asdict(self.config),
-            "counts": self.data.counts,
-            "steps": trained.steps,
-            "training_s": round(trained.seconds, 2),
-            "final_loss": trained.losses[-1] if trained.losses else None,
-            "seed": self.config.seed,
-            "versions": versions(),
-        }
-
-    def _sizes(self, folder: Path) -> dict[str, int | None]:
-        graph = (folder / GRAPH_FILE).stat().st_size
-        others = (PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE)
-        needed = sum((folder / name).stat().st_size for name in others if (folder / name).exists())
-        parameters = sum(parameter.numel() for parameter in self.module.parameters())
-        return {
-            "parameters": parameters,
-            "graph_bytes": graph,
-            "student_bytes": graph + needed,
-            "float32_bytes": 4 * parameters,
-            "teacher_bytes": self.teacher.size_bytes,
-        }
-
-    def _figures(self, student: Student) -> dict[str, float]:
-        held = self.data.held
-        if len(held) < 2:
-            return {}
-        texts = [example.text for example in held.examples]
-        if self.config.task == "embed":
-            assert held.taught.text is not None
-            return vector_figures(student.encode(texts), held.taught.text)
-        return label_figures(student.predict(texts), self.data)
+            sizes = _sizes(folder, module, teacher)
+        (folder / "README.md").write_text(student_card(student.name, record), encoding="utf-8")
+    student.record = record
+    output.remove_checkpoints()
+    return Distilled(student, module, config, figures, sizes, data.counts, trained, output.folder)
 
 
-@contextmanager
-def _folder_for(output: Path | None, *, overwrite: bool) -> Iterator[Path]:
-    if output is not None:
-        with whole_folder(output, overwrite=overwrite, was_free=True) as folder:
-            yield folder
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
+def _record(teacher: Teacher, data: DistillationData, config: ResolvedDistilConfig, trained: Trained) -> dict[str, Any]:
+    return {
+        "format": RECORD_FORMAT,
+        "kind": "student",
+        "method": "pQRNN" if config.student == "pqrnn" else "static token vectors",
+        "task": config.task,
+        "teacher": teacher.name,
+        "dim": data.text_outputs,
+        "normalise": config.task == "embed",  # training only uses directions, so lengths have no meaning
+        "labels": list(data.labels),
+        "tags": list(data.tags),
+        "config": asdict(config),
+        "counts": data.counts,
+        "steps": trained.steps,
+        "training_s": round(trained.seconds, 2),
+        "final_loss": trained.losses[-1] if trained.losses else None,
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def _sizes(folder: Path, module: PQRNN | StaticStudent, teacher: Teacher) -> dict[str, int | None]:
+    graph = (folder / GRAPH_FILE).stat().st_size
+    others = (PROJECTION_FILE, TOKENIZER_FILE, RECORD_FILE)
+    needed = sum((folder / name).stat().st_size for name in others if (folder / name).exists())
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return {
+        "parameters": parameters,
+        "graph_bytes": graph,
+        "student_bytes": graph + needed,
+        "float32_bytes": 4 * parameters,
+        "teacher_bytes": teacher.size_bytes,
+    }
+
+
+def _figures(student: Student, data: DistillationData, config: ResolvedDistilConfig) -> dict[str, float]:
+    held = data.held
+    if len(held) < 2:
+        return {}
+    texts = [example.text for example in held.examples]
+    if config.task == "embed":
+        assert held.taught.text is not None
+        return vector_figures(student.encode(texts), held.taught.text)
+    return label_figures(student.predict(texts), data)
 
 
 def _write_json(path: Path, content: Any) -> None:

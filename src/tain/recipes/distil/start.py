@@ -1,7 +1,8 @@
 """Initialise a student from another one, for example a labelling student from one trained on raw text."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -19,27 +20,35 @@ _SHAPE = ("features", "ngram_features", "bottleneck", "state", "layers", "kernel
 _HEADS = ("text_head.", "token_head.", "skip_head.", "skip_range.")
 
 
-def shaped_like_start(config: DistilConfig) -> DistilConfig:
-    """Copy the shape settings of the student named by ``init_from``; without one, change nothing.
+def start_shape(student: str) -> dict[str, Any]:
+    """Settings of a student that another one can start from: its shape, and how it splits texts.
 
     Raises:
-        UserError: There is no such student, it has no saved training weights, or its shape differs from the given one.
+        UserError: There is no such student, or it has no saved training weights.
     """
-    if config.init_from is None:
-        return config
-    record = Student.load(config.init_from, backend="numpy").record
-    if not (Path(config.init_from) / WEIGHTS_FILE).is_file():
-        raise UserError(
-            f"student {config.init_from!r} has no {WEIGHTS_FILE} to start from: distil it with --keep-weights, or leave out --init-from"
-        )
-    theirs = {name: record["config"][name] for name in _SHAPE}
+    record = Student.load(student, backend="numpy").record
+    if not (Path(student) / WEIGHTS_FILE).is_file():
+        raise UserError(f"student {student!r} has no {WEIGHTS_FILE} to start from: distil it with --keep-weights, or leave out --init-from")
+    shape = {name: record["config"][name] for name in _SHAPE}
+    return shape | ({"split": record["config"]["split"]} if "split" in record["config"] else {})
+
+
+def refuse_other_shape(config: DistilConfig, theirs: Mapping[str, Any]) -> None:
+    """Refuse settings that differ from those of the student to start from.
+
+    Args:
+        config: The settings.
+        theirs: As ``start_shape`` returns them.
+
+    Raises:
+        UserError: A setting differs.
+    """
     asked = {name: getattr(config, name) for name in _SHAPE}
     if other := [name for name, value in asked.items() if value not in (None, theirs[name])]:
         apart = ", ".join(f"{name} is {asked[name]}, there {theirs[name]}" for name in other)
         raise UserError(f"a student started from {config.init_from!r} must have its shape ({apart}): leave these settings out")
-    if (split := record["config"].get("split", config.split)) != config.split:
+    if (split := theirs.get("split", config.split)) != config.split:
         raise UserError(f"a student started from {config.init_from!r} must split tokens as it does: give --split {split}")
-    return replace(config, **theirs)
 
 
 def save_weights(module: nn.Module, folder: Path) -> None:

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from tain.foundation.choices import Dtype, Pooling, refuse_wrong_kinds
+from tain.foundation.choices import FILLED, Dtype, Pooling, filled_in, refuse_wrong_kinds
 from tain.foundation.errors import UserError, refuse_all
 
 Level = Literal["word", "phrase", "sentence"]
@@ -254,7 +254,7 @@ class MirrorConfig:
         """Whether token vectors are trained on pairs of neighbours, as an anchor or as the result."""
         return bool(self.anchor) or (self.recipe == "fast" and "neighbours" in self.positive_kinds)
 
-    def for_texts(self, *, has_documents: bool, suggested: Mapping[str, float | int] | None = None) -> "MirrorConfig":
+    def for_texts(self, *, has_documents: bool, suggested: Mapping[str, float | int] | None = None) -> "MirrorTextsConfig":
         """Fill what decides which texts are read: positives, their number, duplicates and held-out texts.
 
         Args:
@@ -266,17 +266,13 @@ class MirrorConfig:
         filled = {"positives": by_recipe, "keep_duplicates": is_paper, "held_out": 0 if is_paper else 500}
         filled["max_pairs"] = int((suggested or {}).get("max_pairs", 20_000))
         filled |= {"anchor": 20.0 if self.recipe == "best" else 0.0}  # fast trains token vectors without an encoder to anchor
-        return replace(self, **{name: value for name, value in filled.items() if getattr(self, name) is None})
+        kind = ResolvedMirrorConfig if isinstance(self, ResolvedMirrorConfig) else MirrorTextsConfig
+        return kind(**filled_in(self, filled))
 
     @property
     def prefix_dims(self) -> tuple[int, ...]:
         """Lengths of the trained prefixes, besides the whole vector; empty for none."""
         return () if self.dims is None else tuple(int(part) for part in self.dims.split(","))
-
-    @property
-    def keeps_best(self) -> bool:
-        """Whether the weights of the best measurement are kept."""
-        return self.stop_early if self.keep_best is None else self.keep_best
 
     def _problems_of_curve(self) -> list[str]:
         problems = []
@@ -309,8 +305,10 @@ class MirrorConfig:
 
     def resolved(
         self, *, width: int, weight_rms: float, suggested: Mapping[str, float | int] | None = None, model_type: str = ""
-    ) -> "MirrorConfig":
+    ) -> "ResolvedMirrorConfig":
         """Fill in None from the recipe and the level's preset; learning rate and dropout from the model.
+
+        Texts without ``for_texts`` count as texts without documents.
 
         Args:
             width: Width of the hidden states.
@@ -318,6 +316,9 @@ class MirrorConfig:
             suggested: ``learning_rate``, ``matrix_learning_rate`` and ``dropout`` as the model's own folder wants them; any may be missing.
             model_type: The model's family as its ``config.json`` names it; the paper's recipe pools by it.
         """
+        if not isinstance(self, MirrorTextsConfig):
+            texts = self.for_texts(has_documents=False, suggested=suggested)
+            return texts.resolved(width=width, weight_rms=weight_rms, suggested=suggested, model_type=model_type)
         filled: dict[str, Any] = {**asdict(PRESETS[self.level]), "dropout": _PAPERS_DROPOUT}
         filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
         filled |= {name: value for name, value in (suggested or {}).items() if name in ("learning_rate", "dropout")}
@@ -329,6 +330,7 @@ class MirrorConfig:
         elif self.recipe in ("fast", "best"):
             # whitening does not help single words (docs/evaluation.md, baselines)
             filled |= {"pooling": "mean"} | ({} if self.level == "word" else {"token_weights": "sif", "whiten": 0.5})
+        filled["keep_best"] = self.stop_early
         if self.dims is not None:
             filled["whiten"] = 0.0  # whitening and joining mix the numbers of a vector
         whiten = filled["whiten"] if self.whiten is None else self.whiten
@@ -349,7 +351,43 @@ class MirrorConfig:
             filled["dropout"] = 0.0  # the paper's drophead variant replaces dropout
         if self.attention_dropout is None:
             filled["attention_dropout"] = 0.0 if self.drophead > 0 else filled.get("dropout", self.dropout)
-        return replace(self, **filled)
+        return ResolvedMirrorConfig(**filled_in(self, filled))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorTextsConfig(MirrorConfig):
+    """Settings of mirroring that decide which texts are read, none of them None."""
+
+    positives: str = FILLED
+    max_pairs: int = FILLED
+    anchor: float = FILLED
+    keep_duplicates: bool = FILLED
+    held_out: int = FILLED
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedMirrorConfig(MirrorTextsConfig):
+    """Settings of mirroring with every default filled in, as they are saved.
+
+    Still None if they do not apply: ``matrix_learning_rate`` (set for Muon only), ``dims``, ``budget_s`` and ``device``. ``curve_steps``
+    is None if it follows from the length of the run.
+    """
+
+    token_weights: TokenWeighting = FILLED
+    sif_smoothing: float = FILLED
+    whiten: float = FILLED
+    join: bool = FILLED
+    temperature: float = FILLED
+    erased_chars: int = FILLED
+    erase_min_chars: int = FILLED
+    dropout: float = FILLED
+    attention_dropout: float = FILLED
+    pooling: Pooling = FILLED
+    max_tokens: int = FILLED
+    epochs: int = FILLED
+    optimizer: MirrorOptimizer = FILLED
+    learning_rate: float = FILLED
+    keep_best: bool = FILLED
 
 
 def default_learning_rate(width: int, weight_rms: float) -> float:

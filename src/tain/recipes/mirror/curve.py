@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from tain.evaluation.label_free import Level, halves, self_retrieval
-from tain.foundation.errors import NotFiniteError
+from tain.foundation.errors import NotFiniteError, UserError
+from tain.models.embedder import Embedder
+from tain.recipes.mirror.config import ResolvedMirrorConfig
 from tain.training import distributed
 from tain.training.optimizer import MasterWeights, Optimizer
 
+_MAX_TEXTS = 500
 _POINTS = 20  # of a whole run
 _FEWEST_STEPS = 10
 _COST = 0.1  # of the training time at most: a training step encodes both views and goes back, about six texts a text
@@ -69,6 +72,9 @@ class Curve:
         weights: The weights in training.
         keeps_best: Keep a copy of the weights with the highest figure.
         patience: End the run after this many measurements without a rise; 0 never ends it.
+
+    Attributes:
+        record: The whole curve, after ``finish``.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Curve:
         self.memory: dict[str, Any] = {"points": [], "best": None}  # saved in checkpoints
         self.best: dict[str, Tensor] = {}
         self._stopped = False
+        self.record: CurveRecord | None = None
 
     @property
     def can_measure(self) -> bool:
@@ -119,7 +126,8 @@ class Curve:
             kept = self.memory["best"]
             self.weights.load_state(self.best)
         points = [(int(step), float(value)) for step, value in self.memory["points"]]
-        return CurveRecord(self.every, points, kept, self._stopped)
+        self.record = CurveRecord(self.every, points, kept, self._stopped)
+        return self.record
 
     def _add(self, done: int) -> None:
         value = distributed.from_first(self._measure)
@@ -136,6 +144,39 @@ class Curve:
             return 0.0
         middle = len(self.first)
         return float(self_retrieval(vectors[:middle], vectors[middle:]).reciprocal_rank().mean())
+
+
+def curve_for(
+    embedder: Embedder, held_out: Sequence[str], config: ResolvedMirrorConfig, *, steps: int, batch_texts: int, weights: MasterWeights
+) -> Curve | None:
+    """Build the learning curve of a run; None if it is off, or there is nothing to measure on.
+
+    Args:
+        embedder: Holds the encoder in training.
+        held_out: Held-out texts; the first 500 are measured.
+        config: The resolved settings.
+        steps: Steps of the run.
+        batch_texts: Texts of a step.
+        weights: The weights in training.
+
+    Raises:
+        UserError: Stopping early or keeping the best is asked for, and there is nothing to measure on.
+    """
+    if config.curve_steps == 0:
+        return None
+    held = held_out[:_MAX_TEXTS]
+    curve = Curve(
+        held,
+        level=config.level,
+        encode=lambda texts: embedder.encode(texts, normalize=True),
+        every=config.curve_steps or steps_between(steps, batch_texts=batch_texts, held_texts=len(held)),
+        weights=weights,
+        keeps_best=config.keep_best,
+        patience=config.patience if config.stop_early else 0,
+    )
+    if not curve.can_measure and (config.stop_early or config.keep_best):
+        raise UserError("stop_early and keep_best need two held-out texts that can be halved: give more or longer texts, or leave them out")
+    return curve if curve.can_measure else None
 
 
 class WithBest:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int8
 
 from tain.foundation.errors import UserError
-from tain.recipes.mirror.config import MirrorConfig
+from tain.recipes.mirror.config import MirrorTextsConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.text.collections import each_item
 from tain.text.records import Pair, Sentence
@@ -68,12 +68,12 @@ class TrainingSet:
         return f"{len(self.left):,}, digest {hashlib.blake2b(json.dumps(content).encode(), digest_size=6).hexdigest()}"
 
 
-def training_set(texts: Iterable[Any], config: MirrorConfig, documents: Iterable[Any] | None = None) -> TrainingSet:
+def training_set(texts: Iterable[Any], config: MirrorTextsConfig, documents: Iterable[Any] | None = None) -> TrainingSet:
     """Drop repeats, hold out texts, and form the positive pairs that ``config`` asks for.
 
     Args:
         texts: Texts, pairs of texts, or sentences with document boundaries (``Sentence``).
-        config: Settings; those that the user left open take the recipe's values.
+        config: Settings, with those of the texts filled in.
         documents: Documents whose neighbouring sentences are positives: each a list of lines, or consecutive ``Sentence`` items.
             Default: the documents of ``texts``.
 
@@ -168,7 +168,7 @@ def _without_repeats(given: list[Any], *, is_paired: bool) -> list[Any]:
     return list(reversed(first.values()))
 
 
-def _refuse_too_few(different: int, given: int, kept: int, config: MirrorConfig, *, needs_batch: bool) -> None:
+def _refuse_too_few(different: int, given: int, kept: int, config: MirrorTextsConfig, *, needs_batch: bool) -> None:
     repeated = f" ({given - kept:,} were repeats)" if kept < given else ""
     if different < 2:
         raise UserError(
@@ -181,19 +181,17 @@ def _refuse_too_few(different: int, given: int, kept: int, config: MirrorConfig,
         )
 
 
-def _held_out(kept: int, config: MirrorConfig, *, fills_batch: bool) -> int:
+def _held_out(kept: int, config: MirrorTextsConfig, *, fills_batch: bool) -> int:
     spare = kept - config.max_texts if config.max_texts else 0
-    asked = config.held_out or 0
-    held = min(asked, max(kept // 10, min(spare, asked)))
+    held = min(config.held_out, max(kept // 10, min(spare, config.held_out)))
     return min(held, max(0, kept - config.batch_texts)) if config.budget_s is None and fills_batch else held
 
 
-def _neighbours(lines: Iterable[Sentence], config: MirrorConfig, held: Sequence[str]) -> tuple[list[Pair], int]:
+def _neighbours(lines: Iterable[Sentence], config: MirrorTextsConfig, held: Sequence[str]) -> tuple[list[Pair], int]:
     """Sample pairs of neighbouring sentences without held-out texts, in random order, and count all pairs.
 
     The sample is large enough for the encoder and for the token vectors.
     """
-    assert config.max_pairs is not None
     most = max(config.max_pairs, config.anchor_pairs) if config.max_pairs and config.trains_token_vectors else config.max_pairs
     excluded = {same_text_key(text) for text in held}
     rng = np.random.default_rng([config.seed, 5])

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from tain.foundation.choices import Dtype, Pooling, RankerType, refuse_wrong_kinds
+from tain.foundation.choices import FILLED, Dtype, Pooling, RankerType, filled_in, refuse_wrong_kinds
 from tain.foundation.errors import UserError, refuse_all
 
 Codes = Literal["learned", "first", "last", "last-and-first"]
@@ -14,9 +14,54 @@ Frozen = Literal["nothing", "embeddings", "encoder"]
 Schedule = Literal["plateau", "linear"]
 Similarity = Literal["cosine", "dot"]
 
-PAPER_BATCH: dict[str, int] = {"bi": 512, "poly": 256, "cross": 16}
-PAPER_WARMUP: dict[str, int] = {"bi": 100, "poly": 100, "cross": 1000}
-CROSS_NEGATIVES = 15
+CONTEXT_TOKENS, CANDIDATE_TOKENS = 360, 72  # the paper's limits
+LISTED_NEGATIVES = 15  # where each context has its own list of candidates
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindSettings:
+    """Settings of one type of ranker: the paper's values, and what applies to it.
+
+    Attributes:
+        batch_contexts: The paper's contexts per step.
+        warmup_steps: The paper's steps over which the learning rate rises.
+        fewest_contexts: Contexts that a step needs; 2 if the batch's answers are the negatives.
+        codes: Default number of codes; None if it has none.
+        reads_pairs: It reads context and candidate together, and has no vectors of either.
+        is_in_sentence_transformers: sentence-transformers can load it.
+        about: Description for the model card.
+    """
+
+    batch_contexts: int
+    warmup_steps: int
+    fewest_contexts: int = 2
+    codes: int | None = None
+    reads_pairs: bool = False
+    is_in_sentence_transformers: bool = False
+    about: str
+
+
+KINDS: dict[str, KindSettings] = {
+    "bi": KindSettings(
+        batch_contexts=512,
+        warmup_steps=100,
+        is_in_sentence_transformers=True,
+        about="A bi-encoder: contexts and candidates have one vector each, and their dot product is the score.",
+    ),
+    "poly": KindSettings(
+        batch_contexts=256,
+        warmup_steps=100,
+        codes=64,
+        about="A poly-encoder: a context has several vectors and a candidate one, which attends over the context's vectors.",
+    ),
+    "cross": KindSettings(
+        batch_contexts=16,
+        warmup_steps=1000,
+        fewest_contexts=1,
+        reads_pairs=True,
+        about="A cross-encoder: context and candidate pass through the encoder together. The most accurate kind, and the slowest.",
+    ),
+}
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "type": get_args(RankerType),
     "code_kind": get_args(Codes),
@@ -108,10 +153,12 @@ class RankConfig:
             value = getattr(self, name)
             if value is not None and value < 3:
                 problems.append(f"{name} is {value}, but special tokens take 2 of them: give 3 or more")
-        if self.batch_contexts is not None and self.batch_contexts < (1 if self.type == "cross" else 2):
+        kind = self.kind
+        if self.batch_contexts is not None and self.batch_contexts < kind.fewest_contexts:
             problems.append(f"batch_contexts is {self.batch_contexts}, but an answer needs others as negatives: give 2 or more")
-        if self.negatives is not None and self.negatives < (1 if self.type == "cross" else 0):
-            problems.append(f"negatives is {self.negatives}: give {'1' if self.type == 'cross' else '0'} or more (cross: 15)")
+        fewest = 1 if kind.reads_pairs else 0
+        if self.negatives is not None and self.negatives < fewest:
+            problems.append(f"negatives is {self.negatives}: give {fewest} or more (cross: 15)")
         for name in ("mining_pool", "epochs", "validations_per_epoch", "seeds", "micro_batch_tokens"):
             if getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}: give 1 or more")
@@ -144,19 +191,20 @@ class RankConfig:
     def _contradictions(self) -> list[str]:
         """Describe settings that contradict each other."""
         problems = []
-        if self.type == "cross" and self.teacher is not None:
+        kind = self.kind
+        if kind.reads_pairs and self.teacher is not None:
             problems.append("a cross-encoder can be the teacher, but cannot be taught: leave out --teacher, or give --type bi or poly")
-        if self.type == "cross" and self.shared_towers:
+        if kind.reads_pairs and self.shared_towers:
             problems.append("a cross-encoder always has one encoder: leave out --shared-towers")
-        if self.type == "cross" and (self.pooling is not None or self.similarity != "dot" or self.paper_scaling):
+        if kind.reads_pairs and (self.pooling is not None or self.similarity != "dot" or self.paper_scaling):
             problems.append("a cross-encoder scores by its first token: leave out --pooling, --similarity and --paper-scaling")
-        if self.type != "poly" and (self.codes is not None or self.code_kind != "learned"):
+        if kind.codes is None and (self.codes is not None or self.code_kind != "learned"):
             problems.append(f"a {self.type}-encoder has no codes: leave out --codes and --code-kind, or give --type poly")
         if self.paper_scaling and self.similarity == "cosine":
             problems.append(
                 "--paper-scaling scales dot products; cosines scaled by 0.06 twice would all be nearly equal: give --similarity dot"
             )
-        if self.freeze == "encoder" and not (self.type == "poly" and self.code_kind == "learned"):
+        if self.freeze == "encoder" and not (kind.codes is not None and self.code_kind == "learned"):
             problems.append("--freeze encoder trains only learned codes, and this ranker has none: give --type poly --code-kind learned")
         if self.teacher is not None and self.negatives == 0:
             problems.append("a teacher scores lists of candidates, but without negatives there are none: give --negatives 7 or more")
@@ -171,8 +219,13 @@ class RankConfig:
             problems.append("hard negatives are mined, but none are used: give --negatives 1 or more, or leave out --mine-with")
         return problems
 
-    def resolved(self, *, pairs: int, has_held_out: bool, suggested: Mapping[str, float | int] | None = None) -> "RankConfig":
-        """Fill what is None from the type, the number of training pairs and the model.
+    @property
+    def kind(self) -> KindSettings:
+        """What the type of ranker implies."""
+        return KINDS.get(self.type, KINDS["poly"])  # an unknown type is refused with all other problems
+
+    def for_pairs(self, *, pairs: int, has_held_out: bool, suggested: Mapping[str, float | int] | None = None) -> "RankPairsConfig":
+        """Fill what depends on the type, the number of training pairs and the model's suggestions.
 
         Args:
             pairs: Training pairs.
@@ -192,22 +245,84 @@ class RankConfig:
                 "the schedule plateau needs held-out contexts, and there are none: give --validation FILE, --held-out 200 with 10 "
                 "contexts or more, or --schedule linear"
             )
-        batch = self.batch_contexts or min(PAPER_BATCH[self.type], max(2, pairs // 8))
+        batch = self.batch_contexts or min(self.kind.batch_contexts, max(2, pairs // 8))
         steps = max(1, pairs // batch) * self.epochs
-        needs_lists = self.type == "cross" or self.teacher is not None or self.mine_with is not None
-        tuned = {name: getattr(self, name) for name in _PAPERS if getattr(self, name) is not None}
-        own = {name: value for name, value in (suggested or {}).items() if name in _PAPERS}
-        tuned = {**_PAPERS, **own, **tuned}
+        needs_lists = self.kind.reads_pairs or self.teacher is not None or self.mine_with is not None
+        tuned = _PAPERS | {name: value for name, value in (suggested or {}).items() if name in _PAPERS}
+        dropout = tuned["dropout"] if self.dropout is None else self.dropout
         filled = {
             **tuned,
-            "codes": 64 if self.codes is None and self.type == "poly" else self.codes,
+            "codes": self.kind.codes,
             "batch_contexts": batch,
-            "negatives": (CROSS_NEGATIVES if needs_lists else 0) if self.negatives is None else self.negatives,
-            "warmup_steps": min(PAPER_WARMUP[self.type], steps // 10) if self.warmup_steps is None else self.warmup_steps,
-            "schedule": self.schedule or ("plateau" if has_held_out else "linear"),
-            "attention_dropout": tuned["dropout"] if self.attention_dropout is None else self.attention_dropout,
+            "negatives": LISTED_NEGATIVES if needs_lists else 0,
+            "warmup_steps": min(self.kind.warmup_steps, steps // 10),
+            "schedule": "plateau" if has_held_out else "linear",
+            "attention_dropout": dropout,
         }
-        return replace(self, **filled)
+        return RankPairsConfig(**filled_in(self, filled))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPairsConfig(RankConfig):
+    """Settings of ranker training for given pairs; only length limits and pooling still depend on the model."""
+
+    batch_contexts: int = FILLED
+    negatives: int = FILLED
+    learning_rate: float = FILLED
+    warmup_steps: int = FILLED
+    schedule: Schedule = FILLED
+    dropout: float = FILLED
+    attention_dropout: float = FILLED
+
+    def refuse_long(self, longest: int) -> None:
+        """Refuse length limits beyond the model's.
+
+        Args:
+            longest: The model's limit in tokens.
+
+        Raises:
+            UserError: A limit is beyond it.
+        """
+        is_cross, candidate, room = self.kind.reads_pairs, self._candidate_limit(longest), self._room(longest)
+        if candidate > longest - (3 if is_cross else 0):
+            beside = " with room for a context" if is_cross else ""
+            raise UserError(f"candidate_tokens is {candidate}, but the model reads {longest} at most{beside}: give fewer")
+        context = self.context_tokens or min(CONTEXT_TOKENS, room)
+        if context > room:
+            together = " together, as a cross-encoder reads them" if is_cross else ""
+            raise UserError(
+                f"context_tokens is {context} and candidate_tokens {candidate}, but the model reads {longest} at most{together}: give fewer"
+            )
+
+    def resolved(self, *, longest: int, pooling: str) -> "ResolvedRankConfig":
+        """Fill in what depends on the model.
+
+        Args:
+            longest: The model's length limit in tokens, not below the limits that are set (see ``refuse_long``).
+            pooling: Its pooling; without effect on a ranker that reads pairs.
+        """
+        lengths = {"context_tokens": min(CONTEXT_TOKENS, self._room(longest)), "candidate_tokens": self._candidate_limit(longest)}
+        filled = filled_in(self, lengths)
+        filled["pooling"] = None if self.kind.reads_pairs else pooling
+        return ResolvedRankConfig(**filled)
+
+    def _candidate_limit(self, longest: int) -> int:
+        return self.candidate_tokens or min(CANDIDATE_TOKENS, longest // 2 if self.kind.reads_pairs else longest)
+
+    def _room(self, longest: int) -> int:
+        """Tokens for a context; in a pair, the candidate's first special token is dropped or replaced by a separator."""
+        return longest - self._candidate_limit(longest) if self.kind.reads_pairs else longest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRankConfig(RankPairsConfig):
+    """Settings of ranker training with every default filled in, as they are saved.
+
+    Still None if they do not apply: ``codes``, ``pooling``, ``mine_with``, ``teacher`` and ``device``.
+    """
+
+    context_tokens: int = FILLED
+    candidate_tokens: int = FILLED
 
 
 def plateau_factor(misses: int) -> float:

@@ -2,11 +2,7 @@
 
 from typing import Any
 
-_WHAT = {
-    "bi": "A bi-encoder: contexts and candidates have one vector each, and their dot product is the score.",
-    "poly": "A poly-encoder: a context has several vectors and a candidate one, which attends over the context's vectors.",
-    "cross": "A cross-encoder: context and candidate pass through the encoder together. The most accurate kind, and the slowest.",
-}
+from tain.recipes.rank.config import KINDS
 
 
 def figure_rows(before: dict[str, float] | None, after: dict[str, float] | None) -> list[tuple[str, str, str]]:
@@ -43,7 +39,8 @@ def ranker_card(name: str, type: str, record: dict[str, Any]) -> str:
         type: ``bi``, ``poly`` or ``cross``.
         record: Contents of ``tain.json``.
     """
-    config, counts = record["config"], record["counts"]
+    config, counts, kind = record["config"], record["counts"], KINDS[type]
+    library = "sentence-transformers" if kind.is_in_sentence_transformers else "tain"
     rows = figure_rows(record["figures"]["before"], record["figures"]["after"])
     table = "\n".join(f"| {label} | {was} | {now} |" for label, was, now in rows)
     worse = f"\n**Looks worse than the untrained ranker:** {'; '.join(record['worse'])}.\n" if record["worse"] else ""
@@ -54,14 +51,14 @@ def ranker_card(name: str, type: str, record: dict[str, Any]) -> str:
         else "No contexts were held out, so nothing was measured.\n"
     )
     return f"""---
-library_name: {"sentence-transformers" if type == "bi" else "tain"}
+library_name: {library}
 pipeline_tag: text-ranking
-tags: [tain, {type}-encoder, text-ranking{", sentence-transformers" if type == "bi" else ""}]
+tags: [tain, {type}-encoder, text-ranking{", sentence-transformers" if kind.is_in_sentence_transformers else ""}]
 ---
 
 # {name}
 
-{_WHAT[type]} Made from `{record["base_model"]}` by `tain rank train` (Humeau et al. 2020, "Poly-encoders", ICLR).
+{kind.about} Made from `{record["base_model"]}` by `tain rank train` (Humeau et al. 2020, "Poly-encoders", ICLR).
 
 ## Use
 
@@ -71,7 +68,7 @@ from tain import Ranker
 ranker = Ranker.load("{name}")
 scores = ranker.score(["a context"], ["a candidate", "another candidate"])  # (1, 2), higher is better
 ```
-{_sentence_transformers(name, is_shared=config["shared_towers"]) if type == "bi" else ""}
+{_sentence_transformers(name, is_shared=config["shared_towers"]) if kind.is_in_sentence_transformers else ""}
 ## Recipe
 
 - {counts["pairs"]:,} pairs of {counts["contexts"]:,} contexts and {counts["candidates"]:,} candidates; {record["steps"]} steps of {config["batch_contexts"]} contexts, {record["training_s"]:.0f} s in the training loop
@@ -102,11 +99,11 @@ scores = model.{encode[0]}(["a context"]) @ model.{encode[1]}(["a candidate", "a
 
 
 def _vectors(type: str, config: dict[str, Any]) -> str:
-    if type == "cross":
+    if KINDS[type].reads_pairs:
         return "one encoder, linear score on the first token"
     towers = "one encoder for both sides" if config["shared_towers"] else "two encoders trained separately"
     scaling = "outputs times 0.06, as in the released code" if config["paper_scaling"] else f"{config['similarity']} with a learned scale"
-    codes = "" if type == "bi" else f"{config['codes']} vectors per context ({config['code_kind']}), "
+    codes = "" if KINDS[type].codes is None else f"{config['codes']} vectors per context ({config['code_kind']}), "
     frozen = {"nothing": "", "embeddings": ", word embeddings frozen", "encoder": ", encoder frozen: only codes and scale were trained"}
     return f"{codes}{towers}, pooling {config['pooling']}, {scaling}{frozen[config['freeze']]}"
 

@@ -1,0 +1,110 @@
+"""Finish a trained encoder: fit its whitening, or join it with the token vectors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.tokenizing import tokenise
+from tain.encoders.joining import join_static
+from tain.encoders.transformer import TransformerEncoder
+from tain.models.correction_fitting import Moments, fit_joined, fit_whitening
+from tain.models.embedder import Embedder
+from tain.recipes.mirror.config import ResolvedMirrorConfig
+from tain.recipes.mirror.measuring import computing
+from tain.recipes.mirror.static import TokenVectors
+
+_JOINING_TEXTS, _FEWEST_JOINING_TEXTS = 4000, 500  # the second in a budget, as below
+_JOINED_COST = 3.0  # of encoding, over that of the encoder itself
+_CURVE_COST = 0.5  # of the last point of the curve, in reports
+_STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
+_WHITENING_TEXTS, _FEWEST_WHITENING_TEXTS = 10_000, 1600  # more change the covariance little and take longer
+_WHITENING_TEXTS_AT_ONCE = 4096
+
+
+def finish(
+    embedder: Embedder, texts: Sequence[str], config: ResolvedMirrorConfig, *, vectors: TokenVectors | None, dtype: torch.dtype
+) -> None:
+    """Fit what the settings ask for to the user's training texts, and attach it to the embedder.
+
+    Args:
+        embedder: Holds the trained encoder; a joined encoder replaces it there.
+        texts: The user's training texts.
+        config: The settings.
+        vectors: Token vectors to join it with.
+        dtype: Data type of the training.
+    """
+    if config.join and vectors is not None:
+        _join(embedder, texts, config, vectors, dtype=dtype)
+    elif config.whiten:
+        moments = _moments(embedder, texts, most=_whitening_texts(config, embedder.encoder.dim), dtype=dtype)
+        embedder.correction = fit_whitening(moments, power=config.whiten).correction
+
+
+def cost_in_reports(config: ResolvedMirrorConfig, dim: int) -> float:
+    """Cost of the work after training in a budget, in units of one label-free report (about a thousand encoded texts)."""
+    if not config.whiten:
+        return 1.0 + _CURVE_COST
+    fitted = _fewest_whitening_texts(dim) / 1000
+    if not config.join:
+        return 1.0 + _CURVE_COST + fitted
+    return _CURVE_COST + _JOINED_COST * (1.0 + fitted + _FEWEST_JOINING_TEXTS / 1000)
+
+
+def _join(embedder: Embedder, texts: Sequence[str], config: ResolvedMirrorConfig, vectors: TokenVectors, *, dtype: torch.dtype) -> None:
+    """Join the trained encoder with the token vectors and fit their relative weight."""
+    trained = embedder.encoder
+    weights = torch.ones(len(vectors.table)) if trained.token_weights is None else trained.token_weights.cpu()
+    table = (vectors.table / weights[:, None]).to(trained.device)
+    some = texts[: _JOINING_TEXTS if config.budget_s is None else _FEWEST_JOINING_TEXTS]
+
+    def joined(table: Tensor) -> TransformerEncoder:
+        model = join_static(trained.model, table)
+        return TransformerEncoder(model, pooling=trained.pooling, pad_id=trained.pad_id, token_weights=trained.token_weights).eval()
+
+    embedder.encoder = joined(table)
+    embedder.encoder = joined(table / _shown_lengths(embedder, some, table, max_tokens=config.max_tokens, dtype=dtype)[:, None])
+    moments = _moments(embedder, texts, most=_whitening_texts(config, trained.dim), dtype=dtype)
+    embedder.correction = fit_joined(moments, powers=(config.whiten, _STATIC_WHITENING), dimensions=trained.dim)
+
+
+@torch.no_grad()
+def _shown_lengths(embedder: Embedder, texts: Sequence[str], table: Tensor, *, max_tokens: int, dtype: torch.dtype) -> Tensor:
+    """Output length over input length of each token's vector in the joined encoder; 1 on average."""
+    encoder = embedder.encoder
+    width = table.shape[1]
+    rows = table - table.mean(dim=1, keepdim=True)
+    sums, counts = torch.zeros(2, len(table), device=table.device)
+    ids = tokenise(embedder.tokenizer, texts, max_tokens=max_tokens).ids
+    with computing(encoder.device, dtype):
+        for batch in batches_by_tokens([len(text) for text in ids], batch_tokens=8192):
+            packed = pack([ids[text] for text in batch]).to(table.device)
+            carried = encoder.tokens(packed)[:, width:].float()
+            own = rows[packed.ids]
+            shares = (carried * own).sum(dim=1) / own.square().sum(dim=1).clamp(min=1e-12)
+            sums.index_add_(0, packed.ids, shares)
+            counts.index_add_(0, packed.ids, torch.ones_like(shares))
+    is_known = (counts > 0) & (rows.norm(dim=1) > 0)
+    lengths = torch.where(is_known, sums / counts.clamp(min=1), torch.zeros_like(sums))
+    mean = lengths[is_known].mean()
+    return torch.where(is_known, lengths / mean, torch.ones_like(lengths)).clamp(min=0.1)
+
+
+def _fewest_whitening_texts(dim: int) -> int:
+    """Texts to fit the whitening to in a budget; the time that a run reserves counts them."""
+    return max(_FEWEST_WHITENING_TEXTS, 4 * dim)
+
+
+def _whitening_texts(config: ResolvedMirrorConfig, dim: int) -> int:
+    return _WHITENING_TEXTS if config.budget_s is None else _fewest_whitening_texts(dim)
+
+
+def _moments(embedder: Embedder, texts: Sequence[str], *, most: int, dtype: torch.dtype) -> Moments:
+    """Mean and covariance of the encoder's vectors of the first texts."""
+    moments = Moments(embedder.encoder.dim)
+    with computing(embedder.encoder.device, dtype):
+        for start in range(0, min(len(texts), most), _WHITENING_TEXTS_AT_ONCE):
+            end = min(start + _WHITENING_TEXTS_AT_ONCE, most)
+            moments.add(embedder.encode(texts[start:end], normalize=False))
+    return moments
