@@ -21,7 +21,8 @@ from serving_overload import served
 from tain.exported.encoder import ExportedEncoder
 
 SIZES, SHARES = (1, 8, 64), (0.5, 0.35, 0.15)
-CLIENTS = 16
+CLIENTS = 8
+RETRY_S = 0.1  # a refused client asks no sooner
 NEEDED_COSINE = {"float32": 0.9999, "int8": 0.99}  # an int8 graph scales its inputs by the whole batch
 
 
@@ -115,6 +116,7 @@ class Load:
         status, answer = await connection.ask(body)
         if status == 429:
             tally.refused += 1
+            await asyncio.sleep(RETRY_S)
             return
         assert status == 200, f"status {status}: {answer[:200]!r}"
         tally.seconds.append(time.perf_counter() - began_s)
@@ -196,7 +198,7 @@ def main():
     parser.add_argument("--model", default="tain-mini", help="an exported encoder")
     parser.add_argument("--dtype", default="float32", choices=("float32", "int8"))
     parser.add_argument("--minutes", type=float, default=10.0, help="minutes of mixed load")
-    parser.add_argument("--max-wait-s", type=float, default=1.0, help="of the server")
+    parser.add_argument("--max-wait-s", type=float, default=2.0, help="of the server")
     chosen = parser.parse_args()
     load_s = 10.0 if chosen.quick else 60 * chosen.minutes
     encoder = ExportedEncoder.load(chosen.model, dtype=chosen.dtype)
