@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from measuring import Claim, arguments, finish
 from tain.serving.batching import Scheduler
@@ -46,9 +47,17 @@ def submit_us(waiting: int, *, rounds: int) -> float:
     return round(1e6 * statistics.median(times), 2)
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server process: its port, and its number."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def served(*arguments: str) -> Iterator[int]:
-    """Run ``tain serve`` on a free port; gives the port."""
+def served(*arguments: str) -> Iterator[Running]:
+    """Run ``tain serve`` on a free port."""
     command = [sys.executable, "-m", "tain", "serve", *arguments, "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -60,7 +69,7 @@ def served(*arguments: str) -> Iterator[int]:
                 sys.exit(f"error: the server ended: {said}")
             said += line
         threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would block the server
-        yield int(found[1])
+        yield Running(int(found[1]), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
@@ -125,8 +134,8 @@ def main():
 
     # a student or a GPU answers faster than this client can ask; tain-mini on a CPU does not
     max_wait_s = 2.0 if chosen.quick else 5.0
-    with served("tain-mini", "--device", "cpu", "--dtype", "float32", "--max-wait-s", f"{max_wait_s:g}") as port:
-        load = Load(port)
+    with served("tain-mini", "--device", "cpu", "--dtype", "float32", "--max-wait-s", f"{max_wait_s:g}") as server:
+        load = Load(server.port)
         asyncio.run(load.capacity(seconds / 3))  # warm-up, and the server learns its speed
         capacity = asyncio.run(load.capacity(seconds))
         loads = {}

@@ -1,7 +1,9 @@
 """``tain serve`` as a process: it says where it is, answers, and stops; what cannot be served is refused before anything is loaded."""
 
+import inspect
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -309,6 +312,15 @@ def test_a_variable_that_cannot_be_is_refused_in_one_line(student, capsys, monke
 def test_a_variable_of_no_option_is_warned_of(student, served, capsys, monkeypatch):
     served(student, TAIN_SERVE_PORT="0", TAIN_SERVE_GRACE="3", TAIN_SERVE_SERVICE_HOST="10.0.0.1")
     assert capsys.readouterr().err == "warning: TAIN_SERVE_GRACE is the name of no option and is ignored: see tain serve --help\n"
+
+
+@pytest.mark.parametrize("file", ["Containerfile", "docs/serve.md"])
+def test_variables_that_are_named_are_those_of_options(file):
+    text = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
+    options = {f"TAIN_SERVE_{name.upper()}" for name in inspect.signature(serve_command.serve).parameters}
+    named = set(re.findall(r"TAIN_SERVE_[A-Z_]*[A-Z]", text))
+    assert named <= options
+    assert file == "Containerfile" or named == options  # the guide names all
 
 
 def test_the_environment_of_a_server_changes_no_other_command(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """A server under load and attack: it sheds, stays fair, tells the truth about itself, closes what drips, and stops."""
 
 import gzip
+import http.client
 import json
 import logging
 import math
@@ -458,6 +459,20 @@ def test_a_slash_at_the_end_changes_nothing_and_the_key_comes_first(serve, free)
         assert status == (200 if "embeddings" in path else 404)
         assert headers["Location"] is None
     assert client.ask("/health")[0] == 200
+
+
+@pytest.mark.parametrize(("path", "status"), [("/health", 200), ("/v1/models", 200), ("/", 200), ("/v1/embeddings", 405)])
+def test_head_gives_the_headers_of_get(client, path, status):
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
+    answers = {}
+    for method in ("GET", "HEAD", "GET"):  # on one connection: a body that is left over would be taken for the next answer
+        connection.request(method, path)
+        answer = connection.getresponse()
+        answers[method] = (answer.status, answer.headers["Content-Length"], len(answer.read()))
+    connection.close()
+    assert answers["HEAD"][0] == answers["GET"][0] == status
+    assert answers["GET"][1] == str(answers["GET"][2])
+    assert answers["HEAD"][2] == 0
 
 
 def test_null_means_left_out_for_every_field(client):

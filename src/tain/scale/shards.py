@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from tain.models.encode_to_file import ResumableEncoder, encode_to_file, partial
 from tain.models.vector_files import header_of
 from tain.text.kept import KeptColumns, TextRow, TextRows, read_text_rows
 from tain.text.parts import Share, identity_of
+
+if TYPE_CHECKING:
+    from io import BufferedReader
 
 _FORMAT = 1
 _RECORD_NAME = re.compile(r"(\d{5,})-of-(\d{5,})\.json")
@@ -355,7 +358,7 @@ def _is_whole(path: Path, record: dict[str, Any]) -> bool:
 
 def _sha256_of(path: Path) -> str:
     with open_own(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
 
 
 # ---- records of a folder

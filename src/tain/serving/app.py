@@ -131,7 +131,7 @@ def _page(name: str) -> Any:
 
 
 class _Doorkeeper:
-    """Middleware that strips a trailing slash from the path, checks the API key, and counts and logs answers."""
+    """Middleware that strips a trailing slash from the path, answers HEAD, checks the API key, and counts and logs answers."""
 
     def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app, self._service = app, service
@@ -142,7 +142,9 @@ class _Doorkeeper:
             return
         began_s = time.perf_counter()
         path = scope["path"].rstrip("/") or "/"
-        scope = {**scope, "path": path, "state": {**scope.get("state", {})}}
+        # HEAD is answered as GET; the connection leaves the body out
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        scope = {**scope, "path": path, "method": method, "state": {**scope.get("state", {})}}
         status = 500
 
         async def watched(message: Message) -> None:

@@ -16,6 +16,7 @@ from tain.exported.rankers import ExportedCross, ExportedDual, load_exported
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
 from tain.models.saved import read_record
+from tain.models.vector_forms import Int8Ranges
 from tain.serving.reading import Lengths, Token, can_show_tokens, cut_pairs, read_lengths, tokens_of
 from tain.students.student import Student, is_student
 from tain.text.records import Prediction
@@ -189,12 +190,10 @@ class Served:
         return bool(getattr(self.labeller, "labels", ()))
 
     @property
-    def int8_ranges(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Lowest and highest value of each dimension, as recorded with an exported model; None if nothing is recorded."""
+    def int8_ranges(self) -> Int8Ranges | None:
+        """Ranges of the dimensions, as recorded with an exported model; None if nothing is recorded."""
         recorded = getattr(getattr(self.embedder, "export", None), "int8_ranges", None)
-        if not recorded:
-            return None
-        return np.asarray(recorded["low"], dtype=np.float32), np.asarray(recorded["high"], dtype=np.float32)
+        return Int8Ranges.read(recorded, what=f"model {self.name!r}") if recorded else None
 
     def embed(self, texts: list[Text]) -> list[Embedded]:
         """Encode texts.
