@@ -62,7 +62,7 @@ class Tracked(Progress):
             self._log(_numbers(result), step)
             return
         for side in ("before", "after", "lexical"):
-            if is_dataclass(figures := getattr(result, side, None)):
+            if is_dataclass(figures := getattr(result, side, None)) and not isinstance(figures, type):
                 named = {name: value for name, value in asdict(figures).items() if name in _FIGURES}
                 self._log({f"{side}/{name}": value for name, value in _numbers(named).items()}, step)
         runs, best = getattr(result, "runs", None), getattr(result, "best", None)
@@ -185,7 +185,7 @@ class WeightsAndBiases:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports] - no dependency of tain
         except ImportError as error:
             raise _missing("wandb") from error
         self._run = wandb.init(config=dict(settings), **self.options)
@@ -213,7 +213,7 @@ class MlFlow:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         try:
-            import mlflow
+            import mlflow  # pyright: ignore[reportMissingImports] - no dependency of tain
         except ImportError as error:
             raise _missing("mlflow-skinny") from error
         if self.experiment is not None:
