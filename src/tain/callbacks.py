@@ -185,7 +185,7 @@ class WeightsAndBiases:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         try:
-            import wandb  # pyright: ignore[reportMissingImports]
+            import wandb  # pyright: ignore[reportMissingImports] - no dependency of tain
         except ImportError as error:
             raise _missing("wandb") from error
         self._run = wandb.init(config=dict(settings), **self.options)
@@ -213,7 +213,7 @@ class MlFlow:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         try:
-            import mlflow  # pyright: ignore[reportMissingImports]
+            import mlflow  # pyright: ignore[reportMissingImports] - no dependency of tain
         except ImportError as error:
             raise _missing("mlflow-skinny") from error
         if self.experiment is not None:

@@ -1,5 +1,7 @@
 """The scikit-learn transformer keeps scikit-learn's promises."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -24,7 +26,7 @@ def test_parameters_are_kept_unchanged_and_cloned():
     settings = {"max_texts": 100}
     encoder = TainEncoder("tain-mini", recipe="fast", settings=settings, random_state=3)
     assert encoder.get_params()["settings"] is settings
-    copy = clone(encoder)
+    copy: Any = clone(encoder)
     assert copy is not encoder and copy.get_params() == encoder.get_params()
     assert encoder.set_params(recipe=None).recipe is None
     assert not any(name.endswith("_") for name in vars(encoder))

@@ -179,7 +179,7 @@ class Task:
         count = f"{self._done:,}" if self._total is None else f"{self._done:,}/{self._total:,}"
         text = f"{self._name}: {count} in {elapsed_s:.1f} s"
         done_here = self._done - self._already
-        if not last and self._total and done_here:
+        if not last and self._total and done_here and not self._detail:  # parts of a task differ in length
             text += f", {elapsed_s / done_here * (self._total - self._done):.0f} s left"
         text += "".join(f", {name} {float(value):.4g}" for name, value in self._figures.items())
         if self._detail and not last:

@@ -1,5 +1,9 @@
 """Haystack components that embed texts and documents in this process."""
 
+# pyright: reportMissingImports=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportInvalidTypeForm=false, reportArgumentType=false
+# the framework is no dependency of tain, and pyright takes this file for it
+
 from dataclasses import replace
 from typing import Any
 

@@ -1,5 +1,8 @@
 """LlamaIndex embeddings that run in this process."""
 
+# pyright: reportMissingImports=false
+# the framework is no dependency of tain
+
 from typing import Any
 
 from tain.integrations.encoding import Encoding, missing

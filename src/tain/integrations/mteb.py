@@ -1,5 +1,8 @@
 """mteb adapters: evaluate encoders, students and rankers on the tasks of mteb."""
 
+# pyright: reportMissingImports=false
+# the framework is no dependency of tain
+
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,8 @@
 """spaCy pipe that sets ``doc.vector``, so that ``doc.similarity`` uses an encoder."""
 
+# pyright: reportMissingImports=false
+# the framework is no dependency of tain
+
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
