@@ -4,6 +4,7 @@ import unicodedata
 import numpy as np
 import pytest
 
+from tain.foundation.errors import UserError
 from tain.text.scripts import count_words, graphemes, lacks_blanks, marks, script_of, units
 
 
@@ -40,6 +41,11 @@ def test_the_short_way_agrees_with_the_long_way():
         assert graphemes(text) == [piece for piece, _ in split.pre_tokenize_str(text)], hex(code)
 
 
+def test_half_a_character_is_refused():
+    with pytest.raises(UserError, match="half a character"):
+        graphemes("a\ud83d")
+
+
 @pytest.mark.parametrize("text", ["我喜欢喝茶", "日本語の文です", "ฉันชอบดื่มชา", "我有 iPhone 手机", "ຂ້ອຍມັກຊາ", "ខ្ញុំចូលចិត្តតែ"])
 def test_scripts_without_blanks_are_recognised(text):
     assert lacks_blanks(text)
@@ -52,7 +58,16 @@ def test_scripts_with_blanks_are_recognised(text):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", 0), ("one two", 2), ("手机", 1), ("茶", 1), ("我喜欢喝茶的人", 3), ("我有 iPhone 手机", 3), ("나는 차를 좋아한다", 3)],
+    [
+        ("", 0),
+        ("one two", 2),
+        ("手机", 1),
+        ("茶", 1),
+        ("我喜欢喝茶的人", 3),
+        ("手机。", 1),
+        ("我有 iPhone 手机", 3),
+        ("나는 차를 좋아한다", 3),
+    ],
 )
 def test_words_are_counted_in_every_script(text, words):
     assert count_words(text) == words

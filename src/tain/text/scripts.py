@@ -5,6 +5,8 @@ import unicodedata
 from functools import cache
 from typing import Any
 
+from tain.text.cleaning import refuse_half_characters
+
 # scripts that write words without blanks between them: Chinese, Japanese, Thai, Lao, Tibetan, Burmese, Khmer
 NO_BLANKS = (
     "\u0e01-\u0e4e\u0e81-\u0ede\u0f40-\u0fbc\u1000-\u103f\u1050-\u108f\u1780-\u17d3"
@@ -30,10 +32,17 @@ def graphemes(text: str) -> list[str]:
 
     A letter with its combining marks, a Hangul syllable of several jamo, and an emoji sequence are one grapheme each. Joined, the
     graphemes are the text.
+
+    Raises:
+        UserError: The text contains a lone surrogate.
     """
     if _ALONE.fullmatch(text):
         return list(text)
-    return [piece for piece, _ in _splitter().pre_tokenize_str(text)]
+    try:
+        return [piece for piece, _ in _splitter().pre_tokenize_str(text)]
+    except (TypeError, UnicodeError):
+        refuse_half_characters([text])
+        raise
 
 
 def lacks_blanks(text: str) -> bool:
@@ -46,10 +55,10 @@ def lacks_blanks(text: str) -> bool:
 
 def count_words(text: str) -> int:
     """Number of words, between blanks; in scripts without blanks, two characters count as a word."""
-    if text.isascii():
+    unspaced = 0 if text.isascii() else len(_WITHOUT_BLANKS.findall(text))
+    if unspaced == 0:
         return len(text.split())
-    unspaced = len(_WITHOUT_BLANKS.findall(text))
-    return len(_WITHOUT_BLANKS.sub(" ", text).split()) + (max(1, unspaced // CHARS_PER_WORD) if unspaced else 0)
+    return len(_OTHER_WORD.findall(text)) + max(1, unspaced // CHARS_PER_WORD)
 
 
 def units(text: str) -> list[str]:
