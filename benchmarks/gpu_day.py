@@ -177,7 +177,7 @@ def reference(folder: Path, is_tiny: bool) -> dict[str, Any]:
 
 def encode(folder: Path, is_tiny: bool) -> dict[str, Any]:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers import models as modules
+    from sentence_transformers import models as modules  # pyright: ignore[reportAttributeAccessIssue]
 
     made, device = model_folder(folder, is_tiny=is_tiny), str(mirror_gpu.DEVICE)
     count = 100 if is_tiny else 20_000

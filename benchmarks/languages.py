@@ -134,7 +134,7 @@ def scores(encoder, sets, data, intents=None):
             found |= {row.key: round(row.figures[0].value, 2) for group in suite.groups for row in group.rows}
     if intents is not None:
         once = EncodedOnce(encoder)
-        once.prepare(list(intents.texts().items()))
+        once.prepare(intents.texts())
         found |= {
             outcome.key: round(100 * float(outcome.shares.mean()), 2) for outcome in intents.outcomes(once) if outcome.key == "xsid_5"
         }

@@ -24,6 +24,7 @@ from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.encoding import EncodedOnce
 from tain.evaluation.suites.entity_linking import NameSet, concepts_of
 from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.suite import SuiteOptions
 from tain.evaluation.suites.tasks import read_columns
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
@@ -87,7 +88,7 @@ def main():
         medic, pairs = medic[:2000], pairs[:2000]
     tasks = [synonyms("disease_ontology", "Disease Ontology", chosen.data / "biomed" / "disease_ontology.tsv", ("exact",))]
     if not chosen.quick:
-        ((ncbi,),) = (suite.tasks for suite in load_suites(["ncbi"], chosen.data))
+        ((ncbi,),) = (suite.sets for suite in load_suites(["ncbi"], SuiteOptions(data=chosen.data)))
         tasks = [ncbi, synonyms("medic", "MEDIC synonyms", chosen.data / "biomed" / "medic_2012.tsv.gz", ("synonym",)), *tasks]
     makers = {
         "characters": lambda seed: CharacterNgrams(),
@@ -111,7 +112,7 @@ def main():
             for task in tasks:
                 if (name, task.key) != ("pairs", "medic"):
                     once = EncodedOnce(encoder)
-                    once.prepare(list(task.texts().items()))
+                    once.prepare(task.texts())
                     found |= {outcome.key: round(100 * float(outcome.shares.mean()), 2) for outcome in task.outcomes(once)}
             rows.add(row=name, seed=seed, made_s=made_s, scores=found)
 

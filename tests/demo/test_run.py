@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 import tain.demo.run as module
 from tain.cli.demo import demo
 from tain.demo.docstrings import DocstringCorpus, FunctionDocstring
-from tain.foundation.errors import UserError
+from tain.foundation.errors import BudgetError, UserError
+from tain.foundation.progress import Progress
 
 WORDS = ["apple", "birch", "cedar", "daisy", "elder", "fern", "grape", "hazel", "iris", "jasmin"]
 
@@ -91,6 +93,25 @@ def test_a_supervised_encoder_is_shown_where_it_is_installed(fakes, monkeypatch,
     record = json.loads((tmp_path / "out" / "demo.json").read_text())
     assert [rival["kind"] for rival in record["rivals"]] == ["lexical", "static", "supervised", "hybrid"] and record["absent"] == []
     assert "all-MiniLM" in capsys.readouterr().out
+
+
+def test_a_machine_that_is_too_slow_for_the_budget_takes_the_time_it_needs(monkeypatch, tmp_path, recwarn):
+    """Training refuses once, and is asked again for the time that it named."""
+    budgets = []
+
+    def mirror(*_, budget_s, **__):
+        budgets.append(budget_s)
+        if budget_s < 149.0:
+            raise BudgetError("too short", needed_s=149.0)
+        run = SimpleNamespace(steps=16, batch_texts=8, seconds=20.0)
+        config = SimpleNamespace(learning_rate=1e-3, temperature=0.05, anchor=1.0, whiten=0.5, join=True)
+        return SimpleNamespace(config=config, runs=[run], best=0, texts=128)
+
+    monkeypatch.setattr("tain.recipes.mirror.recipe.mirror", mirror)
+    corpus = DocstringCorpus((("One sentence.", "And another."),), (), 1, 1, 0)
+    training = module._mirror(corpus, tmp_path / "encoder", budget_s=127.0, seed=13, progress=Progress.mute())
+    assert budgets[0] == 127.0 and 149.0 <= budgets[1] < 150.0 and len(budgets) == 2
+    assert training.settings["steps"] == 16
 
 
 def test_the_supervised_encoder_is_looked_for_without_importing_it(monkeypatch, tmp_path):

@@ -17,6 +17,18 @@ class NotFiniteError(UserError):
     """A model gave NaN or infinity: its weights are damaged, or its numbers overflow the data type."""
 
 
+class BudgetError(UserError):
+    """A time budget is too short for this machine.
+
+    Attributes:
+        needed_s: The shortest budget in seconds that would do.
+    """
+
+    def __init__(self, message: str, *, needed_s: float) -> None:
+        super().__init__(message)
+        self.needed_s = needed_s
+
+
 class ShapeError(ValueError):
     """A tensor has a shape for which the computation is undefined."""
 

@@ -9,6 +9,7 @@ from tain.evaluation.metrics import unit_rows
 from tain.evaluation.report import evaluate
 from tain.evaluation.suites.few_shot import DRAWS, SHOTS, FewShotSet
 from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.suite import SuiteOptions
 from tain.evaluation.table import as_table
 from tain.foundation.errors import UserError
 
@@ -39,7 +40,7 @@ def table(path: Path, rows: list[tuple[str, str]], columns: str = "text\tlabel")
 def test_a_text_gets_the_class_of_the_nearest_centroid(rng: np.random.Generator):
     given = small(rng)
     vectors = {text: rng.normal(size=6) for text in (*given.pool, *given.texts_tested)}
-    examples = given.texts()[None][len(given.texts_tested) :]
+    examples = given.texts()[0][1][len(given.texts_tested) :]
     found = given.shares(cosine_blocks(*(np.array([vectors[text] for text in side]) for side in (given.texts_tested, examples))))
     assert found.shape == (len(SHOTS), len(given.texts_tested), DRAWS)
     for number, shots in enumerate(SHOTS):
@@ -63,7 +64,7 @@ def test_examples_are_of_their_class_without_repeats_and_the_fewer_are_among_the
 
 def test_equal_cosines_give_chance_level_and_unknown_classes_are_wrong(rng: np.random.Generator):
     given = small(rng)
-    examples = len(given.texts()[None]) - len(given.texts_tested)
+    examples = len(given.texts()[0][1]) - len(given.texts_tested)
     found = given.shares([np.full((len(given.texts_tested), examples), 0.5)])
     np.testing.assert_allclose(found[:, given.labels >= 0], 1 / 4)
     np.testing.assert_array_equal(found[:, given.labels < 0], 0)
@@ -74,8 +75,8 @@ def test_a_table_of_texts_and_labels_is_few_shot_classification(tmp_path: Path):
     mine = table(
         tmp_path / "mine.tsv", [(f"{text} {number}", label) for label, texts in CLASSES.items() for text in texts for number in (1, 2)]
     )
-    (suite,) = load_suites([mine], None)
-    (task,) = suite.tasks
+    (suite,) = load_suites([mine], SuiteOptions())
+    (task,) = suite.sets
     assert isinstance(task, FewShotSet)
     assert sorted((*task.pool, *task.texts_tested)) == sorted(f"{text} {n}" for texts in CLASSES.values() for text in texts for n in (1, 2))
     assert [int((task.pool_labels == label).sum()) for label in (0, 1)] == [4, 3]
@@ -94,13 +95,13 @@ def test_known_sets_leave_out_of_scope_texts_out(tmp_path: Path):
     rows = [(text, label) for label, texts in CLASSES.items() for text in texts]
     table(tmp_path / "clinc150" / "clinc150_train.tsv", [*rows, ("what", "oos")], "text\tintent")
     table(tmp_path / "clinc150" / "clinc150_test.tsv", [("play it", "play"), ("who", "oos"), ("call me", "call")], "text\tintent")
-    (suite,) = load_suites(["few_shot_clinc150"], tmp_path)
-    (task,) = suite.tasks
+    (suite,) = load_suites(["few_shot_clinc150"], SuiteOptions(data=tmp_path))
+    (task,) = suite.sets
     assert isinstance(task, FewShotSet)
     assert task.classes == ("play", "wake")
     assert task.texts_tested == ("play it", "call me")
     assert list(task.labels) == [0, -1]
-    (whole,) = load_suites(["few-shot"], tmp_path)
+    (whole,) = load_suites(["few-shot"], SuiteOptions(data=tmp_path))
     assert [title for _, title in whole.absent] == ["SLURP", "SNIPS", "ATIS"]
     once = EncodedOnce(Lexical())
     assert task.outcomes(once)[0].shares.tolist() == [1.0, 0.0]
@@ -116,4 +117,4 @@ def test_known_sets_leave_out_of_scope_texts_out(tmp_path: Path):
 )
 def test_tables_that_cannot_be_evaluated_are_refused(tmp_path: Path, rows: list[tuple[str, str]], message: str):
     with pytest.raises(UserError, match=message):
-        load_suites([table(tmp_path / "mine.tsv", rows)], None)
+        load_suites([table(tmp_path / "mine.tsv", rows)], SuiteOptions())

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -559,7 +560,8 @@ def test_processes_go_by_the_first_ones_clock(bert_folder, texts, tmp_path, in_t
 def test_a_budget_counts_from_the_call(bert_folder, texts, monkeypatch):
     clock = itertools.count(1_000_000.0, 0.001)  # this process is old
     monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(recipe.MirrorTrainer, "_measure_text_s", lambda self, seed: 0.4)
+    monkeypatch.setattr(recipe, "Budget", partial(Budget, clock=lambda: next(clock)))
+    monkeypatch.setattr(MirrorTrainer, "measure_text_s", lambda self, seed: 0.4)
     assert mirror(bert_folder, texts, budget_s=30.0, **SMALL).steps > 1
 
 

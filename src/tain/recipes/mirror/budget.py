@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tain.foundation.errors import UserError
+from tain.foundation.errors import BudgetError, UserError
 from tain.foundation.progress import Progress
 from tain.recipes.mirror.config import ResolvedMirrorConfig
 from tain.recipes.mirror.trainer import FEWEST_STEPS, MirrorTrainer, Plan
@@ -59,7 +59,7 @@ def plan_for_budget(trainer: MirrorTrainer, budget: Budget, *, reserve_s: float,
         progress: Receives the estimate.
 
     Raises:
-        UserError: Even a short run does not fit.
+        BudgetError: Even a short run does not fit.
     """
     config, texts = trainer.config, len(trainer.views.data.left)
     seconds_per_text = trainer.measure_text_s(seed)
@@ -67,8 +67,9 @@ def plan_for_budget(trainer: MirrorTrainer, budget: Budget, *, reserve_s: float,
     fits = math.floor(room_s / seconds_per_text)
     if fits < 2 * FEWEST_STEPS:
         needed_s = budget.limit_s - room_s + 2 * FEWEST_STEPS * seconds_per_text
-        raise UserError(
-            f"budget is {budget.limit_s:g} s, but this model needs {needed_s:.0f} s on this machine: give more time, or a smaller model"
+        raise BudgetError(
+            f"budget is {budget.limit_s:g} s, but this model needs {needed_s:.0f} s on this machine: give more time, or a smaller model",
+            needed_s=needed_s,
         )
     wanted = texts * config.epochs
     batch_texts = min(config.batch_texts, max(2, min(fits, wanted) // FEWEST_STEPS), texts)
