@@ -343,7 +343,7 @@ def _is_whole(path: Path, record: dict[str, Any]) -> bool:
 
 def _sha256_of(path: Path) -> str:
     with open_own(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType] - BinaryIO lacks readinto in its stubs
 
 
 # ---- records of a folder
