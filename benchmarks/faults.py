@@ -31,7 +31,7 @@ import torch
 from measuring import Claim, finish
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from tiny_models import randomise, tiny_config
+from tiny_models import randomise, tiny_config  # pyright: ignore[reportMissingImports]
 
 MOST_IN_A_ROW = 3
 WORDS = [
