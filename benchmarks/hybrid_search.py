@@ -36,8 +36,11 @@ def main():
     chosen = parser.parse_args()
     encoder = load_model(chosen.model, batch_tokens=None, progress=Progress.for_terminal())
     found = {task: measured(task, encoder, chosen) for task in chosen.tasks}
-    content = {"command": command_line(), "machine": machine(), "model": chosen.model, "depth": DEPTH, "tasks": found}
-    (RESULTS / "hybrid_search.json").write_text(json.dumps(content, indent=2) + "\n")
+    target = RESULTS / "hybrid_search.json"
+    content = json.loads(target.read_text()) if target.exists() else {}
+    name = chosen.model.rstrip("/").rpartition("/")[2]
+    content[name] = {"command": command_line(), "machine": machine(), "depth": DEPTH, "tasks": found}
+    target.write_text(json.dumps(content, indent=2) + "\n")
     show(found)
 
 

@@ -65,6 +65,14 @@ def test_a_leading_baseline_is_told_and_an_encoder_is_kept():
     assert "lexical, a baseline without training, is clearly ahead of every encoder, by 0.700" in " ".join(verdict.sentences())
 
 
+def test_a_baseline_that_is_about_as_good_is_told():
+    rng = np.random.default_rng(1)
+    noise = {name: rng.normal(0.5, 0.1, size=200) for name in ("lexical", "raw")}
+    verdict = decide({"lexical": 0.50, "raw": 0.51, "whitened": 0.1}, noise | {"whitened": np.full(200, 0.1)}, figure="MRR")
+    assert (verdict.leader, verdict.winner, verdict.level) == ("raw", "raw", [])
+    assert "But lexical, without training, is about as good on this text." in verdict.sentences()
+
+
 # ---- texts
 
 

@@ -123,6 +123,8 @@ class Compared:
         said = self.verdict.sentences(seconds)
         if self.verdict is not self.unlabelled and self.unlabelled.winner != self.verdict.winner:
             said.append(f"Self-retrieval alone, without the labels, would have chosen {self.unlabelled.winner}.")
+        if self.labelled is None:
+            said.append("No labels were used, and labels may prefer another: a hundred scored pairs, given with --suite, decide better.")
         return said
 
     def rows(self) -> list[dict[str, Any]]:

@@ -78,6 +78,8 @@ class Verdict:
                 f"But {self.leader}, a baseline without training, is {clear}ahead of every encoder, by {standing.behind:.{digits}f}"
                 f" ({behind.low:+.{digits}f} to {behind.high:+.{digits}f}): check whether you need an encoder for this text."
             )
+        elif level := [name for name in self.standings if name in BASELINES and self.standings[name].is_level]:
+            said.append(f"But {' and '.join(level)}, without training, {'is' if len(level) == 1 else 'are'} about as good on this text.")
         if not self.level:
             nearest = next(iter(self._others()), None)
             if nearest is not None:
