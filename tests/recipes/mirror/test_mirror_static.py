@@ -49,6 +49,13 @@ def test_training_draws_the_tokens_of_one_topic_together(topics):
     assert topic_margin(after, topics) > topic_margin(untrained, topics) + 0.05
 
 
+def test_fewer_pairs_than_a_batch_are_repeated_in_it(topics):
+    few = [side[:300] for side in topics]
+    after = trained(few, pairs=2400)
+    assert len(after.losses) == 1 and np.isfinite(after.losses).all()
+    assert not torch.equal(after.table, trained(few, pairs=0).table)
+
+
 def test_special_tokens_count_nothing(topics):
     vectors = trained(topics, pairs=2400)
     assert (vectors.table[[2, 3]] == 0).all()

@@ -83,7 +83,7 @@ def train_token_vectors(
     order = torch.empty(0, dtype=torch.long)
     with progress.task("token vectors", steps) as task:
         for step in range(steps):
-            if len(order) < _BATCH_PAIRS:
+            while len(order) < _BATCH_PAIRS:  # more than once where there are fewer pairs than a batch takes
                 order = torch.cat([order, torch.randperm(len(left), generator=generator)])
             batch, order = order[:_BATCH_PAIRS].numpy(), order[_BATCH_PAIRS:]
             for group in optimizer.param_groups:
