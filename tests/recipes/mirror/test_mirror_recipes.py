@@ -266,6 +266,16 @@ def test_best_joins_the_encoder_and_its_token_vectors_where_the_layout_allows(mo
     assert figures[result.best] == max(figures)
 
 
+def test_every_seed_of_a_joined_encoder_is_trained(modernbert_folder, documents, texts):
+    def second_losses(rate: float) -> list[float]:
+        rates = {"learning_rate": rate, "matrix_learning_rate": rate}
+        return mirror(modernbert_folder, texts, documents=documents, recipe="best", seeds=2, **rates, **SMALL).runs[1].losses
+
+    slow, fast = second_losses(1e-9), second_losses(1e-3)
+    assert slow[0] == pytest.approx(fast[0], rel=1e-4)
+    assert slow[1:] != pytest.approx(fast[1:], rel=1e-4)
+
+
 def test_joining_other_models_is_refused(bert_folder, documents, texts):
     with pytest.raises(UserError, match="needs the ModernBERT architecture: remove --join"):
         mirror(bert_folder, texts, documents=documents, recipe="best", join=True, **SMALL)
