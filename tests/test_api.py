@@ -8,6 +8,7 @@ import pytest
 
 import tain
 from tain.loading import kind_of_model, load_encoder, load_labeller, load_ranker
+from tain.loading import load as load_any
 from tain.models.labeller import Labeller
 from tain.models.rankers import Ranker
 from tain.students.student import Student
@@ -90,6 +91,9 @@ def test_a_loader_of_one_kind_refuses_the_others_by_name(kinds_of_folders):
         load_encoder(kinds_of_folders["cross-encoder"])
     with pytest.raises(tain.UserError, match=r"pooling is 'cls', but .* is a student, where it is fixed"):
         load_encoder(kinds_of_folders["student"], pooling="cls")
+    for load in (load_encoder, load_any):
+        with pytest.raises(tain.UserError, match=r"backend is 'torch', but .* is a student, which runs in onnxruntime"):
+            load(kinds_of_folders["student"], backend="torch")
     assert load_ranker(kinds_of_folders["encoder"], device="cpu", dtype="float32").type == "bi"
 
 

@@ -52,6 +52,7 @@ COMMANDS = {
     "evaluate static": ("static:{half}", "--suite", "{scored}", "--resamples", 20, *FLOAT),
     "evaluate mlm": ("{model}", "--suite", "mlm", "--texts", "{texts}", "--max-tokens", 18, "--resamples", 20, *FLOAT),
     "evaluate tagging": ("{labeller}", "--suite", "tagging", "--data", "{labelled}", "--resamples", 20, *CPU),
+    "compare": ("{model}", "{many}", "-o", "{out}", "--candidates", "static+raw", "--held-out", 20, "--resamples", 20, *FLOAT),
     "inspect": ("{model}", "a red house", *CPU),
     "gradients": ("{model}", "{texts}", "--blocks", 8, "--block-tokens", 18, "--masking-rate", 0.25, *CPU),
     "rank train": ("{model}", "{pairs}", "-o", "{out}", *TINY_RANK, *FLOAT),
@@ -120,13 +121,14 @@ def foreign(bert_folder, save_labeller, sentences, tmp_path, monkeypatch):
     longer = [f"{first} while {second}" for first in sentences for second in sentences[:4]]
     tables = {
         "texts": longer,
+        "many": [f"{first} while {second}" for first in sentences for second in longer],
         "pairs": ["context\tanswer", *(f"{text}\t{text.split(' while ')[0]}" for text in longer)],
         "scored": ["sentence1\tsentence2\tscore", *(f"{text}\t{longer[-1]}\t{number}" for number, text in enumerate(longer))],
         "labelled": ["text\tintent", *(f"{text}\t{('go', 'stop')[number % 2]}" for number, text in enumerate(longer))],
     }
     paths = {name: tmp_path / name for name in ("model", "labeller", "half", "out")}
     for name, lines in tables.items():
-        paths[name] = tmp_path / (f"{name}.txt" if name == "texts" else f"{name}.tsv")
+        paths[name] = tmp_path / (f"{name}.txt" if name in ("texts", "many") else f"{name}.tsv")
         paths[name].write_text("\n".join(lines) + "\n")
     return paths
 
