@@ -13,7 +13,17 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "tain"
 GOLDEN = Path(__file__).with_name("messages.txt")
-RAISED = {"UserError", "NotFiniteError", "RequestError", "TooBusyError", "StoppingError", "DamagedListsError"}
+RAISED = {
+    "UserError",
+    "BudgetError",
+    "NotFiniteError",
+    "RequestError",
+    "TooBusyError",
+    "TooLongError",
+    "StoppingError",
+    "DamagedListsError",
+    "UnusableTextError",
+}
 SAID = {"warn", "note", "refuse_all", "_refuse"}
 PROBLEMS = re.compile(r"problems|wrong|refusals?")  # lists of sentences that become one UserError
 
