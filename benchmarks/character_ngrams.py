@@ -14,7 +14,7 @@ class CharacterNgrams:
     def fit_at_hand(self, texts, /):
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self.vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, dtype=np.float32).fit(texts)
+        self.vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit(texts)
 
     def pair_cosines(self, left, right, /):
         return np.asarray(self.vectorizer.transform(left).multiply(self.vectorizer.transform(right)).sum(axis=1)).ravel()

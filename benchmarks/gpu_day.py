@@ -177,7 +177,7 @@ def reference(folder: Path, is_tiny: bool) -> dict[str, Any]:
 
 def encode(folder: Path, is_tiny: bool) -> dict[str, Any]:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers import models as modules  # pyright: ignore[reportAttributeAccessIssue]
+    from sentence_transformers.sentence_transformer import modules
 
     made, device = model_folder(folder, is_tiny=is_tiny), str(mirror_gpu.DEVICE)
     count = 100 if is_tiny else 20_000
@@ -185,8 +185,8 @@ def encode(folder: Path, is_tiny: bool) -> dict[str, Any]:
     mixed = [*short[: count // 2], *long[: count // 20]]
     random.Random(0).shuffle(mixed)
     ours = Embedder.load(made, device=device, dtype="bfloat16")
-    word = modules.Transformer(str(made), max_seq_length=512, model_args={"torch_dtype": torch.bfloat16})
-    theirs = SentenceTransformer(modules=[word, modules.Pooling(word.get_word_embedding_dimension(), "mean")], device=device)
+    word = modules.Transformer(str(made), max_seq_length=512, model_kwargs={"dtype": torch.bfloat16})
+    theirs = SentenceTransformer(modules=[word, modules.Pooling(word.get_embedding_dimension(), "mean")], device=device)
     figures: dict[str, Any] = {"layout": ours.layout}
     for name, texts in {"short": short, "long": long, "mixed": mixed}.items():
         rates: dict[str, list[float]] = {"ours": [], "sentence-transformers": []}

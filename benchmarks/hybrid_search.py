@@ -30,6 +30,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data", help="folder of the evaluation data")
     parser.add_argument("--model", default="tain-mini", help="encoder for the vectors")
+    parser.add_argument("--name", help="its name in the results; default: as given")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--queries", type=int, default=1000, help="at most this many queries a task")
     parser.add_argument("--resamples", type=int, default=1000)
@@ -38,8 +39,8 @@ def main():
     found = {task: measured(task, encoder, chosen) for task in chosen.tasks}
     target = RESULTS / "hybrid_search.json"
     content = json.loads(target.read_text()) if target.exists() else {}
-    name = chosen.model.rstrip("/").rpartition("/")[2]
-    content[name] = {"command": command_line(), "machine": machine(), "depth": DEPTH, "tasks": found}
+    name = chosen.name or chosen.model
+    content[name] = {"command": command_line().replace(chosen.model, name), "machine": machine(), "depth": DEPTH, "tasks": found}
     target.write_text(json.dumps(content, indent=2) + "\n")
     show(found)
 

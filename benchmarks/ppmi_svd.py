@@ -7,12 +7,14 @@ singular values. Words are lower-cased; a text is the mean of its words' unit ve
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 _WORD = re.compile(r"[^\W\d_]+")
+_ITERATIONS: Any = 4  # the type stubs of scikit-learn know "auto" only
 _AT_ONCE = 4_000_000  # words whose pairs are counted at a time
 
 
@@ -26,7 +28,7 @@ class PpmiSvd:
         self.row_of = {word: row for row, (word, _) in enumerate(counts.most_common(words))}
         ids = [np.array([self.row_of.get(word, -1) for word in line] + [-1] * window, dtype=np.int64) for line in split]
         table = counted(np.concatenate(ids), words=len(self.row_of), window=window)
-        left, values, _ = randomized_svd(ppmi(table, power=power), min(dim, len(self.row_of) - 1), n_iter=4, random_state=seed)
+        left, values, _ = randomized_svd(ppmi(table, power=power), min(dim, len(self.row_of) - 1), n_iter=_ITERATIONS, random_state=seed)
         vectors = left * np.sqrt(values)
         self.vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
