@@ -75,7 +75,8 @@ def test_any_other_error_exits_with_one_and_shows_where():
         (["encode", "a", "b", "-o", "c.npy", "--nope"], r'Unknown option: "?--nope.* \(see tain encode --help\)'),
         (["--nope"], r'Unknown command "--nope"\. .*evaluate.* \(see tain --help\)'),
         (["nope"], r'Unknown command "nope"\. .*evaluate.* \(see tain --help\)'),
-        (["encode"], r".*MODEL.* requires an argument \(see tain encode --help\)"),
+        (["mirror"], r".*MODEL.* requires an argument \(see tain mirror --help\)"),
+        (["encode", "-o", "c.npy"], r"MODEL is missing: give tain encode MODEL TEXTS -o FILE \(see tain encode --help\)"),
         (["encode", "a", "b"], r".*--output.* requires an argument \(see tain encode --help\)"),
         (
             ["encode", "a", "b", "c", "d", "-o", "e.npy"],

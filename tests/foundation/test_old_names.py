@@ -6,13 +6,21 @@ from tain.foundation.errors import UserError
 from tain.foundation.old_names import SETTINGS, renamed
 from tain.recipes.correct.config import CorrectConfig
 from tain.recipes.distil.config import DistilConfig
+from tain.recipes.export.config import ExportConfig
 from tain.recipes.mirror.config import MirrorConfig
 from tain.recipes.pretrain.config import PretrainConfig
 from tain.recipes.rank.config import RankConfig
 from tain.recipes.shared.settings import resolve_config
 from tain.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
-CONFIGS = {"correct": CorrectConfig, "distil": DistilConfig, "mirror": MirrorConfig, "pretrain": PretrainConfig, "rank": RankConfig}
+CONFIGS = {
+    "correct": CorrectConfig,
+    "distil": DistilConfig,
+    "export": ExportConfig,
+    "mirror": MirrorConfig,
+    "pretrain": PretrainConfig,
+    "rank": RankConfig,
+}
 OLD = [(command, old, new) for command, names in SETTINGS.items() for old, new in names.items()]
 
 

@@ -70,14 +70,14 @@ def test_a_killed_process_ends_the_others_and_two_continue_what_three_began(tmp_
         f"""
 import os, sys, time
 from pathlib import Path
-from tain.recipes.mirror import recipe
+from tain.recipes.mirror.trainer import MirrorTrainer
 from tain.training import distributed
-real = recipe.MirrorTrainer.gradient_step
+real = MirrorTrainer.gradient_step
 def slow(self, *args, **settings):
     Path({str(pids)!r}, f"{{distributed.rank()}}-{{os.getpid()}}").touch()
     time.sleep(0.3)
     return real(self, *args, **settings)
-recipe.MirrorTrainer.gradient_step = slow
+MirrorTrainer.gradient_step = slow
 from tain.cli.main import main
 main(sys.argv[1:])
 """
