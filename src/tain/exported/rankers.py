@@ -314,24 +314,6 @@ def load_exported_ranker(
     return _KINDS[kind](folder, str(name), record, dtype=dtype, threads=threads)
 
 
-def load_exported(
-    name: str | Path, *, dtype: Literal["auto", "float32", "int8"] = "auto"
-) -> ExportedEncoder | ExportedDual | ExportedCross:
-    """Load an exported folder as what it holds: an encoder, or a ranker that ``tain rank train`` made.
-
-    Args:
-        name: The folder, or ``tain-mini``.
-        dtype: Which graph to run; ``auto`` takes float32.
-
-    Raises:
-        UserError: As ``load_exported_ranker``.
-    """
-    folder = exported_folder(name)
-    if folder is not None and read_record(folder).get("kind") != "ranker" and read_export(folder, name=str(name)).kind == "encoder":
-        return ExportedEncoder.load(name, dtype=dtype)
-    return load_exported_ranker(name, dtype=dtype)
-
-
 def _dual(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, threads: int | None) -> ExportedDual:
     about = described(record, name)
     one = folder if about["type"] == "bi" else folder / "encoder"

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from tain.exported.choosing import runs_exported
 from tain.exported.encoder import ExportedEncoder
-from tain.exported.rankers import ExportedCross, ExportedDual, load_exported
+from tain.exported.rankers import ExportedCross, ExportedDual
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
-from tain.models.saved import read_record
+from tain.loading import kind_of_model, load
 from tain.models.vector_forms import Int8Ranges
 from tain.serving.reading import Lengths, Token, can_show_tokens, cut_pairs, read_lengths, tokens_of
-from tain.students.student import Student, is_student
+from tain.students.student import Student
 from tain.text.records import Prediction
 
 if TYPE_CHECKING:
@@ -346,39 +345,22 @@ def load_served(name: str, model: str, *, normalize: bool | None = True, progres
         model: A folder, a hub name, or ``tain-mini``.
         normalize: Scale vectors to length 1; None: the model's own setting.
         progress: See ``Served``.
-        **options: ``device``, ``dtype`` and ``trust_remote_code``; not used for students.
+        **options: ``device``, ``dtype``, ``backend`` and ``trust_remote_code``; of these a student takes ``backend`` alone.
 
     Raises:
         UserError: It does not exist, cannot be run, or needs the language of texts, which requests do not contain.
     """
-    if is_student(model):
-        student = Student.load(model)
+    kind = kind_of_model(model)
+    if kind == "student":
+        student = load(model, backend=options.get("backend", "auto"))
         return Served(name, embedder=student, normalize=normalize) if student.task == "embed" else Served(name, labeller=student)
-    backend = options.pop("backend", "auto")
-    if runs_exported(model, backend=backend, device=options.get("device"), dtype=options.get("dtype", "auto")):
-        return _exported(name, model, dtype=options.get("dtype", "auto"), normalize=normalize, progress=progress)
-    from tain.models.embedder import Embedder
-    from tain.models.labeller import Labeller, is_labeller
-    from tain.models.loading import kind_of
-    from tain.models.rankers import Ranker
-    from tain.models.saved import locate
-
-    if read_record(model).get("kind") == "ranker" or kind_of(locate(model)).head == "cross-encoder":
-        return Served(name, ranker=Ranker.load(model, **options), progress=progress)
-    if is_labeller(model):
-        labeller = Labeller.load(model, device=options.get("device"), trust_remote_code=options["trust_remote_code"])
-        return Served(name, labeller=labeller, progress=progress)
-    embedder = Embedder.load(model, **options)
-    if embedder.languages:
+    loaded = load(model, **options)
+    if kind == "ranker":
+        return Served(name, ranker=loaded, progress=progress)
+    if kind == "labeller":
+        return Served(name, labeller=loaded, progress=progress)
+    if getattr(loaded, "languages", None):
         raise UserError(
             f"model {model!r} is corrected per language, but requests name no language: serve the encoder that it was made from"
         )
-    return Served(name, embedder=embedder, normalize=normalize, progress=progress)
-
-
-def _exported(name: str, model: str, *, dtype: Any, normalize: bool | None, progress: Progress | None) -> Served:
-    """Load exported graphs: a ranker where the folder holds one, else an encoder."""
-    loaded = load_exported(model, dtype=dtype)
-    if not isinstance(loaded, ExportedEncoder):
-        return Served(name, ranker=loaded, progress=progress)
     return Served(name, embedder=loaded, normalize=normalize, progress=progress)
