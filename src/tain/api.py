@@ -30,7 +30,7 @@ def load(name: str | Path, *, device: str | None = None, dtype: ComputeDtype = "
     Raises:
         UserError: There is no such model, or it cannot be run.
 
-    Example:
+    Examples:
         >>> import tain
         >>> encoder = tain.load("tain-mini")
         >>> encoder.encode("one text").shape
@@ -72,7 +72,7 @@ def evaluate(
     Raises:
         UserError: A model or a set is missing, or a setting cannot work.
 
-    Example:
+    Examples:
         >>> import tain
         >>> from pathlib import Path
         >>> rows = ["a cat\ta kitten\t4", "a cat\ta car\t1", "rain\tsnow\t3", "rain\tbread\t0"]

@@ -95,7 +95,7 @@ def tracking(*callbacks: Callback, settings: Mapping[str, Any] | None = None, pr
         settings: Settings of the run, for trackers that show them.
         progress: What is shown meanwhile, as in the recipes.
 
-    Example:
+    Examples:
         >>> from tain.callbacks import JsonLines, tracking
         >>> with tracking(JsonLines("losses.jsonl")) as progress:
         ...     result = tain.mirror("tain-mini", texts, "encoder", progress=progress)

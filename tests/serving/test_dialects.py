@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tain.exported.encoder import ExportedEncoder
+from tain.foundation.vectors import unit_length
 from tain.models.embedder import Embedder
 from tain.models.labeller import Labeller
 from tain.models.rankers import CrossRanker, Ranker
@@ -120,6 +121,17 @@ def test_a_text_that_may_not_be_cut_is_refused(client, embedder, long_text):
     )
     assert (error["param"], error["code"]) == ("input", "text_too_long")
     assert client.post("/v1/embeddings", model="encoder", input=["a"], truncation="error")[0] == 200
+
+
+@pytest.mark.parametrize("name", ["encoder", "exported"])
+def test_a_long_text_can_be_read_in_chunks(client, embedder, long_text, name):
+    status, said, headers = client.ask("/v1/embeddings", {"model": name, "input": ["a", long_text], "truncation": "mean-of-chunks"})
+    assert (status, headers["X-Tain-Truncated"], said["usage"]["truncated_texts"]) == (200, "0", 0)
+    expected = unit_length(embedder.encode(["a", long_text], truncation="mean-of-chunks"))
+    np.testing.assert_allclose(vectors_at(said), expected, atol=1e-4)
+    assert said["usage"]["prompt_tokens"] > 2 * embedder.max_tokens  # all tokens were read
+    (_, cut) = vectors_at(client.post("/v1/embeddings", model=name, input=["a", long_text])[1])
+    assert np.abs(cut - expected[1]).max() > 1e-3
 
 
 def test_models_tell_their_limits(client, embedder):

@@ -71,7 +71,7 @@ class ExportedEncoder(TokenEncoder):
         Raises:
             UserError: The folder holds no exported encoder, a file was changed after the export, or the folder lacks such a graph.
 
-        Example:
+        Examples:
             >>> import tain
             >>> encoder = tain.ExportedEncoder.load("tain-mini", threads=1)
             >>> encoder.encode(["one text", "another"]).shape

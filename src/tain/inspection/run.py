@@ -95,7 +95,7 @@ def inspect(
     Raises:
         UserError: The settings, texts or model are invalid.
 
-    Example:
+    Examples:
         >>> import tain
         >>> found = tain.inspect_model("tain-mini", ["rivers run to the sea", "a river ends in the sea"])
         >>> found.layers, found.texts[0].tokens[1:3]
@@ -155,7 +155,7 @@ def inspect_against(
     Raises:
         UserError: As in ``inspect``.
 
-    Example:
+    Examples:
         >>> import tain
         >>> compared = tain.inspect_against("tain-mini", "tain-mini", ["rivers run to the sea", "a river ends in the sea"])
         >>> bool((compared.change() == 0).all())

@@ -102,7 +102,7 @@ class Embedder(TokenEncoder):
         Raises:
             UserError: The model does not exist or cannot be run.
 
-        Example:
+        Examples:
             >>> import tain
             >>> encoder = tain.Embedder.load("tain-mini", dtype="float32", max_tokens=64)
             >>> encoder.dim, encoder.max_tokens, encoder.pooling

@@ -40,7 +40,7 @@ class Labeller:
         size_bytes: Size of its weights in float32.
         truncated: Texts truncated by the last call.
 
-    Example:
+    Examples:
         >>> import tain
         >>> labeller = tain.Labeller.load("classifier")
         >>> labeller.labels

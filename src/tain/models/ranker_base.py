@@ -86,7 +86,7 @@ class Ranker(ABC):
         Raises:
             UserError: The model does not exist or cannot be run.
 
-        Example:
+        Examples:
             >>> import tain
             >>> ranker = tain.Ranker.load("tain-mini")
             >>> scores = ranker.score(["where do rivers run to?"], ["rivers run to the sea", "a red door"])

@@ -73,7 +73,7 @@ def push(
     Raises:
         UserError: The folder is no model, there is no token, or the hub refuses.
 
-    Example:
+    Examples:
         >>> import tain
         >>> pushed = tain.push("encoder", "ada/sentences", license="apache-2.0", languages=["en"])  # doctest: +SKIP
         >>> pushed.url  # doctest: +SKIP

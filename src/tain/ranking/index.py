@@ -99,7 +99,7 @@ class CandidateIndex:
         vectors: Float32 (rows, dim), memory-mapped; writes to it stay in memory.
         squares: Squared length of each vector, float32 (rows,), memory-mapped.
 
-    Example:
+    Examples:
         >>> import tain
         >>> encoder = tain.load("tain-mini")
         >>> texts = ["rivers run to the sea", "a red door", "glass is made of sand"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _UNLIMITED = 10**9
 
 
-Cut = Literal["end", "start", "refuse"]
+Cut = Literal["end", "start", "refuse", "chunks"]  # chunks: nothing is cut, the vector is the mean over the text's chunks
 
 
 class TooLongError(UserError):
@@ -144,12 +144,13 @@ class Served:
         """Whether vectors in answers have length 1."""
         return bool(getattr(self.embedder, "normalize", False) if self.normalize is None else self.normalize)
 
-    def estimate_tokens(self, texts: Sequence[str]) -> list[int]:
+    def estimate_tokens(self, texts: Sequence[str], *, is_whole: bool = False) -> list[int]:
         """Estimate the tokens read of each text from its length.
 
-        Encoders, rankers and embedding students read texts up to their limit; classifiers and taggers tokenise whole texts.
+        Encoders, rankers and embedding students read texts up to their limit, unless they read them in chunks (``is_whole``); classifiers and
+        taggers tokenise whole texts.
         """
-        limit = None if self.labeller is not None else self.max_tokens
+        limit = None if is_whole or self.labeller is not None else self.max_tokens
         return [min(_estimate(text), limit or _UNLIMITED) for text in texts]
 
     def estimate_pair_tokens(self, query: str, documents: Sequence[str]) -> list[int]:
@@ -199,7 +200,8 @@ class Served:
 
         Raises:
             TooLongError: A text that may not be cut is longer than the model reads.
-            UserError: A text has no tokens, or must lose its start with a model that reads texts from the start only.
+            UserError: A text has no tokens, or must lose its start with a model that reads texts from the start only, or is to be read in
+                chunks by a model that cannot.
         """
         assert self.embedder is not None
         plain = [text.text for text in texts]
@@ -216,6 +218,12 @@ class Served:
         if lose_start:
             with _cutting_starts(self.embedder):
                 vectors[lose_start] = self.embedder.encode([plain[row] for row in lose_start])
+        in_chunks = [row for row, text in enumerate(texts) if text.cut == "chunks" and lengths.is_cut[row]]
+        if in_chunks:
+            whole = [plain[row] for row in in_chunks]
+            vectors[in_chunks] = self.embedder.encode(whole, truncation="mean-of-chunks")
+            for row, tokens in zip(in_chunks, read_lengths(self.model, whole, max_tokens=_UNLIMITED).tokens, strict=True):
+                lengths.tokens[row], lengths.is_cut[row] = tokens, False
         self._refuse_infinite(vectors)
         return [Embedded(*each) for each in zip(vectors, lengths.tokens, lengths.is_cut, strict=True)]
 

@@ -98,7 +98,7 @@ class BaseTextEncoder(ABC):
                 support an option; or ``normalize`` is off and an exported graph scales its vectors.
             NotFiniteError: The model gave NaN or infinity.
 
-        Example:
+        Examples:
             >>> import tain
             >>> encoder = tain.load("tain-mini")
             >>> encoder.encode("one text").shape
@@ -184,7 +184,7 @@ class BaseTextEncoder(ABC):
         Raises:
             UserError: The arguments are texts, or their dimensions differ.
 
-        Example:
+        Examples:
             >>> import tain
             >>> encoder = tain.load("tain-mini")
             >>> left, right = encoder.encode(["a kitten", "a train"]), encoder.encode(["a small cat"])

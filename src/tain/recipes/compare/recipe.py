@@ -218,7 +218,7 @@ def compare(
     Raises:
         UserError: Settings, texts or model are invalid, or no encoder could be made.
 
-    Example:
+    Examples:
         >>> import tain
         >>> texts = [f"{who} sees a boat near the river number {number}" for who in ("she", "he") for number in range(80)]
         >>> result = tain.compare("tain-mini", texts, "chosen", candidates="static+raw", held_out=20, resamples=100)

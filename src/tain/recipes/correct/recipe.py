@@ -105,7 +105,7 @@ def correct(
     Raises:
         UserError: Settings, texts or model are invalid, or the model already has a correction.
 
-    Example:
+    Examples:
         >>> import tain
         >>> texts = [f"text number {number} about the sea" for number in range(40)]
         >>> result = tain.correct("tain-mini", texts, "corrected", method="remove-top", components=1)

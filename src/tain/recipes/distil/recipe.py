@@ -97,7 +97,7 @@ def distil(
     Raises:
         UserError: Settings, texts or teacher are invalid.
 
-    Example:
+    Examples:
         >>> import tain
         >>> texts = [f"text number {number} about the sea" for number in range(40)]
         >>> result = tain.distil("tain-mini", texts, "student", features=64, bottleneck=16, state=16, batch_texts=16, epochs=1, held_out=0)

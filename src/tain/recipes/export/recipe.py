@@ -85,7 +85,7 @@ def export(
     Raises:
         UserError: The model cannot be exported, or a graph does not agree with it; nothing is written then.
 
-    Example:
+    Examples:
         >>> import tain
         >>> result = tain.export("tain-mini", "exported")  # doctest: +SKIP
         >>> tain.load("exported").encode("one text").shape  # doctest: +SKIP

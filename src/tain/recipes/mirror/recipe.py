@@ -161,7 +161,7 @@ def mirror(
     Raises:
         UserError: Settings, texts or model are invalid.
 
-    Example:
+    Examples:
         >>> import tain
         >>> texts = [f"{who} {what} {where}" for who in ("she", "he") for what in ("sees", "hears") for where in ("a river", "the sea")]
         >>> result = tain.mirror("tain-mini", texts, "encoder", batch_texts=4, epochs=1, held_out=0)

@@ -99,7 +99,7 @@ def pretrain(
     Raises:
         UserError: Settings, texts or model are invalid.
 
-    Example:
+    Examples:
         >>> import tain
         >>> from pathlib import Path
         >>> _ = Path("notes.txt").write_text("rivers run to the sea\n" * 50)

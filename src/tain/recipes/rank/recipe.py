@@ -118,7 +118,7 @@ def rank(
     Raises:
         UserError: Settings, pairs or model are invalid.
 
-    Example:
+    Examples:
         >>> import tain
         >>> pairs = [(f"what is number {number}?", f"it is the number {number}") for number in range(12)]
         >>> result = tain.train_ranker("tain-mini", pairs, "ranker", type="bi", batch_contexts=4, epochs=1, held_out=0)

@@ -12,8 +12,10 @@ from tain.serving.answers import as_base64, as_numbers, away, joined, vectors_of
 from tain.serving.endpoints import Endpoints
 from tain.serving.forms import json_response
 from tain.serving.schemas import RequestBody, RequestError, Texts
-from tain.serving.served import Embedded, Served, Text
+from tain.serving.served import Cut, Embedded, Served, Text
 from tain.serving.service import Service, count_cut, count_tokens, cut_header
+
+_CUTS: dict[str, Cut] = {"cut": "end", "error": "refuse", "mean-of-chunks": "chunks"}
 
 
 class EmbeddingRequest(RequestBody):
@@ -24,7 +26,8 @@ class EmbeddingRequest(RequestBody):
     dimensions: Annotated[int | None, Field(ge=1, description="keep so many numbers of each vector, scaled to length 1")] = None
     user: Annotated[str | None, Field(description="ignored")] = None
     truncation: Annotated[
-        Literal["cut", "error"], Field(description="cut texts that are too long, or refuse them; not in OpenAI's API")
+        Literal["cut", "error", "mean-of-chunks"],
+        Field(description="cut texts that are too long, refuse them, or average the vectors of their chunks; not in OpenAI's API"),
     ] = "cut"
 
 
@@ -83,9 +86,11 @@ def openai(service: Service) -> Endpoints:
         async with service.reading(request, EmbeddingRequest) as asked:
             one = service.chosen(asked.model, "embeddings")
             refuse_dims(asked.dimensions, one, "dimensions")
-            cut = "refuse" if asked.truncation == "error" else "end"
+            cut = _CUTS[asked.truncation]
             items = [Text(text, cut) for text in asked.input]
-            found = await service.computed(request, one, "embeddings", items, one.estimate_tokens(asked.input), param="input")
+            found = await service.computed(
+                request, one, "embeddings", items, one.estimate_tokens(asked.input, is_whole=cut == "chunks"), param="input"
+            )
             body = await away(len(found) * len(found[0].vector), lambda: _embeddings(asked, one, found))
         return Response(body, media_type="application/json", headers=cut_header(found))
 
