@@ -473,7 +473,7 @@ def test_of_a_long_text_no_more_is_kept_than_is_read(text):
     cache = token_cache.TokenCache(ProjectionConfig(features=32, separate=True, max_tokens=8), width=1, dtype=np.int8)
     tracemalloc.start()
     found = cache.read([text])
-    cache.count(text), cache.tokens(text, most=8)
+    _ = cache.count(text), cache.tokens(text, most=8)
     held = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.lengths[0] <= 9
