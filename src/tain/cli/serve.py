@@ -40,6 +40,9 @@ def serve(
     log_json: Annotated[
         bool, Parameter(help="one JSON line per request on standard error, without its texts; also all other messages", negative=())
     ] = False,
+    opentelemetry: Annotated[
+        bool, Parameter(help="send a trace of each request by OpenTelemetry, as its OTEL_... variables say; never with texts", negative=())
+    ] = False,
     trust_remote_code: flags.TrustRemoteCode = False,
     json: Annotated[flags.Json, Parameter(help="notes and warnings as JSON")] = False,
     quiet: Annotated[flags.Quiet, Parameter(help="print only warnings")] = False,
@@ -95,12 +98,19 @@ def serve(
             cors_origins=cors_origin or (),
             log=RequestLog() if log_json else None,
         )
+        traces = None
+        if opentelemetry:
+            from tain.serving.tracing import trace_requests
+
+            traces = trace_requests(app)
         listener.listen()  # readers of the line below may connect at once
         shown = f"[{host}]" if ":" in host else host
         overview = ", ".join(f"{one.name} ({', '.join(one.uses)})" for one in served)
         progress.note(f"serving {overview} at http://{shown}:{listener.getsockname()[1]}/v1")
         on_stop = lambda: progress.note("stopping; repeat to stop at once")  # noqa: E731
         is_ended = server.run(app, listener, grace_s=grace_s, on_stop=on_stop, has_own_log=log_json)
+        if traces is not None:
+            traces.shutdown()
         progress.note("stopped")
         if not is_ended:  # a batch does not end
             server.leave(0)
