@@ -101,7 +101,7 @@ def test_a_request_that_takes_too_long_is_given_up(serve, stuck, threads):
     assert (status, said["error"]["code"]) == (504, "timeout")
     assert said["error"]["message"] == "the request took longer than 0.2 seconds: send fewer texts at a time"
     assert client.post("/v1/embeddings", input="b")[0] == 504  # it waits, and leaves the queue
-    assert client.waiting() == 0
+    wait_until(lambda: client.waiting() == 0)
     stuck.is_let.set()
     wait_until(lambda: client.post("/v1/embeddings", input="c")[0] == 200)
     assert ["b"] not in stuck.encoded
