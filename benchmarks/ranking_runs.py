@@ -22,7 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from measuring import RESULTS, Rows, command_line, machine, minilm_folder
+from tain.evaluation.baselines import BaselineRanker, Lexical, Static
 from tain.foundation.machine import fastest_dtype
+from tain.models.rankers import Ranker
 from tain.ranking.evaluation import given_lists, latencies, list_figures, list_scores, sampled_lists
 from tain.recipes.mirror.recipe import mirror
 from tain.recipes.rank.recipe import rank
@@ -75,9 +77,13 @@ def main():
     found = [row for row in rows.found if row["settings"] == settings_of(row["model"], row["kind"], chosen)]
     summary = summed_up(found)
     show(summary)
+    untrained = {task: without_training(parts[task, "test"], chosen) for task in chosen.tasks}
+    for task, of_task in untrained.items():
+        for name, figures in of_task.items():
+            print(f"{task}, {name}, no training: {figures}")
     if not chosen.quick:
         RESULTS.mkdir(exist_ok=True)
-        content = {"command": command_line(), "machine": machine(), "summary": summary, "rows": found}
+        content = {"command": command_line(), "machine": machine(), "summary": summary, "rows": found, "without training": untrained}
         (RESULTS / f"{chosen.results}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -213,6 +219,22 @@ def measured(model, seed, parts, settings, chosen, **options):
     sizes = (1000,) if chosen.quick else (1000, 100_000)
     texts = list(dict.fromkeys(text for listed in some.lists for text in listed))
     found["ms"] = {str(each.candidates): round(each.ms, 2) for each in latencies(result.ranker, some.contexts, texts, sizes=sizes)}
+    return found
+
+
+def without_training(examples, chosen):
+    """Figures of word overlap, of input embeddings, and of the untouched model as a bi-encoder, on the same lists."""
+    rankers = {
+        "lexical": BaselineRanker(Lexical(weighting="tf-idf")),
+        "static:tain-mini": BaselineRanker(Static.load("tain-mini")),
+        "tain-mini, untrained": Ranker.load("tain-mini"),
+    }
+    found = {}
+    for name, ranker in rankers.items():
+        found[name] = {}
+        for size, each in test_lists(examples, chosen).items():
+            figures = list_figures(list_scores(ranker, each), each)
+            found[name][size] = {figure: round(float(100 * values.mean()), 2) for figure, values in figures.items()}
     return found
 
 
