@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +54,7 @@ class ExportedEncoder(TokenEncoder):
         self.normalize = export.normalize
         self.languages: tuple[str, ...] = ()
         self.side = export.side
-        self.sentence_transformers: Mapping[str, Any] = {}
+        self.sentence_transformers: dict[str, Any] = {}
 
     @classmethod
     def load(
@@ -87,7 +87,7 @@ class ExportedEncoder(TokenEncoder):
         graph, chosen = open_graph(folder, export, name=str(name), dtype=dtype, threads=threads)
         tokenizer = FastTokenizer(folder, unknown_id=export.unknown_id, name=str(name))
         encoder = cls(graph, tokenizer, export=export, name=str(name), dtype=chosen, max_tokens=export.max_tokens)
-        encoder.sentence_transformers = read_prompts(folder, name=str(name))
+        encoder.sentence_transformers = dict(read_prompts(folder, name=str(name)))
         encoder.kept_dims = encoder.sentence_transformers.get("truncate_dim")
         return encoder.with_limits(max_tokens=max_tokens)
 
@@ -128,14 +128,6 @@ class ExportedEncoder(TokenEncoder):
 
     def _batches(self, lengths: Sequence[int], batch_tokens: int | None) -> Iterator[list[int]]:
         return batches_of_rows(lengths, batch_tokens=batch_tokens or BATCH_TOKENS, pads=self.export.pads)
-
-    @property
-    def prompts(self) -> Mapping[str, str]:
-        return self.sentence_transformers.get("prompts") or {}
-
-    @property
-    def default_prompt(self) -> str:
-        return self.prompts.get(self.sentence_transformers.get("default_prompt_name") or "", "")
 
     @property
     def include_prompt(self) -> bool:

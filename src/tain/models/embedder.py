@@ -233,14 +233,6 @@ class Embedder(TokenEncoder):
                 )
 
     @property
-    def prompts(self) -> Mapping[str, str]:
-        return self.sentence_transformers.get("prompts") or {}
-
-    @property
-    def default_prompt(self) -> str:
-        return self.prompts.get(self.sentence_transformers.get("default_prompt_name") or "", "")
-
-    @property
     def include_prompt(self) -> bool:
         return self._include_prompt
 

@@ -1,7 +1,7 @@
 """Base class of encoders that read token ids: windows of texts, chunks of long texts, batches, and the order of the vectors."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +54,7 @@ class TokenEncoder(BaseTextEncoder):
         name: Name shown in tables.
         max_tokens: Length limit of texts in tokens, special tokens included.
         normalize: Vectors have length 1 unless ``encode`` gets another setting.
+        sentence_transformers: Content of the model's ``config_sentence_transformers.json``: prompts and more.
         kept_dims: Numbers kept of each finished vector (sentence-transformers' ``truncate_dim``); None for all.
         truncated: Texts cut by the last call of ``encode``.
         chunked: Texts that the last call of ``encode`` split into chunks.
@@ -62,6 +63,7 @@ class TokenEncoder(BaseTextEncoder):
     name: str
     max_tokens: int
     normalize: bool
+    sentence_transformers: dict[str, Any]
     kept_dims: int | None = None
     truncated: int = 0
     chunked: int = 0
@@ -100,6 +102,14 @@ class TokenEncoder(BaseTextEncoder):
         Raises:
             UserError: It cannot run deterministically.
         """
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        return self.sentence_transformers.get("prompts") or {}
+
+    @property
+    def default_prompt(self) -> str:
+        return self.prompts.get(self.sentence_transformers.get("default_prompt_name") or "", "")
 
     @property
     @abstractmethod
