@@ -14,6 +14,8 @@ def info_nce(
     *,
     temperature: float,
     is_same: Bool[Tensor, "batch batch"] | None = None,
+    further: Float[Tensor, "further dim"] | None = None,
+    is_same_further: Bool[Tensor, "batch further"] | None = None,
 ) -> Float[Tensor, ""]:
     """InfoNCE: pull the two views of each text together and push the other texts of the batch away.
 
@@ -25,9 +27,12 @@ def info_nce(
         right: The other view; row i is the twin of ``left[i]``.
         temperature: Divides the cosines, above 0. The paper uses 0.04 (sentences), 0.2 (words).
         is_same: True where two rows hold the same text and are not negatives of each other. Symmetric; the diagonal is ignored.
+        further: Vectors that are negatives of every anchor and no anchors themselves, such as those of earlier batches (He et al. 2020, MoCo)
+            or noise (Wu et al. 2021, GS-InfoNCE).
+        is_same_further: True where a further vector holds the text of a row, and is not its negative.
 
     Returns:
-        Mean over the 2 * batch anchors, in nats. Chance level is log(2 * batch - 1).
+        Mean over the 2 * batch anchors, in nats. Chance level is log(2 * batch - 1 + further).
 
     Raises:
         ShapeError: Fewer than two texts leave no negatives.
@@ -43,6 +48,11 @@ def info_nce(
         others = is_same & ~itself[:batch, :batch]
         is_excluded = itself | others.repeat(2, 2)
     logits = logits.masked_fill(is_excluded, -torch.inf)  # never its own candidate
+    if further is not None:
+        more = views @ F.normalize(further.float(), dim=-1).T / temperature  # (2 * batch, further)
+        if is_same_further is not None:
+            more = more.masked_fill(is_same_further.repeat(2, 1), -torch.inf)
+        logits = torch.cat([logits, more], dim=1)
     twins = torch.arange(2 * batch, device=logits.device).roll(batch)
     return F.cross_entropy(logits, twins)
 
@@ -54,6 +64,8 @@ def prefix_info_nce(
     dims: tuple[int, ...],
     temperature: float,
     is_same: Bool[Tensor, "batch batch"] | None = None,
+    further: Float[Tensor, "further dim"] | None = None,
+    is_same_further: Bool[Tensor, "batch further"] | None = None,
 ) -> Float[Tensor, ""]:
     """Sum of ``info_nce`` over prefixes of the vectors and the whole vectors, so that vectors can be cut to these lengths.
 
@@ -66,6 +78,8 @@ def prefix_info_nce(
         dims: Lengths of the prefixes; the whole vectors are always added once. Empty: ``info_nce``.
         temperature: As in ``info_nce``.
         is_same: As in ``info_nce``.
+        further: As in ``info_nce``, cut like the views.
+        is_same_further: As in ``info_nce``.
 
     Returns:
         The sum, in nats. Chance level is that of ``info_nce`` times the number of lengths.
@@ -76,10 +90,21 @@ def prefix_info_nce(
     width = left.shape[1]
     if dims and max(dims) > width:
         raise ShapeError(f"a prefix of {max(dims)} numbers needs vectors of that length at least, got {tuple(left.shape)}")
-    total = info_nce(left, right, temperature=temperature, is_same=is_same)
-    for dim in dims:
-        if dim < width:
-            total = total + info_nce(left[:, :dim], right[:, :dim], temperature=temperature, is_same=is_same)
+    lengths = [width, *(dim for dim in dims if dim < width)]
+    losses = [
+        info_nce(
+            left[:, :dim],
+            right[:, :dim],
+            temperature=temperature,
+            is_same=is_same,
+            further=None if further is None else further[:, :dim],
+            is_same_further=is_same_further,
+        )
+        for dim in lengths
+    ]
+    total = losses[0]
+    for loss in losses[1:]:
+        total = total + loss
     return total
 
 

@@ -12,6 +12,7 @@ Level = Literal["word", "phrase", "sentence"]
 Recipe = Literal["default", "paper", "fast", "best"]
 TokenWeighting = Literal["none", "sif"]
 MirrorOptimizer = Literal["adamw", "muon"]
+Head = Literal["none", "mlp"]
 
 POSITIVES = ("identity", "neighbours", "crops")
 
@@ -82,6 +83,19 @@ class MirrorConfig:
     ] = None
     erased_chars: Annotated[int | None, "characters erased in one view; 0 erases nothing (5; phrases 2; words 0)"] = None
     erase_min_chars: Annotated[int | None, "texts with fewer characters are never erased (30; phrases 6)"] = None
+    repeat_share: Annotated[
+        float, "repeat up to this share of the tokens of one view in place, the number drawn for each text; 0 repeats none (0.3)"
+    ] = 0.0
+    queue_texts: Annotated[
+        int, "also push away this many texts of earlier batches, as a slowly following copy of the encoder reads them; 0 keeps none (500)"
+    ] = 0
+    momentum: Annotated[
+        float | None, "share of the old weights that the copy for --queue-texts keeps in each step, 0 to below 1 (0.995)"
+    ] = None
+    noise_negatives: Annotated[int, "also push away this many random normal vectors, drawn for each step; 0 draws none (200)"] = 0
+    head: Annotated[
+        Head, "mlp trains through a dense layer with tanh on the pooled vector, which is dropped afterwards; none trains the vector itself"
+    ] = "none"
     dropout: Annotated[
         float | None, "dropout everywhere but on attention weights; 0 to below 1 (0.1, unless the model's folder suggests another)"
     ] = None
@@ -170,7 +184,8 @@ class MirrorConfig:
             problems.append(f"whiten is {self.whiten}, but it is an exponent of the variances: give 0 (none) to 1 (all variances 1)")
         problems += self._problems_of_recipe()
         problems += self._problems_of_curve()
-        for name in ("erased_chars", "erase_min_chars", "max_texts", "max_pairs", "anchor_pairs", "held_out", "curve_steps"):
+        problems += self._problems_of_switches()
+        for name in ("erased_chars", "erase_min_chars", "max_texts", "max_pairs", "anchor_pairs", "held_out", "curve_steps", *_COUNTED):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}, but it is a count: give 0 or more")
@@ -233,11 +248,19 @@ class MirrorConfig:
             "curve_steps",
             "stop_early",
             "keep_best",
+            "momentum",
         )
-        if self.recipe == "fast" and (named := [name for name in of_training if getattr(self, name) not in (None, False)]):
+        if self.recipe == "fast" and (
+            named := [name for name in of_training if getattr(self, name) not in (None, False)] + list(self.switches)
+        ):
             raise UserError(
                 f"recipe fast takes no training step, so {', '.join(named)} would have no effect: remove it, or give --recipe best"
             )
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """Names of the parts that only training has, as far as they are on."""
+        return tuple(name for name in _SWITCHES if getattr(self, name) not in (0, "none"))
 
     @property
     def positive_kinds(self) -> tuple[str, ...]:
@@ -289,6 +312,25 @@ class MirrorConfig:
             problems.append(f"{', '.join(asked)} needs held-out texts, and there are none: give --held-out 500")
         if (self.stop_early or self.keep_best) and self.curve_steps == 0:
             problems.append("stop_early and keep_best need measurements, but curve_steps is 0: leave it out, or give 10")
+        return problems
+
+    def _problems_of_switches(self) -> list[str]:
+        problems = []
+        if not 0 <= self.repeat_share <= 1:
+            problems.append(f"repeat_share is {self.repeat_share}, but it is a share of the tokens: give 0 to 1 (0.3)")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            problems.append(f"momentum is {self.momentum}, but with 1 the copy would never follow: give 0 to below 1 (0.995)")
+        if self.momentum is not None and not self.queue_texts:
+            problems.append("momentum only applies to the encoder of a queue: give --queue-texts 500, or leave it out")
+        if self.head not in get_args(Head):
+            problems.append(f"head is {self.head!r}: give {' or '.join(get_args(Head))}")
+        elif self.head != "none":
+            if self.anchor or (self.anchor is None and self.recipe == "best"):
+                problems.append(
+                    "head trains other vectors than the saved ones, but an anchor compares the saved ones: give --anchor 0, or --head none"
+                )
+            if self.dims is not None:
+                problems.append(f"dims is {self.dims!r}, but a head mixes all numbers of a vector: leave one of them out")
         return problems
 
     def _problems_of_recipe(self) -> list[str]:
@@ -349,6 +391,8 @@ class MirrorConfig:
         filled = {name: value for name, value in filled.items() if getattr(self, name) is None}
         if self.drophead > 0 and self.dropout is None:
             filled["dropout"] = 0.0  # the paper's drophead variant replaces dropout
+        if self.queue_texts and self.momentum is None:
+            filled["momentum"] = _MOMENTUM
         if self.attention_dropout is None:
             filled["attention_dropout"] = 0.0 if self.drophead > 0 else filled.get("dropout", self.dropout)
         return ResolvedMirrorConfig(**filled_in(self, filled))
@@ -369,7 +413,7 @@ class MirrorTextsConfig(MirrorConfig):
 class ResolvedMirrorConfig(MirrorTextsConfig):
     """Settings of mirroring with every default filled in, as they are saved.
 
-    Still None if they do not apply: ``matrix_learning_rate`` (set for Muon only), ``dims``, ``budget_s`` and ``device``. ``curve_steps``
+    Still None if they do not apply: ``matrix_learning_rate`` (set for Muon only), ``momentum``, ``dims``, ``budget_s`` and ``device``. ``curve_steps``
     is None if it follows from the length of the run.
     """
 
@@ -416,6 +460,9 @@ def default_matrix_rate(width: int, weight_rms: float) -> float:
 
 
 _MUON_RELATIVE_STEP = 2e-3
+_MOMENTUM = 0.995
+_COUNTED = ("queue_texts", "noise_negatives")
+_SWITCHES = ("repeat_share", "queue_texts", "noise_negatives", "head")
 
 
 def papers_values(level: Level, model_type: str) -> dict[str, Any]:

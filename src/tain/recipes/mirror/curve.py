@@ -14,7 +14,8 @@ from tain.foundation.errors import NotFiniteError, UserError
 from tain.models.embedder import Embedder
 from tain.recipes.mirror.config import ResolvedMirrorConfig
 from tain.training import distributed
-from tain.training.optimizer import MasterWeights, Optimizer
+from tain.training.loop import Stepped
+from tain.training.optimizer import MasterWeights
 
 _MAX_TEXTS = 500
 _POINTS = 20  # of a whole run
@@ -182,7 +183,7 @@ def curve_for(
 class WithBest:
     """An optimizer whose state includes the best weights of a curve, so that a resumed run still has them."""
 
-    def __init__(self, optimizer: Optimizer, curve: Curve) -> None:
+    def __init__(self, optimizer: Stepped, curve: Curve) -> None:
         self._optimizer, self._curve = optimizer, curve
 
     def step(self, *, rate_factor: float = 1.0) -> None:

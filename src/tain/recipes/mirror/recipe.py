@@ -45,7 +45,10 @@ from tain.text.collections import each_item
 from tain.text.records import Sentence
 from tain.training import distributed
 
-_ADDED = ("dims", "curve_steps", "stop_early", "patience", "keep_best")  # settings that older checkpoints lack
+_ADDED = (
+    *("dims", "curve_steps", "stop_early", "patience", "keep_best"),
+    *("repeat_share", "queue_texts", "momentum", "noise_negatives", "head"),
+)  # settings that older checkpoints lack
 
 
 @dataclass(frozen=True)
@@ -299,7 +302,7 @@ class _MirrorRun:
     def _train_one(self, seed: int) -> Run:
         config, trainer = self.config, self.trainer
         self.embedder.correction, self.embedder.encoder = None, trainer.encoder  # left by the previous seed
-        trainer.start()
+        trainer.start(seed=seed)
         if self.budget is None:
             plan = plan_of(config, len(self.data.left))
         else:

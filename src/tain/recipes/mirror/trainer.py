@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tain.batches.ahead import Ahead
 from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.types import PackedTexts
+from tain.encoders.training_head import TrainingHead
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.probing import unchanged
 from tain.foundation.progress import Progress
@@ -20,11 +21,12 @@ from tain.recipes.mirror.config import ResolvedMirrorConfig
 from tain.recipes.mirror.curve import Curve, WithBest
 from tain.recipes.mirror.data import TrainingSet
 from tain.recipes.mirror.objectives import StepVectors, total_loss
+from tain.recipes.mirror.queue import MomentumQueue, WithQueue, further_negatives, noise_vectors
 from tain.recipes.mirror.static import TokenVectors
 from tain.recipes.mirror.views import Views, tokenise_pairs
 from tain.training import distributed
 from tain.training.gradcache import cached_gradients
-from tain.training.loop import Saving, Trained, train
+from tain.training.loop import Saving, Stepped, Trained, train
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
 FEWEST_STEPS = 16  # fewer steps teach little, so a small budget gets smaller batches
@@ -54,14 +56,31 @@ class Batch:
         rows: For each part, the indices of its texts among this process's.
         total: Views over all processes.
         is_same: Which pairs share a text; None if no two do.
+        indices: The pairs.
         anchors: Token vectors of all processes' texts; None without an anchor.
+        whole: The left views alone; None where no part of the step needs them.
     """
 
     parts: list[PackedTexts]
     rows: list[list[int]]
     total: int
     is_same: Tensor | None
+    indices: np.ndarray
     anchors: Tensor | None = None
+    whole: "Whole | None" = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The left views of a step's pairs, as this process encodes them.
+
+    Attributes:
+        parts: Micro-batches.
+        rows: For each part, the indices of its texts among this process's.
+    """
+
+    parts: list[PackedTexts]
+    rows: list[list[int]]
 
 
 class MirrorTrainer:
@@ -75,6 +94,8 @@ class MirrorTrainer:
 
     Attributes:
         anchors: Token vectors that the encoder is kept close to; None for none.
+        head: Dense layer that only training has; None for none.
+        queue: Vectors of earlier texts; None for none.
     """
 
     def __init__(
@@ -82,12 +103,30 @@ class MirrorTrainer:
     ) -> None:
         self.encoder, self.views, self.config, self.dtype = encoder, views, config, dtype
         self.anchors: TokenVectors | None = None
+        self.head: TrainingHead | None = None
+        self.queue: MomentumQueue | None = None
+        self.trained: nn.Module = encoder.model
         self.weights = MasterWeights(encoder.model, dtype=torch.float32)  # until a seed makes its own
 
-    def start(self) -> None:
-        """Prepare the encoder for training: train mode, and weights in the data type of the computation."""
-        self.weights = MasterWeights(self.encoder.model, dtype=self.dtype)
-        self.encoder.train()
+    def start(self, *, seed: int | None = None) -> None:
+        """Prepare the encoder for training: train mode, weights in the data type of the computation, and new training-only parts.
+
+        Args:
+            seed: Seed of the training-only parts; default: that of the settings.
+        """
+        config, encoder = self.config, self.encoder
+        generator = torch.Generator().manual_seed(step_seed(config.seed if seed is None else seed, 0, 998))
+        self.head = TrainingHead(encoder.dim, generator=generator).to(encoder.device) if config.head == "mlp" else None
+        if config.queue_texts and config.momentum is not None:
+            self.queue = MomentumQueue(encoder, self.head, texts=config.queue_texts, momentum=config.momentum)
+        beside = {"head": self.head} if self.head is not None else {}
+        # names in checkpoints: those of the encoder alone where nothing is trained beside it
+        self.trained = nn.ModuleDict({"encoder": encoder.model, **beside}) if beside else encoder.model
+        self.weights = MasterWeights(self.trained, dtype=self.dtype)
+        if self.queue is not None:
+            self.queue.follow(self.weights.parameters, self.weights.masters)
+        self.trained.train()
+        encoder.train()
 
     def train(
         self, plan: Plan, *, seed: int, progress: Progress, name: str, saving: Saving | None = None, curve: Curve | None = None
@@ -105,9 +144,13 @@ class MirrorTrainer:
         Raises:
             UserError: Some processes would have no texts, or the loss is not finite.
         """
+        if self.needs_whole:
+            distributed.refuse_idle_processes(plan.batch_texts, what="texts")
         distributed.refuse_idle_processes(2 * plan.batch_texts, what="views")
         order = ShuffledOrder(len(self.views.data.left), batch_texts=plan.batch_texts, seed=seed)
-        optimizer = self.optimizer()
+        optimizer: Stepped = self.optimizer()
+        if self.queue is not None:
+            optimizer = WithQueue(optimizer, self.queue)
         if curve is not None:
             curve.begin()
         # one thread, because tokenizers are not thread-safe; none on a CPU, where all cores are busy
@@ -126,35 +169,53 @@ class MirrorTrainer:
             )
         if curve is not None:
             curve.finish(trained.steps)
-        self.weights.restore(self.encoder.model)
+        self.weights.restore(self.trained)
         self.encoder.eval()
         return trained
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether a step encodes the left views once more."""
+        return self.queue is not None
 
     def batch(self, indices: np.ndarray, *, step: int, seed: int) -> Batch:
         """Sample the views of some pairs and pack them."""
         left, right = self.views(indices, step=step, seed=seed)
         ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
         mine = ids[distributed.share_of(len(ids))]
-        rows = list(batches_by_tokens([len(text) for text in mine], batch_tokens=self.config.micro_batch_tokens))
-        parts = [pack([mine[row] for row in part], share_rows=self.encoder.layout == "packed") for part in rows]
+        parts, rows = self._packed(mine)
         anchors = None if self.anchors is None else self.anchors.encode(ids)
-        return Batch(parts, rows, len(ids), self.views.pairs.is_same(indices), anchors)
+        whole = Whole(*self._packed(left[distributed.share_of(len(left))])) if self.needs_whole else None
+        return Batch(parts, rows, len(ids), self.views.pairs.is_same(indices), indices, anchors, whole)
+
+    def _packed(self, ids: list[list[int]]) -> tuple[list[PackedTexts], list[list[int]]]:
+        """Micro-batches of some texts, and the indices of each one's texts."""
+        rows = list(batches_by_tokens([len(text) for text in ids], batch_tokens=self.config.micro_batch_tokens))
+        return [pack([ids[row] for row in part], share_rows=self.encoder.layout == "packed") for part in rows], rows
 
     def gradient_step(self, batch: Batch, *, step: int, seed: int) -> float:
         """Compute the gradient of one batch, leave it in the model, and return the loss."""
-        is_same = None if batch.is_same is None else batch.is_same.to(self.encoder.device)
+        config, encoder = self.config, self.encoder
+        is_same = None if batch.is_same is None else batch.is_same.to(encoder.device)
+        keys = self.views.pairs.left_keys[batch.indices], self.views.pairs.right_keys[batch.indices]
+        noise = noise_vectors(config.noise_negatives, encoder.dim, seed=seed, step=step, device=encoder.device)
+        further, is_same_further = further_negatives(self.queue, noise, lambda queue: queue.is_same(*keys))
 
         def embed(part: PackedTexts) -> Tensor:
-            return self.encoder(part, drophead=self.config.drophead)
+            vectors = encoder(part, drophead=config.drophead)
+            return vectors if self.head is None else self.head(vectors)
 
         def loss(vectors: Tensor) -> Tensor:
-            return total_loss(StepVectors(vectors, batch.anchors, is_same), self.config)
+            return total_loss(StepVectors(vectors, batch.anchors, is_same, further, is_same_further), config)
 
         def reseed(part: int) -> None:
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
 
         take = self.weights.take_gradients  # sum parts and processes in float32: bfloat16 sums lose small terms
         value = cached_gradients(batch.parts, rows=batch.rows, embed=embed, loss=loss, reseed=reseed, total=batch.total, after_part=take)
+        if self.queue is not None and batch.whole is not None:
+            vectors = self.queue.read(batch.whole.parts, batch.whole.rows, total=len(batch.indices), dtype=self.dtype)
+            self.queue.propose(vectors, keys[0])
         if distributed.world_size() > 1:
             take()
             distributed.sum_gradients(self.weights.masters)

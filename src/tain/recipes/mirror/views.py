@@ -17,7 +17,7 @@ from tain.batches.packing import pack
 from tain.batches.same_texts import same_texts
 from tain.batches.tokenizing import mask_token, tokenise, tokenise_once
 from tain.batches.types import KeptTexts
-from tain.batches.views import crop, special_ends, twin_views
+from tain.batches.views import crop, repeat_tokens, special_ends, twin_views
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
@@ -89,7 +89,7 @@ class Views:
         data: The pairs.
         pairs: Their token ids.
         tokenizer: The model's tokenizer.
-        config: Spans to erase, and the length limit.
+        config: Spans to erase, tokens to repeat, and the length limit.
 
     Raises:
         UserError: Spans are to be erased, and the tokenizer has no mask token.
@@ -110,7 +110,15 @@ class Views:
             of_kind = [index for index, text in enumerate(texts) if self.data.kinds[text] == kind]
             for index, views in zip(of_kind, make(self, [texts[index] for index in of_kind], rng), strict=True):
                 left[index], right[index] = views
+        if share := self.config.repeat_share:
+            most = self.config.max_tokens
+            right = [repeat_tokens(ids, share=share, special=self.special, max_tokens=most, rng=rng) for ids in right]
         return left, right
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Ids of the special tokens."""
+        return frozenset(self.tokenizer.all_special_ids)
 
     @cached_property
     def ends(self) -> tuple[int, int]:
@@ -167,9 +175,10 @@ def check_views(encoder: TransformerEncoder, views: Views, config: ResolvedMirro
     drops = config.dropout or config.attention_dropout or config.drophead
     if config.allow_identical_views or not (drops or views.data.is_identity):
         return
+    changes = config.repeat_share > 0
     fewest = max(config.erase_min_chars, config.erased_chars + 1) if config.erased_chars else math.inf
     whole = sum(len(text) < fewest for text in texts)
-    if not drops and 0 < whole < len(texts):
+    if not drops and not changes and 0 < whole < len(texts):
         progress.warn(
             f"{whole:,} of {len(texts):,} texts have fewer than {fewest} characters, so nothing is erased, and there is no dropout, so "
             "their two views are identical and teach little: lower --erase-min-chars, or raise --dropout"
