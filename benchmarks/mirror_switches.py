@@ -27,9 +27,10 @@ from tain.recipes.mirror.recipe import mirror
 SWITCHES = {
     "default": {},
     "repeat 0.3": {"repeat_share": 0.3},
-    "noise 200": {"noise_negatives": 200},
     "head": {"head": "mlp"},
+    "MLM 0.1": {"mlm_weight": 0.1},
     "queue 500": {"queue_texts": 500},
+    "noise 200": {"noise_negatives": 200},
     "batches of 512": {"batch_texts": 512},
     "batches of 1,024": {"batch_texts": 1024},
     # as many steps as the default, and so three and five times the time

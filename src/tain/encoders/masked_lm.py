@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from tain.encoders.transformer import switch_attention
 from tain.foundation.errors import UserError
@@ -63,6 +64,53 @@ class MaskedLanguageModel(nn.Module):
             return self.model(**inputs).logits[0]
         finally:
             self._indices = self._change = None
+
+
+class PredictionHead(nn.Module):
+    """The head of a transformers masked LM on its own: logits of token vectors that an encoder outside of it computed.
+
+    Args:
+        model: As ``AutoModelForMaskedLM`` loads it. Its own encoder is taken out.
+        encoder: The encoder whose vectors the head reads, of the same architecture. If the model ties its output table to its token
+            embeddings, it is tied to this encoder's.
+
+    Raises:
+        UserError: The model has no separate encoder.
+    """
+
+    def __init__(self, model: Any, encoder: Any) -> None:
+        super().__init__()
+        own = getattr(model, model.base_model_prefix, None)
+        if own is None:
+            raise UserError(
+                f"{type(model).__name__} is not a masked language model with a separate encoder: give one that AutoModelForMaskedLM loads"
+            )
+        output = model.get_output_embeddings()
+        if output is not None and output.weight is model.get_input_embeddings().weight:
+            output.weight = encoder.get_input_embeddings().weight
+        self._given = _Given()
+        setattr(model, model.base_model_prefix, self._given)
+        self.model = model
+
+    def forward(self, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens vocabulary"]:
+        self._given.hidden = hidden[None]
+        try:
+            # the ids are not read: the encoder's place holds the vectors
+            return self.model(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)).logits[0]
+        finally:
+            self._given.hidden = None
+
+
+class _Given(nn.Module):
+    """An encoder's place in a masked LM, which returns given token vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: Tensor | None = None
+
+    def forward(self, *inputs: Any, **more: Any) -> BaseModelOutput:
+        assert self.hidden is not None
+        return BaseModelOutput(last_hidden_state=self.hidden)
 
 
 def tied_names(model: Any) -> list[str]:

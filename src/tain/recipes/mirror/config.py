@@ -96,6 +96,9 @@ class MirrorConfig:
     head: Annotated[
         Head, "mlp trains through a dense layer with tanh on the pooled vector, which is dropped afterwards; none trains the vector itself"
     ] = "none"
+    mlm_weight: Annotated[
+        float, "weight of an added masked language modelling loss on the same texts, by the model's own prediction head; 0 adds none (0.1)"
+    ] = 0.0
     dropout: Annotated[
         float | None, "dropout everywhere but on attention weights; 0 to below 1 (0.1, unless the model's folder suggests another)"
     ] = None
@@ -322,6 +325,8 @@ class MirrorConfig:
             problems.append(f"momentum is {self.momentum}, but with 1 the copy would never follow: give 0 to below 1 (0.995)")
         if self.momentum is not None and not self.queue_texts:
             problems.append("momentum only applies to the encoder of a queue: give --queue-texts 500, or leave it out")
+        if not 0 <= self.mlm_weight < math.inf:
+            problems.append(f"mlm_weight is {self.mlm_weight}, but it is a weight: give 0 or more (0.1)")
         if self.head not in get_args(Head):
             problems.append(f"head is {self.head!r}: give {' or '.join(get_args(Head))}")
         elif self.head != "none":
@@ -462,7 +467,7 @@ def default_matrix_rate(width: int, weight_rms: float) -> float:
 _MUON_RELATIVE_STEP = 2e-3
 _MOMENTUM = 0.995
 _COUNTED = ("queue_texts", "noise_negatives")
-_SWITCHES = ("repeat_share", "queue_texts", "noise_negatives", "head")
+_SWITCHES = ("repeat_share", "queue_texts", "noise_negatives", "head", "mlm_weight")
 
 
 def papers_values(level: Level, model_type: str) -> dict[str, Any]:

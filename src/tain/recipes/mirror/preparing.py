@@ -1,5 +1,8 @@
 """Set up an encoder for its recipe before training: limits, layers, token weights and token vectors."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -11,6 +14,7 @@ from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
+from tain.models.masked_lm import load_masked_lm
 from tain.recipes.mirror.config import ResolvedMirrorConfig
 from tain.recipes.mirror.data import TrainingSet
 from tain.recipes.mirror.static import TokenVectors, combined_with_embeddings, taken, train_token_vectors
@@ -38,6 +42,23 @@ def refuse_unfit(config: ResolvedMirrorConfig, embedder: Embedder, data: Trainin
             f"there are {len(data.own_texts):,} texts to fit the whitening to, but vectors of {dim} dimensions need more: "
             "give many more texts, or --whiten 0"
         )
+
+
+def prediction_model(name: str | Path, config: ResolvedMirrorConfig) -> Any:
+    """Load a model with its prediction head, if the settings need the head; None otherwise.
+
+    Raises:
+        UserError: The model has no such head.
+    """
+    if not config.mlm_weight:
+        return None
+    loaded = load_masked_lm(name, trust_remote_code=config.trust_remote_code)
+    if loaded.new_head:
+        raise UserError(
+            f"mlm_weight is {config.mlm_weight:g}, but model {str(name)!r} has no head that predicts tokens ({loaded.new_head[0]} is missing): "
+            "give a masked language model, or --mlm-weight 0"
+        )
+    return loaded.model
 
 
 def set_limits(encoder: TransformerEncoder, config: ResolvedMirrorConfig) -> None:

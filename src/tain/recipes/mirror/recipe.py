@@ -27,7 +27,7 @@ from tain.recipes.mirror.data import TrainingSet, has_documents, training_set
 from tain.recipes.mirror.finishing import cost_in_reports, finish
 from tain.recipes.mirror.measuring import held_out_report, held_out_sizes, lexical_report, saved_pooling
 from tain.recipes.mirror.model_card import below_lexical, method_of, model_card
-from tain.recipes.mirror.preparing import refuse_unfit, set_limits, set_up, weight_rms
+from tain.recipes.mirror.preparing import prediction_model, refuse_unfit, set_limits, set_up, weight_rms
 from tain.recipes.mirror.sizes import SizeFigures
 from tain.recipes.mirror.trainer import FEWEST_STEPS, trainer_for
 from tain.recipes.mirror.views import TokenisedPairs, check_views
@@ -47,7 +47,7 @@ from tain.training import distributed
 
 _ADDED = (
     *("dims", "curve_steps", "stop_early", "patience", "keep_best"),
-    *("repeat_share", "queue_texts", "momentum", "noise_negatives", "head"),
+    *("repeat_share", "queue_texts", "momentum", "noise_negatives", "head", "mlm_weight"),
 )  # settings that older checkpoints lack
 
 
@@ -203,9 +203,10 @@ def mirror(
         model_type=str(embedder.encoder.model.config.model_type),
     )
     refuse_unfit(resolved, embedder, data)
+    masked_lm = prediction_model(model, resolved)
     progress.note(embedder.encoder.layout_reason)
     budget = None if resolved.budget_s is None else Budget(resolved.budget_s, began_s)
-    return _MirrorRun(str(model), embedder, resolved, data, place, progress, budget, suggested).run()
+    return _MirrorRun(str(model), embedder, resolved, data, place, progress, budget, suggested, masked_lm).run()
 
 
 class _MirrorRun:
@@ -221,7 +222,9 @@ class _MirrorRun:
         progress: Progress,
         budget: Budget | None,
         suggested: dict[str, float | int],
+        masked_lm: Any,
     ) -> None:
+        self.masked_lm = masked_lm
         self.model, self.embedder, self.config, self.data = model, embedder, config, data
         self.output, self.progress, self.budget, self.suggested = output, progress, budget, suggested
 
@@ -231,7 +234,7 @@ class _MirrorRun:
         self.untouched_pooling = embedder.pooling
         set_limits(embedder.encoder, config)
         self.dtype = distributed.choose_dtype(config.dtype, choose=embedder.encoder.choose_dtype, begun_in=self.output.dtype_begun_in)
-        self.trainer = trainer_for(embedder, data, config, dtype=self.dtype)
+        self.trainer = trainer_for(embedder, data, config, dtype=self.dtype, masked_lm=self.masked_lm)
         views, pairs = self.trainer.views, self.trainer.views.pairs
         if self.budget is not None:
             self.budget.refuse_over()

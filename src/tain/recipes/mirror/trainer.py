@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from tain.batches.ahead import Ahead
 from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.types import PackedTexts
+from tain.encoders.masked_lm import PredictionHead
 from tain.encoders.training_head import TrainingHead
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.probing import unchanged
@@ -22,6 +25,7 @@ from tain.recipes.mirror.curve import Curve, WithBest
 from tain.recipes.mirror.data import TrainingSet
 from tain.recipes.mirror.objectives import StepVectors, total_loss
 from tain.recipes.mirror.queue import MomentumQueue, WithQueue, further_negatives, noise_vectors
+from tain.recipes.mirror.restoring import MASKING_RATE, MaskedBatch, mask_texts, masked_batch, mlm_gradient
 from tain.recipes.mirror.static import TokenVectors
 from tain.recipes.mirror.views import Views, tokenise_pairs
 from tain.training import distributed
@@ -29,6 +33,7 @@ from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, Stepped, Trained, train
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
+_MASKED_PARTS, _MASKS = 100_000, 2**32 - 1  # numbers of random states that no micro-batch of the contrast has
 FEWEST_STEPS = 16  # fewer steps teach little, so a small budget gets smaller batches
 
 
@@ -59,6 +64,7 @@ class Batch:
         indices: The pairs.
         anchors: Token vectors of all processes' texts; None without an anchor.
         whole: The left views alone; None where no part of the step needs them.
+        masked: The left views with masked tokens; None without an MLM loss.
     """
 
     parts: list[PackedTexts]
@@ -68,6 +74,7 @@ class Batch:
     indices: np.ndarray
     anchors: Tensor | None = None
     whole: "Whole | None" = None
+    masked: MaskedBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -91,20 +98,30 @@ class MirrorTrainer:
         views: Makes the views of the pairs.
         config: The resolved settings.
         dtype: Data type of the computation; the weights that are stepped stay in float32.
+        masked_lm: The model as a masked LM, whose head ``mlm_weight`` needs; None without it.
 
     Attributes:
         anchors: Token vectors that the encoder is kept close to; None for none.
         head: Dense layer that only training has; None for none.
         queue: Vectors of earlier texts; None for none.
+        prediction: The model's prediction head for the MLM loss; None for none.
     """
 
     def __init__(
-        self, encoder: TransformerEncoder, views: Views, config: ResolvedMirrorConfig, *, dtype: torch.dtype = torch.float32
+        self,
+        encoder: TransformerEncoder,
+        views: Views,
+        config: ResolvedMirrorConfig,
+        *,
+        dtype: torch.dtype = torch.float32,
+        masked_lm: Any = None,
     ) -> None:
+        self.masked_lm = masked_lm
         self.encoder, self.views, self.config, self.dtype = encoder, views, config, dtype
         self.anchors: TokenVectors | None = None
         self.head: TrainingHead | None = None
         self.queue: MomentumQueue | None = None
+        self.prediction: PredictionHead | None = None
         self.trained: nn.Module = encoder.model
         self.weights = MasterWeights(encoder.model, dtype=torch.float32)  # until a seed makes its own
 
@@ -119,7 +136,10 @@ class MirrorTrainer:
         self.head = TrainingHead(encoder.dim, generator=generator).to(encoder.device) if config.head == "mlp" else None
         if config.queue_texts and config.momentum is not None:
             self.queue = MomentumQueue(encoder, self.head, texts=config.queue_texts, momentum=config.momentum)
-        beside = {"head": self.head} if self.head is not None else {}
+        if config.mlm_weight:
+            self.prediction = PredictionHead(deepcopy(self.masked_lm), encoder.model).to(encoder.device)
+        beside: dict[str, nn.Module] = {"head": self.head} if self.head is not None else {}
+        beside |= {"prediction": self.prediction} if self.prediction is not None else {}
         # names in checkpoints: those of the encoder alone where nothing is trained beside it
         self.trained = nn.ModuleDict({"encoder": encoder.model, **beside}) if beside else encoder.model
         self.weights = MasterWeights(self.trained, dtype=self.dtype)
@@ -185,8 +205,15 @@ class MirrorTrainer:
         mine = ids[distributed.share_of(len(ids))]
         parts, rows = self._packed(mine)
         anchors = None if self.anchors is None else self.anchors.encode(ids)
-        whole = Whole(*self._packed(left[distributed.share_of(len(left))])) if self.needs_whole else None
-        return Batch(parts, rows, len(ids), self.views.pairs.is_same(indices), indices, anchors, whole)
+        own = distributed.share_of(len(left))
+        whole = Whole(*self._packed(left[own])) if self.needs_whole else None
+        masked = None
+        if self.prediction is not None:
+            generator = torch.Generator().manual_seed(step_seed(seed, step, _MASKS))
+            texts = mask_texts(left, self.views.tokenizer, rate=MASKING_RATE, generator=generator)
+            most = self.config.micro_batch_tokens
+            masked = masked_batch(texts, mine=own, batch_tokens=most, share_rows=self.encoder.layout == "packed")
+        return Batch(parts, rows, len(ids), self.views.pairs.is_same(indices), indices, anchors, whole, masked)
 
     def _packed(self, ids: list[list[int]]) -> tuple[list[PackedTexts], list[list[int]]]:
         """Micro-batches of some texts, and the indices of each one's texts."""
@@ -211,8 +238,24 @@ class MirrorTrainer:
         def reseed(part: int) -> None:
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
 
+        def reseed_masked(part: int) -> None:
+            reseed(_MASKED_PARTS + part)
+
         take = self.weights.take_gradients  # sum parts and processes in float32: bfloat16 sums lose small terms
         value = cached_gradients(batch.parts, rows=batch.rows, embed=embed, loss=loss, reseed=reseed, total=batch.total, after_part=take)
+        if self.prediction is not None and batch.masked is not None:
+            take()
+            value += distributed.summed(
+                mlm_gradient(
+                    encoder,
+                    self.prediction,
+                    batch.masked,
+                    weight=config.mlm_weight,
+                    drophead=config.drophead,
+                    reseed=reseed_masked,
+                    after_part=take,
+                )
+            )
         if self.queue is not None and batch.whole is not None:
             vectors = self.queue.read(batch.whole.parts, batch.whole.rows, total=len(batch.indices), dtype=self.dtype)
             self.queue.propose(vectors, keys[0])
@@ -248,7 +291,12 @@ class MirrorTrainer:
 
 
 def trainer_for(
-    embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, *, dtype: torch.dtype = torch.float32
+    embedder: Embedder,
+    data: TrainingSet,
+    config: ResolvedMirrorConfig,
+    *,
+    dtype: torch.dtype = torch.float32,
+    masked_lm: Any = None,
 ) -> MirrorTrainer:
     """Tokenise the pairs and build the trainer of an embedder's encoder.
 
@@ -256,4 +304,4 @@ def trainer_for(
         UserError: All texts have the same tokens, or spans are to be erased and the tokenizer has no mask token.
     """
     pairs = tokenise_pairs(data, embedder.tokenizer, max_tokens=config.max_tokens)
-    return MirrorTrainer(embedder.encoder, Views(data, pairs, embedder.tokenizer, config), config, dtype=dtype)
+    return MirrorTrainer(embedder.encoder, Views(data, pairs, embedder.tokenizer, config), config, dtype=dtype, masked_lm=masked_lm)

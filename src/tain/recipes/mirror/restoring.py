@@ -1,0 +1,156 @@
+"""Losses that restore masked tokens, added to the contrast of mirroring."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int64
+from torch import Tensor
+
+from tain.batches.masking import corrupted, indices_of_each_text
+from tain.batches.packing import batches_by_tokens, pack
+from tain.batches.tokenizing import first_ordinary_id
+from tain.batches.types import PackedTexts
+from tain.encoders.masked_lm import PredictionHead
+from tain.encoders.transformer import TransformerEncoder
+
+MASKING_RATE = 0.15  # BERT's
+
+
+@dataclass(frozen=True)
+class MaskedText:
+    """A text with masked tokens.
+
+    Attributes:
+        ids: Its token ids, some of them masked.
+        places: Positions to predict, ascending.
+        targets: The original ids there.
+    """
+
+    ids: list[int]
+    places: list[int]
+    targets: list[int]
+
+
+@dataclass(frozen=True)
+class MaskedPart:
+    """A micro-batch of masked texts.
+
+    Attributes:
+        packed: The texts.
+        indices: Positions to predict, as flat indices into ``packed.ids``.
+        targets: The original ids there.
+    """
+
+    packed: PackedTexts
+    indices: Int64[Tensor, " masked"]
+    targets: Int64[Tensor, " masked"]
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """This process's masked texts of a step.
+
+    Attributes:
+        parts: Micro-batches with something to predict.
+        total: Positions to predict over all processes.
+    """
+
+    parts: list[MaskedPart]
+    total: int
+
+
+def mask_texts(ids: Sequence[Sequence[int]], tokenizer: Any, *, rate: float, generator: torch.Generator) -> list[MaskedText]:
+    """Mask a share of the ordinary tokens of every text, at least one each, as BERT does (80% mask, 10% random token, 10% unchanged).
+
+    Args:
+        ids: Token ids of the texts.
+        tokenizer: Their tokenizer.
+        rate: Share of tokens to predict.
+        generator: Random generator of positions and tokens.
+
+    Returns:
+        The texts in order; one without ordinary tokens has nothing to predict.
+    """
+    flat = torch.tensor([token for text in ids for token in text])
+    owners = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor([len(text) for text in ids]))
+    is_maskable = ~torch.isin(flat, torch.tensor(tokenizer.all_special_ids))
+    if not is_maskable.any():
+        return [MaskedText(list(text), [], []) for text in ids]
+    masked = corrupted(
+        flat,
+        indices_of_each_text(is_maskable, owners=owners, rate=rate, generator=generator),
+        mask_id=tokenizer.mask_token_id,
+        vocabulary=len(tokenizer),
+        first_ordinary_id=first_ordinary_id(tokenizer),
+        generator=generator,
+    )
+    starts = torch.tensor([0, *(len(text) for text in ids)]).cumsum(0)
+    found = []
+    for text, (start, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+        mine = owners[masked.indices] == text
+        places = (masked.indices[mine] - start).tolist()
+        found.append(MaskedText(masked.ids[start:end].tolist(), places, masked.targets[mine].tolist()))
+    return found
+
+
+def masked_batch(texts: Sequence[MaskedText], *, mine: slice, batch_tokens: int, share_rows: bool) -> MaskedBatch:
+    """Pack this process's share of masked texts.
+
+    Args:
+        texts: The texts of all processes.
+        mine: This process's share.
+        batch_tokens: Tokens per micro-batch.
+        share_rows: As for ``pack``.
+    """
+    share = list(texts[mine])
+    parts = []
+    for rows in batches_by_tokens([len(text.ids) for text in share], batch_tokens=batch_tokens):
+        chosen = [share[row] for row in rows]
+        packed = pack([text.ids for text in chosen], share_rows=share_rows)
+        starts = packed.starts[packed.order.argsort()].tolist()
+        indices = [start + place for start, text in zip(starts, chosen, strict=True) for place in text.places]
+        if indices:
+            parts.append(MaskedPart(packed, torch.tensor(indices), torch.tensor([token for text in chosen for token in text.targets])))
+    return MaskedBatch(parts, sum(len(text.places) for text in texts))
+
+
+def mlm_gradient(
+    encoder: TransformerEncoder,
+    head: PredictionHead,
+    batch: MaskedBatch,
+    *,
+    weight: float,
+    drophead: float,
+    reseed: Callable[[int], object],
+    after_part: Callable[[], object],
+) -> float:
+    """Add the gradient of the masked language modelling loss to the model's parameters.
+
+    Gao et al. 2021 (SimCSE), the auxiliary loss: mean negative log probability of the true tokens at the masked positions, in nats
+    (Devlin et al. 2019), times ``weight``.
+
+    Args:
+        encoder: Computes the token vectors.
+        head: Predicts tokens from them.
+        batch: This process's masked texts.
+        weight: Weight of the loss.
+        drophead: As for the contrast.
+        reseed: Sets the random state for part n.
+        after_part: Called after each part's gradient has been added.
+
+    Returns:
+        This process's share of the loss.
+    """
+    value = 0.0
+    for number, part in enumerate(batch.parts):
+        reseed(number)
+        hidden = encoder.tokens(part.packed, drophead=drophead)[part.indices.to(encoder.device)]
+        nats = F.cross_entropy(head(hidden).float(), part.targets.to(encoder.device), reduction="sum")
+        loss = nats * (weight / batch.total)
+        loss.backward()
+        after_part()
+        value += loss.item()
+    return value
