@@ -62,7 +62,9 @@ def crop(ids: Sequence[int], *, ends: tuple[int, int], rng: np.random.Generator)
     return [*ids[:first], *inner[start : start + size], *ids[len(ids) - last :]]
 
 
-def repeat_tokens(ids: Sequence[int], *, share: float, special: Collection[int], max_tokens: int, rng: np.random.Generator) -> list[int]:
+def repeat_tokens(
+    ids: Sequence[int], *, share: float, special: Collection[int], max_tokens: int, rng: np.random.Generator, skipped: int = 0
+) -> list[int]:
     """Repeat some of a text's tokens in place, each once: sub-word repetition.
 
     Wu et al. 2022 (ESimCSE). Two views of one text otherwise have equal lengths, which a model can use to recognise them. The number of
@@ -74,8 +76,9 @@ def repeat_tokens(ids: Sequence[int], *, share: float, special: Collection[int],
         special: Ids of special tokens, which are never repeated.
         max_tokens: Length limit, special tokens included; fewer tokens are repeated where it would be exceeded.
         rng: Random generator of number and positions.
+        skipped: Tokens at the beginning that are not repeated either: a prompt.
     """
-    ordinary = [place for place, token in enumerate(ids) if token not in special]
+    ordinary = [place for place, token in enumerate(ids) if token not in special and place >= skipped]
     most = min(int(share * len(ordinary)), max_tokens - len(ids))
     if most < 1:
         return list(ids)

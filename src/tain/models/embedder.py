@@ -236,6 +236,17 @@ class Embedder(TokenEncoder):
     def include_prompt(self) -> bool:
         return self._include_prompt
 
+    def set_default_prompt(self, prompt: str, *, include_prompt: bool) -> None:
+        """Put a prompt before each text from now on, unless ``encode`` gets another one; it is saved with the encoder.
+
+        Args:
+            prompt: The prompt.
+            include_prompt: Whether its tokens are pooled. Must be on for pooling ``cls``, whose token comes before the prompt.
+        """
+        prompts = {**self.prompts, "default": prompt}
+        self.sentence_transformers = {**self.sentence_transformers, "prompts": prompts, "default_prompt_name": "default"}
+        self._include_prompt = include_prompt
+
     def prompt_tokens(self, prompt: str) -> int:
         ids = self.token_rows([prompt]).ids[0]
         return len(ids) - (bool(ids) and ids[-1] in self.tokenizer.all_special_ids)

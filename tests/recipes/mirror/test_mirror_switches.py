@@ -36,6 +36,7 @@ EVERY = {
     "noise": {"noise_negatives": 5},
     "head": {"head": "mlp"},
     "mlm": {"mlm_weight": 0.5},
+    "prompt": {"prompt": "the hour: "},
 }
 TOGETHER = {name: value for settings in EVERY.values() for name, value in settings.items()}
 
@@ -315,6 +316,55 @@ def test_an_encoder_without_prediction_head_is_refused(bert_folder, texts, tmp_p
         mirror(tmp_path / "encoder", texts, mlm_weight=0.1, **SMALL)
 
 
+# ---- the prompt
+
+
+@pytest.mark.parametrize(("pooling", "is_included"), [("mean", False), ("cls", True)])
+def test_a_prompt_is_trained_with_and_saved_as_the_default(pooling, is_included, bert_folder, texts, sentences, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    prompt = "the hour of the sea: "
+    result = mirror(bert_folder, texts, tmp_path / "encoder", prompt=prompt, pooling=pooling, **SMALL)
+    ours = result.embedder.encode(sentences)
+    assert result.embedder.include_prompt is is_included
+    loaded = Embedder.load(tmp_path / "encoder", dtype="float32")
+    np.testing.assert_array_equal(loaded.encode(sentences), ours)
+    assert loaded.default_prompt == prompt
+    theirs = SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
+    np.testing.assert_allclose(theirs.encode(sentences), ours, atol=1e-5)
+    assert np.abs(loaded.encode(sentences, prompt="") - ours).max() > 1e-3
+    with pytest.raises(UserError, match=r"puts the prompt 'the hour of the sea: ' before each text, so it cannot be used for mirroring"):
+        mirror(tmp_path / "encoder", texts, **SMALL)
+
+
+def test_training_pools_the_vectors_that_the_saved_encoder_has(bert_folder, texts):
+    prompt = "the hour: "
+    made = started(bert_folder, texts, prompt=prompt, erased_chars=0, noise_negatives=3)
+    embedder = Embedder.load(bert_folder, dtype="float32", device="cpu")
+    embedder.set_default_prompt(prompt, include_prompt=False)
+    expected = torch.from_numpy(embedder.encode([made.views.data.left[text] for text in range(8)]))
+    noise = noise_vectors(3, made.encoder.dim, seed=1, step=0, device=torch.device("cpu"))
+    loss, _ = gradients(made, range(8))
+    assert loss == pytest.approx(info_nce(expected, expected, temperature=0.04, further=noise).item(), rel=1e-4)
+
+
+def test_no_view_loses_or_repeats_the_prompt(bert_folder, texts):
+    for settings in ({}, {"positives": "crops"}, {"repeat_share": 0.9}):
+        made = started(bert_folder, texts, prompt="the hour of the sea: ", **settings)
+        begin = made.views.tokenizer("the hour of the sea: ")["input_ids"][:-1]
+        assert made.views.prompt_tokens == len(begin) > 5
+        left, right = made.views(np.arange(16), step=0, seed=1)
+        assert all(ids[: len(begin)] == begin for ids in [*left, *right])
+        assert left != right
+    masked = mask_texts(left, made.views.tokenizer, rate=0.5, generator=torch.Generator(), skipped=made.views.prompt_tokens)
+    assert min(place for text in masked for place in text.places) == len(begin)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(bert_folder, texts):
+    with pytest.raises(UserError, match=r"prompt takes \d+ of 10 tokens, which leaves none for a text: raise --max-tokens, or shorten it"):
+        mirror(bert_folder, texts, prompt="the hour of the sea and the river: ", **{**SMALL, "max_tokens": 10})
+
+
 # ---- all of them
 
 
@@ -373,6 +423,9 @@ def test_the_copy_of_the_queue_stays_in_float32(bert_folder):
         ({"head": "mlp", "anchor": 3.0}, "head trains other vectors than the saved ones, but an anchor compares the saved ones"),
         ({"head": "mlp", "recipe": "best"}, "head trains other vectors than the saved ones"),
         ({"head": "mlp", "dims": "8,16"}, "dims is '8,16', but a head mixes all numbers of a vector: leave one of them out"),
+        ({"prompt": " "}, "prompt is ' ': give text, or leave it out"),
+        ({"prompt": "a: ", "pooling": "mean-with-padding"}, "prompt needs pooling cls or mean, but this mean includes padding"),
+        ({"prompt": "a: ", "recipe": "paper"}, "prompt needs pooling cls or mean"),
         ({"mlm_weight": -0.1}, "mlm_weight is -0.1, but it is a weight: give 0 or more"),
     ],
 )

@@ -99,6 +99,9 @@ class MirrorConfig:
     mlm_weight: Annotated[
         float, "weight of an added masked language modelling loss on the same texts, by the model's own prediction head; 0 adds none (0.1)"
     ] = 0.0
+    prompt: Annotated[
+        str | None, "put this before each text, in training and in the saved encoder (its default prompt); a mean leaves its tokens out"
+    ] = None
     dropout: Annotated[
         float | None, "dropout everywhere but on attention weights; 0 to below 1 (0.1, unless the model's folder suggests another)"
     ] = None
@@ -252,6 +255,7 @@ class MirrorConfig:
             "stop_early",
             "keep_best",
             "momentum",
+            "prompt",
         )
         if self.recipe == "fast" and (
             named := [name for name in of_training if getattr(self, name) not in (None, False)] + list(self.switches)
@@ -325,6 +329,10 @@ class MirrorConfig:
             problems.append(f"momentum is {self.momentum}, but with 1 the copy would never follow: give 0 to below 1 (0.995)")
         if self.momentum is not None and not self.queue_texts:
             problems.append("momentum only applies to the encoder of a queue: give --queue-texts 500, or leave it out")
+        if self.prompt is not None and not self.prompt.strip():
+            problems.append(f"prompt is {self.prompt!r}: give text, or leave it out")
+        if self.prompt is not None and (self.pooling or ("mean-with-padding" if self.recipe == "paper" else "mean")) == "mean-with-padding":
+            problems.append("prompt needs pooling cls or mean, but this mean includes padding: give --pooling mean, or --recipe default")
         if not 0 <= self.mlm_weight < math.inf:
             problems.append(f"mlm_weight is {self.mlm_weight}, but it is a weight: give 0 or more (0.1)")
         if self.head not in get_args(Head):

@@ -27,12 +27,17 @@ def refuse_unfit(config: ResolvedMirrorConfig, embedder: Embedder, data: Trainin
     """Refuse settings that the model or the texts cannot meet.
 
     Raises:
-        UserError: The length limit is beyond the model's, it cannot be joined, a prefix is no shorter than its vectors, or there are too
-            few texts to whiten.
+        UserError: The length limit is beyond the model's, the prompt leaves no room for a text, the model cannot be joined, a prefix is no
+            shorter than its vectors, or there are too few texts to whiten.
     """
     longest, dim = embedder.max_tokens, embedder.encoder.dim
     if config.max_tokens > longest:
         raise UserError(f"max_tokens is {config.max_tokens}, but the model reads {longest} at most: give {longest} or fewer")
+    # room for a token of the text, and for the last special token
+    if config.prompt is not None and (taken := embedder.prompt_tokens(config.prompt)) > config.max_tokens - 2:
+        raise UserError(
+            f"prompt takes {taken} of {config.max_tokens} tokens, which leaves none for a text: raise --max-tokens, or shorten it"
+        )
     if config.join:
         refuse_unjoinable(embedder.encoder.model)
     if config.prefix_dims and config.prefix_dims[-1] >= dim:

@@ -59,7 +59,7 @@ class MomentumQueue:
 
     @torch.no_grad()
     def read(
-        self, parts: Iterable[PackedTexts], rows: Sequence[Sequence[int]], *, total: int, dtype: torch.dtype
+        self, parts: Iterable[PackedTexts], rows: Sequence[Sequence[int]], *, total: int, dtype: torch.dtype, skipped: int = 0
     ) -> Float[Tensor, "texts dim"]:
         """Compute the copy's vectors of a batch's texts, of all processes.
 
@@ -68,9 +68,10 @@ class MomentumQueue:
             rows: Indices of each part's texts among this process's.
             total: Texts over all processes.
             dtype: Data type of the computation.
+            skipped: Tokens at the beginning of each text that are not pooled: a prompt.
         """
         with computing(self.encoder.device, dtype):
-            found = [self.encoder(part) for part in parts]
+            found = [self.encoder(part, skipped=skipped) for part in parts]
             vectors = torch.cat(found)[torch.tensor([index for of_part in rows for index in of_part]).argsort()]
         if self.head is not None:
             vectors = self.head(vectors)

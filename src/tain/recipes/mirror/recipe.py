@@ -47,7 +47,7 @@ from tain.training import distributed
 
 _ADDED = (
     *("dims", "curve_steps", "stop_early", "patience", "keep_best"),
-    *("repeat_share", "queue_texts", "momentum", "noise_negatives", "head", "mlm_weight"),
+    *("repeat_share", "queue_texts", "momentum", "noise_negatives", "head", "mlm_weight", "prompt"),
 )  # settings that older checkpoints lack
 
 
@@ -246,6 +246,8 @@ class _MirrorRun:
                 f"refuse_worse needs held-out texts, but {len(data.held_left)} are too few to measure on: give more texts, or leave it out"
             )
         self.sizes_before = held_out_sizes(embedder, data, config, pooling=self.untouched_pooling, dtype=self.dtype)
+        if config.prompt is not None:
+            embedder.set_default_prompt(config.prompt, include_prompt=config.pooling != "mean")
         self.trainer.anchors = set_up(embedder, data, config, progress=progress)
         encoder = embedder.encoder
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)

@@ -62,7 +62,9 @@ class MaskedBatch:
     total: int
 
 
-def mask_texts(ids: Sequence[Sequence[int]], tokenizer: Any, *, rate: float, generator: torch.Generator) -> list[MaskedText]:
+def mask_texts(
+    ids: Sequence[Sequence[int]], tokenizer: Any, *, rate: float, generator: torch.Generator, skipped: int = 0
+) -> list[MaskedText]:
     """Mask a share of the ordinary tokens of every text, at least one each, as BERT does (80% mask, 10% random token, 10% unchanged).
 
     Args:
@@ -70,13 +72,16 @@ def mask_texts(ids: Sequence[Sequence[int]], tokenizer: Any, *, rate: float, gen
         tokenizer: Their tokenizer.
         rate: Share of tokens to predict.
         generator: Random generator of positions and tokens.
+        skipped: Tokens at the beginning of each text that are never masked: a prompt.
 
     Returns:
         The texts in order; one without ordinary tokens has nothing to predict.
     """
     flat = torch.tensor([token for text in ids for token in text])
     owners = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor([len(text) for text in ids]))
-    is_maskable = ~torch.isin(flat, torch.tensor(tokenizer.all_special_ids))
+    starts = torch.tensor([0, *(len(text) for text in ids)]).cumsum(0)
+    within = torch.arange(len(flat)) - starts[owners]
+    is_maskable = ~torch.isin(flat, torch.tensor(tokenizer.all_special_ids)) & (within >= skipped)
     if not is_maskable.any():
         return [MaskedText(list(text), [], []) for text in ids]
     masked = corrupted(
@@ -87,7 +92,6 @@ def mask_texts(ids: Sequence[Sequence[int]], tokenizer: Any, *, rate: float, gen
         first_ordinary_id=first_ordinary_id(tokenizer),
         generator=generator,
     )
-    starts = torch.tensor([0, *(len(text) for text in ids)]).cumsum(0)
     found = []
     for text, (start, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
         mine = owners[masked.indices] == text

@@ -204,13 +204,14 @@ class MirrorTrainer:
         ids = [ids for pair in zip(left, right, strict=True) for ids in pair]  # rows: left 0, right 0, left 1, right 1, ...
         mine = ids[distributed.share_of(len(ids))]
         parts, rows = self._packed(mine)
-        anchors = None if self.anchors is None else self.anchors.encode(ids)
+        bags = ids if not self.views.prompt_tokens else [text[self.views.prompt_tokens :] for text in ids]
+        anchors = None if self.anchors is None else self.anchors.encode(bags)
         own = distributed.share_of(len(left))
         whole = Whole(*self._packed(left[own])) if self.needs_whole else None
         masked = None
         if self.prediction is not None:
             generator = torch.Generator().manual_seed(step_seed(seed, step, _MASKS))
-            texts = mask_texts(left, self.views.tokenizer, rate=MASKING_RATE, generator=generator)
+            texts = mask_texts(left, self.views.tokenizer, rate=MASKING_RATE, generator=generator, skipped=self.views.prompt_tokens)
             most = self.config.micro_batch_tokens
             masked = masked_batch(texts, mine=own, batch_tokens=most, share_rows=self.encoder.layout == "packed")
         return Batch(parts, rows, len(ids), self.views.pairs.is_same(indices), indices, anchors, whole, masked)
@@ -229,7 +230,7 @@ class MirrorTrainer:
         further, is_same_further = further_negatives(self.queue, noise, lambda queue: queue.is_same(*keys))
 
         def embed(part: PackedTexts) -> Tensor:
-            vectors = encoder(part, drophead=config.drophead)
+            vectors = encoder(part, drophead=config.drophead, skipped=self.views.skipped)
             return vectors if self.head is None else self.head(vectors)
 
         def loss(vectors: Tensor) -> Tensor:
@@ -257,7 +258,9 @@ class MirrorTrainer:
                 )
             )
         if self.queue is not None and batch.whole is not None:
-            vectors = self.queue.read(batch.whole.parts, batch.whole.rows, total=len(batch.indices), dtype=self.dtype)
+            vectors = self.queue.read(
+                batch.whole.parts, batch.whole.rows, total=len(batch.indices), dtype=self.dtype, skipped=self.views.skipped
+            )
             self.queue.propose(vectors, keys[0])
         if distributed.world_size() > 1:
             take()
@@ -303,5 +306,6 @@ def trainer_for(
     Raises:
         UserError: All texts have the same tokens, or spans are to be erased and the tokenizer has no mask token.
     """
-    pairs = tokenise_pairs(data, embedder.tokenizer, max_tokens=config.max_tokens)
-    return MirrorTrainer(embedder.encoder, Views(data, pairs, embedder.tokenizer, config), config, dtype=dtype, masked_lm=masked_lm)
+    pairs = tokenise_pairs(data, embedder.tokenizer, max_tokens=config.max_tokens, prompt=config.prompt or "")
+    views = Views(data, pairs, embedder.tokenizer, config)
+    return MirrorTrainer(embedder.encoder, views, config, dtype=dtype, masked_lm=masked_lm)

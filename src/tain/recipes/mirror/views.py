@@ -62,14 +62,14 @@ class TokenisedPairs:
         return torch.from_numpy(shared) if shared.any() else None
 
 
-def tokenise_pairs(data: TrainingSet, tokenizer: Any, *, max_tokens: int) -> TokenisedPairs:
-    """Tokenise both sides of all pairs, and find the texts that the model cannot tell apart.
+def tokenise_pairs(data: TrainingSet, tokenizer: Any, *, max_tokens: int, prompt: str = "") -> TokenisedPairs:
+    """Tokenise both sides of all pairs, each text after the prompt, and find the texts that the model cannot tell apart.
 
     Raises:
         UserError: All texts have the same tokens.
     """
-    left = tokenise_once(tokenizer, data.left, max_tokens=max_tokens)
-    right = left if data.is_of_single_texts else tokenise_once(tokenizer, data.right, max_tokens=max_tokens)
+    left = tokenise_once(tokenizer, prompted(data.left, prompt), max_tokens=max_tokens)
+    right = left if data.is_of_single_texts else tokenise_once(tokenizer, prompted(data.right, prompt), max_tokens=max_tokens)
     sides = [(data.left, left)] if data.is_of_single_texts else [(data.left, left), (data.right, right)]
     keys, alike = same_texts([text for texts, _ in sides for text in texts], chain.from_iterable(kept for _, kept in sides))
     if len(set(keys.tolist())) < 2:
@@ -80,6 +80,11 @@ def tokenise_pairs(data: TrainingSet, tokenizer: Any, *, max_tokens: int) -> Tok
     left_keys = keys[: len(data.left)]
     right_keys = left_keys if data.is_of_single_texts else keys[len(data.left) :]
     return TokenisedPairs(left, right, left_keys, right_keys, alike, len(keys), sum(kept.truncated for _, kept in sides))
+
+
+def prompted(texts: Sequence[str], prompt: str | None) -> list[str]:
+    """Put a prompt before each text."""
+    return [f"{prompt}{text}" for text in texts] if prompt else list(texts)
 
 
 class Views:
@@ -112,7 +117,9 @@ class Views:
                 left[index], right[index] = views
         if share := self.config.repeat_share:
             most = self.config.max_tokens
-            right = [repeat_tokens(ids, share=share, special=self.special, max_tokens=most, rng=rng) for ids in right]
+            right = [
+                repeat_tokens(ids, share=share, special=self.special, max_tokens=most, rng=rng, skipped=self.prompt_tokens) for ids in right
+            ]
         return left, right
 
     @cached_property
@@ -121,9 +128,23 @@ class Views:
         return frozenset(self.tokenizer.all_special_ids)
 
     @cached_property
+    def prompt_tokens(self) -> int:
+        """Number of tokens of the prompt and of the special tokens before it; 0 without a prompt."""
+        if self.config.prompt is None:
+            return 0
+        ids = tokenise(self.tokenizer, [self.config.prompt], max_tokens=self.config.max_tokens).ids[0]
+        return len(ids) - (ids[-1] in self.special)
+
+    @property
+    def skipped(self) -> int:
+        """Number of tokens at the start that are not pooled."""
+        return self.prompt_tokens if self.config.pooling == "mean" else 0
+
+    @cached_property
     def ends(self) -> tuple[int, int]:
-        """Numbers of special tokens at the start and end of a text."""
-        return special_ends(self.tokenizer)
+        """Numbers of tokens at the start and end of a text that stay in every view: special tokens, and the prompt."""
+        first, last = special_ends(self.tokenizer)
+        return max(first, self.prompt_tokens), last
 
 
 TwoViews = tuple[list[int], list[int]]
@@ -140,7 +161,7 @@ def erased(views: Views, texts: Sequence[int], rng: np.random.Generator) -> list
         rng=rng,
     )
     cut = [index for index, (text, twin) in enumerate(zip(left, right, strict=True)) if text != twin]
-    ids = tokenise(views.tokenizer, [right[index] for index in cut], max_tokens=views.config.max_tokens).ids
+    ids = tokenise(views.tokenizer, prompted([right[index] for index in cut], views.config.prompt), max_tokens=views.config.max_tokens).ids
     twins = whole.copy()
     for index, of_twin in zip(cut, ids, strict=True):
         twins[index] = of_twin
@@ -192,7 +213,7 @@ def check_views(encoder: TransformerEncoder, views: Views, config: ResolvedMirro
     first, second = pack(sample[0]), pack(sample[0] if drops else sample[1])
     for _ in range(4 if drops else 1):  # a low rate may drop nothing by chance in a small model
         with torch.no_grad():
-            left, right = (encoder(each, drophead=config.drophead) for each in (first, second))
+            left, right = (encoder(each, drophead=config.drophead, skipped=views.skipped) for each in (first, second))
         if ((left - right).norm(dim=1) > 1e-5 * left.norm(dim=1)).any():
             return
     if drops:
