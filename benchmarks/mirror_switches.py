@@ -31,6 +31,8 @@ SWITCHES = {
     "MLM 0.1": {"mlm_weight": 0.1},
     "queue 500": {"queue_texts": 500},
     "noise 200": {"noise_negatives": 200},
+    "prompt": {"prompt": "This sentence means the same as: "},
+    "decoder 0.1": {"decoder_weight": 0.1},
     "batches of 512": {"batch_texts": 512},
     "batches of 1,024": {"batch_texts": 1024},
     # as many steps as the default, and so three and five times the time
@@ -104,7 +106,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="end within a minute or two: few texts and rows, no results file")
     chosen = parser.parse_args()
     if chosen.quick:
-        chosen.seeds, chosen.rows = 1, ("lexical", "default")
+        chosen.seeds, chosen.rows = 1, ("lexical", "default", "head")
     return chosen
 
 

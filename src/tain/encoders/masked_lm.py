@@ -28,11 +28,7 @@ class MaskedLanguageModel(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        encoder = getattr(model, model.base_model_prefix, None)
-        if encoder is None:
-            raise UserError(
-                f"{type(model).__name__} is not a masked language model with a separate encoder: give one that AutoModelForMaskedLM loads"
-            )
+        encoder = _encoder_of(model)
         switch_attention(encoder)
         self._indices: Tensor | None = None
         self._change: Callable[[Tensor], Tensor] | None = None
@@ -80,11 +76,7 @@ class PredictionHead(nn.Module):
 
     def __init__(self, model: Any, encoder: Any) -> None:
         super().__init__()
-        own = getattr(model, model.base_model_prefix, None)
-        if own is None:
-            raise UserError(
-                f"{type(model).__name__} is not a masked language model with a separate encoder: give one that AutoModelForMaskedLM loads"
-            )
+        _encoder_of(model)
         output = model.get_output_embeddings()
         if output is not None and output.weight is model.get_input_embeddings().weight:
             output.weight = encoder.get_input_embeddings().weight
@@ -99,6 +91,20 @@ class PredictionHead(nn.Module):
             return self.model(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)).logits[0]
         finally:
             self._given.hidden = None
+
+
+def _encoder_of(model: Any) -> Any:
+    """The encoder of a masked LM.
+
+    Raises:
+        UserError: It has no separate one.
+    """
+    encoder = getattr(model, model.base_model_prefix, None)
+    if encoder is None:
+        raise UserError(
+            f"{type(model).__name__} is not a masked language model with a separate encoder: give one that AutoModelForMaskedLM loads"
+        )
+    return encoder
 
 
 class _Given(nn.Module):

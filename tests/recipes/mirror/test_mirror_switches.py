@@ -26,7 +26,7 @@ from tain.recipes.mirror.data import training_set
 from tain.recipes.mirror.preparing import prediction_model, set_limits, weight_rms
 from tain.recipes.mirror.queue import MomentumQueue, noise_vectors
 from tain.recipes.mirror.recipe import mirror
-from tain.recipes.mirror.restoring import MASKING_RATE, mask_texts
+from tain.recipes.mirror.restoring import DECODER_RATE, MASKING_RATE, mask_texts
 from tain.recipes.mirror.trainer import MirrorTrainer, trainer_for
 
 SMALL: dict[str, Any] = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 0, "erase_min_chars": 10}
@@ -37,6 +37,7 @@ EVERY = {
     "head": {"head": "mlp"},
     "mlm": {"mlm_weight": 0.5},
     "prompt": {"prompt": "the hour: "},
+    "decoder": {"decoder_weight": 0.5},
 }
 TOGETHER = {name: value for settings in EVERY.values() for name, value in settings.items()}
 
@@ -225,13 +226,7 @@ def test_the_head_is_trained_through_and_not_saved(bert_folder, texts, sentences
     expected = info_nce((left @ weight.T + bias).tanh(), (right @ weight.T + bias).tanh(), temperature=0.04)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert found["head.weight"].abs().max() > 0
-    plain = mirror(bert_folder, texts, tmp_path / "plain", **SMALL)
     headed = mirror(bert_folder, texts, tmp_path / "headed", head="mlp", **SMALL)
-    assert headed.runs[0].losses != plain.runs[0].losses
-    names = [set(load_file(tmp_path / folder / "model.safetensors")) for folder in ("plain", "headed")]
-    assert names[0] == names[1]
-    files = [sorted(path.name for path in (tmp_path / folder).rglob("*")) for folder in ("plain", "headed")]
-    assert files[0] == files[1]
     from sentence_transformers import SentenceTransformer
 
     theirs = SentenceTransformer(str(tmp_path / "headed"), device="cpu").encode(sentences)
@@ -312,8 +307,46 @@ def test_weight_zero_is_the_run_without(bert_folder, texts, sentences):
 def test_an_encoder_without_prediction_head_is_refused(bert_folder, texts, tmp_path):
     mirror(bert_folder, texts, tmp_path / "encoder", mlm_weight=0.1, **SMALL)
     assert not any("cls." in name for name in load_file(tmp_path / "encoder" / "model.safetensors"))
-    with pytest.raises(UserError, match=r"mlm_weight is 0.1, but model .*encoder' has no head that predicts tokens \(cls"):
+    with pytest.raises(UserError, match=r"mlm_weight needs the model's prediction head, but .*encoder' has none \(cls"):
         mirror(tmp_path / "encoder", texts, mlm_weight=0.1, **SMALL)
+
+
+# ---- the decoder
+
+
+def test_the_decoder_restores_tokens_from_the_vector_whatever_the_padding(bert_folder, texts):
+    made = started(bert_folder, texts, decoder_weight=0.5, micro_batch_tokens=60)
+    loss, found = gradients(made, range(8))
+    contrast, alone = gradients(started(bert_folder, texts), range(8))
+    left, _ = made.views(np.arange(8), step=0, seed=1)
+    masked = made._masked(left, DECODER_RATE, step_seed(1, 0, mirror_trainer._DECODER_MASKS), is_bare=True)
+    losses = []
+    for ids, text in zip(left, masked, strict=True):  # one text at a time, so without padding
+        assert {text.ids[place] for place in text.places} == {made.views.tokenizer.mask_token_id}
+        embeddings = made.encoder.model.get_input_embeddings()(torch.tensor([text.ids]))
+        hidden = made.decoder(made.encoder(pack([ids])), embeddings, torch.ones(1, len(ids), dtype=torch.bool))
+        losses.append(F.cross_entropy(made.prediction(hidden[0, text.places]), torch.tensor(text.targets), reduction="none"))
+    shares = sum(len(text.places) for text in masked) / sum(len(ids) - 2 for ids in left)
+    assert shares == pytest.approx(0.5, abs=0.05)
+    assert loss == pytest.approx(contrast + 0.5 * torch.cat(losses).mean().item(), rel=1e-5)
+    changed = {name for name, gradient in alone.items() if not torch.allclose(found[name], gradient, atol=1e-6)}
+    assert any("encoder.layer.1" in name for name in changed)  # the layers learn by the vector: the decoder reads the embeddings alone
+    assert found["decoder.positions"].abs().max() > 0
+
+
+def test_the_decoder_needs_token_embeddings_of_the_vectors_width(save_masked_lm, texts):
+    with pytest.raises(UserError, match="decoder_weight needs token embeddings as wide as the vectors, but they have 24 and 32 numbers"):
+        mirror(save_masked_lm("electra"), texts, decoder_weight=0.1, **SMALL)
+
+
+def test_what_only_training_has_is_not_saved(bert_folder, texts, tmp_path):
+    mirror(bert_folder, texts, tmp_path / "plain", **SMALL)
+    more = {name: value for name, value in TOGETHER.items() if name != "prompt"}
+    mirror(bert_folder, texts, tmp_path / "all", **SMALL, **more)
+    tensors = [load_file(tmp_path / folder / "model.safetensors") for folder in ("plain", "all")]
+    assert {name: tensor.shape for name, tensor in tensors[0].items()} == {name: tensor.shape for name, tensor in tensors[1].items()}
+    files = [sorted(path.name for path in (tmp_path / folder).rglob("*")) for folder in ("plain", "all")]
+    assert files[0] == files[1]
 
 
 # ---- the prompt
@@ -393,11 +426,15 @@ def test_two_processes_give_the_gradient_of_one(bert_folder, texts, tmp_path, in
             torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def losses_without(bert_folder, texts):
+    return mirror(bert_folder, texts, **{**SMALL, "dtype": "bfloat16"}).runs[0].losses
+
+
 @pytest.mark.parametrize("name", EVERY)
-def test_each_switch_trains_alone_and_in_bfloat16(name, bert_folder, texts):
-    plain = mirror(bert_folder, texts, **{**SMALL, "dtype": "bfloat16"}).runs[0].losses
+def test_each_switch_trains_alone_and_in_bfloat16(name, bert_folder, texts, losses_without):
     found = mirror(bert_folder, texts, **{**SMALL, "dtype": "bfloat16"}, **EVERY[name])
-    assert found.runs[0].losses != plain
+    assert found.runs[0].losses != losses_without
     assert np.isfinite(found.runs[0].losses).all()
     assert found.embedder.encode(["a text"]).dtype == np.float32
 
@@ -423,6 +460,7 @@ def test_the_copy_of_the_queue_stays_in_float32(bert_folder):
         ({"head": "mlp", "anchor": 3.0}, "head trains other vectors than the saved ones, but an anchor compares the saved ones"),
         ({"head": "mlp", "recipe": "best"}, "head trains other vectors than the saved ones"),
         ({"head": "mlp", "dims": "8,16"}, "dims is '8,16', but a head mixes all numbers of a vector: leave one of them out"),
+        ({"decoder_weight": math.inf}, "decoder_weight is inf, but it is a weight: give 0 or more"),
         ({"prompt": " "}, "prompt is ' ': give text, or leave it out"),
         ({"prompt": "a: ", "pooling": "mean-with-padding"}, "prompt needs pooling cls or mean, but this mean includes padding"),
         ({"prompt": "a: ", "recipe": "paper"}, "prompt needs pooling cls or mean"),

@@ -99,6 +99,10 @@ class MirrorConfig:
     mlm_weight: Annotated[
         float, "weight of an added masked language modelling loss on the same texts, by the model's own prediction head; 0 adds none (0.1)"
     ] = 0.0
+    decoder_weight: Annotated[
+        float,
+        "weight of an added loss: a one-layer decoder, which is dropped afterwards, restores half of a text's tokens from its vector; 0 adds none (0.1)",
+    ] = 0.0
     prompt: Annotated[
         str | None, "put this before each text, in training and in the saved encoder (its default prompt); a mean leaves its tokens out"
     ] = None
@@ -333,8 +337,9 @@ class MirrorConfig:
             problems.append(f"prompt is {self.prompt!r}: give text, or leave it out")
         if self.prompt is not None and (self.pooling or ("mean-with-padding" if self.recipe == "paper" else "mean")) == "mean-with-padding":
             problems.append("prompt needs pooling cls or mean, but this mean includes padding: give --pooling mean, or --recipe default")
-        if not 0 <= self.mlm_weight < math.inf:
-            problems.append(f"mlm_weight is {self.mlm_weight}, but it is a weight: give 0 or more (0.1)")
+        for name in ("mlm_weight", "decoder_weight"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                problems.append(f"{name} is {value}, but it is a weight: give 0 or more (0.1)")
         if self.head not in get_args(Head):
             problems.append(f"head is {self.head!r}: give {' or '.join(get_args(Head))}")
         elif self.head != "none":
@@ -475,7 +480,7 @@ def default_matrix_rate(width: int, weight_rms: float) -> float:
 _MUON_RELATIVE_STEP = 2e-3
 _MOMENTUM = 0.995
 _COUNTED = ("queue_texts", "noise_negatives")
-_SWITCHES = ("repeat_share", "queue_texts", "noise_negatives", "head", "mlm_weight")
+_SWITCHES = ("repeat_share", "queue_texts", "noise_negatives", "head", "mlm_weight", "decoder_weight")
 
 
 def papers_values(level: Level, model_type: str) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def refuse_unfit(config: ResolvedMirrorConfig, embedder: Embedder, data: Trainin
     """Refuse settings that the model or the texts cannot meet.
 
     Raises:
-        UserError: The length limit is beyond the model's, the prompt leaves no room for a text, the model cannot be joined, a prefix is no
-            shorter than its vectors, or there are too few texts to whiten.
+        UserError: The length limit is beyond the model's, the prompt leaves no room for a text, the model cannot be joined or its
+            text decoded, a prefix is no shorter than its vectors, or there are too few texts to whiten.
     """
     longest, dim = embedder.max_tokens, embedder.encoder.dim
     if config.max_tokens > longest:
@@ -37,6 +37,11 @@ def refuse_unfit(config: ResolvedMirrorConfig, embedder: Embedder, data: Trainin
     if config.prompt is not None and (taken := embedder.prompt_tokens(config.prompt)) > config.max_tokens - 2:
         raise UserError(
             f"prompt takes {taken} of {config.max_tokens} tokens, which leaves none for a text: raise --max-tokens, or shorten it"
+        )
+    embedded = int(embedder.encoder.model.get_input_embeddings().weight.shape[1])
+    if config.decoder_weight and embedded != dim:
+        raise UserError(
+            f"decoder_weight needs token embeddings as wide as the vectors, but they have {embedded} and {dim} numbers: leave it out"
         )
     if config.join:
         refuse_unjoinable(embedder.encoder.model)
@@ -55,13 +60,14 @@ def prediction_model(name: str | Path, config: ResolvedMirrorConfig) -> Any:
     Raises:
         UserError: The model has no such head.
     """
-    if not config.mlm_weight:
+    asking = [setting for setting in ("mlm_weight", "decoder_weight") if getattr(config, setting)]
+    if not asking:
         return None
     loaded = load_masked_lm(name, trust_remote_code=config.trust_remote_code)
     if loaded.new_head:
         raise UserError(
-            f"mlm_weight is {config.mlm_weight:g}, but model {str(name)!r} has no head that predicts tokens ({loaded.new_head[0]} is missing): "
-            "give a masked language model, or --mlm-weight 0"
+            f"{' and '.join(asking)} needs the model's prediction head, but {str(name)!r} has none ({loaded.new_head[0]} is missing): "
+            "give a masked language model, or leave it out"
         )
     return loaded.model
 

@@ -39,10 +39,10 @@ class MomentumQueue:
         self.texts, self.momentum = texts, momentum
         self.encoder = deepcopy(encoder).eval().requires_grad_(False)
         self.head = None if head is None else deepcopy(head).eval().requires_grad_(False)
-        originals, copies = [encoder, *([head] if head else [])], [self.encoder, *([self.head] if self.head else [])]
-        named = [(name, copy) for part in copies for name, copy in part.named_parameters()]
-        self._copies = {f"{number}/{name}": copy for number, (name, copy) in enumerate(named)}
-        self._followed = dict(zip(self._copies, (each for part in originals for each in part.parameters()), strict=True))
+        originals: dict[str, nn.Module] = {"encoder": encoder} | ({} if head is None else {"head": head})
+        copies: dict[str, nn.Module] = {"encoder": self.encoder} | ({} if self.head is None else {"head": self.head})
+        self._copies = _parameters(copies)
+        self._followed: dict[str, Tensor] = _parameters(originals)
         self.vectors = torch.zeros(0, encoder.dim, device=encoder.device)
         self.keys = torch.zeros(0, dtype=torch.int64)
         self._pending: tuple[Tensor, Tensor] | None = None
@@ -99,7 +99,8 @@ class MomentumQueue:
             self.vectors = torch.cat([self.vectors, vectors])[-self.texts :]
             self.keys = torch.cat([self.keys, keys])[-self.texts :]
             self._pending = None
-        torch._foreach_lerp_(list(self._copies.values()), [self._followed[name].detach() for name in self._copies], 1 - self.momentum)
+        followed = [self._followed[name].detach() for name in self._copies]
+        torch._foreach_lerp_(list(self._copies.values()), followed, 1 - self.momentum)
 
     def state(self) -> dict[str, Tensor]:
         """State needed to resume."""
@@ -111,6 +112,10 @@ class MomentumQueue:
         for name, copy in self._copies.items():
             copy.copy_(tensors[f"weights/{name}"])
         self.vectors, self.keys = tensors["vectors"].to(self.vectors.device), tensors["keys"].cpu()
+
+
+def _parameters(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{part}/{name}": parameter for part, module in parts.items() for name, parameter in module.named_parameters()}
 
 
 class WithQueue:

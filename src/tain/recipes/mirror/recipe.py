@@ -47,7 +47,7 @@ from tain.training import distributed
 
 _ADDED = (
     *("dims", "curve_steps", "stop_early", "patience", "keep_best"),
-    *("repeat_share", "queue_texts", "momentum", "noise_negatives", "head", "mlm_weight", "prompt"),
+    *("repeat_share", "queue_texts", "momentum", "noise_negatives", "head", "mlm_weight", "decoder_weight", "prompt"),
 )  # settings that older checkpoints lack
 
 

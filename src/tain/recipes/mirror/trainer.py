@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tain.batches.order import ShuffledOrder, step_seed
 from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.types import PackedTexts
 from tain.encoders.masked_lm import PredictionHead
+from tain.encoders.sentence_decoder import SentenceDecoder
 from tain.encoders.training_head import TrainingHead
 from tain.encoders.transformer import TransformerEncoder
 from tain.foundation.probing import unchanged
@@ -25,7 +27,18 @@ from tain.recipes.mirror.curve import Curve, WithBest
 from tain.recipes.mirror.data import TrainingSet
 from tain.recipes.mirror.objectives import StepVectors, total_loss
 from tain.recipes.mirror.queue import MomentumQueue, WithQueue, further_negatives, noise_vectors
-from tain.recipes.mirror.restoring import MASKING_RATE, MaskedBatch, mask_texts, masked_batch, mlm_gradient
+from tain.recipes.mirror.restoring import (
+    DECODER_RATE,
+    MASKING_RATE,
+    DecodedBatch,
+    MaskedBatch,
+    MaskedText,
+    decoded_batch,
+    decoder_gradient,
+    mask_texts,
+    masked_batch,
+    mlm_gradient,
+)
 from tain.recipes.mirror.static import TokenVectors
 from tain.recipes.mirror.views import Views, tokenise_pairs
 from tain.training import distributed
@@ -33,7 +46,8 @@ from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, Stepped, Trained, train
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
-_MASKED_PARTS, _MASKS = 100_000, 2**32 - 1  # numbers of random states that no micro-batch of the contrast has
+# numbers of random states that no micro-batch of the contrast has
+_MASKED_PARTS, _DECODED_PARTS, _MASKS, _DECODER_MASKS = 100_000, 200_000, 2**32 - 1, 2**32 - 2
 FEWEST_STEPS = 16  # fewer steps teach little, so a small budget gets smaller batches
 
 
@@ -65,6 +79,7 @@ class Batch:
         anchors: Token vectors of all processes' texts; None without an anchor.
         whole: The left views alone; None where no part of the step needs them.
         masked: The left views with masked tokens; None without an MLM loss.
+        decoded: The left views for the decoder; None without one.
     """
 
     parts: list[PackedTexts]
@@ -75,6 +90,7 @@ class Batch:
     anchors: Tensor | None = None
     whole: "Whole | None" = None
     masked: MaskedBatch | None = None
+    decoded: DecodedBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -98,13 +114,14 @@ class MirrorTrainer:
         views: Makes the views of the pairs.
         config: The resolved settings.
         dtype: Data type of the computation; the weights that are stepped stay in float32.
-        masked_lm: The model as a masked LM, whose head ``mlm_weight`` needs; None without it.
+        masked_lm: The model as a masked LM, whose head ``mlm_weight`` and ``decoder_weight`` need; None without them.
 
     Attributes:
         anchors: Token vectors that the encoder is kept close to; None for none.
         head: Dense layer that only training has; None for none.
         queue: Vectors of earlier texts; None for none.
-        prediction: The model's prediction head for the MLM loss; None for none.
+        prediction: The model's prediction head; None for none.
+        decoder: Decoder of texts from their vectors, which only training has; None for none.
     """
 
     def __init__(
@@ -122,6 +139,7 @@ class MirrorTrainer:
         self.head: TrainingHead | None = None
         self.queue: MomentumQueue | None = None
         self.prediction: PredictionHead | None = None
+        self.decoder: SentenceDecoder | None = None
         self.trained: nn.Module = encoder.model
         self.weights = MasterWeights(encoder.model, dtype=torch.float32)  # until a seed makes its own
 
@@ -136,10 +154,15 @@ class MirrorTrainer:
         self.head = TrainingHead(encoder.dim, generator=generator).to(encoder.device) if config.head == "mlp" else None
         if config.queue_texts and config.momentum is not None:
             self.queue = MomentumQueue(encoder, self.head, texts=config.queue_texts, momentum=config.momentum)
-        if config.mlm_weight:
+        if config.mlm_weight or config.decoder_weight:
             self.prediction = PredictionHead(deepcopy(self.masked_lm), encoder.model).to(encoder.device)
+        if config.decoder_weight:
+            heads = int(encoder.model.config.num_attention_heads)
+            own_seed = int(torch.randint(2**62, (), generator=generator))
+            self.decoder = SentenceDecoder(encoder.dim, heads=heads, max_tokens=config.max_tokens, seed=own_seed).to(encoder.device)
         beside: dict[str, nn.Module] = {"head": self.head} if self.head is not None else {}
         beside |= {"prediction": self.prediction} if self.prediction is not None else {}
+        beside |= {"decoder": self.decoder} if self.decoder is not None else {}
         # names in checkpoints: those of the encoder alone where nothing is trained beside it
         self.trained = nn.ModuleDict({"encoder": encoder.model, **beside}) if beside else encoder.model
         self.weights = MasterWeights(self.trained, dtype=self.dtype)
@@ -208,13 +231,17 @@ class MirrorTrainer:
         anchors = None if self.anchors is None else self.anchors.encode(bags)
         own = distributed.share_of(len(left))
         whole = Whole(*self._packed(left[own])) if self.needs_whole else None
-        masked = None
-        if self.prediction is not None:
-            generator = torch.Generator().manual_seed(step_seed(seed, step, _MASKS))
-            texts = mask_texts(left, self.views.tokenizer, rate=MASKING_RATE, generator=generator, skipped=self.views.prompt_tokens)
-            most = self.config.micro_batch_tokens
-            masked = masked_batch(texts, mine=own, batch_tokens=most, share_rows=self.encoder.layout == "packed")
-        return Batch(parts, rows, len(ids), self.views.pairs.is_same(indices), indices, anchors, whole, masked)
+        size = {"mine": own, "batch_tokens": self.config.micro_batch_tokens, "share_rows": self.encoder.layout == "packed"}
+        masked = masked_batch(self._masked(left, MASKING_RATE, step_seed(seed, step, _MASKS)), **size) if self.config.mlm_weight else None
+        decoded = None
+        if self.config.decoder_weight:
+            texts = self._masked(left, DECODER_RATE, step_seed(seed, step, _DECODER_MASKS), is_bare=True)
+            decoded = decoded_batch(left, texts, **size)
+        return Batch(parts, rows, len(ids), self.views.pairs.is_same(indices), indices, anchors, whole, masked, decoded)
+
+    def _masked(self, ids: list[list[int]], rate: float, seed: int, *, is_bare: bool = False) -> list[MaskedText]:
+        generator = torch.Generator().manual_seed(seed)
+        return mask_texts(ids, self.views.tokenizer, rate=rate, generator=generator, skipped=self.views.prompt_tokens, is_bare=is_bare)
 
     def _packed(self, ids: list[list[int]]) -> tuple[list[PackedTexts], list[list[int]]]:
         """Micro-batches of some texts, and the indices of each one's texts."""
@@ -239,24 +266,9 @@ class MirrorTrainer:
         def reseed(part: int) -> None:
             torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
 
-        def reseed_masked(part: int) -> None:
-            reseed(_MASKED_PARTS + part)
-
         take = self.weights.take_gradients  # sum parts and processes in float32: bfloat16 sums lose small terms
         value = cached_gradients(batch.parts, rows=batch.rows, embed=embed, loss=loss, reseed=reseed, total=batch.total, after_part=take)
-        if self.prediction is not None and batch.masked is not None:
-            take()
-            value += distributed.summed(
-                mlm_gradient(
-                    encoder,
-                    self.prediction,
-                    batch.masked,
-                    weight=config.mlm_weight,
-                    drophead=config.drophead,
-                    reseed=reseed_masked,
-                    after_part=take,
-                )
-            )
+        value += self._restore(batch, reseed, take)
         if self.queue is not None and batch.whole is not None:
             vectors = self.queue.read(
                 batch.whole.parts, batch.whole.rows, total=len(batch.indices), dtype=self.dtype, skipped=self.views.skipped
@@ -266,6 +278,32 @@ class MirrorTrainer:
             take()
             distributed.sum_gradients(self.weights.masters)
         return value
+
+    def _restore(self, batch: Batch, reseed: Callable[[int], object], take: Callable[[], None]) -> float:
+        """Add the gradients of the losses that restore tokens; return these losses, over all processes."""
+        if self.prediction is None:
+            return 0.0
+        take()
+        value, drophead = 0.0, self.config.drophead
+        if batch.masked is not None:
+            weight = self.config.mlm_weight
+            own = partial(_from_part, reseed, _MASKED_PARTS)
+            value += mlm_gradient(
+                self.encoder, self.prediction, batch.masked, weight=weight, drophead=drophead, reseed=own, after_part=take
+            )
+        if batch.decoded is not None and self.decoder is not None:
+            value += decoder_gradient(
+                self.encoder,
+                self.decoder,
+                self.prediction,
+                batch.decoded,
+                weight=self.config.decoder_weight,
+                drophead=drophead,
+                skipped=self.views.skipped,
+                reseed=partial(_from_part, reseed, _DECODED_PARTS),
+                after_part=take,
+            )
+        return distributed.summed(value)
 
     def optimizer(self) -> Optimizer:
         """Build the optimizer of the current weights."""
@@ -291,6 +329,10 @@ class MirrorTrainer:
                 self.gradient_step(self.batch(indices, step=trial, seed=seed), step=trial, seed=seed)
                 taken_s.append(time.monotonic() - began_s)
         return min(taken_s[1:]) / len(indices)
+
+
+def _from_part(reseed: Callable[[int], object], first: int, part: int) -> None:
+    reseed(first + part)
 
 
 def trainer_for(
