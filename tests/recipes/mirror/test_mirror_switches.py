@@ -316,6 +316,8 @@ def test_an_encoder_without_prediction_head_is_refused(bert_folder, texts, tmp_p
 
 def test_the_decoder_restores_tokens_from_the_vector_whatever_the_padding(bert_folder, texts):
     made = started(bert_folder, texts, decoder_weight=0.5, micro_batch_tokens=60)
+    assert made.decoder is not None
+    assert made.prediction is not None
     loss, found = gradients(made, range(8))
     contrast, alone = gradients(started(bert_folder, texts), range(8))
     left, _ = made.views(np.arange(8), step=0, seed=1)
