@@ -40,7 +40,7 @@ def main():
             f"{ours:.0f}", (max(raw, static, counted, ours), y), xytext=(9, 0), textcoords="offset points", va="center", color=BLUE
         )
     name_rows(axes, [title for title, *_ in rows])
-    axes.set_xlim(0, 10 * (int(max(max(values) for _, *values in rows) / 10) + 1))
+    axes.set_xlim(0, max(max(values) for _, *values in rows) + 6)
     axes.set_xlabel("Spearman x 100")
     save(figure, "before-after.svg")
 
