@@ -287,7 +287,7 @@ class MirrorTrainer:
         value, drophead = 0.0, self.config.drophead
         if batch.masked is not None:
             weight = self.config.mlm_weight
-            own = partial(_from_part, reseed, _MASKED_PARTS)
+            own = partial(_reseed_from, reseed, _MASKED_PARTS)
             value += mlm_gradient(
                 self.encoder, self.prediction, batch.masked, weight=weight, drophead=drophead, reseed=own, after_part=take
             )
@@ -300,7 +300,7 @@ class MirrorTrainer:
                 weight=self.config.decoder_weight,
                 drophead=drophead,
                 skipped=self.views.skipped,
-                reseed=partial(_from_part, reseed, _DECODED_PARTS),
+                reseed=partial(_reseed_from, reseed, _DECODED_PARTS),
                 after_part=take,
             )
         return distributed.summed(value)
@@ -331,7 +331,8 @@ class MirrorTrainer:
         return min(taken_s[1:]) / len(indices)
 
 
-def _from_part(reseed: Callable[[int], object], first: int, part: int) -> None:
+def _reseed_from(reseed: Callable[[int], object], first: int, part: int) -> None:
+    """Set the random state of the part that is numbered from ``first`` on."""
     reseed(first + part)
 
 
