@@ -1,23 +1,28 @@
-"""Hybrid search: BM25 beside vectors, joined by reciprocal ranks."""
+"""Hybrid search: BM25 beside vectors, joined by their scores or by reciprocal ranks."""
 
 import importlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tain.foundation.choices import Fusion
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.ranking.filters import Filter
 from tain.ranking.index import CandidateIndex
-from tain.ranking.rerank import EncodesCandidates, Hit, search
+from tain.ranking.rerank import EncodesCandidates, Hit, refuse_unsearchable, scan, scores_of
 from tain.text.cleaning import same_text_key
 from tain.text.collections import list_texts
 
 DEPTH = 100  # hits of each side that are joined
+EQUAL = 0.5  # weight of the words: both sides count alike
 FUSION_K = 60  # of Cormack, Clarke and Buettcher 2009
 _WORD = re.compile(r"\w+")
 _K1, _B = 1.5, 0.75
+_SPREAD_ROWS = 4096  # candidates from which the mean and deviation of a query's scores are estimated
 
 
 def words_of(text: str) -> list[str]:
@@ -55,16 +60,20 @@ class Bm25:
 
     def best(self, text: str, *, k: int) -> list[tuple[int, float]]:
         """The ``k`` best candidates that share a word, best first: position and score."""
-        scores = self.scores(text)
-        count = min(k, int((scores > 0).sum()))
-        if not count:
-            return []
-        chosen = np.argpartition(-scores, count - 1)[:count]
-        # at the edge of the partition, ties would be kept by chance: the first of them are kept
-        edge = scores[chosen].min()
-        above, level = np.flatnonzero(scores > edge), np.flatnonzero(scores == edge)
-        chosen = np.concatenate([above, level[: count - len(above)]])
-        return [(int(row), float(scores[row])) for row in chosen[np.argsort(-scores[chosen], kind="stable")]]
+        return best_words(self.scores(text), k=k)
+
+
+def best_words(scores: np.ndarray, *, k: int) -> list[tuple[int, float]]:
+    """The ``k`` best candidates with a BM25 score above 0 of (candidates,), best first: position and score."""
+    count = min(k, int((scores > 0).sum()))
+    if not count:
+        return []
+    chosen = np.argpartition(-scores, count - 1)[:count]
+    # at the edge of the partition, ties would be kept by chance: the first of them are kept
+    edge = scores[chosen].min()
+    above, level = np.flatnonzero(scores > edge), np.flatnonzero(scores == edge)
+    chosen = np.concatenate([above, level[: count - len(above)]])
+    return [(int(row), float(scores[row])) for row in chosen[np.argsort(-scores[chosen], kind="stable")]]
 
 
 def joined(*rankings: Sequence[int], k: int, fusion_k: int = FUSION_K) -> list[tuple[int, float]]:
@@ -87,6 +96,37 @@ def joined(*rankings: Sequence[int], k: int, fusion_k: int = FUSION_K) -> list[t
     return sorted(sums.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
+def joined_scores(vector_scores: np.ndarray, word_scores: np.ndarray, *, weight: float = EQUAL) -> np.ndarray:
+    """Weighted sum of two standard scores: (1 - weight) times that of the vectors, and weight times that of the words.
+
+    Args:
+        vector_scores: Standard scores (candidates,), as ``Spread.standard`` gives them.
+        word_scores: Likewise, of BM25.
+        weight: Weight of the words, 0 to 1.
+    """
+    return (1 - weight) * vector_scores + weight * word_scores
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of a query's scores over all candidates.
+
+    They make two kinds of scores comparable: a candidate that is far above the others by one kind counts more than one that is just
+    first, which reciprocal ranks cannot tell apart.
+    """
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, scores: np.ndarray) -> "Spread":
+        return cls(float(scores.mean()), float(scores.std()))
+
+    def standard(self, scores: np.ndarray) -> np.ndarray:
+        """Scores as standard deviations above the mean; 0 where all candidates score alike."""
+        return (scores - self.mean) / self.deviation if self.deviation > 0 else np.zeros_like(scores)
+
+
 def hybrid_search(
     ranker: EncodesCandidates,
     index: CandidateIndex,
@@ -94,10 +134,12 @@ def hybrid_search(
     *,
     k: int,
     depth: int = DEPTH,
+    fusion: Fusion = "scores",
     probes: int | None = None,
+    filter: str | Filter | None = None,
     progress: Progress | None = None,
 ) -> list[list[Hit]]:
-    """Find candidates by vectors and by BM25, and join both rankings by reciprocal ranks.
+    """Find candidates by vectors and by BM25, and join both.
 
     Args:
         ranker: The bi- or poly-encoder that made the index.
@@ -105,11 +147,14 @@ def hybrid_search(
         contexts: Query texts.
         k: Number of hits.
         depth: Hits of each side that are joined; at least ``k`` are.
+        fusion: ``scores``: the mean of both standard scores. ``weighted``: the same with a weight that ``weights.found_weight`` finds
+            on the index, without labels. ``ranks``: reciprocal ranks (``joined``).
         probes: As in ``search``, for the vectors.
+        filter: As in ``search``; frequencies of words and the spread of scores are those of all candidates.
         progress: Receives progress updates.
 
     Returns:
-        Hits of each context, with the sum of reciprocal ranks as score.
+        Hits of each context; their score is the joined one.
 
     Raises:
         UserError: As ``search``; bm25s is not installed, or no candidate has a word.
@@ -117,13 +162,33 @@ def hybrid_search(
     refuse_missing_bm25()
     contexts = list_texts(contexts, what="context")
     depth = max(k, depth)
-    by_vectors = search(ranker, index, contexts, k=depth, probes=probes, progress=progress)
+    refuse_unsearchable(ranker, index, k=k, probes=probes)
+    among = None if filter is None else index.matching(filter)
     rows, texts = zip(*index.live_texts(), strict=True)
+    rows = np.array(rows)
     lexical = Bm25(texts, progress=progress)
+    weight = EQUAL
+    if fusion == "weighted":
+        from tain.ranking.weights import weight_of
+
+        weight = weight_of(ranker, index, progress=progress).weight
+    sample = np.sort(np.random.default_rng(0).permutation(rows)[:_SPREAD_ROWS])
     hits = []
-    for context, found in zip(contexts, by_vectors, strict=True):
-        by_words = [rows[position] for position, _ in lexical.best(context, k=depth)]
-        hits.append([Hit(index.text(row), row, score) for row, score in joined([hit.row for hit in found], by_words, k=k)])
+    for text, (context, best) in zip(
+        contexts, scan(ranker, index, contexts, k=depth, probes=probes, among=among, progress=progress), strict=True
+    ):
+        by_words = lexical.scores(text)  # (live,)
+        allowed = by_words if among is None else np.where(among[rows], by_words, 0)
+        nearest = rows[[position for position, _ in best_words(allowed, k=depth)]] if allowed.any() else np.empty(0, np.int64)
+        if fusion == "ranks":
+            found = joined(best.rows.tolist(), nearest.tolist(), k=k)
+        else:
+            union = np.union1d(best.rows, nearest).astype(np.int64)
+            vectors = Spread.of(scores_of(index, context, sample)).standard(scores_of(index, context, union))
+            words = Spread.of(by_words).standard(by_words[np.searchsorted(rows, union)])
+            sums = joined_scores(vectors, words, weight=weight)
+            found = [(int(union[place]), float(sums[place])) for place in np.argsort(-sums, kind="stable")[:k]]
+        hits.append([Hit.of(index, row, score) for row, score in found])
     return hits
 
 
