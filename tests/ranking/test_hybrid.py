@@ -11,7 +11,9 @@ from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import DualRanker
 from tain.ranking import weights
-from tain.ranking.hybrid import Bm25, hybrid_search, joined, words_of
+from tain.ranking.bm25 import Bm25, words_of
+from tain.ranking.fusion import joined
+from tain.ranking.hybrid import hybrid_search
 from tain.ranking.index import CandidateIndex
 from tain.ranking.rerank import add_candidates, search, upsert_candidates
 from tain.ranking.weights import FoundWeight, found_weight, weight_of

@@ -235,7 +235,8 @@ def search(
     from tain.models.unknown_tokens import check_known
     from tain.ranking import rerank as ranking
     from tain.ranking.approximate import refuse_missing_faiss
-    from tain.ranking.hybrid import hybrid_search, refuse_missing_bm25
+    from tain.ranking.bm25 import refuse_missing_bm25
+    from tain.ranking.hybrid import hybrid_search
 
     if probes is not None:
         refuse_missing_faiss()

@@ -15,7 +15,8 @@ from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_link, whole_file
 from tain.foundation.json_files import Field, read_object
 from tain.foundation.progress import Progress
-from tain.ranking.hybrid import EQUAL, Bm25, Spread, joined_scores
+from tain.ranking.bm25 import Bm25
+from tain.ranking.fusion import EQUAL, Spread, joined_scores
 from tain.ranking.index import CandidateIndex
 from tain.ranking.rerank import EncodesCandidates, scores_of_vectors
 
