@@ -199,7 +199,8 @@ def test_a_filtered_search_gives_the_best_of_what_matches(ranker, tagged, senten
             order = np.argsort(-row, kind="stable")[:3]
             assert [hit.row for hit in hits] == [matching[place] for place in order]
             np.testing.assert_allclose([hit.score for hit in hits], row[order], atol=1e-4)
-            assert all(hit.id == f"id {hit.row}" and hit.metadata["place"] == hit.row for hit in hits)
+            assert all(hit.id == f"id {hit.row}" and hit.metadata == tagged.metadata(hit.row) for hit in hits)
+            assert all(hit.metadata is not None and hit.metadata["place"] == hit.row for hit in hits)
 
 
 def test_a_filter_that_nothing_matches_finds_nothing(ranker, tagged, sentences):
