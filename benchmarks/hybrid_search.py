@@ -45,7 +45,9 @@ def main():
     target = RESULTS / "hybrid_search.json"
     content = json.loads(target.read_text()) if target.exists() else {}
     name = chosen.name or chosen.model
-    content[name] = {"command": command_line().replace(chosen.model, name), "machine": machine(), "depth": DEPTH, "tasks": found}
+    command = command_line().replace(chosen.model, name)
+    tasks = content.get(name, {}).get("tasks", {}) | {task: {"command": command, **of} for task, of in found.items()}
+    content[name] = {"machine": machine(), "depth": DEPTH, "tasks": tasks}
     target.write_text(json.dumps(content, indent=2) + "\n")
     show(found)
 

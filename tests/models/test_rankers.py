@@ -172,6 +172,15 @@ def test_a_plain_encoder_too_keeps_the_end_of_contexts(bert_folder):
     np.testing.assert_allclose(ranker.encode_candidates([long]), ranker.encode_candidates([start]), atol=1e-5)
 
 
+@pytest.mark.parametrize("asked", [None, "cosine", "dot"])
+def test_a_plain_encoder_compares_by_cosine_unless_its_folder_asks_for_dot_products(asked, bert_folder, sentences):
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    embedder.sentence_transformers = {} if asked is None else {"similarity_fn_name": asked}
+    left, right = (embedder.encode(part, normalize=asked != "dot") for part in (sentences[:2], sentences[2:5]))
+    scores = DualRanker.around(embedder, name="plain").score(sentences[:2], sentences[2:5])
+    np.testing.assert_allclose(scores, left @ right.T, rtol=1e-4, atol=1e-4)
+
+
 # ---- folders
 
 
