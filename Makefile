@@ -32,10 +32,11 @@ check: $(READY)
 	$(MAKE) docs
 	$(MAKE) test
 
-# the gate, then the base install alone and the oldest versions that pyproject.toml allows
+# the gate, then the base install alone, the oldest versions that pyproject.toml allows, and the notebooks
 check-all: check
 	.ci/base_install.sh
 	.ci/oldest.sh
+	VENV=$(VENV) .ci/notebooks.sh
 
 # the site, in site/; a dead link or an unknown name is an error
 docs: $(READY)

@@ -1,25 +1,30 @@
-"""BM25, vectors and both joined by reciprocal ranks, on three retrieval tasks with the whole pool as candidates.
+"""BM25, vectors and both joined in three ways, on three retrieval tasks with the whole pool as candidates.
 
 trec_qa: the sentences that answer a question. ubuntu_irc: the message that answers one, given the messages before it. docstrings: the
 rest of a docstring, given its first sentence, from the Python packages of this machine. Each side is cut at 100 hits before joining, as
-``tain rank search --hybrid`` does. Intervals are 95% bootstrap intervals over queries; differences are to BM25, on the same resamples.
+``tain rank search --hybrid`` does: by standard scores (the default), with a weight that halves of the pool's texts suggest, and by
+reciprocal ranks. Intervals are 95% bootstrap intervals over queries; differences are to BM25, on the same resamples.
 """
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from measuring import RESULTS, command_line, machine
 from ranking_runs import examples as ranking_examples
-from tain.cli.models import load_model
 from tain.demo.docstrings import gather_docstrings, python_roots
 from tain.evaluation.metrics import bootstrap_means, percentile_interval
-from tain.foundation.progress import Progress
+from tain.models.embedder import Embedder
+from tain.models.rankers import DualRanker
+from tain.ranking.bm25 import Bm25
 from tain.ranking.evaluation import list_figures, whole_pool
-from tain.ranking.hybrid import DEPTH, Bm25, joined
+from tain.ranking.fusion import Spread, joined, joined_scores
+from tain.ranking.hybrid import DEPTH
+from tain.ranking.weights import found_weight
 from tain.text.records import RankingExample
 
 TASKS = ("trec_qa", "ubuntu_irc", "docstrings")
@@ -35,12 +40,14 @@ def main():
     parser.add_argument("--queries", type=int, default=1000, help="at most this many queries a task")
     parser.add_argument("--resamples", type=int, default=1000)
     chosen = parser.parse_args()
-    encoder = load_model(chosen.model, batch_tokens=None, progress=Progress.for_terminal())
+    encoder = Embedder.load(chosen.model)
     found = {task: measured(task, encoder, chosen) for task in chosen.tasks}
     target = RESULTS / "hybrid_search.json"
     content = json.loads(target.read_text()) if target.exists() else {}
     name = chosen.name or chosen.model
-    content[name] = {"command": command_line().replace(chosen.model, name), "machine": machine(), "depth": DEPTH, "tasks": found}
+    command = command_line().replace(chosen.model, name)
+    tasks = content.get(name, {}).get("tasks", {}) | {task: {"command": command, **of} for task, of in found.items()}
+    content[name] = {"machine": machine(), "depth": DEPTH, "tasks": tasks}
     target.write_text(json.dumps(content, indent=2) + "\n")
     show(found)
 
@@ -60,20 +67,30 @@ def measured(task, encoder, chosen):
     right = [lists.right[query] for query in order]
     pool = lists.lists[0]
     print(f"{task}: {len(asked):,} queries, {len(pool):,} candidates", file=sys.stderr, flush=True)
-    units = [
-        vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (encoder.encode(list(asked)), encoder.encode(list(pool)))
-    ]
-    cosines = units[0] @ units[1].T
+    ranker = DualRanker.around(encoder, name=chosen.model)
+    vectors = ranker.encode_candidates(list(pool))
+    similar = ranker.score(list(asked), list(pool))
     lexical = Bm25(pool)
     by_words = np.stack([lexical.scores(text) for text in asked])
-    both = np.zeros_like(cosines)
+    found = found_weight(ranker, list(pool), vectors)
+    ways = {"ranks": np.zeros_like(similar)} | {way: np.full_like(similar, -1e9) for way in ("scores", "weighted")}
     for query, text in enumerate(asked):
-        nearest = np.argsort(-cosines[query], kind="stable")[:DEPTH].tolist()
-        for row, score in joined(nearest, [row for row, _ in lexical.best(text, k=DEPTH)], k=2 * DEPTH):
-            both[query, row] = score
+        nearest = np.argsort(-similar[query], kind="stable")[:DEPTH]
+        worded = [row for row, _ in lexical.best(text, k=DEPTH)]
+        for row, score in joined(nearest.tolist(), worded, k=2 * DEPTH):
+            ways["ranks"][query, row] = score
+        union = np.union1d(nearest, np.array(worded, dtype=np.int64))
+        sides = [Spread.of(scores[query]).standard(scores[query, union]) for scores in (similar, by_words)]
+        ways["scores"][query, union] = joined_scores(*sides)
+        ways["weighted"][query, union] = joined_scores(*sides, weight=found.weight)
     some = type(lists)(tuple(asked), (pool,) * len(asked), tuple(right), lists.kind)
-    figures = {name: list_figures(scores, some) for name, scores in (("bm25", by_words), ("vectors", cosines), ("hybrid", both))}
-    return {"queries": len(asked), "candidates": len(pool), "figures": summed_up(figures, chosen.resamples)}
+    figures = {name: list_figures(scores, some) for name, scores in (("bm25", by_words), ("vectors", similar), *ways.items())}
+    return {
+        "queries": len(asked),
+        "candidates": len(pool),
+        "weight": asdict(found) | {"is_found": found.is_found},
+        "figures": summed_up(figures, chosen.resamples),
+    }
 
 
 def summed_up(figures, resamples):
@@ -94,7 +111,7 @@ def summed_up(figures, resamples):
 
 def show(found):
     for task, result in found.items():
-        print(f"\n{task}: {result['queries']:,} queries, {result['candidates']:,} candidates")
+        print(f"\n{task}: {result['queries']:,} queries, {result['candidates']:,} candidates, weight {result['weight']}")
         for name, figures in result["figures"].items():
             cells = [f"{figure} {of['value']} {of['interval']} ({of['to_bm25'][0]:+})" for figure, of in figures.items()]
             print(f"{name:8} " + "  ".join(cells))

@@ -1,5 +1,6 @@
 """Hooks of the documentation site: the command-line reference, and pages that live outside ``docs/``."""
 
+import json
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -29,7 +30,19 @@ def on_files(files: Files, *, config: Any) -> Files:
     for source, page in ROOT_PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=_with_site_links(text, PurePosixPath(source), page)))
+    for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        files.append(File.generated(config, f"tutorials/{notebook.stem}.md", content=notebook_page(notebook)))
     return files
+
+
+def notebook_page(notebook: Path) -> str:
+    """A notebook as Markdown, without outputs, with a link to the notebook itself below its title."""
+    parts = []
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+    title, _, rest = parts[0].partition("\n")
+    return "\n\n".join([title, f"[Download the notebook]({notebook.name})", rest.strip(), *parts[1:]]) + "\n"
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:

@@ -284,3 +284,113 @@ def test_an_encoder_of_the_fast_recipe_is_searched_as_it_is(bert_folder, pairs_f
     )
     other = ("search", bert_folder, *search[2:])
     assert "index" in refused(capsys, *other)
+
+
+# ---- an index with ids and metadata
+
+
+@pytest.fixture
+def table(sentences, tmp_path):
+    def write(rows):
+        path = tmp_path / "table.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+def rows_of(sentences):
+    return [
+        {"id": number, "text": text, "year": 2010 + number, "lang": "en" if number % 2 else "de"} for number, text in enumerate(sentences)
+    ]
+
+
+def counts(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_index_takes_ids_and_metadata_and_is_searched_by_filter(bert_folder, sentences, table, texts, tmp_path, capsys):
+    folder, given = tmp_path / "index", rows_of(sentences)
+    add = ("index", folder, "--model", bert_folder, "--id-column", "id", "--column", "text", "--keep", "year", "lang", "--json", *HERE)
+    assert run(*add, "--candidates", table(given)) == 0
+    found = {"folder": str(folder), "added": 12, "replaced": 0, "unchanged": 0, "deleted": 0, "candidates": 12}
+    assert counts(capsys) == found
+    search = ("search", bert_folder, texts("asked.txt", sentences[:1]), "--index", folder, "-k", 20, *HERE)
+    assert run(*search, "--json", "--filter", "year>=2015 and lang=en") == 0
+    hits = counts(capsys)["hits"]
+    assert sorted(hit["id"] for hit in hits) == ["11", "5", "7", "9"]
+    assert {hit["id"]: hit["metadata"] for hit in hits}["5"] == {"lang": "en", "year": 2015}
+    assert run(*search, "--filter", "id=5") == 0
+    assert "no candidate of index" in capsys.readouterr().err
+    given[5] |= {"text": "another text", "year": 1999}
+    assert run(*add, "--candidates", table(given[4:6]), "--delete-where", "year>2018") == 0
+    assert counts(capsys) == found | {"added": 0, "replaced": 1, "unchanged": 1, "deleted": 3, "candidates": 9}
+    assert run(*search, "--filter", "lang in (en, de) and year=1999") == 0
+    assert "5  another text" in capsys.readouterr().out
+    assert run("index", folder, "--delete-ids", texts("ids.txt", ["0", "1", "x"]), "--json") == 0
+    assert counts(capsys) == found | {"added": 0, "deleted": 2, "candidates": 7}
+    assert run(*add, "--candidates", table(given[4:6]), "--delete-missing") == 0
+    assert counts(capsys) == found | {"added": 0, "unchanged": 2, "deleted": 5, "candidates": 2}
+    assert "has ids and metadata, which this command would lose" in refused(
+        capsys, *search, "--candidates", texts("c.txt", ["x"]), "--update"
+    )
+
+
+def test_an_index_goes_to_faiss_and_back(bert_folder, sentences, table, texts, tmp_path, capsys):
+    first, second, path = tmp_path / "first", tmp_path / "second", tmp_path / "x.faiss"
+    columns = ("--id-column", "id", "--column", "text")
+    given = ("--candidates", table(rows_of(sentences)), *columns, "--keep", "year")
+    assert run("index", first, "--model", bert_folder, *given, "--to-faiss", path, *HERE) == 0
+    lines = [json.loads(line) for line in (tmp_path / "x.faiss.jsonl").read_text().splitlines()]
+    assert lines[3] == {"text": sentences[3], "id": "3", "metadata": {"year": 2013}}
+    back = ("index", second, "--model", bert_folder, "--from-faiss", path, *columns)
+    assert run(*back, "--candidates", tmp_path / "x.faiss.jsonl", "--metadata-column", "metadata", *HERE) == 0
+    capsys.readouterr()
+    found = []
+    for folder in (first, second):
+        search = ("search", bert_folder, texts("asked.txt", sentences[:2]), "--index", folder, "--json", *HERE)
+        assert run(*search, "--filter", "year>2011") == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
+    assert "already exists" in refused(capsys, "index", first, "--to-faiss", path)
+    shutil.rmtree(second)
+    swapped = table(rows_of(sentences[::-1]))
+    assert "vector 0 is not the one that" in refused(capsys, *back, "--candidates", swapped, *HERE)
+    assert "has 12 vectors for 11 candidates" in refused(capsys, *back, "--candidates", table(rows_of(sentences[1:])), *HERE)
+    assert not second.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing is asked for: give --candidates, --delete-ids, --delete-where or --to-faiss"),
+        (("--candidates", "TABLE"), "--candidates are given without a model"),
+        (("--model", "MODEL"), "--model concerns candidates to add, but none are given"),
+        (("--from-faiss", "TABLE"), "--from-faiss concerns candidates to add"),
+        (("--delete-where", "year>"), "it ends where a value is expected"),
+        (("--delete-where", "year>1"), "does not exist: make it"),
+        (("--model", "MODEL", "--candidates", "TABLE"), "name the one that holds the texts with --column"),
+        (("--model", "MODEL", "--candidates", "TABLE", "--column", "text", "--id-column", "lang"), "id 'de' is given twice"),
+        (("--model", "MODEL", "--candidates", "TABLE", "--column", "text", "--keep", "nothing"), "has no column 'nothing'"),
+        (("--model", "MODEL", "--candidates", "TABLE", "--column", "text", "--from-faiss", "TABLE"), "FAISS file"),
+        (("--model", "./nowhere", "--candidates", "TABLE", "--column", "text"), "'./nowhere' does not exist"),
+    ],
+)
+def test_an_index_command_that_cannot_work_is_one_line(arguments, message, bert_folder, sentences, table, tmp_path, capsys):
+    names = {"MODEL": bert_folder, "TABLE": table(rows_of(sentences))}
+    assert message in refused(capsys, "index", tmp_path / "out", *(names.get(part, part) for part in arguments))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--filter", "year="), "it ends where a value is expected"),
+        (("--filter", "year=1", "--candidates", "ASKED"), "--filter compares metadata, which the texts of --candidates do not have"),
+        (("--fusion", "ranks"), "fusion is 'ranks', which joins words and vectors: give --hybrid"),
+    ],
+)
+def test_a_filter_that_cannot_work_is_one_line(arguments, message, bert_folder, texts, tmp_path, capsys):
+    asked = texts("asked.txt", ["hello"])
+    command = ("search", bert_folder, asked, "--index", tmp_path / "out", *(asked if part == "ASKED" else part for part in arguments))
+    assert message in refused(capsys, *command, *HERE)

@@ -1,7 +1,9 @@
 """Losses and figures reach trackers; notebooks get tqdm bars and tables."""
 
 import json
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -126,6 +128,26 @@ def test_a_notebook_gets_a_tqdm_bar(monkeypatch, capsys):
     assert task._bar.n == 4
     progress.note("done")
     assert "done" in capsys.readouterr().err
+
+
+def plain(html):
+    assert html.startswith("<pre")
+    return re.sub(r"<[^>]+>", "", html)
+
+
+def test_results_of_other_recipes_show_as_tables():
+    from tain.recipes.distil.model_card import html_summary as distilled
+    from tain.recipes.pretrain.recipe import Pretrained
+    from tain.recipes.rank.model_card import html_summary as ranked
+
+    counts = {"before": {"MRR": 40.0}, "after": {"MRR": 52.5}, "worse": ["R@1 fell"], "measured_on": "4 contexts", "counts": {"pairs": 9}}
+    shown = plain(ranked(SimpleNamespace(**counts, runs=[SimpleNamespace(steps=3)], best=0, folder="ranker")))
+    assert "40.0" in shown and "52.5" in shown and "worse than the untrained ranker: R@1 fell" in shown
+    shown = plain(distilled(SimpleNamespace(figures={"cosine": 0.71}, sizes={"student_bytes": 262_071}, folder=None)))
+    assert "0.710" in shown and "262,071 bytes" in shown
+    made = Pretrained(None, None, 128, 20, 3.0, [4.0] * 10 + [2.0] * 10, [(128, 2.5)], [], finished=True, folder=Path("model"))
+    shown = plain(made._repr_html_())
+    assert "4.000" in shown and "2.000" in shown and "2.500" in shown and "saved in model" in shown
 
 
 def test_results_show_as_tables(bert_folder, texts, tmp_path):

@@ -172,6 +172,15 @@ def test_a_plain_encoder_too_keeps_the_end_of_contexts(bert_folder):
     np.testing.assert_allclose(ranker.encode_candidates([long]), ranker.encode_candidates([start]), atol=1e-5)
 
 
+@pytest.mark.parametrize("asked", [None, "cosine", "dot"])
+def test_a_plain_encoder_compares_by_cosine_unless_its_folder_asks_for_dot_products(asked, bert_folder, sentences):
+    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
+    embedder.sentence_transformers = {} if asked is None else {"similarity_fn_name": asked}
+    left, right = (embedder.encode(part, normalize=asked != "dot") for part in (sentences[:2], sentences[2:5]))
+    scores = DualRanker.around(embedder, name="plain").score(sentences[:2], sentences[2:5])
+    np.testing.assert_allclose(scores, left @ right.T, rtol=1e-4, atol=1e-4)
+
+
 # ---- folders
 
 
@@ -217,9 +226,9 @@ def test_an_encoder_without_a_pooler_is_the_same_one_each_time(bert_folder):
     assert first.fingerprint == again.fingerprint
 
 
-def test_any_encoder_is_a_bi_encoder_of_its_dot_products(bert_folder, sentences):
+def test_any_encoder_is_a_bi_encoder_of_its_cosines(bert_folder, sentences):
     ranker = Ranker.load(bert_folder, device="cpu", dtype="float32")
-    vectors = Embedder.load(bert_folder, device="cpu", dtype="float32").encode(sentences)
+    vectors = Embedder.load(bert_folder, device="cpu", dtype="float32").encode(sentences, normalize=True)
     np.testing.assert_allclose(ranker.score(sentences, sentences), vectors @ vectors.T, atol=1e-4, rtol=1e-4)
 
 
@@ -243,7 +252,7 @@ def corrected(bert_folder, sentences, tmp_path):
 @pytest.mark.parametrize("settings", [{}, {"dimensions": 5}, {"token_weights": torch.linspace(0.1, 1.0, 120)}])
 def test_a_corrected_encoder_ranks_by_the_vectors_that_it_encodes(corrected, sentences, settings):
     folder = corrected("whitened", **settings)
-    vectors = Embedder.load(folder, device="cpu", dtype="float32").encode(sentences)
+    vectors = Embedder.load(folder, device="cpu", dtype="float32").encode(sentences, normalize=True)
     ranker = Ranker.load(folder, device="cpu", dtype="float32")
     assert isinstance(ranker, DualRanker)
     assert ranker.dim == vectors.shape[1]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,9 +10,14 @@ import pytest
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import DualRanker
-from tain.ranking.hybrid import Bm25, hybrid_search, joined, words_of
+from tain.ranking import weights
+from tain.ranking.bm25 import Bm25, words_of
+from tain.ranking.fusion import joined
+from tain.ranking.hybrid import hybrid_search
 from tain.ranking.index import CandidateIndex
-from tain.ranking.rerank import add_candidates, search
+from tain.ranking.rerank import add_candidates, search, upsert_candidates
+from tain.ranking.weights import FoundWeight, found_weight, weight_of
+from tain.text.records import Candidate
 
 TEXTS = ["the sea is deep", "a deep, deep lake", "bread", "The SEA and the lake"]
 
@@ -79,7 +85,7 @@ def index(ranker, tmp_path, sentences):
 
 def test_a_hybrid_search_joins_both_rankings(ranker, index, sentences):
     index.delete_texts(sentences[3:4])
-    (found,) = hybrid_search(ranker, index, ["mirror glass"], k=5)
+    (found,) = hybrid_search(ranker, index, ["mirror glass"], k=5, fusion="ranks")
     (by_vectors,) = search(ranker, index, ["mirror glass"], k=100)
     rows, texts = zip(*index.live_texts(), strict=True)
     by_words = [rows[position] for position, _ in Bm25(texts).best("mirror glass", k=100)]
@@ -87,6 +93,100 @@ def test_a_hybrid_search_joins_both_rankings(ranker, index, sentences):
     assert [(hit.row, hit.score) for hit in found] == expected
     assert all(hit.text == sentences[hit.row] for hit in found)
     assert sentences[3] not in [hit.text for hit in found]
+
+
+@pytest.mark.parametrize("fusion", ["scores", "weighted"])  # too few texts for a weight: both sides count alike
+def test_standard_scores_of_both_sides_are_added(ranker, index, sentences, fusion):
+    index.delete_texts(sentences[3:4])
+    (found,) = hybrid_search(ranker, index, ["mirror glass"], k=5, fusion=fusion)
+    rows, texts = zip(*index.live_texts(), strict=True)
+    vectors, words = ranker.score(["mirror glass"], texts)[0].astype(np.float64), Bm25(texts).scores("mirror glass")
+    sums = ((vectors - vectors.mean()) / vectors.std() + (words - words.mean()) / words.std()) / 2
+    order = np.argsort(-sums, kind="stable")[:5]
+    assert [hit.row for hit in found] == [rows[place] for place in order]
+    np.testing.assert_allclose([hit.score for hit in found], sums[order], atol=1e-3)
+
+
+def test_a_query_without_known_words_keeps_the_order_of_the_vectors(ranker, index, sentences):
+    (found,) = hybrid_search(ranker, index, ["zzz"], k=5)
+    (by_vectors,) = search(ranker, index, ["zzz"], k=5)
+    assert [hit.row for hit in found] == [hit.row for hit in by_vectors]
+
+
+def test_a_hybrid_search_keeps_to_a_filter(ranker, tmp_path, sentences):
+    made = CandidateIndex.create(tmp_path / "tagged", dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name, has_metadata=True)
+    upsert_candidates(ranker, made, [Candidate(text, str(place), {"place": place}) for place, text in enumerate(sentences)])
+    for fusion in ("scores", "ranks"):
+        (hits,) = hybrid_search(ranker, made, [sentences[2]], k=100, fusion=fusion, filter="place>2 and place<7")
+        assert sorted(hit.row for hit in hits) == [3, 4, 5, 6]
+        assert all(hit.id == str(hit.row) for hit in hits)
+    assert hybrid_search(ranker, made, [sentences[2]], k=3, filter="place>100") == [[]]
+
+
+# ---- a weight without labels
+
+
+class Halves:
+    """Encodes a text as the number in it, or at random."""
+
+    name = fingerprint = "halves"
+
+    def __init__(self, knows):
+        self.knows, self.truncated_candidates = knows, 0
+
+    def encode_candidates(self, texts, **_):
+        rng = np.random.default_rng(len(texts))
+        found = np.zeros((len(texts), 80), np.float32)
+        for row, text in enumerate(texts):
+            found[row, int(re.findall(r"\d+", text)[0]) if self.knows else rng.integers(80)] = 1
+        return found
+
+    def windows(self, contexts):
+        yield 0, Window(row[None] for row in self.encode_candidates(contexts))
+
+
+class Window(list):
+    def of(self, place):
+        return self[place]
+
+
+@pytest.mark.parametrize(("knows", "shared_word", "low", "high"), [(True, False, 0, 0.5), (False, True, 0.5, 1)])
+def test_the_weight_goes_to_the_side_that_finds_halves(knows, shared_word, low, high):
+    numbers = range(80)
+    # the number is spelled differently in each half unless words are to find it
+    texts = [f"head n{n:03} of it tail {'n' if shared_word else 'm'}{n:03} of it" for n in numbers]
+    ranker = Halves(knows)
+    found = found_weight(ranker, texts, ranker.encode_candidates(texts))
+    assert found.is_found and found.queries == 80
+    assert low <= found.weight <= high
+    better, worse = (found.vectors_mrr, found.words_mrr) if knows else (found.words_mrr, found.vectors_mrr)
+    assert better is not None and worse is not None
+    assert better > 95 > worse
+
+
+def test_halves_that_do_not_find_each_other_leave_both_sides_alike(monkeypatch):
+    texts = [f"head a{n:03} x{n} y{n} tail b{n:03} v{n} w{n}" for n in range(80)]
+    ranker = Halves(knows=False)
+    monkeypatch.setattr(Halves, "windows", lambda self, asked: iter([(0, Window(-row[None] for row in self.encode_candidates(asked)))]))
+    found = found_weight(ranker, texts, ranker.encode_candidates(texts))
+    assert not found.is_found and found.weight == 0.5 and (found.best_mrr or 100) < 10
+    assert found_weight(ranker, texts[:20], ranker.encode_candidates(texts[:20])).best_mrr is None
+
+
+def test_a_weight_is_kept_until_the_index_changes(ranker, index, sentences, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(weights, "found_weight", lambda *_, **__: calls.append(1) or FoundWeight(0.3, 60, 40.0, 20.0, 30.0))
+    first = weight_of(ranker, index)
+    assert weight_of(ranker, CandidateIndex.open(index.folder)) == first and len(calls) == 1
+    index.delete([0])
+    assert weight_of(ranker, index) == first and len(calls) == 2
+    (index.folder / "fusion.json").write_text('{"version": 1, "weight": 7}')
+    with pytest.raises(UserError, match=r"has a damaged fusion\.json: remove that file.*weight is 7, more than 1"):
+        weight_of(ranker, index)
+    (index.folder / "fusion.json").unlink()
+    (index.folder / "fusion.json").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="links inside such a folder are not followed"):
+        weight_of(ranker, index)
 
 
 def test_missing_bm25s_is_told_before_anything_is_encoded(ranker, index, monkeypatch):
@@ -102,7 +202,9 @@ def test_the_command_has_a_flag_for_it(bert_folder, sentences, tmp_path, capsys)
     (tmp_path / "answers.txt").write_text("\n".join(sentences))
     (tmp_path / "questions.txt").write_text("bread in the market\n")
     where = ["--index", str(tmp_path / "index"), "--candidates", str(tmp_path / "answers.txt")]
-    main(["rank", "search", str(bert_folder), str(tmp_path / "questions.txt"), *where, "--hybrid", "-k", "3", "--json"])
+    main(
+        ["rank", "search", str(bert_folder), str(tmp_path / "questions.txt"), *where, "--hybrid", "--fusion", "ranks", "-k", "3", "--json"]
+    )
     hits = json.loads(capsys.readouterr().out)["hits"]
     assert len(hits) == 3
     assert all(1 / 200 < hit["score"] <= 2 / 61 for hit in hits)  # sums of two reciprocal ranks, no cosines

@@ -15,6 +15,7 @@ import pytest
 
 from tain.foundation.errors import UserError
 from tain.ranking import index as index_module
+from tain.ranking.commits import LAYOUTS, Layout
 from tain.ranking.index import CandidateIndex, digest_of
 
 DIM = 8
@@ -120,7 +121,7 @@ def test_an_append_cut_off_anywhere_loses_nothing_acknowledged(index, tmp_path):
 def test_a_commit_of_noise_is_passed_over(index):
     index.append(["a"], vectors_of(1))
     with (index.folder / "commits.bin").open("ab") as log:
-        log.write(os.urandom(index_module._COMMIT_BYTES))
+        log.write(os.urandom(LAYOUTS[1].commit_bytes))
     assert len(CandidateIndex.open(index.folder)) == 1
     assert index.append(["b"], vectors_of(1)) == range(1, 2)
     assert len(CandidateIndex.open(index.folder)) == 2
@@ -165,10 +166,10 @@ def test_opening_reads_one_commit_whatever_the_number_of_candidates(index, monke
     for start in range(0, 200, 20):
         index.append([f"t{start + position}" for position in range(20)], vectors_of(20))
     reads = []
-    unpacked = index_module._State.unpacked
-    monkeypatch.setattr(index_module._State, "unpacked", lambda content: reads.append(len(content)) or unpacked(content))
+    unpacked = Layout.unpacked
+    monkeypatch.setattr(Layout, "unpacked", lambda self, content: reads.append(len(content)) or unpacked(self, content))
     opened = CandidateIndex.open(index.folder)
-    assert reads == [index_module._COMMIT_BYTES]
+    assert reads == [LAYOUTS[1].commit_bytes]
     assert "is_deleted" not in opened.__dict__  # which would take a pass over the rows
     assert isinstance(opened.vectors, np.memmap)
 

@@ -11,7 +11,8 @@ from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, DualRanker
 from tain.ranking.index import CandidateIndex, digest_of
-from tain.ranking.rerank import add_candidates, rerank, search, sync_index
+from tain.ranking.rerank import Upserted, add_candidates, rerank, search, sync_index, upsert_candidates
+from tain.text.records import Candidate
 
 LIMITS = {"context_tokens": 20, "candidate_tokens": 20}
 
@@ -176,3 +177,96 @@ def test_a_damaged_vector_is_told_and_not_left_out_of_the_search(index, ranker, 
     (index.folder / "vectors.bin").write_bytes(vectors.tobytes())
     with pytest.raises(UserError, match="is damaged: the vector of row 3 differs from its stored length; restore it, or rebuild it"):
         search(ranker, CandidateIndex.open(index.folder), sentences[:1], k=2, probes=probes)
+
+
+# ---- ids, metadata and filters
+
+
+@pytest.fixture
+def tagged(ranker, tmp_path, sentences):
+    index = CandidateIndex.create(tmp_path / "tagged", dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name, has_metadata=True)
+    given = [Candidate(text, f"id {place}", {"place": place, "even": place % 2 == 0}) for place, text in enumerate(sentences)]
+    assert upsert_candidates(ranker, index, given) == Upserted(added=12, replaced=0, unchanged=0, deleted=0)
+    return index
+
+
+def test_a_filtered_search_gives_the_best_of_what_matches(ranker, tagged, sentences):
+    tagged.delete_ids(["id 1"])
+    for filter in ("place<2", "even=true", "place!=5", "place in (1, 7, 8) or even=false"):  # few rows, and most rows
+        matching = np.flatnonzero(tagged.matching(filter)).tolist()
+        scores = ranker.score(sentences[:3], [tagged.text(row) for row in matching])
+        for hits, row in zip(search(ranker, tagged, sentences[:3], k=3, filter=filter), scores, strict=True):
+            order = np.argsort(-row, kind="stable")[:3]
+            assert [hit.row for hit in hits] == [matching[place] for place in order]
+            np.testing.assert_allclose([hit.score for hit in hits], row[order], atol=1e-4)
+            assert all(hit.id == f"id {hit.row}" and hit.metadata == tagged.metadata(hit.row) for hit in hits)
+            assert all(hit.metadata is not None and hit.metadata["place"] == hit.row for hit in hits)
+
+
+def test_a_filter_that_nothing_matches_finds_nothing(ranker, tagged, sentences):
+    assert search(ranker, tagged, sentences[:2], k=3, filter="place>100") == [[], []]
+
+
+def test_a_filter_makes_an_approximate_search_exact(ranker, tagged, sentences):
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    exact = search(ranker, tagged, sentences[:2], k=4, filter="even=true")
+    assert search(ranker, tagged, sentences[:2], k=4, filter="even=true", probes=1) == exact
+
+
+def test_only_changed_texts_are_encoded(ranker, tagged, sentences, monkeypatch):
+    asked = []
+    encode = DualRanker.encode_candidates
+    monkeypatch.setattr(DualRanker, "encode_candidates", lambda self, texts, **more: asked.extend(texts) or encode(self, texts, **more))
+    kept = np.array(tagged.vectors[1])
+    given = [
+        Candidate(sentences[0], "id 0", {"even": True, "place": 0}),  # as it is; the order of names does not matter
+        Candidate(sentences[1], "id 1", {"place": 100}),
+        Candidate("a text of its own", "id 2", {"place": 2, "even": True}),
+        Candidate("one more", "id 12"),
+    ]
+    assert upsert_candidates(ranker, tagged, given) == Upserted(added=1, replaced=2, unchanged=1, deleted=0)
+    assert asked == ["a text of its own", "one more"]
+    (row,) = tagged.rows_of_ids(["id 1"])
+    np.testing.assert_array_equal(tagged.vectors[row], kept)
+    assert tagged.metadata(row) == {"place": 100}
+    assert upsert_candidates(ranker, tagged, given, delete_missing=True) == Upserted(added=0, replaced=0, unchanged=4, deleted=9)
+    assert tagged.live == 4
+
+
+def test_an_update_that_was_cut_off_goes_on(ranker, tmp_path, sentences, monkeypatch):
+    index = CandidateIndex.create(tmp_path / "cut", dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name, has_metadata=True)
+    given = [Candidate(text, str(place)) for place, text in enumerate(sentences)]
+    upsert, calls = CandidateIndex.upsert, []
+
+    def cut_off(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return upsert(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CandidateIndex, "upsert", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            upsert_candidates(ranker, index, given, batch_texts=5)
+    again = CandidateIndex.open(index.folder)
+    with pytest.raises(UserError, match="lacks candidates"):
+        search(ranker, again, sentences[:1], k=3)
+    assert upsert_candidates(ranker, again, given) == Upserted(added=7, replaced=0, unchanged=5, deleted=0)
+    assert len(search(ranker, again, sentences[:1], k=100)[0]) == 12
+
+
+def test_faiss_finds_what_a_search_finds(ranker, tagged, sentences, tmp_path):
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    from tain.ranking.faiss_files import write_flat
+
+    tagged.delete_ids(["id 3"])
+    rows = write_flat(tagged, tmp_path / "x.faiss")
+    theirs = faiss.read_index(str(tmp_path / "x.faiss"))
+    for _, window in ranker.windows(sentences[:4]):
+        for place in range(len(window)):
+            context = window.of(place)
+            if len(context) > 1:
+                continue  # a poly-encoder's context has several vectors, which FAISS does not mix
+            (hits,) = search(ranker, tagged, [sentences[place]], k=6)
+            _, found = theirs.search(context.numpy(), 6)
+            assert rows[found[0]].tolist() == [hit.row for hit in hits]

@@ -11,6 +11,7 @@ from tain.cli import flags
 from tain.cli.objects import as_object, write_object
 from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextSource
+from tain.foundation.choices import Fusion
 from tain.foundation.errors import UserError
 from tain.recipes.rank.config import RankConfig
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from tain.foundation.progress import Progress
     from tain.models.rankers import DualRanker, Ranker
     from tain.ranking.evaluation import CandidateLists, RankingReport
+    from tain.ranking.filters import Filter
     from tain.ranking.index import CandidateIndex
     from tain.ranking.rerank import Hit
     from tain.recipes.rank.recipe import Ranked
-    from tain.text.records import RankingExample
+    from tain.text.records import Candidate, RankingExample
 
 rank = App(
     name="rank",
@@ -35,6 +37,8 @@ rank = App(
 _Flags: Any = flags_of(RankConfig)
 _NONE_GIVEN = _Flags()
 _DEPTH = 100  # hits that are reranked
+_SHOWN_FIELDS = 20  # names in a message
+_SAMPLED_VECTORS, _MODEL_TOLERANCE = 8, 0.05  # imported vectors that are compared with the model's, relative to their length
 
 _Columns = Annotated[
     tuple[str, str] | None,
@@ -169,10 +173,22 @@ def search(
             help="approximate search with FAISS, in this many of its lists, for millions of candidates; default: score every candidate"
         ),
     ] = None,
-    hybrid: Annotated[
-        bool,
-        Parameter(help="also search by words (BM25), and join both rankings by reciprocal ranks; needs bm25s", negative=()),
-    ] = False,
+    hybrid: Annotated[bool, Parameter(help="also search by words (BM25), and join both; needs bm25s", negative=())] = False,
+    fusion: Annotated[
+        Fusion | None,
+        Parameter(
+            help="how --hybrid joins: scores adds standard scores; weighted likewise, with a weight found on the indexed texts without labels"
+            " (for texts of several sentences); ranks adds reciprocal ranks, which often lose to the better side [scores]"
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        Parameter(
+            name="--filter",
+            help="search only candidates whose metadata match, such as 'year>=2020 and lang in (en, de)'; all of them are scored, so that"
+            " nothing is missed, and --probes has no effect",
+        ),
+    ] = None,
     rerank: Annotated[str | None, Parameter(help="a second ranker, usually a cross-encoder, that reranks the best --depth hits")] = None,
     depth: Annotated[int | None, Parameter(help="hits that --rerank scores; more is better and slower [100]")] = None,
     column: Annotated[str | None, Parameter(help="column of the contexts, if they are a table")] = None,
@@ -199,7 +215,12 @@ def search(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    _refuse_search(k=k, depth=depth, probes=probes, rerank=rerank, update=update, candidates=candidates)
+    _refuse_search(
+        k=k, depth=depth, probes=probes, rerank=rerank, update=update, candidates=candidates, fusion=fusion, hybrid=hybrid, where=where
+    )
+    from tain.ranking.filters import parse_filter
+
+    wanted = None if where is None else parse_filter(where)
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
     for name in filter(None, (model, rerank)):
@@ -214,7 +235,8 @@ def search(
     from tain.models.unknown_tokens import check_known
     from tain.ranking import rerank as ranking
     from tain.ranking.approximate import refuse_missing_faiss
-    from tain.ranking.hybrid import hybrid_search, refuse_missing_bm25
+    from tain.ranking.bm25 import refuse_missing_bm25
+    from tain.ranking.hybrid import hybrid_search
 
     if probes is not None:
         refuse_missing_faiss()
@@ -226,8 +248,10 @@ def search(
     for each in filter(None, (ranker, second)):
         check_known(each, [*asked, *(pool or [])], progress=progress)
     found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
-    look_up = hybrid_search if hybrid else ranking.search
-    hits = look_up(ranker, found, asked, k=max(k, depth or _DEPTH) if rerank else k, probes=probes, progress=progress)
+    if wanted is not None:
+        _tell_filter(found, wanted, probes=probes, progress=progress)
+    look_up = partial(hybrid_search, fusion=fusion or "scores") if hybrid else ranking.search
+    hits = look_up(ranker, found, asked, k=max(k, depth or _DEPTH) if rerank else k, probes=probes, filter=wanted, progress=progress)
     _tell_truncated(ranker, progress)
     if second is not None:
         hits = ranking.rerank(second, asked, hits, k=k, progress=progress)
@@ -239,6 +263,128 @@ def search(
         print("\n".join(_hits_line(*each) for each in zip(asked, hits, strict=True)))
     else:
         _show_hits(asked, hits)
+
+
+@rank.command
+def index(
+    folder: Path,
+    /,
+    *,
+    model: Annotated[
+        str | None, Parameter(help="the bi- or poly-encoder, or any encoder, that makes the vectors; needed with --candidates")
+    ] = None,
+    candidates: Annotated[
+        str | None,
+        Parameter(help="texts to add; those whose id (or text, without ids) the index holds are replaced, unchanged ones are skipped"),
+    ] = None,
+    column: Annotated[str | None, Parameter(help="column of the texts, if they are a table")] = None,
+    id_column: Annotated[
+        str | None, Parameter(help="column that identifies each candidate: texts or whole numbers; default: its text does")
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        Parameter(help="columns to store as metadata, for filters", negative=(), consume_multiple=True),
+    ] = None,
+    metadata_column: Annotated[str | None, Parameter(help="column with an object of further metadata, in jsonl and parquet")] = None,
+    delete_missing: Annotated[bool, Parameter(help="also delete all candidates that --candidates does not hold", negative=())] = False,
+    delete_ids: Annotated[str | None, Parameter(help="delete the candidates with these ids, one a line")] = None,
+    delete_where: Annotated[
+        str | None, Parameter(help="delete the candidates whose metadata match this filter, such as 'year<2020'")
+    ] = None,
+    from_faiss: Annotated[
+        Path | None,
+        Parameter(
+            help="take the vectors of --candidates, in their order, from this flat FAISS index instead of encoding; those in an IndexIDMap are"
+            " found by their id"
+        ),
+    ] = None,
+    to_faiss: Annotated[
+        Path | None, Parameter(help="write the vectors as a FAISS IndexFlatIP, and text, id and metadata of each as FILE.jsonl")
+    ] = None,
+    device: flags.Device = None,
+    dtype: flags.ComputeDtype = "auto",
+    backend: flags.Backend = "auto",
+    trust_remote_code: flags.TrustRemoteCode = False,
+    overwrite: Annotated[flags.Overwrite, Parameter(help="replace the files of --to-faiss if they exist")] = False,
+    json: Annotated[flags.Json, Parameter(help="the counts as a JSON object")] = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Make or change an index of candidates with ids and metadata, which rank search --filter can choose by.
+
+    tain rank index answers.index --model tain-mini --candidates answers.jsonl --id-column id --keep year lang
+
+    Filters compare metadata: year>=2020 and (lang=en or lang in (de, fr)) and not exists draft. An interrupted command continues when it
+    is run again.
+
+    Parameters
+    ----------
+    folder
+        folder of the index; made if it does not exist
+    """
+    from tain.foundation.progress import Progress
+    from tain.ranking.filters import parse_filter
+    from tain.ranking.index import CandidateIndex
+
+    _refuse_index(
+        model=model,
+        candidates=candidates,
+        from_faiss=from_faiss,
+        delete_missing=delete_missing,
+        changes=[delete_ids, delete_where, to_faiss],
+    )
+    progress = Progress.for_terminal(quiet=quiet)
+    wanted = None if delete_where is None else parse_filter(delete_where)
+    beside = None if to_faiss is None else to_faiss.with_name(f"{to_faiss.name}.jsonl")
+    if beside is not None:
+        from tain.foundation.files import refuse_files
+
+        refuse_files(to_faiss, beside, overwrite=overwrite)
+    from tain.text.readers import read_texts
+
+    unwanted = None if delete_ids is None else list(read_texts(delete_ids))
+    counts = {"added": 0, "replaced": 0, "unchanged": 0, "deleted": 0}
+    if candidates is None:
+        found = CandidateIndex.open(folder)
+    else:
+        from tain.foundation.files import refuse_existing
+        from tain.models.saved import locate
+        from tain.ranking.index import refuse_unstorable
+        from tain.text.candidates import read_candidates
+
+        assert model is not None
+        locate(model)
+        columns = {"column": column, "id_column": id_column, "keep": keep or (), "metadata_column": metadata_column}
+        given = list(read_candidates(candidates, **columns))
+        refuse_unstorable(given)
+        found = CandidateIndex.open(folder) if folder.exists() else None
+        if found is None:
+            refuse_existing(folder, overwrite=False)
+        vectors = None if from_faiss is None else _faiss_vectors(from_faiss, given)
+        from tain.loading import load_ranker
+        from tain.models.unknown_tokens import check_known
+        from tain.ranking.rerank import upsert_candidates
+
+        ranker = _searchable(load_ranker(model, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code))
+        if vectors is None:
+            check_known(ranker, [each.text for each in given], progress=progress)
+        else:
+            _refuse_other_vectors(ranker, given, vectors, from_faiss)
+        if found is None:
+            found = CandidateIndex.create(folder, dim=ranker.dim, fingerprint=ranker.fingerprint, model=ranker.name, has_metadata=True)
+        done = upsert_candidates(ranker, found, given, name=candidates, vectors=vectors, delete_missing=delete_missing, progress=progress)
+        _tell_truncated(ranker, progress)
+        counts = done._asdict()
+    if unwanted is not None:
+        counts["deleted"] += found.delete_ids(unwanted)
+    if wanted is not None:
+        counts["deleted"] += found.delete_matching(wanted)
+    counts["candidates"] = found.live
+    if to_faiss is not None and beside is not None:
+        _write_faiss(found, to_faiss, beside, overwrite=overwrite)
+    if json:
+        print(as_object({"folder": str(folder), **counts}))
+    else:
+        print(f"index {folder}: " + ", ".join(f"{number:,} {name}" for name, number in counts.items()))
 
 
 @rank.command
@@ -342,7 +488,18 @@ def _lists(examples: "list[RankingExample]", candidates: int | None, *, pool: bo
     return sampled_lists(examples, size=20 if candidates is None else candidates, rng=np.random.default_rng([seed, 6]))
 
 
-def _refuse_search(*, k: int, depth: int | None, probes: int | None, rerank: str | None, update: bool, candidates: str | None) -> None:
+def _refuse_search(
+    *,
+    k: int,
+    depth: int | None,
+    probes: int | None,
+    rerank: str | None,
+    update: bool,
+    candidates: str | None,
+    fusion: str | None,
+    hybrid: bool,
+    where: str | None,
+) -> None:
     from tain.foundation.errors import refuse_all
 
     given = (("k", k), ("depth", depth), ("probes", probes))
@@ -354,7 +511,92 @@ def _refuse_search(*, k: int, depth: int | None, probes: int | None, rerank: str
         problems.append(f"depth is {depth}, fewer than the {k} hits to return: give --depth {10 * k}")
     if update and candidates is None:
         problems.append("--update syncs an index with candidates, but none are given: give --candidates FILE")
+    if fusion is not None and not hybrid:
+        problems.append(f"fusion is {fusion!r}, which joins words and vectors: give --hybrid, or leave it out")
+    if where is not None and candidates is not None:
+        problems.append("--filter compares metadata, which the texts of --candidates do not have: make the index with tain rank index")
     refuse_all(problems)
+
+
+def _refuse_index(
+    *, model: str | None, candidates: str | None, from_faiss: Path | None, delete_missing: bool, changes: list[object]
+) -> None:
+    from tain.foundation.errors import refuse_all
+
+    problems = []
+    if candidates is None:
+        given = (("--model", model), ("--from-faiss", from_faiss), ("--delete-missing", delete_missing or None))
+        problems += [f"{name} concerns candidates to add, but none are given: give --candidates FILE" for name, value in given if value]
+    elif model is None:
+        problems.append("--candidates are given without a model: give --model, the one that made the index")
+    if candidates is None and not any(change is not None for change in changes):
+        problems.append("nothing is asked for: give --candidates, --delete-ids, --delete-where or --to-faiss")
+    refuse_all(problems)
+
+
+def _faiss_vectors(path: Path, given: "list[Candidate]") -> Any:
+    """Vectors of candidates from a FAISS file: by place, or by the ids of an IndexIDMap."""
+    from tain.ranking.faiss_files import read_flat
+
+    found = read_flat(path)
+    if found.ids is None:
+        if len(found.vectors) != len(given):
+            raise UserError(
+                f"FAISS file {str(path)!r} has {len(found.vectors):,} vectors for {len(given):,} candidates: give one text per vector, in their order"
+            )
+        return found.vectors
+    place_of = {str(number): place for place, number in enumerate(found.ids.tolist())}
+    missing = [each.identity for each in given if each.identity not in place_of]
+    if missing:
+        raise UserError(
+            f"FAISS file {str(path)!r} has its own ids, and none is {missing[0]!r:.60}: name the column of the candidates' ids with --id-column"
+        )
+    return found.vectors[[place_of[each.identity] for each in given]]
+
+
+def _refuse_other_vectors(ranker: "DualRanker | ExportedDual", given: "list[Candidate]", vectors: Any, path: Path | None) -> None:
+    """Refuse vectors that the model does not give for the first and some other texts."""
+    import numpy as np
+
+    if vectors.shape[1] != ranker.dim:
+        raise UserError(
+            f"FAISS file {str(path)!r} has vectors of {vectors.shape[1]} numbers, but those of {ranker.name!r} have {ranker.dim}"
+        )
+    places = np.unique(np.linspace(0, len(given) - 1, _SAMPLED_VECTORS).astype(int))
+    wanted = np.asarray(ranker.encode_candidates([given[place].text for place in places]))
+    apart = np.linalg.norm(vectors[places] - wanted, axis=1) / np.maximum(np.linalg.norm(wanted, axis=1), 1e-12)
+    if not (apart <= _MODEL_TOLERANCE).all():
+        place = int(places[int(np.argmax(~(apart <= _MODEL_TOLERANCE)))])
+        raise UserError(
+            f"FAISS file {str(path)!r}: vector {place} is not the one that {ranker.name!r} gives for text {given[place].text!r:.60}: "
+            "give the model that made the file, and its texts in their order"
+        )
+
+
+def _write_faiss(index: "CandidateIndex", path: Path, beside: Path, *, overwrite: bool) -> None:
+    import json
+
+    from tain.foundation.files import whole_file
+    from tain.ranking.faiss_files import write_flat
+
+    with whole_file(beside, overwrite=overwrite) as partial:
+        rows = write_flat(index, path, overwrite=overwrite)
+        with partial.open("w", encoding="utf-8") as file:
+            for row in rows.tolist():
+                each = index.candidate(row)
+                line = {"text": each.text} | ({"id": each.identity, "metadata": each.metadata} if index.has_metadata else {})
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _tell_filter(index: "CandidateIndex", chosen: "Filter", *, probes: int | None, progress: "Progress") -> None:
+    """Say what a filter leaves to search."""
+    matches = int(index.matching(chosen).sum())
+    if not matches:
+        fields = ", ".join(map(repr, index.fields()[:_SHOWN_FIELDS])) or "none"
+        progress.warn(f"no candidate of index {index.folder} matches the filter (fields of its candidates: {fields})")
+        return
+    exact = "; all of them are scored, without --probes" if probes is not None else ""
+    progress.note(f"{matches:,} of {index.live:,} candidates match the filter{exact}")
 
 
 def _load_any(name: str, **options: Any) -> "Ranker | BaselineRanker":
@@ -397,12 +639,14 @@ def _index(
     else:
         index = CandidateIndex.open(folder)
         index.refuse_other_model(ranker.fingerprint, ranker.name)
+    if pool is not None and index.has_metadata:
+        raise UserError(f"index {str(folder)!r} has ids and metadata, which this command would lose: update it with tain rank index")
     if pool is None:
         index.refuse_unfinished()
         if index.source and not index.is_complete:
             progress.warn(
                 f"an update of index {folder} to {index.source['name']!r} is running or was interrupted: "
-                f"{index.live:,} candidates are searched; give --candidates and --update to finish it"
+                f"{index.live:,} candidates are searched; {'run tain rank index' if index.has_metadata else 'give --candidates and --update'} to finish it"
             )
     else:
         if len(index) and not update:
@@ -431,9 +675,8 @@ def _line(values: dict[str, Any], *, as_json: bool) -> str:
 
 def _hits_line(context: str, hits: "list[Hit]") -> str:
     import json
-    from dataclasses import asdict
 
-    return json.dumps({"context": context, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False)
+    return json.dumps({"context": context, "hits": [hit.to_dict() for hit in hits]}, ensure_ascii=False)
 
 
 def _show_hits(contexts: list[str], hits: "list[list[Hit]]") -> None:
@@ -443,7 +686,8 @@ def _show_hits(contexts: list[str], hits: "list[list[Hit]]") -> None:
     for context, found in zip(contexts, hits, strict=True):
         console.print(context, markup=False, style="bold", soft_wrap=True)
         for rank, hit in enumerate(found, start=1):
-            console.print(f"{rank:>4}  {hit.score:>9.4f}  {hit.text}", markup=False, soft_wrap=True)
+            known = "" if hit.id is None else f"{hit.id}  "
+            console.print(f"{rank:>4}  {hit.score:>9.4f}  {known}{hit.text}", markup=False, soft_wrap=True)
 
 
 def _tell_truncated(ranker: "Ranker | ExportedDual | ExportedCross", progress: "Progress") -> None:

@@ -24,7 +24,7 @@ from tain.foundation.progress import Progress
 from tain.foundation.ranker_record import described
 from tain.foundation.tensors import read_arrays
 from tain.foundation.vectors import unit_length
-from tain.models.dual_scoring import DualScoring, refuse_unrankable
+from tain.models.dual_scoring import DualScoring, compares_by_cosine, refuse_unrankable
 from tain.models.plain_scanning import plain_scan_all
 from tain.models.saved import read_record
 from tain.text.collections import list_texts, matched_lists
@@ -341,7 +341,8 @@ def _around(folder: Path, name: str, record: dict[str, Any], *, dtype: Any, thre
     """Wrap an exported encoder as a bi-encoder with one tower."""
     encoder = ExportedEncoder.load(name, dtype=dtype, threads=threads)
     refuse_unrankable(encoder)
-    settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None, "normalize": encoder.normalize}
+    settings = {"kind": "pooled", "count": 1, "scale": 1.0, "codes": None}
+    settings["normalize"] = encoder.normalize or compares_by_cosine(encoder.sentence_transformers)
     return ExportedDual(encoder, encoder, name=name, **settings)
 
 

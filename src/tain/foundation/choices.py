@@ -19,6 +19,7 @@ Layout = Literal["auto", "packed", "padded"]
 Truncation = Literal["cut", "error", "mean-of-chunks"]
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
 Split = Literal["space", "code-point"]
+Fusion = Literal["scores", "weighted", "ranks"]
 RankerType = Literal["bi", "poly", "cross"]
 CodeKind = Literal["pooled", "learned", "first", "last", "last-and-first"]
 

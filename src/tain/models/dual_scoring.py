@@ -1,7 +1,7 @@
 """Scoring of bi- and poly-encoders from the vectors of contexts and candidates, in torch or with exported graphs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +25,15 @@ class ContextsInMemory(Protocol):
     def of(self, context: int, /) -> Any:
         """Vectors of one context, without padding."""
         ...
+
+
+def compares_by_cosine(about: Mapping[str, Any]) -> bool:
+    """Whether an encoder that is no trained ranker compares by cosine: always, unless its folder asks for dot products.
+
+    Args:
+        about: Its ``config_sentence_transformers.json``; empty if there is none.
+    """
+    return about.get("similarity_fn_name") not in ("dot", "dot_product")
 
 
 def refuse_unrankable(encoder: TokenEncoder) -> None:

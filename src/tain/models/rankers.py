@@ -29,7 +29,7 @@ from tain.foundation.ranker_record import described
 from tain.foundation.tensors import read_tensors
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.cross_encoders import SavedCrossEncoder
-from tain.models.dual_scoring import DualScoring, refuse_unrankable
+from tain.models.dual_scoring import DualScoring, compares_by_cosine, refuse_unrankable
 from tain.models.embedder import Embedder
 from tain.models.layers import LayerStack
 from tain.models.ranker_base import PairRanker, Ranker, StoredRanker, digest
@@ -105,7 +105,9 @@ class DualRanker(DualScoring, Ranker):
 
     @classmethod
     def around(cls, embedder: Embedder, *, name: str) -> "DualRanker":
-        """Wrap a plain encoder as a bi-encoder with one tower; scores are dot products, or cosines if the model specifies them.
+        """Wrap a plain encoder as a bi-encoder with one tower; scores are cosines, or dot products if its folder asks for them.
+
+        Lengths of vectors that were not trained for dot products drown the differences between texts.
 
         Its linear correction (a whitening, for example) is applied as in ``Embedder.encode``. Texts are truncated at the encoder's own
         limit; contexts lose their beginning, as in every ranker.
@@ -119,8 +121,9 @@ class DualRanker(DualScoring, Ranker):
                 " give the encoder that it was made from"
             )
         refuse_unrankable(embedder)
-        head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalize=embedder.normalize)
-        context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalize=embedder.normalize)
+        normalize = embedder.normalize or compares_by_cosine(embedder.sentence_transformers)
+        head = DualHead("pooled", codes=1, dim=embedder.dim, scale=1.0, is_scale_learned=False, normalize=normalize)
+        context = _side(embedder, embedder.encoder, max_tokens=embedder.max_tokens, cut="left", normalize=normalize)
         return cls(context, embedder, head, name=name, correction=embedder.correction)
 
     @classmethod

@@ -10,16 +10,19 @@ their keys when read. Readers keep their view while a writer appends.
     texts.bin      UTF-8, concatenated    ends.bin      end of each text
     keys.bin       64-bit key per text    gone.bin      deleted rows
     commits.bin    the log                source.json   the synchronized candidate file, if any, and whether the sync was completed
+
+An index of format 2 has ids and metadata as well. Replacing a candidate appends its new row and deletes its old one in one commit.
+
+    ids.bin        UTF-8, concatenated    id_ends.bin, metadata_ends.bin    end of each
+    metadata.bin   a JSON object a row    id_keys.bin, metadata_keys.bin    64-bit key of each
 """
 
 import hashlib
 import json
 import os
-import struct
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,15 +32,14 @@ import numpy as np
 from tain.foundation.errors import UserError
 from tain.foundation.files import open_own, refuse_link, whole_file, whole_folder
 from tain.foundation.json_files import Field, checked_object, read_object
+from tain.ranking.commits import LAYOUTS, LOG, State
+from tain.ranking.filters import Filter, parse_filter
 from tain.text.collections import list_texts
+from tain.text.records import Candidate
 
-FORMAT = 1
+FORMAT = max(LAYOUTS)
 
 _MOST_SHOWN = 1_000  # characters of a name in a message
-_COMMIT = struct.Struct("<8sQQQQ")  # mark, rows, bytes of texts, deletions, number of the commit; then a checksum
-_CHECKSUM = struct.Struct("<I")
-_COMMIT_BYTES = _COMMIT.size + _CHECKSUM.size
-_MARK = b"tainidx1"
 _CHECKED_ROWS = 65_536  # vectors read at a time
 _ROUNDING = 1e-4  # of a squared length, depending on the order of summation
 _ABOUT = {
@@ -52,39 +54,6 @@ _SOURCE = {
     "complete": Field(kind=bool),
     "searchable": Field(kind=bool, is_needed=False),
 }
-_FILES = ("vectors.bin", "squares.bin", "texts.bin", "ends.bin", "keys.bin", "gone.bin", "commits.bin")
-
-
-@dataclass(frozen=True)
-class _State:
-    """Valid lengths of the files."""
-
-    rows: int = 0
-    text_bytes: int = 0
-    deleted: int = 0
-    number: int = 0
-
-    def sizes(self, dim: int) -> dict[str, int]:
-        return {
-            "vectors.bin": 4 * dim * self.rows,
-            "squares.bin": 4 * self.rows,
-            "texts.bin": self.text_bytes,
-            "ends.bin": 8 * self.rows,
-            "keys.bin": 8 * self.rows,
-            "gone.bin": 8 * self.deleted,
-        }
-
-    def packed(self) -> bytes:
-        content = _COMMIT.pack(_MARK, self.rows, self.text_bytes, self.deleted, self.number)
-        return content + _CHECKSUM.pack(zlib.crc32(content))
-
-    @classmethod
-    def unpacked(cls, content: bytes) -> "_State | None":
-        """Parse a commit; None if it is damaged or incomplete."""
-        if len(content) < _COMMIT_BYTES or _CHECKSUM.unpack(content[_COMMIT.size :])[0] != zlib.crc32(content[: _COMMIT.size]):
-            return None
-        mark, rows, text_bytes, deleted, number = _COMMIT.unpack(content[: _COMMIT.size])
-        return cls(rows, text_bytes, deleted, number) if mark == _MARK else None
 
 
 class CandidateIndex:
@@ -112,16 +81,19 @@ class CandidateIndex:
         2
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], state: _State) -> None:
+    def __init__(self, folder: Path, about: dict[str, Any], state: State) -> None:
         self.folder = folder
         self.about = about
         self.dim: int = about["dim"]
+        self._layout = LAYOUTS[about["format"]]
         self._checked = 0  # rows with checked vectors
         self._show(state)
         self._refuse_damage()
 
     @classmethod
-    def create(cls, folder: str | Path, *, dim: int, fingerprint: str, model: str, overwrite: bool = False) -> "CandidateIndex":
+    def create(
+        cls, folder: str | Path, *, dim: int, fingerprint: str, model: str, has_metadata: bool = False, overwrite: bool = False
+    ) -> "CandidateIndex":
         """Create an empty index.
 
         Args:
@@ -129,21 +101,23 @@ class CandidateIndex:
             dim: Dimension of the vectors.
             fingerprint: Fingerprint of the model.
             model: The model's name, for messages.
+            has_metadata: Let candidates have ids and metadata.
             overwrite: Replace an existing folder.
 
         Raises:
             UserError: As ``whole_folder``.
         """
         with whole_folder(Path(folder), overwrite=overwrite) as partial:
-            about = {"format": FORMAT, "kind": "candidate index", "dim": dim, "fingerprint": fingerprint, "model": model}
+            layout = LAYOUTS[2 if has_metadata else 1]
+            about = {"format": layout.format, "kind": "candidate index", "dim": dim, "fingerprint": fingerprint, "model": model}
             (partial / "index.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            for file in _FILES:
+            for file in layout.files:
                 (partial / file).touch()
         return cls.open(folder)
 
     @classmethod
     def open(cls, folder: str | Path) -> "CandidateIndex":
-        """Open an index. Reads its last commit and 12 bytes per candidate.
+        """Open an index. Reads its last commit and 12 bytes per candidate, 28 if it has metadata.
 
         Raises:
             UserError: The index does not exist, has a newer format, has inconsistent files, or a file is a link.
@@ -167,7 +141,7 @@ class CandidateIndex:
         if isinstance(number, int) and number > FORMAT:
             raise UserError(f"index {str(folder)!r} is of a format that this tain does not read ({FORMAT}): upgrade tain, or make it again")
         checked_object(about, _ABOUT, damaged=damaged, advice=advice)
-        return cls(folder, about, _last_state(folder, about["dim"])[0])
+        return cls(folder, about, LAYOUTS[about["format"]].last_state(folder, about["dim"])[0])
 
     def refuse_other_model(self, fingerprint: str, name: str) -> None:
         """Refuse a model, or version of a model, that did not make these vectors.
@@ -190,7 +164,12 @@ class CandidateIndex:
 
     def committed_rows(self) -> int:
         """Current number of rows in the folder; higher than in this view if a writer has appended since."""
-        return _last_state(self.folder, self.dim)[0].rows
+        return self._layout.last_state(self.folder, self.dim)[0].rows
+
+    @property
+    def version(self) -> int:
+        """Number of the commit that this view shows; it grows with every change."""
+        return self._state.number
 
     @property
     def live(self) -> int:
@@ -204,13 +183,85 @@ class CandidateIndex:
         deleted[self._deleted] = True
         return deleted
 
+    @property
+    def has_metadata(self) -> bool:
+        """True if candidates have ids and metadata."""
+        return self._layout.has_metadata
+
     def text(self, row: int) -> str:
         """Text of a candidate."""
-        begin = int(self._ends[row - 1]) if row else 0
-        found = bytes(self._texts[begin : int(self._ends[row])])
+        found = _part(self._texts, self._ends, row)
         if _key(found) != int(self._keys[row]):
             raise self._damage(f"the text of row {row} differs from the stored key")
         return found.decode("utf-8")
+
+    def id(self, row: int) -> str | None:
+        """Id of a candidate; None if it has none."""
+        if not self.has_metadata:
+            return None
+        found = _part(self._ids, self._id_ends, row)
+        if _key(found or self.text(row).encode()) != int(self._id_keys[row]):
+            raise self._damage(f"the id of row {row} differs from the stored key")
+        return found.decode("utf-8") or None
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        """Metadata of a candidate; empty if it has none."""
+        if not self.has_metadata:
+            return {}
+        found = _part(self._metadata, self._metadata_ends, row)
+        return self._parsed(found, _key(found), row)
+
+    def candidate(self, row: int) -> Candidate:
+        """Text, id and metadata of a candidate."""
+        return Candidate(self.text(row), self.id(row), self.metadata(row))
+
+    def _parsed(self, content: bytes, key: int, row: int) -> dict[str, Any]:
+        if key != int(self._metadata_keys[row]):
+            raise self._damage(f"the metadata of row {row} differs from the stored key")
+        try:
+            found = json.loads(content) if content else {}
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise self._damage(f"the metadata of row {row} is not a JSON object")
+        return found
+
+    def matching(self, filter: str | Filter) -> np.ndarray:
+        """Find the candidates whose metadata match a filter.
+
+        Args:
+            filter: As ``filters.parse_filter`` reads it, or a parsed one.
+
+        Returns:
+            True for each live row that matches (rows,).
+
+        Raises:
+            UserError: The filter is invalid, or the index has no metadata.
+        """
+        self._refuse_without_metadata()
+        chosen = parse_filter(filter) if isinstance(filter, str) else filter
+        is_match = np.zeros(self._state.rows, dtype=bool)
+        answers: dict[bytes, tuple[int, bool]] = {}  # many candidates have the same metadata
+        for row in np.flatnonzero(~self.is_deleted).tolist():
+            content = _part(self._metadata, self._metadata_ends, row)
+            if content not in answers:
+                key = _key(content)
+                answers[content] = (key, chosen.matches(self._parsed(content, key, row)))
+            key, is_match[row] = answers[content]
+            if key != int(self._metadata_keys[row]):
+                raise self._damage(f"the metadata of row {row} differs from the stored key")
+        return is_match
+
+    def fields(self) -> list[str]:
+        """Names in the metadata of live candidates, in alphabetical order."""
+        contents = {_part(self._metadata, self._metadata_ends, row): row for row in np.flatnonzero(~self.is_deleted).tolist()}
+        return sorted({name for content, row in contents.items() for name in self._parsed(content, _key(content), row)})
+
+    def _refuse_without_metadata(self) -> None:
+        if not self.has_metadata:
+            raise UserError(
+                f"index {str(self.folder)!r} was made without ids and metadata: make a new one with tain rank index, or with has_metadata=True"
+            )
 
     def live_texts(self) -> Iterator[tuple[int, str]]:
         """Rows and texts of the candidates that are not deleted."""
@@ -223,6 +274,25 @@ class CandidateIndex:
         row_of = {text: row for row, text in self._live_rows(texts)}
         return [row_of.get(text) for text in texts]
 
+    def rows_of_ids(self, ids: Iterable[str]) -> list[int | None]:
+        """Live rows of ids; None for a missing id. A candidate without an id has its text as id.
+
+        Raises:
+            UserError: The index has no ids.
+        """
+        self._refuse_without_metadata()
+        ids = list_texts(ids, what="id")
+        row_of = {given: row for row, given in self._live_rows_of_ids(ids)}
+        return [row_of.get(each) for each in ids]
+
+    def _live_rows_of_ids(self, ids: Sequence[str]) -> Iterator[tuple[int, str]]:
+        wanted = np.array(sorted({_key(each.encode("utf-8")) for each in ids}), dtype=np.uint64)
+        known = set(ids)
+        for row in np.flatnonzero(np.isin(self._id_keys, wanted) & ~self.is_deleted):
+            found = self.id(int(row)) or self.text(int(row))
+            if found in known:
+                yield int(row), found
+
     def _live_rows(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
         """All live rows of these texts."""
         wanted = np.array(sorted({_key(text.encode("utf-8")) for text in texts}), dtype=np.uint64)
@@ -234,7 +304,7 @@ class CandidateIndex:
 
     def refresh(self) -> bool:
         """Update the view to the latest commit; True if there was a newer one."""
-        state, _ = _last_state(self.folder, self.dim)
+        state, _ = self._layout.last_state(self.folder, self.dim)
         if state == self._state:
             return False
         self._show(state)
@@ -255,21 +325,8 @@ class CandidateIndex:
         Raises:
             UserError: The vectors have another dimension, are not finite, or their number differs from the texts.
         """
-        texts, vectors = list_texts(texts), np.asarray(vectors)
-        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
-            raise UserError(
-                f"vectors are of shape {vectors.shape}, but index {str(self.folder)!r} holds vectors of dimension {self.dim}: "
-                "give vectors of the model that made the index"
-            )
-        if len(vectors) != len(texts):
-            raise UserError(f"{len(texts):,} texts were given with {len(vectors):,} vectors: give one per text")
-        if not np.isfinite(vectors).all():
-            raise UserError("vectors contain nan or infinity, which cannot be scored: check the model's weights")
-        added = np.ascontiguousarray(vectors, dtype=np.float32)
-        with np.errstate(over="ignore"):
-            squares = np.einsum("nd,nd->n", added, added)
-        if not np.isfinite(squares).all():
-            raise UserError("vectors are too long: their squared length overflows float32: scale them down")
+        texts = list_texts(texts)
+        added = self._storable(vectors, len(texts))
         with self._writing() as (state, files):
             if only_new:
                 self._show(state)
@@ -277,17 +334,70 @@ class CandidateIndex:
                 chosen = [
                     position for position, row in enumerate(self.rows_of(texts)) if row is None and first[texts[position]] == position
                 ]
-                texts, added, squares = [texts[position] for position in chosen], added[chosen], squares[chosen]
-            encoded = [text.encode("utf-8") for text in texts]
-            ends = state.text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
-            files["vectors.bin"].write(added.tobytes())
-            files["squares.bin"].write(squares.tobytes())
-            files["texts.bin"].write(b"".join(encoded))
-            files["ends.bin"].write(ends.tobytes())
-            files["keys.bin"].write(np.array([_key(text) for text in encoded], dtype=np.uint64).tobytes())
-            end = state.text_bytes + sum(map(len, encoded))
-            self._commit(files, _State(state.rows + len(texts), end, state.deleted, state.number + 1))
-        return range(state.rows, state.rows + len(texts))
+                texts, added = [texts[position] for position in chosen], added[chosen]
+            after = self._written(files, state, [Candidate(text) for text in texts], added)
+            self._commit(files, after)
+        return range(state.rows, after.rows)
+
+    def upsert(self, candidates: Sequence[Candidate], vectors: np.ndarray) -> tuple[int, int]:
+        """Add candidates with ids and metadata, and replace those whose ids the index holds; durable when this returns.
+
+        A candidate without an id is identified by its text. New rows and the deletion of the replaced ones are one commit: readers
+        see all of it or nothing.
+
+        Args:
+            candidates: Candidates with different ids.
+            vectors: Their vectors (candidates, dim).
+
+        Returns:
+            Number of added and of replaced candidates.
+
+        Raises:
+            UserError: As ``append``; or an id occurs twice or is blank, metadata are no JSON, or the index has no metadata.
+        """
+        self._refuse_without_metadata()
+        candidates = list(candidates)
+        refuse_unstorable(candidates)
+        added = self._storable(vectors, len(candidates))
+        with self._writing() as (state, files):
+            self._show(state)
+            replaced = [row for row, _ in self._live_rows_of_ids([each.identity for each in candidates])]
+            after = self._written(files, state, candidates, added)
+            self._mark_deleted(replaced, after, files)
+        return len(candidates) - len(replaced), len(replaced)
+
+    def _storable(self, vectors: np.ndarray, count: int) -> np.ndarray:
+        """Vectors as float32, if they can be stored."""
+        vectors = np.asarray(vectors)
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise UserError(
+                f"vectors are of shape {vectors.shape}, but index {str(self.folder)!r} holds vectors of dimension {self.dim}: "
+                "give vectors of the model that made the index"
+            )
+        if len(vectors) != count:
+            raise UserError(f"{count:,} texts were given with {len(vectors):,} vectors: give one per text")
+        if not np.isfinite(vectors).all():
+            raise UserError("vectors contain nan or infinity, which cannot be scored: check the model's weights")
+        added = np.ascontiguousarray(vectors, dtype=np.float32)
+        if not np.isfinite(_squares(added)).all():
+            raise UserError("vectors are too long: their squared length overflows float32: scale them down")
+        return added
+
+    def _written(self, files: dict[str, Any], state: State, candidates: Sequence[Candidate], vectors: np.ndarray) -> State:
+        """Write rows behind the last commit, and give the state that a commit will make valid."""
+        files["vectors.bin"].write(vectors.tobytes())
+        files["squares.bin"].write(_squares(vectors).tobytes())
+        text_bytes = _write_parts(files, ("texts.bin", "ends.bin"), [each.text.encode("utf-8") for each in candidates], state.text_bytes)
+        files["keys.bin"].write(_keys([each.text for each in candidates]))
+        id_bytes = metadata_bytes = 0
+        if self.has_metadata:
+            ids = [(each.id or "").encode("utf-8") for each in candidates]
+            id_bytes = _write_parts(files, ("ids.bin", "id_ends.bin"), ids, state.id_bytes)
+            files["id_keys.bin"].write(_keys([each.identity for each in candidates]))
+            metadata = [encoded_metadata(each) for each in candidates]
+            metadata_bytes = _write_parts(files, ("metadata.bin", "metadata_ends.bin"), metadata, state.metadata_bytes)
+            files["metadata_keys.bin"].write(_keys(metadata))
+        return State(state.rows + len(candidates), text_bytes, state.deleted, state.number + 1, id_bytes, metadata_bytes)
 
     def delete(self, rows: Sequence[int]) -> int:
         """Delete candidates; the deletion is durable when this returns. Rows are never reused.
@@ -303,7 +413,7 @@ class CandidateIndex:
             if wrong:
                 raise UserError(f"index {str(self.folder)!r} has no row {wrong[0]}: it has {state.rows:,}")
             self._show(state)
-            return self._mark_deleted(rows, state, files)
+            return self._mark_deleted(rows, replace(state, number=state.number + 1), files)
 
     def delete_texts(self, texts: Iterable[str]) -> int:
         """Delete texts from all their rows; the deletion is durable when this returns.
@@ -314,12 +424,46 @@ class CandidateIndex:
         texts = list_texts(texts)
         with self._writing() as (state, files):
             self._show(state)
-            return self._mark_deleted([row for row, _ in self._live_rows(texts)], state, files)
+            rows = [row for row, _ in self._live_rows(texts)]
+            return self._mark_deleted(rows, replace(state, number=state.number + 1), files)
 
-    def _mark_deleted(self, rows: Sequence[int], state: _State, files: dict[str, Any]) -> int:
+    def delete_ids(self, ids: Iterable[str]) -> int:
+        """Delete candidates by id; the deletion is durable when this returns.
+
+        Returns:
+            Number of deleted candidates.
+
+        Raises:
+            UserError: The index has no ids.
+        """
+        self._refuse_without_metadata()
+        ids = list_texts(ids, what="id")
+        with self._writing() as (state, files):
+            self._show(state)
+            rows = [row for row, _ in self._live_rows_of_ids(ids)]
+            return self._mark_deleted(rows, replace(state, number=state.number + 1), files)
+
+    def delete_matching(self, filter: str | Filter) -> int:
+        """Delete the candidates whose metadata match a filter; the deletion is durable when this returns.
+
+        Returns:
+            Number of deleted candidates.
+
+        Raises:
+            UserError: As ``matching``.
+        """
+        self._refuse_without_metadata()
+        chosen = parse_filter(filter) if isinstance(filter, str) else filter
+        with self._writing() as (state, files):
+            self._show(state)
+            rows = np.flatnonzero(self.matching(chosen)).tolist()
+            return self._mark_deleted(rows, replace(state, number=state.number + 1), files)
+
+    def _mark_deleted(self, rows: Sequence[int], state: State, files: dict[str, Any]) -> int:
+        """Write deletions, and commit them with a new state."""
         live = sorted({row for row in rows if not self.is_deleted[row]})
         files["gone.bin"].write(np.array(live, dtype=np.int64).tobytes())
-        self._commit(files, _State(state.rows, state.text_bytes, state.deleted + len(live), state.number + 1))
+        self._commit(files, replace(state, deleted=state.deleted + len(live)))
         return len(live)
 
     @property
@@ -380,7 +524,7 @@ class CandidateIndex:
 
     # ---- files
 
-    def _show(self, state: _State) -> None:
+    def _show(self, state: State) -> None:
         """Map the valid part of every file, all at once, so that a replaced folder does not mix in. Reads no data."""
         self._state = state
         self.vectors = self._mapped("vectors.bin", np.float32, (state.rows, self.dim))
@@ -389,6 +533,13 @@ class CandidateIndex:
         self._ends = self._mapped("ends.bin", np.int64, (state.rows,))
         self._keys = self._mapped("keys.bin", np.uint64, (state.rows,))
         self._deleted = self._mapped("gone.bin", np.int64, (state.deleted,))
+        if self.has_metadata:
+            self._ids = self._mapped("ids.bin", np.uint8, (state.id_bytes,))
+            self._id_ends = self._mapped("id_ends.bin", np.int64, (state.rows,))
+            self._id_keys = self._mapped("id_keys.bin", np.uint64, (state.rows,))
+            self._metadata = self._mapped("metadata.bin", np.uint8, (state.metadata_bytes,))
+            self._metadata_ends = self._mapped("metadata_ends.bin", np.int64, (state.rows,))
+            self._metadata_keys = self._mapped("metadata_keys.bin", np.uint64, (state.rows,))
         self.__dict__.pop("is_deleted", None)
 
     def _mapped(self, file: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -403,9 +554,13 @@ class CandidateIndex:
 
     def _refuse_damage(self) -> None:
         """Refuse inconsistent files, without reading vectors and texts."""
-        ends, deleted = self._ends, self._deleted
-        if len(ends) and (ends[0] < 0 or int(ends[-1]) != self._state.text_bytes or (np.diff(ends) < 0).any()):
+        deleted = self._deleted
+        if not _are_ends(self._ends, self._state.text_bytes):
             raise self._damage("ends.bin has invalid text ends")
+        if self.has_metadata and not _are_ends(self._id_ends, self._state.id_bytes):
+            raise self._damage("id_ends.bin has invalid ends of ids")
+        if self.has_metadata and not _are_ends(self._metadata_ends, self._state.metadata_bytes):
+            raise self._damage("metadata_ends.bin has invalid ends of metadata")
         if len(deleted) and (deleted.min() < 0 or deleted.max() >= self._state.rows or len(np.unique(deleted)) < len(deleted)):
             raise self._damage("gone.bin has rows that do not exist, or one twice")
         if not np.isfinite(self.squares).all() or (self.squares < 0).any():
@@ -436,7 +591,7 @@ class CandidateIndex:
             raise self._damage(f"the vector of row {int(rows[int(np.argmin(is_as_was))])} differs from its stored length")
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[_State, dict[str, Any]]]:
+    def _writing(self) -> Iterator[tuple[State, dict[str, Any]]]:
         """Acquire the write lock, truncate to the last commit, and open every file at its end."""
         import fcntl  # only writers need it; some systems lack it
 
@@ -444,9 +599,9 @@ class CandidateIndex:
             with ExitStack() as opened:
                 lock = opened.enter_context(open_own(self.folder / "lock", writable=True, create=True))
                 fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process is killed
-                state, commits_bytes = _last_state(self.folder, self.dim)
+                state, commits_bytes = self._layout.last_state(self.folder, self.dim)
                 files: dict[str, Any] = {}
-                for file, size in {**state.sizes(self.dim), "commits.bin": commits_bytes}.items():
+                for file, size in {**self._layout.sizes(state, self.dim), LOG: commits_bytes}.items():
                     files[file] = opened.enter_context(open_own(self.folder / file, writable=True))
                     files[file].truncate(size)  # drop the rest of an interrupted append, which no reader sees
                     files[file].seek(size)
@@ -472,41 +627,80 @@ class CandidateIndex:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _commit(self, files: dict[str, Any], state: _State) -> None:
+    def _commit(self, files: dict[str, Any], state: State) -> None:
         for name, file in files.items():
-            if name != "commits.bin":
+            if name != LOG:
                 file.flush()
                 os.fsync(file.fileno())
-        files["commits.bin"].write(state.packed())
-        files["commits.bin"].flush()
-        os.fsync(files["commits.bin"].fileno())
+        files[LOG].write(self._layout.packed(state))
+        files[LOG].flush()
+        os.fsync(files[LOG].fileno())
         self._show(state)
 
 
-def _last_state(folder: Path, dim: int) -> tuple[_State, int]:
-    """The last complete commit, and the length of the log up to it.
+def refuse_unstorable(candidates: Iterable[Candidate]) -> None:
+    """Refuse candidates with a repeated or blank id, or with metadata that are no JSON.
 
     Raises:
-        UserError: A file is shorter than the commit states, so it was damaged externally.
+        UserError: There is one.
     """
-    for file in _FILES:
-        refuse_link(folder / file)
-    missing = [file for file in _FILES if not (folder / file).is_file()]
-    if missing:
-        raise UserError(f"index {str(folder)!r} is damaged: it has no {missing[0]}; restore it, or rebuild it")
-    state, end = _State(), 0
-    with open_own(folder / "commits.bin") as log:
-        commits = os.fstat(log.fileno()).st_size // _COMMIT_BYTES
-        for number in range(commits, 0, -1):  # usually the last one, unless a power failure damaged it
-            log.seek((number - 1) * _COMMIT_BYTES)
-            found = _State.unpacked(log.read(_COMMIT_BYTES))
-            if found is not None:
-                state, end = found, number * _COMMIT_BYTES
-                break
-    short = [file for file, size in state.sizes(dim).items() if (folder / file).stat().st_size < size]
-    if short:
-        raise UserError(f"index {str(folder)!r} is damaged: {short[0]} is shorter than its last commit states; restore it, or rebuild it")
-    return state, end
+    seen: set[str] = set()
+    for each in candidates:
+        if each.id is not None and not each.id.strip():
+            raise UserError(f"the id of text {each.text!r:.60} is blank: give every candidate its id, or none")
+        if each.identity in seen:
+            what = "text" if each.id is None else "id"
+            raise UserError(f"{what} {each.identity!r:.60} is given twice: give every candidate an id of its own")
+        seen.add(each.identity)
+        encoded_metadata(each)
+
+
+def encoded_metadata(candidate: Candidate) -> bytes:
+    """Metadata of a candidate as they are stored; equal metadata give equal bytes.
+
+    Raises:
+        UserError: They are no JSON.
+    """
+    if not isinstance(candidate.metadata, Mapping) or not all(isinstance(name, str) for name in candidate.metadata):
+        raise UserError(f"the metadata of {candidate.identity!r:.60} are no object with names: give a dict of JSON values")
+    if not candidate.metadata:
+        return b""
+    try:
+        return json.dumps(dict(candidate.metadata), ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"the metadata of {candidate.identity!r:.60} are no JSON ({error}): give texts, numbers, truth values, lists and objects"
+        ) from None
+
+
+def digest_of_candidates(candidates: Iterable[Candidate]) -> str:
+    """As ``digest_of``, of texts, ids and metadata."""
+    parts = ((each.text.encode(), (each.id or "").encode(), encoded_metadata(each)) for each in candidates)
+    return _digest(part for each in parts for part in each)
+
+
+def _part(content: np.ndarray, ends: np.ndarray, row: int) -> bytes:
+    return content[int(ends[row - 1]) if row else 0 : int(ends[row])].tobytes()
+
+
+def _write_parts(files: dict[str, Any], names: tuple[str, str], parts: Sequence[bytes], start: int) -> int:
+    """Write byte strings and their ends; returns the end of the last one."""
+    files[names[0]].write(b"".join(parts))
+    files[names[1]].write((start + np.cumsum([len(part) for part in parts], dtype=np.int64)).tobytes())
+    return start + sum(map(len, parts))
+
+
+def _are_ends(ends: np.ndarray, total: int) -> bool:
+    return not len(ends) or bool(ends[0] >= 0 and int(ends[-1]) == total and (np.diff(ends) >= 0).all())
+
+
+def _squares(vectors: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.einsum("nd,nd->n", vectors, vectors)
+
+
+def _keys(parts: Sequence[str] | Sequence[bytes]) -> bytes:
+    return np.array([_key(part.encode("utf-8") if isinstance(part, str) else part) for part in parts], dtype=np.uint64).tobytes()
 
 
 def _key(text: bytes) -> int:
@@ -515,9 +709,12 @@ def _key(text: bytes) -> int:
 
 def digest_of(texts: Sequence[str]) -> str:
     """Sixteen hexadecimal digits that differ between sets of candidates, independent of the file format."""
+    return _digest(text.encode("utf-8") for text in texts)
+
+
+def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        encoded = text.encode("utf-8")
-        digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(encoded)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """Records passed from readers and cleaners to recipes."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 
 class Pair(NamedTuple):
@@ -62,3 +63,22 @@ class Prediction:
     label: str | None = None
     chance: float | None = None
     tags: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A text to be found by search, with what is known of it.
+
+    Attributes:
+        text: The text.
+        id: Identifies the candidate in an index; None: its text does.
+        metadata: JSON values by name: texts, numbers, truth values, lists and objects.
+    """
+
+    text: str
+    id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        return self.text if self.id is None else self.id

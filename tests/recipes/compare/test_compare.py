@@ -1,6 +1,7 @@
 """Comparison of recipes: the choice in closed form, held-out texts that no recipe sees, and whole runs on a tiny model."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -206,6 +207,26 @@ def test_a_budget_is_shared_by_the_trained_recipes(bert_folder, texts, tmp_path,
     result = compare(bert_folder, texts, tmp_path / "out", candidates="raw+mirror+best", held_out=30, budget_s=60.0, **SMALL)
     assert {each.name for each in result.measured} >= {"raw", "mirror"}
     assert 0 < shares["mirror"] < shares["best"] < 60
+
+
+def test_continued_pretraining_comes_before_mirroring(bert_folder, texts, tmp_path, monkeypatch):
+    started = []
+    plain = recipe.mirror
+    monkeypatch.setattr(recipe, "mirror", lambda model, *rest, **more: started.append(model) or plain(model, *rest, **more))
+    result = compare(bert_folder, texts, tmp_path / "out", candidates="raw+continued", held_out=30, **SMALL)
+    assert result.skipped == {}
+    assert [each.name for each in result.measured] == ["raw", "continued"]
+    assert started[0].endswith("continued-model")
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr(
+        recipe, "decide", lambda figures, values, **more: decide({**figures, "raw": 0.0}, {**values, "raw": [0.0] * 50}, **more)
+    )
+    result = compare(bert_folder, texts, tmp_path / "out", candidates="raw+continued", held_out=30, budget_s=60.0, **SMALL)
+    assert result.winner == "continued"
+    record = json.loads((tmp_path / "out" / "tain.json").read_text())
+    assert record["base_model"] == str(bert_folder) and record["continued_pretraining"]["tokens"] >= 128
+    assert "continued-model" not in (tmp_path / "out" / "README.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 def test_a_refusing_recipe_is_listed_with_its_reason(bert_folder, texts, tmp_path):

@@ -17,6 +17,7 @@ CANDIDATES: dict[str, str] = {
     "fast": "mirror --recipe fast",
     "mirror": "mirror, default recipe",
     "neighbours": "mirror --positives neighbours",
+    "continued": "continued pretraining on the texts, then mirror",
     "best": "mirror --recipe best",
 }
 BASELINES = ("lexical", "static")  # measured only: they are no encoders that a folder could hold
@@ -29,7 +30,7 @@ class CompareConfig:
 
     candidates: Annotated[
         str | None,
-        "which to try, joined by +: lexical, static, raw, whitened, fast, mirror, neighbours, best (all; neighbours only with documents)",
+        "which to try, joined by +: lexical, static, raw, whitened, fast, mirror, neighbours, continued, best (all; neighbours only with documents)",
     ] = None
     level: Annotated[Level, "kind of text; word, phrase or sentence, as in tain mirror"] = "sentence"
     held_out: Annotated[int, "texts that no recipe sees, to measure on; at most a fifth of all"] = 1000

@@ -33,6 +33,14 @@ class Material:
     documents: list[Sentence] | None
     counts: dict[str, int] = field(default_factory=dict)
 
+    def running_lines(self) -> Iterator[str]:
+        """Documents as lines with an empty line between them, or else each text as a document."""
+        sentences = self.documents or [Sentence(text, True) for text in self.train]
+        for each in sentences:
+            if each.begins_document:
+                yield ""
+            yield " ".join(each.text.split())
+
     def digest(self) -> str:
         """Hash of all texts and documents."""
         content = json.dumps([self.train, self.held, self.documents])

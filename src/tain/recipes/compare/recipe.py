@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,7 +37,10 @@ from tain.recipes.compare.verdict import Standing, Verdict, decide
 from tain.recipes.correct.recipe import correct
 from tain.recipes.mirror.config import MirrorConfig
 from tain.recipes.mirror.recipe import mirror
+from tain.recipes.pretrain.config import PretrainConfig
+from tain.recipes.pretrain.recipe import pretrain
 from tain.recipes.shared.settings import resolve_config
+from tain.text.scripts import units
 from tain.training.checkpoint import checkpoint_folder
 
 MRR = "self_retrieval_mrr"
@@ -49,9 +53,14 @@ _COSTS = {
     "fast": 5,
     "mirror": 30,
     "neighbours": 30,
+    "continued": 60,
     "best": 100,
 }  # relative, for the bar
-_TRAINED = ("mirror", "neighbours", "best")
+_TRAINED = ("mirror", "neighbours", "continued", "best")
+_PASSES = 2  # of continued pretraining over the texts
+_BLOCK_TOKENS, _MOST_BLOCKS = 128, 32
+_TOKENS_PER_WORD = 1.4
+_TRAINING_COST = 4.0  # of a token in masked language modelling, relative to encoding it
 _WHITENING_TEXTS = 10_000
 _FEWEST_STEPS = 16  # smaller batches for fewer texts, as a budget of tain mirror has them
 _FINISH_S = 3.0  # copying the winner, the page
@@ -384,6 +393,8 @@ class _Run:
             options: dict[str, Any] = {"device": config.device, "trust_remote_code": config.trust_remote_code}
             texts = self.material.train[:_WHITENING_TEXTS]
             correct(self.model, texts, folder, method="whiten", progress=progress, **options)
+        elif name == "continued":
+            self._continue(folder, progress, coming)
         else:
             documents = self.material.documents if name in ("fast", "best", "neighbours") else None
             more: dict[str, Any] = {} if documents is None else {"documents": documents}
@@ -392,10 +403,51 @@ class _Run:
             settings = replace(settings, resume=has_begun and settings.budget_s is None)
             mirror(self.model, self.material.train, folder, config=settings, overwrite=has_begun, progress=progress, **more)
 
+    def _continue(self, folder: Path, progress: Progress, coming: Sequence[str]) -> None:
+        """Continue the model's pretraining on the texts, half of the time if there is a budget, then mirror it."""
+        config, model = self.config, self.work / "continued-model"
+        settings = self._settings("continued", coming)
+        began_s = time.monotonic()
+        tokens = self._pretraining_tokens(settings.budget_s)
+        if not model.exists():
+            with tempfile.TemporaryDirectory(dir=self.work) as place:
+                source = Path(place) / "texts.txt"
+                source.write_text("".join(f"{line}\n" for line in self.material.running_lines()), encoding="utf-8")
+                block_tokens = min(_BLOCK_TOKENS, self._load_model().max_tokens)
+                pretraining = PretrainConfig(
+                    tokens=tokens,
+                    block_tokens=block_tokens,
+                    batch_blocks=max(1, min(_MOST_BLOCKS, int(tokens / block_tokens / _FEWEST_STEPS))),
+                    masking_rate=0.15,
+                    optimizer="adamw",
+                    learning_rate=5e-5,
+                    seed=config.seed,
+                    device=config.device,
+                    dtype=config.dtype,
+                    trust_remote_code=config.trust_remote_code,
+                )
+                pretrain(self.model, [source], model, config=pretraining, overwrite=True, progress=progress)
+        if settings.budget_s is not None:
+            settings = replace(settings, budget_s=max(settings.budget_s - (time.monotonic() - began_s), 0.1))
+        mirror(str(model), self.material.train, folder, config=settings, overwrite=folder.exists(), progress=progress)
+        record = read_record(folder) | {"base_model": self.model, "continued_pretraining": {"tokens": tokens}}
+        (folder / "tain.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        card = folder / "README.md"
+        card.write_text(card.read_text(encoding="utf-8").replace(str(model), self.model), encoding="utf-8")
+
+    def _pretraining_tokens(self, budget_s: float | None) -> float:
+        """Two passes over the texts; with a budget, at most what half of it allows."""
+        words = sum(len(units(line)) for line in self.material.running_lines())
+        tokens = max(float(_BLOCK_TOKENS), _PASSES * _TOKENS_PER_WORD * words)
+        if budget_s is None or not self.raw_s:
+            return tokens
+        per_text = _TOKENS_PER_WORD * sum(len(units(text)) for text in self.material.held) / len(self.material.held)
+        return min(tokens, max(float(_BLOCK_TOKENS), budget_s / 2 / (_TRAINING_COST * self.raw_s / per_text)))
+
     def _settings(self, name: str, coming: Sequence[str]) -> MirrorConfig:
         """Settings of a recipe; with a budget, its share of the time that is left."""
         config, texts = self.config, len(self.material.train)
-        recipe = {"mirror": "default", "neighbours": "default", "best": "best", "fast": "fast"}[name]
+        recipe = {"mirror": "default", "neighbours": "default", "continued": "default", "best": "best", "fast": "fast"}[name]
         given: dict[str, Any] = {"recipe": recipe, "level": config.level, "held_out": 0, "max_texts": config.max_texts, "seed": config.seed}
         given |= {"device": config.device, "dtype": config.dtype, "trust_remote_code": config.trust_remote_code}
         given["batch_texts"] = min(200, max(2, texts // _FEWEST_STEPS))

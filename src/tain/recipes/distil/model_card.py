@@ -23,6 +23,19 @@ def figure_rows(figures: dict[str, float]) -> list[tuple[str, str]]:
     return [(label, f"{figures[name]:.3f}") for name, label in FIGURES.items() if name in figures]
 
 
+def html_summary(result: Any) -> str:
+    """Figures and sizes of a ``Distilled`` as HTML, for display in a notebook."""
+    from tain.foundation.ruled_table import as_html, ruled_table
+
+    figures, sizes = ruled_table("figure", "value", gap=2), ruled_table("size", "", gap=2)
+    for row in figure_rows(result.figures):
+        figures.add_row(*row)
+    for row in size_rows(result.sizes):
+        sizes.add_row(*row)
+    where = [f"saved in {result.folder}"] if result.folder is not None else []
+    return as_html(*([figures, ""] if result.figures else []), sizes, *where)
+
+
 def size_rows(sizes: dict[str, int | None]) -> list[tuple[str, str]]:
     """Sizes as rows of (name, bytes)."""
     names = {

@@ -64,6 +64,12 @@ class Distilled:
     trained: Trained
     folder: Path | None
 
+    def _repr_html_(self) -> str:
+        """Figures and sizes, in a notebook."""
+        from tain.recipes.distil.model_card import html_summary
+
+        return html_summary(self)
+
 
 @writes_output
 def distil(

@@ -69,6 +69,20 @@ class Pretrained:
     finished: bool
     folder: Path | None
 
+    def _repr_html_(self) -> str:
+        """Steps and losses, in a notebook."""
+        from tain.foundation.ruled_table import as_html, ruled_table
+
+        shown = max(1, len(self.losses) // 10)
+        mean = [sum(part) / len(part) for part in (self.losses[:shown], self.losses[-shown:]) if part]
+        table = ruled_table("loss, nats a masked token", "value", gap=2)
+        for name, value in zip((f"training, first {shown} steps", f"training, last {shown} steps"), mean, strict=False):
+            table.add_row(name, f"{value:.3f}")
+        for tokens, loss in self.validation[-1:]:
+            table.add_row(f"held-out texts, after {tokens:,} tokens", f"{loss:.3f}")
+        where = [f"saved in {self.folder}"] if self.folder is not None else ["unfinished: continue with resume=True"]
+        return as_html(table, f"{self.tokens:,} tokens in {self.steps} steps, {self.seconds:.0f} s", *where)
+
 
 @writes_output
 def pretrain(

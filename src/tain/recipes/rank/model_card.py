@@ -12,6 +12,19 @@ def figure_rows(before: dict[str, float] | None, after: dict[str, float] | None)
     return [(name, f"{before[name]:.1f}" if before else "–", f"{value:.1f}") for name, value in after.items()]
 
 
+def html_summary(result: Any) -> str:
+    """The figures of a ``Ranked`` as HTML, for display in a notebook."""
+    from tain.foundation.ruled_table import as_html, ruled_table
+
+    table = ruled_table("figure x 100", "untrained", "trained", gap=2)
+    for row in figure_rows(result.before, result.after):
+        table.add_row(*row)
+    measured = [table, f"on {result.measured_on}"] if result.after is not None else []
+    worse = [f"worse than the untrained ranker: {reason}" for reason in result.worse]
+    where = [f"saved in {result.folder}"] if result.folder is not None else []
+    return as_html(*measured, f"{result.counts['pairs']:,} pairs in {result.runs[result.best].steps} steps", *worse, *where)
+
+
 def chosen_on_the_same(*, schedule: str | None, seeds: int) -> str:
     """Explain which choices were made on the held-out contexts, so that figures on them are too high.
 

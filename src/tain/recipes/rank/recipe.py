@@ -90,6 +90,12 @@ class Ranked:
     def after(self) -> dict[str, float] | None:
         return self.runs[self.best].after
 
+    def _repr_html_(self) -> str:
+        """The figures before and after, in a notebook."""
+        from tain.recipes.rank.model_card import html_summary
+
+        return html_summary(self)
+
 
 @writes_output
 def rank(
