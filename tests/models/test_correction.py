@@ -342,5 +342,10 @@ def test_joined_halves_count_alike_and_the_strongest_directions_stay(rng: np.ran
     cut = fit_joined(moments_of(vectors), powers=(1.0, 0.0), dimensions=4)
     assert cut.weight.shape == (4, 8)
     assert np.square(cut.apply(vectors)).sum() > 0.5 * np.square(found).sum()
+    uncentred = fit_joined(moments_of(vectors), powers=(0.0, 0.0), dimensions=8, second_share=0.75, centred=False)
+    assert not uncentred.bias.any()
+    found = uncentred.apply(vectors).astype(np.float64)
+    parts = [part / np.sqrt(np.square(part).sum(axis=1).mean()) for part in (first.astype(np.float64), second.astype(np.float64))]
+    np.testing.assert_allclose(found @ found.T, 0.5 * parts[0] @ parts[0].T + 1.5 * parts[1] @ parts[1].T, atol=1e-3)
     with pytest.raises(UserError, match=r"4 texts are too few .* 4 dimensions"):
         fit_joined(moments_of(vectors[:4]), powers=(1.0, 0.0), dimensions=4)

@@ -50,6 +50,12 @@ class Moments:
         self.mean += apart * (len(block) / total)
         self.count = total
 
+    def transformed(self, matrix: Float[np.ndarray, "new_dim dim"]) -> "Moments":
+        """Moments of the vectors ``matrix @ v``."""
+        made = Moments(len(matrix))
+        made.count, made.mean, made.scatter = self.count, matrix @ self.mean, matrix @ self.scatter @ matrix.T
+        return made
+
     def second_moment(self) -> np.ndarray:
         """Mean outer product of the vectors, not centred (dim, dim)."""
         return self.scatter / self.count + np.outer(self.mean, self.mean)
@@ -241,15 +247,19 @@ def _refuse_components(moments: Moments, components: int, *, what: str, option: 
         raise UserError(f"{what}: {moments.count} texts are too few to estimate {components} directions: give more (the paper: 10,000)")
 
 
-def fit_joined(moments: Moments, *, powers: tuple[float, float], dimensions: int) -> LinearCorrection:
+def fit_joined(
+    moments: Moments, *, powers: tuple[float, float], dimensions: int, second_share: float = 0.5, centred: bool = True
+) -> LinearCorrection:
     """Fit a correction for concatenated vectors: whiten both halves partially, scale them to equal length, keep the strongest components.
 
-    The cosine of the result is close to the mean of the cosines of the two halves.
+    The cosine of the result is close to the weighted mean of the cosines of the two halves.
 
     Args:
         moments: Moments of vectors that concatenate the outputs of two encoders.
         powers: Whitening power of each half; see ``fit_whitening``.
         dimensions: Dimension of the result, at most half that of the vectors.
+        second_share: Weight of the second half, 0 to 1.
+        centred: Whether the mean is subtracted. Without it, lengths and directions are measured from the origin.
 
     Raises:
         UserError: As ``fit_whitening``.
@@ -259,14 +269,15 @@ def fit_joined(moments: Moments, *, powers: tuple[float, float], dimensions: int
         raise UserError(
             f"{moments.count:,} texts are too few to estimate the variances of {half} dimensions: give many more than {half}, or --whiten 0"
         )
-    covariance = moments.covariance()
+    covariance = moments.covariance() if centred else moments.second_moment()
     weight = np.zeros_like(covariance)
-    for part, power in zip((slice(0, half), slice(half, None)), powers, strict=True):
+    for part, power, share in zip((slice(0, half), slice(half, None)), powers, (1 - second_share, second_share), strict=True):
         variances, directions = _descending(covariance[part, part])
         varies = variances > _FLAT * variances[0]
         scales = np.power(variances, -power / 2, out=np.zeros(half), where=varies)
         whitening = directions.T @ (directions * scales[:, None])
-        weight[part, part] = whitening / np.sqrt(np.trace(whitening @ covariance[part, part] @ whitening.T))
+        weight[part, part] = whitening * np.sqrt(2 * share / np.trace(whitening @ covariance[part, part] @ whitening.T))
     _, strongest = _descending(weight @ covariance @ weight.T)
     weight = strongest[:dimensions] @ weight
-    return LinearCorrection(weight.astype(np.float32), (-weight @ moments.mean).astype(np.float32))
+    shift = -weight @ moments.mean if centred else np.zeros(dimensions)
+    return LinearCorrection(weight.astype(np.float32), shift.astype(np.float32))

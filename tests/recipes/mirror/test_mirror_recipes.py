@@ -14,6 +14,7 @@ from tain.models.embedder import Embedder
 from tain.recipes.mirror import recipe
 from tain.recipes.mirror.config import MirrorConfig, MirrorTextsConfig
 from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, training_set
+from tain.recipes.mirror.finishing import leak_free
 from tain.recipes.mirror.model_card import published_figure
 from tain.recipes.mirror.preparing import set_limits, weight_rms
 from tain.recipes.mirror.recipe import mirror
@@ -109,10 +110,21 @@ def test_our_defaults_are_another_recipe():
     )
 
 
-def test_single_words_are_neither_weighed_nor_whitened_nor_joined():
-    config = MirrorConfig(recipe="best", level="word").for_texts(has_documents=False)
-    filled = config.resolved(width=384, weight_rms=0.1, model_type="modernbert")
-    assert (filled.token_weights, filled.whiten, filled.join, filled.pooling) == ("none", 0.0, False, "mean")
+@pytest.mark.parametrize(("model_type", "joins"), [("modernbert", True), ("bert", False)])
+@pytest.mark.parametrize("has_documents", [True, False])
+def test_best_pairs_single_words_with_themselves_and_joins_token_vectors(model_type: str, joins: bool, has_documents: bool):
+    config = MirrorConfig(recipe="best", level="word").for_texts(has_documents=has_documents)
+    filled = config.resolved(width=384, weight_rms=0.1, model_type=model_type)
+    assert (filled.positives, filled.anchor, filled.join) == ("identity", 0.0, joins)
+    assert (filled.token_weights, filled.whiten, filled.pooling) == ("none", 0.0, "mean")
+    assert (filled.temperature, filled.optimizer) == (0.2, "adamw")
+
+
+def test_other_positives_or_an_anchor_turn_the_recipe_for_words_off():
+    for given in ({"positives": "neighbours"}, {"anchor": 20.0}):
+        config = MirrorConfig(recipe="best", level="word", **given).for_texts(has_documents=True)
+        filled = config.resolved(width=384, weight_rms=0.1, model_type="modernbert")
+        assert (filled.positives, filled.anchor, filled.join) == ("neighbours", 20.0, False)
 
 
 # ---- positives
@@ -264,6 +276,43 @@ def test_best_joins_the_encoder_and_its_token_vectors_where_the_layout_allows(mo
     np.testing.assert_allclose(result.embedder.encode(texts) / scale, vectors / scale, atol=1e-4)
     figures = [run.after.self_retrieval_mrr for run in result.runs if run.after]
     assert figures[result.best] == max(figures)
+
+
+def test_best_for_words_joins_the_mirrored_encoder_with_the_vectors_of_fast(modernbert_folder, documents, texts, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    words = sorted({word for text in texts for word in text.split()})
+    words += [f"{left}{right}" for left, right in pairwise(words)]
+    of_words = SMALL | {"level": "word", "pooling": "mean"}
+    best = mirror(modernbert_folder, words, tmp_path / "best", documents=documents, recipe="best", **of_words)
+    assert best.config.join and best.counts["neighbours"] > 0
+    ours = Embedder.load(tmp_path / "best", dtype="float32", device="cpu")
+    assert (ours.encoder.dim, ours.dim) == (64, 32)
+    vectors = ours.encode(words)
+    theirs = SentenceTransformer(str(tmp_path / "best"), device="cpu").encode(words)
+    scale = np.linalg.norm(vectors, axis=1).mean()
+    np.testing.assert_allclose(vectors / scale, theirs / scale, atol=1e-4)
+    default = mirror(modernbert_folder, words, **of_words).embedder
+    alone = mirror(modernbert_folder, words, documents=documents, recipe="best", join=False, **of_words).embedder
+    np.testing.assert_array_equal(alone.encode(words), default.encode(words))  # the same training
+    fast = mirror(modernbert_folder, words, documents=documents, recipe="fast", **of_words).embedder
+
+    ours.correction = None
+    raw = ours.encode(words, normalize=False)
+    np.testing.assert_allclose(cosines(raw[:, :32]), cosines(default.encode(words)), atol=0.02)
+    of_fast = cosines(fast.encode(words)).ravel()
+    with_leak, without = (np.corrcoef(cosines(each[:, 32:]).ravel(), of_fast)[0, 1] for each in (raw, raw @ leak_free(32)))
+    assert without > 0.95 and without > with_leak
+
+
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def test_documents_without_effect_are_named(bert_folder, documents, texts):
+    with pytest.warns(UserWarning, match="the documents are not used"):
+        mirror(bert_folder, texts, documents=documents, recipe="best", level="word", **SMALL)
 
 
 def test_every_seed_of_a_joined_encoder_is_trained(modernbert_folder, documents, texts):

@@ -72,7 +72,7 @@ class MirrorConfig:
     anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 2_000_000
     join: Annotated[
         bool | None,
-        "join the trained encoder with the anchor's token vectors into one model of twice the width; needs ModernBERT's layout and --whiten "
+        "join the trained encoder with the anchor's (words: the documents') token vectors into one model of twice the width; needs ModernBERT's layout and --whiten "
         "(no; best: yes if the model has that layout)",
     ] = None
     residual_scale: Annotated[
@@ -180,7 +180,7 @@ class MirrorConfig:
             )
         if self.token_weights not in (None, *get_args(TokenWeighting)):
             problems.append(f"token_weights is {self.token_weights!r}: give none or sif")
-        if self.join and (self.anchor == 0 or self.whiten == 0):
+        if self.join and not self.is_best_for_words and (self.anchor == 0 or self.whiten == 0):
             problems.append(
                 "join needs an anchor, to provide token vectors, and whitening, to weight both parts: give --anchor 20 --whiten 0.5"
             )
@@ -284,9 +284,15 @@ class MirrorConfig:
         return self.recipe != "fast"
 
     @property
+    def is_best_for_words(self) -> bool:
+        """Whether this is the recipe ``best`` for single words: each paired with itself, and the encoder joined with token vectors."""
+        return self.recipe == "best" and self.level == "word" and not self.anchor and self.positive_kinds == ("identity",)
+
+    @property
     def trains_token_vectors(self) -> bool:
-        """Whether token vectors are trained on pairs of neighbours, as an anchor or as the result."""
-        return bool(self.anchor) or (self.recipe == "fast" and "neighbours" in self.positive_kinds)
+        """Whether token vectors are trained on pairs of neighbours: as an anchor, as the result, or to be joined with the encoder."""
+        is_result = self.recipe == "fast" and "neighbours" in self.positive_kinds
+        return bool(self.anchor) or is_result or (self.is_best_for_words and self.join is not False)
 
     def for_texts(self, *, has_documents: bool, suggested: Mapping[str, float | int] | None = None) -> "MirrorTextsConfig":
         """Fill what decides which texts are read: positives, their number, duplicates and held-out texts.
@@ -296,10 +302,12 @@ class MirrorConfig:
             suggested: What the model's own folder wants; ``max_pairs`` may be among it.
         """
         is_paper = self.recipe == "paper"
-        by_recipe = "neighbours" if self.recipe in ("fast", "best") and has_documents else "identity"
+        is_for_words = self.recipe == "best" and self.level == "word" and not self.anchor
+        by_recipe = "neighbours" if self.recipe in ("fast", "best") and has_documents and not is_for_words else "identity"
         filled = {"positives": by_recipe, "keep_duplicates": is_paper, "held_out": 0 if is_paper else 500}
         filled["max_pairs"] = int((suggested or {}).get("max_pairs", 20_000))
-        filled |= {"anchor": 20.0 if self.recipe == "best" else 0.0}  # fast trains token vectors without an encoder to anchor
+        is_anchored = self.recipe == "best" and not (is_for_words and self.positives in (None, "identity"))
+        filled |= {"anchor": 20.0 if is_anchored else 0.0}  # fast trains token vectors without an encoder to anchor
         kind = ResolvedMirrorConfig if isinstance(self, ResolvedMirrorConfig) else MirrorTextsConfig
         return kind(**filled_in(self, filled))
 
@@ -394,10 +402,13 @@ class MirrorConfig:
         if self.dims is not None:
             filled["whiten"] = 0.0  # whitening and joining mix the numbers of a vector
         whiten = filled["whiten"] if self.whiten is None else self.whiten
-        can_join = bool(self.anchor) and whiten > 0 and model_type == "modernbert" and self.pooling in (None, "mean")
+        has_vectors = (bool(self.anchor) and whiten > 0) or (self.is_best_for_words and self.dims is None)
+        can_join = has_vectors and model_type == "modernbert" and self.pooling in (None, "mean")
         filled["join"] = self.recipe == "best" and can_join
         filled["sif_smoothing"] = 1e-2 if self.recipe == "fast" else 1e-3
-        if self.recipe == "best":
+        if self.is_best_for_words:
+            filled["optimizer"] = "adamw"  # few short steps: as in the default recipe
+        elif self.recipe == "best":
             filled |= {"temperature": 0.05, "learning_rate": 2 * filled["learning_rate"]}
             if "identity" not in self.positive_kinds:
                 filled["dropout"] = 0.0  # two different texts need no dropout, and a step is faster

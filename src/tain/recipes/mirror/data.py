@@ -91,7 +91,7 @@ def training_set(texts: Iterable[Any], config: MirrorTextsConfig, documents: Ite
     is_paired = bool(everything) and not isinstance(everything[0], str)
     if is_paired and kinds != ("identity",):
         raise UserError(f"the texts are pairs, which already are positives: leave out --positives {config.positives}, or give single texts")
-    if documents is not None and "neighbours" not in kinds:
+    if documents is not None and "neighbours" not in kinds and not config.is_best_for_words:
         raise UserError("documents only apply to neighbouring sentences: give --positives neighbours, or leave --documents out")
     given = [each for each in everything if (each[0].strip() and each[1].strip() if is_paired else each.strip())]
     fills_batch = config.trains and "neighbours" not in kinds  # else batches come from pairs of neighbours, or there are none
@@ -131,8 +131,10 @@ def training_set(texts: Iterable[Any], config: MirrorTextsConfig, documents: Ite
         (text, text, {"identity": IDENTITY, "crops": CROPS}[kind]) for kind in kinds if kind != "neighbours" for text in left
     ]
     pool: list[Pair] = []
-    if "neighbours" in kinds:
+    has_lines = documents is not None or bool(own)
+    if "neighbours" in kinds or (config.is_best_for_words and config.trains_token_vectors and has_lines):
         pool, counts["neighbours"] = _neighbours(own if documents is None else document_lines(documents), config, held_left)
+    if "neighbours" in kinds:
         made += [(pair.left, pair.right, PAIR) for pair in pool[: config.max_pairs or None]]
     return TrainingSet(
         [each[0] for each in made],

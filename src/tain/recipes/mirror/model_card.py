@@ -270,7 +270,8 @@ def _training(record: dict[str, Any]) -> str:
         if config["anchor"]:
             lines.append(f"anchor {config['anchor']:g}: cosines are kept close to those of token vectors trained on the same positives")
         if config["join"]:
-            lines.append("joined with those token vectors: the second half of the model's width holds them and bypasses the layers")
+            those = "those token vectors" if config["anchor"] else "token vectors of neighbouring sentences and input embeddings"
+            lines.append(f"joined with {those}: the second half of the model's width holds them and bypasses the layers")
         lines.append(f"trained on texts cut at {config['max_tokens']} tokens; seed {record['best_seed']} of {record['seeds']}")
     if kind == "fast" and config["positives"] == "neighbours":
         lines.append(

@@ -1,5 +1,6 @@
 """Set up an encoder for its recipe before training: limits, layers, token weights and token vectors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def refuse_unfit(config: ResolvedMirrorConfig, embedder: Embedder, data: Trainin
         refuse_unjoinable(embedder.encoder.model)
     if config.prefix_dims and config.prefix_dims[-1] >= dim:
         raise UserError(f"dims is {config.dims!r}, but the vectors have {dim} numbers: give shorter prefixes only")
+    if config.join and not config.whiten and len(data.own_texts) <= dim:
+        raise UserError(
+            f"there are {len(data.own_texts):,} texts to weight the two parts of a joined encoder by, but vectors of {dim} dimensions need more: "
+            "give many more texts, or --no-join"
+        )
     if config.whiten and len(data.own_texts) <= dim:
         raise UserError(
             f"there are {len(data.own_texts):,} texts to fit the whitening to, but vectors of {dim} dimensions need more: "
@@ -95,12 +101,11 @@ def set_up(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, 
         own = tokenise_once(embedder.tokenizer, data.own_texts, max_tokens=config.max_tokens)
         counts = torch.bincount(torch.from_numpy(own.ids).long(), minlength=int(encoder.model.config.vocab_size))
         encoder.token_weights = sif_weights(counts, smoothing=config.sif_smoothing).to(encoder.device)
+    if vectors is not None and config.level == "word" and not config.anchor:
+        embeddings = encoder.model.get_input_embeddings().weight.detach().cpu()
+        vectors = replace(vectors, table=combined_with_embeddings(vectors, embeddings, special=_special_ids(embedder)))
     if not config.trains and vectors is not None:
-        table = vectors.table
-        if config.level == "word":
-            embeddings = encoder.model.get_input_embeddings().weight.detach().cpu()
-            table = combined_with_embeddings(vectors, embeddings, special=_special_ids(embedder))
-        encoder.token_weights = install_token_vectors(encoder.model, table.to(encoder.device))
+        encoder.token_weights = install_token_vectors(encoder.model, vectors.table.to(encoder.device))
     return vectors
 
 
@@ -127,7 +132,7 @@ def _token_vectors(embedder: Embedder, data: TrainingSet, config: ResolvedMirror
     sides = [np.fromiter((numbers.setdefault(pair[side], len(numbers)) for pair in pairs), np.int64, len(pairs)) for side in (0, 1)]
     texts = tokenise_once(embedder.tokenizer, list(numbers), max_tokens=max(config.max_tokens, _BAG_TOKENS))
     left, right = (taken(texts, side) for side in sides)
-    most = 0 if data.is_of_single_texts else config.anchor_pairs
+    most = 0 if data.is_of_single_texts and not data.pool else config.anchor_pairs
     if config.budget_s is not None:
         most = min(most, int(_PAIRS_A_SECOND * _TEACHERS_SHARE * config.budget_s))
     table = embedder.encoder.model.get_input_embeddings().weight.detach().cpu()

@@ -203,6 +203,8 @@ def mirror(
         model_type=str(embedder.encoder.model.config.model_type),
     )
     refuse_unfit(resolved, embedder, data)
+    if documents is not None and resolved.is_best_for_words and not resolved.join:
+        progress.warn("the documents are not used: for words they only train the token vectors that the encoder is joined with")
     masked_lm = prediction_model(model, resolved)
     progress.note(embedder.encoder.layout_reason)
     budget = None if resolved.budget_s is None else Budget(resolved.budget_s, began_s)
@@ -248,7 +250,8 @@ class _MirrorRun:
         self.sizes_before = held_out_sizes(embedder, data, config, pooling=self.untouched_pooling, dtype=self.dtype)
         if config.prompt is not None:
             embedder.set_default_prompt(config.prompt, include_prompt=config.pooling != "mean")
-        self.trainer.anchors = set_up(embedder, data, config, progress=progress)
+        self.vectors = set_up(embedder, data, config, progress=progress)
+        self.trainer.anchors = self.vectors if config.anchor else None
         encoder = embedder.encoder
         set_dropout(encoder.model, hidden=config.dropout, attention=config.attention_dropout)
         self._warn(pairs, has_figures=before is not None)
@@ -341,7 +344,7 @@ class _MirrorRun:
 
     def _finished(self) -> LabelFreeReport | None:
         """Fit whitening or join, and measure the encoder as it will be saved."""
-        finish(self.embedder, self.data.own_texts, self.config, vectors=self.trainer.anchors, dtype=self.dtype)
+        finish(self.embedder, self.data.own_texts, self.config, vectors=self.vectors, dtype=self.dtype)
         return held_out_report(self.embedder, self.data, self.config, pooling=self.trainer.encoder.pooling, dtype=self.dtype)
 
     def _result(self, pairs: TokenisedPairs, before: LabelFreeReport | None, runs: list[Run], best: int) -> Mirrored:
