@@ -4,37 +4,15 @@ import io
 import json
 import logging
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from http_client import Stuck, request_of, wait_until
+from http_client import request_of, wait_until
 
 from tain.foundation.errors import UserError
 from tain.serving.batching import ComputeError
 from tain.serving.keys import MOST_KEYS, ApiKeys, read_keys
 from tain.serving.logs import JsonFormatter, RequestLog
 from tain.serving.served import Served
-
-
-@pytest.fixture
-def free():
-    made = Stuck()
-    made.is_let.set()
-    return made
-
-
-@pytest.fixture
-def stuck():
-    made = Stuck()
-    yield made
-    made.is_let.set()
-
-
-@pytest.fixture
-def threads():
-    with ThreadPoolExecutor(4) as made:
-        yield made
-
 
 # ---- keys
 
