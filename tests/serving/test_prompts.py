@@ -43,7 +43,13 @@ def of_openai(client, sentences, **options):
 
 @pytest.mark.parametrize(
     ("input_type", "prompt"),
-    [("search_query", "the sea "), ("search_document", "a red "), ("clustering", "stars and "), ("classification", "a red "), (None, "a red ")],
+    [
+        ("search_query", "the sea "),
+        ("search_document", "a red "),
+        ("clustering", "stars and "),
+        ("classification", "a red "),
+        (None, "a red "),
+    ],
 )
 def test_input_type_selects_a_prompt_and_else_the_default(client, sentences, vectors, input_type, prompt):
     status, said = client.post("/v2/embed", texts=sentences, input_type=input_type)
@@ -71,7 +77,9 @@ def test_openai_takes_prompt_name_and_jinas_task(client, sentences, vectors, opt
 def test_tei_takes_prompt_name(client, sentences, vectors):
     _, said = client.post("/embed", inputs=sentences, prompt_name="clustering")
     np.testing.assert_allclose(said, vectors("stars and "), atol=1e-5)
-    _, said = client.post("/similarity", inputs={"source_sentence": sentences[0], "sentences": sentences}, parameters={"prompt_name": "query"})
+    _, said = client.post(
+        "/similarity", inputs={"source_sentence": sentences[0], "sentences": sentences}, parameters={"prompt_name": "query"}
+    )
     np.testing.assert_allclose(said, vectors("the sea ") @ vectors("the sea ")[0], atol=1e-5)
 
 

@@ -21,6 +21,7 @@ from tain.serving.bodies import GONE
 from tain.serving.dialects.classify import classify
 from tain.serving.dialects.cohere import cohere
 from tain.serving.dialects.openai import openai
+from tain.serving.dialects.pairs import pairs
 from tain.serving.dialects.rerank import rerank
 from tain.serving.dialects.tei import tei
 from tain.serving.endpoints import describe
@@ -81,7 +82,7 @@ def build_app(
         exception_handlers=handlers,
         lifespan=lifespan,
     )
-    dialects = [dialect(service) for dialect in (openai, rerank, classify, cohere, tei)]
+    dialects = [dialect(service) for dialect in (openai, rerank, classify, pairs, cohere, tei)]
     for each in dialects:
         app.include_router(each)
     _add_state(app, service)

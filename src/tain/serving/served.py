@@ -14,6 +14,8 @@ from tain.exported.encoder import ExportedEncoder
 from tain.exported.rankers import ExportedCross, ExportedDual
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
+from tain.foundation.vectors import unit_length
+from tain.inspection.similarity import token_pair_contributions
 from tain.loading import kind_of_model, load
 from tain.models.vector_forms import Int8Ranges
 from tain.serving.prompts import DOCUMENT, QUERY, first_of
@@ -95,7 +97,28 @@ class Scored:
     query: Query | None = None
 
 
+class TokenPairs(NamedTuple):
+    """What the pairs of tokens of two texts contribute to the cosine of the texts.
+
+    Attributes:
+        cosine: Of the texts' vectors.
+        is_sum: Whether ``parts`` are contributions, which add up to the cosine. If not, they are cosines of token vectors.
+        left: Tokens of one text.
+        right: Tokens of the other.
+        parts: Float (left tokens, right tokens).
+        tokens: How many tokens were read.
+    """
+
+    cosine: float
+    is_sum: bool
+    left: list[Token]
+    right: list[Token]
+    parts: np.ndarray
+    tokens: int
+
+
 _LOOKED_AT = 8  # texts of a batch that are checked for unknown tokens
+_SAME_DIRECTION = 1 - 1e-4  # cosine from which the mean of the token vectors counts as the text's vector
 _LOOK_S = 1.0  # between batches that are checked: each takes 2% of a batch's time
 
 
@@ -195,6 +218,11 @@ class Served:
         return can_show_tokens(self.model)
 
     @property
+    def has_token_pairs(self) -> bool:
+        """Whether ``token_pairs`` works."""
+        return self.has_tokens and hasattr(self.embedder, "token_vectors")
+
+    @property
     def has_chances(self) -> bool:
         """Whether ``chances`` works."""
         return bool(getattr(self.labeller, "labels", ()))
@@ -291,6 +319,28 @@ class Served:
         for has_special, group in groupby(texts, key=itemgetter(1)):
             found += tokens_of(self.model, [text for text, _ in group], has_special=has_special)
         return found
+
+    def token_pairs(self, pairs: list[tuple[str, str]]) -> list[TokenPairs]:
+        """Compare the tokens of two texts, as ``tain inspect`` does.
+
+        If the vector of a text is the mean of its token vectors, the cosine of two texts is a sum over pairs of tokens. Where it is not
+        (another pooling, a correction inside an exported graph), the cosines of the token vectors are given instead.
+        """
+        return [self._paired(*pair) for pair in pairs]
+
+    def _paired(self, left: str, right: str) -> TokenPairs:
+        embedder: Any = self.embedder
+        sides = [embedder.token_vectors(text) for text in (left, right)]
+        vectors = unit_length(np.stack([side.text for side in sides]))
+        is_sum = all(
+            side.tokens.shape[1] == len(side.text) and float(unit_length(side.tokens.mean(axis=0)) @ vector) > _SAME_DIRECTION
+            for side, vector in zip(sides, vectors, strict=True)
+        )
+        tokens = [side.tokens for side in sides]
+        parts = token_pair_contributions(*tokens) if is_sum else unit_length(tokens[0]) @ unit_length(tokens[1]).T
+        self._refuse_infinite(parts)
+        shown = tokens_of(embedder, [embedder.default_prompt + text for text in (left, right)], is_cut=True)
+        return TokenPairs(float(vectors[0] @ vectors[1]), is_sum, *shown, parts, sum(map(len, shown)))
 
     def _lengths(self, texts: list[str]) -> Lengths:
         began_s = time.perf_counter()

@@ -25,7 +25,7 @@ REQUEST_TIMEOUT_S = 300.0
 STUCK_S = 60.0  # a batch takes a quarter of a second; one that runs this long is stuck
 
 # a text of n bytes has no more than n tokens, and each is read once
-_BOUNDED = {"/v1/embeddings", "/v1/classify", "/v2/embed", "/embed", "/predict", "/similarity", "/tokenize"}
+_BOUNDED = {"/v1/embeddings", "/v1/classify", "/v2/embed", "/embed", "/predict", "/similarity", "/tokenize", "/v1/token-pairs"}
 _MOST_HEADER_LENGTH = 20  # digits of a Content-Length that are converted
 
 Asked = TypeVar("Asked", bound=RequestBody)
@@ -69,6 +69,7 @@ class Service:
             "classify": "a",
             "chances": "a",
             "tokenize": ("a", True),
+            "token-pairs": ("a", "a"),
         }
         functions = {
             "embeddings": Served.embed,
@@ -76,13 +77,14 @@ class Service:
             "classify": Served.classify,
             "chances": Served.chances,
             "tokenize": Served.tokenize,
+            "token-pairs": Served.token_pairs,
         }
         self._queues: dict[tuple[str, str], Queue[Any, Any]] = {
             (one.name, use): self.scheduler.queue(
                 f"{one.name} ({use})", _Measured(one, use, functions[use], self.metrics), probe=[probes[use]]
             )
             for one in served
-            for use in (*one.uses, *(["chances"] if one.has_chances else []), *(["tokenize"] if one.has_tokens else []))
+            for use in (*one.uses, *_more_uses(one))
         }
 
     # ---- state
@@ -254,6 +256,12 @@ class Service:
 
     def _overview(self) -> str:
         return "; ".join(f"{one.name} ({', '.join(one.uses)})" for one in self.served.values())
+
+
+def _more_uses(one: Served) -> list[str]:
+    """What a model can answer beside ``uses``."""
+    able = {"chances": one.has_chances, "tokenize": one.has_tokens, "token-pairs": one.has_token_pairs}
+    return [use for use, is_able in able.items() if is_able]
 
 
 class _Measured:
