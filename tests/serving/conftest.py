@@ -27,12 +27,12 @@ def serve():
     """Start a server around models; stops with the module."""
     running = []
 
-    def start(served, *, api_key=None, cors_origins=(), log=None, grace_s=GRACE_S, **limits):
+    def start(served, *, api_key=None, cors_origins=(), log=None, grace_s=GRACE_S, loading=(), **limits):
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         keys = [api_key] if isinstance(api_key, str) else api_key or []
-        app = build_app(served, api_keys=keys, limits=Limits(**limits), cors_origins=cors_origins, log=log)
+        app = build_app(served, api_keys=keys, limits=Limits(**limits), cors_origins=cors_origins, log=log, loading=loading)
         server = Server(app, grace_s=grace_s, log_level="critical")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -206,3 +206,24 @@ def test_readiness_counts_the_models_and_ends_with_the_server(serve, stuck, thre
     stuck.is_let.set()
     assert begun.result()[0] == 200
     held.close()
+
+
+def test_while_models_are_loaded_requests_for_them_are_refused(serve, free):
+    client = serve([], api_key="secret", loading=["free", "other"])
+    key = {"Authorization": "Bearer secret"}
+    assert client.ask("/health")[:2] == (200, {"status": "loading"})
+    status, said, headers = client.ask("/ready")
+    assert (status, said, headers["Retry-After"]) == (
+        503,
+        {"status": "loading", "models": 0, "reason": "the models are being loaded"},
+        "2",
+    )
+    assert client.ask("/v1/models")[0] == 401  # the key comes first
+    message = "the server is loading its models (free, other): try again in a moment"
+    for path, content in (("/v1/models", None), ("/v1/embeddings", {"input": "a"}), ("/info", None), ("/v1/models/free", None)):
+        status, said, headers = client.ask(path, content, **key)
+        assert (status, headers["Retry-After"]) == (503, "2")
+        assert (said["error"] if path == "/info" else said["error"]["message"]) == message
+    client.service.finish_loading([Served("free", embedder=free), Served("other", embedder=free)])
+    assert client.ask("/ready")[:2] == (200, {"status": "ok", "models": 2})
+    assert client.ask("/v1/embeddings", {"input": "a", "model": "other"}, **key)[0] == 200

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ from tain.serving.metrics import CONTENT_TYPE
 from tain.serving.pages import page_response
 from tain.serving.schemas import RequestError
 from tain.serving.served import Served
-from tain.serving.service import Limits, Service
+from tain.serving.service import LOADING_RETRY_S, Limits, Service
 
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/health", "/ready")  # without a key: they do not reveal the models
 
@@ -44,6 +44,7 @@ def build_app(
     limits: Limits | None = None,
     cors_origins: Sequence[str] = (),
     log: RequestLog | None = None,
+    loading: Sequence[str] = (),
 ) -> FastAPI:
     """Build the application; ``app.state.service`` holds its ``Service``.
 
@@ -53,8 +54,9 @@ def build_app(
         limits: Limits of requests.
         cors_origins: Origins of web pages that may send requests; ``*`` allows all.
         log: Receives one line per request.
+        loading: Names of models that are still being loaded; see ``Service.finish_loading``.
     """
-    service = Service(served, keys=ApiKeys(api_keys), limits=limits or Limits(), log=log)
+    service = Service(served, keys=ApiKeys(api_keys), limits=limits or Limits(), log=log, loading=loading)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -98,14 +100,18 @@ def _add_state(app: FastAPI, service: Service) -> None:
     """Add the endpoints that describe the server itself."""
 
     async def health(_: Request) -> Response:
-        """Say whether requests can be answered."""
+        """Say whether the server works; it does while it loads its models."""
         status = service.status
-        return json_response({"status": status}, status=200 if status == "ok" else 503)
+        return json_response({"status": status}, status=200 if status in ("ok", "loading") else 503)
 
     async def ready(_: Request) -> Response:
         """Say whether the models are loaded and requests can be answered."""
         status = service.status
-        return json_response({"status": status, "models": len(service.served)}, status=200 if status == "ok" else 503)
+        content = {"status": status, "models": len(service.served)}
+        if status == "loading":
+            reason = {"reason": "the models are being loaded"}
+            return json_response({**content, **reason}, status=503, headers={"Retry-After": str(LOADING_RETRY_S)})
+        return json_response(content, status=200 if status == "ok" else 503)
 
     async def metrics(_: Request) -> Response:
         """Give figures for Prometheus."""
@@ -132,7 +138,10 @@ def _page(name: str) -> Any:
 
 
 class _Doorkeeper:
-    """Middleware that strips a trailing slash from the path, answers HEAD, checks the API key, and counts and logs answers."""
+    """Middleware that strips a trailing slash from the path, answers HEAD, and counts and logs answers.
+
+    It checks the API key, and refuses requests for models while these are loaded.
+    """
 
     def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app, self._service = app, service
@@ -155,18 +164,24 @@ class _Doorkeeper:
             await send(message)
 
         try:
-            if path in OPEN_PATHS or self._service.keys.opens(Request(scope).headers):
+            refusal = None if path in OPEN_PATHS else self._refusal(Request(scope).headers, path)
+            if refusal is None:
                 await self._app(scope, receive, watched)
             else:
-                message = "the API key is missing or wrong: send Authorization: Bearer KEY"
-                await error_response(RequestError(message, status=401, code="invalid_api_key"), form=form_of(path))(scope, receive, watched)
-                self._service.metrics.refusal("invalid_api_key")
+                await error_response(refusal, form=form_of(path))(scope, receive, watched)
+                self._service.metrics.refusal(refusal.code or "")
         finally:
             route = scope.get("route")
             # a path that is no endpoint may be anything, also a text
             known = getattr(route, "path", "other") if route is not None else "other"
             about = scope["state"].get("about", {})
             self._service.answered(known, status, time.perf_counter() - began_s, method=scope["method"], **about)
+
+    def _refusal(self, headers: Mapping[str, str], path: str) -> RequestError | None:
+        if not self._service.keys.opens(headers):
+            message = "the API key is missing or wrong: send Authorization: Bearer KEY"
+            return RequestError(message, status=401, code="invalid_api_key")
+        return None if path == "/metrics" else self._service.loading_refusal()
 
 
 async def _refused(request: Request, error: RequestError) -> Response:
