@@ -180,6 +180,7 @@ def test_many_at_once_each_get_their_own(client, folders, sentences):
             "input",
         ),
         ("/v1/embeddings", {"input": [[1, 2]]}, "token ids differ between models", "input"),
+        ("/v1/embeddings", {"input": [["a"]]}, "input.0: Input should be a valid string", "input"),
         ("/v1/embeddings", {"input": ["a", None]}, "input.1: Input should be a valid string", "input"),
         (
             "/v1/embeddings",
@@ -217,7 +218,8 @@ def test_a_model_or_path_that_is_not_there(client, serve, folders):
     assert error["code"] == "model_not_found"
     status, said, _ = client.ask("/v1/nothing")
     assert (status, said["error"]["message"][:34]) == (404, "GET /v1/nothing is not an endpoint")
-    assert client.ask("/v1/embeddings")[0] == 405
+    status, said, headers = client.ask("/v1/embeddings")
+    assert (status, said["error"]["message"], headers["Allow"]) == (405, "/v1/embeddings does not answer GET: use POST", "POST")
     alone = serve([load_served("tagger", str(folders["tagger"]), **OPTIONS)])
     assert alone.refusal("/v1/embeddings", 404, input="a")["message"].startswith("no model here answers embeddings: tagger (classify)")
 
@@ -225,7 +227,8 @@ def test_a_model_or_path_that_is_not_there(client, serve, folders):
 def test_bodies_that_are_no_json_or_too_large(client, monkeypatch):
     status, said, _ = client.ask("/v1/embeddings", raw="{")
     assert (status, said["error"]["message"][:34]) == (400, "the request's body is not JSON (EO")
-    assert client.ask("/v1/embeddings", raw="[]")[0] == 400
+    status, said, _ = client.ask("/v1/embeddings", raw="[]")
+    assert (status, said["error"]["message"]) == (400, "the request's body is JSON, but no object: send a JSON object")
     monkeypatch.setattr(bodies, "MAX_BYTES", 2**20)
     status, said, _ = client.ask("/v1/embeddings", {"input": "a" * 2**21})
     assert (status, said["error"]["message"]) == (413, "the request is larger than 1 MB: send fewer texts at a time")

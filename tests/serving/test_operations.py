@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import urllib.request
 
 import pytest
@@ -164,6 +165,20 @@ def test_each_request_is_a_line_without_its_texts(serve, free):
     assert 0 <= first["waited_s"] <= first["seconds"] < 20
     assert "private" not in stream.getvalue() and "secret" not in stream.getvalue()
     assert lines[3]["path"] == "/v1/models/{name:path}"
+
+
+def test_a_request_has_a_number_in_its_answer_and_in_the_log(serve, free):
+    stream = io.StringIO()
+    client = serve([Served("free", embedder=free)], log=RequestLog(stream))
+    found = [
+        client.ask("/v1/embeddings", {"input": "a"}, **headers)[2]["X-Request-ID"]
+        for headers in ({"X-Request-ID": "trace-1"}, {"X-Request-ID": "two words"}, {"X-Request-ID": "a" * 129}, {})
+    ]
+    assert found[0] == "trace-1"
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in found[1:])
+    assert len(set(found)) == 4
+    wait_until(lambda: stream.getvalue().count("\n") == 4)
+    assert [json.loads(line)["request_id"] for line in stream.getvalue().splitlines()] == found
 
 
 def test_errors_are_logged_with_their_frames_and_not_with_what_they_quote():

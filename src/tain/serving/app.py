@@ -1,10 +1,12 @@
 """HTTP application of ``tain serve``, in the dialects of OpenAI, Cohere, Jina, vLLM and text-embeddings-inference."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import orjson
 from fastapi import FastAPI
@@ -35,6 +37,8 @@ from tain.serving.served import Served
 from tain.serving.service import LOADING_RETRY_S, Limits, Service
 
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/health", "/ready")  # without a key: they do not reveal the models
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def build_app(
@@ -70,7 +74,7 @@ def build_app(
         allow_origins=cors_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
-        expose_headers=["X-Tain-Truncated", "Retry-After"],
+        expose_headers=["X-Tain-Truncated", "X-Request-ID", "Retry-After"],
     )
     handlers: dict[Any, Any] = {RequestError: _refused, HTTPException: _not_found, Exception: _our_bug}
     app = FastAPI(
@@ -137,8 +141,14 @@ def _page(name: str) -> Any:
     return answer
 
 
+def _request_id(headers: Mapping[str, str]) -> str:
+    """The client's number of a request, if it can stand in a header and a log; else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
 class _Doorkeeper:
-    """Middleware that strips a trailing slash from the path, answers HEAD, and counts and logs answers.
+    """Middleware that strips a trailing slash from the path, answers HEAD, and numbers, counts and logs answers.
 
     It checks the API key, and refuses requests for models while these are loaded.
     """
@@ -155,12 +165,14 @@ class _Doorkeeper:
         # HEAD is answered as GET; the connection leaves the body out
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         scope = {**scope, "path": path, "method": method, "state": {**scope.get("state", {})}}
+        request_id = _request_id(Request(scope).headers)
         status = 500
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
             await send(message)
 
         try:
@@ -175,7 +187,7 @@ class _Doorkeeper:
             # a path that is no endpoint may be anything, also a text
             known = getattr(route, "path", "other") if route is not None else "other"
             about = scope["state"].get("about", {})
-            self._service.answered(known, status, time.perf_counter() - began_s, method=scope["method"], **about)
+            self._service.answered(known, status, time.perf_counter() - began_s, method=scope["method"], request_id=request_id, **about)
 
     def _refusal(self, headers: Mapping[str, str], path: str) -> RequestError | None:
         if not self._service.keys.opens(headers):
@@ -191,10 +203,15 @@ async def _refused(request: Request, error: RequestError) -> Response:
 
 
 async def _not_found(request: Request, error: HTTPException) -> Response:
-    wanted = "one of those that GET /openapi.json lists, such as POST /v1/embeddings or GET /v1/models"
     # request.url depends on the Host header, which may be anything
-    message = f"{request.method} {request.scope['path']} is not an endpoint of this server: send {wanted}"
-    return error_response(RequestError(message, status=error.status_code), form=form_of(request.scope["path"]))
+    method, path = request.method, request.scope["path"]
+    allowed = (error.headers or {}).get("Allow")
+    if error.status_code == 405 and allowed is not None:
+        refusal = RequestError(f"{path} does not answer {method}: use {allowed}", status=405)
+        return error_response(refusal, form=form_of(path), headers={"Allow": allowed})
+    wanted = "one of those that GET /openapi.json lists, such as POST /v1/embeddings or GET /v1/models"
+    message = f"{method} {path} is not an endpoint of this server: send {wanted}"
+    return error_response(RequestError(message, status=error.status_code), form=form_of(path))
 
 
 async def _our_bug(request: Request, error: Exception) -> Response:
