@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from measuring import Claim, finish, in_turns, ratio_of, sts_sentences
+from measuring import Claim, finish, in_turns, processor_s, ratio_of, sts_sentences
 from serving_overload import served
 from tain.exported.encoder import ExportedEncoder
 
@@ -205,12 +205,6 @@ def measured(tally: Coroutine[Any, Any, Tally], pid: int) -> Tally:
     found = asyncio.run(tally)
     found.client_s, found.server_s = time.process_time() - client_s, processor_s(pid) - server_s
     return found
-
-
-def processor_s(pid: int) -> float:
-    """Processor time that a process has used, in all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(pid: int) -> float:

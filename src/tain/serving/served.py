@@ -274,7 +274,7 @@ class Served:
             of_prompt.setdefault(text.prompt, []).append(row)
         vectors: np.ndarray | None = None
         for prompt, rows in of_prompt.items():
-            given = {} if prompt is None else {"prompt": prompt}
+            given: dict[str, Any] = {} if prompt is None else {"prompt": prompt}
             found = self.embedder.encode([texts[row].text for row in rows], **options, **given)
             if len(of_prompt) == 1:
                 return found
@@ -339,8 +339,8 @@ class Served:
         tokens = [side.tokens for side in sides]
         parts = token_pair_contributions(*tokens) if is_sum else unit_length(tokens[0]) @ unit_length(tokens[1]).T
         self._refuse_infinite(parts)
-        shown = tokens_of(embedder, [embedder.default_prompt + text for text in (left, right)], is_cut=True)
-        return TokenPairs(float(vectors[0] @ vectors[1]), is_sum, *shown, parts, sum(map(len, shown)))
+        of_left, of_right = tokens_of(embedder, [embedder.default_prompt + text for text in (left, right)], is_cut=True)
+        return TokenPairs(float(vectors[0] @ vectors[1]), is_sum, of_left, of_right, parts, len(of_left) + len(of_right))
 
     def _lengths(self, texts: list[str]) -> Lengths:
         began_s = time.perf_counter()
@@ -386,7 +386,7 @@ class Served:
             for score, query, count, is_cut in rows
         ]
 
-    def _prompted(self, names: tuple[str, ...]) -> dict[str, str]:
+    def _prompted(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The argument of ``encode`` for the first prompt that the model has of these names."""
         prompt = first_of(self.prompts, names)
         return {} if prompt is None else {"prompt": prompt}
