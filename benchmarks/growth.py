@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from faults import WORDS, save_model
-from measuring import Claim, finish
+from measuring import Claim, finish, processor_s
 
 DIM = 64
 STEEPEST, STEEPEST_QUICK = 1.1, 1.25  # the small sizes give two or three points
@@ -316,7 +316,7 @@ def measured_server(root: Path, sizes: list[int]) -> list[tuple[float, float]]:
         deadline_s = time.monotonic() + 120
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5).read()
                 break
             except OSError:
                 if time.monotonic() > deadline_s or process.poll() is not None:
@@ -338,12 +338,6 @@ def measured_server(root: Path, sizes: list[int]) -> list[tuple[float, float]]:
     finally:
         process.terminate()
         process.wait()
-
-
-def processor_s(number: int) -> float:
-    """Processor seconds that a process has used so far."""
-    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,12 @@ def product_s(rows: int, inner: int, columns: int, dtype: "torch.dtype") -> floa
     return best_s
 
 
+def processor_s(process: int) -> float:
+    """Processor seconds that a process has used so far, in all its threads."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Rows:
     """What has been measured so far, kept in a file line by line, so that a long run can be cut off and gone on with.
 

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "integrations": {"api"},
     "publishing": {"models.saved", "models.hub"},
     # loading: the module that loads any model
-    "serving": {"loading", "text", "students", "exported", "models", "ranking"},
+    "serving": {"loading", "text", "students", "exported", "models", "ranking", "inspection.similarity"},
     "cli": {
         "loading",
         "text",

@@ -106,7 +106,7 @@ def foreign(bert_folder, save_labeller, sentences, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))  # for commands that start a process
     for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
         monkeypatch.delitem(sys.modules, name)  # the code of an earlier test, which would not be imported again
-    monkeypatch.setattr("tain.serving.server.run", lambda *_, **__: True)  # returns at once: the test is about loading
+    monkeypatch.setattr("tain.serving.server.run", lambda *_, load, **__: load() is None)  # returns at once: the test is about loading
     labeller = save_labeller("SequenceClassification", ["go", "stop"])
     for name, folder, heads in (("model", bert_folder, HEADS), ("labeller", labeller, LABEL_HEADS)):
         shutil.copytree(folder, tmp_path / name)

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,6 +40,7 @@ def test_a_student_is_served_without_torch_until_it_is_interrupted(student, sent
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stderr is not None
+        assert re.fullmatch(r"listening on port \d+, loading small, other\n", process.stderr.readline())
         line = process.stderr.readline()
         assert line.startswith("serving small (embeddings, rerank), other (embeddings, rerank) at http://127.0.0.1:")
         address = line.split()[-1]
@@ -98,6 +100,7 @@ class Process:
         code = f"{_WAITING}\nfrom tain.cli.main import main\nmain(['serve', 'tain-mini', '--port', '0', *{options!r}])"
         self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.threads = ThreadPoolExecutor(2)
+        assert self.line().endswith(", loading tain-mini")
         self.address = self.line().split()[-1]
 
     def line(self):
@@ -183,6 +186,80 @@ def test_a_batch_that_does_not_end_keeps_no_server_from_stopping(start):
     assert server.rest() == (0, ["stopped"])
 
 
+_LOADING = """
+import sys
+from tain.cli.main import main
+from tain.serving import served
+
+def load(name, model, **options):
+    sys.stderr.write("loading\\n")
+    sys.stdin.readline()
+    return real(name, model, **options)
+
+real, served.load_served = served.load_served, load
+main(["serve", MODEL, "--port", "0"])
+"""
+
+
+@pytest.fixture
+def loading(student):
+    """A server process that waits before it loads its model, and its address."""
+    code = _LOADING.replace("MODEL", repr(str(student)))
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None and process.stdin is not None
+    (port,) = re.findall(r"listening on port (\d+), loading small", process.stderr.readline())
+    assert process.stderr.readline() == "loading\n"
+    yield process, f"http://127.0.0.1:{port}"
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stderr.close()
+
+
+def status_of(address, path, body=None):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address + path, data=body), timeout=60) as answer:
+            return answer.status, json.load(answer), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error), error.headers
+
+
+def test_a_server_that_loads_its_models_is_alive_and_not_ready(loading):
+    process, address = loading
+    assert status_of(address, "/health")[:2] == (200, {"status": "loading"})
+    status, said, headers = status_of(address, "/ready")
+    assert (status, said["status"], headers["Retry-After"]) == (503, "loading", "2")
+    status, said, headers = status_of(address, "/v1/embeddings", b'{"input": "a"}')
+    assert (status, said["error"]["code"], headers["Retry-After"]) == (503, "loading", "2")
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stderr.readline().startswith("serving small (embeddings, rerank) at ")
+    assert status_of(address, "/ready")[:2] == (200, {"status": "ok", "models": 1})
+    assert status_of(address, "/v1/embeddings", b'{"input": "a"}')[0] == 200
+
+
+def test_a_server_that_loads_its_models_can_be_stopped(loading):
+    process, _ = loading
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert process.stderr.read().split("\n") == ["stopping; repeat to stop at once", "stopped", ""]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server_with_one_line(student, tmp_path, capsys):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(student, damaged)
+    max(damaged.iterdir(), key=lambda file: file.stat().st_size).write_bytes(b"no weights")
+    assert run("serve", student, damaged, "--port", 0, "--quiet") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and str(damaged) in said and said.count("\n") == 1
+
+
+def test_an_error_of_ours_while_loading_keeps_its_traceback(student, monkeypatch):
+    monkeypatch.setattr("tain.serving.served.load_served", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("serve", student, "--port", 0, "--quiet")
+
+
 def test_a_port_that_is_taken_is_refused_at_once(student, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -244,6 +321,7 @@ def served(monkeypatch):
     found = {}
 
     def start(app, listener, **options):
+        options["load"]()
         found.update(options, service=app.state.service, port=listener.getsockname()[1], app=app)
         return True
 

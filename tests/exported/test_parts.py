@@ -1,12 +1,13 @@
 """The parts of the torch-free path: batches, padding, forms of vectors, the choice of a backend."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tain.exported import choosing
+from tain.exported import choosing, graph
 from tain.exported.choosing import runs_exported
 from tain.exported.folder import EXPORT_FILE
 from tain.exported.graph import batches_of_rows, padded
@@ -22,6 +23,24 @@ def test_batches_hold_every_row_once_and_never_more_than_the_budget(rng: np.rand
     batches = list(batches_of_rows(lengths, batch_tokens=100))
     assert sorted(row for batch in batches for row in batch) == list(range(200))
     assert all(len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 100 for batch in batches)
+
+
+@pytest.mark.parametrize("pads", [True, False])
+def test_no_other_way_to_cut_the_rows_costs_less(rng: np.random.Generator, pads: bool):
+    def work(batches: list[list[int]]) -> int:  # lengths of rows, longest first
+        return sum(len(batch) * batch[0] + graph._CALL_TOKENS for batch in batches)
+
+    for _ in range(30):
+        lengths = sorted(rng.integers(1, 40, size=8).tolist(), reverse=True)
+        ways = []
+        for cuts in itertools.product([False, True], repeat=7):
+            ends = [0, *(row + 1 for row, is_cut in enumerate(cuts) if is_cut), 8]
+            way = [lengths[start:end] for start, end in itertools.pairwise(ends)]
+            if all(len(part) == 1 or (len(part) * part[0] <= 60 and (pads or part[0] == part[-1])) for part in way):
+                ways.append(way)
+        found = [[lengths[row] for row in batch] for batch in batches_of_rows(lengths, batch_tokens=60, pads=pads)]
+        assert found in ways
+        assert work(found) == min(map(work, ways))
 
 
 def test_rows_of_different_lengths_stay_apart_where_padding_changes_vectors():

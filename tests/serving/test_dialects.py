@@ -5,49 +5,19 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from tain.exported.encoder import ExportedEncoder
 from tain.foundation.vectors import unit_length
 from tain.models.embedder import Embedder
 from tain.models.labeller import Labeller
-from tain.models.rankers import CrossRanker, Ranker
+from tain.models.rankers import Ranker
 from tain.models.vector_forms import shortened
-from tain.recipes.distil.recipe import distil
-from tain.recipes.export.recipe import export
-from tain.serving.served import load_served
 from tain.students.student import Student
 
-OPTIONS = {"device": "cpu", "dtype": "float32", "trust_remote_code": False}
-SMALL = {"features": 64, "bottleneck": 16, "state": 12, "layers": 1, "batch_texts": 8, "epochs": 1, "held_out": 0, "device": "cpu"}
-
 
 @pytest.fixture(scope="module")
-def folders(bert_folder, sentences, save_labeller, tmp_path_factory):
-    index = tmp_path_factory.mktemp("dialects")
-    embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
-    cross = CrossRanker.start(embedder, context_tokens=12, candidate_tokens=12, generator=torch.Generator().manual_seed(1))
-    (index / "cross").mkdir()
-    cross.save(index / "cross", record={"base_model": "tiny"}, card="a card")
-    distil(bert_folder, sentences, index / "student", **SMALL)
-    export(bert_folder, index / "exported", texts=sentences, int8=False)
-    return {
-        "encoder": bert_folder,
-        "exported": index / "exported",
-        "cross": index / "cross",
-        "student": index / "student",
-        "classifier": save_labeller("SequenceClassification", ["no", "maybe", "yes"]),
-    }
-
-
-@pytest.fixture(scope="module")
-def client(serve, folders):
-    return serve(
-        [
-            load_served(name, str(folder), **({**OPTIONS, "dtype": "auto", "device": None} if name == "exported" else OPTIONS))
-            for name, folder in folders.items()
-        ]
-    )
+def client(serve, load_model):
+    return serve([load_model(name) for name in ("encoder", "exported", "cross", "student", "classifier")])
 
 
 @pytest.fixture(scope="module")
@@ -401,6 +371,7 @@ def test_every_endpoint_is_described_with_its_body(client):
         "/similarity",
         "/predict",
         "/tokenize",
+        "/v1/token-pairs",
     }
     for path in posts:
         schema = said["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]

@@ -7,19 +7,12 @@ import pytest
 
 from tain.exported.encoder import ExportedEncoder
 from tain.foundation.errors import UserError
-from tain.recipes.export.recipe import export
 from tain.serving.served import Query, Text, load_served
 
 
-@pytest.fixture(scope="module")
-def exported(bert_folder: Path, sentences: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("exported") / "bert"
-    export(bert_folder, folder, texts=sentences, int8=False)
-    return str(folder)
-
-
-def test_embeddings_are_those_of_the_graph(exported: str, sentences: list[str]):
-    served = load_served("mine", exported, device=None, dtype="auto", trust_remote_code=False)
+def test_embeddings_are_those_of_the_graph(folders: dict[str, Path], sentences: list[str]):
+    exported = folders["exported"]
+    served = load_served("mine", str(exported), device=None, dtype="auto", trust_remote_code=False)
     assert served.uses == ("embeddings", "rerank")
     found = served.embed([Text(sentence) for sentence in sentences])
     expected = ExportedEncoder.load(exported).encode(sentences)

@@ -3,38 +3,17 @@
 import io
 import json
 import logging
+import re
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from http_client import Stuck, request_of, wait_until
+from http_client import request_of, wait_until
 
 from tain.foundation.errors import UserError
 from tain.serving.batching import ComputeError
 from tain.serving.keys import MOST_KEYS, ApiKeys, read_keys
 from tain.serving.logs import JsonFormatter, RequestLog
 from tain.serving.served import Served
-
-
-@pytest.fixture
-def free():
-    made = Stuck()
-    made.is_let.set()
-    return made
-
-
-@pytest.fixture
-def stuck():
-    made = Stuck()
-    yield made
-    made.is_let.set()
-
-
-@pytest.fixture
-def threads():
-    with ThreadPoolExecutor(4) as made:
-        yield made
-
 
 # ---- keys
 
@@ -188,6 +167,20 @@ def test_each_request_is_a_line_without_its_texts(serve, free):
     assert lines[3]["path"] == "/v1/models/{name:path}"
 
 
+def test_a_request_has_a_number_in_its_answer_and_in_the_log(serve, free):
+    stream = io.StringIO()
+    client = serve([Served("free", embedder=free)], log=RequestLog(stream))
+    found = [
+        client.ask("/v1/embeddings", {"input": "a"}, **headers)[2]["X-Request-ID"]
+        for headers in ({"X-Request-ID": "trace-1"}, {"X-Request-ID": "two words"}, {"X-Request-ID": "a" * 129}, {})
+    ]
+    assert found[0] == "trace-1"
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in found[1:])
+    assert len(set(found)) == 4
+    wait_until(lambda: stream.getvalue().count("\n") == 4)
+    assert [json.loads(line)["request_id"] for line in stream.getvalue().splitlines()] == found
+
+
 def test_errors_are_logged_with_their_frames_and_not_with_what_they_quote():
     def fail():
         raise KeyError("private words")
@@ -228,3 +221,24 @@ def test_readiness_counts_the_models_and_ends_with_the_server(serve, stuck, thre
     stuck.is_let.set()
     assert begun.result()[0] == 200
     held.close()
+
+
+def test_while_models_are_loaded_requests_for_them_are_refused(serve, free):
+    client = serve([], api_key="secret", loading=["free", "other"])
+    key = {"Authorization": "Bearer secret"}
+    assert client.ask("/health")[:2] == (200, {"status": "loading"})
+    status, said, headers = client.ask("/ready")
+    assert (status, said, headers["Retry-After"]) == (
+        503,
+        {"status": "loading", "models": 0, "reason": "the models are being loaded"},
+        "2",
+    )
+    assert client.ask("/v1/models")[0] == 401  # the key comes first
+    message = "the server is loading its models (free, other): try again in a moment"
+    for path, content in (("/v1/models", None), ("/v1/embeddings", {"input": "a"}), ("/info", None), ("/v1/models/free", None)):
+        status, said, headers = client.ask(path, content, **key)
+        assert (status, headers["Retry-After"]) == (503, "2")
+        assert (said["error"] if path == "/info" else said["error"]["message"]) == message
+    client.service.finish_loading([Served("free", embedder=free), Served("other", embedder=free)])
+    assert client.ask("/ready")[:2] == (200, {"status": "ok", "models": 2})
+    assert client.ask("/v1/embeddings", {"input": "a", "model": "other"}, **key)[0] == 200

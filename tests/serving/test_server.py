@@ -10,7 +10,6 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from http_client import Stuck, answer_of, request_of, wait_until
@@ -18,26 +17,6 @@ from http_client import Stuck, answer_of, request_of, wait_until
 from tain.serving import batching, bodies, protocol
 from tain.serving import service as service_module
 from tain.serving.served import Served
-
-
-@pytest.fixture
-def stuck():
-    made = Stuck()
-    yield made
-    made.is_let.set()
-
-
-@pytest.fixture
-def free():
-    made = Stuck()
-    made.is_let.set()
-    return made
-
-
-@pytest.fixture
-def threads():
-    with ThreadPoolExecutor(8) as made:
-        yield made
 
 
 def slow(monkeypatch):

@@ -7,8 +7,10 @@ import urllib.parse
 import urllib.request
 from html import unescape
 
+import numpy as np
 import pytest
 
+from tain.inspection.run import inspect
 from tain.models.embedder import Embedder
 from tain.serving.served import load_served
 
@@ -79,6 +81,14 @@ def test_similarities_tokens_and_ranks_are_shown(client, bert_folder, tmp_path):
     names = [unescape(name) for name in re.findall(r'<th class="short"[^>]*>\d+ ([^<]*)</th>', html)]
     assert names == texts  # as text, not as tags
     assert len(re.findall(r'class="token special"', html)) == 2 * len(texts)
+    found = inspect(bert_folder, texts, dtype="float32", device="cpu")
+    nearest = max(found.similarities, key=lambda each: each.cosine)
+    assert f'<option value="{nearest.left} {nearest.right}">' in html  # the pair that is shown
+    parts = [float(part) for part in re.findall(r'<td title="[^"]* and [^"]*: (-?[\d.]+)"', html)]
+    np.testing.assert_allclose(parts, nearest.contributions.ravel(), atol=6e-5)
+    assert f"contributions to the cosine {nearest.cosine:.4f}. Their sum is {nearest.cosine:.4f}." in html
+    strongest = re.findall(r"<td[^>]*>(-?\d\.\d{4})</td>", html[html.index('class="strongest"') : html.index('class="map"')])
+    assert strongest == [f"{part:.4f}" for part in sorted(nearest.contributions.ravel(), key=abs, reverse=True)[:8]]
     ranked = re.findall(r'<li>([abc])<span class="score">(-?[\d.]+)</span></li>', html)
     assert len(ranked) == 3 and ranked[0] == ("a", "1.000")
     assert re.search(r'<li>a b<span class="score">(no|yes) [\d.]+</span></li>', html)
@@ -86,6 +96,14 @@ def test_similarities_tokens_and_ranks_are_shown(client, bert_folder, tmp_path):
     assert command.startswith(f"curl -s http://127.0.0.1:{client.port}/v1/embeddings \\\n  -d '")
     assert "'\\''f'\\''" in command  # quoted for a shell
     assert 'id="problem" class="error" role="alert" hidden' in html
+
+
+@needs_browser
+def test_a_model_without_tokens_shows_its_similarities_alone(serve, load_model, tmp_path):
+    html = shown(serve([load_model("student")]), "/", tmp_path)
+    assert "No pairs of tokens: model 'student' does not answer token-pairs" in unescape(html)
+    assert "This model has no tokens to show." in html
+    assert 'class="cell"' in html and 'class="map"' not in html
 
 
 @needs_browser

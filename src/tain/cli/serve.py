@@ -54,7 +54,7 @@ def serve(
     The APIs of OpenAI, Cohere, Jina, vLLM and text-embeddings-inference: POST /v1/embeddings, /v1/rerank, /v2/embed, /embed, /rerank,
     /score and others; GET /docs lists all, GET / is a page to try them. With --api-keys or TAIN_API_KEY, requests must carry a key.
     TAIN_SERVE_PORT and so on give any option; TAIN_SERVE_MODELS gives the models. Ctrl-C or SIGTERM finishes running requests and
-    stops; a second one stops at once.
+    stops; a second one stops at once. The server listens while it loads the models; GET /ready says when they are.
 
     Parameters
     ----------
@@ -90,29 +90,37 @@ def serve(
             "trust_remote_code": trust_remote_code,
             "normalize": normalize or None,
         }
-        served = [load_served(name, model, progress=progress, **options) for name, model in named.items()]
         app = build_app(
-            served,
+            [],
             api_keys=keys,
             limits=Limits(max_wait_s=max_wait_s, max_request_tokens=max_request_tokens, request_timeout_s=request_timeout_s),
             cors_origins=cors_origin or (),
             log=RequestLog() if log_json else None,
+            loading=list(named),
         )
         traces = None
         if opentelemetry:
             from tain.serving.tracing import trace_requests
 
             traces = trace_requests(app)
-        listener.listen()  # readers of the line below may connect at once
-        shown = f"[{host}]" if ":" in host else host
-        overview = ", ".join(f"{one.name} ({', '.join(one.uses)})" for one in served)
-        progress.note(f"serving {overview} at http://{shown}:{listener.getsockname()[1]}/v1")
+        listener.listen()
+        shown, own_port = f"[{host}]" if ":" in host else host, listener.getsockname()[1]
+        progress.note(f"listening on port {own_port}, loading {', '.join(named)}")
+
+        def load_models() -> None:
+            served = [load_served(name, model, progress=progress, **options) for name, model in named.items()]
+            app.state.service.finish_loading(served)
+            overview = ", ".join(f"{one.name} ({', '.join(one.uses)})" for one in served)
+            progress.note(f"serving {overview} at http://{shown}:{own_port}/v1")
+
         on_stop = lambda: progress.note("stopping; repeat to stop at once")  # noqa: E731
-        is_ended = server.run(app, listener, grace_s=grace_s, on_stop=on_stop, has_own_log=log_json)
-        if traces is not None:
-            traces.shutdown()
+        try:
+            is_ended = server.run(app, listener, grace_s=grace_s, on_stop=on_stop, has_own_log=log_json, load=load_models)
+        finally:
+            if traces is not None:
+                traces.shutdown()
         progress.note("stopped")
-        if not is_ended:  # a batch does not end
+        if not is_ended:  # a batch does not end, or a model is being loaded
             server.leave(0)
 
 

@@ -18,7 +18,8 @@ from tain.foundation.machine import collect_as_usual
 from tain.models.saved import read_prompts
 from tain.models.vector_forms import Int8Ranges
 from tain.text.collections import list_texts
-from tain.text.token_encoding import TokenEncoder, TokenRows
+from tain.text.encoding import EncodeOptions
+from tain.text.token_encoding import TokenEncoder, TokenRows, TokenVectors
 
 GraphDtype = Literal["float32", "int8"]
 
@@ -142,6 +143,12 @@ class ExportedEncoder(TokenEncoder):
     def _pooled(self, ids: list[list[int]], *, is_alone: bool, skipped: int) -> Float32[np.ndarray, "rows width"]:
         (found,) = self.graph.run(ids, ["sentence_embedding"], on_one_thread=is_alone)
         return found
+
+    def token_vectors(self, text: str) -> TokenVectors:
+        """Compute the token vectors of one text after its default prompt, and its vector. A correction changes the vector alone."""
+        ids = self._rows([self.default_prompt + text], EncodeOptions(), start=0).ids
+        tokens, vector = self.graph.run(ids, ["last_hidden_state", "sentence_embedding"])
+        return TokenVectors(tokens[0], vector[0])
 
     def _corrected(self, vectors: Float32[np.ndarray, "rows width"], language: None, *, is_alone: bool) -> Float32[np.ndarray, "rows dim"]:
         return vectors  # the graph has the correction

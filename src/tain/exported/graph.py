@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tain.foundation.errors import UserError
 from tain.foundation.tensors import read_arrays
 
 BATCH_TOKENS = 512  # padding included; larger batches fall out of the cache: 2048 is a quarter slower on one thread (MiniLM, int8)
+_CALL_TOKENS = 12  # fixed cost of a call, in tokens (MiniLM int8: 3 to 10, tain-mini: 9)
 
 
 class TransformerGraph:
@@ -126,6 +128,9 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[np.ndarray, np.nda
 def batches_of_rows(lengths: Sequence[int], *, batch_tokens: int, pads: bool = True) -> Iterator[list[int]]:
     """Cut rows into batches of at most ``batch_tokens`` tokens, padding included, rows of like length together.
 
+    Of all ways to cut the rows, sorted by length, this is one with the least work: padded tokens and ``_CALL_TOKENS`` per batch. Filling
+    each batch to the limit instead pads a few rows of mixed lengths to 1.5 to 2 times their tokens.
+
     Args:
         lengths: Tokens of each row.
         batch_tokens: A row that is longer makes a batch by itself.
@@ -134,16 +139,23 @@ def batches_of_rows(lengths: Sequence[int], *, batch_tokens: int, pads: bool = T
     Yields:
         The batch's rows as indices into ``lengths``, longest first.
     """
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        longest = lengths[batch[0]] if batch else 0
-        is_full = (len(batch) + 1) * longest > batch_tokens or (not pads and lengths[row] != longest)
-        if batch and is_full:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    rows = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    longest = np.array([lengths[row] for row in rows], dtype=np.int64)  # of a batch that begins at this row
+    least = np.zeros(len(rows) + 1, dtype=np.int64)  # work of the rows before this one
+    begins = np.zeros(len(rows), dtype=np.int64)  # where the batch begins whose last row is this one
+    first = 0
+    for last in range(len(rows)):
+        while first < last and ((last + 1 - first) * longest[first] > batch_tokens or not (pads or longest[first] == longest[last])):
+            first += 1  # no later batch can begin here either
+        starts = np.arange(first, last + 1)
+        work = least[starts] + (last + 1 - starts) * longest[starts] + _CALL_TOKENS
+        best = int(work.argmin())
+        least[last + 1], begins[last] = work[best], first + best
+    cuts = [len(rows)]
+    while cuts[-1]:
+        cuts.append(int(begins[cuts[-1] - 1]))
+    for end, start in reversed(list(pairwise(cuts))):
+        yield rows[start:end]
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:

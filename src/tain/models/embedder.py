@@ -27,7 +27,7 @@ from tain.models.saved import Layout as StoredLayout
 from tain.models.saved import read_layout, read_static, write_layout
 from tain.text.collections import list_texts
 from tain.text.encoding import EncodeOptions
-from tain.text.token_encoding import TokenEncoder, TokenRows
+from tain.text.token_encoding import TokenEncoder, TokenRows, TokenVectors
 
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 _UNLIMITED = 1 << 30  # tokens of a text with static token vectors
@@ -282,6 +282,16 @@ class Embedder(TokenEncoder):
 
     def _pooled(self, ids: list[list[int]], *, is_alone: bool, skipped: int) -> Float32[np.ndarray, "rows width"]:
         return self.encoder(pack(ids), skipped=skipped).cpu().numpy()
+
+    @torch.inference_mode()
+    def token_vectors(self, text: str) -> TokenVectors:
+        """Compute the token vectors of one text after its default prompt, and its vector."""
+        (ids,) = self._rows([self.default_prompt + text], EncodeOptions(), start=0).ids
+        with self._running(deterministic=False):
+            found = self.encoder.tokens(pack([ids])).float().cpu().numpy()
+        if isinstance(self.correction, LinearCorrection):
+            found = self.correction.apply(found)
+        return TokenVectors(found, self.encode(text))
 
     @contextmanager
     def _running(self, *, deterministic: bool) -> Iterator[None]:

@@ -1,10 +1,12 @@
 """HTTP application of ``tain serve``, in the dialects of OpenAI, Cohere, Jina, vLLM and text-embeddings-inference."""
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import orjson
 from fastapi import FastAPI
@@ -21,6 +23,7 @@ from tain.serving.bodies import GONE
 from tain.serving.dialects.classify import classify
 from tain.serving.dialects.cohere import cohere
 from tain.serving.dialects.openai import openai
+from tain.serving.dialects.pairs import pairs
 from tain.serving.dialects.rerank import rerank
 from tain.serving.dialects.tei import tei
 from tain.serving.endpoints import describe
@@ -31,9 +34,11 @@ from tain.serving.metrics import CONTENT_TYPE
 from tain.serving.pages import page_response
 from tain.serving.schemas import RequestError
 from tain.serving.served import Served
-from tain.serving.service import Limits, Service
+from tain.serving.service import LOADING_RETRY_S, Limits, Service
 
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/health", "/ready")  # without a key: they do not reveal the models
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def build_app(
@@ -43,6 +48,7 @@ def build_app(
     limits: Limits | None = None,
     cors_origins: Sequence[str] = (),
     log: RequestLog | None = None,
+    loading: Sequence[str] = (),
 ) -> FastAPI:
     """Build the application; ``app.state.service`` holds its ``Service``.
 
@@ -52,8 +58,9 @@ def build_app(
         limits: Limits of requests.
         cors_origins: Origins of web pages that may send requests; ``*`` allows all.
         log: Receives one line per request.
+        loading: Names of models that are still being loaded; see ``Service.finish_loading``.
     """
-    service = Service(served, keys=ApiKeys(api_keys), limits=limits or Limits(), log=log)
+    service = Service(served, keys=ApiKeys(api_keys), limits=limits or Limits(), log=log, loading=loading)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,7 +74,7 @@ def build_app(
         allow_origins=cors_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
-        expose_headers=["X-Tain-Truncated", "Retry-After"],
+        expose_headers=["X-Tain-Truncated", "X-Request-ID", "Retry-After"],
     )
     handlers: dict[Any, Any] = {RequestError: _refused, HTTPException: _not_found, Exception: _our_bug}
     app = FastAPI(
@@ -81,7 +88,7 @@ def build_app(
         exception_handlers=handlers,
         lifespan=lifespan,
     )
-    dialects = [dialect(service) for dialect in (openai, rerank, classify, cohere, tei)]
+    dialects = [dialect(service) for dialect in (openai, rerank, classify, pairs, cohere, tei)]
     for each in dialects:
         app.include_router(each)
     _add_state(app, service)
@@ -97,14 +104,18 @@ def _add_state(app: FastAPI, service: Service) -> None:
     """Add the endpoints that describe the server itself."""
 
     async def health(_: Request) -> Response:
-        """Say whether requests can be answered."""
+        """Say whether the server works; it does while it loads its models."""
         status = service.status
-        return json_response({"status": status}, status=200 if status == "ok" else 503)
+        return json_response({"status": status}, status=200 if status in ("ok", "loading") else 503)
 
     async def ready(_: Request) -> Response:
         """Say whether the models are loaded and requests can be answered."""
         status = service.status
-        return json_response({"status": status, "models": len(service.served)}, status=200 if status == "ok" else 503)
+        content = {"status": status, "models": len(service.served)}
+        if status == "loading":
+            reason = {"reason": "the models are being loaded"}
+            return json_response({**content, **reason}, status=503, headers={"Retry-After": str(LOADING_RETRY_S)})
+        return json_response(content, status=200 if status == "ok" else 503)
 
     async def metrics(_: Request) -> Response:
         """Give figures for Prometheus."""
@@ -130,8 +141,17 @@ def _page(name: str) -> Any:
     return answer
 
 
+def _request_id(headers: Mapping[str, str]) -> str:
+    """The client's number of a request, if it can stand in a header and a log; else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
 class _Doorkeeper:
-    """Middleware that strips a trailing slash from the path, answers HEAD, checks the API key, and counts and logs answers."""
+    """Middleware that strips a trailing slash from the path, answers HEAD, and numbers, counts and logs answers.
+
+    It checks the API key, and refuses requests for models while these are loaded.
+    """
 
     def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app, self._service = app, service
@@ -145,27 +165,35 @@ class _Doorkeeper:
         # HEAD is answered as GET; the connection leaves the body out
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         scope = {**scope, "path": path, "method": method, "state": {**scope.get("state", {})}}
+        request_id = _request_id(Request(scope).headers)
         status = 500
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
             await send(message)
 
         try:
-            if path in OPEN_PATHS or self._service.keys.opens(Request(scope).headers):
+            refusal = None if path in OPEN_PATHS else self._refusal(Request(scope).headers, path)
+            if refusal is None:
                 await self._app(scope, receive, watched)
             else:
-                message = "the API key is missing or wrong: send Authorization: Bearer KEY"
-                await error_response(RequestError(message, status=401, code="invalid_api_key"), form=form_of(path))(scope, receive, watched)
-                self._service.metrics.refusal("invalid_api_key")
+                await error_response(refusal, form=form_of(path))(scope, receive, watched)
+                self._service.metrics.refusal(refusal.code or "")
         finally:
             route = scope.get("route")
             # a path that is no endpoint may be anything, also a text
             known = getattr(route, "path", "other") if route is not None else "other"
             about = scope["state"].get("about", {})
-            self._service.answered(known, status, time.perf_counter() - began_s, method=scope["method"], **about)
+            self._service.answered(known, status, time.perf_counter() - began_s, method=scope["method"], request_id=request_id, **about)
+
+    def _refusal(self, headers: Mapping[str, str], path: str) -> RequestError | None:
+        if not self._service.keys.opens(headers):
+            message = "the API key is missing or wrong: send Authorization: Bearer KEY"
+            return RequestError(message, status=401, code="invalid_api_key")
+        return None if path == "/metrics" else self._service.loading_refusal()
 
 
 async def _refused(request: Request, error: RequestError) -> Response:
@@ -175,10 +203,15 @@ async def _refused(request: Request, error: RequestError) -> Response:
 
 
 async def _not_found(request: Request, error: HTTPException) -> Response:
-    wanted = "one of those that GET /openapi.json lists, such as POST /v1/embeddings or GET /v1/models"
     # request.url depends on the Host header, which may be anything
-    message = f"{request.method} {request.scope['path']} is not an endpoint of this server: send {wanted}"
-    return error_response(RequestError(message, status=error.status_code), form=form_of(request.scope["path"]))
+    method, path = request.method, request.scope["path"]
+    allowed = (error.headers or {}).get("Allow")
+    if error.status_code == 405 and allowed is not None:
+        refusal = RequestError(f"{path} does not answer {method}: use {allowed}", status=405)
+        return error_response(refusal, form=form_of(path), headers={"Allow": allowed})
+    wanted = "one of those that GET /openapi.json lists, such as POST /v1/embeddings or GET /v1/models"
+    message = f"{method} {path} is not an endpoint of this server: send {wanted}"
+    return error_response(RequestError(message, status=error.status_code), form=form_of(path))
 
 
 async def _our_bug(request: Request, error: Exception) -> Response:

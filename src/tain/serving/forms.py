@@ -24,13 +24,15 @@ def form_of(path: str) -> Form:
     return "tei" if path in _TEI else "cohere" if path in _COHERE else "openai"
 
 
-def error_response(error: RequestError, *, form: Form = "openai") -> Response:
+def error_response(error: RequestError, *, form: Form = "openai", headers: dict[str, str] | None = None) -> Response:
     """The response to a refused request.
 
     ``openai``: an object ``error`` with message, type, param and code. ``cohere``: the same, with ``message`` beside it.
     ``tei``: ``error`` is the message, and ``error_type`` its kind.
     """
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    headers = dict(headers or {})
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s:
         headers["Retry-After"] = str(error.retry_after_s)
     return json_response(_content(error, form), status=error.status, headers=headers)

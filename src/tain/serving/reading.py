@@ -116,13 +116,14 @@ def can_show_tokens(model: Any) -> bool:
     return getattr(getattr(model, "tokenizer", None), "backend_tokenizer", None) is not None
 
 
-def tokens_of(model: Any, texts: Sequence[str], *, has_special: bool = True) -> list[list[Token]]:
-    """Tokenize whole texts.
+def tokens_of(model: Any, texts: Sequence[str], *, has_special: bool = True, is_cut: bool = False) -> list[list[Token]]:
+    """Tokenize texts.
 
     Args:
         model: One with a fast tokenizer.
         texts: The texts.
         has_special: Include the special tokens that the model expects.
+        is_cut: Cut texts where the model cuts them; else whole texts are tokenized.
 
     Raises:
         UserError: The model has no tokenizer of that kind.
@@ -130,7 +131,11 @@ def tokens_of(model: Any, texts: Sequence[str], *, has_special: bool = True) -> 
     if not can_show_tokens(model):
         raise UserError(f"model {model.name!r} has no tokenizer with a vocabulary of its own, so its tokens cannot be shown")
     backend = model.tokenizer.backend_tokenizer
-    backend.no_truncation()  # whoever encodes next sets its own limit
+    if is_cut and model.max_tokens < _UNLIMITED:
+        side = getattr(model, "side", None) or getattr(model.tokenizer, "truncation_side", "right")
+        backend.enable_truncation(model.max_tokens, direction=side)
+    else:
+        backend.no_truncation()  # whoever encodes next sets its own limit
     backend.no_padding()
     try:
         encodings = backend.encode_batch(list(texts), add_special_tokens=has_special)

@@ -54,6 +54,8 @@ class RequestBody(BaseModel):
             first = error.errors(include_url=False)[0]
             if first["type"] == "json_invalid":
                 raise RequestError(f"the request's body is not JSON ({first.get('ctx', {}).get('error')}): send a JSON object") from None
+            if first["type"] == "model_type" and not first["loc"]:
+                raise RequestError("the request's body is JSON, but no object: send a JSON object") from None
             index = [str(part) for part in first["loc"]]
             param = index[0] if index else None
             named = f"{'.'.join(index)}: " if index else ""
@@ -64,7 +66,8 @@ def _texts(given: Any) -> Any:
     """Turn one text into a list, and refuse token ids, which differ between models."""
     if isinstance(given, str):
         return [given]
-    if isinstance(given, list) and given and isinstance(given[0], int | list):
+    first = given[0] if isinstance(given, list) and given else None
+    if isinstance(first[0] if isinstance(first, list) and first else first, int):
         raise ValueError("token ids differ between models: send texts (in LangChain, set check_embedding_ctx_length=False)")
     return given
 

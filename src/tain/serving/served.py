@@ -1,7 +1,7 @@
 """A loaded model of any kind under the name that requests use."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,8 +14,11 @@ from tain.exported.encoder import ExportedEncoder
 from tain.exported.rankers import ExportedCross, ExportedDual
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.foundation.progress import Progress
+from tain.foundation.vectors import unit_length
+from tain.inspection.similarity import token_pair_contributions
 from tain.loading import kind_of_model, load
 from tain.models.vector_forms import Int8Ranges
+from tain.serving.prompts import DOCUMENT, QUERY, first_of
 from tain.serving.reading import Lengths, Token, can_show_tokens, cut_pairs, read_lengths, tokens_of
 from tain.students.student import Student
 from tain.text.records import Prediction
@@ -36,10 +39,11 @@ class TooLongError(UserError):
 
 
 class Text(NamedTuple):
-    """A text to encode, and what is cut off if it is longer than the model reads."""
+    """A text to encode, what is cut off if it is longer than the model reads, and the prompt before it (None: the model's default)."""
 
     text: str
     cut: Cut = "end"
+    prompt: str | None = None
 
 
 class Embedded(NamedTuple):
@@ -93,7 +97,29 @@ class Scored:
     query: Query | None = None
 
 
-_LOOKED_AT = 8  # texts checked per batch
+class TokenPairs(NamedTuple):
+    """What the pairs of tokens of two texts contribute to the cosine of the texts.
+
+    Attributes:
+        cosine: Of the texts' vectors.
+        is_sum: Whether ``parts`` are contributions, which add up to the cosine. If not, they are cosines of token vectors.
+        left: Tokens of one text.
+        right: Tokens of the other.
+        parts: Float (left tokens, right tokens).
+        tokens: How many tokens were read.
+    """
+
+    cosine: float
+    is_sum: bool
+    left: list[Token]
+    right: list[Token]
+    parts: np.ndarray
+    tokens: int
+
+
+_LOOKED_AT = 8  # texts of a batch that are checked for unknown tokens
+_SAME_DIRECTION = 1 - 1e-4  # cosine from which the mean of the token vectors counts as the text's vector
+_LOOK_S = 1.0  # between batches that are checked: each takes 2% of a batch's time
 
 
 class Served:
@@ -126,6 +152,7 @@ class Served:
         self.normalize = normalize
         self.tokenizing_s = 0.0
         self._progress, self._is_script_known = progress or Progress.mute(), True
+        self._next_look_s = 0.0
 
     @property
     def model(self) -> Any:
@@ -144,14 +171,20 @@ class Served:
         """Whether vectors in answers have length 1."""
         return bool(getattr(self.embedder, "normalize", False) if self.normalize is None else self.normalize)
 
-    def estimate_tokens(self, texts: Sequence[str], *, is_whole: bool = False) -> list[int]:
-        """Estimate the tokens read of each text from its length.
+    def estimate_tokens(self, texts: Sequence[str], *, is_whole: bool = False, prompt: str | None = None) -> list[int]:
+        """Estimate the tokens read of each text, and of the prompt before it, from their lengths.
 
         Encoders, rankers and embedding students read texts up to their limit, unless they read them in chunks (``is_whole``); classifiers and
         taggers tokenise whole texts.
         """
         limit = None if is_whole or self.labeller is not None else self.max_tokens
-        return [min(_estimate(text), limit or _UNLIMITED) for text in texts]
+        more = _estimate(prompt) if prompt else 0
+        return [min(more + _estimate(text), limit or _UNLIMITED) for text in texts]
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """The encoder's prompts by name."""
+        return getattr(self.embedder, "prompts", {})
 
     def estimate_pair_tokens(self, query: str, documents: Sequence[str]) -> list[int]:
         """Estimate the tokens read for each document of a rerank request; a cross-encoder reads the query with each document."""
@@ -185,6 +218,11 @@ class Served:
         return can_show_tokens(self.model)
 
     @property
+    def has_token_pairs(self) -> bool:
+        """Whether ``token_pairs`` works."""
+        return self.has_tokens and hasattr(self.embedder, "token_vectors")
+
+    @property
     def has_chances(self) -> bool:
         """Whether ``chances`` works."""
         return bool(getattr(self.labeller, "labels", ()))
@@ -204,28 +242,46 @@ class Served:
                 chunks by a model that cannot.
         """
         assert self.embedder is not None
-        plain = [text.text for text in texts]
-        self._look_at(plain)
-        lengths = self._lengths(plain)
+        default = getattr(self.embedder, "default_prompt", "")
+        whole = [(default if text.prompt is None else text.prompt) + text.text for text in texts]
+        self._look_at(whole)
+        lengths = self._lengths(whole)
         for row, (text, is_cut) in enumerate(zip(texts, lengths.is_cut, strict=True)):
             if is_cut and text.cut == "refuse":
                 limit = getattr(self.embedder, "max_tokens", None)
                 raise TooLongError(
                     f"text {row} is longer than the {limit} tokens that model {self.name!r} reads: shorten it, or let it be cut"
                 )
-        vectors = self.embedder.encode(plain)
+        vectors = self._encoded(texts)
         lose_start = [row for row, text in enumerate(texts) if text.cut == "start" and lengths.is_cut[row]]
         if lose_start:
             with _cutting_starts(self.embedder):
-                vectors[lose_start] = self.embedder.encode([plain[row] for row in lose_start])
+                vectors[lose_start] = self._encoded([texts[row] for row in lose_start])
         in_chunks = [row for row, text in enumerate(texts) if text.cut == "chunks" and lengths.is_cut[row]]
         if in_chunks:
-            whole = [plain[row] for row in in_chunks]
-            vectors[in_chunks] = self.embedder.encode(whole, truncation="mean-of-chunks")
-            for row, tokens in zip(in_chunks, read_lengths(self.model, whole, max_tokens=_UNLIMITED).tokens, strict=True):
+            vectors[in_chunks] = self._encoded([texts[row] for row in in_chunks], truncation="mean-of-chunks")
+            read = read_lengths(self.model, [whole[row] for row in in_chunks], max_tokens=_UNLIMITED).tokens
+            for row, tokens in zip(in_chunks, read, strict=True):
                 lengths.tokens[row], lengths.is_cut[row] = tokens, False
         self._refuse_infinite(vectors)
         return [Embedded(*each) for each in zip(vectors, lengths.tokens, lengths.is_cut, strict=True)]
+
+    def _encoded(self, texts: list[Text], **options: Any) -> np.ndarray:
+        """The vectors of texts, those with the same prompt together."""
+        assert self.embedder is not None
+        of_prompt: dict[str | None, list[int]] = {}
+        for row, text in enumerate(texts):
+            of_prompt.setdefault(text.prompt, []).append(row)
+        vectors: np.ndarray | None = None
+        for prompt, rows in of_prompt.items():
+            given: dict[str, Any] = {} if prompt is None else {"prompt": prompt}
+            found = self.embedder.encode([texts[row].text for row in rows], **options, **given)
+            if len(of_prompt) == 1:
+                return found
+            vectors = np.empty((len(texts), found.shape[1]), dtype=np.float32) if vectors is None else vectors
+            vectors[rows] = found
+        assert vectors is not None
+        return vectors
 
     def rerank(self, pairs: list[tuple[Query, str]]) -> list[Scored]:
         """Score pairs of a query and a document; consecutive pairs with the same query are computed together."""
@@ -264,6 +320,28 @@ class Served:
             found += tokens_of(self.model, [text for text, _ in group], has_special=has_special)
         return found
 
+    def token_pairs(self, pairs: list[tuple[str, str]]) -> list[TokenPairs]:
+        """Compare the tokens of two texts, as ``tain inspect`` does.
+
+        If the vector of a text is the mean of its token vectors, the cosine of two texts is a sum over pairs of tokens. Where it is not
+        (another pooling, a correction inside an exported graph), the cosines of the token vectors are given instead.
+        """
+        return [self._paired(*pair) for pair in pairs]
+
+    def _paired(self, left: str, right: str) -> TokenPairs:
+        embedder: Any = self.embedder
+        sides = [embedder.token_vectors(text) for text in (left, right)]
+        vectors = unit_length(np.stack([side.text for side in sides]))
+        is_sum = all(
+            side.tokens.shape[1] == len(side.text) and float(unit_length(side.tokens.mean(axis=0)) @ vector) > _SAME_DIRECTION
+            for side, vector in zip(sides, vectors, strict=True)
+        )
+        tokens = [side.tokens for side in sides]
+        parts = token_pair_contributions(*tokens) if is_sum else unit_length(tokens[0]) @ unit_length(tokens[1]).T
+        self._refuse_infinite(parts)
+        of_left, of_right = tokens_of(embedder, [embedder.default_prompt + text for text in (left, right)], is_cut=True)
+        return TokenPairs(float(vectors[0] @ vectors[1]), is_sum, of_left, of_right, parts, len(of_left) + len(of_right))
+
     def _lengths(self, texts: list[str]) -> Lengths:
         began_s = time.perf_counter()
         found = read_lengths(self.model, texts)
@@ -297,7 +375,8 @@ class Served:
         assert self.embedder is not None
         queries = [query.text for query in asked]
         flat = [text for listed in lists for text in listed]
-        left, right = (self.embedder.encode(texts, normalize=True) for texts in (queries, flat))
+        left = self.embedder.encode(queries, normalize=True, **self._prompted(QUERY))
+        right = self.embedder.encode(flat, normalize=True, **self._prompted(DOCUMENT))
         owner = np.repeat(np.arange(len(queries)), [len(listed) for listed in lists])
         scores = (left[owner] * right).sum(axis=1)
         lengths = self._lengths([*queries, *flat])
@@ -307,14 +386,20 @@ class Served:
             for score, query, count, is_cut in rows
         ]
 
+    def _prompted(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The argument of ``encode`` for the first prompt that the model has of these names."""
+        prompt = first_of(self.prompts, names)
+        return {} if prompt is None else {"prompt": prompt}
+
     def _refuse_infinite(self, numbers: np.ndarray) -> None:
         if not np.isfinite(numbers).all():
             raise NotFiniteError(f"model {self.name!r} computed values that are not finite: its weights are damaged")
 
     def _look_at(self, texts: list[str]) -> None:
         """Warn once if texts are mostly unknown to the tokenizer."""
-        if not self._is_script_known or getattr(self.model, "tokenizer", None) is None:
+        if not self._is_script_known or time.monotonic() < self._next_look_s or getattr(self.model, "tokenizer", None) is None:
             return
+        self._next_look_s = time.monotonic() + _LOOK_S
         from tain.models.unknown_tokens import WARN_FROM, check_known
 
         self._is_script_known = check_known(self.model, texts, progress=self._progress, sample=_LOOKED_AT) < WARN_FROM

@@ -33,6 +33,10 @@ class Server(uvicorn.Server):
         on_stop: Called after the first signal.
         log_level: Of uvicorn.
         has_own_log: Leave logging as it is set up; else uvicorn sets its own up.
+        load: Called in a thread once the server listens, to load the models. If it fails, the server stops.
+
+    Attributes:
+        failure: What ``load`` raised; None if it succeeded or runs.
     """
 
     def __init__(
@@ -43,16 +47,38 @@ class Server(uvicorn.Server):
         on_stop: Callable[[], None] = lambda: None,
         log_level: str = "warning",
         has_own_log: bool = False,
+        load: Callable[[], None] | None = None,
     ) -> None:
         self._service: Service = app.state.service
         # our own connections, even if httptools is installed; no websockets
         connection = protocol.refusing_early(self._service)
         log: dict[str, Any] = {"log_config": None} if has_own_log else {}
         super().__init__(uvicorn.Config(app, http=connection, ws="none", log_level=log_level, access_log=False, **log))
-        self._on_stop, self._grace_s = on_stop, grace_s
+        self._on_stop, self._grace_s, self._load = on_stop, grace_s, load
+        self.failure: BaseException | None = None
+        self._loader = threading.Thread(target=self._load_models, name="tain-loading", daemon=True)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether models are being loaded."""
+        return self._loader.is_alive()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._load is not None and not self.should_exit:
+            self._loader.start()
+
+    def _load_models(self) -> None:
+        assert self._load is not None
+        try:
+            self._load()
+        except BaseException as error:  # raised again by run, in the main thread
+            self.failure = error
+            self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._on_stop()
+        if self.failure is None:
+            self._on_stop()
         self._service.stop()
         loop = asyncio.get_running_loop()
         timers = [
@@ -96,15 +122,22 @@ def run(
     grace_s: float = GRACE_S,
     on_stop: Callable[[], None] = lambda: None,
     has_own_log: bool = False,
+    load: Callable[[], None] | None = None,
 ) -> bool:
     """Answer requests until the process gets a stop signal; arguments as in ``Server``.
 
     Returns:
-        Whether the computing thread has ended. If not, the caller must end the process with ``leave``.
+        Whether the threads that compute and load have ended. If not, the caller must end the process with ``leave``.
+
+    Raises:
+        UserError: ``load`` raised it; so with any other error.
     """
+    server = Server(app, grace_s=grace_s, on_stop=on_stop, has_own_log=has_own_log, load=load)
     with suppress(KeyboardInterrupt):  # a second signal right after the first was handled
-        Server(app, grace_s=grace_s, on_stop=on_stop, has_own_log=has_own_log).run(sockets=[listener])
-    return app.state.service.scheduler.join(1.0)
+        server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
+    return app.state.service.scheduler.join(1.0) and not server.is_loading
 
 
 def leave(status: int) -> None:

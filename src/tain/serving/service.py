@@ -22,11 +22,22 @@ from tain.serving.served import Query, Scored, Served, Text, TooLongError
 
 MAX_REQUEST_TOKENS = 300_000  # the limit of OpenAI's API
 REQUEST_TIMEOUT_S = 300.0
+LOADING_RETRY_S = 2  # a model takes seconds to load
 STUCK_S = 60.0  # a batch takes a quarter of a second; one that runs this long is stuck
 
 # a text of n bytes has no more than n tokens, and each is read once
-_BOUNDED = {"/v1/embeddings", "/v1/classify", "/v2/embed", "/embed", "/predict", "/similarity", "/tokenize"}
+_BOUNDED = {"/v1/embeddings", "/v1/classify", "/v2/embed", "/embed", "/predict", "/similarity", "/tokenize", "/v1/token-pairs"}
 _MOST_HEADER_LENGTH = 20  # digits of a Content-Length that are converted
+
+# what a model can be used for: items that a working model can compute, and the function
+_USES: dict[str, tuple[Any, Any]] = {
+    "embeddings": (Text("a"), Served.embed),
+    "rerank": ((Query("a"), "a"), Served.rerank),
+    "classify": ("a", Served.classify),
+    "chances": ("a", Served.chances),
+    "tokenize": (("a", True), Served.tokenize),
+    "token-pairs": (("a", "a"), Served.token_pairs),
+}
 
 Asked = TypeVar("Asked", bound=RequestBody)
 
@@ -54,46 +65,47 @@ class Service:
         keys: Keys, of which requests must carry one.
         limits: Limits of requests.
         log: Receives one line per request; None: no lines.
+        loading: Names of models that ``finish_loading`` brings; until then requests for models are refused with status 503.
     """
 
-    def __init__(self, served: Sequence[Served], *, keys: ApiKeys, limits: Limits, log: RequestLog | None = None) -> None:
-        self.served = {one.name: one for one in served}
+    def __init__(
+        self, served: Sequence[Served], *, keys: ApiKeys, limits: Limits, log: RequestLog | None = None, loading: Sequence[str] = ()
+    ) -> None:
+        self.served: dict[str, Served] = {}
         self.keys, self.limits, self.log = keys, limits, log
         self.created = int(time.time())
         self.scheduler = Scheduler(max_wait_s=limits.max_wait_s)
         self.bodies = Bodies()
         self.metrics = Metrics(waiting_s=lambda: self.scheduler.wait_s, held_bytes=lambda: self.bodies.held_bytes)
-        probes: dict[str, Any] = {
-            "embeddings": Text("a"),
-            "rerank": (Query("a"), "a"),
-            "classify": "a",
-            "chances": "a",
-            "tokenize": ("a", True),
-        }
-        functions = {
-            "embeddings": Served.embed,
-            "rerank": Served.rerank,
-            "classify": Served.classify,
-            "chances": Served.chances,
-            "tokenize": Served.tokenize,
-        }
-        self._queues: dict[tuple[str, str], Queue[Any, Any]] = {
-            (one.name, use): self.scheduler.queue(
-                f"{one.name} ({use})", _Measured(one, use, functions[use], self.metrics), probe=[probes[use]]
-            )
-            for one in served
-            for use in (*one.uses, *(["chances"] if one.has_chances else []), *(["tokenize"] if one.has_tokens else []))
-        }
+        self._queues: dict[tuple[str, str], Queue[Any, Any]] = {}
+        self._loading = tuple(loading)
+        for one in served:
+            self._add(one)
+
+    def finish_loading(self, served: Sequence[Served]) -> None:
+        """Take over the models that were announced as ``loading``; from now on requests are answered. May be called in any thread."""
+        for one in served:
+            self._add(one)
+        self._loading = ()
+
+    def _add(self, one: Served) -> None:
+        for use in (*one.uses, *_more_uses(one)):
+            probe, function = _USES[use]
+            compute = _Measured(one, use, function, self.metrics)
+            self._queues[one.name, use] = self.scheduler.queue(f"{one.name} ({use})", compute, probe=[probe])
+        self.served[one.name] = one
 
     # ---- state
 
     @property
     def status(self) -> str:
-        """``ok``, or why requests cannot be answered: ``stopped``, ``stopping``, ``stuck`` or ``failing``."""
+        """``ok``, or why requests cannot be answered: ``stopped``, ``stopping``, ``loading``, ``stuck`` or ``failing``."""
         if not self.scheduler.is_alive:
             return "stopped"
         if self.scheduler.is_stopping:
             return "stopping"
+        if self._loading:
+            return "loading"
         if self.scheduler.busy_s > STUCK_S:
             return "stuck"
         return "failing" if self.scheduler.failing else "ok"
@@ -107,6 +119,13 @@ class Service:
         """Finish running requests and answer all others with status 503. Call it in the event loop."""
         self.scheduler.stop()
         self.bodies.stop()
+
+    def loading_refusal(self) -> RequestError | None:
+        """What a request for a model gets while models are loaded; None once they are."""
+        if not self._loading:
+            return None
+        message = f"the server is loading its models ({', '.join(self._loading)}): try again in a moment"
+        return RequestError(message, status=503, code="loading", retry_after_s=LOADING_RETRY_S)
 
     # ---- refusals under overload
 
@@ -254,6 +273,12 @@ class Service:
 
     def _overview(self) -> str:
         return "; ".join(f"{one.name} ({', '.join(one.uses)})" for one in self.served.values())
+
+
+def _more_uses(one: Served) -> list[str]:
+    """What a model can answer beside ``uses``."""
+    able = {"chances": one.has_chances, "tokenize": one.has_tokens, "token-pairs": one.has_token_pairs}
+    return [use for use, is_able in able.items() if is_able]
 
 
 class _Measured:

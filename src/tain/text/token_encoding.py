@@ -47,6 +47,19 @@ class TokenRows:
         return cls([chunk for chunks in ids for chunk in chunks], owners, [False] * len(ids))
 
 
+@dataclass(frozen=True)
+class TokenVectors:
+    """A text's tokens as the last layer gives them, and what becomes of them.
+
+    Attributes:
+        tokens: Float32 (tokens, dim), special tokens included; with a linear correction applied, where the model has one and runs in torch.
+        text: The text's vector, float32 (dim,).
+    """
+
+    tokens: np.ndarray
+    text: np.ndarray
+
+
 class TokenEncoder(BaseTextEncoder):
     """What ``Embedder`` and ``ExportedEncoder`` share. A subclass tokenizes texts, and runs a batch of token ids.
 

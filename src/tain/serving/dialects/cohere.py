@@ -13,6 +13,7 @@ from tain.models.vector_forms import stored_as
 from tain.serving.answers import as_base64, as_numbers, away, joined, vectors_of
 from tain.serving.dialects.openai import refuse_dims
 from tain.serving.endpoints import Endpoints
+from tain.serving.prompts import prompt_for_use
 from tain.serving.schemas import RequestBody, RequestError, TextList
 from tain.serving.served import Cut, Embedded, Served, Text
 from tain.serving.service import Service, count_cut, count_tokens, cut_header
@@ -41,7 +42,10 @@ class EmbedV2Request(RequestBody):
     texts: TextList | None = None
     inputs: Annotated[TextList | None, BeforeValidator(_texts_of_contents, json_schema_input_type=list[dict[str, Any]] | None)] = None
     images: Annotated[list[Any] | None, Field(description="refused")] = None
-    input_type: Annotated[str | None, Field(description="ignored: all texts are treated alike")] = None
+    input_type: Annotated[
+        Literal["search_query", "search_document", "classification", "clustering"] | None,
+        Field(description="selects the model's prompt for this use, if it has one"),
+    ] = None
     embedding_types: Annotated[list[EmbeddingType], Field(min_length=1)] = ["float"]  # noqa: RUF012 pydantic copies it
     output_dimension: Annotated[int | None, Field(ge=1, description="keep so many numbers of each vector, scaled to length 1")] = None
     truncate: Annotated[
@@ -80,9 +84,10 @@ def cohere(service: Service) -> Endpoints:
             _refuse_uncalibrated(asked, one)
             texts = asked.texts if asked.texts is not None else asked.inputs
             assert texts is not None
-            items = [Text(text, _CUT[asked.truncate]) for text in texts]
+            prompt = prompt_for_use(one.prompts, asked.input_type)
+            items = [Text(text, _CUT[asked.truncate], prompt) for text in texts]
             param = "texts" if asked.texts is not None else "inputs"
-            found = await service.computed(request, one, "embeddings", items, one.estimate_tokens(texts), param=param)
+            found = await service.computed(request, one, "embeddings", items, one.estimate_tokens(texts, prompt=prompt), param=param)
             body = await away(len(found) * len(found[0].vector), lambda: _embeddings(asked, texts, one, found))
         return Response(body, media_type="application/json", headers=cut_header(found))
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,6 +11,7 @@ from tain.foundation.errors import UserError
 from tain.serving.answers import as_base64, as_numbers, away, joined, vectors_of
 from tain.serving.endpoints import Endpoints
 from tain.serving.forms import json_response
+from tain.serving.prompts import prompt_called, prompt_for_use
 from tain.serving.schemas import RequestBody, RequestError, Texts
 from tain.serving.served import Cut, Embedded, Served, Text
 from tain.serving.service import Service, count_cut, count_tokens, cut_header
@@ -25,10 +26,21 @@ class EmbeddingRequest(RequestBody):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(ge=1, description="keep so many numbers of each vector, scaled to length 1")] = None
     user: Annotated[str | None, Field(description="ignored")] = None
+    prompt_name: Annotated[str | None, Field(description="one of the model's prompts; not in OpenAI's API")] = None
+    task: Annotated[
+        Literal["retrieval.query", "retrieval.passage", "text-matching", "classification", "separation", "clustering"] | None,
+        Field(description="selects the model's prompt for this use, if it has one (Jina's)"),
+    ] = None
     truncation: Annotated[
         Literal["cut", "error", "mean-of-chunks"],
         Field(description="cut texts that are too long, refuse them, or average the vectors of their chunks; not in OpenAI's API"),
     ] = "cut"
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "EmbeddingRequest":
+        if self.prompt_name is not None and self.task is not None:
+            raise ValueError("prompt_name and task are given, which both select a prompt: give one of them")
+        return self
 
 
 class EmbeddingUsage(BaseModel):
@@ -67,6 +79,7 @@ class Model(BaseModel):
     max_tokens: int | None = None
     dimensions: int | None = None
     normalized: bool | None = None
+    prompts: list[str] | None = None
 
 
 class ModelList(BaseModel):
@@ -87,10 +100,11 @@ def openai(service: Service) -> Endpoints:
             one = service.chosen(asked.model, "embeddings")
             refuse_dims(asked.dimensions, one, "dimensions")
             cut = _CUTS[asked.truncation]
-            items = [Text(text, cut) for text in asked.input]
-            found = await service.computed(
-                request, one, "embeddings", items, one.estimate_tokens(asked.input, is_whole=cut == "chunks"), param="input"
-            )
+            prompt = prompt_called(one.prompts, asked.prompt_name, model=one.name, param="prompt_name")
+            prompt = prompt_for_use(one.prompts, asked.task) if prompt is None else prompt
+            items = [Text(text, cut, prompt) for text in asked.input]
+            tokens = one.estimate_tokens(asked.input, is_whole=cut == "chunks", prompt=prompt)
+            found = await service.computed(request, one, "embeddings", items, tokens, param="input")
             body = await away(len(found) * len(found[0].vector), lambda: _embeddings(asked, one, found))
         return Response(body, media_type="application/json", headers=cut_header(found))
 
@@ -134,5 +148,5 @@ def _described(service: Service, one: Served) -> dict[str, Any]:
     about: dict[str, Any] = {"id": one.name, "object": "model", "created": service.created, "owned_by": "tain", "uses": list(one.uses)}
     about["max_tokens"] = one.max_tokens
     if one.embedder is not None:
-        about |= {"dimensions": one.embedder.dim, "normalized": one.is_normalised}
+        about |= {"dimensions": one.embedder.dim, "normalized": one.is_normalised, "prompts": sorted(one.prompts)}
     return about

@@ -12,12 +12,14 @@ from tain.serving.dialects.openai import refuse_dims
 from tain.serving.dialects.rerank import scores_of
 from tain.serving.endpoints import Endpoints
 from tain.serving.forms import json_response
+from tain.serving.prompts import prompt_called
 from tain.serving.schemas import MOST_TEXTS, RequestBody, RequestError, TextList, Texts
 from tain.serving.served import Cut, Embedded, Query, Served, Text
 from tain.serving.service import Service, count_cut, cut_header
 
 MOST_TOKENIZED_CHARACTERS = 200_000  # whole texts are tokenized, so their length must be bounded
 
+_PromptName = Annotated[str | None, Field(description="one of the model's prompts; default: its default prompt")]
 _Truncate = Annotated[bool, Field(description="cut texts that are too long; false refuses them with status 413")]
 
 
@@ -28,6 +30,7 @@ class EmbedRequest(RequestBody):
     normalize: bool = True
     truncate: _Truncate = True
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+    prompt_name: _PromptName = None
     dimensions: Annotated[int | None, Field(ge=1, description="keep so many numbers of each vector, scaled to length 1")] = None
 
 
@@ -82,6 +85,7 @@ class SimilarityParameters(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     truncate: bool | None = None
+    prompt_name: _PromptName = None
 
 
 class SimilarityRequest(RequestBody):
@@ -132,9 +136,10 @@ def tei(service: Service) -> Endpoints:
     """The endpoints."""
     endpoints = Endpoints("text-embeddings-inference")
 
-    async def embedded(request: Request, one: Served, texts: list[str], cut: Cut) -> list[Embedded]:
-        items = [Text(text, cut) for text in texts]
-        return await service.computed(request, one, "embeddings", items, one.estimate_tokens(texts), param="inputs")
+    async def embedded(request: Request, one: Served, texts: list[str], cut: Cut, prompt_name: str | None) -> list[Embedded]:
+        prompt = prompt_called(one.prompts, prompt_name, model=one.name, param="prompt_name")
+        items = [Text(text, cut, prompt) for text in texts]
+        return await service.computed(request, one, "embeddings", items, one.estimate_tokens(texts, prompt=prompt), param="inputs")
 
     @endpoints.answers_post("/embed", asks=EmbedRequest, gives=list[list[float]])
     async def embed(request: Request) -> Response:
@@ -143,7 +148,7 @@ def tei(service: Service) -> Endpoints:
             one = service.chosen(asked.model, "embeddings")
             refuse_dims(asked.dimensions, one, "dimensions")
             cut = _cut(asked.truncate, asked.truncation_direction)
-            found = await embedded(request, one, asked.inputs, cut)
+            found = await embedded(request, one, asked.inputs, cut, asked.prompt_name)
             body = await away(
                 len(found) * len(found[0].vector),
                 lambda: joined(as_numbers(vectors_of(found, dims=asked.dimensions, normalize=asked.normalize))),
@@ -156,7 +161,8 @@ def tei(service: Service) -> Endpoints:
         async with service.reading(request, SimilarityRequest) as asked:
             one = service.chosen(asked.model, "embeddings")
             texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
-            found = await embedded(request, one, texts, "refuse" if asked.parameters.truncate is False else "end")
+            cut: Cut = "refuse" if asked.parameters.truncate is False else "end"
+            found = await embedded(request, one, texts, cut, asked.parameters.prompt_name)
             vectors = vectors_of(found, dims=None, normalize=True)
         return json_response([float(each) for each in vectors[1:] @ vectors[0]], headers=cut_header(found))
 

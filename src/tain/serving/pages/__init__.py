@@ -7,6 +7,7 @@ from importlib import resources
 
 from starlette.responses import Response
 
+_SHARED = re.compile(r"/\* (common\.(?:css|js)) \*/")  # where a page has the content of that file
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
@@ -18,7 +19,7 @@ def page_response(name: str) -> Response:
     Args:
         name: File in this folder.
     """
-    html = resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+    html = _SHARED.sub(lambda found: _read(found[1]).strip(), _read(name))
     allowed: dict[str, list[str]] = {"script": [], "style": []}
     for kind, content in _INLINE.findall(html):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
@@ -36,3 +37,7 @@ def page_response(name: str) -> Response:
     )
     headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
     return Response(html, media_type="text/html; charset=utf-8", headers=headers)
+
+
+def _read(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
