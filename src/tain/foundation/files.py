@@ -243,14 +243,23 @@ def _partial_beside(target: Path, *, overwrite: bool) -> Iterator[tuple[Path, in
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Name and remove the hidden folders that killed processes left; those of running processes are locked and stay."""
+    """Name and remove the hidden folders and test files that killed processes left; folders of running processes are locked and stay."""
     pattern = f".{glob.escape(target.name)}.partial-{'[0-9a-f]' * 8}"
     for left in sorted(target.parent.glob(pattern)):
-        if left.is_symlink() or not left.is_dir() or (lock := _folder_lock(left, waits=False)) is None:
+        if not _is_ours(left) or (lock := _folder_lock(left, waits=False)) is None:
             continue
         _remove(left)
         _release(lock)
         warnings.warn(f"{str(left)!r} was left by an interrupted run and is removed", LeftoverWarning, stacklevel=4)
+
+
+def _is_ours(left: Path) -> bool:
+    """Whether a hidden path is what a process leaves: a folder, or the empty file of ``_probe``."""
+    try:
+        found = left.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and not found.st_size)
 
 
 def _folder_lock(folder: Path, *, waits: bool) -> int | None:
@@ -282,9 +291,9 @@ def _probe(partial: Path, target: Path) -> int:
     """Write and remove a test file, so that a read-only disk or a too long name shows before the work starts. Returns the file's mode."""
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = stat.S_IMODE(partial.stat().st_mode)
-        partial.unlink()
+        with partial.open("xb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        partial.unlink(missing_ok=True)  # another process may have taken it for a leftover
     except OSError as error:
         raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): choose another path") from None
     return mode
