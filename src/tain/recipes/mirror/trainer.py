@@ -155,9 +155,7 @@ class MirrorTrainer:
 
         take = self.weights.take_gradients  # sum parts and processes in float32: bfloat16 sums lose small terms
         value = cached_gradients(batch.parts, rows=batch.rows, embed=embed, loss=loss, reseed=reseed, total=batch.total, after_part=take)
-        if distributed.world_size() > 1:
-            take()
-            distributed.sum_gradients(self.weights.masters)
+        self.weights.sum_over_processes()
         return value
 
     def optimizer(self) -> Optimizer:
