@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -296,28 +297,7 @@ def child(arguments: list[str], log: Path, *, after_s: float | None = None, soon
         beside: Folder of the output.
     """
     were = set(unfinished(beside)) if beside is not None else set()
-    number = os.fork()
-    if number == 0:
-        code = 1
-        try:
-            with log.open("w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            from tain.cli import main as command_line
-
-            sys.argv = ["tain", *arguments]
-            command_line.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    number = forked(arguments, log)
     if after_s is not None:
         deadline_s = time.monotonic() + after_s * (1 if soon_s is None else 2)
         while time.monotonic() < deadline_s:
@@ -330,6 +310,39 @@ def child(arguments: list[str], log: Path, *, after_s: float | None = None, soon
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def forked(arguments: list[str], log: Path, *, first: Callable[[], object] = lambda: None) -> int:
+    """Run tain in a forked process; returns its number.
+
+    Args:
+        arguments: Its arguments.
+        log: File for what it prints.
+        first: Called in the process before tain.
+    """
+    if number := os.fork():
+        return number
+    code = 1
+    try:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        first()
+        from tain.cli import main as command_line
+
+        sys.argv = ["tain", *arguments]
+        command_line.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def contents(out: Path) -> dict[str, str]:
