@@ -382,8 +382,9 @@ def check_visible(folder: Path, out: Path, expected: dict[str, str], case: Case)
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """Hidden folders of unfinished output that killed runs left."""
-    return [path for path in folder.rglob(".*.partial-*") if ".checkpoint" not in path.name and not path.parent.name.startswith(".")]
+    """Hidden folders of unfinished output that killed runs left; not those of checkpoints, which are hidden themselves."""
+    hidden = [path for path in folder.rglob(".*.partial-*") if not path.parent.name.startswith(".")]
+    return [path for path in hidden if ".checkpoint" not in path.name and not path.name.startswith("..")]
 
 
 def check_named(before: list[Path], log: Path, case: Case) -> None:

@@ -256,7 +256,11 @@ def merge_shards(folder: str | Path, path: str | Path, *, overwrite: bool = Fals
 
 
 class DigestedRows(Iterator[TextRow]):
-    """Rows, and the digest of all that were read."""
+    """Rows, and the digest of all that were read.
+
+    Attributes:
+        digest: Chained SHA-256 of the texts so far, and of their values of the kept columns.
+    """
 
     def __init__(self, rows: TextRows) -> None:
         self._rows = rows

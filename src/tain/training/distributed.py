@@ -162,10 +162,10 @@ def highest(part: Tensor) -> Tensor:
     return found
 
 
-def summed(value: float) -> float:
+def summed(value: int | float) -> float:
     """Sum a number over processes."""
     if world_size() == 1:
-        return value
+        return float(value)
     total = torch.tensor(value, dtype=torch.float64, device=_device())
     dist.all_reduce(total)
     return total.item()
