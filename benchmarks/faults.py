@@ -138,7 +138,7 @@ def all_cases(root: Path) -> dict[str, Case]:
     chance = random.Random(5)
     lines = [" ".join(chance.sample(WORDS, 6)) for _ in range(600)]
     texts.write_text("\n".join(dict.fromkeys(lines)) + "\n")
-    long.write_text("".join(f"{number} {' '.join(chance.choices(WORDS, k=4))} ".ljust(5_000, "a") + "\n" for number in range(1_600)))
+    long.write_text("".join(f"{number} {' '.join(chance.choices(WORDS, k=4))} ".ljust(5_000, "a") + "\n" for number in range(900)))
     pairs.write_text("context\tanswer\n" + "".join(f"{line}\t{' '.join(line.split()[:3])} {n}\n" for n, line in enumerate(lines[:300])))
     often, adamw = ["--checkpoint-every-s", "0"], ["--optimizer", "adamw"]
     small = ["--state", "8", "--layers", "1", "--bottleneck", "8", "--features", "64"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tain.foundation.errors import UserError
-from tain.foundation.files import LeftoverWarning, whole_file, whole_folder
+from tain.foundation.files import LeftoverWarning, refuse_existing, whole_file, whole_folder
 
 _WRITER = """
 import sys, time
@@ -81,3 +81,12 @@ def test_the_test_file_of_a_process_killed_at_the_start_goes_too(tmp_path):
         write_all(tmp_path / "out", "folder")
     assert not left.exists()
     assert foreign.read_text() == "notes"
+
+
+def test_leftovers_go_as_soon_as_the_output_is_checked(tmp_path):
+    """A command that writes its output in another way checks the name too."""
+    left = tmp_path / ".out.npy.partial-0a1b2c3d"
+    left.touch()
+    with pytest.warns(LeftoverWarning, match=left.name):
+        refuse_existing(tmp_path / "out.npy", overwrite=False)
+    assert not left.exists()

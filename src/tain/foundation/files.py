@@ -98,6 +98,7 @@ def _refuse_taken(target: Path, *, overwrite: bool) -> None:
             if not os.access(parent, os.W_OK | os.X_OK):
                 raise UserError(f"output {shown} cannot be written: no permission in {str(parent)!r}")
             missing = target.absolute().relative_to(parent).parts
+            _remove_leftovers(target)
             _probe(parent / _hidden(max(missing, key=lambda part: len(os.fsencode(part)))), target)
             break
 
@@ -226,7 +227,6 @@ class LeftoverWarning(UserWarning):
 def _partial_beside(target: Path, *, overwrite: bool) -> Iterator[tuple[Path, int]]:
     """Yield a new hidden folder, locked during the block and then removed, and the default mode of new files there."""
     _refuse_taken(target, overwrite=overwrite)
-    _remove_leftovers(target)
     while True:
         partial = target.with_name(_hidden(target.name))
         mode = _probe(partial, target)
