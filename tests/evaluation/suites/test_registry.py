@@ -33,6 +33,15 @@ def test_dev_stands_for_the_sets_that_settings_may_be_chosen_on(small_data: Path
     assert titles(["sts", "words"], small_data, "dev") == ["STS-B dev", "SICK-R trial", "SimLex-999"]
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"), [("stsb", "stsb_dev"), ("sick", "sick_trial"), ("few_shot_snips", "few_shot_snips_dev"), ("sts12", None)]
+)
+def test_a_set_of_the_test_split_is_refused_with_split_dev(small_data: Path, name: str, instead: str | None):
+    hint = f", or name {instead}" if instead else "$"
+    with pytest.raises(UserError, match=f"set {name} is not in the dev split: remove --split{hint}"):
+        load_suites([name], SuiteOptions(data=small_data, split="dev"))
+
+
 def test_a_set_may_be_named_by_itself_and_counts_once(small_data: Path):
     assert titles(["stsb_dev", "sts12", "stsb_dev"], small_data) == ["STS-B dev", "STS12"]
     assert titles(["sts12", "sts"], small_data)[:2] == ["STS12", "STS14"]

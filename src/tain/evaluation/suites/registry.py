@@ -112,6 +112,11 @@ def _problems(
         problems.append(
             f"suite {', '.join(without_split)} has no {split} split: remove --split, or name sts, words, entity-linking or few-shot"
         )
+    if split == "dev":  # sets are named with their split, so the name would win without a word
+        of_dev = {source.key for row in encoder_suites().values() for source in row.sources(data, split)}
+        for name in (name for name in names if name in by_key and name not in known and name not in of_dev):
+            instead = [key for key in (f"{name}_dev", f"{name}_trial") if key in of_dev]
+            problems.append(f"set {name} is not in the dev split: remove --split" + "".join(f", or name {key}" for key in instead))
     needs_data = [name for name in names if name in of_files or name in by_key]
     if needs_data and data is None:
         problems.append(f"suite {', '.join(needs_data)} needs data, but none was given: give --data DIR, {WHAT_DATA_IS}")
