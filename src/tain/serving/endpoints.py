@@ -26,7 +26,7 @@ def _refusals(meanings: dict[int, str]) -> dict[int | str, dict[str, Any]]:
 
 
 _OF_ALL = {401: "no valid API key, if the server asks for one", 503: "the server is starting or stopping"}
-_REFUSALS_OF_GET = _refusals(_OF_ALL)
+REFUSALS_OF_GET = _refusals(_OF_ALL)
 _REFUSALS_OF_NAMES = _refusals({404: "nothing of this name"})
 _REFUSALS_OF_POST = _refusals(
     {
@@ -85,7 +85,7 @@ class Endpoints(APIRouter):
         """Let a handler answer GET requests; it reads the names in braces of its path itself."""
         names = _NAME.findall(path)
         parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for name in names]
-        refusals = _REFUSALS_OF_GET | (_REFUSALS_OF_NAMES if names else {})
+        refusals = REFUSALS_OF_GET | (_REFUSALS_OF_NAMES if names else {})
         extra = {"parameters": parameters} if parameters else None
         return self.get(path, response_model=None, responses={200: {"model": gives}, **refusals}, openapi_extra=extra)
 
