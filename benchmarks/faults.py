@@ -2,7 +2,9 @@
 
 Each case runs a command of tain to its end once, for the expected result and its duration. Then the command is killed at random moments
 of that duration, up to three times in a row, and run again until it ends. After each kill, every visible file and folder is compared with
-the expected one; at the end so is the result, and no hidden file may be left. For the candidate index, every append and deletion that was
+the expected one; at the end so is the result, and no hidden file may be left. A run that ends must name the hidden folders that earlier
+ones left beside its output, and remove them. A third of the kills come within 30 ms after such a folder appears, while the output is
+written. For the candidate index, every append and deletion that was
 acknowledged must be there. Children are forked from a process that has imported torch, so that kills hit the work and not the imports.
 
     python benchmarks/faults.py --quick
@@ -20,6 +22,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tiny_models import randomise, tiny_config  # pyright: ignore[reportMissingImports]
 
 MOST_IN_A_ROW = 3
+_HUNTED, _SOON_S = 1 / 3, 0.03  # share of kills that wait for a hidden folder, and the longest time after it appears
 WORDS = [
     "river",
     "sand",
@@ -74,6 +78,7 @@ class Case:
         keeps: Hidden folders that the command keeps on purpose, and names.
         kills: Signals that were sent.
         hit: Those that found the command running.
+        left: Hidden folders of unfinished output that a later run named and removed.
         problems: What was broken, lost or left.
     """
 
@@ -83,6 +88,7 @@ class Case:
     keeps: tuple[str, ...] = ()
     kills: int = 0
     hit: int = 0
+    left: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -107,9 +113,11 @@ def main() -> None:
             cases[label] = found
             state = "; ".join(found.problems) or "nothing broken"
             print(
-                f"{label}: {found.kills} kills, {found.hit} hit, {time.monotonic() - began_s:.0f} s: {state}", file=sys.stderr, flush=True
+                f"{label}: {found.kills} kills, {found.hit} hit, {found.left} left and removed, {time.monotonic() - began_s:.0f} s: {state}",
+                file=sys.stderr,
+                flush=True,
             )
-    rows = {label: {"kills": case.kills, "hit": case.hit, "problems": case.problems} for label, case in cases.items()}
+    rows = {label: {"kills": case.kills, "hit": case.hit, "left": case.left, "problems": case.problems} for label, case in cases.items()}
     total, hit = sum(case.kills for case in cases.values()), sum(case.hit for case in cases.values())
     broken = sum(len(case.problems) for case in cases.values())
     claim = Claim(
@@ -130,7 +138,7 @@ def all_cases(root: Path) -> dict[str, Case]:
     chance = random.Random(5)
     lines = [" ".join(chance.sample(WORDS, 6)) for _ in range(600)]
     texts.write_text("\n".join(dict.fromkeys(lines)) + "\n")
-    long.write_text("".join(f"{number} {' '.join(chance.choices(WORDS, k=4))} ".ljust(5_000, "a") + "\n" for number in range(1_600)))
+    long.write_text("".join(f"{number} {' '.join(chance.choices(WORDS, k=4))} ".ljust(5_000, "a") + "\n" for number in range(900)))
     pairs.write_text("context\tanswer\n" + "".join(f"{line}\t{' '.join(line.split()[:3])} {n}\n" for n, line in enumerate(lines[:300])))
     often, adamw = ["--checkpoint-every-s", "0"], ["--optimizer", "adamw"]
     small = ["--state", "8", "--layers", "1", "--bottleneck", "8", "--features", "64"]
@@ -246,18 +254,25 @@ def kill_command(work: Path, case: Case, kills: int, chance: random.Random) -> C
         folder.mkdir()
         out = folder / case.output
         for _ in range(min(chance.randint(1, MOST_IN_A_ROW), kills - case.kills)):
-            code = child(again(arguments(out), out, resuming), log, after_s=chance.uniform(0, 1.05 * lasts_s))
+            before = unfinished(folder)
+            soon_s = chance.uniform(0, _SOON_S) if chance.random() < _HUNTED else None
+            after_s = chance.uniform(0, 1.05 * lasts_s)
+            code = child(again(arguments(out), out, resuming), log, after_s=after_s, soon_s=soon_s, beside=folder)
             case.kills += 1
             case.hit += code == -signal.SIGKILL
             check_visible(folder, out, expected, case)
             if code == 0:
+                check_named(before, log, case)
                 break
             if code != -signal.SIGKILL:
                 case.problems.append(f"a run after a kill ends with {code}: {log.read_text()[-500:]}")
                 break
         is_done = os.path.lexists(out) and not missing(contents(out), expected)
-        if not is_done and not case.problems and (code := child(again(arguments(out), out, resuming), log)) != 0:
-            case.problems.append(f"the last run ends with {code}: {log.read_text()[-500:]}")
+        if not is_done and not case.problems:
+            before = unfinished(folder)
+            if (code := child(again(arguments(out), out, resuming), log)) != 0:
+                case.problems.append(f"the last run ends with {code}: {log.read_text()[-500:]}")
+            check_named(before, log, case)
         check_result(folder, out, expected, case, log, is_done)
         shutil.rmtree(folder)
     return case
@@ -271,40 +286,63 @@ def again(arguments: list[str], out: Path, resumes: bool) -> list[str]:
     return [*arguments, "--resume"] if has_state else arguments
 
 
-def child(arguments: list[str], log: Path, *, after_s: float | None = None) -> int:
-    """Run tain in a forked process, killed after some seconds; returns its exit code, or minus the signal."""
-    number = os.fork()
-    if number == 0:
-        code = 1
-        try:
-            with log.open("w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            from tain.cli import main as command_line
+def child(arguments: list[str], log: Path, *, after_s: float | None = None, soon_s: float | None = None, beside: Path | None = None) -> int:
+    """Run tain in a forked process, which may be killed; returns its exit code, or minus the signal.
 
-            sys.argv = ["tain", *arguments]
-            command_line.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    Args:
+        arguments: Its arguments.
+        log: File for what it prints.
+        after_s: Kill it after this time; None lets it end.
+        soon_s: Kill it this long after a hidden folder of unfinished output appears in ``beside``, whatever ``after_s``, which is then doubled.
+        beside: Folder of the output.
+    """
+    were = set(unfinished(beside)) if beside is not None else set()
+    number = forked(arguments, log)
     if after_s is not None:
-        deadline_s = time.monotonic() + after_s
+        deadline_s = time.monotonic() + after_s * (1 if soon_s is None else 2)
         while time.monotonic() < deadline_s:
             done, status = os.waitpid(number, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)
+            if soon_s is not None and beside is not None and set(unfinished(beside)) - were:
+                deadline_s, soon_s = time.monotonic() + soon_s, None
             time.sleep(0.002)
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def forked(arguments: list[str], log: Path, *, first: Callable[[], object] = lambda: None) -> int:
+    """Run tain in a forked process; returns its number.
+
+    Args:
+        arguments: Its arguments.
+        log: File for what it prints.
+        first: Called in the process before tain.
+    """
+    if number := os.fork():
+        return number
+    code = 1
+    try:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        first()
+        from tain.cli import main as command_line
+
+        sys.argv = ["tain", *arguments]
+        command_line.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -341,6 +379,21 @@ def check_visible(folder: Path, out: Path, expected: dict[str, str], case: Case)
         broken = [name for name in found if found[name] != expected.get(name)] if out.name == "shards" else missing(found, expected)
         if broken:
             case.problems.append(f"after kill {case.kills} {broken} of the output are broken")
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Hidden folders of unfinished output that killed runs left; not those of checkpoints, which are hidden themselves."""
+    hidden = [path for path in folder.rglob(".*.partial-*") if not path.parent.name.startswith(".")]
+    return [path for path in hidden if ".checkpoint" not in path.name and not path.name.startswith("..")]
+
+
+def check_named(before: list[Path], log: Path, case: Case) -> None:
+    """A run that ended has named and removed what earlier ones left."""
+    said = log.read_text()
+    for path in before:
+        case.left += 1
+        if path.exists() or f"{path.name}" not in said:
+            case.problems.append(f"{path.name} is {'still there' if path.exists() else 'removed without a word'}")
 
 
 def check_result(folder: Path, out: Path, expected: dict[str, str], case: Case, log: Path, was_done: bool) -> None:

@@ -175,7 +175,8 @@ def write_texts(path: Path, count: int) -> None:
     chance = random.Random(count)
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
-            file.write(f"{number} {' '.join(chance.choices(WORDS, k=6))}\n")
+            # every text has as many digits, which are tokens: else the texts of a larger run would be longer
+            file.write(f"{number:07d} {' '.join(chance.choices(WORDS, k=6))}\n")
 
 
 # ---- the work: each function writes its input once, and returns what is timed

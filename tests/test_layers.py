@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "students/torch": {"students"},
     "exported": {"text", "models.dual_scoring", "models.plain_scanning", "models.saved", "models.vector_forms"},
     "models": {"text", "batches", "encoders"},
-    "scale": {"text", "models"},
+    "scale": {"text", "models", "ranking"},
     "evaluation": {"text", "exported", "models"},
     "ranking": {"text", "models", "evaluation"},
     "recipes": {"text", "batches", "encoders", "objectives", "training", "students", "exported", "models", "evaluation", "ranking"},

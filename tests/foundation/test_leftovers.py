@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tain.foundation.errors import UserError
-from tain.foundation.files import LeftoverWarning, whole_file, whole_folder
+from tain.foundation.files import LeftoverWarning, refuse_existing, whole_file, whole_folder
 
 _WRITER = """
 import sys, time
@@ -70,3 +70,23 @@ def test_an_output_whose_folder_is_removed_meanwhile_is_one_line(tmp_path, kind)
         (partial / "weights" if kind == "folder" else partial).write_text("half")
         shutil.rmtree(tmp_path / "inner")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_test_file_of_a_process_killed_at_the_start_goes_too(tmp_path):
+    """A process tries whether it can write by an empty file; a file with content is not one."""
+    left, foreign = tmp_path / ".out.partial-0a1b2c3d", tmp_path / ".out.partial-0a1b2c3e"
+    left.touch()
+    foreign.write_text("notes")
+    with pytest.warns(LeftoverWarning, match=left.name):
+        write_all(tmp_path / "out", "folder")
+    assert not left.exists()
+    assert foreign.read_text() == "notes"
+
+
+def test_leftovers_go_as_soon_as_the_output_is_checked(tmp_path):
+    """A command that writes its output in another way checks the name too."""
+    left = tmp_path / ".out.npy.partial-0a1b2c3d"
+    left.touch()
+    with pytest.warns(LeftoverWarning, match=left.name):
+        refuse_existing(tmp_path / "out.npy", overwrite=False)
+    assert not left.exists()

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,10 @@ import numpy as np
 import pytest
 
 from tain.foundation.errors import UserError
-from tain.scale.ray_run import encode_with_ray
+from tain.scale.label_shards import LabelRun, label_shard
+from tain.scale.ray_run import encode_with_ray, label_with_ray, search_with_ray
 from tain.scale.shards import ShardedRun, encode_shard, merge_shards
+from tain.scale.split_search import SplitIndex, search_part
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -21,7 +26,19 @@ SLOW = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {folder!r})
-from conftest import HashEmbedder
+from conftest import HashEmbedder, HashLabeller, HashRanker
+
+class SlowLabeller(HashLabeller):
+    def predict(self, texts, **settings):
+        Path({marks!r}, f"{{os.getpid()}}-{{time.monotonic_ns()}}").touch()
+        time.sleep(0.5)
+        return super().predict(texts, **settings)
+
+class SlowRanker(HashRanker):
+    def encode_candidates(self, texts, **settings):
+        Path({marks!r}, f"{{os.getpid()}}-{{time.monotonic_ns()}}").touch()
+        time.sleep(0.5)
+        return super().encode_candidates(texts, **settings)
 
 class Slow(HashEmbedder):
     def encode(self, texts, **settings):
@@ -45,17 +62,17 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def load(code: str) -> Any:
-    """Build the slow encoder in the worker, whose own modules know nothing of this test."""
+def load(code: str, name: str) -> Any:
+    """Build the slow model in the worker, whose own modules know nothing of this test."""
     names: dict[str, Any] = {}
     exec(code, names)
-    return names["Slow"]()
+    return names[name]()
 
 
-def loader(tmp_path: Path) -> Any:
+def loader(tmp_path: Path, name: str = "Slow") -> Any:
     ray.cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
     (tmp_path / "marks").mkdir(exist_ok=True)
-    return partial(load, SLOW.format(folder=str(Path(__file__).parent), marks=str(tmp_path / "marks")))
+    return partial(load, SLOW.format(folder=str(Path(__file__).parent), marks=str(tmp_path / "marks")), name)
 
 
 def test_bytes_are_equal_with_and_without_ray(source, tmp_path, hash_embedder):
@@ -72,11 +89,10 @@ def test_bytes_are_equal_with_and_without_ray(source, tmp_path, hash_embedder):
     assert all(shard.skipped for shard in again)
 
 
-def test_a_killed_worker_costs_no_row(source, tmp_path, hash_embedder):
-    import threading
-
-    run, killed = ShardedRun(source=str(source), folder=tmp_path / "shards", count=6), []
-    load_slow = loader(tmp_path)
+@contextmanager
+def killing_one(tmp_path: Path) -> Iterator[None]:
+    """Kill the first worker that begins to compute."""
+    killed: list[int] = []
 
     def kill_one() -> None:
         deadline_s = time.monotonic() + 600
@@ -87,12 +103,43 @@ def test_a_killed_worker_costs_no_row(source, tmp_path, hash_embedder):
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    made = encode_with_ray(load_slow, run, workers=2)
+    yield
     killer.join()
     assert killed and killed[0] != os.getpid()
+
+
+def test_a_killed_worker_costs_no_row(source, tmp_path, hash_embedder):
+    run = ShardedRun(source=str(source), folder=tmp_path / "shards", count=6)
+    load_slow = loader(tmp_path)
+    with killing_one(tmp_path):
+        made = encode_with_ray(load_slow, run, workers=2)
     assert sum(shard.texts for shard in made) == len(TEXTS)
     merged = merge_shards(run.folder, tmp_path / "merged.npy").path
     np.testing.assert_array_equal(np.load(merged), hash_embedder().encode(TEXTS))
+
+
+def test_labels_are_equal_with_and_without_ray_and_a_killed_worker_costs_none(source, tmp_path, hash_labeller):
+    alone, together = (LabelRun(source=str(source), folder=tmp_path / name, count=4) for name in ("alone", "together"))
+    for number in range(1, 5):
+        label_shard(hash_labeller(), alone, number)
+    load_slow = loader(tmp_path, "SlowLabeller")
+    with killing_one(tmp_path):
+        made = label_with_ray(load_slow, together, workers=2)
+    assert sum(shard.texts for shard in made) == len(TEXTS)
+    for path in alone.folder.iterdir():
+        assert (together.folder / path.name).read_bytes() == path.read_bytes()
+    assert all(shard.skipped for shard in label_with_ray(load_slow, together, workers=1))
+
+
+def test_hits_are_equal_with_and_without_ray_and_a_killed_worker_costs_none(source, tmp_path, hash_ranker):
+    alone, together = (SplitIndex(folder=tmp_path / name, count=3, source=str(source)) for name in ("alone", "together"))
+    expected = [search_part(hash_ranker(), alone, number, contexts=TEXTS[:4], k=5) for number in range(1, 4)]
+    load_slow = loader(tmp_path, "SlowRanker")
+    with killing_one(tmp_path):
+        found = search_with_ray(load_slow, together, TEXTS[:4], k=5, workers=2)
+    assert found == expected
+    again = SplitIndex(folder=together.folder, count=3)
+    assert search_with_ray(load_slow, again, TEXTS[:4], k=5, workers=1) == expected
 
 
 def test_a_refusal_in_a_worker_is_one_line(source, tmp_path):

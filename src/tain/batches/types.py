@@ -106,6 +106,11 @@ class PackedTexts:
     def length_tensor(self) -> Int[Tensor, " texts"]:
         return torch.tensor(self.lengths, device=self.ids.device)
 
+    def unpacked(self) -> list[Int[Tensor, " text_tokens"]]:
+        """Token ids of each text, in the order of the texts given to ``pack``."""
+        found = [self.ids[start : start + length] for start, length in zip(self.starts.tolist(), self.lengths, strict=True)]
+        return [found[number] for number in self.order.argsort().tolist()]
+
     def to(self, device: torch.device) -> "PackedTexts":
         if self.ids.device == device:
             return self

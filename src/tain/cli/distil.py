@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from tain.cli import flags
 from tain.cli.settings import build_config, flags_of, refuse_idle
-from tain.cli.sources import TextSource
+from tain.cli.sources import TextSource, refuse_shared_input
 from tain.foundation.errors import UserError
 from tain.recipes.distil.config import DistilConfig
 
@@ -69,8 +69,12 @@ def distil(
         given += _read(unlabelled, column if kind_of(unlabelled) != "text" else None, None, None, progress)
     names = {"labels": _names(labels), "tags": _names(tags)}
     from tain.recipes.distil.recipe import distil as run
+    from tain.training import distributed
 
-    _show(run(teacher, given, output, config=settled, classifier=classifier, overwrite=overwrite, progress=progress, **names), as_json=json)
+    with distributed.ending_processes():
+        result = run(teacher, given, output, config=settled, classifier=classifier, overwrite=overwrite, progress=progress, **names)
+        if distributed.rank() == 0:
+            _show(result, as_json=json)
 
 
 def _refuse_idle(task: str, **given: object) -> None:
@@ -95,6 +99,7 @@ def _read(source: str, column: str | None, label_column: str | None, tags_column
     from tain.text.readers import read_rows, read_texts
     from tain.text.records import Example
 
+    refuse_shared_input(source)
     if label_column is None and tags_column is None:
         stream = read_texts(source, column=column)
         found = [Example(text) for text in stream]

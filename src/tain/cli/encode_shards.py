@@ -10,37 +10,38 @@ if TYPE_CHECKING:
     from tain.foundation.progress import Progress
 
 
-_SHARDS = 64
+SHARDS = 64
 
 
 def refuse_mixed(
     model: str | None,
     texts: str | None,
     *,
+    verb: str = "encode",
     shard: str | None,
     ray: bool,
     merge: Path | None,
     resume: bool,
     only_ray: list[Any],
 ) -> None:
-    """Refuse arguments of ``tain encode`` that do not go together.
+    """Refuse arguments of ``tain encode`` or ``tain label`` that do not go together.
 
     Raises:
         UserError: More than one of ``--shard``, ``--ray`` and ``--merge`` is given; MODEL or TEXTS is missing or not needed; ``--resume`` is
             given with shards, or an option of ``--ray`` without it.
     """
     if ray and (shard is not None or merge is not None):
-        raise UserError(f"--ray encodes all shards, but {'--shard' if shard is not None else '--merge'} is given: give one of the two")
+        raise UserError(f"--ray {verb}s all shards, but {'--shard' if shard is not None else '--merge'} is given: give one of the two")
     if not ray and any(value is not None for value in only_ray):
         raise UserError("--shards, --workers and --address are for --ray: give --ray, or leave them out")
     if merge is not None:
         if model is not None:
-            raise UserError(f"--merge joins vectors that exist, but MODEL is {model!r}: give tain encode --merge FOLDER -o FILE")
+            raise UserError(f"--merge joins shards that exist, but MODEL is {model!r}: give tain {verb} --merge FOLDER -o FILE")
         if shard is not None:
-            raise UserError("--shard makes vectors and --merge joins them: give one of the two")
+            raise UserError("--shard makes a shard and --merge joins them: give one of the two")
     elif model is None or texts is None:
         raise UserError(
-            f"{'MODEL' if model is None else 'TEXTS'} is missing: give tain encode MODEL TEXTS -o FILE (see tain encode --help)"
+            f"{'MODEL' if model is None else 'TEXTS'} is missing: give tain {verb} MODEL TEXTS -o FILE (see tain {verb} --help)"
         )
     if resume and (shard is not None or ray or merge is not None):
         raise UserError("--resume is for one file, and an interrupted shard is continued by itself: leave --resume out")
@@ -118,7 +119,7 @@ def encode_all_shares(
     from tain.scale.ray_run import encode_with_ray
     from tain.scale.shards import ShardedRun
 
-    count = _SHARDS if count is None else count
+    count = SHARDS if count is None else count
     run = ShardedRun(source=texts, folder=folder, count=count, **columns, options=options)
     run.refuse(1)
     run.rows(1)

@@ -1,7 +1,7 @@
 """``tain pretrain``: train a masked language model."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -9,6 +9,9 @@ from tain.cli import flags
 from tain.cli.settings import build_config, flags_of
 from tain.cli.sources import TextFiles
 from tain.recipes.pretrain.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from tain.recipes.pretrain.recipe import Pretrained
 
 _Flags: Any = flags_of(PretrainConfig)
 _NONE_GIVEN = _Flags()
@@ -43,19 +46,27 @@ def pretrain(
     settled = build_config(PretrainConfig, config, file=settings)
     from tain.foundation.progress import Progress
     from tain.recipes.pretrain.recipe import pretrain as run
-    from tain.recipes.pretrain.recipe import shortened
+    from tain.training import distributed
 
     progress = Progress.for_terminal(json=json, quiet=quiet)
-    result = run(
-        model, texts, output, config=settled, column=column, document_column=document_column, overwrite=overwrite, progress=progress
-    )
-    if json:
-        import json as formatter
+    with distributed.ending_processes():
+        result = run(
+            model, texts, output, config=settled, column=column, document_column=document_column, overwrite=overwrite, progress=progress
+        )
+        if distributed.rank() == 0:
+            _show(result, as_json=json)
+
+
+def _show(result: "Pretrained", *, as_json: bool) -> None:
+    if as_json:
+        import json
 
         figures = {"tokens": result.tokens, "steps": result.steps, "validation": result.validation}
         figures |= {"held_out": result.held_out, "finished": result.finished}
-        print(formatter.dumps({**figures, "folder": str(result.folder) if result.folder else None}))
+        print(json.dumps({**figures, "folder": str(result.folder) if result.folder else None}))
         return
+    from tain.recipes.pretrain.recipe import shortened
+
     print(f"{shortened(result.tokens)} tokens in {result.steps:,} steps, training loss {result.losses[-1]:.3f}")
     if result.validation:
         print(f"validation loss {result.validation[-1][1]:.3f}")

@@ -16,6 +16,8 @@ from tain.foundation.errors import UserError
 from tain.recipes.rank.config import RankConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tain.evaluation.baselines import BaselineRanker
     from tain.evaluation.report import Figure
     from tain.exported.rankers import ExportedCross, ExportedDual
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tain.ranking.index import CandidateIndex
     from tain.ranking.rerank import Hit
     from tain.recipes.rank.recipe import Ranked
+    from tain.scale.split_search import SplitIndex
     from tain.text.records import Candidate, RankingExample
 
 rank = App(
@@ -189,6 +192,12 @@ def search(
             " nothing is missed, and --probes has no effect",
         ),
     ] = None,
+    shards: Annotated[
+        int | None, Parameter(help="split the index into this many parts, each an index of a share of the candidates; default: as it is")
+    ] = None,
+    ray: Annotated[bool, Parameter(help="build and search the parts of a split index with Ray", negative=())] = False,
+    workers: Annotated[int | None, Parameter(help="processes for --ray; default: one per GPU, else one per processor core")] = None,
+    address: Annotated[str | None, Parameter(help="address of a Ray cluster; default: one in this machine")] = None,
     rerank: Annotated[str | None, Parameter(help="a second ranker, usually a cross-encoder, that reranks the best --depth hits")] = None,
     depth: Annotated[int | None, Parameter(help="hits that --rerank scores; more is better and slower [100]")] = None,
     column: Annotated[str | None, Parameter(help="column of the contexts, if they are a table")] = None,
@@ -227,8 +236,14 @@ def search(
         locate(name)
     from tain.text.readers import read_texts
 
+    split = None
+    if ray or shards is not None or workers is not None or address is not None or _is_split(index):
+        _refuse_split(update=update, delete=delete, hybrid=hybrid, where=where, ray=ray, only_ray=[workers, address])
+        from tain.scale.split_search import SplitIndex
+
+        split = SplitIndex.at(index, count=shards, source=candidates, column=candidate_column)
     asked = list(read_texts(contexts, column=column))
-    pool = list(read_texts(candidates, column=candidate_column)) if candidates is not None else None
+    pool = list(read_texts(candidates, column=candidate_column)) if candidates is not None and split is None else None
     unwanted = list(read_texts(delete, column=candidate_column)) if delete is not None else []
     progress = Progress.for_terminal(quiet=quiet)
     from tain.loading import load_ranker
@@ -244,15 +259,20 @@ def search(
         refuse_missing_bm25()
     load = partial(load_ranker, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     second = None if rerank is None else load(rerank)
-    ranker = _searchable(load(model))
-    for each in filter(None, (ranker, second)):
-        check_known(each, [*asked, *(pool or [])], progress=progress)
-    found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
-    if wanted is not None:
-        _tell_filter(found, wanted, probes=probes, progress=progress)
-    look_up = partial(hybrid_search, fusion=fusion or "scores") if hybrid else ranking.search
-    hits = look_up(ranker, found, asked, k=max(k, depth or _DEPTH) if rerank else k, probes=probes, filter=wanted, progress=progress)
-    _tell_truncated(ranker, progress)
+    most = max(k, depth or _DEPTH) if rerank else k
+    if split is not None:
+        cluster = {"workers": workers, "address": address} if ray else None
+        hits = _search_parts(partial(_load_searchable, load, model), split, asked, cluster, k=most, probes=probes, progress=progress)
+    else:
+        ranker = _searchable(load(model))
+        for each in filter(None, (ranker, second)):
+            check_known(each, [*asked, *(pool or [])], progress=progress)
+        found = _index(ranker, index, pool, str(candidates), unwanted, update=update, progress=progress)
+        if wanted is not None:
+            _tell_filter(found, wanted, probes=probes, progress=progress)
+        look_up = partial(hybrid_search, fusion=fusion or "scores") if hybrid else ranking.search
+        hits = look_up(ranker, found, asked, k=most, probes=probes, filter=wanted, progress=progress)
+        _tell_truncated(ranker, progress)
     if second is not None:
         hits = ranking.rerank(second, asked, hits, k=k, progress=progress)
         _tell_truncated(second, progress)
@@ -618,6 +638,65 @@ def _searchable(ranker: "Ranker | ExportedDual | ExportedCross") -> "DualRanker 
             f"model {ranker.name!r} is a cross-encoder, which has no vectors to search: give a bi- or poly-encoder, and this one as --rerank"
         )
     return found
+
+
+def _load_searchable(load: "Callable[[str], Any]", name: str) -> "DualRanker | ExportedDual":
+    return _searchable(load(name))
+
+
+def _is_split(folder: Path) -> bool:
+    from tain.scale.split_search import parts_in
+
+    return bool(parts_in(folder))
+
+
+def _refuse_split(*, update: bool, delete: str | None, hybrid: bool, where: str | None, ray: bool, only_ray: list[Any]) -> None:
+    """Refuse what a split index does not support.
+
+    Raises:
+        UserError: An option is given that changes an index, searches words or filters, or one of ``--ray`` without it.
+    """
+    if not ray and any(value is not None for value in only_ray):
+        raise UserError("--workers and --address are for --ray: give --ray, or leave them out")
+    given = {"--update": update, "--delete": delete is not None, "--hybrid": hybrid, "--filter": where is not None}
+    if idle := [name for name, is_given in given.items() if is_given]:
+        raise UserError(f"{' and '.join(idle)} does not apply to an index that is split: leave it out, or use one that is not")
+
+
+def _search_parts(
+    load: "Callable[[], DualRanker | ExportedDual]",
+    split: "SplitIndex",
+    contexts: list[str],
+    cluster: dict[str, Any] | None,
+    *,
+    k: int,
+    probes: int | None,
+    progress: "Progress",
+) -> "list[list[Hit]]":
+    """Search every part of a split index, with Ray or one after the other, and join the hits."""
+    from tain.models.unknown_tokens import check_known
+    from tain.scale.split_search import joined_hits, search_part
+
+    if cluster is not None:
+        from tain.scale.ray_run import search_with_ray
+
+        parts = search_with_ray(load, split, contexts, k=k, probes=probes, **cluster, progress=progress)
+    else:
+        ranker = load()
+        check_known(ranker, contexts, progress=progress)
+        numbers = range(1, split.count + 1)
+        parts = [search_part(ranker, split, number, contexts=contexts, k=k, probes=probes, progress=progress) for number in numbers]
+    if not any(part.texts for part in parts):
+        raise UserError(f"index {str(split.folder)!r} holds no candidates: give --candidates FILE")
+    cut = {
+        "contexts": max(part.truncated_contexts for part in parts),
+        "candidates": sum(part.truncated_candidates for part in parts),
+    }
+    for what, count in cut.items():
+        if count:
+            progress.warn(f"{count:,} {what} are longer than the model's limit and were cut")
+    progress.note(f"index {split.folder}: {sum(part.texts for part in parts):,} candidates in {split.count:,} parts")
+    return joined_hits(parts, k=k)
 
 
 def _index(

@@ -1,5 +1,6 @@
 """Evaluate intent classification and slot tagging: accuracy, slot F1, exact match, and robustness to typos."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -54,6 +55,11 @@ class SideBySide:
     @property
     def truncated(self) -> int:
         return max(self._classifier.truncated, self._tagger.truncated)
+
+    def fingerprint(self) -> str:
+        """Identify both models by content."""
+        each: list[Any] = [self._classifier, self._tagger]
+        return hashlib.sha256(" ".join(model.fingerprint() for model in each).encode()).hexdigest()
 
     def predict(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[Prediction]:
         whole, spelt = self._classifier.predict(texts, progress=progress), self._tagger.predict(texts, progress=progress)

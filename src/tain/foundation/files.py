@@ -98,6 +98,7 @@ def _refuse_taken(target: Path, *, overwrite: bool) -> None:
             if not os.access(parent, os.W_OK | os.X_OK):
                 raise UserError(f"output {shown} cannot be written: no permission in {str(parent)!r}")
             missing = target.absolute().relative_to(parent).parts
+            _remove_leftovers(target)
             _probe(parent / _hidden(max(missing, key=lambda part: len(os.fsencode(part)))), target)
             break
 
@@ -226,7 +227,6 @@ class LeftoverWarning(UserWarning):
 def _partial_beside(target: Path, *, overwrite: bool) -> Iterator[tuple[Path, int]]:
     """Yield a new hidden folder, locked during the block and then removed, and the default mode of new files there."""
     _refuse_taken(target, overwrite=overwrite)
-    _remove_leftovers(target)
     while True:
         partial = target.with_name(_hidden(target.name))
         mode = _probe(partial, target)
@@ -243,14 +243,23 @@ def _partial_beside(target: Path, *, overwrite: bool) -> Iterator[tuple[Path, in
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Name and remove the hidden folders that killed processes left; those of running processes are locked and stay."""
+    """Name and remove the hidden folders and test files that killed processes left; folders of running processes are locked and stay."""
     pattern = f".{glob.escape(target.name)}.partial-{'[0-9a-f]' * 8}"
     for left in sorted(target.parent.glob(pattern)):
-        if left.is_symlink() or not left.is_dir() or (lock := _folder_lock(left, waits=False)) is None:
+        if not _is_ours(left) or (lock := _folder_lock(left, waits=False)) is None:
             continue
         _remove(left)
         _release(lock)
         warnings.warn(f"{str(left)!r} was left by an interrupted run and is removed", LeftoverWarning, stacklevel=4)
+
+
+def _is_ours(left: Path) -> bool:
+    """Whether a hidden path is what a process leaves: a folder, or the empty file of ``_probe``."""
+    try:
+        found = left.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and not found.st_size)
 
 
 def _folder_lock(folder: Path, *, waits: bool) -> int | None:
@@ -282,9 +291,9 @@ def _probe(partial: Path, target: Path) -> int:
     """Write and remove a test file, so that a read-only disk or a too long name shows before the work starts. Returns the file's mode."""
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = stat.S_IMODE(partial.stat().st_mode)
-        partial.unlink()
+        with partial.open("xb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        partial.unlink(missing_ok=True)  # another process may have taken it for a leftover
     except OSError as error:
         raise UserError(f"output {str(target)!r} cannot be written ({error.strerror}): choose another path") from None
     return mode

@@ -72,20 +72,6 @@ def writes_output(function: Callable[Given, Result]) -> Callable[Given, Result]:
     return alone
 
 
-def refuse_several_processes(what: str) -> None:
-    """Refuse the processes of ``torchrun`` for work that they would not share: each would do all of it, and write the same output.
-
-    Args:
-        what: The work, for the message.
-
-    Raises:
-        UserError: ``torchrun`` started several processes.
-    """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes.isdigit() and int(processes) > 1:
-        raise UserError(f"{what} runs in one process, but torchrun started {processes}: start it without torchrun")
-
-
 def lock(file: IO[bytes]) -> bool:
     """Lock an open file and write this process's number into it; False if another process holds the lock.
 

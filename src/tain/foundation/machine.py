@@ -14,7 +14,7 @@ from tain.foundation.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-_IMPORTED_S = time.time()
+_IMPORTED_S = time.monotonic()
 
 
 def process_age_s() -> float:
@@ -25,7 +25,7 @@ def process_age_s() -> float:
         with open("/proc/uptime", encoding="ascii") as uptime:  # noqa: PTH123
             return float(uptime.read().split()[0]) - started_ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
-        return time.time() - _IMPORTED_S
+        return time.monotonic() - _IMPORTED_S
 
 
 def put_off_collection() -> None:

@@ -1,48 +1,41 @@
 """Encoding in shards: each process writes one share of the vectors, and the shards are joined at the end."""
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from tain.foundation.errors import UserError
 from tain.foundation.files import open_own, whole_file
-from tain.foundation.json_files import Field, read_object
+from tain.foundation.json_files import Field
 from tain.foundation.progress import Progress
 from tain.models.encode_to_file import ResumableEncoder, encode_to_file, partial_folder, ranges_file, refuse_output, texts_digest
 from tain.models.vector_files import header_of
+from tain.scale.records import (
+    RecordKind,
+    complete_records,
+    count_of,
+    differences,
+    is_whole,
+    read_record,
+    recorded,
+    stem_of,
+    write_record,
+)
 from tain.text.kept import KeptColumns, TextRow, TextRows, read_text_rows
 from tain.text.parts import Share, identity_of
 
-if TYPE_CHECKING:
-    from io import BufferedReader
-
-_FORMAT = 1
-_RECORD_NAME = re.compile(r"(\d{5,})-of-(\d{5,})\.json")
 _COPIED_BYTES = 1 << 24
 _COPIED_ROWS = 16_384
-_MOST_SHOWN = 10
-_RECORD = {
-    "format": Field(kind=int, among=(_FORMAT,)),
-    "texts": Field(kind=int, least=0),
-    "blank": Field(kind=int, least=0),
-    "truncated": Field(kind=int, least=0),
-    "dim": Field(kind=int, least=1),
-    "bytes": Field(kind=int, least=0),
-    "file": Field(kind=str),
-    "sha256": Field(kind=str),
-    "texts_sha256": Field(kind=str),
-    "identity": Field(
-        kind=dict,
-        fields={"model": Field(kind=str), "weights": Field(kind=str), "settings": Field(kind=dict), "source": Field(kind=list)},
-    ),
-}
+_KIND = RecordKind(
+    verb="encode",
+    endings=(".npy", ".parquet"),
+    fields={"truncated": Field(kind=int, least=0), "dim": Field(kind=int, least=1)},
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +67,7 @@ class ShardedRun:
 
     def file(self, number: int) -> Path:
         """File of the vectors of shard ``number``, counted from 1."""
-        return self.folder / f"{_stem(number, self.count)}{self.ending}"
+        return self.folder / f"{stem_of(number, self.count)}{self.ending}"
 
     def rows(self, number: int) -> TextRows:
         """Texts of shard ``number``, with the kept columns."""
@@ -100,7 +93,7 @@ class ShardedRun:
             with_texts=bool(self.options.get("with_texts")),
             overwrite=True,
         )
-        if others := sorted({count for _, count in _recorded(self.folder)} - {self.count}):
+        if others := sorted({count for _, count in recorded(self.folder)} - {self.count}):
             raise UserError(
                 f"output {str(self.folder)!r} holds shards of a run with {others[0]} shards, not {self.count}: "
                 "give the same number, or another folder"
@@ -163,7 +156,7 @@ def encode_shard(
         if done is not None:
             return done
     rows = run.rows(number)
-    digested = _Digested(rows)
+    digested = DigestedRows(rows)
     columns = KeptColumns(digested, rows.fields)
     is_begun = (partial_folder(path) / "state.json").exists()
     made = encode_to_file(
@@ -177,19 +170,14 @@ def encode_shard(
         progress=progress,
     )
     content = {
-        "format": _FORMAT,
-        "file": path.name,
         "texts": made.texts,
         "blank": rows.blank,
         "truncated": made.truncated,
         "dim": made.dim,
-        "bytes": path.stat().st_size,
-        "sha256": _sha256_of(path),
         "texts_sha256": digested.digest,
         "identity": identity,
     }
-    with whole_file(_record_of(run.folder, number, run.count), overwrite=True, follow=False) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_record(run.folder, number, run.count, path, content)
     return EncodedShard(
         path=path,
         texts=made.texts,
@@ -237,8 +225,8 @@ def merge_shards(folder: str | Path, path: str | Path, *, overwrite: bool = Fals
     folder, path = Path(folder), Path(path)
     progress = progress or Progress.silent()
     refuse_output(path, overwrite=overwrite)
-    count = _count_of(folder)
-    records = _complete(folder, count, progress)
+    count = count_of(folder, _KIND)
+    records = complete_records(folder, count, _KIND, progress)
     files = [folder / record["file"] for record in records]
     ranges = records[0]["identity"]["settings"].get("int8_ranges")
     if ranges is not None:
@@ -267,8 +255,12 @@ def merge_shards(folder: str | Path, path: str | Path, *, overwrite: bool = Fals
 # ---- state of a shard
 
 
-class _Digested(Iterator[TextRow]):
-    """Rows, and the digest of all that were read."""
+class DigestedRows(Iterator[TextRow]):
+    """Rows, and the digest of all that were read.
+
+    Attributes:
+        digest: Chained SHA-256 of the texts so far, and of their values of the kept columns.
+    """
 
     def __init__(self, rows: TextRows) -> None:
         self._rows = rows
@@ -306,19 +298,19 @@ def _finished(run: ShardedRun, number: int, identity: dict[str, Any], progress: 
     """
     name = f"shard {number}/{run.count} in {str(run.folder)!r}"
     try:
-        record = _read_record(run.folder, number, run.count)
+        record = read_record(run.folder, number, run.count, _KIND)
     except UserError:
         progress.warn(f"{name} has a damaged record: it is made again")
         return None
     if record is None:
         return None
-    if changed := _differences(record["identity"], identity):
+    if changed := differences(record["identity"], identity):
         raise UserError(f"{name} was made otherwise ({changed}): give the same again, another folder, or --overwrite")
     path = run.file(number)
-    if not _is_whole(path, record):
+    if not is_whole(path, record):
         progress.warn(f"{name} is damaged: it is made again")
         return None
-    digested = _Digested(run.rows(number))
+    digested = DigestedRows(run.rows(number))
     for _ in digested:
         pass
     if digested.digest != record["texts_sha256"]:
@@ -326,135 +318,6 @@ def _finished(run: ShardedRun, number: int, identity: dict[str, Any], progress: 
     return EncodedShard(
         path=path, texts=record["texts"], dim=record["dim"], truncated=record["truncated"], blank=record["blank"], skipped=True
     )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Describe in what two identities differ; empty if in nothing."""
-    changed = []
-    if before["weights"] != now["weights"]:
-        same_name = before["model"] == now["model"]
-        changed.append(f"the weights of {now['model']!r} differ" if same_name else f"model was {before['model']!r}, now {now['model']!r}")
-    for name in sorted({**before["settings"], **now["settings"]}):
-        was, is_now = before["settings"].get(name), now["settings"].get(name)
-        if was != is_now:
-            changed.append(f"{name.replace('_', '-')} was {_spelled(was)}, now {_spelled(is_now)}")
-    if before["source"] != now["source"]:
-        changed.append("the files of the texts have other names or sizes")
-    return "; ".join(changed)
-
-
-def _spelled(value: object) -> str:
-    return {"None": "not given", "True": "on", "False": "off"}.get(str(value), str(value))
-
-
-def _is_whole(path: Path, record: dict[str, Any]) -> bool:
-    if record["file"] != path.name:
-        return False
-    try:
-        return path.stat().st_size == record["bytes"] and _sha256_of(path) == record["sha256"]
-    except OSError:
-        return False
-
-
-def _sha256_of(path: Path) -> str:
-    with open_own(path) as file:
-        return hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
-
-
-# ---- records of a folder
-
-
-def _stem(number: int, count: int) -> str:
-    return f"{number:05d}-of-{count:05d}"
-
-
-def _record_of(folder: Path, number: int, count: int) -> Path:
-    return folder / f"{_stem(number, count)}.json"
-
-
-def _read_record(folder: Path, number: int, count: int) -> dict[str, Any] | None:
-    """Record of a shard; None if there is none.
-
-    Raises:
-        UserError: It is damaged.
-    """
-    path = _record_of(folder, number, count)
-    try:
-        open_own(path).close()
-        record = read_object(path, _RECORD, damaged=f"shard record {str(path)!r} is damaged", advice="make the shard again")
-    except OSError:
-        return None
-    if record["file"] not in (f"{_stem(number, count)}.npy", f"{_stem(number, count)}.parquet"):
-        raise UserError(f"shard record {str(path)!r} is damaged: make the shard again (its file is {record['file']!r})")
-    return record
-
-
-def _recorded(folder: Path) -> list[tuple[int, int]]:
-    """Number and count of every record in a folder."""
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted((int(match[1]), int(match[2])) for name in names if (match := _RECORD_NAME.fullmatch(name)))
-
-
-def _count_of(folder: Path) -> int:
-    counts = {count for _, count in _recorded(folder)}
-    if not counts:
-        problem = "holds no shards" if folder.is_dir() else "is not a folder"
-        raise UserError(f"{str(folder)!r} {problem}: give a folder that tain encode --shard wrote")
-    if len(counts) > 1:
-        listed = " and ".join(str(count) for count in sorted(counts))
-        raise UserError(
-            f"{str(folder)!r} holds shards of several runs ({listed} shards): keep those of one run, or encode into another folder"
-        )
-    return counts.pop()
-
-
-def _complete(folder: Path, count: int, progress: Progress) -> list[dict[str, Any]]:
-    """Records of all shards, once each is known to be there, whole, and of the same run.
-
-    Raises:
-        UserError: A shard is missing or damaged, or was made by another model, with other settings or from another source.
-    """
-    there = {number for number, _ in _recorded(folder)}
-    missing = [number for number in range(1, count + 1) if number not in there]
-    if missing:
-        raise UserError(f"{str(folder)!r} lacks {_listed(missing)} of {count}: make them with tain encode --shard, then merge again")
-    records, damaged = [], []
-    with progress.task("check", count) as task:
-        for number in range(1, count + 1):
-            try:
-                record = _read_record(folder, number, count)
-            except UserError:
-                record = None
-            if record is None or not _is_whole(folder / record["file"], record):
-                damaged.append(number)
-            else:
-                records.append(record)
-            task.advance()
-    if damaged:
-        raise UserError(f"{str(folder)!r} has damaged files ({_listed(damaged)} of {count}): make them again with tain encode --shard")
-    for record in records[1:]:
-        if changed := _differences(records[0]["identity"], record["identity"]):
-            raise UserError(
-                f"{str(folder)!r} has shards that were made otherwise than {records[0]['file']!r} ({record['file']!r}: {changed}): "
-                "make them again with the same model, settings and texts"
-            )
-    return records
-
-
-def _listed(numbers: list[int]) -> str:
-    """Spell numbers of shards, runs of them as ``3 to 7``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    shown = [str(first) if first == last else f"{first} to {last}" for first, last in runs[:_MOST_SHOWN]]
-    rest = f" and {len(runs) - _MOST_SHOWN} more ranges" if len(runs) > _MOST_SHOWN else ""
-    return f"{'shard' if len(numbers) == 1 else 'shards'} {', '.join(shown)}{rest}"
 
 
 # ---- joining

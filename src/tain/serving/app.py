@@ -26,7 +26,7 @@ from tain.serving.dialects.openai import openai
 from tain.serving.dialects.pairs import pairs
 from tain.serving.dialects.rerank import rerank
 from tain.serving.dialects.tei import tei
-from tain.serving.endpoints import describe
+from tain.serving.endpoints import REFUSALS_OF_GET, describe
 from tain.serving.forms import error_response, form_of, json_response
 from tain.serving.keys import ApiKeys
 from tain.serving.logs import RequestLog
@@ -122,7 +122,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     for handler in (health, ready, metrics):
-        app.add_api_route(f"/{handler.__name__}", handler, methods=["GET"], response_model=None, tags=["Server"])
+        app.add_api_route(f"/{handler.__name__}", handler, methods=["GET"], response_model=None, tags=["Server"], responses=REFUSALS_OF_GET)
 
 
 def _constant(body: bytes, media_type: str) -> Any:

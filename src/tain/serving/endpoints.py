@@ -1,5 +1,6 @@
 """Declare the endpoints of a dialect, and describe them for ``/openapi.json``."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -15,7 +16,30 @@ from tain.serving.schemas import RequestBody
 
 Handler = TypeVar("Handler", bound=Callable[[Request], Awaitable[Response]])
 
+_NAME = re.compile(r"\{(\w+)[^}]*\}")
 _SCHEMAS = "#/components/schemas/"
+_ERROR = {"application/json": {"schema": {"type": "object", "description": "A message; its form follows the API of the path."}}}
+
+
+def _refusals(meanings: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"description": meaning, "content": _ERROR} for status, meaning in meanings.items()}
+
+
+_OF_ALL = {401: "no valid API key, if the server asks for one", 503: "the server is starting or stopping"}
+REFUSALS_OF_GET = _refusals(_OF_ALL)
+_REFUSALS_OF_NAMES = _refusals({404: "nothing of this name"})
+_REFUSALS_OF_POST = _refusals(
+    {
+        400: "the request cannot be answered; the message says why",
+        404: "no model of this name or kind",
+        408: "the body took too long",
+        413: "the body, or a text, is too large",
+        415: "the body is encoded otherwise than as gzip",
+        429: "too much work waits; Retry-After says when to come back",
+        504: "the answer took too long",
+        **_OF_ALL,
+    }
+)
 
 
 class Endpoints(APIRouter):
@@ -50,7 +74,7 @@ class Endpoints(APIRouter):
                     handler,
                     methods=["POST"],
                     response_model=None,
-                    responses={200: {"model": gives}},
+                    responses={200: {"model": gives}, **_REFUSALS_OF_POST},
                     openapi_extra={"requestBody": body},
                 )
             return handler
@@ -58,8 +82,12 @@ class Endpoints(APIRouter):
         return add
 
     def answers_get(self, path: str, *, gives: Any) -> Callable[[Handler], Handler]:
-        """Let a handler answer GET requests."""
-        return self.get(path, response_model=None, responses={200: {"model": gives}})
+        """Let a handler answer GET requests; it reads the names in braces of its path itself."""
+        names = _NAME.findall(path)
+        parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for name in names]
+        refusals = REFUSALS_OF_GET | (_REFUSALS_OF_NAMES if names else {})
+        extra = {"parameters": parameters} if parameters else None
+        return self.get(path, response_model=None, responses={200: {"model": gives}, **refusals}, openapi_extra=extra)
 
 
 def describe(app: FastAPI, bodies: list[type[RequestBody]]) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
+
+Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=1)  # others wait while process 0 works alone; torchrun detects a dead process
 
@@ -102,15 +104,24 @@ def share_of(items: int) -> slice:
 
 def gathered(mine: Float[Tensor, "share dim"], *, total: int) -> Float[Tensor, "total dim"]:
     """Gather the rows of all processes, in the order of ``share_of``. Carries no gradient."""
+    return gathered_lists(mine, lengths=[1] * total)
+
+
+def gathered_lists(mine: Float[Tensor, "share dim"], *, lengths: Sequence[int]) -> Float[Tensor, "total dim"]:
+    """Gather the rows of all processes' items, in the order of ``share_of``. Carries no gradient.
+
+    Args:
+        mine: Rows of this process's items.
+        lengths: Rows of each item of all processes.
+    """
     if world_size() == 1:
         return mine
-    shares = [_share(total, number) for number in range(world_size())]
-    longest = max(share.stop - share.start for share in shares)
-    padded = mine.new_zeros(longest, mine.shape[1])
+    rows = [sum(lengths[_share(len(lengths), number)]) for number in range(world_size())]
+    padded = mine.new_zeros(max(rows), mine.shape[1])
     padded[: len(mine)] = mine
-    rows = [torch.empty_like(padded) for _ in shares]
-    dist.all_gather(rows, padded.contiguous())
-    return torch.cat([part[: share.stop - share.start] for part, share in zip(rows, shares, strict=True)])
+    found = [torch.empty_like(padded) for _ in rows]
+    dist.all_gather(found, padded.contiguous())
+    return torch.cat([part[:count] for part, count in zip(found, rows, strict=True)])
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
@@ -127,10 +138,34 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
             dist.all_reduce(parameter.grad)
 
 
-def summed(value: float) -> float:
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of process 0, so that all processes start from the same bits."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)
+
+
+def total(part: Tensor) -> Tensor:
+    """Sum a tensor over processes; the gradient passes through the sum."""
+    if world_size() == 1:
+        return part
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(part)  # pyright: ignore[reportReturnType]
+
+
+def highest(part: Tensor) -> Tensor:
+    """Maximum of a tensor over processes, element by element. Carries no gradient."""
+    found = part.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found
+
+
+def summed(value: int | float) -> float:
     """Sum a number over processes."""
     if world_size() == 1:
-        return value
+        return float(value)
     total = torch.tensor(value, dtype=torch.float64, device=_device())
     dist.all_reduce(total)
     return total.item()
@@ -169,6 +204,16 @@ def from_first(make: Callable[[], Any]) -> Any:
         buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
     dist.broadcast(buffer, 0)
     return json.loads(bytes(buffer.cpu().numpy()))
+
+
+def first_then_others(make: Callable[[], Result]) -> Result:
+    """Call a function on process 0, and then on the others, which find the files that it stored."""
+    if rank() > 0:
+        wait_for_all()
+        return make()
+    made = make()
+    wait_for_all()
+    return made
 
 
 def wait_for_all() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tain.foundation.errors import UserError
 from tain.foundation.machine import set_dtype
+from tain.training import distributed
 
 
 class MasterWeights:
@@ -56,6 +57,12 @@ class MasterWeights:
             parameter.grad = None
         if targets:  # all at once: on a GPU, launching single copies would take longer than copying
             torch._foreach_copy_(targets, sources)
+
+    def sum_over_processes(self) -> None:
+        """Add the gradients of all processes that share a batch, in float32."""
+        if distributed.world_size() > 1:
+            self.take_gradients()
+            distributed.sum_gradients(self.masters)
 
     @torch.no_grad()
     def write_back(self) -> None:

@@ -201,7 +201,7 @@ def test_explored_gradients_are_those_of_single_masks_on_average_and_vary_less(c
             explored.parts = parts
             indices = explored._indices(ids, torch.rand(ids.shape, generator=generator), each_row=False)
             masks = [explored.masker.at(ids, part, generator=generator) for part in indices]
-            explored._loss.gradient(masks, seed=1)
+            explored._loss.gradient(masks, hidden=sum(len(mask.indices) for mask in masks), seed=1)
             explored._loss.weights.take_gradients()
             found.append(torch.cat([master.grad.flatten() for master in explored._loss.weights.masters if master.grad is not None]))
             for master in explored._loss.weights.masters:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
@@ -17,6 +18,7 @@ from tain.recipes.distil.teacher import Teacher, TeacherOutputs
 from tain.text.cleaning import same_text_key
 from tain.text.records import Example
 from tain.text.tags import tokens_of
+from tain.training import distributed
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,9 @@ def _copies(
             "leave it out, or add the changed texts and their rows to the matrix"
         )
     # the original label may be wrong once words are replaced
-    near = near_words(encoder, examples) if encoder is not None and teacher.reads and config.word_replacement else None
+    near = None
+    if encoder is not None and teacher.reads and config.word_replacement:
+        near = distributed.from_first(lambda: near_words(encoder, examples))
     copies, rng = 2 if wanted is None else wanted, np.random.default_rng([config.seed, 2])
     made = augmented(examples, copies=copies, rng=rng, near=near, exchange=config.word_replacement)
     is_held = {same_text_key(example.text) for example in held}
@@ -167,11 +171,30 @@ def _copies(
 
 
 def _taught(teacher: Teacher, texts: list[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
-    """Label texts with the teacher.
+    """Label texts with the teacher; each of several processes labels a share, and all get all outputs.
 
     Raises:
         UserError: The teacher is a custom object, and its outputs do not match the texts or its names.
     """
+    if distributed.world_size() == 1 or not teacher.reads or len(texts) < distributed.world_size():
+        return _checked_outputs(teacher, texts, indices=indices, progress=progress)
+    share = distributed.share_of(len(texts))
+    own = _checked_outputs(teacher, texts[share], indices=None if indices is None else indices[share], progress=progress)
+    lengths = [len(tokens_of(text)) for text in texts] if own.tokens is not None else []
+    return TeacherOutputs(
+        text=None if own.text is None else distributed.gathered(torch.from_numpy(own.text), total=len(texts)).numpy(),
+        tokens=None if own.tokens is None else _gathered_tokens(own.tokens, lengths),
+    )
+
+
+def _gathered_tokens(own: list[np.ndarray], lengths: list[int]) -> list[np.ndarray]:
+    """Logits of the tokens of all processes' texts; ``lengths`` are the tokens of all texts."""
+    rows = distributed.gathered_lists(torch.from_numpy(np.concatenate(own).astype(np.float32)), lengths=lengths).numpy()
+    return np.split(rows, np.cumsum(lengths)[:-1])
+
+
+def _checked_outputs(teacher: Teacher, texts: list[str], *, indices: np.ndarray | None, progress: Progress) -> TeacherOutputs:
+    """The teacher's outputs; refuses those that do not match the texts or its names."""
     taught = teacher.teach(texts, indices=indices, progress=progress)
     if taught.text is not None:
         width = None if teacher.labels is None else len(teacher.labels)

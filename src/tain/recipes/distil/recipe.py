@@ -16,7 +16,7 @@ from tain.batches.same_texts import id_keys, same_numbers
 from tain.batches.tokenizing import tokenise_once
 from tain.foundation.choices import Dtype
 from tain.foundation.errors import UserError
-from tain.foundation.locks import refuse_several_processes, writes_output
+from tain.foundation.locks import writes_output
 from tain.foundation.machine import fastest_dtype, versions
 from tain.foundation.progress import Progress
 from tain.recipes.distil.config import NONE, DistilConfig, ResolvedDistilConfig
@@ -27,7 +27,7 @@ from tain.recipes.distil.readers import Reader, encoder_of, reader_for
 from tain.recipes.distil.start import refuse_other_shape, save_weights, start_shape
 from tain.recipes.distil.teacher import Teacher, load_teacher
 from tain.recipes.distil.trainer import DistilTrainer
-from tain.recipes.shared.run import RunOutput, run_device, settings_identity
+from tain.recipes.shared.run import RunOutput, join_processes, run_device, settings_identity
 from tain.recipes.shared.settings import resolve_config
 from tain.students.student import GRAPH_FILE, PROJECTION_FILE, RECORD_FILE, RECORD_FORMAT, TOKENIZER_FILE, Student
 from tain.students.torch.export import write_student
@@ -35,6 +35,7 @@ from tain.students.torch.qrnn import PQRNN
 from tain.students.torch.static import StaticStudent
 from tain.text.collections import each_item
 from tain.text.records import Example
+from tain.training import distributed
 from tain.training.loop import Trained
 
 _FEW_TOKENS = 1.5  # tokens per text, on average
@@ -110,7 +111,6 @@ def distil(
         >>> tain.load("student").encode(["a text about the sea"]).shape
         (1, 384)
     """
-    refuse_several_processes("distillation")
     progress = Progress.resolve(progress)
     config = resolve_config(DistilConfig, "distil", config, settings)
     if config.init_from is not None:
@@ -123,6 +123,7 @@ def distil(
         config.refuse_teachers_settings()
     examples = [text if isinstance(text, Example) else Example(text) for text in each_item(texts)]
     token_counts = check_texts(examples, config)
+    progress = join_processes(config.device, progress)
     device = run_device(config.device)
     if isinstance(teacher, str | Path):
         teacher = load_teacher(
@@ -143,7 +144,8 @@ def distil(
     encoder = encoder_of(teacher, config, device)
     data = gather(examples, teacher, config, progress, encoder)
     if config.dtype == "auto":
-        config = replace(config, dtype=_dtype(config, device, place))
+        resolved = config
+        config = replace(config, dtype=distributed.from_first(lambda: _dtype(resolved, device, place)))
     reader = reader_for(teacher, encoder, config, device)
     torch.manual_seed(config.seed)
     module = reader.module(data).to(device)
@@ -212,8 +214,27 @@ def _finish(
     trained: Trained,
     output: RunOutput,
 ) -> Distilled:
-    """Save the student, load it from its folder, and measure the loaded one."""
+    """Save the student, load it from its folder, and measure the loaded one; the first process writes, and the others read."""
     module.cpu()
+    if output.folder is None or distributed.rank() == 0:
+        student = _written(teacher, data, reader, module, config, trained, output)
+        distributed.wait_for_all()
+    else:
+        distributed.wait_for_all()
+        student = Student.load(output.folder)
+    figures, sizes = (student.record[name] for name in ("figures", "sizes"))
+    return Distilled(student, module, config, figures, sizes, data.counts, trained, output.folder)
+
+
+def _written(
+    teacher: Teacher,
+    data: DistillationData,
+    reader: Reader,
+    module: PQRNN | StaticStudent,
+    config: ResolvedDistilConfig,
+    trained: Trained,
+    output: RunOutput,
+) -> Student:
     with output.writing() as folder:
         write_student(module, folder / GRAPH_FILE, projection=reader.fingerprint)
         reader.save(folder)
@@ -229,10 +250,11 @@ def _finish(
             record |= {"sizes": sizes, "figures": figures}
             _write_json(folder / RECORD_FILE, record)
             sizes = _sizes(folder, module, teacher)
+        record |= {"sizes": sizes}
         (folder / "README.md").write_text(student_card(student.name, record), encoding="utf-8")
     student.record = record
     output.remove_checkpoints()
-    return Distilled(student, module, config, figures, sizes, data.counts, trained, output.folder)
+    return student
 
 
 def _record(teacher: Teacher, data: DistillationData, config: ResolvedDistilConfig, trained: Trained) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tain.models.labeller import Labeller, checked_names
 from tain.models.unknown_tokens import check_known
 from tain.recipes.distil.config import NONE
 from tain.students.student import is_student
+from tain.training import distributed
 
 MATRIX_ENDINGS = (".npy", ".safetensors")
 
@@ -212,8 +213,9 @@ class _LabellerTeacher:
 
 
 def _tell_of_cuts(model: Embedder | Labeller, texts: Sequence[str], progress: Progress) -> None:
-    if model.truncated:
-        progress.warn(f"the teacher cut {model.truncated:,} of {len(texts):,} texts at {model.max_tokens} tokens")
+    cut, given = (round(distributed.summed(count)) for count in (model.truncated, len(texts)))  # over the shares of all processes
+    if cut:
+        progress.warn(f"the teacher cut {cut:,} of {given:,} texts at {model.max_tokens} tokens")
 
 
 class _MatrixTeacher:

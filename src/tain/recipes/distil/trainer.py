@@ -17,9 +17,12 @@ from tain.recipes.distil.config import ResolvedDistilConfig
 from tain.recipes.distil.data import DistillationData
 from tain.recipes.distil.readers import Reader
 from tain.students.torch.qrnn import PQRNN
+from tain.students.torch.quantisation import MovingRange, SharedBatch, TokenBatchNorm
 from tain.students.torch.static import StaticStudent
 from tain.text.tags import tokens_of
+from tain.training import distributed
 from tain.training.async_loss import backward
+from tain.training.gradcache import cached_gradients
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, adamw
 
@@ -41,6 +44,7 @@ class DistilTrainer:
         self.module, self.reader, self.data, self.same, self.config = module, reader, data, same, config
         self.device = next(module.parameters()).device
         self.order = ShuffledOrder(len(data.train), batch_texts=config.batch_texts, seed=config.seed)
+        self.weights = MasterWeights(module, dtype=torch.float32)
 
     @property
     def steps(self) -> int:
@@ -55,12 +59,14 @@ class DistilTrainer:
             saving: Checkpoints; None keeps none.
 
         Raises:
-            UserError: The loss is not finite.
+            UserError: Some processes would have no texts, or the loss is not finite.
         """
         config, steps = self.config, self.steps
-        weights = MasterWeights(self.module, dtype=torch.float32)
+        distributed.refuse_idle_processes(config.batch_texts, what="texts")
+        distributed.copy_from_first([*self.module.parameters(), *self.module.buffers()])
+        share_batches(self.module)
         optimizer = adamw(
-            weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, buffers=dict(self.module.named_buffers())
+            self.weights, learning_rate=config.learning_rate, weight_decay=config.weight_decay, buffers=dict(self.module.named_buffers())
         )
         self.module.train()
         trained = train(
@@ -76,16 +82,48 @@ class DistilTrainer:
         return trained
 
     def gradient_step(self, indices: np.ndarray, *, step: int) -> float:
-        """Compute the gradient of one batch, leave it in the student, and return the loss."""
-        torch.manual_seed(step_seed(self.config.seed, step))
-        texts = [self.data.train.examples[index].text for index in indices]
-        text, tokens = self.reader.outputs(self.module, texts, np.random.default_rng([self.config.seed, 3, step]))
+        """Compute the gradient of one batch, leave it in the student, and return the loss.
+
+        Several processes compute the outputs of a share of the texts each; the loss, the statistics of norms and the ranges of activations
+        are those of the whole batch. Misspellings and zoneout are drawn by each process.
+        """
+        seed, process = self.config.seed, distributed.rank()
+        torch.manual_seed(step_seed(seed, step, process))
+        rng = np.random.default_rng([seed, 3, step, process] if process else [seed, 3, step])
+        own = indices[distributed.share_of(len(indices))]
+        loss = self._vector_step(indices, own, rng) if self.config.task == "embed" else self._label_step(own, rng)
+        self.weights.sum_over_processes()
+        return loss
+
+    def _vector_step(self, indices: np.ndarray, own: np.ndarray, rng: np.random.Generator) -> float:
+        """Accumulate this process's part of the gradient of a loss that compares all texts of the batch."""
+
+        def embed(share: np.ndarray) -> Tensor:
+            text, _ = self._outputs(share, rng)
+            assert text is not None, "a student for vectors has a head for texts"
+            return text
+
+        return cached_gradients(
+            [own],
+            rows=[range(len(own))],
+            embed=embed,
+            loss=lambda vectors: self._vector_loss(vectors, indices),
+            reseed=lambda part: None,  # one part runs once
+            total=len(indices),
+        )
+
+    def _label_step(self, own: np.ndarray, rng: np.random.Generator) -> float:
+        """Accumulate this process's part of the gradient of the mean loss over labelled texts and tokens."""
+        text, tokens = self._outputs(own, rng)
         loss = torch.zeros((), device=self.device)
         if text is not None:
-            loss = loss + (self._vector_loss(text, indices) if self.config.task == "embed" else self._label_loss(text, indices))
+            loss = loss + self._label_loss(text, own)
         if tokens is not None:
-            loss = loss + self._tag_loss(tokens, indices)
-        return backward(loss)()
+            loss = loss + self._tag_loss(tokens, own)
+        return distributed.summed(backward(loss)())
+
+    def _outputs(self, indices: np.ndarray, rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
+        return self.reader.outputs(self.module, [self.data.train.examples[index].text for index in indices], rng)
 
     def _vector_loss(self, vectors: Tensor, indices: np.ndarray) -> Tensor:
         taught = self.data.train.taught.text
@@ -103,7 +141,7 @@ class DistilTrainer:
     def _label_loss(self, logits: Tensor, indices: np.ndarray) -> Tensor:
         taught = self.data.train.taught.text
         labels = torch.from_numpy(self.data.train.labels[indices]).to(self.device)
-        return labelled_cross_entropy(logits, labels) if taught is None else self._mixed(logits, taught[indices], labels)
+        return self._labelled(logits, labels) if taught is None else self._mixed(logits, taught[indices], labels)
 
     def _tag_loss(self, logits: Tensor, indices: np.ndarray) -> Tensor:
         """Loss over all tokens that the student and the teacher have read, or that have a given tag."""
@@ -114,13 +152,16 @@ class DistilTrainer:
         numbers = [np.full(length, -1) if tags is None else tags[:length] for tags, length in zip(given, lengths, strict=True)]
         labels = torch.from_numpy(np.concatenate(numbers)).to(self.device)
         if train.taught.tokens is None:
-            return labelled_cross_entropy(flat, labels)
+            return self._labelled(flat, labels)
         taught = np.concatenate([train.taught.tokens[index][:length] for index, length in zip(indices, lengths, strict=True)])
         return self._mixed(flat, taught, labels)
 
+    def _labelled(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return labelled_cross_entropy(logits, labels) * _part(int((labels >= 0).sum()))
+
     def _mixed(self, logits: Tensor, taught: np.ndarray, labels: Tensor) -> Tensor:
         is_taught = np.isfinite(taught[:, 0])
-        return mixed_cross_entropy(
+        loss = mixed_cross_entropy(
             logits,
             torch.from_numpy(np.where(is_taught[:, None], taught, np.float32(0))).to(self.device),
             labels,
@@ -128,3 +169,17 @@ class DistilTrainer:
             label_weight=self.config.label_weight,
             is_taught=torch.from_numpy(is_taught).to(self.device),
         )
+        return loss * _part(int(((labels >= 0).cpu().numpy() | is_taught).sum()))
+
+
+def share_batches(module: PQRNN | StaticStudent) -> None:
+    """Make the student's statistics over a batch those of all processes that share it."""
+    shared = SharedBatch(distributed.total, distributed.highest) if distributed.world_size() > 1 else None
+    for part in module.modules():
+        if isinstance(part, TokenBatchNorm | MovingRange):
+            part.shared = shared
+
+
+def _part(rows: int) -> float:
+    """This process's part of the rows of all processes, which weights its mean loss."""
+    return 1.0 if distributed.world_size() == 1 else rows / max(1.0, distributed.summed(rows))

@@ -38,6 +38,7 @@ from tain.recipes.shared.run import (
     seed_identity,
     seeds_record,
     spread,
+    tell_negatives,
     train_seeds,
 )
 from tain.recipes.shared.settings import resolve_config, suggested_settings
@@ -316,6 +317,7 @@ class _MirrorRun:
         else:
             reserve_s = self.report_s * cost_in_reports(config, trainer.encoder.dim) + saving_estimate_s(trainer.encoder)
             plan = plan_for_budget(trainer, self.budget, reserve_s=reserve_s, seed=seed, progress=self.progress)
+        tell_negatives(self.progress, batch=plan.batch_texts, what="texts")
         facts = {"batch_texts": plan.batch_texts, "steps": plan.steps, "texts": self.data.digest()}
         identity = seed_identity(config, seed, model=self.model, fingerprint=self.fingerprint, dtype=self.dtype, **facts)
         held, length = self.data.held_left, {"steps": plan.steps, "batch_texts": plan.batch_texts}

@@ -274,9 +274,7 @@ class MirrorTrainer:
                 batch.whole.parts, batch.whole.rows, total=len(batch.indices), dtype=self.dtype, skipped=self.views.skipped
             )
             self.queue.propose(vectors, keys[0])
-        if distributed.world_size() > 1:
-            take()
-            distributed.sum_gradients(self.weights.masters)
+        self.weights.sum_over_processes()
         return value
 
     def _restore(self, batch: Batch, reseed: Callable[[int], object], take: Callable[[], None]) -> float:

@@ -90,9 +90,9 @@ class Translations:
         mean = sum(len(left) + len(right) for left, right in self._pairs) / len(self._pairs)
         self.step_tokens = config.bitext_pairs * mean
 
-    def batch(self, step: int) -> PackedTexts:
-        """Pack the step's pairs: all left texts, then all right ones in the same order."""
-        chosen = [self._pairs[index] for index in self._order.batch(step).tolist()]
+    def batch(self, step: int, share: slice = slice(None)) -> PackedTexts:
+        """Pack the step's pairs, or a share of them: all left texts, then all right ones in the same order."""
+        chosen = [self._pairs[index] for index in self._order.batch(step)[share].tolist()]
         return pack([side[number] for number in (0, 1) for side in chosen])
 
     @torch.no_grad()

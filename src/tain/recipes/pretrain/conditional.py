@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tain.batches.neighbours import NeighbourOrder, Neighbours, conditional_batch
+from tain.batches.neighbours import NeighbourOrder, Neighbours, conditional_batch, conditional_share
 from tain.batches.order import step_seed
 from tain.batches.shards import token_batches
 from tain.batches.splitting import SentenceEnds, SplitSentences
 from tain.batches.tokenizing import opening_id, separator_id
+from tain.batches.types import ConditionalBatch
 from tain.encoders.conditioning import ConditionalMaskedLM
 from tain.foundation.errors import UserError
 from tain.foundation.probing import evaluating, unchanged
@@ -26,9 +27,11 @@ from tain.objectives.bitext import bitext_retrieval
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain.bitext import Translations
 from tain.recipes.pretrain.config import PretrainConfig
-from tain.recipes.pretrain.objectives import Masker, MaskingContext
+from tain.recipes.pretrain.objectives import Masker, MaskingContext, dropout_seed
 from tain.text.readers import read_sentences
+from tain.training import distributed
 from tain.training.async_loss import backward
+from tain.training.gradcache import cached_gradients
 
 _CARD = """# Sentence encoder and masked language model
 
@@ -91,12 +94,14 @@ class ConditionalSentences:
         tokens = self.neighbours.mean_tokens(with_neighbours=self.conditional.is_conditional)
         tokens += self.neighbours.conditions * config.pseudo_tokens
         batch_targets = max(1, round(config.batch_blocks * config.block_tokens / tokens))
+        distributed.refuse_idle_processes(batch_targets, what="sentences")
         self.order = NeighbourOrder(self.neighbours, batch_targets=batch_targets, seed=config.seed)
         self.step_tokens = round(batch_targets * tokens)
         self.facts = {"sentences": self.neighbours.counts.to_dict(), "step_sentences": batch_targets}
         self.weights = context.weights
         self.translations = Translations(config.bitext, context.tokenizer, config) if config.bitext is not None else None
         if self.translations is not None:
+            distributed.refuse_idle_processes(config.bitext_pairs, what="pairs of translations")
             self.step_tokens += round(self.translations.step_tokens)
             self.facts["translations"] = self.translations.facts
             self.facts |= {f"{name}_before": value for name, value in self._found_translations().items()}
@@ -108,16 +113,42 @@ class ConditionalSentences:
             self.neighbours,
             self.order.targets(step),
             mask=lambda ids, owners: self.masker.at_random(ids, seed=step_seed(seed, step, 7), owners=owners if self._is_by_text else None),
-        ).to(self.device)
-        torch.manual_seed(step_seed(seed, step, 8))  # dropout draws from torch's global state
-        read = backward(masked_cross_entropy(self.conditional(batch), batch.targets))
-        if self.translations is None:
-            return read()
-        self.weights.take_gradients()  # in float32: bfloat16 sums lose small terms
-        left, right = self.conditional.encode(self.translations.batch(step).to(self.device)).chunk(2)
-        retrieval = bitext_retrieval(left, right, margin=self.config.bitext_margin, scale=self.config.bitext_scale)
-        read_retrieval = backward(self.config.bitext_weight * retrieval)
-        return read() + read_retrieval()
+        )
+        hidden = len(batch.indices)
+        if distributed.world_size() > 1:
+            batch = conditional_share(batch, distributed.share_of(batch.texts.texts))
+        torch.manual_seed(dropout_seed(seed, step))  # dropout draws from torch's global state
+        loss = self._masked_loss(batch.to(self.device), hidden) if len(batch.indices) else 0.0
+        retrieval = 0.0
+        if self.translations is not None:
+            self.weights.take_gradients()  # in float32: bfloat16 sums lose small terms
+            retrieval = self._retrieval_loss(self.translations, step)
+        self.weights.sum_over_processes()
+        return distributed.summed(loss) + retrieval
+
+    def _masked_loss(self, batch: ConditionalBatch, hidden: int) -> float:
+        """Accumulate the gradient of this process's part of the mean loss over ``hidden`` masked tokens."""
+        loss = masked_cross_entropy(self.conditional(batch), batch.targets)
+        return backward(loss * (len(batch.indices) / hidden))()
+
+    def _retrieval_loss(self, translations: Translations, step: int) -> float:
+        """Accumulate this process's part of the gradient of the translations' loss, which sees the pairs of all processes."""
+        share = distributed.share_of(self.config.bitext_pairs)
+        packed, own = translations.batch(step, share).to(self.device), share.stop - share.start
+
+        def loss(vectors: Tensor) -> Tensor:
+            margin, scale = self.config.bitext_margin, self.config.bitext_scale
+            return self.config.bitext_weight * bitext_retrieval(vectors[0::2], vectors[1::2], margin=margin, scale=scale)
+
+        return cached_gradients(
+            [packed],
+            rows=[[*range(0, 2 * own, 2), *range(1, 2 * own, 2)]],
+            embed=self.conditional.encode,
+            loss=loss,
+            reseed=lambda part: None,  # one part runs once
+            total=self.config.bitext_pairs,
+            rows_each=2,
+        )
 
     def held_out(self) -> dict[str, float]:
         figures = self._found_translations()

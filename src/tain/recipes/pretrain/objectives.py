@@ -1,7 +1,8 @@
 """Pretraining objectives: random and fully explored masks, and the table of all objectives.
 
 An objective turns a step number into a gradient and a loss. New objectives are added to ``OBJECTIVES``. All randomness comes from the
-seed and the step number, so that a resumed run repeats an uninterrupted one.
+seed and the step number, so that a resumed run repeats an uninterrupted one. Several processes draw the masks of the whole batch and compute
+a share of its texts each; only dropout differs between them.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from tain.batches.masking import (
     disjoint_indices,
     indices_of_each_text,
     mask_at_random,
+    masked_rows,
     span_beginnings,
     word_beginnings,
 )
@@ -31,6 +33,7 @@ from tain.encoders.conditioning import ConditionalMaskedLM
 from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.objectives.masked_lm import masked_cross_entropy
 from tain.recipes.pretrain.config import PretrainConfig
+from tain.training import distributed
 from tain.training.async_loss import backward
 from tain.training.optimizer import MasterWeights
 
@@ -50,7 +53,10 @@ class Objective(Protocol):
     facts: dict[str, Any]
 
     def gradient(self, step: int) -> float:
-        """Compute the gradient of step ``step`` (from 0), leave it in the model, and return the loss in nats per token."""
+        """Compute the gradient of step ``step`` (from 0), leave it in the master weights, and return the loss in nats per token.
+
+        Gradient and loss are those of the whole batch, in every process that shares it.
+        """
         ...
 
     def held_out(self) -> dict[str, float]:
@@ -123,6 +129,7 @@ class RandomMasks:
 
     def __init__(self, context: MaskingContext) -> None:
         config = context.config
+        distributed.refuse_idle_processes(config.batch_blocks, what="blocks")
         self.seed = config.seed
         self.is_by_text = config.masked_by == "text"
         self.order = block_order(context.shards.tokens, context.tokenizer, config)
@@ -139,11 +146,18 @@ class RandomMasks:
         owners = torch.arange(len(ids))[:, None].expand(ids.shape) if self.is_by_text else None
         return [self.masker.at_random(ids, seed=step_seed(self.seed, step, 7), owners=owners)]
 
-    def _shown(self, step: int) -> list[MaskedTokens]:
-        return [self._loss.handy(mask) for mask in self.masks(step)]
+    def _shown(self, step: int) -> tuple[list[MaskedTokens], int]:
+        """The copies of this process's blocks, and the number of masked tokens in those of all processes."""
+        masks = self.masks(step)
+        hidden = sum(len(mask.indices) for mask in masks)
+        if distributed.world_size() > 1:
+            share = distributed.share_of(self.order.batch_blocks)
+            masks = [masked_rows(mask, share) for mask in masks]
+        return [self._loss.handy(mask) for mask in masks], hidden
 
     def gradient(self, step: int) -> float:
-        return self._loss.gradient(self._coming(step), seed=step_seed(self.seed, step, 8))
+        masks, hidden = self._coming(step)
+        return self._loss.gradient(masks, hidden=hidden, seed=dropout_seed(self.seed, step))
 
     def held_out(self) -> dict[str, float]:
         return {}
@@ -211,6 +225,11 @@ OBJECTIVES: dict[str, Callable[[MaskingContext], Objective]] = {
 }
 
 
+def dropout_seed(seed: int, step: int) -> int:
+    """Seed of this process's dropout in a step."""
+    return step_seed(seed, step, 8 + 16 * distributed.rank())
+
+
 def block_order(stream: TokenIds, tokenizer: Any, config: PretrainConfig) -> BlockOrder:
     """Cut a stream into blocks as the settings say."""
     return BlockOrder(
@@ -243,11 +262,13 @@ class _MaskedLoss:
             return mask
         return MaskedTokens(mask.ids.pin_memory(), mask.indices.pin_memory(), mask.targets.pin_memory())
 
-    def gradient(self, masks: list[MaskedTokens], *, seed: int) -> float:
+    def gradient(self, masks: list[MaskedTokens], *, hidden: int, seed: int) -> float:
+        """Accumulate the gradient of the mean loss over ``hidden`` masked tokens, of which other processes have a part."""
         torch.manual_seed(seed)  # dropout draws from torch's global state
-        hidden = sum(len(mask.indices) for mask in masks)
         read = []
         for mask in masks:
+            if not len(mask.indices):  # all of a small mask may be in the blocks of other processes
+                continue
             ids, indices, targets = (each.to(self.device, non_blocking=True) for each in (mask.ids, mask.indices, mask.targets))
             if self.is_compiled:  # the number of masked tokens varies: marking it dynamic first avoids a second compilation
                 torch._dynamo.mark_dynamic(indices, 0)
@@ -257,4 +278,5 @@ class _MaskedLoss:
             read.append(backward(loss * (len(mask.indices) / hidden)))
             if len(masks) > 1:
                 self.weights.take_gradients()
-        return sum(each() for each in read)
+        self.weights.sum_over_processes()
+        return distributed.summed(sum(each() for each in read))

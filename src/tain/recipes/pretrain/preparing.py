@@ -28,6 +28,7 @@ from tain.recipes.pretrain.spelling import choose_spelling
 from tain.recipes.pretrain.start import alphabet_of, new_model, train_wordpiece
 from tain.recipes.pretrain.vocabulary import add_words, count_words, words_cut_up
 from tain.text.readers import read_texts
+from tain.training import distributed
 
 SCRATCH = "scratch"
 
@@ -82,7 +83,8 @@ class Preparation:
         model = new_model(self.config, self.tokenizer)
         self._refuse_long_blocks(model)
         shards = self._shards()
-        if self.config.cooccurrence_init and not self.config.resume:
+        # the other processes get the weights of the first
+        if self.config.cooccurrence_init and not self.config.resume and distributed.rank() == 0:
             self._start_embeddings(model, shards)
         return Prepared(model, self.tokenizer, shards, self.facts)
 

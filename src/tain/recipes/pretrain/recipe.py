@@ -21,7 +21,7 @@ from tain.encoders.masked_lm import MaskedLanguageModel
 from tain.encoders.transformer import usable_dtype
 from tain.foundation.errors import UserError
 from tain.foundation.files import whole_folder
-from tain.foundation.locks import refuse_several_processes, writes_output
+from tain.foundation.locks import writes_output
 from tain.foundation.machine import collect_as_usual, set_dtype, versions
 from tain.foundation.progress import Progress
 from tain.recipes.pretrain.bitext import read_translations
@@ -31,7 +31,7 @@ from tain.recipes.pretrain.objectives import OBJECTIVES, MaskingContext, Objecti
 from tain.recipes.pretrain.preparing import SCRATCH, Preparation
 from tain.recipes.pretrain.trainer import PretrainTrainer
 from tain.recipes.pretrain.validation import HeldOut
-from tain.recipes.shared.run import RunOutput, run_device
+from tain.recipes.shared.run import RunOutput, join_processes, run_device
 from tain.recipes.shared.settings import resolve_config
 from tain.text.readers import read_texts
 from tain.training import distributed
@@ -128,7 +128,6 @@ def pretrain(
     config = resolve_config(PretrainConfig, "pretrain", config, settings)
     if isinstance(texts, str | Path):
         raise UserError(f"texts is {str(texts)!r}, one file: give a list of files, [{str(texts)!r}]")
-    refuse_several_processes("pretraining")
     folder = Path(output)
     work = folder.parent / f".{folder.name}.pretrain"
     place = RunOutput(folder, overwrite, config.resume, (work / "checkpoint",)).check()
@@ -143,6 +142,7 @@ def pretrain(
         read_texts(source, column=column if source in texts else None)  # refuse an unreadable file now, not after an hour
     if config.bitext is not None:
         read_translations(config.bitext)
+    progress = join_processes(config.device, progress)
     return _PretrainRun(str(model), sources, config, place, progress, work=work).run()
 
 
@@ -157,7 +157,7 @@ class _PretrainRun:
         config, device = self.config, run_device(self.config.device)
         collect_as_usual()
         torch.manual_seed(config.seed)
-        prepared = Preparation(self.model_name, self.sources, config, self.work, self.progress).run()
+        prepared = distributed.first_then_others(Preparation(self.model_name, self.sources, config, self.work, self.progress).run)
         model, self.tokenizer, self.facts = prepared.model, prepared.tokenizer, prepared.facts
         held = HeldOut(config.validation, self.tokenizer, config)
         model.to(device)
@@ -167,12 +167,13 @@ class _PretrainRun:
         self.dtype = distributed.choose_dtype(config.dtype, choose=lambda asked: usable_dtype(model, asked), begun_in=begun_in)
         conditional = conditional_model(model, config) if config.objective == "cmlm" else None
         trained = conditional if conditional is not None else model
+        distributed.copy_from_first([*trained.parameters(), *trained.buffers()])
         weights = MasterWeights(trained, dtype=self.dtype)
         context = MaskingContext(network, weights, self.tokenizer, prepared.shards, config, device, conditional)
         objective = _OBJECTIVES[config.objective](context)
         self._tell(objective.facts)
         trainer = PretrainTrainer(network, trained, weights, objective, held, config, device=device)
-        if not config.resume:
+        if not config.resume and distributed.rank() == 0:
             (self.work / "log.jsonl").unlink(missing_ok=True)  # left by an earlier run
         run = trainer.train(
             progress=self.progress,
@@ -184,9 +185,10 @@ class _PretrainRun:
         model.eval()
         finished = run.steps >= trainer.steps
         tokens = run.steps * objective.step_tokens
-        if finished:
+        if finished and distributed.rank() == 0:
             self._save(model, tokens, trainer.measured)
             self._tell_kept()
+        distributed.wait_for_all()
         return Pretrained(
             model,
             self.tokenizer,
@@ -221,7 +223,9 @@ class _PretrainRun:
         # defaults for checkpoints that are older than a setting; without an entry for the texts they are accepted
         defaults = {entry.name: entry.default for entry in fields(PretrainConfig)} | {"texts": identity["texts"]}
         defaults["mask_unit"] = "text" if config.spread_over_epochs else "batch"  # the behaviour of older runs
-        return Saving(self.output.checkpoints[0], config.checkpoint_every_s, config.resume, identity, defaults)
+        saving = self.output.saving(0, identity=identity, every_s=config.checkpoint_every_s, defaults=defaults)
+        assert saving is not None, "pretraining has an output folder"
+        return saving
 
     def _identity(self) -> dict[str, Any]:
         """Settings and inputs that must not change on resume; length, device and learning-rate decay may."""
@@ -235,6 +239,8 @@ class _PretrainRun:
         return {"model": self.model_name, "texts": texts, **settings, **made}
 
     def _log(self, done: int, tokens: int, figures: dict[str, float]) -> None:
+        if distributed.rank() > 0:
+            return
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps({"tokens": tokens, "step": done, **figures, "time": round(time.time())}) + "\n")

@@ -12,6 +12,7 @@ from tain.foundation.progress import Progress
 from tain.recipes.pretrain.config import PretrainConfig
 from tain.recipes.pretrain.objectives import Objective
 from tain.recipes.pretrain.validation import HeldOut
+from tain.training import distributed
 from tain.training.loop import Saving, Trained, train, warmup_then_linear
 from tain.training.optimizer import MasterWeights, Optimizer, adamw, muon_and_adamw
 
@@ -76,14 +77,14 @@ class PretrainTrainer:
             tokens = done * step_tokens
             if (done % every == 0 or done == steps) and (figures := self._measure(tokens)):
                 on_figures(done, tokens, figures)
-            if done in marks:
+            if done in marks and distributed.rank() == 0:
                 on_mark(optimizer, tokens)
 
         began_s = time.monotonic()
         out_of_time: Callable[[int], bool] | None = None
         if config.minutes is not None:
             limit_s = 60 * config.minutes
-            out_of_time = lambda done: time.monotonic() - began_s > limit_s  # noqa: E731
+            out_of_time = lambda done: distributed.from_first(lambda: time.monotonic() - began_s > limit_s)  # noqa: E731
         return train(
             self.objective.gradient,
             optimizer,
@@ -99,12 +100,12 @@ class PretrainTrainer:
         )
 
     def _measure(self, tokens: int) -> dict[str, float]:
-        """Measure the validation loss and the objective's own figures, and keep them."""
-        figures = self.objective.held_out()
+        """Measure the validation loss and the objective's own figures on process 0, and keep them."""
+        figures = distributed.from_first(self.objective.held_out)
         if figures:
             self.measured["held_out"].append([tokens, figures])
         if self.held.batches:
-            loss = round(self.held.loss(self.network, self.device), 4)
+            loss = distributed.from_first(lambda: round(self.held.loss(self.network, self.device), 4))
             self.measured["validation"].append([tokens, loss])
             figures = {"validation_loss": loss, **figures}
         return figures

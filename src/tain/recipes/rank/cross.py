@@ -46,5 +46,5 @@ class CrossTrainer(RankTrainer[CrossRanker]):
             loss = candidate_cross_entropy(scores, targets) * (len(chosen) / len(pairs))
             read.append(backward(loss))
             self.weights.take_gradients()
-        self._sum_gradients()
+        self.weights.sum_over_processes()
         return distributed.summed(sum(each() for each in read))

@@ -119,7 +119,7 @@ class DualTrainer(RankTrainer[DualRanker]):
             rows_each=vectors + 1 + count,
             after_part=self.weights.take_gradients,
         )
-        self._sum_gradients()
+        self.weights.sum_over_processes()
         return value
 
     def _embed(self, part: _Part) -> Tensor:

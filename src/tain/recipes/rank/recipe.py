@@ -29,7 +29,7 @@ from tain.recipes.rank.negatives import prepare_negatives
 from tain.recipes.rank.pairs import tokenise_pairs
 from tain.recipes.rank.trainer import RankTrainer
 from tain.recipes.rank.validation import in_words, validation_of
-from tain.recipes.shared.run import RunOutput, join_processes, run_device, seed_identity, seeds_record, train_seeds
+from tain.recipes.shared.run import RunOutput, join_processes, run_device, seed_identity, seeds_record, tell_negatives, train_seeds
 from tain.recipes.shared.settings import resolve_config, suggested_settings
 from tain.text.collections import each_item
 from tain.text.records import RankingExample
@@ -203,6 +203,8 @@ def _train_seeds(
 
     def train_one(seed: int) -> RankRun:
         trainer.start_head(seed)
+        if config.type != "cross":  # a cross-encoder has its negatives in its own list
+            tell_negatives(progress, batch=config.batch_contexts, what="contexts and their answers")
         facts = {"pairs": len(pairs.data.pairs), "content of the pairs": pairs.data.digest, "steps": trainer.steps}
         identity = seed_identity(config, seed, model=model, fingerprint=fingerprint, dtype=dtype, **facts)
         number = seed - config.seed

@@ -201,12 +201,6 @@ class RankTrainer(ABC, Generic[Kind]):
         """Seed the dropout of a micro-batch."""
         torch.manual_seed(step_seed(seed, step, part * distributed.world_size() + distributed.rank()))
 
-    def _sum_gradients(self) -> None:
-        """Sum the gradients of all processes, in float32."""
-        if distributed.world_size() > 1:
-            self.weights.take_gradients()
-            distributed.sum_gradients(self.weights.masters)
-
 
 @torch.no_grad()
 def _put(module: torch.nn.Module, values: dict[str, Tensor]) -> None:

@@ -167,6 +167,18 @@ def join_processes(device: str | None, progress: Progress) -> Progress:
     return Progress.mute() if distributed.rank() > 0 else progress
 
 
+def tell_negatives(progress: Progress, *, batch: int, what: str) -> None:
+    """Report how many negatives a text has, if several processes share its batch.
+
+    Args:
+        progress: Receives the note.
+        batch: Texts per step, over all processes.
+        what: What they are.
+    """
+    if (processes := distributed.world_size()) > 1:
+        progress.note(f"{processes} processes share each batch of {batch:,} {what}: each has the {batch - 1:,} others as negatives")
+
+
 def run_device(asked: str | None) -> torch.device:
     """Choose the device of a run, and keep freed memory for reuse on a CPU."""
     device = choose_device(asked)

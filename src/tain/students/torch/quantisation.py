@@ -4,7 +4,8 @@ Kaliamoorthi et al. 2021 (pQRNN). All weight matrices and all inputs of matrix p
 norms, the recurrence) stays in float32: it costs little, while eight bits pay off in the products.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,26 @@ _WEIGHT_TOP = 63  # stored weights are -63 to 63
 
 UNIT_SCALE, UNIT_ZERO = 1 / 127, 128
 """Fixed grid of states, pooled states and features, which lie within -1 and 1."""
+
+
+@runtime_checkable
+class Combine(Protocol):
+    """Combines a tensor with those of the other processes that share a batch, element by element."""
+
+    def __call__(self, part: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """Statistics over a batch that several processes share.
+
+    Attributes:
+        total: Sum over processes, with a gradient.
+        highest: Maximum over processes, without one.
+    """
+
+    total: Combine
+    highest: Combine
 
 
 def grid_of(
@@ -107,7 +128,12 @@ class MovingRange(nn.Module):
 
     Args:
         decay: Weight of the old range at each step.
+
+    Attributes:
+        shared: Combines the extremes of several processes; None if this one has the whole batch.
     """
+
+    shared: SharedBatch | None = None
 
     low: Tensor
     high: Tensor
@@ -121,9 +147,11 @@ class MovingRange(nn.Module):
         self.register_buffer("is_begun", torch.zeros((), dtype=torch.bool))
 
     def forward(self, values: Float[Tensor, "steps dim"]) -> Float[Tensor, "steps dim"]:
-        if self.training and len(values):
+        if self.training and (len(values) or self.shared is not None):
             with torch.no_grad():
-                low, high = values.aminmax()
+                low, high = values.aminmax() if len(values) else (values.new_tensor(torch.inf), values.new_tensor(-torch.inf))
+                if self.shared is not None:
+                    high, low = self.shared.highest(torch.stack([high, -low])) * high.new_tensor([1.0, -1.0])
                 decay = torch.where(self.is_begun, self.decay, 0.0)
                 self.low.copy_(decay * self.low + (1 - decay) * low)
                 self.high.copy_(decay * self.high + (1 - decay) * high)
@@ -240,7 +268,12 @@ class TokenBatchNorm(nn.Module):
         dim: Channels.
         momentum: Weight of the current batch in the moving averages.
         eps: Added to the variance.
+
+    Attributes:
+        shared: Sums over the tokens of several processes; None if this one has the whole batch.
     """
+
+    shared: SharedBatch | None = None
 
     mean: Tensor
     variance: Tensor
@@ -254,10 +287,26 @@ class TokenBatchNorm(nn.Module):
         self.register_buffer("variance", torch.ones(dim))
 
     def forward(self, values: Float[Tensor, "steps dim"]) -> Float[Tensor, "steps dim"]:
+        if self.training and self.shared is not None:
+            return self._over_processes(values, self.shared)
         is_learning = self.training and len(values) > 1
         return F.batch_norm(
             values, self.mean, self.variance, self.weight, self.bias, training=is_learning, momentum=self.momentum, eps=self.eps
         )
+
+    def _over_processes(self, values: Float[Tensor, "steps dim"], shared: SharedBatch) -> Float[Tensor, "steps dim"]:
+        """Normalise by the mean and variance over the tokens of all processes; the same as ``F.batch_norm`` on all of them."""
+        sums = shared.total(torch.cat([values.sum(0), values.new_tensor([len(values)])]))
+        steps = sums[-1].detach()
+        if steps < 2:
+            scale, shift = self.scale_and_shift()
+            return values * scale + shift
+        mean = sums[:-1] / steps
+        variance = shared.total((values - mean).square().sum(0)) / steps
+        with torch.no_grad():
+            self.mean.lerp_(mean, self.momentum)
+            self.variance.lerp_(variance * (steps / (steps - 1)), self.momentum)
+        return (values - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
 
     def scale_and_shift(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
         """Its effect outside training: values * scale + shift."""
