@@ -31,8 +31,8 @@ SIZES, SHARES = (1, 8, 64), (0.5, 0.35, 0.15)
 CLIENTS = 8
 PARTS = ("small", "mixed", "overload", "memory")
 RETRY_S = 0.1  # a refused client asks no sooner
-# an int8 graph scales its inputs by the whole batch: a text's vectors from two batches have cosines of 0.97 (worst of 60) and more
-NEEDED_COSINE = {"float32": 0.9999, "int8": 0.95}
+# an int8 graph scales its inputs by the whole batch: two batches give one text vectors with a cosine of 0.948 at worst (some 100,000 answers)
+NEEDED_COSINE = {"float32": 0.9999, "int8": 0.9}
 
 
 @dataclass

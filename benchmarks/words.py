@@ -3,8 +3,8 @@
     python benchmarks/words.py --seeds 5 --work runs/words
     python benchmarks/words.py --quick
 
-Texts: the 10,000 most frequent English words that Mirror-BERT ships. ``fast`` also takes neighbouring sentences from running text (--corpus: Simple
-English Wikipedia, a sample of the English Wikipedia and novels), from which ``ppmi-svd`` counts its vectors. Spearman x 100, all sets as they are: none was used to choose settings.
+Texts: the 10,000 most frequent English words that Mirror-BERT ships. ``fast`` and ``best`` also take neighbouring sentences from running text (--corpus: Simple
+English Wikipedia, a sample of the English Wikipedia and novels), from which ``ppmi-svd`` counts its vectors. Spearman x 100, all sets as they are. SimLex-999 chose the weight of the token vectors in ``best``; no other set chose any setting.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from tain.recipes.mirror.recipe import mirror
 from tain.text.readers import read_sentences, read_texts
 
 CORPUS = ("simplewiki.txt.xz", "enwiki_sample.txt.xz", "novels.txt.xz")
+ONE_RUN = ("characters", "ppmi-svd", "raw")  # and static: nothing in them is random
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -63,9 +64,10 @@ def main():
         "raw": lambda seed: Embedder.load(chosen.model, pooling="mean"),
         "mirror": lambda seed: mirrored(seed),
         "fast, with documents": lambda seed: mirrored(seed, recipe="fast", documents=documents),
+        "best, with documents": lambda seed: mirrored(seed, recipe="best", documents=documents),
     }
     for row, make in makers.items():
-        for seed in range(13, 13 + (1 if chosen.quick or row not in ("mirror", "fast, with documents") else chosen.seeds)):
+        for seed in range(13, 13 + (1 if chosen.quick or row in ONE_RUN or row.startswith("static:") else chosen.seeds)):
             if rows.lacks(row=row, seed=seed, model=chosen.model):
                 began_s = time.perf_counter()
                 encoder = make(seed)
@@ -86,11 +88,11 @@ def main():
             f"{row:28}{len(by_set)} sets {table[row]['mean']:6.2f} ±{spread[0]:4.2f}   SimLex-999 {table[row]['simlex999']:6.2f} ±{spread[1]:4.2f}"
             f"   {len(found)} seeds, {seconds:.1f} s"
         )
-    best = table["fast, with documents"]
-    claims = [
-        Claim("fast with documents: mean of the word sets", best["mean"], "points", 53.0, (best["mean"], best["mean"]), None),
-        Claim("fast with documents: SimLex-999", best["simlex999"], "points", 32.0, (best["simlex999"], best["simlex999"]), None),
-    ]
+    claims = []
+    for row in ("fast, with documents", "best, with documents"):
+        mean, simlex = table[row]["mean"], table[row]["simlex999"]
+        claims.append(Claim(f"{row}: mean of the word sets", mean, "points", 53.0, (mean, mean), None))
+        claims.append(Claim(f"{row}: SimLex-999", simlex, "points", 32.0, (simlex, simlex), None))
     finish("words", claims, {"model": chosen.model, "table": table}, quick=chosen.quick)
 
 

@@ -96,9 +96,11 @@ def test_encoding_to_a_file_and_evaluating_warn_once(bert_folder: Path, tmp_path
     assert len(said) == 1
 
 
-def test_a_server_warns_once(bert_folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_server_warns_once(bert_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    from tain.serving import served as serving
     from tain.serving.served import Query, Text, load_served
 
+    monkeypatch.setattr(serving, "_LOOK_S", 0.0)
     served = load_served("x", str(bert_folder), progress=Progress("lines"), device="cpu", dtype="float32", trust_remote_code=False)
     for _ in range(2):
         served.embed([Text("a thin layer")])

@@ -196,7 +196,7 @@ def test_looking_at_the_two_views(bert_folder, texts, monkeypatch):
         seen.append((_random_states(), [part.training for part in encoder.modules()]))
         real(encoder, *given, **more)
 
-    def stop(self: Any) -> None:
+    def stop(self: Any, *, seed: int) -> None:
         seen.append((_random_states(), [part.training for part in self.encoder.modules()]))
         raise KeyboardInterrupt
 

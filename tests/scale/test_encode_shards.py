@@ -291,8 +291,8 @@ def test_the_command_line_encodes_shards_and_merges_them(tmp_path, bert_folder, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--merge", "shards", "model", "texts", "-o", "x.npy"], "--merge joins vectors that exist, but MODEL is 'model'"),
-        (["--merge", "shards", "--shard", "1/2", "-o", "x.npy"], "--shard makes vectors and --merge joins them"),
+        (["--merge", "shards", "model", "texts", "-o", "x.npy"], "--merge joins shards that exist, but MODEL is 'model'"),
+        (["--merge", "shards", "--shard", "1/2", "-o", "x.npy"], "--shard makes a shard and --merge joins them"),
         (["-o", "x.npy"], "MODEL is missing: give tain encode MODEL TEXTS -o FILE"),
         (["model", "-o", "x.npy"], "TEXTS is missing"),
         (["model", "texts", "--shard", "1/2", "--resume", "-o", "x"], "an interrupted shard is continued by itself: leave --resume out"),

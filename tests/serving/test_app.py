@@ -10,7 +10,7 @@ import torch
 from tain.foundation.errors import UserError
 from tain.models.embedder import Embedder
 from tain.models.rankers import Ranker
-from tain.serving import batching, bodies
+from tain.serving import batching, bodies, service
 from tain.serving.served import Query, Served, load_served
 from tain.students.inputs import HashedReader
 from tain.students.student import Student
@@ -120,7 +120,8 @@ def test_slices_of_a_request_change_neither_scores_nor_counts(serve, folders, se
     monkeypatch.setattr(batching, "_BATCH_TOKENS", (20, 20))
     calls = []
     rerank = Served.rerank
-    monkeypatch.setattr(Served, "rerank", lambda self, pairs: calls.append(len(pairs)) or rerank(self, pairs))
+    probe, _ = service._USES["rerank"]
+    monkeypatch.setitem(service._USES, "rerank", (probe, lambda served, pairs: calls.append(len(pairs)) or rerank(served, pairs)))
     _, sliced = serve([served]).post("/v1/rerank", **asked)
     assert len(calls) > 4 and sum(calls) == 48
     assert sliced["usage"] == whole["usage"]
