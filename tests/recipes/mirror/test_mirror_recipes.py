@@ -310,6 +310,17 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
     return unit @ unit.T
 
 
+def test_best_for_words_needs_no_documents(modernbert_folder, texts, tmp_path):
+    words = sorted({word for text in texts for word in text.split()})
+    words += [f"{left}{right}" for left, right in pairwise(words)]
+    lines = [Sentence(word, index == 0) for index, word in enumerate(words)]  # as files are read
+    made = training_set(lines, settings(recipe="best", level="word"))
+    assert made.is_identity and not made.pool and "neighbours" not in made.counts
+    result = mirror(modernbert_folder, words, tmp_path / "best", recipe="best", level="word", **SMALL)
+    assert result.config.join
+    assert Embedder.load(tmp_path / "best").encode(words[:3]).shape == (3, 32)
+
+
 def test_documents_without_effect_are_named(bert_folder, documents, texts):
     with pytest.warns(UserWarning, match="the documents are not used"):
         mirror(bert_folder, texts, documents=documents, recipe="best", level="word", **SMALL)

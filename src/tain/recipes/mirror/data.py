@@ -131,7 +131,7 @@ def training_set(texts: Iterable[Any], config: MirrorTextsConfig, documents: Ite
         (text, text, {"identity": IDENTITY, "crops": CROPS}[kind]) for kind in kinds if kind != "neighbours" for text in left
     ]
     pool: list[Pair] = []
-    has_lines = documents is not None or bool(own)
+    has_lines = documents is not None or has_documents(own)
     if "neighbours" in kinds or (config.is_best_for_words and config.trains_token_vectors and has_lines):
         pool, counts["neighbours"] = _neighbours(own if documents is None else document_lines(documents), config, held_left)
     if "neighbours" in kinds:
