@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tain.foundation.errors import UserError
 from tain.foundation.files import open_own, refuse_existing, whole_file
 from tain.foundation.json_files import Field
 from tain.foundation.locks import only_writer
@@ -16,10 +15,8 @@ from tain.scale.records import (
     RecordKind,
     complete_records,
     count_of,
-    differences,
-    is_whole,
-    read_record,
-    recorded,
+    finished_record,
+    refuse_other_counts,
     stem_of,
     write_record,
 )
@@ -72,11 +69,7 @@ class LabelRun:
         """
         Share(number, self.count)
         refuse_existing(self.file(number), overwrite=True)
-        if others := sorted({count for _, count in recorded(self.folder)} - {self.count}):
-            raise UserError(
-                f"output {str(self.folder)!r} holds shards of a run with {others[0]} shards, not {self.count}: "
-                "give the same number, or another folder"
-            )
+        refuse_other_counts(self.folder, self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,25 +160,10 @@ def _finished(run: LabelRun, number: int, identity: dict[str, Any], progress: Pr
     Raises:
         UserError: It was made by another model, or of other texts.
     """
-    name = f"shard {number}/{run.count} in {str(run.folder)!r}"
-    try:
-        record = read_record(run.folder, number, run.count, _KIND)
-    except UserError:
-        progress.warn(f"{name} has a damaged record: it is made again")
-        return None
+    path = run.file(number)
+    record = finished_record(
+        path, number, run.count, _KIND, identity=identity, texts_digest=lambda: DigestedRows(run.rows(number)).of_all(), progress=progress
+    )
     if record is None:
         return None
-    if changed := differences(record["identity"], identity):
-        raise UserError(f"{name} was made otherwise ({changed}): give the same again, another folder, or --overwrite")
-    if not is_whole(run.file(number), record):
-        progress.warn(f"{name} is damaged: it is made again")
-        return None
-    if _digest(DigestedRows(run.rows(number))) != record["texts_sha256"]:
-        raise UserError(f"{name} was made of other texts: give the same again, another folder, or --overwrite")
-    return LabelledShard(path=run.file(number), texts=record["texts"], truncated=record["truncated"], blank=record["blank"], skipped=True)
-
-
-def _digest(rows: DigestedRows) -> str:
-    for _ in rows:
-        pass
-    return rows.digest
+    return LabelledShard(path=path, texts=record["texts"], truncated=record["truncated"], blank=record["blank"], skipped=True)

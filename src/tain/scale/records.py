@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -132,6 +133,53 @@ def recorded(folder: Path) -> list[tuple[int, int]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted((int(match[1]), int(match[2])) for name in names if (match := _RECORD_NAME.fullmatch(name)))
+
+
+def refuse_other_counts(folder: Path, count: int) -> None:
+    """Refuse a folder of shards from a run with another number of shards.
+
+    Raises:
+        UserError: It holds such shards.
+    """
+    if others := sorted({other for _, other in recorded(folder)} - {count}):
+        raise UserError(
+            f"output {str(folder)!r} holds shards of a run with {others[0]} shards, not {count}: give the same number, or another folder"
+        )
+
+
+def finished_record(
+    path: Path, number: int, count: int, kind: RecordKind, *, identity: dict[str, Any], texts_digest: Callable[[], str], progress: Progress
+) -> dict[str, Any] | None:
+    """Record of a shard that is complete; None if the shard must be made.
+
+    Args:
+        path: The shard's file.
+        number: Number of the shard, from 1.
+        count: Number of shards.
+        kind: What the shards are.
+        identity: Identity of this run.
+        texts_digest: Computes the digest of the shard's texts; called only if everything else agrees.
+        progress: Receives a warning if the shard or its record is damaged.
+
+    Raises:
+        UserError: It was made by another model, with other settings, or of other texts.
+    """
+    name = f"shard {number}/{count} in {str(path.parent)!r}"
+    try:
+        record = read_record(path.parent, number, count, kind)
+    except UserError:
+        progress.warn(f"{name} has a damaged record: it is made again")
+        return None
+    if record is None:
+        return None
+    if changed := differences(record["identity"], identity):
+        raise UserError(f"{name} was made otherwise ({changed}): give the same again, another folder, or --overwrite")
+    if not is_whole(path, record):
+        progress.warn(f"{name} is damaged: it is made again")
+        return None
+    if texts_digest() != record["texts_sha256"]:
+        raise UserError(f"{name} was made of other texts: give the same again, another folder, or --overwrite")
+    return record
 
 
 def count_of(folder: Path, kind: RecordKind) -> int:

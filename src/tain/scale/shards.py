@@ -19,10 +19,8 @@ from tain.scale.records import (
     RecordKind,
     complete_records,
     count_of,
-    differences,
-    is_whole,
-    read_record,
-    recorded,
+    finished_record,
+    refuse_other_counts,
     stem_of,
     write_record,
 )
@@ -93,11 +91,7 @@ class ShardedRun:
             with_texts=bool(self.options.get("with_texts")),
             overwrite=True,
         )
-        if others := sorted({count for _, count in recorded(self.folder)} - {self.count}):
-            raise UserError(
-                f"output {str(self.folder)!r} holds shards of a run with {others[0]} shards, not {self.count}: "
-                "give the same number, or another folder"
-            )
+        refuse_other_counts(self.folder, self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +266,12 @@ class DigestedRows(Iterator[TextRow]):
         self.digest = texts_digest(self.digest, [row.text], [row.values] if self._has_values else [])
         return row
 
+    def of_all(self) -> str:
+        """Read what is left, and return the digest of all rows."""
+        for _ in self:
+            pass
+        return self.digest
+
 
 def _identity(embedder: ResumableEncoder, run: ShardedRun) -> dict[str, Any]:
     """Everything that shards of one run share, as it is after a trip through JSON."""
@@ -296,25 +296,12 @@ def _finished(run: ShardedRun, number: int, identity: dict[str, Any], progress: 
     Raises:
         UserError: It was made by another model, with other settings, or of other texts.
     """
-    name = f"shard {number}/{run.count} in {str(run.folder)!r}"
-    try:
-        record = read_record(run.folder, number, run.count, _KIND)
-    except UserError:
-        progress.warn(f"{name} has a damaged record: it is made again")
-        return None
+    path = run.file(number)
+    record = finished_record(
+        path, number, run.count, _KIND, identity=identity, texts_digest=lambda: DigestedRows(run.rows(number)).of_all(), progress=progress
+    )
     if record is None:
         return None
-    if changed := differences(record["identity"], identity):
-        raise UserError(f"{name} was made otherwise ({changed}): give the same again, another folder, or --overwrite")
-    path = run.file(number)
-    if not is_whole(path, record):
-        progress.warn(f"{name} is damaged: it is made again")
-        return None
-    digested = DigestedRows(run.rows(number))
-    for _ in digested:
-        pass
-    if digested.digest != record["texts_sha256"]:
-        raise UserError(f"{name} was made of other texts: give the same again, another folder, or --overwrite")
     return EncodedShard(
         path=path, texts=record["texts"], dim=record["dim"], truncated=record["truncated"], blank=record["blank"], skipped=True
     )
