@@ -44,7 +44,7 @@ class MirrorConfig:
     recipe: Annotated[
         Recipe,
         "default; paper (the released Mirror-BERT recipe, unchanged); fast (whitened input embeddings, seconds; with documents, trained token vectors); "
-        "best (token weights, neighbouring sentences if there are documents, whitening)",
+        "best (token weights, neighbouring sentences if there are documents, whitening; words: joined with token vectors)",
     ] = "default"
     level: Annotated[Level, "kind of text; sets the paper's values for the settings below"] = "sentence"
     positives: Annotated[

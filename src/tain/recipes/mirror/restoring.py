@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from tain.batches.types import PackedTexts
 from tain.encoders.masked_lm import PredictionHead
 from tain.encoders.sentence_decoder import SentenceDecoder
 from tain.encoders.transformer import TransformerEncoder
+
+Part = TypeVar("Part", "MaskedPart", "DecodedPart")
 
 MASKING_RATE = 0.15  # BERT's
 DECODER_RATE = 0.5
@@ -152,16 +154,11 @@ def mlm_gradient(
     Returns:
         This process's share of the loss.
     """
-    value = 0.0
-    for number, part in enumerate(batch.parts):
-        reseed(number)
-        hidden = encoder.tokens(part.packed, drophead=drophead)[part.indices.to(encoder.device)]
-        nats = F.cross_entropy(head(hidden).float(), part.targets.to(encoder.device), reduction="sum")
-        loss = nats * (weight / batch.total)
-        loss.backward()
-        after_part()
-        value += loss.item()
-    return value
+
+    def hidden(part: MaskedPart) -> Tensor:
+        return encoder.tokens(part.packed, drophead=drophead)[part.indices.to(encoder.device)]
+
+    return _add_gradient(batch.parts, hidden, head, weight=weight, total=batch.total, reseed=reseed, after_part=after_part)
 
 
 @dataclass(frozen=True)
@@ -254,14 +251,43 @@ def decoder_gradient(
     Returns:
         This process's share of the loss.
     """
-    value, device = 0.0, encoder.device
-    for number, part in enumerate(batch.parts):
-        reseed(number)
+
+    def hidden(part: DecodedPart) -> Tensor:
         vectors = encoder(part.packed, drophead=drophead, skipped=skipped)
-        embeddings = encoder.model.get_input_embeddings()(part.ids.to(device))
-        hidden = decoder(vectors, embeddings, part.is_token.to(device)).flatten(0, 1)[part.indices.to(device)]
-        nats = F.cross_entropy(head(hidden).float(), part.targets.to(device), reduction="sum")
-        loss = nats * (weight / batch.total)
+        embeddings = encoder.model.get_input_embeddings()(part.ids.to(encoder.device))
+        restored = decoder(vectors, embeddings, part.is_token.to(encoder.device))
+        return restored.flatten(0, 1)[part.indices.to(encoder.device)]
+
+    return _add_gradient(batch.parts, hidden, head, weight=weight, total=batch.total, reseed=reseed, after_part=after_part)
+
+
+def _add_gradient(
+    parts: Sequence[Part],
+    hidden: Callable[[Part], Tensor],
+    head: PredictionHead,
+    *,
+    weight: float,
+    total: int,
+    reseed: Callable[[int], object],
+    after_part: Callable[[], object],
+) -> float:
+    """Add the gradient of the mean negative log probability of the targets, times ``weight``; return these parts' share of it.
+
+    Args:
+        parts: Micro-batches.
+        hidden: Vectors of a part's positions to predict (masked, dim).
+        head: Predicts tokens from them.
+        weight: Weight of the loss.
+        total: Positions that the mean is over, of all processes.
+        reseed: Sets the random state for part n.
+        after_part: Called after each part's gradient has been added.
+    """
+    value = 0.0
+    for number, part in enumerate(parts):
+        reseed(number)
+        vectors = hidden(part)
+        nats = F.cross_entropy(head(vectors).float(), part.targets.to(vectors.device), reduction="sum")
+        loss = nats * (weight / total)
         loss.backward()
         after_part()
         value += loss.item()
