@@ -1,7 +1,12 @@
 """The parts of the torch-free path: batches, padding, forms of vectors, the choice of a backend."""
 
 import itertools
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ from safetensors.numpy import load_file
 
 from tain.exported import choosing, graph
 from tain.exported.choosing import runs_exported
+from tain.exported.encoder import ExportedEncoder
 from tain.exported.folder import EXPORT_FILE
 from tain.exported.graph import batches_of_rows, padded
 from tain.foundation.errors import UserError
@@ -46,6 +52,70 @@ def test_no_other_way_to_cut_the_rows_costs_less(rng: np.random.Generator, pads:
 def test_rows_of_different_lengths_stay_apart_where_padding_changes_vectors():
     batches = list(batches_of_rows([3, 5, 3, 5, 4], batch_tokens=1000, pads=False))
     assert batches == [[1, 3], [4], [0, 2]]
+
+
+def test_results_of_threads_come_in_order_and_not_far_ahead():
+    begun: list[int] = []
+
+    def task(number: int) -> list[np.ndarray]:
+        begun.append(number)
+        time.sleep(0.001 * (number % 3))
+        return [np.array([number])]
+
+    results = graph._at_once((partial(task, number) for number in range(40)), threads=2)
+    for number in range(40):
+        assert next(results)[0].tolist() == [number]
+        assert len(begun) <= number + 6  # two tasks each ahead, and the next
+    assert next(results, None) is None
+
+
+def test_an_error_in_one_thread_ends_the_others():
+    begun: list[int] = []
+
+    def task(number: int) -> list[np.ndarray]:
+        begun.append(number)
+        if number == 3:
+            raise UserError("row 3")
+        return []
+
+    with pytest.raises(UserError, match="row 3"):
+        list(graph._at_once((partial(task, number) for number in range(1000)), threads=2))
+    assert len(begun) < 20
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_threads_change_no_vector(monkeypatch: pytest.MonkeyPatch, deterministic: bool):
+    texts = [f"{'word ' * (number % 17)}number {number}" for number in range(150)]
+    one = ExportedEncoder.load("tain-mini", threads=1)
+    several = ExportedEncoder.load("tain-mini", threads=3)
+    monkeypatch.setattr(several.graph, "run", run := Recorded(several.graph.run))
+    expected, found = (encoder.encode(texts, deterministic=deterministic) for encoder in (one, several))
+    assert len(run.threads) > 1 and threading.main_thread().ident not in run.threads
+    if deterministic:
+        assert found.tobytes() == expected.tobytes()
+    assert np.abs(found - expected).max() < 1e-5
+    assert several.encode(["alone"]) == pytest.approx(one.encode(["alone"]), abs=1e-5)
+
+
+def test_few_rows_are_shared_out_among_threads():
+    two = ExportedEncoder.load("tain-mini", threads=2).graph
+    sizes = [sum(10 for _ in batch) for batch in two.batches([10] * 60)]
+    assert sum(sizes) == 600 and max(sizes) <= 150
+    assert len(list(two.batches([10] * 12))) == 1  # not worth it
+    assert len(list(two.batches([10] * 60, batch_tokens=600))) == 1
+
+
+class Recorded:
+    """A function, and the threads that called it."""
+
+    def __init__(self, function: Callable[..., list[np.ndarray]]) -> None:
+        self._function = function
+        self.threads: set[int | None] = set()
+
+    def __call__(self, *given: Any, **more: Any) -> list[np.ndarray]:
+        self.threads.add(threading.get_ident())
+        time.sleep(0.001)
+        return self._function(*given, **more)
 
 
 def test_rows_are_filled_up_on_the_right():

@@ -12,6 +12,7 @@ import numpy as np
 from tain.exported.choosing import has_torch, runs_exported
 from tain.exported.folder import exported_folder, read_export
 from tain.foundation.errors import UserError
+from tain.foundation.machine import usable_cores
 from tain.foundation.progress import Progress
 
 _LIMIT_S = 1800.0
@@ -73,10 +74,9 @@ def measure_backends(
         ways += [("onnx", dtype) for dtype in read_export(folder, name=model).graphs]
     if not ways:
         raise UserError(f"model {model!r} holds no exported graph and torch is not installed, so nothing can run it: install tain[train]")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found, reference = [], None
     chosen = "onnx" if runs_exported(model) else "torch"
-    for number in threads or dict.fromkeys((1, cores)):
+    for number in threads or dict.fromkeys((1, usable_cores())):
         for backend, dtype in ways:
             progress.note(f"timing {backend} {dtype}, {number} {'thread' if number == 1 else 'threads'}")
             figures = _in_a_process(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from tain.exported.folder import Export, exported_folder, read_export, refuse_changed
-from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows
+from tain.exported.graph import TransformerGraph
 from tain.exported.tokenizer import FastTokenizer
 from tain.foundation.errors import UserError
 from tain.foundation.machine import collect_as_usual
@@ -67,7 +67,7 @@ class ExportedEncoder(TokenEncoder):
             name: The folder.
             dtype: Which graph to run; ``auto`` takes float32, whose vectors are those of the model.
             max_tokens: Cut texts at this length; default: the limit of the export.
-            threads: Threads of onnxruntime; one is best where several processes share a machine. Default: its own choice.
+            threads: Threads of onnxruntime; one is best where several processes share a machine. Default: one for each core.
 
         Raises:
             UserError: The folder holds no exported encoder, a file was changed after the export, or the folder lacks such a graph.
@@ -128,7 +128,7 @@ class ExportedEncoder(TokenEncoder):
         return TokenRows.one_each(*self.tokenizer.ids(texts, max_tokens=self.max_tokens, side=self.side))
 
     def _batches(self, lengths: Sequence[int], batch_tokens: int | None) -> Iterator[list[int]]:
-        return batches_of_rows(lengths, batch_tokens=batch_tokens or BATCH_TOKENS, pads=self.export.pads)
+        return self.graph.batches(lengths, batch_tokens=batch_tokens, pads=self.export.pads)
 
     @property
     def include_prompt(self) -> bool:
@@ -140,9 +140,8 @@ class ExportedEncoder(TokenEncoder):
             " empty prompt"
         )
 
-    def _pooled(self, ids: list[list[int]], *, is_alone: bool, skipped: int) -> Float32[np.ndarray, "rows width"]:
-        (found,) = self.graph.run(ids, ["sentence_embedding"], on_one_thread=is_alone)
-        return found
+    def _pooled(self, batches: Iterable[list[list[int]]], *, is_alone: bool, skipped: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
+        return (found for (found,) in self.graph.run_all(batches, ["sentence_embedding"], on_one_thread=is_alone))
 
     def token_vectors(self, text: str) -> TokenVectors:
         """Compute the token vectors of one text after its default prompt, and its vector. A correction changes the vector alone."""

@@ -1,7 +1,9 @@
 """Run an exported graph with onnxruntime: rows of token ids in, named arrays out."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from tain.foundation.errors import UserError
+from tain.foundation.machine import usable_cores
 from tain.foundation.tensors import read_arrays
 
 BATCH_TOKENS = 512  # padding included; larger batches fall out of the cache: 2048 is a quarter slower on one thread (MiniLM, int8)
 _CALL_TOKENS = 12  # fixed cost of a call, in tokens (MiniLM int8: 3 to 10, tain-mini: 9)
+_LEAST_BATCH_TOKENS = 128  # where few rows are shared out among threads
 
 
 class TransformerGraph:
@@ -22,7 +26,7 @@ class TransformerGraph:
         path: The ONNX file.
         name: The model's name, for messages.
         pad_id: Token that rows are filled up with.
-        threads: Threads to use; None leaves it to onnxruntime.
+        threads: Threads to use; default: one for each core.
         weights: For a file without weights: name in the graph to (name in the safetensors file, is transposed).
         weights_file: That safetensors file.
 
@@ -45,10 +49,11 @@ class TransformerGraph:
         except ImportError:
             raise UserError("onnxruntime is not installed, which runs exported models: run pip install onnxruntime") from None
         self.name, self.pad_id = name, pad_id
+        self.threads = threads or usable_cores()
         self._path = path
         self._weights = _weights_of(weights, weights_file, name) if weights and weights_file is not None else {}
-        self._session = self._opened(threads)
-        self._on_one_thread = self._session if threads == 1 else None
+        self._session = self._opened(1 if self.threads == 1 else threads)
+        self._on_one_thread = self._session if self.threads == 1 else None
         self._opening = threading.Lock()
         self.inputs = [each.name for each in self._session.get_inputs()]
         self.outputs = [each.name for each in self._session.get_outputs()]
@@ -103,6 +108,64 @@ class TransformerGraph:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"model {self.name!r} does not run on rows of {rows.shape[1]} tokens in onnxruntime ({reason})") from None
         return [np.asarray(each) for each in found]
+
+    def batches(self, lengths: Sequence[int], *, batch_tokens: int | None = None, pads: bool = True) -> Iterator[list[int]]:
+        """Cut rows into batches for ``run_all``: as ``batches_of_rows``, and at least two for each thread where there are rows enough.
+
+        Args:
+            lengths: Tokens of each row.
+            batch_tokens: Tokens of a batch, padding included; default: what is fastest.
+            pads: Off: rows of different lengths never share a batch.
+        """
+        if batch_tokens is None:
+            share = sum(lengths) // (2 * self.threads) if self.threads > 1 else BATCH_TOKENS
+            batch_tokens = min(BATCH_TOKENS, max(_LEAST_BATCH_TOKENS, share))
+        return batches_of_rows(lengths, batch_tokens=batch_tokens, pads=pads)
+
+    def run_all(
+        self,
+        batches: Iterable[Sequence[Sequence[int]]],
+        outputs: Sequence[str],
+        *,
+        segments: Iterable[Sequence[Sequence[int]]] | None = None,
+        on_one_thread: bool = False,
+    ) -> Iterator[list[np.ndarray]]:
+        """Run several batches at once, each on one thread, which is faster than one after the other on all threads.
+
+        A single batch runs on all threads.
+
+        Args:
+            batches: Token ids of each row of each batch.
+            outputs: Names of the outputs that are wanted.
+            segments: As in ``run``, for each batch.
+            on_one_thread: A single batch runs on one thread, too.
+
+        Yields:
+            The outputs of each batch, in order.
+        """
+        fed = [(ids, None) for ids in batches] if segments is None else list(zip(batches, segments, strict=True))
+        if len(fed) < 2 or self.threads == 1:
+            for ids, own in fed:
+                yield self.run(ids, outputs, segments=own, on_one_thread=on_one_thread)
+            return
+        tasks = ((lambda ids=ids, own=own: self.run(ids, outputs, segments=own, on_one_thread=True)) for ids, own in fed)
+        yield from _at_once(tasks, threads=min(self.threads, len(fed)))
+
+
+def _at_once(tasks: Iterable[Callable[[], list[np.ndarray]]], *, threads: int) -> Iterator[list[np.ndarray]]:
+    """Results of tasks in their order, computed by threads that are at most two tasks each ahead of the caller."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="tain-graph") as pool:  # not kept: it would not survive a fork
+        ahead: deque[Future[list[np.ndarray]]] = deque()
+        try:
+            for task in tasks:
+                ahead.append(pool.submit(task))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 def _weights_of(weights: dict[str, Any], file: Path, name: str) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int
 
 from tain.exported.encoder import ExportedEncoder, open_graph
 from tain.exported.folder import Export, exported_folder, read_export, refuse_changed
-from tain.exported.graph import BATCH_TOKENS, TransformerGraph, batches_of_rows, padded, sigmoid
+from tain.exported.graph import TransformerGraph, padded, sigmoid
 from tain.exported.tokenizer import FastTokenizer
 from tain.foundation.choices import CodeKind
 from tain.foundation.errors import UserError, refuse_not_finite
@@ -156,9 +156,10 @@ class ExportedDual(DualScoring):
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         vectors = np.zeros((len(texts), self.vectors, self.dim), dtype=np.float32)
         wanted = "sentence_embedding" if self.kind == "pooled" else "last_hidden_state"
-        for batch in batches_of_rows(lengths.tolist(), batch_tokens=BATCH_TOKENS, pads=self.context.export.pads):
+        graph = self.context.graph
+        batches = list(graph.batches(lengths.tolist(), pads=self.context.export.pads))
+        for batch, (found,) in zip(batches, graph.run_all(([ids[row] for row in batch] for batch in batches), [wanted]), strict=True):
             own = [ids[row] for row in batch]
-            (found,) = self.context.graph.run(own, [wanted])
             vectors[batch] = self._scaled(found)[:, None] if self.kind == "pooled" else self._of_tokens(found, padded(own, 0)[1] > 0)
         refuse_not_finite(vectors, self.name)
         return ContextArrays(vectors, self._is_vector(lengths))
@@ -254,8 +255,9 @@ class ExportedCross:
         rows = self._rows(contexts, lists)
         scores = np.empty(len(rows), dtype=np.float32)
         with (progress or Progress.silent()).task("score pairs", len(rows)) as task:
-            for batch in batches_of_rows([len(ids) for ids, _ in rows], batch_tokens=BATCH_TOKENS, pads=self.export.pads):
-                (logits,) = self.graph.run([rows[row][0] for row in batch], ["logits"], segments=[rows[row][1] for row in batch])
+            batches = list(self.graph.batches([len(ids) for ids, _ in rows], pads=self.export.pads))
+            ids, segments = ([[rows[row][part] for row in batch] for batch in batches] for part in (0, 1))
+            for batch, (logits,) in zip(batches, self.graph.run_all(ids, ["logits"], segments=segments), strict=True):
                 scores[batch] = logits[:, 0]
                 task.advance(len(batch))
         if self.export.pair.get("activation") == "Sigmoid":

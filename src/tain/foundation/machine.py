@@ -28,6 +28,11 @@ def process_age_s() -> float:
         return time.monotonic() - _IMPORTED_S
 
 
+def usable_cores() -> int:
+    """Number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def put_off_collection() -> None:
     """Almost disable garbage collection until ``collect_as_usual``; for our own processes, at their start.
 

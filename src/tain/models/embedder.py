@@ -280,8 +280,8 @@ class Embedder(TokenEncoder):
     def _batches(self, lengths: Sequence[int], batch_tokens: int | None) -> Iterator[list[int]]:
         return batches_by_tokens(lengths, batch_tokens=batch_tokens or _BATCH_TOKENS.get(self.encoder.device.type, 4096))
 
-    def _pooled(self, ids: list[list[int]], *, is_alone: bool, skipped: int) -> Float32[np.ndarray, "rows width"]:
-        return self.encoder(pack(ids), skipped=skipped).cpu().numpy()
+    def _pooled(self, batches: Iterable[list[list[int]]], *, is_alone: bool, skipped: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
+        return (self.encoder(pack(ids), skipped=skipped).cpu().numpy() for ids in batches)
 
     @torch.inference_mode()
     def token_vectors(self, text: str) -> TokenVectors:

@@ -95,12 +95,12 @@ class TokenEncoder(BaseTextEncoder):
         """Group rows into batches by their lengths."""
 
     @abstractmethod
-    def _pooled(self, ids: list[list[int]], *, is_alone: bool, skipped: int) -> Float32[np.ndarray, "rows width"]:
-        """Run one batch.
+    def _pooled(self, batches: Iterable[list[list[int]]], *, is_alone: bool, skipped: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
+        """Run batches, and yield the vectors of each, in order.
 
         Args:
-            ids: Token ids of each row.
-            is_alone: Deterministic mode: there is one row, which runs on one thread.
+            batches: Token ids of each row of each batch.
+            is_alone: Deterministic mode: a batch is one row, which runs on one thread.
             skipped: Tokens at the beginning of each row that are left out of the pooling.
         """
 
@@ -215,13 +215,14 @@ class TokenEncoder(BaseTextEncoder):
         is_alone = options.deterministic
         vectors: np.ndarray | None = None
         is_last = [owner != after for owner, after in zip(rows.owners, [*rows.owners[1:], -1], strict=True)]
-        for full in self._alone(len(rows.ids)) if is_alone else self._batches(list(map(len, rows.ids)), options.batch_tokens):
-            for batch in in_slices(full, options.batch_size):
-                found = self._pooled([rows.ids[row] for row in batch], is_alone=is_alone, skipped=skipped)
-                if vectors is None:
-                    vectors = np.empty((len(rows.ids), found.shape[1]), dtype=np.float32)
-                vectors[batch] = found
-                task.advance(sum(is_last[row] for row in batch))
+        whole = self._alone(len(rows.ids)) if is_alone else self._batches(list(map(len, rows.ids)), options.batch_tokens)
+        batches = [batch for full in whole for batch in in_slices(full, options.batch_size)]
+        pooled = self._pooled(([rows.ids[row] for row in batch] for batch in batches), is_alone=is_alone, skipped=skipped)
+        for batch, found in zip(batches, pooled, strict=True):
+            if vectors is None:
+                vectors = np.empty((len(rows.ids), found.shape[1]), dtype=np.float32)
+            vectors[batch] = found
+            task.advance(sum(is_last[row] for row in batch))
         if vectors is None:
             return np.empty((0, self.dim), dtype=np.float32)
         if not is_alone:
