@@ -102,6 +102,25 @@ def test_a_large_request_is_computed_in_slices_and_others_come_between(blocked, 
     assert doubling.batches == [[1], [100, 101, 102], [2, 3, 103], [104, 105, 106], [107]]
 
 
+def test_a_request_of_one_batch_that_was_cut_is_finished_before_the_next_one_begins(blocked, doubling, monkeypatch):
+    queue, _ = blocked
+    at_speed(queue, seconds_per_token=1e-9, batch_tokens=4, monkeypatch=monkeypatch)
+    futures = [queue.submit(items) for items in ([2, 3, 4], [20, 21, 22, 23], [5], [6], [7])]
+    doubling.is_let.set()
+    assert [future.result(10) for future in futures] == [[4, 6, 8], [40, 42, 44, 46], [10], [12], [14]]
+    assert doubling.batches == [[1], [2, 3, 4, 20], [21, 22, 23, 5], [6, 7]]
+
+
+def test_a_large_request_gets_one_batch_of_each_round(blocked, doubling, monkeypatch):
+    queue, _ = blocked
+    at_speed(queue, seconds_per_token=1e-9, batch_tokens=4, monkeypatch=monkeypatch)
+    futures = [queue.submit(items) for items in ([2], list(range(20, 30)), list(range(40, 48)), [3])]
+    doubling.is_let.set()
+    assert [len(future.result(10)) for future in futures] == [1, 10, 8, 1]
+    # a turn is four items, also where it lies in two batches
+    assert doubling.batches == [[1], [2, 20, 21, 22], [23, 40, 41, 42], [43, 3, 24, 25], [26, 27, 44, 45], [46, 47, 28, 29]]
+
+
 def test_an_item_larger_than_a_batch_is_a_batch_of_its_own(blocked, doubling, monkeypatch):
     queue, _ = blocked
     at_speed(queue, seconds_per_token=1e-9, batch_tokens=10, monkeypatch=monkeypatch)

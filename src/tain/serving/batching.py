@@ -74,7 +74,7 @@ class _Job(Generic[Item, Result]):
         future: Future of the results.
         next_item: Items before this one have been computed, or are in the current batch.
         waiting_tokens: Tokens of the remaining items.
-        round_tokens: How many of these count towards one round of all requests.
+        round_tokens: How many of these are computed before it is the next request's turn.
         results: Of the items computed so far, in order.
     """
 
@@ -170,12 +170,14 @@ class Queue(Generic[Item, Result]):
         """Seconds until each queued request here has had one batch."""
         return self._round_tokens * self._speed.seconds_per_token
 
-    def _add(self, job: _Job[Item, Result]) -> None:
-        """Append a job, or the rest of it."""
-        job.round_tokens = min(job.waiting_tokens, self._speed.batch_tokens)
+    def _add(self, job: _Job[Item, Result], *, round_tokens: int | None = None) -> None:
+        """Append a job, or the rest of it; with ``round_tokens``, of which so many have their turn now, put it in front."""
+        job.round_tokens = min(job.waiting_tokens, self._speed.batch_tokens if round_tokens is None else round_tokens)
         self._waiting_tokens += job.waiting_tokens
         self._round_tokens += job.round_tokens
         self._jobs[id(job)] = job
+        if round_tokens is not None:
+            self._jobs.move_to_end(id(job), last=False)
 
     def _remove(self, job: _Job[Item, Result]) -> None:
         if self._jobs.pop(id(job), None) is not None:
@@ -183,18 +185,23 @@ class Queue(Generic[Item, Result]):
             self._round_tokens -= job.round_tokens
 
     def _take(self) -> list[_Part[Item, Result]]:
-        """Take a batch from the front. The rest of a request that does not fit goes to the end, so that others get their turn."""
+        """Take a batch from the front.
+
+        A request's turn is as long as a batch. If only a part of it fits, the next batch continues with it. What is left of a request after
+        its turn goes to the end, so that others get theirs.
+        """
         parts: list[_Part[Item, Result]] = []
         room = self._speed.batch_tokens
         while self._jobs and room > 0:
             job = next(iter(self._jobs.values()))
             start, tokens = job.next_item, 0
-            end = start
-            while end < len(job.items) and (end == start or tokens + job.tokens[end] <= room):
+            end, most = start, room if len(self._jobs) == 1 else min(room, job.round_tokens)
+            while end < len(job.items) and (end == start or tokens + job.tokens[end] <= most):
                 tokens += job.tokens[end]
                 end += 1
-            if parts and tokens > room:
+            if parts and (tokens > room or any(part.job is job for part in parts)):
                 break
+            turn_tokens = job.round_tokens - tokens
             self._remove(job)
             if not start:
                 job.future.begin()
@@ -203,8 +210,10 @@ class Queue(Generic[Item, Result]):
             parts.append(_Part(job, start, end, tokens))
             room -= tokens
             if end < len(job.items):
-                self._add(job)
-                break
+                is_turn_over = turn_tokens < job.tokens[end]
+                self._add(job, round_tokens=None if is_turn_over else turn_tokens)
+                if not is_turn_over:
+                    break
         return parts
 
     def _run(self, parts: list[_Part[Item, Result]]) -> None:
