@@ -28,7 +28,6 @@ from serving_overload import served
 from tain.exported.encoder import ExportedEncoder
 
 SIZES, SHARES = (1, 8, 64), (0.5, 0.35, 0.15)
-CLIENTS = 8
 PARTS = ("small", "mixed", "overload", "memory")
 RETRY_S = 0.1  # a refused client asks no sooner
 # an int8 graph scales its inputs by the whole batch: two batches give one text vectors with a cosine of 0.948 at worst (some 100,000 answers)
@@ -148,7 +147,7 @@ class Load:
         tally.tokens += int(self.known.tokens[rows].sum())
         tally.texts += len(rows)
 
-    async def full(self, seconds: float, *, clients: int = CLIENTS) -> Tally:
+    async def full(self, seconds: float, *, clients: int) -> Tally:
         """Let as many clients ask one request after the other."""
         tally, until_s = Tally(), time.perf_counter() + seconds
 
@@ -226,12 +225,16 @@ class Report:
     def __init__(self, **details: object) -> None:
         self.claims: list[Claim] = []
         self.loads: list[dict[str, object]] = []
-        self.details = {**details, "loads": self.loads}
+        self.details: dict[str, Any] = {**details, "loads": self.loads}
         self.worst_cosine = 1.0
 
     def claim(self, name: str, value: float, unit: str, goal: float | None, spread: tuple[float, float] | None = None) -> None:
         self.claims.append(Claim(name, round(value, 3), unit, goal, spread or (round(value, 3), round(value, 3)), None))
         print(f"{name}: {value:.3f} {unit}", file=sys.stderr, flush=True)
+
+    def memory(self, when: str, found_mb: float, warm_mb: float) -> None:
+        self.details.setdefault("memory_mb", {"warm": warm_mb})[when] = found_mb
+        self.claim(f"memory {when}", found_mb / warm_mb, "of that after the warm-up", 1.05)
 
     def load(self, name: str, tally: Tally, **more: float) -> None:
         self.worst_cosine = min(self.worst_cosine, tally.worst_cosine)
@@ -258,7 +261,7 @@ def small_requests(report: Report, load: Load, encoder: ExportedEncoder, *, quic
     report.claim("one short text over HTTP, p50", 1000 * load.in_a_row(short).p50_s, "ms", None)
 
 
-def mixed_load(report: Report, load: Load, encoder: ExportedEncoder, pid: int, *, seconds: float, rounds: int) -> float:
+def mixed_load(report: Report, load: Load, encoder: ExportedEncoder, pid: int, *, seconds: float, rounds: int, clients: int) -> float:
     """Mixed load and the offline rate in turns, so that a slow minute hits both; returns the requests answered per second."""
     known, shares, own_shares, answered = load.known, [], [], []
     for _ in range(rounds):
@@ -266,7 +269,7 @@ def mixed_load(report: Report, load: Load, encoder: ExportedEncoder, pid: int, *
         encoder.encode(known.texts, normalize=True)
         tokens = int(known.tokens.sum())
         rate, offline_us = tokens / (time.perf_counter() - began_s), 1e6 * (time.process_time() - began_cpu_s) / tokens
-        tally = measured(load.full(seconds / rounds), pid)
+        tally = measured(load.full(seconds / rounds, clients=clients), pid)
         report.load("mixed", tally, offline_tokens_per_s=round(rate, 1), offline_us_per_token=round(offline_us, 1))
         shares.append(tally.tokens / tally.spent_s / rate)
         own_shares.append(tally.tokens / tally.without_client_s / rate)
@@ -297,32 +300,41 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=("float32", "int8"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured; default: all")
     parser.add_argument("--minutes", type=float, default=10.0, help="minutes of mixed load; each overload takes a fifth of it")
-    parser.add_argument("--max-wait-s", type=float, default=2.0, help="of the server")
+    parser.add_argument("--max-wait-s", type=float, default=1.0, help="of the server")
+    parser.add_argument("--clients", type=int, default=8, help="of the mixed load; each asks one request after the other")
     chosen = parser.parse_args()
     load_s = 10.0 if chosen.quick else 60 * chosen.minutes
     encoder = ExportedEncoder.load(chosen.model, dtype=chosen.dtype)
     texts = mixed_texts(sts_sentences(chosen.data), 60 if chosen.quick else 4000)
     known = Texts(texts, np.array(encoder.count_tokens(texts)), encoder.encode(texts, normalize=True))
-    report = Report(model=chosen.model, dtype=chosen.dtype, max_wait_s=chosen.max_wait_s, load_s=load_s, cores=len(os.sched_getaffinity(0)))
+    report = Report(
+        model=chosen.model,
+        dtype=chosen.dtype,
+        max_wait_s=chosen.max_wait_s,
+        clients=chosen.clients,
+        load_s=load_s,
+        cores=len(os.sched_getaffinity(0)),
+    )
     arguments = [chosen.model, "--backend", "onnx", "--dtype", chosen.dtype, "--max-wait-s", f"{chosen.max_wait_s:g}"]
     with served(*arguments) as server:
         load = Load(server.port, known)
-        warm_up = measured(load.full(max(5.0, load_s / 10)), server.pid)  # and the server learns its speed
+        warm_up = measured(load.full(max(5.0, load_s / 10), clients=chosen.clients), server.pid)  # and the server learns its speed
         report.load("warm-up", warm_up)
         warm_mb = resident_mb(server.pid)
         if "small" in chosen.parts:
             small_requests(report, load, encoder, quick=chosen.quick)
         capacity = len(warm_up.seconds) / warm_up.spent_s
         if "mixed" in chosen.parts:
-            capacity = mixed_load(report, load, encoder, server.pid, seconds=load_s, rounds=2 if chosen.quick else 10)
+            capacity = mixed_load(
+                report, load, encoder, server.pid, seconds=load_s, rounds=2 if chosen.quick else 10, clients=chosen.clients
+            )
+            report.memory("after the mixed load", resident_mb(server.pid), warm_mb)
         if "overload" in chosen.parts:
             overload(report, load, server.pid, capacity, seconds=max(8.0, load_s / 5))
         if "memory" in chosen.parts:
             if not {"mixed", "overload"} & set(chosen.parts):
-                report.load("memory", measured(load.full(load_s), server.pid))
-            end_mb = resident_mb(server.pid)
-            report.details["memory_mb"] = {"warm": warm_mb, "end": end_mb}
-            report.claim("memory at the end", end_mb / warm_mb, "of that after the warm-up", 1.05)
+                report.load("memory", measured(load.full(load_s, clients=chosen.clients), server.pid))
+            report.memory("at the end", resident_mb(server.pid), warm_mb)
     report.claim("worst cosine of an answer with the offline vector", report.worst_cosine, "", NEEDED_COSINE[chosen.dtype])
     print(json.dumps(report.details), file=sys.stderr)
     assert report.worst_cosine > NEEDED_COSINE[chosen.dtype], "an answer is not the vector of its text"
