@@ -264,6 +264,8 @@ def kill_command(work: Path, case: Case, kills: int, chance: random.Random) -> C
             if code == 0:
                 check_named(before, log, case)
                 break
+            if os.path.lexists(out) and not missing(contents(out), expected):
+                break  # killed after the output got its name
             if code != -signal.SIGKILL:
                 case.problems.append(f"a run after a kill ends with {code}: {log.read_text()[-500:]}")
                 break
