@@ -331,6 +331,12 @@ def test_an_index_takes_ids_and_metadata_and_is_searched_by_filter(bert_folder, 
     assert counts(capsys) == found | {"added": 0, "deleted": 2, "candidates": 7}
     assert run(*add, "--candidates", table(given[4:6]), "--delete-missing") == 0
     assert counts(capsys) == found | {"added": 0, "unchanged": 2, "deleted": 5, "candidates": 2}
+    size = (folder / "vectors.bin").stat().st_size
+    assert run("index", folder, "--compact", "--json") == 0
+    assert counts(capsys) == found | {"added": 0, "candidates": 2, "removed rows": 11}
+    assert (folder / "vectors.bin").stat().st_size == size * 2 // 13
+    assert run(*add, "--candidates", table(given[4:6])) == 0
+    assert counts(capsys) == found | {"added": 0, "unchanged": 2, "candidates": 2}
     assert "has ids and metadata, which this command would lose" in refused(
         capsys, *search, "--candidates", texts("c.txt", ["x"]), "--update"
     )
@@ -363,7 +369,7 @@ def test_an_index_goes_to_faiss_and_back(bert_folder, sentences, table, texts, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "nothing is asked for: give --candidates, --delete-ids, --delete-where or --to-faiss"),
+        ((), "nothing is asked for: give --candidates, --delete-ids, --delete-where, --compact or --to-faiss"),
         (("--candidates", "TABLE"), "--candidates are given without a model"),
         (("--model", "MODEL"), "--model concerns candidates to add, but none are given"),
         (("--from-faiss", "TABLE"), "--from-faiss concerns candidates to add"),

@@ -129,6 +129,16 @@ def test_lists_of_which_most_are_empty_are_read(tmp_path, rng):
     assert ShortLists.of(index).lists.ntotal == 1000
 
 
+def test_lists_are_not_made_from_a_view_of_before_a_compaction(index, lists):
+    index.delete([0, 1])
+    view = CandidateIndex.open(index.folder)
+    index.compact()
+    with pytest.raises(UserError, match="was rewritten meanwhile"):
+        ShortLists.of(view)
+    view.refresh()
+    assert ShortLists.of(view).lists.ntotal == len(index)
+
+
 def test_lists_that_cannot_be_kept_are_used_all_the_same(index, lists, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")

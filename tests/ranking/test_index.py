@@ -95,6 +95,88 @@ def test_a_text_is_deleted_from_all_its_rows(index):
     assert list(other.live_texts()) == [(1, "b")]
 
 
+def test_a_compacted_index_has_the_same_candidates_and_no_deleted_rows(index):
+    texts = [f"text {number}" for number in range(100)]
+    index.append(texts, vectors_of(100))
+    index.tell_source(name="texts.txt", digest="0" * 16, is_complete=True)
+    index.delete(range(0, 100, 3))
+    size = sum(path.stat().st_size for path in index.folder.glob("*.bin"))
+    kept = [number for number in range(100) if number % 3]
+    reader, version = CandidateIndex.open(index.folder), index.version
+    assert index.compact() == 34
+    for found in (index, CandidateIndex.open(index.folder)):
+        assert list(found.live_texts()) == [(row, texts[number]) for row, number in enumerate(kept)]
+        np.testing.assert_array_equal(found.vectors, vectors_of(100)[kept])
+        assert (len(found), found.live, found.version) == (66, 66, version + 1)
+        assert found.source["name"] == "texts.txt"
+        found.refuse_damaged_vectors()
+    assert sum(path.stat().st_size for path in index.folder.glob("*.bin")) < 0.75 * size
+    # a view from before stays whole, and its row numbers are not used for the new files
+    assert len(reader) == 100 and reader.text(99) == "text 99"
+    with pytest.raises(UserError, match="was rewritten meanwhile, so its rows have other numbers: refresh it"):
+        reader.delete([5])
+    assert reader.append(["new"], vectors_of(1)) == range(66, 67)
+    assert reader.delete([66]) == 1 and reader.refresh() is False
+    assert index.refresh() and index.live == 66
+    assert (index.compact(), index.compact()) == (1, 0)
+    assert not [path for path in index.folder.parent.iterdir() if path.name.startswith(".index.")]
+
+
+def test_vectors_of_a_compacted_index_are_checked_again(index):
+    index.append(["a", "b", "c"], vectors_of(3))
+    index.delete([0])
+    reader = CandidateIndex.open(index.folder)
+    reader.refuse_damaged_vectors()
+    index.compact()
+    with (index.folder / "vectors.bin").open("r+b") as file:
+        file.write(np.float32(np.nan).tobytes())
+    assert reader.refresh()
+    with pytest.raises(UserError, match="the vector of row 0 differs"):
+        reader.refuse_damaged_vectors()
+
+
+def test_a_damaged_index_is_not_compacted(index):
+    index.append(["a", "b", "c"], vectors_of(3))
+    index.delete([0])
+    with (index.folder / "texts.bin").open("r+b") as file:
+        file.seek(1)
+        file.write(b"x")
+    before = {path.name: path.read_bytes() for path in index.folder.glob("*.bin")}
+    with pytest.raises(UserError, match="the text of row 1 differs"):
+        index.compact()
+    assert {path.name: path.read_bytes() for path in index.folder.glob("*.bin")} == before
+
+
+def test_writers_and_readers_that_meet_a_compaction_lose_nothing(index):
+    """One process appends, one deletes and compacts, one reads, all without pause."""
+    work = textwrap.dedent(f"""
+        import sys, time
+        import numpy as np
+        from tain.ranking.index import CandidateIndex
+        index, until_s = CandidateIndex.open({str(index.folder)!r}), time.monotonic() + 3
+        number = 0
+        while time.monotonic() < until_s:
+            {{}}
+            number += 1
+        print(number)
+        """)
+    # a text is appended with a vector that its name tells
+    append = 'index.append([f"text {number}"], np.full((1, DIM), number, dtype=np.float32))'.replace("DIM", str(DIM))
+    compact = 'index.append(["gone"], np.zeros((1, DIM), np.float32)), index.delete_texts(["gone"]), index.compact()'.replace(
+        "DIM", str(DIM)
+    )
+    read = "index.refresh(), [float(index.vectors[row][0]) == float(text.split()[1]) or 1/0 for row, text in index.live_texts() if text != 'gone']"
+    read += "; index = CandidateIndex.open(index.folder)"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", work.replace("{}", each)], stdout=subprocess.PIPE, text=True)
+        for each in (append, compact, read)
+    ]
+    counts = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0] and min(counts) > 3
+    index.refresh()
+    assert {text for _, text in index.live_texts()} - {"gone"} == {f"text {number}" for number in range(counts[0])}
+
+
 def test_an_append_cut_off_anywhere_loses_nothing_acknowledged(index, tmp_path):
     """Cut every file where a killed append could leave it: any length between what was acknowledged and what it wrote."""
     index.append(["a", "b"], vectors_of(2))

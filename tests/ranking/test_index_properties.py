@@ -48,6 +48,12 @@ class IndexMachine(RuleBasedStateMachine):
         self.live = {row: text for row, text in self.live.items() if row not in gone}
 
     @rule()
+    def compact(self) -> None:
+        assert self.index.compact() == len(self.rows) - len(self.live)
+        self.rows = [self.rows[row] for row in sorted(self.live)]
+        self.live = dict(enumerate(self.live[row] for row in sorted(self.live)))
+
+    @rule()
     def reopen(self) -> None:
         self.index = CandidateIndex.open(self.index.folder)
 

@@ -311,6 +311,10 @@ def index(
     delete_where: Annotated[
         str | None, Parameter(help="delete the candidates whose metadata match this filter, such as 'year<2020'")
     ] = None,
+    compact: Annotated[
+        bool,
+        Parameter(help="rewrite the files without the rows of deleted and replaced candidates, which they keep otherwise", negative=()),
+    ] = False,
     from_faiss: Annotated[
         Path | None,
         Parameter(
@@ -350,7 +354,7 @@ def index(
         candidates=candidates,
         from_faiss=from_faiss,
         delete_missing=delete_missing,
-        changes=[delete_ids, delete_where, to_faiss],
+        changes=[delete_ids, delete_where, to_faiss, compact or None],
     )
     progress = Progress.for_terminal(quiet=quiet)
     wanted = None if delete_where is None else parse_filter(delete_where)
@@ -398,6 +402,8 @@ def index(
         counts["deleted"] += found.delete_ids(unwanted)
     if wanted is not None:
         counts["deleted"] += found.delete_matching(wanted)
+    if compact:
+        counts["removed rows"] = found.compact()
     counts["candidates"] = found.live
     if to_faiss is not None and beside is not None:
         _write_faiss(found, to_faiss, beside, overwrite=overwrite)
@@ -550,7 +556,7 @@ def _refuse_index(
     elif model is None:
         problems.append("--candidates are given without a model: give --model, the one that made the index")
     if candidates is None and not any(change is not None for change in changes):
-        problems.append("nothing is asked for: give --candidates, --delete-ids, --delete-where or --to-faiss")
+        problems.append("nothing is asked for: give --candidates, --delete-ids, --delete-where, --compact or --to-faiss")
     refuse_all(problems)
 
 

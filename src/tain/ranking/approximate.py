@@ -41,15 +41,17 @@ class ShortLists:
         """Load the lists from the index's folder and add newer rows; rebuild and save them if the index has grown too much.
 
         Raises:
-            UserError: FAISS is not installed, or the folder's lists do not belong to this index.
+            UserError: FAISS is not installed, the folder's lists do not belong to this index, or it was compacted after this view.
         """
         faiss, progress = _faiss(), progress or Progress.silent()
+        index.refuse_compacted()
         lists = _read(faiss, index)
         if lists is not None and lists.ntotal <= len(index) <= _STALE * lists.ntotal:
             _add(lists, index.vectors[lists.ntotal :], progress)
             return cls(index, lists)
         index.refuse_damaged_vectors()
         lists = _made(faiss, index.vectors, progress)
+        index.refuse_compacted()
         try:
             _write(faiss, lists, index.folder / _FILE)
         except (OSError, RuntimeError, UserError) as error:  # FAISS has no specific exception for disk errors

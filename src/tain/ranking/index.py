@@ -12,6 +12,7 @@ their keys when read. Readers keep their view while a writer appends.
     commits.bin    the log                source.json   the synchronized candidate file, if any, and whether the sync was completed
 
 An index of format 2 has ids and metadata as well. Replacing a candidate appends its new row and deletes its old one in one commit.
+Compacting writes a new folder and puts it in the place of the old one; processes that wait for a lock notice that.
 
     ids.bin        UTF-8, concatenated    id_ends.bin, metadata_ends.bin    end of each
     metadata.bin   a JSON object a row    id_keys.bin, metadata_keys.bin    64-bit key of each
@@ -20,12 +21,12 @@ An index of format 2 has ids and metadata as well. Replacing a candidate appends
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ from tain.ranking.commits import LAYOUTS, LOG, State
 from tain.ranking.filters import Filter, parse_filter
 from tain.text.collections import list_texts
 from tain.text.records import Candidate
+
+Found = TypeVar("Found")
 
 FORMAT = max(LAYOUTS)
 
@@ -87,6 +90,7 @@ class CandidateIndex:
         self.dim: int = about["dim"]
         self._layout = LAYOUTS[about["format"]]
         self._checked = 0  # rows with checked vectors
+        self._place: tuple[int, int] | None = None
         self._show(state)
         self._refuse_damage()
 
@@ -122,7 +126,10 @@ class CandidateIndex:
         Raises:
             UserError: The index does not exist, has a newer format, has inconsistent files, or a file is a link.
         """
-        folder = Path(folder)
+        return _undisturbed(Path(folder), cls._opened)
+
+    @classmethod
+    def _opened(cls, folder: Path) -> "CandidateIndex":
         damaged, advice = f"index {str(folder)!r} has a damaged index.json", "make the index again"
         try:
             refuse_link(folder / "index.json")
@@ -304,7 +311,10 @@ class CandidateIndex:
 
     def refresh(self) -> bool:
         """Update the view to the latest commit; True if there was a newer one."""
-        state, _ = self._layout.last_state(self.folder, self.dim)
+        return _undisturbed(self.folder, self._refreshed)
+
+    def _refreshed(self, folder: Path) -> bool:
+        state, _ = self._layout.last_state(folder, self.dim)
         if state == self._state:
             return False
         self._show(state)
@@ -400,15 +410,16 @@ class CandidateIndex:
         return State(state.rows + len(candidates), text_bytes, state.deleted, state.number + 1, id_bytes, metadata_bytes)
 
     def delete(self, rows: Sequence[int]) -> int:
-        """Delete candidates; the deletion is durable when this returns. Rows are never reused.
+        """Delete candidates; the deletion is durable when this returns. Rows are never reused, except by ``compact``.
 
         Returns:
             Number of rows that were live.
 
         Raises:
-            UserError: A row does not exist.
+            UserError: A row does not exist, or the index was compacted after this view.
         """
         with self._writing() as (state, files):
+            self.refuse_compacted()
             wrong = [row for row in rows if not 0 <= row < state.rows]
             if wrong:
                 raise UserError(f"index {str(self.folder)!r} has no row {wrong[0]}: it has {state.rows:,}")
@@ -465,6 +476,55 @@ class CandidateIndex:
         files["gone.bin"].write(np.array(live, dtype=np.int64).tobytes())
         self._commit(files, replace(state, deleted=state.deleted + len(live)))
         return len(live)
+
+    def compact(self) -> int:
+        """Rewrite the index without the rows of deleted and replaced candidates; it is durable when this returns.
+
+        The remaining candidates keep their order and get new row numbers. Readers keep their view until they refresh. Needs space for a
+        second index meanwhile. If the process is killed, the index is unchanged.
+
+        Returns:
+            Number of rows that were removed.
+
+        Raises:
+            UserError: A candidate is damaged, or the index cannot be written.
+        """
+        with self.updating(), self._writing() as (state, _):
+            self._show(state)
+            live = np.flatnonzero(~self.is_deleted)
+            if len(live) == state.rows:
+                return 0
+            with whole_folder(self.folder, overwrite=True) as partial:
+                for name in ("index.json", "source.json"):
+                    if (self.folder / name).exists():
+                        (partial / name).write_bytes((self.folder / name).read_bytes())
+                after = self._copied(live, partial, number=state.number + 1)
+            self._show(after)
+        return state.rows - len(live)
+
+    def refuse_compacted(self) -> None:
+        """Refuse row numbers of this view if the index was compacted, or made again, since.
+
+        Raises:
+            UserError: It was.
+        """
+        if _place(self.folder) != self._place:
+            raise UserError(
+                f"index {str(self.folder)!r} was rewritten meanwhile, so its rows have other numbers: refresh it, and try again"
+            )
+
+    def _copied(self, rows: np.ndarray, folder: Path, *, number: int) -> State:
+        """Write rows to the files of a new folder, and commit them."""
+        after = State()
+        with ExitStack() as opened:
+            files = {file: opened.enter_context((folder / file).open("wb")) for file in self._layout.files}
+            for start in range(0, len(rows), _CHECKED_ROWS):
+                part = rows[start : start + _CHECKED_ROWS]
+                self.refuse_damaged_vectors(part)
+                after = self._written(files, after, [self.candidate(int(row)) for row in part], np.array(self.vectors[part]))
+            after = replace(after, number=number)
+            self._log(files, after)
+        return after
 
     @property
     def source(self) -> dict[str, Any]:
@@ -526,6 +586,8 @@ class CandidateIndex:
 
     def _show(self, state: State) -> None:
         """Map the valid part of every file, all at once, so that a replaced folder does not mix in. Reads no data."""
+        if (place := _place(self.folder)) != self._place:  # a compacted index has other rows
+            self._place, self._checked = place, 0
         self._state = state
         self.vectors = self._mapped("vectors.bin", np.float32, (state.rows, self.dim))
         self.squares = self._mapped("squares.bin", np.float32, (state.rows,))
@@ -593,12 +655,9 @@ class CandidateIndex:
     @contextmanager
     def _writing(self) -> Iterator[tuple[State, dict[str, Any]]]:
         """Acquire the write lock, truncate to the last commit, and open every file at its end."""
-        import fcntl  # only writers need it; some systems lack it
-
         try:
             with ExitStack() as opened:
-                lock = opened.enter_context(open_own(self.folder / "lock", writable=True, create=True))
-                fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process is killed
+                opened.enter_context(self._locked("lock"))
                 state, commits_bytes = self._layout.last_state(self.folder, self.dim)
                 files: dict[str, Any] = {}
                 for file, size in {**self._layout.sizes(state, self.dim), LOG: commits_bytes}.items():
@@ -615,19 +674,35 @@ class CandidateIndex:
     @contextmanager
     def updating(self) -> Iterator[None]:
         """Lock the synchronization with a file; others wait. Single appends and deletions remain possible."""
-        import fcntl
-
-        try:
-            lock = open_own(self.folder / "update.lock", writable=True, create=True)
-        except OSError as error:
-            raise UserError(
-                f"index {str(self.folder)!r} cannot be written ({error.strerror}): change its permissions, or copy it"
-            ) from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._locked("update.lock"))
+            except OSError as error:
+                raise UserError(
+                    f"index {str(self.folder)!r} cannot be written ({error.strerror}): change its permissions, or copy it"
+                ) from None
             yield
 
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold a lock of the folder, which is released when the process is killed."""
+        import fcntl  # only writers need it; some systems lack it
+
+        path = self.folder / name
+        while True:
+            with open_own(path, writable=True, create=True) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if _place(path) == _place_of(os.fstat(lock.fileno())):
+                    yield
+                    return
+                # another folder took the place of this one while we waited
+
     def _commit(self, files: dict[str, Any], state: State) -> None:
+        self._log(files, state)
+        self._show(state)
+
+    def _log(self, files: dict[str, Any], state: State) -> None:
+        """Make what was written durable, then the commit that makes it valid."""
         for name, file in files.items():
             if name != LOG:
                 file.flush()
@@ -635,7 +710,32 @@ class CandidateIndex:
         files[LOG].write(self._layout.packed(state))
         files[LOG].flush()
         os.fsync(files[LOG].fileno())
-        self._show(state)
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """What tells a file or folder from another of the same name; None if it does not exist."""
+    try:
+        return _place_of(path.stat())
+    except OSError:
+        return None
+
+
+def _place_of(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _undisturbed(folder: Path, read: Callable[[Path], Found]) -> Found:
+    """Read from a folder, and again if another one took its place meanwhile."""
+    while True:
+        before = _place(folder)
+        try:
+            found = read(folder)
+        except (UserError, ValueError):  # ValueError: a file is shorter than the log of the other folder says
+            if _place(folder) == before:
+                raise
+            continue
+        if _place(folder) == before:
+            return found
 
 
 def refuse_unstorable(candidates: Iterable[Candidate]) -> None:
