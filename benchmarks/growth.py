@@ -184,7 +184,7 @@ def write_texts(path: Path, count: int) -> None:
 
 def mirror(folder: Path, size: int) -> Callable[[], object]:
     write_texts(folder / "texts.txt", size)
-    where = ("-o", folder / "out", "--device", "cpu", "--dtype", "float32", "--batch-texts", "200")
+    where = ("-o", folder / "out", "--device", "cpu", "--dtype", "float32", "--batch-texts", "200", "--max-tokens", "40")
     return lambda: tain("mirror", folder.parent / "model", folder / "texts.txt", *where)
 
 
