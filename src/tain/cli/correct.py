@@ -27,6 +27,12 @@ def correct(
     remove_top: Annotated[int | None, Parameter(help="remove this many of the strongest components of TEXTS")] = None,
     components: Annotated[int | None, Parameter(help="directions removed per language; default: 1, as in the paper")] = None,
     dimensions: Annotated[int | None, Parameter(help="number of strongest components a whitening keeps; default: all")] = None,
+    power: Annotated[
+        float | None,
+        Parameter(
+            help="exponent of a whitening: 1 gives every component variance 1, 0.5 goes half of the way; default: 1, as in the papers"
+        ),
+    ] = None,
     max_texts: Annotated[int | None, Parameter(help="maximum texts read per source; default: all; the paper uses 10000")] = None,
     column: Annotated[str | None, Parameter(help="column of the texts, if the sources are tables")] = None,
     batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory only")] = None,
@@ -52,8 +58,8 @@ def correct(
         for --whiten and --remove-top: txt (one text per line), csv, tsv, jsonl or parquet, also .gz and .xz; - reads standard input
     """
     config = _config(
-        texts, language, whiten=whiten, remove_top=remove_top, components=components, dimensions=dimensions, max_texts=max_texts,
-        batch_tokens=batch_tokens,
+        texts, language, whiten=whiten, remove_top=remove_top, components=components, dimensions=dimensions, power=power,
+        max_texts=max_texts, batch_tokens=batch_tokens,
     )  # fmt: skip
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress

@@ -70,6 +70,22 @@ def test_remove_top_works_in_sentence_transformers_and_can_be_read_again(bert_fo
     assert result.to_dict()["removed_share"] > 0.2 and "32 dimensions" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_power_below_one_whitens_partially(bert_folder: Path, sentences: list[str]):
+    texts = [f"{left[:12]} {right[:12]}" for left in sentences for right in sentences]
+
+    def variances(**settings: Any) -> np.ndarray:
+        vectors = correct(bert_folder, texts, method="whiten", device="cpu", **settings).embedder.encode(texts, normalize=False)
+        return np.sort(np.linalg.eigvalsh(np.cov(vectors.T, bias=True)))[1:]  # a component without variance stays 0
+
+    raw = correct(bert_folder, texts, method="remove-top", components=1, device="cpu").embedder
+    raw.correction = None
+    before = np.sort(np.linalg.eigvalsh(np.cov(raw.encode(texts, normalize=False).T, bias=True)))[1:]
+    is_large = before > before.max() * 1e-4
+    assert variances()[is_large] == pytest.approx(1.0, rel=1e-3)
+    assert variances(power=1.0)[is_large] == pytest.approx(1.0, rel=1e-3)
+    assert variances(power=0.5)[is_large] == pytest.approx(np.sqrt(before)[is_large], rel=1e-2)
+
+
 def test_whitening_to_fewer_dimensions_changes_the_width(bert_folder: Path, sentences: list[str]):
     result = correct(bert_folder, sentences, method="whiten", dimensions=4, device="cpu")
     white = result.embedder.encode(sentences)
@@ -119,6 +135,8 @@ def test_mirroring_leaves_a_correction_out_and_says_so(bert_folder: Path, senten
         ({"method": "languages", "components": 0}, "components is 0: give 1 or more"),
         ({"method": "whitening"}, "method is 'whitening': give languages, whiten, remove-top"),
         ({"method": "remove-top", "dimensions": 3}, "dimensions is 3, but remove-top keeps all dimensions"),
+        ({"method": "whiten", "power": 0.0}, "power is 0.0: give a number above 0, at most 1"),
+        ({"method": "remove-top", "power": 0.5}, "power is 0.5, but remove-top scales nothing"),
         ({"method": "whiten", "max_texts": -1, "batch_tokens": 0}, "max_texts is -1.*batch_tokens is 0"),
     ],
 )

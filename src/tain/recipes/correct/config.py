@@ -17,6 +17,9 @@ class CorrectConfig:
     method: Annotated[Literal["languages", "whiten", "remove-top"], "kind of correction"]
     components: Annotated[int, "directions removed, for remove-top and, per language, for languages"] = 1
     dimensions: Annotated[int | None, "number of components a whitening keeps; default: all"] = None
+    power: Annotated[
+        float | None, "exponent of a whitening: 1 gives every component variance 1, 0.5 is half of the way; above 0 to 1; default: 1"
+    ] = None
     max_texts: Annotated[int | None, "read only the first N texts of each source; default: all (the paper: 10,000)"] = None
     batch_tokens: Annotated[int | None, "tokens encoded at a time; changes speed and memory only"] = None
 
@@ -31,6 +34,10 @@ class CorrectConfig:
             problems.append(
                 f"dimensions is {self.dimensions}, but {self.method} keeps all dimensions: leave it out, or give the method whiten"
             )
+        if self.power is not None and not 0 < self.power <= 1:
+            problems.append(f"power is {self.power}: give a number above 0, at most 1")
+        if self.power is not None and self.method != "whiten":
+            problems.append(f"power is {self.power}, but {self.method} scales nothing: leave it out, or give the method whiten")
         refuse_all(problems)
 
 

@@ -176,7 +176,12 @@ def _fitted(embedder: Embedder, moments: dict[str, Moments], config: CorrectConf
         return Corrected(embedder, config, fits, None, _mean_cosines(fits), truncated)
     (found,) = moments.values()
     is_whitening = config.method == "whiten"
-    fit = fit_whitening(found, dimensions=config.dimensions) if is_whitening else fit_top_removal(found, components=config.components)
+    power = 1.0 if config.power is None else config.power
+    fit = (
+        fit_whitening(found, dimensions=config.dimensions, power=power)
+        if is_whitening
+        else fit_top_removal(found, components=config.components)
+    )
     embedder.correction = fit.correction
     return Corrected(embedder, config, (), fit, {}, truncated)
 
