@@ -730,7 +730,7 @@ def _undisturbed(folder: Path, read: Callable[[Path], Found]) -> Found:
         before = _place(folder)
         try:
             found = read(folder)
-        except (UserError, ValueError):  # ValueError: a file is shorter than the log of the other folder says
+        except (UserError, ValueError, OSError):  # ValueError: a file is shorter than the log of the other folder says
             if _place(folder) == before:
                 raise
             continue
