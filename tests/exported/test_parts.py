@@ -18,6 +18,7 @@ from tain.exported.encoder import ExportedEncoder
 from tain.exported.folder import EXPORT_FILE
 from tain.exported.graph import batches_of_rows, padded
 from tain.foundation.errors import UserError
+from tain.foundation.machine import thread_limit, usable_cores
 from tain.models.embedder import Embedder
 from tain.models.encode_to_file import encode_to_file
 from tain.models.plain_scanning import plain_scan_all, plain_scan_best
@@ -95,6 +96,16 @@ def test_threads_change_no_vector(monkeypatch: pytest.MonkeyPatch, deterministic
         assert found.tobytes() == expected.tobytes()
     assert np.abs(found - expected).max() < 1e-5
     assert several.encode(["alone"]) == pytest.approx(one.encode(["alone"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("given", "expected"), [("3", 3), ("2,4", 2), ("", None), ("0", None), ("many", None)])
+def test_threads_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch, given: str, expected: int | None):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert thread_limit() == expected
+    made = ExportedEncoder.load("tain-mini").graph
+    assert made.threads == (expected or usable_cores())
+    assert made._session.get_session_options().intra_op_num_threads == (expected or (1 if usable_cores() == 1 else 0))
+    assert ExportedEncoder.load("tain-mini", threads=1).graph.threads == 1
 
 
 def test_few_rows_are_shared_out_among_threads():

@@ -67,7 +67,8 @@ class ExportedEncoder(TokenEncoder):
             name: The folder.
             dtype: Which graph to run; ``auto`` takes float32, whose vectors are those of the model.
             max_tokens: Cut texts at this length; default: the limit of the export.
-            threads: Threads of onnxruntime; one is best where several processes share a machine. Default: one for each core.
+            threads: Threads of onnxruntime; one is best where several processes share a machine. Default: as ``OMP_NUM_THREADS`` says,
+                else one for each core.
 
         Raises:
             UserError: The folder holds no exported encoder, a file was changed after the export, or the folder lacks such a graph.

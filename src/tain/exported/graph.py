@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tain.foundation.errors import UserError
-from tain.foundation.machine import usable_cores
+from tain.foundation.machine import thread_limit, usable_cores
 from tain.foundation.tensors import read_arrays
 
 BATCH_TOKENS = 512  # padding included; larger batches fall out of the cache: 2048 is a quarter slower on one thread (MiniLM, int8)
@@ -26,7 +26,7 @@ class TransformerGraph:
         path: The ONNX file.
         name: The model's name, for messages.
         pad_id: Token that rows are filled up with.
-        threads: Threads to use; default: one for each core.
+        threads: Threads to use; default: as ``OMP_NUM_THREADS`` says, else one for each core.
         weights: For a file without weights: name in the graph to (name in the safetensors file, is transposed).
         weights_file: That safetensors file.
 
@@ -49,6 +49,7 @@ class TransformerGraph:
         except ImportError:
             raise UserError("onnxruntime is not installed, which runs exported models: run pip install onnxruntime") from None
         self.name, self.pad_id = name, pad_id
+        threads = threads or thread_limit()
         self.threads = threads or usable_cores()
         self._path = path
         self._weights = _weights_of(weights, weights_file, name) if weights and weights_file is not None else {}

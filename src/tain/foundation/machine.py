@@ -33,6 +33,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_limit() -> int | None:
+    """Number of threads that ``OMP_NUM_THREADS`` allows, which Ray and others set for each process; None if it is not set.
+
+    torch obeys that variable, onnxruntime does not.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(given) if given.isascii() and given.isdigit() and int(given) > 0 else None
+
+
 def put_off_collection() -> None:
     """Almost disable garbage collection until ``collect_as_usual``; for our own processes, at their start.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tain.foundation.errors import UserError
 from tain.foundation.json_files import Field, checked_object
+from tain.foundation.machine import thread_limit
 from tain.students.onnx_file import read_onnx
 
 _GRID = {"step": Field(kind=float), "zero": Field(kind=float), "text": Field(kind=bool), "tokens": Field(kind=bool)}
@@ -44,7 +45,7 @@ class OnnxGraph:
 
     Args:
         path: The ONNX file.
-        threads: Number of threads; None for the default of onnxruntime.
+        threads: Number of threads; default: as ``OMP_NUM_THREADS`` says, else the default of onnxruntime.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
@@ -56,7 +57,7 @@ class OnnxGraph:
             ) from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads is not None:
+        if (threads := threads or thread_limit()) is not None:
             options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
