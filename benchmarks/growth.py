@@ -7,7 +7,9 @@ Memory is the peak of the process, from the kernel. A tiny random BERT (two laye
 own work: reading, tokenising, batching, writing.
 
     python benchmarks/growth.py --quick
-    python benchmarks/growth.py
+    python benchmarks/growth.py --work runs/growth
+
+With ``--work`` a run that was cut off continues with the next kind of work. The full run draws ``docs/growth.svg``.
 """
 
 import argparse
@@ -34,7 +36,7 @@ import numpy as np
 import torch
 
 from faults import WORDS, save_model
-from measuring import Claim, finish, processor_s
+from measuring import Claim, Rows, finish, processor_s
 
 DIM = 64
 STEEPEST, STEEPEST_QUICK = 1.1, 1.25  # the small sizes give two or three points
@@ -67,19 +69,20 @@ QUICK = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, no results file")
-    parser.add_argument("--only", help="kinds of work whose name contains this")
+    parser.add_argument("--only", help="kinds of work whose name contains this; no results file")
+    parser.add_argument("--work", type=Path, help="folder for rows.jsonl")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    rows = []
+    kept = Rows((given.work or Path(tempfile.mkdtemp())) / "rows.jsonl", is_kept=given.work is not None and not given.quick)
+    wanted = {work: sizes for work, sizes in (QUICK if given.quick else SIZES).items() if not given.only or given.only in work}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         save_model(root / "model")
-        for work, sizes in (QUICK if given.quick else SIZES).items():
-            if given.only and given.only not in work:
-                continue
-            points = measured_server(root, sizes) if work.startswith("serve") else [measured(WORK[work], root, size) for size in sizes]
-            rows.append(row(work, sizes, points))
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        for work, sizes in wanted.items():
+            if kept.lacks(work=work, sizes=sizes):
+                points = measured_server(root, sizes) if work.startswith("serve") else [measured(WORK[work], root, size) for size in sizes]
+                kept.add(**row(work, sizes, points))
+    rows = [found for work, sizes in wanted.items() for found in kept.found if (found["work"], found["sizes"]) == (work, sizes)]
     most = STEEPEST_QUICK if given.quick else STEEPEST
     steep = [found for found in rows if found["slope"] is not None and found["slope"] > most]
     claims = [
@@ -88,8 +91,35 @@ def main() -> None:
         if found["slope"] is not None
     ]
     finish("growth", claims, {"rows": rows}, quick=given.quick or bool(given.only))
+    if not given.quick and not given.only:
+        draw(rows)
     if steep:
         sys.exit(f"steeper than linear: {', '.join(found['work'] for found in steep)}")
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Time and memory of each kind of work over its size, on logarithmic axes."""
+    from plotting import BLUE, GREY, save, start
+
+    note = (
+        "Processor time without the start of the process. Dotted: slope 1. Memory: peak of the process, of which about 290 MiB are torch."
+    )
+    figure, panels = start("Time grows no faster than the work", note=note, height=5.2, panels=2, width=11.0)
+    for panel, figures, label in zip(panels, ("processor_s", "peak_mib"), ("processor time, s", "peak memory, MiB"), strict=True):
+        panel.set(xscale="log", yscale="log", xlabel="texts, vectors, MB or texts a request", ylabel=label)
+        panel.grid(which="major")
+        ends = []
+        for found in rows:
+            panel.plot(found["sizes"], found[figures], color=BLUE, linewidth=1.3, marker="o", markersize=3)
+            ends.append((found[figures][-1], found["sizes"][-1], found["work"]))
+        low = 0.0
+        for value, size, name in sorted(ends):  # one under the other where they would overlap
+            low = max(value, low * (1.35 if figures == "processor_s" else 1.07))
+            panel.annotate(name, (size, value), (4e6 * 1.6, low), fontsize=7.5, color="#444444", va="center", annotation_clip=False,
+                           arrowprops={"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.6})  # fmt: skip
+        panel.set_xlim(0.8, 4e6)
+    panels[0].plot([1e3, 3e6], [0.05, 150], color=GREY, linewidth=1, linestyle=":")
+    save(figure, "growth.svg")
 
 
 def row(work: str, sizes: list[int], points: list[tuple[float, float]]) -> dict[str, Any]:
@@ -184,7 +214,20 @@ def write_texts(path: Path, count: int) -> None:
 
 def mirror(folder: Path, size: int) -> Callable[[], object]:
     write_texts(folder / "texts.txt", size)
-    where = ("-o", folder / "out", "--device", "cpu", "--dtype", "float32", "--batch-texts", "200", "--max-tokens", "40")
+    where = (
+        "-o",
+        folder / "out",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--batch-texts",
+        "200",
+        "--max-tokens",
+        "40",
+        "--max-texts",
+        str(size),
+    )
     return lambda: tain("mirror", folder.parent / "model", folder / "texts.txt", *where)
 
 
