@@ -31,7 +31,9 @@ def tain(*arguments: object, most_bytes: int | None = None, code: str = _LIMITED
     """Run tain in its own process, where no file may grow beyond a size; returns its exit code and error output."""
     limit = resource.RLIM_INFINITY if most_bytes is None else most_bytes
     command = [sys.executable, "-c", code, str(limit), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    # Python 3.11.2 keeps a .pyc that the limit cut off, which no later process could read
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
     return done.returncode, "\n".join(line for line in done.stderr.splitlines() if line.startswith(("error", "Traceback")))
 
 

@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +40,6 @@ def test_a_set_of_the_test_split_is_refused_with_split_dev(small_data: Path, nam
     hint = f", or name {instead}" if instead else "$"
     with pytest.raises(UserError, match=f"set {name} is not in the dev split: remove --split{hint}"):
         load_suites([name], SuiteOptions(data=small_data, split="dev"))
-
-
-def test_a_split_is_refused_where_nothing_has_splits(small_data: Path, tmp_path: Path):
-    table = tmp_path / "own.tsv"
-    table.write_text("sentence1\tsentence2\tscore\na b\ta c\t1\nd e\td f\t2\ng h\ti j\t3\n")
-    for names in ([str(table)], ["label-free"], [str(table), "label-free"]):
-        with pytest.raises(UserError, match=f"{', '.join(map(re.escape, names))} has no splits: remove --split"):
-            load_suites(names, SuiteOptions(split="dev", texts=["a text"] * 20))
-    assert titles([str(table), "sts"], small_data, "dev") == ["STS-B dev", "SICK-R trial", "own"]
 
 
 def test_a_set_may_be_named_by_itself_and_counts_once(small_data: Path):

@@ -117,9 +117,6 @@ def _problems(
         for name in (name for name in names if name in by_key and name not in known and name not in of_dev):
             instead = [key for key in (f"{name}_dev", f"{name}_trial") if key in of_dev]
             problems.append(f"set {name} is not in the dev split: remove --split" + "".join(f", or name {key}" for key in instead))
-        whole = [name for name in names if name == LABEL_FREE.name or name not in (*known, *by_key)]
-        if names and len(whole) == len(names):
-            problems.append(f"{', '.join(whole)} has no splits: remove --split, and give the texts or the table that you want")
     needs_data = [name for name in names if name in of_files or name in by_key]
     if needs_data and data is None:
         problems.append(f"suite {', '.join(needs_data)} needs data, but none was given: give --data DIR, {WHAT_DATA_IS}")
