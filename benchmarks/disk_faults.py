@@ -111,6 +111,7 @@ def provoke(work: Path, case: Case, chance: random.Random) -> dict[str, object]:
 
 def limit_files(most_bytes: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the process dies where a full disk would raise
+    sys.dont_write_bytecode = True  # Python 3.11.2 keeps a .pyc that the limit cut off
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
 
 
