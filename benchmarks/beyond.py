@@ -26,6 +26,7 @@ from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.report import evaluate
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
+from tain.recipes.correct.recipe import correct
 from tain.recipes.mirror.recipe import mirror
 from tain.text.readers import read_sentences
 
@@ -160,6 +161,7 @@ def main():
             measure("lexical", 0, lambda: Lexical(texts))
             measure(f"static:{chosen.model}", 0, lambda: Static.load(chosen.model, texts))
             measure("raw", 0, lambda: Embedder.load(chosen.model, pooling="mean"))
+            measure("whitened", 0, lambda: correct(chosen.model, texts, method="whiten", power=0.5).embedder)
             measure("all-MiniLM-L6-v2 (labels)", 0, lambda: Embedder.load(minilm_folder()))
         for seed in range(chosen.first_seed, chosen.first_seed + (1 if row == "fast" else chosen.seeds)) if row != "baselines" else ():
             if row == "best":

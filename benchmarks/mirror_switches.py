@@ -22,6 +22,7 @@ from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.report import evaluate
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
+from tain.recipes.correct.recipe import correct
 from tain.recipes.mirror.recipe import mirror
 
 SWITCHES = {
@@ -40,7 +41,7 @@ SWITCHES = {
     "batches of 1,024, 5 epochs": {"batch_texts": 1024, "epochs": 5},
 }
 WHITEN = 0.5
-BASELINES = ("lexical", "static", "untouched", "fast")
+BASELINES = ("lexical", "static", "untouched", "whitened", "fast")
 
 
 def scores(encoder, data):
@@ -85,6 +86,7 @@ def main():
         "lexical": lambda: Lexical(texts),
         "static": lambda: Static.load(chosen.model, texts),
         "untouched": lambda: Embedder.load(chosen.model, pooling="mean"),
+        "whitened": lambda: correct(chosen.model, texts, method="whiten", power=WHITEN).embedder,
         "fast": lambda: mirrored(chosen.model, texts, recipe="fast"),
     }
     for row in (name for name in BASELINES if name in chosen.rows):

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ class TransformerGraph:
             for ids, own in fed:
                 yield self.run(ids, outputs, segments=own, on_one_thread=on_one_thread)
             return
-        tasks = ((lambda ids=ids, own=own: self.run(ids, outputs, segments=own, on_one_thread=True)) for ids, own in fed)
+        tasks = (partial(self.run, ids, outputs, segments=own, on_one_thread=True) for ids, own in fed)
         yield from _at_once(tasks, threads=min(self.threads, len(fed)))
 
 

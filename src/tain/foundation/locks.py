@@ -111,13 +111,21 @@ def _locked(path: Path, output: Path) -> IO[bytes]:
         try:
             if not lock(file):
                 raise refusal(output, path)
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            if is_at(path, file):
                 return file
         except BaseException:
             file.close()
             raise
         file.close()
     raise OSError(f"{str(path)!r} is removed repeatedly")
+
+
+def is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether an open file still has this path; a file that was removed or replaced has not."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
 
 
 def _missing_parents(folder: Path) -> list[Path]:

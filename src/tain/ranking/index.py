@@ -33,6 +33,7 @@ import numpy as np
 from tain.foundation.errors import UserError
 from tain.foundation.files import open_own, refuse_link, whole_file, whole_folder
 from tain.foundation.json_files import Field, checked_object, read_object
+from tain.foundation.locks import is_at
 from tain.ranking.commits import LAYOUTS, LOG, State
 from tain.ranking.filters import Filter, parse_filter
 from tain.text.collections import list_texts
@@ -692,7 +693,7 @@ class CandidateIndex:
         while True:
             with open_own(path, writable=True, create=True) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if _place(path) == _place_of(os.fstat(lock.fileno())):
+                if is_at(path, lock):
                     yield
                     return
                 # another folder took the place of this one while we waited
@@ -713,14 +714,11 @@ class CandidateIndex:
 
 
 def _place(path: Path) -> tuple[int, int] | None:
-    """What tells a file or folder from another of the same name; None if it does not exist."""
+    """What tells a folder from another of the same name; None if it does not exist."""
     try:
-        return _place_of(path.stat())
+        found = path.stat()
     except OSError:
         return None
-
-
-def _place_of(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 

@@ -175,13 +175,10 @@ def _fitted(embedder: Embedder, moments: dict[str, Moments], config: CorrectConf
         embedder.correction = LanguageCorrection({fit.language: fit.directions for fit in fits})
         return Corrected(embedder, config, fits, None, _mean_cosines(fits), truncated)
     (found,) = moments.values()
-    is_whitening = config.method == "whiten"
-    power = 1.0 if config.power is None else config.power
-    fit = (
-        fit_whitening(found, dimensions=config.dimensions, power=power)
-        if is_whitening
-        else fit_top_removal(found, components=config.components)
-    )
+    if config.method == "whiten":
+        fit = fit_whitening(found, dimensions=config.dimensions, power=1.0 if config.power is None else config.power)
+    else:
+        fit = fit_top_removal(found, components=config.components)
     embedder.correction = fit.correction
     return Corrected(embedder, config, (), fit, {}, truncated)
 
