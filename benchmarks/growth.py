@@ -101,10 +101,8 @@ def draw(rows: list[dict[str, Any]]) -> None:
     """Time and memory of each kind of work over its size, on logarithmic axes."""
     from plotting import BLUE, GREY, save, start
 
-    note = (
-        "Processor time without the start of the process. Dotted: slope 1. Memory: peak of the process, of which about 290 MiB are torch."
-    )
-    figure, panels = start("Time grows no faster than the work", note=note, height=5.2, panels=2, width=11.0)
+    note = "Processor time of the process. Dotted: slope 1. Memory: peak of the process, of which about 290 MiB are torch."
+    figure, panels = start("Time and memory as work grows", note=note, height=5.2, panels=2, width=11.0)
     for panel, figures, label in zip(panels, ("processor_s", "peak_mib"), ("processor time, s", "peak memory, MiB"), strict=True):
         panel.set(xscale="log", yscale="log", xlabel="texts, vectors, MB or texts a request", ylabel=label)
         panel.grid(which="major")
