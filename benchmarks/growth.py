@@ -45,7 +45,7 @@ SIZES = {
     "encode npy": [1_000, 10_000, 100_000, 1_000_000, 3_000_000],
     "encode parquet": [1_000, 10_000, 100_000, 1_000_000, 3_000_000],
     "encode shard and merge": [1_000, 10_000, 100_000, 1_000_000],
-    "evaluate": [1_000, 3_000, 10_000, 30_000],
+    "evaluate": [1_000, 3_000, 10_000, 30_000, 100_000],
     "index build": [1_000, 10_000, 100_000, 1_000_000, 3_000_000],
     "index search exact": [1_000, 10_000, 100_000, 1_000_000, 3_000_000],
     "index search approximate": [10_000, 100_000, 1_000_000, 3_000_000],
@@ -259,7 +259,7 @@ def evaluate(folder: Path, size: int) -> Callable[[], object]:
             for number in range(size)
         )
         table.write_text("sentence1\tsentence2\tscore\n" + "".join(lines))
-    where = ("--suite", table, "--device", "cpu", "--compute-dtype", "float32", "--resamples", "100")
+    where = ("--suite", table, "--device", "cpu", "--dtype", "float32", "--resamples", "100")
     return lambda: tain("evaluate", folder.parent / "model", *where)
 
 

@@ -104,7 +104,7 @@ def test_threads_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch, g
     assert thread_limit() == expected
     made = ExportedEncoder.load("tain-mini").graph
     assert made.threads == (expected or usable_cores())
-    assert made._session.get_session_options().intra_op_num_threads == (expected or (1 if usable_cores() == 1 else 0))
+    assert made._session(made._own_threads).get_session_options().intra_op_num_threads == (expected or (1 if usable_cores() == 1 else 0))
     assert ExportedEncoder.load("tain-mini", threads=1).graph.threads == 1
 
 

@@ -66,7 +66,7 @@ def queue(doubling, start):
 def at_speed(queue, *, seconds_per_token, batch_tokens=None, monkeypatch=None):
     """Let a queue believe in a speed, so that no test depends on the clock."""
     speed = queue._speed
-    speed.learn = lambda tokens, seconds: None
+    speed.learn = lambda tokens, seconds, share: None
     speed._seconds, speed._tokens = seconds_per_token * 1000, 1000
     if batch_tokens is not None:
         monkeypatch.setattr(batching, "_BATCH_TOKENS", (batch_tokens, batch_tokens))
@@ -134,7 +134,7 @@ def test_two_models_take_turns_and_never_compute_at_once(start, monkeypatch):
     order, is_let = [], threading.Event()
 
     def compute(items):
-        assert threading.current_thread().name == "tain-compute"
+        assert threading.current_thread().name == "tain-compute-0"
         is_let.wait(10)
         order.extend(items)
         return items
@@ -273,6 +273,180 @@ def test_the_first_batch_is_no_measure_of_speed():
         speed.learn(99_968, 1.0)
     assert speed.seconds_per_token == pytest.approx(1e-5, rel=0.01)
     assert speed.batch_tokens == pytest.approx(25_000, rel=0.01)
+
+
+def test_the_speed_is_that_of_the_whole_machine():
+    speed = batching._Speed()
+    for share in (1.0, 0.5, 0.5):  # the first batch of each worker
+        speed.learn(10, 60.0, share)
+    assert speed.seconds_per_token == 0.0
+    speed.learn(968, 1.0, 0.5)
+    assert speed.seconds_per_token == pytest.approx(0.5e-3)
+    speed.learn(968, 0.5, 1.0)
+    assert speed.seconds_per_token == pytest.approx(0.5e-3)
+
+
+# ---- several workers
+
+
+class Cores:
+    """Notes which batches run together, and on how much of the machine; each waits until it is let."""
+
+    def __init__(self):
+        self.began, self.running, self.let = [], [], {}
+        self.changed = threading.Condition()
+
+    def function(self, kind):
+        def compute(items):
+            with self.changed:
+                batch = (kind, tuple(items))
+                self.running.append(batch)
+                self.began.append((batch, len(self.running)))
+                self.changed.notify_all()
+                assert self.changed.wait_for(lambda: batch in self.let, 10)
+                self.running.remove(batch)
+            if 13 in items:
+                raise ValueError("thirteen")
+            return [2 * item for item in items]
+
+        return compute
+
+    def finish(self, kind, *items):
+        with self.changed:
+            self.let[kind, items] = True
+            self.changed.notify_all()
+
+    def seen(self, count):
+        """The first batches that began, each with how many ran then."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.began) >= count, 10), self.began
+            return self.began[:count]
+
+
+@pytest.fixture
+def cores(start, monkeypatch):
+    """Two workers and a queue whose batches have four tokens, or two on one core."""
+    monkeypatch.setattr(batching, "_LEAST_SHARE_TOKENS", 1)
+    made = Cores()
+    made.scheduler = start(workers=2)
+    made.queue = made.scheduler.queue("a", made.function("whole"), probe=[0], on_one_core=made.function("one core"))
+    at_speed(made.queue, seconds_per_token=1e-9, batch_tokens=4, monkeypatch=monkeypatch)
+    return made
+
+
+def test_a_request_alone_has_the_whole_machine(cores):
+    first = cores.queue.submit([1, 2])
+    assert cores.seen(1) == [(("whole", (1, 2)), 1)]
+    second = cores.queue.submit([3])
+    time.sleep(0.05)
+    assert len(cores.began) == 1  # the second does not disturb it
+    cores.finish("whole", 1, 2)
+    cores.finish("whole", 3)
+    assert (first.result(10), second.result(10)) == ([2, 4], [6])
+    assert cores.seen(2)[1] == (("whole", (3,)), 1)
+
+
+def test_what_does_not_fit_into_a_batch_is_computed_on_all_cores_at_once(cores):
+    first = cores.queue.submit([1, 2, 3, 4, 5, 6, 7])
+    assert {batch for batch, _ in cores.seen(2)} == {("one core", (1, 2)), ("one core", (3, 4))}
+    assert cores.began[1][1] == 2  # together
+    cores.finish("one core", 3, 4)  # the later one first; its worker takes its share of the rest
+    assert cores.seen(3)[2] == (("one core", (5,)), 2)
+    cores.finish("one core", 5)
+    assert cores.seen(4)[3] == (("one core", (6,)), 2)
+    for items in ((1, 2), (6,), (7,)):
+        cores.finish("one core", *items)
+        cores.finish("whole", *items)
+    assert first.result(10) == [2, 4, 6, 8, 10, 12, 14]  # in order
+
+
+def test_a_slice_with_an_error_fails_its_request_and_no_other(cores):
+    bad, good = cores.queue.submit([1, 2, 13, 4, 5, 6]), None
+    cores.seen(2)
+    good = cores.queue.submit([7])
+    for kind in ("whole", "one core"):
+        cores.finish(kind, 0)  # the probe
+        for items in ((13, 4), (7,), (1, 2)):
+            cores.finish(kind, *items)
+    with pytest.raises(ComputeError, match="thirteen"):
+        bad.result(10)
+    assert good.result(10) == [14]
+    assert ("one core", (5, 6)) not in dict(cores.began)
+
+
+def test_a_model_that_needs_the_machine_waits_its_turn_and_then_runs_alone(cores):
+    other = cores.scheduler.queue("b", cores.function("torch"), probe=[0])
+    first = cores.queue.submit([1, 2, 3, 4, 5, 6])
+    cores.seen(2)
+    second = other.submit([10])
+    cores.finish("one core", 1, 2)
+    time.sleep(0.05)
+    assert len(cores.began) == 2  # its turn is next, so nothing else begins
+    cores.finish("one core", 3, 4)
+    assert cores.seen(3)[2] == (("torch", (10,)), 1)
+    cores.finish("torch", 10)
+    cores.finish("whole", 5, 6)
+    assert (second.result(10), first.result(10)) == ([20], [2, 4, 6, 8, 10, 12])
+
+
+def test_stopping_waits_for_all_workers(cores):
+    begun = cores.queue.submit([1, 2, 3, 4, 5, 6])
+    cores.seen(2)
+    assert cores.scheduler.busy_s > 0
+    cores.scheduler.stop()
+    assert cores.scheduler.is_alive and not cores.scheduler.join(0.01)
+    for items in ((1, 2), (3, 4), (5,), (6,)):
+        cores.finish("one core", *items)
+        cores.finish("whole", *items)
+    assert begun.result(10) == [2, 4, 6, 8, 10, 12]
+    assert cores.scheduler.join(10.0) and not cores.scheduler.is_alive
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_ends_stops_the_others(start):
+    def compute(items):
+        if 99 in items:
+            raise SystemExit(1)
+        return items
+
+    scheduler = start(workers=2)
+    queue = scheduler.queue("a", compute, probe=[0], on_one_core=compute)
+    with pytest.raises(StoppingError):
+        queue.submit([99]).result(10)
+    assert scheduler.join(10.0) and not scheduler.is_alive
+    with pytest.raises(StoppingError):
+        queue.submit([1])
+
+
+def test_many_requests_from_many_threads_on_several_workers(start, monkeypatch):
+    """Every answer is right, nothing is lost, and the sums of the queue come out even."""
+    monkeypatch.setattr(batching, "_LEAST_SHARE_TOKENS", 3)
+
+    def compute(items):
+        time.sleep(0.0002)
+        return [2 * item for item in items]
+
+    queue = start(workers=3).queue("a", compute, probe=[0], on_one_core=compute)
+    at_speed(queue, seconds_per_token=1e-9, batch_tokens=10, monkeypatch=monkeypatch)
+    wrong = []
+
+    def client(seed):
+        for number in range(60):
+            items = list(range(seed, seed + 1 + (seed * 7 + number * 13) % 23))
+            future = queue.submit(items)
+            if number % 10 == 9:
+                future.cancel()
+            elif future.result(30) != [2 * item for item in items]:
+                wrong.append(items)
+
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    queue.submit([1]).result(30)
+    assert wrong == []
+    assert (queue._waiting_tokens, queue._round_tokens, len(queue._jobs)) == (0, 0, 0)
 
 
 # ---- errors

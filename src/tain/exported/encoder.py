@@ -118,6 +118,12 @@ class ExportedEncoder(TokenEncoder):
         other.truncated = other.chunked = 0
         return other
 
+    def on_one_core(self) -> "ExportedEncoder":
+        """The same encoder on one thread, with a state of its own: each of several threads can use one at once."""
+        other = copy.copy(self)
+        other.graph, other.tokenizer = self.graph.on_one_thread(), copy.copy(self.tokenizer)
+        return other
+
     @property
     def int8_ranges(self) -> Int8Ranges | None:
         """Ranges for vectors in int8, from the texts of the export; None if the folder has none."""

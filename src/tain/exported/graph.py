@@ -1,5 +1,6 @@
 """Run an exported graph with onnxruntime: rows of token ids in, named arrays out."""
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,11 +55,18 @@ class TransformerGraph:
         self.threads = threads or usable_cores()
         self._path = path
         self._weights = _weights_of(weights, weights_file, name) if weights and weights_file is not None else {}
-        self._session = self._opened(1 if self.threads == 1 else threads)
-        self._on_one_thread = self._session if self.threads == 1 else None
+        self._own_threads = 1 if self.threads == 1 else threads
+        self._sessions: dict[int | None, Any] = {}
         self._opening = threading.Lock()
-        self.inputs = [each.name for each in self._session.get_inputs()]
-        self.outputs = [each.name for each in self._session.get_outputs()]
+        session = self._session(self._own_threads)
+        self.inputs = [each.name for each in session.get_inputs()]
+        self.outputs = [each.name for each in session.get_outputs()]
+
+    def on_one_thread(self) -> "TransformerGraph":
+        """The same graph, all of whose batches run on one thread; several threads may run it at once."""
+        other = copy.copy(self)  # shares the sessions and their lock
+        other.threads = other._own_threads = 1
+        return other
 
     def _opened(self, threads: int | None) -> Any:
         import onnxruntime
@@ -76,12 +84,12 @@ class TransformerGraph:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"model {self.name!r} has a graph that onnxruntime cannot run ({reason}): export the model again") from None
 
-    def _single_threaded(self) -> Any:
-        """A session with one thread, opened when it is first needed."""
+    def _session(self, threads: int | None) -> Any:
+        """The session with a number of threads, opened when it is first needed."""
         with self._opening:
-            if self._on_one_thread is None:
-                self._on_one_thread = self._opened(1)
-            return self._on_one_thread
+            if threads not in self._sessions:
+                self._sessions[threads] = self._opened(threads)
+            return self._sessions[threads]
 
     def run(
         self,
@@ -104,7 +112,7 @@ class TransformerGraph:
         if "token_type_ids" in self.inputs:
             fed["token_type_ids"] = np.zeros_like(rows) if segments is None else padded(segments, 0)[0]
         try:
-            session = self._single_threaded() if on_one_thread else self._session
+            session = self._session(1 if on_one_thread else self._own_threads)
             found = session.run(list(outputs), {name: fed[name] for name in self.inputs})
         except Exception as error:
             reason = " ".join(str(error).split())[:200]

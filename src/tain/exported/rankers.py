@@ -3,6 +3,7 @@
 Humeau et al. 2020 (Poly-encoders), section 4. The towers are graphs; codes, scale and scores are a few products in NumPy.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -92,6 +93,12 @@ class ExportedDual(DualScoring):
         self.name, self.record = name, record or {}
         self.type: Literal["bi", "poly"] = "bi" if kind == "pooled" else "poly"
         self.truncated_contexts = self.truncated_candidates = 0
+
+    def on_one_core(self) -> "ExportedDual":
+        """The same ranker on one thread, with a state of its own: each of several threads can use one at once."""
+        other = copy.copy(self)
+        other.context, other.candidate = self.context.on_one_core(), self.candidate.on_one_core()
+        return other
 
     @property
     def searchable(self) -> "ExportedDual":
@@ -215,6 +222,12 @@ class ExportedCross:
     ) -> None:
         self.graph, self.tokenizer, self.export, self.name, self.dtype, self.record = graph, tokenizer, export, name, dtype, record
         self.truncated_contexts = self.truncated_candidates = 0
+
+    def on_one_core(self) -> "ExportedCross":
+        """The same ranker on one thread, with a state of its own: each of several threads can use one at once."""
+        other = copy.copy(self)
+        other.graph, other.tokenizer = self.graph.on_one_thread(), copy.copy(self.tokenizer)
+        return other
 
     @property
     def towers(self) -> tuple["ExportedCross", ...]:

@@ -27,6 +27,8 @@ def unknown_share(tokenizer: Any, texts: Sequence[str], *, sample: int = _SAMPLE
 
 
 def _bare_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if hasattr(tokenizer, "bare_ids"):  # that of an exported model, which several threads may use
+        return tokenizer.bare_ids(texts)
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         return bare_token_ids(backend, texts)
     from tain.batches.tokenizing import bare_ids  # a tokenizer written in Python, which needs transformers

@@ -1,13 +1,13 @@
-"""Scheduler that computes requests of all models in one thread, in small batches, with constant-time admission."""
+"""Scheduler that computes requests of all models in small batches, with constant-time admission."""
 
 import logging
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from tain.foundation.errors import NotFiniteError, UserError
@@ -19,6 +19,7 @@ MAX_WAIT_S = 5.0
 _BATCH_S = 0.25  # target duration of a batch: other requests wait this long for a large one
 _FIRST_BATCH_TOKENS = 2048  # until the speed is known
 _BATCH_TOKENS = (256, 65_536)  # minimum and maximum
+_LEAST_SHARE_TOKENS = 128  # of a batch on one core
 _OVERHEAD_TOKENS = 32  # fixed cost of a batch, in tokens
 _MEMORY = 0.8  # weight of earlier batches in the moving average of the speed
 _PROBE_S = 5.0  # seconds between probes of a failing model
@@ -72,10 +73,11 @@ class _Job(Generic[Item, Result]):
         items: What to compute.
         tokens: Approximate tokens of each item.
         future: Future of the results.
-        next_item: Items before this one have been computed, or are in the current batch.
+        next_item: Items before this one have been computed, or are in a batch that runs.
         waiting_tokens: Tokens of the remaining items.
         round_tokens: How many of these are computed before it is the next request's turn.
-        results: Of the items computed so far, in order.
+        results: Of the items computed so far, each in its place.
+        missing: How many results are not there yet.
     """
 
     items: Sequence[Item]
@@ -84,10 +86,13 @@ class _Job(Generic[Item, Result]):
     next_item: int = 0
     waiting_tokens: int = field(init=False)
     round_tokens: int = 0
-    results: list[Result] = field(default_factory=list)
+    results: list[Any] = field(init=False)
+    missing: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.waiting_tokens = sum(self.tokens)
+        self.missing = len(self.items)
+        self.results = [None] * self.missing
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,14 @@ class _Speed:
 
     def __init__(self) -> None:
         self._seconds = self._tokens = 0.0
-        self._has_begun = False
+        self._batches: Counter[float] = Counter()
 
-    def learn(self, tokens: int, seconds: float) -> None:
-        if not self._has_begun:  # the first batch includes one-time setup
-            self._has_begun = True
+    def learn(self, tokens: int, seconds: float, share: float = 1.0) -> None:
+        """Note a batch that took ``seconds`` on a share of the machine."""
+        self._batches[share] += 1
+        if self._batches[share] * share <= 1:  # the first batch of each worker includes one-time setup
             return
-        self._seconds = _MEMORY * self._seconds + seconds
+        self._seconds = _MEMORY * self._seconds + seconds * share
         self._tokens = _MEMORY * self._tokens + tokens + _OVERHEAD_TOKENS
 
     @property
@@ -134,9 +140,16 @@ class _Speed:
 class Queue(Generic[Item, Result]):
     """Queue of requests for one function of one model; made by ``Scheduler.queue``."""
 
-    def __init__(self, scheduler: "Scheduler", name: str, compute: Callable[[list[Item]], Sequence[Result]], probe: list[Item]) -> None:
+    def __init__(
+        self,
+        scheduler: "Scheduler",
+        name: str,
+        compute: Callable[[list[Item]], Sequence[Result]],
+        probe: list[Item],
+        on_one_core: Callable[[list[Item]], Sequence[Result]] | None,
+    ) -> None:
         self.name = name
-        self._scheduler, self._compute, self._probe = scheduler, compute, probe
+        self._scheduler, self._compute, self._probe, self._on_one_core = scheduler, compute, probe, on_one_core
         self._jobs: OrderedDict[int, _Job[Item, Result]] = OrderedDict()
         self._speed = _Speed()
         self._is_failing = False
@@ -184,14 +197,13 @@ class Queue(Generic[Item, Result]):
             self._waiting_tokens -= job.waiting_tokens
             self._round_tokens -= job.round_tokens
 
-    def _take(self) -> list[_Part[Item, Result]]:
-        """Take a batch from the front.
+    def _take(self, room: int) -> list[_Part[Item, Result]]:
+        """Take a batch of about ``room`` tokens from the front.
 
         A request's turn is as long as a batch. If only a part of it fits, the next batch continues with it. What is left of a request after
         its turn goes to the end, so that others get theirs.
         """
         parts: list[_Part[Item, Result]] = []
-        room = self._speed.batch_tokens
         while self._jobs and room > 0:
             job = next(iter(self._jobs.values()))
             start, tokens = job.next_item, 0
@@ -216,46 +228,52 @@ class Queue(Generic[Item, Result]):
                     break
         return parts
 
-    def _run(self, parts: list[_Part[Item, Result]]) -> None:
+    def _run(self, batch: "_Batch") -> None:
         """Compute a batch and set its results; called without the scheduler's lock."""
         began_s = time.perf_counter()
+        parts = batch.parts
         try:
-            found = list(self._compute([item for part in parts for item in part.items]))
+            found = list(batch.compute([item for part in parts for item in part.items]))
         except (KeyboardInterrupt, SystemExit):
             raise  # the thread ends and logs it
         except BaseException as error:
             # BaseException: a panic in a tokenizer's native code (pyo3_runtime.PanicException) is not an Exception
             if len(parts) == 1:
-                self._fail(parts[0], error)
+                self._fail(parts[0], error, batch.compute)
                 return
             for part in parts:  # retry each request alone: an error of one does not affect the others
-                self._run([part])
+                self._run(replace(batch, parts=[part]))
             return
-        self._speed.learn(sum(part.tokens for part in parts), time.perf_counter() - began_s)
         self._is_failing = False
-        start = 0
-        for part in parts:
-            count = part.end - part.start
-            part.job.results += found[start : start + count]
-            start += count
-            if part.end == len(part.job.items):
-                _settle(part.job.future, part.job.results)
+        complete: list[_Job[Item, Result]] = []
+        with self._scheduler._changed:
+            self._speed.learn(sum(part.tokens for part in parts), time.perf_counter() - began_s, batch.share)
+            start = 0
+            for part in parts:
+                count = part.end - part.start
+                part.job.results[part.start : part.end] = found[start : start + count]
+                part.job.missing -= count
+                start += count
+                if not part.job.missing:
+                    complete.append(part.job)
+        for job in complete:
+            _settle(job.future, job.results)
 
-    def _fail(self, part: _Part[Item, Result], error: BaseException) -> None:
+    def _fail(self, part: _Part[Item, Result], error: BaseException, compute: Callable[[list[Item]], Sequence[Result]]) -> None:
         if isinstance(error, UserError):
             failure = type(error)(f"{error} (texts are counted from input {part.start})") if part.start else error
             if isinstance(error, NotFiniteError):  # caused by the model, perhaps on every text
-                self._is_failing = not self._works()
+                self._is_failing = not self._works(compute)
         else:
             failure = ComputeError(f"{type(error).__name__}: {error}")
             failure.__cause__ = error
-            self._is_failing = not self._works()
+            self._is_failing = not self._works(compute)
         _settle(part.job.future, failure)
 
-    def _works(self) -> bool:
+    def _works(self, compute: Callable[[list[Item]], Sequence[Result]] | None = None) -> bool:
         """Test the model with the probe."""
         try:
-            self._compute(self._probe)
+            (compute or self._compute)(self._probe)
         except (KeyboardInterrupt, SystemExit):
             raise
         except NotFiniteError:
@@ -268,47 +286,85 @@ class Queue(Generic[Item, Result]):
         return True
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What a worker computes next.
+
+    Attributes:
+        queue: Whose requests they are.
+        parts: Of these requests; empty: the model is tested.
+        compute: The function that computes them.
+        share: The share of the machine that it uses.
+        began_s: When the worker took it.
+    """
+
+    queue: Queue[Any, Any]
+    parts: list[_Part[Any, Any]]
+    compute: Callable[[list[Any]], Sequence[Any]]
+    share: float
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.share == 1.0
+
+
 class Scheduler:
-    """Computes the requests of several queues in one thread, because models that compute at once slow each other down.
+    """Computes the requests of several queues in small batches.
 
     A batch takes about a quarter of a second, whatever the size of the requests: a large one is computed in slices, with other requests in
     between. There is no timer, so a single request never waits for others to fill its batch.
+
+    A batch that empties the queues uses all cores. If more work waits, models that can run on one core compute several batches at once,
+    each on a core of its own: no core then waits for the others at the end of a batch. Other models compute one batch at a time, because
+    they would slow each other down.
 
     Args:
         max_wait_s: A request is refused if it would wait for others longer than this, and longer than its own computation takes. A request
             of one batch waits until each earlier request has had one batch. A larger one waits for as many such rounds as it has batches,
             and at most for all queued work.
+        workers: Threads that compute batches; one for each core.
     """
 
-    def __init__(self, *, max_wait_s: float = MAX_WAIT_S) -> None:
+    def __init__(self, *, max_wait_s: float = MAX_WAIT_S, workers: int = 1) -> None:
         self._max_wait_s = max_wait_s
         self._queues: list[Queue[Any, Any]] = []
         self._next_queue = 0
-        self._running: list[_Part[Any, Any]] = []
-        self._batch_began_s: float | None = None
+        self._running: dict[int, _Batch] = {}  # by worker
         self._next_probe_s, self._probes = 0.0, 0
         self._changed = threading.Condition()
-        self._is_stopping = False
-        self._thread = threading.Thread(target=self._work, name="tain-compute", daemon=True)
-        self._thread.start()
+        self._is_stopping = self._has_crashed = False
+        self._threads = [
+            threading.Thread(target=self._work, args=(worker,), name=f"tain-compute-{worker}", daemon=True) for worker in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def queue(self, name: str, compute: Callable[[list[Item]], Sequence[Result]], *, probe: list[Item]) -> Queue[Item, Result]:
+    def queue(
+        self,
+        name: str,
+        compute: Callable[[list[Item]], Sequence[Result]],
+        *,
+        probe: list[Item],
+        on_one_core: Callable[[list[Item]], Sequence[Result]] | None = None,
+    ) -> Queue[Item, Result]:
         """Make a queue.
 
         Args:
             name: Name in the log and in ``failing``.
-            compute: Computes the results of a list of items, in order.
+            compute: Computes the results of a list of items, in order. Nothing else is computed meanwhile.
             probe: Items that a working model can compute. They are tried after an error that the request did not cause.
+            on_one_core: As ``compute``, on one core; several threads may call it at once. None: the model cannot do that.
         """
-        made = Queue(self, name, compute, probe)
+        made = Queue(self, name, compute, probe, on_one_core)
         with self._changed:
             self._queues.append(made)
         return made
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread is running."""
-        return self._thread.is_alive()
+        """Whether requests are computed, or the running ones finished."""
+        return not self._has_crashed and any(thread.is_alive() for thread in self._threads)
 
     @property
     def is_stopping(self) -> bool:
@@ -321,8 +377,9 @@ class Scheduler:
 
     @property
     def busy_s(self) -> float:
-        """Seconds that the current batch has been running; 0 without one."""
-        began_s = self._batch_began_s
+        """Seconds that the oldest running batch has been running; 0 without one."""
+        with self._changed:
+            began_s = min((batch.began_s for batch in self._running.values()), default=None)
         return 0.0 if began_s is None else time.monotonic() - began_s
 
     @property
@@ -352,22 +409,24 @@ class Scheduler:
             _settle(job.future, StoppingError())
 
     def abandon(self) -> None:
-        """Stop, and also refuse started requests. The current batch cannot be interrupted; its results are lost."""
+        """Stop, and also refuse started requests. Running batches cannot be interrupted; their results are lost."""
         self.stop()
         with self._changed:
             jobs = [job for queue in self._queues for job in queue._jobs.values()]
-            jobs += [part.job for part in self._running]
+            jobs += [part.job for batch in self._running.values() for part in batch.parts]
         for job in jobs:
             _settle(job.future, StoppingError())
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread to end after ``stop``; returns whether it has."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        """Wait for the threads to end after ``stop``; returns whether they have."""
+        until_s = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _submit(self, queue: Queue[Item, Result], job: _Job[Item, Result]) -> Computation[Result]:
         with self._changed:
-            if self._is_stopping or not self._thread.is_alive():
+            if self._is_stopping or not self.is_alive:
                 raise StoppingError
             batches = max(1, math.ceil(job.waiting_tokens / queue._speed.batch_tokens))
             wait_s = min(sum(one.wait_s for one in self._queues), batches * sum(one.round_s for one in self._queues))
@@ -375,7 +434,7 @@ class Scheduler:
             if wait_s > max(self._max_wait_s, own_s):
                 raise TooBusyError(wait_s)
             queue._add(job)
-            self._changed.notify_all()
+            self._changed.notify()
         # a cancelled or failed future removes its job from any position in the queue
         job.future.add_done_callback(lambda _: self._drop(queue, job))
         return job.future
@@ -384,39 +443,64 @@ class Scheduler:
         with self._changed:
             queue._remove(job)
 
-    def _work(self) -> None:
+    def _work(self, worker: int) -> None:
         try:
-            while (queue := self._next()) is not None:
-                if self._running:
-                    queue._run(self._running)
+            while (batch := self._next(worker)) is not None:
+                if batch.parts:
+                    batch.queue._run(batch)
                 else:
-                    queue._is_failing = not queue._works()
-                self._running, self._batch_began_s = [], None
+                    batch.queue._is_failing = not batch.queue._works()
         except BaseException as error:
-            _log.critical("the computing thread has ended: %s: %s", type(error).__name__, error)
-            self._batch_began_s = None
+            _log.critical("a computing thread has ended: %s: %s", type(error).__name__, error)
+            self._has_crashed = True
             self.abandon()
+            with self._changed:
+                self._running.pop(worker, None)
             raise
 
-    def _next(self) -> Queue[Any, Any] | None:
-        """Wait for work and take a batch, from each queue in turn; a queue without a batch must be probed. None means stop."""
+    def _next(self, worker: int) -> _Batch | None:
+        """Wait for work that a worker can begin now, and take it. None means stop."""
         with self._changed:
+            if self._running.pop(worker, None) is not None and not self._running:
+                self._changed.notify_all()  # others may wait for the whole machine, or for the end
             while True:
-                failing = [queue for queue in self._queues if queue._is_failing]
-                if failing and time.monotonic() >= self._next_probe_s and not self._is_stopping:
-                    self._next_probe_s = time.monotonic() + _PROBE_S
-                    self._batch_began_s = time.monotonic()
-                    self._probes += 1
-                    return failing[self._probes % len(failing)]
-                for step in range(len(self._queues)):
-                    index = (self._next_queue + step) % len(self._queues)
-                    if parts := self._queues[index]._take():
-                        self._next_queue = index + 1
-                        self._running, self._batch_began_s = parts, time.monotonic()
-                        return self._queues[index]
-                if self._is_stopping:
+                if (batch := self._taken()) is not None:
+                    self._running[worker] = batch
+                    if not batch.is_whole:
+                        self._changed.notify()  # there may be work for another worker
+                    return batch
+                if self._is_stopping and not any(queue._jobs for queue in self._queues):
                     return None
-                self._changed.wait(_PROBE_S if failing else None)
+                self._changed.wait(_PROBE_S if any(queue._is_failing for queue in self._queues) else None)
+
+    def _taken(self) -> _Batch | None:
+        """Take a batch from each queue in turn, or test a failing model; None if nothing waits, or it cannot begin now."""
+        is_idle = not self._running
+        if any(batch.is_whole for batch in self._running.values()):
+            return None
+        failing = [queue for queue in self._queues if queue._is_failing]
+        if is_idle and failing and time.monotonic() >= self._next_probe_s and not self._is_stopping:
+            self._next_probe_s = time.monotonic() + _PROBE_S
+            self._probes += 1
+            queue = failing[self._probes % len(failing)]
+            return _Batch(queue, [], queue._compute, 1.0)
+        with_work = [(index, queue) for index, queue in enumerate(self._queues) if queue._jobs]
+        if not with_work:
+            return None
+        index, queue = min(with_work, key=lambda each: (each[0] < self._next_queue, each[0]))
+        workers, most = len(self._threads), queue._speed.batch_tokens
+        empties = len(with_work) == 1 and queue._waiting_tokens <= most
+        on_one_core = queue._on_one_core if workers > 1 and not (is_idle and empties) else None
+        if on_one_core is None:
+            if not is_idle:
+                return None  # it needs the whole machine, and is next: the others finish first
+            batch = _Batch(queue, queue._take(most), queue._compute, 1.0)
+        else:
+            # what waits is shared among the workers, so that none of them is left with the last large batch
+            room = max(_LEAST_SHARE_TOKENS, min(most, queue._waiting_tokens) // workers)
+            batch = _Batch(queue, queue._take(room), on_one_core, 1 / workers)
+        self._next_queue = index + 1
+        return batch
 
 
 def _settle(future: "Future[Any]", outcome: Any) -> None:

@@ -54,7 +54,7 @@ class Metrics:
             self._truncated.labels(model, use).inc(truncated)
 
     def batch(self, model: str, use: str, *, texts: int, seconds: float, tokenizing_s: float) -> None:
-        """Record a batch; called in the computing thread."""
+        """Record a batch; called in a computing thread."""
         self._batch_texts.labels(model, use).observe(texts)
         self._tokenizing_s.labels(model, use).observe(tokenizing_s)
         self._inference_s.labels(model, use).observe(max(0.0, seconds - tokenizing_s))

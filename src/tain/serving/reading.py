@@ -60,7 +60,7 @@ def read_lengths(model: Any, texts: Sequence[str], *, max_tokens: int | None = N
         return Lengths(model.count_tokens(texts), [False] * len(texts))
     limit = max_tokens or getattr(model, "max_tokens", None) or _UNLIMITED
     if isinstance(tokenizer, FastTokenizer):
-        ids, is_cut = tokenizer.ids(texts, max_tokens=limit)
+        ids, is_cut = tokenizer.ids(texts, max_tokens=limit, keeps=True)  # the model reads the same texts next
         return Lengths([len(each) for each in ids], is_cut)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

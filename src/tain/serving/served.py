@@ -1,12 +1,13 @@
 """A loaded model of any kind under the name that requests use."""
 
+import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -122,6 +123,14 @@ _SAME_DIRECTION = 1 - 1e-4  # cosine from which the mean of the token vectors co
 _LOOK_S = 1.0  # between batches that are checked: each takes 2% of a batch's time
 
 
+@dataclass
+class _Look:
+    """Whether texts so far were known to the tokenizer, and when texts are checked next."""
+
+    is_known: bool = True
+    next_s: float = 0.0
+
+
 class Served:
     """One model with the functions that it supports.
 
@@ -151,8 +160,21 @@ class Served:
         self.embedder, self.ranker, self.labeller = embedder, ranker, labeller
         self.normalize = normalize
         self.tokenizing_s = 0.0
-        self._progress, self._is_script_known = progress or Progress.mute(), True
-        self._next_look_s = 0.0
+        self._progress, self._look = progress or Progress.mute(), _Look()
+
+    @property
+    def runs_on_one_core(self) -> bool:
+        """Whether ``on_one_core`` works."""
+        return isinstance(self.model, ExportedEncoder | ExportedDual | ExportedCross)
+
+    def on_one_core(self) -> "Served":
+        """The same model on one core, with a state of its own: each of several threads can use one at once."""
+        other = copy.copy(self)
+        if self.embedder is not None:
+            other.embedder = cast(ExportedEncoder, self.embedder).on_one_core()
+        else:
+            other.ranker = cast(ExportedDual | ExportedCross, self.ranker).on_one_core()
+        return other
 
     @property
     def model(self) -> Any:
@@ -397,12 +419,12 @@ class Served:
 
     def _look_at(self, texts: list[str]) -> None:
         """Warn once if texts are mostly unknown to the tokenizer."""
-        if not self._is_script_known or time.monotonic() < self._next_look_s or getattr(self.model, "tokenizer", None) is None:
+        if not self._look.is_known or time.monotonic() < self._look.next_s or getattr(self.model, "tokenizer", None) is None:
             return
-        self._next_look_s = time.monotonic() + _LOOK_S
+        self._look.next_s = time.monotonic() + _LOOK_S
         from tain.models.unknown_tokens import WARN_FROM, check_known
 
-        self._is_script_known = check_known(self.model, texts, progress=self._progress, sample=_LOOKED_AT) < WARN_FROM
+        self._look.is_known = check_known(self.model, texts, progress=self._progress, sample=_LOOKED_AT) < WARN_FROM
 
 
 @contextmanager

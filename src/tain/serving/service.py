@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tain.foundation.errors import NotFiniteError, UserError
+from tain.foundation.machine import thread_limit, usable_cores
 from tain.serving.batching import MAX_WAIT_S, Queue, Scheduler, StoppingError, TooBusyError
 from tain.serving.bodies import GONE, Bodies
 from tain.serving.forms import error_response, form_of
@@ -38,6 +39,8 @@ _USES: dict[str, tuple[Any, Any]] = {
     "tokenize": (("a", True), Served.tokenize),
     "token-pairs": (("a", "a"), Served.token_pairs),
 }
+
+_ON_ONE_CORE = {"embeddings", "rerank"}  # uses that can run beside each other
 
 Asked = TypeVar("Asked", bound=RequestBody)
 
@@ -74,7 +77,7 @@ class Service:
         self.served: dict[str, Served] = {}
         self.keys, self.limits, self.log = keys, limits, log
         self.created = int(time.time())
-        self.scheduler = Scheduler(max_wait_s=limits.max_wait_s)
+        self.scheduler = Scheduler(max_wait_s=limits.max_wait_s, workers=thread_limit() or usable_cores())
         self.bodies = Bodies()
         self.metrics = Metrics(waiting_s=lambda: self.scheduler.wait_s, held_bytes=lambda: self.bodies.held_bytes)
         self._queues: dict[tuple[str, str], Queue[Any, Any]] = {}
@@ -92,7 +95,8 @@ class Service:
         for use in (*one.uses, *_more_uses(one)):
             probe, function = _USES[use]
             compute = _Measured(one, use, function, self.metrics)
-            self._queues[one.name, use] = self.scheduler.queue(f"{one.name} ({use})", compute, probe=[probe])
+            on_one_core = compute.on_one_core if one.runs_on_one_core and use in _ON_ONE_CORE else None
+            self._queues[one.name, use] = self.scheduler.queue(f"{one.name} ({use})", compute, probe=[probe], on_one_core=on_one_core)
         self.served[one.name] = one
 
     # ---- state
@@ -288,11 +292,18 @@ class _Measured:
         self._one, self._use, self._function, self._metrics = one, use, function, metrics
 
     def __call__(self, items: list[Any]) -> Sequence[Any]:
-        self._one.tokenizing_s = 0.0
+        return self._computed(self._one, items)
+
+    def on_one_core(self, items: list[Any]) -> Sequence[Any]:
+        """The same on one core; several threads may call it at once."""
+        return self._computed(self._one.on_one_core(), items)
+
+    def _computed(self, one: Served, items: list[Any]) -> Sequence[Any]:
+        one.tokenizing_s = 0.0
         began_s = time.perf_counter()
-        found = self._function(self._one, items)
+        found = self._function(one, items)
         seconds = time.perf_counter() - began_s
-        self._metrics.batch(self._one.name, self._use, texts=len(items), seconds=seconds, tokenizing_s=self._one.tokenizing_s)
+        self._metrics.batch(one.name, self._use, texts=len(items), seconds=seconds, tokenizing_s=one.tokenizing_s)
         return found
 
 
