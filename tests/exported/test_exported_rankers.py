@@ -31,6 +31,12 @@ def started(bert_folder: Path, **settings: Any) -> DualRanker:
     return DualRanker.start(embedder, candidate_tokens=6, generator=torch.Generator().manual_seed(1), **given)
 
 
+def on_one_core(exported: ExportedDual | ExportedCross, sentences: list[str]) -> list[np.ndarray]:
+    """Scores from two threads at once, each with a ranker on one core."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda _: exported.on_one_core().score(CONTEXTS, sentences), range(4)))
+
+
 def saved(ranker: Ranker, folder: Path) -> Path:
     folder.mkdir()
     ranker.save(folder, record={"base_model": "bert"}, card="")
@@ -60,6 +66,8 @@ def test_a_dual_ranker_scores_as_in_torch(settings: dict[str, Any], bert_folder:
     assert isinstance(exported, ExportedDual) and exported.type == ranker.type
     expected = Ranker.load(source, device="cpu", dtype="float32").score(CONTEXTS, sentences)
     np.testing.assert_allclose(exported.score(CONTEXTS, sentences), expected, rtol=1e-3, atol=1e-5)
+    for scores in on_one_core(exported, sentences):
+        np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-5)
     lists = exported.score_lists(CONTEXTS, [sentences[:2], [], sentences[3:6]])
     np.testing.assert_allclose(lists[2], expected[2, 3:6], rtol=1e-3, atol=1e-5)
     assert exported.truncated_contexts == 2 and exported.count_tokens(CONTEXTS[:1], [[]]) == [9]
@@ -72,7 +80,8 @@ def test_a_cross_encoder_scores_as_in_torch(bert_folder: Path, sentences: list[s
     exported = load_exported_ranker(tmp_path / "out")
     assert isinstance(exported, ExportedCross)
     expected = ranker.score(CONTEXTS, sentences)
-    np.testing.assert_allclose(exported.score(CONTEXTS, sentences), expected, rtol=1e-3, atol=1e-4)
+    for scores in (exported.score(CONTEXTS, sentences), *on_one_core(exported, sentences)):
+        np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
     assert (
         np.corrcoef(load_exported_ranker(tmp_path / "out", dtype="int8").score(CONTEXTS, sentences).ravel(), expected.ravel())[0, 1] > 0.5
     )

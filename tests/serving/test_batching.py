@@ -290,11 +290,13 @@ def test_the_speed_is_that_of_the_whole_machine():
 
 
 class Cores:
-    """Notes which batches run together, and on how much of the machine; each waits until it is let."""
+    """A queue of two workers; notes which batches run together, and on how much of the machine. Each waits until it is let."""
 
-    def __init__(self):
+    def __init__(self, scheduler):
         self.began, self.running, self.let = [], [], {}
         self.changed = threading.Condition()
+        self.scheduler = scheduler
+        self.queue = scheduler.queue("a", self.function("whole"), probe=[0], on_one_core=self.function("one core"))
 
     def function(self, kind):
         def compute(items):
@@ -325,11 +327,9 @@ class Cores:
 
 @pytest.fixture
 def cores(start, monkeypatch):
-    """Two workers and a queue whose batches have four tokens, or two on one core."""
+    """Its batches have four tokens, or two on one core."""
     monkeypatch.setattr(batching, "_LEAST_SHARE_TOKENS", 1)
-    made = Cores()
-    made.scheduler = start(workers=2)
-    made.queue = made.scheduler.queue("a", made.function("whole"), probe=[0], on_one_core=made.function("one core"))
+    made = Cores(start(workers=2))
     at_speed(made.queue, seconds_per_token=1e-9, batch_tokens=4, monkeypatch=monkeypatch)
     return made
 

@@ -1,6 +1,6 @@
 """Metrics and intervals in plain numpy: correlations, bootstrap, retrieval, cosines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,48 +118,52 @@ def bootstrap_spearman(gold: np.ndarray, scores: np.ndarray, *, resamples: int, 
     Returns:
         Correlations (models, resamples); ``nan`` for a resample that is constant.
     """
-    scores = np.atleast_2d(scores)
+    sorted_gold, *sorted_scores = (Sorted(values) for values in (gold, *np.atleast_2d(scores)))
     blocks = resample_counts(len(gold), resamples=resamples, rng=rng)
-    return np.concatenate([spearman_of_counts(counts, gold, scores) for counts in blocks], axis=1)
+    return np.concatenate([spearman_of_counts(counts, sorted_gold, sorted_scores) for counts in blocks], axis=1)
 
 
-def spearman_of_counts(counts: np.ndarray, gold: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def spearman_of_counts(counts: np.ndarray, gold: "Sorted", scores: Sequence["Sorted"]) -> np.ndarray:
     """Spearman correlation with pair i repeated ``counts[b, i]`` times, without materializing repeats or sorting again.
 
     Args:
         counts: Occurrences of each pair (resamples, n), integers as float64.
         gold: Human scores (n,).
-        scores: Scores of the models (models, n).
+        scores: Scores of each model (n,).
 
     Returns:
         Correlations (models, resamples); ``nan`` if a series is constant.
     """
-    ranked_gold, gold_variance = _counted_ranks(counts, gold)
+    ranked_gold, gold_variance = gold.ranks(counts)
     weighted_gold = counts * ranked_gold
     rows = []
     for row in scores:
-        ranks, variance = _counted_ranks(counts, row)
+        ranks, variance = row.ranks(counts)
         covariance = np.einsum("bn,bn->b", weighted_gold, ranks)
         spread = np.sqrt(gold_variance * variance)
         rows.append(np.divide(covariance, spread, out=np.full(len(spread), np.nan), where=spread > 0))
     return np.clip(np.stack(rows), -1.0, 1.0)
 
 
-def _counted_ranks(counts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centred average ranks of each item per resample (resamples, n), and the sum of their squares (resamples,)."""
-    order = np.argsort(values, kind="stable")
-    in_order = values[order]
-    starts = np.flatnonzero(np.r_[True, in_order[1:] != in_order[:-1]])
-    level_of_sorted = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(values)]))
-    level = np.empty(len(values), dtype=np.intp)
-    level[order] = level_of_sorted
-    in_level = counts[:, order]
-    if len(starts) < len(values):
-        in_level = np.add.reduceat(in_level, starts, axis=1)  # (resamples, levels): equal values are adjacent
-    middle = (counts.sum(axis=1, keepdims=True) + 1) / 2
-    ranks = np.cumsum(in_level, axis=1) - in_level + (in_level + 1) / 2 - middle
-    # a resample with a single level has rank sum exactly 0 there: ranks are multiples of one half
-    return np.take(ranks, level, axis=1), np.einsum("bl,bl,bl->b", in_level, ranks, ranks)
+class Sorted:
+    """A series (n,), sorted once for all resamples."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._order = np.argsort(values, kind="stable")
+        in_order = values[self._order]
+        self._starts = np.flatnonzero(np.r_[True, in_order[1:] != in_order[:-1]])  # of each level: equal values share one
+        self._level = np.empty(len(values), dtype=np.intp)
+        self._level[self._order] = np.repeat(np.arange(len(self._starts)), np.diff(np.r_[self._starts, len(values)]))
+
+    def ranks(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Centred average ranks of each item per resample (resamples, n), and the sum of their squares (resamples,)."""
+        in_level = counts[:, self._order]
+        if len(self._starts) < len(self._level):
+            in_level = np.add.reduceat(in_level, self._starts, axis=1)  # (resamples, levels): equal values are adjacent
+        middle = (counts.sum(axis=1, keepdims=True) + 1) / 2
+        ranks = np.cumsum(in_level, axis=1) - in_level + (in_level + 1) / 2 - middle
+        # a resample with a single level has rank sum exactly 0 there: ranks are multiples of one half
+        return np.take(ranks, self._level, axis=1), np.einsum("bl,bl,bl->b", in_level, ranks, ranks)
 
 
 def bootstrap_means(values: np.ndarray, *, resamples: int, rng: np.random.Generator) -> np.ndarray:
