@@ -329,6 +329,7 @@ class Cores:
 def cores(start, monkeypatch):
     """Its batches have four tokens, or two on one core."""
     monkeypatch.setattr(batching, "_LEAST_SHARE_TOKENS", 1)
+    monkeypatch.setattr(batching, "_LONGER", 1)
     made = Cores(start(workers=2))
     at_speed(made.queue, seconds_per_token=1e-9, batch_tokens=4, monkeypatch=monkeypatch)
     return made

@@ -20,6 +20,7 @@ _BATCH_S = 0.25  # target duration of a batch: other requests wait this long for
 _FIRST_BATCH_TOKENS = 2048  # until the speed is known
 _BATCH_TOKENS = (256, 65_536)  # minimum and maximum
 _LEAST_SHARE_TOKENS = 128  # of a batch on one core
+_LONGER = 2  # a batch on one core may take so many times as long: another core is free sooner than its end
 _OVERHEAD_TOKENS = 32  # fixed cost of a batch, in tokens
 _MEMORY = 0.8  # weight of earlier batches in the moving average of the speed
 _PROBE_S = 5.0  # seconds between probes of a failing model
@@ -316,7 +317,7 @@ class Scheduler:
     between. There is no timer, so a single request never waits for others to fill its batch.
 
     A batch that empties the queues uses all cores. If more work waits, models that can run on one core compute several batches at once,
-    each on a core of its own: no core then waits for the others at the end of a batch. Other models compute one batch at a time, because
+    each on a core of its own and for up to half a second: no core then waits for the others at the end of a batch. Other models compute one batch at a time, because
     they would slow each other down.
 
     Args:
@@ -497,7 +498,7 @@ class Scheduler:
             batch = _Batch(queue, queue._take(most), queue._compute, 1.0)
         else:
             # what waits is shared among the workers, so that none of them is left with the last large batch
-            room = max(_LEAST_SHARE_TOKENS, min(most, queue._waiting_tokens) // workers)
+            room = max(_LEAST_SHARE_TOKENS, min(_LONGER * most, queue._waiting_tokens) // workers)
             batch = _Batch(queue, queue._take(room), on_one_core, 1 / workers)
         self._next_queue = index + 1
         return batch
