@@ -116,6 +116,15 @@ def test_without_data_it_says_what_to_give_and_loads_no_model(capsys: pytest.Cap
     assert fake_models.loaded == []
 
 
+@pytest.mark.parametrize("more", [[], ["--suite", "label-free", "--texts", "some.txt"]])
+def test_a_split_of_what_has_none_is_refused(
+    more: list[str], pairs: str, capsys: pytest.CaptureFixture[str], fake_models: type[FakeEmbedder]
+):
+    error = refusal(["model-64", "--suite", pairs, *more, "--split", "dev"], capsys)
+    assert "split is 'dev', but your own tables and label-free are not split: leave it out" in error
+    assert fake_models.loaded == []
+
+
 def test_a_taken_output_is_refused_before_any_work(pairs: str, capsys: pytest.CaptureFixture[str], fake_models: type[FakeEmbedder]):
     assert "already exists" in refusal(["model-64", "--suite", pairs, "--chart", pairs], capsys)
     assert fake_models.loaded == []

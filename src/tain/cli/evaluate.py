@@ -157,11 +157,14 @@ def evaluate(
         return
 
     from tain.evaluation.report import evaluate as evaluate_encoders
+    from tain.evaluation.suites.registry import is_table
 
     if batch_tokens is not None and batch_tokens < 1:
         raise UserError(f"batch_tokens is {batch_tokens}, but a batch needs at least one token: give 1 or more, or leave it out")
     if typos or unknown_labels != "refuse":
         raise UserError("typos and unknown_labels only apply to the suite tagging: leave them out")
+    if split != "test" and all(name == "label-free" or is_table(name) for name in suite):
+        raise UserError(f"split is {split!r}, but your own tables and label-free are not split: leave it out")
     if (texts is not None or level != "sentence") and "label-free" not in suite:
         raise UserError("texts and level only apply to the suite label-free: leave them out, or give --suite label-free too")
     if fit_texts is not None and not any(map(is_baseline, models)):

@@ -100,7 +100,7 @@ def _problems(
     all_names = ", ".join(row.name for row in SUITES)
     if not names:
         problems.append(f"no suite was given, so there is nothing to evaluate: give one of {all_names}, or your own table")
-    unknown = [name for name in names if name not in known and name not in by_key and not _is_table(name)]
+    unknown = [name for name in names if name not in known and name not in by_key and not is_table(name)]
     for name in unknown:
         problems.append(
             f"suite is {name!r}, which is not a suite, set or table: give one of {all_names}, a set such as stsb_dev or simlex999,"
@@ -125,5 +125,6 @@ def _problems(
     return problems
 
 
-def _is_table(name: str) -> bool:
+def is_table(name: str) -> bool:
+    """Whether a name is a user's own table: a path, or a data set of the hub."""
     return name.startswith("hf:") or os.sep in name or name.lower().endswith(_TABLE_ENDINGS)
