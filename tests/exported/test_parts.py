@@ -4,7 +4,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,35 +52,6 @@ def test_no_other_way_to_cut_the_rows_costs_less(rng: np.random.Generator, pads:
 def test_rows_of_different_lengths_stay_apart_where_padding_changes_vectors():
     batches = list(batches_of_rows([3, 5, 3, 5, 4], batch_tokens=1000, pads=False))
     assert batches == [[1, 3], [4], [0, 2]]
-
-
-def test_results_of_threads_come_in_order_and_not_far_ahead():
-    begun: list[int] = []
-
-    def task(number: int) -> list[np.ndarray]:
-        begun.append(number)
-        time.sleep(0.001 * (number % 3))
-        return [np.array([number])]
-
-    results = graph._at_once((partial(task, number) for number in range(40)), threads=2)
-    for number in range(40):
-        assert next(results)[0].tolist() == [number]
-        assert len(begun) <= number + 6  # two tasks each ahead, and the next
-    assert next(results, None) is None
-
-
-def test_an_error_in_one_thread_ends_the_others():
-    begun: list[int] = []
-
-    def task(number: int) -> list[np.ndarray]:
-        begun.append(number)
-        if number == 3:
-            raise UserError("row 3")
-        return []
-
-    with pytest.raises(UserError, match="row 3"):
-        list(graph._at_once((partial(task, number) for number in range(1000)), threads=2))
-    assert len(begun) < 20
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

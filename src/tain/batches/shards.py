@@ -10,10 +10,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, overload
@@ -22,6 +21,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from tain.batches.tokenizing import bare_ids, fingerprint, separator_id
+from tain.foundation.ahead import results_ahead
 from tain.foundation.errors import UserError
 from tain.foundation.files import open_own, whole_folder
 from tain.foundation.json_files import Field, checked_object, read_object
@@ -257,15 +257,8 @@ def token_batches(
         ids = np.fromiter(chain.from_iterable(rows), dtype=dtype, count=int(lengths.sum()))
         return ids, lengths, np.array([sentence.begins_document for sentence in batch])
 
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        ahead = None
-        for batch in windows(sentences, most=batch_texts, characters=_BATCH_CHARACTERS, text_of=lambda sentence: sentence.text):
-            started = worker.submit(cut, batch)
-            if ahead is not None:
-                yield ahead.result()
-            ahead = started
-        if ahead is not None:
-            yield ahead.result()
+    batches = windows(sentences, most=batch_texts, characters=_BATCH_CHARACTERS, text_of=lambda sentence: sentence.text)
+    yield from results_ahead((partial(cut, batch) for batch in batches), threads=1, ahead=1)
 
 
 def dtype_for(vocabulary: int) -> np.dtype:

@@ -2,9 +2,7 @@
 
 import copy
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tain.foundation.ahead import results_ahead
 from tain.foundation.errors import UserError
 from tain.foundation.machine import thread_limit, usable_cores
 from tain.foundation.tensors import read_arrays
@@ -159,23 +158,8 @@ class TransformerGraph:
                 yield self.run(ids, outputs, segments=own, on_one_thread=on_one_thread)
             return
         tasks = (partial(self.run, ids, outputs, segments=own, on_one_thread=True) for ids, own in fed)
-        yield from _at_once(tasks, threads=min(self.threads, len(fed)))
-
-
-def _at_once(tasks: Iterable[Callable[[], list[np.ndarray]]], *, threads: int) -> Iterator[list[np.ndarray]]:
-    """Results of tasks in their order, computed by threads that are at most two tasks each ahead of the caller."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="tain-graph") as pool:  # not kept: it would not survive a fork
-        ahead: deque[Future[list[np.ndarray]]] = deque()
-        try:
-            for task in tasks:
-                ahead.append(pool.submit(task))
-                if len(ahead) > 2 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        threads = min(self.threads, len(fed))
+        yield from results_ahead(tasks, threads=threads, ahead=2 * threads)
 
 
 def _weights_of(weights: dict[str, Any], file: Path, name: str) -> dict[str, np.ndarray]:
