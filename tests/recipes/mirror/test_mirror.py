@@ -825,6 +825,11 @@ def test_texts_with_the_same_tokens_after_cutting_do_not_push_each_other_away(be
     assert (whole.views.pairs.alike, whole.views.pairs.is_same(np.arange(11))) == (0, None)
 
 
+def test_a_model_that_reads_fewer_tokens_than_the_preset_sets_the_limit(bert_folder, texts):
+    result = mirror(bert_folder, texts, **SMALL | {"max_tokens": None})
+    assert result.config.max_tokens == 40
+
+
 def test_texts_that_read_the_same_are_counted_and_told(bert_folder, texts):
     alike = ["the sea is deep and the stars are far away " + ending for ending in ("today", "tomorrow")]
     with pytest.warns(UserWarning, match=r"2 of \d+ texts have the same first 10 tokens as others, .*raise --max-tokens"):

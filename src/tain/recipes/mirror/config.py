@@ -112,7 +112,9 @@ class MirrorConfig:
     attention_dropout: Annotated[float | None, "dropout on attention weights; default: same as --dropout"] = None
     drophead: Annotated[float, "instead, drop whole attention heads with this probability (BERT 0.2, RoBERTa 0.05)"] = 0.0
     pooling: Annotated[Pooling | None, "how token vectors become one: cls or mean (sentences mean, else cls)"] = None
-    max_tokens: Annotated[int | None, "longer texts are cut, special tokens included (50; words and phrases 25)"] = None
+    max_tokens: Annotated[int | None, "longer texts are cut, special tokens included (50, words and phrases 25, or the model's limit)"] = (
+        None
+    )
     batch_texts: Annotated[int, "texts per step, 2 or more; each is encoded twice"] = 200
     epochs: Annotated[int | None, "passes over the texts (1; words and phrases 2)"] = None
     optimizer: Annotated[
@@ -372,7 +374,13 @@ class MirrorConfig:
         return problems
 
     def resolved(
-        self, *, width: int, weight_rms: float, suggested: Mapping[str, float | int] | None = None, model_type: str = ""
+        self,
+        *,
+        width: int,
+        weight_rms: float,
+        suggested: Mapping[str, float | int] | None = None,
+        model_type: str = "",
+        longest: int | None = None,
     ) -> "ResolvedMirrorConfig":
         """Fill in None from the recipe and the level's preset; learning rate and dropout from the model.
 
@@ -383,10 +391,11 @@ class MirrorConfig:
             weight_rms: Root mean square of the hidden layers' matrices.
             suggested: ``learning_rate``, ``matrix_learning_rate`` and ``dropout`` as the model's own folder wants them; any may be missing.
             model_type: The model's family as its ``config.json`` names it; the paper's recipe pools by it.
+            longest: Tokens that the model reads; None: more than any preset.
         """
         if not isinstance(self, MirrorTextsConfig):
             texts = self.for_texts(has_documents=False, suggested=suggested)
-            return texts.resolved(width=width, weight_rms=weight_rms, suggested=suggested, model_type=model_type)
+            return texts.resolved(width=width, weight_rms=weight_rms, suggested=suggested, model_type=model_type, longest=longest)
         filled: dict[str, Any] = {**asdict(PRESETS[self.level]), "dropout": _PAPERS_DROPOUT}
         filled["learning_rate"] = float(f"{default_learning_rate(width, weight_rms):.2g}")
         filled |= {name: value for name, value in (suggested or {}).items() if name in ("learning_rate", "dropout")}
@@ -399,6 +408,7 @@ class MirrorConfig:
             # whitening does not help single words (docs/evaluation.md, baselines)
             filled |= {"pooling": "mean"} | ({} if self.level == "word" else {"token_weights": "sif", "whiten": 0.5})
         filled["keep_best"] = self.stop_early
+        filled["max_tokens"] = min(filled["max_tokens"], longest or filled["max_tokens"])
         if self.dims is not None:
             filled["whiten"] = 0.0  # whitening and joining mix the numbers of a vector
         whiten = filled["whiten"] if self.whiten is None else self.whiten

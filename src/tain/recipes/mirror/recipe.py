@@ -202,6 +202,7 @@ def mirror(
         weight_rms=weight_rms(embedder.encoder),
         suggested=suggested,
         model_type=str(embedder.encoder.model.config.model_type),
+        longest=embedder.max_tokens,
     )
     refuse_unfit(resolved, embedder, data)
     if documents is not None and resolved.is_best_for_words and not resolved.join:
