@@ -390,6 +390,22 @@ def test_a_model_that_needs_the_machine_waits_its_turn_and_then_runs_alone(cores
     assert (second.result(10), first.result(10)) == ([20], [2, 4, 6, 8, 10, 12])
 
 
+def test_a_failing_model_is_tested_even_where_others_are_always_busy(cores):
+    other = cores.scheduler.queue("b", cores.function("torch"), probe=[0])
+    first = cores.queue.submit([1, 2, 3, 4, 5, 6])
+    cores.seen(2)
+    other._is_failing = True
+    cores.finish("one core", 1, 2)
+    time.sleep(0.05)
+    assert len(cores.began) == 2
+    cores.finish("one core", 3, 4)
+    assert cores.seen(3)[2] == (("torch", (0,)), 1)
+    cores.finish("torch", 0)
+    cores.finish("whole", 5, 6)
+    assert first.result(10) == [2, 4, 6, 8, 10, 12]
+    assert cores.scheduler.failing == []
+
+
 def test_stopping_waits_for_all_workers(cores):
     begun = cores.queue.submit([1, 2, 3, 4, 5, 6])
     cores.seen(2)

@@ -480,7 +480,9 @@ class Scheduler:
         if any(batch.is_whole for batch in self._running.values()):
             return None
         failing = [queue for queue in self._queues if queue._is_failing]
-        if is_idle and failing and time.monotonic() >= self._next_probe_s and not self._is_stopping:
+        if failing and time.monotonic() >= self._next_probe_s and not self._is_stopping:
+            if not is_idle:
+                return None  # the probe needs the whole machine
             self._next_probe_s = time.monotonic() + _PROBE_S
             self._probes += 1
             queue = failing[self._probes % len(failing)]
