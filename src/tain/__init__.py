@@ -1,4 +1,4 @@
-"""Turn any pretrained masked language model into a word and sentence encoder, with no labels, in seconds."""
+"""Turn any pretrained masked language model into a word and sentence encoder, from raw text, without labels."""
 
 import importlib
 from typing import TYPE_CHECKING

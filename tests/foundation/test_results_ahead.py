@@ -40,7 +40,9 @@ def test_an_error_in_one_thread_ends_the_others():
 
 
 def test_no_thread_is_left_when_the_caller_stops_early():
+    before = set(threading.enumerate())
     results = results_ahead((partial(int, number) for number in range(100)), threads=3, ahead=6)
     assert next(results) == 0
+    assert set(threading.enumerate()) > before
     results.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tain-ahead")]
+    assert set(threading.enumerate()) == before

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -362,17 +363,17 @@ def test_what_does_not_fit_into_a_batch_is_computed_on_all_cores_at_once(cores):
 
 
 def test_a_slice_with_an_error_fails_its_request_and_no_other(cores):
-    bad, good = cores.queue.submit([1, 2, 13, 4, 5, 6]), None
+    bad = cores.queue.submit([1, 2, 13, 4, 5, 6])
     cores.seen(2)
     good = cores.queue.submit([7])
     for kind in ("whole", "one core"):
-        cores.finish(kind, 0)  # the probe
-        for items in ((13, 4), (7,), (1, 2)):
+        for items in ((0,), (13, 4), (7,)):  # 0 is the probe
             cores.finish(kind, *items)
     with pytest.raises(ComputeError, match="thirteen"):
         bad.result(10)
+    cores.finish("one core", 1, 2)
     assert good.result(10) == [14]
-    assert ("one core", (5, 6)) not in dict(cores.began)
+    assert not {5, 6} & {item for (_, items), _ in cores.began for item in items}
 
 
 def test_a_model_that_needs_the_machine_waits_its_turn_and_then_runs_alone(cores):
@@ -406,6 +407,44 @@ def test_a_failing_model_is_tested_even_where_others_are_always_busy(cores):
     assert cores.scheduler.failing == []
 
 
+def test_models_take_turns_on_the_whole_machine_if_one_of_them_needs_it(cores):
+    other = cores.scheduler.queue("b", cores.function("torch"), probe=[0])
+    at_speed(other, seconds_per_token=1e-9)
+    first = cores.queue.submit([1])
+    cores.seen(1)
+    waiting = [other.submit(list(range(20, 26))), cores.queue.submit([2, 3, 4, 5, 6, 7])]
+    for kind, *items in (
+        ("whole", 1),
+        ("torch", 20, 21, 22, 23),
+        ("whole", 2, 3, 4, 5),
+        ("torch", 24, 25),
+        ("whole", 6, 7),
+    ):
+        cores.finish(kind, *items)
+    assert [len(future.result(10)) for future in (first, *waiting)] == [1, 6, 6]
+    assert {together for _, together in cores.began} == {1}
+
+
+def test_an_item_that_is_too_long_for_one_core_has_all_of_them(cores):
+    first = cores.queue.submit([1, 2, 3, 4, 5, 6])
+    cores.seen(2)
+    large = cores.queue.submit([10], tokens=[3])
+    for items in ((1, 2), (3, 4), (5, 6)):
+        cores.finish("one core", *items)
+    cores.finish("whole", 10)
+    assert (large.result(10), len(first.result(10))) == ([20], 6)
+    assert cores.began[-1] == (("whole", (10,)), 1)
+
+
+def test_a_model_that_is_slow_on_one_core_has_all_of_them(cores, monkeypatch):
+    monkeypatch.setattr(batching, "_LEAST_SHARE_TOKENS", 3)  # more than a batch on one core may have
+    future = cores.queue.submit([1, 2, 3, 4, 5, 6])
+    cores.finish("whole", 1, 2, 3, 4)
+    cores.finish("whole", 5, 6)
+    assert len(future.result(10)) == 6
+    assert {together for _, together in cores.began} == {1}
+
+
 def test_stopping_waits_for_all_workers(cores):
     begun = cores.queue.submit([1, 2, 3, 4, 5, 6])
     cores.seen(2)
@@ -422,14 +461,21 @@ def test_stopping_waits_for_all_workers(cores):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_ends_stops_the_others(start):
     def compute(items):
+        has_begun.set()
+        is_let.wait(10)
         if 99 in items:
             raise SystemExit(1)
         return items
 
+    has_begun, is_let = threading.Event(), threading.Event()
     scheduler = start(workers=2)
     queue = scheduler.queue("a", compute, probe=[0], on_one_core=compute)
-    with pytest.raises(StoppingError):
-        queue.submit([99]).result(10)
+    futures = [queue.submit([99]), *(queue.submit([number]) for number in range(20))]
+    assert has_begun.wait(10)
+    is_let.set()
+    for future in futures:
+        with pytest.raises(StoppingError):
+            future.result(10)
     assert scheduler.join(10.0) and not scheduler.is_alive
     with pytest.raises(StoppingError):
         queue.submit([1])
@@ -439,8 +485,15 @@ def test_many_requests_from_many_threads_on_several_workers(start, monkeypatch):
     """Every answer is right, nothing is lost, and the sums of the queue come out even."""
     monkeypatch.setattr(batching, "_LEAST_SHARE_TOKENS", 3)
 
+    most, running, lock = [0], [0], threading.Lock()
+
     def compute(items):
-        time.sleep(0.0002)
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.0005)
+        with lock:
+            running[0] -= 1
         return [2 * item for item in items]
 
     queue = start(workers=3).queue("a", compute, probe=[0], on_one_core=compute)
@@ -456,13 +509,10 @@ def test_many_requests_from_many_threads_on_several_workers(start, monkeypatch):
             elif future.result(30) != [2 * item for item in items]:
                 wrong.append(items)
 
-    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(client, range(8)))
     queue.submit([1]).result(30)
-    assert wrong == []
+    assert wrong == [] and 2 <= most[0] <= 3
     assert (queue._waiting_tokens, queue._round_tokens, len(queue._jobs)) == (0, 0, 0)
 
 

@@ -26,7 +26,7 @@ def test_embeddings_are_those_of_the_graph(folders: dict[str, Path], sentences: 
 
 def test_copies_on_one_core_run_beside_each_other(folders: dict[str, Path], sentences: list[str]):
     served = load_served("mine", str(folders["exported"]), device=None, dtype="auto", trust_remote_code=False)
-    assert served.runs_on_one_core
+    assert served.runs_on_one_core("embeddings") and not served.runs_on_one_core("rerank")
     expected = np.stack([each.vector for each in served.embed([Text(sentence) for sentence in sentences])])
     long = " ".join(sentences * 40)
     start_of_long, end_of_long = (served.embed([Text(long, cut)])[0] for cut in ("end", "start"))
@@ -58,7 +58,7 @@ def test_texts_are_tokenized_once(folders: dict[str, Path], sentences: list[str]
 
 def test_a_model_in_torch_does_not_run_on_one_core(bert_folder: Path):
     served = load_served("mine", str(bert_folder), backend="torch", device=None, dtype="auto", trust_remote_code=False)
-    assert not served.runs_on_one_core
+    assert not served.runs_on_one_core("embeddings")
 
 
 def test_a_graph_that_is_not_there_is_refused(bert_folder: Path):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # shown in the list of verbs without importing them; the help of a verb comes from its docstring
 VERBS = {
-    "demo": "Train, measure and show an encoder on this machine, offline, in under two minutes.",
+    "demo": "Train and measure an encoder on text from this machine, offline, in about two minutes.",
     "mirror": "Turn a masked language model and a file of texts into an encoder.",
     "pretrain": "Train a masked language model, from scratch or continued.",
     "distil": "Train a student of two to four megabytes to predict a large model's outputs.",
@@ -24,7 +24,7 @@ VERBS = {
     "correct": "Remove the components that all vectors (or all vectors of one language) share.",
     "evaluate": "Compare encoders on labelled tasks and without labels.",
     "compare": "Try the label-free recipes on your own texts and keep the best.",
-    "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, evaluate.",
+    "rank": "Train, use and compare bi-, poly- and cross-encoders: rank train, score, search, index, evaluate.",
     "export": "Write an encoder or a ranker as ONNX graphs that run without torch.",
     "bench": "Measure every backend and data type for a model on this machine.",
     "serve": "Answer embedding, rerank and classification requests over HTTP.",
@@ -52,7 +52,7 @@ def build_app(called: str | None = None) -> "App":
 
     app = App(
         name="tain",
-        help="Turn any pretrained masked language model into a word and sentence encoder, with no labels, in seconds.",
+        help="Turn any pretrained masked language model into a word and sentence encoder, from raw text, without labels.",
         version=tain.__version__,
         help_format="plaintext",
         suppress_keyboard_interrupt=False,  # main reports it
@@ -83,7 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError as error:
         error.verbose = False
         verb = f" {called}" if called in VERBS else ""
-        verb += next((f" {part}" for part in arguments if called == "rank" and part in ("train", "score", "search", "evaluate")), "")
+        verb += next(
+            (f" {part}" for part in arguments if called == "rank" and part in ("train", "score", "search", "index", "evaluate")), ""
+        )
         message = " ".join(str(error).split())
         if isinstance(error, UnusedCliTokensError):
             message = f"{', '.join(map(repr, error.unused_tokens or []))} is an extra argument that the command does not take"

@@ -94,12 +94,6 @@ class ExportedDual(DualScoring):
         self.type: Literal["bi", "poly"] = "bi" if kind == "pooled" else "poly"
         self.truncated_contexts = self.truncated_candidates = 0
 
-    def on_one_core(self) -> "ExportedDual":
-        """The same ranker on one thread, with a state of its own: each of several threads can use one at once."""
-        other = copy.copy(self)
-        other.context, other.candidate = self.context.on_one_core(), self.candidate.on_one_core()
-        return other
-
     @property
     def searchable(self) -> "ExportedDual":
         """This ranker, whose candidates have vectors that can be cached and searched."""

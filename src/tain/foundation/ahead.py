@@ -17,7 +17,7 @@ def results_ahead(tasks: Iterable[Callable[[], Result]], *, threads: int, ahead:
         ahead: Tasks that are computed, or wait, before the caller has taken the result before them.
 
     Raises:
-        Exception: That of the first task that failed; later ones are not begun.
+        Exception: That of the first task that failed; at most ``ahead`` later ones have begun.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="tain-ahead") as pool:  # not kept: it would not survive a fork
         coming: deque[Future[Result]] = deque()

@@ -20,7 +20,7 @@ _BATCH_S = 0.25  # target duration of a batch: other requests wait this long for
 _FIRST_BATCH_TOKENS = 2048  # until the speed is known
 _BATCH_TOKENS = (256, 65_536)  # minimum and maximum
 _LEAST_SHARE_TOKENS = 128  # of a batch on one core
-_LONGER = 2  # a batch on one core may take so many times as long: another core is free sooner than its end
+_LONGER = 2  # how many times as long a batch on one core may take: another core is free before it ends
 _OVERHEAD_TOKENS = 32  # fixed cost of a batch, in tokens
 _MEMORY = 0.8  # weight of earlier batches in the moving average of the speed
 _PROBE_S = 5.0  # seconds between probes of a failing model
@@ -184,6 +184,12 @@ class Queue(Generic[Item, Result]):
         """Seconds until each queued request here has had one batch."""
         return self._round_tokens * self._speed.seconds_per_token
 
+    @property
+    def _next_tokens(self) -> int:
+        """Tokens of the first item."""
+        job = next(iter(self._jobs.values()))
+        return job.tokens[job.next_item]
+
     def _add(self, job: _Job[Item, Result], *, round_tokens: int | None = None) -> None:
         """Append a job, or the rest of it; with ``round_tokens``, of which so many have their turn now, put it in front."""
         job.round_tokens = min(job.waiting_tokens, self._speed.batch_tokens if round_tokens is None else round_tokens)
@@ -316,9 +322,10 @@ class Scheduler:
     A batch takes about a quarter of a second, whatever the size of the requests: a large one is computed in slices, with other requests in
     between. There is no timer, so a single request never waits for others to fill its batch.
 
-    A batch that empties the queues uses all cores. If more work waits, models that can run on one core compute several batches at once,
-    each on a core of its own and for up to half a second: no core then waits for the others at the end of a batch. Other models compute one batch at a time, because
-    they would slow each other down.
+    If one batch holds all that waits, it uses all cores. If more waits, models that can run on one core compute several batches at once,
+    each on a core of its own and for up to half a second: no core then waits for the others at the end of a batch. Other models, and
+    items that would take longer than that on one core, are computed in one batch at a time on all cores, and while such work waits,
+    everything is.
 
     Args:
         max_wait_s: A request is refused if it would wait for others longer than this, and longer than its own computation takes. A request
@@ -443,21 +450,31 @@ class Scheduler:
     def _drop(self, queue: Queue[Any, Any], job: _Job[Any, Any]) -> None:
         with self._changed:
             queue._remove(job)
+            if not queue._jobs:
+                self._changed.notify()  # another queue may be next now
 
     def _work(self, worker: int) -> None:
         try:
-            while (batch := self._next(worker)) is not None:
-                if batch.parts:
-                    batch.queue._run(batch)
-                else:
-                    batch.queue._is_failing = not batch.queue._works()
+            while self._computed_next(worker):  # a call for each batch, so that no worker holds one while it waits
+                pass
         except BaseException as error:
             _log.critical("a computing thread has ended: %s: %s", type(error).__name__, error)
             self._has_crashed = True
             self.abandon()
             with self._changed:
                 self._running.pop(worker, None)
+                self._changed.notify_all()  # the others end
             raise
+
+    def _computed_next(self, worker: int) -> bool:
+        """Wait for a batch and compute it; False means stop."""
+        if (batch := self._next(worker)) is None:
+            return False
+        if batch.parts:
+            batch.queue._run(batch)
+        else:
+            batch.queue._is_failing = not batch.queue._works()
+        return True
 
     def _next(self, worker: int) -> _Batch | None:
         """Wait for work that a worker can begin now, and take it. None means stop."""
@@ -492,18 +509,21 @@ class Scheduler:
             return None
         index, queue = min(with_work, key=lambda each: (each[0] < self._next_queue, each[0]))
         workers, most = len(self._threads), queue._speed.batch_tokens
-        empties = len(with_work) == 1 and queue._waiting_tokens <= most
-        on_one_core = queue._on_one_core if workers > 1 and not (is_idle and empties) else None
-        if on_one_core is None:
-            if not is_idle:
-                return None  # it needs the whole machine, and is next: the others finish first
-            batch = _Batch(queue, queue._take(most), queue._compute, 1.0)
-        else:
-            # what waits is shared among the workers, so that none of them is left with the last large batch
-            room = max(_LEAST_SHARE_TOKENS, min(_LONGER * most, queue._waiting_tokens) // workers)
-            batch = _Batch(queue, queue._take(room), on_one_core, 1 / workers)
+        longest = _LONGER * most // workers  # tokens of a batch on one core
+        needs_all = (
+            workers == 1
+            or any(each._on_one_core is None for _, each in with_work)  # taking turns with it would leave other cores idle
+            or not _LEAST_SHARE_TOKENS <= longest >= queue._next_tokens
+        )
+        holds_all = len(with_work) == 1 and queue._waiting_tokens <= most
+        if needs_all and not is_idle:
+            return None  # the others finish first
         self._next_queue = index + 1
-        return batch
+        if queue._on_one_core is None or needs_all or (is_idle and holds_all):
+            return _Batch(queue, queue._take(most), queue._compute, 1.0)
+        # what waits is shared among the workers, so that none of them is left with the last large batch
+        room = max(_LEAST_SHARE_TOKENS, min(longest * workers, queue._waiting_tokens) // workers)
+        return _Batch(queue, queue._take(room), queue._on_one_core, 1 / workers)
 
 
 def _settle(future: "Future[Any]", outcome: Any) -> None:

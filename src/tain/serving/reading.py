@@ -45,13 +45,14 @@ class Token:
     end: int | None
 
 
-def read_lengths(model: Any, texts: Sequence[str], *, max_tokens: int | None = None) -> Lengths:
+def read_lengths(model: Any, texts: Sequence[str], *, max_tokens: int | None = None, keeps: bool = False) -> Lengths:
     """Count the tokens that a model reads of each text, and find the texts that it cuts.
 
     Args:
         model: An encoder, a classifier, a tagger or a student.
         texts: The texts.
         max_tokens: Where texts are cut, special tokens included; default: the model's own limit.
+        keeps: The model reads the same texts next: do not tokenize them again (exported models).
     """
     if isinstance(model, Student):
         return Lengths(model.count_tokens(texts), model.are_cut(texts))
@@ -60,8 +61,8 @@ def read_lengths(model: Any, texts: Sequence[str], *, max_tokens: int | None = N
         return Lengths(model.count_tokens(texts), [False] * len(texts))
     limit = max_tokens or getattr(model, "max_tokens", None) or _UNLIMITED
     if isinstance(tokenizer, FastTokenizer):
-        ids, is_cut = tokenizer.ids(texts, max_tokens=limit, keeps=True)  # the model reads the same texts next
-        return Lengths([len(each) for each in ids], is_cut)
+        ids, is_cut = tokenizer.ids(texts, max_tokens=limit, keeps=keeps)
+        return Lengths([len(each) for each in ids], list(is_cut))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         ids, is_cut = token_ids(backend, texts, max_tokens=limit, side=tokenizer.truncation_side)

@@ -162,10 +162,13 @@ class Served:
         self.tokenizing_s = 0.0
         self._progress, self._look = progress or Progress.mute(), _Look()
 
-    @property
-    def runs_on_one_core(self) -> bool:
-        """Whether ``on_one_core`` works."""
-        return isinstance(self.model, ExportedEncoder | ExportedDual | ExportedCross)
+    def runs_on_one_core(self, use: str) -> bool:
+        """Whether ``on_one_core`` works, and pays for a use.
+
+        A request for rerank is cut into slices, and all but a cross-encoder read the query again for each of them.
+        """
+        is_able = isinstance(self.model, ExportedEncoder | ExportedCross)
+        return is_able and use == ("embeddings" if self.embedder is not None else "rerank")
 
     def on_one_core(self) -> "Served":
         """The same model on one core, with a state of its own: each of several threads can use one at once."""
@@ -173,7 +176,7 @@ class Served:
         if self.embedder is not None:
             other.embedder = cast(ExportedEncoder, self.embedder).on_one_core()
         else:
-            other.ranker = cast(ExportedDual | ExportedCross, self.ranker).on_one_core()
+            other.ranker = cast(ExportedCross, self.ranker).on_one_core()
         return other
 
     @property
@@ -267,7 +270,7 @@ class Served:
         default = getattr(self.embedder, "default_prompt", "")
         whole = [(default if text.prompt is None else text.prompt) + text.text for text in texts]
         self._look_at(whole)
-        lengths = self._lengths(whole)
+        lengths = self._lengths(whole, keeps=True)
         for row, (text, is_cut) in enumerate(zip(texts, lengths.is_cut, strict=True)):
             if is_cut and text.cut == "refuse":
                 limit = getattr(self.embedder, "max_tokens", None)
@@ -364,9 +367,9 @@ class Served:
         of_left, of_right = tokens_of(embedder, [embedder.default_prompt + text for text in (left, right)], is_cut=True)
         return TokenPairs(float(vectors[0] @ vectors[1]), is_sum, of_left, of_right, parts, len(of_left) + len(of_right))
 
-    def _lengths(self, texts: list[str]) -> Lengths:
+    def _lengths(self, texts: list[str], *, keeps: bool = False) -> Lengths:
         began_s = time.perf_counter()
-        found = read_lengths(self.model, texts)
+        found = read_lengths(self.model, texts, keeps=keeps)
         self.tokenizing_s = time.perf_counter() - began_s
         return found
 

@@ -40,8 +40,6 @@ _USES: dict[str, tuple[Any, Any]] = {
     "token-pairs": (("a", "a"), Served.token_pairs),
 }
 
-_ON_ONE_CORE = {"embeddings", "rerank"}  # uses that can run beside each other
-
 Asked = TypeVar("Asked", bound=RequestBody)
 
 
@@ -95,7 +93,7 @@ class Service:
         for use in (*one.uses, *_more_uses(one)):
             probe, function = _USES[use]
             compute = _Measured(one, use, function, self.metrics)
-            on_one_core = compute.on_one_core if one.runs_on_one_core and use in _ON_ONE_CORE else None
+            on_one_core = compute.on_one_core if one.runs_on_one_core(use) else None
             self._queues[one.name, use] = self.scheduler.queue(f"{one.name} ({use})", compute, probe=[probe], on_one_core=on_one_core)
         self.served[one.name] = one
 
