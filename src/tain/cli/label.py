@@ -36,7 +36,7 @@ def label(
     overwrite: flags.Overwrite = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Predict the class, the token tags or both of each text: one JSON object per line, with text, label, chance and tags.
+    """Predict the class, the token tags or both of each text: one JSON object per line, with text, label, chance (its probability) and tags.
 
     tain label student texts.txt -o labels.jsonl
 

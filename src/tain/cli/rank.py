@@ -448,7 +448,7 @@ def evaluate(
 
     tain rank evaluate tain-mini ranker --pairs test.tsv --candidates 20
 
-    Ties count by expectation. Intervals are 95% bootstrap intervals over queries (one query per correct answer). Differences are to the first ranker.
+    A tie counts as the mean over all orders of the tied candidates. Intervals are 95% bootstrap intervals over queries (one query per correct answer). Differences are to the first ranker.
 
     Parameters
     ----------
