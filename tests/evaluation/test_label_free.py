@@ -21,6 +21,7 @@ from tain.evaluation.label_free import (
     self_retrieval,
     uniformity,
 )
+from tain.evaluation.metrics import percentile_interval
 from tain.foundation.errors import ShapeError, UserError
 
 TEXTS = [f"text {number} speaks of {number} things and then of {number} again" for number in range(30)]
@@ -182,6 +183,21 @@ def test_equal_generators_draw_the_same_texts(bag: Any):
     drawn = [label_free_report(bag(), TEXTS, max_texts=10, rng=rng(seed)) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0].texts == 10
+
+
+class NormalVectors:
+    name = "normal"
+
+    def encode(self, texts: list[str], /) -> np.ndarray:
+        return np.stack([np.random.default_rng(list(text.encode())).normal(size=64) for text in texts]).astype(np.float32)
+
+
+def test_the_interval_of_a_small_mean_surrounds_it():
+    report, replicates = label_free_bootstrap(NormalVectors(), [f"text {number}" for number in range(300)], resamples=500, rng=rng())
+    assert report.mean_vector_norm < 0.6  # of which drawing 300 of 300 texts again adds as much
+    interval = percentile_interval(replicates["mean_vector_norm"])
+    assert interval.low <= report.mean_vector_norm <= interval.high
+    assert np.square(replicates["mean_vector_norm"]).mean() == pytest.approx(report.mean_vector_norm**2, rel=0.1)
 
 
 def test_bootstrap_of_the_report_surrounds_the_report(bag: Any):

@@ -191,6 +191,19 @@ def test_two_models_fit_into_80_columns_with_all_their_numbers(bag: Any, small_d
     assert any("STS13, STS16 are absent" in line for line in lines)
 
 
+def test_where_four_models_do_not_fit_no_interval_is_broken(bag: Any, small_data: Path):
+    report = evaluate(
+        [bag(name) for name in ("raw", "static:tain-mini", "a-mirrored-model", "best")], ["sts", "label-free"], small_data, resamples=50
+    )
+    narrow, wide = shown(report).splitlines(), shown(report, width=200).splitlines()
+    assert max(map(len, narrow)) <= 80 < max(map(len, wide))
+    assert all(line.count("[") == line.count("]") for line in (*narrow, *wide))
+    row = next(number for number, line in enumerate(narrow) if line.startswith("SICK-R"))
+    assert [line.count("[") for line in narrow[row : row + 4]] == [0, 4, 0, 3]  # values, intervals, differences, their intervals
+    assert next(line for line in wide if line.startswith("SICK-R")).count("[") == 4
+    assert len(wide) < len(narrow)
+
+
 def test_models_go_by_the_ends_of_their_paths_as_far_as_these_differ(bag: Any, small_data: Path):
     def labels(*names: str) -> list[str]:
         return evaluate([bag(name) for name in names], ["sts12"], small_data, resamples=5).labels()

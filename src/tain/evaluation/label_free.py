@@ -36,6 +36,7 @@ TITLES: dict[str, tuple[str, Literal["higher", "lower"]]] = {
 }
 
 _ROWS_AT_ONCE = 1024  # rows of a (texts, texts) table
+_CELLS_AT_ONCE = 4_000_000  # resamples times texts: figures over pairs of texts are computed again for each block of resamples
 _SAME_COSINE = 1e-9  # rounding of the sums; rounding in the encoder does not favour either half
 _WORSE_BY = 0.01  # smaller changes of a figure are noise on a few hundred texts
 _FEWEST_WORDS = 4
@@ -182,8 +183,20 @@ def label_free_bootstrap(
     """
     sample = _sample(texts, twins, level=level, max_texts=max_texts, rng=rng)
     views = _encode(EncodedOnce(encoder), sample)
-    blocks = [_figures(views, counts) for counts in resample_counts(len(sample.texts), resamples=resamples, rng=rng)]
-    return _report(sample, views), {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    drawn = resample_counts(len(sample.texts), resamples=resamples, rng=rng, cells=_CELLS_AT_ONCE)
+    blocks = [_figures(views, counts) for counts in drawn]
+    replicates = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    replicates["mean_vector_norm"] = _without_bias(replicates["mean_vector_norm"], views.vectors)
+    return _report(sample, views), replicates
+
+
+def _without_bias(norms: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Norms of the mean vectors of resamples, less what drawing adds: on average var / n to their squares, of ``vectors`` (n, dim).
+
+    Without this, an interval of a small norm lies above the norm itself.
+    """
+    variance = np.square(vectors).sum(axis=1).mean() - np.square(vectors.mean(axis=0)).sum()
+    return np.sqrt(np.maximum(np.square(norms) - variance / len(vectors), 0.0))
 
 
 def halves(text: str, *, level: Level) -> tuple[str, str] | None:

@@ -96,14 +96,14 @@ def _two_series(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nda
 # ---- bootstrap
 
 
-def resample_counts(items: int, *, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Draw ``items`` items with replacement, ``resamples`` times, and count the occurrences.
+def resample_counts(items: int, *, resamples: int, rng: np.random.Generator, cells: int = _CELLS_AT_ONCE) -> Iterator[np.ndarray]:
+    """Draw ``items`` items with replacement, ``resamples`` times, and count the occurrences; a block has at most ``cells`` numbers, or a row.
 
     Yields:
         Blocks of float64 counts (some resamples, items), in total ``resamples`` rows that each sum to ``items``. The draws
             depend only on the two numbers and ``rng``, so two calls with equal ``rng`` give paired resamples.
     """
-    at_once = max(1, _CELLS_AT_ONCE // max(items, 1))
+    at_once = max(1, cells // max(items, 1))
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
         drawn = rng.integers(items, size=(rows, items)) + np.arange(rows)[:, None] * items

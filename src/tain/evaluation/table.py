@@ -1,4 +1,4 @@
-"""Render an evaluation report as a terminal table, readable at 80 columns with two models."""
+"""Render an evaluation report as a terminal table; where it is too wide, values and intervals have lines of their own."""
 
 import math
 from typing import TYPE_CHECKING
@@ -7,12 +7,14 @@ from tain.evaluation.metrics import SPEARMAN_UNIT, Interval
 from tain.foundation.ruled_table import ruled
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.console import Group as Lines
     from rich.table import Table
 
     from tain.evaluation.report import EvaluationReport, Figure, Group, Row, SuiteResult
 
-_NAME_WIDTH = 17
+_NAME_WIDTH, _NARROW_NAME = 17, 14
+_UNLIMITED = 10_000  # columns
 _UNITS = {SPEARMAN_UNIT: "Spearman's correlation x 100"}  # spelled out; other units are shown unchanged
 
 
@@ -24,7 +26,7 @@ def as_table(report: "EvaluationReport") -> "Lines":
     parts, labels = [], report.labels()
     for suite in report.suites:
         heading = f"{suite.title}, {suite.note}" if suite.note else suite.title
-        parts += [Text(heading, style="bold"), _suite_table(suite, labels)]
+        parts += [Text(heading, style="bold"), _Fitting(suite, labels)]
         for group in suite.groups:
             if group.absent:
                 verb = "is" if len(group.absent) == 1 else "are"
@@ -40,37 +42,51 @@ def as_table(report: "EvaluationReport") -> "Lines":
     return Lines(*parts)
 
 
-def _suite_table(suite: "SuiteResult", names: list[str]) -> "Table":
+class _Fitting:
+    """The table of a suite, narrow where the terminal is."""
+
+    def __init__(self, suite: "SuiteResult", names: list[str]) -> None:
+        self._suite, self._names = suite, names
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        wide = _suite_table(self._suite, self._names, is_narrow=False)
+        is_narrow = console.measure(wide, options=options.update(width=_UNLIMITED)).maximum > options.max_width
+        yield _suite_table(self._suite, self._names, is_narrow=True) if is_narrow else wide
+
+
+def _suite_table(suite: "SuiteResult", names: list[str], *, is_narrow: bool) -> "Table":
     table = ruled()
     table.add_column("", no_wrap=True)
     if suite.counted:
         table.add_column(suite.counted, justify="right", no_wrap=True)
     for name in names:
-        table.add_column(_folded(name), overflow="fold")
+        table.add_column(_folded(name, _NARROW_NAME if is_narrow else _NAME_WIDTH), overflow="fold")
     if len(names) == 2:
         table.add_column("difference", overflow="fold")
     for group in suite.groups:
-        _add_group(table, group, has_items=bool(suite.counted))
+        _add_group(table, group, has_items=bool(suite.counted), is_narrow=is_narrow)
     return table
 
 
-def _add_group(table: "Table", group: "Group", *, has_items: bool) -> None:
+def _add_group(table: "Table", group: "Group", *, has_items: bool, is_narrow: bool) -> None:
     if group.title:
         table.add_row(group.title, style="italic")
     for row in (*group.rows, *((group.mean,) if group.mean is not None else ())):
         is_mean = row is group.mean
         items = [] if not has_items else [""] if is_mean else [str(row.items)]
         arrow = "" if has_items else " ↑" if row.better == "higher" else " ↓"
-        table.add_row(row.title + arrow, *items, *_cells(row), style="bold" if is_mean else None)
+        table.add_row(row.title + arrow, *items, *_cells(row, "\n" if is_narrow else " "), style="bold" if is_mean else None)
 
 
-def _cells(row: "Row") -> list[str]:
-    """One cell a model; with two models a third for the difference, with more the difference as a cell's second line."""
-    cells = [f"{_number(figure.value, row)}{_deviation(figure, row)} {_bracket(figure.interval, row)}" for figure in row.figures]
+def _cells(row: "Row", gap: str) -> list[str]:
+    """One cell a model; with two models a third for the difference, with more the difference below the value. ``gap`` is before intervals."""
+    cells = [
+        f"{_number(figure.value, row)}{_deviation(figure, row)}{gap}{_bracket(figure.interval, row)}".rstrip() for figure in row.figures
+    ]
     if len(row.figures) == 2:
-        cells.append(_difference(row.figures[1], row))
+        cells.append(_difference(row.figures[1], row, gap))
     elif len(row.figures) > 2:
-        cells[1:] = [f"{cell}\n{_difference(figure, row)}" for cell, figure in zip(cells[1:], row.figures[1:], strict=True)]
+        cells[1:] = [f"{cell}\n{_difference(figure, row, gap)}" for cell, figure in zip(cells[1:], row.figures[1:], strict=True)]
     return cells
 
 
@@ -78,11 +94,11 @@ def _deviation(figure: "Figure", row: "Row") -> str:
     return "" if figure.deviation is None else f" ±{_number(figure.deviation, row)}"
 
 
-def _difference(figure: "Figure", row: "Row") -> str:
+def _difference(figure: "Figure", row: "Row", gap: str) -> str:
     if figure.difference is None or figure.difference_interval is None or math.isnan(figure.difference):
         return "undefined"
     sign = "+" if figure.difference > 0 else ""
-    return f"{sign}{_number(figure.difference, row)} {_bracket(figure.difference_interval, row)}"
+    return f"{sign}{_number(figure.difference, row)}{gap}{_bracket(figure.difference_interval, row)}"
 
 
 def _bracket(interval: Interval, row: "Row") -> str:
@@ -98,11 +114,11 @@ def _number(value: float, row: "Row") -> str:
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}".replace("0.", ".", 1)
 
 
-def _folded(name: str) -> str:
+def _folded(name: str, width: int = _NAME_WIDTH) -> str:
     """Wrap a long model name into at most three lines of column width; its end is kept, since paths differ there."""
     lines: list[str] = []
-    while len(name) > _NAME_WIDTH:
-        cut = max((name.rfind(mark, 0, _NAME_WIDTH) for mark in "/-_ ."), default=-1) + 1 or _NAME_WIDTH
+    while len(name) > width:
+        cut = max((name.rfind(mark, 0, width) for mark in "/-_ .:"), default=-1) + 1 or width
         lines.append(name[:cut])
         name = name[cut:]
     lines.append(name)
