@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tain.foundation.errors import UserError
+from tain.models.correction import LinearCorrection
 from tain.models.embedder import Embedder
 from tain.recipes.mirror import recipe
 from tain.recipes.mirror.config import MirrorConfig, MirrorTextsConfig
 from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, training_set
-from tain.recipes.mirror.finishing import leak_free
+from tain.recipes.mirror.finishing import choose_static_share, leak_free
 from tain.recipes.mirror.model_card import published_figure
 from tain.recipes.mirror.preparing import set_limits, weight_rms
 from tain.recipes.mirror.recipe import mirror
@@ -276,6 +277,73 @@ def test_best_joins_the_encoder_and_its_token_vectors_where_the_layout_allows(mo
     np.testing.assert_allclose(result.embedder.encode(texts) / scale, vectors / scale, atol=1e-4)
     figures = [run.after.self_retrieval_mrr for run in result.runs if run.after]
     assert figures[result.best] == max(figures)
+
+
+# ---- the share of the token vectors
+
+
+def weighted_halves(share: float, width: int = 16) -> LinearCorrection:
+    weights = np.repeat([np.sqrt(1 - share), np.sqrt(share)], width)
+    return LinearCorrection(np.diag(weights).astype(np.float32), np.zeros(2 * width, dtype=np.float32))
+
+
+@pytest.mark.parametrize(("noise_of_layers", "noise_of_tokens", "expected"), [(3.0, 0.5, 1.0), (0.5, 3.0, 0.5), (1.0, 1.0, 0.5)])
+def test_the_share_of_the_token_vectors_grows_only_where_neighbours_gain_by_it(noise_of_layers, noise_of_tokens, expected):
+    rng = np.random.default_rng(1)
+    left = rng.normal(size=(300, 32))
+    noise = rng.normal(size=(300, 32)) * np.repeat([noise_of_layers, noise_of_tokens], 16)
+    found = choose_static_share(
+        left.astype(np.float32), (left + noise).astype(np.float32), {share: weighted_halves(share) for share in (0.5, 0.7, 1.0)}
+    )
+    assert found.share == expected
+    assert list(found.neighbour_mrr) == [0.5, 0.7, 1.0] and all(0 < mrr <= 1 for mrr in found.neighbour_mrr.values())
+
+
+def test_pairs_of_neighbours_are_held_out_in_blocks_to_choose_the_share():
+    lines = [Sentence(f"sentence number {number} of a long text", number % 100 == 0) for number in range(5000)]
+    made = training_set(lines, settings(recipe="best", positives="neighbours", held_out=0))
+    trained, held = ({(pair.left, pair.right) for pair in pairs} for pairs in (made.pool, made.held_neighbours))
+    assert len(held) == 100 and not trained & held
+    assert len(trained) + len(held) == 5000 - 50  # one pair fewer than sentences in each document
+    numbers = sorted(int(left.split()[2]) for left, _ in held)
+    assert sum(after - before == 1 for before, after in pairwise(numbers)) >= 96  # two blocks
+    for given in ({"static_share": 0.5}, {"budget_s": 60.0}, {"join": False}, {"level": "word", "anchor": 20.0}):
+        assert training_set(lines, settings(**{"recipe": "best", "positives": "neighbours", "held_out": 0} | given)).held_neighbours == []
+
+
+def test_the_share_is_chosen_recorded_and_part_of_the_saved_encoder(modernbert_folder, documents, texts, tmp_path, monkeypatch, capsys):
+    from sentence_transformers import SentenceTransformer
+
+    monkeypatch.setattr("tain.recipes.mirror.data._HELD_BLOCK", 2)
+    monkeypatch.setattr("tain.recipes.mirror.data._HELD_EVERY", 4)
+    monkeypatch.setattr("tain.recipes.mirror.finishing._FEWEST_NEIGHBOURS", 10)
+    result = mirror(modernbert_folder, texts, tmp_path / "encoder", documents=documents, recipe="best", **SMALL)
+    chosen = result.runs[0].static_share
+    assert chosen is not None and list(chosen.neighbour_mrr) == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    recorded = json.loads((tmp_path / "encoder" / "tain.json").read_text())["static_share"]
+    assert recorded["share"] == chosen.share and recorded["neighbour_mrr"]["0.5"] == chosen.neighbour_mrr[0.5]
+    assert f"share of the token vectors in the similarity: {chosen.share:g}" in (tmp_path / "encoder" / "README.md").read_text()
+    given = {
+        share: mirror(modernbert_folder, texts, documents=documents, recipe="best", static_share=share, **SMALL).embedder.encode(texts)
+        for share in (0.0, 1.0)
+    }
+    assert np.abs(given[0.0] - given[1.0]).max() > 0.01
+    vectors = Embedder.load(tmp_path / "encoder", dtype="float32", device="cpu").encode(texts)
+    theirs = SentenceTransformer(str(tmp_path / "encoder"), device="cpu").encode(texts)
+    scale = np.linalg.norm(vectors, axis=1).mean()
+    np.testing.assert_allclose(vectors / scale, theirs / scale, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"recipe": "best", "static_share": 1.5}, "static_share is 1.5, but it is a share: give 0 to 1"),
+        ({"static_share": 0.5}, "static_share only applies to a joined encoder: give --recipe best or --join"),
+    ],
+)
+def test_a_share_that_cannot_work_is_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        MirrorConfig(**given)
 
 
 def test_best_for_words_joins_the_mirrored_encoder_with_the_vectors_of_fast(modernbert_folder, documents, texts, tmp_path):

@@ -70,6 +70,11 @@ class MirrorConfig:
         "weight of a loss that keeps cosines between texts close to those of trained token vectors, which ignore word order; 0 turns it off (0; best: 20)",
     ] = None
     anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 2_000_000
+    static_share: Annotated[
+        float | None,
+        "share of the token vectors in the similarity of a joined encoder, 0 to 1; default: 0.5, or more if held-out neighbours then find "
+        "each other clearly better; words: 0.6",
+    ] = None
     join: Annotated[
         bool | None,
         "join the trained encoder with the anchor's (words: the documents') token vectors into one model of twice the width; needs ModernBERT's layout and --whiten "
@@ -186,6 +191,10 @@ class MirrorConfig:
             problems.append(
                 "join needs an anchor, to provide token vectors, and whitening, to weight both parts: give --anchor 20 --whiten 0.5"
             )
+        if self.static_share is not None and not 0 <= self.static_share <= 1:
+            problems.append(f"static_share is {self.static_share}, but it is a share: give 0 to 1 (0.5)")
+        if self.static_share is not None and self.recipe != "best" and not self.join:
+            problems.append("static_share only applies to a joined encoder: give --recipe best or --join, or leave it out")
         if not 0 < self.residual_scale <= 1:
             problems.append(f"residual_scale is {self.residual_scale}: give a number above 0 and at most 1 (0.1 for a few thousand texts)")
         if self.anchor is not None and not 0 <= self.anchor < math.inf:
@@ -249,6 +258,7 @@ class MirrorConfig:
             "positives",
             "anchor",
             "join",
+            "static_share",
             "temperature",
             "epochs",
             "dropout",
@@ -295,6 +305,12 @@ class MirrorConfig:
         """Whether token vectors are trained on pairs of neighbours: as an anchor, as the result, or to be joined with the encoder."""
         is_result = self.recipe == "fast" and "neighbours" in self.positive_kinds
         return bool(self.anchor) or is_result or (self.is_best_for_words and self.join is not False)
+
+    @property
+    def chooses_static_share(self) -> bool:
+        """Whether the share of the token vectors is chosen by held-out pairs of neighbours, if the encoder is joined."""
+        can_join = self.recipe == "best" or bool(self.join)
+        return can_join and self.join is not False and self.static_share is None and self.budget_s is None and self.level != "word"
 
     def for_texts(self, *, has_documents: bool, suggested: Mapping[str, float | int] | None = None) -> "MirrorTextsConfig":
         """Fill what decides which texts are read: positives, their number, duplicates and held-out texts.

@@ -19,6 +19,7 @@ from tain.text.sentences import neighbouring_sentences
 
 Kind = Literal["identity", "crops", "pair"]
 IDENTITY, CROPS, PAIR = 0, 1, 2
+_HELD_BLOCK, _HELD_EVERY, _MOST_HELD_NEIGHBOURS = 50, 40, 1000  # every fortieth block of fifty pairs of neighbours, at most a thousand
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class TrainingSet:
             and whitening are fitted to them.
         counts: Numbers of texts left out, by reason.
         pool: Pairs of neighbouring sentences for training token vectors, including those in ``left`` and ``right``.
+        held_neighbours: Pairs of neighbouring sentences that nothing is trained on.
     """
 
     left: list[str]
@@ -48,6 +50,7 @@ class TrainingSet:
     own_texts: list[str]
     counts: dict[str, int] = field(default_factory=dict)
     pool: list[Pair] = field(default_factory=list)
+    held_neighbours: list[Pair] = field(default_factory=list)
 
     @property
     def is_identity(self) -> bool:
@@ -131,9 +134,11 @@ def training_set(texts: Iterable[Any], config: MirrorTextsConfig, documents: Ite
         (text, text, {"identity": IDENTITY, "crops": CROPS}[kind]) for kind in kinds if kind != "neighbours" for text in left
     ]
     pool: list[Pair] = []
+    held_neighbours: list[Pair] = []
     has_lines = documents is not None or has_documents(own)
     if "neighbours" in kinds or (config.is_best_for_words and config.trains_token_vectors and has_lines):
-        pool, counts["neighbours"] = _neighbours(own if documents is None else document_lines(documents), config, held_left)
+        lines = own if documents is None else document_lines(documents)
+        pool, held_neighbours, counts["neighbours"] = _neighbours(lines, config, held_left)
     if "neighbours" in kinds:
         made += [(pair.left, pair.right, PAIR) for pair in pool[: config.max_pairs or None]]
     return TrainingSet(
@@ -146,6 +151,7 @@ def training_set(texts: Iterable[Any], config: MirrorTextsConfig, documents: Ite
         left,
         counts,
         pool if config.trains_token_vectors else [],
+        held_neighbours,
     )
 
 
@@ -189,18 +195,24 @@ def _held_out(kept: int, config: MirrorTextsConfig, *, fills_batch: bool) -> int
     return min(held, max(0, kept - config.batch_texts)) if config.budget_s is None and fills_batch else held
 
 
-def _neighbours(lines: Iterable[Sentence], config: MirrorTextsConfig, held: Sequence[str]) -> tuple[list[Pair], int]:
-    """Sample pairs of neighbouring sentences without held-out texts, in random order, and count all pairs.
+def _neighbours(lines: Iterable[Sentence], config: MirrorTextsConfig, held: Sequence[str]) -> tuple[list[Pair], list[Pair], int]:
+    """Sample pairs of neighbouring sentences without held-out texts, in random order; hold out some pairs; and count those not held out.
 
-    The sample is large enough for the encoder and for the token vectors.
+    The sample is large enough for the encoder and for the token vectors. Pairs are held out in blocks, because pairs that follow each other
+    have a sentence in common.
     """
     most = max(config.max_pairs, config.anchor_pairs) if config.max_pairs and config.trains_token_vectors else config.max_pairs
     excluded = {same_text_key(text) for text in held}
     rng = np.random.default_rng([config.seed, 5])
     drawn: list[Pair] = []
     found = 0
-    for pair in neighbouring_sentences(lines):
+    apart: list[Pair] = []
+    for number, pair in enumerate(neighbouring_sentences(lines)):
         if excluded and (same_text_key(pair.left) in excluded or same_text_key(pair.right) in excluded):
+            continue
+        is_held_block = number // _HELD_BLOCK % _HELD_EVERY == _HELD_EVERY // 2
+        if config.chooses_static_share and is_held_block and len(apart) < _MOST_HELD_NEIGHBOURS:
+            apart.append(pair)
             continue
         found += 1
         if not most or len(drawn) < most:
@@ -213,7 +225,7 @@ def _neighbours(lines: Iterable[Sentence], config: MirrorTextsConfig, held: Sequ
             f"the documents have {found:,} pairs of neighbouring sentences, fewer than {fewest:,}: give documents of several sentences "
             "(an empty line between documents, or --document-column), more of them, or --positives crops"
         )
-    return [drawn[index] for index in rng.permutation(len(drawn))], found
+    return [drawn[index] for index in rng.permutation(len(drawn))], apart, found
 
 
 def document_lines(documents: Iterable[Any]) -> Iterator[Sentence]:

@@ -1,6 +1,7 @@
 """Finish a trained encoder: fit its whitening, or join it with the token vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,39 +12,62 @@ from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import tokenise
 from tain.encoders.joining import join_static
 from tain.encoders.transformer import TransformerEncoder
+from tain.evaluation.label_free import self_retrieval
 from tain.models.correction import LinearCorrection
 from tain.models.correction_fitting import Moments, fit_joined, fit_whitening
 from tain.models.embedder import Embedder
 from tain.recipes.mirror.config import ResolvedMirrorConfig
+from tain.recipes.mirror.data import TrainingSet
 from tain.recipes.mirror.measuring import computing
 from tain.recipes.mirror.static import TokenVectors
 
 _JOINING_TEXTS, _FEWEST_JOINING_TEXTS = 4000, 500  # the second in a budget, as below
 _JOINED_COST = 3.0  # of encoding, over that of the encoder itself
 _CURVE_COST = 0.5  # of the last point of the curve, in reports
-_STATIC_SHARE = 0.6  # of token vectors in the similarity of words, chosen on SimLex-999
+_STATIC_SHARE_OF_WORDS = 0.6  # of token vectors in the similarity of words, chosen on SimLex-999
+_STATIC_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # that are tried for sentences
+_FEWEST_NEIGHBOURS = 100  # held-out pairs to choose by
 _STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
 _WHITENING_TEXTS, _FEWEST_WHITENING_TEXTS = 10_000, 1600  # more change the covariance little and take longer
 _WHITENING_TEXTS_AT_ONCE = 4096
 
 
+@dataclass(frozen=True)
+class StaticShare:
+    """The share of the token vectors in the similarity of a joined encoder, and why.
+
+    Attributes:
+        share: The share, 0 to 1.
+        neighbour_mrr: For each share that was tried, the mean reciprocal rank of held-out neighbouring sentences among each other; empty if
+            the share was not chosen.
+    """
+
+    share: float
+    neighbour_mrr: dict[float, float]
+
+
 def finish(
-    embedder: Embedder, texts: Sequence[str], config: ResolvedMirrorConfig, *, vectors: TokenVectors | None, dtype: torch.dtype
-) -> None:
+    embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, *, vectors: TokenVectors | None, dtype: torch.dtype
+) -> StaticShare | None:
     """Fit what the settings ask for to the user's training texts, and attach it to the embedder.
 
     Args:
         embedder: Holds the trained encoder; a joined encoder replaces it there.
-        texts: The user's training texts.
+        data: Has the user's training texts, and held-out neighbours.
         config: The settings.
         vectors: Token vectors to join it with.
         dtype: Data type of the training.
+
+    Returns:
+        The share of the token vectors; None if the encoder is not joined.
     """
+    texts = data.own_texts
     if config.join and vectors is not None:
-        _join(embedder, texts, config, vectors, dtype=dtype)
-    elif config.whiten:
+        return _join(embedder, data, config, vectors, dtype=dtype)
+    if config.whiten:
         moments = _moments(embedder, texts, most=_whitening_texts(config, embedder.encoder.dim), dtype=dtype)
         embedder.correction = fit_whitening(moments, power=config.whiten).correction
+    return None
 
 
 def cost_in_reports(config: ResolvedMirrorConfig, dim: int) -> float:
@@ -56,9 +80,9 @@ def cost_in_reports(config: ResolvedMirrorConfig, dim: int) -> float:
     return _CURVE_COST + _JOINED_COST * (1.0 + fitted + _FEWEST_JOINING_TEXTS / 1000)
 
 
-def _join(embedder: Embedder, texts: Sequence[str], config: ResolvedMirrorConfig, vectors: TokenVectors, *, dtype: torch.dtype) -> None:
+def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, vectors: TokenVectors, *, dtype: torch.dtype) -> StaticShare:
     """Join the trained encoder with the token vectors and fit their relative weight."""
-    trained = embedder.encoder
+    trained, texts = embedder.encoder, data.own_texts
     weights = torch.ones(len(vectors.table)) if trained.token_weights is None else trained.token_weights.cpu()
     table = (vectors.table / weights[:, None]).to(trained.device)
     some = texts[: _JOINING_TEXTS if config.budget_s is None else _FEWEST_JOINING_TEXTS]
@@ -72,10 +96,50 @@ def _join(embedder: Embedder, texts: Sequence[str], config: ResolvedMirrorConfig
     moments = _moments(embedder, texts, most=_whitening_texts(config, trained.dim), dtype=dtype)
     without_leak = leak_free(trained.dim)
     powers = (config.whiten, _STATIC_WHITENING if config.whiten else 0.0)
-    # the mean of word vectors tells words apart (docs/LOG.md), that of sentence vectors does not
-    of_words = {} if config.whiten else {"second_share": _STATIC_SHARE, "centred": False}
-    fitted = fit_joined(moments.transformed(without_leak), powers=powers, dimensions=trained.dim, **of_words)
-    embedder.correction = LinearCorrection((fitted.weight @ without_leak).astype(np.float32), fitted.bias)
+    moments = moments.transformed(without_leak)
+
+    def fitted(share: float) -> LinearCorrection:
+        # the mean of word vectors tells words apart (docs/LOG.md), that of sentence vectors does not
+        found = fit_joined(moments, powers=powers, dimensions=trained.dim, second_share=share, centred=bool(config.whiten))
+        return LinearCorrection((found.weight @ without_leak).astype(np.float32), found.bias)
+
+    if config.static_share is not None:
+        chosen = StaticShare(config.static_share, {})
+    elif not config.whiten:
+        chosen = StaticShare(_STATIC_SHARE_OF_WORDS, {})
+    elif len(data.held_neighbours) < _FEWEST_NEIGHBOURS:
+        chosen = StaticShare(_STATIC_SHARES[0], {})
+    else:
+        with computing(embedder.encoder.device, dtype):
+            left, right = (embedder.encode([pair[side] for pair in data.held_neighbours], normalize=False) for side in (0, 1))
+        chosen = choose_static_share(left, right, {share: fitted(share) for share in _STATIC_SHARES})
+    embedder.correction = fitted(chosen.share)
+    return chosen
+
+
+def choose_static_share(
+    left: Float[np.ndarray, "pairs width"], right: Float[np.ndarray, "pairs width"], corrections: Mapping[float, LinearCorrection]
+) -> StaticShare:
+    """Choose the share of the token vectors by how well neighbouring sentences find each other.
+
+    A share other than the first is taken only if its mean reciprocal rank is higher by more than one standard error of the difference.
+    What the layers add to it is partly the document's topic, which similarity of sentences does not reward, so shares below one half are not
+    among those that ``finish`` tries (docs/LOG.md, 2026-11-30).
+
+    Args:
+        left: Vectors of the joined encoder without a correction.
+        right: Those of their neighbours.
+        corrections: The correction for each share.
+    """
+    found = {}
+    for share, correction in corrections.items():
+        found[share] = self_retrieval(correction.apply(left), correction.apply(right)).reciprocal_rank()
+    first, *_ = found
+    best = max(found, key=lambda share: found[share].mean())
+    # both directions of a pair are one observation
+    gain = (found[best] - found[first]).reshape(2, -1).mean(axis=0)
+    is_clear = gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain))
+    return StaticShare(best if is_clear else first, {share: round(float(ranks.mean()), 4) for share, ranks in found.items()})
 
 
 def leak_free(width: int) -> Float[np.ndarray, "twice_width twice_width"]:

@@ -272,6 +272,8 @@ def _training(record: dict[str, Any]) -> str:
         if config["join"]:
             those = "those token vectors" if config["anchor"] else "token vectors of neighbouring sentences and input embeddings"
             lines.append(f"joined with {those}: the second half of the model's width holds them and bypasses the layers")
+            if (share := record.get("static_share")) is not None:
+                lines.append(f"share of the token vectors in the similarity: {share['share']:g}")
         lines.append(f"trained on texts cut at {config['max_tokens']} tokens; seed {record['best_seed']} of {record['seeds']}")
     if kind == "fast" and config["positives"] == "neighbours":
         lines.append(

@@ -24,7 +24,7 @@ from tain.recipes.mirror.budget import Budget, plan_for_budget, plan_of, saving_
 from tain.recipes.mirror.config import MirrorConfig, ResolvedMirrorConfig
 from tain.recipes.mirror.curve import CurveRecord, curve_for
 from tain.recipes.mirror.data import TrainingSet, has_documents, training_set
-from tain.recipes.mirror.finishing import cost_in_reports, finish
+from tain.recipes.mirror.finishing import StaticShare, cost_in_reports, finish
 from tain.recipes.mirror.measuring import held_out_report, held_out_sizes, lexical_report, saved_pooling
 from tain.recipes.mirror.model_card import below_lexical, method_of, model_card
 from tain.recipes.mirror.preparing import prediction_model, refuse_unfit, set_limits, set_up, weight_rms
@@ -48,7 +48,7 @@ from tain.training import distributed
 
 _ADDED = (
     *("dims", "curve_steps", "stop_early", "patience", "keep_best"),
-    *("repeat_share", "queue_texts", "momentum", "noise_negatives", "head", "mlm_weight", "decoder_weight", "prompt"),
+    *("repeat_share", "queue_texts", "momentum", "noise_negatives", "head", "mlm_weight", "decoder_weight", "prompt", "static_share"),
 )  # settings that older checkpoints lack
 
 
@@ -64,6 +64,7 @@ class Run:
         batch_texts: Texts per step.
         after: Label-free report of the trained encoder; None without held-out texts.
         curve: Self-retrieval during training; None if it was not measured.
+        static_share: Share of the token vectors; None if the encoder is not joined.
     """
 
     seed: int
@@ -73,6 +74,7 @@ class Run:
     batch_texts: int
     after: LabelFreeReport | None
     curve: CurveRecord | None = None
+    static_share: StaticShare | None = None
 
 
 @dataclass(frozen=True)
@@ -339,16 +341,22 @@ class _MirrorRun:
             curve=curve,
         )
         record = None if curve is None else curve.record
-        return Run(seed, trained.steps, trained.seconds, trained.losses, plan.batch_texts, self._finished(), record)
+        after, share = self._finished()
+        return Run(seed, trained.steps, trained.seconds, trained.losses, plan.batch_texts, after, record, share)
 
     def _untrained(self, seed: int) -> Run:
         """The run of a recipe without training steps."""
-        return Run(seed, 0, 0.0, [], 0, self._finished())
+        after, share = self._finished()
+        return Run(seed, 0, 0.0, [], 0, after, None, share)
 
-    def _finished(self) -> LabelFreeReport | None:
+    def _finished(self) -> tuple[LabelFreeReport | None, StaticShare | None]:
         """Fit whitening or join, and measure the encoder as it will be saved."""
-        finish(self.embedder, self.data.own_texts, self.config, vectors=self.vectors, dtype=self.dtype)
-        return held_out_report(self.embedder, self.data, self.config, pooling=self.trainer.encoder.pooling, dtype=self.dtype)
+        share = finish(self.embedder, self.data, self.config, vectors=self.vectors, dtype=self.dtype)
+        if share is not None and share.neighbour_mrr:
+            tried = ", ".join(f"{each:g}: {mrr:.3f}" for each, mrr in share.neighbour_mrr.items())
+            self.progress.note(f"share of the token vectors: {share.share:g} (MRR of held-out neighbours {tried})")
+        report = held_out_report(self.embedder, self.data, self.config, pooling=self.trainer.encoder.pooling, dtype=self.dtype)
+        return report, share
 
     def _result(self, pairs: TokenisedPairs, before: LabelFreeReport | None, runs: list[Run], best: int) -> Mirrored:
         config, data, run = self.config, self.data, runs[best]
@@ -406,6 +414,11 @@ class _MirrorRun:
         }
         if (curve := result.runs[result.best].curve) is not None:
             record["curve"] = curve.to_dict()
+        if (share := result.runs[result.best].static_share) is not None:
+            record["static_share"] = {
+                "share": share.share,
+                "neighbour_mrr": {f"{each:g}": mrr for each, mrr in share.neighbour_mrr.items()},
+            }
         if result.sizes:
             record["sizes"] = [asdict(size) for size in result.sizes]
         if self.suggested:
