@@ -339,11 +339,19 @@ def test_the_share_is_chosen_recorded_and_part_of_the_saved_encoder(modernbert_f
     [
         ({"recipe": "best", "static_share": 1.5}, "static_share is 1.5, but it is a share: give 0 to 1"),
         ({"static_share": 0.5}, "static_share only applies to a joined encoder: give --recipe best or --join"),
+        ({"recipe": "best", "join": False, "static_share": 0.5}, "static_share only applies to a joined encoder"),
     ],
 )
 def test_a_share_that_cannot_work_is_refused(given, message):
     with pytest.raises(UserError, match=message):
         MirrorConfig(**given)
+
+
+def test_a_share_is_refused_where_the_model_cannot_be_joined(bert_folder, texts, documents):
+    with pytest.raises(
+        UserError, match=r"static_share is 0\.7, but the encoder is not joined with token vectors, .* \(the model's is 'bert'\)"
+    ):
+        mirror(bert_folder, texts, documents=documents, recipe="best", static_share=0.7, **SMALL)
 
 
 def test_best_for_words_joins_the_mirrored_encoder_with_the_vectors_of_fast(modernbert_folder, documents, texts, tmp_path):

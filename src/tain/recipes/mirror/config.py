@@ -193,7 +193,7 @@ class MirrorConfig:
             )
         if self.static_share is not None and not 0 <= self.static_share <= 1:
             problems.append(f"static_share is {self.static_share}, but it is a share: give 0 to 1 (0.5)")
-        if self.static_share is not None and self.recipe != "best" and not self.join:
+        if self.static_share is not None and (self.join is False or (self.recipe != "best" and not self.join)):
             problems.append("static_share only applies to a joined encoder: give --recipe best or --join, or leave it out")
         if not 0 < self.residual_scale <= 1:
             problems.append(f"residual_scale is {self.residual_scale}: give a number above 0 and at most 1 (0.1 for a few thousand texts)")
@@ -431,6 +431,11 @@ class MirrorConfig:
         has_vectors = (bool(self.anchor) and whiten > 0) or (self.is_best_for_words and self.dims is None)
         can_join = has_vectors and model_type == "modernbert" and self.pooling in (None, "mean")
         filled["join"] = self.recipe == "best" and can_join
+        if self.static_share is not None and not (filled["join"] if self.join is None else self.join):
+            raise UserError(
+                f"static_share is {self.static_share:g}, but the encoder is not joined with token vectors, which needs ModernBERT's layout"
+                f" (the model's is {model_type!r}), an anchor, whitening, a mean as pooling and no --dims: leave it out"
+            )
         filled["sif_smoothing"] = 1e-2 if self.recipe == "fast" else 1e-3
         if self.is_best_for_words:
             filled["optimizer"] = "adamw"  # few short steps: as in the default recipe
