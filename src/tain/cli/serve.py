@@ -53,8 +53,8 @@ def serve(
 
     The APIs of OpenAI, Cohere, Jina, vLLM and text-embeddings-inference: POST /v1/embeddings, /v1/rerank, /v2/embed, /embed, /rerank,
     /score and others; GET /docs lists all, GET / is a page to try them. With --api-keys or TAIN_API_KEY, requests must carry a key.
-    Environment variables such as TAIN_SERVE_PORT set the options; TAIN_SERVE_MODELS lists the models. Ctrl-C or SIGTERM finishes running requests and
-    stops; a second one stops at once. The server listens while it loads the models; GET /ready says when they are.
+    Environment variables such as TAIN_SERVE_PORT set the options; TAIN_SERVE_MODELS lists the models. Ctrl-C or SIGTERM finishes
+    running requests and stops; a second one stops at once. The server listens while it loads the models; GET /ready says when they are.
 
     Parameters
     ----------

@@ -114,7 +114,7 @@ def _number(value: float, row: "Row") -> str:
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}".replace("0.", ".", 1)
 
 
-def _folded(name: str, width: int = _NAME_WIDTH) -> str:
+def _folded(name: str, width: int) -> str:
     """Wrap a long model name into at most three lines of column width; its end is kept, since paths differ there."""
     lines: list[str] = []
     while len(name) > width:

@@ -277,10 +277,10 @@ class Queue(Generic[Item, Result]):
             self._is_failing = not self._works(compute)
         _settle(part.job.future, failure)
 
-    def _works(self, compute: Callable[[list[Item]], Sequence[Result]] | None = None) -> bool:
+    def _works(self, compute: Callable[[list[Item]], Sequence[Result]]) -> bool:
         """Test the model with the probe."""
         try:
-            (compute or self._compute)(self._probe)
+            compute(self._probe)
         except (KeyboardInterrupt, SystemExit):
             raise
         except NotFiniteError:
@@ -473,7 +473,7 @@ class Scheduler:
         if batch.parts:
             batch.queue._run(batch)
         else:
-            batch.queue._is_failing = not batch.queue._works()
+            batch.queue._is_failing = not batch.queue._works(batch.compute)
         return True
 
     def _next(self, worker: int) -> _Batch | None:

@@ -193,7 +193,7 @@ class MirrorConfig:
             )
         if self.static_share is not None and not 0 <= self.static_share <= 1:
             problems.append(f"static_share is {self.static_share}, but it is a share: give 0 to 1 (0.5)")
-        if self.static_share is not None and (self.join is False or (self.recipe != "best" and not self.join)):
+        if self.static_share is not None and not self.may_join:
             problems.append("static_share only applies to a joined encoder: give --recipe best or --join, or leave it out")
         if not 0 < self.residual_scale <= 1:
             problems.append(f"residual_scale is {self.residual_scale}: give a number above 0 and at most 1 (0.1 for a few thousand texts)")
@@ -307,10 +307,14 @@ class MirrorConfig:
         return bool(self.anchor) or is_result or (self.is_best_for_words and self.join is not False)
 
     @property
+    def may_join(self) -> bool:
+        """Whether the encoder is joined with token vectors, if the model and the other settings allow it."""
+        return self.recipe == "best" if self.join is None else self.join
+
+    @property
     def chooses_static_share(self) -> bool:
         """Whether the share of the token vectors is chosen by held-out pairs of neighbours, if the encoder is joined."""
-        can_join = self.recipe == "best" or bool(self.join)
-        return can_join and self.join is not False and self.static_share is None and self.budget_s is None and self.level != "word"
+        return self.may_join and self.static_share is None and self.budget_s is None and self.level != "word"
 
     def for_texts(self, *, has_documents: bool, suggested: Mapping[str, float | int] | None = None) -> "MirrorTextsConfig":
         """Fill what decides which texts are read: positives, their number, duplicates and held-out texts.

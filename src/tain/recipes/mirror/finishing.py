@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -98,6 +99,7 @@ def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, v
     powers = (config.whiten, _STATIC_WHITENING if config.whiten else 0.0)
     moments = moments.transformed(without_leak)
 
+    @cache
     def fitted(share: float) -> LinearCorrection:
         # the mean of word vectors tells words apart (docs/LOG.md), that of sentence vectors does not
         found = fit_joined(moments, powers=powers, dimensions=trained.dim, second_share=share, centred=bool(config.whiten))
