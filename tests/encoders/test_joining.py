@@ -10,6 +10,7 @@ from tain.batches.packing import pack
 from tain.encoders.depth import drop_context, install_token_vectors, scale_residuals
 from tain.encoders.joining import can_join, join_static
 from tain.encoders.transformer import TransformerEncoder
+from tain.encoders.zero_blocks import HalfLinear, skip_zero_blocks
 from tain.foundation.errors import UserError
 
 Build = Callable[..., Any]
@@ -81,3 +82,60 @@ def test_layers_that_add_less_leave_token_vectors_nearer_to_the_embeddings(tiny_
         drop_context(model)
         distances.append(float((found - TransformerEncoder(model).tokens(packed)).norm()))
     assert distances[0] > distances[1] > distances[2]
+
+
+# ---- zero blocks
+
+
+@torch.no_grad()
+def test_a_joined_encoder_skips_its_zero_blocks_and_gives_the_same_vectors(tiny_encoder: Build, table: torch.Tensor):
+    joined = join_static(tiny_encoder("modernbert"), table)
+    encoder = TransformerEncoder(joined).eval()
+    packed, expected = pack(TEXTS), encoder.tokens(pack(TEXTS))
+    names = {name: tensor.clone() for name, tensor in joined.state_dict().items()}
+    assert skip_zero_blocks(joined)
+    halved = [module for module in joined.modules() if isinstance(module, HalfLinear)]
+    assert len(halved) == 4 * len(joined.layers)
+    assert sum(module.part.numel() for module in halved if module.part is not None) < 0.4 * sum(module.weight.numel() for module in halved)
+    torch.testing.assert_close(encoder.tokens(packed), expected, rtol=0, atol=1e-5)
+    padded = TransformerEncoder(joined, layout="padded").eval()
+    torch.testing.assert_close(padded.tokens(packed), expected, rtol=0, atol=1e-4)
+    assert all(torch.equal(names[name], tensor) for name, tensor in joined.state_dict().items())  # what is saved stays
+    encoder.train()
+    torch.testing.assert_close(encoder.tokens(packed), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"])
+def test_a_block_that_is_no_longer_zero_is_computed(tiny_encoder: Build, table: torch.Tensor, name: str):
+    changed, plain = (join_static(tiny_encoder("modernbert"), table).eval() for _ in range(2))
+    assert skip_zero_blocks(changed)
+    for model in (changed, plain):
+        for parameter in (model.get_submodule(f"layers.0.{name}").weight, model.get_submodule("layers.1.attn.Wo").weight):
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)), alpha=0.1)
+    found, expected = (model(input_ids=torch.tensor([[5, 6, 7, 8]])).last_hidden_state for model in (changed, plain))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert changed.get_submodule(f"layers.0.{name}").part is None
+
+
+@torch.no_grad()
+def test_attention_is_captured_with_all_heads(tiny_encoder: Build, table: torch.Tensor):
+    joined = join_static(tiny_encoder("modernbert"), table)
+    encoder, heads = TransformerEncoder(joined).eval(), []
+
+    def capture(_module: torch.nn.Module, weights: torch.Tensor, _values: torch.Tensor) -> None:
+        heads.append(weights.shape[1])
+
+    encoder.tokens(pack(TEXTS), capture=capture)
+    expected, heads[:] = list(heads), []
+    assert skip_zero_blocks(joined)
+    encoder.tokens(pack(TEXTS), capture=capture)
+    assert heads == expected
+    assert set(heads) == {joined.config.num_attention_heads}
+
+
+def test_other_models_keep_their_layers(tiny_encoder: Build):
+    for kind in ("bert", "modernbert"):
+        model = tiny_encoder(kind)
+        assert not skip_zero_blocks(model)
+        assert not any(isinstance(module, HalfLinear) for module in model.modules())

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from tain.batches.packing import pack, pad
 from tain.batches.types import PackedTexts
 from tain.encoders import attention
 from tain.encoders.pooling import MODES, pooled
+from tain.encoders.zero_blocks import whole_layers
 from tain.foundation.choices import POOLINGS, Dtype, Layout
 from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.machine import fastest_dtype
@@ -129,14 +131,15 @@ class TransformerEncoder(nn.Module):
         if self.layout == "packed":
             packing = attention.Packing(packed.groups, owners=packed.shared_owners, drophead=drophead, capture=capture)
             more = {} if segments is None else {"token_type_ids": segments[None]}
-            output = self.model(
-                input_ids=packed.ids[None],
-                position_ids=packed.positions[None] + self.position_offset,
-                attention_mask=None,
-                packing=packing,
-                **more,
-                **self._more_outputs(),
-            )
+            with nullcontext() if capture is None else whole_layers(self.model):
+                output = self.model(
+                    input_ids=packed.ids[None],
+                    position_ids=packed.positions[None] + self.position_offset,
+                    attention_mask=None,
+                    packing=packing,
+                    **more,
+                    **self._more_outputs(),
+                )
             return self._mixed(output)[0]
         if drophead or capture:
             raise UserError(

@@ -247,17 +247,15 @@ def _refuse_components(moments: Moments, components: int, *, what: str, option: 
         raise UserError(f"{what}: {moments.count} texts are too few to estimate {components} directions: give more (the paper: 10,000)")
 
 
-def fit_joined(
-    moments: Moments, *, powers: tuple[float, float], dimensions: int, second_share: float = 0.5, centred: bool = True
-) -> LinearCorrection:
-    """Fit a correction for concatenated vectors: whiten both halves partially, scale them to equal length, keep the strongest components.
+def fit_joined(moments: Moments, *, powers: tuple[float, float], second_share: float = 0.5, centred: bool = True) -> LinearCorrection:
+    """Fit a correction for concatenated vectors: whiten both halves partially, scale them to the lengths that their shares need, and rotate.
 
-    The cosine of the result is close to the weighted mean of the cosines of the two halves.
+    The cosine of the result is close to the weighted mean of the cosines of the two halves. Its numbers are the principal components,
+    strongest first, so it can be cut.
 
     Args:
         moments: Moments of vectors that concatenate the outputs of two encoders.
         powers: Whitening power of each half; see ``fit_whitening``.
-        dimensions: Dimension of the result, at most half that of the vectors.
         second_share: Weight of the second half, 0 to 1.
         centred: Whether the mean is subtracted. Without it, lengths and directions are measured from the origin.
 
@@ -278,6 +276,6 @@ def fit_joined(
         whitening = directions.T @ (directions * scales[:, None])
         weight[part, part] = whitening * np.sqrt(2 * share / np.trace(whitening @ covariance[part, part] @ whitening.T))
     _, strongest = _descending(weight @ covariance @ weight.T)
-    weight = strongest[:dimensions] @ weight
-    shift = -weight @ moments.mean if centred else np.zeros(dimensions)
+    weight = strongest @ weight
+    shift = -weight @ moments.mean if centred else np.zeros(2 * half)
     return LinearCorrection(weight.astype(np.float32), shift.astype(np.float32))

@@ -16,6 +16,7 @@ from tain.batches.tokenizing import fingerprint as tokenizer_fingerprint
 from tain.batches.tokenizing import tokenise, tokenise_rows
 from tain.encoders.static import StaticTokens
 from tain.encoders.transformer import TransformerEncoder, refuse_pooling
+from tain.encoders.zero_blocks import skip_zero_blocks
 from tain.foundation.choices import AnyPooling, Dtype, Layout
 from tain.foundation.errors import UserError
 from tain.foundation.machine import choose_device, one_thread, set_dtype
@@ -147,6 +148,7 @@ class Embedder(TokenEncoder):
         )
         if encoder.is_decoder:
             model.config.use_cache = False  # keys and values of earlier tokens, which only generation needs
+        skip_zero_blocks(model)
         set_dtype(encoder, encoder.choose_dtype(dtype))
         encoder.eval()
         embedder = cls(

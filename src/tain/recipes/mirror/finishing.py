@@ -13,6 +13,7 @@ from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import tokenise
 from tain.encoders.joining import join_static
 from tain.encoders.transformer import TransformerEncoder
+from tain.encoders.zero_blocks import skip_zero_blocks
 from tain.evaluation.label_free import self_retrieval
 from tain.models.correction import LinearCorrection
 from tain.models.correction_fitting import Moments, fit_joined, fit_whitening
@@ -90,6 +91,7 @@ def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, v
 
     def joined(table: Tensor) -> TransformerEncoder:
         model = join_static(trained.model, table)
+        skip_zero_blocks(model)
         return TransformerEncoder(model, pooling=trained.pooling, pad_id=trained.pad_id, token_weights=trained.token_weights).eval()
 
     embedder.encoder = joined(table)
@@ -102,7 +104,7 @@ def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, v
     @cache
     def fitted(share: float) -> LinearCorrection:
         # the mean of word vectors tells words apart (docs/LOG.md), that of sentence vectors does not
-        found = fit_joined(moments, powers=powers, dimensions=trained.dim, second_share=share, centred=bool(config.whiten))
+        found = fit_joined(moments, powers=powers, second_share=share, centred=bool(config.whiten))
         return LinearCorrection((found.weight @ without_leak).astype(np.float32), found.bias)
 
     if config.static_share is not None:

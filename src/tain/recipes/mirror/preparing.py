@@ -137,4 +137,5 @@ def _token_vectors(embedder: Embedder, data: TrainingSet, config: ResolvedMirror
         most = min(most, int(_PAIRS_A_SECOND * _TEACHERS_SHARE * config.budget_s))
     table = embedder.encoder.model.get_input_embeddings().weight.detach().cpu()
     special = _special_ids(embedder)
-    return train_token_vectors(table, left, right, special=special, max_pairs=most, seed=config.seed, progress=progress)
+    own = tokenise_once(embedder.tokenizer, data.own_texts, max_tokens=max(config.max_tokens, _BAG_TOKENS))
+    return train_token_vectors(table, left, right, special=special, max_pairs=most, seed=config.seed, progress=progress, own=own)

@@ -55,8 +55,11 @@ def train_token_vectors(
     max_pairs: int,
     seed: int,
     progress: Progress,
+    own: KeptTexts | None = None,
 ) -> TokenVectors:
     """Whiten and weight a model's input embeddings, and train them on positive pairs.
+
+    Whitening and weights need thousands of texts. Few pairs are therefore filled up with ``own`` texts for both.
 
     Args:
         embeddings: The model's table.
@@ -66,14 +69,17 @@ def train_token_vectors(
         max_pairs: Pairs to train on, with repeats if needed; 0 skips training.
         seed: Seed of the order.
         progress: Receives one update per step.
+        own: Token ids of further texts.
     """
-    counts = np.bincount(np.concatenate([left.ids, right.ids]), minlength=len(embeddings))
+    further = own if own is not None and len(left) < _FITTED_TEXTS else KeptTexts(np.empty(0, np.int32), np.zeros(1, np.int64), 0)
+    counts = np.bincount(np.concatenate([left.ids, right.ids, further.ids]), minlength=len(embeddings))
     counts[list(special)] = 0
     weights = sif_weights(torch.from_numpy(counts), smoothing=_SMOOTHING)
     weights[list(special)] = 0
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(left), generator=generator)[:_FITTED_TEXTS].tolist()
-    table = _whitened(embeddings.float(), [left[text] for text in chosen], special=special) * weights[:, None]
+    fitted = [left[text] for text in chosen] + [further[text] for text in range(min(len(further), _FITTED_TEXTS - len(chosen)))]
+    table = _whitened(embeddings.float(), fitted, special=special) * weights[:, None]
     table /= table.norm(dim=1)[weights > 0].mean().clamp(min=1e-12)
     parameter = nn.Parameter(table)
     steps = min(max_pairs, 4 * len(left)) // _BATCH_PAIRS
