@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from character_ngrams import CharacterNgrams
 from measuring import Claim, Rows, finish, minilm_folder, sts_sentences
 from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.report import evaluate
@@ -159,6 +160,7 @@ def main():
     for row in chosen.rows:
         if row == "baselines":
             measure("lexical", 0, lambda: Lexical(texts))
+            measure("characters", 0, CharacterNgrams)
             measure(f"static:{chosen.model}", 0, lambda: Static.load(chosen.model, texts))
             measure("raw", 0, lambda: Embedder.load(chosen.model, pooling="mean"))
             measure("whitened", 0, lambda: correct(chosen.model, texts, method="whiten", power=0.5).embedder)
@@ -210,7 +212,7 @@ def report(rows, chosen):
         line = "".join(f"{each:12.1f}" for each in by_set)
         print(f"{label:34}{line}{np.mean(means):8.2f} ±{spread:4.2f}{len(means):7}{table[label]['seconds']:9.1f}")
     sys.stdout.flush()
-    baselines = [each["mean"] for label, each in table.items() if label == "lexical" or label.startswith("static:")]
+    baselines = [each["mean"] for label, each in table.items() if label in ("lexical", "characters") or label.startswith("static:")]
     no_model = max(baselines, default=float("nan"))
     claims = [
         Claim(f"{label}: points above the best row without a model", round(each["mean"] - no_model, 2), "points", 3.0 if "best" in label else None,

@@ -15,7 +15,7 @@ from tain.models.embedder import Embedder
 from tain.recipes.mirror import recipe
 from tain.recipes.mirror.config import MirrorConfig, MirrorTextsConfig
 from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, training_set
-from tain.recipes.mirror.finishing import choose_static_share, leak_free
+from tain.recipes.mirror.finishing import StaticShare, choose_static_share, leak_free
 from tain.recipes.mirror.model_card import published_figure
 from tain.recipes.mirror.preparing import set_limits, weight_rms
 from tain.recipes.mirror.recipe import mirror
@@ -269,7 +269,7 @@ def test_best_joins_the_encoder_and_its_token_vectors_where_the_layout_allows(mo
     result = mirror(modernbert_folder, texts, tmp_path / "encoder", documents=documents, recipe="best", seeds=2, **SMALL)
     assert result.config.join and not mirror(modernbert_folder, texts, documents=documents, recipe="best", join=False, **SMALL).config.join
     ours = Embedder.load(tmp_path / "encoder", dtype="float32", device="cpu")
-    assert (ours.encoder.dim, ours.dim) == (64, 32)
+    assert (ours.encoder.dim, ours.dim) == (64, 64)
     vectors = ours.encode(texts)
     scale = np.linalg.norm(vectors, axis=1).mean()
     theirs = SentenceTransformer(str(tmp_path / "encoder"), device="cpu").encode(texts)
@@ -296,7 +296,7 @@ def test_the_share_of_the_token_vectors_grows_only_where_neighbours_gain_by_it(n
         left.astype(np.float32), (left + noise).astype(np.float32), {share: weighted_halves(share) for share in (0.5, 0.7, 1.0)}
     )
     assert found.share == expected
-    assert list(found.neighbour_mrr) == [0.5, 0.7, 1.0] and all(0 < mrr <= 1 for mrr in found.neighbour_mrr.values())
+    assert list(found.mrr) == [0.5, 0.7, 1.0] and all(0 < mrr <= 1 for mrr in found.mrr.values())
 
 
 def test_pairs_of_neighbours_are_held_out_in_blocks_to_choose_the_share():
@@ -316,12 +316,12 @@ def test_the_share_is_chosen_recorded_and_part_of_the_saved_encoder(modernbert_f
 
     monkeypatch.setattr("tain.recipes.mirror.data._HELD_BLOCK", 2)
     monkeypatch.setattr("tain.recipes.mirror.data._HELD_EVERY", 4)
-    monkeypatch.setattr("tain.recipes.mirror.finishing._FEWEST_NEIGHBOURS", 10)
+    monkeypatch.setattr("tain.recipes.mirror.finishing._FEWEST_HELD_PAIRS", 10)
     result = mirror(modernbert_folder, texts, tmp_path / "encoder", documents=documents, recipe="best", **SMALL)
     chosen = result.runs[0].static_share
-    assert chosen is not None and list(chosen.neighbour_mrr) == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert chosen is not None and (chosen.chosen_by, list(chosen.mrr)) == ("neighbours", [0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     recorded = json.loads((tmp_path / "encoder" / "tain.json").read_text())["static_share"]
-    assert recorded["share"] == chosen.share and recorded["neighbour_mrr"]["0.5"] == chosen.neighbour_mrr[0.5]
+    assert recorded["share"] == chosen.share and recorded["mrr"]["0.5"] == chosen.mrr[0.5]
     assert f"share of the token vectors in the similarity: {chosen.share:g}" in (tmp_path / "encoder" / "README.md").read_text()
     given = {
         share: mirror(modernbert_folder, texts, documents=documents, recipe="best", static_share=share, **SMALL).embedder.encode(texts)
@@ -332,6 +332,20 @@ def test_the_share_is_chosen_recorded_and_part_of_the_saved_encoder(modernbert_f
     theirs = SentenceTransformer(str(tmp_path / "encoder"), device="cpu").encode(texts)
     scale = np.linalg.norm(vectors, axis=1).mean()
     np.testing.assert_allclose(vectors / scale, theirs / scale, atol=1e-4)
+
+
+def test_without_neighbours_the_share_is_chosen_by_halves_of_held_out_texts_or_by_the_users_pairs(modernbert_folder, texts, monkeypatch):
+    monkeypatch.setattr("tain.recipes.mirror.finishing._FEWEST_HELD_PAIRS", 5)
+    shares = {share / 10 for share in range(11)}
+    pairs = [(text, f"{text} again") for text in texts]
+    for given, by in ((texts, "halves"), (pairs, "pairs")):
+        chosen = mirror(modernbert_folder, given, recipe="best", **SMALL).runs[0].static_share
+        assert chosen is not None and chosen.chosen_by == by
+        assert set(chosen.mrr) == shares and chosen.share in shares
+    fixed = mirror(modernbert_folder, texts, recipe="best", static_share=0.3, **SMALL).runs[0].static_share
+    assert fixed == StaticShare(0.3)
+    few = mirror(modernbert_folder, texts, recipe="best", **SMALL | {"held_out": 3}).runs[0].static_share
+    assert few == StaticShare(0.5)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +377,7 @@ def test_best_for_words_joins_the_mirrored_encoder_with_the_vectors_of_fast(mode
     best = mirror(modernbert_folder, words, tmp_path / "best", documents=documents, recipe="best", **of_words)
     assert best.config.join and best.counts["neighbours"] > 0
     ours = Embedder.load(tmp_path / "best", dtype="float32", device="cpu")
-    assert (ours.encoder.dim, ours.dim) == (64, 32)
+    assert (ours.encoder.dim, ours.dim) == (64, 64)
     vectors = ours.encode(words)
     theirs = SentenceTransformer(str(tmp_path / "best"), device="cpu").encode(words)
     scale = np.linalg.norm(vectors, axis=1).mean()
@@ -394,7 +408,7 @@ def test_best_for_words_needs_no_documents(modernbert_folder, texts, tmp_path):
     assert made.is_identity and not made.pool and "neighbours" not in made.counts
     result = mirror(modernbert_folder, words, tmp_path / "best", recipe="best", level="word", **SMALL)
     assert result.config.join
-    assert Embedder.load(tmp_path / "best").encode(words[:3]).shape == (3, 32)
+    assert Embedder.load(tmp_path / "best").encode(words[:3]).shape == (3, 64)
 
 
 def test_documents_without_effect_are_named(bert_folder, documents, texts):

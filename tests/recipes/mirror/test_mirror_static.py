@@ -145,3 +145,21 @@ def test_a_text_that_is_in_two_pairs_is_no_negative_of_itself(monkeypatch):
         progress=Progress.silent(),
     )
     assert seen == [1024]
+
+
+def test_few_pairs_are_whitened_and_weighted_with_the_users_other_texts(topics):
+    left, right, _ = topics
+    embeddings = torch.randn(304, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, 1, 16)
+
+    def table(own: KeptTexts | None) -> torch.Tensor:
+        few = (kept(side[:8]) for side in (left, right))
+        return train_token_vectors(embeddings, *few, special=[2, 3], max_pairs=0, seed=1, progress=Progress.silent(), own=own).table
+
+    def unevenness(table: torch.Tensor) -> float:
+        means = TokenVectors(table, []).encode(left)
+        variances = torch.linalg.eigvalsh(torch.cov((means - means.mean(dim=0)).T))
+        return float(variances[-1] / variances[1].clamp(min=1e-12))  # without the direction that layer normalization takes out
+
+    assert unevenness(table(kept(left))) < 10 < 1000 < unevenness(table(None))
+    weights = table(kept([[4, 4, 4, 5]] * 1000)).norm(dim=1)
+    assert weights[4] < 0.1 * weights[200:].mean()  # frequent in the other texts

@@ -72,8 +72,8 @@ class MirrorConfig:
     anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 2_000_000
     static_share: Annotated[
         float | None,
-        "share of the token vectors in the similarity of a joined encoder, 0 to 1; default: 0.5, or more if held-out neighbours then find "
-        "each other clearly better; words: 0.6",
+        "share of the token vectors in the similarity of a joined encoder, 0 to 1; default: 0.5, or another if held-out neighbours, or "
+        "halves of held-out texts, then find each other clearly better; words: 0.7",
     ] = None
     join: Annotated[
         bool | None,
@@ -313,7 +313,7 @@ class MirrorConfig:
 
     @property
     def chooses_static_share(self) -> bool:
-        """Whether the share of the token vectors is chosen by held-out pairs of neighbours, if the encoder is joined."""
+        """Whether the share of the token vectors is chosen by held-out pairs, if the encoder is joined."""
         return self.may_join and self.static_share is None and self.budget_s is None and self.level != "word"
 
     def for_texts(self, *, has_documents: bool, suggested: Mapping[str, float | int] | None = None) -> "MirrorTextsConfig":

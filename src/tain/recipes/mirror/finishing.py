@@ -1,7 +1,7 @@
 """Finish a trained encoder: fit its whitening, or join it with the token vectors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -14,7 +14,7 @@ from tain.batches.tokenizing import tokenise
 from tain.encoders.joining import join_static
 from tain.encoders.transformer import TransformerEncoder
 from tain.encoders.zero_blocks import skip_zero_blocks
-from tain.evaluation.label_free import self_retrieval
+from tain.evaluation.label_free import halves, self_retrieval
 from tain.models.correction import LinearCorrection
 from tain.models.correction_fitting import Moments, fit_joined, fit_whitening
 from tain.models.embedder import Embedder
@@ -26,9 +26,10 @@ from tain.recipes.mirror.static import TokenVectors
 _JOINING_TEXTS, _FEWEST_JOINING_TEXTS = 4000, 500  # the second in a budget, as below
 _JOINED_COST = 3.0  # of encoding, over that of the encoder itself
 _CURVE_COST = 0.5  # of the last point of the curve, in reports
-_STATIC_SHARE_OF_WORDS = 0.6  # of token vectors in the similarity of words, chosen on SimLex-999
-_STATIC_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # that are tried for sentences
-_FEWEST_NEIGHBOURS = 100  # held-out pairs to choose by
+_STATIC_SHARE_OF_WORDS, _WHITENING_OF_WORDS = 0.7, 0.5  # of token vectors in the similarity, and of the layers; chosen on SimLex-999
+_STATIC_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # that are tried by neighbours; the first without a choice
+_STATIC_SHARES_BY_SAME = (0.5, 0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)  # by pairs that mean the same
+_FEWEST_HELD_PAIRS = 100  # to choose by
 _STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
 _WHITENING_TEXTS, _FEWEST_WHITENING_TEXTS = 10_000, 1600  # more change the covariance little and take longer
 _WHITENING_TEXTS_AT_ONCE = 4096
@@ -40,12 +41,14 @@ class StaticShare:
 
     Attributes:
         share: The share, 0 to 1.
-        neighbour_mrr: For each share that was tried, the mean reciprocal rank of held-out neighbouring sentences among each other; empty if
-            the share was not chosen.
+        chosen_by: Held-out pairs that it was chosen by: ``neighbours`` (sentences), ``pairs`` (of the user) or ``halves`` (of texts); None
+            if it was not chosen.
+        mrr: For each share that was tried, the mean reciprocal rank of these pairs among each other.
     """
 
     share: float
-    neighbour_mrr: dict[float, float]
+    chosen_by: str | None = None
+    mrr: dict[float, float] = field(default_factory=dict)
 
 
 def finish(
@@ -98,7 +101,7 @@ def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, v
     embedder.encoder = joined(table / _shown_lengths(embedder, some, table, max_tokens=config.max_tokens, dtype=dtype)[:, None])
     moments = _moments(embedder, texts, most=_whitening_texts(config, trained.dim), dtype=dtype)
     without_leak = leak_free(trained.dim)
-    powers = (config.whiten, _STATIC_WHITENING if config.whiten else 0.0)
+    powers = (config.whiten or _WHITENING_OF_WORDS, _STATIC_WHITENING)
     moments = moments.transformed(without_leak)
 
     @cache
@@ -107,33 +110,51 @@ def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, v
         found = fit_joined(moments, powers=powers, second_share=share, centred=bool(config.whiten))
         return LinearCorrection((found.weight @ without_leak).astype(np.float32), found.bias)
 
+    by, pairs, shares = _held_pairs(data, config)
     if config.static_share is not None:
-        chosen = StaticShare(config.static_share, {})
+        chosen = StaticShare(config.static_share)
     elif not config.whiten:
-        chosen = StaticShare(_STATIC_SHARE_OF_WORDS, {})
-    elif len(data.held_neighbours) < _FEWEST_NEIGHBOURS:
-        chosen = StaticShare(_STATIC_SHARES[0], {})
+        chosen = StaticShare(_STATIC_SHARE_OF_WORDS)
+    elif not config.chooses_static_share or len(pairs) < _FEWEST_HELD_PAIRS:
+        chosen = StaticShare(_STATIC_SHARES[0])
     else:
         with computing(embedder.encoder.device, dtype):
-            left, right = (embedder.encode([pair[side] for pair in data.held_neighbours], normalize=False) for side in (0, 1))
-        chosen = choose_static_share(left, right, {share: fitted(share) for share in _STATIC_SHARES})
+            left, right = (embedder.encode([pair[side] for pair in pairs], normalize=False) for side in (0, 1))
+        chosen = choose_static_share(left, right, {share: fitted(share) for share in shares}, by=by)
     embedder.correction = fitted(chosen.share)
     return chosen
 
 
+def _held_pairs(data: TrainingSet, config: ResolvedMirrorConfig) -> tuple[str, Sequence[tuple[str, str]], tuple[float, ...]]:
+    """Held-out pairs to choose the share by, what they are, and the shares to try.
+
+    What the layers add to the similarity of neighbours is partly the document's topic, which similarity of sentences does not reward, so
+    neighbours try no share below one half (docs/LOG.md, 2026-11-30).
+    """
+    if len(data.held_neighbours) >= _FEWEST_HELD_PAIRS:
+        return "neighbours", data.held_neighbours, _STATIC_SHARES
+    if data.is_paired:
+        return "pairs", list(zip(data.held_left, data.held_right, strict=True)), _STATIC_SHARES_BY_SAME
+    found = (halves(text, level=config.level) for text in data.held_left)
+    return "halves", [pair for pair in found if pair is not None], _STATIC_SHARES_BY_SAME
+
+
 def choose_static_share(
-    left: Float[np.ndarray, "pairs width"], right: Float[np.ndarray, "pairs width"], corrections: Mapping[float, LinearCorrection]
+    left: Float[np.ndarray, "pairs width"],
+    right: Float[np.ndarray, "pairs width"],
+    corrections: Mapping[float, LinearCorrection],
+    *,
+    by: str = "neighbours",
 ) -> StaticShare:
-    """Choose the share of the token vectors by how well neighbouring sentences find each other.
+    """Choose the share of the token vectors by how well the two texts of a pair find each other.
 
     A share other than the first is taken only if its mean reciprocal rank is higher by more than one standard error of the difference.
-    What the layers add to it is partly the document's topic, which similarity of sentences does not reward, so shares below one half are not
-    among those that ``finish`` tries (docs/LOG.md, 2026-11-30).
 
     Args:
         left: Vectors of the joined encoder without a correction.
-        right: Those of their neighbours.
+        right: Those of their partners.
         corrections: The correction for each share.
+        by: What the pairs are.
     """
     found = {}
     for share, correction in corrections.items():
@@ -143,7 +164,7 @@ def choose_static_share(
     # both directions of a pair are one observation
     gain = (found[best] - found[first]).reshape(2, -1).mean(axis=0)
     is_clear = gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain))
-    return StaticShare(best if is_clear else first, {share: round(float(ranks.mean()), 4) for share, ranks in found.items()})
+    return StaticShare(best if is_clear else first, by, {share: round(float(ranks.mean()), 4) for share, ranks in found.items()})
 
 
 def leak_free(width: int) -> Float[np.ndarray, "twice_width twice_width"]:

@@ -352,9 +352,9 @@ class _MirrorRun:
     def _finished(self) -> tuple[LabelFreeReport | None, StaticShare | None]:
         """Fit whitening or join, and measure the encoder as it will be saved."""
         share = finish(self.embedder, self.data, self.config, vectors=self.vectors, dtype=self.dtype)
-        if share is not None and share.neighbour_mrr:
-            tried = ", ".join(f"{each:g}: {mrr:.3f}" for each, mrr in share.neighbour_mrr.items())
-            self.progress.note(f"share of the token vectors: {share.share:g} (MRR of held-out neighbours {tried})")
+        if share is not None and share.chosen_by is not None:
+            tried = ", ".join(f"{each:g}: {mrr:.3f}" for each, mrr in sorted(share.mrr.items()))
+            self.progress.note(f"share of the token vectors: {share.share:g} (MRR of held-out {share.chosen_by} {tried})")
         report = held_out_report(self.embedder, self.data, self.config, pooling=self.trainer.encoder.pooling, dtype=self.dtype)
         return report, share
 
@@ -417,7 +417,8 @@ class _MirrorRun:
         if (share := result.runs[result.best].static_share) is not None:
             record["static_share"] = {
                 "share": share.share,
-                "neighbour_mrr": {f"{each:g}": mrr for each, mrr in share.neighbour_mrr.items()},
+                "chosen_by": share.chosen_by,
+                "mrr": {f"{each:g}": mrr for each, mrr in sorted(share.mrr.items())},
             }
         if result.sizes:
             record["sizes"] = [asdict(size) for size in result.sizes]
