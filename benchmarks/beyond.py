@@ -35,6 +35,7 @@ RECIPES = {
     "mirror": {},
     "paper": {"recipe": "paper"},
     "fast": {"recipe": "fast"},
+    "fast-joined": {"recipe": "fast", "join": True},
     "best": {"recipe": "best"},
 }
 RIVALS = ("simcse", "ct", "tsdae")
@@ -165,7 +166,9 @@ def main():
             measure("raw", 0, lambda: Embedder.load(chosen.model, pooling="mean"))
             measure("whitened", 0, lambda: correct(chosen.model, texts, method="whiten", power=0.5).embedder)
             measure("all-MiniLM-L6-v2 (labels)", 0, lambda: Embedder.load(minilm_folder()))
-        for seed in range(chosen.first_seed, chosen.first_seed + (1 if row == "fast" else chosen.seeds)) if row != "baselines" else ():
+        for seed in (
+            range(chosen.first_seed, chosen.first_seed + (1 if row.startswith("fast") else chosen.seeds)) if row != "baselines" else ()
+        ):
             if row == "best":
                 for pairs in chosen.pairs:
                     more = {"documents": documents, "max_pairs": pairs, **settings}

@@ -12,6 +12,7 @@ import torch
 from tain.foundation.errors import UserError
 from tain.models.correction import LinearCorrection
 from tain.models.embedder import Embedder
+from tain.recipes.correct.recipe import correct
 from tain.recipes.mirror import recipe
 from tain.recipes.mirror.config import MirrorConfig, MirrorTextsConfig
 from tain.recipes.mirror.data import CROPS, IDENTITY, PAIR, training_set
@@ -336,16 +337,53 @@ def test_the_share_is_chosen_recorded_and_part_of_the_saved_encoder(modernbert_f
 
 def test_without_neighbours_the_share_is_chosen_by_halves_of_held_out_texts_or_by_the_users_pairs(modernbert_folder, texts, monkeypatch):
     monkeypatch.setattr("tain.recipes.mirror.finishing._FEWEST_HELD_PAIRS", 5)
-    shares = {share / 10 for share in range(11)}
     pairs = [(text, f"{text} again") for text in texts]
     for given, by in ((texts, "halves"), (pairs, "pairs")):
         chosen = mirror(modernbert_folder, given, recipe="best", **SMALL).runs[0].static_share
         assert chosen is not None and chosen.chosen_by == by
-        assert set(chosen.mrr) == shares and chosen.share in shares
+        assert list(chosen.mrr) == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0] and chosen.share in chosen.mrr
     fixed = mirror(modernbert_folder, texts, recipe="best", static_share=0.3, **SMALL).runs[0].static_share
     assert fixed == StaticShare(0.3)
     few = mirror(modernbert_folder, texts, recipe="best", **SMALL | {"held_out": 3}).runs[0].static_share
     assert few == StaticShare(0.5)
+
+
+# ---- fast, joined
+
+
+@pytest.mark.parametrize("has_documents", [False, True])
+def test_fast_can_join_the_whitened_layers_with_its_token_vectors(modernbert_folder, documents, texts, tmp_path, has_documents):
+    from sentence_transformers import SentenceTransformer
+
+    given = {"documents": documents} if has_documents else {}
+    more = {"max_tokens": 40, "held_out": 20, "batch_texts": 8}
+    result = mirror(modernbert_folder, texts, tmp_path / "encoder", recipe="fast", join=True, static_share=0.0, **given, **more)
+    assert result.config.join and not result.config.trains and result.runs[0].steps == 0
+    white = correct(modernbert_folder, texts, method="whiten", power=0.5).embedder
+    found, layers = result.embedder.encode(texts), white.encode(texts)
+    own = np.corrcoef(pair_cosines(found), pair_cosines(layers))[0, 1]
+    assert own > 0.95
+    both = mirror(modernbert_folder, texts, tmp_path / "both", recipe="fast", join=True, static_share=0.5, **given, **more).embedder
+    assert np.corrcoef(pair_cosines(both.encode(texts)), pair_cosines(layers))[0, 1] < own
+    theirs = SentenceTransformer(str(tmp_path / "both"), device="cpu").encode(texts)
+    scale = np.linalg.norm(theirs, axis=1).mean()
+    np.testing.assert_allclose(Embedder.load(tmp_path / "both", dtype="float32").encode(texts) / scale, theirs / scale, atol=1e-4)
+    card = (tmp_path / "both" / "README.md").read_text()
+    assert "layers are not trained" in card and "share of the token vectors in the similarity: 0.5" in card
+
+
+def pair_cosines(vectors: np.ndarray) -> np.ndarray:
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (units @ units.T)[np.triu_indices(len(units), 1)]
+
+
+def test_fast_joins_no_words_and_no_other_layout(bert_folder, modernbert_folder, texts):
+    with pytest.raises(UserError, match="words are not whitened: leave out --join, or give --recipe best"):
+        mirror(modernbert_folder, texts, recipe="fast", join=True, level="word")
+    with pytest.raises(UserError, match="BertModel cannot be joined with token vectors"):
+        mirror(bert_folder, texts, recipe="fast", join=True, max_tokens=40)
+    with pytest.raises(UserError, match="static_share only applies to a joined encoder"):
+        mirror(modernbert_folder, texts, recipe="fast", static_share=0.5)
 
 
 @pytest.mark.parametrize(

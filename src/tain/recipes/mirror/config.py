@@ -77,8 +77,8 @@ class MirrorConfig:
     ] = None
     join: Annotated[
         bool | None,
-        "join the trained encoder with the anchor's (words: the documents') token vectors into one model of twice the width; needs ModernBERT's layout and --whiten "
-        "(no; best: yes if the model has that layout)",
+        "join the encoder with the anchor's (words: the documents'; fast: its own) token vectors into one model of twice the width; needs ModernBERT's layout and "
+        "--whiten (no; best: yes if the model has that layout)",
     ] = None
     residual_scale: Annotated[
         float, "scales each layer's residual contribution before training; small values keep more of the input embeddings, for few texts"
@@ -187,7 +187,9 @@ class MirrorConfig:
             )
         if self.token_weights not in (None, *get_args(TokenWeighting)):
             problems.append(f"token_weights is {self.token_weights!r}: give none or sif")
-        if self.join and not self.is_best_for_words and (self.anchor == 0 or self.whiten == 0):
+        if self.join and self.recipe == "fast" and (self.level == "word" or self.whiten == 0):
+            problems.append("recipe fast joins whitened vectors, and words are not whitened: leave out --join, or give --recipe best")
+        elif self.join and self.recipe != "fast" and not self.is_best_for_words and (self.anchor == 0 or self.whiten == 0):
             problems.append(
                 "join needs an anchor, to provide token vectors, and whitening, to weight both parts: give --anchor 20 --whiten 0.5"
             )
@@ -257,8 +259,6 @@ class MirrorConfig:
         of_training = (
             "positives",
             "anchor",
-            "join",
-            "static_share",
             "temperature",
             "epochs",
             "dropout",
@@ -302,8 +302,8 @@ class MirrorConfig:
 
     @property
     def trains_token_vectors(self) -> bool:
-        """Whether token vectors are trained on pairs of neighbours: as an anchor, as the result, or to be joined with the encoder."""
-        is_result = self.recipe == "fast" and "neighbours" in self.positive_kinds
+        """Whether there are token vectors, trained on pairs of neighbours if there are any: as an anchor, as the result, or to be joined."""
+        is_result = self.recipe == "fast" and ("neighbours" in self.positive_kinds or bool(self.join))
         return bool(self.anchor) or is_result or (self.is_best_for_words and self.join is not False)
 
     @property
@@ -432,7 +432,7 @@ class MirrorConfig:
         if self.dims is not None:
             filled["whiten"] = 0.0  # whitening and joining mix the numbers of a vector
         whiten = filled["whiten"] if self.whiten is None else self.whiten
-        has_vectors = (bool(self.anchor) and whiten > 0) or (self.is_best_for_words and self.dims is None)
+        has_vectors = ((bool(self.anchor) or self.recipe == "fast") and whiten > 0) or (self.is_best_for_words and self.dims is None)
         can_join = has_vectors and model_type == "modernbert" and self.pooling in (None, "mean")
         filled["join"] = self.recipe == "best" and can_join
         if self.static_share is not None and not (filled["join"] if self.join is None else self.join):
@@ -447,8 +447,8 @@ class MirrorConfig:
             filled |= {"temperature": 0.05, "learning_rate": 2 * filled["learning_rate"]}
             if "identity" not in self.positive_kinds:
                 filled["dropout"] = 0.0  # two different texts need no dropout, and a step is faster
-        if self.pooling not in (None, "mean"):
-            filled["token_weights"] = "none"
+        if self.pooling not in (None, "mean") or (self.recipe == "fast" and self.join):
+            filled["token_weights"] = "none"  # untrained layers lose by weights (docs/LOG.md, 2026-11-30)
         if (self.optimizer or filled["optimizer"]) == "muon":
             scaled = float(f"{default_matrix_rate(width, weight_rms):.2g}")
             filled["matrix_learning_rate"] = (suggested or {}).get("matrix_learning_rate", scaled)

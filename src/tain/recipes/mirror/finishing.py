@@ -27,8 +27,7 @@ _JOINING_TEXTS, _FEWEST_JOINING_TEXTS = 4000, 500  # the second in a budget, as 
 _JOINED_COST = 3.0  # of encoding, over that of the encoder itself
 _CURVE_COST = 0.5  # of the last point of the curve, in reports
 _STATIC_SHARE_OF_WORDS, _WHITENING_OF_WORDS = 0.7, 0.5  # of token vectors in the similarity, and of the layers; chosen on SimLex-999
-_STATIC_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # that are tried by neighbours; the first without a choice
-_STATIC_SHARES_BY_SAME = (0.5, 0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)  # by pairs that mean the same
+_STATIC_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # that are tried for sentences; the first without a choice
 _FEWEST_HELD_PAIRS = 100  # to choose by
 _STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
 _WHITENING_TEXTS, _FEWEST_WHITENING_TEXTS = 10_000, 1600  # more change the covariance little and take longer
@@ -110,7 +109,7 @@ def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, v
         found = fit_joined(moments, powers=powers, second_share=share, centred=bool(config.whiten))
         return LinearCorrection((found.weight @ without_leak).astype(np.float32), found.bias)
 
-    by, pairs, shares = _held_pairs(data, config)
+    by, pairs = _held_pairs(data, config)
     if config.static_share is not None:
         chosen = StaticShare(config.static_share)
     elif not config.whiten:
@@ -120,23 +119,19 @@ def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, v
     else:
         with computing(embedder.encoder.device, dtype):
             left, right = (embedder.encode([pair[side] for pair in pairs], normalize=False) for side in (0, 1))
-        chosen = choose_static_share(left, right, {share: fitted(share) for share in shares}, by=by)
+        chosen = choose_static_share(left, right, {share: fitted(share) for share in _STATIC_SHARES}, by=by)
     embedder.correction = fitted(chosen.share)
     return chosen
 
 
-def _held_pairs(data: TrainingSet, config: ResolvedMirrorConfig) -> tuple[str, Sequence[tuple[str, str]], tuple[float, ...]]:
-    """Held-out pairs to choose the share by, what they are, and the shares to try.
-
-    What the layers add to the similarity of neighbours is partly the document's topic, which similarity of sentences does not reward, so
-    neighbours try no share below one half (docs/LOG.md, 2026-11-30).
-    """
+def _held_pairs(data: TrainingSet, config: ResolvedMirrorConfig) -> tuple[str, Sequence[tuple[str, str]]]:
+    """Held-out pairs to choose the share by, and what they are."""
     if len(data.held_neighbours) >= _FEWEST_HELD_PAIRS:
-        return "neighbours", data.held_neighbours, _STATIC_SHARES
+        return "neighbours", data.held_neighbours
     if data.is_paired:
-        return "pairs", list(zip(data.held_left, data.held_right, strict=True)), _STATIC_SHARES_BY_SAME
+        return "pairs", list(zip(data.held_left, data.held_right, strict=True))
     found = (halves(text, level=config.level) for text in data.held_left)
-    return "halves", [pair for pair in found if pair is not None], _STATIC_SHARES_BY_SAME
+    return "halves", [pair for pair in found if pair is not None]
 
 
 def choose_static_share(
@@ -149,6 +144,8 @@ def choose_static_share(
     """Choose the share of the token vectors by how well the two texts of a pair find each other.
 
     A share other than the first is taken only if its mean reciprocal rank is higher by more than one standard error of the difference.
+    What the layers add to it is partly the document's topic, which similarity of sentences does not reward, so shares below one half are not
+    among those that ``finish`` tries (docs/LOG.md, 2026-11-30).
 
     Args:
         left: Vectors of the joined encoder without a correction.

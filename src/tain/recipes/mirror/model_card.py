@@ -68,9 +68,10 @@ def published_figure(config: Any, base_model: str) -> str:
 def method_of(config: Any, *, is_paired: bool) -> str:
     """Name the method of a run, for the record and the card."""
     if config.recipe == "fast":
-        return (
-            "token vectors trained on neighbouring sentences" if config.trains_token_vectors else "whitened input embeddings (no training)"
-        )
+        has_neighbours = "neighbours" in config.positive_kinds
+        vectors = "token vectors trained on neighbouring sentences" if has_neighbours else "whitened input embeddings"
+        joined = f"joining the whitened model with {vectors}" if config.join else vectors
+        return joined if has_neighbours else f"{joined} (no training)"
     if is_paired:
         return "Mirror-BERT (pairs of texts)"
     names = {"identity": "identity fine-tuning", "neighbours": "neighbouring sentences", "crops": "random crops"}
@@ -221,6 +222,7 @@ _IN_WORDS = {
     "identity": 'Training pulls two views of a text together and pushes other texts apart (Liu et al. 2021, "Fast, Effective, and Self-Supervised", EMNLP).',
     "contrast": "Training pulls positive pairs together and pushes other texts apart.",
     "fast": "The model's layers are not used and word order is ignored: a text's vector is the weighted mean of its token vectors.",
+    "joined": "The model's layers are not trained: its vectors are whitened and joined with token vectors, which ignore word order.",
 }
 
 
@@ -235,7 +237,7 @@ def _made(record: dict[str, Any]) -> str:
 def _kind_of(record: dict[str, Any]) -> str:
     config = record["config"]
     if config["recipe"] == "fast":
-        return "fast"
+        return "joined" if config["join"] else "fast"
     if record["pairs"]:
         return "pairs"
     return "identity" if config["positives"] in (None, "identity") else "contrast"
@@ -245,7 +247,7 @@ def _training(record: dict[str, Any]) -> str:
     """Describe data and training as list items."""
     config, kind = record["config"], _kind_of(record)
     lines = []
-    if kind == "fast":
+    if config["recipe"] == "fast":
         lines.append(f"{record['texts']:,} texts, to fit token weights and whitening")
     else:
         what = "texts" if kind == "identity" else "pairs"
@@ -269,13 +271,14 @@ def _training(record: dict[str, Any]) -> str:
         )
         if config["anchor"]:
             lines.append(f"anchor {config['anchor']:g}: cosines are kept close to those of token vectors trained on the same positives")
-        if config["join"]:
-            those = "those token vectors" if config["anchor"] else "token vectors of neighbouring sentences and input embeddings"
-            lines.append(f"joined with {those}: the second half of the model's width holds them and bypasses the layers")
-            if (share := record.get("static_share")) is not None:
-                lines.append(f"share of the token vectors in the similarity: {share['share']:g}")
         lines.append(f"trained on texts cut at {config['max_tokens']} tokens; seed {record['best_seed']} of {record['seeds']}")
-    if kind == "fast" and config["positives"] == "neighbours":
+    if config["join"]:
+        of_words = "token vectors of neighbouring sentences and input embeddings"
+        those = "those token vectors" if config["anchor"] else "token vectors" if kind == "joined" else of_words
+        lines.append(f"joined with {those}: the second half of the model's width holds them and bypasses the layers")
+        if (share := record.get("static_share")) is not None:
+            lines.append(f"share of the token vectors in the similarity: {share['share']:g}")
+    if config["recipe"] == "fast" and config["positives"] == "neighbours":
         lines.append(
             f"token vectors trained on pairs of neighbouring sentences, {config['anchor_pairs']:,} at most; tokens are weighted by their length"
         )

@@ -92,7 +92,8 @@ def set_up(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, 
     """
     encoder = embedder.encoder
     vectors = _token_vectors(embedder, data, config, progress=progress) if config.trains_token_vectors else None
-    if not config.trains:
+    is_static = not config.trains and not config.join
+    if is_static:
         drop_context(encoder.model)
     elif config.residual_scale < 1:
         scale_residuals(encoder.model, config.residual_scale)
@@ -104,7 +105,7 @@ def set_up(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, 
     if vectors is not None and config.level == "word" and not config.anchor:
         embeddings = encoder.model.get_input_embeddings().weight.detach().cpu()
         vectors = replace(vectors, table=combined_with_embeddings(vectors, embeddings, special=_special_ids(embedder)))
-    if not config.trains and vectors is not None:
+    if is_static and vectors is not None:
         encoder.token_weights = install_token_vectors(encoder.model, vectors.table.to(encoder.device))
     return vectors
 
