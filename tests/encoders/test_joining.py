@@ -139,3 +139,27 @@ def test_other_models_keep_their_layers(tiny_encoder: Build):
         model = tiny_encoder(kind)
         assert not skip_zero_blocks(model)
         assert not any(isinstance(module, HalfLinear) for module in model.modules())
+
+
+def test_fused_optimizers_change_what_is_computed(tiny_encoder: Build, table: torch.Tensor):
+    """They do not count their changes of a parameter as other operations do."""
+    joined = join_static(tiny_encoder("modernbert"), table)
+    assert skip_zero_blocks(joined)
+    encoder, packed = TransformerEncoder(joined).eval(), pack(TEXTS)
+    for parameter in joined.parameters():
+        parameter.requires_grad_()
+    with torch.no_grad():
+        before = encoder.tokens(packed)
+    optimizer = torch.optim.AdamW(joined.parameters(), lr=0.1, fused=True)
+    encoder.train()
+    encoder.tokens(packed).square().sum().backward()
+    optimizer.step()
+    encoder.eval()
+    fresh = join_static(tiny_encoder("modernbert"), table)
+    fresh.load_state_dict(joined.state_dict())
+    with torch.no_grad():
+        after, expected = encoder.tokens(packed), TransformerEncoder(fresh).eval().tokens(packed)
+    assert (after - before).abs().max() > 0.1
+    torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-4)
+    encoder.tokens(packed).square().sum().backward()  # gradients in eval mode
+    assert joined.layers[0].mlp.Wi.weight.grad is not None

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 
 class HalfLinear(nn.Linear):
-    """A linear layer without bias that skips the right half of its matrix, the lower half, or both, where they are zero, in eval mode.
+    """A linear layer without bias that skips the right half of its matrix, the lower half, or both, where they are zero.
 
-    Its parameters stay those of the ``nn.Linear`` that it was made from. In train mode, and where a half is not zero, it computes the
-    whole product.
+    Its parameters stay those of the ``nn.Linear`` that it was made from. It computes the whole product in train mode, for gradients, and
+    where a half is not zero.
 
     Attributes:
         blocks: Matrices that its own one stacks: 3 for queries, keys and values, of which each is halved. Their output is then half as
@@ -50,7 +50,9 @@ class HalfLinear(nn.Linear):
         return id(self.weight), self.weight._version, self.weight.dtype, self.weight.device
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (self.training or self.is_whole):
+        if self.training or (torch.is_grad_enabled() and self.weight.requires_grad):
+            self._taken_from = ()  # fused optimizers change parameters without counting it
+        elif not self.is_whole:
             if self._taken_from != self._state():
                 self.take_part()
             if self.part is not None:
@@ -60,7 +62,7 @@ class HalfLinear(nn.Linear):
 
 
 def skip_zero_blocks(model: Any) -> bool:
-    """Let a joined encoder skip its zero blocks in eval mode; leave other models as they are.
+    """Let a joined encoder skip its zero blocks in eval mode without gradients; leave other models as they are.
 
     Returns:
         Whether it is a joined encoder.

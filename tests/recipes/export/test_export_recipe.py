@@ -166,6 +166,27 @@ def test_the_worst_products_are_found_and_left_in_float32(save_encoder: Build, s
     assert 0 < len(result.check["int8"]["left_in_float32"]) < result.check["int8"]["products"]
 
 
+def test_a_joined_encoder_is_exported_without_its_zeros(save_encoder: Build, sentences: list[str], tmp_path: Path):
+    import torch
+
+    from tain.encoders.joining import join_static
+    from tain.encoders.zero_blocks import skip_zero_blocks
+
+    source = Embedder.load(save_encoder("modernbert"), device="cpu", dtype="float32")
+    model = source.encoder.model
+    table = torch.randn(tuple(model.get_input_embeddings().weight.shape), generator=torch.Generator().manual_seed(3))
+    join_static(model, table).save_pretrained(tmp_path / "source")
+    source.tokenizer.save_pretrained(tmp_path / "source")
+    result = export(tmp_path / "source", tmp_path / "out", texts=sentences, min_cosine=0.5)
+    assert result.check["int8"]["products"] == 4 * len(model.layers)
+    weights = {weight.name: weight for weight in onnx.load(tmp_path / "out" / FLOAT_FILE).graph.initializer}
+    own = sum(each.numel() for each in model.parameters())
+    assert sum(int(np.prod(weight.dims)) for weight in weights.values()) < 1.1 * own + table.numel()
+    whole = Embedder.load(tmp_path / "source", device="cpu", dtype="float32")
+    assert skip_zero_blocks(whole.encoder.model)
+    np.testing.assert_allclose(ExportedEncoder.load(tmp_path / "out").encode(sentences), whole.encode(sentences), atol=1e-4, rtol=1e-4)
+
+
 def test_numbers_that_are_not_finite_are_refused(bert_folder: Path, sentences: list[str], tmp_path: Path):
     embedder = Embedder.load(bert_folder, device="cpu", dtype="float32")
     embedder.correction = LinearCorrection(np.full((4, 32), 3e38, dtype=np.float32), np.zeros(4, dtype=np.float32))

@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from tain.encoders.transformer import FOREIGN_ERRORS
+from tain.encoders.zero_blocks import HalfLinear
 from tain.foundation.errors import UserError
 from tain.models.correction import LinearCorrection
 from tain.models.layers import LayerStack
@@ -149,7 +150,9 @@ def traced(graph: nn.Module, config: Any, *, outputs: list[str], has_segments: b
     Raises:
         UserError: It is larger than one ONNX file can be, or has an operator that ONNX lacks.
     """
-    size = sum(each.numel() * 4 for each in {id(each): each for each in (*graph.parameters(), *graph.buffers())}.values())
+    unused = {id(module.weight) for module in graph.modules() if isinstance(module, HalfLinear) and module.part is not None}
+    weights = {id(each): each for each in (*graph.parameters(), *graph.buffers()) if id(each) not in unused}
+    size = sum(each.numel() * 4 for each in weights.values())
     if size > LARGEST_BYTES:
         raise UserError(
             f"model {name!r} has {size / 1e9:.1f} GB of float32 weights, more than the 2 GB of one ONNX file: give a smaller model"
@@ -180,7 +183,19 @@ def traced(graph: nn.Module, config: Any, *, outputs: list[str], has_segments: b
                 )
         except (*FOREIGN_ERRORS, torch.onnx.errors.OnnxExporterError) as error:
             raise UserError(f"model {name!r} cannot be exported ({_reason(error)}): keep it in torch, or give another model") from None
-        return onnx.load(str(file))
+        return _with_matrices_as_weights(onnx.load(str(file)))
+
+
+def _with_matrices_as_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn constant matrices, such as parts of a joined encoder's, into initializers: only those are quantised."""
+    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
+        value = next((each.t for each in node.attribute if each.name == "value"), None)
+        if value is not None and len(value.dims) == 2:
+            weight = model.graph.initializer.add()
+            weight.CopyFrom(value)
+            weight.name = node.output[0]
+            model.graph.node.remove(node)
+    return model
 
 
 def _example_tokens(config: Any) -> int:

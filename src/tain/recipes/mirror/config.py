@@ -63,7 +63,7 @@ class MirrorConfig:
     sif_smoothing: Annotated[float | None, "the a of sif: relative frequency of a token with weight one half (0.001; fast: 0.01)"] = None
     whiten: Annotated[
         float | None,
-        "whitening exponent of the finished vectors, 0 (none) to 1 (all variances 1) (0; best, fast: 0.5)",
+        "whitening exponent of the finished vectors, 0 (none) to 1 (all variances 1) (0; best, fast: 0.5, words: only if joined)",
     ] = None
     anchor: Annotated[
         float | None,
@@ -72,8 +72,8 @@ class MirrorConfig:
     anchor_pairs: Annotated[int, "pairs that the token vectors are trained on, a text up to four times; cheap"] = 2_000_000
     static_share: Annotated[
         float | None,
-        "share of the token vectors in the similarity of a joined encoder, 0 to 1; default: 0.5, or another if held-out neighbours, or "
-        "halves of held-out texts, then find each other clearly better; words: 0.7",
+        "share of the token vectors in the similarity of a joined encoder, 0 to 1; default: 0.5, or more if at least 100 held-out pairs "
+        "(neighbours, your own, or halves of texts) then find each other clearly better; words: 0.7",
     ] = None
     join: Annotated[
         bool | None,
@@ -425,7 +425,7 @@ class MirrorConfig:
             if self.drophead > 0 and filled["pooling"] == "mean-with-padding":
                 filled["pooling"] = "mean"  # drophead needs packed batches, which have no padding
         elif self.recipe in ("fast", "best"):
-            # whitening does not help single words (docs/evaluation.md, baselines)
+            # whitening alone does not help single words (docs/evaluation.md, baselines)
             filled |= {"pooling": "mean"} | ({} if self.level == "word" else {"token_weights": "sif", "whiten": 0.5})
         filled["keep_best"] = self.stop_early
         filled["max_tokens"] = min(filled["max_tokens"], longest or filled["max_tokens"])
@@ -435,7 +435,10 @@ class MirrorConfig:
         has_vectors = ((bool(self.anchor) or self.recipe == "fast") and whiten > 0) or (self.is_best_for_words and self.dims is None)
         can_join = has_vectors and model_type == "modernbert" and self.pooling in (None, "mean")
         filled["join"] = self.recipe == "best" and can_join
-        if self.static_share is not None and not (filled["join"] if self.join is None else self.join):
+        joins = filled["join"] if self.join is None else self.join
+        if joins and self.is_best_for_words:
+            filled["whiten"] = _JOINED_WORDS_WHITENING
+        if self.static_share is not None and not joins:
             raise UserError(
                 f"static_share is {self.static_share:g}, but the encoder is not joined with token vectors, which needs ModernBERT's layout"
                 f" (the model's is {model_type!r}), an anchor, whitening, a mean as pooling and no --dims: leave it out"
@@ -524,6 +527,7 @@ def default_matrix_rate(width: int, weight_rms: float) -> float:
 
 
 _MUON_RELATIVE_STEP = 2e-3
+_JOINED_WORDS_WHITENING = 0.5  # chosen on SimLex-999
 _MOMENTUM = 0.995
 _COUNTED = ("queue_texts", "noise_negatives")
 _SWITCHES = ("repeat_share", "queue_texts", "noise_negatives", "head", "mlm_weight", "decoder_weight")

@@ -24,11 +24,11 @@ from tain.recipes.mirror.measuring import computing
 from tain.recipes.mirror.static import TokenVectors
 
 _JOINING_TEXTS, _FEWEST_JOINING_TEXTS = 4000, 500  # the second in a budget, as below
-_JOINED_COST = 3.0  # of encoding, over that of the encoder itself
+_JOINED_COST = 1.2  # of encoding, over that of the encoder itself
 _CURVE_COST = 0.5  # of the last point of the curve, in reports
-_STATIC_SHARE_OF_WORDS, _WHITENING_OF_WORDS = 0.7, 0.5  # of token vectors in the similarity, and of the layers; chosen on SimLex-999
+_STATIC_SHARE_OF_WORDS = 0.7  # of token vectors in the similarity of words, chosen on SimLex-999
 _STATIC_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # that are tried for sentences; the first without a choice
-_FEWEST_HELD_PAIRS = 100  # to choose by
+_FEWEST_HELD_PAIRS, _MOST_HELD_PAIRS = 100, 1000  # to choose by
 _STATIC_WHITENING = 0.3  # of token vectors, which are nearly white already
 _WHITENING_TEXTS, _FEWEST_WHITENING_TEXTS = 10_000, 1600  # more change the covariance little and take longer
 _WHITENING_TEXTS_AT_ONCE = 4096
@@ -100,19 +100,19 @@ def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, v
     embedder.encoder = joined(table / _shown_lengths(embedder, some, table, max_tokens=config.max_tokens, dtype=dtype)[:, None])
     moments = _moments(embedder, texts, most=_whitening_texts(config, trained.dim), dtype=dtype)
     without_leak = leak_free(trained.dim)
-    powers = (config.whiten or _WHITENING_OF_WORDS, _STATIC_WHITENING)
+    powers = (config.whiten, _STATIC_WHITENING if config.whiten else 0.0)
     moments = moments.transformed(without_leak)
 
     @cache
     def fitted(share: float) -> LinearCorrection:
         # the mean of word vectors tells words apart (docs/LOG.md), that of sentence vectors does not
-        found = fit_joined(moments, powers=powers, second_share=share, centred=bool(config.whiten))
+        found = fit_joined(moments, powers=powers, second_share=share, centred=not config.is_best_for_words)
         return LinearCorrection((found.weight @ without_leak).astype(np.float32), found.bias)
 
     by, pairs = _held_pairs(data, config)
     if config.static_share is not None:
         chosen = StaticShare(config.static_share)
-    elif not config.whiten:
+    elif config.is_best_for_words:
         chosen = StaticShare(_STATIC_SHARE_OF_WORDS)
     elif not config.chooses_static_share or len(pairs) < _FEWEST_HELD_PAIRS:
         chosen = StaticShare(_STATIC_SHARES[0])
@@ -129,8 +129,8 @@ def _held_pairs(data: TrainingSet, config: ResolvedMirrorConfig) -> tuple[str, S
     if len(data.held_neighbours) >= _FEWEST_HELD_PAIRS:
         return "neighbours", data.held_neighbours
     if data.is_paired:
-        return "pairs", list(zip(data.held_left, data.held_right, strict=True))
-    found = (halves(text, level=config.level) for text in data.held_left)
+        return "pairs", list(zip(data.held_left, data.held_right, strict=True))[:_MOST_HELD_PAIRS]
+    found = (halves(text, level=config.level) for text in data.held_left[:_MOST_HELD_PAIRS])
     return "halves", [pair for pair in found if pair is not None]
 
 

@@ -248,7 +248,7 @@ def _training(record: dict[str, Any]) -> str:
     config, kind = record["config"], _kind_of(record)
     lines = []
     if config["recipe"] == "fast":
-        lines.append(f"{record['texts']:,} texts, to fit token weights and whitening")
+        lines.append(f"{record['texts']:,} texts, to fit {'the whitening' if kind == 'joined' else 'token weights and whitening'}")
     else:
         what = "texts" if kind == "identity" else "pairs"
         lines.append(
@@ -277,11 +277,12 @@ def _training(record: dict[str, Any]) -> str:
         those = "those token vectors" if config["anchor"] else "token vectors" if kind == "joined" else of_words
         lines.append(f"joined with {those}: the second half of the model's width holds them and bypasses the layers")
         if (share := record.get("static_share")) is not None:
-            lines.append(f"share of the token vectors in the similarity: {share['share']:g}")
+            by = share["chosen_by"]
+            seen = " of the held-out texts, whose figures are therefore slightly too high" if by in ("halves", "pairs") else ""
+            lines.append(f"share of the token vectors in the similarity: {share['share']:g}{f', chosen by {by}{seen}' if by else ''}")
     if config["recipe"] == "fast" and config["positives"] == "neighbours":
-        lines.append(
-            f"token vectors trained on pairs of neighbouring sentences, {config['anchor_pairs']:,} at most; tokens are weighted by their length"
-        )
+        weighted = "" if kind == "joined" else "; tokens are weighted by their length"
+        lines.append(f"token vectors trained on pairs of neighbouring sentences, {config['anchor_pairs']:,} at most{weighted}")
     elif config["token_weights"] == "sif":
         lines.append(f"tokens are weighted by smooth inverse frequency (a = {config['sif_smoothing']:g})")
     if config["whiten"]:

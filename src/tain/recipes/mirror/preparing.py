@@ -18,7 +18,7 @@ from tain.models.embedder import Embedder
 from tain.models.masked_lm import load_masked_lm
 from tain.recipes.mirror.config import ResolvedMirrorConfig
 from tain.recipes.mirror.data import TrainingSet
-from tain.recipes.mirror.static import TokenVectors, combined_with_embeddings, taken, train_token_vectors
+from tain.recipes.mirror.static import FITTED_TEXTS, TokenVectors, combined_with_embeddings, taken, train_token_vectors
 
 _PAIRS_A_SECOND, _TEACHERS_SHARE = 7000, 0.15  # of token vectors on one core, and of a budget
 _BAG_TOKENS = 128  # a text of token vectors is read so far at least: a bag of words costs little
@@ -138,5 +138,7 @@ def _token_vectors(embedder: Embedder, data: TrainingSet, config: ResolvedMirror
         most = min(most, int(_PAIRS_A_SECOND * _TEACHERS_SHARE * config.budget_s))
     table = embedder.encoder.model.get_input_embeddings().weight.detach().cpu()
     special = _special_ids(embedder)
-    own = tokenise_once(embedder.tokenizer, data.own_texts, max_tokens=max(config.max_tokens, _BAG_TOKENS))
+    # few pairs say too little about the whole vocabulary
+    more = data.own_texts[:FITTED_TEXTS] if len(left) < FITTED_TEXTS else []
+    own = tokenise_once(embedder.tokenizer, more, max_tokens=max(config.max_tokens, _BAG_TOKENS)) if more else None
     return train_token_vectors(table, left, right, special=special, max_pairs=most, seed=config.seed, progress=progress, own=own)

@@ -26,7 +26,7 @@ _LEARNING_RATE = 1e-2  # for rows of mean length 1
 _TEMPERATURE = 0.05
 _WARMUP_STEPS = 30
 _FLOOR = 1e-6  # relative to the largest variance; smaller ones are noise
-_FITTED_TEXTS = 20_000
+FITTED_TEXTS = 20_000  # for whitening
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def train_token_vectors(
         progress: Receives one update per step.
         own: Token ids of further texts.
     """
-    further = own if own is not None and len(left) < _FITTED_TEXTS else KeptTexts(np.empty(0, np.int32), np.zeros(1, np.int64), 0)
+    further = own if own is not None and len(left) < FITTED_TEXTS else KeptTexts(np.empty(0, np.int32), np.zeros(1, np.int64), 0)
     counts = np.bincount(np.concatenate([left.ids, right.ids, further.ids]), minlength=len(embeddings))
     counts[list(special)] = 0
     weights = sif_weights(torch.from_numpy(counts), smoothing=_SMOOTHING)
     weights[list(special)] = 0
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(left), generator=generator)[:_FITTED_TEXTS].tolist()
-    fitted = [left[text] for text in chosen] + [further[text] for text in range(min(len(further), _FITTED_TEXTS - len(chosen)))]
+    chosen = torch.randperm(len(left), generator=generator)[:FITTED_TEXTS].tolist()
+    fitted = [left[text] for text in chosen] + [further[text] for text in range(min(len(further), FITTED_TEXTS - len(chosen)))]
     table = _whitened(embeddings.float(), fitted, special=special) * weights[:, None]
     table /= table.norm(dim=1)[weights > 0].mean().clamp(min=1e-12)
     parameter = nn.Parameter(table)
