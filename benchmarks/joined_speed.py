@@ -30,7 +30,7 @@ def main():
         mirror("tain-mini", texts[:2000], plain, progress=silent)
         encoders = {name: Embedder.load(folder, dtype="float32") for name, folder in (("plain", plain), ("joined", joined))}
         for name, folder in (("plain", plain), ("joined", joined)):
-            export(folder, Path(scratch) / f"{name}-onnx", progress=silent)
+            export(folder, Path(scratch) / f"{name}-onnx", int8=False, progress=silent)
             encoders[f"{name}, exported"] = ExportedEncoder.load(Path(scratch) / f"{name}-onnx")
         theirs = {
             f"{name}, sentence-transformers": SentenceTransformer(str(folder), device="cpu")

@@ -118,7 +118,7 @@ def test_best_pairs_single_words_with_themselves_and_joins_token_vectors(model_t
     config = MirrorConfig(recipe="best", level="word").for_texts(has_documents=has_documents)
     filled = config.resolved(width=384, weight_rms=0.1, model_type=model_type)
     assert (filled.positives, filled.anchor, filled.join) == ("identity", 0.0, joins)
-    assert (filled.token_weights, filled.whiten, filled.pooling) == ("none", 0.0, "mean")
+    assert (filled.token_weights, filled.whiten, filled.pooling) == ("none", 0.5 if joins else 0.0, "mean")
     assert (filled.temperature, filled.optimizer) == (0.2, "adamw")
 
 
