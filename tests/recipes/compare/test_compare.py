@@ -272,3 +272,11 @@ def test_the_bar_shows_the_whole_and_the_part(capsys):
     said = capsys.readouterr().err
     assert "warning: mirror: look" in said and "not shown" not in said
     assert "compare: 0/10" in said and "(mirror: steps 3/5)" in said
+
+
+def test_joining_is_tried_where_the_model_allows_it(bert_folder, modernbert_folder, texts, tmp_path):
+    result = compare(modernbert_folder, texts, tmp_path / "out", candidates="raw+joined", held_out=20, **SMALL)
+    assert [each.name for each in result.measured] == ["raw", "joined"] and not result.skipped
+    other = compare(bert_folder, texts, tmp_path / "other", candidates="raw+joined", held_out=20, **SMALL)
+    assert [each.name for each in other.measured] == ["raw"]
+    assert "BertModel cannot be joined with token vectors" in other.skipped["joined"]

@@ -15,6 +15,7 @@ CANDIDATES: dict[str, str] = {
     "raw": "the untouched model",
     "whitened": "the untouched model, vectors whitened",
     "fast": "mirror --recipe fast",
+    "joined": "mirror --recipe fast --join",
     "mirror": "mirror, default recipe",
     "neighbours": "mirror --positives neighbours",
     "continued": "continued pretraining on the texts, then mirror",
@@ -30,7 +31,7 @@ class CompareConfig:
 
     candidates: Annotated[
         str | None,
-        "which to try, joined by +: lexical, static, raw, whitened, fast, mirror, neighbours, continued, best (all; neighbours only with documents)",
+        "which to try, joined by +: lexical, static, raw, whitened, fast, joined, mirror, neighbours, continued, best (all; neighbours only with documents, joined not for words)",
     ] = None
     level: Annotated[Level, "kind of text; word, phrase or sentence, as in tain mirror"] = "sentence"
     held_out: Annotated[int, "texts that no recipe sees, to measure on; at most a fifth of all"] = 1000

@@ -51,6 +51,7 @@ _COSTS = {
     "raw": 2,
     "whitened": 4,
     "fast": 5,
+    "joined": 8,
     "mirror": 30,
     "neighbours": 30,
     "continued": 60,
@@ -279,6 +280,8 @@ class _Run:
         names = [name for name in self.config.names if name != "neighbours" or self.material.documents is not None]
         if self.config.candidates is not None and len(names) < len(self.config.names):
             raise UserError("candidates names neighbours, but there are no documents: give --documents, or leave it out")
+        if self.config.candidates is None and self.config.level == "word":
+            names.remove("joined")
         self._open_work()
         measured: dict[str, Measured] = {}
         skipped: dict[str, str] = {}
@@ -396,7 +399,7 @@ class _Run:
         elif name == "continued":
             self._continue(folder, progress, coming)
         else:
-            documents = self.material.documents if name in ("fast", "best", "neighbours") else None
+            documents = self.material.documents if name in ("fast", "joined", "best", "neighbours") else None
             more: dict[str, Any] = {} if documents is None else {"documents": documents}
             settings = self._settings(name, coming)
             has_begun = (checkpoint_folder(folder, config.seed) / "state.json").exists()
@@ -447,17 +450,19 @@ class _Run:
     def _settings(self, name: str, coming: Sequence[str]) -> MirrorConfig:
         """Settings of a recipe; with a budget, its share of the time that is left."""
         config, texts = self.config, len(self.material.train)
-        recipe = {"mirror": "default", "neighbours": "default", "continued": "default", "best": "best", "fast": "fast"}[name]
+        recipe = {"best": "best", "fast": "fast", "joined": "fast"}.get(name, "default")
         given: dict[str, Any] = {"recipe": recipe, "level": config.level, "held_out": 0, "max_texts": config.max_texts, "seed": config.seed}
         given |= {"device": config.device, "dtype": config.dtype, "trust_remote_code": config.trust_remote_code}
         given["batch_texts"] = min(200, max(2, texts // _FEWEST_STEPS))
         given["max_tokens"] = config.max_tokens
         if name == "neighbours":
             given["positives"] = "neighbours"
+        if name == "joined":
+            given["join"] = True
         if config.budget_s is not None:
             rest = [name, *(other for other in coming if other in _TRAINED)]
             share_s = (self._left_s() - self._measuring_s() * len(rest)) * _COSTS[name] / sum(_COSTS[each] for each in rest)
-            if name == "fast":
+            if recipe == "fast":
                 given["anchor_pairs"] = max(1, min(2_000_000, int(_TOKEN_PAIRS_A_SECOND * share_s / 2)))
             else:
                 given["budget_s"] = max(share_s, 0.1)
