@@ -39,6 +39,6 @@ def test_its_encoder_was_trained(demo):
     folder, _ = demo
     texts = ["Read a file line by line.", "Iterate over the lines of a file.", "Bake a cake."]
     made, untouched = Embedder.load(folder / "encoder", dtype="float32"), Embedder.load("tain-mini", dtype="float32")
-    found, before = made.encode(texts), untouched.encode(texts)
+    found, before = (encoder.similarity(encoder.encode(texts), encoder.encode(texts)) for encoder in (made, untouched))
     assert np.isfinite(found).all()
-    assert np.abs(found - before).max() > 0.05 * np.abs(before).max()
+    assert np.abs(found - before).max() > 0.05
