@@ -148,8 +148,8 @@ class Embedder(TokenEncoder):
         )
         if encoder.is_decoder:
             model.config.use_cache = False  # keys and values of earlier tokens, which only generation needs
-        skip_zero_blocks(model)
         set_dtype(encoder, encoder.choose_dtype(dtype))
+        skip_zero_blocks(model)  # in the final data type
         encoder.eval()
         embedder = cls(
             encoder,

@@ -373,13 +373,14 @@ def test_fast_can_join_the_whitened_layers_with_its_token_vectors(modernbert_fol
 
 
 def pair_cosines(vectors: np.ndarray) -> np.ndarray:
-    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (units @ units.T)[np.triu_indices(len(units), 1)]
+    return cosines(vectors)[np.triu_indices(len(vectors), 1)]
 
 
 def test_fast_joins_no_words_and_no_other_layout(bert_folder, modernbert_folder, texts):
     with pytest.raises(UserError, match="words are not whitened: leave out --join, or give --recipe best"):
         mirror(modernbert_folder, texts, recipe="fast", join=True, level="word")
+    with pytest.raises(UserError, match=r"but whiten is 0: leave out --join, or give --whiten 0\.5"):
+        mirror(modernbert_folder, texts, recipe="fast", join=True, whiten=0.0)
     with pytest.raises(UserError, match="BertModel cannot be joined with token vectors"):
         mirror(bert_folder, texts, recipe="fast", join=True, max_tokens=40)
     with pytest.raises(UserError, match="static_share only applies to a joined encoder"):

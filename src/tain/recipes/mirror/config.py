@@ -187,8 +187,10 @@ class MirrorConfig:
             )
         if self.token_weights not in (None, *get_args(TokenWeighting)):
             problems.append(f"token_weights is {self.token_weights!r}: give none or sif")
-        if self.join and self.recipe == "fast" and (self.level == "word" or self.whiten == 0):
+        if self.join and self.recipe == "fast" and self.level == "word":
             problems.append("recipe fast joins whitened vectors, and words are not whitened: leave out --join, or give --recipe best")
+        elif self.join and self.recipe == "fast" and self.whiten == 0:
+            problems.append("recipe fast joins whitened vectors, but whiten is 0: leave out --join, or give --whiten 0.5")
         elif self.join and self.recipe != "fast" and not self.is_best_for_words and (self.anchor == 0 or self.whiten == 0):
             problems.append(
                 "join needs an anchor, to provide token vectors, and whitening, to weight both parts: give --anchor 20 --whiten 0.5"

@@ -278,8 +278,10 @@ def _training(record: dict[str, Any]) -> str:
         lines.append(f"joined with {those}: the second half of the model's width holds them and bypasses the layers")
         if (share := record.get("static_share")) is not None:
             by = share["chosen_by"]
-            seen = " of the held-out texts, whose figures are therefore slightly too high" if by in ("halves", "pairs") else ""
-            lines.append(f"share of the token vectors in the similarity: {share['share']:g}{f', chosen by {by}{seen}' if by else ''}")
+            seen = ", so the figures of the held-out texts are slightly too high" if by in ("halves", "pairs") else ""
+            lines.append(
+                f"share of the token vectors in the similarity: {share['share']:g}{f', chosen by held-out {by}{seen}' if by else ''}"
+            )
     if config["recipe"] == "fast" and config["positives"] == "neighbours":
         weighted = "" if kind == "joined" else "; tokens are weighted by their length"
         lines.append(f"token vectors trained on pairs of neighbouring sentences, {config['anchor_pairs']:,} at most{weighted}")

@@ -138,7 +138,7 @@ def _token_vectors(embedder: Embedder, data: TrainingSet, config: ResolvedMirror
         most = min(most, int(_PAIRS_A_SECOND * _TEACHERS_SHARE * config.budget_s))
     table = embedder.encoder.model.get_input_embeddings().weight.detach().cpu()
     special = _special_ids(embedder)
-    # few pairs say too little about the whole vocabulary
+    # few pairs have too few texts to whiten and weight by
     more = data.own_texts[:FITTED_TEXTS] if len(left) < FITTED_TEXTS else []
     own = tokenise_once(embedder.tokenizer, more, max_tokens=max(config.max_tokens, _BAG_TOKENS)) if more else None
     return train_token_vectors(table, left, right, special=special, max_pairs=most, seed=config.seed, progress=progress, own=own)

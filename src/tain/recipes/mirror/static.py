@@ -59,7 +59,7 @@ def train_token_vectors(
 ) -> TokenVectors:
     """Whiten and weight a model's input embeddings, and train them on positive pairs.
 
-    Whitening and weights need thousands of texts. Few pairs are therefore filled up with ``own`` texts for both.
+    Whitening and weights need thousands of texts. With few pairs, give further texts for both by ``own``.
 
     Args:
         embeddings: The model's table.
@@ -71,14 +71,16 @@ def train_token_vectors(
         progress: Receives one update per step.
         own: Token ids of further texts.
     """
-    further = own if own is not None and len(left) < FITTED_TEXTS else KeptTexts(np.empty(0, np.int32), np.zeros(1, np.int64), 0)
-    counts = np.bincount(np.concatenate([left.ids, right.ids, further.ids]), minlength=len(embeddings))
+    sides = [left, right] if own is None else [left, right, own]
+    counts = np.bincount(np.concatenate([side.ids for side in sides]), minlength=len(embeddings))
     counts[list(special)] = 0
     weights = sif_weights(torch.from_numpy(counts), smoothing=_SMOOTHING)
     weights[list(special)] = 0
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(left), generator=generator)[:FITTED_TEXTS].tolist()
-    fitted = [left[text] for text in chosen] + [further[text] for text in range(min(len(further), FITTED_TEXTS - len(chosen)))]
+    fitted = [left[text] for text in chosen]
+    if own is not None:
+        fitted += [own[text] for text in range(min(len(own), FITTED_TEXTS - len(chosen)))]
     table = _whitened(embeddings.float(), fitted, special=special) * weights[:, None]
     table /= table.norm(dim=1)[weights > 0].mean().clamp(min=1e-12)
     parameter = nn.Parameter(table)
