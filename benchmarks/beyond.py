@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from character_ngrams import CharacterNgrams
 from measuring import Claim, Rows, finish, minilm_folder, sts_sentences
 from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.report import evaluate
@@ -161,7 +160,7 @@ def main():
     for row in chosen.rows:
         if row == "baselines":
             measure("lexical", 0, lambda: Lexical(texts))
-            measure("characters", 0, CharacterNgrams)
+            measure("characters", 0, Lexical.of_characters)
             measure(f"static:{chosen.model}", 0, lambda: Static.load(chosen.model, texts))
             measure("raw", 0, lambda: Embedder.load(chosen.model, pooling="mean"))
             measure("whitened", 0, lambda: correct(chosen.model, texts, method="whiten", power=0.5).embedder)

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from character_ngrams import CharacterNgrams
 from measuring import Claim, Rows, finish
 from tain.batches.tokenizing import bare_ids
 from tain.evaluation.baselines import Lexical, Static
@@ -155,7 +154,7 @@ def made(row, model, texts, documents, seed, level):
     if row == "lexical":
         return Lexical()
     if row == "characters":
-        return CharacterNgrams()
+        return Lexical.of_characters()
     if row == "static":
         return Static.load(model, texts)
     if row == "raw":

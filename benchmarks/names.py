@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from character_ngrams import CharacterNgrams
 from measuring import Claim, Rows, finish, minilm_folder
 from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.encoding import EncodedOnce
@@ -91,7 +90,7 @@ def main():
         ((ncbi,),) = (suite.sets for suite in load_suites(["ncbi"], SuiteOptions(data=chosen.data)))
         tasks = [ncbi, synonyms("medic", "MEDIC synonyms", chosen.data / "biomed" / "medic_2012.tsv.gz", ("synonym",)), *tasks]
     makers = {
-        "characters": lambda seed: CharacterNgrams(),
+        "characters": lambda seed: Lexical.of_characters(),
         "lexical": lambda seed: Lexical(weighting="tf-idf"),
         "static": lambda seed: Static.load(MODEL),
         "raw": lambda seed: Embedder.load(MODEL, pooling="mean"),

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from character_ngrams import CharacterNgrams
 from measuring import Claim, Rows, finish
 from ppmi_svd import PpmiSvd
-from tain.evaluation.baselines import Static
+from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.report import evaluate
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
@@ -58,7 +57,7 @@ def main():
         return encoder
 
     makers = {
-        "characters": lambda seed: CharacterNgrams(),
+        "characters": lambda seed: Lexical.of_characters(),
         "ppmi-svd": lambda seed: PpmiSvd(line.text for line in documents),
         f"static:{chosen.model}": lambda seed: Static.load(chosen.model, words),
         "raw": lambda seed: Embedder.load(chosen.model, pooling="mean"),

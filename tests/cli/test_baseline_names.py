@@ -15,7 +15,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["lexical", "static:tain-mini"])
+@pytest.mark.parametrize("name", ["lexical", "characters", "static:tain-mini"])
 @pytest.mark.parametrize(
     "command",
     [
@@ -38,5 +38,5 @@ def test_a_baseline_is_refused_where_a_model_is_needed(
     assert run(*(name if part == "MODEL" else part for part in command)) == 2
     error = capsys.readouterr().err
     assert f"model is {name!r}, a baseline that only tain evaluate and tain rank evaluate take" in error and error.count("\n") == 1
-    assert ("./lexical" in error) == (name == "lexical")
+    assert (f"./{name} for a folder of that name" in error) == (not name.startswith("static:"))
     assert [path.name for path in folder.iterdir()] == [TEXTS]

@@ -191,9 +191,9 @@ def test_what_cannot_work_is_refused_in_one_line(arguments: list[str], words: st
 
 
 def test_baselines_stand_beside_models(pairs: str, capsys: pytest.CaptureFixture[str]):
-    main(["evaluate", "model-64", "lexical", "static:tain-mini", "--suite", pairs, "--resamples", "5", "--json", "--quiet"])
+    main(["evaluate", "model-64", "lexical", "characters", "static:tain-mini", "--suite", pairs, "--resamples", "5", "--json", "--quiet"])
     report = json.loads(capsys.readouterr().out)
-    assert [model["name"] for model in report["models"]] == ["model-64", "lexical", "static:tain-mini"]
+    assert [model["name"] for model in report["models"]] == ["model-64", "lexical", "characters", "static:tain-mini"]
     (row,) = report["suites"][0]["groups"][0]["rows"]
     assert all(figure["value"] is not None for figure in row["figures"])
 
@@ -203,7 +203,20 @@ def test_baselines_alone_need_no_torch(pairs: str):
     import sys
 
     code = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from tain.cli.main import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, "evaluate", "lexical", "static:tain-mini", "--suite", pairs, "--resamples", "5", "--quiet"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "evaluate",
+        "lexical",
+        "characters",
+        "static:tain-mini",
+        "--suite",
+        pairs,
+        "--resamples",
+        "5",
+        "--quiet",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "static:tain-mini" in done.stdout
@@ -227,6 +240,7 @@ def test_fit_texts_reach_the_baselines(pairs: str, tmp_path: Path, capsys: pytes
         (["static:./nowhere"], "model './nowhere' does not exist"),
         (["static:lexical"], "model is 'lexical', a baseline"),
         (["en=lexical,de=model-4"], "a baseline treats all languages the same way: give lexical alone"),
+        (["en=characters,de=model-4"], "a baseline treats all languages the same way: give characters alone"),
     ],
 )
 def test_baselines_that_cannot_be_made_are_refused(
@@ -243,19 +257,20 @@ def test_a_static_student_is_refused(pairs: str, tmp_path: Path, capsys: pytest.
     assert "a student has no input embeddings" in refusal([f"static:{student}", "--suite", pairs], capsys)
 
 
-def test_a_folder_called_lexical_is_told_from_the_baseline(
-    pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["lexical", "characters"])
+def test_a_folder_called_like_a_baseline_is_told_from_it(
+    name: str, pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    (tmp_path / "lexical").mkdir()
-    (tmp_path / "lexical" / "config.json").write_text("{}")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert "give ./lexical for the folder" in refusal(["lexical", "--suite", pairs], capsys)
+    assert f"give ./{name} for the folder" in refusal([name, "--suite", pairs], capsys)
     from tain.models.saved import locate
 
-    assert Path(locate("./lexical")) == Path("lexical")
+    assert Path(locate(f"./{name}")) == Path(name)
 
 
 def test_fit_texts_without_a_baseline_are_refused(pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert "fit_texts only applies to lexical and static:MODEL" in refusal(
+    assert "fit_texts only applies to lexical, characters and static:MODEL" in refusal(
         ["model-4", "--suite", pairs, "--fit-texts", "texts.txt"], capsys
     )

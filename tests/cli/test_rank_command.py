@@ -245,11 +245,12 @@ def test_a_cross_encoder_is_not_searched_with(bert_folder, pairs_file, texts, tm
 
 def test_baselines_stand_beside_rankers(bert_folder, pairs_file, tmp_path, capsys):
     out = tmp_path / "report.json"
-    models = ("lexical", f"static:{bert_folder}", bert_folder)
+    models = ("lexical", "characters", f"static:{bert_folder}", bert_folder)
     assert run("evaluate", *models, "--pairs", pairs_file, "--resamples", 5, "--candidates", 4, "--no-latency", "-o", out, *HERE) == 0
     assert "tf-idf" in capsys.readouterr().out
-    assert [(ranker["name"], ranker["type"]) for ranker in json.loads(out.read_text())["rankers"][:2]] == [
+    assert [(ranker["name"], ranker["type"]) for ranker in json.loads(out.read_text())["rankers"][:3]] == [
         ("lexical", "tf-idf"),
+        ("characters", "tf-idf"),
         (f"static:{bert_folder}", "static"),
     ]
 

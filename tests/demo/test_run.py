@@ -77,7 +77,7 @@ def test_the_new_encoder_is_compared_with_methods_without_training(fakes, tmp_pa
     demo(output=tmp_path / "out", quiet=True)
     said = " ".join(capsys.readouterr().out.split())
     record = json.loads((tmp_path / "out" / "demo.json").read_text())
-    assert [rival["kind"] for rival in record["rivals"]] == ["lexical", "static", "hybrid"]
+    assert [rival["kind"] for rival in record["rivals"]] == ["lexical", "characters", "static", "hybrid"]
     for rival in record["rivals"]:
         assert [change["name"] for change in rival["changes"]] == ["R@1", "R@10", "MRR"]
         assert [change["after"] for change in rival["changes"]] == [change["after"] for change in record["changes"]]
@@ -91,7 +91,9 @@ def test_a_supervised_encoder_is_shown_where_it_is_installed(fakes, monkeypatch,
     monkeypatch.setattr(module, "_supervised_folder", lambda: tmp_path / "minilm")
     demo(output=tmp_path / "out", quiet=True)
     record = json.loads((tmp_path / "out" / "demo.json").read_text())
-    assert [rival["kind"] for rival in record["rivals"]] == ["lexical", "static", "supervised", "hybrid"] and record["absent"] == []
+    assert [rival["kind"] for rival in record["rivals"]] == ["lexical", "characters", "static", "supervised", "hybrid"] and record[
+        "absent"
+    ] == []
     assert "all-MiniLM" in capsys.readouterr().out
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.covariance import LedoitWolf
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -134,6 +136,19 @@ def test_tf_idf_is_that_of_scikit_learn():
 
 
 # ---- when it is fitted
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.text(alphabet="aABß éİı.,'\t\u3000我爱ক্ষ", max_size=14), min_size=1, max_size=6), st.text(alphabet="aBß éx我", max_size=9)
+)
+def test_character_ngrams_are_those_of_scikit_learn(texts: list[str], other: str):
+    fitted = list(dict.fromkeys([*texts, "b"]))  # each counts once, and scikit-learn refuses texts without any n-gram
+    theirs = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit(fitted)
+    ours, table = Lexical.of_characters([*texts, "b"]), theirs.transform(texts)
+    assert ours.index(texts).cosines([other]) == pytest.approx((theirs.transform([other]) @ table.T).toarray(), abs=1e-9)
+    assert ours.pair_cosines(texts, texts[::-1]) == pytest.approx((table @ table.T).toarray()[::-1].diagonal(), abs=1e-9)
+    assert ours.name == "characters" and ours.ranks_by == "tf-idf"
 
 
 def test_the_texts_at_hand_count_only_where_none_were_given():

@@ -52,7 +52,9 @@ def evaluate(
     ] = None,
     fit_texts: Annotated[
         str | None,
-        Parameter(help="texts to fit lexical and static:MODEL on, one per line; default: the texts of each suite, without scores"),
+        Parameter(
+            help="texts to fit lexical, characters and static:MODEL on, one per line; default: the texts of each suite, without scores"
+        ),
     ] = None,
     output: flags.FiguresOutput = None,
     chart: Annotated[Path | None, Parameter(help="draw the figures into this SVG file")] = None,
@@ -104,14 +106,14 @@ def evaluate(
     Every figure comes with a 95% bootstrap interval and, with several models, its difference to the first. Sets without a file are
     listed and left out of the mean.
 
-    Two models need no training, and an encoder should beat them: lexical (overlap of word pieces, rare ones count more) and
-    static:MODEL (the mean of MODEL's input embeddings, whitened).
+    Three models need no training, and an encoder should beat them: lexical (overlap of word pieces, rare ones count more), characters
+    (TF-IDF of character n-grams) and static:MODEL (the mean of MODEL's input embeddings, whitened).
 
     Parameters
     ----------
     models
-        folders (of encoders or students), hub names, tain-mini, word vectors in text (.vec, .vec.gz), lexical, or static:MODEL; the
-        others are compared with the first.
+        folders (of encoders or students), hub names, tain-mini, word vectors in text (.vec, .vec.gz), lexical, characters, or
+        static:MODEL; the others are compared with the first.
         For the suites bli and sts17, one model per language: en=MODEL,de=MODEL
     """
     from tain.cli.models import find_model, load_model
@@ -168,7 +170,9 @@ def evaluate(
     if (texts is not None or level != "sentence") and "label-free" not in suite:
         raise UserError("texts and level only apply to the suite label-free: leave them out, or give --suite label-free too")
     if fit_texts is not None and not any(map(is_baseline, models)):
-        raise UserError("fit_texts only applies to lexical and static:MODEL, and neither is among the models: leave it out, or add one")
+        raise UserError(
+            "fit_texts only applies to lexical, characters and static:MODEL, and none is among the models: leave it out, or add one"
+        )
     refuse_files(output, chart, overwrite=overwrite, drawn=chart)
     for model in models:
         find_model(model)  # check all models first: the last one may be missing

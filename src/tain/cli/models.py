@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tain.foundation.choices import LEXICAL, STATIC, is_baseline
+from tain.foundation.choices import CHARACTERS, LEXICAL, STATIC, is_baseline
 from tain.foundation.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,13 +47,13 @@ def find_baseline(name: str) -> None:
     """Check that a baseline can be built, before anything is loaded.
 
     Raises:
-        UserError: There is also a folder called ``lexical``; ``static:`` names no model, or one without input embeddings.
+        UserError: There is also a folder called like the baseline; ``static:`` names no model, or one without input embeddings.
     """
     from tain.models.saved import locate
     from tain.models.word_vectors import is_word_vectors
     from tain.students.student import is_student
 
-    if name == LEXICAL:
+    if not name.startswith(STATIC):
         if Path(name).exists():
             raise UserError(
                 f"model is {name!r}, a baseline, but this directory has a folder of that name: give ./{name} for the folder, or run in"
@@ -73,7 +73,7 @@ def find_baseline(name: str) -> None:
 def load_baseline(
     name: str, *, texts: Sequence[str] | None = None, weighting: "Weighting" = "sif", trust_remote_code: bool = False
 ) -> "Lexical | Static":
-    """Build the baseline ``lexical`` or ``static:MODEL``; most models need no torch for it.
+    """Build the baseline ``lexical``, ``characters`` or ``static:MODEL``; most models need no torch for it.
 
     Args:
         name: See ``is_baseline``.
@@ -89,6 +89,8 @@ def load_baseline(
     find_baseline(name)
     if name == LEXICAL:
         return Lexical(texts, weighting=weighting)
+    if name == CHARACTERS:
+        return Lexical.of_characters(texts)
     return Static.load(name.removeprefix(STATIC), texts, trust_remote_code=trust_remote_code)
 
 

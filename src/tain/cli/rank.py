@@ -453,8 +453,9 @@ def evaluate(
     Parameters
     ----------
     models
-        rankers, or any encoders, used as bi-encoders; two baselines need no training, and a ranker should beat them: lexical (TF-IDF
-        over the candidates) and static:MODEL (the mean of MODEL's input embeddings, whitened on the candidates)
+        rankers, or any encoders, used as bi-encoders; three baselines need no training, and a ranker should beat them: lexical (TF-IDF
+        over the candidates), characters (TF-IDF of character n-grams over the candidates) and static:MODEL (the mean of MODEL's input
+        embeddings, whitened on the candidates)
     """
     from tain.cli.models import find_baseline
     from tain.foundation.choices import is_baseline

@@ -59,7 +59,7 @@ class Measured:
 class Other:
     """Figures of another method; for the text fields see ``page.Rival``."""
 
-    kind: Literal["lexical", "static", "hybrid", "supervised"]
+    kind: Literal["lexical", "characters", "static", "hybrid", "supervised"]
     title: str
     about: str
     retrieval: "DescriptionRetrieval"
@@ -212,6 +212,12 @@ def _measure_others(corpus: "DocstringCorpus", *, progress: Progress) -> tuple[l
             title="TF-IDF",
             about="overlap of words, weighted by rarity; no model.",
             retrieval=retrieve_by_description(Lexical(weighting="tf-idf"), corpus.functions),
+        ),
+        Other(
+            kind="characters",
+            title="character TF-IDF",
+            about="overlap of runs of 2 to 4 characters, weighted by rarity; no model.",
+            retrieval=retrieve_by_description(Lexical.of_characters(), corpus.functions),
         ),
         Other(
             kind="static",

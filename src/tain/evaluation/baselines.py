@@ -1,6 +1,6 @@
-"""Baseline encoders without training: word overlap (``lexical``) and a model's input embeddings (``static:MODEL``).
+"""Baseline encoders without training: overlap of words (``lexical``) or characters (``characters``), and input embeddings (``static:MODEL``).
 
-A trained encoder should at least beat these. Both are fitted on the evaluated texts: ``Lexical`` takes token frequencies from them,
+A trained encoder should at least beat these. They are fitted on the evaluated texts: ``Lexical`` takes token frequencies from them,
 ``Static`` the covariance for whitening.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32
 from tokenizers import Tokenizer
 
 from tain.evaluation.metrics import cosine_rows, unit_rows
-from tain.foundation.choices import LEXICAL, STATIC
+from tain.foundation.choices import CHARACTERS, LEXICAL, STATIC
 from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.progress import Progress
 from tain.models.input_embeddings import InputEmbeddings, read_input_embeddings
@@ -26,6 +26,7 @@ from tain.models.timed_query import TimedQuery
 from tain.text.scripts import NO_BLANKS, OPTIONAL_SIGNS, count_words, graphemes, marks
 
 Weighting = Literal["sif", "tf-idf"]
+Tokens = Literal["pieces", "characters"]
 
 _SMOOTHING = 1e-3  # a of a / (a + p): weight one half at this relative frequency (Arora et al. 2017)
 _TEXTS_AT_ONCE = 4096
@@ -34,27 +35,29 @@ _SCORES_AT_ONCE = 10_000_000  # 40 MB
 _NORM_FLOOR = 1e-12  # of a row's variance: the row of a padding token is all zeros
 _DECIMALS = 12  # of a cosine: the order of summation must not break ties
 _GRAM = 3
+_CHARACTER_GRAMS = (2, 3, 4)
 _OPTIONAL = re.compile(OPTIONAL_SIGNS)
 _LATIN = "a-zA-Z\u00aa\u00ba\u00c0-\u02ff\u1d00-\u1dbf\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff5a"
 _TOO_WIDE = "its vectors are as wide as the vocabulary"
 
 
-# ---- word overlap
+# ---- overlap of words and of characters
 
 
 class Lexical:
-    """Bag-of-words baseline: texts as bags of word pieces, compared by cosine. Only shared tokens matter.
+    """Bag-of-words baseline: texts as bags of word pieces or character n-grams, compared by cosine. Only shared tokens matter.
 
-    Tokens are the lower-cased pieces of tain-mini's tokenizer; an unknown word is one token. Words of other scripts than Latin are a token
-    each, and so are their trigrams of letters; in scripts without blanks between words (Chinese, Japanese, Thai, ...), tokens are the
-    characters and the pairs of neighbouring characters. Each count is multiplied by the
-    weight of its token, ``sif``: a / (a + p) with a = 0.001 and p the token's relative frequency (Arora et al. 2017), or
+    ``pieces`` are the lower-cased pieces of tain-mini's tokenizer; an unknown word is one token. Words of other scripts than Latin are a
+    token each, and so are their trigrams of letters; in scripts without blanks between words (Chinese, Japanese, Thai, ...), tokens are the
+    characters and the pairs of neighbouring characters. ``characters`` are the runs of 2 to 4 characters of each lower-cased word with a
+    blank on both sides, as in scikit-learn with ``analyzer="char_wb"``. Each count is multiplied by the weight of its token, ``sif``: a / (a + p) with a = 0.001 and p the token's relative frequency (Arora et al. 2017), or
     ``tf-idf``: 1 + log(count), times log((1 + n) / (1 + df)) + 1 for a token in df of n texts, as in scikit-learn with
     ``sublinear_tf``.
 
     Args:
         texts: Texts for the frequencies; default: those passed to ``fit_at_hand``.
         weighting: ``sif`` for similarity, ``tf-idf`` for retrieval.
+        tokens: ``pieces`` or ``characters``.
         name: Name in tables.
     """
 
@@ -62,9 +65,12 @@ class Lexical:
     vectors = 0  # per text
     unfit_for: dict[str, str] = {"transfer": _TOO_WIDE, "bli": "words of two languages share few tokens"}  # noqa: RUF012 - never changed
 
-    def __init__(self, texts: Sequence[str] | None = None, *, weighting: Weighting = "sif", name: str = LEXICAL) -> None:
+    def __init__(
+        self, texts: Sequence[str] | None = None, *, weighting: Weighting = "sif", tokens: Tokens = "pieces", name: str = LEXICAL
+    ) -> None:
         self.name = name
         self.weighting: Weighting = weighting
+        self._tokens_of = lexical_tokens if tokens == "pieces" else character_ngrams
         self._ids: dict[str, int] = {}
         self._bags: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._weights: np.ndarray | None = None  # by token id (tokens,); tokens seen after fitting have none yet
@@ -72,6 +78,11 @@ class Lexical:
         self._has_own_texts = texts is not None
         if texts is not None:
             self._fit(texts)
+
+    @classmethod
+    def of_characters(cls, texts: Sequence[str] | None = None) -> "Lexical":
+        """The baseline ``characters``: TF-IDF of character n-grams."""
+        return cls(texts, weighting="tf-idf", tokens="characters", name=CHARACTERS)
 
     @property
     def ranks_by(self) -> str:
@@ -140,11 +151,10 @@ class Lexical:
     def _rows(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Row, token id and value of every token of every text, rows of length 1; ids ascend within a row."""
         if self._weights is None:
-            raise UserError(f"model {self.name!r} needs texts for token frequencies first: give some, Lexical(texts)")
+            raise UserError(f"model {self.name!r} needs texts for token frequencies first: give some, fit_at_hand(texts)")
         bags = self._bags_of(texts)
         rows = np.repeat(np.arange(len(bags)), [len(ids) for ids, _ in bags])
-        ids = np.concatenate([ids for ids, _ in bags]) if bags else np.empty(0, dtype=np.int64)
-        counts = np.concatenate([counts for _, counts in bags]) if bags else np.empty(0)
+        ids, counts = (np.concatenate([np.empty(0, dtype=np.int64), *side]) for side in (zip(*bags, strict=True) if bags else ((), ())))
         unseen = 0.0 if self.weighting == "tf-idf" else 1.0  # of a token with frequency 0
         weights = np.append(self._weights, np.full(len(self._ids) - len(self._weights), unseen))
         values = (1 + np.log(counts) if self.weighting == "tf-idf" else counts) * weights[ids]
@@ -156,10 +166,10 @@ class Lexical:
         new = [text for text in dict.fromkeys(texts) if text not in self._bags]
         for start in range(0, len(new), _TEXTS_AT_ONCE):
             block = new[start : start + _TEXTS_AT_ONCE]
-            for text, tokens in zip(block, lexical_tokens(block), strict=True):
+            for text, tokens in zip(block, self._tokens_of(block), strict=True):
                 ids = [self._ids.setdefault(token, len(self._ids)) for token in tokens]
                 found, counts = np.unique(np.array(ids, dtype=np.int64), return_counts=True)
-                self._bags[text] = found, counts.astype(np.float64)
+                self._bags[text] = found.astype(np.int32), counts.astype(np.int32)  # half the memory, of which these take most
         return [self._bags[text] for text in texts]
 
 
@@ -214,6 +224,15 @@ def lexical_tokens(texts: Sequence[str]) -> list[list[str]]:
         + found
         for text, encoding, found in zip(texts, encodings, others, strict=True)
     ]
+
+
+def character_ngrams(texts: Sequence[str]) -> list[list[str]]:
+    """Split texts into runs of 2 to 4 characters within each lower-cased word, which has a blank on both sides."""
+    found = []
+    for text in texts:
+        words = [f" {word} " for word in text.lower().split()]
+        found.append([word[start : start + size] for word in words for size in _CHARACTER_GRAMS for start in range(len(word) - size + 1)])
+    return found
 
 
 def _other_scripts(text: str) -> list[str]:

@@ -24,14 +24,15 @@ RankerType = Literal["bi", "poly", "cross"]
 CodeKind = Literal["pooled", "learned", "first", "last", "last-and-first"]
 
 BUILT_IN = {"tain-mini": "tain_mini"}  # built-in models and their folders in assets
-LEXICAL, STATIC = "lexical", "static:"  # baselines that evaluate accepts like models; the second is followed by a model name
+LEXICAL, CHARACTERS = "lexical", "characters"  # baselines that evaluate accepts like models
+STATIC = "static:"  # another, followed by a model name
 POOLINGS: tuple[str, ...] = get_args(AnyPooling)
 FILLED: Any = None  # default of a setting that a resolved config must fill in: ``refuse_wrong_kinds`` refuses it
 
 
 def is_baseline(name: str) -> bool:
-    """Whether a model name is that of a baseline: ``lexical``, or ``static:`` with a model."""
-    return name == LEXICAL or name.startswith(STATIC)
+    """Whether a model name is that of a baseline: ``lexical``, ``characters``, or ``static:`` with a model."""
+    return name in (LEXICAL, CHARACTERS) or name.startswith(STATIC)
 
 
 _KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {

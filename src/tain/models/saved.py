@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from safetensors.numpy import save_file
 
-from tain.foundation.choices import BUILT_IN, LEXICAL, is_baseline
+from tain.foundation.choices import BUILT_IN, STATIC, is_baseline
 from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.files import lies_inside
 from tain.foundation.json_files import Field, checked_object
@@ -94,7 +94,7 @@ def locate(name: str | Path) -> str:
         UserError: A local path is a file, holds no model, or holds only pickled weights; or the name is that of a baseline.
     """
     if isinstance(name, str) and is_baseline(name):
-        folder = f", or ./{LEXICAL} for a folder of that name" if name == LEXICAL else ""
+        folder = "" if name.startswith(STATIC) else f", or ./{name} for a folder of that name"
         raise UserError(
             f"model is {name!r}, a baseline that only tain evaluate and tain rank evaluate take:"
             f" give a model folder, a hub name, or tain-mini{folder}"

@@ -114,13 +114,18 @@ def test_lines_of_one_block_are_not_taken_for_a_document(texts):
 
 
 def test_a_comparison_leaves_the_winners_encoder_a_page_and_the_figures(bert_folder, texts, tmp_path, monkeypatch):
-    result = compare(bert_folder, texts, tmp_path / "out", candidates="lexical+static+raw+whitened+fast+mirror", held_out=30, **SMALL)
+    result = compare(
+        bert_folder, texts, tmp_path / "out", candidates="lexical+characters+static+raw+whitened+fast+mirror", held_out=30, **SMALL
+    )
     measured = [each.name for each in result.measured]
-    assert measured == ["lexical", "static", "raw", "whitened", "fast", "mirror"] and not result.skipped
+    assert measured == ["lexical", "characters", "static", "raw", "whitened", "fast", "mirror"] and not result.skipped
     content = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert content["winner"] == result.winner
     assert [row["candidate"] for row in content["candidates"]] == list(result.verdict.standings)
-    best = max((each for each in result.measured if each.name not in ("lexical", "static")), key=lambda each: each.figures[recipe.MRR])
+    best = max(
+        (each for each in result.measured if each.name not in ("lexical", "characters", "static")),
+        key=lambda each: each.figures[recipe.MRR],
+    )
     assert result.winner == best.name
     page = (tmp_path / "out" / "compare.html").read_text()
     assert result.advice()[0] in page and "<script" not in page and "http" not in page
@@ -238,9 +243,9 @@ def test_a_refusing_recipe_is_listed_with_its_reason(bert_folder, texts, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"candidates": "raw+ruby"}, "'ruby' is none: give lexical, static, raw"),
+        ({"candidates": "raw+ruby"}, "'ruby' is none: give lexical, characters, static, raw"),
         ({"candidates": "raw"}, "a comparison needs at least 2"),
-        ({"candidates": "lexical+static"}, "baselines leave no encoder"),
+        ({"candidates": "lexical+characters+static"}, "baselines leave no encoder"),
         ({"candidates": "raw+neighbours"}, "there are no documents"),
         ({"held_out": 3}, "too few to compare on"),
         ({"data": "somewhere"}, "data only applies to labelled sets"),

@@ -11,6 +11,7 @@ from tain.recipes.mirror.config import Level
 # in the order in which they are tried: cheap ones first
 CANDIDATES: dict[str, str] = {
     "lexical": "word overlap, no model",
+    "characters": "TF-IDF of character n-grams, no model",
     "static": "whitened mean of the input embeddings, no layers",
     "raw": "the untouched model",
     "whitened": "the untouched model, vectors whitened",
@@ -21,7 +22,7 @@ CANDIDATES: dict[str, str] = {
     "continued": "continued pretraining on the texts, then mirror",
     "best": "mirror --recipe best",
 }
-BASELINES = ("lexical", "static")  # measured only: they are no encoders that a folder could hold
+BASELINES = ("lexical", "characters", "static")  # measured only: they are no encoders that a folder could hold
 FEWEST_HELD_OUT = 20
 
 
@@ -31,7 +32,7 @@ class CompareConfig:
 
     candidates: Annotated[
         str | None,
-        "which to try, joined by +: lexical, static, raw, whitened, fast, joined, mirror, neighbours, continued, best (all; neighbours only with documents, joined not for words)",
+        "which to try, joined by +: lexical, characters, static, raw, whitened, fast, joined, mirror, neighbours, continued, best (all; neighbours only with documents, joined not for words)",
     ] = None
     level: Annotated[Level, "kind of text; word, phrase or sentence, as in tain mirror"] = "sentence"
     held_out: Annotated[int, "texts that no recipe sees, to measure on; at most a fifth of all"] = 1000

@@ -66,7 +66,7 @@ class _Later:
 
 def is_unfit(name: str, suites: Sequence[str]) -> bool:
     """Whether a baseline has no meaningful vectors for one of the suites."""
-    if name != "lexical":
+    if name not in ("lexical", "characters"):
         return False
     try:
         refuse_unfit_suites(Lexical(), suites)

@@ -47,6 +47,7 @@ MRR = "self_retrieval_mrr"
 _FIGURE = "self-retrieval MRR"
 _COSTS = {
     "lexical": 1,
+    "characters": 1,
     "static": 1,
     "raw": 2,
     "whitened": 4,
@@ -472,6 +473,8 @@ class _Run:
         """Load a candidate's encoder; a baseline has no folder."""
         if name == "lexical":
             return Lexical(self.material.held, name=name)  # frequencies without labels; fitted on all texts, its vectors would be far wider
+        if name == "characters":
+            return Lexical.of_characters(self.material.held)
         if name == "static":
             texts = self.material.train[:_WHITENING_TEXTS]
             static = Static.load(self.model, texts, trust_remote_code=self.config.trust_remote_code)
@@ -500,7 +503,11 @@ class _Run:
         Raises:
             UserError: It does not.
         """
-        if self.config.budget_s is None or name in ("lexical", "raw"):  # a second or so, and without them there is nothing to compare with
+        if self.config.budget_s is None or name in (
+            "lexical",
+            "characters",
+            "raw",
+        ):  # a second or so, and without them there is nothing to compare with
             return
         needed_s = self._measuring_s()
         if name == "whitened":
