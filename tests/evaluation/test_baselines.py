@@ -323,7 +323,7 @@ def test_encoded_once_gives_the_cosines_of_its_encoder_either_way(bag: Callable[
     np.testing.assert_allclose(np.concatenate(list(EncodedOnce(Lexical()).cosine_blocks(left, right))), fitted.index(right).cosines(left))
 
 
-def test_halves_find_each_other_by_the_words_they_share():
+def test_copies_find_each_other_by_the_words_they_share():
     texts = [f"glass{n} is here and glass{n} is there" for n in range(20)]
     report = label_free_report(Lexical(), texts, rng=np.random.default_rng(0))
     assert report.self_retrieval_recall_at_1 == 1.0

@@ -10,6 +10,7 @@ import pytest
 from tain.evaluation.label_free import (
     LabelFreeReport,
     alignment,
+    dropped_copies,
     halves,
     isotropy,
     isotropy_as_published,
@@ -112,6 +113,37 @@ def test_figures_over_pairs_need_a_pair(figure: Callable[[np.ndarray], float]):
         figure(np.ones((1, 3)))
 
 
+@pytest.mark.parametrize("words", [4, 5, 10, 23])
+def test_each_copy_lacks_a_block_of_its_words_at_another_place(words: int):
+    for number in range(40):
+        parts = [f"{number}.{place}" for place in range(words)]
+        copies = dropped_copies("  " + "  ".join(parts), level="sentence")
+        assert copies is not None and copies[0] != copies[1]
+        for copy in copies:
+            kept = copy.split()
+            assert len(kept) == words - round(0.6 * words)
+            assert any(kept == parts[:start] + parts[start + words - len(kept) :] for start in range(len(kept) + 1))
+
+
+def test_copies_depend_on_the_text_alone_and_differ_between_texts():
+    texts = [f"the {noun} of {number} men and {number} women" for number in range(20) for noun in ("house", "road")]
+    copies = [dropped_copies(text, level="sentence") for text in texts]
+    assert copies == [dropped_copies(text, level="sentence") for text in texts]
+    begins = {pair[0].split()[0] == "the" for pair in copies if pair}
+    assert begins == {True, False}  # the block is not always at the same place
+
+
+def test_copies_of_words_lack_a_letter_and_short_texts_have_none():
+    copies = dropped_copies("glass", level="word")
+    assert copies is not None and copies[0] != copies[1]
+    assert all(len(copy) == 4 and any(copy == "glass"[:at] + "glass"[at + 1 :] for at in range(5)) for copy in copies)
+    assert dropped_copies("sea", level="word") is None
+    assert dropped_copies("one two three", level="phrase") is None
+    assert dropped_copies("我爱北京天安", level="sentence") is None
+    chinese = dropped_copies("我爱北京天安门广", level="sentence")
+    assert chinese is not None and all(len(copy) == 3 for copy in chinese)
+
+
 def test_sentences_are_halved_at_words_and_words_at_letters():
     assert halves(" one two  three four five ", level="sentence") == ("one two", "three four five")
     assert halves("one two three", level="phrase") is None
@@ -153,7 +185,7 @@ def test_each_text_is_encoded_once(bag: Any):
     assert len(encoder.asked) == len(set(encoder.asked))
 
 
-def test_texts_that_cannot_be_halved_leave_retrieval_without_an_answer(bag: Any):
+def test_texts_too_short_for_copies_leave_retrieval_without_an_answer(bag: Any):
     report = label_free_report(bag(), ["one two", "three four", "five six"], rng=rng())
     assert math.isnan(report.self_retrieval_mrr) and math.isnan(report.alignment)
     assert report.to_dict()["self_retrieval_mrr"] is None
@@ -161,12 +193,12 @@ def test_texts_that_cannot_be_halved_leave_retrieval_without_an_answer(bag: Any)
     assert math.isfinite(label_free_score(report))
 
 
-def test_twins_take_the_place_of_halves_in_alignment_only(bag: Any):
-    halved = label_free_report(bag(), TEXTS, rng=rng())
+def test_twins_take_the_place_of_copies_in_alignment_only(bag: Any):
+    copied = label_free_report(bag(), TEXTS, rng=rng())
     twinned = label_free_report(bag(), TEXTS, twins=TEXTS, rng=rng())
-    assert (halved.views, twinned.views) == ("halves", "twins")
+    assert (copied.views, twinned.views) == ("copies", "twins")
     assert twinned.alignment == pytest.approx(0, abs=1e-6)
-    assert twinned.self_retrieval_mrr == halved.self_retrieval_mrr
+    assert twinned.self_retrieval_mrr == copied.self_retrieval_mrr
 
 
 def test_twins_must_be_as_many_as_texts(bag: Any):
@@ -215,7 +247,7 @@ def report(**changes: float) -> LabelFreeReport:
         texts=100,
         repeated=0,
         too_short=0,
-        views="halves",
+        views="copies",
         self_retrieval_recall_at_1=0.6,
         self_retrieval_mrr=0.7,
         alignment=0.5,

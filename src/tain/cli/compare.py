@@ -53,7 +53,7 @@ def compare(
 
     tain compare tain-mini sentences.txt -o encoder --budget 10m
 
-    Every candidate trains on the same texts. The two halves of each held-out text must find each other. Every figure has a 95% bootstrap
+    Every candidate trains on the same texts. Two copies of each held-out text, each without a block of its words, must find each other. Every figure has a 95% bootstrap
     interval, and the result says how sure the choice is. If you have labelled pairs, --suite pairs.tsv lets them decide.
 
     Parameters

@@ -41,7 +41,7 @@ def evaluate(
         str | None, Parameter(help="label-free: texts that the models were not tuned on, one per line; default: the sentences of STS-B dev")
     ] = None,
     level: Annotated[
-        Literal["word", "phrase", "sentence"], Parameter(help="label-free: kind of text; words are split in half by letters")
+        Literal["word", "phrase", "sentence"], Parameter(help="label-free: kind of text; single words lose a letter instead of words")
     ] = ("sentence"),
     language: Annotated[
         str | None,

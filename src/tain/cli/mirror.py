@@ -151,7 +151,7 @@ def _show(result: "Mirrored", *, as_json: bool, all_figures: bool) -> None:
 
     console = Console()
     if before is not None and after is not None:
-        short = f", {before['too_short']} too short to split in half" if before["too_short"] else ""
+        short = f", {before['too_short']} too short for copies" if before["too_short"] else ""
         table = Table(title=f"{before['texts']} held-out texts, no labels{short}", title_justify="left")
         table.add_column("figure")
         table.add_column("before", justify="right")

@@ -118,10 +118,10 @@ class BeforeAfter:
 def label_free_properties(before: LabelFreeReport, after: LabelFreeReport) -> list[Property]:
     """The rows of the label-free table."""
     meanings = {
-        "self_retrieval_recall_at_1": "Share of half texts whose nearest neighbour is their other half.",
-        "self_retrieval_mrr": "Mean of 1 / rank of the other half.",
+        "self_retrieval_recall_at_1": "Share of copies, each without a block of words, whose nearest neighbour is the other copy of the same text.",
+        "self_retrieval_mrr": "Mean of 1 / rank of the other copy.",
         "uniformity": "How evenly texts are spread over the sphere: 0 if all are at one point, −4 if well spread.",
-        "alignment": "Squared distance of a text’s two halves. It is also small if all texts are at one point, so compare it with uniformity.",
+        "alignment": "Squared distance of a text’s two copies. It is also small if all texts are at one point, so compare it with uniformity.",
         "mean_cosine": "Of two different texts: 1 if all vectors point the same way, 0 if no direction is preferred.",
     }
     found = []

@@ -1,14 +1,15 @@
-"""Label-free report: geometry of an encoder's vectors, and retrieval of one half of a text by the other.
+"""Label-free report: geometry of an encoder's vectors, and retrieval of a text by another copy of it, both without a block of words.
 
 Alignment and uniformity: Wang and Isola 2020. Isotropy: the definition of Mu and Viswanath 2018, also given in section 6 of Liu et al.
 2021 (Mirror-BERT), although the figures of their table cannot follow from it (``isotropy_as_published``). Mean-vector
-norm: Liu et al. 2021. Self-retrieval is ours. Nothing here needs torch.
+norm: Liu et al. 2021. Self-retrieval is ours; how it was chosen is in docs/reproduction/evaluation.md. Nothing here needs torch.
 
 Every figure is defined for texts with multiplicities (``counts``): all 1 for the figure, and the counts of a resample for its
 bootstrap interval. Pairs of a text with itself never count.
 """
 
 import math
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -37,10 +38,12 @@ TITLES: dict[str, tuple[str, Literal["higher", "lower"]]] = {
 
 _ROWS_AT_ONCE = 1024  # rows of a (texts, texts) table
 _CELLS_AT_ONCE = 4_000_000  # resamples times texts: figures over pairs of texts are computed again for each block of resamples
-_SAME_COSINE = 1e-9  # rounding of the sums; rounding in the encoder does not favour either half
+_SAME_COSINE = 1e-9  # rounding of the sums; rounding in the encoder favours neither copy
 _WORSE_BY = 0.01  # smaller changes of a figure are noise on a few hundred texts
 _FEWEST_WORDS = 4
 _FEWEST_CHARS = 6
+_FEWEST_LETTERS = 4
+_DROPPED_SHARE = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +51,14 @@ class LabelFreeReport:
     """Label-free figures of an encoder on a sample of texts. An undefined figure is ``nan``.
 
     Attributes:
-        level: Kind of text; single words, and scripts without blanks, are halved by characters, all others by words.
+        level: Kind of text. Copies of single words lack a letter, all others a block of words (of characters in scripts without blanks).
         texts: Number of distinct texts.
         repeated: Number of dropped duplicates.
-        too_short: Number of ``texts`` that cannot be halved; they count in all figures but alignment by halves and self-retrieval.
-        views: The two views used for alignment: the ``halves`` of a text, or the given ``twins``.
-        self_retrieval_recall_at_1: Share of halves with their other half as nearest neighbour among all other halves. Higher is better.
-        self_retrieval_mrr: Mean reciprocal rank of the other half. Higher is better.
+        too_short: Number of ``texts`` too short for copies; they count in all figures but alignment by copies and self-retrieval.
+        views: The two views used for alignment: ``copies`` of a text without a block of words, or the given ``twins``.
+        self_retrieval_recall_at_1: Share of copies whose nearest neighbour among all second copies is that of the same text. Higher is
+            better.
+        self_retrieval_mrr: Mean reciprocal rank of the other copy of the same text. Higher is better.
         alignment: Mean squared distance between the unit vectors of two views, 0 to 4. Lower is better.
         uniformity: Log of the mean of exp(-2 * squared distance) over pairs of unit vectors, -8 to 0. Lower is better.
         isotropy: IS of the raw vectors, from 0 (a narrow cone) to 1 (no preferred direction); depends on their scale.
@@ -67,7 +71,7 @@ class LabelFreeReport:
     texts: int
     repeated: int
     too_short: int
-    views: Literal["halves", "twins"]
+    views: Literal["copies", "twins"]
     self_retrieval_recall_at_1: float
     self_retrieval_mrr: float
     alignment: float
@@ -104,7 +108,7 @@ class LabelFreeReport:
         reasons = []
         if other.self_retrieval_mrr - self.self_retrieval_mrr > _WORSE_BY:
             reasons.append(
-                "the two halves of a text retrieve each other less well"
+                "two copies of a text, each without a block of words, retrieve each other less well"
                 f" (self-retrieval MRR {self.self_retrieval_mrr:.3f} instead of {other.self_retrieval_mrr:.3f})"
             )
         if _alignment_and_uniformity(self) - _alignment_and_uniformity(other) > _WORSE_BY:
@@ -123,8 +127,8 @@ class LabelFreeReport:
 def label_free_score(report: LabelFreeReport) -> float:
     """Score for choosing among seeds, higher is better: self-retrieval MRR - 0.01 * (alignment + uniformity).
 
-    Retrieval dominates: over many vector spaces it ranks like labelled similarity, and better than the rest of the report
-    (numbers in docs/evaluation.md). Alignment plus uniformity breaks near-ties: one unit of it is worth 0.01 of MRR. An undefined
+    Retrieval dominates: over many encoders it ranks like labelled similarity, and better than the rest of the report
+    (figures in docs/reproduction/evaluation.md). Alignment plus uniformity breaks near-ties: one unit of it is worth 0.01 of MRR. An undefined
     part counts as 0, as it does for every seed on the same texts.
     """
     parts = (report.self_retrieval_mrr, -0.01 * _alignment_and_uniformity(report))
@@ -149,9 +153,8 @@ def label_free_report(
     Args:
         encoder: Encoder to evaluate.
         texts: Texts not used to tune the encoder; duplicates (by ``same_text_key``) count once.
-        twins: For each text another text with the same meaning, as the views for alignment. Default: the two halves of each text.
-        level: Kind of text. ``word`` halves by characters (words below 6 characters are too short), all others by words (texts below
-            4 words are too short), or by characters in scripts without blanks between words (texts below 8 are too short).
+        twins: For each text another text with the same meaning, as the views for alignment. Default: two copies, each without a block of words.
+        level: Kind of text, see ``dropped_copies``.
         max_texts: Largest sample; more texts are sampled by ``rng``. All pairs are compared, so time is quadratic.
         rng: Random generator of the sample. To compare two encoders, pass new generators with the same seed.
 
@@ -197,6 +200,30 @@ def _without_bias(norms: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """
     variance = np.square(vectors).sum(axis=1).mean() - np.square(vectors.mean(axis=0)).sum()
     return np.sqrt(np.maximum(np.square(norms) - variance / len(vectors), 0.0))
+
+
+def dropped_copies(text: str, *, level: Level) -> tuple[str, str] | None:
+    """Two copies of a text, each without a block of 60% of its words, at two different places.
+
+    A single word (level ``word``) loses one letter in each copy. In scripts without blanks between words, the block is one of characters.
+    The places are drawn, and depend on the text alone. A character is a grapheme: no letter loses its marks.
+
+    Returns:
+        ``None`` if the text has fewer than 4 words (4 characters for ``word``, 8 in scripts without blanks).
+    """
+    if level == "word":
+        parts, glue, fewest = graphemes(text.strip()), "", _FEWEST_LETTERS
+    elif lacks_blanks(text):
+        parts, glue, fewest = units(text.strip()), "", CHARS_PER_WORD * _FEWEST_WORDS
+    else:
+        parts, glue, fewest = text.split(), " ", _FEWEST_WORDS
+    if len(parts) < fewest:
+        return None
+    dropped = 1 if level == "word" else round(_DROPPED_SHARE * len(parts))
+    rng = np.random.default_rng(zlib.crc32(text.encode("utf-8", "surrogatepass")))
+    starts = rng.permutation(len(parts) - dropped + 1)[:2].tolist()
+    first, second = (glue.join(parts[:start] + parts[start + dropped :]).strip() for start in starts)
+    return first, second
 
 
 def halves(text: str, *, level: Level) -> tuple[str, str] | None:
@@ -301,7 +328,7 @@ def self_retrieval(first: np.ndarray, second: np.ndarray) -> GoldRanks:
         Ranks (2 * n,): first to second, then second to first; by cosine, with ties below a difference of 1e-9.
     """
     first, second = unit_rows(first), unit_rows(second)
-    found = [GoldRanks(better=np.empty(0, dtype=int), tied=np.empty(0, dtype=int))]  # the result if no text was halved
+    found = [GoldRanks(better=np.empty(0, dtype=int), tied=np.empty(0, dtype=int))]  # the result if there are no copies
     for queries, candidates in ((first, second), (second, first)):
         for start in range(0, len(queries), _ROWS_AT_ONCE):
             rows = queries[start : start + _ROWS_AT_ONCE]
@@ -384,8 +411,8 @@ class _Sample:
     texts: list[str]
     twins: list[str] | None
     repeated: int
-    halves: list[tuple[str, str]]
-    is_halved: np.ndarray  # (texts,)
+    copies: list[tuple[str, str]]
+    is_copied: np.ndarray  # (texts,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,10 +420,10 @@ class _Views:
     vectors: np.ndarray  # raw, float64 (texts, dim)
     directions: np.ndarray  # (dim, dim)
     twins: np.ndarray | None  # (texts, dim)
-    first: np.ndarray  # (halved, dim)
+    first: np.ndarray  # (copied, dim)
     second: np.ndarray
-    is_halved: np.ndarray  # (texts,)
-    recall_at_1: np.ndarray  # (halved,)
+    is_copied: np.ndarray  # (texts,)
+    recall_at_1: np.ndarray  # (copied,)
     reciprocal_rank: np.ndarray
 
 
@@ -416,19 +443,19 @@ def _sample(texts: Iterable[str], twins: Iterable[str] | None, *, level: Level, 
         raise UserError(f"{len(rows)} distinct texts for the label-free report, which compares texts with each other: give at least 2")
     if len(rows) > max_texts:
         rows = [rows[index] for index in np.sort(rng.choice(len(rows), size=max_texts, replace=False))]
-    cut = [halves(texts[row], level=level) for row in rows]
+    copies = [dropped_copies(texts[row], level=level) for row in rows]
     return _Sample(
         level=level,
         texts=[texts[row] for row in rows],
         twins=None if twins is None else [twins[row] for row in rows],
         repeated=len(texts) - len(first_of_key),
-        halves=[pair for pair in cut if pair is not None],
-        is_halved=np.array([pair is not None for pair in cut]),
+        copies=[pair for pair in copies if pair is not None],
+        is_copied=np.array([pair is not None for pair in copies]),
     )
 
 
 def _encode(encoder: EncodedOnce, sample: _Sample) -> _Views:
-    first, second = ([pair[side] for pair in sample.halves] for side in (0, 1))
+    first, second = ([pair[side] for pair in sample.copies] for side in (0, 1))
     encoder.encode([*sample.texts, *(sample.twins or []), *first, *second])  # all at once, to fill the batches
     vectors = encoder.encode(sample.texts).astype(np.float64)
     first_vectors, second_vectors = (encoder.encode(side).astype(np.float64) for side in (first, second))
@@ -440,7 +467,7 @@ def _encode(encoder: EncodedOnce, sample: _Sample) -> _Views:
         twins=None if sample.twins is None else encoder.encode(sample.twins),
         first=first_vectors,
         second=second_vectors,
-        is_halved=sample.is_halved,
+        is_copied=sample.is_copied,
         recall_at_1=indices.recall_at(1).reshape(both_ways).mean(axis=0),
         reciprocal_rank=indices.reciprocal_rank().reshape(both_ways).mean(axis=0),
     )
@@ -448,15 +475,15 @@ def _encode(encoder: EncodedOnce, sample: _Sample) -> _Views:
 
 def _figures(views: _Views, counts: np.ndarray) -> dict[str, np.ndarray]:
     units = unit_rows(views.vectors)
-    of_halved = counts[:, views.is_halved]
+    of_copied = counts[:, views.is_copied]
     if views.twins is not None:
         aligned = _alignment(units, unit_rows(views.twins), counts)
     else:
-        aligned = _alignment(unit_rows(views.first), unit_rows(views.second), of_halved)
+        aligned = _alignment(unit_rows(views.first), unit_rows(views.second), of_copied)
     mean_vectors = counts @ views.vectors / counts.sum(axis=1, keepdims=True)
     return {
-        "self_retrieval_recall_at_1": _counted_mean(views.recall_at_1, of_halved),
-        "self_retrieval_mrr": _counted_mean(views.reciprocal_rank, of_halved),
+        "self_retrieval_recall_at_1": _counted_mean(views.recall_at_1, of_copied),
+        "self_retrieval_mrr": _counted_mean(views.reciprocal_rank, of_copied),
         "alignment": aligned,
         "uniformity": _uniformity(units, counts),
         "isotropy": _isotropy(views.vectors, views.directions, counts),
@@ -472,7 +499,7 @@ def _report(sample: _Sample, views: _Views) -> LabelFreeReport:
         level=sample.level,
         texts=len(sample.texts),
         repeated=sample.repeated,
-        too_short=int((~sample.is_halved).sum()),
-        views="halves" if sample.twins is None else "twins",
+        too_short=int((~sample.is_copied).sum()),
+        views="copies" if sample.twins is None else "twins",
         **{name: float(values[0]) for name, values in once.items()},
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from tain.text.cleaning import same_text_key
+from tain.text.lines import is_blank
 from tain.text.records import Pair, Sentence
 from tain.text.scripts import CHARS_PER_WORD, count_words, lacks_blanks
 
@@ -12,39 +13,62 @@ from tain.text.scripts import CHARS_PER_WORD, count_words, lacks_blanks
 WEAK_ENDS = ".!?…‼⁇⁈⁉"
 # Chinese and Japanese, Arabic and Urdu, Hindi, Armenian, Ethiopic, Burmese, Khmer
 STRONG_ENDS = "。！？｡．؟۔।॥։።፧။។៕"
-CLOSERS = "\"'”’»)]」』）】》〉›"
-_OPENERS = "\"'“‘«([「『¿¡（【《〈‹"
+CLOSERS = "\"'”’»«)]」』）】》〉›"
+_OPENERS = "\"'“‘«»„‚([「『¿¡（【《〈‹"
+_UNSEEN = "\u200b-\u200f\u2060\ufeff"  # zero-width spaces and joiners, and marks of direction
 
 _FEWEST_WORDS, _MOST_WORDS = 3, 32  # of a neighbour: shorter ones are headings and fragments, longer ones cost more than they help
 _FEWEST_CLAUSE_CHARS = 40  # Thai and Lao: shorter clauses are joined to the next one
+_LONGEST_ABBREVIATION = 24
 
 _ENDS, _CLOSE, _OPEN = (re.escape(marks) for marks in (WEAK_ENDS + STRONG_ENDS, CLOSERS, _OPENERS))
+_THIN = " \u00a0\u202f"  # French has a blank within « and »
+_CLOSING = rf"(?:[{_CLOSE}“‘]|[{_THIN}][»›](?=\s))*[{_UNSEEN}]*"
+_OPENING = rf"[{_UNSEEN}]*(?:[«‹][{_THIN}]|[{_OPEN}])*"
+_IS_STRONG = rf"(?:(?<=[{STRONG_ENDS}])|(?<=፡፡))"
 _CUT = re.compile(
-    rf"[{_ENDS}](?:"
-    rf"(?<=[{STRONG_ENDS}])[{_CLOSE}]*(?P<wide>\s+)(?=\S)"
+    # not within the Khmer sign for "and so on", nor ． after a number or a letter: 3．5, Ｊ．
+    r"(?!។ល។|(?<=។ល)។|(?<=[A-Za-zＡ-Ｚａ-ｚ0-9０-９])．)"
+    # the Ethiopic mark as two signs; the Greek question mark
+    rf"(?:[{_ENDS}]|(?<=፡)፡|(?<=[\u0370-\u03ff\u1f00-\u1fff])[;\u037e])(?:"
+    rf"{_IS_STRONG}{_CLOSING}(?P<wide>\s+)(?=\S)"
     # before a capital, a digit or a letter of a script without case
-    rf"|(?<![{STRONG_ENDS}])[{_CLOSE}“‘]*(?P<blank>\s+)(?=[{_OPEN}]*(?P<next>[^\W_]))"
+    rf"|(?<![{STRONG_ENDS}])(?<!፡፡){_CLOSING}(?P<blank>\s+)(?={_OPENING}(?P<next>[^\W_]))"
     # after a closing mark only before an opening one: the sentence may go on after a quotation
-    rf"|(?<=[{STRONG_ENDS}])(?:(?P<none>)(?=[^\s{_ENDS}{_CLOSE}])(?<!．(?=\d))|[{_CLOSE}]+(?P<quoted>)(?=[{_OPEN}]))"  # 3．5 is a number
+    rf"|{_IS_STRONG}(?:(?P<none>[{_UNSEEN}]*)(?=[^\s{_ENDS}{_CLOSE}{_UNSEEN}፡])|[{_CLOSE}]+(?P<quoted>)(?=[{_OPEN}]))"
     ")"
 )
-_ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"'“‘])(?:[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Lt|Capt|Sgt|Rev|Hon|Jr|Sr|vs|No|Nr|Vol|pp|ca|cf|Co|Inc"
-    r"|Ltd|Corp|Mt|Ft|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|etc|bzw|bspw|Sra?|Dra|Mme?|Mlle"
-    r"|Doç|Yrd|vb|bkz|esim|tzw|гг|вв|др|пр|им|ул|см|стр|тыс|млн|млрд|проф|акад)\.$"
+# a word before a full stop that does not end a sentence: a letter, letters with full stops between them, a title, ...
+_ALWAYS = (
+    r"[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Lt|Capt|Sgt|Rev|Hon|Sen|Rep|Gov|Jr|Sr|vs|No|Nr|Vol|pp|ca|cf|Co|Inc|Ltd|Corp"
+    r"|Bros|Mt|Ft|Ave|Blvd|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|Okt|Dez|etc|et al|Ph\.D"
+    r"|bzw|bspw|inkl|exkl|evtl|ggf|zzgl|Mio|Mrd|Tel"  # German
+    r"|Sra?|Srta|Dra|Ud|Uds|EE|UU|p\. ?ej|Av|Avda|Gral|Lic|Mme?|Mlle|MM|Mgr"  # Spanish, French
+    r"|[Ss]ig|[Ss]ig\.(?:ra|na)|[Dd]ott|[Dd]ott\.ssa|[Pp]rof|[Pp]rof\.ssa|[Aa]vv|[Ii]ng|dr|mgr|inż|hab|np|św|ul|al|im|gen|ks|płk|m\.in|godz"  # Italian, Polish
+    r"|Doç|Yrd|vb|Hz|Cad|Mah|Sok|Öğr|Gör|bkz|esim|tzw|гг|вв|др|пр|им|ул|кв|св|см|стр|тыс|млн|млрд|проф|акад"  # Turkish, Finnish, Russian
+    r"|डॉ|डा|प्रो|पं|श्री|ए|बी|सी|डी|ई|एफ|जी|एच|आई|जे|के|एल|एम|एन|ओ|पी|क्यू|आर|एस|टी|यू|वी|डब्ल्यू|एक्स|वाई|जेड|ডা|ডাঃ|ড|মো|প্রো"  # Hindi, Bengali
 )
-# German writes a full stop after ordinal numbers: am 3. Oktober, im 19. Jahrhundert
+_BEFORE_A_NUMBER = r"no|vol|[Ff]igs?|[Ee]qs?|[Ss]ec|[Cc]h|[Aa]rt|[Aa]bb|[Aa]bs|[Kk]ap|[Tt]ab|[Nn]úm|[Pp]ág|cap|rozdz|poz|st|nr|\w*[Ss]tr|ст|рис|табл|гл|тел|кв|п"
+# the word begins where no letter stands before it, nor an apostrophe after a letter: not in didn't
+_ABBREVIATION = re.compile(rf"(?<!\w)(?<!\w['’])(?:{_ALWAYS})\.$")
+_NUMBERED = re.compile(rf"(?<!\w)(?<!\w['’])(?:{_BEFORE_A_NUMBER})\.$")
+# the number of a list item is no sentence
+_ITEM = re.compile(r"\s*(?:\d{1,3}|[IVXLC]{1,6})\.$")
+# German writes a full stop after ordinal numbers: am 3. Oktober, im 19. Jahrhundert, der 1. FC Köln
 _ORDINAL = re.compile(
-    r"\b\d{1,2}\.\s+(?:Jänner|Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember|Jahrhundert|Jahrtausend|Jh)"
+    r"\b\d{1,2}\.\s+(?:Jänner|Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember|Jahrhundert|Jahrtausend|Jh"
+    r"|(?:Jan|Feb|Mär|Apr|Jun|Jul|Aug|Sept?|Okt|Nov|Dez)\.)"
 )
+_AFTER_AN_ARTICLE = re.compile(r"(?<!\w)(?:[Dd](?:er|ie|as|en|em|es)|[IiAa]m|[Zz]u[mr]|[Vv]om|[Bb]eim|[Ii]ns)\s\d{1,2}\.$")
+_THAI_OR_LAO = re.compile(r"[\u0e01-\u0e4e\u0e81-\u0ede]")
 _CLAUSE = re.compile(r"(?<=[\u0e01-\u0e4e\u0e81-\u0ede])(\s+)(?=[\u0e01-\u0e4e\u0e81-\u0ede])")
 
 
 def split_sentences(paragraph: str) -> list[str]:
     """Split a paragraph into sentences, without the white space between them.
 
-    A full stop after a single letter, a common abbreviation or a German ordinal number does not end a sentence, nor does one before a
-    lower-case letter of any script. Marks such as 。 ؟ । need no white space after them. Thai and Lao have no end marks: there, white space
+    A full stop after a single letter, a common abbreviation, a German ordinal number or the number of a list item does not end a sentence,
+    nor does one before a lower-case letter of any script. Marks such as 。 ؟ । need no white space after them. Thai and Lao have no end marks: there, white space
     ends a sentence of at least 40 characters. In doubt, text is kept together. Text without end marks is one sentence.
 
     Returns:
@@ -56,12 +80,12 @@ def split_sentences(paragraph: str) -> list[str]:
         name = match.lastgroup if match.lastgroup != "next" else "blank"
         assert name is not None
         end, next_begin = match.span(name)
-        if name == "blank" and (match["next"].islower() or _is_abbreviated(paragraph, begin, end)):
+        if name == "blank" and (match["next"].islower() or _is_abbreviated(paragraph, begin, match.start() + 1, match["next"])):
             continue
         sentences.append(paragraph[begin:end].strip())
         begin = next_begin
     sentences.append(paragraph[begin:].strip())
-    return [clause for sentence in sentences if sentence for clause in _clauses(sentence)]
+    return [clause for sentence in sentences if not is_blank(sentence) for clause in _clauses(sentence)]
 
 
 def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
@@ -84,10 +108,19 @@ def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
         before = sentences[-1] if is_single else ""
 
 
-def _is_abbreviated(paragraph: str, begin: int, end: int) -> bool:
+def _is_abbreviated(paragraph: str, begin: int, end: int, following: str) -> bool:
+    """Whether a full stop, the last character before ``end``, belongs to the word before it."""
     if paragraph[end - 1] != ".":
         return False
-    return bool(_ABBREVIATION.search(paragraph, max(begin, end - 16), end) or _ORDINAL.match(paragraph, _number_start(paragraph, end - 1)))
+    near = max(begin, end - _LONGEST_ABBREVIATION)
+    return bool(
+        _ABBREVIATION.search(paragraph, near, end)
+        or (following.isdigit() and _NUMBERED.search(paragraph, near, end))
+        or _ITEM.fullmatch(paragraph, begin, end)
+        or _ORDINAL.match(paragraph, _number_start(paragraph, end - 1))
+        or _AFTER_AN_ARTICLE.search(paragraph, near, end)
+        or _THAI_OR_LAO.match(paragraph, end - 2)
+    )
 
 
 def _number_start(paragraph: str, end: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tain.evaluation.label_free import dropped_copies
 from tain.foundation.errors import NotFiniteError, ShapeError, UserError
 from tain.objectives.contrastive import info_nce, prefix_info_nce
 from tain.recipes.mirror.config import MirrorConfig
@@ -81,13 +82,18 @@ def test_the_best_weights_are_loaded_at_the_end_and_survive_a_checkpoint():
         assert [step for step, _ in record.points] == [0, 2, 4, 5]
 
 
-def test_the_measurement_is_self_retrieval_of_the_halves():
+def copies_of(*texts):
+    return [copy for text in texts for copy in dropped_copies(text, level="sentence")]
+
+
+def test_the_measurement_is_self_retrieval_of_the_copies():
     curve, _ = a_curve([])
     del curve._measure
-    vectors = {"a b": [1, 0], "c d": [1, 0.1], "e f": [0, 1], "g h": [0.1, 1]}
+    first, second, other_first, other_second = copies_of("a b c d", "e f g h")
+    vectors = {first: [1, 0], second: [1, 0.1], other_first: [0, 1], other_second: [0.1, 1]}
     curve._encode = lambda texts: np.array([vectors[text] for text in texts], dtype=np.float32)
     assert curve._measure() == pytest.approx(1.0)
-    vectors["c d"], vectors["g h"] = vectors["g h"], vectors["c d"]
+    vectors[second], vectors[other_second] = vectors[other_second], vectors[second]
     assert curve._measure() == pytest.approx(0.5)
 
 
@@ -259,8 +265,8 @@ def test_a_prefix_must_be_shorter_than_the_vectors(bert_folder, texts):
 
 
 def test_figures_by_size_cut_the_vectors():
-    # the first two numbers tell the texts apart; the third, which is far larger, pairs the wrong halves
-    rows = {"a b": [1, 0, 9], "c d": [1, 0, -9], "e f": [0, 1, -9], "g h": [0, 1, 9]}
+    # the first two numbers tell the texts apart; the third, which is far larger, pairs the wrong copies
+    rows = dict(zip(copies_of("a b c d", "e f g h"), ([1, 0, 9], [1, 0, -9], [0, 1, -9], [0, 1, 9]), strict=True))
     encoder = SimpleNamespace(name="x", encode=lambda texts: np.array([rows[text] for text in texts], dtype=np.float32))
     short, whole = figures_by_size(encoder, ["a b c d", "e f g h"], (2, 3))
     assert (short.self_retrieval_mrr, short.self_retrieval_recall_at_1) == (pytest.approx(1.0), pytest.approx(1.0))

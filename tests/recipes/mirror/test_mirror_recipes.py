@@ -335,10 +335,10 @@ def test_the_share_is_chosen_recorded_and_part_of_the_saved_encoder(modernbert_f
     np.testing.assert_allclose(vectors / scale, theirs / scale, atol=1e-4)
 
 
-def test_without_neighbours_the_share_is_chosen_by_halves_of_held_out_texts_or_by_the_users_pairs(modernbert_folder, texts, monkeypatch):
+def test_without_neighbours_the_share_is_chosen_by_copies_of_held_out_texts_or_by_the_users_pairs(modernbert_folder, texts, monkeypatch):
     monkeypatch.setattr("tain.recipes.mirror.finishing._FEWEST_HELD_PAIRS", 5)
     pairs = [(text, f"{text} again") for text in texts]
-    for given, by in ((texts, "halves"), (pairs, "pairs")):
+    for given, by in ((texts, "copies"), (pairs, "pairs")):
         chosen = mirror(modernbert_folder, given, recipe="best", **SMALL).runs[0].static_share
         assert chosen is not None and chosen.chosen_by == by
         assert list(chosen.mrr) == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0] and chosen.share in chosen.mrr

@@ -9,7 +9,7 @@ from tain.batches.splitting import SentenceEnds
 from tain.batches.tokenizing import bare_ids
 from tain.batches.views import crop, erase_span, special_ends
 from tain.evaluation.baselines import Lexical, lexical_tokens
-from tain.evaluation.label_free import halves
+from tain.evaluation.label_free import dropped_copies, halves
 from tain.foundation.errors import UserError
 from tain.recipes.pretrain.config import PretrainConfig
 from tain.recipes.pretrain.recipe import pretrain
@@ -177,6 +177,16 @@ def test_texts_have_halves(language):
         assert "".join((first + second).split()) == "".join(sentence.split())
         assert set(graphemes(first)) | set(graphemes(second)) <= set(graphemes(sentence))  # no letter lost its marks
         assert 0.25 < len(first) / len(sentence) < 0.75
+
+
+@each_language
+def test_copies_without_a_block_keep_every_letter_whole(language):
+    for sentence in language.sentences:
+        copies = dropped_copies(sentence, level="sentence")
+        assert copies is not None and copies[0] != copies[1]
+        for copy in copies:
+            assert set(graphemes(copy)) <= set(graphemes(sentence)) | {" "}
+            assert 0.15 < len(copy) / len(sentence) < 0.75
 
 
 @each_language

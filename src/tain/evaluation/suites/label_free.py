@@ -25,7 +25,7 @@ class LabelFreeTexts:
     language: str | None
 
     def texts(self) -> list[tuple[str | None, list[str]]]:
-        """None: the texts are encoded with their halves, when they are measured."""
+        """None: the texts are encoded with their copies, when they are measured."""
         return [(self.language, [])]
 
 
@@ -69,7 +69,7 @@ def _summarise(suite: LoadedSuite, found: list[Measured], options: SuiteOptions)
     distribution = tuple(row for field, row in rows.items() if not field.startswith("self_retrieval"))
     note = f"{first.texts} texts"
     note += f", {first.repeated} repeats left out" if first.repeated else ""
-    note += f", {first.too_short} too short to be halved" if first.too_short else ""
+    note += f", {first.too_short} too short for copies" if first.too_short else ""
     return SuiteResult(
         name=suite.name,
         title=suite.title,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tain.evaluation.label_free import halves
+from tain.evaluation.label_free import dropped_copies
 from tain.foundation.errors import UserError
 from tain.recipes.compare.config import FEWEST_HELD_OUT, CompareConfig
 from tain.recipes.mirror.data import document_lines, has_documents, split_line
@@ -23,7 +23,7 @@ class Material:
 
     Attributes:
         train: Texts that recipes may use.
-        held: Held-out texts, all of them long enough to be halved.
+        held: Held-out texts, all of them long enough for copies.
         documents: Running text without the held-out texts; None if there is none.
         counts: Numbers of texts: given, blank, repeated, held_out, train.
     """
@@ -70,12 +70,13 @@ def split_material(texts: Iterable[Any], config: CompareConfig, documents: Itera
     given = [text for text in everything if text.strip()]
     different = drop_repeats(given).texts
     order = np.random.default_rng([config.seed, 11]).permutation(len(different))
-    can_measure = [index for index in order if halves(different[index], level=config.level) is not None]
+    can_measure = [index for index in order if dropped_copies(different[index], level=config.level) is not None]
     held = set(can_measure[: min(config.held_out, len(different) // 5)])
     if len(held) < FEWEST_HELD_OUT:
+        needed = "4 letters" if config.level == "word" else "4 words"
         raise UserError(
-            f"there are {len(different):,} different texts, of which {len(can_measure):,} can be halved; {len(held)} to measure on are too few:"
-            f" give at least {5 * FEWEST_HELD_OUT} texts of {'6 characters' if config.level == 'word' else '4 words'} or more"
+            f"there are {len(different):,} different texts, of which {len(can_measure):,} have {needed} or more; {len(held)} to measure on are"
+            f" too few: give at least {5 * FEWEST_HELD_OUT} texts of {needed} or more"
         )
     train = [different[index] for index in order if index not in held][: config.max_texts or None]
     held_texts = [different[index] for index in can_measure if index in held]

@@ -27,8 +27,8 @@ def comparison_page(content: dict[str, Any], *, title: str) -> str:
 <p>{escape(" ".join(rest))}</p>
 <p class="quiet">Made from {escape(content["model"])}. Every recipe was trained on the same {counts["train"]:,} texts and measured on
 {counts["held_out"]:,} others, in {content["seconds"]:.0f} s. {_decided(content)}</p>
-<figure>{_chart(measured, winner=content["winner"])}<figcaption>Self-retrieval MRR: the two halves of a held-out text must find each other among all
-halves. Higher is better. Bars: 95% bootstrap interval over texts.</figcaption></figure>
+<figure>{_chart(measured, winner=content["winner"])}<figcaption>Self-retrieval MRR: two copies of a held-out text, each without a block of its words, must find each
+other among all copies. Higher is better. Bars: 95% bootstrap interval over texts.</figcaption></figure>
 <div class="scroll"><table><thead><tr><th>candidate</th><th>what</th><th>MRR</th><th>difference to the best</th>{"<th>labels</th>" if has_labels else ""}
 <th>highest in</th><th>made in</th><th>texts a second</th></tr></thead><tbody>
 {"".join(_row(row, has_labels=has_labels, is_winner=row["candidate"] == content["winner"]) for row in measured)}

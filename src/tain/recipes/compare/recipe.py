@@ -84,7 +84,7 @@ class Measured:
     Attributes:
         name: One of ``CANDIDATES``.
         made_s: Seconds to make it.
-        texts_a_second: Encoding speed on the held-out texts and their halves.
+        texts_a_second: Encoding speed on the held-out texts and their copies.
         figures: Its label-free report on the held-out texts.
         values: Self-retrieval MRR on each bootstrap resample.
     """
@@ -211,7 +211,7 @@ def compare(
 ) -> Compared:
     """Try label-free recipes on the user's own texts, and save the best encoder with the figures of all.
 
-    Every recipe trains on the same texts and is measured on the same held-out texts: the two halves of each must find each other
+    Every recipe trains on the same texts and is measured on the same held-out texts: two copies of each, each without a block of its words, must find each other
     (self-retrieval). With labelled sets (``suite``) their figure decides instead.
 
     Args:
@@ -495,7 +495,7 @@ class _Run:
         return self.config.budget_s - (time.monotonic() - self.began_s) - _FINISH_S
 
     def _measuring_s(self) -> float:
-        return 2.5 * self.raw_s * len(self.material.held) + 1.0  # texts and halves, the bootstrap, loading
+        return 2.5 * self.raw_s * len(self.material.held) + 1.0  # texts and copies, the bootstrap, loading
 
     def _refuse_late(self, name: str) -> None:
         """Refuse a candidate that does not fit the time that is left.

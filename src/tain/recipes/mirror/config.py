@@ -73,7 +73,7 @@ class MirrorConfig:
     static_share: Annotated[
         float | None,
         "share of the token vectors in the similarity of a joined encoder, 0 to 1; default: 0.5, or more if at least 100 held-out pairs "
-        "(neighbours, your own, or halves of texts) then find each other clearly better; words: 0.7",
+        "(neighbours, your own, or copies of texts) then find each other clearly better; words: 0.7",
     ] = None
     join: Annotated[
         bool | None,

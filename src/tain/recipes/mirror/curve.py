@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tain.evaluation.label_free import Level, halves, self_retrieval
+from tain.evaluation.label_free import Level, dropped_copies, self_retrieval
 from tain.foundation.errors import NotFiniteError, UserError
 from tain.models.embedder import Embedder
 from tain.recipes.mirror.config import ResolvedMirrorConfig
@@ -66,8 +66,8 @@ class Curve:
     """Measures during training, finds the plateau, and keeps the best weights if asked to.
 
     Args:
-        texts: Held-out texts; those too short to be halved are left out.
-        level: Kind of text; see ``label_free.halves``.
+        texts: Held-out texts; those too short for copies are left out.
+        level: Kind of text; see ``label_free.dropped_copies``.
         encode: Encodes texts with the current weights, in eval mode.
         every: Steps between measurements.
         weights: The weights in training.
@@ -89,7 +89,7 @@ class Curve:
         keeps_best: bool = False,
         patience: int = 0,
     ) -> None:
-        cut = [pair for text in texts if (pair := halves(text, level=level)) is not None]
+        cut = [pair for text in texts if (pair := dropped_copies(text, level=level)) is not None]
         self.first, self.second = ([pair[side] for pair in cut] for side in (0, 1))
         self.every, self.weights, self.keeps_best, self.patience = every, weights, keeps_best, patience
         self._encode = encode
@@ -176,7 +176,9 @@ def curve_for(
         patience=config.patience if config.stop_early else 0,
     )
     if not curve.can_measure and (config.stop_early or config.keep_best):
-        raise UserError("stop_early and keep_best need two held-out texts that can be halved: give more or longer texts, or leave them out")
+        raise UserError(
+            "stop_early and keep_best need two held-out texts of four words or more: give more or longer texts, or leave them out"
+        )
     return curve if curve.can_measure else None
 
 

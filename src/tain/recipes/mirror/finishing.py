@@ -14,7 +14,7 @@ from tain.batches.tokenizing import tokenise
 from tain.encoders.joining import join_static
 from tain.encoders.transformer import TransformerEncoder
 from tain.encoders.zero_blocks import skip_zero_blocks
-from tain.evaluation.label_free import halves, self_retrieval
+from tain.evaluation.label_free import dropped_copies, self_retrieval
 from tain.models.correction import LinearCorrection
 from tain.models.correction_fitting import Moments, fit_joined, fit_whitening
 from tain.models.embedder import Embedder
@@ -40,7 +40,7 @@ class StaticShare:
 
     Attributes:
         share: The share, 0 to 1.
-        chosen_by: Held-out pairs that it was chosen by: ``neighbours`` (sentences), ``pairs`` (of the user) or ``halves`` (of texts); None
+        chosen_by: Held-out pairs that it was chosen by: ``neighbours`` (sentences), ``pairs`` (of the user) or ``copies`` (of texts, see ``dropped_copies``); None
             if it was not chosen.
         mrr: For each share that was tried, the mean reciprocal rank of these pairs among each other.
     """
@@ -130,8 +130,8 @@ def _held_pairs(data: TrainingSet, config: ResolvedMirrorConfig) -> tuple[str, S
         return "neighbours", data.held_neighbours
     if data.is_paired:
         return "pairs", list(zip(data.held_left, data.held_right, strict=True))[:_MOST_HELD_PAIRS]
-    found = (halves(text, level=config.level) for text in data.held_left[:_MOST_HELD_PAIRS])
-    return "halves", [pair for pair in found if pair is not None]
+    found = (dropped_copies(text, level=config.level) for text in data.held_left[:_MOST_HELD_PAIRS])
+    return "copies", [pair for pair in found if pair is not None]
 
 
 def choose_static_share(

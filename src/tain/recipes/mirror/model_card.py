@@ -207,7 +207,7 @@ Every setting is in `tain.json`.
 ## Figures
 
 {figures}{worse}{below}
-{_sizes_part(record)}{_curve_part(record)}Self-retrieval: the two halves of a text must find each other among all halves. More figures are in `tain.json`. They do not replace an
+{_sizes_part(record)}{_curve_part(record)}Self-retrieval: two copies of a text, each without a block of its words, must find each other among all copies. More figures are in `tain.json`. They do not replace an
 evaluation on your own task.
 """
 
@@ -278,7 +278,7 @@ def _training(record: dict[str, Any]) -> str:
         lines.append(f"joined with {those}: the second half of the model's width holds them and bypasses the layers")
         if (share := record.get("static_share")) is not None:
             by = share["chosen_by"]
-            seen = ", so the figures of the held-out texts are slightly too high" if by in ("halves", "pairs") else ""
+            seen = ", so the figures of the held-out texts are slightly too high" if by in ("copies", "pairs") else ""
             lines.append(
                 f"share of the token vectors in the similarity: {share['share']:g}{f', chosen by held-out {by}{seen}' if by else ''}"
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tain.evaluation.encoding import EncodedOnce
-from tain.evaluation.label_free import Level, halves, self_retrieval
+from tain.evaluation.label_free import Level, dropped_copies, self_retrieval
 from tain.models.text_encoder import TextEncoder
 
 
@@ -16,8 +16,8 @@ class SizeFigures:
 
     Attributes:
         dim: The length.
-        self_retrieval_mrr: Mean reciprocal rank of the other half of a text.
-        self_retrieval_recall_at_1: Share of halves with the other half as nearest neighbour.
+        self_retrieval_mrr: Mean reciprocal rank of the other copy of a text.
+        self_retrieval_recall_at_1: Share of copies with the other copy of the same text as nearest neighbour.
         before: MRR of the untouched model's vectors at this length; None if not measured.
     """
 
@@ -35,14 +35,14 @@ def figures_by_size(encoder: TextEncoder, texts: Sequence[str], dims: Iterable[i
 
     Args:
         encoder: Encoder to measure.
-        texts: Texts; those too short to be halved are left out.
+        texts: Texts; those too short for copies are left out.
         dims: Lengths of the prefixes.
-        level: Kind of text; see ``label_free.halves``.
+        level: Kind of text; see ``label_free.dropped_copies``.
 
     Returns:
-        One entry per length; empty if fewer than two texts can be halved.
+        One entry per length; empty if fewer than two texts are long enough.
     """
-    cut = [pair for text in texts if (pair := halves(text, level=level)) is not None]
+    cut = [pair for text in texts if (pair := dropped_copies(text, level=level)) is not None]
     if len(cut) < 2:
         return []
     once = EncodedOnce(encoder)
