@@ -4,7 +4,7 @@ from typing import Any
 
 _WHAT = {
     "languages": "directions that all vectors of one language share are removed (Yang et al. 2021, CMLM)",
-    "whiten": "vectors are centred, rotated to their principal components and scaled to variance 1 in each",
+    "whiten": "vectors are centred, rotated to their principal components and scaled towards equal variance",
     "remove-top": "vectors are centred and their strongest principal components removed (Mu and Viswanath 2018)",
 }
 
