@@ -45,6 +45,10 @@ def split(*lines, starts=(0,)):
         ("it costs 3 . 50 now . we pay", ["it costs 3 . 50 now .", "we pay"]),
         ("no end at all", ["no end at all"]),
         ("雨 。 好 。", ["雨 。", "好 。"]),
+        ("雨 。 2020 好 。", ["雨 。", "2020 好 。"]),  # only a full stop belongs to a number or a letter
+        ("is it vitamin c ? yes .", ["is it vitamin c ?", "yes ."]),
+        ("а . с . пушкин пишет . он поэт .", ["а . с . пушкин пишет .", "он поэт ."]),
+        ("il part . « oui » dit il .", ["il part .", "« oui » dit il ."]),
         ("##ing . word", ["##ing .", "word"]),
     ],
 )

@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -53,6 +54,19 @@ def test_tokens_are_lower_cased_pieces_and_unknown_words_stay_whole():
         ["glass", "ሰላም", "привет", "<пр", "при", "рив", "иве", "вет", "ет>"],
         [],
     ]
+
+
+def test_forms_of_one_letter_are_one_token():
+    for form, same in (
+        ("ＮＨＫ １２３", "NHK 123"),
+        ("naïve", normalize("NFD", "naïve")),
+        ("می‌خواهم", "میخواهم"),
+        ("한국어", normalize("NFD", "한국어")),
+    ):
+        assert lexical_tokens([form]) == lexical_tokens([same])
+    for form in ("naïve", "한국어", "Øresund é"):
+        texts = [form, normalize("NFD", form), "another text", "more"]
+        assert Lexical.of_characters(texts).pair_cosines(texts[:1], texts[1:2])[0] == pytest.approx(1.0)
 
 
 def test_half_a_character_is_refused_in_one_line():
@@ -143,6 +157,7 @@ def test_tf_idf_is_that_of_scikit_learn():
     st.lists(st.text(alphabet="aABß éİı.,'\t\u3000我爱ক্ষ", max_size=14), min_size=1, max_size=6), st.text(alphabet="aBß éx我", max_size=9)
 )
 def test_character_ngrams_are_those_of_scikit_learn(texts: list[str], other: str):
+    texts, other = [normalize("NFC", text) for text in texts], normalize("NFC", other)
     fitted = list(dict.fromkeys([*texts, "b"]))  # each counts once, and scikit-learn refuses texts without any n-gram
     theirs = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit(fitted)
     ours, table = Lexical.of_characters([*texts, "b"]), theirs.transform(texts)

@@ -15,7 +15,7 @@ from tokenizers import decoders
 from tain.text.sentences import CLOSERS, STRONG_ENDS, WEAK_ENDS
 
 _ENDS = set(WEAK_ENDS + STRONG_ENDS)
-_CLOSERS = set(CLOSERS)
+_CLOSERS = set(CLOSERS) - {"«"}  # which opens a quotation in most languages; only blanks would tell
 _LINE_END = -1  # not a token id
 _SCAN_TOKENS = 1_000_000  # tokens processed at a time; bounds memory only
 
@@ -27,12 +27,14 @@ class SentenceEnds:
     Attributes:
         ends: Full stops and similar, including tokens with attached quotes or brackets.
         closers: Quotes and brackets that belong to the previous sentence if they follow its end.
+        stops: Full stops alone, including tokens with attached quotes or brackets.
         letters: Single letters that begin a word; a full stop after one marks an initial or an abbreviation.
         digits: Tokens that begin with a digit; a full stop before one may be a decimal point.
     """
 
     ends: Int64[np.ndarray, " ends"]
     closers: Int64[np.ndarray, " closers"]
+    stops: Int64[np.ndarray, " stops"]
     letters: Int64[np.ndarray, " letters"]
     digits: Int64[np.ndarray, " digits"]
 
@@ -48,7 +50,8 @@ class SentenceEnds:
         return cls(
             ends=indices(lambda text, _: set(text) <= _ENDS | _CLOSERS and not set(text) <= _CLOSERS),
             closers=indices(lambda text, _: set(text) <= _CLOSERS),
-            letters=indices(lambda text, begins: begins and len(text) == 1 and text.isalpha() and text.isascii()),
+            stops=indices(lambda text, _: "." in text and set(text) <= {"."} | _CLOSERS),
+            letters=indices(lambda text, begins: begins and len(text) == 1 and text.lower() != text.upper()),
             digits=indices(lambda text, _: text[0].isdigit()),
         )
 
@@ -56,7 +59,9 @@ class SentenceEnds:
         """Indices at which sentences begin, except line starts; ``tokens`` are lines, each followed by ``_LINE_END``."""
         is_end, is_closer = np.isin(tokens, self.ends), np.isin(tokens, self.closers)
         before, after = np.roll(tokens, 1), np.roll(tokens, -1)  # the ends wrap around to a line end
-        closes = is_end & ~np.isin(before, self.letters) & ~np.isin(after, self.digits)
+        # a full stop after an initial or within a number; other marks have no other use
+        goes_with = np.isin(tokens, self.stops) & (np.isin(before, self.letters) | np.isin(after, self.digits))
+        closes = is_end & ~goes_with
         for _ in range(2):  # a quote and a bracket may follow
             closes |= is_closer & np.roll(closes, 1)
         goes_on = np.roll(is_end | is_closer | (tokens == _LINE_END), -1)

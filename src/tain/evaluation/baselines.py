@@ -37,6 +37,7 @@ _DECIMALS = 12  # of a cosine: the order of summation must not break ties
 _GRAM = 3
 _CHARACTER_GRAMS = (2, 3, 4)
 _OPTIONAL = re.compile(OPTIONAL_SIGNS)
+_JOINERS = re.compile("[\u200c\u200d]")
 _LATIN = "a-zA-Z\u00aa\u00ba\u00c0-\u02ff\u1d00-\u1dbf\u1e00-\u1eff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06\uff21-\uff5a"
 _TOO_WIDE = "its vectors are as wide as the vocabulary"
 
@@ -204,11 +205,13 @@ def lexical_tokens(texts: Sequence[str]) -> list[list[str]]:
     """Split texts into the lower-cased word pieces of tain-mini's tokenizer; an unknown word stays whole.
 
     The tokenizer knows English only. Words of other scripts become the word and its trigrams of letters, and runs of a script without blanks
-    between words become letters (graphemes) and pairs of them; both in NFKC form, folded, without optional vowel signs.
+    between words become letters (graphemes) and pairs of them; both folded, without optional vowel signs. All texts are in NFKC form, without
+    zero-width joiners and non-joiners.
     """
     from tain.text.cleaning import refuse_half_characters
 
     tokenizer, unknown = _tokenizer()
+    texts = [text if text.isascii() else _JOINERS.sub("", unicodedata.normalize("NFKC", text)) for text in texts]
     others = [[] if text.isascii() else _other_scripts(text) for text in texts]
     texts = [_other_words().sub(" ", text) if found else text for text, found in zip(texts, others, strict=True)]
     try:
@@ -227,10 +230,10 @@ def lexical_tokens(texts: Sequence[str]) -> list[list[str]]:
 
 
 def character_ngrams(texts: Sequence[str]) -> list[list[str]]:
-    """Split texts into runs of 2 to 4 characters within each lower-cased word, which has a blank on both sides."""
+    """Split texts, in NFC form, into runs of 2 to 4 characters within each lower-cased word, which has a blank on both sides."""
     found = []
     for text in texts:
-        words = [f" {word} " for word in text.lower().split()]
+        words = [f" {word} " for word in unicodedata.normalize("NFC", text).lower().split()]
         found.append([word[start : start + size] for word in words for size in _CHARACTER_GRAMS for start in range(len(word) - size + 1)])
     return found
 
@@ -238,7 +241,7 @@ def character_ngrams(texts: Sequence[str]) -> list[list[str]]:
 def _other_scripts(text: str) -> list[str]:
     """Tokens of the words that are not in Latin script."""
     found: list[str] = []
-    for match in _other_words().finditer(_OPTIONAL.sub("", unicodedata.normalize("NFKC", text).casefold())):
+    for match in _other_words().finditer(_OPTIONAL.sub("", text.casefold())):
         word = match[0]
         if match["unspaced"]:
             letters = graphemes(word)

@@ -18,8 +18,10 @@ OPTIONAL_SIGNS = "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061
 CHARS_PER_WORD = 2  # in these scripts, about: most Chinese words have two characters
 
 _WITHOUT_BLANKS = re.compile(f"[{NO_BLANKS}]")
+_STACKS = "\u1039\u17d2"  # Burmese and Khmer: the next letter is written below the one before
 _OTHER_WORD = re.compile(rf"[^\W_{NO_BLANKS}]+")
-_RUNS = re.compile(rf"\s*[{NO_BLANKS}]+|\s*[^\s{NO_BLANKS}]+|\s+")
+_SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # they choose a form of the character before them
+_RUNS = re.compile(rf"\s*[{NO_BLANKS}][{NO_BLANKS}{_SELECTORS}]*|\s*[^\s{NO_BLANKS}]+|\s+")
 # characters that never join others: all but combining marks, joiners, conjoining jamo, emoji and their modifiers, and line ends
 _ALONE = re.compile(
     "[ -\u00a8\u00aa-\u00ac\u00af-\u02ff\u0370-\u0482\u048a-\u0590\u0620-\u064a\u066e\u066f\u0671-\u06d3\u0e01-\u0e30\u0e40-\u0e46"
@@ -30,7 +32,8 @@ _ALONE = re.compile(
 def graphemes(text: str) -> list[str]:
     """Split a text into what readers see as characters: extended grapheme clusters (Unicode Standard Annex 29).
 
-    A letter with its combining marks, a Hangul syllable of several jamo, and an emoji sequence are one grapheme each. Joined, the
+    Beyond the annex, the vowel signs and stacked letters of Burmese and Khmer stay with the letter before them. A letter with its combining
+    marks, a Hangul syllable of several jamo, and an emoji sequence are one grapheme each. Joined, the
     graphemes are the text.
 
     Raises:
@@ -39,10 +42,17 @@ def graphemes(text: str) -> list[str]:
     if _ALONE.fullmatch(text):
         return list(text)
     try:
-        return [piece for piece, _ in _splitter().pre_tokenize_str(text)]
+        pieces = [piece for piece, _ in _splitter().pre_tokenize_str(text)]
     except (TypeError, UnicodeError):
         refuse_half_characters([text])
         raise
+    found: list[str] = []
+    for piece in pieces:
+        if found and (unicodedata.category(piece[0])[0] == "M" or found[-1][-1] in _STACKS):
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
 
 
 def lacks_blanks(text: str) -> bool:
