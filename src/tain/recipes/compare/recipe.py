@@ -59,6 +59,7 @@ _COSTS = {
     "best": 100,
 }  # relative, for the bar
 _TRAINED = ("mirror", "neighbours", "continued", "best")
+_ALWAYS = ("lexical", "characters", "raw")  # a second or so, and without them there is nothing to compare with
 _PASSES = 2  # of continued pretraining over the texts
 _BLOCK_TOKENS, _MOST_BLOCKS = 128, 32
 _TOKENS_PER_WORD = 1.4
@@ -503,11 +504,7 @@ class _Run:
         Raises:
             UserError: It does not.
         """
-        if self.config.budget_s is None or name in (
-            "lexical",
-            "characters",
-            "raw",
-        ):  # a second or so, and without them there is nothing to compare with
+        if self.config.budget_s is None or name in _ALWAYS:
             return
         needed_s = self._measuring_s()
         if name == "whitened":

@@ -177,7 +177,7 @@ def curve_for(
     )
     if not curve.can_measure and (config.stop_early or config.keep_best):
         raise UserError(
-            "stop_early and keep_best need two held-out texts of four words or more: give more or longer texts, or leave them out"
+            "stop_early and keep_best need two held-out texts of four words (a single word: four letters) or more: give more or longer texts, or leave them out"
         )
     return curve if curve.can_measure else None
 
