@@ -33,7 +33,7 @@ from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.encoding import ComparesTexts, FitsAtHand, languages_of
 from tain.evaluation.metrics import unit_rows
 from tain.evaluation.report import evaluate
-from tain.evaluation.suites.lexicon import csls, lexicon_sources, orthogonal_map
+from tain.evaluation.suites.lexicon import Lexicon, csls, lexicon_sources, orthogonal_map
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.loading import load_tokenizer
@@ -164,7 +164,9 @@ class Maker:
 def lexicons(data):
     for source in lexicon_sources():
         if all((data / file).is_file() for file in source.files) and set(source.title.split("-")) <= set(FILES):
-            yield source.title, source.read(data)
+            lexicon = source.read(data)
+            assert isinstance(lexicon, Lexicon)
+            yield source.title, lexicon
 
 
 def sentence_scores(encoder, data):

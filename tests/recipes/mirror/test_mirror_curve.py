@@ -83,7 +83,7 @@ def test_the_best_weights_are_loaded_at_the_end_and_survive_a_checkpoint():
 
 
 def copies_of(*texts):
-    return [copy for text in texts for copy in dropped_copies(text, level="sentence")]
+    return [copy for text in texts for copy in dropped_copies(text, level="sentence") or ()]
 
 
 def test_the_measurement_is_self_retrieval_of_the_copies():
