@@ -44,7 +44,7 @@ def load(name: str | Path, *, device: str | None = None, dtype: ComputeDtype = "
 
 def evaluate(
     models: "str | Path | TextEncoder | Iterable[str | Path | TextEncoder]",
-    suite: str | Iterable[str] = "sts",
+    suite: str | Path | Iterable[str | Path] = "sts",
     data: str | Path | None = None,
     *,
     device: str | None = None,
@@ -96,5 +96,5 @@ def evaluate(
     encoders = (
         load_named(str(one), batch_tokens=None, progress=resolved, **chosen) if isinstance(one, str | Path) else one for one in given
     )
-    suites = (suite,) if isinstance(suite, str) else tuple(suite)
+    suites = (str(suite),) if isinstance(suite, str | Path) else tuple(map(str, suite))
     return report_on(encoders, suites, None if data is None else Path(data), progress=resolved, **options)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ Every recipe reports to a ``Progress``; ``tracking`` makes one that also passes 
 import json
 import math
 import numbers
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -15,6 +16,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 from tain.foundation.files import refuse_existing
 from tain.foundation.progress import Progress, Task
 
+_NOT_IN_MLFLOW = re.compile(r"[^\w.\- /]")  # characters that its names of metrics may not have on every system
 _FIGURES = ("self_retrieval_mrr", "self_retrieval_recall_at_1", "alignment", "uniformity", "isotropy", "mean_cosine")
 
 
@@ -127,6 +129,7 @@ class JsonLines:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         refuse_existing(self.path, overwrite=self.overwrite)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("w", encoding="utf-8")
         self._write({"settings": dict(settings)})
 
@@ -224,7 +227,7 @@ class MlFlow:
             mlflow.log_params(dict(settings))
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        self._mlflow.log_metrics(dict(figures), step=step)
+        self._mlflow.log_metrics({_NOT_IN_MLFLOW.sub("", name): value for name, value in figures.items()}, step=step)
 
     def end(self) -> None:
         if self._mlflow is not None:

@@ -373,3 +373,11 @@ def test_files_are_refused_before_anything_is_computed(tmp_path):
     (tmp_path / "a.json").touch()
     with pytest.raises(UserError, match="already exists"):
         refuse_files(tmp_path / "a.json", overwrite=False)
+
+
+def test_a_file_is_not_replaced_by_a_folder_and_is_refused_before_the_work(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="is a file, but the output is a folder"):
+        refuse_existing(tmp_path / "out", overwrite=True, is_folder=True)
+    refuse_existing(tmp_path / "out", overwrite=True)  # a file may be replaced by a file
+    assert (tmp_path / "out").read_text() == "mine"

@@ -63,6 +63,20 @@ def test_callbacks_end_after_an_error_and_skip_what_is_not_finite():
     assert kept.said == [("begin", {}), (2, {"steps/loss": 1.5, "steps/rate": 2.0}), ("end", {})]
 
 
+def test_json_lines_make_their_folder(tmp_path):
+    with tracking(JsonLines(tmp_path / "runs" / "log.jsonl"), progress=False):
+        pass
+    assert (tmp_path / "runs" / "log.jsonl").read_text() == '{"settings": {}}\n'
+
+
+def test_mlflow_gets_names_that_it_takes():
+    said = []
+    tracker = MlFlow("test")
+    tracker._mlflow = SimpleNamespace(log_metrics=lambda figures, step: said.append((figures, step)))
+    tracker.log({"rank, bi/loss": 0.5, "mirror, seed 13/loss": 1.0}, 3)
+    assert said == [({"rank bi/loss": 0.5, "mirror seed 13/loss": 1.0}, 3)]
+
+
 def test_json_lines(tmp_path):
     with tracking(JsonLines(tmp_path / "log.jsonl"), settings={"a": 1}, progress=False) as progress:
         progress.report({"score": 0.5, "name": "left out"})

@@ -11,6 +11,7 @@ import torch
 from tain.foundation.errors import UserError
 from tain.models import saved
 from tain.models.embedder import Embedder
+from tain.models.kinds import kind_of
 from tain.models.saved import FORMAT, locate, read_layout, refuse_pickles, write_layout
 
 Save = Callable[..., Path]
@@ -463,3 +464,48 @@ def test_a_config_with_values_that_cannot_work_is_refused_in_one_line(encoder_fo
     with pytest.raises(UserError) as caught:
         Embedder.load(encoder_folder, device="cpu", dtype="float32").encode(["a mirror"])
     assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_is_not_of_sentence_transformers_is_refused(encoder_folder):
+    modules = json.loads((encoder_folder / "modules.json").read_text())
+    modules[0]["type"] = "custom_st.Transformer"
+    (encoder_folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UserError, match=r"has the module custom_st\.Transformer, which is not part of sentence-transformers"):
+        read_layout(encoder_folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"word_embedding_dimension": 16, "pooling_mode_cls_token": 1, "pooling_mode_mean_tokens": 0}, "cls"),
+        ({"word_embedding_dimension": 16}, "mean"),
+    ],
+)
+def test_old_pooling_configs_are_read_as_sentence_transformers_reads_them(encoder_folder, config, pooling):
+    (encoder_folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    assert read_layout(encoder_folder).pooling == pooling
+
+
+def test_a_module_in_the_folder_itself_is_read_there(encoder_folder):
+    modules = json.loads((encoder_folder / "modules.json").read_text())
+    weights = encoder_folder / "0_Transformer"
+    weights.mkdir()
+    for file in [path for path in encoder_folder.iterdir() if path.is_file() and path.name != "modules.json"]:
+        file.rename(weights / file.name)
+    (encoder_folder / "config.json").write_text(json.dumps({"word_embedding_dimension": 16, "pooling_mode_cls_token": True}))
+    modules[0]["path"], modules[1]["path"] = "0_Transformer", ""
+    (encoder_folder / "modules.json").write_text(json.dumps(modules[:2]))
+    assert read_layout(encoder_folder).pooling == "cls"
+
+
+@pytest.mark.parametrize("change", [{"architectures": 5}, {"architectures": ["BertForSequenceClassification"], "num_labels": "abc"}])
+def test_a_config_with_wrong_kinds_is_refused(encoder_folder, change):
+    edit(encoder_folder / "config.json", **change)
+    with pytest.raises(UserError, match=r"damaged config\.json"):
+        kind_of(str(encoder_folder))
+
+
+def test_a_default_prompt_that_is_no_text_is_refused(encoder_folder):
+    edit(encoder_folder / "config_sentence_transformers.json", default_prompt_name=["a"])
+    with pytest.raises(UserError, match=r"damaged config_sentence_transformers\.json"):
+        read_layout(encoder_folder)

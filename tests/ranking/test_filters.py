@@ -150,3 +150,10 @@ def test_any_text_is_a_filter_or_refused(text):
         assert parse_filter(text).matches(ROW) in (True, False)
     except UserError:
         return
+
+
+def test_long_whole_numbers_in_texts_are_exact():
+    chosen = parse_filter("tweet=1234567890123456789")
+    assert chosen.matches({"tweet": "1234567890123456789"}) and chosen.matches({"tweet": 1234567890123456789})
+    assert not chosen.matches({"tweet": "1234567890123456790"})
+    assert not parse_filter("tweet!=1234567890123456789").matches({"tweet": " 1234567890123456789 "})

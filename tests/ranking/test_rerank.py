@@ -190,6 +190,15 @@ def tagged(ranker, tmp_path, sentences):
     return index
 
 
+def test_a_refused_update_leaves_the_index_as_it_was(ranker, index, tagged, sentences):
+    add_candidates(ranker, index, sentences)
+    for target, vectors in ((index, None), (tagged, np.full((1, ranker.dim), np.nan)), (tagged, np.ones((1, ranker.dim + 1)))):
+        source = target.source
+        with pytest.raises(UserError):
+            upsert_candidates(ranker, target, [Candidate("new", "n")], name="other", vectors=vectors)
+        assert CandidateIndex.open(target.folder).source == source
+
+
 def test_a_filtered_search_gives_the_best_of_what_matches(ranker, tagged, sentences):
     tagged.delete_ids(["id 1"])
     for filter in ("place<2", "even=true", "place!=5", "place in (1, 7, 8) or even=false"):  # few rows, and most rows

@@ -359,9 +359,11 @@ def index(
     progress = Progress.for_terminal(quiet=quiet)
     wanted = None if delete_where is None else parse_filter(delete_where)
     beside = None if to_faiss is None else to_faiss.with_name(f"{to_faiss.name}.jsonl")
-    if beside is not None:
+    if to_faiss is not None and beside is not None:
         from tain.foundation.files import refuse_files
 
+        if to_faiss.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"to_faiss is {str(to_faiss)!r}, which is in the folder of the index: give a path outside it")
         refuse_files(to_faiss, beside, overwrite=overwrite)
     from tain.text.readers import read_texts
 

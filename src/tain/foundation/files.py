@@ -39,8 +39,13 @@ def refuse_files(*targets: Path | None, overwrite: bool, drawn: Path | None = No
         raise UserError(f"output {str(drawn)!r} is an SVG picture: give it a name that ends in .svg")
 
 
-def refuse_existing(target: Path, *, overwrite: bool) -> None:
+def refuse_existing(target: Path, *, overwrite: bool, is_folder: bool = False) -> None:
     """Refuse an output path that exists or cannot be written.
+
+    Args:
+        target: The output.
+        overwrite: Replace it if it exists.
+        is_folder: The output is a folder, so a file is not replaced.
 
     Raises:
         UserError: The path exists and ``overwrite`` is off; it cannot be created; ``overwrite`` would replace a folder not written by tain,
@@ -52,10 +57,17 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
     _refuse_taken(target, overwrite=overwrite)
     if overwrite and (real := followed(Path(target))) != Path(target):
         _refuse_taken(real, overwrite=True)
+    if is_folder:
+        _refuse_file(followed(Path(target)))
     if _is_foreign(Path(target)):
         raise UserError(
             f"output {str(target)!r} is a folder that tain did not write, so it is not replaced: choose another name, or remove it"
         )
+
+
+def _refuse_file(target: Path) -> None:
+    if os.path.isfile(target):  # noqa: PTH113 - unlike Path.is_file, never raises
+        raise UserError(f"output {str(target)!r} is a file, but the output is a folder: choose another name")
 
 
 def followed(target: Path) -> Path:
@@ -176,8 +188,7 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
             ``overwrite`` is off, in which case the finished folder is kept under the name given in the message.
     """
     target = followed(Path(target)) if overwrite and follow else Path(target)
-    if overwrite and os.path.isfile(target):  # noqa: PTH113 - unlike Path.is_file, never raises
-        raise UserError(f"output {str(target)!r} is a file, but the output is a folder: choose another name")
+    _refuse_file(target)
     with _partial_beside(target, overwrite=overwrite or was_free) as (partial, mode), _writing(target, partial):
         yield partial
         _settle(partial, mode)

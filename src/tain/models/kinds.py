@@ -80,12 +80,20 @@ def kind_of(path: str) -> ModelKind:
         raise not_found(path)
     about = read_stored_json(path, "config_sentence_transformers.json")
     config, about = (each if isinstance(each, dict) else {} for each in (config, about))
-    architectures = [str(each) for each in config.get("architectures") or []]
+    architectures = config.get("architectures") or []
+    labels_told = config.get("num_labels") or 2
+    if not isinstance(architectures, list) or isinstance(labels_told, bool) or not isinstance(labels_told, int):
+        raise UserError(f"model {path!r} has a damaged config.json: save the model again")
+    architectures = [str(each) for each in architectures]
     named: list[Head] = [kind for suffix, kind in _HEADS.items() if any(each.endswith(suffix) for each in architectures)]
     head: Head = named[0] if named else "none"
     names = config.get("id2label")
-    labels = 0 if head == "none" else len(names) if isinstance(names, dict) else int(config.get("num_labels") or 2)
-    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
+    labels = 0 if head == "none" else len(names) if isinstance(names, dict) else labels_told
+    kinds = [
+        str(module.get("type", "")).rpartition(".")[2]
+        for module in (modules if isinstance(modules, list) else [])
+        if isinstance(module, dict)
+    ]
     if about.get("model_type") == "CrossEncoder" or (head == "classifier" and labels == 1):
         head = "cross-encoder"
     if "Pooling" in kinds:

@@ -175,21 +175,26 @@ def read_layout(name: str | Path) -> Layout:
     include_prompt, token_weights, layer_mix = True, None, None
     after: list[tuple[str, str]] = []  # modules after pooling: kind and path
     for position, module in enumerate(modules):
-        kind = str(module["type"]).rpartition(".")[2]
+        package, _, kind = str(module["type"]).rpartition(".")
+        if package.partition(".")[0] != "sentence_transformers":
+            raise UserError(
+                f"model {str(name)!r} has the module {module['type']}, which is not part of sentence-transformers: use the code that it"
+                " comes with"
+            )
         if kind in ("Transformer", "StaticEmbedding") and position == 0:
-            inner = f"{module['path']}/" if module["path"] else ""
+            inner = inside(module["path"], "")
             if kind == "StaticEmbedding":
                 is_static, pooling = True, "mean"
         elif kind == "WordWeights" and pooling is None and token_weights is None:
             token_weights = _token_weights(
-                stored(f"{module['path']}/config.json") or stored(f"{module['path']}/wordweights_config.json"), name
+                stored(inside(module["path"], "config.json")) or stored(inside(module["path"], "wordweights_config.json")), name
             )
         elif kind == "WeightedLayerPooling" and pooling is None and token_weights is None and layer_mix is None:
             # sentence-transformers leaves the module out where the transformer does not give all layers
             if stored_object(f"{inner}config.json").get("output_hidden_states") is True:
-                layer_mix = _layer_mix(_stored_file(path, f"{module['path']}/model.safetensors"), name)
+                layer_mix = _layer_mix(_stored_file(path, inside(module["path"], "model.safetensors")), name)
         elif kind == "Pooling" and pooling is None:
-            of_pooling = stored_object(f"{module['path']}/config.json")
+            of_pooling = stored_object(inside(module["path"], "config.json"))
             pooling, include_prompt = _pooling(of_pooling, name), of_pooling.get("include_prompt") is not False
         elif kind in _AFTER_POOLING and pooling is not None:
             after.append((kind, module["path"]))
@@ -208,7 +213,8 @@ def read_layout(name: str | Path) -> Layout:
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
     limits = stored_object(f"{inner}sentence_bert_config.json", max_seq_length=Field(kind=int, least=1, is_needed=False, may_be_null=True))
-    is_lower_cased = bool(limits.get("do_lower_case")) and not stored_object(f"{inner}tokenizer_config.json").get("do_lower_case")
+    _ = stored_object(f"{inner}tokenizer_config.json")  # a damaged one is refused here
+    is_lower_cased = bool(limits.get("do_lower_case"))
     about = checked_prompts(stored("config_sentence_transformers.json"), name)
     if Path(path).is_dir():
         transformer = str(Path(path) / inner)
@@ -233,8 +239,15 @@ def read_layout(name: str | Path) -> Layout:
 
 
 def _module_config(path: str, folder: str, name: str | Path) -> dict[str, Any]:
-    damaged = f"model {str(name)!r} has a damaged {folder}/config.json"
-    return checked_object(read_stored_json(path, f"{folder}/config.json"), {}, damaged=damaged, advice="save the model again")
+    file = inside(folder, "config.json")
+    return checked_object(
+        read_stored_json(path, file), {}, damaged=f"model {str(name)!r} has a damaged {file}", advice="save the model again"
+    )
+
+
+def inside(folder: str, file: str) -> str:
+    """Path of a module's file within the model's folder; a module in the folder itself has the path ``""``."""
+    return f"{folder}/{file}" if folder else file
 
 
 def _refuse_other_inputs(layers: list[tuple[str, str]], path: str, name: str | Path) -> None:
@@ -262,11 +275,11 @@ def _after_pooling(layers: list[tuple[str, str]], path: str, name: str | Path) -
         return _module_config(path, folder, name)
 
     def weights(kind: str, folder: str) -> dict[str, np.ndarray]:
-        return read_tensors(_stored_file(path, f"{folder}/model.safetensors"), f"the weights of its {kind} layer", str(name))
+        return read_tensors(_stored_file(path, inside(folder, "model.safetensors")), f"the weights of its {kind} layer", str(name))
 
     only = layers[0][1] if [kind for kind, _ in layers] == ["Dense"] else None
     if only is not None and is_linear(config(only)):
-        return read_linear(config(only), _stored_file(path, f"{only}/model.safetensors"), name=str(name))
+        return read_linear(config(only), _stored_file(path, inside(only, "model.safetensors")), name=str(name))
     from tain.models.layers import LayerStack, Unit, read_dense, read_layer_norm
 
     made: list[Any] = []
@@ -292,6 +305,8 @@ def checked_prompts(of_whole: Any, name: str | Path) -> dict[str, Any]:
         raise UserError(damaged)
     kept = of_whole.get("truncate_dim")
     if kept is not None and (not isinstance(kept, int) or isinstance(kept, bool) or kept < 1):
+        raise UserError(damaged)
+    if not isinstance(default, str | None):
         raise UserError(damaged)
     if default and default not in prompts:
         raise UserError(f"model {str(name)!r} has the default prompt {default!r}, which is not among its prompts: save the model again")
@@ -520,9 +535,9 @@ def _pooling(config: dict[str, Any], name: str | Path) -> str:
     """Read a Pooling config of any version of sentence-transformers; several modes are joined by ``+``."""
     stored = config.get("pooling_mode")
     if stored is None:
-        modes = [mode for key, mode in _POOLING_KEYS.items() if config.get(key) is True]
-        unknown = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True and key not in _POOLING_KEYS]
-        if not modes and not unknown and any(key in config for key in _POOLING_KEYS):
+        modes = [mode for key, mode in _POOLING_KEYS.items() if config.get(key)]
+        unknown = [key for key, on in config.items() if key.startswith("pooling_mode_") and on and key not in _POOLING_KEYS]
+        if not modes and not unknown and config:
             modes = ["mean"]  # as sentence-transformers takes it
     else:
         modes, unknown = list(stored) if isinstance(stored, list | tuple) else [stored], []

@@ -61,6 +61,7 @@ def completed_card(
         data["base_model"] = base_model
     if license is not None:
         data["license"] = license
+    languages = [languages] if isinstance(languages, str) else languages
     if languages:
         data["language"] = list(languages) if len(languages) > 1 else languages[0]
     results = [*label_free_results(record), *evaluation_results(evaluation or {})]

@@ -313,8 +313,11 @@ def _is_ordered(item: Any, value: _Value, order: Callable[[Any, Any], bool]) -> 
     return isinstance(item, str) and order(item, value.text)
 
 
-def _spelled_number(item: Any) -> float | None:
+def _spelled_number(item: Any) -> int | float | None:
+    """The number that a text spells, exact if it is a whole one."""
     if not isinstance(item, str) or not _NUMBER.fullmatch(item.strip()):
         return None
+    if _WHOLE.fullmatch(item.strip()):
+        return int(item)
     number = float(item)
     return number if math.isfinite(number) else None

@@ -246,7 +246,7 @@ class CandidateIndex:
         Raises:
             UserError: The filter is invalid, or the index has no metadata.
         """
-        self._refuse_without_metadata()
+        self.refuse_without_metadata()
         chosen = parse_filter(filter) if isinstance(filter, str) else filter
         is_match = np.zeros(self._state.rows, dtype=bool)
         answers: dict[bytes, tuple[int, bool]] = {}  # many candidates have the same metadata
@@ -265,7 +265,12 @@ class CandidateIndex:
         contents = {_part(self._metadata, self._metadata_ends, row): row for row in np.flatnonzero(~self.is_deleted).tolist()}
         return sorted({name for content, row in contents.items() for name in self._parsed(content, _key(content), row)})
 
-    def _refuse_without_metadata(self) -> None:
+    def refuse_without_metadata(self) -> None:
+        """Refuse an index whose candidates have no ids and metadata.
+
+        Raises:
+            UserError: It was made without.
+        """
         if not self.has_metadata:
             raise UserError(
                 f"index {str(self.folder)!r} was made without ids and metadata: make a new one with tain rank index, or with has_metadata=True"
@@ -288,7 +293,7 @@ class CandidateIndex:
         Raises:
             UserError: The index has no ids.
         """
-        self._refuse_without_metadata()
+        self.refuse_without_metadata()
         ids = list_texts(ids, what="id")
         row_of = {given: row for row, given in self._live_rows_of_ids(ids)}
         return [row_of.get(each) for each in ids]
@@ -337,7 +342,7 @@ class CandidateIndex:
             UserError: The vectors have another dimension, are not finite, or their number differs from the texts.
         """
         texts = list_texts(texts)
-        added = self._storable(vectors, len(texts))
+        added = self.storable(vectors, len(texts))
         with self._writing() as (state, files):
             if only_new:
                 self._show(state)
@@ -366,10 +371,10 @@ class CandidateIndex:
         Raises:
             UserError: As ``append``; or an id occurs twice or is blank, metadata are no JSON, or the index has no metadata.
         """
-        self._refuse_without_metadata()
+        self.refuse_without_metadata()
         candidates = list(candidates)
         refuse_unstorable(candidates)
-        added = self._storable(vectors, len(candidates))
+        added = self.storable(vectors, len(candidates))
         with self._writing() as (state, files):
             self._show(state)
             replaced = [row for row, _ in self._live_rows_of_ids([each.identity for each in candidates])]
@@ -377,8 +382,12 @@ class CandidateIndex:
             self._mark_deleted(replaced, after, files)
         return len(candidates) - len(replaced), len(replaced)
 
-    def _storable(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        """Vectors as float32, if they can be stored."""
+    def storable(self, vectors: np.ndarray, count: int) -> np.ndarray:
+        """Vectors (texts, dim) as float32.
+
+        Raises:
+            UserError: They cannot be stored: another shape or number, nan or infinity, or too long for float32.
+        """
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UserError(
@@ -448,7 +457,7 @@ class CandidateIndex:
         Raises:
             UserError: The index has no ids.
         """
-        self._refuse_without_metadata()
+        self.refuse_without_metadata()
         ids = list_texts(ids, what="id")
         with self._writing() as (state, files):
             self._show(state)
@@ -464,7 +473,7 @@ class CandidateIndex:
         Raises:
             UserError: As ``matching``.
         """
-        self._refuse_without_metadata()
+        self.refuse_without_metadata()
         chosen = parse_filter(filter) if isinstance(filter, str) else filter
         with self._writing() as (state, files):
             self._show(state)

@@ -347,9 +347,12 @@ def upsert_candidates(
     """
     candidates = list(candidates)
     index.refuse_other_model(ranker.fingerprint, ranker.name)
+    index.refuse_without_metadata()  # all checks come before the index is marked as changing
     refuse_unstorable(candidates)
     if vectors is not None and len(vectors) != len(candidates):
         raise UserError(f"{len(candidates):,} candidates were given with {len(vectors):,} vectors: give one per candidate")
+    if vectors is not None:
+        _ = index.storable(vectors, len(candidates))
     digest = digest_of_candidates(candidates)
     added = changed = cut = 0
     with index.updating():

@@ -96,6 +96,18 @@ def _is_missing(value: object, table: Table) -> bool:
 
 
 def _json_value(value: Any, table: Table, number: int, column: str) -> Any:
+    """The value as JSON knows it.
+
+    Raises:
+        UserError: JSON has no form for it, it is nested too deeply, or it is no text that can be stored.
+    """
+    try:
+        return _plain_value(value, table, number, column)
+    except RecursionError:
+        raise UserError(f"{table.name} {table.unit} {number}, column {column!r} is nested too deeply: leave the column out") from None
+
+
+def _plain_value(value: Any, table: Table, number: int, column: str) -> Any:
     """The value as JSON knows it."""
     if isinstance(value, str):
         refuse_bad_text(value, table, number, column)
@@ -107,9 +119,9 @@ def _json_value(value: Any, table: Table, number: int, column: str) -> Any:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, list | tuple):
-        return [_json_value(item, table, number, column) for item in value]
+        return [_plain_value(item, table, number, column) for item in value]
     if isinstance(value, dict):
-        return {str(key): _json_value(item, table, number, column) for key, item in value.items()}
+        return {str(key): _plain_value(item, table, number, column) for key, item in value.items()}
     raise UserError(
         f"{table.name} {table.unit} {number}, column {column!r} holds {type(value).__name__}, which JSON has no form for: leave the column out"
     )

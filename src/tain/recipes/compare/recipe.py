@@ -245,7 +245,7 @@ def compare(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a comparison runs in one process: start it without torchrun")
     output = Path(output)
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite, is_folder=True)
     locate(model)
     sets = Path(data) if data is not None else None
     if config.suite:

@@ -106,7 +106,7 @@ class RunOutput:
             if self.resume:
                 raise UserError("resume continues from the checkpoint next to the output folder, but no output is given: give output")
             return self
-        refuse_existing(self.folder, overwrite=self.overwrite)
+        refuse_existing(self.folder, overwrite=self.overwrite, is_folder=True)
         if not self.resume:
             refuse_to_lose(self.checkpoints, overwrite=self.overwrite)
         elif not any(each.exists() for each in self.checkpoints):
