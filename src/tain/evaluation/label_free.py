@@ -211,14 +211,10 @@ def dropped_copies(text: str, *, level: Level) -> tuple[str, str] | None:
     Returns:
         ``None`` if the text has fewer than 4 words (4 characters for ``word``, 8 in scripts without blanks).
     """
-    if level == "word":
-        parts, glue, fewest = graphemes(text.strip()), "", _FEWEST_LETTERS
-    elif lacks_blanks(text):
-        parts, glue, fewest = units(text.strip()), "", CHARS_PER_WORD * _FEWEST_WORDS
-    else:
-        parts, glue, fewest = text.split(), " ", _FEWEST_WORDS
-    if len(parts) < fewest:
+    found = _parts(text, level, fewest_letters=_FEWEST_LETTERS)
+    if found is None:
         return None
+    parts, glue = found
     dropped = 1 if level == "word" else round(_DROPPED_SHARE * len(parts))
     rng = np.random.default_rng(zlib.crc32(text.encode("utf-8", "surrogatepass")))
     starts = rng.permutation(len(parts) - dropped + 1)[:2].tolist()
@@ -235,16 +231,23 @@ def halves(text: str, *, level: Level) -> tuple[str, str] | None:
     Returns:
         ``None`` if the text has fewer than 4 words (6 characters for ``word``, 8 in scripts without blanks).
     """
+    found = _parts(text, level, fewest_letters=_FEWEST_CHARS)
+    if found is None:
+        return None
+    parts, glue = found
+    middle = len(parts) // 2
+    return glue.join(parts[:middle]).rstrip(), glue.join(parts[middle:]).lstrip()
+
+
+def _parts(text: str, level: Level, *, fewest_letters: int) -> tuple[list[str], str] | None:
+    """Words of a text, or its letters (level ``word``, scripts without blanks), and what joins them; None if there are too few."""
     if level == "word":
-        parts, glue, fewest = graphemes(text.strip()), "", _FEWEST_CHARS
+        parts, glue, fewest = graphemes(text.strip()), "", fewest_letters
     elif lacks_blanks(text):
         parts, glue, fewest = units(text.strip()), "", CHARS_PER_WORD * _FEWEST_WORDS
     else:
         parts, glue, fewest = text.split(), " ", _FEWEST_WORDS
-    if len(parts) < fewest:
-        return None
-    middle = len(parts) // 2
-    return glue.join(parts[:middle]).rstrip(), glue.join(parts[middle:]).lstrip()
+    return (parts, glue) if len(parts) >= fewest else None
 
 
 # ---- single figures
