@@ -51,9 +51,9 @@ class Lexical:
     ``pieces`` are the lower-cased pieces of tain-mini's tokenizer; an unknown word is one token. Words of other scripts than Latin are a
     token each, and so are their trigrams of letters; in scripts without blanks between words (Chinese, Japanese, Thai, ...), tokens are the
     characters and the pairs of neighbouring characters. ``characters`` are the runs of 2 to 4 characters of each lower-cased word with a
-    blank on both sides, as in scikit-learn with ``analyzer="char_wb"``. Each count is multiplied by the weight of its token, ``sif``: a / (a + p) with a = 0.001 and p the token's relative frequency (Arora et al. 2017), or
-    ``tf-idf``: 1 + log(count), times log((1 + n) / (1 + df)) + 1 for a token in df of n texts, as in scikit-learn with
-    ``sublinear_tf``.
+    blank on both sides, as in scikit-learn with ``analyzer="char_wb"``. Each count is multiplied by the weight of its token, ``sif``:
+    a / (a + p) with a = 0.001 and p the token's relative frequency (Arora et al. 2017), or ``tf-idf``: 1 + log(count), times
+    log((1 + n) / (1 + df)) + 1 for a token in df of n texts, as in scikit-learn with ``sublinear_tf``.
 
     Args:
         texts: Texts for the frequencies; default: those passed to ``fit_at_hand``.

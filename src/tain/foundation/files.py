@@ -188,7 +188,8 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
             ``overwrite`` is off, in which case the finished folder is kept under the name given in the message.
     """
     target = followed(Path(target)) if overwrite and follow else Path(target)
-    _refuse_file(target)
+    if overwrite:
+        _refuse_file(target)
     with _partial_beside(target, overwrite=overwrite or was_free) as (partial, mode), _writing(target, partial):
         yield partial
         _settle(partial, mode)

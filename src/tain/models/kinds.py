@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tain.foundation.errors import UserError
+from tain.foundation.json_files import Field, checked_object
 from tain.models.hub import not_found
 from tain.models.saved import locate, read_record, read_stored_json
 
 Head = Literal["none", "classifier", "tagger", "cross-encoder", "question answering", "multiple choice"]
 Holds = Literal["encoder", "ranker", "labeller"]
 
+_READ = {name: Field(kind=kind, is_needed=False, may_be_null=True) for name, kind in (("architectures", list), ("num_labels", int))}
 _HEADS: dict[str, Head] = {
     "ForSequenceClassification": "classifier",
     "ForTokenClassification": "tagger",
@@ -80,20 +82,14 @@ def kind_of(path: str) -> ModelKind:
         raise not_found(path)
     about = read_stored_json(path, "config_sentence_transformers.json")
     config, about = (each if isinstance(each, dict) else {} for each in (config, about))
-    architectures = config.get("architectures") or []
-    labels_told = config.get("num_labels") or 2
-    if not isinstance(architectures, list) or isinstance(labels_told, bool) or not isinstance(labels_told, int):
-        raise UserError(f"model {path!r} has a damaged config.json: save the model again")
-    architectures = [str(each) for each in architectures]
+    modules = modules if isinstance(modules, list) else []
+    checked_object(config, _READ, damaged=f"model {path!r} has a damaged config.json", advice="save the model again")
+    architectures = [str(each) for each in config.get("architectures") or []]
     named: list[Head] = [kind for suffix, kind in _HEADS.items() if any(each.endswith(suffix) for each in architectures)]
     head: Head = named[0] if named else "none"
     names = config.get("id2label")
-    labels = 0 if head == "none" else len(names) if isinstance(names, dict) else labels_told
-    kinds = [
-        str(module.get("type", "")).rpartition(".")[2]
-        for module in (modules if isinstance(modules, list) else [])
-        if isinstance(module, dict)
-    ]
+    labels = 0 if head == "none" else len(names) if isinstance(names, dict) else config.get("num_labels") or 2
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
     if about.get("model_type") == "CrossEncoder" or (head == "classifier" and labels == 1):
         head = "cross-encoder"
     if "Pooling" in kinds:

@@ -182,19 +182,19 @@ def read_layout(name: str | Path) -> Layout:
                 " comes with"
             )
         if kind in ("Transformer", "StaticEmbedding") and position == 0:
-            inner = inside(module["path"], "")
+            inner = _inside(module["path"], "")
             if kind == "StaticEmbedding":
                 is_static, pooling = True, "mean"
         elif kind == "WordWeights" and pooling is None and token_weights is None:
             token_weights = _token_weights(
-                stored(inside(module["path"], "config.json")) or stored(inside(module["path"], "wordweights_config.json")), name
+                stored(_inside(module["path"], "config.json")) or stored(_inside(module["path"], "wordweights_config.json")), name
             )
         elif kind == "WeightedLayerPooling" and pooling is None and token_weights is None and layer_mix is None:
             # sentence-transformers leaves the module out where the transformer does not give all layers
             if stored_object(f"{inner}config.json").get("output_hidden_states") is True:
-                layer_mix = _layer_mix(_stored_file(path, inside(module["path"], "model.safetensors")), name)
+                layer_mix = _layer_mix(_stored_file(path, _inside(module["path"], "model.safetensors")), name)
         elif kind == "Pooling" and pooling is None:
-            of_pooling = stored_object(inside(module["path"], "config.json"))
+            of_pooling = stored_object(_inside(module["path"], "config.json"))
             pooling, include_prompt = _pooling(of_pooling, name), of_pooling.get("include_prompt") is not False
         elif kind in _AFTER_POOLING and pooling is not None:
             after.append((kind, module["path"]))
@@ -239,13 +239,13 @@ def read_layout(name: str | Path) -> Layout:
 
 
 def _module_config(path: str, folder: str, name: str | Path) -> dict[str, Any]:
-    file = inside(folder, "config.json")
+    file = _inside(folder, "config.json")
     return checked_object(
         read_stored_json(path, file), {}, damaged=f"model {str(name)!r} has a damaged {file}", advice="save the model again"
     )
 
 
-def inside(folder: str, file: str) -> str:
+def _inside(folder: str, file: str) -> str:
     """Path of a module's file within the model's folder; a module in the folder itself has the path ``""``."""
     return f"{folder}/{file}" if folder else file
 
@@ -275,11 +275,11 @@ def _after_pooling(layers: list[tuple[str, str]], path: str, name: str | Path) -
         return _module_config(path, folder, name)
 
     def weights(kind: str, folder: str) -> dict[str, np.ndarray]:
-        return read_tensors(_stored_file(path, inside(folder, "model.safetensors")), f"the weights of its {kind} layer", str(name))
+        return read_tensors(_stored_file(path, _inside(folder, "model.safetensors")), f"the weights of its {kind} layer", str(name))
 
     only = layers[0][1] if [kind for kind, _ in layers] == ["Dense"] else None
     if only is not None and is_linear(config(only)):
-        return read_linear(config(only), _stored_file(path, inside(only, "model.safetensors")), name=str(name))
+        return read_linear(config(only), _stored_file(path, _inside(only, "model.safetensors")), name=str(name))
     from tain.models.layers import LayerStack, Unit, read_dense, read_layer_norm
 
     made: list[Any] = []

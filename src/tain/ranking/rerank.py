@@ -352,7 +352,7 @@ def upsert_candidates(
     if vectors is not None and len(vectors) != len(candidates):
         raise UserError(f"{len(candidates):,} candidates were given with {len(vectors):,} vectors: give one per candidate")
     if vectors is not None:
-        _ = index.storable(vectors, len(candidates))
+        vectors = index.storable(vectors, len(candidates))
     digest = digest_of_candidates(candidates)
     added = changed = cut = 0
     with index.updating():

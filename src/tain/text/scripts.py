@@ -32,9 +32,8 @@ _ALONE = re.compile(
 def graphemes(text: str) -> list[str]:
     """Split a text into what readers see as characters: extended grapheme clusters (Unicode Standard Annex 29).
 
-    Beyond the annex, the vowel signs and stacked letters of Burmese and Khmer stay with the letter before them. A letter with its combining
-    marks, a Hangul syllable of several jamo, and an emoji sequence are one grapheme each. Joined, the
-    graphemes are the text.
+    A letter with its combining marks, a Hangul syllable of several jamo, and an emoji sequence are one grapheme each. Beyond the annex, the
+    vowel signs and stacked letters of Burmese and Khmer stay with the letter before them. Joined, the graphemes are the text.
 
     Raises:
         UserError: The text contains a lone surrogate.

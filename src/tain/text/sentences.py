@@ -68,8 +68,9 @@ def split_sentences(paragraph: str) -> list[str]:
     """Split a paragraph into sentences, without the white space between them.
 
     A full stop after a single letter, a common abbreviation, a German ordinal number or the number of a list item does not end a sentence,
-    nor does one before a lower-case letter of any script. Marks such as 。 ؟ । need no white space after them. Thai and Lao have no end marks: there, white space
-    ends a sentence of at least 40 characters. In doubt, text is kept together. Text without end marks is one sentence.
+    nor does one before a lower-case letter of any script. Marks such as 。 ؟ । need no white space after them. Thai and Lao have no end
+    marks: there, white space ends a sentence of at least 40 characters. In doubt, text is kept together. Text without end marks is one
+    sentence.
 
     Returns:
         The sentences in order; empty for a blank paragraph.
