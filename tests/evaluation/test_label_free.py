@@ -88,9 +88,12 @@ def test_isotropy_as_published_runs_over_rows_of_the_eigenvector_matrix():
 def test_only_rows_give_the_figures_of_the_papers_table(norm, published):
     """Mirror-BERT's table of isotropy, words: mean-vector norm and IS of BERT before and after training (768 dimensions)."""
     draw = rng()
-    direction = draw.normal(size=768)
-    vectors = norm * direction / np.linalg.norm(direction) + draw.normal(size=(400, 768)) * 0.02
-    assert isotropy_as_published(vectors) == pytest.approx(published, rel=0.35)
+    logs = []
+    for _ in range(8):  # one draw depends on the linear algebra library: by a factor of 1.5 at the longest mean
+        direction = draw.normal(size=768)
+        vectors = norm * direction / np.linalg.norm(direction) + draw.normal(size=(400, 768)) * 0.02
+        logs.append(np.log(isotropy_as_published(vectors)))
+    assert np.mean(logs) == pytest.approx(np.log(published), abs=0.35)
     assert isotropy(vectors) < np.exp(-norm)
 
 
