@@ -168,6 +168,7 @@ def test_measuring_what_a_budget_holds(mirror_session, dtype, micro_batch_tokens
     trainer.weights = MasterWeights(encoder.model, dtype=dtype)
     with assert_untouched(encoder, trainer.weights.masters):
         assert trainer.measure_text_s(13) > 0
+        assert trainer.measure_update_s() > 0
 
 
 def test_the_first_gradient_in_a_budget_is_that_of_a_run_without(mirror_session):
@@ -178,6 +179,7 @@ def test_the_first_gradient_in_a_budget_is_that_of_a_run_without(mirror_session)
         trainer.weights = MasterWeights(trainer.encoder.model, dtype=torch.bfloat16)
         if measures:
             trainer.measure_text_s(13)
+            trainer.measure_update_s()
         trainer.gradient_step(trainer.batch(np.arange(8), step=0, seed=13), step=0, seed=13)
         return [master.grad for master in trainer.weights.masters if master.grad is not None]
 

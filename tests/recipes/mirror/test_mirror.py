@@ -578,6 +578,11 @@ def test_a_budgets_own_batch_is_recorded(bert_folder, texts, tmp_path, monkeypat
     assert json.loads((tmp_path / "encoder" / "tain.json").read_text())["config"]["batch_texts"] == result.runs[0].batch_texts
 
 
+def with_times(made, monkeypatch, *, text_s: float, update_s: float = 0.0) -> None:
+    monkeypatch.setattr(made, "measure_text_s", lambda seed: text_s)
+    monkeypatch.setattr(made, "measure_update_s", lambda: update_s)
+
+
 def planned(made, now: list[float], *, budget_s: float):
     """The plan for a budget that began at 0 and is read at the time that ``now`` holds."""
     made.start()
@@ -586,7 +591,7 @@ def planned(made, now: list[float], *, budget_s: float):
 
 def test_a_budget_picks_texts_and_steps_that_fit(bert_folder, texts, monkeypatch):
     made, now = trainer(bert_folder, texts, budget_s=30.0, batch_texts=8), [10.0]
-    monkeypatch.setattr(made, "measure_text_s", lambda seed: 0.25)  # 19 s of room: some 75 texts
+    with_times(made, monkeypatch, text_s=0.25)  # 19 s of room: some 75 texts
     plan = planned(made, now, budget_s=30.0)
     assert plan.batch_texts == 4  # small enough for 16 steps
     assert plan.steps == 80 // plan.batch_texts  # the clock, not the plan, ends the run
@@ -596,9 +601,21 @@ def test_a_budget_picks_texts_and_steps_that_fit(bert_folder, texts, monkeypatch
     assert plan.enough(3)
 
 
+def test_a_budget_counts_the_optimizers_part_of_a_step(bert_folder, texts, monkeypatch):
+    """Muon on a processor that emulates bfloat16 took longer than the gradient, so one step was done where sixteen were planned."""
+    made, now = trainer(bert_folder, texts, budget_s=100.0, batch_texts=8), [0.0]
+    with_times(made, monkeypatch, text_s=0.25, update_s=4.0)  # 16 updates take 64 of 99 s: 35 s for 140 texts
+    assert planned(made, now, budget_s=100.0).batch_texts == 5  # 16 batches of all 80 texts; 140 / 16 without the limit of one epoch
+    with_times(made, monkeypatch, text_s=0.5, update_s=4.0)
+    assert planned(made, now, budget_s=100.0).batch_texts == 4
+    with_times(made, monkeypatch, text_s=0.25, update_s=6.0)
+    with pytest.raises(UserError, match=r"budget is 100 s, but this model needs 105 s on this machine"):
+        planned(made, now, budget_s=100.0)
+
+
 def test_a_budget_that_holds_nothing_is_refused_with_what_is_needed(bert_folder, texts, monkeypatch):
     made = trainer(bert_folder, texts, budget_s=12.0)
-    monkeypatch.setattr(made, "measure_text_s", lambda seed: 0.5)
+    with_times(made, monkeypatch, text_s=0.5)
     with pytest.raises(UserError, match=r"budget is 12 s, but this model needs \d+ s on this machine"):
         planned(made, [10.0], budget_s=12.0)
 

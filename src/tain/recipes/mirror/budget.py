@@ -62,21 +62,22 @@ def plan_for_budget(trainer: MirrorTrainer, budget: Budget, *, reserve_s: float,
         BudgetError: Even a short run does not fit.
     """
     config, texts = trainer.config, len(trainer.views.data.left)
-    seconds_per_text = trainer.measure_text_s(seed)
-    seconds_per_text, room_s = distributed.from_first(lambda: [seconds_per_text, budget.limit_s - budget.elapsed_s() - reserve_s])
-    fits = math.floor(room_s / seconds_per_text)
-    if fits < 2 * FEWEST_STEPS:
-        needed_s = budget.limit_s - room_s + 2 * FEWEST_STEPS * seconds_per_text
+    text_s, update_s = trainer.measure_text_s(seed), trainer.measure_update_s()
+    text_s, update_s, room_s = distributed.from_first(lambda: [text_s, update_s, budget.limit_s - budget.elapsed_s() - reserve_s])
+    shortest_s = FEWEST_STEPS * (2 * text_s + update_s)
+    if room_s < shortest_s:
+        needed_s = budget.limit_s - room_s + shortest_s
         raise BudgetError(
             f"budget is {budget.limit_s:g} s, but this model needs {needed_s:.0f} s on this machine: give more time, or a smaller model",
             needed_s=needed_s,
         )
-    wanted = texts * config.epochs
-    batch_texts = min(config.batch_texts, max(2, min(fits, wanted) // FEWEST_STEPS), texts)
+    texts_in_room = math.floor((room_s - FEWEST_STEPS * update_s) / text_s)
+    batch_texts = min(config.batch_texts, max(2, min(texts_in_room, texts * config.epochs) // FEWEST_STEPS), texts)
     steps = texts // batch_texts * config.epochs  # an upper bound: the clock ends the run, the measurement only chooses the batch size
-    expected = min(steps, fits // batch_texts)
+    expected = min(steps, math.floor(room_s / (batch_texts * text_s + update_s)))
     progress.note(
-        f"budget {budget.limit_s:g} s: one text takes {1000 * seconds_per_text:.1f} ms on this machine, so about {expected} steps of {batch_texts} texts fit"
+        f"budget {budget.limit_s:g} s: one text takes {1000 * text_s:.1f} ms on this machine and an update {1000 * update_s:.0f} ms,"
+        f" so about {expected} steps of {batch_texts} texts fit"
     )
     return Plan(batch_texts, steps, _until(budget, deadline_s=budget.limit_s - reserve_s))
 

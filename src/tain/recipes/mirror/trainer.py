@@ -328,6 +328,19 @@ class MirrorTrainer:
                 taken_s.append(time.monotonic() - began_s)
         return min(taken_s[1:]) / len(indices)
 
+    def measure_update_s(self) -> float:
+        """Time the optimizer's part of a step, in seconds; weights and gradients are unchanged."""
+        optimizer = self.optimizer()
+        taken_s = []
+        with unchanged(self.trained, masters=self.weights.masters, optimizer=optimizer):
+            for _ in range(2):
+                for master in self.weights.masters:
+                    master.grad = torch.zeros_like(master)
+                began_s = time.monotonic()
+                optimizer.step(rate_factor=0.0)
+                taken_s.append(time.monotonic() - began_s)
+        return min(taken_s)
+
 
 def _reseed_from(reseed: Callable[[int], object], first: int, part: int) -> None:
     """Set the random state of the part that is numbered from ``first`` on."""
