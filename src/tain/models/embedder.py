@@ -131,7 +131,8 @@ class Embedder(TokenEncoder):
             model, tokenizer = load_pretrained("AutoModel", stored.path, trust_remote_code=trust_remote_code)
         if stored.lower_cases:
             lower_case_first(tokenizer, name=str(name))
-        limit = max_length(model, tokenizer)
+        own = None if stored.max_tokens is None else max_length(model, tokenizer, stored=stored.max_tokens)
+        limit = max(max_length(model, tokenizer), own or 0)
         if max_tokens is not None and not 3 <= max_tokens <= limit:
             raise UserError(f"max_tokens is {max_tokens}, but model {str(name)!r} accepts 3 to {limit}: give a number in this range")
         model.to(device=target)
@@ -140,7 +141,7 @@ class Embedder(TokenEncoder):
             pooling=pooling or stored.pooling or "mean",
             pad_id=tokenizer.pad_token_id or 0,
             layout=layout,
-            padded_to=min(max_tokens or stored.max_tokens or limit, limit),
+            padded_to=max_tokens or own or limit,
             mask_id=tokenizer.mask_token_id,
             token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
             layer_mix=_on_layers(stored.layer_mix, model, target, name=str(name)),
@@ -155,7 +156,7 @@ class Embedder(TokenEncoder):
             encoder,
             tokenizer,
             name=str(name),
-            max_tokens=min(max_tokens or stored.max_tokens or limit, limit),
+            max_tokens=max_tokens or own or limit,
             normalize=stored.normalize,
             correction=stored.correction,
             record=stored.record,

@@ -290,11 +290,28 @@ def padding_id(model: Any, tokenizer: Any, *, name: str) -> int:
     return int(model.config.pad_token_id)
 
 
-def max_length(model: Any, tokenizer: Any) -> int:
-    """Length limit of a model in tokens, including special tokens."""
-    limits = [int(tokenizer.model_max_length)]
+def max_length(model: Any, tokenizer: Any, *, stored: int | None = None) -> int:
+    """Length limit of a model in tokens, including special tokens.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        stored: The limit stored in a sentence-transformers folder. There it replaces the tokenizer's limit, and positions that are
+            computed, not looked up in a table, may go beyond ``max_position_embeddings``.
+    """
+    limits = [int(tokenizer.model_max_length) if stored is None else stored]
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and positions > 0:  # XLNet, which has no limit, reports -1
+    # XLNet, which has no limit, reports -1
+    if positions and positions > 0 and (stored is None or _has_position_table(model, int(positions))):
         limits.append(int(positions) - position_offset_of(model))
     longest = min(limits)
     return 512 if longest > _UNLIMITED else longest
+
+
+def _has_position_table(model: torch.nn.Module, positions: int) -> bool:
+    """Whether a model looks positions up in a table with a row for each."""
+    tables = ((name.rpartition(".")[2], getattr(module, "weight", None)) for name, module in model.named_modules())
+    return any(
+        ("position" in name or name == "wpe") and isinstance(weight, torch.Tensor) and weight.ndim == 2 and len(weight) >= positions
+        for name, weight in tables
+    )

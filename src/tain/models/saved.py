@@ -24,6 +24,7 @@ from tain.models.correction import (
     read_linear,
     read_tensors,
 )
+from tain.models.transformer_settings import SETTINGS_FILES, TransformerSettings, read_settings
 
 if TYPE_CHECKING:
     from tain.models.layers import LayerStack
@@ -212,9 +213,8 @@ def read_layout(name: str | Path) -> Layout:
     correction = _after_pooling([each for each in after if each[0] != "Dropout"], path, name)
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
-    limits = stored_object(f"{inner}sentence_bert_config.json", max_seq_length=Field(kind=int, least=1, is_needed=False, may_be_null=True))
+    settings = TransformerSettings() if is_static else read_settings(stored, inner, is_module=bool(modules), name=str(name))
     _ = stored_object(f"{inner}tokenizer_config.json")  # a damaged one is refused here
-    is_lower_cased = bool(limits.get("do_lower_case"))
     about = checked_prompts(stored("config_sentence_transformers.json"), name)
     if Path(path).is_dir():
         transformer = str(Path(path) / inner)
@@ -224,7 +224,7 @@ def read_layout(name: str | Path) -> Layout:
     return Layout(
         transformer,
         pooling,
-        limits.get("max_seq_length"),
+        settings.max_tokens,
         normalize,
         record,
         correction,
@@ -233,7 +233,7 @@ def read_layout(name: str | Path) -> Layout:
         token_weights,
         layer_mix,
         is_static,
-        is_lower_cased,
+        settings.lower_cases,
         subfolder="" if Path(path).is_dir() else inner,
     )
 
@@ -439,7 +439,7 @@ def write_layout(
         correction.save(folders[len(pools) : len(pools) + len(stacked)])
     if not is_static:
         _write_json(paths["Pooling"] / "config.json", _pooling_config(pooling, dim, include_prompt=include_prompt))
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    _write_json(folder / SETTINGS_FILES[0], {"max_seq_length": max_tokens, "do_lower_case": False})
     _write_similarity(folder, similarity, kept)
     write_record(folder, record)
     (folder / "README.md").write_text(card, encoding="utf-8")
