@@ -23,7 +23,7 @@ from tain.foundation.machine import choose_device, one_thread, set_dtype
 from tain.foundation.probing import evaluating
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.layers import LayerStack
-from tain.models.loading import kind_of, load_pretrained, load_static_tokenizer, lower_case_first, max_length
+from tain.models.loading import kind_of, load_pretrained, load_static_tokenizer, lower_case_first, max_length, segment_template
 from tain.models.saved import Layout as StoredLayout
 from tain.models.saved import read_layout, read_static, write_layout
 from tain.text.collections import list_texts
@@ -146,6 +146,7 @@ class Embedder(TokenEncoder):
             token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
             layer_mix=_on_layers(stored.layer_mix, model, target, name=str(name)),
             decoder=stored.pooling is not None or pooling is not None,
+            segment_template=segment_template(model, tokenizer, name=str(name)),
         )
         if encoder.is_decoder:
             model.config.use_cache = False  # keys and values of earlier tokens, which only generation needs

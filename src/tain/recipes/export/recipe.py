@@ -185,6 +185,10 @@ def write_encoder(
     """
     encoder, tokenizer = embedder.encoder, embedder.tokenizer
     refuse_without_fast_tokenizer(folder, embedder.name)
+    if encoder.segment_template is not None:
+        raise UserError(
+            f"model {embedder.name!r} has a tokenizer with token types of its own, which tain export does not support: keep it in torch"
+        )
     assert not isinstance(embedder.correction, LanguageCorrection)
     progress.note("tracing the model")
     graph = VectorGraph(
