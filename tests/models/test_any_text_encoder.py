@@ -291,6 +291,28 @@ def test_layers_after_pooling_rank_too(transformer: Any, sentences: list[str], t
     np.testing.assert_allclose(ranker.score(short[:2], short), vectors[:2] @ vectors.T, atol=1e-5)
 
 
+def test_bigbird_keeps_its_sparse_attention(tiny_tokenizer: Any, sentences: list[str], tmp_path: Path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+    config = transformers.BigBirdConfig(
+        vocab_size=120, max_position_embeddings=200, block_size=4, num_random_blocks=1, attention_type="block_sparse", **sizes, **special
+    )
+    randomise(transformers.AutoModel.from_config(config)).eval().save_pretrained(tmp_path / "bare")
+    tiny_tokenizer(model_max_length=200).save_pretrained(tmp_path / "bare")
+    SentenceTransformer(modules=[Transformer(str(tmp_path / "bare")), Pooling(32)], device="cpu").save(str(tmp_path / "theirs"))
+    texts = [sentences[0], " ".join(sentences[:4]), " ".join(sentences[:6]), "glass", " ".join(sentences[2:9])]
+    ours = Embedder.load(tmp_path / "theirs", device="cpu", dtype="float32")
+    assert ours.encoder.full_attention_tokens == 28 < len(ours.token_rows(texts[1:2]).ids[0])
+    # in sentence-transformers too a short text switches to full attention for good, so each text has its own copy of the model
+    expected = np.concatenate([SentenceTransformer(str(tmp_path / "theirs"), device="cpu").encode([text]) for text in texts])
+    np.testing.assert_allclose(ours.encode(texts), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(ours.encode(texts[::-1])[::-1], expected, atol=1e-5, rtol=1e-5)
+    ours.encoder.full_attention_tokens = None
+    assert np.abs(ours.encode(texts) - expected).max() > 1e-3
+    with pytest.raises(UserError, match="sparse attention for texts of more than 28 tokens, which tain export does not support"):
+        export(tmp_path / "theirs", tmp_path / "out", int8=False, progress=False)
+
+
 # ---- prompts and lower case
 
 

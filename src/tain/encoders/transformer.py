@@ -109,6 +109,7 @@ class TransformerEncoder(nn.Module):
         self.is_decoder = is_decoder(model)
         if self.is_decoder and not decoder:
             raise UserError(_a_decoder(model))
+        self.full_attention_tokens = _full_attention_tokens(model)
         self.pads = True
         self.layout: Literal["packed", "padded"] = "padded"
         self.layout, self.layout_reason = self._choose_layout(layout)
@@ -184,7 +185,7 @@ class TransformerEncoder(nn.Module):
             )
         if packed.shared_owners is not None:
             raise ShapeError("texts share rows, which requires the packed layout: pack them without share_rows")
-        if not self.pads:
+        if not self.pads or self._is_sparse(max(packed.lengths)):
             return self._by_length(packed, segments)
         ids, is_token = pad(packed, pad_id=self.pad_id)
         more = {}
@@ -220,8 +221,16 @@ class TransformerEncoder(nn.Module):
         parts = []
         for index, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
             more = {} if kinds is None else {"token_type_ids": kinds[index].view(group)}
+            if self._is_sparse(group[1]):
+                # a short text switches BigBird to full attention for good
+                with torch.random.fork_rng(devices=[]):  # it draws new layers, and then puts the old weights in
+                    self.model.set_attention_type(self.model.config.attention_type)
             parts.append(self._mixed(self.model(input_ids=ids.view(group), **more, **self._more_outputs())).flatten(0, 1))
         return torch.cat(parts)
+
+    def _is_sparse(self, tokens: int) -> bool:
+        """Whether a text of this length runs in BigBird's sparse attention, in which padding changes its vectors."""
+        return self.full_attention_tokens is not None and tokens > self.full_attention_tokens
 
     def choose_dtype(self, asked: Dtype) -> torch.dtype:
         """Resolve the compute type: the requested one, or the fastest that the model supports on this machine.
@@ -247,6 +256,11 @@ class TransformerEncoder(nn.Module):
         if missing > 0:
             ids = nn.functional.pad(ids, (0, missing), value=self.pad_id)
             is_token = nn.functional.pad(is_token, (0, missing), value=False)
+        if self._is_sparse(ids.shape[1]):
+            raise UserError(
+                f"pooling is 'mean-with-padding', but {type(self.model).__name__} has sparse attention, in which padding changes all vectors:"
+                " give mean"
+            )
         hidden = self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state
         return hidden.mean(1, dtype=torch.float32)
 
@@ -407,6 +421,14 @@ def _runs_in(model: Any, dtype: torch.dtype) -> bool:
 def switch_attention(model: Any) -> bool:
     """Enable our attention in a transformers encoder if it gives the same vectors; return whether it does."""
     return TransformerEncoder(model).layout == "packed"
+
+
+def _full_attention_tokens(model: Any) -> int | None:
+    """Length up to which BigBird with sparse attention runs in full attention; None for other models."""
+    config = model.config
+    if getattr(config, "attention_type", None) != "block_sparse" or not hasattr(model, "set_attention_type"):
+        return None
+    return (5 + 2 * int(config.num_random_blocks)) * int(config.block_size)
 
 
 def position_offset_of(model: Any) -> int:
