@@ -109,6 +109,14 @@ def test_settings_that_tain_does_not_apply_are_refused_by_name(key: str, folder:
     assert "\n" not in str(caught.value)
 
 
+def test_settings_of_a_folder_that_does_not_pool_are_not_refused(folder: Path):
+    """A cross-encoder saved by sentence-transformers still gives the vectors below its head."""
+    set_to(folder, {"transformer_task": "sequence-classification", "max_seq_length": 9})
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:1]))
+    assert Embedder.load(folder, pooling="mean").max_tokens == 9
+
+
 @pytest.mark.parametrize("file", SETTINGS_FILES[1:])
 def test_settings_under_their_early_names_are_read(file: str, folder: Path, sentences: list[str]):
     (folder / SETTINGS_FILES[0]).unlink()

@@ -213,7 +213,7 @@ def read_layout(name: str | Path) -> Layout:
     correction = _after_pooling([each for each in after if each[0] != "Dropout"], path, name)
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
-    settings = TransformerSettings() if is_static else read_settings(stored, inner, is_module=bool(modules), name=str(name))
+    settings = TransformerSettings() if is_static else read_settings(stored, inner, pools=pooling is not None, name=str(name))
     _ = stored_object(f"{inner}tokenizer_config.json")  # a damaged one is refused here
     about = checked_prompts(stored("config_sentence_transformers.json"), name)
     if Path(path).is_dir():

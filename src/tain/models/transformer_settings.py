@@ -58,25 +58,26 @@ class TransformerSettings:
     lower_cases: bool = False
 
 
-def read_settings(stored: Callable[[str], Any], folder: str, *, is_module: bool, name: str) -> TransformerSettings:
+def read_settings(stored: Callable[[str], Any], folder: str, *, pools: bool, name: str) -> TransformerSettings:
     """Read the settings of a ``Transformer`` module.
 
     Args:
         stored: Reads a JSON file of the model; empty if it does not exist.
         folder: The module's folder within the model, ending in a slash unless it is the model's own.
-        is_module: The model has a ``modules.json``; without one sentence-transformers does not know the early file names.
+        pools: The model pools token vectors. Otherwise it is no encoder of sentence-transformers, such as a cross-encoder or a bare
+            model: then only the length limit and lower-casing matter.
         name: The model's name, for messages.
 
     Raises:
         UserError: The file is damaged, or a setting would change the vectors and tain does not apply it.
     """
-    for file in SETTINGS_FILES if is_module else SETTINGS_FILES[:1]:
+    for file in SETTINGS_FILES if pools else SETTINGS_FILES[:1]:
         if found := stored(f"{folder}{file}"):
-            return _settings(found, f"{folder}{file}", name)
+            return _settings(found, f"{folder}{file}", pools=pools, name=name)
     return TransformerSettings()
 
 
-def _settings(found: Any, file: str, name: str) -> TransformerSettings:
+def _settings(found: Any, file: str, *, pools: bool, name: str) -> TransformerSettings:
     found = checked_object(found, _KNOWN, damaged=f"model {name!r} has a damaged {file}", advice="save the model again")
     problems: list[str] = []
     limit = found.get("max_seq_length")
@@ -89,7 +90,7 @@ def _settings(found: Any, file: str, name: str) -> TransformerSettings:
     limit = _limit_of_calls(found.get("processing_kwargs") or {}, limit, problems)
     problems += _outputs(found)
     problems += [key for key, value in found.items() if key not in (*_HANDLED, *_NO_EFFECT) and value is not None]
-    if problems:
+    if problems and pools:
         raise UserError(
             f"model {name!r} sets {problems[0]} in {file}, which tain does not apply, so its vectors would differ: use"
             " sentence-transformers for it, or remove the setting"
