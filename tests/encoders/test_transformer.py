@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from tain.batches.packing import pack
@@ -12,6 +13,7 @@ from tain.encoders.dropout import set_dropout
 from tain.encoders.transformer import TransformerEncoder, position_offset_of
 from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.machine import set_dtype
+from tiny_models import randomise
 
 Build = Callable[..., Any]
 
@@ -86,6 +88,32 @@ def test_modernberts_window_is_kept_where_texts_are_longer(window: int, tiny_enc
     torch.testing.assert_close(found, plain_means(plain, ids, pad_id=0), atol=1e-5, rtol=1e-5)
     without = plain_means(tiny_encoder("modernbert", local_attention=80), ids, pad_id=0)
     assert (found - without)[:2].abs().max() > 0.01  # the window does matter here
+
+
+def bidirectional(kind: str, window: int) -> Any:
+    """A tiny decoder without causal mask, whose layers have a sliding window."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+    fixed = {"vocab_size": 120, "max_position_embeddings": 40, "pad_token_id": 0, "sliding_window": window, **sizes}
+    more: dict[str, dict[str, Any]] = {
+        "Qwen2": {"is_causal": False, "use_sliding_window": True, "max_window_layers": 0},
+        "Qwen3": {"is_causal": False, "use_sliding_window": True, "max_window_layers": 1, "head_dim": 8},
+        "Gemma2": {"is_causal": False, "head_dim": 8},
+        "Gemma3Text": {"use_bidirectional_attention": True, "head_dim": 8},
+    }
+    config = getattr(transformers, f"{kind}Config")(**fixed, **more[kind])
+    return randomise(transformers.AutoModel.from_config(config)).eval()
+
+
+@pytest.mark.parametrize("window", [2, 5])
+@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Gemma2", "Gemma3Text"])
+def test_the_windows_of_bidirectional_decoders_are_those_of_transformers(kind: str, window: int, token_ids: Build):
+    ids = token_ids(30, 12, 7, 6, 5, 4, 3, 2)
+    encoder = TransformerEncoder(bidirectional(kind, window))
+    assert encoder.layout == ("padded" if kind == "Gemma2" else "packed")  # Gemma 2 caps its scores
+    expected = plain_means(bidirectional(kind, window), ids, pad_id=0)
+    torch.testing.assert_close(encoder(pack(ids)), expected, atol=1e-5, rtol=1e-5)
+    alone = torch.cat([encoder(pack([text])) for text in ids])
+    torch.testing.assert_close(alone, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet", "deberta-v2", "fnet", "convbert"])

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     LSTM,
@@ -160,6 +162,66 @@ def test_static_token_vectors(tiny_tokenizer: Any, sentences: list[str], tmp_pat
         ours.refuse_unusual("mirroring")
 
 
+def test_truncation_within_a_static_tokenizer_is_kept(tiny_tokenizer: Any, sentences: list[str], tmp_path: Path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(5, direction="left")
+    table = np.random.default_rng(4).standard_normal((120, 24)).astype(np.float32)
+    ours, theirs = ours_and_theirs([StaticEmbedding(tokenizer.backend_tokenizer, embedding_weights=table)], tmp_path / "theirs")
+    refuse_difference(ours, theirs, sentences)
+    assert ours.max_tokens == 5
+    (tmp_path / "ours").mkdir()
+    ours.save(tmp_path / "ours", record={"kind": "encoder"}, card="# test\n")
+    again = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    refuse_difference(Embedder.load(tmp_path / "ours", device="cpu", dtype="float32"), again, sentences)
+    np.testing.assert_allclose(again.encode(sentences), theirs.encode(sentences), atol=1e-5)
+    assert Embedder.load(tmp_path / "theirs", max_tokens=3).max_tokens == 3
+    with pytest.raises(UserError, match=r"max_tokens is 6, but model .* accepts 1 to 5"):
+        Embedder.load(tmp_path / "theirs", max_tokens=6)
+
+
+@pytest.mark.parametrize("parts", [("mapping", "weights"), ("mapping",), ("weights",), ()])
+def test_token_vectors_of_model2vec(parts: tuple[str, ...], tiny_tokenizer: Any, sentences: list[str], tmp_path: Path):
+    rng = np.random.default_rng(4)
+    tensors = {"embeddings": rng.standard_normal((30 if "mapping" in parts else 120, 24)).astype(np.float32)}
+    tensors |= {"mapping": rng.integers(0, 30, 120)} if "mapping" in parts else {}
+    tensors |= {"weights": rng.random(120)} if "weights" in parts else {}
+    folder = tmp_path / "model2vec"  # as model2vec writes it
+    folder.mkdir()
+    save_arrays(tensors, folder / "model.safetensors")
+    tiny_tokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text('{"model_type": "model2vec", "architectures": ["StaticModel"], "normalize": true}')
+    kinds = {".": "StaticEmbedding", "1_Normalize": "Normalize"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps([{"idx": index, "name": str(index), **each} for index, each in enumerate(modules)]))
+    refuse_difference(Embedder.load(folder, device="cpu"), SentenceTransformer(str(folder), device="cpu"), sentences)
+    for wrong, message in (
+        ({"mapping": np.array([0, 999])}, "mapping or weights of tokens that do not fit"),
+        ({"weights": np.ones(7)}, "mapping or weights of tokens that do not fit"),
+        ({"mapping": np.arange(20)}, "has vectors for 20 tokens, but its tokenizer has 120"),
+    ):
+        save_arrays({"embeddings": tensors["embeddings"], **wrong}, folder / "model.safetensors")
+        with pytest.raises(UserError, match=message):
+            Embedder.load(folder)
+    save_arrays({"table": tensors["embeddings"]}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"without embedding\.weight \(or model2vec's embeddings\)"):
+        Embedder.load(folder)
+
+
+def test_token_weights_do_not_need_the_spare_rows_of_the_table(
+    tiny_tokenizer: Any, tiny_encoder: Any, sentences: list[str], tmp_path: Path
+):
+    tiny_encoder("bert", vocab_size=128).save_pretrained(tmp_path / "bare")
+    tiny_tokenizer().save_pretrained(tmp_path / "bare")
+    first = Transformer(str(tmp_path / "bare"), max_seq_length=14)
+    ours, theirs = ours_and_theirs([first, word_weights(first.tokenizer), Pooling(32, "mean")], tmp_path / "theirs")
+    refuse_difference(ours, theirs, sentences)
+    (tmp_path / "ours").mkdir()
+    ours.save(tmp_path / "ours", record={"kind": "encoder"}, card="# test\n")
+    np.testing.assert_allclose(
+        SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(sentences), theirs.encode(sentences), atol=1e-5
+    )
+
+
 @pytest.fixture(scope="module")
 def decoder_folder(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen2 whose tokenizer ends each text with its last special token, as decoder-only embedding models have it."""
@@ -227,6 +289,28 @@ def test_layers_after_pooling_rank_too(transformer: Any, sentences: list[str], t
     short = [sentence[:20] for sentence in sentences]  # contexts lose their beginning, encoders their end
     vectors = ours.encode(short)
     np.testing.assert_allclose(ranker.score(short[:2], short), vectors[:2] @ vectors.T, atol=1e-5)
+
+
+def test_bigbird_keeps_its_sparse_attention(tiny_tokenizer: Any, sentences: list[str], tmp_path: Path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+    config = transformers.BigBirdConfig(
+        vocab_size=120, max_position_embeddings=200, block_size=4, num_random_blocks=1, attention_type="block_sparse", **sizes, **special
+    )
+    randomise(transformers.AutoModel.from_config(config)).eval().save_pretrained(tmp_path / "bare")
+    tiny_tokenizer(model_max_length=200).save_pretrained(tmp_path / "bare")
+    SentenceTransformer(modules=[Transformer(str(tmp_path / "bare")), Pooling(32)], device="cpu").save(str(tmp_path / "theirs"))
+    texts = [sentences[0], " ".join(sentences[:4]), " ".join(sentences[:6]), "glass", " ".join(sentences[2:9])]
+    ours = Embedder.load(tmp_path / "theirs", device="cpu", dtype="float32")
+    assert ours.encoder.full_attention_tokens == 28 < len(ours.token_rows(texts[1:2]).ids[0])
+    # in sentence-transformers too a short text switches to full attention for good, so each text has its own copy of the model
+    expected = np.concatenate([SentenceTransformer(str(tmp_path / "theirs"), device="cpu").encode([text]) for text in texts])
+    np.testing.assert_allclose(ours.encode(texts), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(ours.encode(texts[::-1])[::-1], expected, atol=1e-5, rtol=1e-5)
+    ours.encoder.full_attention_tokens = None
+    assert np.abs(ours.encode(texts) - expected).max() > 1e-3
+    with pytest.raises(UserError, match="sparse attention for texts of more than 28 tokens, which tain export does not support"):
+        export(tmp_path / "theirs", tmp_path / "out", int8=False, progress=False)
 
 
 # ---- prompts and lower case
@@ -362,11 +446,44 @@ def test_what_tain_does_not_run_is_named(transformer: Any, tmp_path: Path):
 
 def test_layers_that_do_not_fit_are_refused(transformer: Any, tmp_path: Path):
     SentenceTransformer(modules=[transformer(), Pooling(32), Dense(32, 12), LayerNorm(12)], device="cpu").save(str(tmp_path / "a"))
-    from safetensors.torch import save_file
-
     save_file({"norm.weight": torch.ones(11), "norm.bias": torch.zeros(11)}, tmp_path / "a" / "3_LayerNorm" / "model.safetensors")
     with pytest.raises(UserError, match="has a layer for vectors of dimension 11 after one that gives 12"):
         Embedder.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("activation", [torch.nn.Identity(), torch.nn.Tanh()])
+def test_a_damaged_dense_layer_is_refused(activation: Any, transformer: Any, tmp_path: Path):
+    dense = Dense(32, 12, activation_function=activation, use_residual=True)
+    SentenceTransformer(modules=[transformer(), Pooling(32), dense], device="cpu").save(str(tmp_path / "a"))
+    folder = tmp_path / "a" / "2_Dense"
+    config, whole = json.loads((folder / "config.json").read_text()), dense.state_dict()
+    whole = {key: tensor.clone() for key, tensor in whole.items()}
+    plain = {key: tensor for key, tensor in whole.items() if key != "residual.weight"}
+    for settings, tensors, message in (
+        ({}, whole | {"residual.weight": torch.ones(12, 31)}, r"whose residual\.weight is of the shape \(12, 31\), not \(12, 32\)"),
+        ({}, plain, r"whose residual\.weight is missing"),
+        ({"use_residual": False}, plain | {"linear.bias": torch.ones(11)}, r"whose linear\.bias has the shape \(11,\), not \(12,\)"),
+        ({"use_residual": False}, {"linear.weight": whole["linear.weight"]}, "with a bias in its config.json, but none in its weights"),
+        ({"use_residual": False, "bias": False}, plain, "with no bias in its config.json, but one in its weights"),
+        ({"use_residual": False, "out_features": 13}, plain, "whose out_features is 13, but whose weights have 12"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | settings))
+        save_file(tensors, folder / "model.safetensors")
+        with pytest.raises(UserError, match=message):
+            Embedder.load(tmp_path / "a")
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match=r"has a Dense layer without 2_Dense/config\.json: copy the whole folder again"):
+        Embedder.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("kept", ["dot", "euclidean", None])
+def test_saving_again_keeps_the_similarity_function(kept: Any, transformer: Any, tmp_path: Path):
+    ours, _ = ours_and_theirs([transformer(), Pooling(32)], tmp_path / "theirs", similarity_fn_name=kept)
+    for similarity, expected in ((None, kept or "cosine"), ("cosine", "cosine")):
+        folder = tmp_path / str(similarity)
+        folder.mkdir()
+        ours.save(folder, record={"kind": "encoder"}, card="# test\n", similarity=similarity)
+        assert SentenceTransformer(str(folder), device="cpu").similarity_fn_name == expected
 
 
 def test_damaged_prompts_are_refused(prompted: tuple[Embedder, SentenceTransformer], tmp_path: Path):

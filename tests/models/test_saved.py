@@ -381,6 +381,8 @@ def test_mirroring_and_correcting_keep_prompts(encoder_folder: Path, sentences: 
     assert_prompts_are_kept(tmp_path / "mirrored")
     assert_prompts_are_kept(tmp_path / "corrected")
     assert json.loads((tmp_path / "corrected" / "config_sentence_transformers.json").read_text())["similarity_fn_name"] == "dot"
+    # trained by cosines
+    assert json.loads((tmp_path / "mirrored" / "config_sentence_transformers.json").read_text())["similarity_fn_name"] == "cosine"
 
 
 def test_rankers_keep_prompts_in_both_towers(encoder_folder: Path, tmp_path: Path, generator: torch.Generator):

@@ -59,14 +59,17 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "rows tokens heads value_width"], None]:
     """Compute attention within each text of a packed batch.
 
-    Called by transformers for every layer. ``sliding_window`` follows its convention: a token sees those less than
-    ``sliding_window`` positions away. Without ``packing`` (the model is called directly, with rows of equal length)
-    this is ordinary attention with ``attention_mask``.
+    Called by transformers for every layer. With ``sliding_window``, a token sees those less than so many positions away, or less
+    than ``_mask`` found. Without ``packing`` (the model is called directly, with rows of equal length) this is ordinary attention
+    with ``attention_mask``.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if key.shape[1] != query.shape[1]:
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    if attention_mask is not None and attention_mask.dtype == torch.long:
+        sliding_window = None if sliding_window is None else int(attention_mask)
+        attention_mask = None
     if packing is None:
         if attention_mask is None:
             is_visible = _window(query.shape[2], sliding_window, query.device)
@@ -187,9 +190,22 @@ def _window(tokens: int, sliding_window: int | None, device: torch.device, *, pr
     return is_near
 
 
-def _mask(*arguments: Any, attention_mask: Tensor | None = None, **settings: Any) -> Tensor | None:
-    """Build the mask of padded rows; packed texts need none, since attention never crosses text boundaries."""
-    return None if attention_mask is None else sdpa_mask(*arguments, attention_mask=attention_mask, **settings)
+def _mask(*arguments: Any, q_length: int, attention_mask: Tensor | None = None, **settings: Any) -> Tensor | None:
+    """Build the mask of padded rows. Packed texts need none, since attention never crosses text boundaries.
+
+    Returns:
+        The mask of padded rows. Without padding: the distance, in one whole number, from which on tokens are not seen, for the
+        attention function; None if all are seen.
+    """
+    if attention_mask is not None:
+        return sdpa_mask(*arguments, q_length=q_length, attention_mask=attention_mask, **settings)
+    window, sees = settings.get("local_size"), settings.get("mask_function")
+    if window is None or sees is None or window >= q_length:
+        return None
+    # ModernBERT gives its attention one more than this window, decoders without causal mask give it the window, Gemma 3 sees one less
+    first = torch.tensor(0)
+    is_seen = bool(sees(first, first, torch.tensor(window), first))
+    return torch.full((1, 1, 1, 1), window + is_seen)
 
 
 AttentionInterface.register(NAME, packed_attention)

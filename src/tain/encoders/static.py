@@ -36,7 +36,8 @@ class StaticTokens(TransformerEncoder):
         self.register_buffer("token_weights", None, persistent=False)
         self.register_buffer("layer_mix", None, persistent=False)
         self.pooling, self.pad_id, self.padded_to, self.position_offset = "mean", 0, None, 0
-        self.pads, self.is_decoder = True, False
+        self.pads, self.is_decoder, self.segment_template = True, False, None
+        self.full_attention_tokens = None
         self.layout: Literal["packed", "padded"] = "packed"
         self.layout_reason = "static token vectors run packed: no padding is computed"
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,35 @@ _SAME = 1e-6  # relative to the largest number: allowed change of a decoder's fi
 _PROBE_TOLERANCE = 1e-3  # float32 runs agree to 1e-6; a model that attends to its neighbours is off by far more
 
 
+@dataclass(frozen=True)
+class SegmentTemplate:
+    """Segments (token types) that a tokenizer gives to the tokens of a text.
+
+    Attributes:
+        before: Segments of the special tokens before the text.
+        within: Segment of the text's own tokens.
+        after: Segments of the special tokens after it.
+    """
+
+    before: tuple[int, ...]
+    within: int
+    after: tuple[int, ...]
+
+    @property
+    def kinds(self) -> set[int]:
+        return {*self.before, self.within, *self.after}
+
+    def of(self, packed: PackedTexts) -> Int[Tensor, " tokens"]:
+        """Segment of each token; 0 on fillers."""
+        segments = torch.full_like(packed.ids, self.within)
+        for position, kind in enumerate(self.before):
+            segments[packed.positions == position] = kind
+        ends = torch.cat([packed.length_tensor(), packed.positions.new_zeros(1)])[packed.owners]
+        for position, kind in enumerate(reversed(self.after), start=1):
+            segments[packed.positions == ends - position] = kind
+        return segments.where(packed.owners < packed.texts, 0)
+
+
 class TransformerEncoder(nn.Module):
     """Computes token vectors and text vectors with a transformers encoder.
 
@@ -39,6 +69,7 @@ class TransformerEncoder(nn.Module):
         token_weights: Weight per token id, float32 (vocabulary,), by which token vectors are multiplied; None for equal weights.
         layer_mix: Token vectors are a mean of the last layers' outputs, with these weights, float32 (layers,); None for the last layer.
         decoder: Allow decoders, whose tokens see only those before them.
+        segment_template: Segments of the tokens of a text; default: the model's own, 0 for each in models that have segments.
 
     Raises:
         UserError: The model gives no vector per token, or is a decoder and ``decoder`` is off; ``packed`` is requested for a model that
@@ -57,9 +88,11 @@ class TransformerEncoder(nn.Module):
         token_weights: Tensor | None = None,
         layer_mix: Tensor | None = None,
         decoder: bool = False,
+        segment_template: SegmentTemplate | None = None,
     ) -> None:
         super().__init__()
         refuse_pooling(pooling)
+        self.segment_template: SegmentTemplate | None = None  # the tests of the layout below run both sides without segments
         if token_weights is not None and pooling == "mean-with-padding":
             raise UserError(f"pooling is {pooling!r}, but the model has token weights, which padding does not have: give mean")
         self.token_weights: Tensor | None
@@ -76,6 +109,7 @@ class TransformerEncoder(nn.Module):
         self.is_decoder = is_decoder(model)
         if self.is_decoder and not decoder:
             raise UserError(_a_decoder(model))
+        self.full_attention_tokens = _full_attention_tokens(model)
         self.pads = True
         self.layout: Literal["packed", "padded"] = "padded"
         self.layout, self.layout_reason = self._choose_layout(layout)
@@ -84,6 +118,7 @@ class TransformerEncoder(nn.Module):
             self.layout_reason += (
                 f"; padding changes the vectors of {type(model).__name__}, so each batch is split into texts of equal length"
             )
+        self.segment_template = segment_template
 
     @property
     def width(self) -> int:
@@ -127,14 +162,17 @@ class TransformerEncoder(nn.Module):
             ShapeError: Texts share rows, but the model runs padded.
         """
         packed = packed.to(self.device)
-        segments = None if second_parts is None or not self.has_segments else _segments(packed, second_parts.to(self.device))
+        if second_parts is not None:
+            segments = _segments(packed, second_parts.to(self.device)) if self.has_segments else None
+        else:
+            segments = None if self.segment_template is None else self.segment_template.of(packed)
         if self.layout == "packed":
             packing = attention.Packing(packed.groups, owners=packed.shared_owners, drophead=drophead, capture=capture)
             more = {} if segments is None else {"token_type_ids": segments[None]}
             with nullcontext() if capture is None else whole_layers(self.model):
                 output = self.model(
                     input_ids=packed.ids[None],
-                    position_ids=packed.positions[None] + self.position_offset,
+                    position_ids=self._position_ids(packed)[None],
                     attention_mask=None,
                     packing=packing,
                     **more,
@@ -147,7 +185,7 @@ class TransformerEncoder(nn.Module):
             )
         if packed.shared_owners is not None:
             raise ShapeError("texts share rows, which requires the packed layout: pack them without share_rows")
-        if not self.pads:
+        if not self.pads or self._is_sparse(max(packed.lengths)):
             return self._by_length(packed, segments)
         ids, is_token = pad(packed, pad_id=self.pad_id)
         more = {}
@@ -155,6 +193,16 @@ class TransformerEncoder(nn.Module):
             more["token_type_ids"] = torch.zeros_like(ids)
             more["token_type_ids"][is_token] = segments[packed.owners < packed.texts]
         return self._mixed(self.model(input_ids=ids, attention_mask=is_token.long(), **more, **self._more_outputs()))[is_token]
+
+    def _position_ids(self, packed: PackedTexts) -> Int[Tensor, " tokens"]:
+        """Position ids as the model itself counts them: RoBERTa and its kin leave out padding tokens, also those spelled in a text."""
+        if not self.position_offset:
+            return packed.positions
+        is_counted = (packed.ids != self.position_offset - 1) & (packed.owners < packed.texts)
+        counted = is_counted.long().cumsum(0)
+        before = (counted - is_counted.long())[packed.starts]  # of all earlier texts
+        within = counted - torch.cat([before, before.new_zeros(1)])[packed.owners]
+        return within * is_counted + self.position_offset - 1
 
     def _more_outputs(self) -> dict[str, bool]:
         return {} if self.layer_mix is None else {"output_hidden_states": True}
@@ -173,8 +221,16 @@ class TransformerEncoder(nn.Module):
         parts = []
         for index, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
             more = {} if kinds is None else {"token_type_ids": kinds[index].view(group)}
+            if self._is_sparse(group[1]):
+                # a short text switches BigBird to full attention for good
+                with torch.random.fork_rng(devices=[]):  # it draws new layers, and then puts the old weights in
+                    self.model.set_attention_type(self.model.config.attention_type)
             parts.append(self._mixed(self.model(input_ids=ids.view(group), **more, **self._more_outputs())).flatten(0, 1))
         return torch.cat(parts)
+
+    def _is_sparse(self, tokens: int) -> bool:
+        """Whether a text of this length runs in BigBird's sparse attention, in which padding changes its vectors."""
+        return self.full_attention_tokens is not None and tokens > self.full_attention_tokens
 
     def choose_dtype(self, asked: Dtype) -> torch.dtype:
         """Resolve the compute type: the requested one, or the fastest that the model supports on this machine.
@@ -200,6 +256,11 @@ class TransformerEncoder(nn.Module):
         if missing > 0:
             ids = nn.functional.pad(ids, (0, missing), value=self.pad_id)
             is_token = nn.functional.pad(is_token, (0, missing), value=False)
+        if self._is_sparse(ids.shape[1]):
+            raise UserError(
+                f"pooling is 'mean-with-padding', but {type(self.model).__name__} has sparse attention, in which padding changes all vectors:"
+                " give mean"
+            )
         hidden = self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state
         return hidden.mean(1, dtype=torch.float32)
 
@@ -360,6 +421,14 @@ def _runs_in(model: Any, dtype: torch.dtype) -> bool:
 def switch_attention(model: Any) -> bool:
     """Enable our attention in a transformers encoder if it gives the same vectors; return whether it does."""
     return TransformerEncoder(model).layout == "packed"
+
+
+def _full_attention_tokens(model: Any) -> int | None:
+    """Length up to which BigBird with sparse attention runs in full attention; None for other models."""
+    config = model.config
+    if getattr(config, "attention_type", None) != "block_sparse" or not hasattr(model, "set_attention_type"):
+        return None
+    return (5 + 2 * int(config.num_random_blocks)) * int(config.block_size)
 
 
 def position_offset_of(model: Any) -> int:

@@ -151,11 +151,41 @@ def read_linear(config: dict[str, Any], weights: Path | None, *, name: str) -> L
             f"model {name!r} has a Dense layer with the activation {config.get('activation_function')}, which tain does not support: only"
             " linear layers; use sentence-transformers for this model"
         )
-    tensors = read_tensors(weights, "the weights of its Dense layer", name)
-    if "linear.weight" not in tensors or tensors["linear.weight"].ndim != 2:
+    weight, bias = dense_weights(config, read_tensors(weights, "the weights of its Dense layer", name), name=name)
+    return LinearCorrection(weight, np.zeros(len(weight), dtype=np.float32) if bias is None else bias)
+
+
+def dense_weights(config: dict[str, Any], tensors: Mapping[str, np.ndarray], *, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The weight and bias of a Dense layer, checked as sentence-transformers checks them; None without bias.
+
+    Args:
+        config: Its ``config.json``.
+        tensors: Its weights.
+        name: The model's name, for messages.
+
+    Raises:
+        UserError: One is missing, or has another shape than the layer.
+    """
+    weight, bias = tensors.get("linear.weight"), tensors.get("linear.bias")
+    if weight is None or weight.ndim != 2:
         raise UserError(f"model {name!r} has a Dense layer without linear.weight: save the model again")
-    weight = tensors["linear.weight"]
-    return LinearCorrection(weight, tensors.get("linear.bias", np.zeros(len(weight), dtype=np.float32)))
+    outs, ins = weight.shape
+    for key, found in (("in_features", ins), ("out_features", outs)):
+        if config.get(key, found) != found:
+            raise UserError(
+                f"model {name!r} has a Dense layer whose {key} is {config[key]}, but whose weights have {found}: save the model again"
+            )
+    has_bias = bool(config.get("bias", True))
+    if (bias is not None) is not has_bias:
+        told, kept = ("a", "none") if has_bias else ("no", "one")
+        raise UserError(
+            f"model {name!r} has a Dense layer with {told} bias in its config.json, but {kept} in its weights: save the model again"
+        )
+    if bias is not None and bias.shape != (outs,):
+        raise UserError(
+            f"model {name!r} has a Dense layer whose linear.bias has the shape {bias.shape}, not ({outs},): save the model again"
+        )
+    return weight, bias
 
 
 def read_by_language(file: Path | None, *, name: str) -> LanguageCorrection:

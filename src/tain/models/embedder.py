@@ -23,7 +23,7 @@ from tain.foundation.machine import choose_device, one_thread, set_dtype
 from tain.foundation.probing import evaluating
 from tain.models.correction import LanguageCorrection, LinearCorrection
 from tain.models.layers import LayerStack
-from tain.models.loading import kind_of, load_pretrained, load_static_tokenizer, lower_case_first, max_length
+from tain.models.loading import kind_of, load_pretrained, load_static_tokenizer, lower_case_first, max_length, segment_template
 from tain.models.saved import Layout as StoredLayout
 from tain.models.saved import read_layout, read_static, write_layout
 from tain.text.collections import list_texts
@@ -131,7 +131,8 @@ class Embedder(TokenEncoder):
             model, tokenizer = load_pretrained("AutoModel", stored.path, trust_remote_code=trust_remote_code)
         if stored.lower_cases:
             lower_case_first(tokenizer, name=str(name))
-        limit = max_length(model, tokenizer)
+        own = None if stored.max_tokens is None else max_length(model, tokenizer, stored=stored.max_tokens)
+        limit = max(max_length(model, tokenizer), own or 0)
         if max_tokens is not None and not 3 <= max_tokens <= limit:
             raise UserError(f"max_tokens is {max_tokens}, but model {str(name)!r} accepts 3 to {limit}: give a number in this range")
         model.to(device=target)
@@ -140,11 +141,12 @@ class Embedder(TokenEncoder):
             pooling=pooling or stored.pooling or "mean",
             pad_id=tokenizer.pad_token_id or 0,
             layout=layout,
-            padded_to=min(max_tokens or stored.max_tokens or limit, limit),
+            padded_to=max_tokens or own or limit,
             mask_id=tokenizer.mask_token_id,
-            token_weights=_on_vocabulary(stored.token_weights, model, target, name=str(name)),
+            token_weights=_on_vocabulary(stored.token_weights, model, tokenizer, target, name=str(name)),
             layer_mix=_on_layers(stored.layer_mix, model, target, name=str(name)),
             decoder=stored.pooling is not None or pooling is not None,
+            segment_template=segment_template(model, tokenizer, name=str(name)),
         )
         if encoder.is_decoder:
             model.config.use_cache = False  # keys and values of earlier tokens, which only generation needs
@@ -155,7 +157,7 @@ class Embedder(TokenEncoder):
             encoder,
             tokenizer,
             name=str(name),
-            max_tokens=min(max_tokens or stored.max_tokens or limit, limit),
+            max_tokens=max_tokens or own or limit,
             normalize=stored.normalize,
             correction=stored.correction,
             record=stored.record,
@@ -167,7 +169,7 @@ class Embedder(TokenEncoder):
 
     @classmethod
     def _static(cls, stored: StoredLayout, name: str, device: torch.device, *, max_tokens: int | None) -> "Embedder":
-        """Load static token vectors; texts have no length limit unless one is given."""
+        """Load static token vectors; texts have no length limit unless one is given, or stored in the tokenizer."""
         table, file = read_static(stored, name)
         tokenizer = load_static_tokenizer(file, name=name)
         largest = max(tokenizer.get_vocab().values(), default=-1)
@@ -175,11 +177,15 @@ class Embedder(TokenEncoder):
             raise UserError(
                 f"model {name!r} has vectors for {len(table):,} tokens, but its tokenizer has {largest + 1:,}: copy the whole folder again"
             )
+        cut = tokenizer.backend_tokenizer.truncation  # sentence-transformers leaves it on
+        limit = _UNLIMITED if cut is None else int(cut["max_length"])
+        if max_tokens is not None and not 1 <= max_tokens <= limit:
+            raise UserError(f"max_tokens is {max_tokens}, but model {name!r} accepts 1 to {limit}: give a number in this range")
         embedder = cls(
             StaticTokens(torch.from_numpy(table)).to(device).eval(),
             tokenizer,
             name=name,
-            max_tokens=max_tokens or _UNLIMITED,
+            max_tokens=max_tokens or limit,
             normalize=stored.normalize,
             correction=stored.correction,
             record=stored.record,
@@ -368,20 +374,23 @@ class Embedder(TokenEncoder):
             digest.update(b"layer mix" + self.encoder.layer_mix.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def save(self, folder: Path, *, record: dict[str, Any], card: str, similarity: Literal["cosine", "dot"] = "cosine") -> None:
+    def save(self, folder: Path, *, record: dict[str, Any], card: str, similarity: Literal["cosine", "dot"] | None = None) -> None:
         """Save the encoder into an existing folder in the layout of sentence-transformers, with float32 weights.
 
         Args:
             folder: Target folder; see ``whole_folder`` for writing it atomically.
             record: Kind, config, base model, seeds and figures for ``tain.json``.
             card: The model card, Markdown.
-            similarity: Similarity function stored in the folder.
+            similarity: Similarity function stored in the folder; default: as in the folder that it was loaded from, else cosine.
         """
         dtype = next(self.encoder.parameters()).dtype
         is_static = isinstance(self.encoder, StaticTokens)
         if is_static:
             save_file({"embedding.weight": self.encoder.model.table.detach().cpu().contiguous()}, folder / "model.safetensors")
-            self.tokenizer.backend_tokenizer.no_truncation()
+            if self.max_tokens < _UNLIMITED:
+                self.tokenizer.backend_tokenizer.enable_truncation(self.max_tokens, direction=self.tokenizer.truncation_side)
+            else:
+                self.tokenizer.backend_tokenizer.no_truncation()
             self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
         else:
             set_dtype(self.encoder, torch.float32)
@@ -415,18 +424,20 @@ def vocabulary_of(tokenizer: Any, size: int) -> list[str]:
     return [by_id.get(index, f"[unused {index}]") for index in range(size)]
 
 
-def _on_vocabulary(weights: np.ndarray | None, model: Any, device: torch.device, *, name: str) -> torch.Tensor | None:
-    """Convert stored token weights into a tensor with one weight per row of the embedding table.
+def _on_vocabulary(weights: np.ndarray | None, model: Any, tokenizer: Any, device: torch.device, *, name: str) -> torch.Tensor | None:
+    """Convert stored token weights into a tensor with one weight per row of the embedding table; rows that no token uses get 1.
 
     Raises:
-        UserError: There are fewer weights than rows.
+        UserError: There are fewer weights than tokens.
     """
     if weights is None:
         return None
-    rows = int(model.config.vocab_size)
-    if len(weights) < rows:
-        raise UserError(f"model {name!r} has weights for {len(weights):,} tokens, but its vocabulary has {rows:,}: save the model again")
-    return torch.from_numpy(weights[:rows]).to(device)
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if len(weights) < tokens:
+        raise UserError(f"model {name!r} has weights for {len(weights):,} tokens, but its vocabulary has {tokens:,}: save the model again")
+    found = torch.ones(int(model.config.vocab_size))
+    found[: len(weights)] = torch.from_numpy(weights[: len(found)])
+    return found.to(device)
 
 
 def _on_layers(weights: np.ndarray | None, model: Any, device: torch.device, *, name: str) -> torch.Tensor | None:

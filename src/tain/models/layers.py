@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tain.foundation.errors import UserError
+from tain.models.correction import dense_weights
 
 _ACTIVATION = "torch.nn.modules.activation."
 _IDENTITY = "torch.nn.modules.linear.Identity"
@@ -129,12 +130,16 @@ def read_dense(config: dict[str, Any], tensors: dict[str, np.ndarray], *, name: 
             f"model {name!r} has a Dense layer with the activation {activation}, which tain does not support: use sentence-transformers"
             f" for it, or one of {', '.join(_ACTIVATIONS)}"
         )
-    weight = _matrix(tensors, "linear.weight", name)
-    linear = _linear(weight, tensors.get("linear.bias"), name)
+    weight, bias = dense_weights(config, tensors, name=name)
+    linear = _linear(weight, bias)
     has_residual = bool(config.get("use_residual"))
     of_residual = None
     if has_residual and weight.shape[0] != weight.shape[1]:
-        of_residual = _linear(_matrix(tensors, "residual.weight", name), None, name)
+        found = tensors.get("residual.weight")
+        if found is None or found.shape != weight.shape:
+            shape = "missing" if found is None else f"of the shape {found.shape}, not {weight.shape}"
+            raise UserError(f"model {name!r} has a Dense layer whose residual.weight is {shape}: save the model again")
+        of_residual = _linear(found, None)
     module = nn.Identity() if activation == _IDENTITY else getattr(nn, kind)()
     return Dense(linear, module, residual=of_residual, has_residual=has_residual)
 
@@ -153,18 +158,8 @@ def read_layer_norm(tensors: dict[str, np.ndarray], *, name: str) -> nn.LayerNor
     return norm
 
 
-def _matrix(tensors: dict[str, np.ndarray], key: str, name: str) -> np.ndarray:
-    if key not in tensors or tensors[key].ndim != 2:
-        raise UserError(f"model {name!r} has a Dense layer without {key}: save the model again")
-    return tensors[key]
-
-
-def _linear(weight: np.ndarray, bias: np.ndarray | None, name: str) -> nn.Linear:
+def _linear(weight: np.ndarray, bias: np.ndarray | None) -> nn.Linear:
     outs, ins = weight.shape
-    if bias is not None and bias.shape != (outs,):
-        raise UserError(
-            f"model {name!r} has a Dense layer whose linear.bias has the shape {bias.shape}, not ({outs},): save the model again"
-        )
     linear = nn.Linear(ins, outs, bias=bias is not None)
     linear.load_state_dict({"weight": torch.from_numpy(weight)} | ({} if bias is None else {"bias": torch.from_numpy(bias)}))
     return linear

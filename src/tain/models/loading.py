@@ -3,6 +3,7 @@
 All commands load transformers models through this module, so each refusal exists once.
 """
 
+import inspect
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from tain.encoders.transformer import position_offset_of, refuse_without_width
+from tain.encoders.transformer import SegmentTemplate, position_offset_of, refuse_without_width
 from tain.foundation.errors import UserError
 from tain.foundation.machine import collect_as_usual
 from tain.models.hub import client_off
@@ -290,11 +291,60 @@ def padding_id(model: Any, tokenizer: Any, *, name: str) -> int:
     return int(model.config.pad_token_id)
 
 
-def max_length(model: Any, tokenizer: Any) -> int:
-    """Length limit of a model in tokens, including special tokens."""
-    limits = [int(tokenizer.model_max_length)]
+def max_length(model: Any, tokenizer: Any, *, stored: int | None = None) -> int:
+    """Length limit of a model in tokens, including special tokens.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        stored: The limit stored in a sentence-transformers folder. There it replaces the tokenizer's limit, and positions that are
+            computed, not looked up in a table, may go beyond ``max_position_embeddings``.
+    """
+    limits = [int(tokenizer.model_max_length) if stored is None else stored]
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and positions > 0:  # XLNet, which has no limit, reports -1
+    # XLNet, which has no limit, reports -1
+    if positions and positions > 0 and (stored is None or _has_position_table(model, int(positions))):
         limits.append(int(positions) - position_offset_of(model))
     longest = min(limits)
     return 512 if longest > _UNLIMITED else longest
+
+
+def segment_template(model: Any, tokenizer: Any, *, name: str) -> SegmentTemplate | None:
+    """Segments (token types) that a model's tokenizer gives to a text; None if they change nothing.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        name: The model's name, for messages.
+
+    Raises:
+        UserError: The tokens of a text are not all of one segment, or the model does not have it.
+    """
+    if "token_type_ids" not in tokenizer.model_input_names or "token_type_ids" not in inspect.signature(model.forward).parameters:
+        return None
+    found = tokenizer("a b", return_special_tokens_mask=True)
+    kinds, is_special = found.get("token_type_ids", []), found["special_tokens_mask"]
+    known = getattr(model.config, "type_vocab_size", None)
+    if not kinds or (known and not any(kinds)):
+        return None  # models with a table of segments take 0 without being told; XLNet and XLM compute something else then
+    if known and max(kinds) >= known:
+        raise UserError(
+            f"model {name!r} has {known} token types, but its tokenizer gives the type {max(kinds)}:"
+            " give a folder whose model and tokenizer belong together"
+        )
+    inner = [position for position, special in enumerate(is_special) if not special]
+    first, last = (inner[0], inner[-1] + 1) if inner else (0, len(kinds))
+    if len(set(kinds[first:last])) != 1:
+        raise UserError(
+            f"model {name!r} has a tokenizer that gives the tokens of a text different segments: use sentence-transformers for it"
+        )
+    return SegmentTemplate(tuple(kinds[:first]), kinds[first], tuple(kinds[last:]))
+
+
+def _has_position_table(model: torch.nn.Module, positions: int) -> bool:
+    """Whether a model looks positions up in a table with a row for each."""
+    tables = ((name.rpartition(".")[2], getattr(module, "weight", None)) for name, module in model.named_modules())
+    return any(
+        ("position" in name or name == "wpe") and isinstance(weight, torch.Tensor) and weight.ndim == 2 and len(weight) >= positions
+        for name, weight in tables
+    )

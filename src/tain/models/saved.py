@@ -24,6 +24,7 @@ from tain.models.correction import (
     read_linear,
     read_tensors,
 )
+from tain.models.transformer_settings import SETTINGS_FILES, TransformerSettings, read_settings
 
 if TYPE_CHECKING:
     from tain.models.layers import LayerStack
@@ -212,9 +213,8 @@ def read_layout(name: str | Path) -> Layout:
     correction = _after_pooling([each for each in after if each[0] != "Dropout"], path, name)
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
-    limits = stored_object(f"{inner}sentence_bert_config.json", max_seq_length=Field(kind=int, least=1, is_needed=False, may_be_null=True))
+    settings = TransformerSettings() if is_static else read_settings(stored, inner, pools=pooling is not None, name=str(name))
     _ = stored_object(f"{inner}tokenizer_config.json")  # a damaged one is refused here
-    is_lower_cased = bool(limits.get("do_lower_case"))
     about = checked_prompts(stored("config_sentence_transformers.json"), name)
     if Path(path).is_dir():
         transformer = str(Path(path) / inner)
@@ -224,7 +224,7 @@ def read_layout(name: str | Path) -> Layout:
     return Layout(
         transformer,
         pooling,
-        limits.get("max_seq_length"),
+        settings.max_tokens,
         normalize,
         record,
         correction,
@@ -233,7 +233,7 @@ def read_layout(name: str | Path) -> Layout:
         token_weights,
         layer_mix,
         is_static,
-        is_lower_cased,
+        settings.lower_cases,
         subfolder="" if Path(path).is_dir() else inner,
     )
 
@@ -243,6 +243,13 @@ def _module_config(path: str, folder: str, name: str | Path) -> dict[str, Any]:
     return checked_object(
         read_stored_json(path, file), {}, damaged=f"model {str(name)!r} has a damaged {file}", advice="save the model again"
     )
+
+
+def _dense_config(path: str, folder: str, name: str | Path) -> dict[str, Any]:
+    found = _module_config(path, folder, name)
+    if not found:
+        raise UserError(f"model {str(name)!r} has a Dense layer without {_inside(folder, 'config.json')}: copy the whole folder again")
+    return found
 
 
 def _inside(folder: str, file: str) -> str:
@@ -272,7 +279,7 @@ def _after_pooling(layers: list[tuple[str, str]], path: str, name: str | Path) -
         return None
 
     def config(folder: str) -> dict[str, Any]:
-        return _module_config(path, folder, name)
+        return _dense_config(path, folder, name)
 
     def weights(kind: str, folder: str) -> dict[str, np.ndarray]:
         return read_tensors(_stored_file(path, _inside(folder, "model.safetensors")), f"the weights of its {kind} layer", str(name))
@@ -333,13 +340,36 @@ def read_static(stored: Layout, name: str | Path) -> tuple[np.ndarray, Path]:
         UserError: One of them is missing or damaged.
     """
     tensors = read_tensors(_stored_file(stored.path, f"{stored.subfolder}model.safetensors"), "its token vectors", str(name))
-    table = tensors.get("embedding.weight")
-    if table is None or table.ndim != 2 or not len(table):
-        raise UserError(f"model {str(name)!r} has static token vectors without embedding.weight: save the model again")
+    table = tensors["embedding.weight"] if "embedding.weight" in tensors else _of_model2vec(tensors, str(name))
+    if table.ndim != 2 or not len(table):
+        raise UserError(f"model {str(name)!r} has static token vectors that are no table: save the model again")
     tokenizer = _stored_file(stored.path, f"{stored.subfolder}tokenizer.json")
     if tokenizer is None or not tokenizer.is_file():
         raise UserError(f"model {str(name)!r} has no tokenizer.json: copy the whole folder again")
     return table, tokenizer
+
+
+def _of_model2vec(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The table of a model2vec file: row ``mapping[token]`` of ``embeddings``, times ``weights[token]``; the last two may be missing.
+
+    Raises:
+        UserError: A tensor is missing or does not fit the others.
+    """
+    table, rows, weights = (tensors.get(key) for key in ("embeddings", "mapping", "weights"))
+    if table is None:
+        raise UserError(
+            f"model {name!r} has static token vectors without embedding.weight (or model2vec's embeddings): save the model again"
+        )
+    damaged = UserError(f"model {name!r} has a mapping or weights of tokens that do not fit its embeddings: save the model again")
+    if rows is not None:
+        if rows.ndim != 1 or (rows < 0).any() or (rows >= len(table)).any():
+            raise damaged
+        table = table[rows.astype(np.int64)]
+    if weights is not None:
+        if table.ndim != 2 or weights.shape != (len(table),):
+            raise damaged
+        table = table * weights[:, None]
+    return table
 
 
 def refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool) -> None:
@@ -378,7 +408,7 @@ def write_layout(
     record: dict[str, Any],
     card: str,
     correction: "LinearCorrection | LanguageCorrection | LayerStack | None" = None,
-    similarity: Literal["cosine", "dot"] = "cosine",
+    similarity: Literal["cosine", "dot"] | None = None,
     kept: dict[str, Any] | None = None,
     include_prompt: bool = True,
     token_weights: np.ndarray | None = None,
@@ -398,7 +428,7 @@ def write_layout(
         card: The model card, Markdown.
         correction: Correction after pooling. A linear one becomes a Dense layer, which sentence-transformers applies too; a per-language
             one becomes a separate file, which sentence-transformers ignores, so ``record`` must mention it.
-        similarity: Similarity function to store.
+        similarity: Similarity function to store; None keeps the one in ``kept``, or stores cosine.
         kept: Entries of ``config_sentence_transformers.json`` to keep, such as prompts.
         include_prompt: Whether sentence-transformers includes prompt tokens in the mean.
         token_weights: Weight per token id; stored as a WordWeights module, which sentence-transformers applies too.
@@ -439,7 +469,7 @@ def write_layout(
         correction.save(folders[len(pools) : len(pools) + len(stacked)])
     if not is_static:
         _write_json(paths["Pooling"] / "config.json", _pooling_config(pooling, dim, include_prompt=include_prompt))
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    _write_json(folder / SETTINGS_FILES[0], {"max_seq_length": max_tokens, "do_lower_case": False})
     _write_similarity(folder, similarity, kept)
     write_record(folder, record)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -489,7 +519,10 @@ def write_router(folder: Path, *, query: str, document: str, kept: dict[str, Any
     _write_similarity(folder, "dot", kept)
 
 
-def _write_similarity(folder: Path, similarity: str, kept: dict[str, Any] | None = None) -> None:
+def _write_similarity(folder: Path, similarity: str | None, kept: dict[str, Any] | None = None) -> None:
+    if similarity is None:
+        # whoever saves the same kind of vectors again expects the comparison that their folder asked for; training by another one names it
+        similarity = (kept or {}).get("similarity_fn_name") or "cosine"
     found = versions()
     written_for = {"sentence_transformers": "2.2.2", "transformers": found.get("transformers"), "pytorch": found.get("torch")}
     _write_json(

@@ -204,6 +204,5 @@ def _cosine(left: np.ndarray, right: np.ndarray) -> float:
 def _saved(result: Corrected, model: str, output: Path, *, overwrite: bool) -> Corrected:
     record = {**result.embedder.record, "kind": "encoder", "corrected_from": model, "correction": result.to_dict()}
     with whole_folder(output, overwrite=overwrite) as folder:
-        similarity = "dot" if result.embedder.sentence_transformers.get("similarity_fn_name") == "dot" else "cosine"
-        result.embedder.save(folder, record=record, card=correction_card(output.name, record), similarity=similarity)
+        result.embedder.save(folder, record=record, card=correction_card(output.name, record))
     return replace(result, folder=output)

@@ -185,6 +185,15 @@ def write_encoder(
     """
     encoder, tokenizer = embedder.encoder, embedder.tokenizer
     refuse_without_fast_tokenizer(folder, embedder.name)
+    if encoder.segment_template is not None:
+        raise UserError(
+            f"model {embedder.name!r} has a tokenizer with token types of its own, which tain export does not support: keep it in torch"
+        )
+    if encoder.full_attention_tokens is not None and embedder.max_tokens > encoder.full_attention_tokens:
+        raise UserError(
+            f"model {embedder.name!r} has sparse attention for texts of more than {encoder.full_attention_tokens} tokens, which tain export"
+            f" does not support: give --max-tokens {encoder.full_attention_tokens}"
+        )
     assert not isinstance(embedder.correction, LanguageCorrection)
     progress.note("tracing the model")
     graph = VectorGraph(

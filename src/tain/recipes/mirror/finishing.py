@@ -94,7 +94,8 @@ def _join(embedder: Embedder, data: TrainingSet, config: ResolvedMirrorConfig, v
     def joined(table: Tensor) -> TransformerEncoder:
         model = join_static(trained.model, table)
         skip_zero_blocks(model)
-        return TransformerEncoder(model, pooling=trained.pooling, pad_id=trained.pad_id, token_weights=trained.token_weights).eval()
+        settings = {"pad_id": trained.pad_id, "token_weights": trained.token_weights, "segment_template": trained.segment_template}
+        return TransformerEncoder(model, pooling=trained.pooling, **settings).eval()
 
     embedder.encoder = joined(table)
     embedder.encoder = joined(table / _shown_lengths(embedder, some, table, max_tokens=config.max_tokens, dtype=dtype)[:, None])

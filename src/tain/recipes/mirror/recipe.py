@@ -425,7 +425,8 @@ class _MirrorRun:
         if self.suggested:
             record["mirror"] = self.suggested  # suggestions for the model also apply to encoders made from it
         with self.output.writing() as partial:
-            self.embedder.save(partial, record=record, card=model_card(folder.name, record))
+            # trained by cosines, whatever the base model's folder asks for
+            self.embedder.save(partial, record=record, card=model_card(folder.name, record), similarity="cosine")
         self.output.remove_checkpoints()
 
 
