@@ -69,7 +69,7 @@ def compare(
     from tain.models.saved import locate
     from tain.text.readers import read_sentences
 
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite, inputs=[model, texts, *(documents or ())])
     locate(model)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     refuse_shared_input(texts)

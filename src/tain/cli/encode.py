@@ -112,6 +112,7 @@ def encode(
     from tain.foundation.progress import Progress
     from tain.models.encode_to_file import encode_to_file, refuse_fields, refuse_output
     from tain.text.kept import KeptColumns, read_text_rows
+    from tain.text.parts import files_of
 
     progress = Progress.for_terminal(json=json, quiet=quiet)
     refuse_mixed(model, texts, shard=shard, ray=ray, merge=merge, resume=resume, only_ray=[shards, workers, address])
@@ -150,7 +151,16 @@ def encode(
         cluster = {"address": address, "workers": workers, "overwrite": overwrite}
         encode_all_shares(model, texts, output, shards, options, columns, loading, cluster, progress=progress, as_json=json)
         return
-    refuse_output(output, dtype=output_dtype, batch_tokens=batch_tokens, with_texts=with_texts, resume=resume, overwrite=overwrite)
+    inputs = [model, *files_of(texts)]
+    refuse_output(
+        output,
+        dtype=output_dtype,
+        batch_tokens=batch_tokens,
+        with_texts=with_texts,
+        resume=resume,
+        overwrite=overwrite,
+        inputs=inputs,
+    )
     given = read_text_rows(texts, **columns)
     refuse_fields(output, [field.name for field in given.fields], with_texts=with_texts)
     total = _count_texts(texts)

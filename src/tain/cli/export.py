@@ -53,7 +53,7 @@ def export(
     from tain.models.saved import locate
     from tain.text.readers import read_texts
 
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite, inputs=[model, texts, settled.sts, settings])
     locate(model)
     given = None if texts is None else list(read_texts(texts, column=column))
     progress = Progress.for_terminal(json=json, quiet=quiet)

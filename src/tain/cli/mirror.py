@@ -73,7 +73,7 @@ def mirror(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite, inputs=[model, texts, *(documents or ()), settings])
     locate(model)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     if column is not None and pairs is not None:

@@ -84,7 +84,8 @@ def train(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    refuse_existing(output, overwrite=overwrite)
+    inputs = [model, pairs, validation, settled.mine_with, settled.teacher, settings]
+    refuse_existing(output, overwrite=overwrite, inputs=inputs)
     for name in filter(None, (model, settled.mine_with, settled.teacher)):
         locate(name)
     given = _examples(pairs, columns, negatives_column, label)
@@ -131,7 +132,7 @@ def score(
     from tain.models.saved import locate
 
     if output is not None:
-        refuse_existing(output, overwrite=overwrite)
+        refuse_existing(output, overwrite=overwrite, inputs=[model, pairs])
     locate(model)
     from tain.loading import load_ranker
     from tain.models.unknown_tokens import check_known
@@ -231,7 +232,8 @@ def search(
 
     wanted = None if where is None else parse_filter(where)
     if output is not None:
-        refuse_existing(output, overwrite=overwrite)
+        inputs = [model, rerank, contexts, candidates, delete, *index.glob("*")]
+        refuse_existing(output, overwrite=overwrite, inputs=inputs)
     for name in filter(None, (model, rerank)):
         locate(name)
     from tain.text.readers import read_texts
@@ -364,7 +366,7 @@ def index(
 
         if to_faiss.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"to_faiss is {str(to_faiss)!r}, which is in the folder of the index: give a path outside it")
-        refuse_files(to_faiss, beside, overwrite=overwrite)
+        refuse_files(to_faiss, beside, overwrite=overwrite, inputs=[model, candidates, from_faiss, delete_ids])
     from tain.text.readers import read_texts
 
     unwanted = None if delete_ids is None else list(read_texts(delete_ids))
@@ -459,7 +461,7 @@ def evaluate(
         over the candidates), characters (TF-IDF of character n-grams over the candidates) and static:MODEL (the mean of MODEL's input
         embeddings, whitened on the candidates)
     """
-    from tain.cli.models import find_baseline
+    from tain.cli.models import find_baseline, model_names
     from tain.foundation.choices import is_baseline
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
@@ -472,7 +474,7 @@ def evaluate(
         if value < 1:
             raise UserError(f"{what} is {value}: give 1 or more")
     if output is not None:
-        refuse_existing(output, overwrite=overwrite)
+        refuse_existing(output, overwrite=overwrite, inputs=[*(name for each in models for name in model_names(each)), pairs])
     for name in models:
         (find_baseline if is_baseline(name) else locate)(name)
     examples = _examples(pairs, columns, negatives_column, label)

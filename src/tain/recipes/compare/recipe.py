@@ -18,10 +18,10 @@ from tain.evaluation.label_free import label_free_bootstrap
 from tain.evaluation.metrics import Interval
 from tain.evaluation.report import EvaluationReport
 from tain.evaluation.report import evaluate as evaluate_encoders
-from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.registry import is_table, load_suites
 from tain.evaluation.suites.suite import SuiteOptions
 from tain.foundation.errors import UserError
-from tain.foundation.files import refuse_existing, refuse_link, whole_file, whole_folder
+from tain.foundation.files import refuse_existing, refuse_inputs, refuse_link, whole_file, whole_folder
 from tain.foundation.json_files import Field, read_object
 from tain.foundation.locks import writes_output
 from tain.foundation.machine import choose_device, keep_freed_memory, versions
@@ -245,7 +245,9 @@ def compare(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a comparison runs in one process: start it without torchrun")
     output = Path(output)
-    refuse_existing(output, overwrite=overwrite, is_folder=True)
+    inputs = [model, data, *filter(is_table, config.suite)]
+    refuse_existing(output, overwrite=overwrite, is_folder=True, inputs=inputs)
+    refuse_inputs(_work_folder(output), inputs)
     locate(model)
     sets = Path(data) if data is not None else None
     if config.suite:
@@ -275,7 +277,7 @@ class _Run:
     ) -> None:
         self.model, self.material, self.config, self.output, self.data = model, material, config, output, data
         self.overwrite, self.progress, self.began_s = overwrite, progress, began_s
-        self.work = output.parent / f".{output.name}.compare"
+        self.work = _work_folder(output)
         self.raw_s = 0.0  # of encoding a text with the untouched model
 
     def compare(self) -> Compared:
@@ -570,6 +572,11 @@ class _Run:
                 card = card.replace(mark.format(result.winner), mark.format(self.output.name))
             (folder / "README.md").write_text(card + card_part(content), encoding="utf-8")
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _work_folder(output: Path) -> Path:
+    """Hidden folder of the candidates, which a finished comparison removes."""
+    return output.parent / f".{output.name}.compare"
 
 
 def _plain(standing: Standing) -> dict[str, Any]:
