@@ -8,7 +8,7 @@ import stat
 import sys
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -204,7 +204,14 @@ def lies_inside(folder: Path, part: str) -> bool:
 
 
 @contextmanager
-def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = False, follow: bool = True) -> Iterator[Path]:
+def whole_folder(
+    target: Path,
+    *,
+    overwrite: bool = False,
+    was_free: bool = False,
+    follow: bool = True,
+    replaced: Callable[[str], bool] | None = None,
+) -> Iterator[Path]:
     """Yield a hidden folder beside ``target`` that is renamed to it when the block succeeds.
 
     If the block raises or the process is killed, ``target`` is unchanged. A killed process leaves a hidden folder named
@@ -217,6 +224,7 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
         overwrite: Replace an existing folder.
         was_free: The path was free when the work began; anything created there since is handled like something created during the block.
         follow: If ``target`` is a replaceable link, replace its target. Off for names not given by the user.
+        replaced: Which names of an existing folder are replaced or dropped; it keeps everything else. Default: all.
 
     Raises:
         UserError: As ``refuse_existing``; or ``target`` is a file; or it was created during the block and
@@ -229,6 +237,8 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
         yield partial
         _settle(partial, mode)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
+        if replaced is not None and target.is_dir():
+            _keep_others(target, partial, replaced)
         if not os.path.lexists(target):
             partial.rename(target)
         elif not _swap(partial, target):  # after the swap, what is removed below is the old folder
@@ -264,6 +274,24 @@ def whole_file(target: Path, *, overwrite: bool = False, follow: bool = True) ->
         _settle(partial, mode)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
         partial.replace(target)
+
+
+def _keep_others(old: Path, new: Path, replaced: Callable[[str], bool]) -> None:
+    """Give a new folder the files of the old one that are not replaced, with their permissions, before the old one goes."""
+
+    def linked(source: str, copy: str) -> None:
+        try:
+            os.link(source, copy, follow_symlinks=False)
+        except (OSError, NotImplementedError):  # not every disk has such links, nor may every file be linked
+            shutil.copy2(source, copy, follow_symlinks=False)
+
+    for path in old.iterdir():
+        if replaced(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, copy_function=linked)
+        else:
+            linked(str(path), str(new / path.name))
 
 
 class LeftoverWarning(UserWarning):

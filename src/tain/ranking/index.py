@@ -21,6 +21,7 @@ Compacting writes a new folder and puts it in the place of the old one; processe
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -42,6 +43,18 @@ from tain.text.records import Candidate
 Found = TypeVar("Found")
 
 FORMAT = max(LAYOUTS)
+
+SHORT_LISTS, FOUND_WEIGHT = "short.faiss", "fusion.json"  # made from an index and kept in its folder
+_OWN = {
+    "index.json",
+    "source.json",
+    "lock",
+    "update.lock",
+    SHORT_LISTS,
+    FOUND_WEIGHT,
+    *(file for each in LAYOUTS.values() for file in each.files),
+}
+_PARTIAL = re.compile(r"\.(.+)\.partial-[0-9a-f]{8}")
 
 _MOST_SHOWN = 1_000  # characters of a name in a message
 _CHECKED_ROWS = 65_536  # vectors read at a time
@@ -491,7 +504,7 @@ class CandidateIndex:
         """Rewrite the index without the rows of deleted and replaced candidates; it is durable when this returns.
 
         The remaining candidates keep their order and get new row numbers. Readers keep their view until they refresh. Needs space for a
-        second index meanwhile. If the process is killed, the index is unchanged.
+        second index meanwhile. If the process is killed, the index is unchanged. Files in the folder that are not of the index are kept.
 
         Returns:
             Number of rows that were removed.
@@ -504,7 +517,7 @@ class CandidateIndex:
             live = np.flatnonzero(~self.is_deleted)
             if len(live) == state.rows:
                 return 0
-            with whole_folder(self.folder, overwrite=True) as partial:
+            with whole_folder(self.folder, overwrite=True, replaced=_is_own) as partial:
                 for name in ("index.json", "source.json"):
                     if (self.folder / name).exists():
                         (partial / name).write_bytes((self.folder / name).read_bytes())
@@ -720,6 +733,12 @@ class CandidateIndex:
         files[LOG].write(self._layout.packed(state))
         files[LOG].flush()
         os.fsync(files[LOG].fileno())
+
+
+def _is_own(name: str) -> bool:
+    """Whether a name in an index's folder is one of the index's files, or what an interrupted writing of one left."""
+    left = _PARTIAL.fullmatch(name)
+    return (left[1] if left else name) in _OWN
 
 
 def _place(path: Path) -> tuple[int, int] | None:
