@@ -588,6 +588,22 @@ class CandidateIndex:
                 f"or, if it was interrupted, give --candidates {name} to continue"
             )
 
+    def refuse_half_built(self, *, digest: str) -> None:
+        """Refuse to add other candidates than those that an interrupted first build was adding: half of them would become searchable.
+
+        Args:
+            digest: Of all candidates that are to be added.
+
+        Raises:
+            UserError: The first build was interrupted, and was adding others.
+        """
+        if len(self) and self.source and not self.is_searchable and self.source["digest"] != digest:
+            name = self.source["name"]
+            raise UserError(
+                f"index {str(self.folder)!r} holds only a part of {name!r}, because adding it was interrupted: finish that first, with --candidates {name}"
+                " and the same columns, or give --delete-missing to hold these candidates alone"
+            )
+
     def refuse_changed_source(self, *, name: str, digest: str) -> None:
         """Refuse a candidate file with other content than was indexed.
 
