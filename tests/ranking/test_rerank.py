@@ -264,7 +264,9 @@ def test_an_update_that_was_cut_off_goes_on(ranker, tmp_path, sentences, monkeyp
     with pytest.raises(UserError, match="lacks candidates"):
         search(ranker, again, sentences[:1], k=3)
     others = [Candidate("one more", "12")]
-    with pytest.raises(UserError, match=r"holds only a part of 'candidates'.* finish that first, with --candidates candidates and the same"):
+    with pytest.raises(
+        UserError, match=r"holds only a part of 'candidates'.* finish that first, with --candidates candidates and the same"
+    ):
         upsert_candidates(ranker, again, others, name="others")
     with pytest.raises(UserError, match="adding those of 'candidates' is not finished"):
         again.refuse_unfinished()

@@ -38,7 +38,8 @@ def compare(
     suite: Annotated[
         tuple[str, ...],
         Parameter(
-            help="labelled sets that decide instead, as in tain evaluate: sts, stsb_dev, or a tsv of your own; repeat for several",
+            help="labelled sets that decide instead, as in tain evaluate: sts, stsb_dev, or a tsv of your own; repeat it for several: the mean over"
+            " the suites decides, and your own tables are one suite",
             negative=(),
             show_default=False,
         ),

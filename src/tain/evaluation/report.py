@@ -87,13 +87,12 @@ class EvaluationReport:
         return [model.name for model in self.models]
 
     def headline(self) -> tuple[str, Row]:
-        """Summary figure where higher is better: the mean of the first group, else its first row, and its name."""
-        suite = self.suites[0]
-        group = suite.groups[0]
-        index = f"{suite.title} ({group.title})" if group.title else suite.title
-        if group.mean is not None:
-            return f"{index}, {group.mean.title} sets", group.mean
-        return f"{index}, {group.rows[0].title}", group.rows[0]
+        """Summary figure of the first suite, where higher is better: the mean of its first group, else its first row, and its name."""
+        return self.headlines()[0]
+
+    def headlines(self) -> list[tuple[str, Row]]:
+        """The summary figure of each suite, as ``headline``."""
+        return [_headline(suite) for suite in self.suites]
 
 
 def evaluate(
@@ -171,6 +170,14 @@ def evaluate(
         seed=seed,
         versions=versions(),
     )
+
+
+def _headline(suite: SuiteResult) -> tuple[str, Row]:
+    group = suite.groups[0]
+    index = f"{suite.title} ({group.title})" if group.title else suite.title
+    if group.mean is not None:
+        return f"{index}, {group.mean.title} sets", group.mean
+    return f"{index}, {group.rows[0].title}", group.rows[0]
 
 
 def _distinct_names(encoders: Sequence[TextEncoder]) -> list[str]:
