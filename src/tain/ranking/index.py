@@ -260,7 +260,7 @@ class CandidateIndex:
             UserError: The filter is invalid, or the index has no metadata.
         """
         self.refuse_without_metadata()
-        chosen = parse_filter(filter) if isinstance(filter, str) else filter
+        chosen = filter if isinstance(filter, Filter) else parse_filter(filter)
         is_match = np.zeros(self._state.rows, dtype=bool)
         answers: dict[bytes, tuple[int, bool]] = {}  # many candidates have the same metadata
         for row in np.flatnonzero(~self.is_deleted).tolist():
@@ -352,9 +352,11 @@ class CandidateIndex:
             The added rows.
 
         Raises:
-            UserError: The vectors have another dimension, are not finite, or their number differs from the texts.
+            UserError: The vectors have another dimension, are not finite, or their number differs from the texts; or a text is no
+                valid Unicode.
         """
         texts = list_texts(texts)
+        _refuse_surrogates(texts)
         added = self.storable(vectors, len(texts))
         with self._writing() as (state, files):
             if only_new:
@@ -487,7 +489,7 @@ class CandidateIndex:
             UserError: As ``matching``.
         """
         self.refuse_without_metadata()
-        chosen = parse_filter(filter) if isinstance(filter, str) else filter
+        chosen = filter if isinstance(filter, Filter) else parse_filter(filter)
         with self._writing() as (state, files):
             self._show(state)
             rows = np.flatnonzero(self.matching(chosen)).tolist()
@@ -781,13 +783,20 @@ def _undisturbed(folder: Path, read: Callable[[Path], Found]) -> Found:
 
 
 def refuse_unstorable(candidates: Iterable[Candidate]) -> None:
-    """Refuse candidates with a repeated or blank id, or with metadata that are no JSON.
+    """Refuse candidates whose text or id is no string, with a repeated or blank id, no valid Unicode, or metadata that are no JSON.
 
     Raises:
         UserError: There is one.
     """
     seen: set[str] = set()
-    for each in candidates:
+    for number, each in enumerate(candidates):
+        if not isinstance(each, Candidate):
+            raise UserError(f"candidate {number} is {each!r:.60}: give a Candidate, with text, id and metadata")
+        if not isinstance(each.text, str):
+            raise UserError(f"the text of candidate {number} is {each.text!r:.60}, not text: give a string")
+        if each.id is not None and not isinstance(each.id, str):
+            raise UserError(f"the id of text {each.text!r:.60} is {each.id!r:.60}, not text: give a string, or None")
+        _refuse_surrogates([each.text, each.id or ""])
         if each.id is not None and not each.id.strip():
             raise UserError(f"the id of text {each.text!r:.60} is blank: give every candidate its id, or none")
         if each.identity in seen:
@@ -795,6 +804,14 @@ def refuse_unstorable(candidates: Iterable[Candidate]) -> None:
             raise UserError(f"{what} {each.identity!r:.60} is given twice: give every candidate an id of its own")
         seen.add(each.identity)
         encoded_metadata(each)
+
+
+def _refuse_surrogates(texts: Iterable[str]) -> None:
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"text {text!r:.60} has half of a surrogate pair, which UTF-8 cannot store: repair or remove it") from None
 
 
 def encoded_metadata(candidate: Candidate) -> bytes:
