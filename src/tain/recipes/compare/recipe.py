@@ -305,6 +305,7 @@ class _Run:
                         skipped[name] = str(error)
                 if found is not None:
                     measured[name] = found
+                    self._log(found, number=place + 1)
                     self.raw_s = 1 / found.texts_a_second if name == "raw" else self.raw_s
                 task.advance(_COSTS[name])
         if not set(measured) - set(BASELINES):
@@ -313,6 +314,8 @@ class _Run:
         figures = {name: each.figures[MRR] for name, each in measured.items()}
         unlabelled = decide(figures, {name: each.values for name, each in measured.items()}, figure=_FIGURE)
         verdict, labelled = self._by_labels(unlabelled) if self.config.suite else (unlabelled, None)
+        if labelled is not None:
+            self.progress.log({f"{name}/labelled": standing.value for name, standing in verdict.standings.items()}, step=len(names))
         result = Compared(
             self.model,
             tuple(measured.values()),
@@ -377,6 +380,12 @@ class _Run:
         damaged = f"the interrupted comparison {str(self.work)!r} is damaged"
         content = read_object(path, _MEASURED, damaged=damaged, advice="start over with --overwrite and without --resume")
         return Measured(**{key: content[key] for key in _MEASURED})
+
+    def _log(self, found: Measured, *, number: int) -> None:
+        """Tell trackers a candidate's figures; its number among the candidates is the step."""
+        numbers = {name: value for name, value in found.figures.items() if isinstance(value, int | float)}
+        numbers |= {"made_s": found.made_s, "texts_a_second": found.texts_a_second}
+        self.progress.log({f"{found.name}/{name}": value for name, value in numbers.items()}, step=number)
 
     # ---- one candidate
 
