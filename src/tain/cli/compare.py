@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from tain.cli import flags
 from tain.cli.settings import build_config, flags_of, seconds
-from tain.cli.sources import TextSource, refuse_shared_input
+from tain.cli.sources import TextSource, refuse_shared_input, refuse_two_documents
 from tain.recipes.compare.config import CompareConfig
 
 _Flags: Any = flags_of(CompareConfig, without=("budget_s", "suite"))
@@ -74,6 +74,7 @@ def compare(
     locate(model)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     refuse_shared_input(texts)
+    refuse_two_documents(documents, document_column)
     stream = read_sentences(texts, column=column, document_column=document_column)
     given = list(stream)
     background = [sentence for source in documents or () for sentence in read_sentences(source)]

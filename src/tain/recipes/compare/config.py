@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from tain.foundation.choices import Dtype, refuse_wrong_kinds
+from tain.foundation.choices import Dtype, refuse_wrong_kinds, wrong_seed
 from tain.foundation.errors import refuse_all
 from tain.recipes.mirror.config import Level
 
@@ -77,8 +77,7 @@ class CompareConfig:
             problems.append(f"max_texts is {self.max_texts}, but it is a count: give 0 or more")
         if self.split not in ("test", "dev"):
             problems.append(f"split is {self.split!r}: give test or dev")
-        if not 0 <= self.seed < 2**63:
-            problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
+        problems += wrong_seed(self.seed)
         if self.dtype not in get_args(Dtype):
             problems.append(f"dtype is {self.dtype!r}: give {', '.join(get_args(Dtype))}")
         refuse_all(problems)
