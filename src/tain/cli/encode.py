@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tain.cli import flags
+from tain.cli.settings import refuse_idle
 from tain.cli.sources import TextSource
 from tain.foundation.choices import AnyPooling, OutputDtype, Truncation
 
@@ -117,6 +118,24 @@ def encode(
     progress = Progress.for_terminal(json=json, quiet=quiet)
     refuse_mixed(model, texts, shard=shard, ray=ray, merge=merge, resume=resume, only_ray=[shards, workers, address])
     if merge is not None:
+        idle = {
+            "column": column,
+            "language": language,
+            "with_texts": with_texts or None,
+            "keep": keep,
+            "id_column": id_column,
+            "output_dtype": None if output_dtype == "float32" else output_dtype,
+            "int8_ranges": int8_ranges,
+            "dims": dims,
+            "truncation": None if truncation == "cut" else truncation,
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "deterministic": deterministic or None,
+            "normalize": normalize,
+            "pooling": pooling,
+            "max_tokens": max_tokens,
+        }
+        refuse_idle(idle, of="--merge", instead=", or give it where the shards are made")
         merge_into(output, merge, overwrite=overwrite, progress=progress, as_json=json)
         return
     assert model is not None and texts is not None

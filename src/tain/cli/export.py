@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from tain.cli import flags
 from tain.cli.settings import build_config, flags_of
+from tain.foundation.errors import UserError
 from tain.recipes.export.config import ExportConfig
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def export(
         an encoder or a ranker: a folder, a hub name, or tain-mini
     """
     settled = build_config(ExportConfig, config, file=settings)
+    if column is not None and texts is None:
+        raise UserError(f"column is {column!r}, a column of --texts, but none are given: give --texts, or leave it out")
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
     from tain.models.saved import locate

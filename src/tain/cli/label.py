@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tain.cli import flags
+from tain.cli.settings import refuse_idle
 from tain.cli.sources import TextSource
 from tain.foundation.errors import UserError
 
@@ -57,6 +58,7 @@ def label(
     if (shard is not None or ray or merge is not None) and output is None:
         raise UserError("shards and joined labels go into files: give -o")
     if merge is not None:
+        refuse_idle({"column": column}, of="--merge", instead=", or give it where the shards are made")
         from tain.scale.label_shards import merge_labels
 
         assert output is not None

@@ -225,6 +225,10 @@ def search(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
+    if candidate_column is not None and candidates is None and delete is None:
+        raise UserError(
+            f"candidate_column is {candidate_column!r}, a column of --candidates or --delete, but neither is given: give one, or leave it out"
+        )
     _refuse_search(
         k=k, depth=depth, probes=probes, rerank=rerank, update=update, candidates=candidates, fusion=fusion, hybrid=hybrid, where=where
     )
@@ -356,6 +360,7 @@ def index(
         candidates=candidates,
         from_faiss=from_faiss,
         delete_missing=delete_missing,
+        columns={"--column": column, "--id-column": id_column, "--keep": keep, "--metadata-column": metadata_column},
         changes=[delete_ids, delete_where, to_faiss, compact or None],
     )
     progress = Progress.for_terminal(quiet=quiet)
@@ -550,13 +555,19 @@ def _refuse_search(
 
 
 def _refuse_index(
-    *, model: str | None, candidates: str | None, from_faiss: Path | None, delete_missing: bool, changes: list[object]
+    *,
+    model: str | None,
+    candidates: str | None,
+    from_faiss: Path | None,
+    delete_missing: bool,
+    columns: dict[str, object],
+    changes: list[object],
 ) -> None:
     from tain.foundation.errors import refuse_all
 
     problems = []
     if candidates is None:
-        given = (("--model", model), ("--from-faiss", from_faiss), ("--delete-missing", delete_missing or None))
+        given = (("--model", model), ("--from-faiss", from_faiss), ("--delete-missing", delete_missing or None), *columns.items())
         problems += [f"{name} concerns candidates to add, but none are given: give --candidates FILE" for name, value in given if value]
     elif model is None:
         problems.append("--candidates are given without a model: give --model, the one that made the index")
