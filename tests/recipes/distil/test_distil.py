@@ -494,7 +494,7 @@ def test_all_wrong_settings_are_refused_at_once(unchecked):
         ({"label_weight": 0.5}, "label_weight has no effect with --task embed: remove it"),
         ({"task": "tag", "split": "code-point"}, "separate and split would split tokens further"),
         ({"seed": -1}, "seed is -1: give a whole number, 0 or more"),
-        ({"seed": 2**63}, "give less than 2 to the power 63"),
+        ({"seed": 2**63}, "and less than 2 to the power 63"),
         ({"weight_decay": math.nan}, "weight_decay is nan: give 0 or more"),
         ({"vector_weight": math.inf}, "vector_weight is infinite: give a number"),
         ({"learning_rate": math.inf}, "learning_rate is infinite: give a number"),
