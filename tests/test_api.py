@@ -137,3 +137,38 @@ def test_evaluate_takes_names_and_encoders_and_prints_a_table(tmp_path, encoder)
 def test_evaluate_names_a_model_that_is_not_there():
     with pytest.raises(tain.UserError, match=r"\./nowhere"):
         tain.evaluate("./nowhere", suite="sts", data="also-nowhere", progress=False)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "13", True])
+def test_wrong_seeds_are_refused_by_every_function_in_one_line(seed, tmp_path, unchecked):
+    from tain.demo.run import refuse_settings
+    from tain.evaluation.mlm import masked_losses
+    from tain.evaluation.tagging import measure_tagging
+    from tain.inspection.gradients.probe import probe_gradients
+    from tain.ranking.evaluation import evaluate_rankers
+
+    texts = ["a text about the sea"] * 3
+    calls = {
+        "evaluate": lambda: tain.evaluate("tain-mini", "label-free", texts=texts, seed=seed),
+        "mirror": lambda: tain.mirror("tain-mini", texts, seed=seed),
+        "pretrain": lambda: tain.pretrain("tain-mini", ["no.txt"], tmp_path / "out", seed=seed),
+        "distil": lambda: tain.distil("tain-mini", texts, seed=seed),
+        "train_ranker": lambda: tain.train_ranker("tain-mini", [("a", "b")], tmp_path / "out", seed=seed),
+        "compare": lambda: tain.compare("tain-mini", texts, tmp_path / "out", seed=seed),
+        "export": lambda: tain.export("tain-mini", tmp_path / "out", seed=seed),
+        "inspect": lambda: tain.inspect("tain-mini", texts, seed=seed),
+        "gradients": lambda: probe_gradients("tain-mini", ["no.txt"], seed=seed),
+        "masked losses": lambda: masked_losses([], ["no.txt"], seed=seed),
+        "taggers": lambda: measure_tagging([], [], seed=seed),
+        "rankers": lambda: evaluate_rankers([], None, seed=seed),
+        "demo": lambda: refuse_settings(minutes=2.0, sentences=1000, functions=100, seed=seed),
+    }
+    for name, call in calls.items():
+        with pytest.raises(tain.UserError, match=f"seed is {seed!r}: give a whole number"):
+            call()
+            pytest.fail(name)
+
+
+def test_all_wrong_options_of_an_evaluation_are_named_at_once(unchecked):
+    with pytest.raises(tain.UserError, match=r"resamples is 0.*; seed is -1: .*; split is 'train': give test or dev; level is 'x'"):
+        tain.evaluate("tain-mini", "sts", split="train", seed=-1, resamples=0, level="x")

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, SupportsFloat, runtime_checkable
 
 from tain.foundation.files import refuse_existing
-from tain.foundation.progress import Progress, Task
+from tain.foundation.progress import Progress
 
 _NOT_IN_MLFLOW = re.compile(r"[^\w.\- /]")  # characters that its names of metrics may not have on every system
 _FIGURES = ("self_retrieval_mrr", "self_retrieval_recall_at_1", "alignment", "uniformity", "isotropy", "mean_cosine")
@@ -45,13 +45,8 @@ class Tracked(Progress):
         self._stream = shown._stream
         self.callbacks = tuple(callbacks)
 
-    @contextmanager
-    def task(self, name: str, total: int | None, *, already: int = 0) -> Iterator[Task]:
-        task = _TrackedTask(self, name, total, already)
-        try:
-            yield task
-        finally:
-            task.finish()
+    def log(self, figures: Mapping[str, SupportsFloat], *, step: int) -> None:
+        self._log(_numbers(figures), step)
 
     def report(self, result: Any) -> None:
         """Log the figures of a recipe's result: before and after, and the learning curve, as far as it has them.
@@ -76,16 +71,6 @@ class Tracked(Progress):
         if figures:
             for callback in self.callbacks:
                 callback.log(figures, step)
-
-
-class _TrackedTask(Task):
-    def __init__(self, progress: Tracked, name: str, total: int | None, already: int) -> None:
-        super().__init__(progress, name, total, already)
-        self._tracked = progress
-
-    def advance(self, amount: int = 1, **figures: Any) -> None:
-        super().advance(amount, **figures)
-        self._tracked._log({f"{self._name}/{name}": value for name, value in _numbers(figures).items()}, self._done)
 
 
 @contextmanager

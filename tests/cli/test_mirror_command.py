@@ -69,6 +69,17 @@ def test_what_cannot_work_is_one_line_and_code_2(bert_folder, texts_file, tmp_pa
     assert not (tmp_path / "encoder").exists()
 
 
+@pytest.mark.parametrize("command", [("mirror", "--recipe", "best"), ("compare",)])
+def test_two_sources_of_documents_are_refused(command, bert_folder, texts_file, tmp_path, capsys):
+    table = tmp_path / "texts.tsv"
+    table.write_text("text\tdoc\na text\t1\n")
+    asked = ("--column", "text", "--document-column", "doc", "--documents", texts_file)
+    assert run(command[0], bert_folder, table, "-o", tmp_path / "encoder", *command[1:], *asked) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: document_column is 'doc', a column of TEXTS, but the documents are read from --documents")
+    assert said.count("\n") == 1 and not (tmp_path / "encoder").exists()
+
+
 def test_a_budget_counts_from_the_process_start(bert_folder, texts_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("tain.foundation.machine.process_age_s", lambda: 100.0)
     assert run("mirror", bert_folder, texts_file, "-o", tmp_path / "encoder", "--budget", "60s", *SMALL) == 2

@@ -364,6 +364,37 @@ def test_a_folder_that_tain_did_not_write_is_not_replaced(tmp_path):
     refuse_existing(folder, overwrite=True)
 
 
+@pytest.mark.parametrize(
+    "given", ["out", "out/texts.txt", "other/../out/deep/texts.txt", "link/texts.txt", "texts.link", "out/away.txt", "LOOP"]
+)
+def test_an_output_that_holds_an_input_is_not_replaced(given, tmp_path):
+    for folder in ("out/deep", "other", "away"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("out/tain.json", "out/texts.txt", "out/deep/texts.txt", "away/away.txt"):
+        (tmp_path / file).touch()
+    (tmp_path / "link").symlink_to("out")
+    (tmp_path / "texts.link").symlink_to("out/texts.txt")
+    (tmp_path / "out" / "away.txt").symlink_to("../away/away.txt")  # the link is in the folder, though its target is not
+    if given == "LOOP":
+        (tmp_path / "LOOP").symlink_to("LOOP")
+        refuse_existing(tmp_path / "out", overwrite=True, inputs=[tmp_path / given])
+        return
+    for output in ("out", "link"):
+        with pytest.raises(UserError, match=f"{output}' would replace '.*{given}', which is read"):
+            refuse_existing(tmp_path / output, overwrite=True, inputs=["hf:data", None, tmp_path / given])
+
+
+def test_an_output_beside_or_inside_its_input_is_written(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tain.json").touch()
+    (tmp_path / "model" / "onnx").mkdir()
+    for output in ("new", "model/onnx", "model/new"):
+        refuse_existing(tmp_path / output, overwrite=True, inputs=[tmp_path / "model", "tain-mini", "-", tmp_path / "model-2"])
+    with pytest.raises(UserError, match=r"a\.json' would replace '.*a\.json', which is read"):
+        (tmp_path / "a.json").touch()
+        refuse_files(tmp_path / "a.json", overwrite=True, inputs=[tmp_path / "." / "a.json"])
+
+
 def test_files_are_refused_before_anything_is_computed(tmp_path):
     refuse_files(None, tmp_path / "a.json", tmp_path / "b.SVG", overwrite=False, drawn=tmp_path / "b.SVG")
     with pytest.raises(UserError, match=r"a\.json' is named twice"):

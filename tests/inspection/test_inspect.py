@@ -157,7 +157,7 @@ def test_a_matrix_that_is_not_there_is_refused(found: Inspection, asked: dict[st
         (["a mirror", "[SEP] [CLS]"], {}, r"text 2 \('\[SEP\] \[CLS\]'\) has only special tokens"),
         (["a mirror"], {"shown": -1, "masking_rate": 1.0}, "shown is -1.*; masking_rate is 1.0"),
         (["a mirror"], {"batch_tokens": 0}, "batch_tokens is 0"),
-        (["a mirror"], {"seed": -1}, "seed is -1: give 0 or more"),
+        (["a mirror"], {"seed": -1}, "seed is -1: give a whole number, 0 or more"),
         (["a mirror"], {"max_tokens": 41}, "accepts 3 to 40"),
     ],
 )

@@ -1,5 +1,6 @@
 """Losses and figures reach trackers; notebooks get tqdm bars and tables."""
 
+import io
 import json
 import re
 import sys
@@ -12,6 +13,7 @@ import pytest
 from tain.callbacks import Callback, JsonLines, MlFlow, TensorBoard, WeightsAndBiases, tracking
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
+from tain.recipes.compare.recipe import compare
 from tain.recipes.mirror.recipe import mirror
 
 SMALL = {"batch_texts": 8, "max_tokens": 40, "dtype": "float32", "device": "cpu", "held_out": 8, "erase_min_chars": 10, "curve_steps": 2}
@@ -52,6 +54,22 @@ def test_every_step_and_the_result_are_logged(bert_folder, texts):
     assert after["after/self_retrieval_mrr"] == pytest.approx(result.after.self_retrieval_mrr)
     curve = [(step, figures["curve/self_retrieval_mrr"]) for step, figures in kept.said if "curve/self_retrieval_mrr" in figures]
     assert curve == [(step, pytest.approx(value)) for step, value in result.runs[0].curve.points]
+
+
+@pytest.mark.parametrize("shown", [False, Progress("json", io.StringIO())], ids=["silent", "json"])
+def test_a_comparison_logs_each_candidate_and_its_training(bert_folder, texts, tmp_path, shown):
+    kept = Kept()
+    rng = np.random.default_rng(0)
+    given = [" ".join(rng.permutation(text.split())) for text in texts for _ in range(3)]
+    settings = {"candidates": "lexical+raw+mirror", "held_out": 20, "resamples": 20, "device": "cpu", "dtype": "float32", "max_tokens": 40}
+    with tracking(kept, progress=shown) as progress:
+        result = compare(bert_folder, given, tmp_path / "out", progress=progress, **settings)
+    for number, each in enumerate(result.measured, start=1):
+        step, figures = next((step, figures) for step, figures in kept.said if f"{each.name}/self_retrieval_mrr" in figures)
+        assert step == number and figures[f"{each.name}/self_retrieval_mrr"] == each.figures["self_retrieval_mrr"]
+        assert figures[f"{each.name}/made_s"] == each.made_s
+    steps = [step for step, figures in kept.said if "mirror/mirror/loss" in figures]
+    assert steps and steps == list(range(1, len(steps) + 1))
 
 
 def test_callbacks_end_after_an_error_and_skip_what_is_not_finite():

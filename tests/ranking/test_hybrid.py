@@ -208,3 +208,8 @@ def test_the_command_has_a_flag_for_it(bert_folder, sentences, tmp_path, capsys)
     hits = json.loads(capsys.readouterr().out)["hits"]
     assert len(hits) == 3
     assert all(1 / 200 < hit["score"] <= 2 / 61 for hit in hits)  # sums of two reciprocal ranks, no cosines
+
+
+def test_a_misspelled_fusion_is_refused(ranker, index, sentences, unchecked):
+    with pytest.raises(UserError, match="fusion is 'score', which is none: give scores, weighted, ranks"):
+        hybrid_search(ranker, index, sentences[:1], k=3, fusion="score")

@@ -122,6 +122,32 @@ def test_a_compacted_index_has_the_same_candidates_and_no_deleted_rows(index):
     assert not [path for path in index.folder.parent.iterdir() if path.name.startswith(".index.")]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_compacting_keeps_what_is_not_of_the_index(index, has_links, tmp_path, monkeypatch):
+    if not has_links:
+        monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError("no links here")))
+    folder = index.folder
+    (folder / "notes").mkdir()
+    for name in ("README.md", "notes/today.txt", ".hidden", "short.faiss", "fusion.json", ".source.json.partial-0a1b2c3d"):
+        (folder / name).write_text(name)
+    (folder / "README.md").chmod(0o600)
+    (tmp_path / "away.txt").write_text("away")
+    (folder / "link").symlink_to(tmp_path / "away.txt")
+    (folder / "broken").symlink_to("nowhere")
+    index.append(["a", "b"], vectors_of(2))
+    index.delete([0])
+    assert index.compact() == 1
+    for name in ("README.md", "notes/today.txt", ".hidden"):
+        assert (folder / name).read_text() == name
+    assert (folder / "README.md").stat().st_mode & 0o777 == 0o600
+    assert (folder / "link").readlink() == tmp_path / "away.txt" and (folder / "link").read_text() == "away"
+    assert (folder / "broken").is_symlink()
+    assert not (folder / "short.faiss").exists() and not (folder / "fusion.json").exists()  # of the old rows: the next search makes them
+    assert not list(folder.glob(".source*"))
+    assert CandidateIndex.open(folder).live == 1
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".index.")]
+
+
 def test_vectors_of_a_compacted_index_are_checked_again(index):
     index.append(["a", "b", "c"], vectors_of(3))
     index.delete([0])

@@ -155,12 +155,41 @@ def test_a_writer_killed_at_any_moment_leaves_each_id_once(index, tmp_path):
         ([Candidate("x", "a", {"n": float("nan")})], "the metadata of 'a' are no JSON"),
         ([Candidate("x", "a", {"n": object()})], "the metadata of 'a' are no JSON"),
         ([Candidate("x", "a", {"n": "\ud800"})], "the metadata of 'a' are no JSON"),
+        ([Candidate("x\ud800")], "has half of a surrogate pair"),
+        ([Candidate("x", "\udfff")], "has half of a surrogate pair"),
     ],
 )
 def test_what_cannot_be_stored_is_refused_and_nothing_is_written(filled, candidates, problem):
     with pytest.raises(UserError, match=problem):
         filled.upsert(candidates, vectors_of(len(candidates)))
     assert len(CandidateIndex.open(filled.folder)) == 3
+
+
+def test_what_is_no_candidate_is_refused(filled, unchecked):
+    cases = {
+        "the metadata of 'a' are no object with names": Candidate("x", "a", None),
+        "the id of text 'y' is 3, not text: give a string, or None": Candidate("y", 3),
+        "the text of candidate 1 is 3, not text: give a string": Candidate(3),
+        "candidate 1 is 'x': give a Candidate": "x",
+    }
+    for problem, wrong in cases.items():
+        with pytest.raises(UserError, match=problem):
+            filled.upsert([Candidate("first", "1"), wrong], vectors_of(2))
+    assert filled.live == 3
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["year=2020"]])
+def test_what_is_no_filter_is_refused(filled, wrong, unchecked):
+    for use in (filled.matching, filled.delete_matching):
+        with pytest.raises(UserError, match=r"filter is .*, not text: "):
+            use(wrong)
+    assert filled.live == 3
+
+
+def test_half_of_a_surrogate_pair_is_refused(filled):
+    with pytest.raises(UserError, match="has half of a surrogate pair"):
+        filled.append(["x", "\ud800"], vectors_of(2))
+    assert filled.live == 3
 
 
 def test_an_index_without_metadata_is_read_as_before_and_refuses_ids(tmp_path):

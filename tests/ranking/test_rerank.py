@@ -1,5 +1,7 @@
 """Searching an index finds what scoring everything finds, and a second ranker has the last word."""
 
+import io
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from tain.foundation.errors import UserError
+from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.rankers import CrossRanker, DualRanker
 from tain.ranking.index import CandidateIndex, digest_of
@@ -260,8 +263,34 @@ def test_an_update_that_was_cut_off_goes_on(ranker, tmp_path, sentences, monkeyp
     again = CandidateIndex.open(index.folder)
     with pytest.raises(UserError, match="lacks candidates"):
         search(ranker, again, sentences[:1], k=3)
+    others = [Candidate("one more", "12")]
+    with pytest.raises(
+        UserError, match=r"holds only a part of 'candidates'.* finish that first, with --candidates candidates and the same"
+    ):
+        upsert_candidates(ranker, again, others, name="others")
+    with pytest.raises(UserError, match="adding those of 'candidates' is not finished"):
+        again.refuse_unfinished()
+    shutil.copytree(index.folder, tmp_path / "alone")
+    alone = CandidateIndex.open(tmp_path / "alone")
+    assert upsert_candidates(ranker, alone, others, delete_missing=True) == Upserted(added=1, replaced=0, unchanged=0, deleted=5)
+    assert [hit.id for hit in search(ranker, alone, sentences[:1], k=100)[0]] == ["12"]
     assert upsert_candidates(ranker, again, given) == Upserted(added=7, replaced=0, unchanged=5, deleted=0)
     assert len(search(ranker, again, sentences[:1], k=100)[0]) == 12
+
+
+def test_an_update_does_not_hide_that_another_was_cut_off(ranker, tagged, sentences, monkeypatch):
+    upsert_candidates(ranker, tagged, [Candidate("one more", "12")])
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CandidateIndex, "upsert", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            upsert_candidates(ranker, tagged, [Candidate("cut", "cut")], name="cut.jsonl")
+    said = io.StringIO()
+    assert upsert_candidates(ranker, tagged, [Candidate("and more", "13")], progress=Progress("lines", said)).added == 1
+    assert "an update of index" in said.getvalue() and "to 'cut.jsonl' was interrupted, and this one does not finish it" in said.getvalue()
 
 
 def test_faiss_finds_what_a_search_finds(ranker, tagged, sentences, tmp_path):

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from tain.cli import flags
 from tain.cli.settings import build_config, flags_of, seconds
-from tain.cli.sources import TextSource, refuse_shared_input
+from tain.cli.sources import TextSource, refuse_shared_input, refuse_two_documents
 from tain.recipes.compare.config import CompareConfig
 
 _Flags: Any = flags_of(CompareConfig, without=("budget_s", "suite"))
@@ -38,7 +38,8 @@ def compare(
     suite: Annotated[
         tuple[str, ...],
         Parameter(
-            help="labelled sets that decide instead, as in tain evaluate: sts, stsb_dev, or a tsv of your own; repeat for several",
+            help="labelled sets that decide instead, as in tain evaluate: sts, stsb_dev, or a tsv of your own; repeat it for several: the mean over"
+            " the suites decides, and your own tables are one suite",
             negative=(),
             show_default=False,
         ),
@@ -69,10 +70,11 @@ def compare(
     from tain.models.saved import locate
     from tain.text.readers import read_sentences
 
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite, inputs=[model, texts, *(documents or ())])
     locate(model)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     refuse_shared_input(texts)
+    refuse_two_documents(documents, document_column)
     stream = read_sentences(texts, column=column, document_column=document_column)
     given = list(stream)
     background = [sentence for source in documents or () for sentence in read_sentences(source)]

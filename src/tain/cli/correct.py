@@ -65,9 +65,10 @@ def correct(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    refuse_existing(output, overwrite=overwrite)
+    by_language = _by_language(language)
+    refuse_existing(output, overwrite=overwrite, inputs=[model, *(texts or ()), *by_language.values()])
     locate(model)
-    given = _read(texts or [], _by_language(language), column)
+    given = _read(texts or [], by_language, column)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     from tain.recipes.correct.recipe import correct as run
 

@@ -59,7 +59,8 @@ def distil(
     from tain.foundation.progress import Progress
     from tain.text.tables import kind_of
 
-    refuse_existing(output, overwrite=overwrite)
+    inputs = [teacher, texts, unlabelled, classifier, labels, tags, settings, settled.init_from, settled.token_vectors]
+    refuse_existing(output, overwrite=overwrite, inputs=inputs)
     _find(teacher)
     if classifier is not None:
         _find(classifier)

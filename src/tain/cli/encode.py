@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tain.cli import flags
+from tain.cli.settings import refuse_idle
 from tain.cli.sources import TextSource
 from tain.foundation.choices import AnyPooling, OutputDtype, Truncation
 
@@ -112,10 +113,29 @@ def encode(
     from tain.foundation.progress import Progress
     from tain.models.encode_to_file import encode_to_file, refuse_fields, refuse_output
     from tain.text.kept import KeptColumns, read_text_rows
+    from tain.text.parts import files_of
 
     progress = Progress.for_terminal(json=json, quiet=quiet)
     refuse_mixed(model, texts, shard=shard, ray=ray, merge=merge, resume=resume, only_ray=[shards, workers, address])
     if merge is not None:
+        idle = {
+            "column": column,
+            "language": language,
+            "with_texts": with_texts or None,
+            "keep": keep,
+            "id_column": id_column,
+            "output_dtype": None if output_dtype == "float32" else output_dtype,
+            "int8_ranges": int8_ranges,
+            "dims": dims,
+            "truncation": None if truncation == "cut" else truncation,
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "deterministic": deterministic or None,
+            "normalize": normalize,
+            "pooling": pooling,
+            "max_tokens": max_tokens,
+        }
+        refuse_idle(idle, of="--merge", instead=", or give it where the shards are made")
         merge_into(output, merge, overwrite=overwrite, progress=progress, as_json=json)
         return
     assert model is not None and texts is not None
@@ -150,7 +170,16 @@ def encode(
         cluster = {"address": address, "workers": workers, "overwrite": overwrite}
         encode_all_shares(model, texts, output, shards, options, columns, loading, cluster, progress=progress, as_json=json)
         return
-    refuse_output(output, dtype=output_dtype, batch_tokens=batch_tokens, with_texts=with_texts, resume=resume, overwrite=overwrite)
+    inputs = [model, *files_of(texts)]
+    refuse_output(
+        output,
+        dtype=output_dtype,
+        batch_tokens=batch_tokens,
+        with_texts=with_texts,
+        resume=resume,
+        overwrite=overwrite,
+        inputs=inputs,
+    )
     given = read_text_rows(texts, **columns)
     refuse_fields(output, [field.name for field in given.fields], with_texts=with_texts)
     total = _count_texts(texts)

@@ -173,7 +173,8 @@ def evaluate(
         raise UserError(
             "fit_texts only applies to lexical, characters and static:MODEL, and none is among the models: leave it out, or add one"
         )
-    refuse_files(output, chart, overwrite=overwrite, drawn=chart)
+    inputs = [*_named(models), *filter(is_table, suite), texts, fit_texts]
+    refuse_files(output, chart, overwrite=overwrite, drawn=chart, inputs=inputs)
     for model in models:
         find_model(model)  # check all models first: the last one may be missing
     progress = Progress.for_terminal(json=json, quiet=quiet)
@@ -243,6 +244,7 @@ def _evaluate_separately(
         json: Print one JSON object.
         quiet: Show no progress.
     """
+    from tain.evaluation.suites.registry import is_table
     from tain.foundation.errors import UserError
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
@@ -253,7 +255,8 @@ def _evaluate_separately(
     refuse_idle({name: value for name, value in given.items() if name not in row.flags}, of=f"suite {options.names[0]}")
     row.check(options)
     if output is not None:
-        refuse_existing(output, overwrite=overwrite)
+        inputs = [*_named(models), *filter(is_table, options.names), options.data, options.texts]
+        refuse_existing(output, overwrite=overwrite, inputs=inputs)
     find, load = _LOADERS[row.models]
     for model in models:
         find(model)
@@ -268,6 +271,12 @@ def _evaluate_separately(
     from rich.console import Console
 
     Console(highlight=False).print(report.as_table())
+
+
+def _named(models: list[str]) -> list[str]:
+    from tain.cli.models import model_names
+
+    return [name for given in models for name in model_names(given)]
 
 
 def _find_masked(name: str) -> None:

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from tain.cli import flags
 from tain.cli.settings import build_config, flags_of
+from tain.foundation.errors import UserError
 from tain.recipes.export.config import ExportConfig
 
 if TYPE_CHECKING:
@@ -48,12 +49,14 @@ def export(
         an encoder or a ranker: a folder, a hub name, or tain-mini
     """
     settled = build_config(ExportConfig, config, file=settings)
+    if column is not None and texts is None:
+        raise UserError(f"column is {column!r}, a column of --texts, but none are given: give --texts, or leave it out")
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
     from tain.text.readers import read_texts
 
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite, inputs=[model, texts, settled.sts, settings])
     locate(model)
     given = None if texts is None else list(read_texts(texts, column=column))
     progress = Progress.for_terminal(json=json, quiet=quiet)

@@ -56,7 +56,7 @@ def gradients(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    refuse_files(output, chart, overwrite=overwrite, drawn=chart)
+    refuse_files(output, chart, overwrite=overwrite, drawn=chart, inputs=[model, *texts])
     locate(model)  # report a wrong path before importing torch
     from tain.inspection.gradients.probe import probe_gradients
 

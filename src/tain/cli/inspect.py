@@ -82,7 +82,7 @@ def inspect(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    refuse_files(page, svg, csv, output, overwrite=overwrite, drawn=svg)
+    refuse_files(page, svg, csv, output, overwrite=overwrite, drawn=svg, inputs=[model, against, texts])
     wants_json = json or output is not None
     _refuse_options(
         given, texts, column, method=method, whole_layer=whole_layer, shown=shown, csv=csv, matrices=matrices, wants_json=wants_json

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tain.cli import flags
+from tain.cli.settings import refuse_idle
 from tain.cli.sources import TextSource
 from tain.foundation.errors import UserError
 
@@ -46,7 +47,7 @@ def label(
         a student of --task classify or tag (no torch needed), a transformers classifier or tagger, or both: intents=MODEL,slots=MODEL
     """
     from tain.cli.encode_shards import refuse_mixed
-    from tain.cli.models import find_labeller, load_labeller
+    from tain.cli.models import find_labeller, load_labeller, model_names
     from tain.foundation.files import refuse_existing, whole_file
     from tain.foundation.progress import Progress
     from tain.models.label_lines import LabelLines
@@ -57,6 +58,7 @@ def label(
     if (shard is not None or ray or merge is not None) and output is None:
         raise UserError("shards and joined labels go into files: give -o")
     if merge is not None:
+        refuse_idle({"column": column}, of="--merge", instead=", or give it where the shards are made")
         from tain.scale.label_shards import merge_labels
 
         assert output is not None
@@ -65,7 +67,7 @@ def label(
         return
     assert model is not None and texts is not None
     if output is not None and shard is None and not ray:
-        refuse_existing(output, overwrite=overwrite)
+        refuse_existing(output, overwrite=overwrite, inputs=[*model_names(model), texts])
     find_labeller(model)
     loading = {"device": device, "trust_remote_code": trust_remote_code}
     if output is not None and (shard is not None or ray):

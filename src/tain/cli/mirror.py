@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tain.cli import flags
 from tain.cli.settings import build_config, flags_of, seconds
-from tain.cli.sources import TextSource, refuse_shared_input
+from tain.cli.sources import TextSource, refuse_shared_input, refuse_two_documents
 from tain.foundation.errors import UserError
 from tain.recipes.mirror.config import MirrorConfig
 
@@ -73,13 +73,14 @@ def mirror(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite, inputs=[model, texts, *(documents or ()), settings])
     locate(model)
     progress = Progress.for_terminal(json=json, quiet=quiet)
     if column is not None and pairs is not None:
         raise UserError("column and pairs both name columns: give --column for texts, or --pairs for texts that mean the same")
     if pairs is not None and (documents or document_column is not None):
         raise UserError("pairs already are the positives: leave out --documents and --document-column, or --pairs")
+    refuse_two_documents(documents, document_column)
     wants_documents = settled.recipe == "best" or "neighbours" in settled.positive_kinds
     if document_column is not None and not wants_documents:
         raise UserError(

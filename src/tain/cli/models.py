@@ -125,6 +125,13 @@ def load_model(
     return OnePerLanguage({language: encoder for language, encoder in loaded.items() if language is not None})
 
 
+def model_names(given: str) -> list[str]:
+    """Names of the models in ``given``: one, that of ``static:MODEL``, or those of ``en=MODEL,de=MODEL`` or ``intents=MODEL,slots=MODEL``."""
+    if given.startswith(("intents=", "slots=")):
+        return _heads(given)
+    return [name.removeprefix(STATIC) for _, name in _parts(given)]
+
+
 def _parts(given: str) -> list[tuple[str | None, str]]:
     if not _ONE_A_LANGUAGE.match(given):
         return [(None, given)]

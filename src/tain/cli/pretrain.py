@@ -44,6 +44,9 @@ def pretrain(
         prediction head gets a new one
     """
     settled = build_config(PretrainConfig, config, file=settings)
+    from tain.foundation.files import refuse_existing
+
+    refuse_existing(output, overwrite=overwrite, inputs=[settings])  # the recipe refuses the others
     from tain.foundation.progress import Progress
     from tain.recipes.pretrain.recipe import pretrain as run
     from tain.training import distributed

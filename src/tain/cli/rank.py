@@ -84,7 +84,8 @@ def train(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
-    refuse_existing(output, overwrite=overwrite)
+    inputs = [model, pairs, validation, settled.mine_with, settled.teacher, settings]
+    refuse_existing(output, overwrite=overwrite, inputs=inputs)
     for name in filter(None, (model, settled.mine_with, settled.teacher)):
         locate(name)
     given = _examples(pairs, columns, negatives_column, label)
@@ -131,7 +132,7 @@ def score(
     from tain.models.saved import locate
 
     if output is not None:
-        refuse_existing(output, overwrite=overwrite)
+        refuse_existing(output, overwrite=overwrite, inputs=[model, pairs])
     locate(model)
     from tain.loading import load_ranker
     from tain.models.unknown_tokens import check_known
@@ -224,6 +225,10 @@ def search(
     from tain.foundation.progress import Progress
     from tain.models.saved import locate
 
+    if candidate_column is not None and candidates is None and delete is None:
+        raise UserError(
+            f"candidate_column is {candidate_column!r}, a column of --candidates or --delete, but neither is given: give one, or leave it out"
+        )
     _refuse_search(
         k=k, depth=depth, probes=probes, rerank=rerank, update=update, candidates=candidates, fusion=fusion, hybrid=hybrid, where=where
     )
@@ -231,7 +236,8 @@ def search(
 
     wanted = None if where is None else parse_filter(where)
     if output is not None:
-        refuse_existing(output, overwrite=overwrite)
+        inputs = [model, rerank, contexts, candidates, delete, *index.glob("*")]
+        refuse_existing(output, overwrite=overwrite, inputs=inputs)
     for name in filter(None, (model, rerank)):
         locate(name)
     from tain.text.readers import read_texts
@@ -354,6 +360,7 @@ def index(
         candidates=candidates,
         from_faiss=from_faiss,
         delete_missing=delete_missing,
+        columns={"--column": column, "--id-column": id_column, "--keep": keep, "--metadata-column": metadata_column},
         changes=[delete_ids, delete_where, to_faiss, compact or None],
     )
     progress = Progress.for_terminal(quiet=quiet)
@@ -364,7 +371,7 @@ def index(
 
         if to_faiss.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"to_faiss is {str(to_faiss)!r}, which is in the folder of the index: give a path outside it")
-        refuse_files(to_faiss, beside, overwrite=overwrite)
+        refuse_files(to_faiss, beside, overwrite=overwrite, inputs=[model, candidates, from_faiss, delete_ids])
     from tain.text.readers import read_texts
 
     unwanted = None if delete_ids is None else list(read_texts(delete_ids))
@@ -459,7 +466,7 @@ def evaluate(
         over the candidates), characters (TF-IDF of character n-grams over the candidates) and static:MODEL (the mean of MODEL's input
         embeddings, whitened on the candidates)
     """
-    from tain.cli.models import find_baseline
+    from tain.cli.models import find_baseline, model_names
     from tain.foundation.choices import is_baseline
     from tain.foundation.files import refuse_existing
     from tain.foundation.progress import Progress
@@ -472,7 +479,7 @@ def evaluate(
         if value < 1:
             raise UserError(f"{what} is {value}: give 1 or more")
     if output is not None:
-        refuse_existing(output, overwrite=overwrite)
+        refuse_existing(output, overwrite=overwrite, inputs=[*(name for each in models for name in model_names(each)), pairs])
     for name in models:
         (find_baseline if is_baseline(name) else locate)(name)
     examples = _examples(pairs, columns, negatives_column, label)
@@ -548,13 +555,19 @@ def _refuse_search(
 
 
 def _refuse_index(
-    *, model: str | None, candidates: str | None, from_faiss: Path | None, delete_missing: bool, changes: list[object]
+    *,
+    model: str | None,
+    candidates: str | None,
+    from_faiss: Path | None,
+    delete_missing: bool,
+    columns: dict[str, object],
+    changes: list[object],
 ) -> None:
     from tain.foundation.errors import refuse_all
 
     problems = []
     if candidates is None:
-        given = (("--model", model), ("--from-faiss", from_faiss), ("--delete-missing", delete_missing or None))
+        given = (("--model", model), ("--from-faiss", from_faiss), ("--delete-missing", delete_missing or None), *columns.items())
         problems += [f"{name} concerns candidates to add, but none are given: give --candidates FILE" for name, value in given if value]
     elif model is None:
         problems.append("--candidates are given without a model: give --model, the one that made the index")

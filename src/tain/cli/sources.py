@@ -24,6 +24,19 @@ TextSources = Annotated[list[str], Parameter(help=_HELP, allow_leading_hyphen=Tr
 TextFiles = Annotated[list[str], Parameter(help=f"{_KINDS}; hf:NAME is a hub data set", allow_leading_hyphen=True, validator=_refuse_flags)]
 
 
+def refuse_two_documents(documents: list[str] | None, document_column: str | None) -> None:
+    """Refuse a column of documents beside files of documents: only the files would be used.
+
+    Raises:
+        UserError: Both are given.
+    """
+    if documents and document_column is not None:
+        raise UserError(
+            f"document_column is {document_column!r}, a column of TEXTS, but the documents are read from --documents, with an empty line"
+            " between them: leave out one of the two"
+        )
+
+
 def refuse_shared_input(source: str) -> None:
     """Refuse standard input under ``torchrun`` with several processes: each would read only a part of it.
 

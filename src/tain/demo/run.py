@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tain.foundation.choices import wrong_seed
 from tain.foundation.errors import BudgetError, UserError, refuse_all
 from tain.foundation.files import refuse_existing, whole_folder
 from tain.foundation.machine import process_age_s
@@ -127,9 +128,7 @@ def refuse_settings(*, minutes: float, sentences: int, functions: int, seed: int
     Raises:
         UserError: A setting is invalid.
     """
-    problems = []
-    if seed >= 2**63:
-        problems.append(f"seed is {seed}: give less than 2 to the power 63")
+    problems = wrong_seed(seed)
     if not 1 <= minutes < math.inf:
         problems.append(f"minutes is {minutes:g}, but loading and measuring alone take three quarters of a minute: give 1 or more")
     if sentences < _FEWEST_SENTENCES:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tain.evaluation.metrics import Interval, percentile_interval, resample_counts
-from tain.foundation.errors import UserError
+from tain.foundation.choices import wrong_resamples, wrong_seed
+from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.progress import Progress
 from tain.models.masked_lm import ExploredLoss, MaskedPredictor
 from tain.text.lines import source_name
@@ -127,8 +128,7 @@ def masked_losses(
     """
     progress = progress or Progress.silent()
     block_tokens = block_tokens or _BLOCK_TOKENS
-    if resamples < 1:
-        raise UserError(f"resamples is {resamples}, but an interval needs at least 1: give 1000")
+    refuse_all(wrong_resamples(resamples) + wrong_seed(seed))
     texts = {_short_name(source, sources): _beginning(source) for source in sources}
     passes = 0
     found: dict[tuple[str, str], ExploredLoss] = {}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tain.evaluation.encoding import EncodedOnce, FitsAtHand, refuse_unfit_suites, refuse_unknown_languages
 from tain.evaluation.figures import Figure, Group, Row, SuiteResult
@@ -12,7 +12,8 @@ from tain.evaluation.label_free import LabelFreeReport, Level
 from tain.evaluation.suites.label_free import LABEL_FREE
 from tain.evaluation.suites.registry import load_suites
 from tain.evaluation.suites.suite import Split, SuiteOptions
-from tain.foundation.errors import UserError
+from tain.foundation.choices import wrong_resamples, wrong_seed
+from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.machine import versions
 from tain.foundation.old_names import SUITES as OLD_SUITES
 from tain.foundation.progress import Progress
@@ -87,13 +88,12 @@ class EvaluationReport:
         return [model.name for model in self.models]
 
     def headline(self) -> tuple[str, Row]:
-        """Summary figure where higher is better: the mean of the first group, else its first row, and its name."""
-        suite = self.suites[0]
-        group = suite.groups[0]
-        index = f"{suite.title} ({group.title})" if group.title else suite.title
-        if group.mean is not None:
-            return f"{index}, {group.mean.title} sets", group.mean
-        return f"{index}, {group.rows[0].title}", group.rows[0]
+        """Summary figure of the first suite, where higher is better: the mean of its first group, else its first row, and its name."""
+        return self.headlines()[0]
+
+    def headlines(self) -> list[tuple[str, Row]]:
+        """The summary figure of each suite, as ``headline``."""
+        return [_headline(suite) for suite in self.suites]
 
 
 def evaluate(
@@ -126,12 +126,14 @@ def evaluate(
         progress: Receives progress updates and notes.
 
     Raises:
-        UserError: No encoder, fewer than one resample, no texts for ``label-free``, vectors with nan or infinity, a language that an
-            encoder needs but is missing or unknown to it, or an error of ``load_suites``.
+        UserError: No encoder, fewer than one resample, a seed, split or level that cannot be used, no texts for ``label-free``, vectors
+            with nan or infinity, a language that an encoder needs but is missing or unknown to it, or an error of ``load_suites``.
     """
     progress = Progress.resolve(progress)
-    if resamples < 1:
-        raise UserError(f"resamples is {resamples}, but an interval needs at least 1: give 1000")
+    problems = wrong_resamples(resamples) + wrong_seed(seed)
+    for name, given, known in (("split", split, get_args(Split)), ("level", level, get_args(Level))):
+        problems += [] if given in known else [f"{name} is {given!r}: give {' or '.join(known)}"]
+    refuse_all(problems)
     suites = [OLD_SUITES.get(name, name) for name in suites]
     given = None if texts is None else list_texts(texts)
     options = SuiteOptions(data=data, split=split, texts=given, level=level, languages=languages, resamples=resamples, seed=seed)
@@ -171,6 +173,14 @@ def evaluate(
         seed=seed,
         versions=versions(),
     )
+
+
+def _headline(suite: SuiteResult) -> tuple[str, Row]:
+    group = suite.groups[0]
+    index = f"{suite.title} ({group.title})" if group.title else suite.title
+    if group.mean is not None:
+        return f"{index}, {group.mean.title} sets", group.mean
+    return f"{index}, {group.rows[0].title}", group.rows[0]
 
 
 def _distinct_names(encoders: Sequence[TextEncoder]) -> list[str]:

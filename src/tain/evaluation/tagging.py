@@ -9,7 +9,8 @@ import numpy as np
 
 from tain.evaluation.metrics import Interval, percentile_interval, resample_counts
 from tain.evaluation.tagging_sets import SUITE, TaggingSet
-from tain.foundation.errors import ShapeError, UserError
+from tain.foundation.choices import wrong_resamples, wrong_seed
+from tain.foundation.errors import ShapeError, UserError, refuse_all
 from tain.foundation.progress import Progress
 from tain.text.records import Prediction
 from tain.text.tags import slots_of
@@ -185,8 +186,7 @@ def measure_tagging(
         UserError: A setting cannot work, a model predicts no labels, a text has labels unknown to a model, or no set is left.
     """
     progress = progress or Progress.silent()
-    if resamples < 1:
-        raise UserError(f"resamples is {resamples}, but an interval needs at least 1: give 1000")
+    refuse_all(wrong_resamples(resamples) + wrong_seed(seed))
     if not typos or any(not 0 <= share <= 1 for share in typos):
         raise UserError(f"typos are {', '.join(map(str, typos)) or 'none'}, but they are shares of characters: give numbers from 0 to 1")
     loaded = list(models)

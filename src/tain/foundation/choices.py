@@ -61,6 +61,20 @@ def wrong_choices(config: Any) -> list[str]:
     return problems
 
 
+def wrong_seed(seed: object) -> list[str]:
+    """Describe a seed that some random generator does not take; empty if all take it."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
+        return [f"seed is {seed!r}: give a whole number, 0 or more, and less than 2 to the power 63"]
+    return []
+
+
+def wrong_resamples(resamples: object) -> list[str]:
+    """Describe a number of bootstrap resamples that gives no interval; empty if it gives one."""
+    if isinstance(resamples, bool) or not isinstance(resamples, Integral) or int(resamples) < 1:
+        return [f"resamples is {resamples!r}, but an interval needs at least 1: give 1000"]
+    return []
+
+
 def refuse_wrong_kinds(config: Any) -> None:
     """Refuse fields of a settings dataclass with values of the wrong type.
 

@@ -8,7 +8,7 @@ import stat
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -19,37 +19,44 @@ from tain.foundation.errors import UserError
 _OF_TAIN = {"tain.json", "index.json", "demo.json"}  # every folder written by a command has one of these
 
 
-def refuse_files(*targets: Path | None, overwrite: bool, drawn: Path | None = None) -> None:
+def refuse_files(
+    *targets: Path | None, overwrite: bool, drawn: Path | None = None, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> None:
     """Refuse unusable output files before any computation; None stands for an output that was not requested.
 
     Args:
         targets: Name of each file.
         overwrite: Replace existing files.
         drawn: The target that is written as SVG.
+        inputs: As in ``refuse_existing``.
 
     Raises:
         UserError: As ``refuse_existing``; or two targets are equal; or ``drawn`` has another ending than .svg.
     """
     given = [Path(target) for target in targets if target is not None]
+    inputs = list(inputs)
     for target in given:
         if [_resolved(other) for other in given].count(_resolved(target)) > 1:
             raise UserError(f"output {str(target)!r} is named twice: give each file a different name")
-        refuse_existing(target, overwrite=overwrite)
+        refuse_existing(target, overwrite=overwrite, inputs=inputs)
     if drawn is not None and drawn.suffix.lower() != ".svg":
         raise UserError(f"output {str(drawn)!r} is an SVG picture: give it a name that ends in .svg")
 
 
-def refuse_existing(target: Path, *, overwrite: bool, is_folder: bool = False) -> None:
+def refuse_existing(
+    target: Path, *, overwrite: bool, is_folder: bool = False, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> None:
     """Refuse an output path that exists or cannot be written.
 
     Args:
         target: The output.
         overwrite: Replace it if it exists.
         is_folder: The output is a folder, so a file is not replaced.
+        inputs: Everything that is read to make the output, as in ``refuse_inputs``.
 
     Raises:
-        UserError: The path exists and ``overwrite`` is off; it cannot be created; ``overwrite`` would replace a folder not written by tain,
-            or one that holds more than an output (a root, the home or the working folder, or one above these); or it is
+        UserError: The path exists and ``overwrite`` is off; it cannot be created; ``overwrite`` would replace an input, a folder not written
+            by tain, or one that holds more than an output (a root, the home or the working folder, or one above these); or it is
             the built-in model's name.
     """
     if str(target) in BUILT_IN:
@@ -57,12 +64,40 @@ def refuse_existing(target: Path, *, overwrite: bool, is_folder: bool = False) -
     _refuse_taken(target, overwrite=overwrite)
     if overwrite and (real := followed(Path(target))) != Path(target):
         _refuse_taken(real, overwrite=True)
+    refuse_inputs(Path(target), inputs)
     if is_folder:
         _refuse_file(followed(Path(target)))
     if _is_foreign(Path(target)):
         raise UserError(
             f"output {str(target)!r} is a folder that tain did not write, so it is not replaced: choose another name, or remove it"
         )
+
+
+def refuse_inputs(target: Path, inputs: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Refuse to replace or remove a path that is an input or holds one, also through links.
+
+    Args:
+        target: Path that will be replaced or removed, if it exists.
+        inputs: Paths. Names of other things (hub names, standard input) and None have no effect.
+
+    Raises:
+        UserError: An input would be lost.
+    """
+    for given in inputs:
+        if given is not None and str(given) not in BUILT_IN and _holds(target, Path(given)):
+            raise UserError(f"output {str(target)!r} would replace {str(given)!r}, which is read: choose another name for the output")
+
+
+def _holds(target: Path, path: Path) -> bool:
+    """Whether a path is ``target`` or lies inside it: the path as it is named, or what it links to."""
+    if not os.path.lexists(path):
+        return False
+    named = Path(os.path.realpath(path.absolute().parent), path.name)
+    try:
+        replaced = target.stat()
+        return any(os.path.samestat(replaced, each.stat()) for end in (named, Path(os.path.realpath(path))) for each in (end, *end.parents))
+    except OSError:  # a target that does not exist holds nothing
+        return False
 
 
 def _refuse_file(target: Path) -> None:
@@ -169,7 +204,14 @@ def lies_inside(folder: Path, part: str) -> bool:
 
 
 @contextmanager
-def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = False, follow: bool = True) -> Iterator[Path]:
+def whole_folder(
+    target: Path,
+    *,
+    overwrite: bool = False,
+    was_free: bool = False,
+    follow: bool = True,
+    replaced: Callable[[str], bool] | None = None,
+) -> Iterator[Path]:
     """Yield a hidden folder beside ``target`` that is renamed to it when the block succeeds.
 
     If the block raises or the process is killed, ``target`` is unchanged. A killed process leaves a hidden folder named
@@ -182,6 +224,7 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
         overwrite: Replace an existing folder.
         was_free: The path was free when the work began; anything created there since is handled like something created during the block.
         follow: If ``target`` is a replaceable link, replace its target. Off for names not given by the user.
+        replaced: Which names of an existing folder are replaced or dropped; it keeps everything else. Default: all.
 
     Raises:
         UserError: As ``refuse_existing``; or ``target`` is a file; or it was created during the block and
@@ -194,6 +237,8 @@ def whole_folder(target: Path, *, overwrite: bool = False, was_free: bool = Fals
         yield partial
         _settle(partial, mode)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
+        if replaced is not None and target.is_dir():
+            _keep_others(target, partial, replaced)
         if not os.path.lexists(target):
             partial.rename(target)
         elif not _swap(partial, target):  # after the swap, what is removed below is the old folder
@@ -229,6 +274,24 @@ def whole_file(target: Path, *, overwrite: bool = False, follow: bool = True) ->
         _settle(partial, mode)
         _refuse_late_arrival(partial, target, overwrite=overwrite)
         partial.replace(target)
+
+
+def _keep_others(old: Path, new: Path, replaced: Callable[[str], bool]) -> None:
+    """Give a new folder the files of the old one that are not replaced, with their permissions, before the old one goes."""
+
+    def linked(source: str, copy: str) -> None:
+        try:
+            os.link(source, copy, follow_symlinks=False)
+        except (OSError, NotImplementedError):  # not every disk has such links, nor may every file be linked
+            shutil.copy2(source, copy, follow_symlinks=False)
+
+    for path in old.iterdir():
+        if replaced(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, copy_function=linked)
+        else:
+            linked(str(path), str(new / path.name))
 
 
 class LeftoverWarning(UserWarning):

@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from io import TextIOBase
@@ -92,6 +92,14 @@ class Progress:
         """Make the progress of one part of a task: its counts are shown behind the task's own, and its warnings begin with ``name``."""
         return _Part(name, of)
 
+    def log(self, figures: Mapping[str, SupportsFloat], *, step: int) -> None:
+        """Pass figures on to trackers; others, as this one, have no use for them. See ``tain.callbacks``.
+
+        Args:
+            figures: By name, such as ``mirror/loss``.
+            step: Number of the step, or of the part, that they belong to.
+        """
+
     def close(self) -> None:
         """Clear the terminal line; reporting may continue afterwards."""
         self._wipe()
@@ -127,7 +135,7 @@ class Task:
 
     def __init__(self, progress: Progress, name: str, total: int | None, already: int = 0) -> None:
         self._progress = progress
-        self._name = name
+        self._name = self._logged_as = name
         self._total = total
         self._done = self._already = already
         self._figures: dict[str, SupportsFloat] = {}
@@ -143,6 +151,8 @@ class Task:
         """Report that ``amount`` more units are done; ``figures`` (such as ``loss``) are shown beside the count."""
         self._done += amount
         self._figures.update(figures)
+        if figures:
+            self._progress.log({f"{self._logged_as}/{name}": value for name, value in figures.items()}, step=self._done)
         self._show_at_times()
 
     def describe(self, detail: str) -> None:
@@ -211,22 +221,28 @@ class _Part(Progress):
     def warn(self, message: str) -> None:
         self._whole._progress.warn(f"{self._name}: {message}")
 
+    def log(self, figures: Mapping[str, SupportsFloat], *, step: int) -> None:
+        self._whole._progress.log({f"{self._name}/{name}": value for name, value in figures.items()}, step=step)
+
     @contextmanager
     def task(self, name: str, total: int | None, *, already: int = 0) -> Iterator[Task]:
         if self.style == "json":
             with super().task(f"{self._name}: {name}", total, already=already) as task:
+                task._logged_as = name
                 yield task
         else:
-            yield _PartTask(self._whole, f"{self._name}: {name}", total, already)
+            yield _PartTask(self, self._whole, name, total, already)
 
 
 class _PartTask(Task):
     """A counted piece of work that is shown as the detail of another."""
 
-    def __init__(self, whole: Task, name: str, total: int | None, already: int) -> None:
-        super().__init__(Progress.mute(), name, total, already)
-        self._whole = whole
+    def __init__(self, part: _Part, whole: Task, name: str, total: int | None, already: int) -> None:
+        super().__init__(Progress.mute(), f"{part._name}: {name}", total, already)
+        self._part, self._whole, self._logged_as = part, whole, name
 
     def advance(self, amount: int = 1, **figures: SupportsFloat) -> None:
         super().advance(amount, **figures)
+        if figures:
+            self._part.log({f"{self._logged_as}/{name}": value for name, value in figures.items()}, step=self._done)
         self._whole.describe(f"{self._name} {self._done:,}" if self._total is None else f"{self._name} {self._done:,}/{self._total:,}")

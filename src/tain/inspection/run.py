@@ -15,6 +15,7 @@ from tain.batches.packing import batches_by_tokens, pack
 from tain.batches.tokenizing import tokenise
 from tain.evaluation.label_free import label_free_report
 from tain.evaluation.metrics import spearman
+from tain.foundation.choices import wrong_seed
 from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.machine import set_dtype
 from tain.foundation.progress import Progress
@@ -430,9 +431,7 @@ def _vocabulary(embedder: Embedder) -> int:
 
 
 def _refuse_settings(*, shown: int, masking_rate: float, batch_tokens: int, dtype: str, seed: int) -> None:
-    problems = []
-    if seed < 0:
-        problems.append(f"seed is {seed}: give 0 or more")
+    problems = wrong_seed(seed)
     if shown < 0:
         problems.append(f"shown is {shown}: give the number of texts to show token by token, 0 or more")
     if not 0.0 <= masking_rate < 1.0:

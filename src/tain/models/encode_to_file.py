@@ -292,8 +292,9 @@ def refuse_output(
     window_texts: int = 1,
     resume: bool = False,
     overwrite: bool = False,
+    inputs: Iterable[str | Path | None] = (),
 ) -> None:
-    """Refuse an output that ``encode_to_file`` could not write, before loading a model.
+    """Refuse an output that ``encode_to_file`` could not write, before loading a model; ``inputs`` as in ``refuse_existing``.
 
     Raises:
         UserError: As ``encode_to_file``.
@@ -313,9 +314,10 @@ def refuse_output(
     if window_texts < 1:
         problems.append(f"window_texts is {window_texts}, but a window needs at least one text: give 1 or more")
     refuse_all(problems)
-    refuse_existing(path, overwrite=overwrite)
+    inputs = list(inputs)
+    refuse_existing(path, overwrite=overwrite, inputs=inputs)
     if dtype == "int8" and not (resume and _is_left_by_a_kill(path)):
-        refuse_existing(ranges_file(path), overwrite=overwrite)
+        refuse_existing(ranges_file(path), overwrite=overwrite, inputs=inputs)
     if path.is_dir():
         raise UserError(f"output {shown} is a folder, but the vectors go into a file: name a file inside it")
     if ending == ".parquet":

@@ -15,10 +15,9 @@ import numpy as np
 from tain.foundation.errors import UserError
 from tain.foundation.files import refuse_link, whole_file
 from tain.foundation.progress import Progress
-from tain.ranking.index import CandidateIndex
+from tain.ranking.index import SHORT_LISTS, CandidateIndex
 from tain.ranking.short_file import DamagedListsError, check_short_lists
 
-_FILE = "short.faiss"  # in the index's folder
 _TRAINED_A_LIST = 64  # vectors per list used to fit its centre
 _ADDED_AT_ONCE = 65_536
 _STALE = 1.5  # rebuild the lists when the rows have grown by this factor
@@ -53,7 +52,7 @@ class ShortLists:
         lists = _made(faiss, index.vectors, progress)
         index.refuse_compacted()
         try:
-            _write(faiss, lists, index.folder / _FILE)
+            _write(faiss, lists, index.folder / SHORT_LISTS)
         except (OSError, RuntimeError, UserError) as error:  # FAISS has no specific exception for disk errors
             progress.warn(f"the short lists cannot be saved, so every search will rebuild them: {error}")
         return cls(index, lists)
@@ -109,7 +108,7 @@ def _read(faiss: Any, index: CandidateIndex) -> Any:
     Raises:
         UserError: The file does not hold lists of this index, or is damaged.
     """
-    path = index.folder / _FILE
+    path = index.folder / SHORT_LISTS
     refuse_link(path)
     if not path.exists():
         return None

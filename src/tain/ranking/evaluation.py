@@ -13,7 +13,8 @@ import numpy as np
 
 from tain.evaluation.figures import Figure, figures_of
 from tain.evaluation.metrics import bootstrap_means
-from tain.foundation.errors import UserError
+from tain.foundation.choices import wrong_resamples, wrong_seed
+from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.machine import versions
 from tain.foundation.progress import Progress
 from tain.models.timed_query import TimedQuery
@@ -368,8 +369,9 @@ def evaluate_rankers(
         progress: Receives progress updates.
 
     Raises:
-        UserError: There is no ranker, or a score is not finite.
+        UserError: There is no ranker, the resamples or the seed cannot be used, or a score is not finite.
     """
+    refuse_all(wrong_resamples(resamples) + wrong_seed(seed))
     candidates = _different_candidates(lists)
     results: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
     for ranker in rankers:

@@ -1,10 +1,12 @@
 """Hybrid search: BM25 beside vectors, joined by their scores or by reciprocal ranks."""
 
 from collections.abc import Iterable
+from typing import get_args
 
 import numpy as np
 
 from tain.foundation.choices import Fusion
+from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.ranking.bm25 import Bm25, best_words, refuse_missing_bm25
 from tain.ranking.filters import Filter
@@ -48,8 +50,10 @@ def hybrid_search(
         Hits of each context; their score is the joined one.
 
     Raises:
-        UserError: As ``search``; bm25s is not installed, or no candidate has a word.
+        UserError: As ``search``; ``fusion`` is none of these, bm25s is not installed, or no candidate has a word.
     """
+    if fusion not in get_args(Fusion):
+        raise UserError(f"fusion is {fusion!r}, which is none: give {', '.join(get_args(Fusion))}")
     refuse_missing_bm25()
     contexts = list_texts(contexts, what="context")
     depth = max(k, depth)

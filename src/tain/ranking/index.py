@@ -21,6 +21,7 @@ Compacting writes a new folder and puts it in the place of the old one; processe
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -42,6 +43,18 @@ from tain.text.records import Candidate
 Found = TypeVar("Found")
 
 FORMAT = max(LAYOUTS)
+
+SHORT_LISTS, FOUND_WEIGHT = "short.faiss", "fusion.json"  # made from an index and kept in its folder
+_OWN = {
+    "index.json",
+    "source.json",
+    "lock",
+    "update.lock",
+    SHORT_LISTS,
+    FOUND_WEIGHT,
+    *(file for each in LAYOUTS.values() for file in each.files),
+}
+_PARTIAL = re.compile(r"\.(.+)\.partial-[0-9a-f]{8}")
 
 _MOST_SHOWN = 1_000  # characters of a name in a message
 _CHECKED_ROWS = 65_536  # vectors read at a time
@@ -247,7 +260,7 @@ class CandidateIndex:
             UserError: The filter is invalid, or the index has no metadata.
         """
         self.refuse_without_metadata()
-        chosen = parse_filter(filter) if isinstance(filter, str) else filter
+        chosen = filter if isinstance(filter, Filter) else parse_filter(filter)
         is_match = np.zeros(self._state.rows, dtype=bool)
         answers: dict[bytes, tuple[int, bool]] = {}  # many candidates have the same metadata
         for row in np.flatnonzero(~self.is_deleted).tolist():
@@ -339,9 +352,11 @@ class CandidateIndex:
             The added rows.
 
         Raises:
-            UserError: The vectors have another dimension, are not finite, or their number differs from the texts.
+            UserError: The vectors have another dimension, are not finite, or their number differs from the texts; or a text is no
+                valid Unicode.
         """
         texts = list_texts(texts)
+        _refuse_surrogates(texts)
         added = self.storable(vectors, len(texts))
         with self._writing() as (state, files):
             if only_new:
@@ -474,7 +489,7 @@ class CandidateIndex:
             UserError: As ``matching``.
         """
         self.refuse_without_metadata()
-        chosen = parse_filter(filter) if isinstance(filter, str) else filter
+        chosen = filter if isinstance(filter, Filter) else parse_filter(filter)
         with self._writing() as (state, files):
             self._show(state)
             rows = np.flatnonzero(self.matching(chosen)).tolist()
@@ -491,7 +506,7 @@ class CandidateIndex:
         """Rewrite the index without the rows of deleted and replaced candidates; it is durable when this returns.
 
         The remaining candidates keep their order and get new row numbers. Readers keep their view until they refresh. Needs space for a
-        second index meanwhile. If the process is killed, the index is unchanged.
+        second index meanwhile. If the process is killed, the index is unchanged. Files in the folder that are not of the index are kept.
 
         Returns:
             Number of rows that were removed.
@@ -504,7 +519,7 @@ class CandidateIndex:
             live = np.flatnonzero(~self.is_deleted)
             if len(live) == state.rows:
                 return 0
-            with whole_folder(self.folder, overwrite=True) as partial:
+            with whole_folder(self.folder, overwrite=True, replaced=_is_own) as partial:
                 for name in ("index.json", "source.json"):
                     if (self.folder / name).exists():
                         (partial / name).write_bytes((self.folder / name).read_bytes())
@@ -573,6 +588,22 @@ class CandidateIndex:
             raise UserError(
                 f"index {str(self.folder)!r} lacks candidates: adding those of {name!r} is not finished; wait for the process that adds them, "
                 f"or, if it was interrupted, give --candidates {name} to continue"
+            )
+
+    def refuse_half_built(self, *, digest: str) -> None:
+        """Refuse to add other candidates than those that an interrupted first build was adding: half of them would become searchable.
+
+        Args:
+            digest: Of all candidates that are to be added.
+
+        Raises:
+            UserError: The first build was interrupted, and was adding others.
+        """
+        if len(self) and self.source and not self.is_searchable and self.source["digest"] != digest:
+            name = self.source["name"]
+            raise UserError(
+                f"index {str(self.folder)!r} holds only a part of {name!r}, because adding it was interrupted: finish that first, with --candidates {name}"
+                " and the same columns, or give --delete-missing to hold these candidates alone"
             )
 
     def refuse_changed_source(self, *, name: str, digest: str) -> None:
@@ -722,6 +753,12 @@ class CandidateIndex:
         os.fsync(files[LOG].fileno())
 
 
+def _is_own(name: str) -> bool:
+    """Whether a name in an index's folder is one of the index's files, or what an interrupted writing of one left."""
+    left = _PARTIAL.fullmatch(name)
+    return (left[1] if left else name) in _OWN
+
+
 def _place(path: Path) -> tuple[int, int] | None:
     """What tells a folder from another of the same name; None if it does not exist."""
     try:
@@ -746,13 +783,20 @@ def _undisturbed(folder: Path, read: Callable[[Path], Found]) -> Found:
 
 
 def refuse_unstorable(candidates: Iterable[Candidate]) -> None:
-    """Refuse candidates with a repeated or blank id, or with metadata that are no JSON.
+    """Refuse candidates whose text or id is no string, with a repeated or blank id, no valid Unicode, or metadata that are no JSON.
 
     Raises:
         UserError: There is one.
     """
     seen: set[str] = set()
-    for each in candidates:
+    for number, each in enumerate(candidates):
+        if not isinstance(each, Candidate):
+            raise UserError(f"candidate {number} is {each!r:.60}: give a Candidate, with text, id and metadata")
+        if not isinstance(each.text, str):
+            raise UserError(f"the text of candidate {number} is {each.text!r:.60}, not text: give a string")
+        if each.id is not None and not isinstance(each.id, str):
+            raise UserError(f"the id of text {each.text!r:.60} is {each.id!r:.60}, not text: give a string, or None")
+        _refuse_surrogates([each.text, each.id or ""])
         if each.id is not None and not each.id.strip():
             raise UserError(f"the id of text {each.text!r:.60} is blank: give every candidate its id, or none")
         if each.identity in seen:
@@ -760,6 +804,14 @@ def refuse_unstorable(candidates: Iterable[Candidate]) -> None:
             raise UserError(f"{what} {each.identity!r:.60} is given twice: give every candidate an id of its own")
         seen.add(each.identity)
         encoded_metadata(each)
+
+
+def _refuse_surrogates(texts: Iterable[str]) -> None:
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"text {text!r:.60} has half of a surrogate pair, which UTF-8 cannot store: repair or remove it") from None
 
 
 def encoded_metadata(candidate: Candidate) -> bytes:

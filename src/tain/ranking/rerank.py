@@ -343,9 +343,10 @@ def upsert_candidates(
         Numbers of added, replaced, unchanged and deleted candidates; ``ranker.truncated_candidates`` is the number of truncated texts.
 
     Raises:
-        UserError: The index was made by another model or has no metadata, an id occurs twice, or metadata are no JSON.
+        UserError: The index was made by another model or has no metadata, an id occurs twice, or metadata are no JSON; or the index holds a
+            part of other candidates, whose first build was interrupted, and ``delete_missing`` is off.
     """
-    candidates = list(candidates)
+    candidates, progress = list(candidates), progress or Progress.silent()
     index.refuse_other_model(ranker.fingerprint, ranker.name)
     index.refuse_without_metadata()  # all checks come before the index is marked as changing
     refuse_unstorable(candidates)
@@ -357,8 +358,15 @@ def upsert_candidates(
     added = changed = cut = 0
     with index.updating():
         index.refresh()
+        if not delete_missing:
+            index.refuse_half_built(digest=digest)
+        if index.is_searchable and not index.is_complete and index.source["digest"] != digest:
+            left = index.source["name"]
+            progress.warn(
+                f"an update of index {index.folder} to {left!r} was interrupted, and this one does not finish it: run that one again"
+            )
         index.tell_source(name=name, digest=digest, is_complete=False)
-        with (progress or Progress.silent()).task("encode candidates", len(candidates)) as task:
+        with progress.task("encode candidates", len(candidates)) as task:
             for start in range(0, len(candidates), batch_texts):
                 batch = candidates[start : start + batch_texts]
                 known = None if vectors is None else vectors[start : start + batch_texts]

@@ -17,7 +17,7 @@ from tain.foundation.json_files import Field, read_object
 from tain.foundation.progress import Progress
 from tain.ranking.bm25 import Bm25
 from tain.ranking.fusion import EQUAL, Spread, joined_scores
-from tain.ranking.index import CandidateIndex
+from tain.ranking.index import FOUND_WEIGHT, CandidateIndex
 from tain.ranking.rerank import EncodesCandidates, scores_of_vectors
 
 WEIGHTS = np.linspace(0, 1, 21)
@@ -26,7 +26,6 @@ LEAST_MRR = 10.0  # x 100, of the best weight; below, halves hardly find each ot
 
 _POOL = 20_000  # texts that a half is searched in
 _FEWEST_QUERIES = 50
-_FILE = "fusion.json"  # in the index's folder
 _RECORD = {
     "version": Field(kind=int, least=0),
     "weight": Field(kind=float, least=0, most=1),
@@ -73,11 +72,11 @@ def weight_of(ranker: EncodesCandidates, index: CandidateIndex, *, progress: Pro
         UserError: The folder's record is damaged or a link.
     """
     progress = progress or Progress.silent()
-    path = index.folder / _FILE
+    path = index.folder / FOUND_WEIGHT
     refuse_link(path)
     found = None
     if path.exists():
-        damaged = f"index {str(index.folder)!r} has a damaged {_FILE}"
+        damaged = f"index {str(index.folder)!r} has a damaged {FOUND_WEIGHT}"
         record = read_object(path, _RECORD, damaged=damaged, advice="remove that file, and the next search writes it again")
         if record["version"] == index.version:
             found = FoundWeight(**{name: record[name] for name in _RECORD if name != "version"})

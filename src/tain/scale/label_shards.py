@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tain.foundation.files import open_own, refuse_existing, whole_file
+from tain.foundation.files import open_own, refuse_existing, refuse_inputs, whole_file
 from tain.foundation.json_files import Field
 from tain.foundation.locks import only_writer
 from tain.foundation.progress import Progress
@@ -22,7 +22,7 @@ from tain.scale.records import (
 )
 from tain.scale.shards import DigestedRows
 from tain.text.kept import TextRows, read_text_rows
-from tain.text.parts import Share, identity_of
+from tain.text.parts import Share, files_of, identity_of
 
 _KIND = RecordKind(verb="label", endings=(".jsonl",), fields={"truncated": Field(kind=int, least=0)})
 _COPIED_BYTES = 1 << 24
@@ -68,7 +68,7 @@ class LabelRun:
             UserError: It does not exist; or the folder cannot be written, or holds shards of a run with another number of shards.
         """
         Share(number, self.count)
-        refuse_existing(self.file(number), overwrite=True)
+        refuse_existing(self.file(number), overwrite=True, inputs=files_of(self.source))
         refuse_other_counts(self.folder, self.count)
 
 
@@ -147,6 +147,7 @@ def merge_labels(folder: str | Path, path: str | Path, *, overwrite: bool = Fals
     folder, path = Path(folder), Path(path)
     refuse_existing(path, overwrite=overwrite)
     records = complete_records(folder, count_of(folder, _KIND), _KIND, progress or Progress.silent())
+    refuse_inputs(path, [folder / record["file"] for record in records])
     with whole_file(path, overwrite=overwrite) as partial, partial.open("xb") as whole:
         for record in records:
             with open_own(folder / record["file"]) as file:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tain.foundation.errors import UserError
-from tain.foundation.files import open_own, whole_file
+from tain.foundation.files import open_own, refuse_inputs, whole_file
 from tain.foundation.json_files import Field
 from tain.foundation.progress import Progress
 from tain.models.encode_to_file import ResumableEncoder, encode_to_file, partial_folder, ranges_file, refuse_output, texts_digest
@@ -25,7 +25,7 @@ from tain.scale.records import (
     write_record,
 )
 from tain.text.kept import KeptColumns, TextRow, TextRows, read_text_rows
-from tain.text.parts import Share, identity_of
+from tain.text.parts import Share, files_of, identity_of
 
 _COPIED_BYTES = 1 << 24
 _COPIED_ROWS = 16_384
@@ -90,6 +90,7 @@ class ShardedRun:
             batch_tokens=self.options.get("batch_tokens"),
             with_texts=bool(self.options.get("with_texts")),
             overwrite=True,
+            inputs=files_of(self.source),
         )
         refuse_other_counts(self.folder, self.count)
 
@@ -222,6 +223,7 @@ def merge_shards(folder: str | Path, path: str | Path, *, overwrite: bool = Fals
     count = count_of(folder, _KIND)
     records = complete_records(folder, count, _KIND, progress)
     files = [folder / record["file"] for record in records]
+    refuse_inputs(path, files)
     ranges = records[0]["identity"]["settings"].get("int8_ranges")
     if ranges is not None:
         refuse_output(path, dtype="int8", overwrite=overwrite)

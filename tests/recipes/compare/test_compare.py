@@ -1,11 +1,15 @@
 """Comparison of recipes: the choice in closed form, held-out texts that no recipe sees, and whole runs on a tiny model."""
 
 import json
+import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tain.evaluation.figures import Figure
+from tain.evaluation.metrics import Interval, percentile_interval
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
@@ -13,7 +17,7 @@ from tain.recipes.compare import recipe
 from tain.recipes.compare.config import CompareConfig
 from tain.recipes.compare.data import split_material, without
 from tain.recipes.compare.recipe import compare
-from tain.recipes.compare.verdict import decide
+from tain.recipes.compare.verdict import decide, mean_figure
 from tain.text.cleaning import same_text_key
 from tain.text.records import Sentence
 
@@ -58,6 +62,26 @@ def test_an_unclear_choice_names_the_level_candidates_and_the_cheapest():
     assert "raw takes the least time to make (1 s instead of 100 s)" in said
     shares = [each.first_share for each in verdict.standings.values()]
     assert sum(shares) == pytest.approx(1.0)
+
+
+def test_the_share_of_resamples_is_that_among_encoders():
+    values = {"lexical": [0.9] * 4, "mirror": [0.5, 0.5, 0.5, 0.3], "raw": [0.4, 0.4, 0.6, 0.3]}
+    verdict = decide({"lexical": 0.9, "mirror": 0.5, "raw": 0.45}, values, figure="MRR")
+    assert verdict.standings["mirror"].first_share == 0.0  # the baseline is always higher
+    assert verdict.winner_share == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+    assert "mirror is the best encoder in 62% of the resamples of the held-out texts." in verdict.sentences()
+
+
+def test_the_mean_over_suites_has_the_interval_of_a_mean_of_independent_figures(rng):
+    draws = rng.normal([[60.0], [80.0]], [[3.0], [1.0]], size=(2, 200_000))
+    figures = [Figure(value=float(row.mean()), interval=percentile_interval(row)) for row in draws]
+    found, wanted = mean_figure(figures), percentile_interval(draws.mean(axis=0))
+    assert found.value == pytest.approx(70, abs=0.1) and found.difference is None
+    assert (found.interval.low, found.interval.high) == pytest.approx((wanted.low, wanted.high), abs=0.05)
+    apart = [replace(figure, difference=figure.value - 50, difference_interval=figure.interval) for figure in figures]
+    assert mean_figure(apart).difference == pytest.approx(found.value - 50)
+    assert mean_figure(figures[:1]) == figures[0]
+    assert math.isnan(mean_figure([figures[0], Figure(value=math.nan, interval=Interval(math.nan, math.nan))]).value)
 
 
 def test_a_leading_baseline_is_told_and_an_encoder_is_kept():
@@ -190,6 +214,23 @@ def test_labels_decide_where_there_are_any(bert_folder, texts, tmp_path):
     assert all(row["labelled"] is not None for row in result.rows())
 
 
+def test_all_suites_decide(bert_folder, texts, tmp_path):
+    rng = np.random.default_rng(2)
+    rows = [f"{texts[number]}\t{texts[number + 40]}\t{rng.random():.3f}" for number in range(40)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]))
+    labelled = [f"{text}\t{'ab'[number % 2]}" for number, text in enumerate(texts)]
+    (tmp_path / "classes.tsv").write_text("\n".join(["text\tlabel", *labelled]))
+    suite = (str(tmp_path / "pairs.tsv"), str(tmp_path / "classes.tsv"))
+    settings = {**SMALL, "max_tokens": None}
+    result = compare(bert_folder, texts, tmp_path / "out", candidates="raw+whitened", held_out=30, suite=suite, **settings)
+    assert result.labelled is not None and len(result.labelled.suites) == 2
+    assert result.verdict.figure.startswith("mean of 2 suites (")
+    heads = [[figure.value for figure in row.figures] for _, row in result.labelled.headlines()]
+    means = dict(zip([model.name for model in result.labelled.models], np.mean(heads, axis=0), strict=True))
+    assert {name: standing.value for name, standing in result.verdict.standings.items()} == pytest.approx(means)
+    assert result.winner == result.verdict.leader == max(means, key=means.get)
+
+
 def test_what_does_not_fit_the_budget_is_listed_and_the_rest_is_measured(bert_folder, texts, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe._Run, "_left_s", lambda self: 0.5)
     result = compare(bert_folder, texts, tmp_path / "out", candidates="raw+whitened+best", held_out=30, budget_s=100.0, **SMALL)
@@ -235,9 +276,9 @@ def test_continued_pretraining_comes_before_mirroring(bert_folder, texts, tmp_pa
 
 
 def test_a_refusing_recipe_is_listed_with_its_reason(bert_folder, texts, tmp_path):
-    result = compare(bert_folder, texts[:105], tmp_path / "out", candidates="raw+mirror", held_out=20, max_texts=1, **SMALL)
+    result = compare(bert_folder, texts[:105], tmp_path / "out", candidates="raw+joined", held_out=20, **SMALL)
     assert [each.name for each in result.measured] == ["raw"]
-    assert "give" in result.skipped["mirror"]
+    assert "cannot be joined" in result.skipped["joined"]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +291,12 @@ def test_a_refusing_recipe_is_listed_with_its_reason(bert_folder, texts, tmp_pat
         ({"held_out": 3}, "too few to compare on"),
         ({"data": "somewhere"}, "data only applies to labelled sets"),
         ({"suite": ("nothing",)}, "which is not a suite, set or table"),
+        ({"suite": ("label-free",)}, "suite label-free has no labels, and is measured anyway"),
+        ({"max_tokens": 2}, "special tokens take 2 of them: give 3 or more"),
+        ({"max_tokens": 4000}, "max_tokens is 4000, but the model reads .* at most"),
+        ({"max_tokens": 20, "candidates": "raw+whitened"}, "none of the candidates raw.whitened is trained: leave it out"),
+        ({"max_texts": 1}, "max_texts is 1, fewer than a batch of 2"),
+        ({"level": "word", "candidates": "raw+joined"}, "join"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(bert_folder, texts, tmp_path, settings, message):

@@ -14,6 +14,7 @@ from tain.batches.order import step_seed
 from tain.batches.shards import Sources, token_batches
 from tain.batches.tokenizing import opening_id, separator_id
 from tain.encoders.masked_lm import MaskedLanguageModel
+from tain.foundation.choices import wrong_seed
 from tain.foundation.errors import UserError, refuse_all
 from tain.foundation.machine import choose_device
 from tain.foundation.progress import Progress
@@ -69,7 +70,7 @@ def probe_gradients(
         UserError: Settings, texts or model cannot work.
     """
     progress = Progress.resolve(progress)
-    _refuse_settings(masking_rate=masking_rate, blocks=blocks, block_tokens=block_tokens, elements=elements, resamples=resamples)
+    _refuse_settings(masking_rate=masking_rate, blocks=blocks, block_tokens=block_tokens, elements=elements, resamples=resamples, seed=seed)
     loaded = load_masked_lm(model, trust_remote_code=trust_remote_code)
     if loaded.new_head:
         raise UserError(
@@ -134,8 +135,8 @@ def _drawn_blocks(sources: Sources, tokenizer: object, *, blocks: int, block_tok
     return order.blocks_at(chosen * order.inner)
 
 
-def _refuse_settings(*, masking_rate: float, blocks: int, block_tokens: int, elements: int, resamples: int) -> None:
-    problems = []
+def _refuse_settings(*, masking_rate: float, blocks: int, block_tokens: int, elements: int, resamples: int, seed: int) -> None:
+    problems = wrong_seed(seed)
     if not 0 < masking_rate <= 0.5:
         problems.append(f"masking_rate is {masking_rate:g}: give a share above 0 and up to 0.5, or no two masks of a text are disjoint")
     if blocks < _FEWEST_BLOCKS:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from tain.foundation.choices import Dtype, refuse_wrong_kinds
+from tain.foundation.choices import Dtype, refuse_wrong_kinds, wrong_seed
 from tain.foundation.errors import refuse_all
 from tain.recipes.mirror.config import Level
 
@@ -23,6 +23,7 @@ CANDIDATES: dict[str, str] = {
     "best": "mirror --recipe best",
 }
 BASELINES = ("lexical", "characters", "static")  # measured only: they are no encoders that a folder could hold
+MIRRORED = ("fast", "joined", "mirror", "neighbours", "continued", "best")
 FEWEST_HELD_OUT = 20
 
 
@@ -39,7 +40,8 @@ class CompareConfig:
     resamples: Annotated[int, "bootstrap resamples behind each interval; below 200 its ends are rough"] = 1000
     budget_s: Annotated[float | None, "wall-clock time for the whole comparison in seconds; recipes that do not fit are not tried"] = None
     suite: Annotated[
-        tuple[str, ...], "labelled sets that decide instead, as in tain evaluate: sts, stsb_dev, or a tsv of your own; repeat for several"
+        tuple[str, ...],
+        "labelled sets that decide instead, as in tain evaluate: sts, stsb_dev, or a tsv of your own; with several suites, the mean over them",
     ] = ()
     split: Annotated[Literal["test", "dev"], "split of the labelled sets; choose on dev, and keep test for the final figure"] = "dev"
     max_texts: Annotated[int, "train on at most this many texts; 0 takes all"] = 10_000
@@ -59,6 +61,10 @@ class CompareConfig:
             problems.append(f"candidates is {self.candidates!r}, but a comparison needs at least 2: join several by +")
         elif self.candidates is not None and not set(self.names) - set(BASELINES):
             problems.append(f"candidates is {self.candidates!r}, but baselines leave no encoder: add raw or a recipe")
+        if self.max_tokens is not None and self.max_tokens < 3:
+            problems.append(f"max_tokens is {self.max_tokens}, but special tokens take 2 of them: give 3 or more")
+        elif self.max_tokens is not None and self.candidates is not None and not set(self.names) & set(MIRRORED):
+            problems.append(f"max_tokens is {self.max_tokens}, but none of the candidates {self.candidates} is trained: leave it out")
         if self.level not in get_args(Level):
             problems.append(f"level is {self.level!r}: give word, phrase or sentence")
         if self.held_out < FEWEST_HELD_OUT:
@@ -71,8 +77,7 @@ class CompareConfig:
             problems.append(f"max_texts is {self.max_texts}, but it is a count: give 0 or more")
         if self.split not in ("test", "dev"):
             problems.append(f"split is {self.split!r}: give test or dev")
-        if not 0 <= self.seed < 2**63:
-            problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
+        problems += wrong_seed(self.seed)
         if self.dtype not in get_args(Dtype):
             problems.append(f"dtype is {self.dtype!r}: give {', '.join(get_args(Dtype))}")
         refuse_all(problems)

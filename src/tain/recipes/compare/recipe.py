@@ -14,26 +14,28 @@ from typing import Any
 import numpy as np
 
 from tain.evaluation.baselines import Lexical, Static
+from tain.evaluation.figures import Figure
 from tain.evaluation.label_free import label_free_bootstrap
 from tain.evaluation.metrics import Interval
 from tain.evaluation.report import EvaluationReport
 from tain.evaluation.report import evaluate as evaluate_encoders
-from tain.evaluation.suites.registry import load_suites
+from tain.evaluation.suites.label_free import LABEL_FREE
+from tain.evaluation.suites.registry import is_table, load_suites
 from tain.evaluation.suites.suite import SuiteOptions
 from tain.foundation.errors import UserError
-from tain.foundation.files import refuse_existing, refuse_link, whole_file, whole_folder
+from tain.foundation.files import refuse_existing, refuse_inputs, refuse_link, whole_file, whole_folder
 from tain.foundation.json_files import Field, read_object
 from tain.foundation.locks import writes_output
 from tain.foundation.machine import choose_device, keep_freed_memory, versions
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.saved import locate, read_record
-from tain.recipes.compare.config import BASELINES, CANDIDATES, CompareConfig
+from tain.recipes.compare.config import BASELINES, CANDIDATES, MIRRORED, CompareConfig
 from tain.recipes.compare.data import Material, split_material
 from tain.recipes.compare.encoders import OneAtATime, Timed, is_unfit
 from tain.recipes.compare.model_card import UNTOUCHED, card_part
 from tain.recipes.compare.page import comparison_page
-from tain.recipes.compare.verdict import Standing, Verdict, decide
+from tain.recipes.compare.verdict import Standing, Verdict, decide, mean_figure
 from tain.recipes.correct.recipe import correct
 from tain.recipes.mirror.config import MirrorConfig
 from tain.recipes.mirror.recipe import mirror
@@ -245,9 +247,13 @@ def compare(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a comparison runs in one process: start it without torchrun")
     output = Path(output)
-    refuse_existing(output, overwrite=overwrite, is_folder=True)
+    inputs = [model, data, *filter(is_table, config.suite)]
+    refuse_existing(output, overwrite=overwrite, is_folder=True, inputs=inputs)
+    refuse_inputs(_work_folder(output), inputs)
     locate(model)
     sets = Path(data) if data is not None else None
+    if LABEL_FREE.name in config.suite:
+        raise UserError(f"suite {LABEL_FREE.name} has no labels, and is measured anyway: give labelled sets, or leave it out")
     if config.suite:
         _ = load_suites(config.suite, SuiteOptions(data=sets, split=config.split))  # a wrong name or folder is refused before any training
     elif sets is not None:
@@ -275,7 +281,7 @@ class _Run:
     ) -> None:
         self.model, self.material, self.config, self.output, self.data = model, material, config, output, data
         self.overwrite, self.progress, self.began_s = overwrite, progress, began_s
-        self.work = output.parent / f".{output.name}.compare"
+        self.work = _work_folder(output)
         self.raw_s = 0.0  # of encoding a text with the untouched model
 
     def compare(self) -> Compared:
@@ -284,6 +290,7 @@ class _Run:
             raise UserError("candidates names neighbours, but there are no documents: give --documents, or leave it out")
         if self.config.candidates is None and self.config.level == "word":
             names.remove("joined")
+        self._refuse_settings(names)
         self._open_work()
         measured: dict[str, Measured] = {}
         skipped: dict[str, str] = {}
@@ -298,6 +305,7 @@ class _Run:
                         skipped[name] = str(error)
                 if found is not None:
                     measured[name] = found
+                    self._log(found, number=place + 1)
                     self.raw_s = 1 / found.texts_a_second if name == "raw" else self.raw_s
                 task.advance(_COSTS[name])
         if not set(measured) - set(BASELINES):
@@ -306,6 +314,8 @@ class _Run:
         figures = {name: each.figures[MRR] for name, each in measured.items()}
         unlabelled = decide(figures, {name: each.values for name, each in measured.items()}, figure=_FIGURE)
         verdict, labelled = self._by_labels(unlabelled) if self.config.suite else (unlabelled, None)
+        if labelled is not None:
+            self.progress.log({f"{name}/labelled": standing.value for name, standing in verdict.standings.items()}, step=len(names))
         result = Compared(
             self.model,
             tuple(measured.values()),
@@ -320,6 +330,19 @@ class _Run:
         )
         self._save(result)
         return result
+
+    def _refuse_settings(self, names: Sequence[str]) -> None:
+        """Refuse settings that a recipe would refuse after others were made and measured.
+
+        Raises:
+            UserError: A recipe refuses them, or the model cannot read ``max_tokens``.
+        """
+        for name in names:
+            if name in MIRRORED:
+                self._settings(name, ())
+        wanted = self.config.max_tokens
+        if wanted is not None and wanted > (longest := self._load_model().max_tokens):
+            raise UserError(f"max_tokens is {wanted}, but the model reads {longest} at most: give {longest} or fewer")
 
     # ---- the hidden folder
 
@@ -357,6 +380,12 @@ class _Run:
         damaged = f"the interrupted comparison {str(self.work)!r} is damaged"
         content = read_object(path, _MEASURED, damaged=damaged, advice="start over with --overwrite and without --resume")
         return Measured(**{key: content[key] for key in _MEASURED})
+
+    def _log(self, found: Measured, *, number: int) -> None:
+        """Tell trackers a candidate's figures; its number among the candidates is the step."""
+        numbers = {name: value for name, value in found.figures.items() if isinstance(value, int | float)}
+        numbers |= {"made_s": found.made_s, "texts_a_second": found.texts_a_second}
+        self.progress.log({f"{found.name}/{name}": value for name, value in numbers.items()}, step=number)
 
     # ---- one candidate
 
@@ -521,16 +550,19 @@ class _Run:
         suites = [suite.name for suite in load_suites(self.config.suite, SuiteOptions(data=self.data, split=self.config.split))]
         names = [name for name in unlabelled.standings if not is_unfit(name, suites)]
         report = self._evaluated(names)
-        figure, row = report.headline()
-        known = [(name, of) for name, of in zip(names, row.figures, strict=True) if not math.isnan(of.value)]
+        figure, figures = _deciding(report)
+        known = [(name, of) for name, of in zip(names, figures, strict=True) if not math.isnan(of.value)]
         if not [name for name, _ in known if name not in BASELINES]:
-            raise UserError(f"no encoder has a figure on {figure}: its texts are too few or its scores all equal; give other labelled sets")
+            raise UserError(
+                f"no encoder has a figure on {figure}: its texts are too few or its scores all equal; give other labelled sets, with --resume to"
+                " keep the finished candidates"
+            )
         leader = max(known, key=lambda pair: pair[1].value)[0]
         if leader != names[0]:  # differences are to the first
             names = [leader, *(name for name in names if name != leader)]
             report = self._evaluated(names)
-            figure, row = report.headline()
-        found = [(name, of) for name, of in zip(names, row.figures, strict=True) if not math.isnan(of.value)]
+            figure, figures = _deciding(report)
+        found = [(name, of) for name, of in zip(names, figures, strict=True) if not math.isnan(of.value)]
         standings = {}
         for name, of in sorted(found, key=lambda pair: -pair[1].value):
             ahead = Interval(0.0, 0.0)
@@ -570,6 +602,21 @@ class _Run:
                 card = card.replace(mark.format(result.winner), mark.format(self.output.name))
             (folder / "README.md").write_text(card + card_part(content), encoding="utf-8")
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _deciding(report: EvaluationReport) -> tuple[str, list[Figure]]:
+    """The figure that decides and its name: of the only suite, or the mean over all of them."""
+    heads = report.headlines()
+    if len(heads) == 1:
+        name, row = heads[0]
+        return name, list(row.figures)
+    figures = [mean_figure(of_suites) for of_suites in zip(*(row.figures for _, row in heads), strict=True)]
+    return f"mean of {len(heads)} suites ({'; '.join(name for name, _ in heads)})", figures
+
+
+def _work_folder(output: Path) -> Path:
+    """Hidden folder of the candidates, which a finished comparison removes."""
+    return output.parent / f".{output.name}.compare"
 
 
 def _plain(standing: Standing) -> dict[str, Any]:

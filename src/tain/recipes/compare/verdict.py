@@ -1,10 +1,13 @@
 """Choose among measured candidates, and say how sure the choice is."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
+from tain.evaluation.figures import Figure
 from tain.evaluation.metrics import Interval, percentile_interval
 from tain.recipes.compare.config import BASELINES
 
@@ -43,6 +46,7 @@ class Verdict:
         standings: By candidate, best first.
         figure: Name of the figure that decided.
         decimals: Decimals to show.
+        winner_share: Share of resamples in which the winner is the best encoder, ties split equally; None if it was not resampled here.
     """
 
     leader: str
@@ -50,6 +54,7 @@ class Verdict:
     standings: dict[str, Standing]
     figure: str
     decimals: int = 3
+    winner_share: float | None = None
 
     @property
     def level(self) -> list[str]:
@@ -85,11 +90,10 @@ class Verdict:
             if nearest is not None:
                 said.append(f"The choice is clear: {nearest} comes next, and the intervals of the differences exclude zero.")
         else:
-            share = f" (highest in {standing.first_share:.0%} of resamples)" if standing.first_share is not None else ""
-            tied = ", ".join(self.level)
-            said.append(
-                f"The choice is not clear{share}: the intervals overlap, and {tied} {'is' if len(self.level) == 1 else 'are'} about as good."
-            )
+            tied = f"{', '.join(self.level)} {'is' if len(self.level) == 1 else 'are'} about as good"
+            said.append(f"The choice is not clear: the intervals overlap, and {tied}.")
+            if self.winner_share is not None:
+                said.append(f"{self.winner} is the best encoder in {self.winner_share:.0%} of the resamples of the held-out texts.")
             cheapest = min((self.winner, *self.level), key=lambda name: (seconds or {}).get(name, 0.0)) if seconds else self.winner
             if seconds and cheapest != self.winner and seconds[cheapest] < 0.5 * seconds[self.winner]:
                 said.append(f"{cheapest} takes the least time to make ({seconds[cheapest]:.0f} s instead of {seconds[self.winner]:.0f} s).")
@@ -106,9 +110,7 @@ def decide(values: Mapping[str, float], replicates: Mapping[str, Sequence[float]
     """
     names = sorted(values, key=lambda name: (-values[name], name))
     table = np.array([replicates[name] for name in names], dtype=np.float64)  # (candidates, resamples)
-    is_first = table == table.max(axis=0)
-    shares = (is_first / is_first.sum(axis=0)).mean(axis=1)
-    leader = names[0]
+    shares, leader = _first_shares(table), names[0]
     standings = {}
     for row, name in enumerate(names):
         standings[name] = Standing(
@@ -118,5 +120,35 @@ def decide(values: Mapping[str, float], replicates: Mapping[str, Sequence[float]
             behind_interval=percentile_interval(table[0] - table[row]),
             first_share=float(shares[row]),
         )
-    winner = next(name for name in names if name not in BASELINES)
-    return Verdict(leader, winner, standings, figure)
+    encoders = [row for row, name in enumerate(names) if name not in BASELINES]
+    return Verdict(leader, names[encoders[0]], standings, figure, winner_share=float(_first_shares(table[encoders])[0]))
+
+
+def _first_shares(table: np.ndarray) -> np.ndarray:
+    """Share of resamples in which each row of (candidates, resamples) is the highest, ties split equally."""
+    is_first = table == table.max(axis=0)
+    return (is_first / is_first.sum(axis=0)).mean(axis=1)
+
+
+def mean_figure(figures: Sequence[Figure]) -> Figure:
+    """Mean of one candidate's figures on several suites, whose resamples are taken as independent.
+
+    Args:
+        figures: One per suite.
+    """
+    mean = fmean(figure.value for figure in figures)
+    interval = _mean_interval([(figure.value, figure.interval) for figure in figures])
+    behind = [(each.difference, each.difference_interval) for each in figures]
+    known = [(value, of) for value, of in behind if value is not None and of is not None]
+    if len(known) < len(figures):
+        return Figure(value=mean, interval=interval)
+    difference = fmean(value for value, _ in known)
+    return Figure(value=mean, interval=interval, difference=difference, difference_interval=_mean_interval(known))
+
+
+def _mean_interval(parts: Sequence[tuple[float, Interval]]) -> Interval:
+    """Interval of a mean of independent figures: the distances to each end add in quadrature."""
+    mean = fmean(value for value, _ in parts)
+    below = math.hypot(*(value - of.low for value, of in parts)) / len(parts)
+    above = math.hypot(*(of.high - value for value, of in parts)) / len(parts)
+    return Interval(mean - below, mean + above)

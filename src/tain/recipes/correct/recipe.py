@@ -116,7 +116,7 @@ def correct(
     config = resolve_config(CorrectConfig, "correct", config, settings)
     by_language = _by_language(texts, config)
     if output is not None:
-        refuse_existing(Path(output), overwrite=overwrite, is_folder=True)
+        refuse_existing(Path(output), overwrite=overwrite, is_folder=True, inputs=[model])
     run_device(device)
     embedder = Embedder.load(model, device=device, dtype="float32", trust_remote_code=trust_remote_code)
     if embedder.kept_dims is not None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Literal, get_args
 
-from tain.foundation.choices import FILLED, Dtype, Split, filled_in, refuse_wrong_kinds
+from tain.foundation.choices import FILLED, Dtype, Split, filled_in, refuse_wrong_kinds, wrong_seed
 from tain.foundation.errors import UserError, refuse_all
 
 NONE = "none"  # in place of a teacher's name
@@ -204,7 +204,6 @@ class DistilConfig:
             "vector_weight",
             "weight_decay",
             "init_words",
-            "seed",
         ):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -221,8 +220,7 @@ class DistilConfig:
                 problems.append(f"{name} is infinite: give a number")
         if not self.checkpoint_every_s >= 0:
             problems.append(f"checkpoint_every_s is {self.checkpoint_every_s}: give 0 seconds or more")
-        if self.seed >= 2**63:
-            problems.append(f"seed is {self.seed}: give less than 2 to the power 63")
+        problems += wrong_seed(self.seed)
         if self.batch_texts is not None and self.batch_texts < 2:
             problems.append(f"batch_texts is {self.batch_texts}, but a text needs others to be compared with: give 2 or more")
         if self.epochs == 0 and (self.student == "pqrnn" or self.task != "embed"):

@@ -118,7 +118,8 @@ def distil(
         refuse_other_shape(config, shape)
         config = replace(config, **shape)
     config = config.resolved()
-    place = RunOutput.single(output, overwrite=overwrite, resume=config.resume)
+    named = [each for each in (teacher, classifier, config.init_from, config.token_vectors) if isinstance(each, str | Path)]
+    place = RunOutput.single(output, overwrite=overwrite, resume=config.resume, inputs=named)
     if (str(teacher) if isinstance(teacher, str | Path) else teacher.name) == NONE:
         config.refuse_teachers_settings()
     examples = [text if isinstance(text, Example) else Example(text) for text in each_item(texts)]

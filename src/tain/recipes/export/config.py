@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tain.foundation.choices import Pooling, refuse_wrong_kinds, wrong_choices
+from tain.foundation.choices import Pooling, refuse_wrong_kinds, wrong_choices, wrong_seed
 from tain.foundation.errors import refuse_all
 
 
@@ -35,6 +35,5 @@ class ExportConfig:
             problems.append(f"min_cosine is {self.min_cosine}, but a mean cosine lies between 0 and 1: give a number such as 0.99")
         if self.pooling == "mean-with-padding":
             problems.append("pooling is 'mean-with-padding', which no saved folder can hold: give mean or cls")
-        if self.seed < 0:
-            problems.append(f"seed is {self.seed}: give 0 or more")
+        problems += wrong_seed(self.seed)
         refuse_all(problems)

@@ -94,7 +94,7 @@ def export(
     progress = Progress.resolve(progress)
     config = resolve_config(ExportConfig, "export", config, settings)
     output = Path(output)
-    refuse_existing(output, overwrite=overwrite, is_folder=True)
+    refuse_existing(output, overwrite=overwrite, is_folder=True, inputs=[model, config.sts])
     checked = _checked_texts(texts)
     if _is_ranker(model):
         return _export_ranker(model, output, checked, config, overwrite=overwrite, trust_remote_code=trust_remote_code, progress=progress)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from tain.foundation.choices import FILLED, Dtype, Pooling, filled_in, refuse_wrong_kinds
+from tain.foundation.choices import FILLED, Dtype, Pooling, filled_in, refuse_wrong_kinds, wrong_seed
 from tain.foundation.errors import UserError, refuse_all
 
 Level = Literal["word", "phrase", "sentence"]
@@ -220,8 +220,7 @@ class MirrorConfig:
                 problems.append(f"{name} is {value}, but it is a probability and 1 would drop everything: give 0 to below 1 (dropout: 0.1)")
         if self.batch_texts < 2:
             problems.append(f"batch_texts is {self.batch_texts}, but a text needs others as negatives: give 2 or more (the paper: 200)")
-        if not 0 <= self.seed < 2**63:
-            problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
+        problems += wrong_seed(self.seed)
         if not self.checkpoint_every_s >= 0:
             problems.append(f"checkpoint_every_s is {self.checkpoint_every_s}: give 0 seconds or more")
         if 0 < self.max_texts < (self.batch_texts if self.budget_s is None else 2):

@@ -180,7 +180,7 @@ def mirror(
     progress = Progress.resolve(progress)
     config = resolve_config(MirrorConfig, "mirror", config, settings)
     config.refuse_without_effect()
-    place = RunOutput.of_seeds(output, config, overwrite=overwrite)
+    place = RunOutput.of_seeds(output, config, overwrite=overwrite, inputs=[model])
     progress = join_processes(config.device, progress)
     texts = list(each_item(texts))
     suggested = suggested_settings(read_record(locate(model)), name=model)

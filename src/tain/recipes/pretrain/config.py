@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tain.foundation.choices import Dtype, refuse_wrong_kinds, wrong_choices
+from tain.foundation.choices import Dtype, refuse_wrong_kinds, wrong_choices, wrong_seed
 from tain.foundation.errors import refuse_all
 
 MaskUnit = Literal["text", "batch"]
@@ -118,8 +118,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         refuse_wrong_kinds(self)
         problems = wrong_choices(self)
-        if not 0 <= self.seed < 2**63:
-            problems.append(f"seed is {self.seed}: give 0 or more, and less than 2 to the power 63")
+        problems += wrong_seed(self.seed)
         for name in (
             "tokens",
             "batch_blocks",

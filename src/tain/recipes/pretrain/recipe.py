@@ -130,7 +130,8 @@ def pretrain(
         raise UserError(f"texts is {str(texts)!r}, one file: give a list of files, [{str(texts)!r}]")
     folder = Path(output)
     work = folder.parent / f".{folder.name}.pretrain"
-    place = RunOutput(folder, overwrite, config.resume, (work / "checkpoint",)).check()
+    inputs = [model, *texts, *config.validation, config.bitext, config.words, config.shards, config.tokenizer]
+    place = RunOutput(folder, overwrite, config.resume, (work / "checkpoint",)).check(inputs)
     if str(model) == SCRATCH and (config.add_words or config.words):
         raise UserError(
             "add_words and words only apply to a continued model; a new model's tokenizer is trained on the texts: leave them out"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from tain.foundation.choices import FILLED, Dtype, Pooling, RankerType, filled_in, refuse_wrong_kinds
+from tain.foundation.choices import FILLED, Dtype, Pooling, RankerType, filled_in, refuse_wrong_kinds, wrong_seed
 from tain.foundation.errors import UserError, refuse_all
 
 Codes = Literal["learned", "first", "last", "last-and-first"]
@@ -172,7 +172,7 @@ class RankConfig:
                 problems.append(f"{name} is {value}: give a number between 0 and 1")
         if not 0 <= self.weight_decay < math.inf:
             problems.append(f"weight_decay is {self.weight_decay}: give 0 or more")
-        for name in ("seed", "warmup_steps", "checkpoint_every_s"):
+        for name in ("warmup_steps", "checkpoint_every_s"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 problems.append(f"{name} is {value}: give 0 or more")
@@ -182,8 +182,7 @@ class RankConfig:
                 problems.append(f"{name} is {value}, but it is a probability and 1 would drop everything: give 0 to below 1 (dropout: 0.1)")
         if not 0 <= self.teacher_weight <= 1:
             problems.append(f"teacher_weight is {self.teacher_weight}, but it is a share: give 0 to 1")
-        if self.seed >= 2**63:
-            problems.append(f"seed is {self.seed}: give less than 2 to the power 63")
+        problems += wrong_seed(self.seed)
         if not 0 < self.teacher_temperature < math.inf:
             problems.append(f"teacher_temperature is {self.teacher_temperature}, but scores are divided by it: give a number above 0")
         refuse_all(problems + self._contradictions())

@@ -133,7 +133,7 @@ def rank(
     """
     progress = Progress.resolve(progress)
     config = resolve_config(RankConfig, "rank", config, settings)
-    place = RunOutput.of_seeds(output, config, overwrite=overwrite)
+    place = RunOutput.of_seeds(output, config, overwrite=overwrite, inputs=[model, config.mine_with, config.teacher])
     progress = join_processes(config.device, progress)
     data = gather_data(joined_examples(pairs), config, validation=joined_examples(validation))
     suggested = suggested_settings(read_layout(model).record, name=model)

@@ -3,7 +3,7 @@
 import glob
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tain.foundation.errors import UserError
-from tain.foundation.files import refuse_existing, whole_folder
+from tain.foundation.files import refuse_existing, refuse_inputs, whole_folder
 from tain.foundation.machine import choose_device, keep_freed_memory
 from tain.foundation.progress import Progress
 from tain.training import distributed
@@ -75,8 +75,10 @@ class RunOutput:
     seed: int | None = None
 
     @classmethod
-    def of_seeds(cls, output: str | Path | None, config: SeededConfig, *, overwrite: bool) -> "RunOutput":
-        """Output of a recipe with one checkpoint per seed, checked.
+    def of_seeds(
+        cls, output: str | Path | None, config: SeededConfig, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()
+    ) -> "RunOutput":
+        """Output of a recipe with one checkpoint per seed, checked; arguments as in ``check``.
 
         Raises:
             UserError: As ``check``.
@@ -84,29 +86,35 @@ class RunOutput:
         folder = None if output is None else Path(output)
         seeds = range(config.seed, config.seed + config.seeds)
         checkpoints = () if folder is None else tuple(checkpoint_folder(folder, seed) for seed in seeds)
-        return cls(folder, overwrite, config.resume, checkpoints, config.seed).check()
+        return cls(folder, overwrite, config.resume, checkpoints, config.seed).check(inputs)
 
     @classmethod
-    def single(cls, output: str | Path | None, *, overwrite: bool, resume: bool) -> "RunOutput":
-        """Output of a recipe with one run, checked.
+    def single(cls, output: str | Path | None, *, overwrite: bool, resume: bool, inputs: Iterable[str | Path | None] = ()) -> "RunOutput":
+        """Output of a recipe with one run, checked; arguments as in ``check``.
 
         Raises:
             UserError: As ``check``.
         """
         folder = None if output is None else Path(output)
-        return cls(folder, overwrite, resume, () if folder is None else (checkpoint_folder(folder),)).check()
+        return cls(folder, overwrite, resume, () if folder is None else (checkpoint_folder(folder),)).check(inputs)
 
-    def check(self) -> "RunOutput":
+    def check(self, inputs: Iterable[str | Path | None] = ()) -> "RunOutput":
         """Refuse an output that cannot be written, and checkpoints that are missing or would be lost.
 
+        Args:
+            inputs: Everything that the run reads; none of it may lie in what the run replaces or removes.
+
         Raises:
-            UserError: The folder exists, an earlier run's checkpoint would be lost, or there is nothing to resume.
+            UserError: The folder exists or holds an input, an earlier run's checkpoint would be lost, or there is nothing to resume.
         """
         if self.folder is None:
             if self.resume:
                 raise UserError("resume continues from the checkpoint next to the output folder, but no output is given: give output")
             return self
-        refuse_existing(self.folder, overwrite=self.overwrite, is_folder=True)
+        inputs = list(inputs)
+        refuse_existing(self.folder, overwrite=self.overwrite, is_folder=True, inputs=inputs)
+        for checkpoint in self.checkpoints:
+            refuse_inputs(checkpoint, inputs)
         if not self.resume:
             refuse_to_lose(self.checkpoints, overwrite=self.overwrite)
         elif not any(each.exists() for each in self.checkpoints):
