@@ -1,3 +1,6 @@
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +117,24 @@ def test_the_windows_of_bidirectional_decoders_are_those_of_transformers(kind: s
     torch.testing.assert_close(encoder(pack(ids)), expected, atol=1e-5, rtol=1e-5)
     alone = torch.cat([encoder(pack([text])) for text in ids])
     torch.testing.assert_close(alone, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sliding_window_splits_no_compiled_graph():
+    code = """
+        import torch
+        from transformers import ModernBertConfig, ModernBertModel
+        from tain.batches.packing import pack
+        from tain.encoders.transformer import TransformerEncoder
+
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 100}
+        special = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+        model = ModernBertModel(ModernBertConfig(**sizes, **special, global_attn_every_n_layers=2, local_attention=8)).eval()
+        texts = pack([list(range(5, 35)), list(range(5, 17))], share_rows=True)
+        with torch.no_grad():
+            print(torch._dynamo.explain(TransformerEncoder(model).tokens)(texts).graph_break_count)
+    """  # in a process of its own: the checks of shapes, which only tests have, split graphs
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet", "deberta-v2", "fnet", "convbert"])

@@ -195,12 +195,13 @@ def _mask(*arguments: Any, q_length: int, attention_mask: Tensor | None = None, 
 
     Returns:
         The mask of padded rows. Without padding: the distance, in one whole number, from which on tokens are not seen, for the
-        attention function; None if all are seen.
+        attention function; None if all are seen, or if the model is being compiled, where a number read from a tensor would split the
+        graph. Then the layer's own number counts, which is one less than the mask's for decoders without causal mask.
     """
     if attention_mask is not None:
         return sdpa_mask(*arguments, q_length=q_length, attention_mask=attention_mask, **settings)
     window, sees = settings.get("local_size"), settings.get("mask_function")
-    if window is None or sees is None or window >= q_length:
+    if window is None or sees is None or window >= q_length or torch.compiler.is_compiling():
         return None
     # ModernBERT gives its attention one more than this window, decoders without causal mask give it the window, Gemma 3 sees one less
     first = torch.tensor(0)
