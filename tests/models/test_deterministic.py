@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from tain.evaluation.metrics import cosine_rows
 from tain.exported.encoder import ExportedEncoder
 from tain.foundation.errors import UserError
 from tain.models.correction import LanguageCorrection, LinearCorrection
@@ -90,11 +89,10 @@ def test_neighbours_order_batches_and_threads_change_no_bit(load: Load, texts: l
 def test_the_vectors_are_those_of_a_usual_run_up_to_rounding(load: Load, texts: list[str]):
     encoder = load(1)
     options = {"language": "en"} if encoder.languages else {}
-    found, usual = encoder.encode(texts, deterministic=True, **options), encoder.encode(texts, **options)
-    if getattr(encoder, "dtype", "") == "int8":  # one scale for all inputs of a batch; coarser on processors without int8 products
-        assert cosine_rows(found, usual).min() > 0.95
-    else:
-        np.testing.assert_allclose(found, usual, atol=1e-4, rtol=1e-3)
+    tolerance = 0.2 if getattr(encoder, "dtype", "") == "int8" else 1e-4  # in int8, one scale for all inputs of a batch
+    np.testing.assert_allclose(
+        encoder.encode(texts, deterministic=True, **options), encoder.encode(texts, **options), atol=tolerance, rtol=1e-3
+    )
 
 
 def test_chunks_are_deterministic_too(load: Load, texts: list[str]):

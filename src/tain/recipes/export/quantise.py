@@ -1,7 +1,8 @@
 """Turn a float32 graph into one whose products and embedding table are stored in eight bits.
 
-Products are quantised dynamically: weights once and per output column, inputs by their range in each batch. The embedding table keeps one
-scale for each row, so that a few wide rows of a large vocabulary do not coarsen all the others.
+Products are quantised dynamically: weights once and per output column, inputs by their range in each batch. Both are stored without sign:
+with signed weights, processors without VNNI instructions add pairs of products in sixteen bits, which overflow, and the vectors are wrong there.
+The embedding table keeps one scale for each row, so that a few wide rows of a large vocabulary do not coarsen all the others.
 """
 
 import logging
@@ -48,7 +49,7 @@ def quantised(model: onnx.ModelProto, *, excluded: Collection[str] = ()) -> onnx
                 op_types_to_quantize=["MatMul"],
                 nodes_to_quantize=wanted,
                 per_channel=True,
-                weight_type=QuantType.QInt8,
+                weight_type=QuantType.QUInt8,
                 extra_options={"MatMulConstBOnly": True},
             )
             return onnx.load(str(file))
@@ -105,13 +106,11 @@ def worst_products(model: onnx.ModelProto, tokenizer: FastTokenizer, texts: Sequ
 
 
 def _by_steps(values: Float32[np.ndarray, "rows columns"], *, axis: int | None) -> Float32[np.ndarray, "rows columns"]:
-    """Round values to the steps that eight bits leave: of their whole range, or around 0 for each column."""
-    if axis is None:
-        low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
-        step = max(high - low, 1e-12) / 255
-        return (np.rint((values - low) / step) * step + low).astype(np.float32)
-    step = np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12) / 127
-    return (np.rint(values / step) * step).astype(np.float32)
+    """Round values to the steps that eight bits leave: of their whole range, or of the range of each column."""
+    low = np.minimum(values.min(axis=axis, keepdims=True), 0.0)
+    high = np.maximum(values.max(axis=axis, keepdims=True), 0.0)
+    step = np.maximum(high - low, 1e-12) / 255
+    return (np.rint((values - low) / step) * step + low).astype(np.float32)
 
 
 def _quantise_tables(graph: onnx.GraphProto) -> None:
