@@ -116,7 +116,7 @@ def evaluate(
         static:MODEL; the others are compared with the first.
         For the suites bli and sts17, one model per language: en=MODEL,de=MODEL
     """
-    from tain.cli.models import find_model, load_model
+    from tain.cli.models import find_model, load_model, model_names
     from tain.evaluation.suites.registry import separate_suite
     from tain.evaluation.suites.separate import SeparateOptions
     from tain.foundation.choices import is_baseline
@@ -173,7 +173,7 @@ def evaluate(
         raise UserError(
             "fit_texts only applies to lexical, characters and static:MODEL, and none is among the models: leave it out, or add one"
         )
-    inputs = [*_named(models), *filter(is_table, suite), texts, fit_texts]
+    inputs = [*model_names(*models), *filter(is_table, suite), texts, fit_texts]
     refuse_files(output, chart, overwrite=overwrite, drawn=chart, inputs=inputs)
     for model in models:
         find_model(model)  # check all models first: the last one may be missing
@@ -244,6 +244,7 @@ def _evaluate_separately(
         json: Print one JSON object.
         quiet: Show no progress.
     """
+    from tain.cli.models import model_names
     from tain.evaluation.suites.registry import is_table
     from tain.foundation.errors import UserError
     from tain.foundation.files import refuse_existing
@@ -255,7 +256,7 @@ def _evaluate_separately(
     refuse_idle({name: value for name, value in given.items() if name not in row.flags}, of=f"suite {options.names[0]}")
     row.check(options)
     if output is not None:
-        inputs = [*_named(models), *filter(is_table, options.names), options.data, options.texts]
+        inputs = [*model_names(*models), *filter(is_table, options.names), options.data, options.texts]
         refuse_existing(output, overwrite=overwrite, inputs=inputs)
     find, load = _LOADERS[row.models]
     for model in models:
@@ -271,12 +272,6 @@ def _evaluate_separately(
     from rich.console import Console
 
     Console(highlight=False).print(report.as_table())
-
-
-def _named(models: list[str]) -> list[str]:
-    from tain.cli.models import model_names
-
-    return [name for given in models for name in model_names(given)]
 
 
 def _find_masked(name: str) -> None:

@@ -125,11 +125,12 @@ def load_model(
     return OnePerLanguage({language: encoder for language, encoder in loaded.items() if language is not None})
 
 
-def model_names(given: str) -> list[str]:
-    """Names of the models in ``given``: one, that of ``static:MODEL``, or those of ``en=MODEL,de=MODEL`` or ``intents=MODEL,slots=MODEL``."""
-    if given.startswith(("intents=", "slots=")):
-        return _heads(given)
-    return [name.removeprefix(STATIC) for _, name in _parts(given)]
+def model_names(*given: str) -> list[str]:
+    """Names of the models in ``given``; ``static:MODEL`` has one, ``en=MODEL,de=MODEL`` and ``intents=MODEL,slots=MODEL`` have two."""
+    names: list[str] = []
+    for each in given:
+        names += _heads(each) if each.startswith(("intents=", "slots=")) else [name.removeprefix(STATIC) for _, name in _parts(each)]
+    return names
 
 
 def _parts(given: str) -> list[tuple[str | None, str]]:

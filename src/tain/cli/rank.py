@@ -479,7 +479,7 @@ def evaluate(
         if value < 1:
             raise UserError(f"{what} is {value}: give 1 or more")
     if output is not None:
-        refuse_existing(output, overwrite=overwrite, inputs=[*(name for each in models for name in model_names(each)), pairs])
+        refuse_existing(output, overwrite=overwrite, inputs=[*model_names(*models), pairs])
     for name in models:
         (find_baseline if is_baseline(name) else locate)(name)
     examples = _examples(pairs, columns, negatives_column, label)

@@ -134,7 +134,7 @@ class Task:
     """A counted piece of work, created by ``Progress.task``."""
 
     def __init__(self, progress: Progress, name: str, total: int | None, already: int = 0) -> None:
-        self._progress = progress
+        self._progress = self._logger = progress
         self._name = self._logged_as = name
         self._total = total
         self._done = self._already = already
@@ -152,7 +152,7 @@ class Task:
         self._done += amount
         self._figures.update(figures)
         if figures:
-            self._progress.log({f"{self._logged_as}/{name}": value for name, value in figures.items()}, step=self._done)
+            self._logger.log({f"{self._logged_as}/{name}": value for name, value in figures.items()}, step=self._done)
         self._show_at_times()
 
     def describe(self, detail: str) -> None:
@@ -239,10 +239,8 @@ class _PartTask(Task):
 
     def __init__(self, part: _Part, whole: Task, name: str, total: int | None, already: int) -> None:
         super().__init__(Progress.mute(), f"{part._name}: {name}", total, already)
-        self._part, self._whole, self._logged_as = part, whole, name
+        self._logger, self._whole, self._logged_as = part, whole, name
 
     def advance(self, amount: int = 1, **figures: SupportsFloat) -> None:
         super().advance(amount, **figures)
-        if figures:
-            self._part.log({f"{self._logged_as}/{name}": value for name, value in figures.items()}, step=self._done)
         self._whole.describe(f"{self._name} {self._done:,}" if self._total is None else f"{self._name} {self._done:,}/{self._total:,}")

@@ -46,7 +46,9 @@ def test_a_product_in_eight_bits_is_that_in_float32_up_to_its_steps(kind: str):
     assert foretold == pytest.approx(error, rel=0.35)
 
 
-def test_weights_are_stored_without_sign():
+def test_no_pair_of_products_overflows_sixteen_bits():
     made = quantised(product_of(np.random.default_rng(1).normal(size=(64, 48)), table=np.ones((40, 64))))
     (weights,) = [each for each in made.graph.initializer if each.name.startswith("matrix") and list(each.dims) == [64, 48]]
-    assert weights.data_type == TensorProto.UINT8
+    largest = np.abs(numpy_helper.to_array(weights).astype(int)).max()
+    assert weights.data_type == TensorProto.INT8
+    assert largest > 32 and 2 * 255 * largest < 2**15

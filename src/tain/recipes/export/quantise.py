@@ -1,8 +1,9 @@
 """Turn a float32 graph into one whose products and embedding table are stored in eight bits.
 
-Products are quantised dynamically: weights once and per output column, inputs by their range in each batch. Both are stored without sign:
-with signed weights, processors without VNNI instructions add pairs of products in sixteen bits, which overflow, and the vectors are wrong there.
-The embedding table keeps one scale for each row, so that a few wide rows of a large vocabulary do not coarsen all the others.
+Products are quantised dynamically: weights once and per output column, inputs by their range in each batch. Weights have seven
+bits in a signed byte, as in students (``tain.students.torch.quantisation``): with eight, processors without VNNI instructions overflow, and
+the vectors are wrong there. The embedding table keeps one scale for each row, so that a few wide rows of a large vocabulary do not coarsen
+all the others.
 """
 
 import logging
@@ -20,6 +21,7 @@ from tain.exported.tokenizer import FastTokenizer
 
 _INSIDE = "/model/"  # what exporters call the nodes of the model itself; pooling and corrections stay in float32
 _SMALLEST_TABLE = 64  # rows: smaller tables (segments) are not worth it
+_WEIGHT_TOP = 64  # stored weights are -64 to 64
 _MEASURED_TEXTS, _MEASURED_TOKENS = 24, 64  # on which single products are measured
 
 
@@ -49,7 +51,8 @@ def quantised(model: onnx.ModelProto, *, excluded: Collection[str] = ()) -> onnx
                 op_types_to_quantize=["MatMul"],
                 nodes_to_quantize=wanted,
                 per_channel=True,
-                weight_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                reduce_range=True,
                 extra_options={"MatMulConstBOnly": True},
             )
             return onnx.load(str(file))
@@ -106,11 +109,13 @@ def worst_products(model: onnx.ModelProto, tokenizer: FastTokenizer, texts: Sequ
 
 
 def _by_steps(values: Float32[np.ndarray, "rows columns"], *, axis: int | None) -> Float32[np.ndarray, "rows columns"]:
-    """Round values to the steps that eight bits leave: of their whole range, or of the range of each column."""
-    low = np.minimum(values.min(axis=axis, keepdims=True), 0.0)
-    high = np.maximum(values.max(axis=axis, keepdims=True), 0.0)
-    step = np.maximum(high - low, 1e-12) / 255
-    return (np.rint((values - low) / step) * step + low).astype(np.float32)
+    """Round values to the steps that are left to them: 256 of their whole range, or 64 on either side of 0 for each column."""
+    if axis is None:
+        low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+        step = max(high - low, 1e-12) / 255
+        return (np.rint((values - low) / step) * step + low).astype(np.float32)
+    step = np.maximum(np.abs(values).max(axis=axis, keepdims=True), 1e-12) / _WEIGHT_TOP
+    return (np.rint(values / step) * step).astype(np.float32)
 
 
 def _quantise_tables(graph: onnx.GraphProto) -> None:
