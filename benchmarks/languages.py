@@ -7,7 +7,8 @@
 Sets: STS 2017 within the language (es, ar), Multi-SimLex (es, ar, fi, fr, pl, ru, zh), SimLex-999 and WordSim-353 (de, it, ru), Spearman x 100; and intents
 of xSID (ar, de, it, tr, zh), nearest centroid of 5 examples from its validation part, accuracy x 100, ten draws. No set chose any setting.
 Sentence sets and intents: 10,000 sentences of the corpus; ``best`` also takes its neighbouring sentences. Word sets: the 10,000 most frequent words of the
-corpus, at level word; in Chinese, where words cannot be found, the encoder of sentences. ``characters`` is TF-IDF of character n-grams.
+corpus, at level word; in Chinese, where words cannot be found, the encoder of sentences. ``characters`` is TF-IDF of character n-grams; ``ppmi-svd`` and
+``fasttext`` are word vectors of the same corpus (``pip install gensim``), not for Chinese.
 Finished rows, and the model, are kept in --work: a run that was cut off continues.
 """
 
@@ -22,7 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fasttext_vectors import FastTextVectors
 from measuring import Claim, Rows, finish
+from ppmi_svd import PpmiSvd
 from tain.batches.tokenizing import bare_ids
 from tain.evaluation.baselines import Lexical, Static
 from tain.evaluation.encoding import EncodedOnce
@@ -54,7 +57,8 @@ LANGUAGES = {
     "pl": (["novels_pl"], "valid_novels_pl", [], ["multisimlex_pol"], False),
 }
 TEXTS, FEWEST_WORDS, MOST_WORDS = 10_000, 4, 32
-NO_MODEL = ("lexical", "characters", "static")
+OF_WORDS = {"ppmi-svd": PpmiSvd, "fasttext": FastTextVectors}
+NO_MODEL = ("lexical", "characters", *OF_WORDS, "static")
 RECIPES = ("paper", "fast", "best")
 TINY = {"layers": 2, "hidden_size": 64, "heads": 2, "intermediate_size": 96, "vocab_size": 4096, "tokens": 2e5, "snapshots": False}
 
@@ -155,6 +159,8 @@ def made(row, model, texts, documents, seed, level):
         return Lexical()
     if row == "characters":
         return Lexical.of_characters()
+    if row in OF_WORDS:
+        return OF_WORDS[row](line.text for line in documents)
     if row == "static":
         return Static.load(model, texts)
     if row == "raw":
@@ -195,7 +201,7 @@ def main():
     if chosen.curve:
         models |= {folder.name.removeprefix("snapshot-"): folder for folder in sorted((work / ".model.pretrain").glob("snapshot-*"))}
     for label, folder in models.items():
-        for row in (*NO_MODEL, "raw", *RECIPES) if label == "final" else ("static", "raw", "fast", "best"):
+        for row in rows_of(chosen.language) if label == "final" else ("static", "raw", "fast", "best"):
             for seed in range(13, 13 + (chosen.seeds if row in RECIPES and label == "final" else 1)):
                 if not rows.lacks(model=label, row=row, seed=seed):
                     continue
@@ -204,7 +210,7 @@ def main():
                 seconds = round(time.perf_counter() - began_s, 1)
                 found = scores(encoder, sentence_sets, chosen.data, intents)
                 if word_sets:
-                    of_words = encoder if len(words) < 1000 else made(row, folder, words, documents, seed, "word")
+                    of_words = encoder if row in OF_WORDS or len(words) < 1000 else made(row, folder, words, documents, seed, "word")
                     found |= scores(of_words, word_sets, chosen.data)
                 rows.add(model=label, row=row, seed=seed, seconds=seconds, scores=found)
     table = summary(rows.found)
@@ -215,6 +221,11 @@ def main():
         {"language": chosen.language, "words": len(words), "sentences": len(sentences), "table": table},
         quick=chosen.quick,
     )
+
+
+def rows_of(language):
+    names = (*NO_MODEL, "raw", *RECIPES)
+    return [name for name in names if language != "zh" or name not in OF_WORDS]
 
 
 def summary(found):
@@ -248,7 +259,7 @@ def claims_of(language, named):
     """How far ``best`` is above the best row without a trained encoder, on every set."""
     claims = []
     for key in named["best"]:
-        rivals = [named[name][key]["mean"] for name in (*NO_MODEL, "raw") if not np.isnan(named[name][key]["mean"])]
+        rivals = [named[name][key]["mean"] for name in (*NO_MODEL, "raw") if name in named and not np.isnan(named[name][key]["mean"])]
         gain = round(named["best"][key]["mean"] - max(rivals), 2)
         deviation = named["best"][key]["deviation"] or 0.0
         claims.append(Claim(f"{language} {key}: best over no model", gain, "points", deviation, (gain - deviation, gain + deviation), None))

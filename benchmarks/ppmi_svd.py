@@ -23,7 +23,7 @@ class PpmiSvd:
 
     def __init__(self, lines: Iterable[str], *, words: int = 50_000, dim: int = 300, window: int = 5, power: float = 0.75, seed: int = 13):
         self.name = "ppmi-svd"
-        split = [_WORD.findall(line.lower()) for line in lines]
+        split = [split_words(line) for line in lines]
         counts = Counter(word for line in split for word in line)
         self.row_of = {word: row for row, (word, _) in enumerate(counts.most_common(words))}
         ids = [np.array([self.row_of.get(word, -1) for word in line] + [-1] * window, dtype=np.int64) for line in split]
@@ -35,10 +35,15 @@ class PpmiSvd:
     def encode(self, texts, /):
         found = np.zeros((len(texts), self.vectors.shape[1]), dtype=np.float32)
         for row, text in enumerate(texts):
-            known = [self.row_of[word] for word in _WORD.findall(text.lower()) if word in self.row_of]
+            known = [self.row_of[word] for word in split_words(text) if word in self.row_of]
             if known:
                 found[row] = self.vectors[known].mean(axis=0)
         return found
+
+
+def split_words(text):
+    """Runs of letters in lower case."""
+    return _WORD.findall(text.lower())
 
 
 def counted(ids, *, words, window):
