@@ -120,4 +120,4 @@ def test_the_endpoints_are_listed_from_the_description(client, tmp_path):
     for path in ("POST /v1/embeddings", "POST /v2/embed", "POST /rerank", "GET /v1/models", "GET /metrics"):
         assert f"<code>{path}</code>" in html
     assert "Body: EmbeddingRequest" in html and "Answer: EmbeddingResponse" in html
-    assert "keep so many numbers of each vector, scaled to length 1" in html
+    assert "number of dimensions to keep; shortened vectors are normalised to length 1" in html

@@ -71,7 +71,7 @@ def encode_share(
         columns: Column of the texts, and kept columns.
         loading: Arguments of ``load_encoder``.
         overwrite: Make the shard again.
-        progress: Told about every batch.
+        progress: Progress display; advances with every batch.
         as_json: Print an object instead of a line.
     """
     from tain.cli.models import load_encoder

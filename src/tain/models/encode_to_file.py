@@ -155,7 +155,7 @@ def encode_to_file(
         window_texts: Texts held in memory and kept at a time; a window also ends at two million characters.
         columns: Columns of the texts' table to store beside the vectors; parquet only. ``texts`` are then ``columns.texts()``.
         total: Number of texts, where it is known, for the progress bar.
-        progress: Told about every batch.
+        progress: Progress display; advances with every batch.
 
     Raises:
         UserError: A setting cannot work, the file exists or cannot be written, an interrupted run exists and neither ``resume`` nor

@@ -29,7 +29,7 @@ class LabelLines(Iterator[str]):
     Args:
         model: The model.
         texts: The texts.
-        progress: Told about every window.
+        progress: Progress display; advances with every window.
 
     Attributes:
         truncated: Texts so far that were cut at the model's length limit.

@@ -101,7 +101,7 @@ def label_shard(model: Labels, run: LabelRun, number: int, *, overwrite: bool = 
         run: The run.
         number: Number of the shard, 1 to ``run.count``.
         overwrite: Make the shard again, whatever is there.
-        progress: Told about every window.
+        progress: Progress display; advances with every window.
 
     Raises:
         UserError: As ``read_text_rows``; the folder holds this shard made by another model or of other texts; or another process writes it.
@@ -136,7 +136,7 @@ def merge_labels(folder: str | Path, path: str | Path, *, overwrite: bool = Fals
         folder: Folder that ``label_shard`` wrote.
         path: The file.
         overwrite: Replace a file of this name.
-        progress: Told about every shard.
+        progress: Progress display; advances with every shard.
 
     Returns:
         Number of texts.

@@ -41,7 +41,7 @@ def run_with_ray(
         what: Name of the work in the progress display.
         address: Address of a Ray cluster; default: a cluster in this machine, which ends with the call.
         workers: Number of actors; default: one per GPU, or one per processor core if there is no GPU.
-        progress: Told about every shard, with its ``texts``.
+        progress: Progress display; advances by the ``texts`` of each shard.
 
     Returns:
         What ``work`` returned for each shard, in order.
@@ -96,7 +96,7 @@ def encode_with_ray(
         address: As in ``run_with_ray``.
         workers: As in ``run_with_ray``.
         overwrite: Make finished shards again.
-        progress: Told about every shard.
+        progress: Progress display; advances with every shard.
 
     Returns:
         The shards, in order.
@@ -147,7 +147,7 @@ def search_with_ray(
         probes: As in ``search``.
         address: As in ``run_with_ray``.
         workers: As in ``run_with_ray``.
-        progress: Told about every part.
+        progress: Progress display; advances with every part.
 
     Raises:
         UserError: As ``run_with_ray`` and ``search_part``.

@@ -137,7 +137,7 @@ def encode_shard(
         run: The run.
         number: Number of the shard, 1 to ``run.count``.
         overwrite: Make the shard again, whatever is there.
-        progress: Told about every batch.
+        progress: Progress display; advances with every batch.
 
     Raises:
         UserError: As ``read_text_rows`` and ``encode_to_file``; or the folder holds this shard made by another model, with other settings or
@@ -212,7 +212,7 @@ def merge_shards(folder: str | Path, path: str | Path, *, overwrite: bool = Fals
         folder: Folder that ``encode_shard`` wrote.
         path: Ends in ``.npy``, ``.parquet`` or ``.safetensors``. Shards with texts or kept columns need parquet.
         overwrite: Replace a file of this name.
-        progress: Told about every shard.
+        progress: Progress display; advances with every shard.
 
     Raises:
         UserError: Shards are missing or damaged, or differ in model, settings or source; or the file exists or cannot be written.

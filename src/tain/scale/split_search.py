@@ -123,7 +123,7 @@ def search_part(
         contexts: Query texts.
         k: Hits per context; a smaller part gives fewer.
         probes: As in ``search``.
-        progress: Told about every batch.
+        progress: Progress display; advances with every batch.
 
     Raises:
         UserError: As ``search`` and ``read_text_rows``; or the part is missing, or was made from other candidates.

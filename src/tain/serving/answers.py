@@ -33,7 +33,7 @@ def vectors_of(found: Sequence[Embedded], *, dims: int | None, normalize: bool) 
 
     Args:
         found: The encoded texts.
-        dims: Keep so many numbers of each vector, scaled to length 1; None: all.
+        dims: Number of dimensions to keep; the shortened vectors are normalised. None: all.
         normalize: Scale vectors to length 1.
 
     Raises:

@@ -191,7 +191,7 @@ class Queue(Generic[Item, Result]):
         return job.tokens[job.next_item]
 
     def _add(self, job: _Job[Item, Result], *, round_tokens: int | None = None) -> None:
-        """Append a job, or the rest of it; with ``round_tokens``, of which so many have their turn now, put it in front."""
+        """Append a job, or the rest of it; with ``round_tokens``, the number of its tokens to compute now, put it in front."""
         job.round_tokens = min(job.waiting_tokens, self._speed.batch_tokens if round_tokens is None else round_tokens)
         self._waiting_tokens += job.waiting_tokens
         self._round_tokens += job.round_tokens

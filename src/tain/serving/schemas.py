@@ -82,3 +82,4 @@ def _texts_of_objects(given: Any) -> Any:
 TextList = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS)]
 Texts = Annotated[TextList, BeforeValidator(_texts, json_schema_input_type=str | list[str])]
 Documents = Annotated[TextList, BeforeValidator(_texts_of_objects, json_schema_input_type=list[str | dict[str, str]])]
+Dimensions = Annotated[int | None, Field(ge=1, description="number of dimensions to keep; shortened vectors are normalised to length 1")]

@@ -14,7 +14,7 @@ from tain.serving.answers import as_base64, as_numbers, away, joined, vectors_of
 from tain.serving.dialects.openai import refuse_dims
 from tain.serving.endpoints import Endpoints
 from tain.serving.prompts import prompt_for_use
-from tain.serving.schemas import RequestBody, RequestError, TextList
+from tain.serving.schemas import Dimensions, RequestBody, RequestError, TextList
 from tain.serving.served import Cut, Embedded, Served, Text
 from tain.serving.service import Service, count_cut, count_tokens, cut_header
 
@@ -47,7 +47,7 @@ class EmbedV2Request(RequestBody):
         Field(description="selects the model's prompt for this use, if it has one"),
     ] = None
     embedding_types: Annotated[list[EmbeddingType], Field(min_length=1)] = ["float"]  # noqa: RUF012 pydantic copies it
-    output_dimension: Annotated[int | None, Field(ge=1, description="keep so many numbers of each vector, scaled to length 1")] = None
+    output_dimension: Dimensions = None
     truncate: Annotated[
         Literal["NONE", "START", "END"], Field(description="what is cut off texts that are too long; NONE refuses them")
     ] = "END"

@@ -12,7 +12,7 @@ from tain.serving.answers import as_base64, as_numbers, away, joined, vectors_of
 from tain.serving.endpoints import Endpoints
 from tain.serving.forms import json_response
 from tain.serving.prompts import prompt_called, prompt_for_use
-from tain.serving.schemas import RequestBody, RequestError, Texts
+from tain.serving.schemas import Dimensions, RequestBody, RequestError, Texts
 from tain.serving.served import Cut, Embedded, Served, Text
 from tain.serving.service import Service, count_cut, count_tokens, cut_header
 
@@ -24,7 +24,7 @@ class EmbeddingRequest(RequestBody):
 
     input: Texts
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int | None, Field(ge=1, description="keep so many numbers of each vector, scaled to length 1")] = None
+    dimensions: Dimensions = None
     user: Annotated[str | None, Field(description="ignored")] = None
     prompt_name: Annotated[str | None, Field(description="one of the model's prompts; not in OpenAI's API")] = None
     task: Annotated[

@@ -16,7 +16,7 @@ from tain.serving.schemas import MOST_TEXTS, Documents, RequestBody, RequestErro
 from tain.serving.served import Query, Scored, Served
 from tain.serving.service import Service, count_cut, count_tokens, cut_header
 
-_TopN = Annotated[int | None, Field(ge=1, description="return so many documents, the best ones")]
+_TopN = Annotated[int | None, Field(ge=1, description="number of documents to return, best first")]
 
 
 class RerankRequest(RequestBody):

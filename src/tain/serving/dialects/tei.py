@@ -13,7 +13,7 @@ from tain.serving.dialects.rerank import scores_of
 from tain.serving.endpoints import Endpoints
 from tain.serving.forms import json_response
 from tain.serving.prompts import prompt_called
-from tain.serving.schemas import MOST_TEXTS, RequestBody, RequestError, TextList, Texts
+from tain.serving.schemas import MOST_TEXTS, Dimensions, RequestBody, RequestError, TextList, Texts
 from tain.serving.served import Cut, Embedded, Query, Served, Text
 from tain.serving.service import Service, count_cut, cut_header
 
@@ -31,7 +31,7 @@ class EmbedRequest(RequestBody):
     truncate: _Truncate = True
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
     prompt_name: _PromptName = None
-    dimensions: Annotated[int | None, Field(ge=1, description="keep so many numbers of each vector, scaled to length 1")] = None
+    dimensions: Dimensions = None
 
 
 def _sequences(given: Any) -> Any:

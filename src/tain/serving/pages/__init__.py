@@ -14,7 +14,7 @@ _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 def page_response(name: str) -> Response:
     """Make the response of a page.
 
-    The browser is told to run the page's own script and style only, and to send requests to this server only.
+    The security policy lets the browser run only the script and style of the page, and send requests only to this server.
 
     Args:
         name: File in this folder.
