@@ -130,6 +130,17 @@ def test_without_pseudo_tokens_it_is_the_plain_masked_lm_to_the_bit(architecture
     assert torch.equal(conditional.logits(batch, None), plain)
 
 
+@pytest.mark.parametrize("architecture", FIT)
+@torch.no_grad()
+def test_padding_tokens_spelled_in_a_text_move_no_position(architecture: str, tiny_masked_lm: Build, token_ids: Build):
+    rows = torch.tensor(token_ids(10, 10, 10))
+    rows[0, 3] = rows[2, 0] = rows[2, 5] = rows[2, 6] = tiny_masked_lm(architecture).config.pad_token_id
+    indices = torch.tensor([0, 5, 11, 12, 29])
+    batch = ConditionalBatch(pack(token_ids(3, 4, 5)), pack(rows.tolist()), indices, rows.flatten()[indices])
+    ours = ConditionalMaskedLM(tiny_masked_lm(architecture), pseudo_tokens=4).eval()
+    assert torch.equal(ours.logits(batch, None), MaskedLanguageModel(tiny_masked_lm(architecture))(rows, indices))
+
+
 def one_loss(ours: ConditionalMaskedLM, batch: ConditionalBatch) -> Tensor:
     return masked_cross_entropy(ours(batch), batch.targets)
 

@@ -3,10 +3,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from tain.encoders.masked_lm import MaskedLanguageModel, grow_embeddings, start_embeddings, tied_names
 from tain.foundation.errors import UserError
+from tiny_models import randomise
 
 Build = Callable[..., Any]
 
@@ -130,3 +132,18 @@ def test_rows_that_a_model_has_in_store_are_used_before_it_grows(tiny_masked_lm:
     assert weight.shape[0] == 120
     torch.testing.assert_close(weight[118], weight[[7, 9]].mean(0))
     grow_embeddings(model, {})
+
+
+@torch.no_grad()
+def test_bigbird_reads_long_rows_in_sparse_attention(token_ids: Any):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 120}
+    sparse = {"block_size": 4, "num_random_blocks": 1, "attention_type": "block_sparse", "max_position_embeddings": 64}
+
+    def build() -> Any:
+        return randomise(transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**sizes, **sparse, pad_token_id=0))).eval()
+
+    ours, indices = MaskedLanguageModel(build()), torch.tensor([3, 45])
+    for tokens in (40, 12, 40):  # the short row switches to full attention for good
+        ids = torch.tensor(token_ids(tokens, tokens))
+        expected = build()(input_ids=ids).logits.flatten(0, 1)[indices % ids.numel()]
+        torch.testing.assert_close(ours(ids, indices % ids.numel()), expected, atol=1e-5, rtol=1e-5)

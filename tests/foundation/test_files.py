@@ -384,6 +384,22 @@ def test_an_output_that_holds_an_input_is_not_replaced(given, tmp_path):
             refuse_existing(tmp_path / output, overwrite=True, inputs=["hf:data", None, tmp_path / given])
 
 
+@pytest.mark.parametrize("link", ["model/weights", "model/deep/weights", "model/part", "away/weights"])
+@pytest.mark.parametrize("output", ["out", "out/file"])
+def test_an_output_that_is_read_through_a_link_in_an_input_folder_is_not_replaced(link, output, tmp_path):
+    for folder in ("out", "model/deep", "away"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("out/tain.json", "out/file", "model/config.json"):
+        (tmp_path / file).touch()
+    (tmp_path / "model" / "circle").symlink_to(".")
+    (tmp_path / "model" / "nowhere").symlink_to("missing")
+    (tmp_path / "model" / "away").symlink_to("../away")
+    refuse_existing(tmp_path / output, overwrite=True, inputs=[tmp_path / "model"])
+    (tmp_path / link).symlink_to(tmp_path / output)
+    with pytest.raises(UserError, match=f"{output}' would replace '.*model', which is read"):
+        refuse_existing(tmp_path / output, overwrite=True, inputs=[tmp_path / "model"])
+
+
 def test_an_output_beside_or_inside_its_input_is_written(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "tain.json").touch()

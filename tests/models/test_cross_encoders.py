@@ -74,6 +74,86 @@ def test_what_sentence_transformers_saves_is_scored_with_its_activation(
     np.testing.assert_allclose(load(tmp_path / "saved").score(sentences[:1], sentences[1:])[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("bert", {"max_seq_length": 12}),
+        ("modernbert", {"max_seq_length": 64}),  # above its tokenizer's limit
+        ("bert", {"do_lower_case": True}),
+        ("bert", {"processing_kwargs": {"text": {"max_length": 9}}}),
+    ],
+)
+def test_stored_settings_apply_as_in_sentence_transformers(
+    architecture: str, settings: dict[str, Any], save_cross: Save, sentences: list[str], tmp_path: Path
+):
+    from sentence_transformers import CrossEncoder
+
+    folder = tmp_path / "saved"
+    CrossEncoder(str(save_cross(architecture)), device="cpu").save_pretrained(str(folder))
+    edit(folder / "tokenizer.json", normalizer=None)  # else the tokenizer lower-cases anyway
+    texts = [sentences[0], sentences[1].upper(), " ".join(sentences[2:5]).title()]
+    pairs = [(left, right) for left in texts for right in texts]
+    plain = CrossEncoder(str(folder), device="cpu").predict(pairs)
+    edit(folder / "sentence_bert_config.json", **settings)
+    expected = CrossEncoder(str(folder), device="cpu").predict(pairs)
+    assert np.abs(expected - plain).max() > 1e-3
+    ranker = load(folder)
+    np.testing.assert_allclose(ranker.score(texts, texts).reshape(-1), expected, atol=1e-5)
+    if settings.get("max_seq_length") != 64:  # a saved copy has no setting of its own, and is cut at the positions of its config
+        ranker.save(tmp_path, record={"kind": "cross-encoder"}, card="a card")
+        np.testing.assert_allclose(load(tmp_path).score(texts, texts).reshape(-1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"processing_kwargs": {"text": {"add_special_tokens": False}}}, "processing_kwargs.text.add_special_tokens"),
+        ({"transformer_task": "fill-mask"}, "transformer_task 'fill-mask'"),
+        ({"module_output_name": "token_embeddings"}, "module_output_name"),
+        ({"model_kwargs": {"num_labels": 1}}, "model_kwargs.num_labels"),
+    ],
+)
+def test_settings_that_would_change_scores_are_refused(settings: dict[str, Any], named: str, cross_folder: Path, tmp_path: Path):
+    from sentence_transformers import CrossEncoder
+
+    CrossEncoder(str(cross_folder), device="cpu").save_pretrained(str(tmp_path))
+    load(tmp_path)
+    edit(tmp_path / "sentence_bert_config.json", **settings)
+    with pytest.raises(UserError, match=f"sets {named} in sentence_bert_config.json, .* so its scores would differ"):
+        load(tmp_path)
+
+
+def test_a_second_module_is_refused(cross_folder: Path, tmp_path: Path):
+    from sentence_transformers import CrossEncoder
+
+    CrossEncoder(str(cross_folder), device="cpu").save_pretrained(str(tmp_path))
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    dense = {"idx": 1, "name": "1", "path": "1_Dense", "type": "sentence_transformers.base.modules.dense.Dense"}
+    (tmp_path / "modules.json").write_text(json.dumps([*modules, dense]))
+    with pytest.raises(UserError, match="is a cross-encoder with a Dense module, which tain does not support"):
+        load(tmp_path)
+
+
+def test_bigbird_scores_long_pairs_in_sparse_attention(tiny_tokenizer: Callable[..., Any], sentences: list[str], tmp_path: Path):
+    from sentence_transformers import CrossEncoder
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 120}
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+    sparse = {"block_size": 4, "num_random_blocks": 1, "attention_type": "block_sparse", "max_position_embeddings": 200}
+    config = transformers.BigBirdConfig(**sizes, **special, **sparse, num_labels=1)
+    randomise(transformers.AutoModelForSequenceClassification.from_config(config)).save_pretrained(tmp_path)
+    tiny_tokenizer(model_max_length=200).save_pretrained(tmp_path)
+    texts = [sentences[0], " ".join(sentences[:4]), " ".join(sentences[2:9])]
+    # a short pair switches to full attention for good, so each pair has its own copy of the model
+    expected = [CrossEncoder(str(tmp_path), device="cpu").predict([("glass", text)])[0] for text in texts]
+    ranker = load(tmp_path)
+    assert isinstance(ranker, SavedCrossEncoder)
+    np.testing.assert_allclose(ranker.score(["glass"], texts)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(ranker.score(["glass"], texts[::-1])[0][::-1], expected, atol=1e-5)
+    ranker.network.full_attention_tokens = None
+    assert np.abs(ranker.score(["glass"], texts)[0] - expected).max() > 1e-4
+
+
 def test_an_activation_in_the_models_config_counts_too(save_cross: Save, sentences: list[str]):
     folder = save_cross()
     probabilities = load(folder).score(sentences[:2], sentences[2:])

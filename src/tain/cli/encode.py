@@ -79,7 +79,7 @@ def encode(
         AnyPooling | None, Parameter(help="how token vectors become one; default: the model's own setting, else mean")
     ] = None,
     max_tokens: Annotated[
-        int | None, Parameter(help="cut texts at this many tokens; default: the model's limit; cut texts are counted")
+        int | None, Parameter(help="cut texts at this many tokens; default: the model's limit (512 if it has none); cut texts are counted")
     ] = None,
     batch_tokens: Annotated[
         int | None, Parameter(help="tokens encoded at a time; more needs more memory; default: 4096, on a GPU 65536")

@@ -75,7 +75,7 @@ def evaluate(
         AnyPooling | None, Parameter(help="how token vectors become one; default: each model's own setting, else mean")
     ] = None,
     max_tokens: Annotated[
-        int | None, Parameter(help="cut texts at this many tokens; default: each model's limit; cut texts are counted")
+        int | None, Parameter(help="cut texts at this many tokens; default: each model's limit (512 if it has none); cut texts are counted")
     ] = None,
     batch_tokens: Annotated[int | None, Parameter(help="tokens encoded at a time; changes speed and memory, never the figures")] = None,
     output_dtype: Annotated[

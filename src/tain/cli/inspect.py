@@ -51,7 +51,7 @@ def inspect(
         float, Parameter(help="share of tokens replaced by the mask token for the figures over all texts; the paper uses 0.12")
     ] = 0.0,
     max_tokens: Annotated[
-        int | None, Parameter(help="cut texts at this many tokens; default: the model's limit; cut texts are counted")
+        int | None, Parameter(help="cut texts at this many tokens; default: the model's limit (512 if it has none); cut texts are counted")
     ] = None,
     batch_tokens: Annotated[int, Parameter(help="tokens per forward pass; changes speed and memory only")] = 4096,
     dtype: Annotated[

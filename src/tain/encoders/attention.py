@@ -60,24 +60,25 @@ def packed_attention(
     """Compute attention within each text of a packed batch.
 
     Called by transformers for every layer. With ``sliding_window``, a token sees those less than so many positions away, or less
-    than ``_mask`` found. Without ``packing`` (the model is called directly, with rows of equal length) this is ordinary attention
-    with ``attention_mask``.
+    than the number that ``_mask`` gives instead. Without ``packing`` (the model is called directly, with rows of equal length) this
+    is ordinary attention with ``attention_mask``.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if key.shape[1] != query.shape[1]:
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    distance = None
     if attention_mask is not None and attention_mask.dtype == torch.long:
-        sliding_window = None if sliding_window is None else int(attention_mask)
-        attention_mask = None
+        distance, attention_mask = attention_mask.view(()), None
+    window = None if sliding_window is None else _Window(sliding_window, distance)
     if packing is None:
         if attention_mask is None:
-            is_visible = _window(query.shape[2], sliding_window, query.device)
+            is_visible = None if window is None else window.visible(query.shape[2], query.device)
             mixed = _mixed(query, key, value, is_visible, scale=scale, dropout=dropout)
         else:  # padding may leave a row without visible tokens, which the kernel handles
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
         return mixed.transpose(1, 2), None
-    settings = {"module": module, "scaling": scale, "dropout": dropout, "sliding_window": sliding_window, "packing": packing}
+    settings = {"module": module, "scaling": scale, "dropout": dropout, "window": window, "packing": packing}
     if len(packing.groups) == 1:
         return _attend(query, key, value, *packing.groups[0], owners=packing.owners, **settings), None
     # a single split along time: its backward is one cat, while each slice would fill a full-size zero tensor
@@ -99,12 +100,12 @@ def _attend(
     owners: Tensor | None,
     scaling: float,
     dropout: float,
-    sliding_window: int | None,
+    window: "_Window | None",
     packing: Packing,
 ) -> Float[Tensor, "1 group_tokens heads width"]:
     """Compute attention for ``rows`` consecutive rows of ``tokens`` tokens each."""
     query, key, value = (_by_row(states, rows, tokens) for states in (query, key, value))  # (rows, heads, tokens, width)
-    is_visible = _window(tokens, sliding_window, query.device, prefix=packing.prefix)
+    is_visible = None if window is None else window.visible(tokens, query.device, prefix=packing.prefix)
     if owners is not None:
         is_same_text = (owners[:, :, None] == owners[:, None, :])[:, None]  # (rows, 1, tokens, tokens)
         is_visible = is_same_text if is_visible is None else is_same_text & is_visible
@@ -180,14 +181,27 @@ def _by_row(states: Tensor, rows: int, tokens: int) -> Tensor:
     return states[0].unflatten(1, (rows, tokens)).transpose(0, 1)
 
 
-def _window(tokens: int, sliding_window: int | None, device: torch.device, *, prefix: int = 0) -> Tensor | None:
-    """Which tokens see which, or None if all see all."""
-    if sliding_window is None or tokens - prefix <= sliding_window:
-        return None
-    indices = torch.arange(tokens, device=device)
-    is_near = (indices[:, None] - indices).abs() < sliding_window
-    is_near[:prefix] = is_near[:, :prefix] = True
-    return is_near
+@dataclass(frozen=True)
+class _Window:
+    """Sliding window of a layer.
+
+    Attributes:
+        least: The layer's own number: tokens less far away than this are seen.
+        distance: Distance from which on tokens are not seen, ``least`` or more; None if it is ``least``. It stays a tensor, because
+            reading a number from it would split a compiled graph.
+    """
+
+    least: int
+    distance: Int[Tensor, ""] | None = None
+
+    def visible(self, tokens: int, device: torch.device, *, prefix: int = 0) -> Tensor | None:
+        """Which tokens see which, or None if all see all; the first ``prefix`` tokens and all others see each other."""
+        if tokens - prefix <= self.least:
+            return None
+        indices = torch.arange(tokens, device=device)
+        is_near = (indices[:, None] - indices).abs() < (self.least if self.distance is None else self.distance)
+        is_near[:prefix] = is_near[:, :prefix] = True
+        return is_near
 
 
 def _mask(*arguments: Any, q_length: int, attention_mask: Tensor | None = None, **settings: Any) -> Tensor | None:
@@ -195,18 +209,17 @@ def _mask(*arguments: Any, q_length: int, attention_mask: Tensor | None = None, 
 
     Returns:
         The mask of padded rows. Without padding: the distance, in one whole number, from which on tokens are not seen, for the
-        attention function; None if all are seen, or if the model is being compiled, where a number read from a tensor would split the
-        graph. Then the layer's own number counts, which is one less than the mask's for decoders without causal mask.
+        attention function; None if all are seen.
     """
     if attention_mask is not None:
         return sdpa_mask(*arguments, q_length=q_length, attention_mask=attention_mask, **settings)
     window, sees = settings.get("local_size"), settings.get("mask_function")
-    if window is None or sees is None or window >= q_length or torch.compiler.is_compiling():
+    if window is None or sees is None or window >= q_length:
         return None
     # ModernBERT gives its attention one more than this window, decoders without causal mask give it the window, Gemma 3 sees one less
-    first = torch.tensor(0)
-    is_seen = bool(sees(first, first, torch.tensor(window), first))
-    return torch.full((1, 1, 1, 1), window + is_seen)
+    first = torch.zeros((), dtype=torch.long, device=settings.get("device"))
+    is_seen = sees(first, first, first + window, first)
+    return (window + is_seen.long()).view(1, 1, 1, 1)
 
 
 AttentionInterface.register(NAME, packed_attention)

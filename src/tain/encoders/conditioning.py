@@ -141,7 +141,7 @@ class ConditionalMaskedLM(nn.Module):
         else:
             pseudo = (self.conditioning.spread(given) + self.conditioning.side_embedding[:, None]).flatten(1, 2)  # (texts, prefix, dim)
         prefix = pseudo.shape[1]
-        layout = _Layout.of(packed, owner, prefix)
+        layout = _Layout.of(packed, owner, prefix, positions=self._encoder.position_ids(packed), first=self._encoder.position_offset)
         indices = batch.indices.to(packed.ids.device)
         embeddings = torch.cat([pseudo.flatten(0, 1), table(packed.ids)])[layout.source]
         with self._without_additions(layout.is_pseudo):
@@ -149,7 +149,7 @@ class ConditionalMaskedLM(nn.Module):
                 indices + (owner[indices] + 1) * prefix,
                 change=self._skip_over(given, owner[indices]),
                 inputs_embeds=embeddings[None],
-                position_ids=layout.positions[None] + self._encoder.position_offset,
+                position_ids=layout.positions[None],
                 attention_mask=None,
                 packing=Packing(layout.groups, prefix=prefix),
             )
@@ -205,7 +205,7 @@ class _Layout:
 
     Attributes:
         source: Row of each token among all pseudo-tokens followed by all real tokens.
-        positions: Position of each token in its text; 0 for pseudo-tokens.
+        positions: Position id of each token; that of a text's first token for pseudo-tokens.
         is_pseudo: True on pseudo-tokens.
         groups: Runs of equal length, including pseudo-tokens.
     """
@@ -216,8 +216,16 @@ class _Layout:
     groups: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, packed: PackedTexts, owner: Int[Tensor, " real"], prefix: int) -> "_Layout":
-        """Insert ``prefix`` pseudo-tokens before each text; ``owner`` is the text index of each real token."""
+    def of(cls, packed: PackedTexts, owner: Int[Tensor, " real"], prefix: int, *, positions: Int[Tensor, " real"], first: int) -> "_Layout":
+        """Insert ``prefix`` pseudo-tokens before each text.
+
+        Args:
+            packed: The texts.
+            owner: Text index of each real token.
+            prefix: Number of pseudo-tokens.
+            positions: Position id of each real token.
+            first: Position id of the first token of a text.
+        """
         device = packed.ids.device
         real = torch.arange(len(packed.ids), device=device)
         at_real = real + (owner + 1) * prefix
@@ -227,6 +235,6 @@ class _Layout:
         source = torch.empty(total, dtype=torch.long, device=device)
         source[is_pseudo] = torch.arange(packed.texts * prefix, device=device)
         source[at_real] = real + packed.texts * prefix
-        positions = torch.zeros(total, dtype=torch.long, device=device)
-        positions[at_real] = packed.positions
-        return cls(source, positions, is_pseudo, tuple((texts, tokens + prefix) for texts, tokens in packed.groups))
+        placed = torch.full((total,), first, dtype=torch.long, device=device)
+        placed[at_real] = positions
+        return cls(source, placed, is_pseudo, tuple((texts, tokens + prefix) for texts, tokens in packed.groups))

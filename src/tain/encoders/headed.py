@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tain.encoders.transformer import FOREIGN_ERRORS
+from tain.encoders.transformer import FOREIGN_ERRORS, full_attention_tokens, restore_sparse_attention
 from tain.foundation.errors import UserError
 from tain.foundation.probing import unchanged
 
@@ -19,7 +19,8 @@ class HeadedModel(nn.Module):
     """Computes the logits of a transformers model with a head for texts, pairs or tokens.
 
     Rows are padded on the right and masked here, regardless of the tokenizer's settings. If padding still changes the logits
-    (FNet mixes all positions of a row, XLNet's classifiers read the last one), only rows of equal length are batched.
+    (FNet mixes all positions of a row, XLNet's classifiers read the last one), only rows of equal length are batched; of BigBird with
+    sparse attention, this applies to rows that are too long for full attention.
 
     Args:
         model: As loaded by ``AutoModelForSequenceClassification`` or ``AutoModelForTokenClassification``; set to eval mode.
@@ -37,6 +38,7 @@ class HeadedModel(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.pad_id = pad_id
+        self.full_attention_tokens = full_attention_tokens(self._encoder)
         self.pads = True
         self.pads = self._padding_changes_nothing(probe)
 
@@ -44,24 +46,34 @@ class HeadedModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def _encoder(self) -> Any:
+        """The model below the head."""
+        return getattr(self.model, self.model.base_model_prefix, self.model)
+
     def forward(self, rows: Sequence[TokenRow]) -> list[Tensor]:
         """Compute the logits of each row, float32: (outputs,) for a text head, (tokens, outputs) for a token head."""
         found: list[Any] = [None] * len(rows)
         for indices in self._together(rows):
             lengths = [len(rows[index]["input_ids"]) for index in indices]
+            if self._is_sparse(lengths[0]):
+                restore_sparse_attention(self._encoder)
             logits = self.model(**self._padded([rows[index] for index in indices])).logits.float()
             for index, each, length in zip(indices, logits, lengths, strict=True):
                 found[index] = each if each.ndim == 1 else each[:length]
         return found
 
     def _together(self, rows: Sequence[TokenRow]) -> list[list[int]]:
-        """Group row indices into batches."""
-        if self.pads:
-            return [list(range(len(rows)))] if rows else []
-        by_length: dict[int, list[int]] = {}
+        """Group row indices into batches: those that may be padded together, the others by length."""
+        groups: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
-            by_length.setdefault(len(row["input_ids"]), []).append(index)
-        return list(by_length.values())
+            length = len(row["input_ids"])
+            groups.setdefault(0 if self.pads and not self._is_sparse(length) else length, []).append(index)
+        return list(groups.values())
+
+    def _is_sparse(self, tokens: int) -> bool:
+        """Whether a row of this length runs in BigBird's sparse attention."""
+        return self.full_attention_tokens is not None and tokens > self.full_attention_tokens
 
     def _padded(self, rows: Sequence[TokenRow]) -> dict[str, Tensor]:
         longest = max(len(row["input_ids"]) for row in rows)

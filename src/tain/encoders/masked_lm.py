@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from tain.encoders.transformer import switch_attention
+from tain.encoders.transformer import full_attention_tokens, restore_sparse_attention, switch_attention
 from tain.foundation.errors import UserError
 
 
@@ -30,6 +30,7 @@ class MaskedLanguageModel(nn.Module):
         self.model = model
         encoder = _encoder_of(model)
         switch_attention(encoder)
+        self._full_attention_tokens = full_attention_tokens(encoder)
         self._indices: Tensor | None = None
         self._change: Callable[[Tensor], Tensor] | None = None
         encoder.register_forward_hook(self._keep_places)
@@ -43,6 +44,8 @@ class MaskedLanguageModel(nn.Module):
 
     def forward(self, ids: Int[Tensor, "rows tokens"], indices: Int[Tensor, " masked"]) -> Float[Tensor, "masked vocabulary"]:
         """Compute logits at flat ``indices`` of ``ids``; rows are full, without padding."""
+        if self._full_attention_tokens is not None and ids.shape[1] > self._full_attention_tokens:
+            restore_sparse_attention(_encoder_of(self.model))
         return self.logits_at(indices, input_ids=ids)
 
     def logits_at(

@@ -109,7 +109,7 @@ class TransformerEncoder(nn.Module):
         self.is_decoder = is_decoder(model)
         if self.is_decoder and not decoder:
             raise UserError(_a_decoder(model))
-        self.full_attention_tokens = _full_attention_tokens(model)
+        self.full_attention_tokens = full_attention_tokens(model)
         self.pads = True
         self.layout: Literal["packed", "padded"] = "padded"
         self.layout, self.layout_reason = self._choose_layout(layout)
@@ -172,7 +172,7 @@ class TransformerEncoder(nn.Module):
             with nullcontext() if capture is None else whole_layers(self.model):
                 output = self.model(
                     input_ids=packed.ids[None],
-                    position_ids=self._position_ids(packed)[None],
+                    position_ids=self.position_ids(packed)[None],
                     attention_mask=None,
                     packing=packing,
                     **more,
@@ -194,7 +194,7 @@ class TransformerEncoder(nn.Module):
             more["token_type_ids"][is_token] = segments[packed.owners < packed.texts]
         return self._mixed(self.model(input_ids=ids, attention_mask=is_token.long(), **more, **self._more_outputs()))[is_token]
 
-    def _position_ids(self, packed: PackedTexts) -> Int[Tensor, " tokens"]:
+    def position_ids(self, packed: PackedTexts) -> Int[Tensor, " tokens"]:
         """Position ids as the model itself counts them: RoBERTa and its kin leave out padding tokens, also those spelled in a text."""
         if not self.position_offset:
             return packed.positions
@@ -222,9 +222,7 @@ class TransformerEncoder(nn.Module):
         for index, (group, ids) in enumerate(zip(packed.groups, packed.ids.split(sizes), strict=True)):
             more = {} if kinds is None else {"token_type_ids": kinds[index].view(group)}
             if self._is_sparse(group[1]):
-                # a short text switches BigBird to full attention for good
-                with torch.random.fork_rng(devices=[]):  # it draws new layers, and then puts the old weights in
-                    self.model.set_attention_type(self.model.config.attention_type)
+                restore_sparse_attention(self.model)
             parts.append(self._mixed(self.model(input_ids=ids.view(group), **more, **self._more_outputs())).flatten(0, 1))
         return torch.cat(parts)
 
@@ -423,12 +421,21 @@ def switch_attention(model: Any) -> bool:
     return TransformerEncoder(model).layout == "packed"
 
 
-def _full_attention_tokens(model: Any) -> int | None:
-    """Length up to which BigBird with sparse attention runs in full attention; None for other models."""
+def full_attention_tokens(model: Any) -> int | None:
+    """Length up to which BigBird with sparse attention runs in full attention; None for other models.
+
+    In sparse attention padding changes all vectors.
+    """
     config = model.config
     if getattr(config, "attention_type", None) != "block_sparse" or not hasattr(model, "set_attention_type"):
         return None
     return (5 + 2 * int(config.num_random_blocks)) * int(config.block_size)
+
+
+def restore_sparse_attention(model: Any) -> None:
+    """Switch BigBird back to sparse attention, before a long text: a short one switches it to full attention for good."""
+    with torch.random.fork_rng(devices=[]):  # it draws new layers, and then puts the old weights in
+        model.set_attention_type(model.config.attention_type)
 
 
 def position_offset_of(model: Any) -> int:

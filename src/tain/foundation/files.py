@@ -74,7 +74,7 @@ def refuse_existing(
 
 
 def refuse_inputs(target: Path, inputs: Iterable[str | os.PathLike[str] | None]) -> None:
-    """Refuse to replace or remove a path that is an input or holds one, also through links.
+    """Refuse to replace or remove a path that is an input or holds one, also through links, and through links in a folder that is an input.
 
     Args:
         target: Path that will be replaced or removed, if it exists.
@@ -89,14 +89,30 @@ def refuse_inputs(target: Path, inputs: Iterable[str | os.PathLike[str] | None])
 
 
 def _holds(target: Path, path: Path) -> bool:
-    """Whether a path is ``target`` or lies inside it: the path as it is named, or what it links to."""
-    if not os.path.lexists(path):
-        return False
-    named = Path(os.path.realpath(path.absolute().parent), path.name)
+    """Whether a path, or a link in the folder that it names, is ``target`` or lies inside it: as it is named, or what it links to."""
     try:
         replaced = target.stat()
-        return any(os.path.samestat(replaced, each.stat()) for end in (named, Path(os.path.realpath(path))) for each in (end, *end.parents))
     except OSError:  # a target that does not exist holds nothing
+        return False
+    return any(_lies_in(replaced, each) for each in (path, *_links_in(path)))
+
+
+def _links_in(folder: Path) -> Iterator[Path]:
+    """Yield the links in a folder, and in the folders that they lead to."""
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:  # links may run in circles
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for name in (*folders, *files) if (path := Path(here, name)).is_symlink())
+
+
+def _lies_in(folder: os.stat_result, path: Path) -> bool:
+    named = Path(os.path.realpath(path.absolute().parent), path.name)
+    try:
+        return any(os.path.samestat(folder, each.stat()) for end in (named, Path(os.path.realpath(path))) for each in (end, *end.parents))
+    except OSError:  # a link that leads nowhere is not read
         return False
 
 

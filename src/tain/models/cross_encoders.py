@@ -20,9 +20,10 @@ from tain.foundation.machine import choose_device, set_dtype
 from tain.foundation.progress import Progress
 from tain.models.embedder import Embedder
 from tain.models.kinds import ModelKind
-from tain.models.loading import load_with_missing, max_length, padding_id
+from tain.models.loading import load_with_missing, lower_case_first, max_length, padding_id
 from tain.models.ranker_base import PairRanker, StoredRanker, digest
-from tain.models.saved import read_stored_json, refuse_pickles, refuse_text_changes, write_record
+from tain.models.saved import read_stored_json, refuse_default_prompt, refuse_pickles, write_record
+from tain.models.transformer_settings import TransformerSettings, read_settings
 from tain.text.collections import matched_lists
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"Sigmoid": nn.Sigmoid, "Identity": nn.Identity}
@@ -62,20 +63,23 @@ class SavedCrossEncoder(PairRanker):
         """Load a folder or hub name that ``kind_of`` found to be a cross-encoder.
 
         Raises:
-            UserError: It has more than one output, no trained head, or an activation, prompt or module that tain does not support.
+            UserError: It has more than one output, no trained head, or an activation, prompt, setting or module that tain does not support.
         """
         if kind.labels != 1:
             raise UserError(
                 f"model {name!r} is a cross-encoder that has {kind.labels} outputs per pair, so no single score: give one with one output"
             )
         activation = _activation(kind, name)
-        limits = read_stored_json(kind.path, "sentence_bert_config.json")
-        refuse_text_changes(kind.sentence_transformers, name, is_lower_cased=bool(limits.get("do_lower_case")))
+        settings = _settings(kind, name)
+        refuse_default_prompt(kind.sentence_transformers, name)
         refuse_pickles(kind.path)
         model, tokenizer, missing = load_with_missing("AutoModelForSequenceClassification", kind.path, trust_remote_code=trust_remote_code)
         if heads := [weight for weight in missing if "pooler" not in weight]:
             raise UserError(f"model {name!r} has no trained scoring head ({heads[0]} is not in its weights): give a trained cross-encoder")
-        longest = min(limits.get("max_seq_length") or max_length(model, tokenizer), max_length(model, tokenizer))
+        if settings.lower_cases:
+            lower_case_first(tokenizer, name=name)
+        longest = max_length(model, tokenizer, stored=settings.max_tokens)
+        tokenizer.model_max_length = longest  # where a saved copy keeps it
         model = model.to(choose_device(device))
         return cls(model, tokenizer, activation, max_tokens=longest, name=name, about=kind.sentence_transformers)
 
@@ -163,6 +167,24 @@ class SavedCrossEncoder(PairRanker):
         (folder / "config_sentence_transformers.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         write_record(folder, record)
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _settings(kind: ModelKind, name: str) -> TransformerSettings:
+    """Settings of the transformer, which sentence-transformers reads only beside a ``modules.json``.
+
+    Raises:
+        UserError: A setting or a second module would change the scores, and tain does not apply it.
+    """
+    modules = read_stored_json(kind.path, "modules.json")
+    if not modules:
+        return TransformerSettings()
+    types = [str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else "" for module in modules]
+    if types != ["Transformer"]:
+        other = next((each for each in types if each != "Transformer"), "Transformer")
+        raise UserError(
+            f"model {name!r} is a cross-encoder with a {other} module, which tain does not support: use sentence-transformers for it"
+        )
+    return read_settings(lambda file: read_stored_json(kind.path, file), "", task="sequence-classification", name=name)
 
 
 def _activation(kind: ModelKind, name: str) -> nn.Module:

@@ -213,7 +213,8 @@ def read_layout(name: str | Path) -> Layout:
     correction = _after_pooling([each for each in after if each[0] != "Dropout"], path, name)
     if record.get("correction", {}).get("method") == "languages":
         correction = read_by_language(_stored_file(path, LANGUAGE_FILE), name=str(name))
-    settings = TransformerSettings() if is_static else read_settings(stored, inner, pools=pooling is not None, name=str(name))
+    task = None if pooling is None else "feature-extraction"
+    settings = TransformerSettings() if is_static else read_settings(stored, inner, task=task, name=str(name))
     _ = stored_object(f"{inner}tokenizer_config.json")  # a damaged one is refused here
     about = checked_prompts(stored("config_sentence_transformers.json"), name)
     if Path(path).is_dir():
@@ -372,16 +373,15 @@ def _of_model2vec(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
     return table
 
 
-def refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool) -> None:
-    """Refuse text changes that sentence-transformers applies before encoding and tain does not, since the vectors would differ.
+def refuse_default_prompt(of_whole: Any, name: str | Path) -> None:
+    """Refuse a default prompt, which sentence-transformers puts before every text.
 
     Args:
         of_whole: The folder's ``config_sentence_transformers.json``.
         name: The model's name, for messages.
-        is_lower_cased: Texts are lower-cased before tokenization.
 
     Raises:
-        UserError: There is such a change, or the file is damaged.
+        UserError: There is one, or the file is damaged.
     """
     if not isinstance(of_whole, dict):
         raise UserError(f"model {str(name)!r} has a damaged config_sentence_transformers.json: save the model again")
@@ -390,11 +390,6 @@ def refuse_text_changes(of_whole: Any, name: str | Path, *, is_lower_cased: bool
         raise UserError(
             f"model {str(name)!r} prepends the prompt {prompts[default]!r} to every text, which tain does not do: set its default_prompt_name to null"
             " and add the prompt to your texts"
-        )
-    if is_lower_cased:
-        raise UserError(
-            f"model {str(name)!r} lower-cases texts before its tokenizer (do_lower_case), which tain does not do: set it to false and "
-            "lower-case your texts yourself"
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tain.foundation.errors import UserError
 from tain.foundation.json_files import Field, checked_object
@@ -17,6 +17,9 @@ SETTINGS_FILES = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
+# by task: the output of the model that sentence-transformers takes for it, and the name under which it hands it on
+_TASKS = {"feature-extraction": ("last_hidden_state", "token_embeddings"), "sequence-classification": ("logits", "scores")}
+Task = Literal["feature-extraction", "sequence-classification"]
 _LENGTH = Field(kind=int, least=1, is_needed=False, may_be_null=True)
 _OBJECT = Field(kind=dict, is_needed=False, may_be_null=True)
 _KNOWN = {
@@ -58,26 +61,26 @@ class TransformerSettings:
     lower_cases: bool = False
 
 
-def read_settings(stored: Callable[[str], Any], folder: str, *, pools: bool, name: str) -> TransformerSettings:
+def read_settings(stored: Callable[[str], Any], folder: str, *, task: Task | None, name: str) -> TransformerSettings:
     """Read the settings of a ``Transformer`` module.
 
     Args:
         stored: Reads a JSON file of the model; empty if it does not exist.
         folder: The module's folder within the model, ending in a slash unless it is the model's own.
-        pools: The model pools token vectors. Otherwise it is no encoder of sentence-transformers, such as a cross-encoder or a bare
-            model: then only the length limit and lower-casing matter.
+        task: What sentence-transformers uses the module for: token vectors to pool, or the scores of a cross-encoder. None for a bare
+            model, of which only the length limit and lower-casing matter.
         name: The model's name, for messages.
 
     Raises:
-        UserError: The file is damaged, or a setting would change the vectors and tain does not apply it.
+        UserError: The file is damaged, or a setting would change vectors or scores and tain does not apply it.
     """
-    for file in SETTINGS_FILES if pools else SETTINGS_FILES[:1]:
+    for file in SETTINGS_FILES[:1] if task is None else SETTINGS_FILES:
         if found := stored(f"{folder}{file}"):
-            return _settings(found, f"{folder}{file}", pools=pools, name=name)
+            return _settings(found, f"{folder}{file}", task=task, name=name)
     return TransformerSettings()
 
 
-def _settings(found: Any, file: str, *, pools: bool, name: str) -> TransformerSettings:
+def _settings(found: Any, file: str, *, task: Task | None, name: str) -> TransformerSettings:
     found = checked_object(found, _KNOWN, damaged=f"model {name!r} has a damaged {file}", advice="save the model again")
     problems: list[str] = []
     limit = found.get("max_seq_length")
@@ -88,11 +91,12 @@ def _settings(found: Any, file: str, *, pools: bool, name: str) -> TransformerSe
             limit = _length(given.pop("model_max_length"), f"{key}.model_max_length", problems)
         problems += [f"{key}.{each}" for each in given if each not in harmless]
     limit = _limit_of_calls(found.get("processing_kwargs") or {}, limit, problems)
-    problems += _outputs(found)
+    problems += _outputs(found, task or "feature-extraction")
     problems += [key for key, value in found.items() if key not in (*_HANDLED, *_NO_EFFECT) and value is not None]
-    if problems and pools:
+    if problems and task is not None:
+        result = "vectors" if task == "feature-extraction" else "scores"
         raise UserError(
-            f"model {name!r} sets {problems[0]} in {file}, which tain does not apply, so its vectors would differ: use"
+            f"model {name!r} sets {problems[0]} in {file}, which tain does not apply, so its {result} would differ: use"
             " sentence-transformers for it, or remove the setting"
         )
     return TransformerSettings(limit, bool(found.get("do_lower_case")))
@@ -118,10 +122,10 @@ def _length(value: Any, path: str, problems: list[str]) -> int | None:
     return None
 
 
-def _outputs(found: Mapping[str, Any]) -> list[str]:
-    """Settings for another output than the token vectors of the last layer, or for texts within a chat template."""
-    problems = []
-    if found.get("transformer_task", "feature-extraction") != "feature-extraction":
+def _outputs(found: Mapping[str, Any], task: Task) -> list[str]:
+    """Settings for another output than that of the task, or for texts within a chat template."""
+    problems, (output, name) = [], _TASKS[task]
+    if found.get("transformer_task", task) != task:
         problems.append(f"transformer_task {found['transformer_task']!r}")
     modalities = found.get("modality_config")
     if modalities is None:
@@ -129,8 +133,8 @@ def _outputs(found: Mapping[str, Any]) -> list[str]:
     if "message" in modalities:
         problems.append("modality_config.message, a chat template,")
     of_text = modalities.get("text", {})
-    if of_text.get("method") != "forward" or of_text.get("method_output_name") not in ("last_hidden_state", ["last_hidden_state"]):
+    if of_text.get("method") != "forward" or of_text.get("method_output_name") not in (output, [output]):
         problems.append("modality_config.text")
-    if found.get("module_output_name") != "token_embeddings":
+    if found.get("module_output_name") != name:
         problems.append("module_output_name")
     return problems

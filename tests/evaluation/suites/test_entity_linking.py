@@ -117,6 +117,12 @@ def test_a_blank_mention_is_refused(diseases: Path):
         load_suites(["entity-linking"], SuiteOptions(data=diseases))
 
 
+def test_mentions_without_any_name_are_refused(diseases: Path):
+    (diseases / "biomed" / "ncbi_disease_test.tsv").write_text("mention\tconcept\nwilson\tD8\ncopper\tD9\n")
+    with pytest.raises(UserError, match=r"ncbi_disease_test.tsv' has no concept that has a name in biomed/medic_2012.tsv.gz"):
+        load_suites(["entity-linking"], SuiteOptions(data=diseases))
+
+
 @pytest.mark.real_data
 def test_nearly_every_shared_mention_has_a_name(shared_data: Path):
     task = names_in(shared_data)

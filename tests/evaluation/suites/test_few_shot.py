@@ -118,3 +118,11 @@ def test_known_sets_leave_out_of_scope_texts_out(tmp_path: Path):
 def test_tables_that_cannot_be_evaluated_are_refused(tmp_path: Path, rows: list[tuple[str, str]], message: str):
     with pytest.raises(UserError, match=message):
         load_suites([table(tmp_path / "mine.tsv", rows)], SuiteOptions())
+
+
+def test_known_sets_whose_test_texts_have_other_classes_are_refused(tmp_path: Path):
+    (tmp_path / "clinc150").mkdir()
+    table(tmp_path / "clinc150" / "clinc150_train.tsv", [("play a song", "play"), ("wake me", "wake")], "text\tintent")
+    table(tmp_path / "clinc150" / "clinc150_test.tsv", [("call me", "call"), ("why", "oos")], "text\tintent")
+    with pytest.raises(UserError, match=r"clinc150_test.tsv' has no text of a class in clinc150/clinc150_train.tsv"):
+        load_suites(["few-shot"], SuiteOptions(data=tmp_path))

@@ -305,6 +305,24 @@ def test_what_cannot_work_is_refused_before_anything_is_made(bert_folder, texts,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ["sentence1\tsentence2\tscore", "a\tb\t3", "c\td\t3", "e\tf\t3.0"],
+            "gives all 3 pairs the score 3, with which nothing correlates",
+        ),
+        (["sentence1\tsentence2\tscore", "a\tb\t3", "c\td\t4"], "has 2 scored pairs, too few for a rank correlation"),
+        (["text\tlabel", "a\tx", "b\tx"], "has 1 classes, so there is nothing to classify"),
+    ],
+)
+def test_labelled_sets_without_a_figure_are_refused_before_anything_is_made(bert_folder, texts, tmp_path, lines, message):
+    (tmp_path / "set.tsv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=message):
+        compare(bert_folder, texts, tmp_path / "out", suite=(str(tmp_path / "set.tsv"),))
+    assert [path.name for path in tmp_path.iterdir()] == ["set.tsv"]
+
+
 def test_too_few_texts_are_refused(bert_folder, texts, tmp_path):
     with pytest.raises(UserError, match="give at least 100 texts of 4 words or more"):
         compare(bert_folder, texts[:60], tmp_path / "out")

@@ -767,3 +767,18 @@ def test_pairs_that_all_read_the_same_are_refused(bert_folder):
         UserError, match="all 1 different candidates are correct for every context: raise --context-tokens or --candidate-tokens"
     ):
         rank(bert_folder, alike, **POLY | {"held_out": 0, "candidate_tokens": 8})
+
+
+def test_a_stored_limit_above_the_tokenizers_holds_for_rankers_too(modernbert_folder, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    SentenceTransformer(modules=[Transformer(str(modernbert_folder), max_seq_length=64), Pooling(32)], device="cpu").save(
+        str(tmp_path / "model")
+    )
+    monkeypatch.setattr(recipe, "_train_seeds", lambda model, embedder, config, *rest: config)
+    pairs = [(f"question {number}", f"answer {number}") for number in range(12)]
+    settings = {"type": "bi", "batch_contexts": 4, "held_out": 0, "context_tokens": 60, "device": "cpu", "progress": False}
+    assert rank(tmp_path / "model", pairs, tmp_path / "out", **settings).context_tokens == 60
+    with pytest.raises(UserError, match="64"):
+        rank(tmp_path / "model", pairs, tmp_path / "out", **settings | {"context_tokens": 65})

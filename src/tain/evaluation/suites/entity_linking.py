@@ -15,6 +15,7 @@ import numpy as np
 from tain.evaluation.encoding import EncodedOnce
 from tain.evaluation.suites.suite import Split
 from tain.evaluation.suites.tasks import Outcomes, TaskSource, distinct, read_columns, task_suite
+from tain.foundation.errors import UserError
 
 _PLACES = (1, 5)
 _SAME_COSINE = 1e-6  # tolerance for ties between cosines of float32 vectors
@@ -117,11 +118,17 @@ def _read(data: Path, *, key: str, title: str, mentions: str, names: str) -> Nam
         row = row_of.setdefault(name, len(row_of))
         for concept in concepts_of(concepts):
             rows_of.setdefault(concept, []).append(row)
+    gold = tuple(concepts_of(concepts) for _, concepts in asked)
+    if not any(concept in rows_of for concepts in gold for concept in concepts):
+        raise UserError(
+            f"{str(data / mentions)!r} has no concept that has a name in {names}, so every model would be wrong on all: give files of"
+            " the same set"
+        )
     return NameSet(
         key=key,
         title=title,
         mentions=tuple(mention for mention, _ in asked),
-        gold=tuple(concepts_of(concepts) for _, concepts in asked),
+        gold=gold,
         names=tuple(row_of),
         rows_of=rows_of,
     )

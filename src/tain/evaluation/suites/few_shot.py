@@ -199,6 +199,10 @@ def _read(data: Path, *, key: str, title: str, pool: str, tested: str) -> FewSho
     asked = [row for row in read_columns(data / tested, columns) if row[1] != _OUT_OF_SCOPE]
     classes = _classes(str(data / pool), given)
     number = {name: index for index, name in enumerate(classes)}
+    if not any(label in number for _, label in asked):
+        raise UserError(
+            f"{str(data / tested)!r} has no text of a class in {pool}, so every model would be wrong on all: give files of the same set"
+        )
     return FewShotSet(
         key=key,
         title=title,

@@ -122,8 +122,8 @@ def own_set(source: str, *, languages: tuple[str | None, str | None] = (None, No
         languages: Languages of its two columns, for encoders that need them.
 
     Raises:
-        UserError: The table cannot be read, lacks a ``score`` column or two text columns, has a score that is not a number, or has
-            fewer than three pairs.
+        UserError: The table cannot be read, lacks a ``score`` column or two text columns, has a score that is not a number, has fewer
+            than three pairs, or gives all of them the same score.
     """
     left, right, gold = read_scored_table(source)
     title = source.removeprefix("hf:") if source.startswith("hf:") else Path(source).name.split(".")[0]
@@ -198,6 +198,11 @@ def _scored_set(
     scored = ScoredSet(key=key, title=title, group=group, left=tuple(left), right=tuple(right), gold=scores, languages=languages)
     if len(scored.gold) < _FEWEST_PAIRS:
         raise UserError(f"{where!r} has {len(scored.gold)} scored pairs, too few for a rank correlation: give at least {_FEWEST_PAIRS}")
+    if len(set(scored.gold.tolist())) < 2:
+        raise UserError(
+            f"{where!r} gives all {len(scored.gold)} pairs the score {scored.gold[0]:g}, with which nothing correlates: give pairs with"
+            " different scores"
+        )
     return scored
 
 

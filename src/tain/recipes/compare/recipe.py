@@ -554,7 +554,7 @@ class _Run:
         known = [(name, of) for name, of in zip(names, figures, strict=True) if not math.isnan(of.value)]
         if not [name for name, _ in known if name not in BASELINES]:
             raise UserError(
-                f"no encoder has a figure on {figure}: its texts are too few or its scores all equal; give other labelled sets, with --resume to"
+                f"no encoder has a figure on {figure}: the cosines of each are all equal; give other labelled sets, with --resume to"
                 " keep the finished candidates"
             )
         leader = max(known, key=lambda pair: pair[1].value)[0]

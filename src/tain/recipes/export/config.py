@@ -22,7 +22,7 @@ class ExportConfig:
         None
     )
     pooling: Annotated[Pooling | None, "how token vectors become one; default: what the model says, else mean"] = None
-    max_tokens: Annotated[int | None, "length limit in tokens; default: the model's limit"] = None
+    max_tokens: Annotated[int | None, "length limit in tokens; default: the model's limit (512 if it has none)"] = None
     sts: Annotated[Path | None, "folder of the evaluation data, with sts/: also measure STS with each graph, and the points int8 loses"] = (
         None
     )

@@ -43,6 +43,19 @@ def refuse_without_fast_tokenizer(folder: Path, name: str) -> None:
         )
 
 
+def refuse_sparse_attention(full_attention_tokens: int | None, *, max_tokens: int, name: str, advice: str) -> None:
+    """Refuse a model that reads texts of more than ``full_attention_tokens`` tokens in sparse attention, which a graph does not have.
+
+    Raises:
+        UserError: It does.
+    """
+    if full_attention_tokens is not None and max_tokens > full_attention_tokens:
+        raise UserError(
+            f"model {name!r} has sparse attention for texts of more than {full_attention_tokens} tokens, which tain export"
+            f" does not support: {advice}"
+        )
+
+
 def write_pairs(ranker: Ranker, folder: Path, texts: list[str], *, config: ExportConfig, progress: Progress) -> dict[str, Any]:
     """Write and check the graphs of a cross-encoder that was saved in ``folder``.
 
@@ -53,7 +66,7 @@ def write_pairs(ranker: Ranker, folder: Path, texts: list[str], *, config: Expor
     place = folder / "encoder" if is_own else folder
     if isinstance(ranker, CrossRanker):
         encoder = ranker.tower.encoder
-        network, has_segments, pads = encoder.model, encoder.has_segments, encoder.pads
+        network, has_segments, pads, in_full = encoder.model, encoder.has_segments, encoder.pads, encoder.full_attention_tokens
         graph = PairGraph(network, weight=ranker.head.weight, bias=ranker.head.bias)
         pair: dict[str, Any] = {
             "context_tokens": ranker.context.max_tokens,
@@ -63,12 +76,13 @@ def write_pairs(ranker: Ranker, folder: Path, texts: list[str], *, config: Expor
         }
     else:
         assert isinstance(ranker, SavedCrossEncoder)
-        network, pads = ranker.network.model, ranker.network.pads
+        network, pads, in_full = ranker.network.model, ranker.network.pads, ranker.network.full_attention_tokens
         has_segments = "token_type_ids" in ranker.tokenizer("a", "b")
         graph = PairGraph(network)
         pair = {"activation": type(ranker.activation).__name__}
     name, vocabulary = ranker.name, int(network.config.vocab_size)
     refuse_without_fast_tokenizer(place, name)
+    refuse_sparse_attention(in_full, max_tokens=ranker.max_tokens, name=name, advice="keep it in torch")
     progress.note("tracing the model")
     exact = traced(graph, network.config, outputs=["logits"], has_segments=has_segments, vocabulary=vocabulary, name=name)
     (place / "onnx").mkdir()

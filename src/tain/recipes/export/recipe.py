@@ -25,7 +25,7 @@ from tain.models.saved import locate, read_record
 from tain.recipes.export.check import Int8Agreement, check_float32, int8_agreement
 from tain.recipes.export.config import ExportConfig
 from tain.recipes.export.graph import VectorGraph, traced
-from tain.recipes.export.pairs import check_dual, refuse_without_fast_tokenizer, write_pairs
+from tain.recipes.export.pairs import check_dual, refuse_sparse_attention, refuse_without_fast_tokenizer, write_pairs
 from tain.recipes.export.quantise import product_nodes, quantised, worst_products
 from tain.recipes.export.texts import built_in_texts
 from tain.recipes.shared.settings import resolve_config
@@ -189,11 +189,8 @@ def write_encoder(
         raise UserError(
             f"model {embedder.name!r} has a tokenizer with token types of its own, which tain export does not support: keep it in torch"
         )
-    if encoder.full_attention_tokens is not None and embedder.max_tokens > encoder.full_attention_tokens:
-        raise UserError(
-            f"model {embedder.name!r} has sparse attention for texts of more than {encoder.full_attention_tokens} tokens, which tain export"
-            f" does not support: give --max-tokens {encoder.full_attention_tokens}"
-        )
+    longest = encoder.full_attention_tokens
+    refuse_sparse_attention(longest, max_tokens=embedder.max_tokens, name=embedder.name, advice=f"give --max-tokens {longest}")
     assert not isinstance(embedder.correction, LanguageCorrection)
     progress.note("tracing the model")
     graph = VectorGraph(

@@ -152,8 +152,8 @@ def rank(
     embedder = Embedder.load(model, device=str(device), dtype="float32", pooling=config.pooling, trust_remote_code=config.trust_remote_code)
     embedder.refuse_unusual("training a ranker")
     refuse_correction(embedder)
-    # the folder's own limit is only a setting for its original use
-    embedder.max_tokens = longest = max_length(embedder.encoder.model, embedder.tokenizer)
+    # a shorter limit of the folder is only a setting for its original use
+    embedder.max_tokens = longest = max(embedder.max_tokens, max_length(embedder.encoder.model, embedder.tokenizer))
     config.refuse_long(longest)
     resolved = config.resolved(longest=longest, pooling=embedder.pooling)
     trained_on = set(data.contexts)
