@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipes": {"text", "batches", "encoders", "objectives", "training", "students", "exported", "models", "evaluation", "ranking"},
     "inspection": {"text", "batches", "encoders", "objectives", "models", "evaluation", "recipes"},
     "demo": {"text", "models", "evaluation", "recipes"},  # only the command line knows it: it can be deleted
-    "integrations": {"api"},
+    "integrations": {"api", "text.collections"},
     "publishing": {"models.saved", "models.hub"},
     # loading: the module that loads any model
     "serving": {"loading", "text", "students", "exported", "models", "ranking", "inspection.similarity"},

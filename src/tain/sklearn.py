@@ -1,6 +1,6 @@
 """scikit-learn transformer that turns texts into vectors, and mirrors the model on them when it is fitted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ class TainEncoder(TransformerMixin, BaseEstimator):
         Raises:
             UserError: The model, the texts or a setting is invalid.
         """
+        if not isinstance(self.model, str | Path):
+            raise UserError(f"model is a {type(self.model).__name__}: give a model folder, a hub name, or tain-mini")
+        if not isinstance(self.settings, dict | None):
+            raise UserError(f"settings are a {type(self.settings).__name__}: give a dict of fields of MirrorConfig by name")
+        texts = list_texts(X)
         self.mirrored_ = None
         if self.recipe is None:
             from tain.api import load
@@ -80,7 +85,7 @@ class TainEncoder(TransformerMixin, BaseEstimator):
             from tain.recipes.mirror.recipe import mirror
 
             chosen = {"recipe": self.recipe, "level": self.level, "seed": self.random_state, "device": self.device, "dtype": self.dtype}
-            self.mirrored_ = mirror(self.model, list_texts(X), progress=False, **{**chosen, **(self.settings or {})})
+            self.mirrored_ = mirror(self.model, texts, progress=False, **{**chosen, **(self.settings or {})})
             self.encoder_ = self.mirrored_.embedder
         self.n_features_out_ = int(self.encoder_.dim)
         return self
@@ -90,10 +95,14 @@ class TainEncoder(TransformerMixin, BaseEstimator):
 
         Raises:
             NotFittedError: ``fit`` was not called.
-            UserError: There is no text, or something that is not text.
+            UserError: Something is not text.
         """
         check_is_fitted(self, "encoder_")
         return self.encoder_.encode(list_texts(X), normalize=self.normalize)
+
+    def fit_transform(self, X: Iterable[str], y: Any = None, **params: Any) -> Any:  # noqa: N803
+        """``fit``, then ``transform`` of the same texts; a generator is read once."""
+        return super().fit_transform(list_texts(X) if isinstance(X, Iterator) else X, y, **params)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the numbers of a vector: ``tainencoder0`` and so on."""

@@ -183,6 +183,12 @@ def test_what_cannot_work_is_one_line_and_code_2(arguments, message, bert_folder
     assert not (tmp_path / "out").exists()
 
 
+def test_a_search_without_its_index_is_refused_before_the_model_is_loaded(ranker_folder, texts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tain.loading.load_ranker", lambda *_, **__: pytest.fail("the model was loaded"))
+    said = refused(capsys, "search", ranker_folder, texts("asked.txt", ["hello"]), "--index", tmp_path / "nowhere", *HERE)
+    assert "does not exist: make it by giving --candidates FILE" in said
+
+
 def test_a_search_that_was_cut_off_while_indexing_goes_on_by_the_same_command(
     ranker_folder, sentences, texts, tmp_path, capsys, monkeypatch
 ):

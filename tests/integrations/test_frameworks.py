@@ -40,6 +40,11 @@ def test_a_model_without_vectors_is_refused(save_labeller):
         Encoding(save_labeller("SequenceClassification", ["good", "bad"]))
 
 
+def test_one_string_in_the_place_of_a_list_is_refused(encoder, unchecked):
+    with pytest.raises(UserError, match="one string, which would be read character by character"):
+        Encoding(encoder).documents("a mirror of glass")
+
+
 def test_langchain(encoder, expected):
     pytest.importorskip("langchain_core", reason="langchain-core is not installed")
     from langchain_core.embeddings import Embeddings

@@ -51,6 +51,35 @@ def test_without_a_recipe_the_vectors_are_the_models(bert_folder, texts):
         encoder.save("somewhere")
 
 
+@pytest.mark.parametrize("recipe", [None, "default"])
+def test_a_generator_is_read_once(bert_folder, texts, recipe):
+    encoder = TainEncoder(str(bert_folder), recipe=recipe, settings=SMALL, dtype="float32", device="cpu")
+    np.testing.assert_allclose(encoder.fit_transform(text for text in texts), encoder.transform(texts), atol=1e-6)
+
+
+def test_pandas_output_keeps_the_index_of_the_texts(bert_folder, texts):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    encoder = TainEncoder(str(bert_folder), dtype="float32").set_output(transform="pandas")
+    found = encoder.fit_transform(pandas.Series(texts[:3], index=[7, 8, 9]))
+    assert list(found.index) == [7, 8, 9] and list(found.columns) == list(encoder.get_feature_names_out())
+
+
+@pytest.mark.parametrize("recipe", [None, "default"])
+@pytest.mark.parametrize(
+    ("model", "settings", "given", "message"),
+    [
+        ("TINY", None, ["a text", None], "text 1 is NoneType, not text"),
+        ("TINY", None, "one text", "one string"),
+        ("TINY", ["max_tokens"], ["a text", "another"], "settings are a list: give a dict"),
+        (None, None, ["a text", "another"], "model is a NoneType: give a model folder"),
+    ],
+)
+def test_fit_refuses_what_cannot_work_with_and_without_a_recipe(unchecked, bert_folder, recipe, model, settings, given, message):
+    encoder = TainEncoder(str(bert_folder) if model == "TINY" else model, recipe=recipe, settings=settings)
+    with pytest.raises(UserError, match=message):
+        encoder.fit(given)
+
+
 def test_with_a_recipe_fit_mirrors_and_save_keeps_it(bert_folder, texts, tmp_path):
     encoder = TainEncoder(str(bert_folder), recipe="default", settings=SMALL, dtype="float32", device="cpu").fit(texts)
     assert encoder.mirrored_.steps == 6

@@ -152,9 +152,11 @@ def test_links_and_pickles_are_refused(encoder, tmp_path):
     with pytest.raises(UserError, match="is a link"):
         push(linked, "ada/mirrored")
     pickled = shutil.copytree(encoder, tmp_path / "pickled")
-    (pickled / "optimizer.pt").write_bytes(b"x")
-    with pytest.raises(UserError, match="is a pickle"):
-        push(pickled, "ada/mirrored")
+    for name in ("optimizer.pt", "OPTIMIZER.PT"):
+        (pickled / name).write_bytes(b"x")
+        with pytest.raises(UserError, match="is a pickle"):
+            push(pickled, "ada/mirrored")
+        (pickled / name).unlink()
 
 
 # ---- the card

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -32,6 +33,28 @@ def test_fusion_is_the_sum_of_reciprocal_ranks():
 
 def test_words_are_case_folded_without_punctuation():
     assert words_of("A Deep, deep LAKE! Straße") == ["a", "deep", "deep", "lake", "strasse"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("मैं हिन्दी पढ़ता हूँ।", ["मैं", "हिन्दी", "पढ़ता", "हूँ"]),
+        ("நான் தமிழ் பேசுகிறேன்.", ["நான்", "தமிழ்", "பேசுகிறேன்"]),
+        ("שָׁלוֹם עולם", ["שלום", "עולם"]),
+        ("مُحَمَّد ﻣﺮﺣﺒﺎ", ["محمد", "مرحبا"]),
+        ("می\u200cخواهم", ["میخواهم"]),
+        ("İstanbul istanbul", ["istanbul", "istanbul"]),
+        ("Donau\u00addampf", ["donaudampf"]),
+        ("ΟΔΟΣ οδος", ["οδοσ", "οδοσ"]),
+        ("e\u0301te\u0301 \u00e9t\u00e9", ["\u00e9t\u00e9", "\u00e9t\u00e9"]),
+        ("繁體字。", ["繁", "體", "字", "繁體", "體字"]),
+        ("ที่นี่", ["ที่", "นี่", "ที่นี่"]),
+        ("我有 iPhone", ["我", "有", "我有", "iphone"]),
+        ("한국어 \u1112\u1161\u11ab", ["한국어", "한"]),
+    ],
+)
+def test_words_keep_their_vowel_signs_and_scripts_without_blanks_are_split(text, words):
+    assert words_of(text) == [unicodedata.normalize("NFKC", word) for word in words]
 
 
 bm25s = pytest.importorskip("bm25s", reason="bm25s is not installed")

@@ -62,6 +62,14 @@ def test_an_id_that_is_there_is_replaced_in_one_commit(filled):
     np.testing.assert_array_equal(again.vectors[again.rows_of_ids(["a"])[0]], vectors_of(2, seed=1)[0])
 
 
+def test_advice_on_adding_names_the_command_that_keeps_ids_and_metadata(index, tmp_path):
+    assert index.how_to_add == "run tain rank index with --candidates FILE"
+    assert CandidateIndex.create(tmp_path / "plain", dim=DIM, fingerprint="abc", model="ranker").how_to_add.startswith("give --candidates")
+    index.tell_source(name="rows.jsonl", digest="x", is_complete=False)
+    with pytest.raises(UserError, match=r"run tain rank index with --candidates rows\.jsonl to continue"):
+        index.refuse_unfinished()
+
+
 def test_a_text_without_id_is_its_own_id(filled):
     assert filled.upsert([Candidate("three", None, {"lang": "fr"})], vectors_of(1)) == (0, 1)
     assert live(filled)["three"] == ("three", {"lang": "fr"})

@@ -43,6 +43,10 @@ def test_the_short_way_agrees_with_the_long_way():
         assert graphemes(text) == [piece for piece, _ in split.pre_tokenize_str(text)], hex(code)
 
 
+def test_many_loose_vowel_signs_are_joined_in_one_step():
+    assert graphemes("\u102c" * 100_000) == ["\u102c" * 100_000]  # each sign on its own copies the text: half a minute
+
+
 def test_half_a_character_is_refused():
     with pytest.raises(UserError, match="half a character"):
         graphemes("a\ud83d")
@@ -69,6 +73,8 @@ def test_scripts_with_blanks_are_recognised(text):
         ("手机。", 1),
         ("我有 iPhone 手机", 3),
         ("나는 차를 좋아한다", 3),
+        ("मैं हिन्दी में 茶 पीता हूँ", 6),  # vowel signs do not end a word
+        ("من می\u200cخواهم 茶", 3),
     ],
 )
 def test_words_are_counted_in_every_script(text, words):

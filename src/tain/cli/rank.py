@@ -248,6 +248,10 @@ def search(
         from tain.scale.split_search import SplitIndex
 
         split = SplitIndex.at(index, count=shards, source=candidates, column=candidate_column)
+    elif candidates is None:
+        from tain.ranking.index import CandidateIndex
+
+        CandidateIndex.open(index)  # a missing or damaged one is refused before the model is loaded
     asked = list(read_texts(contexts, column=column))
     pool = list(read_texts(candidates, column=candidate_column)) if candidates is not None and split is None else None
     unwanted = list(read_texts(delete, column=candidate_column)) if delete is not None else []

@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +22,7 @@ from tain.foundation.errors import ShapeError, UserError
 from tain.foundation.progress import Progress
 from tain.models.input_embeddings import InputEmbeddings, read_input_embeddings
 from tain.models.timed_query import TimedQuery
-from tain.text.scripts import NO_BLANKS, OPTIONAL_SIGNS, count_words, graphemes, marks
+from tain.text.scripts import NO_BLANKS, OPTIONAL_SIGNS, count_words, letters_and_pairs, marks
 
 Weighting = Literal["sif", "tf-idf"]
 Tokens = Literal["pieces", "characters"]
@@ -244,8 +243,7 @@ def _other_scripts(text: str) -> list[str]:
     for match in _other_words().finditer(_OPTIONAL.sub("", text.casefold())):
         word = match[0]
         if match["unspaced"]:
-            letters = graphemes(word)
-            found += letters + [left + right for left, right in pairwise(letters)]
+            found += letters_and_pairs(word)
         else:
             found.append(word)
             marked = f"<{word}>"

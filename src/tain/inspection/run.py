@@ -32,6 +32,7 @@ from tain.models.masked_lm import refuse_without_mask
 from tain.models.unknown_tokens import WARN_FROM, check_known
 from tain.text.cleaning import same_text_key
 from tain.text.collections import each_item, each_text
+from tain.text.lines import is_blank
 from tain.text.windows import windows
 
 _WINDOW_TEXTS = 2048  # texts tokenized and sorted by length together
@@ -468,5 +469,5 @@ def _refuse_blank(texts: Sequence[str]) -> None:
     for index, text in enumerate(texts, start=1):
         if not isinstance(text, str):
             raise UserError(f"text {index} is {type(text).__name__}, not text: give strings")
-        if not text.strip():
+        if is_blank(text):
             raise UserError(f"text {index} is empty: give a text with words")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from tain.text.collections import list_texts
+
 
 class Encoding:
     """An encoder for queries and documents.
@@ -35,7 +37,7 @@ class Encoding:
         return self._with(getattr(self.encoder, "encode_document", self.encoder.encode), texts)
 
     def _with(self, encode: Callable[..., np.ndarray], texts: Sequence[str]) -> Float32[np.ndarray, "texts dim"]:
-        return encode(list(texts), normalize=self.normalize)
+        return encode(list_texts(texts), normalize=self.normalize)
 
 
 def missing(package: str, *, adapter: str) -> ImportError:

@@ -121,7 +121,7 @@ def push(
             name = path.relative_to(folder).as_posix()
             if name != "README.md":
                 content: Any = str(path)
-                if path.suffix in _PRIVATE_TEXT and path.stat().st_size <= _MOST_TEXT_BYTES:
+                if path.suffix.lower() in _PRIVATE_TEXT and path.stat().st_size <= _MOST_TEXT_BYTES:
                     content = _text_of(path, record).encode()
                 operations.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content))
         sizes = {operation.path_in_repo: operation.upload_info.size for operation in operations}
@@ -143,7 +143,7 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         refuse_link(path)
         if path.is_file():
-            if path.suffix in _PICKLES:
+            if path.suffix.lower() in _PICKLES:
                 raise UserError(
                     f"{str(path)!r} is a pickle, which can run any code when loaded: remove it, or save the model as safetensors"
                 )

@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,33 @@ import numpy as np
 from tain.foundation.errors import UserError
 from tain.foundation.progress import Progress
 from tain.text.cleaning import same_text_key
+from tain.text.scripts import NO_BLANKS, OPTIONAL_SIGNS, letters_and_pairs, marks
 
-_WORD = re.compile(r"\w+")
+_ASCII_WORD = re.compile(r"\w+")
+# what two spellings of a word may differ in: invisible characters, optional vowel signs, the dot that folding leaves of the Turkish İ
+_DROPPED = re.compile(f"[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff]|{OPTIONAL_SIGNS}|(?<=i)\u0307")
 _K1, _B = 1.5, 0.75
 
 
 def words_of(text: str) -> list[str]:
-    """Split a text into words, case folded; no stop words are removed and nothing is stemmed, so that it works in any language with spaces."""
-    return _WORD.findall(same_text_key(text))
+    """Split a text into words, case folded; no stop words are removed and nothing is stemmed, so that it works in any language.
+
+    Invisible characters and the optional vowel signs of Arabic and Hebrew are ignored. In scripts without blanks between words (Chinese,
+    Japanese, Thai, ...), the characters and the pairs of neighbouring characters stand for words.
+    """
+    text = same_text_key(text)
+    if text.isascii():
+        return _ASCII_WORD.findall(text)
+    found: list[str] = []
+    for match in _words().finditer(_DROPPED.sub("", text)):
+        found += letters_and_pairs(match[0]) if match["unspaced"] else [match[0]]
+    return found
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    letter = rf"[^\W{NO_BLANKS}]"
+    return re.compile(rf"(?P<unspaced>[{NO_BLANKS}]+)|{letter}(?:{letter}|[{marks()}])*")
 
 
 class Bm25:

@@ -559,13 +559,18 @@ class CandidateIndex:
         if not path.exists():
             return {}
         damaged = f"index {str(self.folder)!r} has a damaged source.json"
-        return read_object(path, _SOURCE, damaged=damaged, advice="remove that file and give --candidates FILE with --update")
+        return read_object(path, _SOURCE, damaged=damaged, advice=f"remove that file and {self.how_to_add}")
 
     def tell_source(self, *, name: str, digest: str, is_complete: bool) -> None:
         """Record the candidate file that the index is synchronized with. Searchable candidates stay searchable."""
         content = {"name": name, "digest": digest, "complete": is_complete, "searchable": is_complete or self.is_searchable}
         with whole_file(self.folder / "source.json", overwrite=True, follow=False) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def how_to_add(self) -> str:
+        """How to add candidates on the command line, for messages; only ``tain rank index`` keeps ids and metadata."""
+        return "run tain rank index with --candidates FILE" if self.has_metadata else "give --candidates FILE with --update"
 
     @property
     def is_complete(self) -> bool:
@@ -585,9 +590,10 @@ class CandidateIndex:
         """
         if self.source and not self.is_searchable:
             name = self.source["name"]
+            how = "run tain rank index with" if self.has_metadata else "give"
             raise UserError(
                 f"index {str(self.folder)!r} lacks candidates: adding those of {name!r} is not finished; wait for the process that adds them, "
-                f"or, if it was interrupted, give --candidates {name} to continue"
+                f"or, if it was interrupted, {how} --candidates {name} to continue"
             )
 
     def refuse_half_built(self, *, digest: str) -> None:

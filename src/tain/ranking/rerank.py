@@ -113,7 +113,7 @@ def refuse_unsearchable(ranker: EncodesCandidates, index: CandidateIndex, *, k: 
     if k < 1:
         raise UserError(f"k is {k}, but a search needs at least 1: give 1 or more")
     if not index.live:
-        raise UserError(f"index {str(index.folder)!r} holds no candidates: give --candidates FILE with --update")
+        raise UserError(f"index {str(index.folder)!r} holds no candidates: {index.how_to_add}")
     if probes is not None and probes < 1:
         raise UserError(f"probes is {probes}, but at least one list must be searched: give 1 or more")
 

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from tain.text.cleaning import refuse_half_characters
@@ -19,7 +20,6 @@ CHARS_PER_WORD = 2  # in these scripts, about: most Chinese words have two chara
 
 _WITHOUT_BLANKS = re.compile(f"[{NO_BLANKS}]")
 _STACKS = "\u1039\u17d2"  # Burmese and Khmer: the next letter is written below the one before
-_OTHER_WORD = re.compile(rf"[^\W_{NO_BLANKS}]+")
 _SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # they choose a form of the character before them
 _RUNS = re.compile(rf"\s*[{NO_BLANKS}][{NO_BLANKS}{_SELECTORS}]*|\s*[^\s{NO_BLANKS}]+|\s+")
 # characters that never join others: all but combining marks, joiners, conjoining jamo, emoji and their modifiers, and line ends
@@ -45,13 +45,19 @@ def graphemes(text: str) -> list[str]:
     except (TypeError, UnicodeError):
         refuse_half_characters([text])
         raise
-    found: list[str] = []
+    found: list[list[str]] = []  # pieces of each grapheme, joined at the end: adding to a text copies it
     for piece in pieces:
-        if found and (unicodedata.category(piece[0])[0] == "M" or found[-1][-1] in _STACKS):
-            found[-1] += piece
+        if found and (unicodedata.category(piece[0])[0] == "M" or found[-1][-1][-1] in _STACKS):
+            found[-1].append(piece)
         else:
-            found.append(piece)
-    return found
+            found.append([piece])
+    return ["".join(joined) for joined in found]
+
+
+def letters_and_pairs(run: str) -> list[str]:
+    """Tokens of a run of a script without blanks between words: its graphemes, then the pairs of neighbouring graphemes."""
+    letters = graphemes(run)
+    return letters + [left + right for left, right in pairwise(letters)]
 
 
 def lacks_blanks(text: str) -> bool:
@@ -59,7 +65,7 @@ def lacks_blanks(text: str) -> bool:
     if text.isascii():
         return False
     unspaced = len(_WITHOUT_BLANKS.findall(text))
-    return unspaced > 0 and max(1, unspaced // CHARS_PER_WORD) >= len(_OTHER_WORD.findall(text))
+    return unspaced > 0 and max(1, unspaced // CHARS_PER_WORD) >= len(_other_word().findall(text))
 
 
 def count_words(text: str) -> int:
@@ -67,7 +73,7 @@ def count_words(text: str) -> int:
     unspaced = 0 if text.isascii() else len(_WITHOUT_BLANKS.findall(text))
     if unspaced == 0:
         return len(text.split())
-    return len(_OTHER_WORD.findall(text)) + max(1, unspaced // CHARS_PER_WORD)
+    return len(_other_word().findall(text)) + max(1, unspaced // CHARS_PER_WORD)
 
 
 def units(text: str) -> list[str]:
@@ -103,6 +109,13 @@ def marks() -> str:
         else:
             ranges.append([code, code])
     return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+
+
+@cache
+def _other_word() -> re.Pattern[str]:
+    """A word of a script with blanks; its vowel signs and joiners do not end it."""
+    letter = rf"[^\W_{NO_BLANKS}]"
+    return re.compile(rf"{letter}(?:{letter}|[{marks()}\u00ad\u200c\u200d])*")
 
 
 @cache

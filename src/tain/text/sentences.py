@@ -7,7 +7,7 @@ from itertools import pairwise
 from tain.text.cleaning import same_text_key
 from tain.text.lines import is_blank
 from tain.text.records import Pair, Sentence
-from tain.text.scripts import CHARS_PER_WORD, count_words, lacks_blanks
+from tain.text.scripts import CHARS_PER_WORD, count_words, lacks_blanks, script_of
 
 # a mark of these ends a sentence only before white space; the others have no other use, so no white space is needed
 WEAK_ENDS = ".!?…‼⁇⁈⁉"
@@ -15,7 +15,8 @@ WEAK_ENDS = ".!?…‼⁇⁈⁉"
 STRONG_ENDS = "。！？｡．؟۔।॥։።፧။។៕"
 CLOSERS = "\"'”’»«)]」』）】》〉›"
 _OPENERS = "\"'“‘«»„‚([「『¿¡（【《〈‹"
-_UNSEEN = "\u200b-\u200f\u2060\ufeff"  # zero-width spaces and joiners, and marks of direction
+# soft hyphens, zero-width spaces and joiners, and marks of direction
+_UNSEEN = "\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
 
 _FEWEST_WORDS, _MOST_WORDS = 3, 32  # of a neighbour: shorter ones are headings and fragments, longer ones cost more than they help
 _FEWEST_CLAUSE_CHARS = 40  # Thai and Lao: shorter clauses are joined to the next one
@@ -81,7 +82,7 @@ def split_sentences(paragraph: str) -> list[str]:
         name = match.lastgroup if match.lastgroup != "next" else "blank"
         assert name is not None
         end, next_begin = match.span(name)
-        if name == "blank" and (match["next"].islower() or _is_abbreviated(paragraph, begin, match.start() + 1, match["next"])):
+        if name == "blank" and (_is_lower(match["next"]) or _is_abbreviated(paragraph, begin, match.start() + 1, match["next"])):
             continue
         sentences.append(paragraph[begin:end].strip())
         begin = next_begin
@@ -107,6 +108,11 @@ def neighbouring_sentences(lines: Iterable[Sentence]) -> Iterator[Pair]:
                 yield Pair(left, right)
         is_single = len(sentences) == 1 or (len(sentences) == 2 and sentences[0] is before)
         before = sentences[-1] if is_single else ""
+
+
+def _is_lower(letter: str) -> bool:
+    """Whether a letter begins no sentence; Georgian, which is written in small letters only, begins its sentences with them."""
+    return letter.islower() and script_of(letter) != "georgian"
 
 
 def _is_abbreviated(paragraph: str, begin: int, end: int, following: str) -> bool:

@@ -111,6 +111,11 @@ def test_held_out_texts_are_in_no_recipe(texts):
     assert material.documents is None
 
 
+def test_texts_without_visible_characters_are_blank(texts):
+    material = split_material([*texts, "\u200b", "\ufeff \u200f"], CompareConfig(held_out=25))
+    assert material.counts["blank"] == 2 and "\u200b" not in material.train
+
+
 def test_documents_lose_the_held_out_sentences_and_gain_no_neighbours():
     lines = [
         Sentence("First here. Second here. Third here.", True),

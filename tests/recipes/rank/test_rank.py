@@ -670,6 +670,8 @@ def test_better_weights_from_after_the_last_checkpoint_are_used(bert_folder, pai
 def test_pairs_that_cannot_be_trained_on_are_refused(bert_folder, pairs):
     with pytest.raises(UserError, match="the pair of context 'a' has an empty side"):
         rank(bert_folder, [("a", " ")], **POLY)
+    with pytest.raises(UserError, match="the pair of context 'a' has an empty side"):
+        rank(bert_folder, [("a", "\u200b")], **POLY)
     with pytest.raises(UserError, match="there are no pairs to train on"):
         rank(bert_folder, [], **POLY)
     with pytest.raises(UserError, match="there are 2 pairs with 1 different candidates to train on"):

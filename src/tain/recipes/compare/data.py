@@ -14,6 +14,7 @@ from tain.recipes.compare.config import FEWEST_HELD_OUT, CompareConfig
 from tain.recipes.mirror.data import document_lines, has_documents, split_line
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.text.collections import each_item
+from tain.text.lines import is_blank
 from tain.text.records import Sentence
 
 
@@ -67,15 +68,16 @@ def split_material(texts: Iterable[Any], config: CompareConfig, documents: Itera
     for number, each in enumerate(everything, start=1):
         if not isinstance(each, str):
             raise UserError(f"text number {number} is {each!r:.60}: a comparison needs single texts")
-    given = [text for text in everything if text.strip()]
+    given = [text for text in everything if not is_blank(text)]
     different = drop_repeats(given).texts
     order = np.random.default_rng([config.seed, 11]).permutation(len(different))
     can_measure = [index for index in order if dropped_copies(different[index], level=config.level) is not None]
     held = set(can_measure[: min(config.held_out, len(different) // 5)])
     if len(held) < FEWEST_HELD_OUT:
         needed = "4 letters" if config.level == "word" else "4 words"
+        texts_are = "is 1 different text" if len(different) == 1 else f"are {len(different):,} different texts"
         raise UserError(
-            f"there are {len(different):,} different texts, of which {len(can_measure):,} have {needed} or more; {len(held)} to measure on are"
+            f"there {texts_are}, of which {len(can_measure):,} have {needed} or more; {len(held)} to measure on are"
             f" too few: give at least {5 * FEWEST_HELD_OUT} texts of {needed} or more"
         )
     train = [different[index] for index in order if index not in held][: config.max_texts or None]

@@ -14,6 +14,7 @@ from tain.foundation.errors import UserError
 from tain.recipes.mirror.config import MirrorTextsConfig
 from tain.text.cleaning import drop_repeats, same_text_key
 from tain.text.collections import each_item
+from tain.text.lines import is_blank
 from tain.text.records import Pair, Sentence
 from tain.text.sentences import neighbouring_sentences
 
@@ -96,7 +97,7 @@ def training_set(texts: Iterable[Any], config: MirrorTextsConfig, documents: Ite
         raise UserError(f"the texts are pairs, which already are positives: leave out --positives {config.positives}, or give single texts")
     if documents is not None and "neighbours" not in kinds and not config.is_best_for_words:
         raise UserError("documents only apply to neighbouring sentences: give --positives neighbours, or leave --documents out")
-    given = [each for each in everything if (each[0].strip() and each[1].strip() if is_paired else each.strip())]
+    given = [each for each in everything if not (any(map(is_blank, each)) if is_paired else is_blank(each))]
     fills_batch = config.trains and "neighbours" not in kinds  # else batches come from pairs of neighbours, or there are none
     different = _without_repeats(given, is_paired=is_paired)
     kept = given if config.keep_duplicates else different

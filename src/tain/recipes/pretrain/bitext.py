@@ -17,6 +17,7 @@ from tain.batches.types import PackedTexts
 from tain.foundation.errors import UserError
 from tain.recipes.pretrain.config import PretrainConfig
 from tain.text.cleaning import same_text_key
+from tain.text.lines import is_blank
 from tain.text.readers import read_rows
 
 _MOST_HELD_OUT = 500
@@ -48,7 +49,7 @@ def read_translations(path: Path) -> tuple[list[tuple[str, str]], int]:
     for row in rows:
         pair = (str(row[header[0]] or ""), str(row[header[1]] or ""))
         keys = [same_text_key(side) for side in pair]
-        if all(side.strip() for side in pair) and not any(key in known for key, known in zip(keys, seen, strict=True)):
+        if not any(map(is_blank, pair)) and not any(key in known for key, known in zip(keys, seen, strict=True)):
             pairs.append(pair)
             for key, known in zip(keys, seen, strict=True):
                 known.add(key)

@@ -32,6 +32,7 @@ from tain.recipes.rank.validation import in_words, validation_of
 from tain.recipes.shared.run import RunOutput, join_processes, run_device, seed_identity, seeds_record, tell_negatives, train_seeds
 from tain.recipes.shared.settings import resolve_config, suggested_settings
 from tain.text.collections import each_item
+from tain.text.lines import is_blank
 from tain.text.records import RankingExample
 from tain.training import distributed
 
@@ -173,7 +174,7 @@ def joined_examples(pairs: Iterable[RankingExample] | Iterable[tuple[str, str]])
         if not is_pair and not isinstance(pair, RankingExample):
             raise UserError(f"pair number {index + 1} is {pair!r:.60}: give a context and its answer, or a RankingExample")
         one = pair if isinstance(pair, RankingExample) else RankingExample(pair[0], (pair[1],))
-        if not one.context.strip() or not one.answers or not all(answer.strip() for answer in one.answers):
+        if is_blank(one.context) or not one.answers or any(is_blank(answer) for answer in one.answers):
             raise UserError(f"the pair of context {one.context[:40]!r} has an empty side: fill it in or drop the pair")
         was = joined.get(one.context, RankingExample(one.context, ()))
         answers = tuple(dict.fromkeys(was.answers + one.answers))
