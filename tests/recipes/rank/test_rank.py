@@ -781,6 +781,7 @@ def test_a_stored_limit_above_the_tokenizers_holds_for_rankers_too(modernbert_fo
     monkeypatch.setattr(recipe, "_train_seeds", lambda model, embedder, config, *rest: config)
     pairs = [(f"question {number}", f"answer {number}") for number in range(12)]
     settings = {"type": "bi", "batch_contexts": 4, "held_out": 0, "context_tokens": 60, "device": "cpu", "progress": False}
-    assert rank(tmp_path / "model", pairs, tmp_path / "out", **settings).context_tokens == 60
+    config: Any = rank(tmp_path / "model", pairs, tmp_path / "out", **settings)
+    assert config.context_tokens == 60
     with pytest.raises(UserError, match="64"):
         rank(tmp_path / "model", pairs, tmp_path / "out", **settings | {"context_tokens": 65})
