@@ -206,12 +206,14 @@ def main():
                 if not rows.lacks(model=label, row=row, seed=seed):
                     continue
                 began_s = time.perf_counter()
-                encoder = made(row, folder, sentences, documents, seed, "sentence")
-                seconds = round(time.perf_counter() - began_s, 1)
+                serves_words = row in OF_WORDS or len(words) < 1000  # the encoder of sentences
+                is_needed = bool(sentence_sets) or intents is not None or serves_words
+                encoder = made(row, folder, sentences, documents, seed, "sentence") if is_needed else None
                 found = scores(encoder, sentence_sets, chosen.data, intents)
                 if word_sets:
-                    of_words = encoder if row in OF_WORDS or len(words) < 1000 else made(row, folder, words, documents, seed, "word")
+                    of_words = encoder if serves_words else made(row, folder, words, documents, seed, "word")
                     found |= scores(of_words, word_sets, chosen.data)
+                seconds = round(time.perf_counter() - began_s, 1)
                 rows.add(model=label, row=row, seed=seed, seconds=seconds, scores=found)
     table = summary(rows.found)
     show(table)

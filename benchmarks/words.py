@@ -28,7 +28,7 @@ from tain.recipes.mirror.recipe import mirror
 from tain.text.readers import read_sentences, read_texts
 
 CORPUS = ("simplewiki.txt.xz", "enwiki_sample.txt.xz", "novels.txt.xz")
-ONE_RUN = ("characters", "ppmi-svd", "fasttext", "raw")  # and static: only fasttext is random
+ONE_RUN = ("characters", "ppmi-svd", "fasttext", "raw", "fast")  # and static: only fasttext is random
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -65,6 +65,7 @@ def main():
         f"static:{chosen.model}": lambda seed: Static.load(chosen.model, words),
         "raw": lambda seed: Embedder.load(chosen.model, pooling="mean"),
         "mirror": lambda seed: mirrored(seed),
+        "fast": lambda seed: mirrored(seed, recipe="fast"),
         "fast, with documents": lambda seed: mirrored(seed, recipe="fast", documents=documents),
         "best, with documents": lambda seed: mirrored(seed, recipe="best", documents=documents),
     }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from tain.foundation.errors import UserError
 from tain.models.correction import LinearCorrection
@@ -120,6 +121,13 @@ def test_best_pairs_single_words_with_themselves_and_joins_token_vectors(model_t
     assert (filled.positives, filled.anchor, filled.join) == ("identity", 0.0, joins)
     assert (filled.token_weights, filled.whiten, filled.pooling) == ("none", 0.5 if joins else 0.0, "mean")
     assert (filled.temperature, filled.optimizer) == (0.2, "adamw")
+
+
+@pytest.mark.parametrize(("has_documents", "power"), [(False, 0.5), (True, 0.0)])
+def test_fast_whitens_words_unless_their_vectors_are_trained(has_documents: bool, power: float):
+    config = MirrorConfig(recipe="fast", level="word").for_texts(has_documents=has_documents)
+    filled = config.resolved(width=384, weight_rms=0.1, model_type="bert")
+    assert (filled.whiten, filled.token_weights, filled.join) == (power, "none", False)
 
 
 def test_other_positives_or_an_anchor_turn_the_recipe_for_words_off():
@@ -377,7 +385,7 @@ def pair_cosines(vectors: np.ndarray) -> np.ndarray:
 
 
 def test_fast_joins_no_words_and_no_other_layout(bert_folder, modernbert_folder, texts):
-    with pytest.raises(UserError, match="words are not whitened: leave out --join, or give --recipe best"):
+    with pytest.raises(UserError, match="joins vectors of sentences, not of words: leave out --join, or give --recipe best"):
         mirror(modernbert_folder, texts, recipe="fast", join=True, level="word")
     with pytest.raises(UserError, match=r"but whiten is 0: leave out --join, or give --whiten 0\.5"):
         mirror(modernbert_folder, texts, recipe="fast", join=True, whiten=0.0)
@@ -448,6 +456,19 @@ def test_best_for_words_needs_no_documents(modernbert_folder, texts, tmp_path):
     result = mirror(modernbert_folder, words, tmp_path / "best", recipe="best", level="word", **SMALL)
     assert result.config.join
     assert Embedder.load(tmp_path / "best").encode(words[:3]).shape == (3, 64)
+
+
+def test_fast_takes_the_common_part_out_of_word_vectors(modernbert_folder, texts, tmp_path):
+    words = sorted({word for text in texts for word in text.split()})
+    words += [f"{left}{right}" for left, right in pairwise(words)]
+    # a table with a large common part, as trained models have: all its rows are alike
+    model = transformers.AutoModelForMaskedLM.from_pretrained(modernbert_folder)
+    model.get_input_embeddings().weight.data += 10 * torch.randn(model.config.hidden_size)
+    model.save_pretrained(tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(modernbert_folder).save_pretrained(tmp_path / "model")
+    mirror(tmp_path / "model", words, tmp_path / "fast", recipe="fast", level="word", **SMALL | {"held_out": 0})
+    assert pair_cosines(Embedder.load(tmp_path / "model", dtype="float32", pooling="mean").encode(words)).mean() > 0.9
+    assert abs(pair_cosines(Embedder.load(tmp_path / "fast", dtype="float32").encode(words)).mean()) < 0.05
 
 
 def test_documents_without_effect_are_named(bert_folder, documents, texts):

@@ -63,7 +63,7 @@ class MirrorConfig:
     sif_smoothing: Annotated[float | None, "the a of sif: relative frequency of a token with weight one half (0.001; fast: 0.01)"] = None
     whiten: Annotated[
         float | None,
-        "whitening exponent of the finished vectors, 0 (none) to 1 (all variances 1) (0; best, fast: 0.5, words: only if joined)",
+        "whitening exponent of the finished vectors, 0 (none) to 1 (all variances 1) (0; best, fast: 0.5; words: only joined, or fast without documents)",
     ] = None
     anchor: Annotated[
         float | None,
@@ -188,7 +188,7 @@ class MirrorConfig:
         if self.token_weights not in (None, *get_args(TokenWeighting)):
             problems.append(f"token_weights is {self.token_weights!r}: give none or sif")
         if self.join and self.recipe == "fast" and self.level == "word":
-            problems.append("recipe fast joins whitened vectors, and words are not whitened: leave out --join, or give --recipe best")
+            problems.append("recipe fast joins vectors of sentences, not of words: leave out --join, or give --recipe best")
         elif self.join and self.recipe == "fast" and self.whiten == 0:
             problems.append("recipe fast joins whitened vectors, but whiten is 0: leave out --join, or give --whiten 0.5")
         elif self.join and self.recipe != "fast" and not self.is_best_for_words and (self.anchor == 0 or self.whiten == 0):
@@ -426,8 +426,9 @@ class MirrorConfig:
             if self.drophead > 0 and filled["pooling"] == "mean-with-padding":
                 filled["pooling"] = "mean"  # drophead needs packed batches, which have no padding
         elif self.recipe in ("fast", "best"):
-            # whitening alone does not help single words (docs/evaluation.md, baselines)
             filled |= {"pooling": "mean"} | ({} if self.level == "word" else {"token_weights": "sif", "whiten": 0.5})
+            if self.recipe == "fast" and "neighbours" not in self.positive_kinds:
+                filled["whiten"] = 0.5  # input embeddings share a large mean, which trained token vectors of words have lost
         filled["keep_best"] = self.stop_early
         filled["max_tokens"] = min(filled["max_tokens"], longest or filled["max_tokens"])
         if self.dims is not None:
