@@ -80,6 +80,7 @@ HEADER = struct.pack("<4siqqq?i", b"IxFI", 2, 3, 0, 0, True, 0)
         (HEADER + struct.pack("<Q", 6) + b"\0" * 25, "bytes follow its end"),
         (HEADER + struct.pack("<Q", 6) + np.full(6, np.nan, "<f4").tobytes(), "a vector has nan or infinity"),
         (struct.pack("<4siqqq?i", b"IxFI", 2**31 - 1, 2**62, 0, 0, True, 0) + b"\0" * 8, "its size and its number of vectors disagree"),
+        (struct.pack("<4siqqq?i", b"IxFI", 4, 0, 0, 0, True, 0) + b"\0" * 8, "has no vectors: add some to it first"),
         (struct.pack("<4siqqq?i", b"IxFI", -2, 3, 0, 0, True, 0) + b"\0" * 8, "it has 3 rows of -2 numbers"),
         (struct.pack("<4siqqq?i", b"IxM2", 2, 3, 0, 0, True, 0) + HEADER + struct.pack("<Q", 6) + b"\0" * 24, "it ends too soon"),
         (struct.pack("<4siqqq?i", b"IxM2", 2, 4, 0, 0, True, 0) + HEADER, "its two headers disagree"),

@@ -91,7 +91,9 @@ def _read(file: BinaryIO, path: Path) -> FlatVectors:
             f"FAISS file {str(path)!r} holds an index of kind {name!r}, which does not keep every vector exactly: "
             "give an IndexFlatIP or IndexFlatL2, alone or in an IndexIDMap"
         )
-    if dim < 1 or rows < 1:
+    if rows == 0:
+        raise UserError(f"FAISS file {str(path)!r} has no vectors: add some to it first")
+    if dim < 1 or rows < 0:
         raise _damaged(path, f"it has {rows:,} rows of {dim:,} numbers")
     start = file.tell() + _LENGTH.size
     if _length(file, path) != rows * dim or size - start < 4 * rows * dim:
