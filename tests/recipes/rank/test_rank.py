@@ -775,13 +775,20 @@ def test_a_stored_limit_above_the_tokenizers_holds_for_rankers_too(modernbert_fo
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    SentenceTransformer(modules=[Transformer(str(modernbert_folder), max_seq_length=64), Pooling(32)], device="cpu").save(
-        str(tmp_path / "model")
-    )
-    monkeypatch.setattr(recipe, "_train_seeds", lambda model, embedder, config, *rest: config)
+    SentenceTransformer(modules=[Transformer(str(modernbert_folder)), Pooling(32)], device="cpu").save(str(tmp_path / "model"))
+    stored = tmp_path / "model" / "sentence_bert_config.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"max_seq_length": 64}))
+
+    class Reached(Exception):  # noqa: N818
+        pass
+
+    def reach(model: Any, embedder: Any, config: Any, *rest: Any) -> Any:
+        raise Reached(config.context_tokens)
+
+    monkeypatch.setattr(recipe, "_train_seeds", reach)
     pairs = [(f"question {number}", f"answer {number}") for number in range(12)]
     settings = {"type": "bi", "batch_contexts": 4, "held_out": 0, "context_tokens": 60, "device": "cpu", "progress": False}
-    config: Any = rank(tmp_path / "model", pairs, tmp_path / "out", **settings)
-    assert config.context_tokens == 60
+    with pytest.raises(Reached, match="60"):
+        rank(tmp_path / "model", pairs, tmp_path / "out", **settings)
     with pytest.raises(UserError, match="64"):
         rank(tmp_path / "model", pairs, tmp_path / "out", **settings | {"context_tokens": 65})
